@@ -1,0 +1,22 @@
+.PHONY: setup demo test lint types clean
+PY := .venv/bin/python
+
+setup: .venv/.installed ## make .venv and install everything the tests need
+
+.venv/.installed: pyproject.toml install.sh
+	@bash install.sh
+
+demo: setup ## train a small model on the standard library's source, on this machine, in minutes
+	@$(PY) -m lit_gpt.tools.demo
+
+test: setup ## the whole CPU suite
+	@$(PY) -m pytest -n 2 --dist loadfile
+
+lint: setup
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
+
+types: setup
+	@$(PY) -m pyright
+
+clean:
+	rm -rf .venv out build *.egg-info
