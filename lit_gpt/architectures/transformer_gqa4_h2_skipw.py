@@ -1,0 +1,25 @@
+"""transformer_gqa4_h2 with a projection on the skip path of every fourth layer.
+
+Only post-norm reads a skip projection. The reference builds it in pre-norm too, where it
+never gets a gradient; here pre-norm leaves it out (lit_gpt/nn builds what it uses).
+"""
+
+from __future__ import annotations
+
+from lit_gpt.architectures._dense import dense
+from lit_gpt.config.model import LayerSpec, ModelConfig
+
+SKIP_EVERY = 4
+
+
+def build(depth: int, aspect_ratio: int | None = None) -> ModelConfig:
+    """The family at a depth; see _dense.dense."""
+    layers = tuple(LayerSpec(skip_projection=i % SKIP_EVERY == SKIP_EVERY - 1) for i in range(depth))
+    return dense(
+        "transformer_gqa4_h2_skipw",
+        depth,
+        aspect_ratio=aspect_ratio,
+        heads_per_layer=2,
+        n_kv_head=4,
+        layers=layers,
+    )

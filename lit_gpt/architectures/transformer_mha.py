@@ -1,0 +1,11 @@
+"""The baseline with as many key-value heads as query heads."""
+
+from __future__ import annotations
+
+from lit_gpt.architectures._dense import dense
+from lit_gpt.config.model import ModelConfig
+
+
+def build(depth: int, aspect_ratio: int | None = None) -> ModelConfig:
+    """The family at a depth; see _dense.dense."""
+    return dense("transformer_mha", depth, aspect_ratio=aspect_ratio, head_dim=None, n_kv_head=depth)

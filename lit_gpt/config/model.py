@@ -1,0 +1,148 @@
+"""What a model is: a frozen, validated description with the layer pattern as data.
+
+Families (lit_gpt/architectures) produce a ModelConfig, flags and name tokens override
+its fields, and everything below (nn, model, init, the Plan, checkpoints, eval) reads it
+and nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lit_gpt.errors import UserError
+
+Norm = Literal["rmsnorm", "layernorm"]
+Feedforward = Literal["swiglu", "relu2", "oss_swiglu"]
+Skip = Literal["add", "none", "sum"]
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One block: a token mixer followed by a feed-forward network.
+
+    mixer: entry of lit_gpt/nn/mixers.
+    ffn: kind of feed-forward network, None for a block without one.
+    window: tokens an attention layer sees, itself included; None is everything before it.
+    shares: index of the layer whose keys and values (or memory) this layer reads.
+    skip_projection: an n x n matrix on the skip path of the mixer (post-norm only).
+    """
+
+    mixer: str = "attention"
+    ffn: Feedforward | None = "swiglu"
+    window: int | None = None
+    shares: int | None = None
+    skip_projection: bool = False
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A decoder-only language model.
+
+    family, depth: registry name and number of layers L.
+    n_embd: width n. n_head, head_dim, n_kv_head: attention heads; n_head % n_kv_head == 0.
+    intermediate_size: hidden width I of the feed-forward networks.
+    block_size: training context in tokens. vocab_size is padded to padding_multiple.
+    layers: one LayerSpec per layer.
+    post_norm: the skip path itself is normalised. decoupled_norm: norms without gain,
+        and a gain on the branch only. skip_gain: a gain on the skip path, starting at 1e-4.
+    skip: "add" is x + f(x); "none" is f(x); "sum" adds every branch to one running sum
+        that only the head reads, so each branch sees the previous branch alone.
+    attn_gate: one sigmoid gate per head and token. attn_sink: a learnable logit per head
+        in the softmax's denominator. attn_norm: norm before the output projection.
+    position: "rope" or "none". rope_base: base of the rotary frequencies.
+    yarn_scale: YaRN context extension factor over yarn_context tokens; 1 is off.
+    varlen: attention and recurrence stop at document boundaries.
+    attn_bias: biases on q, v, gate and output projections (never k). mlp_bias: on the FFN.
+    """
+
+    family: str
+    depth: int
+    n_embd: int
+    n_head: int
+    head_dim: int
+    n_kv_head: int
+    intermediate_size: int
+    layers: tuple[LayerSpec, ...]
+    vocab_size: int = 32000
+    padding_multiple: int = 64
+    block_size: int = 4096
+    norm: Norm = "rmsnorm"
+    norm_eps: float = 1e-5
+    tie_embeddings: bool = False
+    post_norm: bool = False
+    decoupled_norm: bool = False
+    skip_gain: bool = False
+    skip: Skip = "add"
+    qk_norm: bool = False
+    attn_gate: bool = False
+    attn_sink: bool = False
+    attn_norm: bool = False
+    ffn_norm: bool = False
+    attn_bias: bool = False
+    mlp_bias: bool = False
+    position: Literal["rope", "none"] = "rope"
+    rope_base: float = 10_000.0
+    rotary_fraction: float = 1.0
+    yarn_scale: float = 1.0
+    yarn_context: int = 4096
+    varlen: bool = False
+    padded_vocab_size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        multiple = self.padding_multiple
+        object.__setattr__(self, "padded_vocab_size", -(-self.vocab_size // multiple) * multiple)
+        problems = self._problems()
+        if problems:
+            listed = "\n".join(f"  - {p}" for p in problems)
+            raise UserError(f"The model {self.family} at depth {self.depth} cannot be built:\n{listed}")
+
+    def _problems(self) -> list[str]:
+        """Everything that is wrong, so that one run shows it all."""
+        checks = {
+            f"depth is {self.depth}; it must be at least 1": self.depth < 1,
+            f"n_embd is {self.n_embd}; it must be at least 1": self.n_embd < 1,
+            f"{len(self.layers)} layers are described but depth is {self.depth}": len(self.layers) != self.depth,
+            f"n_kv_head is {self.n_kv_head}; it must be at least 1 and divide n_head = {self.n_head}": (
+                self.n_kv_head < 1 or self.n_head % max(self.n_kv_head, 1) != 0
+            ),
+            f"head_dim is {self.head_dim}; it must be positive and, with RoPE, even": (
+                self.head_dim < 1 or (self.position == "rope" and self.head_dim % 2 != 0)
+            ),
+            f"vocab_size is {self.vocab_size}; it must be at least 2": self.vocab_size < 2,
+            f"block_size is {self.block_size}; it must be at least 1": self.block_size < 1,
+            f"intermediate_size is {self.intermediate_size}; it must be at least 1": self.intermediate_size < 1,
+            f"rotary_fraction is {self.rotary_fraction}; it must be in (0, 1]": not 0 < self.rotary_fraction <= 1,
+            f"yarn_scale is {self.yarn_scale}; it must be at least 1": self.yarn_scale < 1,
+            "skip_gain needs post_norm and decoupled_norm: pre-norm never reads it": (
+                self.skip_gain and not (self.post_norm and self.decoupled_norm)
+            ),
+            "decoupled_norm needs post_norm: in pre-norm the branch gain is the norm's own": (
+                self.decoupled_norm and not self.post_norm
+            ),
+            "post_norm with skip='none' or 'sum' has no skip path to normalise": (
+                self.post_norm and self.skip != "add"
+            ),
+        }
+        bad_windows = [i for i, s in enumerate(self.layers) if s.window is not None and s.window < 1]
+        bad_shares = [i for i, s in enumerate(self.layers) if s.shares is not None and not 0 <= s.shares < i]
+        checks[f"windows of layers {bad_windows} are below 1"] = bool(bad_windows)
+        checks[f"layers {bad_shares} share with a layer that does not come before them"] = bool(bad_shares)
+        return [message for message, wrong in checks.items() if wrong]
+
+    def replace(self, **changes: Any) -> ModelConfig:
+        """A copy with some fields changed, validated again."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able values; the inverse of from_dict."""
+        values = dataclasses.asdict(self)
+        values.pop("padded_vocab_size")
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """Rebuild from to_dict's values (as found in a checkpoint)."""
+        layers = tuple(LayerSpec(**layer) for layer in values["layers"])
+        return cls(**{**values, "layers": layers})

@@ -1,0 +1,59 @@
+"""Roles: what a parameter is for. Everything that treats parameters differently reads the role.
+
+Initialisation, learning rate, weight decay, eligibility for matrix optimizers, the
+hypersphere and parameter counting all follow from the role a module gave its parameter.
+A module declares roles in its constructor:
+
+    self.weight = role(nn.Parameter(...), "matrix")
+
+and `roles_of(model)` checks that each parameter has exactly one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, TypeVar, get_args
+
+import torch
+from torch import nn
+
+Role = Literal["embedding", "head", "matrix", "expert", "router", "vector", "conv"]
+ROLES: tuple[str, ...] = get_args(Role)
+P = TypeVar("P", bound=nn.Parameter)
+
+# What each role holds:
+#   embedding  token table (vocab, n); also the tied table
+#   head       untied output projection (vocab, n)
+#   matrix     any other 2-D weight of a linear map, (fan_out, fan_in)
+#   expert     (experts, fan_out, fan_in)
+#   router     (experts, n)
+#   vector     gains, biases, sinks, A_log, D, lambdas: whatever is not a linear map
+#   conv       depthwise convolution kernels
+
+
+Fill = float | Callable[[torch.Tensor, torch.Generator], None]
+
+
+def role(parameter: P, name: Role, fill: Fill | None = None) -> P:
+    """Tag a parameter with its role. Tagging twice with different roles is a bug.
+
+    fill: the initial value where the role has no distribution in the Plan (vectors), as a
+    constant or as a function that fills a full, unsharded tensor in place.
+    """
+    before = getattr(parameter, "role", name)
+    assert name in ROLES and before == name, f"role {name!r} on a parameter that already is {before!r}"
+    assert (fill is not None) == (name == "vector"), "vectors, and only they, bring their own initial value"
+    parameter.role = name  # type: ignore[attr-defined]
+    parameter.fill = fill  # type: ignore[attr-defined]
+    return parameter
+
+
+def roles_of(model: nn.Module) -> dict[str, Role]:
+    """Parameter name -> role, each parameter once (a tied table appears once).
+
+    Raises AssertionError that names every parameter without a role.
+    """
+    found = {name: getattr(p, "role", None) for name, p in model.named_parameters()}
+    missing = [name for name, r in found.items() if r is None]
+    assert not missing, f"parameters without a role: {', '.join(missing)}"
+    return found  # type: ignore[return-value]

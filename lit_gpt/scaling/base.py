@@ -1,0 +1,159 @@
+"""The Plan: everything that decides how a run trains, as numbers a person can check.
+
+    RunConfig + ModelConfig + BaseHyperparameters + rule -> Plan
+
+Training executes the Plan and derives nothing else. It is frozen, serialisable, printed
+by --dry_run, written to the run folder and into every checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lit_gpt.config.run import BaseHyperparameters
+
+__all__ = ["BaseHyperparameters", "Init", "Multipliers", "Plan", "RolePlan", "Schedule", "Situation", "Transfer"]
+
+InitKind = Literal["normal", "fan_in_uniform", "orthogonal", "identity", "fan_max_normal", "zeros"]
+LEARNED_ROLES = ("embedding", "head", "matrix", "expert", "router", "vector", "conv")
+
+
+@dataclass(frozen=True)
+class Init:
+    """Distribution of a role's initial weights.
+
+    kind: normal N(0, std); fan_in_uniform U(-1/sqrt(fan_in), 1/sqrt(fan_in)) (Kaiming with
+    a = sqrt(5)); fan_max_normal N(0, 1/sqrt(max(fan_in, fan_out))); orthogonal; identity
+    (ones on the main diagonal); zeros. gain multiplies the result.
+    """
+
+    kind: InitKind = "normal"
+    std: float = 0.02
+    gain: float = 1.0
+
+
+@dataclass(frozen=True)
+class Multipliers:
+    """Constants inside the forward pass.
+
+    logit: on the final hidden state before the head. residual: on every branch before it
+    is added. attention: softmax scale, None for 1/sqrt(head_dim). router: on router logits.
+    """
+
+    logit: float = 1.0
+    residual: float = 1.0
+    attention: float | None = None
+    router: float = 1.0
+
+
+@dataclass(frozen=True)
+class RolePlan:
+    """What one role gets: peak learning rate, decoupled weight decay, initial distribution."""
+
+    lr: float
+    weight_decay: float
+    init: Init
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate as a fraction of its peak, over tokens; see scaling/schedule.py."""
+
+    name: Literal["linear", "cosine", "wsd", "constant"]
+    warmup_tokens: float
+    total_tokens: float
+    final: float = 0.0
+    decay: Literal["linear", "cosine", "1-sqrt"] = "linear"
+    decay_fraction: float = 2 / 7
+
+
+@dataclass(frozen=True)
+class Situation:
+    """All that a scaling rule may look at.
+
+    width, base_width: n_embd of this model and of the family at the base depth.
+    batch_ratio: batch / base batch. tied: one table for input and output.
+    """
+
+    depth: int
+    base_depth: int
+    width: int
+    base_width: int
+    head_dim: int
+    base_head_dim: int
+    tokens: float
+    base_tokens: float
+    batch_ratio: float
+    tied: bool
+    head_init_std: float | None = 0.02
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What a rule answers: factors on the (batch-adjusted) base values, per role.
+
+    lr, weight_decay: role -> factor. init: role -> distribution before w_init_scale.
+    warmup: "fixed" tokens, or "proportional" to the token budget. scheduled_betas: Adam's
+    betas follow the learning-rate schedule (super_mup).
+    """
+
+    lr: dict[str, float]
+    weight_decay: dict[str, float]
+    init: dict[str, Init]
+    multipliers: Multipliers
+    warmup: Literal["fixed", "proportional"] = "fixed"
+    scheduled_betas: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers of one run.
+
+    tokens: training budget. batch_tokens: global batch (the first one under ramp-up).
+    steps: optimizer steps (before ramp-up shortens them). counts: parameters by kind.
+    model_flops_per_token: forward and backward, attention included.
+    """
+
+    family: str
+    depth: int
+    rule: str
+    batch_rule: str
+    optimizer: str
+    tokens: int
+    batch_tokens: int
+    context: int
+    steps: int
+    batch_ramp: int
+    schedule: Schedule
+    roles: dict[str, RolePlan]
+    multipliers: Multipliers
+    beta1: float
+    beta2: float
+    eps: float
+    scheduled_betas: bool
+    independent_weight_decay: bool
+    grad_clip: float
+    label_smoothing: float
+    seed: int
+    counts: dict[str, int]
+    model_flops_per_token: float
+    optimizer_args: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able values; the inverse of from_dict."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Plan:
+        """Rebuild from to_dict's values (as found in a run folder or checkpoint)."""
+        roles = {
+            name: RolePlan(**{**r, "init": Init(**r["init"])}) for name, r in values["roles"].items()
+        }
+        rebuilt = {
+            "schedule": Schedule(**values["schedule"]),
+            "roles": roles,
+            "multipliers": Multipliers(**values["multipliers"]),
+        }
+        return cls(**{**values, **rebuilt})
