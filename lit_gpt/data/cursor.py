@@ -1,0 +1,39 @@
+"""The cursor: where in the global order of samples a run stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lit_gpt.errors import UserError
+
+VERSION = 1
+
+
+@dataclass
+class Cursor:
+    """samples_seen of the corpus with this fingerprint. Independent of ranks and micro-batches."""
+
+    fingerprint: str
+    samples_seen: int = 0
+
+    def state(self) -> dict[str, Any]:
+        """{"samples_seen", "fingerprint", "version"}: all that a checkpoint needs to hold."""
+        return {"samples_seen": self.samples_seen, "fingerprint": self.fingerprint, "version": VERSION}
+
+    @classmethod
+    def restore(cls, state: Mapping[str, Any], fingerprint: str) -> Cursor:
+        """The cursor a state describes. Raises UserError when it belongs to another order of samples."""
+        if state["version"] != VERSION:
+            raise UserError(
+                f"The checkpoint's data state has version {state['version']}, this program reads {VERSION}. "
+                "Resume with the program that wrote it, or start a new run."
+            )
+        if state["fingerprint"] != fingerprint:
+            raise UserError(
+                f"The data is not what the checkpoint was trained on (fingerprint {fingerprint}, the "
+                f"checkpoint has {state['fingerprint']}): the files, the mixture, the context length or the "
+                "seed differ. Give the same ones to resume, or start a new run from these weights."
+            )
+        return cls(fingerprint, int(state["samples_seen"]))

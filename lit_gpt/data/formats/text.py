@@ -1,0 +1,72 @@
+"""A folder of plain text (or jsonl, parquet), tokenised in memory when it is opened.
+
+For small sets: every rank tokenises all of it. Prepare larger ones with scripts/prepare_text.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from lit_gpt.data.documents import SUFFIXES, Piece, Splitter, read_documents
+from lit_gpt.data.stream import ArrayStream, StreamInfo
+from lit_gpt.data.tokenizer import Tokenizer, load_tokenizer
+from lit_gpt.errors import UserError
+
+NAME = "text"
+LIMIT_BYTES = 256 * 2**20
+VALIDATION_FRACTION = 0.05
+
+
+def matches(path: Path) -> bool:
+    """True for a file whose suffix is one of documents.SUFFIXES."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def open_stream(paths: Sequence[Path], info: StreamInfo) -> ArrayStream:
+    """The documents of `info.split`, each followed by EOS, as one stream.
+
+    About 5% of the documents are validation, by the hash of their path. Raises UserError above
+    256 MiB of files.
+    """
+    root = Path(paths[0]).parent if len(paths) == 1 else _common(paths)
+    pieces = [Piece(p, p.relative_to(root).as_posix(), p.stat().st_size) for p in paths]
+    total = sum(p.size for p in pieces)
+    if total > LIMIT_BYTES:
+        raise UserError(
+            f"{str(root)!r} holds {total:,} bytes of text; up to {LIMIT_BYTES:,} are tokenised on the fly. "
+            f"Prepare it once: python scripts/prepare_text.py --source {root} --output DIR"
+        )
+    tokenizer = load_tokenizer(info.tokenizer)
+    eos_id = tokenizer.eos_id if info.eos_id is None else info.eos_id
+    tokens, text_bytes = _tokenise(pieces, info.split, tokenizer, eos_id)
+    ratio = text_bytes / max(len(tokens), 1)
+    return ArrayStream(
+        tokens, replace(info, eos_id=eos_id, vocab_size=tokenizer.vocab_size, bytes_per_token=ratio)
+    )
+
+
+def _common(paths: Sequence[Path]) -> Path:
+    common = Path(paths[0]).parent
+    while not all(p.is_relative_to(common) for p in paths):
+        common = common.parent
+    return common
+
+
+def _tokenise(
+    pieces: Sequence[Piece], split: str, tokenizer: Tokenizer, eos_id: int | None
+) -> tuple[np.ndarray, int]:
+    """(tokens of the split, UTF-8 bytes of their text)."""
+    splitter = Splitter(pieces, VALIDATION_FRACTION)
+    parts, text_bytes = [np.empty(0, np.int32)], 0
+    for piece in pieces:
+        for document in read_documents(piece):
+            for name, text in splitter(document):
+                if name == split and text:
+                    ids = tokenizer.encode(text) + ([] if eos_id is None else [eos_id])
+                    parts.append(np.array(ids, np.int32))
+                    text_bytes += len(text.encode())
+    return np.concatenate(parts), text_bytes

@@ -1,0 +1,129 @@
+"""The loader: this rank's micro-batches of the next global batch, read ahead in threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from lit_gpt.data.corpus import Batch, Corpus
+from lit_gpt.data.cursor import Cursor
+from lit_gpt.errors import UserError
+
+
+@dataclass(frozen=True)
+class StepData:
+    """One optimizer step's data on one rank.
+
+    micro_batches: num_micro_batches Batches of (micro_batch, T), to be gone through once.
+    num_valid_global: targets that are not IGNORE over all ranks and micro-batches.
+    samples_seen: the run's total after this step.
+    """
+
+    micro_batches: Iterator[Batch]
+    num_micro_batches: int
+    num_valid_global: int
+    samples_seen: int
+
+
+Pending = list[Callable[[], Batch]]
+
+
+class Loader:
+    """Deals a corpus out to ranks. The order depends on the corpus alone.
+
+    Rank r takes the r-th contiguous slice of every global batch. With num_workers > 0 as many
+    threads read ahead, one step at most, guessing that the next step is as large as the last.
+    state: a state() to go on from, of any number of ranks and any micro-batch.
+    vocab_size: of the model; batches with a larger token id are a UserError.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        rank: int,
+        world_size: int,
+        micro_batch: int,
+        num_workers: int,
+        state: Mapping[str, Any] | None = None,
+        vocab_size: int | None = None,
+    ):
+        assert 0 <= rank < world_size
+        self.corpus, self.rank, self.world_size, self.micro_batch = corpus, rank, world_size, micro_batch
+        self.vocab_size = vocab_size
+        self.cursor = Cursor.restore(state, corpus.fingerprint) if state else Cursor(corpus.fingerprint)
+        self._pool = ThreadPoolExecutor(num_workers, "loader") if num_workers else None
+        self._ahead: dict[tuple[int, int], list[Future[Batch]]] = {}  # (start, num_samples) -> its batches
+
+    def next_step(self, num_samples: int) -> StepData:
+        """The next global batch of num_samples sequences, a multiple of world_size * micro_batch.
+
+        Raises UserError when the whole corpus holds fewer tokens than this one step.
+        """
+        assert num_samples > 0 and num_samples % (self.world_size * self.micro_batch) == 0
+        self._check_size(num_samples)
+        start = self.cursor.samples_seen
+        pending = self._take(start, num_samples)
+        self.cursor.samples_seen += num_samples
+        if self._pool:
+            self._ahead = {(start + num_samples, num_samples): self._submit(start + num_samples, num_samples)}
+        return StepData(
+            (get() for get in pending),
+            len(pending),
+            self.corpus.num_valid(start, num_samples),
+            self.cursor.samples_seen,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """The data state after the steps handed out so far; what is read ahead does not count."""
+        return self.cursor.state()
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._drop_ahead()
+        if self._pool:
+            self._pool.shutdown(wait=True)
+
+    def _check_size(self, num_samples: int) -> None:
+        needed = num_samples * self.corpus.block + 1
+        if self.corpus.repeat and self.corpus.num_tokens < needed:
+            raise UserError(
+                f"Not enough data: {self.corpus.num_tokens:,} tokens found, one step needs {needed:,} "
+                f"({num_samples} sequences of {self.corpus.block}). Use more data or a smaller global batch."
+            )
+
+    def _starts(self, start: int, num_samples: int) -> range:
+        mine = num_samples // self.world_size
+        first = start + self.rank * mine
+        return range(first, first + mine, self.micro_batch)
+
+    def _submit(self, start: int, num_samples: int) -> list[Future[Batch]]:
+        assert self._pool
+        return [self._pool.submit(self._read, first) for first in self._starts(start, num_samples)]
+
+    def _take(self, start: int, num_samples: int) -> Pending:
+        if not self._pool:
+            return [lambda first=first: self._read(first) for first in self._starts(start, num_samples)]
+        futures = self._ahead.pop((start, num_samples), None)
+        if futures is None:
+            self._drop_ahead()
+            futures = self._submit(start, num_samples)
+        return [future.result for future in futures]
+
+    def _drop_ahead(self) -> None:
+        for futures in self._ahead.values():
+            for future in futures:
+                future.cancel()
+        self._ahead = {}
+
+    def _read(self, first: int) -> Batch:
+        batch = self.corpus.batch(first, self.micro_batch)
+        low, high = int(batch.tokens.min()), max(int(batch.tokens.max()), int(batch.targets.max()))
+        if low < 0 or (self.vocab_size is not None and high >= self.vocab_size):
+            limit = "" if self.vocab_size is None else f" and below the vocabulary size {self.vocab_size}"
+            raise UserError(
+                f"The data holds token ids from {low} to {high} near sample {first}; ids must be at least 0"
+                f"{limit}. The file is corrupt or was made with another tokenizer."
+            )
+        return batch

@@ -1,0 +1,51 @@
+"""meta.json: what scripts/prepare_text.py knows about the shards it wrote.
+
+    {"version": 1, "format": "packed", "tokenizer": {"kind": "bytes" or "json", "name": ...},
+     "vocab_size": ..., "eos_id": ..., "bos_id": null or id, "dtype": "uint16" or "int32",
+     "splits": {"train": {"tokens": ..., "bytes": ..., "documents": ..., "shards": ...}, ...}}
+
+`tokens` counts everything in the shards, EOS included; `bytes` is UTF-8 text without EOS.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from lit_gpt.data.stream import StreamInfo
+from lit_gpt.errors import UserError
+
+NAME = "meta.json"
+VERSION = 1
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON atomically."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def read_meta(folder: Path) -> dict | None:
+    """The folder's meta.json, None where there is none. Raises UserError when it cannot be used."""
+    path = folder / NAME
+    if not path.is_file():
+        return None
+    try:
+        meta = json.loads(path.read_text())
+        known = meta["version"] == VERSION
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise UserError(f"Cannot read {path}: {e}. Prepare the data again.") from e
+    if not known:
+        raise UserError(f"{path} has version {meta['version']}, this program reads version {VERSION}.")
+    return meta
+
+
+def stream_info(meta: dict | None, split: str, tokenizer: str = "bytes") -> StreamInfo:
+    """What a folder's meta.json says about the files of one split; nothing is known without one."""
+    if meta is None:
+        return StreamInfo(split, tokenizer=tokenizer)
+    counts = meta["splits"].get(split, {})
+    ratio = counts["bytes"] / counts["tokens"] if counts.get("tokens") else None
+    return StreamInfo(split, meta["eos_id"], meta["vocab_size"], ratio, tokenizer)

@@ -1,0 +1,150 @@
+"""Tokenizers: UTF-8 bytes, or any Hugging Face tokenizer.json. A spec string names one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import tokenizers
+
+from lit_gpt.errors import UserError
+
+EOS_NAMES = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "<|eos|>", "<|im_end|>", "[EOS]")
+BOS_NAMES = ("<s>", "<|begin_of_text|>", "<bos>", "<|bos|>", "[BOS]")
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back. encode adds no EOS and no BOS."""
+
+    name: str
+    vocab_size: int
+    eos_id: int | None
+    bos_id: int | None
+
+    def encode(self, text: str) -> list[int]: ...
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
+    def decode(self, ids: Sequence[int]) -> str: ...
+    def save(self, folder: Path) -> None: ...
+
+
+class ByteTokenizer:
+    """Ids 0..255 are the bytes of UTF-8 text; 256 ends a document."""
+
+    name = "bytes"
+    vocab_size = 257
+    eos_id: int | None = 256
+    bos_id: int | None = None
+
+    def encode(self, text: str) -> list[int]:
+        """The UTF-8 bytes of the text."""
+        return list(text.encode())
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """One list of ids per text."""
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text; EOS reads as nothing, bytes that are not UTF-8 as U+FFFD."""
+        return bytes(i for i in ids if i < 256).decode(errors="replace")
+
+    def save(self, folder: Path) -> None:
+        """Nothing to write: meta.json names the tokenizer."""
+
+
+class JsonTokenizer:
+    """A tokenizer.json. vocab_size is the largest id + 1, added tokens included.
+
+    parse_special: read "<|endoftext|>" inside a text as the special token rather than as its
+    characters. Off by default, so that only real ends of documents become EOS.
+    """
+
+    def __init__(self, path: Path, eos_token: str | None = None, parse_special: bool = False):
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as e:  # the library raises bare Exception for everything
+            raise UserError(f"Cannot read the tokenizer {path}: {e}.") from e
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = not parse_special
+        self.name = path.parent.name
+        self._vocab = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(self._vocab.values()) + 1
+        config = _tokenizer_config(path.parent)
+        self.eos_id = self._special(eos_token, config.get("eos_token"), EOS_NAMES)
+        self.bos_id = self._special(None, config.get("bos_token"), BOS_NAMES)
+
+    def _special(self, asked: str | None, configured: object, names: Sequence[str]) -> int | None:
+        if asked is not None and asked not in self._vocab:
+            raise UserError(f"The tokenizer {self.name!r} has no token {asked!r}; name one that it has.")
+        configured = configured.get("content") if isinstance(configured, dict) else configured
+        tried = (asked, configured, *names)
+        return next((self._vocab[n] for n in tried if isinstance(n, str) and n in self._vocab), None)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of the text, no special tokens added."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """One list of ids per text; runs on all cores unless TOKENIZERS_PARALLELISM=false."""
+        return [e.ids for e in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text, special tokens included."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json into the folder."""
+        self._tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def _tokenizer_config(folder: Path) -> dict:
+    path = folder / "tokenizer_config.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def load_tokenizer(spec: str, eos_token: str | None = None, parse_special: bool = False) -> Tokenizer:
+    """The tokenizer a spec names: "bytes", a tokenizer.json, or a folder with one.
+
+    A folder may also be a prepared data set whose meta.json says "bytes".
+    eos_token: which token ends a document; by default the one tokenizer_config.json names, else
+    the first of EOS_NAMES in the vocabulary. Raises UserError when there is no such tokenizer.
+    """
+    if spec == "bytes":
+        return ByteTokenizer()
+    path = Path(spec)
+    if (path / "tokenizer.json").is_file():
+        return JsonTokenizer(path / "tokenizer.json", eos_token, parse_special)
+    if path.is_file() and path.suffix == ".json":
+        return JsonTokenizer(path, eos_token, parse_special)
+    meta = path / "meta.json"
+    if meta.is_file() and json.loads(meta.read_text()).get("tokenizer", {}).get("kind") == "bytes":
+        return ByteTokenizer()
+    raise UserError(
+        f'No tokenizer at {spec!r}. Give "bytes", the path of a tokenizer.json, a folder that holds one, or '
+        "a folder written by scripts/prepare_text.py."
+    )
+
+
+def train_bpe(texts, vocab_size: int, folder: Path) -> JsonTokenizer:
+    """Train a byte-level BPE on an iterable of strings and write it to folder/tokenizer.json.
+
+    Lossless: every text decodes to itself. Id 0 is "<|endoftext|>", the EOS.
+    Source: the GPT-2 tokenizer's scheme, by the `tokenizers` library.
+    """
+    pre = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model = tokenizers.Tokenizer(tokenizers.models.BPE())
+    model.pre_tokenizer = pre  # pyright: ignore[reportAttributeAccessIssue]
+    model.decoder = tokenizers.decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size,  # pyright: ignore[reportCallIssue]
+        special_tokens=["<|endoftext|>"],  # pyright: ignore[reportCallIssue]
+        initial_alphabet=pre.alphabet(),  # pyright: ignore[reportCallIssue]
+        show_progress=False,  # pyright: ignore[reportCallIssue]
+    )
+    model.train_from_iterator(texts, trainer)
+    temporary = folder / ".tokenizer.json.tmp"
+    model.save(str(temporary))
+    temporary.replace(folder / "tokenizer.json")
+    return JsonTokenizer(folder / "tokenizer.json")

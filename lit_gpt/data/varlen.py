@@ -1,0 +1,32 @@
+"""Document boundaries inside packed sequences."""
+
+from __future__ import annotations
+
+import torch
+
+
+def doc_ids(tokens_BT: torch.Tensor, eos_id: int) -> torch.Tensor:
+    """The document every position belongs to, int32 (B, T), counted from 0 in each sequence.
+
+    EOS is the last token of its document; the position after it starts the next one.
+    Runs on the tensor's device without synchronising with the host.
+    """
+    is_eos_BT = (tokens_BT == eos_id).to(torch.int32)
+    return is_eos_BT.cumsum(1, dtype=torch.int32) - is_eos_BT
+
+
+def doc_starts(ids_BT: torch.Tensor) -> torch.Tensor:
+    """bool (B, T): True at the first position of every document, position 0 included."""
+    starts_BT = torch.ones_like(ids_BT, dtype=torch.bool)
+    starts_BT[:, 1:] = ids_BT[:, 1:] != ids_BT[:, :-1]
+    return starts_BT
+
+
+def doc_positions(ids_BT: torch.Tensor) -> torch.Tensor:
+    """int64 (B, T): the position of every token inside its document, from 0.
+
+    The reference does not reset rotary positions at boundaries; this is for models that do.
+    """
+    place_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
+    first_BT = torch.where(doc_starts(ids_BT), place_T, 0).cummax(1).values
+    return place_T - first_BT
