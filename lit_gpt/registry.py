@@ -37,7 +37,5 @@ class Registry:
         """Import the entry's module. Raises UserError with suggestions when there is none."""
         names = self.names()
         if name not in names:
-            raise UserError(
-                f"Unknown {self.kind} {name!r}.{did_you_mean(name, names)} Available: {', '.join(names)}."
-            )
+            raise UserError(f"Unknown {self.kind} {name!r}.{did_you_mean(name, names)} Available: {', '.join(names)}.")
         return importlib.import_module(f"{self.package}.{name}")

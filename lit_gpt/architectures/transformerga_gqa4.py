@@ -8,4 +8,12 @@ from lit_gpt.config.model import ModelConfig
 
 def build(depth: int, aspect_ratio: int | None = None) -> ModelConfig:
     """The family at a depth; see _dense.dense."""
-    return dense("transformerga_gqa4", depth, aspect_ratio=aspect_ratio, default_aspect_ratio=124, head_dim=None, n_kv_head=4, attn_gate=True)
+    return dense(
+        "transformerga_gqa4",
+        depth,
+        aspect_ratio=aspect_ratio,
+        default_aspect_ratio=124,
+        head_dim=None,
+        n_kv_head=4,
+        attn_gate=True,
+    )

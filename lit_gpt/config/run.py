@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-ParameterizationName = Literal["sp", "mup", "mupp", "super_mup"]
 ScheduleName = Literal["linear", "cosine", "wsd", "constant"]
 
 
@@ -57,7 +56,8 @@ class RunConfig:
     """Train a language model: a family, a depth, a scaling rule, a folder of tokens.
 
     Args:
-        train_data_dir: folder (or az://, gs://, s3:// root) of packed .bin shards, nanoGPT, llm.c or Megatron files, or plain text.
+        train_data_dir: folder (or az://, gs://, s3:// root) of packed .bin shards, nanoGPT, llm.c
+            or Megatron files, or plain text.
         val_data_dir: the same for validation; leave it out to skip validation.
         data_mixture: JSON file, {path prefix relative to train_data_dir: weight}.
         num_workers: threads that read ahead.
@@ -88,17 +88,18 @@ class RunConfig:
         bias: biases on projections (token bias).
         position: rope or none (token nope).
         rope_base: base of the rotary frequencies; token rbase is 640000; default 10000.
-        yarn_scale: YaRN context extension factor (only with token midtrain or validation, as users of the reference expect).
+        yarn_scale: YaRN context extension factor (only with token midtrain or validation).
         tie_embeddings: one table for input and output (token tie).
         varlen: attention stops at document boundaries (token varlen).
         train_name: tokens joined by underscores; known ones switch features, the rest are labels.
-        parameterization: scaling rule; tokens mup (muP++ = mupp), ori_mup (mup), super_mup; default sp.
+        parameterization: scaling rule: sp, mup, mupp (muP++, token mup), super_mup; token ori_mup is mup; default sp.
         depth_scale: scale residual branches by 1/sqrt(2L) whatever the rule (token dsca).
         base_hps: hyper-parameters at the base depth.
         batch_rule: how hyper-parameters follow the batch size.
         param_count: what the token budget counts: exact from the model, or the reference's formula.
         count_embeddings: count embeddings in the token budget (token v2scale).
-        independent_weight_decay: shrink by weight_decay x schedule per step, whatever the learning rate (token v2scale).
+        independent_weight_decay: shrink by weight_decay x schedule per step, whatever the learning
+            rate (token v2scale).
         ortho_init: orthogonal initial matrices.
         diag_init: identity-like initial matrices.
         maxfan_init: normal initial matrices with std 1/sqrt(max(fan_in, fan_out)).
@@ -114,6 +115,9 @@ class RunConfig:
         decay_fraction: fraction of the run after warm-up that wsd decays over.
         grad_clip: largest global gradient norm; 0 switches clipping off.
         label_smoothing: smoothing of the training targets; token ls is 0.1.
+        midtrain: continue at full learning rate: no warm-up, YaRN active (token midtrain).
+        validation: only validate the weights of init_from, then stop (token validation).
+        layer_configurator: per-layer token router (token lc); not in this version.
         seed: seed of the initial weights and of the order of the data.
         fsdp2: accepted for old command lines; several processes always train with FSDP2.
         precision: bf16 (fp32 master weights), or fp32; default bf16 on a GPU, fp32 on CPU.
@@ -124,7 +128,7 @@ class RunConfig:
         offloading: keep parameters and optimizer state in host memory.
         fsdp_save_mem: offloading and act_ckpt together.
         use_flce: compute head and loss in slices without the full logits; default on.
-        attention: attention backend; auto picks the fastest that fits. `python -m lit_gpt.tools.inspect env` lists them.
+        attention: attention backend; auto picks the fastest that fits (python -m lit_gpt.tools.inspect env).
         deterministic: deterministic kernels, slower; resume is then bit-exact on a GPU too.
         out_dir: root of the run folders; default $LIGHTNING_ARTIFACTS_DIR, else out.
         resume: true continues the newest checkpoint or fails, auto continues or starts, a path continues that one.
@@ -185,7 +189,7 @@ class RunConfig:
     varlen: bool | None = None
     # scaling
     train_name: str = "scaling_mup_tie_rbase_prolong_varlen"
-    parameterization: ParameterizationName | None = None
+    parameterization: str | None = None
     depth_scale: bool | None = None
     base_hps: BaseHyperparameters = field(default_factory=BaseHyperparameters)
     batch_rule: Literal["default", "sde", "sdew", "none"] = "default"
@@ -208,6 +212,9 @@ class RunConfig:
     decay_fraction: float = 2 / 7
     grad_clip: float = 1.0
     label_smoothing: float | None = None
+    midtrain: bool | None = None
+    validation: bool | None = None
+    layer_configurator: bool | None = None
     seed: int = 3407
     # hardware
     fsdp2: bool = False

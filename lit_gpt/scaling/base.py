@@ -14,7 +14,16 @@ from typing import Any, Literal
 
 from lit_gpt.config.run import BaseHyperparameters
 
-__all__ = ["BaseHyperparameters", "Init", "Multipliers", "Plan", "RolePlan", "Schedule", "Situation", "Transfer"]
+__all__ = [
+    "BaseHyperparameters",
+    "Init",
+    "Multipliers",
+    "Plan",
+    "RolePlan",
+    "Schedule",
+    "Situation",
+    "Transfer",
+]
 
 InitKind = Literal["normal", "fan_in_uniform", "orthogonal", "identity", "fan_max_normal", "zeros"]
 LEARNED_ROLES = ("embedding", "head", "matrix", "expert", "router", "vector", "conv")
@@ -113,7 +122,8 @@ class Plan:
 
     tokens: training budget. batch_tokens: global batch (the first one under ramp-up).
     steps: optimizer steps (before ramp-up shortens them). counts: parameters by kind.
-    model_flops_per_token: forward and backward, attention included.
+    model_flops_per_token: forward and backward, attention included. base_batch_tokens and
+    base_beta2: what the batch rule starts from, for ramp-up.
     """
 
     family: str
@@ -139,6 +149,8 @@ class Plan:
     seed: int
     counts: dict[str, int]
     model_flops_per_token: float
+    base_batch_tokens: float
+    base_beta2: float
     optimizer_args: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -148,9 +160,7 @@ class Plan:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Plan:
         """Rebuild from to_dict's values (as found in a run folder or checkpoint)."""
-        roles = {
-            name: RolePlan(**{**r, "init": Init(**r["init"])}) for name, r in values["roles"].items()
-        }
+        roles = {name: RolePlan(**{**r, "init": Init(**r["init"])}) for name, r in values["roles"].items()}
         rebuilt = {
             "schedule": Schedule(**values["schedule"]),
             "roles": roles,

@@ -1,0 +1,135 @@
+"""One pass from what was typed to what is meant: tokens, aliases, defaults, contradictions."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+from lit_gpt.config.names import NameFields, merge, read_model_name, read_train_name
+from lit_gpt.config.run import RunConfig
+from lit_gpt.errors import UserError
+
+# Old or alternative spellings of command-line options -> today's.
+ALIASES = {
+    "--gradient_checkpointing": "--act_ckpt",
+    "--base_hps.warmup_tokens0": "--base_hps.warmup_tokens",
+}
+DEFAULT_CONTEXT = 4096
+NOT_YET = {  # field -> what would bring it
+    "layer_configurator": "the layer configurator (token lc)",
+    "fp8": "8-bit training (--fp8)",
+    "fp4": "4-bit training (--fp4)",
+}
+
+
+def translate_aliases(argv: list[str]) -> list[str]:
+    """Command-line words with old option spellings replaced."""
+    words = []
+    for word in argv:
+        option, equals, value = word.partition("=")
+        words.append(ALIASES.get(option, option) + equals + value)
+    return words
+
+
+def resolve(run: RunConfig) -> tuple[RunConfig, NameFields]:
+    """The run with every token applied and every default filled in that needs no model.
+
+    Raises UserError with every contradiction found in the flags.
+    """
+    name = read_train_name(run.train_name)
+    flags = {f.name: getattr(run, f.name) for f in dataclasses.fields(run)}
+    run = dataclasses.replace(run, **merge(flags, name, run.train_name))
+    run = _apply_model_name(run)
+    run = dataclasses.replace(
+        run,
+        ctx_len=run.ctx_len or DEFAULT_CONTEXT,
+        total_bsz=run.total_bsz or run.base_hps.b0,
+        parameterization=run.parameterization or "sp",
+        optimizer=run.optimizer or "adamw",
+        schedule=run.schedule or "linear",
+        act_ckpt=_act_ckpt(run),
+        offloading=run.offloading or run.fsdp_save_mem,
+        precision={"bf16-mixed": "bf16", "32": "fp32"}.get(run.precision or "", run.precision),
+        loggers=[*run.loggers, *(["mlflow"] if run.use_mlflow and "mlflow" not in run.loggers else [])],
+        init_from=run.init_from or run.load_dir,
+        out_dir=run.out_dir or os.environ.get("LIGHTNING_ARTIFACTS_DIR", "out"),
+        save_step=run.save_step or 1000,
+        num_extrp=run.num_extrp or 4,
+        bramp_ratio=run.bramp_ratio or 1,
+    )
+    _check(run)
+    return run, name
+
+
+def _apply_model_name(run: RunConfig) -> RunConfig:
+    """Accept `--train_model transformer_d8` when it does not contradict --depth."""
+    model = read_model_name(run.train_model)
+    changes: dict[str, object] = {"train_model": model.family}
+    if model.depth is not None:
+        default = RunConfig.depth
+        if run.depth not in (default, model.depth):
+            raise UserError(f"--train_model {run.train_model} and --depth {run.depth} disagree. Drop one.")
+        changes["depth"] = model.depth
+    return dataclasses.replace(run, **changes)  # type: ignore[arg-type]
+
+
+def _act_ckpt(run: RunConfig) -> str:
+    if run.act_ckpt is True or (run.fsdp_save_mem and run.act_ckpt in (False, "off")):
+        return "full"
+    return "off" if run.act_ckpt is False else run.act_ckpt
+
+
+def _check(run: RunConfig) -> None:
+    """Everything wrong with the flags that needs neither model nor data."""
+    hps = run.base_hps
+    problems = [f"{what} is not in this version" for key, what in NOT_YET.items() if getattr(run, key)]
+    at_least_one = [
+        "depth",
+        "ctx_len",
+        "micro_bsz",
+        "save_step",
+        "log_step",
+        "eval_step",
+        "num_extrp",
+        "bramp_ratio",
+    ]
+    at_least_one += ["eval_sequences", "keep_last"]
+    for key in at_least_one:
+        if getattr(run, key) < 1:
+            problems.append(f"--{key} is {getattr(run, key)}; it must be at least 1")
+    positive = {
+        "base_hps.eta0": hps.eta0,
+        "base_hps.b0": hps.b0,
+        "base_hps.t0": hps.t0,
+        "base_hps.d0": hps.d0,
+    }
+    positive |= {
+        "total_bsz": run.total_bsz,
+        "ar": run.ar,
+        "swa_len": run.swa_len,
+        "max_tokens": run.max_tokens,
+    }
+    problems += [f"--{k} is {v}; it must be positive" for k, v in positive.items() if v is not None and v <= 0]
+    not_negative = {"grad_clip": run.grad_clip, "num_workers": run.num_workers, "keep_every": run.keep_every}
+    not_negative |= {
+        "base_hps.warmup_tokens": hps.warmup_tokens,
+        "base_hps.weight_decay": hps.weight_decay or 0,
+    }
+    problems += [f"--{k} is {v}; it must not be negative" for k, v in not_negative.items() if v < 0]
+    fractions = {"base_hps.min_lr_mult": hps.min_lr_mult, "label_smoothing": run.label_smoothing or 0}
+    fractions |= {
+        "decay_fraction": run.decay_fraction,
+        "base_hps.beta1": hps.beta1,
+        "base_hps.beta2": hps.beta2,
+    }
+    problems += [f"--{k} is {v}; it must be between 0 and 1" for k, v in fractions.items() if not 0 <= v <= 1]
+    if run.decay_fraction == 0:
+        problems.append("--decay_fraction is 0; use --schedule constant for a run without decay")
+    if run.resume is not False and run.init_from:
+        problems.append("--resume continues a run and --init_from starts one; give one of them")
+    if run.validation and not (run.init_from and run.val_data_dir):
+        problems.append("validation needs --init_from (or --load_dir) and --val_data_dir")
+    if run.yarn_scale != 1 and not (run.midtrain or run.validation):
+        problems.append("--yarn_scale only acts in a midtrain or validation run; add that token to --train_name")
+    if problems:
+        raise UserError("These options cannot be used:\n" + "\n".join(f"  - {p}" for p in problems))

@@ -1,0 +1,70 @@
+"""Token budgets, batch rounding, and the reference's analytic parameter count.
+
+Budget: tokens = t0 * N / N0, with N and N0 the active parameters of this model and of the
+family at the base depth (tokens per parameter stay constant, arXiv 2203.15556). N is
+exact, counted on the model; `analytic_parameters` is the reference's formula (its section
+3.8), kept for comparison and for `--param_count analytic`.
+"""
+
+from __future__ import annotations
+
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.errors import UserError
+
+# Coefficients (a, b) of (a * ar^2 + b * ar) * depth^3, by family; the mixture-of-experts
+# and skip-projection variants of a family count as the family itself.
+CUBIC: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("samba",), (15, 160)),
+    **dict.fromkeys(("sambay", "sambay2", "phi4miniflash"), (14.5, 144)),
+    **dict.fromkeys(("sambayoco", "sambayattn"), (13.5, 208)),
+    **dict.fromkeys(("mambay", "gdny", "mambay2"), (16, 64)),
+    "sambaymlp": (15.5, 144),
+    "swayoco": (12, 288),
+    "transformer": (12, 0),
+}
+DEFAULT_CUBIC = (14.5, 0)
+
+
+def analytic_parameters(config: ModelConfig, count_embeddings: bool = False) -> float:
+    """The reference's active-parameter formula; not counted: gates, routers, norms, mlp_expand."""
+    stem = "transformer" if config.family.startswith("transformer") else config.family.split("_")[0]
+    a, b = CUBIC.get(stem, DEFAULT_CUBIC)
+    ratio = config.n_embd / config.depth
+    count = (a * ratio**2 + b * ratio) * config.depth**3
+    if count_embeddings:
+        count += config.n_embd * config.vocab_size * (1 if config.tie_embeddings else 2)
+    count += config.n_embd**2 * sum(layer.skip_projection for layer in config.layers)
+    if stem == "transformer":
+        count += 2 * ratio * config.depth**2 * (config.n_head + config.n_kv_head) * config.head_dim
+    return count
+
+
+def token_budget(base_tokens: float, parameters: float, base_parameters: float) -> int:
+    """t0 * N / N0, whole tokens."""
+    return int(base_tokens * parameters / base_parameters)
+
+
+def round_batch(requested_tokens: float, multiple: int) -> int:
+    """The multiple of `multiple` tokens nearest to the request, ties upward.
+
+    multiple: ranks * micro-batch * context. Raises UserError when that rounds to zero.
+    """
+    rounded = int((requested_tokens + multiple // 2) // multiple) * multiple
+    if rounded == 0:
+        raise UserError(
+            f"A batch of {requested_tokens:,.0f} tokens rounds to zero: one step of this set-up is "
+            f"{multiple:,} tokens (ranks x micro_bsz x ctx_len). Raise --total_bsz, or lower --micro_bsz, "
+            "--ctx_len or the number of processes."
+        )
+    return rounded
+
+
+def ramped_batch(tokens_seen: float, total_tokens: float, initial: int, ratio: int, multiple: int) -> int:
+    """Global batch in tokens under ramp-up: initial * m, rounded down to a multiple.
+
+    m grows linearly from 1 to `ratio` over the first 5 percent of the tokens (the
+    reference's section 3.9; by tokens, so that a change of the batch cannot shift it).
+    """
+    progress = min(tokens_seen / (0.05 * total_tokens), 1.0)
+    wanted = initial * (1 + (ratio - 1) * progress)
+    return max(int(wanted // multiple), 1) * multiple

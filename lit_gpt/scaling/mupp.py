@@ -1,0 +1,30 @@
+"""muP++ (arXiv 2507.06607): muP, depth transfer, and no decay on vector-like parameters.
+
+On top of muP, with L = depth and L0 = base depth:
+
+| item | rule |
+|---|---|
+| every learning rate | times sqrt(L0 / L) |
+| every branch | times 1 / sqrt(2 L) before it is added |
+| weight decay | 0 for embedding, head, vectors and convolutions |
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import sqrt
+
+from lit_gpt.scaling import mup
+from lit_gpt.scaling.base import LEARNED_ROLES, Situation, Transfer
+
+
+def transfer(s: Situation) -> Transfer:
+    """Factors of muP++; see the table above."""
+    base = mup.transfer(s)
+    depth_factor = sqrt(s.base_depth / s.depth)
+    return replace(
+        base,
+        lr={role: factor * depth_factor for role, factor in base.lr.items()},
+        weight_decay={role: 1.0 if role in mup.HIDDEN else 0.0 for role in LEARNED_ROLES},
+        multipliers=replace(base.multipliers, residual=1 / sqrt(2 * s.depth)),
+    )

@@ -1,0 +1,249 @@
+"""RunConfig + models + rule -> Plan, and the tables a person reads.
+
+The chain, each factor from one file: base value -> batch rule (batch.py) -> scaling rule
+(sp, mup, mupp, super_mup, ...) -> `weight_lr_scale` on matrices -> peak learning rate and
+decay per role. Batch ramp-up walks the same chain with the batch of the moment, so depth
+and token factors stay (the reference loses them, items 2 and 3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.run import RunConfig
+from lit_gpt.errors import UserError
+from lit_gpt.scaling import RULES, super_mup
+from lit_gpt.scaling.base import LEARNED_ROLES, Init, Plan, RolePlan, Schedule, Situation, Transfer
+from lit_gpt.scaling.batch import batch_factors
+from lit_gpt.scaling.budget import analytic_parameters, ramped_batch, round_batch, token_budget
+from lit_gpt.scaling.schedule import fraction
+
+DEFAULT_WEIGHT_DECAY = 0.1
+# With independent decay the shrink per step is the decay itself, so 0.1 would destroy a
+# model in a hundred steps; 4e-5 is what the reference announces (and does not set, item 17).
+INDEPENDENT_WEIGHT_DECAY = 4e-5
+SCALED_BY_W_INIT = ("matrix", "expert", "router", "head")
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A model description with its exact counts (made on the meta device).
+
+    parameters: role or kind -> count, with keys total, active, embedding, head.
+    flops_per_token: forward and backward at the training context.
+    """
+
+    config: ModelConfig
+    parameters: dict[str, int]
+    flops_per_token: float = 0.0
+
+    def budget_parameters(self, run: RunConfig) -> float:
+        """What the token budget counts: exact or analytic, with or without embeddings."""
+        if run.param_count == "analytic":
+            return analytic_parameters(self.config, bool(run.count_embeddings))
+        tables = self.parameters["embedding"] + self.parameters["head"]
+        return self.parameters["active"] - (0 if run.count_embeddings else tables)
+
+
+def build_plan(run: RunConfig, model: Counted, base: Counted, ranks: int) -> Plan:
+    """The Plan of a resolved run (config/resolve.py) on `ranks` processes.
+
+    base: the same family at base_hps.d0, the model the hyper-parameters were tuned on.
+    Raises UserError for budgets and batches that cannot be.
+    """
+    hps, config = run.base_hps, model.config
+    tokens = _tokens(run, model, base)
+    batch = round_batch(run.total_bsz or hps.b0, ranks * run.micro_bsz * config.block_size)
+    if tokens < batch:
+        raise UserError(f"--max_tokens {tokens:,} is less than one batch of {batch:,} tokens.")
+    transfer = RULES.load(run.parameterization or "sp").transfer(_situation(run, model, base, tokens, batch))
+    transfer = _with_overrides(transfer, run)
+    warmup = 0.0 if run.midtrain else hps.warmup_tokens
+    if transfer.warmup == "proportional" and not run.midtrain:
+        warmup = hps.warmup_tokens / hps.t0 * tokens
+    if warmup >= tokens:
+        raise UserError(
+            f"Warm-up of {warmup:,.0f} tokens does not fit in a budget of {tokens:,} tokens. "
+            "Lower --base_hps.warmup_tokens or raise --max_tokens."
+        )
+    factors = batch_factors(run.batch_rule, batch / hps.b0, hps.beta2)
+    return Plan(
+        family=config.family,
+        depth=config.depth,
+        rule=run.parameterization or "sp",
+        batch_rule=run.batch_rule,
+        optimizer=run.optimizer or "adamw",
+        tokens=tokens,
+        batch_tokens=batch,
+        context=config.block_size,
+        steps=-(-tokens // batch),
+        batch_ramp=run.bramp_ratio or 1,
+        schedule=Schedule(
+            run.schedule or "linear",
+            warmup,
+            tokens,
+            hps.min_lr_mult,
+            run.decay or "linear",
+            run.decay_fraction,
+        ),
+        roles=_roles(run, transfer, batch / hps.b0),
+        multipliers=transfer.multipliers,
+        beta1=hps.beta1,
+        beta2=factors.beta2,
+        eps=hps.eps * factors.eps,
+        scheduled_betas=transfer.scheduled_betas,
+        independent_weight_decay=bool(run.independent_weight_decay),
+        grad_clip=run.grad_clip,
+        label_smoothing=run.label_smoothing or 0.0,
+        seed=run.seed,
+        counts=model.parameters,
+        model_flops_per_token=model.flops_per_token,
+        base_batch_tokens=hps.b0,
+        base_beta2=hps.beta2,
+        optimizer_args=run.optimizer_args or {},
+    )
+
+
+def _tokens(run: RunConfig, model: Counted, base: Counted) -> int:
+    if run.max_tokens is not None:
+        return int(run.max_tokens)
+    return token_budget(run.base_hps.t0, model.budget_parameters(run), base.budget_parameters(run))
+
+
+def _situation(run: RunConfig, model: Counted, base: Counted, tokens: int, batch: int) -> Situation:
+    return Situation(
+        depth=model.config.depth,
+        base_depth=run.base_hps.d0,
+        width=model.config.n_embd,
+        base_width=base.config.n_embd,
+        head_dim=model.config.head_dim,
+        base_head_dim=run.base_hps.hd0,
+        tokens=tokens,
+        base_tokens=run.base_hps.t0,
+        batch_ratio=batch / run.base_hps.b0,
+        tied=model.config.tie_embeddings,
+        head_init_std=run.head_init_std,
+    )
+
+
+def _with_overrides(transfer: Transfer, run: RunConfig) -> Transfer:
+    """Flags that change what a rule says: the matrix initialiser, and depth_scale."""
+    chosen = {"orthogonal": run.ortho_init, "identity": run.diag_init, "fan_max_normal": run.maxfan_init}
+    kinds = [kind for kind, on in chosen.items() if on]
+    init = dict(transfer.init)
+    if kinds:  # the last of (ortho, diag, maxfan) wins, as in the reference
+        init |= dict.fromkeys(("matrix", "expert", "conv"), Init(kinds[-1]))  # type: ignore[arg-type]
+    multipliers = transfer.multipliers
+    if run.depth_scale:
+        multipliers = replace(multipliers, residual=(2 * run.depth) ** -0.5)
+    return replace(transfer, init=init, multipliers=multipliers)
+
+
+def _roles(run: RunConfig, transfer: Transfer, batch_ratio: float) -> dict[str, RolePlan]:
+    hps = run.base_hps
+    factors = batch_factors(run.batch_rule, batch_ratio, hps.beta2)
+    decay = hps.weight_decay
+    if decay is None:
+        decay = INDEPENDENT_WEIGHT_DECAY if run.independent_weight_decay else DEFAULT_WEIGHT_DECAY
+    roles = {}
+    for name in LEARNED_ROLES:
+        init = transfer.init.get(name, Init("zeros"))
+        if name in SCALED_BY_W_INIT:
+            init = replace(init, gain=hps.w_init_scale)
+        lr = hps.eta0 * factors.lr * transfer.lr[name]
+        if name in ("matrix", "expert", "router"):
+            lr *= hps.weight_lr_scale
+        roles[name] = RolePlan(lr, decay * factors.weight_decay * transfer.weight_decay[name], init)
+    return roles
+
+
+@dataclass(frozen=True)
+class StepValues:
+    """Hyper-parameters of one optimizer step."""
+
+    batch_tokens: int
+    lr_fraction: float
+    lr: dict[str, float]
+    weight_decay: dict[str, float]
+    beta1: float
+    beta2: float
+    eps: float
+
+
+def step_values(plan: Plan, tokens_seen: int, multiple: int) -> StepValues:
+    """What step to take after `tokens_seen` tokens.
+
+    multiple: tokens that all ranks process in one micro-batch; the ramped batch is a
+    multiple of it. The learning rate is the schedule's value at the middle of the step, so
+    neither the first step of a warm-up nor the last step of a decay to zero is wasted.
+    """
+    batch = plan.batch_tokens
+    lr = {name: r.lr for name, r in plan.roles.items()}
+    decay = {name: r.weight_decay for name, r in plan.roles.items()}
+    beta2, eps = plan.beta2, plan.eps
+    if plan.batch_ramp != 1:
+        batch = ramped_batch(tokens_seen, plan.tokens, plan.batch_tokens, plan.batch_ramp, multiple)
+        first = batch_factors(plan.batch_rule, plan.batch_tokens / plan.base_batch_tokens, plan.base_beta2)
+        now = batch_factors(plan.batch_rule, batch / plan.base_batch_tokens, plan.base_beta2)
+        lr = {name: value * now.lr / first.lr for name, value in lr.items()}
+        decay = {name: value * now.weight_decay / first.weight_decay for name, value in decay.items()}
+        beta2, eps = now.beta2, eps * now.eps / first.eps
+    at = fraction(plan.schedule, min(tokens_seen + batch / 2, plan.tokens))
+    beta1 = plan.beta1
+    if plan.scheduled_betas:
+        beta1, beta2 = super_mup.betas(at)
+    if plan.independent_weight_decay:  # the optimizer multiplies by its learning rate: undo that
+        decay = {name: value / lr[name] if lr[name] else 0.0 for name, value in decay.items()}
+    scheduled = {name: value * at for name, value in lr.items()}
+    return StepValues(batch, at, scheduled, decay, beta1, beta2, eps)
+
+
+def difference(a: Any, b: Any, path: str = "") -> list[str]:
+    """Lines "key: a -> b" for every leaf in which two nested dicts differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = sorted(a.keys() | b.keys())
+        nested = (difference(a.get(k), b.get(k), f"{path}.{k}" if path else str(k)) for k in keys)
+        return [line for lines in nested for line in lines]
+    return [] if a == b else [f"{path}: {a} -> {b}"]
+
+
+def describe(plan: Plan) -> str:
+    """The Plan as the table that --dry_run prints."""
+    counts = ", ".join(f"{k} {v:,}" for k, v in plan.counts.items() if v)
+    s, m = plan.schedule, plan.multipliers
+    wsd = f", {s.decay} decay over the last {s.decay_fraction:.3g}" if s.name == "wsd" else ""
+    attention = "1/sqrt(head_dim)" if m.attention is None else f"{m.attention:.6g}"
+    lines = [
+        f"model        {plan.family} d{plan.depth}, context {plan.context:,}",
+        f"parameters   {counts}",
+        f"flops        {plan.model_flops_per_token:.4g} per token (forward and backward), "
+        f"{plan.model_flops_per_token * plan.tokens:.4g} in all",
+        f"rule         {plan.rule}, batch rule {plan.batch_rule}, optimizer {plan.optimizer}",
+        f"tokens       {plan.tokens:,} in {plan.steps:,} steps of {plan.batch_tokens:,}"
+        + (f", batch ramps to x{plan.batch_ramp}" if plan.batch_ramp != 1 else ""),
+        f"schedule     {s.name}{wsd}, warm-up {s.warmup_tokens:,.0f} tokens, final fraction {s.final:g}",
+        f"adam         beta1 {plan.beta1:g}, beta2 {plan.beta2:g}, eps {plan.eps:g}"
+        + (", betas follow the schedule" if plan.scheduled_betas else ""),
+        f"multipliers  logits {m.logit:.6g}, branches {m.residual:.6g}, softmax scale {attention}",
+        f"other        grad clip {plan.grad_clip:g}, label smoothing {plan.label_smoothing:g}, seed {plan.seed}"
+        + (", independent weight decay" if plan.independent_weight_decay else ""),
+        "",
+        f"{'role':<10} {'peak lr':>12} {'weight decay':>13}  initial weights",
+    ]
+    for name, r in plan.roles.items():
+        if plan.counts.get(name):
+            lines.append(f"{name:<10} {r.lr:>12.6g} {r.weight_decay:>13.6g}  {_describe_init(name, r.init)}")
+    return "\n".join(lines)
+
+
+def _describe_init(name: str, init: Init) -> str:
+    if name == "vector":
+        return "gains 1, biases 0 (each module's own)"
+    text = {
+        "normal": f"N(0, {init.std:g})",
+        "fan_in_uniform": "U(+-1/sqrt(fan_in))",
+        "fan_max_normal": "N(0, 1/sqrt(max(fan_in, fan_out)))",
+    }.get(init.kind, init.kind)
+    return text if init.gain == 1 else f"{init.gain:g} x {text}"
