@@ -1,0 +1,134 @@
+"""Experiment trackers, each an optional package that is imported only when asked for."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+from lit_gpt.errors import UserError
+from lit_gpt.metrics.summary import write_text
+
+WANDB_STEP = "trainer/global_step"  # the x axis Lightning's logger uses, so that old dashboards still fit
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a tracker is told once. config: JSON types only. resume_step: 0 for a new run."""
+
+    folder: Path
+    run_name: str
+    project: str
+    config: dict[str, Any]
+    resume_step: int
+
+
+class Tracker(Protocol):
+    def log(self, values: Mapping[str, float], step: int) -> None: ...
+    def close(self) -> None: ...
+
+
+def _require(module: str, logger: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as missing:
+        raise UserError(
+            f"The {logger} logger was asked for, but it cannot be imported ({missing}). "
+            f"Type: pip install 'scalelab[log]', or leave {logger} out of --loggers."
+        ) from missing
+
+
+class _RunId:
+    """The id a tracker gave a run, kept in the run folder so that a resume continues that run."""
+
+    def __init__(self, info: RunInfo, logger: str):
+        self._path = info.folder / f"{logger}_run_id.txt"
+        resumes = info.resume_step > 0 and self._path.exists()
+        self.known = self._path.read_text().strip() if resumes else None
+
+    def save(self, run_id: str) -> None:
+        write_text(self._path, run_id + "\n")
+
+
+class TensorBoard:
+    def __init__(self, info: RunInfo):
+        _require("tensorboard", "tensorboard")
+        module = _require("torch.utils.tensorboard", "tensorboard")
+        # purge_step hides what an interrupted run had written after the checkpoint
+        self._writer = module.SummaryWriter(
+            str(info.folder / "tensorboard"), purge_step=info.resume_step + 1 if info.resume_step else 0
+        )
+        self._writer.add_text("config", f"```\n{json.dumps(info.config, indent=2)}\n```")
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        for key, value in values.items():
+            self._writer.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Wandb:
+    """WANDB_MODE=offline and the other WANDB_ variables are honoured by the package itself."""
+
+    def __init__(self, info: RunInfo):
+        wandb = _require("wandb", "wandb")
+        run_id = _RunId(info, "wandb")
+        self._run = wandb.init(
+            project=info.project,
+            name=info.run_name,
+            config=info.config,
+            dir=str(info.folder),
+            id=run_id.known,
+            resume="allow",
+        )
+        run_id.save(self._run.id)
+        # A step as a metric, not wandb's own counter: that one refuses to go back after a resume.
+        self._run.define_metric(WANDB_STEP)
+        self._run.define_metric("*", step_metric=WANDB_STEP, step_sync=True)
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        self._run.log({**values, WANDB_STEP: step})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class Mlflow:
+    """Server from MLFLOW_TRACKING_URI, else a local store; values are sent by a background thread."""
+
+    def __init__(self, info: RunInfo):
+        self._mlflow = _require("mlflow", "mlflow")
+        run_id = _RunId(info, "mlflow")
+        self._mlflow.set_experiment(info.project)
+        run = self._mlflow.start_run(run_id=run_id.known, run_name=info.run_name)
+        run_id.save(run.info.run_id)
+        if not run_id.known:
+            self._mlflow.log_params(dict(_flat(info.config)))
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        # names may not hold "@", which validation keys do
+        named = {key.replace("@", "_at_"): value for key, value in values.items()}
+        self._mlflow.log_metrics(named, step=step, synchronous=False)
+
+    def close(self) -> None:
+        self._mlflow.end_run()
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, str(value)[:500]  # the shortest limit among mlflow's stores
+
+
+TRACKERS: dict[str, Callable[[RunInfo], Tracker]] = {
+    "tensorboard": TensorBoard,
+    "wandb": Wandb,
+    "mlflow": Mlflow,
+}
