@@ -1,0 +1,105 @@
+"""One layer: a token mixer, then a feed-forward network, each around the residual stream."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.nn import mlp
+from lit_gpt.nn.context import Context
+from lit_gpt.nn.linear import Linear
+from lit_gpt.nn.mixers import Shared, build_mixer
+from lit_gpt.nn.norm import build_norm
+from lit_gpt.roles import role
+from lit_gpt.scaling.base import Multipliers
+
+SKIP_GAIN_START = 1e-4  # a post-norm block starts as nearly only its branch
+
+
+class Stream(NamedTuple):
+    """What flows from block to block.
+
+    x: (B, T, n), the residual stream. total: the sum of all branches, only under skip="sum".
+    """
+
+    x: Tensor
+    total: Tensor | None = None
+
+
+class SkipPath(nn.Module):
+    """Post-norm: what happens to the normalised stream on its way into the branch and around it.
+
+    branch_gain: with decoupled_norm. gain: with skip_gain. projection: where the layer has one.
+    """
+
+    def __init__(self, config: ModelConfig, projected: bool):
+        super().__init__()
+        n = config.n_embd
+        self.branch_gain = role(nn.Parameter(torch.empty(n)), "vector", 1.0) if config.decoupled_norm else None
+        self.gain = role(nn.Parameter(torch.empty(n)), "vector", SKIP_GAIN_START) if config.skip_gain else None
+        self.projection = Linear(n, n) if projected else None
+
+    def forward(self, s_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        """(input of the branch, what is added to its output)."""
+        branch = s_BTD if self.branch_gain is None else s_BTD * self.branch_gain.to(s_BTD.dtype)
+        skip = s_BTD if self.gain is None else s_BTD * self.gain.to(s_BTD.dtype)
+        return branch, skip if self.projection is None else self.projection(skip)
+
+    def flops(self) -> float:
+        """Forward matmul FLOPs per token."""
+        return 0.0 if self.projection is None else self.projection.flops()
+
+
+class Block(nn.Module):
+    """norm, mixer, norm, feed-forward; which of them, and how they join, is in ModelConfig.
+
+    Pre-norm: x + m f(norm(x)), with x in the stream's dtype. Post-norm: s + m f(s) with
+    s = norm(x), gains and projection on either path, in compute_dtype. m is the residual
+    multiplier. Branches compute in compute_dtype.
+    """
+
+    def __init__(self, config: ModelConfig, layer_index: int, multipliers: Multipliers, compute_dtype: torch.dtype):
+        super().__init__()
+        self.residual, self.skip, self.compute_dtype = multipliers.residual, config.skip, compute_dtype
+        projected = config.layers[layer_index].skip_projection
+        self.norm1 = build_norm(config, gain=not config.decoupled_norm)
+        self.skip1 = SkipPath(config, projected) if config.post_norm else None
+        self.mixer = build_mixer(config, layer_index, multipliers)
+        self.ffn = mlp.build(config, layer_index)
+        if self.ffn is not None:
+            self.norm2 = build_norm(config, gain=not config.decoupled_norm)
+            self.skip2 = SkipPath(config, False) if config.post_norm else None
+
+    def forward(
+        self, stream: Stream, context: Context, shared: Shared | None = None, cache: Any = None
+    ) -> tuple[Stream, Shared | None]:
+        """The stream after this layer, and what the layer lends to later ones."""
+        branch, skip = self._read(stream.x, self.norm1, self.skip1)
+        h, lent = self.mixer(branch, context, shared, cache)
+        stream = self._write(stream, skip, h)
+        if self.ffn is not None:
+            branch, skip = self._read(stream.x, self.norm2, self.skip2)
+            stream = self._write(stream, skip, self.ffn(branch))
+        return stream, lent
+
+    def _read(self, x_BTD: Tensor, norm: nn.Module, skip_path: SkipPath | None) -> tuple[Tensor, Tensor]:
+        normed = norm(x_BTD, self.compute_dtype)
+        return (normed, x_BTD) if skip_path is None else skip_path(normed)
+
+    def _write(self, stream: Stream, skip_BTD: Tensor, h_BTD: Tensor) -> Stream:
+        """Type promotion makes the sum fp32 where the stream is."""
+        if self.skip == "add":
+            return Stream(torch.add(skip_BTD, h_BTD, alpha=self.residual))
+        if self.skip == "none":
+            return Stream(h_BTD)
+        assert stream.total is not None
+        return Stream(h_BTD, torch.add(stream.total, h_BTD, alpha=self.residual))
+
+    def flops(self, context_length: int) -> float:
+        """Forward matmul FLOPs per token, averaged over the positions of a sequence."""
+        flops = self.mixer.flops(context_length)  # type: ignore[operator]
+        flops += 0.0 if self.skip1 is None else self.skip1.flops()
+        return flops + (0.0 if self.ffn is None else self.ffn.flops())

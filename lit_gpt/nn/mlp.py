@@ -1,0 +1,81 @@
+"""Feed-forward networks: one class per kind, `build` by LayerSpec.ffn.
+
+Hidden widths: I for the gated kinds (three n x I matrices in all), 1.5 I for relu2 (two),
+so that every kind has 3 n I weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.nn.linear import Linear
+from lit_gpt.nn.norm import build_norm
+
+OSS_LIMIT, OSS_ALPHA = 7.0, 1.702  # GPT-OSS: clamp of gate and up; slope of its sigmoid
+
+
+class _FeedForward(nn.Module):
+    """up: n -> up_width; a kind's activation: up_width -> hidden; down: hidden -> n."""
+
+    def __init__(self, config: ModelConfig, up_width: int, hidden: int):
+        super().__init__()
+        self.up = Linear(config.n_embd, up_width, bias=config.mlp_bias)
+        self.norm = build_norm(config, hidden) if config.ffn_norm else None
+        self.down = Linear(hidden, config.n_embd, bias=config.mlp_bias)
+
+    def activation(self, u: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """(..., n) -> (..., n), in x's dtype."""
+        h = self.activation(self.up(x_BTD))
+        return self.down(h if self.norm is None else self.norm(h, h.dtype))
+
+    def flops(self) -> float:
+        """Forward matmul FLOPs per token."""
+        return self.up.flops() + self.down.flops()
+
+
+class SwiGLU(_FeedForward):
+    """down(silu(g) * u) with (g, u) the halves of one projection (arXiv:2002.05202)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config, 2 * config.intermediate_size, config.intermediate_size)
+
+    def activation(self, u: Tensor) -> Tensor:
+        gate, up = u.chunk(2, dim=-1)
+        return F.silu(gate) * up
+
+
+class ReLU2(_FeedForward):
+    """down(relu(u)^2) (arXiv:2109.08668)."""
+
+    def __init__(self, config: ModelConfig):
+        hidden = 3 * config.intermediate_size // 2
+        super().__init__(config, hidden, hidden)
+
+    def activation(self, u: Tensor) -> Tensor:
+        return F.relu(u).square()
+
+
+class OssSwiGLU(SwiGLU):
+    """GPT-OSS: g clamped above, u clamped on both sides, g * sigmoid(1.702 g) * (u + 1)."""
+
+    def activation(self, u: Tensor) -> Tensor:
+        gate, up = u.chunk(2, dim=-1)
+        gate, up = gate.clamp(max=OSS_LIMIT), up.clamp(-OSS_LIMIT, OSS_LIMIT)
+        return gate * torch.sigmoid(OSS_ALPHA * gate) * (up + 1)
+
+
+KINDS: dict[str, Callable[[ModelConfig], _FeedForward]] = {"swiglu": SwiGLU, "relu2": ReLU2, "oss_swiglu": OssSwiGLU}
+
+
+def build(config: ModelConfig, layer_index: int) -> _FeedForward | None:
+    """The layer's feed-forward network, or None where its LayerSpec has none."""
+    kind = config.layers[layer_index].ffn
+    return None if kind is None else KINDS[kind](config)

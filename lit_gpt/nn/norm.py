@@ -1,0 +1,49 @@
+"""Normalisation over the last dimension: statistics and gain in fp32, result in a chosen dtype."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.ops.dtypes import upcast
+from lit_gpt.roles import role
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * gain (arXiv:1910.07467)."""
+
+    def __init__(self, width: int, eps: float, gain: bool = True):
+        super().__init__()
+        self.eps = eps
+        self.weight = role(nn.Parameter(torch.empty(width)), "vector", 1.0) if gain else None
+
+    def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Same shape as x, in dtype."""
+        weight = None if self.weight is None else upcast(self.weight)
+        return F.rms_norm(upcast(x), x.shape[-1:], weight, self.eps).to(dtype)
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(var + eps) * gain + bias (arXiv:1607.06450)."""
+
+    def __init__(self, width: int, eps: float, gain: bool = True):
+        super().__init__()
+        self.eps = eps
+        self.weight = role(nn.Parameter(torch.empty(width)), "vector", 1.0) if gain else None
+        self.bias = role(nn.Parameter(torch.empty(width)), "vector", 0.0) if gain else None
+
+    def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Same shape as x, in dtype."""
+        weight = None if self.weight is None else upcast(self.weight)
+        bias = None if self.bias is None else upcast(self.bias)
+        return F.layer_norm(upcast(x), x.shape[-1:], weight, bias, self.eps).to(dtype)
+
+
+KINDS = {"rmsnorm": RMSNorm, "layernorm": LayerNorm}
+
+
+def build_norm(config: ModelConfig, width: int | None = None, gain: bool = True) -> RMSNorm | LayerNorm:
+    """The model's norm at its width n, or at another width."""
+    return KINDS[config.norm](config.n_embd if width is None else width, config.norm_eps, gain)

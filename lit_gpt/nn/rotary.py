@@ -1,0 +1,80 @@
+"""Rotary position embedding (arXiv:2104.09864) and YaRN (arXiv:2309.00071).
+
+Half-split layout: dimension j is paired with j + R/2, as in Llama's released code.
+Tables are fp32 and computed from positions in every forward: nothing to store in a
+checkpoint, nothing to rebuild after meta initialisation.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.errors import UserError
+from lit_gpt.ops.dtypes import upcast
+
+# Rotations over the original context at which YaRN stops interpolating (fast) and starts to
+# interpolate fully (slow): beta and alpha of the paper, section 3.2.
+FAST_ROTATIONS, SLOW_ROTATIONS = 32.0, 1.0
+
+
+def rotary_dim(config: ModelConfig) -> int:
+    """R: how many leading dimensions of a head rotate (even)."""
+    return int(config.head_dim * config.rotary_fraction) // 2 * 2
+
+
+def inverse_frequencies(config: ModelConfig, device: torch.device | None = None) -> Tensor:
+    """Radians per token of each pair, (R/2,) fp32, with YaRN applied.
+
+    Raises UserError where YaRN's ramp does not fit between the first and the last pair.
+    """
+    dim, base = rotary_dim(config), config.rope_base
+    pairs = torch.arange(dim // 2, dtype=torch.float32, device=device)
+    frequencies = base ** (-2.0 * pairs / dim)
+    if config.yarn_scale == 1:
+        return frequencies
+    low, high = _ramp_bounds(config)
+    ramp = ((pairs - low) / (high - low)).clamp(0, 1)
+    return frequencies * (ramp / config.yarn_scale + 1 - ramp)
+
+
+def _ramp_bounds(config: ModelConfig) -> tuple[float, float]:
+    """Indices of the pairs that turn FAST_ROTATIONS and SLOW_ROTATIONS times in yarn_context."""
+    half, base = rotary_dim(config) / 2, config.rope_base
+    low, high = (
+        half * math.log(config.yarn_context / (rotations * 2 * math.pi)) / math.log(base)
+        for rotations in (FAST_ROTATIONS, SLOW_ROTATIONS)
+    )
+    if not 0 < low < high < half - 1:
+        raise UserError(
+            f"YaRN does not fit: with yarn_context={config.yarn_context}, rope_base={base:g} and "
+            f"{2 * half:g} rotary dimensions its ramp runs from pair {low:.2f} to {high:.2f}, but needs "
+            f"0 < low < high < {half - 1:g}. Use a larger rope_base, or a yarn_context between "
+            f"{FAST_ROTATIONS * 2 * math.pi:.0f} and {base ** (1 - 1 / half) * 2 * math.pi:.0f} tokens."
+        )
+    return low, high
+
+
+def attention_factor(config: ModelConfig) -> float:
+    """YaRN's temperature, applied to cos and sin: 0.1 ln(scale) + 1; 1 when YaRN is off."""
+    return 0.1 * math.log(config.yarn_scale) + 1
+
+
+def tables(config: ModelConfig, positions_T: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin of every position and pair, (T, R/2) fp32 each."""
+    frequencies = inverse_frequencies(config, positions_T.device)
+    angles_TR = positions_T[:, None].float() * frequencies
+    factor = attention_factor(config)
+    return angles_TR.cos() * factor, angles_TR.sin() * factor
+
+
+def rotate(x_BTHD: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
+    """Rotate the leading 2R dimensions of each head by its position; the rest pass."""
+    half = cos_TR.shape[-1]
+    cos_T1R, sin_T1R = cos_TR[:, None], sin_TR[:, None]
+    x1, x2 = upcast(x_BTHD[..., :half]), upcast(x_BTHD[..., half : 2 * half])
+    turned = (x1 * cos_T1R - x2 * sin_T1R, x2 * cos_T1R + x1 * sin_T1R)
+    return torch.cat([t.to(x_BTHD.dtype) for t in turned] + [x_BTHD[..., 2 * half :]], dim=-1)

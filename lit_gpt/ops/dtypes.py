@@ -1,0 +1,21 @@
+"""Where precision is raised: one rule for every op."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def upcast(x: Tensor) -> Tensor:
+    """x in at least fp32: half precisions are raised, fp32 and fp64 stay as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def matmul_fp32(a_MK: Tensor, b_KN: Tensor) -> Tensor:
+    """a @ b with an (at least) fp32 result that never was rounded to half precision.
+
+    Not differentiable for half precisions on CUDA: for use inside an autograd.Function.
+    """
+    if a_MK.is_cuda and a_MK.dtype in (torch.bfloat16, torch.float16):
+        return torch.mm(a_MK, b_KN, out_dtype=torch.float32)
+    return upcast(a_MK) @ upcast(b_KN)

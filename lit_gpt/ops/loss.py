@@ -1,0 +1,129 @@
+"""Cross-entropy of a linear head, without holding all the logits at once.
+
+    loss = linear_cross_entropy(hidden_ND, weight_VD, targets_N, backend="chunked")
+
+Backends: "plain" forms every logit and is the reference; "chunked" walks over the tokens,
+keeps the logits of one chunk, and computes the gradients in the same pass (the idea of
+Liger Kernel's fused linear cross-entropy, arXiv:2410.10989).
+
+Shapes: N tokens, D model width, V rows of the head (padded vocabulary).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lit_gpt.errors import UserError, did_you_mean
+from lit_gpt.ops.dtypes import matmul_fp32, upcast
+
+IGNORE = -100  # target of a token that does not count
+CHUNK = 8192  # tokens per chunk: 1 GiB of fp32 logits at a vocabulary of 32k
+
+ChunkLoss = Callable[..., tuple[Tensor, Tensor]]
+
+
+def linear_cross_entropy(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    *,
+    vocab_size: int | None = None,
+    label_smoothing: float = 0.0,
+    backend: str = "chunked",
+    chunk: int = CHUNK,
+    inner: ChunkLoss | None = None,
+) -> Tensor:
+    """Sum over the tokens with target != IGNORE of -log p(target); a scalar, at least fp32.
+
+    vocab_size: rows of the head that are real entries; the rest never get probability.
+    label_smoothing: eps of (1 - eps) * nll + eps * mean over the vocabulary of -log p.
+    inner: replaces `chunk_loss`, e.g. by torch.compile(chunk_loss).
+    Raises UserError for an unknown backend.
+    """
+    vocab_size = weight_VD.shape[0] if vocab_size is None else vocab_size
+    if backend == "plain":
+        return _plain(hidden_ND, weight_VD, targets_N, vocab_size, label_smoothing)
+    if backend != "chunked":
+        names = ("chunked", "plain")
+        raise UserError(f"Unknown loss {backend!r}.{did_you_mean(backend, names)} Use one of {', '.join(names)}.")
+    if torch.is_grad_enabled() and (hidden_ND.requires_grad or weight_VD.requires_grad):
+        arguments = (targets_N, vocab_size, label_smoothing, chunk, inner or chunk_loss)
+        return _Chunked.apply(hidden_ND, weight_VD, *arguments)  # type: ignore[return-value]
+    return _chunked_value(hidden_ND, weight_VD, targets_N, vocab_size, label_smoothing, chunk)
+
+
+def _plain(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, vocab_size: int, smoothing: float) -> Tensor:
+    logits_NV = upcast(F.linear(hidden_ND, weight_VD.to(hidden_ND.dtype)))[:, :vocab_size]
+    return F.cross_entropy(logits_NV, targets_N, reduction="sum", ignore_index=IGNORE, label_smoothing=smoothing)
+
+
+def token_loss(logits_NV: Tensor, targets_N: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """(loss of each token, zero where ignored; log-sum-exp of each token), both (N,)."""
+    lse_N = logits_NV.logsumexp(-1)
+    picked_N = logits_NV.gather(-1, targets_N.clamp(min=0)[:, None])[:, 0]
+    smooth_N = (1 - smoothing) * picked_N + smoothing * logits_NV.mean(-1) if smoothing else picked_N
+    return torch.where(targets_N != IGNORE, lse_N - smooth_N, 0.0), lse_N
+
+
+def chunk_loss(
+    logits_NV: Tensor, targets_N: Tensor, vocab_size: int, smoothing: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """(summed loss, its gradient with respect to the logits in `dtype`). Pure; made to be compiled."""
+    true_NV = logits_NV[:, :vocab_size]
+    loss_N, lse_N = token_loss(true_NV, targets_N, smoothing)
+    columns_V = torch.arange(vocab_size, device=logits_NV.device)
+    hit_NV = columns_V == targets_N[:, None]
+    grad_NV = (true_NV - lse_N[:, None]).exp() - (1 - smoothing) * hit_NV - smoothing / vocab_size
+    grad_NV = torch.where((targets_N != IGNORE)[:, None], grad_NV, 0.0).to(dtype)
+    return loss_N.sum(), F.pad(grad_NV, (0, logits_NV.shape[1] - vocab_size))
+
+
+def _chunked_value(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, vocab_size: int, smoothing: float, chunk: int
+) -> Tensor:
+    """The loss alone, for evaluation: no gradient work."""
+    weight_VD = weight_VD.to(hidden_ND.dtype)
+    pairs = zip(hidden_ND.split(chunk), targets_N.split(chunk))
+    losses = (token_loss(matmul_fp32(h, weight_VD.T)[:, :vocab_size], t, smoothing)[0].sum() for h, t in pairs)
+    return torch.stack(list(losses)).sum()
+
+
+class _Chunked(torch.autograd.Function):
+    """Loss and both gradients in one pass; backward only multiplies by the upstream gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        vocab_size: int,
+        smoothing: float,
+        chunk: int,
+        inner: ChunkLoss,
+    ) -> Tensor:
+        dtype = hidden_ND.dtype
+        cast_VD = weight_VD.to(dtype)
+        d_hidden_ND = torch.empty_like(hidden_ND)
+        d_weight_VD = torch.zeros_like(cast_VD, dtype=torch.promote_types(dtype, torch.float32))
+        losses = []
+        for h, t, dh in zip(hidden_ND.split(chunk), targets_N.split(chunk), d_hidden_ND.split(chunk)):
+            loss, d_logits = inner(matmul_fp32(h, cast_VD.T), t, vocab_size, smoothing, dtype)
+            torch.mm(d_logits, cast_VD, out=dh)
+            d_weight_VD += matmul_fp32(d_logits.T, h)
+            losses.append(loss)
+        ctx.save_for_backward(d_hidden_ND, d_weight_VD)
+        ctx.weight_dtype = weight_VD.dtype
+        return torch.stack(losses).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (upstream,) = grads
+        d_hidden_ND, d_weight_VD = ctx.saved_tensors
+        d_hidden_ND = d_hidden_ND * upstream.to(d_hidden_ND.dtype)
+        return d_hidden_ND, (d_weight_VD * upstream).to(ctx.weight_dtype), None, None, None, None, None
