@@ -44,9 +44,7 @@ def open_corpus(
         raise UserError(f"The data folder {data_dir!r} does not exist. Give a folder of token files or text.")
     weights = load_mixture(mixture) if mixture else {"": 1.0}
     given = StreamInfo(split_prefix, eos_token_id, vocab_size, None, tokenizer)
-    sources = [
-        (name or split_prefix, _open_source(root, name, given), weight) for name, weight in weights.items()
-    ]
+    sources = [(name or split_prefix, _open_source(root, name, given), weight) for name, weight in weights.items()]
     return Corpus(sources, block, seed, shuffle, repeat)
 
 

@@ -50,7 +50,8 @@ def find_files(source: Path, include: Sequence[str] = (), exclude: Sequence[str]
     """The readable files under a folder (or the one file), sorted by key.
 
     include, exclude: shell patterns tried on the name and on the relative path; with `include`
-    the suffix no longer matters. Hidden files and folders are left out. Raises UserError when there is nothing to read.
+    the suffix no longer matters. Hidden files and folders are left out. Raises UserError when
+    there is nothing to read.
     """
 
     def wanted(key: str, name: str) -> bool:
@@ -125,9 +126,7 @@ def _decompressed(raw: io.BufferedReader, name: str):
             import zstandard
         except ImportError as e:
             raise UserError("reading zstd needs the package zstandard: pip install 'scalelab[data]'.") from e
-        return io.BufferedReader(
-            zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True), 1 << 20
-        )
+        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True), 1 << 20)
     return raw
 
 

@@ -1,7 +1,7 @@
 """meta.json: what scripts/prepare_text.py knows about the shards it wrote.
 
     {"version": 1, "format": "packed", "tokenizer": {"kind": "bytes" or "json", "name": ...},
-     "vocab_size": ..., "eos_id": ..., "bos_id": null or id, "dtype": "uint16" or "int32",
+     "vocab_size": ..., "eos_id": ..., "bos_id": null or id, "dtype": "<u2" or "<i4",
      "splits": {"train": {"tokens": ..., "bytes": ..., "documents": ..., "shards": ...}, ...}}
 
 `tokens` counts everything in the shards, EOS included; `bytes` is UTF-8 text without EOS.
@@ -20,11 +20,16 @@ NAME = "meta.json"
 VERSION = 1
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
 def write_json(path: Path, value: object) -> None:
     """Write JSON atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def read_meta(folder: Path) -> dict | None:

@@ -73,9 +73,7 @@ class FileStream:
         self.num_tokens = self.ends[-1] if self.ends else 0
         self.eos_id, self.vocab_size = info.eos_id, info.vocab_size
         self.bytes_per_token = info.bytes_per_token
-        self.fingerprint = fingerprint(
-            *((s.path.name, s.offset, s.dtype.str, s.count) for s in self.segments)
-        )
+        self.fingerprint = fingerprint(*((s.path.name, s.offset, s.dtype.str, s.count) for s in self.segments))
         self._maps: dict[int, np.ndarray] = {}
 
     def _map(self, index: int) -> np.ndarray:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import tokenizers
 
+from lit_gpt.data.meta import write_json, write_text
 from lit_gpt.errors import UserError
 
 EOS_NAMES = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "<|eos|>", "<|im_end|>", "[EOS]")
@@ -95,8 +96,11 @@ class JsonTokenizer:
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
 
     def save(self, folder: Path) -> None:
-        """Write tokenizer.json into the folder."""
-        self._tokenizer.save(str(folder / "tokenizer.json"))
+        """Write tokenizer.json, and tokenizer_config.json with the EOS and BOS in use, into the folder."""
+        write_text(folder / "tokenizer.json", self._tokenizer.to_str(pretty=True))
+        named = {"eos_token": self.eos_id, "bos_token": self.bos_id}
+        config = {k: self._tokenizer.id_to_token(i) for k, i in named.items() if i is not None}
+        write_json(folder / "tokenizer_config.json", config)
 
 
 def _tokenizer_config(folder: Path) -> dict:
@@ -127,8 +131,8 @@ def load_tokenizer(spec: str, eos_token: str | None = None, parse_special: bool 
     )
 
 
-def train_bpe(texts, vocab_size: int, folder: Path) -> JsonTokenizer:
-    """Train a byte-level BPE on an iterable of strings and write it to folder/tokenizer.json.
+def train_bpe(texts: Iterator[str], vocab_size: int, path: Path) -> None:
+    """Train a byte-level BPE on texts and write it to `path`, a tokenizer.json.
 
     Lossless: every text decodes to itself. Id 0 is "<|endoftext|>", the EOS.
     Source: the GPT-2 tokenizer's scheme, by the `tokenizers` library.
@@ -144,7 +148,4 @@ def train_bpe(texts, vocab_size: int, folder: Path) -> JsonTokenizer:
         show_progress=False,  # pyright: ignore[reportCallIssue]
     )
     model.train_from_iterator(texts, trainer)
-    temporary = folder / ".tokenizer.json.tmp"
-    model.save(str(temporary))
-    temporary.replace(folder / "tokenizer.json")
-    return JsonTokenizer(folder / "tokenizer.json")
+    write_text(path, model.to_str(pretty=True))

@@ -44,9 +44,7 @@ def open_stream(paths: Sequence[Path], info: StreamInfo) -> ArrayStream:
     eos_id = tokenizer.eos_id if info.eos_id is None else info.eos_id
     tokens, text_bytes = _tokenise(pieces, info.split, tokenizer, eos_id)
     ratio = text_bytes / max(len(tokens), 1)
-    return ArrayStream(
-        tokens, replace(info, eos_id=eos_id, vocab_size=tokenizer.vocab_size, bytes_per_token=ratio)
-    )
+    return ArrayStream(tokens, replace(info, eos_id=eos_id, vocab_size=tokenizer.vocab_size, bytes_per_token=ratio))
 
 
 def _common(paths: Sequence[Path]) -> Path:
@@ -56,9 +54,7 @@ def _common(paths: Sequence[Path]) -> Path:
     return common
 
 
-def _tokenise(
-    pieces: Sequence[Piece], split: str, tokenizer: Tokenizer, eos_id: int | None
-) -> tuple[np.ndarray, int]:
+def _tokenise(pieces: Sequence[Piece], split: str, tokenizer: Tokenizer, eos_id: int | None) -> tuple[np.ndarray, int]:
     """(tokens of the split, UTF-8 bytes of their text)."""
     splitter = Splitter(pieces, VALIDATION_FRACTION)
     parts, text_bytes = [np.empty(0, np.int32)], 0

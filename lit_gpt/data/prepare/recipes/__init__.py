@@ -1,0 +1,21 @@
+"""Where the documents of a data set are, one file per kind of source.
+
+A recipe has `find(source, include, exclude)`, a list of (split, Piece) whose split is None where
+documents are divided by the hash of their key, and `read(piece, options)`, the piece's documents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lit_gpt.registry import Registry
+
+RECIPES = Registry("lit_gpt.data.prepare.recipes", "recipe")
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """text_key: field of a record that holds its text. source_tokenizer: spec, for sources of token ids."""
+
+    text_key: str | None = None
+    source_tokenizer: str | None = None

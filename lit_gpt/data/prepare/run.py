@@ -1,0 +1,241 @@
+"""prepare(): text in, packed shards, tokenizer and meta.json out."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lit_gpt.data.documents import Piece, Splitter, key_hash
+from lit_gpt.data.formats import packed
+from lit_gpt.data.meta import NAME, VERSION, read_meta, write_json
+from lit_gpt.data.prepare.publish import Publisher
+from lit_gpt.data.prepare.recipes import RECIPES, ReadOptions
+from lit_gpt.data.prepare.units import Unit, make_units
+from lit_gpt.data.prepare.worker import (
+    Job,
+    encode_unit,
+    load_job_tokenizer,
+    run_in_worker,
+    start_worker,
+    total_counts,
+)
+from lit_gpt.data.stream import fingerprint
+from lit_gpt.data.tokenizer import load_tokenizer, train_bpe
+from lit_gpt.errors import UserError
+
+Found = list[tuple[str | None, Piece]]
+
+
+def prepare(
+    source: str | list[str],
+    output: str,
+    tokenizer: str = "bytes",
+    vocab_size: int = 32000,
+    validation_fraction: float = 0.005,
+    shard_tokens: int = 2049 * 8192,
+    num_workers: int | None = None,
+    recipe: str = "folder",
+    text_key: str | None = None,
+    include: str | list[str] | None = None,
+    exclude: str | list[str] | None = None,
+    bos: bool = False,
+    eos_token: str | None = None,
+    parse_special: bool = False,
+    train_bytes: int = 64 * 2**20,
+    source_tokenizer: str | None = None,
+    progress: bool = True,
+) -> dict:
+    """Tokenise documents into packed shards `<output>/<split>_<counter>.bin`.
+
+    Every document is followed by EOS; nothing is dropped and nothing is padded. The bytes written do
+    not depend on the number of workers. Killed at any moment, the same call goes on where it was and
+    ends with the same bytes. Undecodable bytes become U+FFFD; empty documents are left out.
+
+    Args:
+        source: folder or file, or a list of them: text, .jsonl (also .gz, .zst), .parquet.
+        output: folder for the shards, meta.json and the tokenizer.
+        tokenizer: "bytes", the path of a tokenizer.json (or its folder), or "train" for a BPE.
+        vocab_size: of the BPE that "train" makes.
+        validation_fraction: share of documents, chosen by the hash of their path, that go to "validation".
+        shard_tokens: tokens per shard; the last shard of a split is smaller.
+        num_workers: processes; all cores by default.
+        recipe: how the source is laid out: folder, slimpajama or prolong.
+        text_key: field of a record that holds its text.
+        include: file name pattern or list of patterns, such as "*.py"; suffixes do not matter then.
+        exclude: file name pattern or list of patterns to leave out.
+        bos: put BOS before every document.
+        eos_token: the token that ends a document, when the tokenizer's usual one is not wanted.
+        parse_special: let "<|endoftext|>" inside a text become the special token.
+        train_bytes: characters of text that the BPE is trained on.
+        source_tokenizer: tokenizer that a source of token ids (prolong) was made with.
+        progress: show a progress bar.
+
+    Returns the contents of meta.json. Raises UserError for everything that cannot be used.
+    """
+    _check(validation_fraction, shard_tokens, vocab_size)
+    folder, parts = Path(output), Path(output) / ".parts"
+    found = _find(_listed(source), recipe, _listed(include), _listed(exclude))
+    units = make_units(found)
+    options = ReadOptions(text_key, source_tokenizer)
+    asked = {"tokenizer": _content(tokenizer), "vocab_size": vocab_size, "train_bytes": train_bytes}
+    asked |= {"fraction": validation_fraction, "shard_tokens": shard_tokens, "recipe": recipe, "bos": bos}
+    asked |= {"options": options, "eos_token": eos_token, "parse_special": parse_special}
+    identity = fingerprint(sorted(asked.items()), *((u.split, _layout(u)) for u in units))
+    if (finished := _finished(folder, identity)) is not None:
+        shutil.rmtree(parts, ignore_errors=True)
+        return finished
+    parts.mkdir(parents=True, exist_ok=True)
+    spec = _make_tokenizer(folder, tokenizer, vocab_size, eos_token, _texts(found, recipe, options, train_bytes))
+    splitter = Splitter([piece for split, piece in found if split is None], validation_fraction)
+    job = _with_dtype(Job(parts, recipe, options, splitter, spec, parse_special, "", bos))
+    shards = _run(job, units, Publisher(job, folder, shard_tokens, identity), num_workers, progress)
+    meta = _meta(job, total_counts(job, len(units)), shards, identity)
+    write_json(folder / NAME, meta)
+    shutil.rmtree(parts)
+    return meta
+
+
+def _with_dtype(job: Job) -> Job:
+    return replace(job, dtype=packed.dtype_for(load_job_tokenizer(job).vocab_size).str)
+
+
+def _meta(job: Job, totals: dict[str, dict[str, int]], shards: dict[str, int], identity: str) -> dict:
+    tokenizer = load_job_tokenizer(job)
+    return {
+        "version": VERSION,
+        "format": packed.NAME,
+        "tokenizer": {"kind": "bytes" if job.tokenizer == "bytes" else "json", "name": tokenizer.name},
+        "vocab_size": tokenizer.vocab_size,
+        "eos_id": tokenizer.eos_id,
+        "bos_id": tokenizer.bos_id if job.bos else None,
+        "dtype": job.dtype,
+        "splits": {split: {**totals[split], "shards": shards[split]} for split in sorted(totals)},
+        "identity": identity,
+    }
+
+
+def _check(validation_fraction: float, shard_tokens: int, vocab_size: int) -> None:
+    if not 0 <= validation_fraction < 1:
+        raise UserError(f"--validation_fraction {validation_fraction} is not in [0, 1); try 0.005.")
+    if shard_tokens < 1:
+        raise UserError(f"--shard_tokens {shard_tokens} must be at least 1; try {2049 * 8192}.")
+    if vocab_size < 257:
+        raise UserError(f"--vocab_size {vocab_size} is less than 257, the 256 bytes and EOS; try 32000.")
+
+
+def _listed(value: str | list[str] | None) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or [])
+
+
+def _find(sources: list[str], recipe: str, include: Sequence[str], exclude: Sequence[str]) -> Found:
+    module, found = RECIPES.load(recipe), []
+    for source in sources:
+        path = Path(source)
+        if not path.exists():
+            raise UserError(f"The source {source!r} does not exist. Give a file or a folder of text.")
+        prefix = f"{path.name}/" if len(sources) > 1 else ""
+        found += [(s, replace(p, key=prefix + p.key)) for s, p in module.find(path, include, exclude)]
+    return found
+
+
+def _content(tokenizer: str) -> str:
+    """The spec, or the hash of the file it names, so that a tokenizer may be moved but not changed."""
+    path = Path(tokenizer)
+    path = path / "tokenizer.json" if path.is_dir() else path
+    return fingerprint(path.read_bytes().hex()) if path.is_file() else tokenizer
+
+
+def _layout(unit: Unit) -> list[tuple[str, int, int, int | None]]:
+    return [(p.key, p.size, p.start, p.end) for p in unit.pieces]
+
+
+def _finished(folder: Path, identity: str) -> dict | None:
+    """The meta.json of an identical preparation that is complete.
+
+    Raises UserError when the folder holds anything that the same call would not have written.
+    """
+    meta, journal = read_meta(folder), folder / ".parts/journal.json"
+    if meta is not None and meta.get("identity") == identity:
+        return meta
+    resumable = journal.exists() and json.loads(journal.read_text())["identity"] == identity
+    if meta is not None or (journal.exists() and not resumable):
+        raise UserError(
+            f"{str(folder)!r} holds data prepared from other files or with other settings. Repeat that call, "
+            "choose another --output, or delete the folder."
+        )
+    if not resumable and any(folder.glob("*.bin")):
+        raise UserError(f"{str(folder)!r} already holds .bin files. Choose an empty folder for --output.")
+    return None
+
+
+def _texts(found: Found, recipe: str, options: ReadOptions, limit: int) -> Iterator[str]:
+    """About `limit` characters of documents, an equal share per file, files in order of their hash."""
+    read = RECIPES.load(recipe).read
+    left, share = limit, max(1 << 20, limit // len(found))
+    for piece in sorted((p for _, p in found), key=lambda p: key_hash(p.key)):
+        from_piece = 0
+        for document in read(piece, options):
+            yield document.text[:left]
+            left -= len(document.text)
+            from_piece += len(document.text)
+            if left <= 0:
+                return
+            if from_piece >= share:
+                break
+
+
+def _make_tokenizer(folder: Path, spec: str, vocab_size: int, eos_token: str | None, texts: Iterator[str]) -> str:
+    """Put the tokenizer into the output folder; the spec that workers load."""
+    if spec == "bytes":
+        return spec
+    trained = folder / ".parts/trained.json"
+    if spec == "train" and not trained.exists():
+        train_bpe(texts, vocab_size, trained.with_suffix(".tmp"))
+        os.replace(trained.with_suffix(".tmp"), trained)
+    load_tokenizer(str(trained) if spec == "train" else spec, eos_token).save(folder)
+    return str(folder)
+
+
+def _run(job: Job, units: list[Unit], publisher: Publisher, num_workers: int | None, progress: bool) -> dict[str, int]:
+    """Encode what is not encoded yet, publishing as it goes. Returns {split: shards}."""
+    todo = []
+    with tqdm(total=sum(u.size for u in units), unit="B", unit_scale=True, desc="prepare", disable=not progress) as bar:
+        for unit in units:
+            if job.done(unit.index).exists():
+                publisher.add(unit.index)
+                bar.update(unit.size)
+            else:
+                todo.append(unit)
+        for index in _encode(job, todo, min(num_workers or os.cpu_count() or 1, len(todo))):
+            publisher.add(index)
+            bar.update(units[index].size)
+    return publisher.close()
+
+
+def _encode(job: Job, units: list[Unit], num_workers: int) -> Iterator[int]:
+    """Indices of units as they are finished."""
+    if num_workers <= 1:
+        tokenizer = load_job_tokenizer(job)
+        yield from (encode_unit(job, tokenizer, unit) for unit in units)
+        return
+    context = multiprocessing.get_context("spawn")  # forking a process with threads may deadlock
+    pool = ProcessPoolExecutor(num_workers, context, start_worker, (job,))
+    try:
+        for future in as_completed([pool.submit(run_in_worker, unit) for unit in units]):
+            yield future.result()
+    except BrokenProcessPool as e:
+        raise UserError(
+            "A worker process died, most likely killed for lack of memory. Run the same command again with a "
+            "smaller --num_workers; finished work is kept."
+        ) from e
+    finally:
+        pool.shutdown(cancel_futures=True)

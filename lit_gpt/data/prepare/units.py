@@ -1,0 +1,53 @@
+"""Units of work: what one worker reads and writes in one go. Independent of the number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from lit_gpt.data.documents import Piece, parquet_groups
+
+UNIT_BYTES = 8 * 2**20  # small files are grouped up to this size
+PIECE_BYTES = 32 * 2**20  # larger files that can be cut are cut into pieces of about this size
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Pieces of one split (None: divided by hash) in the order their tokens will have."""
+
+    index: int
+    split: str | None
+    pieces: tuple[Piece, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(p.size for p in self.pieces)
+
+
+def cut(piece: Piece) -> list[Piece]:
+    """A large .jsonl by byte ranges, a large .parquet by row groups, anything else whole."""
+    if piece.size > PIECE_BYTES and piece.path.name.endswith(".jsonl"):
+        starts = range(0, piece.size, PIECE_BYTES)
+        ends = [min(s + PIECE_BYTES, piece.size) for s in starts]
+        return [replace(piece, start=s, end=e, size=e - s) for s, e in zip(starts, ends)]
+    if piece.size > PIECE_BYTES and piece.path.name.endswith(".parquet"):
+        groups = len(parquet_groups(piece.path))
+        step = max(1, groups * PIECE_BYTES // piece.size)
+        starts = range(0, groups, step)
+        ends = [min(s + step, groups) for s in starts]
+        return [replace(piece, start=s, end=e, size=piece.size * (e - s) // groups) for s, e in zip(starts, ends)]
+    return [piece]
+
+
+def make_units(found: Iterable[tuple[str | None, Piece]]) -> list[Unit]:
+    """Cut and group pieces, keeping their order."""
+    units: list[Unit] = []
+    for split, whole in found:
+        for piece in cut(whole):
+            last = units[-1] if units else None
+            if last and last.split == split and last.size + piece.size <= UNIT_BYTES:
+                units[-1] = replace(last, pieces=(*last.pieces, piece))
+            else:
+                units.append(Unit(len(units), split, (piece,)))
+    return units
