@@ -1,0 +1,26 @@
+"""Processes, devices, sharding and gradients. `fabric` holds all knowledge of Fabric."""
+
+from lit_gpt.parallel.fabric import Runtime, launch
+from lit_gpt.parallel.gradients import (
+    GradNorms,
+    finish_gradients,
+    global_grad_norm,
+    grad_norms,
+    gradient_sync,
+    replicas_in_sync,
+    scale_gradients_,
+)
+from lit_gpt.parallel.setup import setup_model
+
+__all__ = [
+    "GradNorms",
+    "Runtime",
+    "finish_gradients",
+    "global_grad_norm",
+    "grad_norms",
+    "gradient_sync",
+    "launch",
+    "replicas_in_sync",
+    "scale_gradients_",
+    "setup_model",
+]

@@ -1,0 +1,151 @@
+"""Where a run runs. All knowledge of Lightning Fabric and of launchers lives here.
+
+Fabric picks the accelerator, reads the launcher's environment, starts the process group and
+builds the device mesh. The rest is done without its wrappers: the compute dtype is a matter of
+FSDP2's policy and of the model, not of autocast, so modules and optimizers need no set-up by it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.distributed as dist
+from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments import TorchElasticEnvironment
+from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
+from torch.distributed.device_mesh import DeviceMesh
+
+from lit_gpt.errors import UserError
+
+DTYPES = {
+    "bf16": torch.bfloat16,
+    "bf16-mixed": torch.bfloat16,
+    "fp32": torch.float32,
+    "32": torch.float32,
+}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What the training loop needs to know about where it runs.
+
+    mesh: the ranks that hold the sharded weights, None for one process without a launcher. One
+    node: ("shard",), all ranks. Several nodes: ("replicate", "shard"), shards inside a node and
+    copies across nodes (HSDP).
+    """
+
+    fabric: Fabric
+    rank: int
+    world_size: int
+    local_rank: int
+    num_nodes: int
+    device: torch.device
+    compute_dtype: torch.dtype
+    mesh: DeviceMesh | None
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        self.fabric.barrier()
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum of `tensor` over all ranks, as a new tensor; no host sync."""
+        total = tensor.clone()
+        if self.mesh is not None:
+            dist.all_reduce(total)
+        return total
+
+
+def launch(*, precision: str | None = None, offloading: bool = False, deterministic: bool = False) -> Runtime:
+    """Join the run this process belongs to.
+
+    precision: bf16 (or bf16-mixed), fp32 (or 32); None is bf16 on CUDA and fp32 elsewhere.
+    deterministic: deterministic kernels everywhere.
+    Under torchrun, even with one process, the weights are sharded by FSDP2. Without it: one
+    process on the first GPU, or on the CPU.
+
+    Raises UserError for an unknown precision, more processes than GPUs, Slurm tasks without
+    torchrun, and offloading without torchrun.
+    """
+    if precision not in (None, *DTYPES):
+        raise UserError(f"--precision {precision} is unknown. Use one of: {', '.join(DTYPES)}.")
+    if deterministic:
+        _make_deterministic()
+    return _join(precision) if "WORLD_SIZE" in os.environ else _alone(precision, offloading)
+
+
+def _join(precision: str | None) -> Runtime:
+    # What torchrun started, not what is visible: a job may use some of a node's GPUs.
+    devices = int(os.environ["LOCAL_WORLD_SIZE"])
+    num_nodes = int(os.environ["WORLD_SIZE"]) // devices
+    cuda = torch.cuda.is_available()
+    if cuda and devices > torch.cuda.device_count():
+        raise UserError(
+            f"torchrun started {devices} processes on this node, which has {torch.cuda.device_count()} GPUs. "
+            f"Use torchrun --nproc_per_node {torch.cuda.device_count()}, or CUDA_VISIBLE_DEVICES= for the CPU."
+        )
+    strategy = ModelParallelStrategy(
+        parallelize_fn=lambda model, mesh: model,
+        process_group_backend="cpu:gloo,cuda:nccl" if cuda else "gloo",
+    )
+    fabric = Fabric(
+        accelerator="cuda" if cuda else "cpu",
+        devices=devices,
+        num_nodes=num_nodes,
+        strategy=strategy,
+        plugins=[TorchElasticEnvironment()],
+    )
+    fabric.launch()
+    return _runtime(fabric, num_nodes, precision, _mesh(strategy.device_mesh))
+
+
+def _mesh(fabric_mesh: DeviceMesh) -> DeviceMesh:
+    """Fabric's axes are (data_parallel = nodes, tensor_parallel = processes per node)."""
+    ranks = fabric_mesh.mesh
+    if ranks.shape[0] == 1:
+        return DeviceMesh(fabric_mesh.device_type, ranks[0], mesh_dim_names=("shard",))
+    return DeviceMesh(fabric_mesh.device_type, ranks, mesh_dim_names=("replicate", "shard"))
+
+
+def _alone(precision: str | None, offloading: bool) -> Runtime:
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        raise UserError(
+            f"srun started {os.environ['SLURM_STEP_NUM_TASKS']} tasks that do not know of each other. "
+            "Start one task per node, and torchrun in it: see launch_scripts/."
+        )
+    if offloading:
+        raise UserError(
+            "--offloading true is done by FSDP2, which needs torchrun. For one GPU type: "
+            "torchrun --nproc_per_node 1 pretrain.py ..."
+        )
+    fabric = Fabric(accelerator="cuda" if torch.cuda.is_available() else "cpu", devices=1)
+    fabric.launch()
+    return _runtime(fabric, 1, precision, None)
+
+
+def _runtime(fabric: Fabric, num_nodes: int, precision: str | None, mesh: DeviceMesh | None) -> Runtime:
+    device = fabric.device
+    default = "bf16" if device.type == "cuda" else "fp32"
+    return Runtime(
+        fabric=fabric,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        local_rank=fabric.local_rank,
+        num_nodes=num_nodes,
+        device=device,
+        compute_dtype=DTYPES[cast(str, precision or default)],
+        mesh=mesh,
+    )
+
+
+def _make_deterministic() -> None:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # we never read what we did not write
+    torch.backends.cudnn.benchmark = False

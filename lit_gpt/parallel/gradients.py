@@ -1,0 +1,128 @@
+"""Gradients of sharded and replicated parameters: when they are reduced, their norm, their scale.
+
+Sharded parameters (DTensors) are reduced by FSDP2 in backward, and their norm needs one scalar
+all-reduce. Replicated ones (role "vector") are reduced here, once per optimizer step; after that
+every rank holds the same gradient. Nothing here waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from lit_gpt.parallel.fabric import Runtime
+
+
+class GradNorms(NamedTuple):
+    """2-norms in fp32, 0-d tensors on the device: all gradients, all but vectors, vectors."""
+
+    total: torch.Tensor
+    weight: torch.Tensor
+    vector: torch.Tensor
+
+
+def gradient_sync(model: nn.Module, enabled: bool) -> None:
+    """Whether the next backward passes reduce gradients; switch it off for all but the last
+    micro-batch of a step. Unreduced gradients are kept unsharded.
+    """
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(enabled)
+
+
+@torch.no_grad()
+def finish_gradients(model: nn.Module, runtime: Runtime) -> None:
+    """Average the gradients of the replicated parameters over all ranks, as FSDP2 does for the rest.
+
+    Call it once per optimizer step, after the last backward. With a loss of
+    loss_sum * world_size / valid_tokens_of_all_ranks per rank, the mean over ranks is the
+    gradient of the mean over all tokens.
+    """
+    grads = [p.grad for p in model.parameters() if p.grad is not None and not isinstance(p.grad, DTensor)]
+    if runtime.mesh is None or not grads:
+        return
+    flat = torch.cat([g.reshape(-1) for g in grads])
+    dist.all_reduce(flat)
+    flat /= runtime.world_size
+    parts = flat.split([g.numel() for g in grads])
+    torch._foreach_copy_(grads, [part.view_as(g) for part, g in zip(parts, grads)])
+
+
+def grad_norms(parameters: Iterable[nn.Parameter], runtime: Runtime) -> GradNorms:
+    """Norms of the full gradients, equal on all ranks; call it after `finish_gradients`."""
+    weights, vectors = [], []
+    for p in parameters:
+        if p.grad is not None:
+            (vectors if getattr(p, "role", None) == "vector" else weights).append(_local(p.grad))
+    weight, vector = _sum_of_squares(weights, runtime.device), _sum_of_squares(vectors, runtime.device)
+    if runtime.mesh is not None:
+        dist.all_reduce(weight, group=runtime.mesh.get_group("shard"))
+    return GradNorms((weight + vector).sqrt(), weight.sqrt(), vector.sqrt())
+
+
+def global_grad_norm(parameters: Iterable[nn.Parameter], runtime: Runtime) -> torch.Tensor:
+    """The 2-norm of all gradients together, fp32, a 0-d tensor on the device."""
+    return grad_norms(parameters, runtime).total
+
+
+@torch.no_grad()
+def scale_gradients_(parameters: Iterable[nn.Parameter], factor: torch.Tensor) -> None:
+    """Multiply every gradient by a 0-d tensor."""
+    for device, grads in _by_device([_local(p.grad) for p in parameters if p.grad is not None]).items():
+        torch._foreach_mul_(grads, factor.to(device))
+
+
+@torch.no_grad()
+def replicas_in_sync(model: nn.Module, runtime: Runtime) -> bool:
+    """Whether every parameter that several ranks hold has the same bits on all of them.
+
+    Replicated vectors are compared bit by bit over all ranks; copies of shards (HSDP) by a
+    checksum per parameter. Collective, and it waits for the device: a check, not for every step.
+    """
+    if runtime.mesh is None:
+        return True
+    model.state_dict()  # its hook puts the sharded parameters back after a forward without backward
+    parameters = list(model.parameters())
+    plain = [_bits(p).reshape(-1) for p in parameters if not isinstance(p, DTensor)]
+    same = _equal_on_all(torch.cat(plain), None) if plain else True
+    if "replicate" in (runtime.mesh.mesh_dim_names or ()):
+        sums = [_bits(p).sum(dtype=torch.int64) for p in parameters if isinstance(p, DTensor)]
+        same &= _equal_on_all(torch.stack(sums), runtime.mesh.get_group("replicate"))
+    return bool(runtime.sum(torch.tensor(float(same), device=runtime.device)) == runtime.world_size)
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _by_device(tensors: Iterable[torch.Tensor]) -> dict[torch.device, list[torch.Tensor]]:
+    """Offloaded shards are on the host, vectors on the GPU; foreach functions want one device."""
+    groups: dict[torch.device, list[torch.Tensor]] = defaultdict(list)
+    for tensor in tensors:
+        groups[tensor.device].append(tensor)
+    return groups
+
+
+def _sum_of_squares(tensors: list[torch.Tensor], device: torch.device) -> torch.Tensor:
+    total = torch.zeros((), dtype=torch.float32, device=device)
+    for group in _by_device(tensors).values():
+        norms = torch._foreach_norm(group, 2, dtype=torch.float32)
+        total += torch.stack(norms).square().sum().to(device)
+    return total
+
+
+def _bits(parameter: torch.Tensor) -> torch.Tensor:
+    return _local(parameter.detach()).contiguous().view(torch.int32)
+
+
+def _equal_on_all(bits: torch.Tensor, group: dist.ProcessGroup | None) -> bool:
+    low, high = bits.clone(), bits.clone()
+    dist.all_reduce(low, dist.ReduceOp.MIN, group=group)
+    dist.all_reduce(high, dist.ReduceOp.MAX, group=group)
+    return torch.equal(low, high)

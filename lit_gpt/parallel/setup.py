@@ -1,0 +1,84 @@
+"""From a description of a model to the module that trains: sharded, materialised, initialised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from lit_gpt.parallel.activations import Recompute, compile_blocks, recompute_in_backward
+from lit_gpt.parallel.fabric import Runtime
+
+
+def setup_model(
+    runtime: Runtime,
+    build: Callable[[], nn.Module],
+    initialise: Callable[[nn.Module], None],
+    *,
+    compute_dtype: torch.dtype,
+    compile: bool = False,
+    act_ckpt: Recompute = "off",
+    offloading: bool = False,
+) -> nn.Module:
+    """Build on the meta device, shard, allocate, initialise. The same steps alone and distributed.
+
+    build: makes a module whose `blocks` is an nn.ModuleList and whose parameters have roles.
+    initialise: fills every parameter by role, plain tensors and DTensors alike.
+    compute_dtype: dtype in which sharded weights are gathered; the master weights are fp32.
+    Call the result directly, and `loss.backward()`: no Fabric wrapper is involved.
+
+    Under FSDP2 the parameters of role "vector" (gains, biases, A_log, ...: tiny, and sensitive to
+    rounding) stay replicated in fp32, see `finish_gradients`; all others are DTensors.
+    """
+    with torch.device("meta"):
+        model = build()
+    tags = {name: dict(vars(p)) for name, p in model.named_parameters()}
+    blocks = cast(nn.ModuleList, model.blocks)
+    for block in blocks:
+        recompute_in_backward(block, act_ckpt)
+    if compile:
+        compile_blocks(blocks)
+    if runtime.mesh is not None:
+        _shard(model, blocks, runtime.mesh, compute_dtype, offloading)
+    _materialise(model, runtime.device, torch.device("cpu") if offloading else runtime.device)
+    _restore(model, tags)
+    initialise(model)
+    return model
+
+
+def _shard(
+    model: nn.Module, blocks: nn.ModuleList, mesh: DeviceMesh, compute_dtype: torch.dtype, offloading: bool
+) -> None:
+    policy: dict[str, Any] = {
+        "mesh": mesh,
+        "mp_policy": MixedPrecisionPolicy(
+            param_dtype=compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+        ),
+        "offload_policy": CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if offloading else OffloadPolicy(),
+        "ignored_params": {p for p in model.parameters() if getattr(p, "role", None) == "vector"},
+    }
+    for block in blocks:
+        fully_shard(block, **policy)
+    fully_shard(model, **policy)
+
+
+def _materialise(model: nn.Module, device: torch.device, shard_device: torch.device) -> None:
+    """nn.Module.to_empty with one device for the shards and one for everything else."""
+
+    def empty(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.empty_like(tensor, device=shard_device if isinstance(tensor, DTensor) else device)
+
+    model._apply(empty)
+
+
+def _restore(model: nn.Module, tags: dict[str, dict[str, Any]]) -> None:
+    """Sharding and materialising replace the Parameter objects, and with them their roles."""
+    parameters = dict(model.named_parameters())
+    assert parameters.keys() == tags.keys(), "setting up the model changed the names of its parameters"
+    for name, p in parameters.items():
+        vars(p).update(tags[name])

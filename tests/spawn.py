@@ -1,0 +1,41 @@
+"""Run a function in several gloo processes, with the environment torchrun would give them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def run_distributed(fn: Callable[..., Any], world_size: int, *args: Any, nodes: int = 1) -> list[Any]:
+    """fn(*args) on every rank, with the start of torchrun; what each rank returned, by rank.
+
+    fn must be importable (top level of a test file). An exception on any rank fails the call
+    with that rank's traceback.
+    """
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        mp.start_processes(
+            _process, (fn, world_size, nodes, port, folder, args), nprocs=world_size, start_method="spawn"
+        )
+        return [torch.load(Path(folder, f"{r}.pt"), weights_only=False) for r in range(world_size)]
+
+
+def _process(rank: int, fn: Callable[..., Any], world_size: int, nodes: int, port: int, folder: str, args):
+    local = world_size // nodes
+    values = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank % local, "LOCAL_WORLD_SIZE": local}
+    values |= {"GROUP_RANK": rank // local, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({k: str(v) for k, v in values.items()}, CUDA_VISIBLE_DEVICES="")
+    torch.set_num_threads(1)
+    torch.save(fn(*args), Path(folder, f"{rank}.pt"))
+    if dist.is_initialized():
+        dist.destroy_process_group()
