@@ -1,0 +1,29 @@
+"""Document ids against a loop."""
+
+from __future__ import annotations
+
+import torch
+
+from lit_gpt.data.varlen import doc_ids, doc_positions, doc_starts
+
+
+def test_against_a_loop():
+    tokens_BT = torch.randint(0, 4, (5, 40), generator=torch.Generator().manual_seed(0))
+    ids, starts, positions = [], [], []
+    for row in tokens_BT.tolist():
+        document = place = 0
+        for token in row:
+            ids.append(document)
+            starts.append(place == 0)
+            positions.append(place)
+            place += 1
+            if token == 2:
+                document, place = document + 1, 0
+    got_BT = doc_ids(tokens_BT, 2)
+    assert got_BT.dtype == torch.int32 and got_BT.flatten().tolist() == ids
+    assert doc_starts(got_BT).flatten().tolist() == starts
+    assert doc_positions(got_BT).flatten().tolist() == positions
+
+
+def test_no_eos_is_one_document():
+    assert not doc_ids(torch.zeros(2, 7, dtype=torch.long), 5).any()
