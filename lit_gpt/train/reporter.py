@@ -1,0 +1,220 @@
+"""What a run says about itself: metrics, console lines, the summary and the curve.
+
+The device is asked for numbers once per log interval, in one transfer; between two log
+steps everything stays on the device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from lit_gpt.errors import UserError
+from lit_gpt.metrics.console import Console
+from lit_gpt.metrics.curve import draw_loss_curve
+from lit_gpt.metrics.hardware import Hardware
+from lit_gpt.metrics.sinks import Sinks
+from lit_gpt.metrics.summary import write_summary
+from lit_gpt.metrics.throughput import Throughput, peak_flops
+from lit_gpt.optim.groups import describe_groups
+from lit_gpt.parallel import Runtime
+from lit_gpt.scaling.plan import StepValues
+from lit_gpt.train.setup import Setup
+from lit_gpt.train.step import StepResult
+
+HIDDEN_ROLES, VECTOR_ROLE = ("matrix", "expert"), "vector"
+
+
+class Reporter:
+    """Collects on every rank, writes on the main one.
+
+    progress: the loop's counter object, read live. state: from the checkpoint of the run
+    that this one continues.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        runtime: Runtime,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        progress: Any,
+        state: dict[str, Any] | None,
+    ):
+        self.setup, self.runtime, self.progress = setup, runtime, progress
+        self.last_validation: dict[str, float] = {}
+        self.last_loss = math.nan
+        device = runtime.device
+        peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+        self.speed = Throughput(runtime.world_size, peak)
+        if state:
+            self.speed.load_state_dict(state)
+        self.hardware = Hardware(device)
+        self._window = torch.zeros(2, device=device)  # summed loss, skipped steps
+        self._window_steps = 0
+        self._sinks = self._open_sinks(optimizer) if runtime.is_main else None
+        plan = setup.plan
+        self._console = Console(plan.tokens, plan.steps, enabled=runtime.is_main, start_tokens=progress.tokens)
+
+    def _open_sinks(self, optimizer: torch.optim.Optimizer) -> Sinks:
+        run, plan = self.setup.run, self.setup.plan
+        config = dataclasses.asdict(run)
+        for key, value in config.pop("base_hps").items():
+            config[f"base_hps.{key}"] = value
+        matrix = plan.roles["matrix"]
+        config |= {"learning_rate": matrix.lr, "weight_decay": matrix.weight_decay, "train_tokens": plan.tokens}
+        config["parameter_groups"] = describe_groups(optimizer)
+        return Sinks(
+            self.setup.folder,
+            run.loggers,
+            run_name=self.setup.folder.name,
+            project=run.wandb_project,
+            config=config,
+            resume_step=self.progress.step,
+        )
+
+    def step(self, values: StepValues, result: StepResult, micro_batches: int, epochs: dict[str, float]) -> None:
+        """Account for one optimizer step; every log_step steps, log it."""
+        tokens, ranks = values.batch_tokens, self.runtime.world_size
+        self._window += torch.stack([result.loss, result.skipped])
+        self._window_steps += 1
+        self.speed.step(
+            tokens=tokens,
+            samples=tokens // self.setup.plan.context,
+            batches=micro_batches * ranks,
+            flops=tokens * self.setup.plan.model_flops_per_token,
+        )
+        step, last = self.progress.step, self.progress.tokens >= self.setup.plan.tokens
+        if step == 1 or last or step % self.setup.run.log_step == 0:
+            self._log(values, result, micro_batches, epochs)
+        self._console.update(step, self.progress.tokens)
+
+    def _log(self, values: StepValues, result: StepResult, micro_batches: int, epochs: dict[str, float]) -> None:
+        summed = self.runtime.sum(self._window)
+        norms = result.norms
+        read = torch.stack([summed[0], self._window[1], norms.total, norms.weight, norms.vector]).tolist()
+        loss, skipped = read[0] / self._window_steps, int(read[1])
+        self._check(skipped)
+        self.last_loss, self._window_steps = loss, 0
+        self._window.zero_()
+        rates = self.speed.metrics()
+        if not self._sinks:
+            return
+        row = {
+            "metric/train_loss": loss,
+            "metric/train_ppl": math.exp(min(loss, 700.0)),
+            "metric/skipped_steps": skipped,
+        }
+        row |= self._step_values(values, read[2:], micro_batches)
+        row |= {f"data/epoch/{name}": epoch for name, epoch in epochs.items()}
+        self._sinks.log(row | rates | self.hardware.sample(), self.progress.step)
+        self._console.line(
+            self.progress.step,
+            self.progress.tokens,
+            loss,
+            lr=values.lr["matrix"],
+            grad_norm=read[2],
+            tokens_per_sec=rates.get("throughput/tokens_per_sec"),
+            mfu=rates.get("throughput/device/mfu"),
+        )
+
+    def _step_values(self, values: StepValues, norms: list[float], micro_batches: int) -> dict[str, float]:
+        plan = self.setup.plan
+        clip = plan.grad_clip
+        row = {
+            "metric/grad_norm": norms[0],
+            "metric/grad_norm_clip_ratio": min(clip / max(norms[0], 1e-30), 1.0) if clip else 1.0,
+            "metric/weight_grad_norm": norms[1],
+            "metric/vector_grad_norm": norms[2],
+            "metric/weight_learning_rate": values.lr["matrix"],
+            "metric/vector_learning_rate": values.lr[VECTOR_ROLE],
+            "metric/intrinsic_learning_rate": values.lr["matrix"] * values.weight_decay["matrix"],
+            "metric/optimizer_beta1": values.beta1,
+            "metric/optimizer_beta2": values.beta2,
+            "metric/optimizer_eps": values.eps,
+        }
+        if plan.batch_ramp != 1:
+            row |= {
+                "metric/grad_accum_steps": micro_batches,
+                "metric/effective_batch_size": values.batch_tokens,
+                "metric/batch_multiplier": values.batch_tokens / plan.batch_tokens,
+                "metric/batch_ratio": values.batch_tokens / plan.base_batch_tokens,
+                "metric/optimizer_weight_decay": values.weight_decay["matrix"],
+            }
+        return row
+
+    def _check(self, skipped: int) -> None:
+        """A window without one finite gradient will not heal; a single one may."""
+        if not skipped:
+            return
+        step = self.progress.step
+        if skipped == self._window_steps:
+            raise UserError(
+                f"The gradient was not finite in all of the last {skipped} steps (up to step {step}). The weights "
+                "are those before them. Lower --base_hps.eta0 or raise --base_hps.warmup_tokens, then continue "
+                "from the last checkpoint with --init_from, or start again."
+            )
+        self.note(f"warning: {skipped} of the last {self._window_steps} steps had a non-finite gradient; skipped them")
+
+    def validation(self, values: dict[str, float]) -> None:
+        """Log the result of a validation."""
+        self.last_validation = values
+        if self._sinks:
+            self._sinks.log({**values, "total_tokens": self.progress.tokens}, self.progress.step)
+        shown = ", ".join(f"{k.split('@')[1]} {v:.4f}" for k, v in values.items() if "val_loss" in k)
+        bits = values.get("metric/val_bpb@1x")
+        self.note(f"validation loss: {shown}" + (f" ({bits:.3f} bits per byte)" if bits is not None else ""))
+
+    @contextmanager
+    def pause(self, kind: str) -> Iterator[None]:
+        """Time spent inside counts as `kind` and not as training."""
+        self.speed.pause(kind)
+        try:
+            yield
+        finally:
+            self.speed.resume()
+
+    def note(self, text: str) -> None:
+        """A line for the person watching."""
+        self._console.note(text)
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs to go on counting."""
+        return self.speed.state_dict()
+
+    def close(self, interrupted: bool) -> None:
+        """Write the summary and the curve, close the sinks. Called on every way out."""
+        if not self._sinks:
+            return
+        self._sinks.close()
+        self._console.close()
+        folder, plan = self.setup.folder, self.setup.plan
+        if not (folder / "metrics.jsonl").stat().st_size:
+            return
+        rates = self.speed.metrics()
+        write_summary(
+            folder,
+            {
+                "run": folder.name,
+                "finished": self.progress.tokens >= plan.tokens,
+                "interrupted": interrupted,
+                "step": self.progress.step,
+                "tokens": self.progress.tokens,
+                "train_loss": self.last_loss,
+                **self.last_validation,
+                **{k: v for k, v in rates.items() if k.startswith(("throughput/", "time/"))},
+                **{f"parameters/{k}": v for k, v in plan.counts.items()},
+                "model_flops_per_token": plan.model_flops_per_token,
+                "learning_rate": plan.roles["matrix"].lr,
+                "depth": plan.depth,
+                "family": plan.family,
+                "rule": plan.rule,
+            },
+        )
+        draw_loss_curve(folder)

@@ -1,0 +1,113 @@
+"""The run folder: an archive of what was asked, what was planned, and what happened.
+
+    config.yaml       resolved options            metrics.jsonl   every logged number
+    plan.json         the Plan                    loss.png        the curves
+    model.json        the ModelConfig             summary.json    how it ended
+    environment.json  machine, packages, git      checkpoints/    see lit_gpt/checkpoint
+
+A folder belongs to one Plan, one model and one order of data. A run that differs in any
+of them is refused with the difference, whether it resumes or starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from lit_gpt.errors import UserError
+from lit_gpt.scaling.plan import difference
+from lit_gpt.train.setup import Setup
+
+PLAN, MODEL, CONFIG, ENVIRONMENT = "plan.json", "model.json", "config.yaml", "environment.json"
+
+
+def identity(setup: Setup) -> dict[str, Any]:
+    """What must not change within a run folder."""
+    return json.loads(json.dumps({"plan": setup.plan.to_dict(), "model": setup.model.to_dict()}))
+
+
+def claim(setup: Setup, resuming: bool) -> None:
+    """Check that the folder is this run's or nobody's; touches nothing.
+
+    Raises UserError with the difference when it holds another run, and when it holds this
+    run with progress that starting over would lose.
+    """
+    folder = setup.folder
+    if not (folder / PLAN).exists():
+        return
+    old = {"plan": _read(folder / PLAN), "model": _read(folder / MODEL)}
+    changed = difference(old, identity(setup))
+    if changed:
+        listed = "\n".join(f"  {line}" for line in changed)
+        raise UserError(
+            f"{folder} holds a different run. What differs (there -> here):\n{listed}\n"
+            "Use the old options to continue it, or add a label to --train_name (or another --out_dir) for a new run."
+        )
+    if not resuming and any((folder / "checkpoints").glob("step-*")):
+        raise UserError(
+            f"{folder} already holds this run with checkpoints. Add --resume auto to continue it, "
+            "or remove the folder (or add a label to --train_name) to start again."
+        )
+
+
+def create(setup: Setup) -> None:
+    """Write the archive's fixed part. Only the main process calls this."""
+    folder = setup.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    ids = identity(setup)
+    _write(folder / PLAN, json.dumps(ids["plan"], indent=2))
+    _write(folder / MODEL, json.dumps(ids["model"], indent=2))
+    _write(folder / CONFIG, yaml.safe_dump(dataclasses.asdict(setup.run), sort_keys=False))
+    _write(folder / ENVIRONMENT, json.dumps(environment(), indent=2))
+
+
+def environment() -> dict[str, Any]:
+    """Command, machine, library versions and the state of the source tree."""
+    return {
+        "command": [sys.executable, *sys.argv],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+        "cpu_count": os.cpu_count(),
+        "git": _git(),
+    }
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit, and whether tracked files differ from it; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+
+    def ask(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True).stdout
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD").strip(), "changed": ask("diff", "HEAD", "--stat").splitlines()}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}). Restore it, or use another run folder.") from error
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text + "\n")
+    os.replace(temporary, path)

@@ -1,0 +1,127 @@
+"""From a typed command line to what will be trained: ModelConfig, exact counts, Plan.
+
+Everything here works without data and without allocating the model (meta device), so a
+dry run costs seconds at any size.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lit_gpt import architectures
+from lit_gpt.config.model import LayerSpec, ModelConfig
+from lit_gpt.config.names import NameFields, run_name
+from lit_gpt.config.resolve import resolve
+from lit_gpt.config.run import RunConfig
+from lit_gpt.data.meta import read_meta
+from lit_gpt.errors import UserError
+from lit_gpt.model import GPT
+from lit_gpt.optim import OPTIMIZERS
+from lit_gpt.scaling.base import Multipliers, Plan
+from lit_gpt.scaling.plan import Counted, build_plan, describe
+
+# RunConfig field -> ModelConfig field, where a given flag simply replaces the family's value.
+MODEL_FLAGS = {
+    "norm_class": "norm",
+    "post_norm": "post_norm",
+    "decoupled_norm": "decoupled_norm",
+    "skip_gain": "skip_gain",
+    "skip": "skip",
+    "qk_norm": "qk_norm",
+    "attn_gate": "attn_gate",
+    "attn_norm": "attn_norm",
+    "ffn_norm": "ffn_norm",
+    "position": "position",
+    "rope_base": "rope_base",
+    "tie_embeddings": "tie_embeddings",
+    "varlen": "varlen",
+    "vocab_size": "vocab_size",
+}
+NORM_NAMES = {"FusedRMSNorm": "rmsnorm", "RMSNorm": "rmsnorm", "LayerNorm": "layernorm"}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A resolved run. folder: where it will live; nothing has been written yet."""
+
+    run: RunConfig
+    name: NameFields
+    model: ModelConfig
+    plan: Plan
+    folder: Path
+
+
+def prepare(typed: RunConfig, ranks: int) -> Setup:
+    """Resolve names, build the ModelConfig and the Plan for `ranks` processes.
+
+    Raises UserError for anything that cannot be trained.
+    """
+    run, name = resolve(typed)
+    config = model_config(run, run.depth, run.ar)
+    base = model_config(run, run.base_hps.d0, None)
+    OPTIMIZERS.load(run.optimizer or "adamw")
+    plan = build_plan(run, count(config), count(base), ranks)
+    label = run_name(
+        run.train_name,
+        run.train_model,
+        run.depth,
+        config.block_size,
+        ar=run.ar,
+        swa=run.swa_len,
+        ramp=plan.batch_ramp,
+    )
+    return Setup(run, name, config, plan, Path(str(run.out_dir)) / label)
+
+
+def model_config(run: RunConfig, depth: int, aspect_ratio: int | None) -> ModelConfig:
+    """The family at a depth with the run's flags applied."""
+    config = architectures.build(run.train_model, depth, aspect_ratio=aspect_ratio)
+    changes: dict[str, Any] = {"block_size": run.ctx_len}
+    for flag, target in MODEL_FLAGS.items():
+        value = getattr(run, flag)
+        if value is not None:
+            changes[target] = NORM_NAMES.get(value, value) if target == "norm" else value
+    if changes.get("norm", "rmsnorm") not in ("rmsnorm", "layernorm"):
+        raise UserError(f"--norm_class {run.norm_class} is unknown. Use rmsnorm or layernorm.")
+    if run.bias is not None:
+        changes |= {"attn_bias": run.bias, "mlp_bias": run.bias}
+    if run.vocab_size is None:
+        changes |= _data_vocabulary(run.train_data_dir)
+    if run.midtrain or run.validation:
+        changes["yarn_scale"] = run.yarn_scale
+    return config.replace(layers=tuple(_layer(run, spec) for spec in config.layers), **changes)
+
+
+def _layer(run: RunConfig, spec: LayerSpec) -> LayerSpec:
+    ffn = run.mlp if run.mlp is not None and spec.ffn is not None else spec.ffn
+    window = run.swa_len if run.swa_len is not None and spec.window is not None else spec.window
+    return LayerSpec(**{**vars(spec), "ffn": ffn, "window": window})
+
+
+def _data_vocabulary(data_dir: str) -> dict[str, int]:
+    """Prepared data says how large its vocabulary is; a dry run may have no data."""
+    meta = read_meta(Path(data_dir)) if "://" not in data_dir else None
+    return {"vocab_size": meta["vocab_size"]} if meta else {}
+
+
+def count(config: ModelConfig) -> Counted:
+    """Exact parameter counts and FLOPs per token, from a model on the meta device."""
+    with torch.device("meta"):
+        model = GPT(config, Multipliers())
+    return Counted(config, model.param_counts(), model.flops_per_token(config.block_size))
+
+
+def world_size() -> int:
+    """Processes of this run, as its launcher says; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def dry_run(setup: Setup) -> str:
+    """What --dry_run prints: the Plan, the folder, and the labels that switch nothing."""
+    labels = ", ".join(setup.name.labels) or "none"
+    return f"{describe(setup.plan)}\n\nrun folder   {setup.folder}\nlabels only  {labels}"

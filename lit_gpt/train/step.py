@@ -1,0 +1,89 @@
+"""One optimizer step: the maths and nothing else. No host synchronisation on the way.
+
+Each rank back-propagates loss_sum * world_size / (valid targets of the global batch), so
+the mean over ranks that gradient reduction takes is the gradient of the mean loss over
+every valid target, however they are spread over ranks and micro-batches.
+
+A step whose gradient norm is not finite is not taken: the check happens on the device and
+the optimizer skips its update there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from lit_gpt.data.varlen import doc_ids
+from lit_gpt.parallel import GradNorms, Runtime, finish_gradients, grad_norms, gradient_sync, scale_gradients_
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Device scalars, to be read when somebody asks.
+
+    loss: this rank's share of the mean loss; the sum over ranks is the loss of the step.
+    norms: of the gradients before clipping.
+    skipped: 1 when the norm was not finite and the step was not taken.
+    """
+
+    loss: torch.Tensor
+    norms: GradNorms
+    skipped: torch.Tensor
+
+
+def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Copy without blocking the host (through pinned memory on a GPU)."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def documents(tokens_BT: torch.Tensor, eos_id: int | None) -> torch.Tensor | None:
+    """Document index of every position, or None when documents are not kept apart."""
+    return None if eos_id is None else doc_ids(tokens_BT, eos_id)
+
+
+def train_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    micro_batches: Iterable,
+    num_micro_batches: int,
+    num_valid_global: int,
+    runtime: Runtime,
+    *,
+    grad_clip: float,
+    label_smoothing: float = 0.0,
+    eos_id: int | None = None,
+) -> StepResult:
+    """Accumulate gradients over the micro-batches, clip the global norm, update the weights.
+
+    micro_batches: data.Batch each, arrays of (B, T). eos_id: keep documents apart.
+    """
+    loss = torch.zeros((), device=runtime.device)
+    for i, batch in enumerate(micro_batches):
+        gradient_sync(model, i == num_micro_batches - 1)
+        tokens, targets = to_device(batch.tokens, runtime.device), to_device(batch.targets, runtime.device)
+        loss_sum = model(tokens, targets, doc_ids_BT=documents(tokens, eos_id), label_smoothing=label_smoothing)
+        (loss_sum * (runtime.world_size / num_valid_global)).backward()
+        loss += loss_sum.detach() / num_valid_global
+    finish_gradients(model, runtime)
+    norms = grad_norms(model.parameters(), runtime)
+    skipped = update(model, optimizer, norms.total, grad_clip)
+    return StepResult(loss, norms, skipped)
+
+
+def update(model: nn.Module, optimizer: torch.optim.Optimizer, norm: torch.Tensor, grad_clip: float) -> torch.Tensor:
+    """Clip, step where the norm is finite, clear gradients; 1 on the device where it was not."""
+    skipped = (~torch.isfinite(norm)).float()
+    divisor = (norm / grad_clip).clamp(min=1.0) if grad_clip > 0 else torch.ones_like(norm)
+    if hasattr(optimizer, "grad_scale"):  # the fused kernel divides and skips by itself
+        optimizer.grad_scale, optimizer.found_inf = divisor, skipped  # type: ignore[attr-defined]
+        optimizer.step()
+    elif not skipped.item():
+        scale_gradients_(model.parameters(), 1 / divisor)
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return skipped

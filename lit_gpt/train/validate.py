@@ -1,0 +1,67 @@
+"""Validation: mean loss at 1x, 2x, ... the training context, on the same tokens for any number of ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from lit_gpt.data.corpus import IGNORE, Batch, Corpus
+from lit_gpt.parallel import Runtime
+from lit_gpt.train.step import documents, to_device
+
+
+@torch.no_grad()
+def validate(
+    model: nn.Module,
+    corpus: Corpus,
+    runtime: Runtime,
+    *,
+    context: int,
+    multiples: int,
+    sequences: int,
+    micro_batch: int,
+    eos_id: int | None,
+) -> dict[str, float]:
+    """Loss per valid target of the first `sequences` windows, cut to i * context tokens for i = 1..multiples.
+
+    corpus: unshuffled, its block is multiples * context, does not repeat. Returns
+    metric/val_loss@<i>x, metric/val_ppl@<i>x and, where the data knows its bytes per
+    token, metric/val_bpb@<i>x (bits per byte).
+    """
+    model.eval()
+    sums = torch.zeros(multiples, 2, device=runtime.device, dtype=torch.float64)
+    for batch in _slices(corpus, sequences, micro_batch, runtime):
+        tokens, targets = to_device(batch.tokens, runtime.device), to_device(batch.targets, runtime.device)
+        for i in range(multiples):
+            n = (i + 1) * context
+            docs = documents(tokens[:, :n], eos_id)
+            sums[i, 0] += model(tokens[:, :n], targets[:, :n], doc_ids_BT=docs)
+            sums[i, 1] += (targets[:, :n] != IGNORE).sum()
+    model.train()
+    return _report(runtime.sum(sums).tolist(), corpus.bytes_per_token)
+
+
+def _slices(corpus: Corpus, sequences: int, micro_batch: int, runtime: Runtime) -> Iterator[Batch]:
+    """This rank's batches. Every rank gets as many (sharded layers meet in every forward);
+    windows past the end of the data hold nothing but IGNORE and count for nothing.
+    """
+    rounds = -(-min(sequences, corpus.num_samples) // (micro_batch * runtime.world_size))
+    for r in range(rounds):
+        start = (r * runtime.world_size + runtime.rank) * micro_batch
+        batch = corpus.batch(start, micro_batch)
+        batch.targets[max(sequences - start, 0) :] = IGNORE
+        yield batch
+
+
+def _report(sums: list[list[float]], bytes_per_token: float | None) -> dict[str, float]:
+    values = {}
+    for i, (loss_sum, count) in enumerate(sums, 1):
+        loss = loss_sum / count
+        values[f"metric/val_loss@{i}x"] = loss
+        values[f"metric/val_ppl@{i}x"] = math.exp(min(loss, 700.0))
+        if bytes_per_token:
+            values[f"metric/val_bpb@{i}x"] = loss / math.log(2) / bytes_per_token
+    return values

@@ -1,0 +1,36 @@
+"""Train a language model: `python pretrain.py --help`, or under torchrun on any number of GPUs."""
+
+from __future__ import annotations
+
+import sys
+
+from lit_gpt.config.cli import parse
+from lit_gpt.config.run import RunConfig
+from lit_gpt.errors import EXIT_BAD_INPUT, UserError
+
+
+def setup(run: RunConfig) -> int:
+    """Carry out one command line; returns the exit code."""
+    # Imported late: `--help` and a mistyped option should not wait for torch.
+    from lit_gpt.train.setup import dry_run, prepare, world_size
+
+    prepared = prepare(run, world_size())
+    if run.dry_run:
+        print(dry_run(prepared))
+        return 0
+    from lit_gpt.train.loop import execute
+
+    return execute(prepared)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, run, and turn a UserError into one message and exit code 2."""
+    try:
+        return setup(parse(sys.argv[1:] if argv is None else argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())
