@@ -159,15 +159,17 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor
 def _flex(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor | None) -> Tensor:
     """FlexAttention: windows, documents and sinks on CUDA, skipping empty blocks."""
     kernel = flex_attention if torch.compiler.is_compiling() or not q.is_cuda else _compiled_flex()
-    heads_first = [x.transpose(1, 2) for x in (q, k, v)]
     y, aux = kernel(
-        *heads_first,
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
         block_mask=mask,
         scale=scale,
         enable_gqa=q.shape[2] != k.shape[2],
         return_aux=AuxRequest(lse=True),
     )
     if sink is not None:
+        assert aux.lse is not None
         # Z / (Z + e^sink) with Z = e^lse: the sink only shrinks the output.
         y = y * torch.sigmoid(aux.lse - upcast(sink)[:, None])[..., None].to(y.dtype)
     return y.transpose(1, 2)

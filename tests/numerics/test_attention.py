@@ -1,0 +1,131 @@
+"""Every attention backend against sums written out in float64 Python."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask
+
+from lit_gpt.errors import UserError
+from lit_gpt.ops import attention as ops
+from lit_gpt.ops.masks import block_mask, dense_mask
+
+CPU = torch.device("cpu")
+SHAPES = [(9, 9), (1, 9), (4, 9)]
+WINDOWS = [None, 1, 3, 50]
+HEADS, GROUPS, DIM = 4, 2, 8
+
+
+def qkv(q_len: int, k_len: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    g = torch.Generator().manual_seed(q_len + 100 * k_len)
+    shapes = [(2, q_len, HEADS, DIM), (2, k_len, GROUPS, DIM), (2, k_len, GROUPS, DIM)]
+    return [torch.randn(s, generator=g, dtype=dtype) for s in shapes]
+
+
+def documents(length: int) -> Tensor:
+    return torch.stack([torch.arange(length) // 3, (torch.arange(length) > 4).long()])
+
+
+def naive(q, k, v, scale, window=None, doc_ids=None, sink=None) -> Tensor:
+    """The definition, one query and one head at a time."""
+    y = torch.zeros_like(q)
+    offset = k.shape[1] - q.shape[1]
+    for b in range(q.shape[0]):
+        for i in range(q.shape[1]):
+            for h in range(q.shape[2]):
+                position, total = i + offset, 0.0
+                for j in range(position + 1):
+                    old = window is not None and position - j >= window
+                    foreign = doc_ids is not None and doc_ids[b, position] != doc_ids[b, j]
+                    if old or foreign:
+                        continue
+                    g = h // (q.shape[2] // k.shape[2])
+                    weight = math.exp(scale * float(q[b, i, h] @ k[b, j, g]))
+                    y[b, i, h] += weight * v[b, j, g]
+                    total += weight
+                y[b, i, h] /= total + (0 if sink is None else math.exp(sink[h]))
+    return y
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize(("q_len", "k_len"), SHAPES)
+@pytest.mark.parametrize("backend", ["auto", "reference", "sdpa"])
+def test_backends_agree_with_the_definition(backend, q_len, k_len, window, packed):
+    q, k, v = qkv(q_len, k_len)
+    doc_ids = documents(k_len) if packed else None
+    y = ops.attention(q, k, v, scale=0.3, window=window, doc_ids=doc_ids, backend=backend)
+    torch.testing.assert_close(y, naive(q, k, v, 0.3, window, doc_ids), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize(("q_len", "k_len"), SHAPES)
+def test_sinks_agree_with_the_definition(q_len, k_len, window):
+    q, k, v = qkv(q_len, k_len)
+    sink = torch.tensor([-1.0, 0.0, 0.5, 2.0], dtype=torch.float64)
+    y = ops.attention(q, k, v, window=window, sink=sink)
+    torch.testing.assert_close(y, naive(q, k, v, DIM**-0.5, window, None, sink), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("sinks", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("window", [None, 130, 300])
+def test_flex_agrees_with_the_reference(window, packed, sinks):
+    """FlexAttention's eager form, over more than one block and a ragged last one."""
+    length = 300
+    q, k, v = qkv(length, length, torch.float32)
+    doc_ids = torch.stack([torch.arange(length) // 140, torch.zeros(length).long()]) if packed else None
+    sink = torch.linspace(-1, 1, HEADS) if sinks else None
+    mask = block_mask(length, window, doc_ids, CPU)
+    y = ops._flex(q, k, v, mask, 0.3, sink)
+    expected = ops.attention(q, k, v, scale=0.3, window=window, doc_ids=doc_ids, sink=sink, backend="reference")
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", ["none", "packed", "unordered"])
+@pytest.mark.parametrize("window", [None, 1, 128, 129, 200, 257])
+def test_block_mask_skips_exactly_what_torch_skips(window, rows):
+    length = 520
+    generator = torch.Generator().manual_seed(0)
+    doc_ids = {
+        "none": None,
+        "packed": torch.arange(4).repeat_interleave(torch.tensor([200, 56, 1, 263]))[None],
+        "unordered": torch.randint(0, 3, (1, length), generator=generator),
+    }[rows]
+    ours = block_mask(length, window, doc_ids, CPU)
+    theirs = create_block_mask(ours.mask_mod, 1, None, length, length, device="cpu")
+    assert torch.equal(ours.to_dense(), theirs.to_dense())
+    positions = torch.arange(length)
+    zero = torch.zeros((), dtype=torch.long)
+    dense = ours.mask_mod(zero, zero, positions[:, None], positions)
+    assert torch.equal(dense, dense_mask(length, length, window, doc_ids, CPU)[0, 0])
+
+
+def test_sink_and_inputs_get_the_right_gradients():
+    q, k, v = (x.requires_grad_() for x in qkv(5, 5))
+    sink = torch.zeros(HEADS, dtype=torch.float64, requires_grad=True)
+
+    def run(q, k, v, sink):
+        return ops.attention(q, k, v, window=3, sink=sink)
+
+    assert torch.autograd.gradcheck(run, (q, k, v, sink))
+
+
+def test_choice_of_backend():
+    plain = ops.describe(torch.device("cuda"), 64, 64, None, False, False)
+    assert ops.pick(plain) == "sdpa"
+    assert ops.pick(plain._replace(window=8)) == "flex"
+    assert ops.pick(plain._replace(documents=True)) == "flex"
+    assert ops.pick(plain._replace(sink=True)) == "flex"
+    assert ops.pick(plain._replace(sink=True, q_len=1)) == "reference"
+    assert ops.pick(plain._replace(window=8, q_len=1)) == "sdpa"
+    assert ops.pick(plain._replace(device="cpu", window=8)) == "sdpa"
+    assert ops.describe(CPU, 64, 64, 64, False, False).window is None
+    with pytest.raises(UserError, match="Did you mean 'sdpa'"):
+        ops.pick(plain, "spda")
+    with pytest.raises(UserError, match="no sinks"):
+        ops.pick(plain._replace(sink=True), "sdpa")
+    assert [row[:2] for row in ops.explain(CPU)] == [("flex", False), ("sdpa", True), ("reference", True)]

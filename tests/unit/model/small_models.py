@@ -1,0 +1,71 @@
+"""Small models of every dense family and option, initialised so that each part matters."""
+
+from __future__ import annotations
+
+import torch
+
+from lit_gpt.architectures import FAMILIES, build
+from lit_gpt.config.model import LayerSpec, ModelConfig
+from lit_gpt.model import GPT
+from lit_gpt.scaling.base import Multipliers
+
+VOCAB, LENGTH = 61, 24
+
+OPTIONS = {
+    "post_norm": {"post_norm": True},
+    "decoupled": {"post_norm": True, "decoupled_norm": True},
+    "skip_gain": {"post_norm": True, "decoupled_norm": True, "skip_gain": True},
+    "layernorm_post": {"post_norm": True, "decoupled_norm": True, "norm": "layernorm"},
+    "skip_projection": {"post_norm": True, "layers": (LayerSpec(), LayerSpec(skip_projection=True))},
+    "skip_none": {"skip": "none"},
+    "skip_sum": {"skip": "sum"},
+    "qk_norm": {"qk_norm": True},
+    "gate": {"attn_gate": True},
+    "sink": {"attn_sink": True},
+    "window": {"layers": (LayerSpec(window=5), LayerSpec())},
+    "window_sink": {"layers": (LayerSpec(window=5), LayerSpec()), "attn_sink": True},
+    "inner_norms": {"attn_norm": True, "ffn_norm": True},
+    "biases": {"attn_bias": True, "mlp_bias": True, "attn_gate": True},
+    "nope": {"position": "none"},
+    "rope_base": {"rope_base": 640_000.0},
+    "partial_rope": {"rotary_fraction": 0.5},
+    "yarn": {"yarn_scale": 4.0, "head_dim": 64},
+    "tied": {"tie_embeddings": True},
+    "relu2": {"layers": (LayerSpec(ffn="relu2"),) * 2},
+    "oss_swiglu": {"layers": (LayerSpec(ffn="oss_swiglu"),) * 2},
+    "no_ffn": {"layers": (LayerSpec(ffn=None), LayerSpec())},
+    "layernorm": {"norm": "layernorm"},
+}
+
+
+def optioned(name: str) -> ModelConfig:
+    """A two-layer model of width 32 with one of OPTIONS."""
+    sizes = {"n_embd": 32, "n_head": 4, "head_dim": 8, "n_kv_head": 2, "intermediate_size": 48}
+    fields = {"layers": (LayerSpec(),) * 2, **sizes, **OPTIONS[name]}
+    return ModelConfig(family=name, depth=2, vocab_size=VOCAB, block_size=LENGTH, **fields)
+
+
+def small_family(name: str) -> ModelConfig:
+    """A dense family at depth 4 with narrow heads."""
+    config = build(name, 4, aspect_ratio=16)
+    return config.replace(vocab_size=VOCAB, block_size=LENGTH, head_dim=16)
+
+
+CONFIGS = {name: (optioned, name) for name in OPTIONS} | {name: (small_family, name) for name in FAMILIES.names()}
+MULTIPLIERS = Multipliers(logit=0.5, residual=0.7, attention=0.2)
+
+
+def model_of(config: ModelConfig, multipliers: Multipliers = MULTIPLIERS, **options) -> GPT:
+    """In float64 by default, every parameter away from its neutral value."""
+    dtype = options.pop("dtype", torch.float64)
+    model = GPT(config, multipliers, compute_dtype=dtype, residual_dtype=dtype, **options).to(dtype)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            noise = torch.randn(p.shape, generator=generator, dtype=torch.float64)
+            p.copy_(1 + 0.3 * noise if p.ndim == 1 else noise * p.shape[-1] ** -0.5)
+    return model
+
+
+def tokens(rows: int = 2, length: int = LENGTH) -> torch.Tensor:
+    return torch.randint(0, VOCAB, (rows, length), generator=torch.Generator().manual_seed(1))

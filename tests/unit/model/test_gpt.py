@@ -1,0 +1,188 @@
+"""GPT as a whole: caches, documents, counts, FLOPs, block variants, training."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_models import CONFIGS, LENGTH, VOCAB, model_of, optioned, small_family, tokens
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from lit_gpt.architectures import FAMILIES, build
+from lit_gpt.errors import UserError
+from lit_gpt.model import GPT
+from lit_gpt.nn.mixers.attention import visible_keys
+from lit_gpt.ops.loss import IGNORE
+from lit_gpt.scaling.base import Multipliers
+
+EVERY = pytest.mark.parametrize("name", CONFIGS)
+DENSE = pytest.mark.parametrize("family", FAMILIES.names())
+
+
+def config_of(name: str):
+    make, argument = CONFIGS[name]
+    return make(argument)
+
+
+@EVERY
+@torch.no_grad()
+def test_cached_decoding_equals_the_full_forward(name):
+    model, x = model_of(config_of(name)), tokens()
+    full = model(x)
+    assert full.shape == (2, LENGTH, VOCAB)
+    cache = model.new_cache(2, LENGTH)
+    pieces = [x[:, :9], x[:, 9:13], *x[:, 13:].split(1, dim=1)]
+    stepwise = torch.cat([model(piece, cache=cache) for piece in pieces], dim=1)
+    assert cache.length == LENGTH
+    torch.testing.assert_close(stepwise, full, rtol=1e-5, atol=1e-6)
+
+
+@EVERY
+@torch.no_grad()
+def test_packed_documents_equal_separate_ones(name):
+    model, x = model_of(config_of(name)), tokens(rows=1)
+    doc_ids = torch.tensor([0] * 7 + [1] * 1 + [2] * 16)[None]
+    packed = model(x, doc_ids_BT=doc_ids)
+    separate = torch.cat([model(piece) for piece in x.split([7, 1, 16], dim=1)], dim=1)
+    torch.testing.assert_close(packed, separate, rtol=1e-5, atol=1e-6)
+
+
+@EVERY
+@torch.no_grad()
+def test_the_future_is_not_seen(name):
+    model, x = model_of(config_of(name)), tokens()
+    y = x.clone()
+    y[:, 10:] = (y[:, 10:] + 1) % VOCAB
+    before, after = model(x), model(y)
+    assert torch.equal(before[:, :10], after[:, :10])
+    assert not torch.allclose(before[:, 10:], after[:, 10:])
+
+
+@EVERY
+def test_every_parameter_learns(name):
+    """Nothing is built that the forward pass does not read."""
+    model = model_of(config_of(name))
+    model(tokens(), tokens().roll(1)).backward()
+    unused = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not unused
+
+
+@EVERY
+def test_flops_are_those_torch_counts(name):
+    """torch counts attention over all T keys and, in this backend, as plain products."""
+    config = config_of(name)
+    model = model_of(config, attention_backend="reference", loss_backend="plain")
+    with FlopCounterMode(display=False) as counter:
+        model(tokens(), tokens()).backward()
+    per_key = 3 * 4 * config.n_head * config.head_dim
+    unseen = sum(LENGTH - visible_keys(LENGTH, s.window) for s in config.layers)
+    expected = 2 * LENGTH * (model.flops_per_token(LENGTH) + per_key * unseen)
+    assert counter.get_total_flops() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("window", [None, 1, 4, 9, 20])
+def test_visible_keys_counts_the_mask(window):
+    distance = torch.arange(9)[:, None] - torch.arange(9)
+    visible = (distance >= 0) & (distance < (window or 9))
+    assert visible_keys(9, window) == visible.sum().item() / 9
+
+
+@EVERY
+def test_counts_are_exact(name):
+    model = model_of(config_of(name))
+    counts = model.param_counts()
+    assert counts["total"] == sum(p.numel() for p in model.parameters())
+    roles = ("embedding", "head", "matrix", "expert", "router", "vector", "conv")
+    assert sum(counts[r] for r in roles) == counts["total"]
+    assert counts["embedding"] == 64 * model.config.n_embd
+    assert counts["head"] == (0 if model.config.tie_embeddings else 64 * model.config.n_embd)
+    assert counts["non_embedding"] == counts["total"] - counts["embedding"] - counts["head"]
+
+
+@pytest.mark.parametrize("depth", [4, 8, 12])
+@DENSE
+def test_families_build_without_memory(family, depth):
+    with torch.device("meta"):
+        model = GPT(build(family, depth))
+    assert all(p.is_meta for p in model.parameters())
+    assert not list(model.buffers())
+    config = model.config
+    attention = 2 * config.n_embd * config.head_dim * (config.n_head + config.n_kv_head)
+    gate = config.n_embd * config.n_head if config.attn_gate else 0
+    matrices = depth * (attention + gate + 3 * config.n_embd * config.intermediate_size)
+    assert model.param_counts()["matrix"] == matrices
+
+
+@DENSE
+def test_families_learn_a_sequence(family):
+    model = model_of(small_family(family), dtype=torch.float32)
+    x = tokens()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(8):
+        loss = model(x[:, :-1], x[:, 1:]) / x[:, 1:].numel()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("backend", ["chunked", "plain"])
+def test_loss_is_the_sum_over_targets_that_count(backend):
+    model, x = model_of(optioned("qk_norm"), loss_backend=backend, loss_chunk=7), tokens()
+    targets = x.roll(-1, dims=1)
+    targets[:, -1] = IGNORE
+    loss = model(x, targets, label_smoothing=0.1)
+    expected = F.cross_entropy(
+        model(x).flatten(0, 1), targets.flatten(), reduction="sum", ignore_index=IGNORE, label_smoothing=0.1
+    )
+    torch.testing.assert_close(loss, expected)
+
+
+def test_half_precision_stays_near_and_streams_keep_their_dtypes():
+    config = optioned("gate")
+    exact, half = model_of(config), GPT(config, Multipliers(0.5, 0.7, 0.2), compute_dtype=torch.bfloat16)
+    half.load_state_dict(exact.state_dict())
+    assert all(p.dtype == torch.float32 for p in half.parameters())
+    assert half.hidden(tokens()).dtype == torch.bfloat16
+    seen = []
+    half.blocks[1].register_forward_pre_hook(lambda _, args: seen.append(args[0].x.dtype))
+    logits = half(tokens())
+    assert (logits.dtype, seen) == (torch.float32, [torch.float32])
+    torch.testing.assert_close(logits.double(), exact(tokens()), rtol=0.1, atol=0.1)
+
+
+def test_post_norm_stream_is_in_compute_dtype():
+    model = GPT(optioned("post_norm"), compute_dtype=torch.bfloat16)
+    assert model.stream_dtype == torch.bfloat16
+
+
+def test_unknown_backends_are_user_errors():
+    with pytest.raises(UserError, match="attention backend"):
+        model_of(optioned("gate"), attention_backend="flush")(tokens())
+    with pytest.raises(UserError, match="loss"):
+        model_of(optioned("gate"), loss_backend="chunk")(tokens(), tokens())
+
+
+def test_cache_that_is_too_small_is_caught():
+    model = model_of(optioned("gate"))
+    with pytest.raises(AssertionError, match="holds 8 tokens"):
+        model(tokens(), cache=model.new_cache(2, 8))
+
+
+def test_blocks_compile_without_graph_breaks_and_share_their_code():
+    """Captured by dynamo with an eager backend; kernels are not generated here."""
+    model = model_of(small_family("transformerls"), dtype=torch.float32)
+    expected = model(tokens())
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    for block in model.blocks:
+        block.forward = torch.compile(block.forward, fullgraph=True, backend=count)
+    torch.testing.assert_close(model(tokens()), expected)
+    assert len(graphs) == 2, "one per window"
