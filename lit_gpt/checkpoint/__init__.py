@@ -1,0 +1,19 @@
+"""Save, find, load, reshard and export checkpoints."""
+
+from lit_gpt.checkpoint.export import export, load_exported, load_full
+from lit_gpt.checkpoint.layout import CHECKPOINT_VERSION, find_checkpoint, list_checkpoints, read_meta
+from lit_gpt.checkpoint.load import load_checkpoint, load_weights
+from lit_gpt.checkpoint.save import Checkpointer
+
+__all__ = [
+    "CHECKPOINT_VERSION",
+    "Checkpointer",
+    "export",
+    "find_checkpoint",
+    "list_checkpoints",
+    "load_checkpoint",
+    "load_exported",
+    "load_full",
+    "load_weights",
+    "read_meta",
+]

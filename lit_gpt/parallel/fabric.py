@@ -147,5 +147,5 @@ def _runtime(fabric: Fabric, num_nodes: int, precision: str | None, mesh: Device
 def _make_deterministic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # we never read what we did not write
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # only costs time here
     torch.backends.cudnn.benchmark = False

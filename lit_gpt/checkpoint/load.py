@@ -1,0 +1,107 @@
+"""Read checkpoints, on any number of ranks, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+from lit_gpt.checkpoint.export import load_exported
+from lit_gpt.checkpoint.layout import Where, find_checkpoint, read_meta
+from lit_gpt.checkpoint.state import (
+    MODEL,
+    OPTIM,
+    Tensors,
+    create_optimizer_state,
+    flatten,
+    model_tensors,
+    put_back_numbers,
+)
+from lit_gpt.errors import UserError
+
+Shapes = Mapping[str, tuple[torch.Size, torch.dtype]]
+
+
+def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer, runtime: Where) -> dict[str, Any]:
+    """Load weights and optimizer state in place; the meta that was saved with them.
+
+    Call it on all ranks, before the first backward. Parameters keep their identity and sharding,
+    which need not be those of the run that saved. Raises UserError for an incomplete checkpoint,
+    another version's, and when tensors are missing, extra, or of another shape.
+    """
+    meta = read_meta(path)
+    shapes = stored_shapes(path)
+    create_optimizer_state(model, optimizer, shapes)
+    state = flatten(model, optimizer)
+    _check(path, {name: tuple(t.shape) for name, t in state.items()}, shapes)
+    dcp.load(state, checkpoint_id=path, no_dist=runtime.world_size == 1)
+    put_back_numbers(model, optimizer, state)
+    return meta
+
+
+def load_weights(path: Path, model: nn.Module, runtime: Where) -> dict[str, Any]:
+    """Load weights only (`--init_from`), and return the meta they were saved with.
+
+    path: a step folder, a run folder (its newest checkpoint), or an exported .pth or
+    .safetensors file. Raises UserError as load_checkpoint does.
+    """
+    own = model_tensors(model)
+    if path.is_file():
+        weights, meta = load_exported(path)
+        _check(path, {n: tuple(t.shape) for n, t in own.items()}, {n: (t.shape, t.dtype) for n, t in weights.items()})
+        _copy(weights, own)
+        return meta
+    folder = find_checkpoint(path, str(path))
+    assert folder is not None
+    meta = read_meta(folder)
+    shapes = {name: s for name, s in stored_shapes(folder).items() if name.startswith(MODEL)}
+    state = {MODEL + name: t.detach() for name, t in own.items()}
+    _check(folder, {name: tuple(t.shape) for name, t in state.items()}, shapes)
+    dcp.load(state, checkpoint_id=folder, no_dist=runtime.world_size == 1)
+    return meta
+
+
+def stored_shapes(path: Path) -> Shapes:
+    """Name -> (full shape, dtype) of every tensor in a checkpoint."""
+    stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    return {name: (s.size, s.properties.dtype) for name, s in stored.items() if isinstance(s, TensorStorageMetadata)}
+
+
+@torch.no_grad()
+def _copy(weights: Tensors, own: Tensors) -> None:
+    for name, target in own.items():
+        full = weights[name].to(target.dtype)
+        if isinstance(target, DTensor):
+            mesh, placements = target.device_mesh, target.placements
+            full = distribute_tensor(full.to(mesh.device_type), mesh, placements, src_data_rank=None)
+        target.copy_(full)
+
+
+def _check(path: Path, wanted: Mapping[str, tuple[int, ...]], found: Shapes) -> None:
+    shapes = [
+        f"{n} is {tuple(found[n][0])}, the model has {wanted[n]}"
+        for n in wanted
+        if n in found and tuple(found[n][0]) != wanted[n]
+    ]
+    problems = {
+        "missing": wanted.keys() - found.keys(),
+        "not part of this run": found.keys() - wanted.keys(),
+        "of another shape": shapes,
+    }
+    lines = [f"  {what}: {_some(names)}" for what, names in problems.items() if names]
+    if lines:
+        hint = "the same model and optimizer" if any(n.startswith(OPTIM) for n in wanted) else "the same model"
+        raise UserError("\n".join([f"{path} does not fit this run. It needs {hint}.", *lines]))
+
+
+def _some(names: Iterable[str], limit: int = 8) -> str:
+    names = sorted(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
