@@ -1,0 +1,161 @@
+"""Figures of runs, drawn from their metrics.jsonl."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_gpt.errors import UserError, did_you_mean
+from lit_gpt.metrics.summary import read_metrics
+
+CURVE_FILE = "loss_curve.png"
+TRAIN, VALIDATION, LEARNING_RATE = "metric/train_loss", "metric/val_loss@1x", "metric/weight_learning_rate"
+_BLUE, _ORANGE, _GREY = "#1f5fa8", "#e07b00", "#5a6570"
+_SMOOTH_OVER = 0.02  # length of the moving average, as a fraction of the points
+
+Curves = dict[str, np.ndarray]
+
+
+def draw_loss_curve(folder: Path, bytes_per_token: float | None = None, output: Path | None = None) -> Path:
+    """Draw training and validation loss and the learning rate over tokens; returns the PNG's path.
+
+    folder: run folder. bytes_per_token: of the validation text; adds an axis in bits per
+    byte, loss / (ln 2 * bytes_per_token). output: default loss_curve.png in the folder.
+    Raises UserError when the run logged no training loss.
+    """
+    curves = read_metrics(folder)
+    train_x, train_y = series(curves, TRAIN, folder)
+    has_lr = LEARNING_RATE in curves
+    figure, (top, bottom) = _figure(has_lr)
+    smoothed = smooth(train_y)
+    top.plot(train_x, train_y, color=_BLUE, alpha=0.25, linewidth=0.8, label="train")
+    name = f"train, smoothed: {smoothed[-1]:.4f}"
+    top.plot(train_x, smoothed, color=_BLUE, linewidth=1.6, marker=_marker(smoothed), markersize=3, label=name)
+    shown = [smoothed]
+    if VALIDATION in curves:
+        x, y = series(curves, VALIDATION, folder)
+        top.plot(x, y, "o-", color=_ORANGE, markersize=4, linewidth=1, label=f"validation: {y[-1]:.4f}")
+        shown.append(y)
+    _limits(top, shown)
+    _dress(top, folder.resolve().name, "loss (nats per token)")
+    if bytes_per_token:
+        _bits_per_byte(top, bytes_per_token)
+    if has_lr:
+        bottom.plot(*series(curves, LEARNING_RATE, folder), color=_GREY, linewidth=1.3)
+        bottom.set_ylabel("learning rate")
+        bottom.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+        bottom.grid(alpha=0.25)
+    (bottom or top).set_xlabel(_x_label(curves))
+    return _save(figure, output or folder / CURVE_FILE)
+
+
+def draw_overlay(folders: Sequence[Path], metric: str, output: Path) -> Path:
+    """Draw one metric of several runs over tokens into `output`; smoothed where there are many points.
+
+    Raises UserError when a run has no such metric.
+    """
+    import matplotlib
+
+    figure, (axes, _) = _figure(False)
+    colors = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(folders)))
+    shown, label = [], ""
+    for folder, color in zip(folders, colors):
+        curves = read_metrics(folder)
+        x, y = series(curves, metric, folder)
+        line = smooth(y)
+        axes.plot(x, y, color=color, alpha=0.2, linewidth=0.8)
+        name = f"{folder.resolve().name}: {line[-1]:.4g}"
+        axes.plot(x, line, color=color, linewidth=1.5, marker=_marker(y), markersize=3.5, label=name)
+        shown.append(line)
+        label = _x_label(curves)
+    if "loss" in metric:
+        _limits(axes, shown)
+    _dress(axes, metric, metric.removeprefix("metric/"))
+    axes.set_xlabel(label)
+    return _save(figure, output)
+
+
+def series(curves: Curves, metric: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens (optimizer steps where tokens were not logged) and the finite values of a metric."""
+    if metric not in curves:
+        raise UserError(
+            f"Run {folder} has no metric {metric!r}.{did_you_mean(metric, curves)} It has: {', '.join(sorted(curves))}."
+        )
+    x = curves.get("total_tokens", curves["step"])
+    finite = np.isfinite(curves[metric]) & np.isfinite(x)
+    if not finite.any():
+        raise UserError(f"Run {folder} has no finite value of {metric!r} yet; it diverged or just began.")
+    return x[finite], curves[metric][finite]
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Moving average over 2 percent of the points; same shape.
+
+    The window is centred, so that a steep start does not lag; at the end, where
+    nothing is to the right, it reaches back only and shows the level reached.
+    """
+    index = np.arange(len(values))
+    half = np.minimum(index, round(_SMOOTH_OVER * len(values) / 2))
+    first, last = index - half, np.minimum(index + half, len(values) - 1)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    return (sums[last + 1] - sums[first]) / (last + 1 - first)
+
+
+def _figure(two_panels: bool) -> tuple[Any, tuple[Any, Any]]:
+    # not pyplot: it keeps global state and may pick a backend that needs a display
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5.4 if two_panels else 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    if two_panels:
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3.4, 1])
+        return figure, (top, bottom)
+    return figure, (figure.subplots(), None)
+
+
+def _dress(axes: Any, title: str, y_label: str) -> None:
+    axes.set_title(title, fontsize=min(11, 960 / len(title)))  # a long run name still fits 8 inches
+    axes.set_ylabel(y_label)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=9)
+    axes.margins(x=0.01)
+
+
+def _limits(axes: Any, losses: Sequence[np.ndarray]) -> None:
+    """Let the steep fall of the first 5 percent leave the figure at the top."""
+    low = min(float(y.min()) for y in losses)
+    high = max(float(y[len(y) // 20 :].max()) for y in losses)
+    margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    axes.set_ylim(low - margin, high + margin)
+
+
+def _marker(values: np.ndarray) -> str:
+    return "o" if len(values) <= 60 else ""
+
+
+def _bits_per_byte(axes: Any, bytes_per_token: float) -> None:
+    scale = math.log(2) * bytes_per_token
+    axis = axes.secondary_yaxis("right", functions=(lambda y: y / scale, lambda y: y * scale))
+    axis.set_ylabel("bits per byte")
+
+
+def _x_label(curves: Curves) -> str:
+    return "tokens" if "total_tokens" in curves else "optimizer step"
+
+
+def _save(figure: Any, path: Path) -> Path:
+    from matplotlib.ticker import EngFormatter, FuncFormatter
+
+    units = EngFormatter(sep="")
+    figure.axes[0].xaxis.set_major_formatter(FuncFormatter(lambda x, _: units(x).replace("G", "B")))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    figure.savefig(temporary, dpi=130, format="png")
+    os.replace(temporary, path)
+    return path

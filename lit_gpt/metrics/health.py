@@ -1,0 +1,110 @@
+"""Is training healthy: statistics of the activations, and loss spikes."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+OUTLIER_SIGMAS = 5.0
+SPIKE_SIGMAS = 6.0
+_PARTS = {"attn": "mixer", "mlp": "ffn"}  # name in the metric keys -> attribute of a block
+
+
+def rms(x_BTD: Tensor) -> Tensor:
+    """Root mean square over all elements, a float32 scalar on the device of the input."""
+    return x_BTD.float().square().mean().sqrt()
+
+
+def outlier_pct(x_BTD: Tensor) -> Tensor:
+    """Percent of elements further than 5 standard deviations from the mean of their own token."""
+    centred = x_BTD.float() - x_BTD.float().mean(-1, keepdim=True)
+    sigma = centred.square().mean(-1, keepdim=True).sqrt()
+    return 100 * (centred.abs() > OUTLIER_SIGMAS * sigma).float().mean()
+
+
+@torch.no_grad()
+def activation_statistics(
+    model: nn.Module, tokens_BT: Tensor, forward: Callable[[nn.Module, Tensor], Any] | None = None
+) -> dict[str, float]:
+    """Statistics of what every mixer and feed-forward network adds to the residual stream.
+
+    One extra forward in evaluation mode, without gradient and without compiled code, because
+    hooks inside a compiled block do not fire; with one transfer to the host at the end. All
+    ranks of a sharded model must call it together; the numbers are of this rank's tokens.
+
+    model: has `blocks`, each with `mixer` and `ffn` (None where there is none).
+    tokens_BT: a micro-batch. forward: how to run the model, default `model(tokens_BT)`.
+
+    Keys: `metric/{attn,mlp}_output_rmsnorm_layer_<i>`, their `_mean` (root mean square over
+    layers), `metric/{attn,mlp}_outlier_pct_layer_<i>` and their plain `_mean`.
+    """
+    found: dict[str, Tensor] = {}
+    hooks = [
+        module.register_forward_hook(_recorder(found, part, layer))
+        for layer, block in enumerate(model.get_submodule("blocks").children())
+        for part, attribute in _PARTS.items()
+        if (module := getattr(block, attribute)) is not None
+    ]
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            forward(model, tokens_BT) if forward else model(tokens_BT)
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    values = dict(zip(found, torch.stack(list(found.values())).tolist()))
+    return values | _means(values)
+
+
+def _recorder(found: dict[str, Tensor], part: str, layer: int) -> Callable[..., None]:
+    def hook(module: nn.Module, args: Any, output: Any) -> None:
+        x_BTD = output[0] if isinstance(output, tuple) else output
+        found[f"metric/{part}_output_rmsnorm_layer_{layer}"] = rms(x_BTD)
+        found[f"metric/{part}_outlier_pct_layer_{layer}"] = outlier_pct(x_BTD)
+
+    return hook
+
+
+def _means(values: dict[str, float]) -> dict[str, float]:
+    means: dict[str, float] = {}
+    for part in _PARTS:
+        norms, outliers = (
+            [value for key, value in values.items() if key.startswith(f"metric/{part}_{kind}_layer_")]
+            for kind in ("output_rmsnorm", "outlier_pct")
+        )
+        if norms:
+            means[f"metric/{part}_output_rmsnorm_mean"] = math.sqrt(statistics.fmean(n * n for n in norms))
+            means[f"metric/{part}_outlier_pct_mean"] = statistics.fmean(outliers)
+    return means
+
+
+class SpikeDetector:
+    """Flags a loss or gradient norm far above its recent past.
+
+    window: values that count as the recent past; nothing but a non-finite value is flagged
+    before half of them were seen. Flagged values join the past, so a level that stays
+    high stops being news. The rule of OLMo-core's skip-step optimizers, there 6 sigma over 128.
+    """
+
+    def __init__(self, window: int = 128, sigmas: float = SPIKE_SIGMAS):
+        self._past: deque[float] = deque(maxlen=window)
+        self._sigmas = sigmas
+
+    def update(self, value: float) -> bool:
+        """Take the next value; True if it is a spike or not finite."""
+        if not math.isfinite(value):
+            return True
+        spike = False
+        if len(self._past) >= max(2, (self._past.maxlen or 0) // 2):
+            mean, sigma = statistics.fmean(self._past), statistics.stdev(self._past)
+            spike = value > mean + self._sigmas * sigma
+        self._past.append(value)
+        return spike

@@ -1,0 +1,78 @@
+"""Figures exist, are small, and show what the log holds."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lit_gpt.errors import UserError
+from lit_gpt.metrics.curve import draw_loss_curve, series, smooth
+from lit_gpt.metrics.summary import read_metrics
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "plots"))
+plot_run = importlib.import_module("plot_run")
+
+
+def make_run(folder: Path, points: int) -> Path:
+    folder.mkdir()
+    rng = np.random.default_rng(points)
+    rows = []
+    for step in range(1, points + 1):
+        loss = 2 + 8 * step**-0.5 + rng.normal(0, 0.05)
+        row = {"step": step, "time": 0, "metric/train_loss": loss, "total_tokens": step * 1e6}
+        rows.append({**row, "metric/weight_learning_rate": 1e-3 * (1 - step / points)})
+        if step % 10 == 0:
+            rows.append({"step": step, "time": 0, "metric/val_loss@1x": loss})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return folder
+
+
+def check_png(path: Path) -> None:
+    image = pytest.importorskip("matplotlib.image").imread(path)
+    assert image.shape[0] > 400 and image.shape[1] > 800 and image.std() > 0.01
+    assert 10_000 < path.stat().st_size < 300_000
+
+
+@pytest.mark.parametrize("points", [1, 3000])
+def test_loss_curve(tmp_path: Path, points: int):
+    run = make_run(tmp_path / ("run_" + 150 * "x"), points)
+    path = draw_loss_curve(run, bytes_per_token=4.3)
+    assert path == run / "loss_curve.png"
+    check_png(path)
+    assert sorted(p.name for p in run.iterdir()) == ["loss_curve.png", "metrics.jsonl"]
+
+
+def test_smoothing_has_no_lag_and_keeps_a_line():
+    line = np.linspace(3.0, 1.0, 1000)
+    out = smooth(line)
+    np.testing.assert_allclose(out[:990], line[:990])
+    naive = [np.mean(line[i - 10 : i + 11]) for i in range(900, 1000)]
+    np.testing.assert_allclose(out[900:], naive)
+    assert smooth(np.array([2.5])).tolist() == [2.5]
+
+
+def test_series_uses_tokens_and_leaves_nan_out(tmp_path: Path):
+    run = make_run(tmp_path / "a", 20)
+    x, y = series(read_metrics(run), "metric/val_loss@1x", run)
+    assert x.tolist() == [10e6, 20e6] and len(y) == 2
+
+
+def test_plot_run_overlays_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    runs = [str(make_run(tmp_path / name, 50)) for name in "ab"]
+    output = tmp_path / "f.png"
+    assert plot_run.main([*runs, "--output", str(output), "--metric", "metric/val_loss@1x"]) == 0
+    assert capsys.readouterr().out.strip() == str(output)
+    check_png(output)
+
+
+def test_plot_run_names_the_metrics_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = make_run(tmp_path / "a", 20)
+    assert plot_run.main([str(run), "--metric", "metric/val_los@1x"]) == 2
+    assert "Did you mean 'metric/val_loss@1x'" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"metrics\.jsonl"):
+        draw_loss_curve(tmp_path)
