@@ -8,6 +8,8 @@ exact, counted on the model; `analytic_parameters` is the reference's formula (i
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
 
@@ -15,8 +17,9 @@ from lit_gpt.errors import UserError
 # and skip-projection variants of a family count as the family itself.
 CUBIC: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("samba",), (15, 160)),
-    **dict.fromkeys(("sambay", "sambay2", "phi4miniflash"), (14.5, 144)),
-    **dict.fromkeys(("sambayoco", "sambayattn"), (13.5, 208)),
+    **dict.fromkeys(("sambay", "sambay2", "sambayda", "phi4miniflash"), (14.5, 144)),
+    **dict.fromkeys(("sambayw", "sambaywr", "sambaywdr", "sambaywsa"), (14.5, 144)),
+    **dict.fromkeys(("sambayoco", "sambayattn", "sambayattnall"), (13.5, 208)),
     **dict.fromkeys(("mambay", "gdny", "mambay2"), (16, 64)),
     "sambaymlp": (15.5, 144),
     "swayoco": (12, 288),
@@ -40,8 +43,8 @@ def analytic_parameters(config: ModelConfig, count_embeddings: bool = False) -> 
 
 
 def token_budget(base_tokens: float, parameters: float, base_parameters: float) -> int:
-    """t0 * N / N0, whole tokens."""
-    return int(base_tokens * parameters / base_parameters)
+    """t0 * N / N0, rounded down to whole tokens; exact, since floats miss t0 itself at N = N0."""
+    return int(Fraction(base_tokens) * Fraction(parameters) / Fraction(base_parameters))
 
 
 def round_batch(requested_tokens: float, multiple: int) -> int:

@@ -1,0 +1,280 @@
+"""The rules sp, mup, mupp and super_mup against numbers worked out by hand.
+
+Base values: d0 = 8, eta0 = 6e-4, b0 = 2^21, head dim 128, width 128 d, so r = d0/d:
+
+| d | r = 8/d | sqrt(8/d) | eta0 sqrt(8/d) | eta0 sqrt(8/d) 8/d | 1/sqrt(2d) |
+|---|---|---|---|---|---|
+| 8 | 1 | 1 | 6e-4 | 6e-4 | 1/4 |
+| 12 | 2/3 | sqrt(2/3) = 0.8164965809 | 4.898979486e-4 | 3.265986324e-4 | 1/sqrt(24) = 0.2041241452 |
+| 16 | 1/2 | 1/sqrt(2) = 0.7071067812 | 4.242640687e-4 | 2.121320344e-4 | 1/sqrt(32) = 0.1767766953 |
+| 20 | 2/5 | sqrt(2/5) = 0.6324555320 | 3.794733192e-4 | 1.517893277e-4 | 1/sqrt(40) = 0.1581138830 |
+| 24 | 1/3 | 1/sqrt(3) = 0.5773502692 | 3.464101615e-4 | 1.154700538e-4 | 1/sqrt(48) = 0.1443375673 |
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from plan_helpers import plan_of, run_of
+from pytest import approx
+
+from lit_gpt.errors import UserError
+from lit_gpt.scaling import RULES
+from lit_gpt.scaling.base import LEARNED_ROLES, Init, Plan, Situation, Transfer
+from lit_gpt.scaling.batch import batch_factors
+from lit_gpt.scaling.plan import step_values
+
+DEPTHS = (8, 12, 16, 20, 24)
+HIDDEN = ("matrix", "expert", "router")
+VECTORS = ("embedding", "head", "vector", "conv")
+#          d: (r, vector lr, matrix lr, residual)
+MUPP = {
+    8: (1.0, 6e-4, 6e-4, 0.25),
+    12: (0.6666666667, 4.898979486e-4, 3.265986324e-4, 0.2041241452),
+    16: (0.5, 4.242640687e-4, 2.121320344e-4, 0.1767766953),
+    20: (0.4, 3.794733192e-4, 1.517893277e-4, 0.1581138830),
+    24: (0.3333333333, 3.464101615e-4, 1.154700538e-4, 0.1443375673),
+}
+MUP_MATRIX_LR = {8: 6e-4, 12: 4e-4, 16: 3e-4, 20: 2.4e-4, 24: 2e-4}  # eta0 * 8/d
+SQRT_128_OVER_128 = 0.08838834765
+
+
+def plan(rule: str, depth: int, **fields: Any) -> Plan:
+    return plan_of(run_of(parameterization=rule, depth=depth, **fields))
+
+
+def transfer(rule: str, **changes: Any) -> Transfer:
+    base = Situation(
+        depth=8,
+        base_depth=8,
+        width=1024,
+        base_width=1024,
+        head_dim=128,
+        base_head_dim=128,
+        tokens=9.5e9,
+        base_tokens=9.5e9,
+        batch_ratio=1.0,
+        tied=False,
+    )
+    return RULES.load(rule).transfer(Situation(**{**vars(base), **changes}))
+
+
+def rates(p: Plan, roles: tuple[str, ...]) -> list[float]:
+    return [p.roles[r].lr for r in roles]
+
+
+def decays(p: Plan, roles: tuple[str, ...]) -> list[float]:
+    return [p.roles[r].weight_decay for r in roles]
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_sp_transfers_nothing(depth: int) -> None:
+    p = plan("sp", depth)
+    assert rates(p, LEARNED_ROLES) == approx([6e-4] * 7)
+    assert decays(p, LEARNED_ROLES) == approx([0.1] * 7)
+    assert (p.multipliers.logit, p.multipliers.residual, p.multipliers.router) == (1, 1, 1)
+    assert p.multipliers.attention is None
+    assert p.schedule.warmup_tokens == 1e9
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_mup(depth: int) -> None:
+    p = plan("mup", depth)
+    r = MUPP[depth][0]
+    assert rates(p, HIDDEN) == approx([MUP_MATRIX_LR[depth]] * 3)
+    assert rates(p, VECTORS) == approx([6e-4] * 4), "no depth factor in original muP"
+    assert decays(p, LEARNED_ROLES) == approx([0.1] * 7), "original muP decays vectors too"
+    assert p.multipliers.residual == 1
+    assert [p.multipliers.logit, p.multipliers.router] == approx([r, r])
+    assert p.multipliers.attention == approx(SQRT_128_OVER_128)
+
+
+@pytest.mark.parametrize("rule", ["mupp", "super_mup"])
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_mupp(rule: str, depth: int) -> None:
+    p = plan(rule, depth)
+    r, vector_lr, matrix_lr, residual = MUPP[depth]
+    assert rates(p, HIDDEN) == approx([matrix_lr] * 3)
+    assert rates(p, VECTORS) == approx([vector_lr] * 4)
+    assert decays(p, HIDDEN) == approx([0.1] * 3)
+    assert decays(p, VECTORS) == [0] * 4
+    assert p.multipliers.residual == approx(residual)
+    assert [p.multipliers.logit, p.multipliers.router] == approx([r, r])
+    assert p.multipliers.attention == approx(SQRT_128_OVER_128)
+
+
+@pytest.mark.parametrize(
+    ("depth", "batch", "vector_lr", "matrix_lr"),
+    [
+        (16, 2**22, 6e-4, 3e-4),  # sqrt(2) sqrt(1/2) = 1; times 1/2
+        (8, 2**23, 1.2e-3, 1.2e-3),  # sqrt(4) = 2
+        (24, 3 * 2**21, 6e-4, 2e-4),  # sqrt(3) sqrt(1/3) = 1; times 1/3
+        (12, 2**20, 3.464101615e-4, 2.309401077e-4),  # sqrt(1/2) sqrt(2/3) = 1/sqrt(3); times 2/3
+        (20, 5 * 2**20, 6e-4, 2.4e-4),  # sqrt(5/2) sqrt(2/5) = 1; times 2/5
+    ],
+)
+def test_mupp_at_other_batches(depth: int, batch: int, vector_lr: float, matrix_lr: float) -> None:
+    p = plan("mupp", depth, total_bsz=batch)
+    assert p.batch_tokens == batch
+    assert p.roles["vector"].lr == approx(vector_lr)
+    assert p.roles["matrix"].lr == approx(matrix_lr)
+
+
+def test_the_batch_ratio_is_that_of_the_rounded_batch() -> None:
+    # 3 ranks x 2 x 4096 = 24576 tokens; 2097152 / 24576 = 85.33, so 85 x 24576 = 2088960.
+    # sqrt(2088960 / 2097152) = sqrt(0.99609375) = 0.9980449640
+    p = plan_of(run_of(), ranks=3)
+    assert p.batch_tokens == 2_088_960
+    assert p.roles["matrix"].lr == approx(6e-4 * 0.9980449640)
+
+
+@pytest.mark.parametrize("rule", ["sp", "mup", "mupp"])
+def test_tokens_change_no_learning_rate_and_no_warmup(rule: str) -> None:
+    short, long = plan(rule, 16, max_tokens=1e11), plan(rule, 16, max_tokens=6e11)
+    assert short.roles == long.roles
+    assert short.schedule.warmup_tokens == long.schedule.warmup_tokens == 1e9
+    assert long.tokens == 600_000_000_000
+
+
+def test_super_mup_warms_up_in_proportion_and_schedules_the_betas() -> None:
+    # 1e9 / 9.5e9 * 1.9e11 = 2e10
+    p = plan("super_mup", 16, max_tokens=1.9e11)
+    assert p.schedule.warmup_tokens == approx(2e10)
+    assert p.schedule.total_tokens == 190_000_000_000
+    peak, middle = (step_values(p, t, 8192) for t in (int(2e10), int(1.05e11) - 2**20))
+    # At the peak 0.95 - 0.10 = 0.85 and 0.975 - 0.05 = 0.925. The middle of the decay,
+    # (2e10 + 1.9e11) / 2 = 1.05e11, has s = 1/2: 0.90 and 0.95.
+    assert (peak.beta1, peak.beta2) == approx((0.85, 0.925), rel=1e-4)
+    assert (middle.beta1, middle.beta2) == approx((0.90, 0.95), rel=1e-9)
+    assert super_betas(1.0) == approx((0.85, 0.925)) and super_betas(0.0) == approx((0.95, 0.975))
+
+
+def super_betas(s: float) -> tuple[float, float]:
+    return RULES.load("super_mup").betas(s)
+
+
+def test_the_width_ratio_comes_from_widths_under_an_ar_override() -> None:
+    # ar 64 at d16 is width 1024, the base width: r = 1, while depth still gives 1/sqrt(2).
+    p = plan("mupp", 16, ar=64)
+    assert p.roles["matrix"].lr == approx(4.242640687e-4)
+    assert p.roles["vector"].lr == approx(4.242640687e-4)
+    assert p.multipliers.logit == 1
+    assert p.multipliers.residual == approx(0.1767766953)
+    assert p.multipliers.attention == approx(0.1767766953), "head dim 64: sqrt(128) / 64"
+    # ar 192 at d8 is width 1536: r = 2/3 at the base depth.
+    wide = plan("mupp", 8, ar=192)
+    assert wide.roles["matrix"].lr == approx(4e-4)
+    assert wide.roles["vector"].lr == approx(6e-4)
+    assert wide.multipliers.logit == approx(0.6666666667)
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "scale"),
+    # sqrt(128) = 11.3137085; / 128, / 124, / 64, / 256
+    [(128, 0.08838834765), (124, 0.09123958467), (64, 0.1767766953), (256, 0.04419417382)],
+)
+def test_attention_scale(head_dim: int, scale: float) -> None:
+    assert transfer("mup", head_dim=head_dim).multipliers.attention == approx(scale)
+
+
+@pytest.mark.parametrize("rule", ["mup", "mupp", "super_mup"])
+def test_mup_initial_weights(rule: str) -> None:
+    init = transfer(rule).init
+    assert [init[r].kind for r in ("matrix", "expert", "conv")] == ["fan_in_uniform"] * 3
+    assert (init["head"], init["router"]) == (Init("normal", 0.02), Init("normal", 0.02))
+    assert init["embedding"] == Init("normal", 1e-4)
+    tied = transfer(rule, tied=True)
+    assert tied.init["embedding"] == Init("normal", 0.02)
+    assert tied.init["matrix"] == init["matrix"], "tying changes the table and nothing else"
+    assert transfer(rule, head_init_std=None).init["head"].kind == "zeros"
+    assert transfer(rule, head_init_std=0.5).init["head"] == Init("normal", 0.5)
+
+
+def test_sp_initial_weights() -> None:
+    init = transfer("sp", head_init_std=0.5).init
+    assert [init[r] for r in ("matrix", "expert", "router", "head")] == [Init("normal", 0.02)] * 4
+    assert init["embedding"] == Init("normal", 1e-4)
+    assert init["conv"].kind == "fan_in_uniform"
+    assert transfer("sp", tied=True).init["embedding"] == Init("normal", 0.02)
+
+
+def test_flags_change_initial_weights() -> None:
+    p = plan("mupp", 8, ortho_init=True, maxfan_init=True, hps={"w_init_scale": 3.0})
+    assert p.roles["matrix"].init.kind == p.roles["conv"].init.kind == "fan_max_normal", "the last one wins"
+    assert p.roles["router"].init == Init("normal", 0.02, 3.0)
+    assert [p.roles[r].init.gain for r in ("matrix", "expert", "head")] == [3, 3, 3]
+    assert [p.roles[r].init.gain for r in ("embedding", "conv", "vector")] == [1, 1, 1]
+
+
+def test_depth_scale_and_weight_lr_scale() -> None:
+    assert plan("sp", 24, depth_scale=True).multipliers.residual == approx(0.1443375673)
+    assert plan("mup", 8, depth_scale=True).multipliers.residual == 0.25
+    p = plan("mupp", 16, hps={"weight_lr_scale": 2.0})
+    assert rates(p, HIDDEN) == approx([4.242640687e-4] * 3)
+    assert rates(p, VECTORS) == approx([4.242640687e-4] * 4)
+
+
+@pytest.mark.parametrize(
+    ("rule", "ratio", "expected"),
+    [
+        # lr, eps, beta2 (from 0.95), weight decay
+        ("default", 4.0, (2.0, 1.0, 0.95, 1.0)),
+        ("sde", 4.0, (2.0, 0.5, 0.80, 1.0)),  # 1 - 0.05 * 4
+        ("sdew", 4.0, (1.0, 0.5, 0.90, 2.0)),  # 1 - 0.05 * 2
+        ("none", 4.0, (1.0, 1.0, 0.95, 1.0)),
+        ("default", 0.25, (0.5, 1.0, 0.95, 1.0)),
+        ("sde", 0.25, (0.5, 2.0, 0.9875, 1.0)),  # 1 - 0.05 / 4
+        ("sdew", 0.25, (1.0, 2.0, 0.975, 0.5)),  # 1 - 0.05 / 2
+        ("sde", 1.0, (1.0, 1.0, 0.95, 1.0)),
+        ("sdew", 1.0, (1.0, 1.0, 0.95, 1.0)),
+    ],
+)
+def test_batch_rules(rule: str, ratio: float, expected: tuple[float, ...]) -> None:
+    f = batch_factors(rule, ratio, 0.95)
+    assert (f.lr, f.eps, f.beta2, f.weight_decay) == approx(expected)
+
+
+def test_batch_rules_reach_the_plan() -> None:
+    sde = plan("mupp", 16, batch_rule="sde", total_bsz=2**23)
+    assert sde.roles["vector"].lr == approx(2 * 4.242640687e-4)
+    assert (sde.eps, sde.beta1, sde.beta2) == approx((5e-9, 0.9, 0.8))
+    assert sde.roles["matrix"].weight_decay == approx(0.1)
+    sdew = plan("mupp", 16, batch_rule="sdew", total_bsz=2**23)
+    assert sdew.roles["vector"].lr == approx(4.242640687e-4)
+    assert (sdew.eps, sdew.beta2) == approx((5e-9, 0.9))
+    assert sdew.roles["matrix"].weight_decay == approx(0.2)
+    assert sdew.roles["vector"].weight_decay == 0
+
+
+def test_sde_refuses_a_negative_beta2() -> None:
+    assert batch_factors("sde", 16.0, 0.95).beta2 == approx(0.2)
+    with pytest.raises(UserError, match=r"beta2 = -0.600 at 32 times the base batch.*--batch_rule default"):
+        batch_factors("sde", 32.0, 0.95)
+    assert batch_factors("sdew", 32.0, 0.95).beta2 == approx(1 - 0.05 * 5.656854249)
+
+
+def test_default_weight_decays() -> None:
+    assert plan("sp", 8).roles["matrix"].weight_decay == 0.1
+    independent = plan_of(run_of("v2scale_mup", depth=8))
+    assert independent.independent_weight_decay
+    assert independent.roles["matrix"].weight_decay == 4e-5
+    given = plan_of(run_of("v2scale_mup", depth=8, hps={"weight_decay": 0.1}))
+    assert given.roles["matrix"].weight_decay == 0.1
+    assert plan("sp", 8, hps={"weight_decay": 0.0}).roles["matrix"].weight_decay == 0
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("extra", [{}, {"total_bsz": 2**22}, {"bramp_ratio": 4}, {"hps": {"weight_lr_scale": 2.0}}])
+def test_independent_decay_shrinks_by_decay_times_schedule(depth: int, extra: dict[str, Any]) -> None:
+    p = plan_of(run_of("v2scale_mup", depth=depth, **extra))
+    for tokens in (0, 10**8, 10**9, 5 * 10**9):
+        now = step_values(p, tokens, 8192)
+        assert now.lr["matrix"] * now.weight_decay["matrix"] == approx(4e-5 * now.lr_fraction)
+        assert now.weight_decay["vector"] == 0
+
+
+def test_coupled_decay_shrinks_by_the_learning_rate() -> None:
+    now = step_values(plan("mupp", 16), 10**9, 8192)
+    assert now.weight_decay["matrix"] == 0.1
+    assert now.lr["matrix"] == approx(2.121320344e-4 * now.lr_fraction)
