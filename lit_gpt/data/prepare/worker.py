@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import threading
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,8 +128,17 @@ _state: tuple[Job, Tokenizer] | None = None
 def start_worker(job: Job) -> None:
     """Called once in every worker process."""
     global _state
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     _state = job, load_job_tokenizer(job)
+
+
+def _leave_with_parent() -> None:
+    """A worker whose parent was killed must not go on writing beside the next run's workers."""
+    parent = multiprocessing.parent_process()
+    assert parent
+    parent.join()
+    os._exit(1)
 
 
 def run_in_worker(unit: Unit) -> int:
