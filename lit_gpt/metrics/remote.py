@@ -99,7 +99,10 @@ class Wandb:
 
 
 class Mlflow:
-    """Server from MLFLOW_TRACKING_URI, else a local store; values are sent by a background thread."""
+    """Sends to the server named by MLFLOW_TRACKING_URI, from a background thread.
+
+    Without a server, current mlflow wants a database, which mlflow-skinny cannot open.
+    """
 
     def __init__(self, info: RunInfo):
         self._mlflow = _require("mlflow", "mlflow")
