@@ -69,6 +69,8 @@ def build_plan(run: RunConfig, model: Counted, base: Counted, ranks: int) -> Pla
             "Lower --base_hps.warmup_tokens or raise --max_tokens."
         )
     factors = batch_factors(run.batch_rule, batch / hps.b0, hps.beta2)
+    ramp = run.bramp_ratio or 1
+    batch_factors(run.batch_rule, ramp * batch / hps.b0, hps.beta2)  # refuse now what would fail in mid-run
     return Plan(
         family=config.family,
         depth=config.depth,
@@ -79,7 +81,7 @@ def build_plan(run: RunConfig, model: Counted, base: Counted, ranks: int) -> Pla
         batch_tokens=batch,
         context=config.block_size,
         steps=-(-tokens // batch),
-        batch_ramp=run.bramp_ratio or 1,
+        batch_ramp=ramp,
         schedule=Schedule(
             run.schedule or "linear",
             warmup,
@@ -176,8 +178,9 @@ def step_values(plan: Plan, tokens_seen: int, multiple: int) -> StepValues:
     """What step to take after `tokens_seen` tokens.
 
     multiple: tokens that all ranks process in one micro-batch; the ramped batch is a
-    multiple of it. The learning rate is the schedule's value at the middle of the step, so
-    neither the first step of a warm-up nor the last step of a decay to zero is wasted.
+    multiple of it. The learning rate is the schedule's value at the middle of the step's part
+    of the budget, so neither the first step of a warm-up nor the last step of a decay to
+    zero is wasted.
     """
     batch = plan.batch_tokens
     lr = {name: r.lr for name, r in plan.roles.items()}
@@ -190,7 +193,7 @@ def step_values(plan: Plan, tokens_seen: int, multiple: int) -> StepValues:
         lr = {name: value * now.lr / first.lr for name, value in lr.items()}
         decay = {name: value * now.weight_decay / first.weight_decay for name, value in decay.items()}
         beta2, eps = now.beta2, eps * now.eps / first.eps
-    at = fraction(plan.schedule, min(tokens_seen + batch / 2, plan.tokens))
+    at = fraction(plan.schedule, tokens_seen + min(batch, plan.tokens - tokens_seen) / 2)
     beta1 = plan.beta1
     if plan.scheduled_betas:
         beta1, beta2 = super_mup.betas(at)

@@ -1,0 +1,178 @@
+"""build_plan for commands that people type, and the values of single steps."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from plan_helpers import model_of, plan_of, run_of, typed
+from pytest import approx
+
+from lit_gpt.config.resolve import resolve
+from lit_gpt.errors import UserError
+from lit_gpt.scaling.base import Plan
+from lit_gpt.scaling.plan import describe, difference, step_values
+
+MICRO = 8192  # one process, micro_bsz 2, context 4096
+DATA = "--train_data_dir D --val_data_dir D"
+
+
+def plan_typed(line: str, ranks: int = 1) -> Plan:
+    return plan_of(resolve(typed(line))[0], ranks)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "steps"),  # tokens / 2^21, rounded up
+    [("1e11", 47_684), ("2e11", 95_368), ("4e11", 190_735), ("6e11", 286_103)],
+)
+def test_data_scaling_at_1b(tokens: str, steps: int) -> None:
+    p = plan_typed(f"{DATA} --train_model transformer --depth 16 --max_tokens {tokens} --train_name scaling_mup_tie")
+    assert (p.family, p.depth, p.rule, p.optimizer) == ("transformer", 16, "mupp", "adamw")
+    assert (p.tokens, p.steps, p.batch_tokens) == (int(float(tokens)), steps, 2**21)
+    assert p.schedule.name == "linear" and p.schedule.warmup_tokens == 1e9 and p.schedule.final == 0
+    assert p.roles["vector"].lr == approx(4.242640687e-4)
+    assert p.roles["matrix"].lr == approx(2.121320344e-4)
+    assert p.roles["embedding"].init.std == 0.02, "tied"
+    assert (p.beta1, p.beta2, p.eps, p.grad_clip) == (0.9, 0.95, 1e-8, 1.0)
+
+
+def test_long_context() -> None:
+    line = f"{DATA} --train_model transformer --depth 16 --ctx_len 32768 --max_tokens 4e10"
+    p = plan_typed(f"{line} --train_name scaling_mup_rbase_varlen", ranks=8)
+    assert p.context == 32768
+    assert p.batch_tokens == 2**21, "8 ranks x 2 x 32768 = 2^19"
+    assert p.steps == 19_074  # 4e10 / 2^21 = 19073.49
+    saved = resolve(typed(f"{line} --train_name scaling_mup_rbase_varlen --fsdp_save_mem=true"))[0]
+    assert plan_of(saved, 8) == p, "where the memory lives changes no number of the Plan"
+
+
+def test_a_batch_sweep_moves_the_base_with_the_batch() -> None:
+    sweep = "--train_model transformer --depth 8 --train_name hp_sweep_lr3e-4_bs1048576 --max_tokens 1e10"
+    p = plan_typed(f"{sweep} --base_hps.eta0=3e-4 --base_hps.b0=1048576")
+    assert (p.rule, p.batch_tokens, p.base_batch_tokens) == ("sp", 2**20, 2**20)
+    assert p.roles["matrix"].lr == approx(3e-4), "the batch is the base batch, so no factor"
+    assert p.steps == 9537  # 1e10 / 2^20 = 9536.74
+
+
+@pytest.mark.parametrize("depth", [8, 12, 16, 20, 24])
+def test_the_dense_ladder_in_the_form_of_the_moe_one(depth: int) -> None:
+    p = plan_typed(
+        f"{DATA} --train_model transformer_gqa4_h2 --depth {depth} --train_name v2scale_mup_ga_qknorm_sgate_shexp "
+        "--fsdp2 true --base_hps.warmup_tokens=0 --base_hps.t0=10.4e9 --base_hps.min_lr_mult=0.1 "
+        '--resume="auto" --micro_bsz=16 --act_ckpt=true'
+    )
+    budget = {8: 10.400, 12: 28.489, 16: 61.876, 20: 115.592, 24: 194.666}[depth]
+    assert p.tokens / 1e9 == approx(budget, abs=5.01e-4)
+    assert (p.schedule.warmup_tokens, p.schedule.final) == (0, 0.1)
+    assert p.independent_weight_decay and p.roles["matrix"].weight_decay == 4e-5
+    assert step_values(p, 0, 16 * 4096).lr_fraction == approx(1.0, abs=2e-4)
+
+
+def ramped(**fields: object) -> Plan:
+    return plan_of(run_of("mup", depth=16, max_tokens=4e10, bramp_ratio=4, **fields))  # type: ignore[arg-type]
+
+
+def test_a_growing_batch_keeps_depth_and_width_factors() -> None:
+    """The reference falls back to eta0 sqrt(r) for every parameter once the ramp starts."""
+    p, plain = ramped(), plan_of(run_of("mup", depth=16, max_tokens=4e10))
+    first, full = step_values(p, 0, MICRO), step_values(p, 4 * 10**9, MICRO)
+    assert first.batch_tokens == 2**21 and full.batch_tokens == 2**23
+    for now, root in ((first, 1.0), (full, 2.0)):  # sqrt(b / b0)
+        assert now.lr["vector"] / now.lr_fraction == approx(4.242640687e-4 * root)
+        assert now.lr["matrix"] / now.lr_fraction == approx(2.121320344e-4 * root)
+        assert now.weight_decay == {name: r.weight_decay for name, r in plain.roles.items()}
+    # Half-way up, at 2.5 percent of 4e10 tokens: m = 2.5, so 2.5 x 2^21 and sqrt(2.5).
+    half = step_values(p, 10**9, MICRO)
+    assert half.batch_tokens == 5 * 2**20
+    assert half.lr["matrix"] / half.lr_fraction == approx(2.121320344e-4 * 1.5811388301)
+
+
+def test_a_growing_batch_rederives_betas_eps_and_decay() -> None:
+    sde, sdew = (step_values(ramped(batch_rule=rule), 4 * 10**9, MICRO) for rule in ("sde", "sdew"))
+    assert (sde.eps, sde.beta2) == approx((5e-9, 0.8))
+    assert (sdew.eps, sdew.beta2, sdew.weight_decay["matrix"]) == approx((5e-9, 0.9, 0.2))
+    assert sdew.lr["matrix"] / sdew.lr_fraction == approx(2.121320344e-4)
+
+
+def test_a_ramp_that_a_batch_rule_cannot_follow_fails_before_training() -> None:
+    with pytest.raises(UserError, match=r"beta2 = -0.600 at 32 times the base batch"):
+        plan_of(run_of(depth=8, batch_rule="sde", bramp_ratio=32))
+
+
+def test_every_step_is_whole_micro_batches_and_the_budget_is_spent() -> None:
+    p = plan_of(run_of("mup", max_tokens=3e8, total_bsz=2**16, bramp_ratio=3, hps={"warmup_tokens": 1e7}))
+    seen, batches = 0, []
+    while seen < p.tokens:
+        batches.append(step_values(p, seen, MICRO).batch_tokens)
+        seen += batches[-1]
+    assert {b % MICRO for b in batches} == {0}
+    assert batches == sorted(batches) and (batches[0], batches[-1]) == (2**16, 3 * 2**16)
+    assert len(batches) < p.steps
+
+
+def test_learning_rates_of_steps() -> None:
+    # 10 steps of 2^16 tokens, warm-up of 2 of them: the schedule in the middle of each step.
+    p = plan_of(run_of(max_tokens=10 * 2**16, total_bsz=2**16, hps={"warmup_tokens": 2 * 2**16, "b0": 2**16}))
+    fractions = [step_values(p, i * 2**16, MICRO).lr_fraction for i in range(10)]
+    assert fractions == approx([0.25, 0.75, *((15 - 2 * i) / 16 for i in range(8))])
+    assert step_values(p, 0, MICRO).lr == {name: 0.25 * r.lr for name, r in p.roles.items()}
+
+
+@pytest.mark.parametrize("part", [0.01, 0.3, 0.5, 0.7, 1.0])
+def test_the_last_step_learns_however_little_is_left(part: float) -> None:
+    p = plan_of(run_of(max_tokens=int((9 + part) * 2**16), total_bsz=2**16, hps={"warmup_tokens": 0}))
+    assert p.steps == 10
+    last = step_values(p, 9 * 2**16, MICRO).lr_fraction
+    assert last == approx(part / 2 / (9 + part), rel=1e-3)
+
+
+def test_plans_survive_json() -> None:
+    p = ramped(batch_rule="sde", optimizer_args={"momentum": 0.9, "nested": {"a": [1, 2]}}, schedule="wsd")
+    assert Plan.from_dict(json.loads(json.dumps(p.to_dict()))) == p
+
+
+def test_difference_names_every_leaf() -> None:
+    a = plan_of(run_of("mup"))
+    assert difference(a.to_dict(), a.to_dict()) == []
+    matrix = replace(a.roles["matrix"], lr=1.0)
+    b = replace(a, seed=1, roles={**a.roles, "matrix": matrix}, optimizer_args={"k": 2})
+    assert difference(a.to_dict(), b.to_dict()) == [
+        "optimizer_args.k: None -> 2",
+        f"roles.matrix.lr: {a.roles['matrix'].lr} -> 1.0",
+        "seed: 3407 -> 1",
+    ]
+
+
+def test_warmup_must_fit() -> None:
+    with pytest.raises(UserError, match=r"1,000,000,000 tokens does not fit.*1,000,000,000 tokens.*warmup_tokens"):
+        plan_of(run_of(max_tokens=1e9))
+    assert plan_of(run_of(max_tokens=1e9 + 1)).tokens == 10**9 + 1
+    assert plan_of(run_of("midtrain", max_tokens=1e9)).schedule.warmup_tokens == 0
+    assert plan_of(run_of("super_mup", max_tokens=1e8)).schedule.warmup_tokens == approx(1e8 / 9.5)
+
+
+def test_a_budget_must_hold_one_batch() -> None:
+    with pytest.raises(UserError, match=r"2,097,151 is less than one batch of 2,097,152"):
+        plan_of(run_of("midtrain", max_tokens=2**21 - 1))
+    assert plan_of(run_of("midtrain", max_tokens=2**21)).steps == 1
+
+
+def test_an_unknown_rule_is_a_user_error() -> None:
+    with pytest.raises(UserError, match=r"Unknown scaling rule 'mupb'.*Did you mean 'mup' or 'mupp'"):
+        plan_of(run_of(parameterization="mupb"))
+
+
+def test_the_table_shows_the_numbers_of_the_plan() -> None:
+    p = plan_of(run_of("mup_wsd_cosine", depth=16, bramp_ratio=2))
+    text = describe(p)
+    for piece in ("transformer d16", f"{p.tokens:,}", "ramps to x2", "wsd", "cosine", "0.000212132", "0.176777"):
+        assert piece in text
+    assert "expert" not in text, "roles that the model lacks are left out"
+
+
+def test_the_base_model_is_the_family_at_the_base_depth() -> None:
+    run = run_of("mup", depth=16, hps={"d0": 16})
+    assert plan_of(run).tokens == 9_500_000_000
+    assert plan_of(run).roles["matrix"].lr == approx(6e-4)
+    assert model_of(run, 16).parameters["matrix"] == 973_078_528
