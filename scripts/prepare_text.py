@@ -28,6 +28,10 @@ def summary(meta: dict) -> str:
         lines.append(
             f"{split:<12}{n['tokens']:>18,}{n['documents']:>14,}{n['bytes']:>18,}{ratio:>13.3f}{n['shards']:>8}"
         )
+    if "validation" not in meta["splits"]:
+        lines.append(
+            "no document went to validation; to have some, use a larger --validation_fraction and a new --output"
+        )
     lines.append(f"vocabulary {meta['vocab_size']}, EOS id {meta['eos_id']}")
     return "\n".join(lines)
 

@@ -32,7 +32,7 @@ def open_corpus(
 
     data_dir: folder, or remote root such as s3://bucket/data, of token files or of plain text.
     split_prefix: the files are `<data_dir>/<split_prefix>*.bin` ("validation" also finds val*.bin,
-    and both also find names like fineweb_train_*.bin).
+    and both also find names like fineweb_train_*.bin), or whatever is in the folder of that name.
     block: targets per sample. seed, shuffle, repeat: see Corpus.
     mixture: a JSON file {path prefix relative to data_dir: weight} to use instead of split_prefix; a
     prefix that is a folder stands for that folder's split.
@@ -61,13 +61,18 @@ def _open_source(root: Path, name: str, given: StreamInfo) -> TokenStream:
     return _open_bins(files, given, folder.name)
 
 
-def _open_split(folder: Path, given: StreamInfo) -> TokenStream:
-    prefix = given.split
+def _open_split(root: Path, given: StreamInfo) -> TokenStream:
+    folder, prefix = (root / given.split).parent, (root / given.split).name
     for files in (_bins(folder, p, inside) for inside in (False, True) for p in _spellings(prefix)):
         if files:
             return _open_bins(files, given, prefix)
-    if any(text.matches(p) for p in folder.rglob("*")) and not any(folder.glob("*.bin")):
-        return _open_text(folder, given)
+    for name in _spellings(prefix):
+        if files := _bins(folder / name, ""):
+            return _open_bins(files, given, prefix)
+        if _holds_text(folder / name):
+            return _open_text(folder / name, given, divided=False)
+    if _holds_text(folder) and not any(folder.glob("*.bin")):
+        return _open_text(folder, given, divided=True)
     raise UserError(f"No data for split {prefix!r}: no file {prefix}*.bin in {folder}. {_listing(folder)}")
 
 
@@ -89,7 +94,8 @@ def _open_bins(files: list[Path], given: StreamInfo, prefix: str) -> TokenStream
 
 def _meta_split(meta: dict | None, prefix: str) -> str:
     """The split of meta.json that a prefix belongs to: "train_0000000001" belongs to "train"."""
-    return next((s for s in (meta or {}).get("splits", {}) if prefix.startswith(s)), prefix)
+    splits = (meta or {}).get("splits", {})
+    return next((s for s in splits if prefix.startswith(s) or s.startswith(prefix)), prefix)
 
 
 def _override(known: StreamInfo, given: StreamInfo) -> StreamInfo:
@@ -105,8 +111,13 @@ def _override(known: StreamInfo, given: StreamInfo) -> StreamInfo:
     )
 
 
-def _open_text(folder: Path, given: StreamInfo) -> TokenStream:
-    split = "validation" if given.split.startswith("val") else "train"
+def _holds_text(folder: Path) -> bool:
+    return any(text.matches(p) for p in folder.rglob("*"))
+
+
+def _open_text(folder: Path, given: StreamInfo, divided: bool) -> TokenStream:
+    """divided: the folder holds all splits, to be told apart by hash; else all of it is the one split."""
+    split = "" if not divided else "validation" if "val" in given.split else "train"
     paths = [piece.path for piece in find_files(folder)]
     stream = text.open_stream(paths, replace(given, split=split))
     if not stream.num_tokens:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import uuid
 from pathlib import Path
 
 from lit_gpt.errors import UserError
@@ -49,7 +50,7 @@ def _fetch(filesystem, remote: str, size: int, path: Path) -> None:
     if path.is_file() and path.stat().st_size == size:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         filesystem.get_file(remote, str(temporary))
         os.replace(temporary, path)

@@ -19,7 +19,7 @@ from lit_gpt.errors import UserError
 class StreamInfo:
     """What is known about a stream besides its tokens; None where nothing says.
 
-    split: "train", "validation", ...; only the text format, which has no split in its file names, needs it.
+    split: "train" or "validation"; only the text format, which has no split in its file names, needs it.
     tokenizer: a tokenizer spec (see tokenizer.py); only the text format needs it.
     bytes_per_token: UTF-8 bytes of source text per token, for bits per byte.
     """

@@ -29,8 +29,8 @@ def matches(path: Path) -> bool:
 def open_stream(paths: Sequence[Path], info: StreamInfo) -> ArrayStream:
     """The documents of `info.split`, each followed by EOS, as one stream.
 
-    About 5% of the documents are validation, by the hash of their path. Raises UserError above
-    256 MiB of files.
+    About 5% of the documents are validation, by the hash of their path; with an empty split the
+    stream has all of them. Raises UserError above 256 MiB of files.
     """
     root = Path(paths[0]).parent if len(paths) == 1 else _common(paths)
     pieces = [Piece(p, p.relative_to(root).as_posix(), p.stat().st_size) for p in paths]
@@ -56,12 +56,12 @@ def _common(paths: Sequence[Path]) -> Path:
 
 def _tokenise(pieces: Sequence[Piece], split: str, tokenizer: Tokenizer, eos_id: int | None) -> tuple[np.ndarray, int]:
     """(tokens of the split, UTF-8 bytes of their text)."""
-    splitter = Splitter(pieces, VALIDATION_FRACTION)
+    splitter = Splitter(pieces, VALIDATION_FRACTION if split else 0.0)
     parts, text_bytes = [np.empty(0, np.int32)], 0
     for piece in pieces:
         for document in read_documents(piece):
             for name, text in splitter(document):
-                if name == split and text:
+                if name == (split or "train") and text:
                     ids = tokenizer.encode(text) + ([] if eos_id is None else [eos_id])
                     parts.append(np.array(ids, np.int32))
                     text_bytes += len(text.encode())

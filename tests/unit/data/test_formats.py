@@ -112,6 +112,18 @@ def test_lone_text_file_is_cut_at_its_end(tmp_path):
     assert len(validation) == 51
 
 
+def test_split_folders_and_prefixes_with_a_slash(tmp_path):
+    for split, text in (("train", "some words"), ("val", "other ones")):
+        (tmp_path / "text" / split).mkdir(parents=True)
+        (tmp_path / "text" / split / "a.md").write_text(text)
+        (tmp_path / "bins" / split).mkdir(parents=True)
+        TOKENS[: len(text)].astype("<u2").tofile(tmp_path / "bins" / split / "part-1.bin")
+    assert bytes(read_all(tmp_path / "text")[:-1].tolist()) == b"some words"
+    assert bytes(read_all(tmp_path / "text", "validation")[:-1].tolist()) == b"other ones"
+    np.testing.assert_array_equal(read_all(tmp_path / "bins", "validation"), TOKENS[:10])
+    np.testing.assert_array_equal(read_all(tmp_path, "bins/train/part"), TOKENS[:10])
+
+
 def test_read_spans_files_and_any_range(tmp_path):
     for i in range(5):
         (tmp_path / f"train_{i}.bin").write_bytes(packed_bytes(TOKENS[i * 20 : i * 20 + 20], 8, "<u2"))
