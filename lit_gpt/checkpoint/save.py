@@ -74,8 +74,8 @@ class Checkpointer:
         """
         self.wait()
         staged = self.staging.copy(flatten(model, optimizer))
-        meta = {**meta, "version": CHECKPOINT_VERSION, "step": step}
-        self.thread = threading.Thread(target=self._run, args=(step, staged, meta), name="checkpoint")
+        text = json.dumps({**meta, "version": CHECKPOINT_VERSION, "step": step}, indent=1)
+        self.thread = threading.Thread(target=self._run, args=(step, staged, text), name="checkpoint")
         self.thread.start()
         if not self.async_save:
             self.wait()
@@ -94,7 +94,7 @@ class Checkpointer:
         if self.group is not None:
             dist.destroy_process_group(self.group)
 
-    def _run(self, step: int, staged: Tensors, meta: dict[str, Any]) -> None:
+    def _run(self, step: int, staged: Tensors, meta: str) -> None:
         final = step_folder(self.folder, step)
         tmp = final.with_name(TMP + final.name)
         try:
@@ -126,10 +126,10 @@ class Checkpointer:
         writer = dcp.FileSystemWriter(tmp, sync_files=True)
         dcp.save(staged, storage_writer=writer, process_group=self.group, no_dist=self.group is None)
 
-    def _publish(self, tmp: Path, final: Path, meta: dict[str, Any]) -> None:
+    def _publish(self, tmp: Path, final: Path, meta: str) -> None:
         if not self.is_main:
             return
-        _write_text(tmp / META, json.dumps(meta, indent=1))
+        _write_text(tmp / META, meta)
         _sync_folder(tmp)
         if final.exists():  # the same step again, from a run that went back
             discard(final)

@@ -29,7 +29,7 @@ def setup_model(
 
     build: makes a module whose `blocks` is an nn.ModuleList and whose parameters have roles.
     initialise: fills every parameter by role, plain tensors and DTensors alike.
-    compute_dtype: dtype in which sharded weights are gathered; the master weights are fp32.
+    compute_dtype: dtype in which the weights of blocks are gathered; the master weights are fp32.
     Call the result directly, and `loss.backward()`: no Fabric wrapper is involved.
 
     Under FSDP2 the parameters of role "vector" (gains, biases, A_log, ...: tiny, and sensitive to
@@ -54,17 +54,20 @@ def setup_model(
 def _shard(
     model: nn.Module, blocks: nn.ModuleList, mesh: DeviceMesh, compute_dtype: torch.dtype, offloading: bool
 ) -> None:
-    policy: dict[str, Any] = {
+    common: dict[str, Any] = {
         "mesh": mesh,
-        "mp_policy": MixedPrecisionPolicy(
-            param_dtype=compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
-        ),
         "offload_policy": CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if offloading else OffloadPolicy(),
         "ignored_params": {p for p in model.parameters() if getattr(p, "role", None) == "vector"},
     }
+
+    def precision(dtype: torch.dtype) -> MixedPrecisionPolicy:
+        return MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+
     for block in blocks:
-        fully_shard(block, **policy)
-    fully_shard(model, **policy)
+        fully_shard(block, mp_policy=precision(compute_dtype), **common)
+    # Token table and head are gathered in fp32, as the model reads them on one device: rows enter an
+    # fp32 residual stream, and their gradients are sums over many tokens. The head casts for itself.
+    fully_shard(model, mp_policy=precision(torch.float32), **common)
 
 
 def _materialise(model: nn.Module, device: torch.device, shard_device: torch.device) -> None:

@@ -1,0 +1,135 @@
+"""FSDP2 and HSDP on several processes equal one process, on the real model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from spawn import run_distributed
+from tiny_model import batch, build_adamw, build_model, full, snapshot
+from torch.distributed.tensor import DTensor
+
+from lit_gpt.parallel import (
+    finish_gradients,
+    global_grad_norm,
+    grad_norms,
+    gradient_sync,
+    launch,
+    replicas_in_sync,
+    scale_gradients_,
+)
+
+CASES: list[dict[str, Any]] = [
+    {},
+    {"tied": True, "act_ckpt": "full"},
+    {"act_ckpt": "selective"},
+    {"compute_dtype": torch.bfloat16},
+    {"compute_dtype": torch.bfloat16, "tied": True},
+]
+STEPS, MICRO_BATCHES = 4, 2
+
+
+def train(kind: str = "foreach", **options: Any) -> dict[str, Any]:
+    """A few accumulated, scaled steps; everything that could differ between numbers of ranks."""
+    runtime = launch()
+    model = build_model(runtime, **options)
+    optimizer = build_adamw(model, kind)
+    losses, norms, wrong_norms = [], [], []
+    for step in range(STEPS):
+        valid = sum(batch(MICRO_BATCHES * step + i, runtime)[2] for i in range(MICRO_BATCHES))
+        loss = torch.zeros(())
+        for i in range(MICRO_BATCHES):
+            gradient_sync(model, i == MICRO_BATCHES - 1)
+            tokens, targets, _ = batch(MICRO_BATCHES * step + i, runtime)
+            summed = model(tokens, targets)
+            (summed * runtime.world_size / valid).backward()
+            loss += summed.detach() / valid
+        finish_gradients(model, runtime)
+        norm = grad_norms(model.parameters(), runtime)
+        wrong_norms += [] if close_to_torch(model, norm) else [(step, norm)]
+        assert torch.equal(norm.total, global_grad_norm(model.parameters(), runtime))
+        before = full(model.wte.weight.grad)
+        scale_gradients_(model.parameters(), torch.tensor(0.5))
+        assert torch.equal(full(model.wte.weight.grad), before * 0.5)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(runtime.sum(loss).item())
+        norms.append([n.item() for n in norm])
+    with torch.no_grad():  # leaves FSDP2's root unsharded; what follows must cope
+        model(tokens, targets)
+    return {
+        "losses": losses,
+        "norms": norms,
+        "wrong_norms": wrong_norms,
+        "in_sync": replicas_in_sync(model, runtime),
+        "weights": snapshot(model),
+        "sharded": {name: isinstance(p, DTensor) for name, p in model.named_parameters()},
+        "roles": {name: p.role for name, p in model.named_parameters()},
+    }
+
+
+def close_to_torch(model, norm) -> bool:
+    """The norms against torch's, over all full gradients in float64."""
+    grads = {True: [], False: []}
+    for p in model.parameters():
+        grads[p.role == "vector"].append(full(p.grad).double().flatten())
+    vector, weight = torch.cat(grads[True]).norm(), torch.cat(grads[False]).norm()
+    expected = torch.stack([torch.hypot(vector, weight), weight, vector])
+    return torch.allclose(torch.stack(norm).double(), expected, rtol=1e-5)
+
+
+def disturbed() -> tuple[bool, bool]:
+    """replicas_in_sync after rank 1 changed a vector, and after it changed a shard."""
+    runtime = launch()
+    answers = []
+    for name in ("norm.weight", "wte.weight"):
+        model = build_model(runtime)
+        if runtime.rank == 1:
+            p = model.get_parameter(name)
+            (p.to_local() if isinstance(p, DTensor) else p).data[0] += 1e-6
+        answers.append(replicas_in_sync(model, runtime))
+    return answers[0], answers[1]
+
+
+def all_cases() -> list[Any]:
+    results = [train(**case) for case in CASES]
+    return [*results, train("fused"), disturbed()]
+
+
+@pytest.fixture(scope="module")
+def alone() -> list[Any]:
+    return [train(**case) for case in CASES]
+
+
+@pytest.mark.parametrize(("world_size", "nodes"), [(2, 1), (4, 2)])
+def test_several_processes_equal_one(alone, world_size, nodes):
+    ranks = run_distributed(all_cases, world_size, nodes=nodes)
+    for i, (case, expected) in enumerate(zip([*CASES, {"kind": "fused"}], [*alone, alone[0]])):
+        tolerance = 2e-2 if "compute_dtype" in case else 1e-4
+        for found in (rank[i] for rank in ranks):
+            assert found["in_sync"] and not found["wrong_norms"], case
+            assert found["roles"] == expected["roles"]
+            assert found["sharded"] == {n: r != "vector" for n, r in found["roles"].items()}
+            torch.testing.assert_close(found["losses"], expected["losses"], rtol=tolerance / 10, atol=0, msg=str(case))
+            torch.testing.assert_close(found["norms"], expected["norms"], rtol=tolerance, atol=0)
+            torch.testing.assert_close(found["weights"], expected["weights"], rtol=tolerance, atol=tolerance)
+    # A copy of a shard exists only across nodes; without one, a rank's shard is its own.
+    assert {rank[-1] for rank in ranks} == {(False, nodes == 1)}
+
+
+def test_recomputing_changes_nothing(alone):
+    assert alone[2]["losses"] == alone[0]["losses"]
+    torch.testing.assert_close(alone[2]["weights"], alone[0]["weights"], rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_equal_eager_ones(alone):
+    for options in ({}, {"act_ckpt": "full"}, {"act_ckpt": "selective"}):
+        for found in run_distributed(compiled, 2, options):
+            torch.testing.assert_close(found["losses"], alone[0]["losses"], rtol=1e-5, atol=0)
+            torch.testing.assert_close(found["weights"], alone[0]["weights"], rtol=1e-4, atol=1e-4)
+
+
+def compiled(options: dict[str, Any]) -> dict[str, Any]:
+    return train(compile=True, **options)
