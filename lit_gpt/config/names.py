@@ -79,12 +79,22 @@ def _edit_distance(a: str, b: str) -> int:
     return row[-1]
 
 
-def _near_misses(piece: str) -> list[str]:
-    """Known tokens one edit away (two for long ones); short pieces are always labels."""
-    if len(piece) < 3 or piece in LABELS or LABEL_WITH_NUMBER.fullmatch(piece):
-        return []
-    known = [t for t in TOKENS if len(t) >= 3 and "_" not in t]
-    return [t for t in known if _edit_distance(piece.lower(), t) <= (2 if len(t) >= 7 else 1)]
+def _is_near(text: str, token: str) -> bool:
+    """One edit away; two for a single word when the token is long or letters are swapped."""
+    generous = "_" not in text and (len(token) >= 7 or sorted(text.lower()) == sorted(token))
+    return _edit_distance(text.lower(), token) <= (2 if generous else 1)
+
+
+def _near_misses(train_name: str, labels: list[str]) -> dict[str, list[str]]:
+    """Part of the name -> known tokens it nearly is; `qk_norm` and `noskip_sums` are parts too."""
+    pieces = [p for p in train_name.split("_") if p]
+    parts = [p for p in labels if len(p) >= 3 and p not in LABELS and not LABEL_WITH_NUMBER.fullmatch(p)]
+    for n in (2, 3):
+        windows = (pieces[i : i + n] for i in range(len(pieces) - n + 1))
+        parts += ["_".join(w) for w in windows if not set(w).isdisjoint(labels)]
+    known = [t for t in TOKENS if len(t) >= 3]
+    near = {part: [t for t in known if _is_near(part, t)] for part in parts if part not in TOKENS}
+    return {part: tokens for part, tokens in near.items() if tokens}
 
 
 def _split(train_name: str) -> tuple[list[str], list[str]]:
@@ -111,13 +121,11 @@ def read_train_name(train_name: str) -> NameFields:
     Raises UserError for a near miss of a known token and for two tokens that disagree.
     """
     tokens, labels = _split(train_name)
-    for label in labels:
-        near = _near_misses(label)
-        if near:
-            raise UserError(
-                f"{label!r} in --train_name {train_name!r} is not a token but is close to "
-                f"{' and '.join(map(repr, near))}. Type the token exactly, or choose another label."
-            )
+    for part, near in _near_misses(train_name, labels).items():
+        raise UserError(
+            f"{part!r} in --train_name {train_name!r} is not a token but is close to "
+            f"{' and '.join(map(repr, near))}. Type the token exactly, or choose another label."
+        )
     fields: dict[str, Any] = {}
     origin: dict[str, str] = {}
     combined = {k: v for pair, f in COMBINATIONS.items() if pair <= set(tokens) for k, v in f.items()}
@@ -133,6 +141,13 @@ def read_train_name(train_name: str) -> NameFields:
     return NameFields({**fields, **combined}, tuple(tokens), tuple(labels))
 
 
+def _setters(name: NameFields, key: str, value: Any) -> str:
+    """The token, or the pair of tokens, that sets a field."""
+    pairs = (sorted(pair) for pair, f in COMBINATIONS.items() if key in f and pair <= set(name.tokens))
+    single = [t for t in name.tokens if TOKENS[t].get(key) == value]
+    return " and ".join(map(repr, single[:1] or next(pairs)))
+
+
 def merge(flags: dict[str, Any], name: NameFields, train_name: str) -> dict[str, Any]:
     """Flags the user gave (None = not given) joined with what the name says.
 
@@ -142,9 +157,9 @@ def merge(flags: dict[str, Any], name: NameFields, train_name: str) -> dict[str,
     for key, value in name.fields.items():
         given = flags.get(key)
         if given is not None and given != value:
-            token = next((t for t in name.tokens if TOKENS[t].get(key) == value), name.tokens[0])
+            culprits = _setters(name, key, value)
             raise UserError(
-                f"--{key} {given} disagrees with the token {token!r} of --train_name {train_name!r}, "
+                f"--{key} {given} disagrees with the token {culprits} of --train_name {train_name!r}, "
                 f"which sets {key} to {value}. Drop the flag or the token."
             )
         merged[key] = value
