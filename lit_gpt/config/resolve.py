@@ -40,37 +40,44 @@ def resolve(run: RunConfig) -> tuple[RunConfig, NameFields]:
     flags = {f.name: getattr(run, f.name) for f in dataclasses.fields(run)}
     run = dataclasses.replace(run, **merge(flags, name, run.train_name))
     run = _apply_model_name(run)
+    run = dataclasses.replace(run, **{k: v for k, v in _defaults(run).items() if getattr(run, k) is None})
     run = dataclasses.replace(
         run,
-        ctx_len=run.ctx_len or DEFAULT_CONTEXT,
-        total_bsz=run.total_bsz or run.base_hps.b0,
-        parameterization=run.parameterization or "sp",
-        optimizer=run.optimizer or "adamw",
-        schedule=run.schedule or "linear",
         act_ckpt=_act_ckpt(run),
         offloading=run.offloading or run.fsdp_save_mem,
         precision={"bf16-mixed": "bf16", "32": "fp32"}.get(run.precision or "", run.precision),
         loggers=[*run.loggers, *(["mlflow"] if run.use_mlflow and "mlflow" not in run.loggers else [])],
-        init_from=run.init_from or run.load_dir,
-        out_dir=run.out_dir or os.environ.get("LIGHTNING_ARTIFACTS_DIR", "out"),
-        save_step=run.save_step or 1000,
-        num_extrp=run.num_extrp or 4,
-        bramp_ratio=run.bramp_ratio or 1,
     )
     _check(run)
     return run, name
 
 
+def _defaults(run: RunConfig) -> dict[str, object]:
+    """Values of options that were not given (None; a 0 was given, and is checked)."""
+    return {
+        "ctx_len": DEFAULT_CONTEXT,
+        "total_bsz": run.base_hps.b0,
+        "parameterization": "sp",
+        "optimizer": "adamw",
+        "schedule": "linear",
+        "init_from": run.load_dir,
+        "out_dir": os.environ.get("LIGHTNING_ARTIFACTS_DIR", "out"),
+        "save_step": 1000,
+        "num_extrp": 4,
+        "bramp_ratio": 1,
+    }
+
+
 def _apply_model_name(run: RunConfig) -> RunConfig:
-    """Accept `--train_model transformer_d8` when it does not contradict --depth."""
+    """Accept `--train_model transformer_gqa4_moe_s8_k4_d8` when no flag contradicts it."""
     model = read_model_name(run.train_model)
-    changes: dict[str, object] = {"train_model": model.family}
-    if model.depth is not None:
-        default = RunConfig.depth
-        if run.depth not in (default, model.depth):
-            raise UserError(f"--train_model {run.train_model} and --depth {run.depth} disagree. Drop one.")
-        changes["depth"] = model.depth
-    return dataclasses.replace(run, **changes)  # type: ignore[arg-type]
+    given = {"depth": model.depth, "sparsity": model.sparsity, "top_k": model.top_k}
+    changes = {key: value for key, value in given.items() if value is not None}
+    for key, value in changes.items():
+        flag = getattr(run, key)
+        if flag not in (getattr(RunConfig, key), value):
+            raise UserError(f"--train_model {run.train_model} and --{key} {flag} disagree. Drop one.")
+    return dataclasses.replace(run, train_model=model.family, **changes)
 
 
 def _act_ckpt(run: RunConfig) -> str:
@@ -93,7 +100,7 @@ def _check(run: RunConfig) -> None:
         "num_extrp",
         "bramp_ratio",
     ]
-    at_least_one += ["eval_sequences", "keep_last"]
+    at_least_one += ["eval_sequences", "keep_last", "sparsity", "top_k"]
     for key in at_least_one:
         if getattr(run, key) < 1:
             problems.append(f"--{key} is {getattr(run, key)}; it must be at least 1")
@@ -102,12 +109,14 @@ def _check(run: RunConfig) -> None:
         "base_hps.b0": hps.b0,
         "base_hps.t0": hps.t0,
         "base_hps.d0": hps.d0,
+        "base_hps.hd0": hps.hd0,
     }
     positive |= {
         "total_bsz": run.total_bsz,
         "ar": run.ar,
         "swa_len": run.swa_len,
         "max_tokens": run.max_tokens,
+        "stop_after": run.stop_after,
     }
     problems += [f"--{k} is {v}; it must be positive" for k, v in positive.items() if v is not None and v <= 0]
     not_negative = {"grad_clip": run.grad_clip, "num_workers": run.num_workers, "keep_every": run.keep_every}
@@ -116,15 +125,20 @@ def _check(run: RunConfig) -> None:
         "base_hps.weight_decay": hps.weight_decay or 0,
     }
     problems += [f"--{k} is {v}; it must not be negative" for k, v in not_negative.items() if v < 0]
-    fractions = {"base_hps.min_lr_mult": hps.min_lr_mult, "label_smoothing": run.label_smoothing or 0}
-    fractions |= {
+    fractions = {
+        "base_hps.min_lr_mult": hps.min_lr_mult,
+        "label_smoothing": run.label_smoothing or 0,
         "decay_fraction": run.decay_fraction,
-        "base_hps.beta1": hps.beta1,
-        "base_hps.beta2": hps.beta2,
     }
     problems += [f"--{k} is {v}; it must be between 0 and 1" for k, v in fractions.items() if not 0 <= v <= 1]
+    betas = {"base_hps.beta1": hps.beta1, "base_hps.beta2": hps.beta2, "base_hps.muon_beta": hps.muon_beta}
+    problems += [f"--{k} is {v}; it must be at least 0 and below 1" for k, v in betas.items() if not 0 <= v < 1]
     if run.decay_fraction == 0:
         problems.append("--decay_fraction is 0; use --schedule constant for a run without decay")
+    if run.load_dir and run.load_dir != run.init_from:
+        problems.append(
+            f"--load_dir {run.load_dir} is the old name of --init_from, which is {run.init_from}; give one of them"
+        )
     if run.resume is not False and run.init_from:
         problems.append("--resume continues a run and --init_from starts one; give one of them")
     if run.validation and not (run.init_from and run.val_data_dir):

@@ -145,7 +145,7 @@ def test_near_misses(name: str, meant: str) -> None:
 
 
 def test_labels_beside_tokens_are_no_near_misses() -> None:
-    for name in ("v2scale_a", "x_mup", "noskip_1_sum", "mup_b_tie", "skipgain_v2", "super_scale_mup"):
+    for name in ("v2scale_a", "x_mup", "noskip_1_sum", "mup_b_tie", "skipgain_v2", "super_run_mup"):
         read_train_name(name)
 
 
