@@ -91,7 +91,7 @@ class ModelConfig:
     padded_vocab_size: int = field(init=False)
 
     def __post_init__(self) -> None:
-        multiple = self.padding_multiple
+        multiple = max(self.padding_multiple, 1)  # a wrong one is reported below
         object.__setattr__(self, "padded_vocab_size", -(-self.vocab_size // multiple) * multiple)
         problems = self._problems()
         if problems:
@@ -103,6 +103,7 @@ class ModelConfig:
         checks = {
             f"depth is {self.depth}; it must be at least 1": self.depth < 1,
             f"n_embd is {self.n_embd}; it must be at least 1": self.n_embd < 1,
+            f"n_head is {self.n_head}; it must be at least 1": self.n_head < 1,
             f"{len(self.layers)} layers are described but depth is {self.depth}": len(self.layers) != self.depth,
             f"n_kv_head is {self.n_kv_head}; it must be at least 1 and divide n_head = {self.n_head}": (
                 self.n_kv_head < 1 or self.n_head % max(self.n_kv_head, 1) != 0
@@ -111,6 +112,7 @@ class ModelConfig:
                 self.head_dim < 1 or (self.position == "rope" and self.head_dim % 2 != 0)
             ),
             f"vocab_size is {self.vocab_size}; it must be at least 2": self.vocab_size < 2,
+            f"padding_multiple is {self.padding_multiple}; it must be at least 1": self.padding_multiple < 1,
             f"block_size is {self.block_size}; it must be at least 1": self.block_size < 1,
             f"intermediate_size is {self.intermediate_size}; it must be at least 1": self.intermediate_size < 1,
             f"rotary_fraction is {self.rotary_fraction}; it must be in (0, 1]": not 0 < self.rotary_fraction <= 1,

@@ -1,0 +1,96 @@
+"""The dense families against the reference's registry table (its section 5.1)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from lit_gpt import architectures
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.errors import UserError
+
+DEPTHS = (8, 12, 16, 20, 24)
+#                          (aspect ratio, heads per layer, head dim, kv heads or None for d/4, mlp_expand)
+DENSE: dict[str, tuple[int, int, int, int | None, int]] = {
+    "transformer": (128, 1, 128, None, 4),
+    "transformersa": (128, 1, 128, None, 4),
+    "transformerls": (128, 1, 128, None, 4),
+    "transformer_gqa4": (128, 1, 128, 4, 4),
+    "transformer_gqa4_h2": (128, 2, 128, 4, 4),
+    "transformer_gqa4_h2_skipw": (128, 2, 128, 4, 4),
+    "transformer_gqa4_w8": (128, 1, 128, 4, 32),
+    "transformerga_gqa4": (124, 1, 124, 4, 4),
+}
+COMMON: dict[str, Any] = {
+    "block_size": 4096,
+    "padded_vocab_size": 32000,
+    "norm": "rmsnorm",
+    "norm_eps": 1e-5,
+    "tie_embeddings": False,
+    "attn_bias": False,
+    "mlp_bias": False,
+    "position": "rope",
+    "rope_base": 10_000.0,
+    "post_norm": False,
+    "skip": "add",
+    "qk_norm": False,
+}
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("family", DENSE)
+def test_dimensions(family: str, depth: int) -> None:
+    ratio, heads, head_dim, kv, expand = DENSE[family]
+    c = architectures.build(family, depth)
+    assert (c.family, c.depth, len(c.layers)) == (family, depth, depth)
+    assert (c.n_embd, c.n_head, c.head_dim) == (ratio * depth, heads * depth, head_dim)
+    assert c.n_kv_head == (depth // 4 if kv is None else kv)
+    assert c.intermediate_size == expand * ratio * depth
+    assert {key: getattr(c, key) for key in COMMON} == COMMON
+    assert {(s.mixer, s.ffn, s.shares) for s in c.layers} == {("attention", "swiglu", None)}
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_what_sets_a_family_apart(depth: int) -> None:
+    build = architectures.build
+    mha = build("transformer_mha", depth)
+    assert (mha.n_head, mha.n_kv_head, mha.head_dim) == (depth, depth, 128)
+    windows = [s.window for s in build("transformerls", depth).layers]
+    assert windows == [128, 128, 128, None] * (depth // 4)
+    skips = [s.skip_projection for s in build("transformer_gqa4_h2_skipw", depth).layers]
+    assert skips == [False, False, False, True] * (depth // 4)
+    with_sink = [f for f in (*DENSE, "transformer_mha") if build(f, depth).attn_sink]
+    with_gate = [f for f in (*DENSE, "transformer_mha") if build(f, depth).attn_gate]
+    assert (with_sink, with_gate) == (["transformersa"], ["transformerga_gqa4"])
+
+
+@pytest.mark.parametrize("family", architectures.FAMILIES.names())
+@pytest.mark.parametrize("depth", range(1, 33))
+def test_a_depth_builds_or_says_why_not(family: str, depth: int) -> None:
+    """Small depths too (a smoke test is depth 4); nothing but a UserError may come out."""
+    try:
+        config = architectures.build(family, depth)
+    except UserError as error:
+        assert str(depth) in str(error)
+        assert depth not in (*DEPTHS, 4) or family not in (*DENSE, "transformer_mha")
+        return
+    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert (config.family, config.depth) == (family, depth)
+
+
+def test_an_aspect_ratio_changes_the_width() -> None:
+    c = architectures.build("transformer", 16, aspect_ratio=64)
+    assert (c.n_embd, c.n_head, c.head_dim, c.intermediate_size) == (1024, 16, 64, 4096)
+    h2 = architectures.build("transformer_gqa4_h2", 16, aspect_ratio=64)
+    assert (h2.n_embd, h2.n_head, h2.head_dim) == (1024, 32, 128), "its head dim is fixed"
+    with pytest.raises(UserError, match="head_dim is 63; it must be positive and, with RoPE, even"):
+        architectures.build("transformer", 16, aspect_ratio=63)
+
+
+def test_an_unknown_family_gets_a_suggestion() -> None:
+    with pytest.raises(UserError, match=r"Unknown model family 'transfomer'. Did you mean 'transformer'"):
+        architectures.build("transfomer", 8)
+    with pytest.raises(UserError, match="Unknown model family '_dense'"):
+        architectures.build("_dense", 8)
