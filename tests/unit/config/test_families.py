@@ -67,17 +67,17 @@ def test_what_sets_a_family_apart(depth: int) -> None:
 
 
 @pytest.mark.parametrize("family", architectures.FAMILIES.names())
-@pytest.mark.parametrize("depth", range(1, 33))
-def test_a_depth_builds_or_says_why_not(family: str, depth: int) -> None:
+def test_a_depth_builds_or_says_why_not(family: str) -> None:
     """Small depths too (a smoke test is depth 4); nothing but a UserError may come out."""
-    try:
-        config = architectures.build(family, depth)
-    except UserError as error:
-        assert str(depth) in str(error)
-        assert depth not in (*DEPTHS, 4) or family not in (*DENSE, "transformer_mha")
-        return
-    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-    assert (config.family, config.depth) == (family, depth)
+    for depth in range(1, 33):
+        try:
+            config = architectures.build(family, depth)
+        except UserError as error:
+            assert str(depth) in str(error)
+            assert depth not in (*DEPTHS, 4) or family not in (*DENSE, "transformer_mha")
+            continue
+        assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+        assert (config.family, config.depth) == (family, depth)
 
 
 def test_an_aspect_ratio_changes_the_width() -> None:
