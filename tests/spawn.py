@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 import tempfile
@@ -13,6 +14,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+# Imports take longer than what the tests do, so one server imports and the processes are its forks.
+PRELOAD = ["lit_gpt.parallel", "lit_gpt.checkpoint", "lit_gpt.model", "torch._dynamo"]
+
 
 def run_distributed(fn: Callable[..., Any], world_size: int, *args: Any, nodes: int = 1) -> list[Any]:
     """fn(*args) on every rank, with the start of torchrun; what each rank returned, by rank.
@@ -23,10 +27,10 @@ def run_distributed(fn: Callable[..., Any], world_size: int, *args: Any, nodes: 
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
+    multiprocessing.set_forkserver_preload(PRELOAD)
     with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(
-            _process, (fn, world_size, nodes, port, folder, args), nprocs=world_size, start_method="spawn"
-        )
+        arguments = (fn, world_size, nodes, port, folder, args)
+        mp.start_processes(_process, arguments, nprocs=world_size, start_method="forkserver")
         return [torch.load(Path(folder, f"{r}.pt"), weights_only=False) for r in range(world_size)]
 
 
