@@ -26,9 +26,26 @@ class Linear(nn.Module):
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
 
+    def halves(self, x: Tensor) -> list[Tensor]:
+        """The output's two halves, as one product each.
+
+        Splitting after one product makes backward join two activation-sized gradients, which
+        costs more (4 % of a step at n = 1024 on an H200) than the larger product saves.
+        """
+        weights = self.weight.to(x.dtype).chunk(2)
+        biases = (None, None) if self.bias is None else self.bias.to(x.dtype).chunk(2)
+        return [F.linear(x, w, b) for w, b in zip(weights, biases)]
+
     def flops(self) -> float:
         """Forward matmul FLOPs per token: 2 per weight."""
         return 2.0 * self.weight.numel()
+
+
+def joint(x: Tensor, *maps: Linear) -> list[Tensor]:
+    """Several maps of one input as one matrix product, which is faster than one after the other."""
+    weight = torch.cat([m.weight.to(x.dtype) for m in maps])
+    parts = F.linear(x, weight).split([m.weight.shape[0] for m in maps], dim=-1)
+    return [p if m.bias is None else p + m.bias.to(x.dtype) for p, m in zip(parts, maps)]
 
 
 class Embedding(nn.Module):

@@ -20,7 +20,7 @@ OSS_LIMIT, OSS_ALPHA = 7.0, 1.702  # GPT-OSS: clamp of gate and up; slope of its
 
 
 class _FeedForward(nn.Module):
-    """up: n -> up_width; a kind's activation: up_width -> hidden; down: hidden -> n."""
+    """up: n -> up_width; what a kind makes of it, hidden wide; norm; down: hidden -> n."""
 
     def __init__(self, config: ModelConfig, up_width: int, hidden: int):
         super().__init__()
@@ -28,12 +28,13 @@ class _FeedForward(nn.Module):
         self.norm = build_norm(config, hidden) if config.ffn_norm else None
         self.down = Linear(hidden, config.n_embd, bias=config.mlp_bias)
 
-    def activation(self, u: Tensor) -> Tensor:
+    def inner(self, x_BTD: Tensor) -> Tensor:
+        """(..., n) -> (..., hidden)."""
         raise NotImplementedError
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """(..., n) -> (..., n), in x's dtype."""
-        h = self.activation(self.up(x_BTD))
+        h = self.inner(x_BTD)
         return self.down(h if self.norm is None else self.norm(h, h.dtype))
 
     def flops(self) -> float:
@@ -47,8 +48,8 @@ class SwiGLU(_FeedForward):
     def __init__(self, config: ModelConfig):
         super().__init__(config, 2 * config.intermediate_size, config.intermediate_size)
 
-    def activation(self, u: Tensor) -> Tensor:
-        gate, up = u.chunk(2, dim=-1)
+    def inner(self, x_BTD: Tensor) -> Tensor:
+        gate, up = self.up.halves(x_BTD)
         return F.silu(gate) * up
 
 
@@ -59,15 +60,15 @@ class ReLU2(_FeedForward):
         hidden = 3 * config.intermediate_size // 2
         super().__init__(config, hidden, hidden)
 
-    def activation(self, u: Tensor) -> Tensor:
-        return F.relu(u).square()
+    def inner(self, x_BTD: Tensor) -> Tensor:
+        return F.relu(self.up(x_BTD)).square()
 
 
 class OssSwiGLU(SwiGLU):
     """GPT-OSS: g clamped above, u clamped on both sides, g * sigmoid(1.702 g) * (u + 1)."""
 
-    def activation(self, u: Tensor) -> Tensor:
-        gate, up = u.chunk(2, dim=-1)
+    def inner(self, x_BTD: Tensor) -> Tensor:
+        gate, up = self.up.halves(x_BTD)
         gate, up = gate.clamp(max=OSS_LIMIT), up.clamp(-OSS_LIMIT, OSS_LIMIT)
         return gate * torch.sigmoid(OSS_ALPHA * gate) * (up + 1)
 

@@ -62,7 +62,7 @@ def test_chunked_loss(compiled):
     inner = torch.compile(chunk_loss) if compiled else chunk_loss
     results = []
     for backend, cast in (("chunked", torch.bfloat16), ("plain", torch.float32)):
-        h, w = hidden.to(cast).requires_grad_(), weight.bfloat16().to(cast).requires_grad_()
+        h, w = (x.bfloat16().to(cast, copy=True).requires_grad_() for x in (hidden, weight))
         loss = linear_cross_entropy(
             h, w, targets, vocab_size=300, label_smoothing=0.1, backend=backend, chunk=300, inner=inner
         )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.cache import KVCache
 from lit_gpt.nn.context import Context
-from lit_gpt.nn.linear import Linear
+from lit_gpt.nn.linear import Linear, joint
 from lit_gpt.nn.norm import RMSNorm, build_norm
 from lit_gpt.nn.rotary import rotate
 from lit_gpt.ops.attention import attention
@@ -43,9 +43,8 @@ class Attention(nn.Module):
         self, x_BTD: Tensor, context: Context, shared: tuple[Tensor, ...] | None = None, cache: KVCache | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
         """See lit_gpt.nn.mixers.Mixer. Lends its keys and values if a later layer shares them."""
-        q = self._heads(self.q(x_BTD), self.q_norm, context)
-        k = self._heads(self.k(x_BTD), self.k_norm, context)
-        v = self.v(x_BTD).unflatten(-1, (-1, self.head_dim))
+        q, k, v = (y.unflatten(-1, (-1, self.head_dim)) for y in joint(x_BTD, self.q, self.k, self.v))
+        q, k = self._place(q, self.q_norm, context), self._place(k, self.k_norm, context)
         if cache is not None:
             k, v = cache.append(k, v)
         y_BTHD = attention(
@@ -66,9 +65,8 @@ class Attention(nn.Module):
             y = self.norm(y, y.dtype)
         return self.out(y), (k, v) if self.lends else None
 
-    def _heads(self, x: Tensor, norm: RMSNorm | None, context: Context) -> Tensor:
-        """(B, T, heads * D) -> (B, T, heads, D), normalised and rotated."""
-        x_BTHD = x.unflatten(-1, (-1, self.head_dim))
+    def _place(self, x_BTHD: Tensor, norm: RMSNorm | None, context: Context) -> Tensor:
+        """Queries or keys, normalised and rotated."""
         if norm is not None:
             x_BTHD = norm(x_BTHD, x_BTHD.dtype)
         return x_BTHD if context.rope is None else rotate(x_BTHD, *context.rope)
