@@ -18,7 +18,9 @@ import torch.multiprocessing as mp
 PRELOAD = ["lit_gpt.parallel", "lit_gpt.checkpoint", "lit_gpt.model", "torch._dynamo"]
 
 
-def run_distributed(fn: Callable[..., Any], world_size: int, *args: Any, nodes: int = 1) -> list[Any]:
+def run_distributed(
+    fn: Callable[..., Any], world_size: int, *args: Any, nodes: int = 1, gpu: bool = False
+) -> list[Any]:
     """fn(*args) on every rank, with the start of torchrun; what each rank returned, by rank.
 
     fn must be importable (top level of a test file). An exception on any rank fails the call
@@ -29,16 +31,18 @@ def run_distributed(fn: Callable[..., Any], world_size: int, *args: Any, nodes: 
         port = s.getsockname()[1]
     multiprocessing.set_forkserver_preload(PRELOAD)
     with tempfile.TemporaryDirectory() as folder:
-        arguments = (fn, world_size, nodes, port, folder, args)
+        arguments = (fn, world_size, nodes, port, gpu, folder, args)
         mp.start_processes(_process, arguments, nprocs=world_size, start_method="forkserver")
         return [torch.load(Path(folder, f"{r}.pt"), weights_only=False) for r in range(world_size)]
 
 
-def _process(rank: int, fn: Callable[..., Any], world_size: int, nodes: int, port: int, folder: str, args):
+def _process(rank: int, fn: Callable[..., Any], world_size: int, nodes: int, port: int, gpu: bool, folder: str, args):
     local = world_size // nodes
     values = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank % local, "LOCAL_WORLD_SIZE": local}
     values |= {"GROUP_RANK": rank // local, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({k: str(v) for k, v in values.items()}, CUDA_VISIBLE_DEVICES="")
+    os.environ.update({k: str(v) for k, v in values.items()})
+    if not gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(1)
     torch.save(fn(*args), Path(folder, f"{rank}.pt"))
     if dist.is_initialized():

@@ -41,8 +41,14 @@ CONFIG = ModelConfig(
 ROLE_PLANS = {name: RolePlan(lr=1e-2, weight_decay=0.1, init=Init("normal", std=0.1)) for name in ROLES}
 
 
-def build_model(runtime: Runtime, compute_dtype: torch.dtype = torch.float32, tied: bool = False, **options: Any):
-    config = CONFIG.replace(tie_embeddings=tied)
+def build_model(
+    runtime: Runtime,
+    compute_dtype: torch.dtype = torch.float32,
+    tied: bool = False,
+    config: ModelConfig = CONFIG,
+    **options: Any,
+) -> nn.Module:
+    config = config.replace(tie_embeddings=tied)
     return setup_model(
         runtime,
         lambda: GPT(config, Multipliers(logit=0.5, residual=0.7), compute_dtype=compute_dtype),
@@ -68,7 +74,7 @@ def batch(step: int, runtime: Runtime, sequences: int = 8) -> tuple[torch.Tensor
     targets = tokens.roll(-1, 1)
     targets[0, 2:] = -100
     mine = slice(runtime.rank * sequences // runtime.world_size, (runtime.rank + 1) * sequences // runtime.world_size)
-    return tokens[mine], targets[mine], int((targets != -100).sum())
+    return tokens[mine].to(runtime.device), targets[mine].to(runtime.device), int((targets != -100).sum())
 
 
 def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, runtime: Runtime, step: int) -> float:

@@ -1,0 +1,69 @@
+"""One GPU: FSDP2 (nccl) equals the plain module in bf16, compiled, recomputed, offloaded; checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from spawn import run_distributed
+from tiny_model import CONFIG, build_adamw, build_model, same, snapshot, train_step
+
+from lit_gpt.checkpoint import Checkpointer, find_checkpoint, load_checkpoint
+from lit_gpt.config.model import LayerSpec
+from lit_gpt.parallel import grad_norms, launch, replicas_in_sync, scale_gradients_
+
+pytestmark = pytest.mark.gpu
+
+SIZES = {"n_embd": 128, "head_dim": 64, "n_head": 2, "intermediate_size": 192, "padding_multiple": 64}
+GPU_CONFIG = CONFIG.replace(**SIZES, layers=(LayerSpec(),) * 3, attn_sink=False)
+CASES: list[dict[str, Any]] = [
+    {},
+    {"compile": True},
+    {"act_ckpt": "full", "compile": True},
+    {"act_ckpt": "selective", "compile": True},
+    {"act_ckpt": "selective"},
+]
+
+
+def train(run: Path, **options: Any) -> dict[str, Any]:
+    """Three steps, a save in the background of the next one, a load into a new model."""
+    runtime = launch(offloading=options.get("offloading", False))
+    model = build_model(runtime, runtime.compute_dtype, config=GPU_CONFIG, **options)
+    optimizer = build_adamw(model, "fused")
+    losses = [train_step(model, optimizer, runtime, step) for step in range(3)]
+    saver = Checkpointer(run / "checkpoints", runtime, keep_last=1)
+    saver.save(3, model, optimizer, {})
+    saved = snapshot(model, optimizer)
+    losses.append(train_step(model, optimizer, runtime, 3))
+    saver.close()
+    other = build_model(runtime, runtime.compute_dtype, config=GPU_CONFIG, **options)
+    other_optimizer = build_adamw(other, "fused")
+    load_checkpoint(find_checkpoint(run, True), other, other_optimizer, runtime)
+    assert same(snapshot(other, other_optimizer), saved)
+    norms_and_scale(other, runtime)
+    return {"losses": losses, "device": runtime.device.type, "in_sync": replicas_in_sync(model, runtime)}
+
+
+def norms_and_scale(model, runtime) -> None:
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    numel = sum(p.numel() for p in model.parameters())
+    assert grad_norms(model.parameters(), runtime).total.item() == pytest.approx(numel**0.5)
+    scale_gradients_(model.parameters(), torch.tensor(2.0, device=runtime.device))
+    assert grad_norms(model.parameters(), runtime).total.item() == pytest.approx(2 * numel**0.5)
+
+
+def every_case(folder: Path, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [train(folder / str(i), **case) for i, case in enumerate(cases)]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_every_case_trains_alike(tmp_path):
+    alone = every_case(tmp_path / "alone", CASES)
+    cases = [*CASES, {"offloading": True}]
+    (sharded,) = run_distributed(every_case, 1, tmp_path / "sharded", cases, gpu=True)
+    for case, found in zip([*CASES, *cases], [*alone, *sharded]):
+        assert found["device"] == "cuda" and found["in_sync"], case
+        assert found["losses"] == pytest.approx(alone[0]["losses"], rel=2e-3), case
