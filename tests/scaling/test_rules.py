@@ -127,6 +127,8 @@ def test_the_batch_ratio_is_that_of_the_rounded_batch() -> None:
     p = plan_of(run_of(), ranks=3)
     assert p.batch_tokens == 2_088_960
     assert p.roles["matrix"].lr == approx(6e-4 * 0.9980449640)
+    sde = plan_of(run_of(batch_rule="sde"), ranks=3)
+    assert sde.beta2 == approx(0.9501953125, rel=1e-12), "1 - 0.05 * 0.99609375"
 
 
 @pytest.mark.parametrize("rule", ["sp", "mup", "mupp"])
