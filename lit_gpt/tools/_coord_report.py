@@ -1,0 +1,103 @@
+"""coord_check's table, JSON file and figure."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from lit_gpt.tools._coord_fit import TOLERANCE, Axis, CoordResult, Fit
+
+DRAWN = ("embedding", "middle mixer", "middle ffn", "stream", "logits")
+
+
+def progress(line: str) -> None:
+    """Say on stderr what is being trained."""
+    print(line, file=sys.stderr)
+
+
+def table(result: CoordResult) -> str:
+    """Slopes of all sites and steps, and a verdict per axis."""
+    parts = [_axis_table(result, axis) for axis in result.sizes]  # type: ignore[arg-type]
+    return "\n\n".join(parts)
+
+
+def _axis_table(result: CoordResult, axis: Axis) -> str:
+    fits = [f for f in result.fits if f.axis == axis]
+    steps = sorted({f.step for f in fits})
+    sizes = ", ".join(map(str, result.sizes[axis]))
+    lines = [
+        f"{result.rule}: power of {axis} in mean |x| ({axis} {sizes}); x: not allowed",
+        f"{'site':<14}{'of':<11}{'allowed':>14}  " + "".join(f"{'step ' + str(t):>9}" for t in steps),
+    ]
+    for site, quantity in dict.fromkeys((f.site, f.quantity) for f in fits):
+        row = [f for f in fits if (f.site, f.quantity) == (site, quantity)]
+        low, high = row[0].allowed
+        allowed = f"{low:.2f}..{high:.2f}"
+        lines.append(f"{site:<14}{quantity:<11}{allowed:>14}  " + "".join(map(_cell, row)))
+    return "\n".join([*lines, _verdict(result, axis)])
+
+
+def _cell(fit: Fit) -> str:
+    mark = "x" if fit.judged and not fit.passed else " "
+    return f"{'-':>8} " if fit.step == 0 and fit.quantity == "change" else f"{fit.slope:>8.2f}{mark}"
+
+
+def _verdict(result: CoordResult, axis: Axis) -> str:
+    failures = result.failures(axis)
+    judged = sum(f.axis == axis and f.judged for f in result.fits)
+    if not failures:
+        return f"{axis}: PASS, all {judged} powers are as allowed (flat is within {TOLERANCE})"
+    worst = failures[0]
+    return (
+        f"{axis}: FAIL, {len(failures)} of {judged} powers are not allowed; worst: "
+        f"{worst.quantity} of {worst.site} goes as {axis}^{worst.slope:.2f} at step {worst.step}"
+    )
+
+
+def write(result: CoordResult, folder: Path) -> list[Path]:
+    """coord_<rule>.json and coord_<rule>.png in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data, figure = folder / f"coord_{result.rule}.json", folder / f"coord_{result.rule}.png"
+    temporary = data.with_name(f".{data.name}.tmp")
+    temporary.write_text(json.dumps(result.to_dict(), indent=1) + "\n")
+    os.replace(temporary, data)
+    _draw(result, figure)
+    return [data, figure]
+
+
+def _draw(result: CoordResult, path: Path) -> None:
+    """One row per axis, one panel per site, one line per step."""
+    # not pyplot: it keeps global state and may pick a backend that needs a display
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = len(result.sizes)
+    figure = Figure(figsize=(3 * len(DRAWN), 2.9 * rows + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, len(DRAWN), squeeze=False)
+    for axis, panels in zip(result.sizes, grid):
+        verdict = "PASS" if result.passed(axis) else "FAIL"  # type: ignore[arg-type]
+        for site, panel in zip(DRAWN, panels):
+            _panel(panel, result, axis, site)
+        panels[0].set_ylabel(f"mean |x| over {axis}: {verdict}")
+    grid[0][0].legend(frameon=False, fontsize=8)
+    figure.suptitle(f"Coordinate check of {result.rule}: flat lines transfer")
+    temporary = path.with_name(f".{path.name}.tmp")
+    figure.savefig(temporary, dpi=110, format="png")
+    os.replace(temporary, path)
+
+
+def _panel(panel: Any, result: CoordResult, axis: str, site: str) -> None:
+    import matplotlib
+
+    fits = [f for f in result.fits if (f.axis, f.site, f.quantity) == (axis, site, "activation")]
+    colors = matplotlib.colormaps["viridis"]([0.9 * f.step / len(fits) for f in fits])
+    for fit, color in zip(fits, colors):
+        panel.plot(result.sizes[axis], fit.values, "o-", color=color, markersize=3, label=f"step {fit.step}")
+    panel.set(xscale="log", yscale="log", title=site, xlabel=axis)
+    panel.set_xticks(result.sizes[axis], [str(s) for s in result.sizes[axis]], minor=False)
+    panel.minorticks_off()
+    panel.grid(alpha=0.25)

@@ -1,0 +1,142 @@
+"""Coordinate check: does a scaling rule keep activations the same size in width and depth?
+
+    python -m lit_gpt.tools.coord_check --parameterization mupp --output_dir out/coord
+
+Trains a family for a few steps at several widths and at several depths, through the same
+Plan, parameter groups and optimizer as pretrain.py, and fits the power of the size with
+which each activation, and its change since initialisation, goes (arXiv 2203.03466,
+section 8.2 of the muTransfer package's README; arXiv 2310.02244 for depth). A right rule
+has powers near zero: sizes differ in quality but not in dynamics, so that a learning rate
+tuned on one is right for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jsonargparse import Namespace
+
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.resolve import resolve
+from lit_gpt.config.run import RunConfig
+from lit_gpt.errors import UserError
+from lit_gpt.parallel import launch
+from lit_gpt.tools import _coord_report as report
+from lit_gpt.tools._cli import add_run_options, parser_for, run_config, run_tool
+from lit_gpt.tools._coord_fit import Axis, CoordResult, fit_axis
+from lit_gpt.tools._coord_measure import Coordinates, coordinates
+from lit_gpt.train.setup import model_config
+
+# fmt: off
+KEPT = {  # the options of pretrain.py that mean something here
+    "train_model", "swa_len", "norm_class", "mlp", "post_norm", "decoupled_norm", "skip_gain", "skip",
+    "qk_norm", "attn_gate", "attn_norm", "ffn_norm", "bias", "position", "rope_base", "tie_embeddings",
+    "train_name", "parameterization", "depth_scale", "base_hps", "batch_rule", "independent_weight_decay",
+    "ortho_init", "diag_init", "maxfan_init", "head_init_std", "optimizer", "optimizer_args", "grad_clip",
+    "seed", "precision", "vocab_size", "ctx_len", "micro_bsz", "attention",
+}
+# fmt: on
+WIDTHS, DEPTHS = [64, 128, 256, 512], [4, 8, 16]
+DESCRIPTION = "Does a scaling rule keep activations the same size in width and in depth?"
+DEFAULTS = {
+    "train_name": "coord",
+    "vocab_size": 256,
+    "ctx_len": 32,
+    "micro_bsz": 4,
+    "precision": "fp32",
+    "base_hps.eta0": 2e-3,
+}
+
+
+def run_check(
+    run: RunConfig,
+    widths: Sequence[int] = WIDTHS,
+    depths: Sequence[int] = DEPTHS,
+    *,
+    steps: int = 4,
+    seeds: int = 2,
+    note: Callable[[str], None] = lambda _: None,
+) -> CoordResult:
+    """Train every width at the smallest depth and every depth at the smallest width.
+
+    The smallest model is the base that hyper-parameters transfer from. run: as typed; of it
+    count the model's options, the rule, the optimizer, base_hps (eta0, betas, ...), ctx_len,
+    micro_bsz (sequences per batch) and seed. An axis with one size is left out.
+    seeds: means of |x| are averaged over this many. note: gets a line per trained model.
+    Raises UserError for sizes that cannot be compared.
+    """
+    run, _ = resolve(run)
+    configs = _configs(run, _sizes("widths", widths), _sizes("depths", depths))
+    if not configs:
+        raise UserError("One width and one depth leave nothing to compare. Give two or more to --widths or --depths.")
+    runtime, fits = launch(precision=run.precision), []
+    for axis, models in configs.items():
+        base, per_size = next(iter(models.values())), []
+        for size, config in models.items():
+            note(f"{run.parameterization}: {axis} {size}")
+            runs = [coordinates(run, config, base, steps, run.seed + i, runtime) for i in range(seeds)]
+            per_size.append(_average(runs))
+        fits += fit_axis(axis, list(models), per_size)
+    return CoordResult(str(run.parameterization), {a: tuple(m) for a, m in configs.items()}, tuple(fits))
+
+
+def _sizes(name: str, values: Sequence[int]) -> list[int]:
+    if not values or min(values) < 1 or len(set(values)) != len(values):
+        raise UserError(f"--{name} is {list(values)}; it must be a list of different positive sizes.")
+    return sorted(values)
+
+
+def _configs(run: RunConfig, widths: list[int], depths: list[int]) -> dict[Axis, dict[int, ModelConfig]]:
+    """Axis -> size -> model. The width comes from the aspect ratio; depth adds layers and nothing else."""
+    d0 = depths[0]
+    if odd := [w for w in widths if w % d0]:
+        raise UserError(f"--widths {odd} are no multiples of the smallest depth {d0}: width = aspect ratio x depth.")
+    wide = {w: model_config(run, d0, w // d0) for w in widths}
+    base = wide[widths[0]]
+    deep = {d: base.replace(depth=d, layers=model_config(run, d, None).layers) for d in depths}
+    axes: dict[Axis, dict[int, ModelConfig]] = {"width": wide, "depth": deep}
+    return {axis: models for axis, models in axes.items() if len(models) > 1}
+
+
+def _average(runs: list[Coordinates]) -> Coordinates:
+    """Mean over seeds of [step][site] -> (activation, change)."""
+    return [
+        {site: tuple(np.mean([r[site] for r in step], axis=0).tolist()) for site in step[0]}  # type: ignore[misc]
+        for step in zip(*runs)
+    ]
+
+
+def parse(argv: list[str]) -> Namespace:
+    """The command line."""
+    parser = parser_for("coord_check", DESCRIPTION, epilog="Exit code: 0 PASS, 1 FAIL, 2 bad options.")
+    parser.add_argument(
+        "--widths", type=int, nargs="+", default=[64, 128, 256, 512], help="trained at the smallest depth"
+    )
+    parser.add_argument("--depths", type=int, nargs="+", default=DEPTHS, help="trained at the smallest width")
+    parser.add_argument("--steps", type=int, default=4, help="optimizer steps")
+    parser.add_argument("--seeds", type=int, default=2, help="seeds to average over")
+    parser.add_argument("--output_dir", type=Path, default=None, help="folder for coord_<rule>.json and .png")
+    add_run_options(parser, skip=set(RunConfig.__dataclass_fields__) - KEPT)
+    parser.set_defaults(DEFAULTS)
+    return parser.instantiate(parser.parse_args(argv))
+
+
+def main(argv: list[str]) -> int:
+    """Run the check and print the table; 0 when it passes."""
+    values = parse(argv)
+    if values.steps < 1 or values.seeds < 1:
+        raise UserError(f"--steps {values.steps} and --seeds {values.seeds} must be at least 1.")
+    result = run_check(
+        run_config(values), values.widths, values.depths, steps=values.steps, seeds=values.seeds, note=report.progress
+    )
+    print(report.table(result))
+    if values.output_dir is not None:
+        for path in report.write(result, values.output_dir):
+            print(f"wrote {path}")
+    return 0 if all(map(result.passed, result.sizes)) else 1  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    run_tool(main)

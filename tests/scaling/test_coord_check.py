@@ -1,0 +1,122 @@
+"""The coordinate check, on rules that transfer and on some that do not (arXiv 2203.03466, 2310.02244).
+
+Measured with `check` below, at steps 1 to 3. Over sites that must be flat, the largest
+|power|: width 0.16 (muP), 0.18 (muP++); depth 0.15 (muP++). Of the stream where it must
+not be flat: width 1.09 to 1.33 and depth 0.71 to 0.79 (SP), depth 0.64 to 0.76 (muP). With
+muP's learning-rate factor forgotten, the stream goes as width^0.40 at step 2 and 0.49 at
+step 3. The tolerance is 0.25.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lit_gpt.config.run import BaseHyperparameters, RunConfig
+from lit_gpt.errors import UserError
+from lit_gpt.scaling import mup
+from lit_gpt.tools import _coord_report as report
+from lit_gpt.tools._coord_fit import Axis, CoordResult, slope_of
+from lit_gpt.tools._coord_measure import FOLLOWS, toy_stream
+from lit_gpt.tools.coord_check import main, run_check
+
+RUN = RunConfig(
+    train_name="coord",
+    vocab_size=256,
+    ctx_len=32,
+    micro_bsz=4,
+    precision="fp32",
+    base_hps=BaseHyperparameters(eta0=2e-3),
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def check(rule: str, widths=(64, 128, 256), depths=(4, 8, 16), seeds=2) -> CoordResult:
+    return run_check(replace(RUN, parameterization=rule), widths, depths, steps=3, seeds=seeds)
+
+
+def power(result: CoordResult, axis: Axis, site: str, step: int) -> float:
+    """Of the activation."""
+    wanted = (axis, site, step, "activation")
+    return next(f.slope for f in result.fits if (f.axis, f.site, f.step, f.quantity) == wanted)
+
+
+def test_mupp_is_flat_in_width_and_in_depth():
+    result = check("mupp")
+    assert result.passed("width") and result.passed("depth"), report.table(result)
+    # What the rule's definition says exactly: branches of one size, summed with 1/sqrt(2L).
+    assert abs(power(result, "depth", "stream", 0)) < 0.2
+    # Adam's first steps are of the size of the learning rate, which falls as 1/sqrt(L).
+    assert power(result, "depth", "embedding", 3) == pytest.approx(-0.5, abs=0.03)
+
+
+def test_mup_is_flat_in_width_but_not_in_depth():
+    result = check("mup")
+    assert result.passed("width"), report.table(result)
+    assert not result.passed("depth")
+    assert {f.site for f in result.failures("depth")} == {"stream"}
+    assert power(result, "depth", "stream", 3) > 0.5
+
+
+def test_sp_is_flat_in_neither():
+    result = check("sp", widths=(64, 256), depths=(4, 16), seeds=1)
+    for axis in ("width", "depth"):
+        assert not result.passed(axis)
+        assert power(result, axis, "stream", 3) > 0.5
+
+
+def test_a_forgotten_learning_rate_factor_is_found(monkeypatch):
+    right = mup.transfer
+
+    def wrong(situation):
+        transfer = right(situation)
+        return replace(transfer, lr=dict.fromkeys(transfer.lr, 1.0))
+
+    monkeypatch.setattr(mup, "transfer", wrong)
+    result = check("mup", widths=(64, 128, 256, 512), depths=(4,), seeds=1)
+    assert "stream" in {f.site for f in result.failures("width")}, report.table(result)
+
+
+def test_powers_are_fitted():
+    sizes = [64, 128, 512]
+    assert slope_of(sizes, [3 * s**-0.5 for s in sizes]) == pytest.approx(-0.5)
+    assert slope_of(sizes, [0, 0, 0]) == 0
+    assert math.isnan(slope_of(sizes, [1, math.nan, 1]))
+
+
+def test_the_toy_stream_can_be_learned_and_repeats():
+    first, second = (next(toy_stream(256, 64, 200, seed=5)) for _ in range(2))
+    assert np.array_equal(first.tokens, second.tokens) and np.array_equal(first.targets, second.targets)
+    assert np.array_equal(first.tokens[:, 1:], first.targets[:, :-1])
+    pairs = np.bincount(256 * first.tokens.ravel() + first.targets.ravel(), minlength=256**2).reshape(256, 256)
+    assert pairs.max(1).sum() / pairs.sum() == pytest.approx(FOLLOWS, abs=0.03)
+
+
+def test_the_command_prints_and_writes(tmp_path, capsys):
+    line = f"--widths 32 64 --depths 2 --steps 1 --seeds 1 --parameterization sp --output_dir {tmp_path}"
+    assert main(line.split()) == 1
+    assert "width: FAIL" in capsys.readouterr().out
+    written = json.loads((tmp_path / "coord_sp.json").read_text())
+    assert written["sizes"] == {"width": [32, 64]}
+    assert (tmp_path / "coord_sp.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "widths, depths, message",
+    [((64, 64), (4,), "different"), ((66,), (4, 8), "multiples"), ((64,), (4,), "nothing to compare")],
+)
+def test_sizes_that_do_not_compare_are_user_errors(widths, depths, message):
+    with pytest.raises(UserError, match=message):
+        run_check(RUN, widths, depths)
