@@ -69,16 +69,28 @@ def find_checkpoint(folder: Path, resume: bool | str) -> Path | None:
     """
     if resume is False:
         return None
-    path = folder if resume is True or resume == "auto" else Path(resume)
-    found = [path] if is_complete(path) else list_checkpoints(path / "checkpoints") or list_checkpoints(path)
+    if resume == "auto" and not _checkpoints_at(folder):
+        return None
+    if resume is True and not _checkpoints_at(folder):
+        raise UserError(
+            f"--resume true: no complete checkpoint in {folder}. Use --resume auto to start when there is none."
+        )
+    return newest_checkpoint(folder if resume in (True, "auto") else Path(resume))
+
+
+def newest_checkpoint(path: Path) -> Path:
+    """`path` if it is a checkpoint, else the newest of this run or checkpoints folder, else UserError."""
+    found = _checkpoints_at(path)
     if found:
         return found[-1]
-    if resume == "auto":
-        return None
     raise UserError(
-        f"--resume {str(resume).lower() if resume is True else resume}: no complete checkpoint in {path}. "
-        "Give a run folder or a step-* folder with a COMPLETE file, or --resume auto to start when there is none."
+        f"There is no complete checkpoint at {path}. Give a run folder, a step-* folder with a {COMPLETE} file, "
+        "or an exported .pth or .safetensors file where one is allowed."
     )
+
+
+def _checkpoints_at(path: Path) -> list[Path]:
+    return [path] if is_complete(path) else list_checkpoints(path / "checkpoints") or list_checkpoints(path)
 
 
 def read_meta(path: Path) -> dict[str, Any]:

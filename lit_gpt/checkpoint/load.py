@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from lit_gpt.checkpoint.export import load_exported
-from lit_gpt.checkpoint.layout import Where, find_checkpoint, read_meta
+from lit_gpt.checkpoint.layout import Where, newest_checkpoint, read_meta
 from lit_gpt.checkpoint.state import (
     MODEL,
     OPTIM,
@@ -58,8 +58,7 @@ def load_weights(path: Path, model: nn.Module, runtime: Where) -> dict[str, Any]
         _check(path, {n: tuple(t.shape) for n, t in own.items()}, {n: (t.shape, t.dtype) for n, t in weights.items()})
         _copy(weights, own)
         return meta
-    folder = find_checkpoint(path, str(path))
-    assert folder is not None
+    folder = newest_checkpoint(path)
     meta = read_meta(folder)
     shapes = {name: s for name, s in stored_shapes(folder).items() if name.startswith(MODEL)}
     state = {MODEL + name: t.detach() for name, t in own.items()}

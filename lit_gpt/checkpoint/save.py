@@ -39,8 +39,9 @@ warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavai
 class Checkpointer:
     """Saves checkpoints of one run and keeps the ones asked for.
 
-    folder: <run>/checkpoints. keep_last: newest checkpoints that stay. keep_every: those at
-    multiples of this many steps stay for good, 0 for none. async_save: write in the background.
+    folder: <run>/checkpoints, on a file system that all ranks see. keep_last: newest checkpoints
+    that stay. keep_every: those at multiples of this many steps stay for good, 0 for none.
+    async_save: write in the background.
     Every rank makes one, at the same point, and calls its methods at the same points.
     Raises UserError for keep_last < 1.
     """
