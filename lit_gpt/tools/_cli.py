@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
@@ -36,3 +36,13 @@ def run_config(values: Namespace) -> RunConfig:
     """The RunConfig among parsed values; options that are not pretrain.py's are left out."""
     fields = RunConfig.__dataclass_fields__
     return RunConfig(**{key: value for key, value in values.items() if key in fields})
+
+
+def aligned(rows: Sequence[Sequence[str]], *, indent: int = 0, right: Collection[int] = ()) -> str:
+    """Rows of cells as lines with aligned columns; `right`: columns aligned to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = []
+    for row in rows:
+        cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths))]
+        lines.append(" " * indent + "  ".join(cells).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,136 @@
+"""Text from a model: greedy or sampled, batched, with the key-value cache.
+
+Shapes: B rows, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lit_gpt.errors import UserError
+from lit_gpt.model import GPT
+from lit_gpt.ops.dtypes import upcast
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn.
+
+    temperature: 0 is greedy. top_k: only the k likeliest tokens. top_p: only the fewest
+    tokens whose probabilities, after top_k, reach p (nucleus sampling, arXiv 1904.09751).
+    Raises UserError for values that mean nothing.
+    """
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise UserError(f"--temperature is {self.temperature}; give 0 (greedy) or more.")
+        if self.top_k is not None and self.top_k < 1:
+            raise UserError(f"--top_k is {self.top_k}; give 1 or more.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UserError(f"--top_p is {self.top_p}; give more than 0 and at most 1.")
+
+
+GREEDY = Sampling()
+
+
+@torch.inference_mode()
+def stream(
+    model: GPT,
+    prompts_BT: Tensor,
+    max_new_tokens: int,
+    sampling: Sampling = GREEDY,
+    *,
+    seeds: Sequence[int] | None = None,
+    stop: int | None = None,
+) -> Iterator[Tensor]:
+    """The next token of every row, (B,), again and again.
+
+    prompts_BT: prompts of one length, on the model's device. seeds: one per row, default all
+    0; a row's draws depend on its own seed only, not on the batch it is in. stop: ends a row,
+    which then repeats it; the stream ends after max_new_tokens or when all rows have ended.
+    """
+    batch, length = prompts_BT.shape
+    uniform_BN = _uniform([0] * batch if seeds is None else seeds, max_new_tokens).to(prompts_BT.device)
+    ended_B = torch.zeros(batch, dtype=torch.bool, device=prompts_BT.device)
+    cache, new_BT = model.new_cache(batch, length + max_new_tokens), prompts_BT
+    for i in range(max_new_tokens):
+        token_B = sample(_next_logits(model, new_BT, cache), uniform_BN[:, i], sampling)
+        if stop is not None:
+            token_B = torch.where(ended_B, stop, token_B)
+            ended_B |= token_B == stop
+        yield token_B
+        if stop is not None and ended_B.all():
+            return
+        new_BT = token_B[:, None]
+
+
+def _next_logits(model: GPT, tokens_BT: Tensor, cache: object) -> Tensor:
+    """(B, V) after the last token; the logits of a whole prompt are never held."""
+    h_BD = model.hidden(tokens_BT, cache=cache)[:, -1]  # type: ignore[arg-type]
+    return upcast(F.linear(h_BD, model.head_weight().to(h_BD.dtype)))[:, : model.config.vocab_size]
+
+
+def _uniform(seeds: Sequence[int], count: int) -> Tensor:
+    """Numbers in [0, 1), (len(seeds), count): each row from its own seed."""
+    return torch.stack([torch.rand(count, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def sample(logits_BV: Tensor, uniform_B: Tensor, sampling: Sampling) -> Tensor:
+    """One token per row, (B,), by inverting the cumulative distribution at uniform_B in [0, 1)."""
+    if sampling.temperature == 0:
+        return logits_BV.argmax(-1)
+    p_BV, order_BV = (logits_BV / sampling.temperature).softmax(-1).sort(-1, descending=True)
+    if sampling.top_k is not None:
+        p_BV[:, sampling.top_k :] = 0
+    if sampling.top_p is not None:
+        before_BV = p_BV.cumsum(-1) - p_BV
+        p_BV[before_BV >= sampling.top_p * p_BV.sum(-1, keepdim=True)] = 0
+    cumulative_BV = p_BV.cumsum(-1)
+    target_B1 = uniform_B[:, None] * cumulative_BV[:, -1:]
+    rank_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True)
+    last_B1 = (p_BV > 0).sum(-1, keepdim=True) - 1  # where rounding makes the target the whole sum
+    return order_BV.gather(-1, torch.minimum(rank_B1, last_B1))[:, 0]
+
+
+def generate(
+    model: GPT,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    sampling: Sampling = GREEDY,
+    *,
+    seed: int = 0,
+    stop: int | None = None,
+    batch_size: int = 32,
+) -> list[list[int]]:
+    """Continuations of prompts of any lengths, in their order, without the stop token.
+
+    Prompts of one length share a batch, so nothing is padded. Prompt i draws with seed + i.
+    """
+    results: list[list[int]] = [[] for _ in prompts]
+    for rows in _batches(prompts, batch_size):
+        prompts_BT = torch.tensor([list(prompts[i]) for i in rows], device=model.head_weight().device)
+        seeds = [seed + i for i in rows]
+        steps = list(stream(model, prompts_BT, max_new_tokens, sampling, seeds=seeds, stop=stop))
+        for i, tokens in zip(rows, torch.stack(steps, dim=1).tolist()):
+            results[i] = tokens[: tokens.index(stop)] if stop in tokens else tokens
+    return results
+
+
+def _batches(prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+    """Indices of prompts of equal length, at most batch_size at a time."""
+    by_length: dict[int, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        if not prompt:
+            raise UserError(f"Prompt {i} is empty: there is nothing to continue. Give at least one token.")
+        by_length.setdefault(len(prompt), []).append(i)
+    for rows in by_length.values():
+        yield from (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))

@@ -1,0 +1,73 @@
+"""A trained model from any form it is kept in: run folder, checkpoint, or exported file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lit_gpt.checkpoint import find_checkpoint, load_exported, load_full, read_meta
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.errors import UserError
+from lit_gpt.model import GPT
+from lit_gpt.scaling.base import Plan
+
+FORMS = "Give a run folder, a step-* folder, or an exported .pth or .safetensors file."
+
+
+def load_model(
+    path: Path,
+    device: torch.device | str = "cpu",
+    *,
+    compute_dtype: torch.dtype | None = None,
+    attention_backend: str = "auto",
+) -> tuple[GPT, dict[str, Any]]:
+    """The model in evaluation mode, and the meta it was saved with (step, tokens, plan, model, ...).
+
+    path: run folder (its newest checkpoint), step folder, or exported file. What the model is
+    comes from that meta, never from a name. compute_dtype: default bf16 on CUDA, else fp32.
+    Raises UserError when there is no model at the path.
+    """
+    weights, meta = load_weights_and_meta(path)
+    device = torch.device(device)
+    if compute_dtype is None:
+        compute_dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    config, plan = describe_model(meta, path)
+    with device:
+        model = GPT(config, plan.multipliers, compute_dtype=compute_dtype, attention_backend=attention_backend)
+    model.load_state_dict(weights)
+    return model.eval(), meta
+
+
+def load_weights_and_meta(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Full weights on the host by name, and the meta, of any of the three forms."""
+    return load_exported(path) if path.is_file() else load_full(step_folder(path))
+
+
+def load_meta(path: Path) -> dict[str, Any]:
+    """The meta alone."""
+    return load_exported(path)[1] if path.is_file() else read_meta(step_folder(path))
+
+
+def step_folder(path: Path) -> Path:
+    """The step folder itself, or the newest complete one of a run folder.
+
+    Raises UserError when there is none.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist. {FORMS}")
+    found = find_checkpoint(path, "auto")
+    if found is None:
+        raise UserError(f"{path} holds no complete checkpoint. {FORMS}")
+    return found
+
+
+def describe_model(meta: dict[str, Any], path: Path) -> tuple[ModelConfig, Plan]:
+    """What the weights are and how they were trained. Raises UserError when the meta does not say."""
+    missing = [key for key in ("model", "plan") if key not in meta]
+    if missing:
+        raise UserError(
+            f"{path} does not say what its weights are: its meta has no {' and no '.join(missing)}. {FORMS}"
+        )
+    return ModelConfig.from_dict(meta["model"]), Plan.from_dict(meta["plan"])

@@ -1,0 +1,119 @@
+"""What is on this machine, in a run folder, or in a checkpoint.
+
+python -m lit_gpt.tools.inspect env
+python -m lit_gpt.tools.inspect run out/my_run
+python -m lit_gpt.tools.inspect checkpoint out/my_run/checkpoints/step-000100
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.errors import UserError
+from lit_gpt.evals.load import describe_model, load_meta
+from lit_gpt.metrics.summary import SUMMARY_FILE
+from lit_gpt.model import GPT
+from lit_gpt.roles import roles_of
+from lit_gpt.scaling.base import Plan
+from lit_gpt.scaling.plan import describe
+from lit_gpt.tools import _environment as environment
+from lit_gpt.tools._cli import aligned, parser_for, run_tool
+from lit_gpt.train.run_folder import MODEL, PLAN
+
+OF_SUMMARY = ("finished", "train_loss", "val_loss", "time/total", "throughput/tokens_per_sec")
+
+
+def env() -> str:
+    """The machine, its optional libraries, and which implementation each operation will use."""
+    sections = {
+        "machine": environment.system(),
+        "optional libraries": environment.libraries(),
+        "operations, first usable first": environment.operations(environment.best_device()),
+    }
+    return "\n\n".join(f"{title}\n{aligned(rows, indent=2)}" for title, rows in sections.items())
+
+
+def run(path: Path) -> str:
+    """A run folder: where it stands, its Plan, its parameters.
+
+    Raises UserError when it is none.
+    """
+    if not (path / PLAN).is_file():
+        raise UserError(f"{path} is no run folder: it has no {PLAN}. Give the folder that pretrain.py printed.")
+    plan, model = (json.loads((path / name).read_text()) for name in (PLAN, MODEL))
+    return _described(_state(path), Plan.from_dict(plan), ModelConfig.from_dict(model))
+
+
+def checkpoint(path: Path) -> str:
+    """A checkpoint or an exported file: its step, Plan and parameters."""
+    meta = load_meta(path)
+    config, plan = describe_model(meta, path)
+    return _described(_progress(meta, plan), plan, config)
+
+
+def _state(path: Path) -> list[tuple[str, str]]:
+    """The newest checkpoint of a run, and its summary once it has ended."""
+    rows = []
+    try:
+        meta = load_meta(path)
+        rows += _progress(meta, Plan.from_dict(meta["plan"]))
+    except UserError:
+        rows.append(("checkpoint", "none yet"))
+    if (path / SUMMARY_FILE).is_file():
+        summary = json.loads((path / SUMMARY_FILE).read_text())
+        rows += [(key, str(value)) for key, value in summary.items() if key.startswith(OF_SUMMARY)]
+    return rows
+
+
+def _progress(meta: dict[str, Any], plan: Plan) -> list[tuple[str, str]]:
+    share = meta["tokens"] / plan.tokens
+    return [("step", f"{meta['step']:,}"), ("tokens", f"{meta['tokens']:,} of {plan.tokens:,} ({share:.1%})")]
+
+
+def _described(state: list[tuple[str, str]], plan: Plan, config: ModelConfig) -> str:
+    return "\n\n".join([aligned(state), describe(plan), parameter_table(config)])
+
+
+def parameter_table(config: ModelConfig) -> str:
+    """Role, tensors, parameters and an example of each kind of shape, from a model on the meta device."""
+    with torch.device("meta"):
+        model = GPT(config)
+    kinds, parameters = defaultdict(list), dict(model.named_parameters())
+    for name, role in roles_of(model).items():
+        kinds[role].append(parameters[name])
+    rows = [("role", "tensors", "parameters", "shapes")]
+    for role, tensors in kinds.items():
+        shapes = dict.fromkeys("x".join(map(str, t.shape)) for t in tensors)
+        rows.append((role, f"{len(tensors):,}", f"{sum(t.numel() for t in tensors):,}", _some(list(shapes))))
+    total = sum(p.numel() for p in parameters.values())
+    return aligned([*rows, ("all", f"{len(parameters):,}", f"{total:,}", "")], right=(1, 2))
+
+
+def _some(shapes: list[str], limit: int = 6) -> str:
+    return ", ".join(shapes[:limit]) + (f", and {len(shapes) - limit} more" if len(shapes) > limit else "")
+
+
+def main(argv: list[str]) -> int:
+    """Print what was asked for."""
+    parser = parser_for("inspect", "What is on this machine, in a run folder, or in a checkpoint?")
+    commands = parser.add_subcommands(required=True, dest="what")
+    commands.add_subcommand("env", parser_for("inspect env", env.__doc__ or ""), help=env.__doc__)
+    shown: dict[str, Callable[[Path], str]] = {"run": run, "checkpoint": checkpoint}
+    for name, show in shown.items():
+        command = parser_for(f"inspect {name}", (show.__doc__ or "").split("\n")[0])
+        command.add_argument("path", type=Path, help="run folder, step-* folder or exported file")
+        commands.add_subcommand(name, command, help=command.description)
+    values = parser.parse_args(argv)
+    print(env() if values.what == "env" else shown[values.what](values[values.what].path))
+    return 0
+
+
+if __name__ == "__main__":
+    run_tool(main)

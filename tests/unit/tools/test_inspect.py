@@ -1,0 +1,71 @@
+"""inspect: what it says about a machine, a run and a checkpoint."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lit_gpt.checkpoint import export
+from lit_gpt.errors import UserError
+from lit_gpt.evals.load import load_model
+from lit_gpt.ops import attention
+from lit_gpt.tools import _environment, inspect
+
+
+def test_env_names_libraries_and_operations(capsys):
+    assert inspect.main(["env"]) == 0
+    out = capsys.readouterr().out
+    assert torch.__version__ in out
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.startswith("  ")}
+    assert rows["pyarrow"] == [__import__("pyarrow").__version__]
+    assert set(_environment.LIBRARIES) <= rows.keys()
+
+
+def test_the_first_usable_attention_is_the_one_that_is_picked():
+    rows = _environment.operations(torch.device("cpu"))
+    usable = [backend for name, backend, use, _ in rows if name == "attention" and use == "usable"]
+    request = attention.describe(torch.device("cpu"), 4, 4, None, False, False)
+    assert usable[0] == attention.pick(request)
+
+
+def test_a_library_that_cannot_be_imported_is_reported(monkeypatch, tmp_path):
+    (tmp_path / "flash_attn").mkdir()
+    (tmp_path / "flash_attn" / "__init__.py").write_text("raise OSError('undefined symbol')")
+    monkeypatch.syspath_prepend(tmp_path)
+    rows = dict(_environment.libraries())
+    assert rows["flash_attn.cute"] == "broken: undefined symbol"
+    assert rows["flash_attn"] == "version unknown"
+
+
+def test_a_run_and_its_checkpoints(run_folder, tmp_path, capsys):
+    exported = export(run_folder / "checkpoints" / "step-000002", tmp_path / "m.safetensors")
+    assert inspect.main(["run", str(run_folder)]) == 0
+    of_run = capsys.readouterr().out
+    assert inspect.main(["checkpoint", str(exported)]) == 0
+    of_file = capsys.readouterr().out
+    first = [line.split() for line in of_file.splitlines()[:2]]
+    assert first == [["step", "2"], ["tokens", "128", "of", "256", "(50.0%)"]]
+    assert "step" in of_run and "256 of 256 (100.0%)" in of_run and "train_loss" in of_run
+    for out in (of_run, of_file):
+        assert "transformerls d4" in out and "rule         mupp" in out
+    model, _ = load_model(run_folder)
+    assert of_run.splitlines()[-1].split() == ["all", str(len(list(model.parameters()))), f"{_size(model):,}"]
+
+
+def _size(model) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def test_other_folders_are_user_errors(tmp_path):
+    with pytest.raises(UserError, match="no run folder"):
+        inspect.main(["run", str(tmp_path)])
+
+
+def test_the_module_says_one_line_and_exits_with_2(tmp_path):
+    command = [sys.executable, "-m", "lit_gpt.tools.inspect", "checkpoint", str(tmp_path / "none")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
