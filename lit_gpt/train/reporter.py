@@ -113,7 +113,7 @@ class Reporter:
         }
         row |= self._step_values(values, read[2:], micro_batches)
         row |= {f"data/epoch/{name}": epoch for name, epoch in epochs.items()}
-        self._sinks.log(row | rates | self.hardware.sample(), self.progress.step)
+        self._sinks.log(row | rates | self.hardware.metrics(), self.progress.step)
         self._console.line(
             self.progress.step,
             self.progress.tokens,
