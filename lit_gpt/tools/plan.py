@@ -1,0 +1,89 @@
+"""The Plan of a run, and the model layer by layer, without touching data or a GPU.
+
+python -m lit_gpt.tools.plan --train_model transformer --depth 16 --layers true --compare_analytic true
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from jsonargparse import ArgumentParser
+
+from lit_gpt.config.model import LayerSpec, ModelConfig
+from lit_gpt.config.resolve import translate_aliases
+from lit_gpt.errors import UserError
+from lit_gpt.model import GPT
+from lit_gpt.scaling.budget import token_budget
+from lit_gpt.tools._cli import add_run_options, aligned, parser_for, run_config, run_tool
+from lit_gpt.train.setup import Setup, count, dry_run, model_config, prepare, world_size
+
+
+def layer_table(config: ModelConfig) -> str:
+    """One line per layer, and embedding and head: what it is, parameters, forward FLOPs per token.
+
+    FLOPs are of matrix products, attention averaged over a sequence of the training context.
+    """
+    with torch.device("meta"):
+        model = GPT(config)
+    rows = [("layer", "mixer", "ffn", "window", "shares", "parameters", "forward FLOPs/token")]
+    rows.append(("embedding", "", "", "", "", f"{model.wte.weight.numel():,}", "0"))
+    for i, (block, spec) in enumerate(zip(model.blocks, config.layers)):
+        size = sum(p.numel() for p in block.parameters())
+        flops = block.flops(config.block_size)  # type: ignore[operator]
+        rows.append((str(i), *_pattern(spec), f"{size:,}", f"{flops:,.0f}"))
+    rows.append(("norm", "", "", "", "", f"{sum(p.numel() for p in model.norm.parameters()):,}", "0"))
+    head = "tied" if model.head is None else f"{model.head.weight.numel():,}"
+    rows.append(("head", "", "", "", "", head, f"{2 * model.head_weight().numel():,}"))
+    total = model.param_counts()["total"]
+    rows.append(("all", "", "", "", "", f"{total:,}", f"{model.flops_per_token(config.block_size) / 3:,.0f}"))
+    return aligned(rows, right=(5, 6))
+
+
+def _pattern(spec: LayerSpec) -> tuple[str, str, str, str]:
+    window = "all" if spec.window is None else f"{spec.window:,}"
+    mixer = spec.mixer + (" + skip projection" if spec.skip_projection else "")
+    return mixer, spec.ffn or "-", window, "-" if spec.shares is None else f"layer {spec.shares}"
+
+
+def comparison(setup: Setup) -> str:
+    """Exact and analytic active parameters of this model and of the base, and the token budgets they give."""
+    run, hps = setup.run, setup.run.base_hps
+    ways = [replace(run, param_count="exact"), replace(run, param_count="analytic")]
+    models = [count(setup.model), count(model_config(run, hps.d0, None))]
+    sizes = [[model.budget_parameters(way) for way in ways] for model in models]
+    budgets = [token_budget(hps.t0, n, n0) for n, n0 in zip(*sizes)]
+    title = f"active parameters, {'with' if run.count_embeddings else 'without'} embeddings"
+    rows = [(title, "exact", "analytic", "analytic / exact")]
+    named = {"this model": sizes[0], f"base, depth {hps.d0}": sizes[1], "token budget t0 N / N0": budgets}
+    for name, (exact, analytic) in named.items():
+        rows.append((name, f"{exact:,}", f"{analytic:,.0f}", f"{analytic / exact:.4f}"))
+    return aligned(rows, right=(1, 2, 3))
+
+
+def build_parser() -> ArgumentParser:
+    """The command line: pretrain.py's options and what to show."""
+    parser = parser_for("plan", "The Plan of a run, and the model layer by layer, without touching data or a GPU.")
+    parser.add_argument("--layers", type=bool, default=False, help="one line per layer")
+    parser.add_argument("--compare_analytic", type=bool, default=False, help="exact and analytic parameter counts")
+    parser.add_argument("--ranks", type=int, default=world_size(), help="processes that the batch is divided over")
+    add_run_options(parser, skip={"dry_run"})
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Print the tables."""
+    parser = build_parser()
+    values = parser.instantiate(parser.parse_args(translate_aliases(argv)))
+    if values.ranks < 1:
+        raise UserError(f"--ranks is {values.ranks}; give the number of processes, 1 or more.")
+    setup = prepare(run_config(values), values.ranks)
+    parts = [dry_run(setup)]
+    parts += [layer_table(setup.model)] if values.layers else []
+    parts += [comparison(setup)] if values.compare_analytic else []
+    print("\n\n".join(parts))
+    return 0
+
+
+if __name__ == "__main__":
+    run_tool(main)
