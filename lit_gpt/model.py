@@ -21,7 +21,7 @@ from lit_gpt.nn.linear import Embedding, Linear
 from lit_gpt.nn.norm import build_norm
 from lit_gpt.ops import attention
 from lit_gpt.ops.dtypes import upcast
-from lit_gpt.ops.loss import CHUNK, ChunkLoss, chunk_loss, linear_cross_entropy
+from lit_gpt.ops.loss import ChunkLoss, chunk_loss, linear_cross_entropy
 from lit_gpt.roles import ROLES, roles_of
 from lit_gpt.scaling.base import Multipliers
 
@@ -52,7 +52,7 @@ class GPT(nn.Module):
         residual_dtype: torch.dtype = torch.float32,
         attention_backend: str = "auto",
         loss_backend: str = "chunked",
-        loss_chunk: int = CHUNK,
+        loss_chunk: int | None = None,
     ):
         super().__init__()
         self.config, self.multipliers, self.compute_dtype = config, multipliers, compute_dtype

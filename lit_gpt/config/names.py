@@ -54,7 +54,7 @@ COMBINATIONS: dict[frozenset[str], dict[str, Any]] = {
 }
 
 # Pieces of the reference's own scripts that never had an effect: labels by design.
-LABELS = {"scaling", "prolong", "sgate", "shexp", "slr", "test", "mfu", "base", "norm"}
+LABELS = {"scaling", "prolong", "sgate", "shexp", "slr", "test", "mfu", "base", "norm", "scale", "adam", "time", "note"}
 LABEL_WITH_NUMBER = re.compile(r"(bsz?|lr|wd|tok|gblaux|ctx|swa|seed|d|ar)[\d.].*", re.IGNORECASE)
 
 MODEL_NAME = re.compile(r"(?P<family>.+?)(?:_s(?P<sparsity>\d+)_k(?P<top_k>\d+))?(?:_d(?P<depth>\d+))?")
@@ -164,6 +164,13 @@ def merge(flags: dict[str, Any], name: NameFields, train_name: str) -> dict[str,
             )
         merged[key] = value
     return merged
+
+
+def without_tokens(train_name: str, flags: dict[str, Any]) -> str:
+    """The train_name less the tokens that a given flag (not None) contradicts."""
+    tokens, _ = _split(train_name)
+    dropped = {t for t in tokens if any(flags.get(k) not in (None, v) for k, v in TOKENS[t].items())}
+    return "_".join(piece for piece in train_name.split("_") if piece not in dropped)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 
-from lit_gpt.config.names import NameFields, merge, read_model_name, read_train_name
+from lit_gpt.config.names import NameFields, merge, read_model_name, read_train_name, without_tokens
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
 
@@ -36,9 +36,11 @@ def resolve(run: RunConfig) -> tuple[RunConfig, NameFields]:
 
     Raises UserError with every contradiction found in the flags.
     """
-    name = read_train_name(run.train_name)
     flags = {f.name: getattr(run, f.name) for f in dataclasses.fields(run)}
-    run = dataclasses.replace(run, **merge(flags, name, run.train_name))
+    if run.train_name == RunConfig.train_name:  # a default, which nobody typed, gives way to flags
+        flags["train_name"] = without_tokens(run.train_name, flags)
+    name = read_train_name(flags["train_name"])
+    run = dataclasses.replace(run, **merge(flags, name, flags["train_name"]))
     run = _apply_model_name(run)
     run = dataclasses.replace(run, **{k: v for k, v in _defaults(run).items() if getattr(run, k) is None})
     run = dataclasses.replace(
@@ -139,8 +141,11 @@ def _check(run: RunConfig) -> None:
         problems.append(
             f"--load_dir {run.load_dir} is the old name of --init_from, which is {run.init_from}; give one of them"
         )
-    if run.resume is not False and run.init_from:
-        problems.append("--resume continues a run and --init_from starts one; give one of them")
+    if run.resume not in (False, "auto") and run.init_from:
+        problems.append(
+            "--resume continues a run and --init_from starts one; give one of them, or --resume auto with "
+            "--init_from: start from the weights, later go on from the run's own checkpoints"
+        )
     if run.validation and not (run.init_from and run.val_data_dir):
         problems.append("validation needs --init_from (or --load_dir) and --val_data_dir")
     if run.yarn_scale != 1 and not (run.midtrain or run.validation):

@@ -121,6 +121,7 @@ class RunConfig:
         seed: seed of the initial weights and of the order of the data.
         fsdp2: accepted for old command lines; several processes always train with FSDP2.
         precision: bf16 (fp32 master weights), or fp32; default bf16 on a GPU, fp32 on CPU.
+        residual_precision: of the residual stream under pre-norm; bf16 is about 2 percent faster.
         fp8: 8-bit matrix products through TransformerEngine.
         fp4: 4-bit matrix products through TransformerEngine.
         compile: torch.compile each block; default on for a GPU.
@@ -219,6 +220,7 @@ class RunConfig:
     # hardware
     fsdp2: bool = False
     precision: Literal["bf16", "fp32", "bf16-mixed", "32"] | None = None
+    residual_precision: Literal["fp32", "bf16"] = "fp32"
     fp8: bool = False
     fp4: bool = False
     compile: bool | None = None

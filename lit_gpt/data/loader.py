@@ -62,7 +62,7 @@ class Loader:
         Raises UserError when the whole corpus holds fewer tokens than this one step.
         """
         assert num_samples > 0 and num_samples % (self.world_size * self.micro_batch) == 0
-        self._check_size(num_samples)
+        self.check_size(num_samples)
         start = self.cursor.samples_seen
         pending = self._take(start, num_samples)
         self.cursor.samples_seen += num_samples
@@ -85,7 +85,8 @@ class Loader:
         if self._pool:
             self._pool.shutdown(wait=True)
 
-    def _check_size(self, num_samples: int) -> None:
+    def check_size(self, num_samples: int) -> None:
+        """Raise UserError when the whole corpus holds fewer tokens than one step of num_samples sequences."""
         needed = num_samples * self.corpus.block + 1
         if self.corpus.repeat and self.corpus.num_tokens < needed:
             raise UserError(

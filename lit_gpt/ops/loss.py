@@ -22,7 +22,7 @@ from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.ops.dtypes import matmul_fp32, upcast
 
 IGNORE = -100  # target of a token that does not count
-CHUNK = 8192  # tokens per chunk: 1 GiB of fp32 logits at a vocabulary of 32k
+CHUNK_LOGITS = 2**29  # logits held at once: 2 GiB in fp32
 
 ChunkLoss = Callable[..., tuple[Tensor, Tensor]]
 
@@ -35,17 +35,19 @@ def linear_cross_entropy(
     vocab_size: int | None = None,
     label_smoothing: float = 0.0,
     backend: str = "chunked",
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     inner: ChunkLoss | None = None,
 ) -> Tensor:
     """Sum over the tokens with target != IGNORE of -log p(target); a scalar, at least fp32.
 
     vocab_size: rows of the head that are real entries; the rest never get probability.
     label_smoothing: eps of (1 - eps) * nll + eps * mean over the vocabulary of -log p.
+    chunk: tokens per chunk, None for as many as CHUNK_LOGITS allows.
     inner: replaces `chunk_loss`, e.g. by torch.compile(chunk_loss).
     Raises UserError for an unknown backend.
     """
     vocab_size = weight_VD.shape[0] if vocab_size is None else vocab_size
+    chunk = max(CHUNK_LOGITS // weight_VD.shape[0], 1) if chunk is None else chunk
     if backend == "plain":
         return _plain(hidden_ND, weight_VD, targets_N, vocab_size, label_smoothing)
     if backend != "chunked":

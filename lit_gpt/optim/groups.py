@@ -48,7 +48,7 @@ def set_hyperparameters(optimizer: torch.optim.Optimizer, values: StepValues) ->
         group["lr"] = values.lr[group["role"]]
         group["weight_decay"] = values.weight_decay[group["role"]]
         if "betas" in group:
-            group["betas"] = (values.beta1, values.beta2)
+            group["betas"] = values.betas[group["role"]]
         if "eps" in group:
             group["eps"] = values.eps
 

@@ -169,8 +169,7 @@ class StepValues:
     lr_fraction: float
     lr: dict[str, float]
     weight_decay: dict[str, float]
-    beta1: float
-    beta2: float
+    betas: dict[str, tuple[float, float]]
     eps: float
 
 
@@ -194,13 +193,13 @@ def step_values(plan: Plan, tokens_seen: int, multiple: int) -> StepValues:
         decay = {name: value * now.weight_decay / first.weight_decay for name, value in decay.items()}
         beta2, eps = now.beta2, eps * now.eps / first.eps
     at = fraction(plan.schedule, tokens_seen + min(batch, plan.tokens - tokens_seen) / 2)
-    beta1 = plan.beta1
-    if plan.scheduled_betas:
-        beta1, beta2 = super_mup.betas(at)
+    betas = dict.fromkeys(plan.roles, (plan.beta1, beta2))
+    if plan.scheduled_betas:  # of the decayed roles only
+        betas |= {name: super_mup.betas(at) for name, value in decay.items() if value > 0}
     if plan.independent_weight_decay:  # the optimizer multiplies by its learning rate: undo that
         decay = {name: value / lr[name] if lr[name] else 0.0 for name, value in decay.items()}
     scheduled = {name: value * at for name, value in lr.items()}
-    return StepValues(batch, at, scheduled, decay, beta1, beta2, eps)
+    return StepValues(batch, at, scheduled, decay, betas, eps)
 
 
 def difference(a: Any, b: Any, path: str = "") -> list[str]:

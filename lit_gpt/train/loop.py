@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from lit_gpt.checkpoint import Checkpointer, find_checkpoint, load_checkpoint, load_weights
+from lit_gpt.checkpoint import Checkpointer, find_checkpoint, load_checkpoint, load_weights, read_meta
 from lit_gpt.data.corpus import Corpus, check_vocab
 from lit_gpt.data.discover import open_corpus
 from lit_gpt.data.loader import Loader
@@ -59,32 +59,38 @@ class Trainer:
         self.train_data, self.val_data = open_training(setup), open_validation(setup)
         self.eos_id = document_end(setup, self.train_data)
         resume_from = find_checkpoint(setup.folder, run.resume)
-        run_folder.claim(setup, resuming=resume_from is not None)
-        self.model = build_model(setup, runtime)
-        self.optimizer = OPTIMIZERS.load(self.plan.optimizer).build(parameter_groups(self.model, self.plan), self.plan)
-        self.progress, data_state, self.report_state = Progress(), None, None
-        if resume_from is not None:
-            meta = load_checkpoint(resume_from, self.model, self.optimizer, runtime)
-            self.progress = Progress(meta["step"], meta["tokens"])
-            data_state, self.report_state = meta["data"], meta["report"]
-        elif run.init_from:
-            load_weights(Path(run.init_from), self.model, runtime)
+        meta = read_meta(resume_from) if resume_from else None
+        run_folder.claim(setup, meta)
+        self.progress = Progress(meta["step"], meta["tokens"]) if meta else Progress()
+        self.report_state = meta["report"] if meta else None
         self.loader = Loader(
             self.train_data,
             runtime.rank,
             runtime.world_size,
             run.micro_bsz,
             run.num_workers,
-            data_state,
+            meta["data"] if meta else None,
             vocab_size=setup.model.vocab_size,
         )
+        self.loader.check_size(self.plan.batch_tokens * self.plan.batch_ramp // self.plan.context)
+        self.model = build_model(setup, runtime)
+        self.optimizer = OPTIMIZERS.load(self.plan.optimizer).build(parameter_groups(self.model, self.plan), self.plan)
+        if resume_from:
+            load_checkpoint(resume_from, self.model, self.optimizer, runtime)
+        elif run.init_from:
+            load_weights(Path(run.init_from), self.model, runtime)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the token budget is spent."""
+        return self.progress.tokens >= self.plan.tokens
 
     def fit(self) -> Result:
         """Train to the end of the token budget, or until asked to stop."""
-        run, plan, progress = self.run, self.plan, self.progress
         if self.runtime.is_main:
             run_folder.create(self.setup)
         self.runtime.barrier()
+        run = self.run
         checkpoints = Checkpointer(
             self.setup.folder / "checkpoints",
             self.runtime,
@@ -92,30 +98,41 @@ class Trainer:
             keep_every=run.keep_every,
             async_save=run.async_save,
         )
-        report = Reporter(self.setup, self.runtime, self.model, self.optimizer, progress, self.report_state)
-        stop, interrupted, saved_at, first = StopRequest(self.runtime), False, progress.step, progress.step
+        report = Reporter(
+            self.setup,
+            self.runtime,
+            self.optimizer,
+            self.progress,
+            self.report_state,
+            self.val_data.bytes_per_token if self.val_data else None,
+        )
+        stop, interrupted = StopRequest(self.runtime), False
         try:
-            while progress.tokens < plan.tokens:
-                self._step(report)
-                last = progress.tokens >= plan.tokens
-                interrupted = not last and (stop.agreed() or progress.step - first == run.stop_after)
-                if self.val_data and (last or progress.step % run.eval_step == 0) and not interrupted:
-                    report.validation(self.validate())
-                if last or interrupted or progress.step % cast(int, run.save_step) == 0:
-                    with report.pause("checkpoint"):
-                        self._save(checkpoints, report)
-                    saved_at = progress.step
-                if interrupted:
-                    break
-            if saved_at == first and progress.step == first:
-                report.note(f"Nothing to do: {progress.tokens:,} of {plan.tokens:,} tokens are trained already.")
+            interrupted = self._run(checkpoints, report, stop)
             checkpoints.wait()
         finally:
             stop.close()
             self.loader.close()
             checkpoints.close()
             report.close(interrupted)
-        return Result(self.setup.folder, progress, interrupted, report.last_validation)
+        return Result(self.setup.folder, self.progress, interrupted, report.last_validation)
+
+    def _run(self, checkpoints: Checkpointer, report: Reporter, stop: StopRequest) -> bool:
+        """Steps until the budget is spent or a stop is asked for; returns whether it was asked for."""
+        run, progress, first = self.run, self.progress, self.progress.step
+        while not self.finished:
+            self._step(report)
+            interrupted = not self.finished and (stop.agreed() or progress.step - first == run.stop_after)
+            due = self.finished or progress.step % run.eval_step == 0
+            if self.val_data and due and not interrupted:
+                with report.pause("val"):
+                    report.validation(self.validate())
+            if self.finished or interrupted or progress.step % cast(int, run.save_step) == 0:
+                with report.pause("checkpoint"):
+                    self._save(checkpoints, report)
+            if interrupted:
+                return True
+        return False
 
     def validate(self) -> dict[str, float]:
         """Loss at every multiple of the context on the validation data."""
@@ -212,6 +229,7 @@ def build_model(setup: Setup, runtime: Runtime) -> nn.Module:
             setup.model,
             plan.multipliers,
             compute_dtype=runtime.compute_dtype,
+            residual_dtype=torch.float32 if run.residual_precision == "fp32" else runtime.compute_dtype,
             attention_backend=run.attention,
             loss_backend="plain" if run.use_flce is False else "chunked",
         ),
@@ -221,8 +239,10 @@ def build_model(setup: Setup, runtime: Runtime) -> nn.Module:
         act_ckpt=cast(Any, run.act_ckpt),
         offloading=run.offloading,
     )
-    if compiled:
-        model.chunk_loss = torch.compile(chunk_loss)
+    if compiled:  # the two pieces outside the blocks that are worth it
+        whole = cast(GPT, model)
+        whole.chunk_loss = torch.compile(chunk_loss)
+        whole.norm.forward = torch.compile(whole.norm.forward)
     return model
 
 
@@ -260,7 +280,11 @@ def execute(setup: Setup) -> int:
         return 0
     if runtime.is_main:
         print(dry_run(setup), file=sys.stderr)
-    result = Trainer(setup, runtime).fit()
+    trainer = Trainer(setup, runtime)
+    if trainer.finished:
+        print(f"{setup.folder} is finished already: {trainer.progress.tokens:,} tokens. Nothing to do.")
+        return 0
+    result = trainer.fit()
     if runtime.is_main:
         print(f"run folder: {result.folder}")
         if result.interrupted:

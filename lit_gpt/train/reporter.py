@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
 
 from lit_gpt.errors import UserError
 from lit_gpt.metrics.console import Console
@@ -35,19 +34,20 @@ class Reporter:
     """Collects on every rank, writes on the main one.
 
     progress: the loop's counter object, read live. state: from the checkpoint of the run
-    that this one continues.
+    that this one continues. bytes_per_token: of the validation text, where it is known.
     """
 
     def __init__(
         self,
         setup: Setup,
         runtime: Runtime,
-        model: nn.Module,
         optimizer: torch.optim.Optimizer,
         progress: Any,
         state: dict[str, Any] | None,
+        bytes_per_token: float | None,
     ):
         self.setup, self.runtime, self.progress = setup, runtime, progress
+        self.bytes_per_token = bytes_per_token
         self.last_validation: dict[str, float] = {}
         self.last_loss = math.nan
         device = runtime.device
@@ -135,8 +135,8 @@ class Reporter:
             "metric/weight_learning_rate": values.lr["matrix"],
             "metric/vector_learning_rate": values.lr[VECTOR_ROLE],
             "metric/intrinsic_learning_rate": values.lr["matrix"] * values.weight_decay["matrix"],
-            "metric/optimizer_beta1": values.beta1,
-            "metric/optimizer_beta2": values.beta2,
+            "metric/optimizer_beta1": values.betas["matrix"][0],
+            "metric/optimizer_beta2": values.betas["matrix"][1],
             "metric/optimizer_eps": values.eps,
         }
         if plan.batch_ramp != 1:
@@ -217,4 +217,4 @@ class Reporter:
                 "rule": plan.rule,
             },
         )
-        draw_loss_curve(folder)
+        draw_loss_curve(folder, self.bytes_per_token)

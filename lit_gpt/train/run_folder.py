@@ -1,9 +1,10 @@
 """The run folder: an archive of what was asked, what was planned, and what happened.
 
     config.yaml       resolved options            metrics.jsonl   every logged number
-    plan.json         the Plan                    loss.png        the curves
+    plan.json         the Plan                    loss_curve.png  the curves
     model.json        the ModelConfig             summary.json    how it ended
-    environment.json  machine, packages, git      checkpoints/    see lit_gpt/checkpoint
+    numerics.json     precisions                  checkpoints/    see lit_gpt/checkpoint
+    environment.json  machine, packages, git
 
 A folder belongs to one Plan, one model and one order of data. A run that differs in any
 of them is refused with the difference, whether it resumes or starts.
@@ -28,35 +29,45 @@ from lit_gpt.errors import UserError
 from lit_gpt.scaling.plan import difference
 from lit_gpt.train.setup import Setup
 
-PLAN, MODEL, CONFIG, ENVIRONMENT = "plan.json", "model.json", "config.yaml", "environment.json"
+IDENTITY = ("plan", "model", "numerics")  # each a JSON file
+CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
 
 
 def identity(setup: Setup) -> dict[str, Any]:
     """What must not change within a run folder."""
-    return json.loads(json.dumps({"plan": setup.plan.to_dict(), "model": setup.model.to_dict()}))
+    run = setup.run
+    numerics = {"precision": run.precision or "device default", "residual_precision": run.residual_precision}
+    return json.loads(json.dumps({"plan": setup.plan.to_dict(), "model": setup.model.to_dict(), "numerics": numerics}))
 
 
-def claim(setup: Setup, resuming: bool) -> None:
-    """Check that the folder is this run's or nobody's; touches nothing.
+def claim(setup: Setup, checkpoint: dict[str, Any] | None) -> None:
+    """Check that the folder is this run's or nobody's, and the checkpoint (its meta) too; touches nothing.
 
-    Raises UserError with the difference when it holds another run, and when it holds this
-    run with progress that starting over would lose.
+    Raises UserError with the difference when either is another run's, and when the folder
+    holds this run with progress that starting over would lose.
     """
     folder = setup.folder
-    if not (folder / PLAN).exists():
+    if checkpoint is not None:
+        _same_run({part: checkpoint[part] for part in IDENTITY}, setup, "the checkpoint")
+    if not (folder / "plan.json").exists():
         return
-    old = {"plan": _read(folder / PLAN), "model": _read(folder / MODEL)}
+    old = {part: _read(folder / f"{part}.json") for part in IDENTITY}
+    _same_run(old, setup, str(folder))
+    if checkpoint is None and any((folder / "checkpoints").glob("step-*")):
+        raise UserError(
+            f"{folder} already holds this run with checkpoints. Add --resume auto to continue it, "
+            "or remove the folder (or add a label to --train_name) to start again."
+        )
+
+
+def _same_run(old: dict[str, Any], setup: Setup, where: str) -> None:
     changed = difference(old, identity(setup))
     if changed:
         listed = "\n".join(f"  {line}" for line in changed)
         raise UserError(
-            f"{folder} holds a different run. What differs (there -> here):\n{listed}\n"
-            "Use the old options to continue it, or add a label to --train_name (or another --out_dir) for a new run."
-        )
-    if not resuming and any((folder / "checkpoints").glob("step-*")):
-        raise UserError(
-            f"{folder} already holds this run with checkpoints. Add --resume auto to continue it, "
-            "or remove the folder (or add a label to --train_name) to start again."
+            f"This is not the run that {where} holds. What differs (there -> here):\n{listed}\n"
+            "Use the old options to continue it; for a new run add a label to --train_name, or another --out_dir. "
+            "To start a new run from its weights, use --init_from."
         )
 
 
@@ -64,9 +75,8 @@ def create(setup: Setup) -> None:
     """Write the archive's fixed part. Only the main process calls this."""
     folder = setup.folder
     folder.mkdir(parents=True, exist_ok=True)
-    ids = identity(setup)
-    _write(folder / PLAN, json.dumps(ids["plan"], indent=2))
-    _write(folder / MODEL, json.dumps(ids["model"], indent=2))
+    for part, values in identity(setup).items():
+        _write(folder / f"{part}.json", json.dumps(values, indent=2))
     _write(folder / CONFIG, yaml.safe_dump(dataclasses.asdict(setup.run), sort_keys=False))
     _write(folder / ENVIRONMENT, json.dumps(environment(), indent=2))
 

@@ -90,8 +90,8 @@ def test_a_growing_batch_keeps_depth_and_width_factors() -> None:
 
 def test_a_growing_batch_rederives_betas_eps_and_decay() -> None:
     sde, sdew = (step_values(ramped(batch_rule=rule), 4 * 10**9, MICRO) for rule in ("sde", "sdew"))
-    assert (sde.eps, sde.beta2) == approx((5e-9, 0.8))
-    assert (sdew.eps, sdew.beta2, sdew.weight_decay["matrix"]) == approx((5e-9, 0.9, 0.2))
+    assert (sde.eps, sde.betas["matrix"][1]) == approx((5e-9, 0.8))
+    assert (sdew.eps, sdew.betas["vector"][1], sdew.weight_decay["matrix"]) == approx((5e-9, 0.9, 0.2))
     assert sdew.lr["matrix"] / sdew.lr_fraction == approx(2.121320344e-4)
 
 

@@ -69,7 +69,14 @@ def test_tokens_reach_the_run() -> None:
     assert (run.parameterization, run.tie_embeddings, run.rope_base, run.varlen) == ("mupp", True, 640_000.0, True)
     assert name.labels == ("scaling", "prolong")
     with pytest.raises(UserError, match=r"--rope_base 10000.0 disagrees with the token 'rbase'"):
-        resolve(RunConfig(rope_base=1e4))
+        resolve(RunConfig(train_name="mup_rbase", rope_base=1e4))
+
+
+def test_a_flag_beats_the_default_name_and_leaves_the_run_name_true() -> None:
+    """Nobody typed the default train_name, so nobody should read that it disagrees with a flag."""
+    run, name = resolve(typed("--parameterization sp --rope_base 1e4"))
+    assert (run.parameterization, run.rope_base, run.tie_embeddings) == ("sp", 1e4, True)
+    assert run.train_name == "scaling_tie_prolong_varlen" and name.tokens == ("tie", "varlen")
 
 
 def test_forms_of_act_ckpt() -> None:
@@ -117,7 +124,7 @@ def test_every_contradiction_is_in_one_message() -> None:
         max_tokens=-1.0,
         grad_clip=-1.0,
         label_smoothing=2.0,
-        resume="auto",
+        resume=True,
         init_from="c",
         yarn_scale=4.0,
         hps={"b0": 0.0, "warmup_tokens": -1.0, "min_lr_mult": 1.5, "hd0": 0, "muon_beta": 1.0},
@@ -134,7 +141,8 @@ def test_every_contradiction_is_in_one_message() -> None:
         "  - --base_hps.min_lr_mult is 1.5; it must be between 0 and 1",
         "  - --label_smoothing is 2.0; it must be between 0 and 1",
         "  - --base_hps.muon_beta is 1.0; it must be at least 0 and below 1",
-        "  - --resume continues a run and --init_from starts one; give one of them",
+        "  - --resume continues a run and --init_from starts one; give one of them, or --resume auto with "
+        "--init_from: start from the weights, later go on from the run's own checkpoints",
         "  - --yarn_scale only acts in a midtrain or validation run; add that token to --train_name",
     ]
 
