@@ -89,8 +89,8 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, runtime: Runt
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:
-    tensor = tensor.detach()
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.clone()
+    """A copy: on one rank full_tensor() is the parameter's own memory."""
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
 
 
 def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, torch.Tensor]:
