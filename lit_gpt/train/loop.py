@@ -121,7 +121,7 @@ class Trainer:
         """Steps until the budget is spent or a stop is asked for; returns whether it was asked for."""
         run, progress, first = self.run, self.progress, self.progress.step
         while not self.finished:
-            self._step(report)
+            self.step(report)
             interrupted = not self.finished and (stop.agreed() or progress.step - first == run.stop_after)
             due = self.finished or progress.step % run.eval_step == 0
             if self.val_data and due and not interrupted:
@@ -139,7 +139,8 @@ class Trainer:
         assert self.val_data is not None
         return measure(self.model, self.val_data, self.setup, self.runtime, self.eos_id)
 
-    def _step(self, report: Reporter) -> None:
+    def step(self, report: Reporter) -> None:
+        """One optimizer step: set its hyper-parameters, read its data, take it, account for it."""
         run, plan, progress = self.run, self.plan, self.progress
         multiple = self.runtime.world_size * run.micro_bsz * plan.context
         values = step_values(plan, progress.tokens, multiple)

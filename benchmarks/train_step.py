@@ -1,0 +1,148 @@
+"""Tokens per second, MFU and memory of the whole trainer: data, logging, clipping, optimizer.
+
+    python benchmarks/train_step.py --sizes 8:16,16:8,24:4 --output docs/benchmarks/train_step_h200.json
+
+Each size runs in a process of its own, through the same Trainer as pretrain.py, on packed
+shards of random tokens; a step is one micro-batch, so the optimizer's cost is at its highest.
+The rate is the median over the steps after the warm-up, each timed on the device. MFU counts
+model FLOPs (causal attention, no recomputation) against the dense bf16 peak of the device.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from jsonargparse import auto_cli
+
+from lit_gpt.config.run import BaseHyperparameters, RunConfig
+from lit_gpt.data.formats.packed import write_shard
+from lit_gpt.metrics.throughput import peak_flops
+from lit_gpt.parallel import launch
+from lit_gpt.train.loop import Trainer
+from lit_gpt.train.reporter import Reporter
+from lit_gpt.train.setup import prepare
+
+VOCAB, CONTEXT = 32000, 4096
+
+
+class StepTimer:
+    """CUDA events around every step, read once at the end."""
+
+    def __init__(self) -> None:
+        self.events: list[torch.cuda.Event] = []
+
+    def mark(self) -> None:
+        self.events.append(torch.cuda.Event(enable_timing=True))
+        self.events[-1].record()
+
+    def milliseconds(self) -> list[float]:
+        torch.cuda.synchronize()
+        return [a.elapsed_time(b) for a, b in zip(self.events, self.events[1:])]
+
+
+def measure(depth: int, micro_bsz: int, steps: int, warmup: int, family: str, options: dict[str, Any]) -> dict:
+    """One size in this process: a row of the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokens = np.random.default_rng(0).integers(0, VOCAB, 16 * CONTEXT * micro_bsz + 1).astype(np.uint16)
+        write_shard(Path(folder) / "train_0000000000.bin", tokens)
+        run = RunConfig(
+            train_data_dir=folder,
+            out_dir=folder,
+            train_model=family,
+            depth=depth,
+            train_name="mup",
+            micro_bsz=micro_bsz,
+            total_bsz=micro_bsz * CONTEXT,
+            max_tokens=micro_bsz * CONTEXT * (steps + warmup),
+            vocab_size=VOCAB,
+            base_hps=BaseHyperparameters(warmup_tokens=0),
+            **options,
+        )
+        runtime = launch(precision=run.precision)
+        trainer = Trainer(prepare(run, 1), runtime)
+        timer, start = StepTimer(), time.perf_counter()
+        report = Reporter(trainer.setup, runtime, trainer.optimizer, trainer.progress, None, None)
+        while not trainer.finished:
+            trainer.step(report)
+            timer.mark()
+            if trainer.progress.step == 1:
+                torch.cuda.synchronize()
+                first = time.perf_counter() - start
+        times = np.array(timer.milliseconds()[warmup - 1 :])
+        trainer.loader.close()
+        report.close(False)
+        rate = micro_bsz * CONTEXT / np.median(times) * 1e3
+        peak = peak_flops(torch.cuda.get_device_name())
+        return {
+            "family": family,
+            "depth": depth,
+            "micro_bsz": micro_bsz,
+            "parameters": trainer.plan.counts["total"],
+            "tokens_per_sec": round(float(rate), 1),
+            "mean_tokens_per_sec": round(float(micro_bsz * CONTEXT / times.mean() * 1e3), 1),
+            "mfu": round(float(rate * trainer.plan.model_flops_per_token / peak), 4) if peak else None,
+            "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
+            "first_step_seconds": round(first, 1),
+            "steps": len(times),
+            "device": torch.cuda.get_device_name(),
+            "torch": torch.__version__,
+            "options": options,
+        }
+
+
+def main(
+    sizes: str = "8:16,16:8,24:4",
+    steps: int = 40,
+    warmup: int = 10,
+    family: str = "transformer",
+    output: str | None = None,
+    one: bool = False,
+    options: dict[str, Any] | None = None,
+) -> None:
+    """Measure every depth:micro_bsz pair and print a table.
+
+    Args:
+        sizes: comma-separated depth:micro_bsz pairs.
+        steps: timed steps per size.
+        warmup: steps before them.
+        family: model family.
+        output: JSON file for the rows.
+        one: internal; measure the only pair in this process and print its row as JSON.
+        options: further pretrain.py options, such as {residual_precision: bf16}.
+    """
+    if not torch.cuda.is_available():
+        sys.exit("error: this benchmark needs a CUDA device")
+    pairs = [tuple(int(n) for n in pair.split(":")) for pair in sizes.split(",")]
+    if one:
+        print(json.dumps(measure(*pairs[0], steps, warmup, family, options or {})))
+        return
+    rows = []
+    for depth, micro in pairs:
+        words = ["--sizes", f"{depth}:{micro}", "--steps", str(steps), "--warmup", str(warmup), "--family", family]
+        words += ["--one", "true", "--options", json.dumps(options or {})]
+        done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True)
+        rows.append(json.loads(done.stdout.strip().splitlines()[-1]))
+    print(f"{'model':<24}{'micro':>6}{'tokens/s':>12}{'mean':>12}{'MFU':>8}{'GiB':>8}{'first step':>12}")
+    for r in rows:
+        mfu = f"{r['mfu']:.1%}" if r["mfu"] else "-"
+        print(
+            f"{r['family'] + ' d' + str(r['depth']):<24}{r['micro_bsz']:>6}{r['tokens_per_sec']:>12,.0f}"
+            f"{r['mean_tokens_per_sec']:>12,.0f}{mfu:>8}{r['peak_memory_gib']:>8.1f}{r['first_step_seconds']:>11.1f}s"
+        )
+    if output:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        Path(output).write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)
