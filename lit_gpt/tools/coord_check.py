@@ -4,10 +4,10 @@
 
 Trains a family for a few steps at several widths and at several depths, through the same
 Plan, parameter groups and optimizer as pretrain.py, and fits the power of the size with
-which each activation, and its change since initialisation, goes (arXiv 2203.03466,
-section 8.2 of the muTransfer package's README; arXiv 2310.02244 for depth). A right rule
-has powers near zero: sizes differ in quality but not in dynamics, so that a learning rate
-tuned on one is right for all.
+which each activation, and its change since initialisation, goes (the coordinate check of
+arXiv 2203.03466's mup package; arXiv 2310.02244 for depth). A right rule has powers near
+zero: sizes differ in quality but not in dynamics, so a learning rate tuned on one is right
+for all. It sees sizes, not attention patterns: a wrong softmax scale goes unnoticed.
 """
 
 from __future__ import annotations

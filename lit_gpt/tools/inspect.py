@@ -25,8 +25,8 @@ from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.plan import describe
 from lit_gpt.tools import _environment as environment
 from lit_gpt.tools._cli import aligned, parser_for, run_tool
-from lit_gpt.train.run_folder import MODEL, PLAN
 
+PLAN, MODEL = "plan.json", "model.json"  # see train/run_folder.py
 OF_SUMMARY = ("finished", "train_loss", "val_loss", "time/total", "throughput/tokens_per_sec")
 
 
