@@ -70,7 +70,7 @@ def measure(depth: int, micro_bsz: int, steps: int, warmup: int, family: str, op
         )
         runtime = launch(precision=run.precision)
         trainer = Trainer(prepare(run, 1), runtime)
-        timer, start = StepTimer(), time.perf_counter()
+        timer, start, first = StepTimer(), time.perf_counter(), 0.0
         report = Reporter(trainer.setup, runtime, trainer.optimizer, trainer.progress, None, None)
         while not trainer.finished:
             trainer.step(report)
@@ -122,9 +122,10 @@ def main(
     """
     if not torch.cuda.is_available():
         sys.exit("error: this benchmark needs a CUDA device")
-    pairs = [tuple(int(n) for n in pair.split(":")) for pair in sizes.split(",")]
+    pairs = [(int(d), int(m)) for d, m in (pair.split(":") for pair in sizes.split(","))]
     if one:
-        print(json.dumps(measure(*pairs[0], steps, warmup, family, options or {})))
+        depth, micro = pairs[0]
+        print(json.dumps(measure(depth, micro, steps, warmup, family, options or {})))
         return
     rows = []
     for depth, micro in pairs:
