@@ -1,0 +1,22 @@
+"""Runs whose losses are kept in tests/golden: fifty steps, each of two micro-batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tiny_run import ROOT, rows, run
+
+RUNS: dict[str, dict[str, Any]] = {"adamw_transformer": {"optimizer": "adamw"}}
+COMMON: dict[str, Any] = {"max_tokens": 50 * 512, "micro_bsz": 4, "precision": "fp32"}
+
+
+def losses(name: str, data: Path, out: Path) -> list[float]:
+    """Training loss of every step."""
+    assert run(data, out, **COMMON, **RUNS[name]) == 0
+    return list(rows(out).values())
+
+
+def file_of(name: str) -> Path:
+    """Where they are kept, as a JSON list."""
+    return ROOT / "tests" / "golden" / f"{name}.json"
