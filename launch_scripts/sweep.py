@@ -1,0 +1,150 @@
+"""Run every row of a table as a pretrain.py command, and say which was best.
+
+    python launch_scripts/sweep.py launch_scripts/lr_batch_d8.csv --output out/lr_batch -- \\
+        --train_data_dir data/mine --val_data_dir data/mine --train_model transformer --depth 8 --train_name mup
+
+The table is CSV: a column `name`, and one column per option of pretrain.py, without the dashes; an empty
+cell leaves the option out. What follows `--` goes to every row. A row lives in <output>/<name>. Run the
+same command again after anything: finished rows are skipped, interrupted ones go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lit_gpt.errors import EXIT_BAD_INPUT, UserError
+
+PRETRAIN = Path(__file__).resolve().parents[1] / "pretrain.py"
+OURS = ("out_dir", "resume")  # options that the sweep itself gives
+Row = dict[str, str]
+
+
+def read_table(path: Path) -> list[Row]:
+    """The rows of a table, less empty cells. Raises UserError for a table that cannot be run."""
+    if not path.is_file():
+        raise UserError(f"There is no table {path}. Give a CSV file with a column 'name' and columns of options.")
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *lines = [[cell.strip() for cell in line] for line in csv.reader(file) if line] or [[]]
+    if uneven := [line for line in lines if len(line) != len(header)]:
+        raise UserError(f"{path}: the header has {len(header)} cells, the row {','.join(uneven[0])!r} has not.")
+    rows = [{key: cell for key, cell in zip(header, line) if cell} for line in lines]
+    names = [row.get("name", "") for row in rows]
+    unusable = [name for name in names if not name or "/" in name or name.startswith(".")]
+    if not rows or unusable or len(set(names)) < len(names):
+        raise UserError(f"{path} needs rows that each have a 'name' of their own, usable as a folder; found {names}.")
+    if taken := [key for key in OURS if key in header]:
+        raise UserError(f"{path} has the column {taken[0]!r}, which the sweep sets itself. Remove it.")
+    return rows
+
+
+def command(row: Row, launcher: Sequence[str], common: Sequence[str], output: Path) -> list[str]:
+    """The command line of one row; later options overrule earlier ones, so the row overrules `common`."""
+    options = [word for key, value in row.items() if key != "name" for word in (f"--{key}", value)]
+    return [*launcher, str(PRETRAIN), *common, *options, "--out_dir", str(output / row["name"]), "--resume", "auto"]
+
+
+def summary(output: Path, row: Row) -> dict[str, Any]:
+    """The summary.json of a row's run, empty while there is none."""
+    found = sorted((output / row["name"]).glob("*/summary.json"), key=os.path.getmtime)
+    return json.loads(found[-1].read_text(encoding="utf-8")) if found else {}
+
+
+def claim(row: Row, output: Path) -> None:
+    """Make the row's folder its own. Raises UserError when it holds the results of another row of this name."""
+    note = output / row["name"] / "row.json"
+    if note.is_file() and (before := json.loads(note.read_text(encoding="utf-8"))) != row:
+        raise UserError(f"{note.parent} was run as {before}, the table now says {row}. Give the row a new name.")
+    note.parent.mkdir(parents=True, exist_ok=True)
+    temporary = note.with_name(".row.json.tmp")
+    temporary.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    os.replace(temporary, note)
+
+
+class Child:
+    """One process at a time. SIGTERM is passed on to it and Ctrl-C reaches it by itself; both end the sweep."""
+
+    def __init__(self) -> None:
+        self.stopping, self.process = False, None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self.stopping = True
+        if number == signal.SIGTERM and self.process is not None:
+            self.process.terminate()
+
+    def run(self, words: Sequence[str]) -> int:
+        """Its exit code."""
+        self.process = subprocess.Popen(words)
+        code = self.process.wait()
+        self.stopping |= code == os.EX_TEMPFAIL  # interrupted by somebody else
+        return code
+
+
+def sweep(rows: Sequence[Row], launcher: Sequence[str], common: Sequence[str], output: Path) -> tuple[list[Row], bool]:
+    """Run what is not finished. Returns the rows that failed, and whether it was interrupted."""
+    for row in rows:
+        claim(row, output)
+    child, failed = Child(), []
+    for number, row in enumerate(rows, 1):
+        if child.stopping:
+            break
+        if summary(output, row).get("finished"):
+            print(f"[{number}/{len(rows)}] {row['name']}: finished before", flush=True)
+            continue
+        words = command(row, launcher, common, output)
+        print(f"[{number}/{len(rows)}] {row['name']}: {shlex.join(words)}", flush=True)
+        if child.run(words) and not child.stopping:
+            failed.append(row)
+    return failed, child.stopping
+
+
+def results(rows: Sequence[Row], output: Path, metric: str) -> str:
+    """Every row with its result, lowest first, as a table."""
+    found = [(row, summary(output, row)) for row in rows]
+    found.sort(key=lambda pair: (not pair[1].get("finished"), pair[1].get(metric) is None, pair[1].get(metric)))
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    table = [[*keys, metric, "state"]]
+    for row, run in found:
+        value = run.get(metric)
+        state = "finished" if run.get("finished") else f"at step {run['step']}" if run else "no result"
+        table.append([*(row.get(key, "") for key in keys), "-" if value is None else f"{value:.4f}", state])
+    widths = [max(map(len, column)) for column in zip(*table)]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip() for line in table)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the sweep and print the table. Returns 0, 1 when a row failed, 2 for bad input, 75 when interrupted."""
+    split = list(argv).index("--") if "--" in argv else len(argv)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], epilog="-- options of pretrain.py")
+    parser.add_argument("table", type=Path, help="CSV file")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the sweep")
+    parser.add_argument("--launcher", default=sys.executable, help="such as 'torchrun --nproc_per_node 8'")
+    parser.add_argument("--metric", default="metric/val_loss@1x", help="key of summary.json to sort by, lowest first")
+    given = parser.parse_args(argv[:split])
+    try:
+        rows = read_table(given.table)
+        failed, interrupted = sweep(rows, shlex.split(given.launcher), argv[split + 1 :], given.output)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    print(f"\n{results(rows, given.output, given.metric)}")
+    if interrupted:
+        print("interrupted; the same command goes on")
+        return os.EX_TEMPFAIL
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
