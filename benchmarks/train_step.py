@@ -11,6 +11,7 @@ model FLOPs (causal attention, no recomputation) against the dense bf16 peak of 
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
 import tempfile
@@ -30,30 +31,38 @@ from lit_gpt.metrics.throughput import peak_flops
 from lit_gpt.parallel import launch
 from lit_gpt.train.loop import Trainer
 from lit_gpt.train.reporter import Reporter
+from lit_gpt.train.run_folder import create
 from lit_gpt.train.setup import prepare
 
 VOCAB, CONTEXT = 32000, 4096
 
 
 class StepTimer:
-    """CUDA events around every step, read once at the end."""
+    """The end of every step: CUDA events, read once at the end, or the clock where there is no GPU."""
 
     def __init__(self) -> None:
-        self.events: list[torch.cuda.Event] = []
+        self.on_gpu = torch.cuda.is_available()
+        self.marks: list[Any] = []
 
     def mark(self) -> None:
-        self.events.append(torch.cuda.Event(enable_timing=True))
-        self.events[-1].record()
+        self.marks.append(torch.cuda.Event(enable_timing=True) if self.on_gpu else time.perf_counter())
+        if self.on_gpu:
+            self.marks[-1].record()
 
-    def milliseconds(self) -> list[float]:
-        torch.cuda.synchronize()
-        return [a.elapsed_time(b) for a, b in zip(self.events, self.events[1:])]
+    def seconds(self) -> np.ndarray:
+        """Length of each step but the first."""
+        if self.on_gpu:
+            torch.cuda.synchronize()
+            return np.array([a.elapsed_time(b) / 1e3 for a, b in zip(self.marks, self.marks[1:])])
+        return np.diff(self.marks)
 
 
 def measure(depth: int, micro_bsz: int, steps: int, warmup: int, family: str, options: dict[str, Any]) -> dict:
     """One size in this process: a row of the table."""
+    context = int(options.get("ctx_len", CONTEXT))
+    batch = micro_bsz * context
     with tempfile.TemporaryDirectory() as folder:
-        tokens = np.random.default_rng(0).integers(0, VOCAB, 16 * CONTEXT * micro_bsz + 1).astype(np.uint16)
+        tokens = np.random.default_rng(0).integers(0, VOCAB, 16 * batch + 1).astype(np.uint16)
         write_shard(Path(folder) / "train_0000000000.bin", tokens)
         run = RunConfig(
             train_data_dir=folder,
@@ -62,39 +71,40 @@ def measure(depth: int, micro_bsz: int, steps: int, warmup: int, family: str, op
             depth=depth,
             train_name="mup",
             micro_bsz=micro_bsz,
-            total_bsz=micro_bsz * CONTEXT,
-            max_tokens=micro_bsz * CONTEXT * (steps + warmup),
+            total_bsz=batch,
+            max_tokens=batch * (steps + warmup),
             vocab_size=VOCAB,
             base_hps=BaseHyperparameters(warmup_tokens=0),
             **options,
         )
         runtime = launch(precision=run.precision)
         trainer = Trainer(prepare(run, 1), runtime)
+        create(trainer.setup)
         timer, start, first = StepTimer(), time.perf_counter(), 0.0
         report = Reporter(trainer.setup, runtime, trainer.optimizer, trainer.progress, None, None)
         while not trainer.finished:
             trainer.step(report)
             timer.mark()
-            if trainer.progress.step == 1:
-                torch.cuda.synchronize()
+            if trainer.progress.step == 1:  # logged, so the device is done with it
                 first = time.perf_counter() - start
-        times = np.array(timer.milliseconds()[warmup - 1 :])
+        times = timer.seconds()[warmup - 1 :]
         trainer.loader.close()
         report.close(False)
-        rate = micro_bsz * CONTEXT / np.median(times) * 1e3
-        peak = peak_flops(torch.cuda.get_device_name())
+        rate = batch / np.median(times)
+        name = torch.cuda.get_device_name() if timer.on_gpu else platform.processor() or platform.machine()
+        peak = peak_flops(name)
         return {
             "family": family,
             "depth": depth,
             "micro_bsz": micro_bsz,
             "parameters": trainer.plan.counts["total"],
             "tokens_per_sec": round(float(rate), 1),
-            "mean_tokens_per_sec": round(float(micro_bsz * CONTEXT / times.mean() * 1e3), 1),
+            "mean_tokens_per_sec": round(float(batch / times.mean()), 1),
             "mfu": round(float(rate * trainer.plan.model_flops_per_token / peak), 4) if peak else None,
-            "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
+            "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if timer.on_gpu else None,
             "first_step_seconds": round(first, 1),
             "steps": len(times),
-            "device": torch.cuda.get_device_name(),
+            "device": name,
             "torch": torch.__version__,
             "options": options,
         }
@@ -120,8 +130,6 @@ def main(
         one: internal; measure the only pair in this process and print its row as JSON.
         options: further pretrain.py options, such as {residual_precision: bf16}.
     """
-    if not torch.cuda.is_available():
-        sys.exit("error: this benchmark needs a CUDA device")
     pairs = [(int(d), int(m)) for d, m in (pair.split(":") for pair in sizes.split(","))]
     if one:
         depth, micro = pairs[0]
@@ -138,7 +146,8 @@ def main(
         mfu = f"{r['mfu']:.1%}" if r["mfu"] else "-"
         print(
             f"{r['family'] + ' d' + str(r['depth']):<24}{r['micro_bsz']:>6}{r['tokens_per_sec']:>12,.0f}"
-            f"{r['mean_tokens_per_sec']:>12,.0f}{mfu:>8}{r['peak_memory_gib']:>8.1f}{r['first_step_seconds']:>11.1f}s"
+            f"{r['mean_tokens_per_sec']:>12,.0f}{mfu:>8}{r['peak_memory_gib'] or 0:>8.1f}"
+            f"{r['first_step_seconds']:>11.1f}s"
         )
     if output:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
