@@ -122,9 +122,10 @@ class Trainer:
         run, progress, first = self.run, self.progress, self.progress.step
         while not self.finished:
             self.step(report)
-            interrupted = not self.finished and (stop.agreed() or progress.step - first == run.stop_after)
+            hurry = not self.finished and stop.agreed()
+            interrupted = hurry or (not self.finished and progress.step - first == run.stop_after)
             due = self.finished or progress.step % run.eval_step == 0
-            if self.val_data and due and not interrupted:
+            if self.val_data and due and not hurry:
                 with report.pause("val"):
                     report.validation(self.validate())
             if self.finished or interrupted or progress.step % cast(int, run.save_step) == 0:
@@ -283,7 +284,8 @@ def execute(setup: Setup) -> int:
         print(dry_run(setup), file=sys.stderr)
     trainer = Trainer(setup, runtime)
     if trainer.finished:
-        print(f"{setup.folder} is finished already: {trainer.progress.tokens:,} tokens. Nothing to do.")
+        if runtime.is_main:
+            print(f"{setup.folder} is finished already: {trainer.progress.tokens:,} tokens. Nothing to do.")
         return 0
     result = trainer.fit()
     if runtime.is_main:

@@ -53,11 +53,14 @@ class Reporter:
         device = runtime.device
         peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
         self.speed = Throughput(runtime.world_size, peak)
-        if state:
-            self.speed.load_state_dict(state)
         self.hardware = Hardware(device)
         self._window = torch.zeros(2, device=device)  # summed loss, skipped steps
         self._window_steps = 0
+        if state:
+            self.speed.load_state_dict(state["speed"])
+            loss, skipped = state["window"]
+            self._window += torch.tensor([loss if runtime.is_main else 0.0, skipped], device=device)
+            self._window_steps = state["window_steps"]
         self._sinks = self._open_sinks(optimizer) if runtime.is_main else None
         plan = setup.plan
         self._console = Console(plan.tokens, plan.steps, enabled=runtime.is_main, start_tokens=progress.tokens)
@@ -185,8 +188,9 @@ class Reporter:
         self._console.note(text)
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs to go on counting."""
-        return self.speed.state_dict()
+        """What a resumed run needs to go on counting, also in the middle of a log interval. Collective."""
+        loss, skipped = self.runtime.sum(self._window)[0].item(), self._window[1].item()
+        return {"speed": self.speed.state_dict(), "window": [loss, skipped], "window_steps": self._window_steps}
 
     def close(self, interrupted: bool) -> None:
         """Write the summary and the curve, close the sinks. Called on every way out."""
