@@ -1,0 +1,210 @@
+"""The documentation is true: its commands run, its links lead somewhere, its tables match the code.
+
+Every command of the README and of launch_scripts/README.md is carried out in a tiny form or checked
+without carrying it out; one that nothing here knows fails the test. Training commands are dry-run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import pretrain
+from lit_gpt.architectures import FAMILIES
+from lit_gpt.config.names import TOKENS
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+PAGES = sorted(p for p in ROOT.rglob("*.md") if not any(part.startswith(".") for part in p.relative_to(ROOT).parts))
+WITH_COMMANDS = [README, ROOT / "launch_scripts/README.md", ROOT / "docs/examples/transformer_d8/README.md"]
+NOT_YET = {"muon", "muonh", "muonball", "hadam", "lc"}  # tokens that the README names as refused
+
+
+def fenced(page: Path) -> list[str]:
+    """The commands of the page's bash blocks, one string each, continued lines joined."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+COMMANDS = [pytest.param(page, line, id=line[:60]) for page in WITH_COMMANDS for line in fenced(page)]
+
+
+def shown_help(words: list[str]) -> str:
+    """What `python WORDS --help` prints; run in this process, for the imports are the slow part."""
+    argv, shown = sys.argv, io.StringIO()
+    try:
+        with contextlib.redirect_stdout(shown), pytest.raises(SystemExit) as end:
+            if words[0] == "-m":
+                sys.argv = [words[1], *words[2:], "--help"]
+                runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+            sys.argv = [str(ROOT / words[0]), *words[1:], "--help"]
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    finally:
+        sys.argv = argv
+    assert end.value.code in (0, None)
+    return shown.getvalue()
+
+
+def make(words: list[str], folder: Path) -> None:
+    recipe = re.search(rf"^{words[1]}:.*\n\t@?\$\(PY\) (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe is not None, f"the Makefile has no target {words[1]}"
+    if "-m lit_gpt." in recipe[1]:
+        shown_help(recipe[1].split()[:2])
+
+
+def dry_run(words: list[str], folder: Path) -> None:
+    assert pretrain.main([*words, "--dry_run", "true", "--out_dir", str(folder)]) == 0
+    assert not any(folder.iterdir())
+
+
+def prepare(words: list[str], folder: Path) -> None:
+    """The command as it is, on two small files and a small vocabulary."""
+    source = folder / "my_text"
+    source.mkdir()
+    for name in ("a", "b"):
+        (source / f"{name}.txt").write_text("To be, or not to be, that is the question. " * 20)
+    tiny = {"--source": str(source), "--output": str(folder / "out"), "--vocab_size": "300"}
+    words = [tiny.get(before, word) for before, word in zip(["", *words], words)]
+    subprocess.run([sys.executable, str(ROOT / words[0]), *words[1:], "--num_workers", "1"], check=True)
+    assert {p.name for p in (folder / "out").glob("*.bin")} == {"train_0000000000.bin", "validation_0000000000.bin"}
+
+
+def tool(words: list[str], folder: Path) -> None:
+    """A program whose inputs are another command's outputs: its help knows the options."""
+    program = words[: 2 if words[0] == "-m" else 1]
+    subcommand = [w for w in words[len(program) :][:1] if w in ("run", "checkpoint", "env")]
+    shown = shown_help([*program, *subcommand])
+    assert {w for w in words if w.startswith("--") and w not in shown} == set()
+
+
+def torchrun(words: list[str], folder: Path) -> None:
+    dry_run(words[words.index("pretrain.py") + 1 :], folder)
+
+
+def sweep(words: list[str], folder: Path) -> None:
+    table, common = words[1], words[words.index("--") + 1 :]
+    assert (ROOT / table).is_file()
+    tool(words[:4], folder)
+    dry_run(common, folder)
+
+
+def launcher(words: list[str], folder: Path) -> None:
+    script = next(i for i, word in enumerate(words) if word.startswith("launch_scripts/"))
+    subprocess.run(["bash", "-n", str(ROOT / words[script])], check=True)
+    settings = {w.partition("=")[0] for w in words[:script] if "=" in w}
+    assert {s for s in settings if s not in (ROOT / words[script]).read_text()} == set()
+    dry_run(words[script + 1 :], folder)
+
+
+HANDLERS: list[tuple[str, Callable[[list[str], Path], None], int]] = [  # start, handler, words it does not get
+    ("make ", make, 0),
+    ("python pretrain.py ", dry_run, 2),
+    ("python scripts/prepare_text.py ", prepare, 1),
+    ("python -m lit_gpt.tools.", tool, 1),
+    ("python plots/", tool, 1),
+    ("python launch_scripts/sweep.py ", sweep, 1),
+    ("torchrun ", torchrun, 1),
+    ("sbatch ", launcher, 1),
+    ("NNODES=", launcher, 0),
+]
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_commands(page: Path, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    known = [(handler, skip) for start, handler, skip in HANDLERS if command.startswith(start)]
+    assert known, f"{page.name} has the command {command!r}, which no handler here covers"
+    (handler, skip), folder = known[0], tmp_path / "out"
+    folder.mkdir()
+    handler(shlex.split(command)[skip:], folder)
+
+
+def test_the_readme_begins_with_the_two_commands() -> None:
+    assert fenced(README)[:2] == ["make demo", "make test"]
+    assert len(README.read_text().splitlines()) <= 250
+
+
+def test_the_plan_of_the_readme_is_what_the_dry_run_prints(capsys: pytest.CaptureFixture) -> None:
+    text = README.read_text()
+    shown = re.search(r"^```text\n(model  .*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert shown is not None
+    assert (
+        pretrain.main(["--train_model", "transformer", "--depth", "16", "--train_name", "mup", "--dry_run", "true"])
+        == 0
+    )
+    printed = capsys.readouterr().out
+    for line in shown[1].splitlines():
+        assert line.removesuffix("...") in printed
+
+
+def rows(heading: str) -> list[str]:
+    """First cells in backticks of a README table, and those of every further such cell."""
+    section = README.read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
+    return [cell for line in section.splitlines() if line.startswith("| `") for cell in line.strip("|").split("|")]
+
+
+def test_the_family_table_is_true() -> None:
+    from lit_gpt.architectures import build
+    from lit_gpt.train.setup import count
+
+    cells = rows("Families")
+    table = {cells[i].strip(" `"): [c.strip() for c in cells[i + 2 : i + 4]] for i in range(0, len(cells), 4)}
+    assert set(table) <= set(FAMILIES.names())
+    for family, sizes in table.items():
+        counted = [count(build(family, depth)).parameters["non_embedding"] for depth in (8, 16)]
+        assert sizes == [f"{n / 1e6:.0f}M" for n in counted]
+
+
+def test_the_token_table_is_complete() -> None:
+    named = {token for cell in rows("Tokens of `--train_name`")[::2] for token in re.findall(r"`(\w+)`", cell)}
+    assert named == set(TOKENS) - NOT_YET
+    assert all(f"`{token}`" in README.read_text() for token in NOT_YET)
+
+
+def test_paths_of_the_file_tree_exist() -> None:
+    tree = README.read_text().split("## Where things are\n")[1].split("```")[1]
+    folder = ROOT
+    for line in tree.splitlines()[1:]:
+        name = line.split()[0]
+        folder = folder if line.startswith(" ") else ROOT
+        assert (folder / name).exists(), line
+        folder = ROOT / name if not line.startswith(" ") and name.endswith("/") else folder
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_relative_links_exist(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S))
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_pages_are_ascii_and_name_no_machine(page: Path) -> None:
+    text = page.read_text(encoding="ascii")
+    assert not re.findall(r"(?<![\w.])/(?:work|tmp|home|opt|root|mnt)/", text)
+
+
+def test_options_that_the_pages_name_exist() -> None:
+    """A flag in running text is an option of pretrain.py or of a program of the repository."""
+    ours = {f"--{line}" for line in (ROOT / "tests/cli/options.txt").read_text().split()}
+    programs = [*ROOT.glob("scripts/*.py"), *ROOT.glob("lit_gpt/tools/*.py"), *ROOT.glob("launch_scripts/*")]
+    programs += [*ROOT.glob("plots/*.py"), ROOT / "lit_gpt/data/prepare/run.py", ROOT / "lit_gpt/config/resolve.py"]
+    code = "".join(p.read_text() for p in programs if p.is_file())
+    foreign = {"--nproc_per_node", "--nodes", "--signal"}  # torchrun, Slurm
+    unknown = {}
+    for page in PAGES:
+        for flag in set(re.findall(r"(?<![\w-])--[a-z]\w+(?:\.[a-z]\w*)*", page.read_text())):
+            word = flag.removeprefix("--")
+            if flag not in ours | foreign and not re.search(rf"\b{word}\b", code) and "optimizer_args" not in flag:
+                unknown.setdefault(str(page.relative_to(ROOT)), set()).add(flag)
+    assert not unknown
