@@ -40,7 +40,7 @@ def assert_same_run(out: Path, expected: Path) -> None:
 
 def test_stopped_twice_and_continued(data, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    options = {"val_data_dir": data, "eval_step": 2, "max_tokens": 3000, **OPTIONS}
+    options = {"val_data_dir": data, "eval_step": 2, "eval_sequences": 4, "max_tokens": 3000, **OPTIONS}
     assert run(data, whole, **options) == 0
     for _ in range(2):
         assert run(data, parts, resume="auto", stop_after=2, **options) == EXIT_INTERRUPTED

@@ -1,0 +1,45 @@
+"""torchrun pretrain.py: as many processes as there are change neither the samples nor, beyond rounding, the losses."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from spawn import run_distributed
+from tiny_run import ROOT, pretrain, rows, run, words
+
+from lit_gpt.train.signals import EXIT_INTERRUPTED
+
+STEPS = 9
+OPTIONS: dict[str, Any] = {"micro_bsz": 2, "max_tokens": STEPS * 512, "eval_step": 4, "eval_sequences": 6}
+ROUNDING = 1e-5  # relative; sums over ranks in another order
+
+
+def torchrun(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Two processes with gloo on the CPU; one thread each, so that a test machine is not oversubscribed."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(
+        [*launcher, str(ROOT / "pretrain.py"), *arguments], env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_two_then_four_then_one(data, tmp_path):
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    options = {"val_data_dir": data, **OPTIONS}
+    assert run(data, alone, **options) == 0
+    ended = torchrun(words(data, together, stop_after=3, **options))
+    assert "stopped early with a checkpoint" in ended.stdout, ended.stderr
+    assert f"exitcode  : {EXIT_INTERRUPTED}" in ended.stderr
+    # The start of torchrun without its imports, which cost more than everything else.
+    four = run_distributed(pretrain.main, 4, words(data, together, resume="auto", stop_after=3, **options), nodes=2)
+    assert four == [EXIT_INTERRUPTED] * 4
+    assert run(data, together, resume="auto", **options) == 0
+    for key in ("metric/train_loss", "metric/val_loss@1x", "metric/grad_norm"):
+        assert rows(together, key) == pytest.approx(rows(alone, key), rel=ROUNDING)
+    for key in ("data/epoch/train", "samples", "total_tokens"):
+        assert rows(together, key) == rows(alone, key)
+    assert len(rows(together)) == STEPS
