@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -40,6 +40,13 @@ def _require(module: str, logger: str) -> ModuleType:
             f"The {logger} logger was asked for, but it cannot be imported ({missing}). "
             f"Type: pip install 'scalelab[log]', or leave {logger} out of --loggers."
         ) from missing
+
+
+def check_installed(names: Iterable[str]) -> None:
+    """Raise UserError when a tracker among `names` lacks its package."""
+    for name in names:
+        if name in TRACKERS:
+            _require(name, name)
 
 
 class _RunId:

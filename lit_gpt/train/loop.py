@@ -16,11 +16,14 @@ from lit_gpt.data.discover import open_corpus
 from lit_gpt.data.loader import Loader
 from lit_gpt.errors import UserError
 from lit_gpt.init import init_parameters
+from lit_gpt.metrics.remote import check_installed
 from lit_gpt.model import GPT
+from lit_gpt.ops.attention import describe, pick
 from lit_gpt.ops.loss import chunk_loss
 from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.optim.groups import parameter_groups, set_hyperparameters
 from lit_gpt.parallel import Runtime, launch, setup_model
+from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.plan import step_values
 from lit_gpt.train import run_folder
 from lit_gpt.train.reporter import Reporter
@@ -56,6 +59,7 @@ class Trainer:
     def __init__(self, setup: Setup, runtime: Runtime):
         self.setup, self.runtime, self.run, self.plan = setup, runtime, setup.run, setup.plan
         run = self.run
+        check_installed(run.loggers)
         self.train_data, self.val_data = open_training(setup), open_validation(setup)
         self.eos_id = document_end(setup, self.train_data)
         resume_from = find_checkpoint(setup.folder, run.resume)
@@ -74,7 +78,7 @@ class Trainer:
         )
         self.loader.check_size(self.plan.batch_tokens * self.plan.batch_ramp // self.plan.context)
         self.model = build_model(setup, runtime)
-        self.optimizer = OPTIMIZERS.load(self.plan.optimizer).build(parameter_groups(self.model, self.plan), self.plan)
+        self.optimizer = build_optimizer(self.model, self.plan)
         if resume_from:
             load_checkpoint(resume_from, self.model, self.optimizer, runtime)
         elif run.init_from:
@@ -223,6 +227,7 @@ def document_end(setup: Setup, data: Corpus) -> int | None:
 def build_model(setup: Setup, runtime: Runtime) -> nn.Module:
     """The initialised model on its device(s), compiled where the run asks for it."""
     run, plan = setup.run, setup.plan
+    check_attention(setup, runtime.device)
     on_gpu = runtime.device.type == "cuda"
     compiled = on_gpu if run.compile is None else run.compile
     model = setup_model(
@@ -246,6 +251,25 @@ def build_model(setup: Setup, runtime: Runtime) -> nn.Module:
         whole.chunk_loss = torch.compile(chunk_loss)
         whole.norm.forward = torch.compile(whole.norm.forward)
     return model
+
+
+def check_attention(setup: Setup, device: torch.device) -> None:
+    """Raise UserError now when a layer cannot use --attention, and not at the first step."""
+    model = setup.model
+    for window in {layer.window for layer in model.layers if layer.mixer == "attention"}:
+        request = describe(device, model.block_size, model.block_size, window, model.varlen, model.attn_sink)
+        pick(request, setup.run.attention)
+
+
+def build_optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+    """The Plan's optimizer over the model's roles. Raises UserError for arguments that it does not take."""
+    groups = parameter_groups(model, plan)
+    try:
+        return OPTIMIZERS.load(plan.optimizer).build(groups, plan)
+    except TypeError as error:
+        if not plan.optimizer_args:
+            raise
+        raise UserError(f"--optimizer_args {plan.optimizer_args} do not fit {plan.optimizer}: {error}.") from error
 
 
 def measure(model: nn.Module, data: Corpus, setup: Setup, runtime: Runtime, eos_id: int | None) -> dict[str, float]:
