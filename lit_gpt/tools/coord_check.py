@@ -44,7 +44,7 @@ DEFAULTS = {
     "train_name": "coord",
     "vocab_size": 256,
     "ctx_len": 32,
-    "micro_bsz": 4,
+    "micro_bsz": 16,
     "precision": "fp32",
     "base_hps.eta0": 2e-3,
 }
