@@ -147,7 +147,8 @@ class RunConfig:
         wandb_project: project of the wandb logger.
         use_mlflow: old name of --loggers [mlflow].
         logging_multiprocessing: accepted for old command lines; metrics never block the loop here.
-        profile_steps: profile this many steps after warm-up and write a trace.
+        health_step: steps between activation statistics (RMS and outliers of every branch); 0 is never.
+        profile_steps: profile this many steps, from the sixth on, into <run folder>/profile; 0 is off.
         stop_after: end cleanly, with a checkpoint, after this many steps of this run; for schedulers with short slots.
         dry_run: print the Plan and the model, touch nothing, read no data.
     """
@@ -248,6 +249,7 @@ class RunConfig:
     wandb_project: str = "discrete-llm"
     use_mlflow: bool = False
     logging_multiprocessing: bool = True
+    health_step: int = 0
     profile_steps: int = 0
     stop_after: int | None = None
     dry_run: bool = False

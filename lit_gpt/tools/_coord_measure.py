@@ -19,7 +19,7 @@ from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.optim.groups import parameter_groups, set_hyperparameters
 from lit_gpt.parallel import Runtime
 from lit_gpt.scaling.plan import build_plan, step_values
-from lit_gpt.train.loop import build_model
+from lit_gpt.train.build import build_model
 from lit_gpt.train.setup import Setup, count
 from lit_gpt.train.step import train_step
 

@@ -7,32 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import nn
 
 from lit_gpt.checkpoint import Checkpointer, find_checkpoint, load_checkpoint, load_weights, read_meta
-from lit_gpt.data.corpus import Corpus, check_vocab
-from lit_gpt.data.discover import open_corpus
+from lit_gpt.data.corpus import Corpus
 from lit_gpt.data.loader import Loader
-from lit_gpt.errors import UserError
-from lit_gpt.init import init_parameters
+from lit_gpt.metrics.health import activation_statistics
 from lit_gpt.metrics.remote import check_installed
-from lit_gpt.model import GPT
-from lit_gpt.ops.attention import describe, pick
-from lit_gpt.ops.loss import chunk_loss
-from lit_gpt.optim import OPTIMIZERS
-from lit_gpt.optim.groups import parameter_groups, set_hyperparameters
-from lit_gpt.parallel import Runtime, launch, setup_model
-from lit_gpt.scaling.base import Plan
+from lit_gpt.optim.groups import set_hyperparameters
+from lit_gpt.parallel import Runtime, launch
 from lit_gpt.scaling.plan import step_values
 from lit_gpt.train import run_folder
+from lit_gpt.train.build import build_model, build_optimizer, document_end, open_training, open_validation
+from lit_gpt.train.profile import StepProfiler
 from lit_gpt.train.reporter import Reporter
 from lit_gpt.train.setup import Setup, dry_run
 from lit_gpt.train.signals import EXIT_INTERRUPTED, StopRequest
-from lit_gpt.train.step import train_step
+from lit_gpt.train.step import to_device, train_step
 from lit_gpt.train.validate import validate
-
-LLAMA_VOCABULARY, LLAMA_EOS = 32000, 2
 
 
 @dataclass
@@ -111,21 +103,27 @@ class Trainer:
             self.val_data.bytes_per_token if self.val_data else None,
         )
         stop, interrupted = StopRequest(self.runtime), False
+        profiler = StepProfiler(self.setup.folder, run.profile_steps if self.runtime.is_main else 0)
         try:
-            interrupted = self._run(checkpoints, report, stop)
+            interrupted = self._run(checkpoints, report, stop, profiler)
             checkpoints.wait()
         finally:
+            profiler.close()
             stop.close()
             self.loader.close()
             checkpoints.close()
             report.close(interrupted)
         return Result(self.setup.folder, self.progress, interrupted, report.last_validation)
 
-    def _run(self, checkpoints: Checkpointer, report: Reporter, stop: StopRequest) -> bool:
+    def _run(self, checkpoints: Checkpointer, report: Reporter, stop: StopRequest, profiler: StepProfiler) -> bool:
         """Steps until the budget is spent or a stop is asked for; returns whether it was asked for."""
         run, progress, first = self.run, self.progress, self.progress.step
         while not self.finished:
             self.step(report)
+            profiler.step()
+            if run.health_step and progress.step % run.health_step == 0:
+                with report.pause("health"):
+                    report.record(self.health())
             hurry = not self.finished and stop.agreed()
             interrupted = hurry or (not self.finished and progress.step - first == run.stop_after)
             due = self.finished or progress.step % run.eval_step == 0
@@ -143,6 +141,13 @@ class Trainer:
         """Loss at every multiple of the context on the validation data."""
         assert self.val_data is not None
         return measure(self.model, self.val_data, self.setup, self.runtime, self.eos_id)
+
+    def health(self) -> dict[str, float]:
+        """Activation statistics on the sequence that this rank is about to train on."""
+        batch = self.train_data.batch(self.loader.cursor.samples_seen + self.runtime.rank, 1)
+        tokens = to_device(batch.tokens, self.runtime.device)
+        # With targets, so that the head's logits are formed in chunks.
+        return activation_statistics(self.model, tokens, lambda model, t: model(t, t))
 
     def step(self, report: Reporter) -> None:
         """One optimizer step: set its hyper-parameters, read its data, take it, account for it."""
@@ -177,111 +182,17 @@ class Trainer:
         checkpoints.save(self.progress.step, self.model, self.optimizer, meta)
 
 
-def open_training(setup: Setup) -> Corpus:
-    """The shuffled training corpus, checked against the model's vocabulary."""
-    run = setup.run
-    corpus = open_corpus(
-        run.train_data_dir,
-        "train",
-        setup.plan.context,
-        run.seed,
-        mixture=run.data_mixture,
-        eos_token_id=run.eos_token_id,
-    )
-    check_vocab(corpus, setup.model.vocab_size)
-    return corpus
-
-
-def open_validation(setup: Setup) -> Corpus | None:
-    """The validation corpus in order, cut for the longest multiple of the context that it can fill."""
-    run, context = setup.run, setup.plan.context
-    if run.val_data_dir is None:
-        return None
-    shortest = open_corpus(
-        run.val_data_dir, "validation", context, run.seed, shuffle=False, repeat=False, eos_token_id=run.eos_token_id
-    )
-    check_vocab(shortest, setup.model.vocab_size)
-    multiple = min(run.num_extrp or 1, (shortest.num_tokens - 1) // context)
-    return Corpus(
-        [(s.name, s.stream, 1.0) for s in shortest.sources], multiple * context, run.seed, shuffle=False, repeat=False
-    )
-
-
-def document_end(setup: Setup, data: Corpus) -> int | None:
-    """The token that ends a document, None when documents are not kept apart.
-
-    Raises UserError when the run needs it and nothing says what it is.
-    """
-    if not setup.model.varlen:
-        return None
-    if data.eos_id is not None:
-        return data.eos_id
-    if setup.model.vocab_size == LLAMA_VOCABULARY:  # shards of the reference carry no side file
-        return LLAMA_EOS
-    raise UserError(
-        "Document boundaries (varlen) need the end-of-document token, and the data does not say which it is. "
-        "Give --eos_token_id."
-    )
-
-
-def build_model(setup: Setup, runtime: Runtime) -> nn.Module:
-    """The initialised model on its device(s), compiled where the run asks for it."""
-    run, plan = setup.run, setup.plan
-    check_attention(setup, runtime.device)
-    on_gpu = runtime.device.type == "cuda"
-    compiled = on_gpu if run.compile is None else run.compile
-    model = setup_model(
-        runtime,
-        lambda: GPT(
-            setup.model,
-            plan.multipliers,
-            compute_dtype=runtime.compute_dtype,
-            residual_dtype=torch.float32 if run.residual_precision == "fp32" else runtime.compute_dtype,
-            attention_backend=run.attention,
-            loss_backend="plain" if run.use_flce is False else "chunked",
-        ),
-        lambda model: init_parameters(model, plan.roles, plan.seed),
-        compute_dtype=runtime.compute_dtype,
-        compile=compiled,
-        act_ckpt=cast(Any, run.act_ckpt),
-        offloading=run.offloading,
-    )
-    if compiled:  # the two pieces outside the blocks that are worth it
-        whole = cast(GPT, model)
-        whole.chunk_loss = torch.compile(chunk_loss)
-        whole.norm.forward = torch.compile(whole.norm.forward)
-    return model
-
-
-def check_attention(setup: Setup, device: torch.device) -> None:
-    """Raise UserError now when a layer cannot use --attention, and not at the first step."""
-    model = setup.model
-    for window in {layer.window for layer in model.layers if layer.mixer == "attention"}:
-        request = describe(device, model.block_size, model.block_size, window, model.varlen, model.attn_sink)
-        pick(request, setup.run.attention)
-
-
-def build_optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
-    """The Plan's optimizer over the model's roles. Raises UserError for arguments that it does not take."""
-    groups = parameter_groups(model, plan)
-    try:
-        return OPTIMIZERS.load(plan.optimizer).build(groups, plan)
-    except TypeError as error:
-        if not plan.optimizer_args:
-            raise
-        raise UserError(f"--optimizer_args {plan.optimizer_args} do not fit {plan.optimizer}: {error}.") from error
-
-
 def measure(model: nn.Module, data: Corpus, setup: Setup, runtime: Runtime, eos_id: int | None) -> dict[str, float]:
     """Validation loss of a model at every multiple of the context that the data's windows hold."""
+    context = setup.plan.context
     return validate(
         model,
         data,
         runtime,
-        context=setup.plan.context,
-        multiples=data.block // setup.plan.context,
+        context=context,
+        multiples=data.block // context,
         sequences=setup.run.eval_sequences,
-        micro_batch=max(setup.run.micro_bsz // 2, 1),
+        micro_batch=max(2 * setup.run.micro_bsz * context // data.block, 1),  # no gradients: room for twice as much
         eos_id=eos_id,
     )
 

@@ -165,11 +165,15 @@ class Reporter:
             )
         self.note(f"warning: {skipped} of the last {self._window_steps} steps had a non-finite gradient; skipped them")
 
+    def record(self, values: dict[str, float]) -> None:
+        """Log further numbers of the current step."""
+        if self._sinks:
+            self._sinks.log(values, self.progress.step)
+
     def validation(self, values: dict[str, float]) -> None:
         """Log the result of a validation."""
         self.last_validation = values
-        if self._sinks:
-            self._sinks.log({**values, "total_tokens": self.progress.tokens}, self.progress.step)
+        self.record({**values, "total_tokens": self.progress.tokens})
         shown = ", ".join(f"{k.split('@')[1]} {v:.4f}" for k, v in values.items() if "val_loss" in k)
         bits = values.get("metric/val_bpb@1x")
         self.note(f"validation loss: {shown}" + (f" ({bits:.3f} bits per byte)" if bits is not None else ""))

@@ -1,0 +1,42 @@
+"""A trace of a few steps: where the time goes, kernel by kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile, schedule
+
+SKIPPED = 5  # steps before the trace: compilation and the allocator's warm-up
+
+
+class StepProfiler:
+    """Profiles `steps` optimizer steps and writes them to `<folder>/profile`; does nothing for 0.
+
+    trace.json.gz opens in ui.perfetto.dev or chrome://tracing; operators.txt is the table.
+    """
+
+    def __init__(self, folder: Path, steps: int):
+        self.folder, self.profile = folder / "profile", None
+        if steps:
+            activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
+            plan = schedule(wait=SKIPPED - 1, warmup=1, active=steps, repeat=1)
+            self.profile = profile(activities=activities, schedule=plan, on_trace_ready=self._write)
+            self.profile.start()
+
+    def step(self) -> None:
+        """One optimizer step is done."""
+        if self.profile is not None:
+            self.profile.step()
+
+    def close(self) -> None:
+        """Stop; what was recorded is written."""
+        if self.profile is not None:
+            self.profile.stop()
+
+    def _write(self, done: Any) -> None:
+        self.folder.mkdir(exist_ok=True)
+        done.export_chrome_trace(str(self.folder / "trace.json.gz"))
+        order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+        (self.folder / "operators.txt").write_text(done.key_averages().table(sort_by=order, row_limit=40))
