@@ -54,7 +54,7 @@ class Reporter:
         peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
         self.speed = Throughput(runtime.world_size, peak)
         self.hardware = Hardware(device)
-        self._window = torch.zeros(2, device=device)  # summed loss, skipped steps
+        self._window = torch.zeros(2, device=device)  # summed loss of the steps taken, skipped steps
         self._window_steps = 0
         if state:
             self.speed.load_state_dict(state["speed"])
@@ -85,7 +85,8 @@ class Reporter:
     def step(self, values: StepValues, result: StepResult, micro_batches: int, epochs: dict[str, float]) -> None:
         """Account for one optimizer step; every log_step steps, log it."""
         tokens, ranks = values.batch_tokens, self.runtime.world_size
-        self._window += torch.stack([result.loss, result.skipped])
+        taken = torch.where(result.skipped > 0, 0.0, result.loss)
+        self._window += torch.stack([taken, result.skipped])
         self._window_steps += 1
         self.speed.step(
             tokens=tokens,
@@ -102,8 +103,9 @@ class Reporter:
         summed = self.runtime.sum(self._window)
         norms = result.norms
         read = torch.stack([summed[0], self._window[1], norms.total, norms.weight, norms.vector]).tolist()
-        loss, skipped = read[0] / self._window_steps, int(read[1])
+        skipped = int(read[1])
         self._check(skipped)
+        loss = read[0] / (self._window_steps - skipped)
         self.last_loss, self._window_steps = loss, 0
         self._window.zero_()
         rates = self.speed.metrics()
