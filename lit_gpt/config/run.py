@@ -63,7 +63,7 @@ class RunConfig:
         num_workers: threads that read ahead.
         eos_token_id: end-of-document token; default: what the prepared data says.
         vocab_size: size of the vocabulary; default: the family's (32000 unless it says otherwise).
-        train_model: model family, without depth. `--train_model help` lists them.
+        train_model: model family, without depth; an unknown name prints the list.
         depth: number of layers.
         ar: aspect ratio, width = ar * depth; default: the family's.
         ctx_len: training context in tokens; default 4096.

@@ -181,7 +181,7 @@ class Splitter:
 
     def __init__(self, pieces: Iterable[Piece], fraction: float):
         self.fraction = fraction
-        texts = list(pieces)
+        texts = [p for p in pieces if p.size]  # an empty document is dropped later
         only_files = all(not p.path.name.lower().endswith((*JSONL_SUFFIXES, ".parquet")) for p in texts)
         self.lone = only_files and len(texts) == 1
         self.least = min((key_hash(p.key) for p in texts), default=0.0) if only_files else 0.0

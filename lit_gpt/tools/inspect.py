@@ -27,7 +27,7 @@ from lit_gpt.tools import _environment as environment
 from lit_gpt.tools._cli import aligned, parser_for, run_tool
 
 PLAN, MODEL = "plan.json", "model.json"  # see train/run_folder.py
-OF_SUMMARY = ("finished", "train_loss", "val_loss", "time/total", "throughput/tokens_per_sec")
+OF_SUMMARY = ("finished", "train_loss", "metric/val_", "time/total", "throughput/tokens_per_sec")
 
 
 def env() -> str:

@@ -49,6 +49,9 @@ def claim(setup: Setup, checkpoint: dict[str, Any] | None) -> None:
     folder = setup.folder
     if checkpoint is not None:
         _same_run({part: checkpoint[part] for part in IDENTITY}, setup, "the checkpoint")
+    blocking = next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None)
+    if blocking:
+        raise UserError(f"The run folder {folder} cannot be made: {blocking} is a file. Choose another --out_dir.")
     if not (folder / "plan.json").exists():
         return
     old = {part: _read(folder / f"{part}.json") for part in IDENTITY}

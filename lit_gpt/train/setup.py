@@ -19,6 +19,7 @@ from lit_gpt.config.names import NameFields, run_name
 from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import RunConfig
 from lit_gpt.data.meta import read_meta
+from lit_gpt.data.tokenizer import ByteTokenizer
 from lit_gpt.errors import UserError
 from lit_gpt.model import GPT
 from lit_gpt.optim import OPTIMIZERS
@@ -42,6 +43,7 @@ MODEL_FLAGS = {
     "varlen": "varlen",
     "vocab_size": "vocab_size",
 }
+EXPERT_FLAGS = ("share_expert", "sqrt_gate", "global_aux", "aux_style", "aux_gamma")
 NORM_NAMES = {"FusedRMSNorm": "rmsnorm", "RMSNorm": "rmsnorm", "LayerNorm": "layernorm"}
 
 
@@ -81,6 +83,10 @@ def prepare(typed: RunConfig, ranks: int) -> Setup:
 def model_config(run: RunConfig, depth: int, aspect_ratio: int | None) -> ModelConfig:
     """The family at a depth with the run's flags applied."""
     config = architectures.build(run.train_model, depth, aspect_ratio=aspect_ratio)
+    expert_flags = [f"--{flag}" for flag in EXPERT_FLAGS if getattr(run, flag) is not None]
+    expert_flags += ["--sparsity"] if run.sparsity != 1 else []
+    if expert_flags:
+        raise UserError(f"{run.train_model} has no experts, so {', '.join(expert_flags)} cannot act. Drop them.")
     changes: dict[str, Any] = {"block_size": run.ctx_len}
     for flag, target in MODEL_FLAGS.items():
         value = getattr(run, flag)
@@ -105,8 +111,14 @@ def _layer(run: RunConfig, spec: LayerSpec) -> LayerSpec:
 
 def _data_vocabulary(data_dir: str) -> dict[str, int]:
     """Prepared data says how large its vocabulary is; a dry run may have no data."""
-    meta = read_meta(Path(data_dir)) if "://" not in data_dir else None
-    return {"vocab_size": meta["vocab_size"]} if meta else {}
+    folder = Path(data_dir)
+    if "://" in data_dir or not folder.is_dir():
+        return {}
+    meta = read_meta(folder)
+    if meta:
+        return {"vocab_size": meta["vocab_size"]}
+    # A folder of plain text is read as bytes.
+    return {} if any(folder.rglob("*.bin")) else {"vocab_size": ByteTokenizer.vocab_size}
 
 
 def count(config: ModelConfig) -> Counted:
