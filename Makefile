@@ -9,8 +9,9 @@ setup: .venv/.installed ## make .venv and install everything the tests need
 demo: setup ## train a small model on the standard library's source, on this machine, in minutes
 	@$(PY) -m lit_gpt.tools.demo
 
-test: setup ## the whole CPU suite; one thread per worker, or the workers fight over the cores
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
+test: export OMP_NUM_THREADS = 1 # one thread per worker, or the workers fight over the cores
+test: setup ## the whole CPU suite
+	@$(PY) -m pytest -n 2 --dist loadfile
 
 lint: setup
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .

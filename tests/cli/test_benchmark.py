@@ -1,0 +1,22 @@
+"""The benchmark measures the trainer it says it measures. No timing is asserted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "train_step.py"
+TINY = {"ctx_len": 32, "ar": 16}
+
+
+def test_a_row_for_every_size(tmp_path) -> None:
+    output = tmp_path / "rows.json"
+    words = ["--sizes", "2:1", "--steps", "3", "--warmup", "2", "--options", json.dumps(TINY), "--output", str(output)]
+    done = subprocess.run([sys.executable, SCRIPT, *words], capture_output=True, text=True, check=True)
+    (row,) = json.loads(output.read_text())
+    assert (row["depth"], row["micro_bsz"], row["steps"], row["options"]) == (2, 1, 3, TINY)
+    # Two tables of 32000 x 32; per layer q and out 2 x 32 x 32, k and v 2 x 16 x 32, FFN 3 x 32 x 128, two norms.
+    assert row["parameters"] == 2 * 32000 * 32 + 2 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 32 * 128 + 2 * 32) + 32
+    assert row["tokens_per_sec"] > 0 and "transformer d2" in done.stdout
