@@ -2,8 +2,8 @@
 
 | tensor                                   | role      | distribution           | why                            |
 |------------------------------------------|-----------|------------------------|--------------------------------|
-| wte.weight (also tied)                   | embedding | Plan                   | N(0, 1e-4) untied, so that the |
-|                                          |           |                        | first norm sets the scale      |
+| wte.weight (also tied)                   | embedding | Plan                   | N(0, 1e-4) untied: training    |
+|                                          |           |                        | sets the scale, not the draw   |
 | head.weight                              | head      | Plan                   | N(0, std) or zeros             |
 | q, k, v, gate, out, up, down, projection | matrix    | Plan                   | fan-in uniform by default:     |
 |                                          |           |                        | unit-order outputs at any n    |

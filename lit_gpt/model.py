@@ -82,8 +82,7 @@ class GPT(nn.Module):
         """
         h_BTD = self.hidden(tokens_BT, doc_ids_BT=doc_ids_BT, cache=cache)
         if targets_BT is None:
-            logits_BTV = upcast(F.linear(h_BTD, self.head_weight().to(h_BTD.dtype)))
-            return logits_BTV[..., : self.config.vocab_size]
+            return self.logits(h_BTD)
         return linear_cross_entropy(
             h_BTD.flatten(0, 1),
             self.head_weight(),
@@ -94,6 +93,10 @@ class GPT(nn.Module):
             chunk=self.loss_chunk,
             inner=self.chunk_loss,
         )
+
+    def logits(self, h_BTD: Tensor) -> Tensor:
+        """(..., vocab_size) in at least fp32, of what `hidden` gave or a part of it."""
+        return upcast(F.linear(h_BTD, self.head_weight().to(h_BTD.dtype)))[..., : self.config.vocab_size]
 
     def hidden(self, tokens_BT: Tensor, *, doc_ids_BT: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """What the head reads: the normalised final state times the logit multiplier, (B, T, n)."""

@@ -1,6 +1,6 @@
 """Save, find, load, reshard and export checkpoints."""
 
-from lit_gpt.checkpoint.export import export, load_exported, load_full
+from lit_gpt.checkpoint.export import check_suffix, export, load_exported, load_full, write_exported
 from lit_gpt.checkpoint.layout import CHECKPOINT_VERSION, find_checkpoint, list_checkpoints, read_meta
 from lit_gpt.checkpoint.load import load_checkpoint, load_weights
 from lit_gpt.checkpoint.save import Checkpointer
@@ -8,6 +8,7 @@ from lit_gpt.checkpoint.save import Checkpointer
 __all__ = [
     "CHECKPOINT_VERSION",
     "Checkpointer",
+    "check_suffix",
     "export",
     "find_checkpoint",
     "list_checkpoints",
@@ -16,4 +17,5 @@ __all__ = [
     "load_full",
     "load_weights",
     "read_meta",
+    "write_exported",
 ]

@@ -28,8 +28,16 @@ def export(path: Path, output: Path) -> Path:
     Needs no process group and no GPU, and memory for one copy of the weights.
     Raises UserError for another suffix or an incomplete checkpoint.
     """
-    _check_suffix(output)
-    weights, meta = load_full(path)
+    check_suffix(output)
+    return write_exported(*load_full(path), output)
+
+
+def write_exported(weights: Tensors, meta: dict[str, Any], output: Path) -> Path:
+    """Write full weights and their meta to a .pth or .safetensors file, replaced as a whole.
+
+    Raises UserError for another suffix.
+    """
+    check_suffix(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     tmp = output.with_name(TMP + output.name)
     if output.suffix == ".pth":
@@ -58,7 +66,7 @@ def load_exported(path: Path) -> tuple[Tensors, dict[str, Any]]:
 
     Raises UserError for another suffix, or a file that export did not write.
     """
-    _check_suffix(path)
+    check_suffix(path)
     if path.suffix == ".pth":
         # weights_only: tensors and plain values, no code from the file is run
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -73,7 +81,7 @@ def load_exported(path: Path) -> tuple[Tensors, dict[str, Any]]:
     return weights, check_version(json.loads(header[KEY]), path)
 
 
-def _check_suffix(path: Path) -> None:
+def check_suffix(path: Path) -> None:
     if path.suffix not in FORMATS:
         raise UserError(f"{path} has the suffix {path.suffix or '(none)'!r}. Use one of: {', '.join(FORMATS)}.")
 

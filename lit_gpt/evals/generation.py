@@ -10,11 +10,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lit_gpt.errors import UserError
 from lit_gpt.model import GPT
-from lit_gpt.ops.dtypes import upcast
 
 
 @dataclass(frozen=True)
@@ -75,8 +73,7 @@ def stream(
 
 def _next_logits(model: GPT, tokens_BT: Tensor, cache: object) -> Tensor:
     """(B, V) after the last token; the logits of a whole prompt are never held."""
-    h_BD = model.hidden(tokens_BT, cache=cache)[:, -1]  # type: ignore[arg-type]
-    return upcast(F.linear(h_BD, model.head_weight().to(h_BD.dtype)))[:, : model.config.vocab_size]
+    return model.logits(model.hidden(tokens_BT, cache=cache)[:, -1])  # type: ignore[arg-type]
 
 
 def _uniform(seeds: Sequence[int], count: int) -> Tensor:

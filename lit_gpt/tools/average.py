@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
+from lit_gpt.checkpoint import check_suffix, write_exported
 from lit_gpt.errors import UserError
 from lit_gpt.evals.load import describe_model, load_weights_and_meta
 from lit_gpt.scaling.plan import difference
 from lit_gpt.tools._cli import parser_for, run_tool
-from lit_gpt.tools._files import check_suffix, write_exported
 
 
 def average(paths: Sequence[Path]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lit_gpt.checkpoint import export
+from lit_gpt.checkpoint import export, write_exported
 from lit_gpt.evals.load import describe_model, load_weights_and_meta, step_folder
 from lit_gpt.tools._cli import parser_for, run_tool
-from lit_gpt.tools._files import write_exported
 from lit_gpt.tools._llama import write_llama
 
 

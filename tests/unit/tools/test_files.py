@@ -9,14 +9,13 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from lit_gpt.checkpoint import load_exported, load_full
+from lit_gpt.checkpoint import load_exported, load_full, write_exported
 from lit_gpt.config.model import LayerSpec, ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.evals.load import load_model
 from lit_gpt.model import GPT
 from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import average, convert
-from lit_gpt.tools._files import write_exported
 from lit_gpt.tools._llama import write_llama
 
 STEPS = ("step-000002", "step-000004")
