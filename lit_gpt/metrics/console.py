@@ -47,7 +47,8 @@ class Console:
             return
         shown = {"step": f"{step}/{self._total_steps}"} | ({} if loss is None else {"loss": f"{loss:.4f}"})
         self._bar.set_postfix(shown, refresh=False)
-        self._bar.update(tokens_seen - self._bar.n)
+        # The last step may go past the budget, and tqdm draws no bar beyond its total.
+        self._bar.update(min(tokens_seen, self._total_tokens) - self._bar.n)
 
     def line(
         self,

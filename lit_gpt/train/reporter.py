@@ -97,7 +97,7 @@ class Reporter:
         step, last = self.progress.step, self.progress.tokens >= self.setup.plan.tokens
         if step == 1 or last or step % self.setup.run.log_step == 0:
             self._log(values, result, micro_batches, epochs)
-        self._console.update(step, self.progress.tokens)
+        self._console.update(step, self.progress.tokens, None if math.isnan(self.last_loss) else self.last_loss)
 
     def _log(self, values: StepValues, result: StepResult, micro_batches: int, epochs: dict[str, float]) -> None:
         summed = self.runtime.sum(self._window)
