@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lit_gpt.metrics.summary import write_text
 from lit_gpt.tools._coord_fit import TOLERANCE, Axis, CoordResult, Fit
 
 DRAWN = ("embedding", "middle mixer", "middle ffn", "stream", "logits")
@@ -61,9 +62,7 @@ def write(result: CoordResult, folder: Path) -> list[Path]:
     """coord_<rule>.json and coord_<rule>.png in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     data, figure = folder / f"coord_{result.rule}.json", folder / f"coord_{result.rule}.png"
-    temporary = data.with_name(f".{data.name}.tmp")
-    temporary.write_text(json.dumps(result.to_dict(), indent=1) + "\n")
-    os.replace(temporary, data)
+    write_text(data, json.dumps(result.to_dict(), indent=1) + "\n")
     _draw(result, figure)
     return [data, figure]
 

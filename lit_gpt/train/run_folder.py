@@ -26,6 +26,7 @@ import torch
 import yaml
 
 from lit_gpt.errors import UserError
+from lit_gpt.metrics.summary import write_text
 from lit_gpt.scaling.plan import difference
 from lit_gpt.train.setup import Setup
 
@@ -79,9 +80,9 @@ def create(setup: Setup) -> None:
     folder = setup.folder
     folder.mkdir(parents=True, exist_ok=True)
     for part, values in identity(setup).items():
-        _write(folder / f"{part}.json", json.dumps(values, indent=2))
-    _write(folder / CONFIG, yaml.safe_dump(dataclasses.asdict(setup.run), sort_keys=False))
-    _write(folder / ENVIRONMENT, json.dumps(environment(), indent=2))
+        write_text(folder / f"{part}.json", json.dumps(values, indent=2) + "\n")
+    write_text(folder / CONFIG, yaml.safe_dump(dataclasses.asdict(setup.run), sort_keys=False))
+    write_text(folder / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
 
 
 def environment() -> dict[str, Any]:
@@ -118,9 +119,3 @@ def _read(path: Path) -> Any:
         return json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}). Restore it, or use another run folder.") from error
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text + "\n")
-    os.replace(temporary, path)
