@@ -1,4 +1,4 @@
-"""One GPU: FSDP2 (nccl) equals the plain module in bf16, compiled, recomputed, offloaded; checkpoints."""
+"""FSDP2 (nccl) on one GPU and on two equals the plain module in bf16, compiled, recomputed, offloaded; checkpoints."""
 
 from __future__ import annotations
 
@@ -69,3 +69,12 @@ def test_every_case_trains_alike(tmp_path):
     for i, (found, losses) in enumerate(zip([*alone, *sharded], expected)):
         assert found["device"] == "cuda" and found["in_sync"], i
         assert found["losses"] == pytest.approx(losses, rel=2e-3), i
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_two_gpus_equal_one(tmp_path):
+    (one,) = run_distributed(every_case, 1, tmp_path / "one", CASES, gpu=True)
+    for two in run_distributed(every_case, 2, tmp_path / "two", CASES, gpu=True):
+        assert all(found["device"] == "cuda" and found["in_sync"] for found in two)
+        for i, (found, expected) in enumerate(zip(two, one)):
+            assert found["losses"] == pytest.approx(expected["losses"], rel=2e-3), i
