@@ -26,6 +26,9 @@ class LayerSpec:
     ffn: kind of feed-forward network, None for a block without one.
     window: tokens an attention layer sees, itself included; None is everything before it.
     shares: index of the layer whose keys and values (or memory) this layer reads.
+    memory: what this layer lends to Gated Memory Units: the inner state of its "mixer", or
+        the up half of its "ffn".
+    rope_base: base of this layer's rotary frequencies; None is the model's, 0 no positions.
     skip_projection: an n x n matrix on the skip path of the mixer (post-norm only).
     """
 
@@ -33,6 +36,8 @@ class LayerSpec:
     ffn: Feedforward | None = "swiglu"
     window: int | None = None
     shares: int | None = None
+    memory: Literal["mixer", "ffn"] | None = None
+    rope_base: float | None = None
     skip_projection: bool = False
 
 
@@ -51,9 +56,15 @@ class ModelConfig:
         that only the head reads, so each branch sees the previous branch alone.
     attn_gate: one sigmoid gate per head and token. attn_sink: a learnable logit per head
         in the softmax's denominator. attn_norm: norm before the output projection.
+        attn_conv: a short causal convolution and silu on queries, keys and values.
     position: "rope" or "none". rope_base: base of the rotary frequencies.
     yarn_scale: YaRN context extension factor over yarn_context tokens; 1 is off.
-    varlen: attention and recurrence stop at document boundaries.
+    varlen: attention and recurrence stop at document boundaries. doc_positions: rotary
+        positions "restart" at each document or "continue" (the reference's way): attention
+        scores are the same, since they depend on distances, but restarting rounds less.
+    share_per_layer, share_group: P and G: the layers are G groups of equal length, each of which
+        repeats the P blocks it has; 0 gives each layer a block of its own.
+    mixer_options: mixer -> option -> value, where it differs from the mixer file's default.
     attn_bias: biases on q, v, gate and output projections (never k). mlp_bias: on the FFN.
     """
 
@@ -79,6 +90,7 @@ class ModelConfig:
     attn_gate: bool = False
     attn_sink: bool = False
     attn_norm: bool = False
+    attn_conv: bool = False
     ffn_norm: bool = False
     attn_bias: bool = False
     mlp_bias: bool = False
@@ -88,6 +100,10 @@ class ModelConfig:
     yarn_scale: float = 1.0
     yarn_context: int = 4096
     varlen: bool = False
+    doc_positions: Literal["restart", "continue"] = "restart"
+    share_per_layer: int = 0
+    share_group: int = 1
+    mixer_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     padded_vocab_size: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -127,11 +143,37 @@ class ModelConfig:
                 self.post_norm and self.skip != "add"
             ),
         }
+        checks |= self._sharing_problems()
+        absent = sorted(set(self.mixer_options) - {spec.mixer for spec in self.layers})
+        checks[f"mixer_options are for {absent}, which no layer uses"] = bool(absent)
         bad_windows = [i for i, s in enumerate(self.layers) if s.window is not None and s.window < 1]
         bad_shares = [i for i, s in enumerate(self.layers) if s.shares is not None and not 0 <= s.shares < i]
+        plain = [i for i, s in enumerate(self.layers) if s.memory == "ffn" and s.ffn not in ("swiglu", "oss_swiglu")]
+        checks[f"layers {plain} lend the up half of their ffn, so it must be swiglu or oss_swiglu"] = bool(plain)
         checks[f"windows of layers {bad_windows} are below 1"] = bool(bad_windows)
         checks[f"layers {bad_shares} share with a layer that does not come before them"] = bool(bad_shares)
         return [message for message, wrong in checks.items() if wrong]
+
+    def _sharing_problems(self) -> dict[str, bool]:
+        period, groups = self.share_per_layer, self.share_group
+        if period == 0:
+            return {f"share_group is {groups}; give share_per_layer too": groups != 1}
+        if period < 0 or groups < 1 or self.depth % (period * groups):
+            return {f"share_per_layer * share_group = {period} * {groups} must divide the depth {self.depth}": True}
+        specs = self.layers
+        same = len(specs) == self.depth and all(specs[i] == specs[self.first_layer(i)] for i in range(self.depth))
+        lending = any(spec.shares is not None or spec.memory is not None for spec in specs)
+        return {
+            "layers that share a block (share_per_layer) differ in mixer, window or feed-forward network": not same,
+            "layers that read another layer's keys, values or memory cannot share blocks (share_per_layer)": lending,
+        }
+
+    def first_layer(self, layer: int) -> int:
+        """The first layer that uses the same block as `layer`; itself without sharing."""
+        if self.share_per_layer == 0:
+            return layer
+        length = self.depth // self.share_group
+        return layer // length * length + layer % length % self.share_per_layer
 
     def replace(self, **changes: Any) -> ModelConfig:
         """A copy with some fields changed, validated again."""

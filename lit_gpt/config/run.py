@@ -90,7 +90,13 @@ class RunConfig:
         rope_base: base of the rotary frequencies; token rbase is 640000; default 10000.
         yarn_scale: YaRN context extension factor (only with token midtrain or validation).
         tie_embeddings: one table for input and output (token tie).
-        varlen: attention stops at document boundaries (token varlen).
+        varlen: attention and recurrence stop at document boundaries (token varlen).
+        doc_positions: with varlen, rotary positions restart at each document (default) or
+            continue through the row; the scores are the same but for rounding.
+        attn_conv: a short causal convolution on queries, keys and values.
+        share_per_layer: blocks in a group that its layers repeat; 0 gives each layer its own.
+        share_group: groups of layers that share blocks.
+        mixer_options: options of mixers as JSON, such as {"mamba": {"d_state": 32}}.
         train_name: tokens joined by underscores; known ones switch features, the rest are labels.
         parameterization: scaling rule: sp, mup, mupp (muP++, token mup), super_mup; token ori_mup is mup; default sp.
         depth_scale: scale residual branches by 1/sqrt(2L) whatever the rule (token dsca).
@@ -130,6 +136,7 @@ class RunConfig:
         fsdp_save_mem: offloading and act_ckpt together.
         use_flce: compute head and loss in slices without the full logits; default on.
         attention: attention backend; auto picks the fastest that fits (python -m lit_gpt.tools.inspect env).
+        kernels: reference keeps library kernels out of every operation but attention; auto picks.
         deterministic: deterministic kernels, slower; resume is then bit-exact on a GPU too.
         out_dir: root of the run folders; default $LIGHTNING_ARTIFACTS_DIR, else out.
         resume: true continues the newest checkpoint or fails, auto continues or starts, a path continues that one.
@@ -189,6 +196,11 @@ class RunConfig:
     yarn_scale: float = 1.0
     tie_embeddings: bool | None = None
     varlen: bool | None = None
+    doc_positions: Literal["restart", "continue"] | None = None
+    attn_conv: bool | None = None
+    share_per_layer: int | None = None
+    share_group: int | None = None
+    mixer_options: dict[str, dict[str, Any]] | None = None
     # scaling
     train_name: str = "scaling_mup_tie_rbase_prolong_varlen"
     parameterization: str | None = None
@@ -230,6 +242,7 @@ class RunConfig:
     fsdp_save_mem: bool = False
     use_flce: bool | None = None
     attention: str = "auto"
+    kernels: Literal["auto", "reference"] = "auto"
     deterministic: bool = False
     # run folder and checkpoints
     out_dir: str | None = None

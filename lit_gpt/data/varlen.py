@@ -23,10 +23,13 @@ def doc_starts(ids_BT: torch.Tensor) -> torch.Tensor:
 
 
 def doc_positions(ids_BT: torch.Tensor) -> torch.Tensor:
-    """int64 (B, T): the position of every token inside its document, from 0.
-
-    The reference does not reset rotary positions at boundaries; this is for models that do.
-    """
+    """int64 (B, T): the position of every token inside its document, from 0."""
     place_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
     first_BT = torch.where(doc_starts(ids_BT), place_T, 0).cummax(1).values
     return place_T - first_BT
+
+
+def document_offsets(ids_BT: torch.Tensor) -> torch.Tensor:
+    """int32 (N + 1,): where each of the N documents starts in the B * T tokens, and B * T. Waits for the device."""
+    starts = doc_starts(ids_BT).flatten().nonzero().flatten()
+    return torch.cat([starts, starts.new_tensor([ids_BT.numel()])]).to(torch.int32)

@@ -11,7 +11,7 @@ from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn import mlp
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear
-from lit_gpt.nn.mixers import Shared, build_mixer
+from lit_gpt.nn.mixers import Lent, build_mixer
 from lit_gpt.nn.norm import build_norm
 from lit_gpt.roles import role
 from lit_gpt.scaling.base import Multipliers
@@ -27,6 +27,10 @@ class Stream(NamedTuple):
 
     x: Tensor
     total: Tensor | None = None
+
+    def last(self) -> Stream:
+        """Its last position, T = 1."""
+        return Stream(self.x[:, -1:], None if self.total is None else self.total[:, -1:])
 
 
 class SkipPath(nn.Module):
@@ -69,20 +73,26 @@ class Block(nn.Module):
         self.skip1 = SkipPath(config, projected) if config.post_norm else None
         self.mixer = build_mixer(config, layer_index, multipliers)
         self.ffn = mlp.build(config, layer_index)
+        self.lends_ffn = config.layers[layer_index].memory == "ffn"
         if self.ffn is not None:
             self.norm2 = build_norm(config, gain=not config.decoupled_norm)
             self.skip2 = SkipPath(config, False) if config.post_norm else None
 
     def forward(
-        self, stream: Stream, context: Context, shared: Shared | None = None, cache: Any = None
-    ) -> tuple[Stream, Shared | None]:
+        self, stream: Stream, context: Context, shared: Lent | None = None, cache: Any = None
+    ) -> tuple[Stream, Lent | None]:
         """The stream after this layer, and what the layer lends to later ones."""
         branch, skip = self._read(stream.x, self.norm1, self.skip1)
         h, lent = self.mixer(branch, context, shared, cache)
         stream = self._write(stream, skip, h)
         if self.ffn is not None:
             branch, skip = self._read(stream.x, self.norm2, self.skip2)
-            stream = self._write(stream, skip, self.ffn(branch))
+            if self.lends_ffn:
+                h, memory = self.ffn.lending(branch)  # type: ignore[operator]
+                lent = (lent or Lent())._replace(memory=memory)
+            else:
+                h = self.ffn(branch)
+            stream = self._write(stream, skip, h)
         return stream, lent
 
     def _read(self, x_BTD: Tensor, norm: nn.Module, skip_path: SkipPath | None) -> tuple[Tensor, Tensor]:

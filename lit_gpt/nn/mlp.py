@@ -34,7 +34,10 @@ class _FeedForward(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """(..., n) -> (..., n), in x's dtype."""
-        h = self.inner(x_BTD)
+        return self.project(self.inner(x_BTD))
+
+    def project(self, h: Tensor) -> Tensor:
+        """(..., hidden) -> (..., n): norm where the model has one, and the down projection."""
         return self.down(h if self.norm is None else self.norm(h, h.dtype))
 
     def flops(self) -> float:
@@ -49,8 +52,16 @@ class SwiGLU(_FeedForward):
         super().__init__(config, 2 * config.intermediate_size, config.intermediate_size)
 
     def inner(self, x_BTD: Tensor) -> Tensor:
-        gate, up = self.up.halves(x_BTD)
+        return self.gated(*self.up.halves(x_BTD))
+
+    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        """What is made of g and u."""
         return F.silu(gate) * up
+
+    def lending(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        """(forward's result, u): the memory of models whose memory units read a feed-forward network."""
+        gate, up = self.up.halves(x_BTD)
+        return self.project(self.gated(gate, up)), up
 
 
 class ReLU2(_FeedForward):
@@ -67,8 +78,7 @@ class ReLU2(_FeedForward):
 class OssSwiGLU(SwiGLU):
     """GPT-OSS: g clamped above, u clamped on both sides, g * sigmoid(1.702 g) * (u + 1)."""
 
-    def inner(self, x_BTD: Tensor) -> Tensor:
-        gate, up = self.up.halves(x_BTD)
+    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
         gate, up = gate.clamp(max=OSS_LIMIT), up.clamp(-OSS_LIMIT, OSS_LIMIT)
         return gate * torch.sigmoid(OSS_ALPHA * gate) * (up + 1)
 

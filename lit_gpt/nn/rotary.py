@@ -26,24 +26,24 @@ def rotary_dim(config: ModelConfig) -> int:
     return int(config.head_dim * config.rotary_fraction) // 2 * 2
 
 
-def inverse_frequencies(config: ModelConfig, device: torch.device | None = None) -> Tensor:
-    """Radians per token of each pair, (R/2,) fp32, with YaRN applied.
+def inverse_frequencies(config: ModelConfig, device: torch.device | None = None, base: float | None = None) -> Tensor:
+    """Radians per token of each pair, (R/2,) fp32, with YaRN applied. base: None is the model's.
 
     Raises UserError where YaRN's ramp does not fit between the first and the last pair.
     """
-    dim, base = rotary_dim(config), config.rope_base
+    dim, base = rotary_dim(config), config.rope_base if base is None else base
     pairs = torch.arange(dim // 2, dtype=torch.float32, device=device)
     frequencies = base ** (-2.0 * pairs / dim)
     if config.yarn_scale == 1:
         return frequencies
-    low, high = _ramp_bounds(config)
+    low, high = _ramp_bounds(config, base)
     ramp = ((pairs - low) / (high - low)).clamp(0, 1)
     return frequencies * (ramp / config.yarn_scale + 1 - ramp)
 
 
-def _ramp_bounds(config: ModelConfig) -> tuple[float, float]:
+def _ramp_bounds(config: ModelConfig, base: float) -> tuple[float, float]:
     """Indices of the pairs that turn FAST_ROTATIONS and SLOW_ROTATIONS times in yarn_context."""
-    half, base = rotary_dim(config) / 2, config.rope_base
+    half = rotary_dim(config) / 2
     low, high = (
         half * math.log(config.yarn_context / (rotations * 2 * math.pi)) / math.log(base)
         for rotations in (FAST_ROTATIONS, SLOW_ROTATIONS)
@@ -63,18 +63,17 @@ def attention_factor(config: ModelConfig) -> float:
     return 0.1 * math.log(config.yarn_scale) + 1
 
 
-def tables(config: ModelConfig, positions_T: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin of every position and pair, (T, R/2) fp32 each."""
-    frequencies = inverse_frequencies(config, positions_T.device)
-    angles_TR = positions_T[:, None].float() * frequencies
+def tables(config: ModelConfig, positions: Tensor, base: float | None = None) -> tuple[Tensor, Tensor]:
+    """cos and sin of every position and pair, fp32, (T, R/2) or (B, T, R/2) each as positions are (T,) or (B, T)."""
+    angles = positions[..., None].float() * inverse_frequencies(config, positions.device, base)
     factor = attention_factor(config)
-    return angles_TR.cos() * factor, angles_TR.sin() * factor
+    return angles.cos() * factor, angles.sin() * factor
 
 
-def rotate(x_BTHD: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
-    """Rotate the leading 2R dimensions of each head by its position; the rest pass."""
-    half = cos_TR.shape[-1]
-    cos_T1R, sin_T1R = cos_TR[:, None], sin_TR[:, None]
+def rotate(x_BTHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the leading 2R dimensions of each head by its position; the rest pass. cos, sin: from `tables`."""
+    half = cos.shape[-1]
+    cos_T1R, sin_T1R = cos[..., None, :], sin[..., None, :]
     x1, x2 = upcast(x_BTHD[..., :half]), upcast(x_BTHD[..., half : 2 * half])
     turned = (x1 * cos_T1R - x2 * sin_T1R, x2 * cos_T1R + x1 * sin_T1R)
     return torch.cat([t.to(x_BTHD.dtype) for t in turned] + [x_BTHD[..., 2 * half :]], dim=-1)

@@ -41,6 +41,11 @@ MODEL_FLAGS = {
     "rope_base": "rope_base",
     "tie_embeddings": "tie_embeddings",
     "varlen": "varlen",
+    "doc_positions": "doc_positions",
+    "attn_conv": "attn_conv",
+    "share_per_layer": "share_per_layer",
+    "share_group": "share_group",
+    "mixer_options": "mixer_options",
     "vocab_size": "vocab_size",
 }
 EXPERT_FLAGS = ("share_expert", "sqrt_gate", "global_aux", "aux_style", "aux_gamma")

@@ -1,32 +1,54 @@
 """Token mixers: one file each. The file name is LayerSpec.mixer.
 
 A file exposes `build(config, layer_index, multipliers) -> Mixer`; see Mixer for what the
-module must answer. Its parameters carry roles (lit_gpt.roles).
+module must answer. Its parameters carry roles (lit_gpt.roles). A mixer that can lend a memory
+to Gated Memory Units also has `memory(config, layer_index) -> MemoryForm`.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import dataclasses
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from lit_gpt.config.model import ModelConfig
+from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.nn.context import Context
 from lit_gpt.registry import Registry
 from lit_gpt.scaling.base import Multipliers
 
 MIXERS = Registry("lit_gpt.nn.mixers", "mixer")
+O = TypeVar("O")  # noqa: E741
 
-Shared = tuple[Tensor, ...]  # what a layer lends to later ones: keys and values, or a memory
+
+class Lent(NamedTuple):
+    """What a layer lends to later ones.
+
+    kv: keys and values (B, K, G, D), as attention reads them, of every position so far.
+    memory: (B, T, width), of this call's positions, for Gated Memory Units.
+    """
+
+    kv: tuple[Tensor, Tensor] | None = None
+    memory: Tensor | None = None
+
+
+class MemoryForm(NamedTuple):
+    """The memory a mixer lends: its width, and whether the unit that reads it normalises."""
+
+    width: int
+    normed: bool
 
 
 class Mixer(Protocol):
-    """A causal map over time from (B, T, n) to (B, T, n)."""
+    """A causal map over time from (B, T, n) to (B, T, n).
 
-    def __call__(
-        self, x_BTD: Tensor, context: Context, shared: Shared | None, cache: Any
-    ) -> tuple[Tensor, Shared | None]:
+    stateless: it needs nothing of earlier calls but what other layers lend, so that a prefill
+    may ask it for the last position only; absent means no.
+    """
+
+    def __call__(self, x_BTD: Tensor, context: Context, shared: Lent | None, cache: Any) -> tuple[Tensor, Lent | None]:
         """The output, and what later layers read (None when none does).
 
         shared: what layer LayerSpec.shares lent. cache: from new_cache, updated in place.
@@ -38,10 +60,26 @@ class Mixer(Protocol):
         ...
 
     def new_cache(self, batch: int, max_len: int, device: torch.device, dtype: torch.dtype) -> Any:
-        """Empty state for cached decoding."""
+        """Empty state for cached decoding; None for a mixer without any."""
         ...
 
 
 def build_mixer(config: ModelConfig, layer_index: int, multipliers: Multipliers) -> nn.Module:
     """The mixer of one layer. Raises UserError when there is none of that name."""
     return MIXERS.load(config.layers[layer_index].mixer).build(config, layer_index, multipliers)
+
+
+def mixer_options(config: ModelConfig, name: str, kind: type[O]) -> O:
+    """The mixer's options, a frozen dataclass of its file: its defaults, and what the model changes.
+
+    Raises UserError for an option that the mixer does not have.
+    """
+    given = config.mixer_options.get(name, {})
+    known = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for key in given:
+        if key not in known:
+            raise UserError(
+                f"The mixer {name} has no option {key!r} (--mixer_options).{did_you_mean(key, known)} "
+                f"It has {', '.join(known)}."
+            )
+    return kind(**given)

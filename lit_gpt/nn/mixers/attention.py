@@ -12,6 +12,7 @@ from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.cache import KVCache
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear, joint
+from lit_gpt.nn.mixers import Lent, MemoryForm
 from lit_gpt.nn.norm import RMSNorm, build_norm
 from lit_gpt.nn.rotary import rotate
 from lit_gpt.ops.attention import attention
@@ -27,7 +28,9 @@ class Attention(nn.Module):
         n, bias, inner = config.n_embd, config.attn_bias, config.n_head * config.head_dim
         self.head_dim, self.n_head, self.n_kv_head = config.head_dim, config.n_head, config.n_kv_head
         self.window = config.layers[layer_index].window
-        self.lends = any(spec.shares == layer_index for spec in config.layers)
+        readers = [spec for spec in config.layers if spec.shares == layer_index]
+        self.lends = any(spec.mixer.endswith("cross_attention") for spec in readers)
+        self.lends_memory = config.layers[layer_index].memory == "mixer"
         self.scale = multipliers.attention
         self.q = Linear(n, inner, bias=bias)
         self.k = Linear(n, config.n_kv_head * config.head_dim)
@@ -40,8 +43,8 @@ class Attention(nn.Module):
         self.sink = role(nn.Parameter(torch.empty(config.n_head)), "vector", 0.0) if config.attn_sink else None
 
     def forward(
-        self, x_BTD: Tensor, context: Context, shared: tuple[Tensor, ...] | None = None, cache: KVCache | None = None
-    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        self, x_BTD: Tensor, context: Context, shared: Lent | None = None, cache: KVCache | None = None
+    ) -> tuple[Tensor, Lent | None]:
         """See lit_gpt.nn.mixers.Mixer. Lends its keys and values if a later layer shares them."""
         q, k, v = (y.unflatten(-1, (-1, self.head_dim)) for y in joint(x_BTD, self.q, self.k, self.v))
         q, k = self._place(q, self.q_norm, context), self._place(k, self.k_norm, context)
@@ -60,10 +63,10 @@ class Attention(nn.Module):
         )
         if self.gate is not None:
             y_BTHD = y_BTHD * torch.sigmoid(self.gate(x_BTD))[..., None]
-        y = y_BTHD.flatten(2)
-        if self.norm is not None:
-            y = self.norm(y, y.dtype)
-        return self.out(y), (k, v) if self.lends else None
+        heads = y_BTHD.flatten(2)
+        y = heads if self.norm is None else self.norm(heads, heads.dtype)
+        lent = Lent((k, v) if self.lends else None, heads if self.lends_memory else None)
+        return self.out(y), lent
 
     def _place(self, x_BTHD: Tensor, norm: RMSNorm | None, context: Context) -> Tensor:
         """Queries or keys, normalised and rotated."""
@@ -91,3 +94,8 @@ def visible_keys(length: int, window: int | None) -> float:
 def build(config: ModelConfig, layer_index: int, multipliers: Multipliers) -> Attention:
     """The registry's entry point."""
     return Attention(config, layer_index, multipliers)
+
+
+def memory(config: ModelConfig, layer_index: int) -> MemoryForm:
+    """The heads, gated and joined, before norm and output projection."""
+    return MemoryForm(config.n_head * config.head_dim, normed=False)

@@ -1,0 +1,92 @@
+"""Which implementation of an operation runs: a table per operation, one way to choose.
+
+An operation keeps a dict of name -> Backend, fastest first, its plain-torch "reference" last.
+"auto" is the first row that does not refuse the request. To add a kernel, add a row.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import warnings
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from lit_gpt.errors import UserError, did_you_mean
+
+# Optional library -> what installs it.
+PACKAGES = {
+    "mamba_ssm": "mamba-ssm",
+    "causal_conv1d": "causal-conv1d",
+    "fla": "flash-linear-attention",
+    "flash_attn": "flash-attn",
+    "flash_attn.cute": "flash-attn-4",
+}
+
+
+class Backend(NamedTuple):
+    """run: the implementation. refuses(request): the reason why it does not do a request, or ""."""
+
+    run: Callable[..., Any]
+    refuses: Callable[[Any], str]
+
+
+@functools.cache
+def _load(module: str) -> ModuleType | str:
+    """The module, or why there is none."""
+    top = module.split(".")[0]
+    package = PACKAGES.get(module, PACKAGES.get(top, top))
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and module.startswith(error.name):
+            return f"{module} is not installed (pip install {package})"
+        return f"{module} needs {error.name}, which is not installed"
+    except (ImportError, OSError, RuntimeError) as error:  # built for another torch, CUDA or Triton
+        return f"{module} cannot be imported: {error}"
+
+
+def optional(module: str) -> ModuleType:
+    """An optional library's module. Call it where `missing(module)` is ""."""
+    found = _load(module)
+    assert isinstance(found, ModuleType), found
+    return found
+
+
+def missing(module: str) -> str:
+    """Why a module of an optional library cannot be used, or ""."""
+    found = _load(module)
+    return found if isinstance(found, str) else ""
+
+
+def choose(operation: str, table: Mapping[str, Backend], request: Any, wanted: str = "auto") -> str:
+    """Name of the row that does a request; request.device is a device type.
+
+    Warns once per operation when a CUDA request is left to the reference.
+    Raises UserError when the row asked for is unknown or refuses.
+    """
+    if wanted == "auto":
+        name = next(name for name, backend in table.items() if not backend.refuses(request))
+        if name == "reference" and request.device == "cuda":
+            _warn(operation, "; ".join(f"{n}: {b.refuses(request)}" for n, b in table.items() if n != name))
+        return name
+    if wanted not in table:
+        names = ("auto", *table)
+        raise UserError(
+            f"Unknown {operation} backend {wanted!r}.{did_you_mean(wanted, names)} Use one of {', '.join(names)}."
+        )
+    if reason := table[wanted].refuses(request):
+        raise UserError(f"The {operation} backend {wanted!r} cannot be used here: {reason}. Use 'auto'.")
+    return wanted
+
+
+@functools.cache
+def _warn(operation: str, reasons: str) -> None:
+    warnings.warn(f"{operation} uses its slow plain-torch reference ({reasons})", stacklevel=3)
+
+
+def explain_table(table: Mapping[str, Backend], request: Any) -> list[tuple[str, bool, str]]:
+    """(row, usable for a request, reason or what it is), for `inspect env`."""
+    reasons = {name: backend.refuses(request) for name, backend in table.items()}
+    return [(n, not r, r or (table[n].run.__doc__ or "").split("\n")[0]) for n, r in reasons.items()]
