@@ -47,21 +47,26 @@ def stream(
     max_new_tokens: int,
     sampling: Sampling = GREEDY,
     *,
+    padding_B: Tensor | None = None,
     seeds: Sequence[int] | None = None,
     stop: int | None = None,
 ) -> Iterator[Tensor]:
     """The next token of every row, (B,), again and again.
 
-    prompts_BT: prompts of one length, on the model's device. seeds: one per row, default all
+    prompts_BT: on the model's device. padding_B: how many tokens at the start of each row are
+    padding; they are a document of their own, which the prompt does not see. seeds: one per row, default all
     0; a row's draws depend on its own seed only, not on the batch it is in. stop: ends a row,
     which then repeats it; the stream ends after max_new_tokens or when all rows have ended.
     """
     batch, length = prompts_BT.shape
     uniform_BN = _uniform([0] * batch if seeds is None else seeds, max_new_tokens).to(prompts_BT.device)
     ended_B = torch.zeros(batch, dtype=torch.bool, device=prompts_BT.device)
-    cache, new_BT = model.new_cache(batch, length + max_new_tokens), prompts_BT
+    cache, new_BT, doc_ids_BT = model.new_cache(batch, length + max_new_tokens), prompts_BT, None
+    if padding_B is not None:
+        doc_ids_BT = (torch.arange(length, device=prompts_BT.device) >= padding_B[:, None]).int()
     for i in range(max_new_tokens):
-        token_B = sample(_next_logits(model, new_BT, cache), uniform_BN[:, i], sampling)
+        h_B1D = model.hidden(new_BT, doc_ids_BT=doc_ids_BT if i == 0 else None, cache=cache, last_only=True)
+        token_B = sample(model.logits(h_B1D[:, 0]), uniform_BN[:, i], sampling)
         if stop is not None:
             token_B = torch.where(ended_B, stop, token_B)
             ended_B |= token_B == stop
@@ -69,11 +74,6 @@ def stream(
         if stop is not None and ended_B.all():
             return
         new_BT = token_B[:, None]
-
-
-def _next_logits(model: GPT, tokens_BT: Tensor, cache: object) -> Tensor:
-    """(B, V) after the last token; the logits of a whole prompt are never held."""
-    return model.logits(model.hidden(tokens_BT, cache=cache)[:, -1])  # type: ignore[arg-type]
 
 
 def _uniform(seeds: Sequence[int], count: int) -> Tensor:
@@ -110,24 +110,23 @@ def generate(
 ) -> list[list[int]]:
     """Continuations of prompts of any lengths, in their order, without the stop token.
 
-    Prompts of one length share a batch, so nothing is padded. Prompt i draws with seed + i.
+    Prompts of similar length share a batch, the shorter ones padded on the left. Prompt i draws with seed + i.
+    Raises UserError for an empty prompt.
     """
-    results: list[list[int]] = [[] for _ in prompts]
-    for rows in _batches(prompts, batch_size):
-        prompts_BT = torch.tensor([list(prompts[i]) for i in rows], device=model.head_weight().device)
-        seeds = [seed + i for i in rows]
-        steps = list(stream(model, prompts_BT, max_new_tokens, sampling, seeds=seeds, stop=stop))
-        for i, tokens in zip(rows, torch.stack(steps, dim=1).tolist()):
-            results[i] = tokens[: tokens.index(stop)] if stop in tokens else tokens
-    return results
-
-
-def _batches(prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
-    """Indices of prompts of equal length, at most batch_size at a time."""
-    by_length: dict[int, list[int]] = {}
     for i, prompt in enumerate(prompts):
         if not prompt:
             raise UserError(f"Prompt {i} is empty: there is nothing to continue. Give at least one token.")
-        by_length.setdefault(len(prompt), []).append(i)
-    for rows in by_length.values():
-        yield from (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
+    results: list[list[int]] = [[] for _ in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    device = model.head_weight().device
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        longest = len(prompts[rows[-1]])
+        padding = [longest - len(prompts[i]) for i in rows]
+        prompts_BT = torch.tensor([[0] * pad + list(prompts[i]) for i, pad in zip(rows, padding)], device=device)
+        padding_B = torch.tensor(padding, device=device) if any(padding) else None
+        seeds = [seed + i for i in rows]
+        steps = list(stream(model, prompts_BT, max_new_tokens, sampling, padding_B=padding_B, seeds=seeds, stop=stop))
+        for i, tokens in zip(rows, torch.stack(steps, dim=1).tolist()):
+            results[i] = tokens[: tokens.index(stop)] if stop in tokens else tokens
+    return results
