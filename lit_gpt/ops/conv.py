@@ -1,0 +1,171 @@
+"""Depthwise causal convolution over time: one entry point, two kernels, a plain reference.
+
+    y_BTC, state_BCK = causal_conv(x_BTC, weight_C1K, bias_C, activation="silu", doc_ids=..., state_BCK=...)
+
+    y_t = activation(bias + sum over lag = 0..K-1 of weight_(K-1-lag) x_(t-lag))
+
+Inputs before the row and of other documents count as zero.
+Shapes: B batch, T tokens, C channels, K kernel width; a state has K-1 in place of K.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lit_gpt.ops.backends import Backend, choose, explain_table, missing, optional
+from lit_gpt.ops.dtypes import upcast
+
+Activation = Literal["silu"] | None
+
+ALIGNED = 8  # causal_conv1d loads this many channels at once (16 bytes of bf16)
+
+
+class Request(NamedTuple):
+    """What a backend is chosen by."""
+
+    device: str
+    dtype: torch.dtype
+    channels: int
+    width: int
+    documents: bool
+    state: bool
+
+
+def causal_conv(
+    x_BTC: Tensor,
+    weight_C1K: Tensor,
+    bias_C: Tensor | None = None,
+    *,
+    activation: Activation = None,
+    doc_ids: Tensor | None = None,
+    state_BCK: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """The convolved x (B, T, C) in x's dtype, and the state that the next tokens need.
+
+    K >= 2. Weights and sums are in at least fp32. doc_ids: (B, T) integers >= 0, equal within
+    a document. state_BCK: what an earlier call returned, None for zeros: the last K-1 inputs
+    (B, C, K-1), which belong to the document of each row's first token. The new state has
+    zeros where an input is not of the row's last document; it may be a view of x.
+    Raises UserError for a backend that is unknown or does not do this.
+    """
+    weight_CK = upcast(weight_C1K.squeeze(1))
+    bias = None if bias_C is None else upcast(bias_C)
+    channels, width = weight_CK.shape
+    request = Request(x_BTC.device.type, x_BTC.dtype, channels, width, doc_ids is not None, state_BCK is not None)
+    name = choose("causal convolution", BACKENDS, request, backend)
+    y_BTC = BACKENDS[name].run(x_BTC, weight_CK, bias, activation, doc_ids, state_BCK)
+    return y_BTC, _last_inputs(x_BTC, width, doc_ids, state_BCK)
+
+
+def explain(device: torch.device) -> list[tuple[str, bool, str]]:
+    """(backend, usable on this device, reason or what it is), for `inspect env`."""
+    return explain_table(BACKENDS, Request(device.type, torch.bfloat16, 64, 4, False, False))
+
+
+def _before(x_BTC: Tensor, count: int, doc_ids: Tensor | None, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """x and its documents with the `count` tokens before them; those are of the row's first document."""
+    past = x_BTC.new_zeros(x_BTC.shape[0], count, x_BTC.shape[2]) if state is None else state.transpose(1, 2)
+    ids = None if doc_ids is None else torch.cat([doc_ids[:, :1].expand(-1, count), doc_ids], dim=1)
+    return torch.cat([past.to(x_BTC.dtype), x_BTC], dim=1), ids
+
+
+def _last_inputs(x_BTC: Tensor, width: int, doc_ids: Tensor | None, state: Tensor | None) -> Tensor:
+    count = width - 1
+    tail_BKC, ids = x_BTC[:, -count:], None if doc_ids is None else doc_ids[:, -count:]
+    if x_BTC.shape[1] < count:
+        tail_BKC, ids = _before(tail_BKC, count, ids, state)
+        tail_BKC, ids = tail_BKC[:, -count:], None if ids is None else ids[:, -count:]
+    if ids is not None:
+        tail_BKC = tail_BKC * (ids == ids[:, -1:])[..., None]
+    return tail_BKC.transpose(1, 2)
+
+
+def _reference(
+    x: Tensor,
+    weight_CK: Tensor,
+    bias: Tensor | None,
+    activation: Activation,
+    doc_ids: Tensor | None,
+    state: Tensor | None,
+) -> Tensor:
+    """One shifted product per tap in fp32; does everything."""
+    length, width = x.shape[1], weight_CK.shape[1]
+    padded, ids = _before(upcast(x), width - 1, doc_ids, state)
+    y_BTC = padded[:, width - 1 :] * weight_CK[:, -1]
+    for k in range(width - 1):
+        earlier = padded[:, k : k + length]
+        if ids is not None and doc_ids is not None:
+            earlier = earlier * (ids[:, k : k + length] == doc_ids)[..., None]
+        y_BTC = torch.addcmul(y_BTC, earlier, weight_CK[:, k])
+    y_BTC = y_BTC if bias is None else y_BTC + bias
+    return (y_BTC if activation is None else F.silu(y_BTC)).to(x.dtype)
+
+
+@torch.compiler.disable
+def _causal_conv1d(
+    x: Tensor,
+    weight_CK: Tensor,
+    bias: Tensor | None,
+    activation: Activation,
+    doc_ids: Tensor | None,
+    state: Tensor | None,
+) -> Tensor:
+    """The causal_conv1d package's CUDA kernel, channels last."""
+    if x.stride(2) != 1 or any(s % ALIGNED for s in (*x.stride()[:2], x.storage_offset())):
+        x = x.contiguous()
+    if state is not None:
+        state = state.to(x.dtype).transpose(1, 2).contiguous().transpose(1, 2)
+    ids = None if doc_ids is None else doc_ids.int().contiguous()
+    run = optional("causal_conv1d").causal_conv1d_fn
+    y_BCT = run(x.transpose(1, 2), weight_CK, bias, seq_idx=ids, initial_states=state, activation=activation)
+    return y_BCT.transpose(1, 2)
+
+
+def _causal_conv1d_refuses(request: Request) -> str:
+    if request.device != "cuda":
+        return "it needs a CUDA device"
+    if request.dtype == torch.float64:
+        return "it has no float64"
+    if request.channels % ALIGNED:
+        return f"it needs a multiple of {ALIGNED} channels, not {request.channels}"
+    if not 2 <= request.width <= 4:
+        return f"its kernels are 2 to 4 wide, not {request.width}"
+    if request.documents and request.state:
+        return "it does not start documents after a state"
+    return missing("causal_conv1d")
+
+
+@torch.compiler.disable
+def _fla(
+    x: Tensor,
+    weight_CK: Tensor,
+    bias: Tensor | None,
+    activation: Activation,
+    doc_ids: Tensor | None,
+    state: Tensor | None,
+) -> Tensor:
+    """flash-linear-attention's Triton kernel, for rows of one document."""
+    run = optional("fla.modules.causal_conv1d").causal_conv1d
+    return run(x.contiguous(), weight_CK.contiguous(), bias, activation=activation)[0]
+
+
+def _fla_refuses(request: Request) -> str:
+    if request.device != "cuda":
+        return "it needs a CUDA device"
+    if request.dtype == torch.float64:
+        return "it has no float64"
+    if request.documents or request.state:
+        return "it is used for whole rows of one document only"
+    return missing("fla.modules.causal_conv1d")
+
+
+BACKENDS: dict[str, Backend] = {
+    "causal_conv1d": Backend(_causal_conv1d, _causal_conv1d_refuses),
+    "fla": Backend(_fla, _fla_refuses),
+    "reference": Backend(_reference, lambda r: ""),
+}

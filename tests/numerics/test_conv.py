@@ -1,0 +1,104 @@
+"""Causal convolution against torch's own, and against sums written out with documents and states."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lit_gpt.ops import conv as ops
+from lit_gpt.ops.conv import causal_conv
+
+B, T, C, K = 2, 11, 5, 4
+
+
+def inputs(length: int = T, width: int = K, seed: int = 0) -> list[Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    shapes = [(B, length, C), (C, 1, width), (C,)]
+    return [torch.randn(s, generator=g, dtype=torch.float64) for s in shapes]
+
+
+def documents() -> Tensor:
+    return torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2, 2, 2, 3], [4, 4, 4, 4, 4, 4, 4, 4, 5, 5, 5]])
+
+
+def naive(x: Tensor, weight: Tensor, doc_ids: Tensor | None) -> Tensor:
+    y = torch.zeros_like(x)
+    for b in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            for lag in range(min(weight.shape[2], t + 1)):
+                if doc_ids is None or doc_ids[b, t] == doc_ids[b, t - lag]:
+                    y[b, t] += weight[:, 0, -1 - lag] * x[b, t - lag]
+    return y
+
+
+@pytest.mark.parametrize("length", [1, 2, T])
+@pytest.mark.parametrize("width", [2, 4, 7])
+@pytest.mark.parametrize("activation", [None, "silu"])
+def test_against_torch(width, length, activation):
+    x, weight, bias = inputs(length, width)
+    y, _ = causal_conv(x, weight, bias, activation=activation)
+    expected = F.conv1d(x.transpose(1, 2), weight, bias, padding=width - 1, groups=C)[..., :length].transpose(1, 2)
+    torch.testing.assert_close(y, F.silu(expected) if activation else expected)
+
+
+def test_documents_do_not_mix():
+    x, weight, bias = inputs()
+    y, state = causal_conv(x, weight, bias, doc_ids=documents())
+    torch.testing.assert_close(y, naive(x, weight, documents()) + bias)
+    expected = torch.stack([torch.stack([0 * x[0, 0], 0 * x[0, 0], x[0, 10]]), x[1, 8:]]).transpose(1, 2)
+    torch.testing.assert_close(state, expected)
+
+
+@pytest.mark.parametrize("cuts", [(1, 2, 3, 11), (5, 11), (10, 11)])
+def test_pieces_make_the_whole(cuts):
+    x, weight, bias = inputs()
+    whole, last = causal_conv(x, weight, bias, activation="silu")
+    state, pieces, start = None, [], 0
+    for end in cuts:
+        y, state = causal_conv(x[:, start:end], weight, bias, activation="silu", state_BCK=state)
+        pieces.append(y)
+        start = end
+    torch.testing.assert_close(torch.cat(pieces, dim=1), whole)
+    torch.testing.assert_close(state, last)
+
+
+def test_a_state_belongs_to_the_first_document():
+    x, weight, _ = inputs()
+    ids = documents()
+    _, state = causal_conv(x[:, :2], weight, doc_ids=ids[:, :2])
+    rest, _ = causal_conv(x[:, 2:], weight, doc_ids=ids[:, 2:], state_BCK=state)
+    torch.testing.assert_close(rest, naive(x, weight, ids)[:, 2:])
+
+
+def test_gradients():
+    tensors = [x.requires_grad_() for x in inputs(6)]
+    ids = documents()[:, :6]
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        return causal_conv(x, weight, bias, activation="silu", doc_ids=ids)
+
+    assert torch.autograd.gradcheck(run, tensors)
+
+
+def test_half_precision_sums_in_fp32():
+    x, weight, bias = (t.float() for t in inputs())
+    y, _ = causal_conv(x.bfloat16(), weight, bias)
+    expected, _ = causal_conv(x.bfloat16().float(), weight, bias)
+    assert torch.equal(y, expected.bfloat16())
+
+
+def test_choice_of_backend(monkeypatch):
+    monkeypatch.setattr(ops, "missing", lambda module: "")
+    request = ops.Request("cuda", torch.bfloat16, 64, 4, True, False)
+
+    def chosen(**changes) -> str:
+        return ops.choose("causal convolution", ops.BACKENDS, request._replace(**changes))
+
+    assert chosen() == "causal_conv1d"
+    assert chosen(documents=False, state=True) == "causal_conv1d"
+    assert chosen(channels=20, documents=False) == "fla"
+    assert chosen(device="cpu") == "reference"
+    with pytest.warns(UserWarning, match="multiple of 8 channels"):
+        assert chosen(channels=20) == "reference"
