@@ -1,40 +1,47 @@
-"""What the dense attention families have in common."""
+"""Dimensions that follow from the depth, for every family."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from lit_gpt.architectures._shape import Shape
 from lit_gpt.config.model import LayerSpec, ModelConfig
+
+BLOCK_SIZE = 4096  # tokens
 
 
 def dense(
     family: str,
     depth: int,
+    shape: Shape,
     *,
-    aspect_ratio: int | None,
-    default_aspect_ratio: int = 128,
-    heads_per_layer: int = 1,
+    aspect_ratio: int = 128,
+    n_head: int | None = None,
     head_dim: int | None = 128,
     n_kv_head: int | None = None,
     mlp_expand: int = 4,
+    block_size: int = BLOCK_SIZE,
     layers: tuple[LayerSpec, ...] | None = None,
     **fields: Any,
 ) -> ModelConfig:
-    """Width = aspect_ratio * depth, heads_per_layer * depth query heads.
+    """Width = aspect_ratio * depth.
 
+    aspect_ratio, block_size: the family's own, where the shape does not say.
+    n_head: None gives depth query heads. n_kv_head: None gives depth // 4, at least one.
     head_dim: None divides the width by the number of heads (so it follows the aspect ratio).
-    n_kv_head: None gives depth // 4 key-value heads, at least one.
+    layers: None is full attention everywhere.
     """
-    ratio = default_aspect_ratio if aspect_ratio is None else aspect_ratio
-    n_head = heads_per_layer * depth
+    width = (aspect_ratio if shape.aspect_ratio is None else shape.aspect_ratio) * depth
+    heads = depth if n_head is None else n_head
     return ModelConfig(
         family=family,
         depth=depth,
-        n_embd=ratio * depth,
-        n_head=n_head,
-        head_dim=ratio * depth // n_head if head_dim is None else head_dim,
+        n_embd=width,
+        n_head=heads,
+        head_dim=width // heads if head_dim is None else head_dim,
         n_kv_head=max(depth // 4, 1) if n_kv_head is None else n_kv_head,
-        intermediate_size=mlp_expand * ratio * depth,
-        layers=layers if layers is not None else (LayerSpec(),) * depth,
+        intermediate_size=mlp_expand * width,
+        block_size=block_size if shape.block_size is None else shape.block_size,
+        layers=(LayerSpec(),) * depth if layers is None else layers,
         **fields,
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from lit_gpt.architectures._dense import dense
+from lit_gpt.architectures._shape import Shape
 from lit_gpt.config.model import ModelConfig
 
 
-def build(depth: int, aspect_ratio: int | None = None) -> ModelConfig:
+def build(depth: int, shape: Shape) -> ModelConfig:
     """The family at a depth; see _dense.dense."""
-    return dense("transformer", depth, aspect_ratio=aspect_ratio, head_dim=None)
+    return dense("transformer", depth, shape, head_dim=None)

@@ -7,19 +7,20 @@ never gets a gradient; here pre-norm leaves it out (lit_gpt/nn builds what it us
 from __future__ import annotations
 
 from lit_gpt.architectures._dense import dense
+from lit_gpt.architectures._shape import Shape
 from lit_gpt.config.model import LayerSpec, ModelConfig
 
 SKIP_EVERY = 4
 
 
-def build(depth: int, aspect_ratio: int | None = None) -> ModelConfig:
+def build(depth: int, shape: Shape) -> ModelConfig:
     """The family at a depth; see _dense.dense."""
     layers = tuple(LayerSpec(skip_projection=i % SKIP_EVERY == SKIP_EVERY - 1) for i in range(depth))
     return dense(
         "transformer_gqa4_h2_skipw",
         depth,
-        aspect_ratio=aspect_ratio,
-        heads_per_layer=2,
+        shape,
+        n_head=2 * depth,
         n_kv_head=4,
         layers=layers,
     )

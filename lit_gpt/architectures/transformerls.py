@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from lit_gpt.architectures._dense import dense
+from lit_gpt.architectures._shape import Shape
 from lit_gpt.config.model import LayerSpec, ModelConfig
 
 WINDOW = 128
 FULL_EVERY = 4
 
 
-def build(depth: int, aspect_ratio: int | None = None) -> ModelConfig:
+def build(depth: int, shape: Shape) -> ModelConfig:
     """The family at a depth; see _dense.dense."""
-    layers = tuple(LayerSpec(window=None if i % FULL_EVERY == FULL_EVERY - 1 else WINDOW) for i in range(depth))
-    return dense("transformerls", depth, aspect_ratio=aspect_ratio, head_dim=None, layers=layers)
+    window = shape.window or WINDOW
+    layers = tuple(LayerSpec(window=None if i % FULL_EVERY == FULL_EVERY - 1 else window) for i in range(depth))
+    return dense("transformerls", depth, shape, head_dim=None, layers=layers)

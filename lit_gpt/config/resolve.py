@@ -14,11 +14,11 @@ ALIASES = {
     "--gradient_checkpointing": "--act_ckpt",
     "--base_hps.warmup_tokens0": "--base_hps.warmup_tokens",
 }
-DEFAULT_CONTEXT = 4096
-NOT_YET = {  # field -> what would bring it
-    "layer_configurator": "the layer configurator (token lc)",
-    "fp8": "8-bit training (--fp8)",
-    "fp4": "4-bit training (--fp4)",
+NOT_YET = {  # field -> what is said of it
+    "layer_configurator": "the layer configurator (token lc) is not in this version; every token passes every "
+    "layer: drop it, and for less work per token lower --depth or --ar",
+    "fp8": "8-bit training (--fp8) is not in this version",
+    "fp4": "4-bit training (--fp4) is not in this version",
 }
 
 
@@ -57,7 +57,6 @@ def resolve(run: RunConfig) -> tuple[RunConfig, NameFields]:
 def _defaults(run: RunConfig) -> dict[str, object]:
     """Values of options that were not given (None; a 0 was given, and is checked)."""
     return {
-        "ctx_len": DEFAULT_CONTEXT,
         "total_bsz": run.base_hps.b0,
         "parameterization": "sp",
         "optimizer": "adamw",
@@ -91,7 +90,7 @@ def _act_ckpt(run: RunConfig) -> str:
 def _check(run: RunConfig) -> None:
     """Everything wrong with the flags that needs neither model nor data."""
     hps = run.base_hps
-    problems = [f"{what} is not in this version" for key, what in NOT_YET.items() if getattr(run, key)]
+    problems = [what for key, what in NOT_YET.items() if getattr(run, key)]
     at_least_one = [
         "depth",
         "ctx_len",
@@ -104,8 +103,9 @@ def _check(run: RunConfig) -> None:
     ]
     at_least_one += ["eval_sequences", "keep_last", "sparsity", "top_k"]
     for key in at_least_one:
-        if getattr(run, key) < 1:
-            problems.append(f"--{key} is {getattr(run, key)}; it must be at least 1")
+        value = getattr(run, key)
+        if value is not None and value < 1:
+            problems.append(f"--{key} is {value}; it must be at least 1")
     positive = {
         "base_hps.eta0": hps.eta0,
         "base_hps.b0": hps.b0,

@@ -66,7 +66,7 @@ class RunConfig:
         train_model: model family, without depth; an unknown name prints the list.
         depth: number of layers.
         ar: aspect ratio, width = ar * depth; default: the family's.
-        ctx_len: training context in tokens; default 4096.
+        ctx_len: training context in tokens; default: the family's (4096 unless it says otherwise).
         swa_len: window of the sliding-window attention layers; default: the family's.
         sparsity: mixture of experts: total over active experts (S).
         top_k: mixture of experts: active experts per token (k).

@@ -7,14 +7,14 @@ dry run costs seconds at any size.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lit_gpt import architectures
-from lit_gpt.config.model import LayerSpec, ModelConfig
+from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.names import NameFields, run_name
 from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import RunConfig
@@ -87,12 +87,12 @@ def prepare(typed: RunConfig, ranks: int) -> Setup:
 
 def model_config(run: RunConfig, depth: int, aspect_ratio: int | None) -> ModelConfig:
     """The family at a depth with the run's flags applied."""
-    config = architectures.build(run.train_model, depth, aspect_ratio=aspect_ratio)
-    expert_flags = [f"--{flag}" for flag in EXPERT_FLAGS if getattr(run, flag) is not None]
-    expert_flags += ["--sparsity"] if run.sparsity != 1 else []
-    if expert_flags:
-        raise UserError(f"{run.train_model} has no experts, so {', '.join(expert_flags)} cannot act. Drop them.")
-    changes: dict[str, Any] = {"block_size": run.ctx_len}
+    _check_experts(run)
+    config = architectures.build(
+        run.train_model, depth, aspect_ratio=aspect_ratio, block_size=run.ctx_len, window=run.swa_len
+    )
+    _check_layers(run, config)
+    changes: dict[str, Any] = {}
     for flag, target in MODEL_FLAGS.items():
         value = getattr(run, flag)
         if value is not None:
@@ -105,13 +105,34 @@ def model_config(run: RunConfig, depth: int, aspect_ratio: int | None) -> ModelC
         changes |= _data_vocabulary(run.train_data_dir)
     if run.midtrain or run.validation:
         changes["yarn_scale"] = run.yarn_scale
-    return config.replace(layers=tuple(_layer(run, spec) for spec in config.layers), **changes)
+    if run.mlp is not None:
+        changes["layers"] = tuple(s if s.ffn is None else replace(s, ffn=run.mlp) for s in config.layers)
+    return config.replace(**changes)
 
 
-def _layer(run: RunConfig, spec: LayerSpec) -> LayerSpec:
-    ffn = run.mlp if run.mlp is not None and spec.ffn is not None else spec.ffn
-    window = run.swa_len if run.swa_len is not None and spec.window is not None else spec.window
-    return LayerSpec(**{**vars(spec), "ffn": ffn, "window": window})
+def _check_experts(run: RunConfig) -> None:
+    """Experts, and their flags, act only where there are some."""
+    if architectures.has_experts(run.train_model):
+        raise UserError(
+            f"{run.train_model} is a mixture of experts, which is not in this version. "
+            "Use a family without experts, such as transformer_gqa4_h2."
+        )
+    flags = [f"--{flag}" for flag in EXPERT_FLAGS if getattr(run, flag) is not None]
+    flags += ["--sparsity"] if run.sparsity != 1 else []
+    if flags:
+        raise UserError(f"{run.train_model} has no experts, so {', '.join(flags)} cannot act. Drop them.")
+
+
+def _check_layers(run: RunConfig, config: ModelConfig) -> None:
+    """Options for layers that the family does not have would change nothing."""
+    if run.swa_len is not None and all(spec.window is None for spec in config.layers):
+        raise UserError(f"No layer of {run.train_model} has a window, so --swa_len cannot act. Drop it.")
+    mixers = {spec.mixer for spec in config.layers}
+    if strangers := sorted(set(run.mixer_options or {}) - mixers):
+        raise UserError(
+            f"No layer of {run.train_model} uses {', '.join(strangers)} (--mixer_options). "
+            f"Its mixers are {', '.join(sorted(mixers))}."
+        )
 
 
 def _data_vocabulary(data_dir: str) -> dict[str, int]:

@@ -7,7 +7,7 @@ import re
 import pytest
 from tiny_run import pretrain
 
-from lit_gpt.architectures import FAMILIES
+from lit_gpt.architectures import FAMILIES, has_experts
 from lit_gpt.scaling import RULES
 
 BASE = 2**21  # tokens of the base batch
@@ -57,8 +57,8 @@ def test_commands_of_the_guide(command, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("LIGHTNING_ARTIFACTS_DIR", str(tmp_path / "artifacts"))
     family = command.split("--train_model ")[1].split()[0]
     code, shown = dry_run(command), capsys.readouterr()
-    if family not in FAMILIES:
-        assert code == 2 and f"Unknown model family '{family}'" in shown.err
+    if has_experts(family):
+        assert code == 2 and f"{family} is a mixture of experts, which is not in this version" in shown.err
         return
     assert code == 0, shown.err
     assert str(tmp_path / "artifacts") in shown.out
@@ -68,7 +68,7 @@ def test_commands_of_the_guide(command, capsys, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("rule", RULES.names())
-@pytest.mark.parametrize("family", [name for name in FAMILIES.names() if name.startswith("transformer")])
+@pytest.mark.parametrize("family", [name for name in FAMILIES.names() if not has_experts(name)])
 def test_families_and_rules(family, rule, capsys):
     """At the base depth and batch every rule leaves the base learning rate alone."""
     line = f"--train_model {family} --depth 8 --train_name x --parameterization {rule}"

@@ -40,8 +40,8 @@ def counted(config: ModelConfig) -> Counted:
 
 def model_of(run: RunConfig, depth: int, aspect_ratio: int | None = None) -> Counted:
     """The run's family at a depth, with those flags that a Plan depends on."""
-    config = architectures.build(run.train_model, depth, aspect_ratio=aspect_ratio)
-    return counted(config.replace(block_size=run.ctx_len, tie_embeddings=bool(run.tie_embeddings)))
+    config = architectures.build(run.train_model, depth, aspect_ratio=aspect_ratio, block_size=run.ctx_len)
+    return counted(config.replace(tie_embeddings=bool(run.tie_embeddings)))
 
 
 def plan_of(run: RunConfig, ranks: int = 1) -> Plan:

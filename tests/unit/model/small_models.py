@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lit_gpt.architectures import FAMILIES, build
+from lit_gpt.architectures import FAMILIES, build, has_experts
 from lit_gpt.config.model import LayerSpec, ModelConfig
 from lit_gpt.model import GPT
 from lit_gpt.scaling.base import Multipliers
@@ -51,7 +51,13 @@ def small_family(name: str) -> ModelConfig:
     return config.replace(vocab_size=VOCAB, block_size=LENGTH, head_dim=16)
 
 
-CONFIGS = {name: (optioned, name) for name in OPTIONS} | {name: (small_family, name) for name in FAMILIES.names()}
+def is_dense(family: str) -> bool:
+    """Attention and a feed-forward network in every layer; test_every_family.py has the others."""
+    return {spec.mixer for spec in build(family, 8).layers} == {"attention"} and not has_experts(family)
+
+
+DENSE = [name for name in FAMILIES.names() if is_dense(name)]
+CONFIGS = {name: (optioned, name) for name in OPTIONS} | {name: (small_family, name) for name in DENSE}
 MULTIPLIERS = Multipliers(logit=0.5, residual=0.7, attention=0.2)
 
 

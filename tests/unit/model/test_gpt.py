@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_models import CONFIGS, LENGTH, VOCAB, model_of, optioned, small_family, tokens
+from small_models import CONFIGS, DENSE, LENGTH, VOCAB, model_of, optioned, small_family, tokens
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from lit_gpt.architectures import FAMILIES, build
+from lit_gpt.architectures import build
 from lit_gpt.errors import UserError
 from lit_gpt.model import GPT
 from lit_gpt.nn.mixers.attention import visible_keys
@@ -16,7 +16,7 @@ from lit_gpt.ops.loss import IGNORE
 from lit_gpt.scaling.base import Multipliers
 
 EVERY = pytest.mark.parametrize("name", CONFIGS)
-DENSE = pytest.mark.parametrize("family", FAMILIES.names())
+EVERY_DENSE = pytest.mark.parametrize("family", DENSE)
 
 
 def config_of(name: str):
@@ -100,7 +100,7 @@ def test_counts_are_exact(name):
 
 
 @pytest.mark.parametrize("depth", [4, 8, 12])
-@DENSE
+@EVERY_DENSE
 def test_families_build_without_memory(family, depth):
     with torch.device("meta"):
         model = GPT(build(family, depth))
@@ -113,7 +113,7 @@ def test_families_build_without_memory(family, depth):
     assert model.param_counts()["matrix"] == matrices
 
 
-@DENSE
+@EVERY_DENSE
 def test_families_learn_a_sequence(family):
     model = model_of(small_family(family), dtype=torch.float32)
     x = tokens()

@@ -1,0 +1,12 @@
+"""mambay with Mamba-2."""
+
+from __future__ import annotations
+
+from lit_gpt.architectures._hybrid import yoco
+from lit_gpt.architectures._shape import Shape
+from lit_gpt.config.model import ModelConfig
+
+
+def build(depth: int, shape: Shape) -> ModelConfig:
+    """The family at a depth; see _hybrid.yoco."""
+    return yoco("mambay2", depth, shape, aspect_ratio=120, recurrent="mamba2", recurrent_every=1)

@@ -1,0 +1,12 @@
+"""Samba and YOCO: Mamba and windows of 128, then cross-attention on one cache, without GMUs."""
+
+from __future__ import annotations
+
+from lit_gpt.architectures._hybrid import yoco
+from lit_gpt.architectures._shape import Shape
+from lit_gpt.config.model import ModelConfig
+
+
+def build(depth: int, shape: Shape) -> ModelConfig:
+    """The family at a depth; see _hybrid.yoco."""
+    return yoco("sambayoco", depth, shape, aspect_ratio=126, memory=None)

@@ -1,0 +1,14 @@
+"""transformer_gqa4_h2 with a mixture of experts in place of every feed-forward network."""
+
+from __future__ import annotations
+
+from lit_gpt.architectures import transformer_gqa4_h2
+from lit_gpt.architectures._shape import Shape
+from lit_gpt.config.model import ModelConfig
+
+EXPERTS = True
+
+
+def build(depth: int, shape: Shape) -> ModelConfig:
+    """The family at a depth, so far without its experts."""
+    return transformer_gqa4_h2.build(depth, shape).replace(family="transformer_gqa4_h2_moe")
