@@ -1,8 +1,9 @@
 """Tokens per second, MFU and memory of the whole trainer: data, logging, clipping, optimizer.
 
     python benchmarks/train_step.py --sizes 8:16,16:8,24:4 --output docs/benchmarks/train_step_h200.json
+    python benchmarks/train_step.py --families transformer,sambay --sizes 8:16,16:8 --contexts 4096,32768
 
-Each size runs in a process of its own, through the same Trainer as pretrain.py, on packed
+Each row runs in a process of its own, through the same Trainer as pretrain.py, on packed
 shards of random tokens; a step is one micro-batch, so the optimizer's cost is at its highest.
 The rate is the median over the steps after the warm-up, each timed on the device. MFU counts
 model FLOPs (causal attention, no recomputation) against the dense bf16 peak of the device.
@@ -57,9 +58,10 @@ class StepTimer:
         return np.diff(self.marks)
 
 
-def measure(depth: int, micro_bsz: int, steps: int, warmup: int, family: str, options: dict[str, Any]) -> dict:
-    """One size in this process: a row of the table."""
-    context = int(options.get("ctx_len", CONTEXT))
+def measure(
+    family: str, depth: int, micro_bsz: int, context: int, steps: int, warmup: int, options: dict[str, Any]
+) -> dict:
+    """One row of the table, measured in this process."""
     batch = micro_bsz * context
     with tempfile.TemporaryDirectory() as folder:
         tokens = np.random.default_rng(0).integers(0, VOCAB, 16 * batch + 1).astype(np.uint16)
@@ -70,6 +72,7 @@ def measure(depth: int, micro_bsz: int, steps: int, warmup: int, family: str, op
             train_model=family,
             depth=depth,
             train_name="mup",
+            ctx_len=context,
             micro_bsz=micro_bsz,
             total_bsz=batch,
             max_tokens=batch * (steps + warmup),
@@ -78,10 +81,11 @@ def measure(depth: int, micro_bsz: int, steps: int, warmup: int, family: str, op
             **options,
         )
         runtime = launch(precision=run.precision)
-        trainer = Trainer(prepare(run, 1), runtime)
-        create(trainer.setup)
+        setup = prepare(run, 1)
+        trainer = Trainer(setup, runtime)
+        create(setup)
         timer, start, first = StepTimer(), time.perf_counter(), 0.0
-        report = Reporter(trainer.setup, runtime, trainer.optimizer, trainer.progress, None, None)
+        report = Reporter(setup, runtime, trainer.optimizer, trainer.progress, None, None)
         while not trainer.finished:
             trainer.step(report)
             timer.mark()
@@ -90,18 +94,21 @@ def measure(depth: int, micro_bsz: int, steps: int, warmup: int, family: str, op
         times = timer.seconds()[warmup - 1 :]
         trainer.loader.close()
         report.close(False)
+        logged = [json.loads(line) for line in (setup.folder / "metrics.jsonl").read_text().splitlines()]
+        memory = max(row.get("system/gpu_memory_peak_gib", 0) for row in logged)
         rate = batch / np.median(times)
         name = torch.cuda.get_device_name() if timer.on_gpu else platform.processor() or platform.machine()
         peak = peak_flops(name)
         return {
             "family": family,
             "depth": depth,
+            "context": context,
             "micro_bsz": micro_bsz,
             "parameters": trainer.plan.counts["total"],
             "tokens_per_sec": round(float(rate), 1),
             "mean_tokens_per_sec": round(float(batch / times.mean()), 1),
             "mfu": round(float(rate * trainer.plan.model_flops_per_token / peak), 4) if peak else None,
-            "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if timer.on_gpu else None,
+            "peak_memory_gib": round(memory, 2) if timer.on_gpu else None,
             "first_step_seconds": round(first, 1),
             "steps": len(times),
             "device": name,
@@ -111,47 +118,57 @@ def measure(depth: int, micro_bsz: int, steps: int, warmup: int, family: str, op
 
 
 def main(
+    families: str = "transformer",
     sizes: str = "8:16,16:8,24:4",
+    contexts: str = str(CONTEXT),
     steps: int = 40,
     warmup: int = 10,
-    family: str = "transformer",
     output: str | None = None,
     one: bool = False,
     options: dict[str, Any] | None = None,
 ) -> None:
-    """Measure every depth:micro_bsz pair and print a table.
+    """Measure every family at every size and context, and print a table.
 
     Args:
-        sizes: comma-separated depth:micro_bsz pairs.
-        steps: timed steps per size.
+        families: comma-separated model families.
+        sizes: comma-separated depth:micro_bsz pairs; micro_bsz is for a context of 4096 and
+            shrinks as the context grows, to the same tokens.
+        contexts: comma-separated context lengths.
+        steps: timed steps per row.
         warmup: steps before them.
-        family: model family.
         output: JSON file for the rows.
-        one: internal; measure the only pair in this process and print its row as JSON.
+        one: internal; measure the only row in this process and print it as JSON.
         options: further pretrain.py options, such as {residual_precision: bf16}.
     """
     pairs = [(int(d), int(m)) for d, m in (pair.split(":") for pair in sizes.split(","))]
+    todo = [(f, d, m, int(c)) for c in contexts.split(",") for f in families.split(",") for d, m in pairs]
     if one:
-        depth, micro = pairs[0]
-        print(json.dumps(measure(depth, micro, steps, warmup, family, options or {})))
+        family, depth, micro, context = todo[0]
+        micro = max(min(micro, micro * CONTEXT // context), 1)
+        print(json.dumps(measure(family, depth, micro, context, steps, warmup, options or {})))
         return
     rows = []
-    for depth, micro in pairs:
-        words = ["--sizes", f"{depth}:{micro}", "--steps", str(steps), "--warmup", str(warmup), "--family", family]
-        words += ["--one", "true", "--options", json.dumps(options or {})]
-        done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True)
+    for family, depth, micro, context in todo:
+        words = ["--families", family, "--sizes", f"{depth}:{micro}", "--contexts", str(context), "--one", "true"]
+        words += ["--steps", str(steps), "--warmup", str(warmup), "--options", json.dumps(options or {})]
+        done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            print(f"{family} d{depth} at {context} failed (exit code {done.returncode})", file=sys.stderr)
+            continue
         rows.append(json.loads(done.stdout.strip().splitlines()[-1]))
-    print(f"{'model':<24}{'micro':>6}{'tokens/s':>12}{'mean':>12}{'MFU':>8}{'GiB':>8}{'first step':>12}")
+    print(f"{'model':<24}{'context':>8}{'micro':>6}{'tokens/s':>12}{'mean':>12}{'MFU':>8}{'GiB':>8}{'first step':>12}")
     for r in rows:
         mfu = f"{r['mfu']:.1%}" if r["mfu"] else "-"
         print(
-            f"{r['family'] + ' d' + str(r['depth']):<24}{r['micro_bsz']:>6}{r['tokens_per_sec']:>12,.0f}"
-            f"{r['mean_tokens_per_sec']:>12,.0f}{mfu:>8}{r['peak_memory_gib'] or 0:>8.1f}"
+            f"{r['family'] + ' d' + str(r['depth']):<24}{r['context']:>8}{r['micro_bsz']:>6}"
+            f"{r['tokens_per_sec']:>12,.0f}{r['mean_tokens_per_sec']:>12,.0f}{mfu:>8}{r['peak_memory_gib'] or 0:>8.1f}"
             f"{r['first_step_seconds']:>11.1f}s"
         )
     if output:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
         Path(output).write_text(json.dumps(rows, indent=1) + "\n")
+    if len(rows) < len(todo):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "train_step.py"
-TINY = {"ctx_len": 32, "ar": 16}
+TINY = {"ar": 16}
 
 
 def test_a_row_for_every_size(tmp_path) -> None:
     output = tmp_path / "rows.json"
-    words = ["--sizes", "2:1", "--steps", "3", "--warmup", "2", "--options", json.dumps(TINY), "--output", str(output)]
+    words = ["--sizes", "2:1", "--contexts", "32", "--steps", "3", "--warmup", "2"]
+    words += ["--options", json.dumps(TINY), "--output", str(output)]
     done = subprocess.run([sys.executable, SCRIPT, *words], capture_output=True, text=True, check=True)
     (row,) = json.loads(output.read_text())
     assert (row["depth"], row["micro_bsz"], row["steps"], row["options"]) == (2, 1, 3, TINY)
