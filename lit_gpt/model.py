@@ -192,9 +192,17 @@ class GPT(nn.Module):
             turns = config.position == "rope" and base != 0
             ropes[base] = rotary.tables(config, positions, base) if turns else None
         for window in {spec.window for spec in config.layers}:
-            documents = keys.doc_ids is not None
-            request = attention.describe(device, queries, keys.length, window, documents, config.attn_sink)
-            masks[window] = attention.prepare_mask(request, keys.doc_ids, device, backend)
+            request = attention.describe(
+                device,
+                queries,
+                keys.length,
+                window,
+                keys.doc_ids is not None,
+                config.attn_sink,
+                self.compute_dtype,
+                cu_seqlens is not None,
+            )
+            masks[window] = attention.prepare_mask(request, keys.doc_ids, device, backend, cu_seqlens)
         return {
             (spec.window, spec.rope_base): Context(
                 ropes[spec.rope_base], masks[spec.window], doc_ids_BT, cu_seqlens, backend, self.kernels

@@ -13,14 +13,14 @@ class Context(NamedTuple):
     """Read-only inputs of a block beside the residual stream.
 
     rope: cos and sin, (T, R/2) or (B, T, R/2) each, of this layer's base; None without positions.
-    mask: of this layer's window, in the form its attention backend reads.
+    mask: of this layer's window, with the attention backend that reads it.
     doc_ids: (B, T), the documents of this call's tokens; None when each row goes on with one.
     cu_seqlens: (N + 1,) int32, where the N documents start in the B * T tokens, and B * T; on
     CUDA with documents, else None. backend: of attention. kernels: of every other operation.
     """
 
     rope: tuple[Tensor, Tensor] | None = None
-    mask: Mask = None
+    mask: Mask | None = None
     doc_ids: Tensor | None = None
     cu_seqlens: Tensor | None = None
     backend: str = "auto"

@@ -1,12 +1,12 @@
 """Causal softmax attention: one entry point, several backends, a plain reference.
 
-    y_BQHD = attention(q_BQHD, k_BKGD, v_BKGD, scale=..., window=..., doc_ids=..., sink=...)
+    y_BQHV = attention(q_BQHD, k_BKGD, v_BKGV, scale=..., window=..., doc_ids=..., sink=...)
 
-A backend is a function and a predicate that says why it does not do a request; "auto" is
-the first of BACKENDS that does. To add one (a new kernel), add a row.
+BACKENDS says which implementations there are; see lit_gpt.ops.backends.
 
 Shapes: B batch, Q queries, K keys, H query heads, G key-value heads (H % G == 0), D head
-dimension. With Q < K the queries are the last Q positions.
+dimension, V head dimension of the values, D unless said otherwise. With Q < K the queries
+are the last Q positions.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -23,11 +24,10 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
-from lit_gpt.errors import UserError, did_you_mean
+from lit_gpt.ops import flash
+from lit_gpt.ops.backends import Backend, choose, explain_table
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.masks import block_mask, dense_mask
-
-Mask = Tensor | BlockMask | None  # None is causal without window or documents
 
 # Fastest first on Hopper; efficient and math are there for fp32 and odd head dimensions.
 CUDA_PRIORITY = [
@@ -37,11 +37,15 @@ CUDA_PRIORITY = [
     SDPBackend.MATH,
 ]
 
-ALIGNED = 8  # head dimensions that cuDNN takes are multiples of this
+ALIGNED = 8  # head dimensions that CUDA kernels take are multiples of this
 
 
 class Request(NamedTuple):
-    """What a backend is chosen by. window: None also where it covers every key."""
+    """What a backend is chosen by.
+
+    window: None also where it covers every key. offsets: the documents are given as
+    cu_seqlens too, which kernels for packed rows read.
+    """
 
     device: str
     q_len: int
@@ -49,83 +53,107 @@ class Request(NamedTuple):
     window: int | None
     documents: bool
     sink: bool
+    dtype: torch.dtype = torch.float32
+    offsets: bool = False
 
     @property
     def masked(self) -> bool:
         return self.documents or self.window is not None
 
 
-class Backend(NamedTuple):
-    """run(q, k, v, mask, scale, sink); refuses(request) is the reason why not, or ""."""
+class Mask(NamedTuple):
+    """Which keys queries see, in the form that one backend reads: None is every earlier key."""
 
-    run: Callable[[Tensor, Tensor, Tensor, Any, float, Tensor | None], Tensor]
-    refuses: Callable[[Request], str]
+    backend: str
+    value: Tensor | BlockMask | flash.Visible | None
 
 
 def attention(
     q_BQHD: Tensor,
     k_BKGD: Tensor,
-    v_BKGD: Tensor,
+    v_BKGV: Tensor,
     *,
     scale: float | None = None,
     window: int | None = None,
     doc_ids: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
     sink: Tensor | None = None,
-    mask: Mask = None,
+    mask: Mask | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """softmax(scale * q k^T) v over the visible keys, (B, Q, H, D) in q's dtype.
+    """softmax(scale * q k^T) v over the visible keys, (B, Q, H, V) in q's dtype.
 
     scale: None is 1/sqrt(D). window: tokens a query sees, itself included. doc_ids: (B, K)
-    integers; a query sees its own document. sink: (H,) logits that join each head's
-    softmax denominator (arXiv:2508.10925). mask: what `prepare_mask` gave for the same
-    arguments, shared by layers; built here when None.
+    integers; a query sees its own document. cu_seqlens: where the documents start, see
+    `prepare_mask`. sink: (H,) logits that join each head's softmax denominator
+    (arXiv:2508.10925). mask: what `prepare_mask` gave for the same arguments, shared by
+    layers; made here when None.
     Raises UserError for a backend that is unknown or does not do this.
     """
     scale = 1 / math.sqrt(q_BQHD.shape[-1]) if scale is None else scale
-    request = describe(q_BQHD.device, q_BQHD.shape[1], k_BKGD.shape[1], window, doc_ids is not None, sink is not None)
     if mask is None:
-        mask = prepare_mask(request, doc_ids, q_BQHD.device, backend)
-    return BACKENDS[pick(request, backend)].run(q_BQHD, k_BKGD, v_BKGD, mask, scale, sink)
+        request = describe(
+            q_BQHD.device,
+            q_BQHD.shape[1],
+            k_BKGD.shape[1],
+            window,
+            doc_ids is not None,
+            sink is not None,
+            q_BQHD.dtype,
+            cu_seqlens is not None,
+        )
+        mask = prepare_mask(request, doc_ids, q_BQHD.device, backend, cu_seqlens)
+    return BACKENDS[mask.backend].run(q_BQHD, k_BKGD, v_BKGV, mask.value, scale, sink)
 
 
-def describe(device: torch.device, q_len: int, k_len: int, window: int | None, documents: bool, sink: bool) -> Request:
+def describe(
+    device: torch.device,
+    q_len: int,
+    k_len: int,
+    window: int | None,
+    documents: bool,
+    sink: bool,
+    dtype: torch.dtype = torch.float32,
+    offsets: bool = False,
+) -> Request:
     """The request of one attention call; a window that hides nothing is dropped."""
     window = None if window is None or window >= k_len else window
-    return Request(device.type, q_len, k_len, window, documents, sink)
+    return Request(device.type, q_len, k_len, window, documents, sink, dtype, offsets)
 
 
 def pick(request: Request, backend: str = "auto") -> str:
     """Name of the backend for a request. Raises UserError when the one asked for does not do it."""
-    if backend == "auto":
-        return next(name for name, b in BACKENDS.items() if not b.refuses(request))
-    if backend not in BACKENDS:
-        names = ("auto", *BACKENDS)
-        raise UserError(
-            f"Unknown attention backend {backend!r}.{did_you_mean(backend, names)} Use one of {', '.join(names)}."
-        )
-    if reason := BACKENDS[backend].refuses(request):
-        raise UserError(f"The attention backend {backend!r} cannot be used here: {reason}. Use 'auto'.")
-    return backend
+    return choose("attention", BACKENDS, request, backend)
 
 
-def prepare_mask(request: Request, doc_ids: Tensor | None, device: torch.device, backend: str = "auto") -> Mask:
-    """The mask in the form that the request's backend reads: build once, pass to every layer."""
-    if pick(request, backend) == "flex":
-        return block_mask(request.k_len, request.window, doc_ids, device)
+def prepare_mask(
+    request: Request,
+    doc_ids: Tensor | None,
+    device: torch.device,
+    backend: str = "auto",
+    cu_seqlens: Tensor | None = None,
+) -> Mask:
+    """The backend that does a request and the mask it reads: make it once, pass it to every layer.
+
+    doc_ids: (B, K). cu_seqlens: (N + 1,) int32, where the N documents start in the B * K keys,
+    and B * K; given where request.offsets.
+    """
+    name = pick(request, backend)
+    if name in flash.LIBRARIES:
+        return Mask(name, flash.Visible(request.window, cu_seqlens if request.documents else None))
+    if name == "flex":
+        return Mask(name, block_mask(request.k_len, request.window, doc_ids, device))
     if request.masked:
-        return dense_mask(request.q_len, request.k_len, request.window, doc_ids, device)
-    return None
+        return Mask(name, dense_mask(request.q_len, request.k_len, request.window, doc_ids, device))
+    return Mask(name, None)
 
 
 def explain(device: torch.device) -> list[tuple[str, bool, str]]:
     """(backend, usable on this device, reason or what it is used for), for `inspect env`."""
-    plain = describe(device, 2, 2, None, False, False)
-    rows = []
-    for name, b in BACKENDS.items():
-        reason = b.refuses(plain) and b.refuses(plain._replace(window=1))
-        rows.append((name, not reason, reason or (b.run.__doc__ or "").split("\n")[0]))
-    return rows
+    plain = describe(device, 2, 2, None, False, False, torch.bfloat16)
+    rows = explain_table(BACKENDS, plain)
+    windowed = explain_table(BACKENDS, plain._replace(window=1))
+    return [row if row[1] else other for row, other in zip(rows, windowed)]
 
 
 def _reference(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor | None) -> Tensor:
@@ -149,15 +177,11 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor
     causal = mask is None and q_len == k_len
     if mask is None and 1 < q_len < k_len:
         mask = dense_mask(q_len, k_len, None, None, q.device)
-    dim = q.shape[-1]
-    if q.is_cuda and dim % ALIGNED:
-        # Zeros change no product, and cuDNN does not do odd head dimensions (124: 1.2x the step time).
-        q, k, v = (F.pad(x, (0, -dim % ALIGNED)) for x in (q, k, v))
     heads_first = [x.transpose(1, 2) for x in (q, k, v)]
     options: dict[str, Any] = {"is_causal": causal, "scale": scale, "enable_gqa": q.shape[2] != k.shape[2]}
     with sdpa_kernel(CUDA_PRIORITY, set_priority=True) if q.is_cuda else contextlib.nullcontext():
         y = F.scaled_dot_product_attention(*heads_first, attn_mask=mask, **options)
-    return y.transpose(1, 2)[..., :dim]
+    return y.transpose(1, 2)
 
 
 def _flex(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor | None) -> Tensor:
@@ -184,6 +208,26 @@ def _compiled_flex() -> Callable[..., Any]:
     return torch.compile(flex_attention, dynamic=False)
 
 
+def _fitted(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """For kernels of one head dimension D, on CUDA a multiple of ALIGNED: values in pieces of D, zeros where needed.
+
+    Zeros change no product; cuDNN does not do odd head dimensions (124: 1.2x the step time). The
+    scores are computed once per piece.
+    """
+
+    @functools.wraps(run)
+    def fitted(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor | None) -> Tensor:
+        width, dim = v.shape[-1], q.shape[-1]
+        dim += -dim % ALIGNED if q.is_cuda else 0
+        if width == dim == q.shape[-1]:
+            return run(q, k, v, mask, scale, sink)
+        q, k = (F.pad(x, (0, dim - x.shape[-1])) for x in (q, k))
+        pieces = F.pad(v, (0, -width % dim)).split(dim, dim=-1)
+        return torch.cat([run(q, k, piece, mask, scale, sink) for piece in pieces], dim=-1)[..., :width]
+
+    return fitted
+
+
 def _flex_refuses(request: Request) -> str:
     if request.device != "cuda":
         return "it is slow without a CUDA device"
@@ -193,7 +237,10 @@ def _flex_refuses(request: Request) -> str:
 
 
 BACKENDS: dict[str, Backend] = {
-    "flex": Backend(_flex, _flex_refuses),
-    "sdpa": Backend(_sdpa, lambda r: "it has no sinks" if r.sink else ""),
+    "fa3": Backend(_fitted(flash.fa3), partial(flash.refuses, "fa3")),
+    "fa4": Backend(_fitted(flash.fa4), partial(flash.refuses, "fa4")),
+    "flex": Backend(_fitted(_flex), _flex_refuses),
+    "sdpa": Backend(_fitted(_sdpa), lambda r: "it has no sinks" if r.sink else ""),
+    "fa2": Backend(_fitted(flash.fa2), partial(flash.refuses, "fa2")),  # slower than cuDNN on Hopper
     "reference": Backend(_reference, lambda r: ""),
 }

@@ -22,6 +22,7 @@ PACKAGES = {
     "fla": "flash-linear-attention",
     "flash_attn": "flash-attn",
     "flash_attn.cute": "flash-attn-4",
+    "flash_attn_interface": "git+https://github.com/Dao-AILab/flash-attention#subdirectory=hopper",
 }
 
 

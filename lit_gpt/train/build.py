@@ -21,6 +21,7 @@ from lit_gpt.scaling.base import Plan
 from lit_gpt.train.setup import Setup
 
 LLAMA_VOCABULARY, LLAMA_EOS = 32000, 2
+SOFTMAX_ATTENTION = ("attention", "cross_attention", "differential_attention", "differential_cross_attention")
 
 
 def open_training(setup: Setup) -> Corpus:
@@ -73,7 +74,7 @@ def document_end(setup: Setup, data: Corpus) -> int | None:
 def build_model(setup: Setup, runtime: Runtime) -> nn.Module:
     """The initialised model on its device(s), compiled where the run asks for it."""
     run, plan = setup.run, setup.plan
-    check_attention(setup, runtime.device)
+    check_attention(setup, runtime.device, runtime.compute_dtype)
     on_gpu = runtime.device.type == "cuda"
     compiled = on_gpu if run.compile is None else run.compile
     model = setup_model(
@@ -100,12 +101,11 @@ def build_model(setup: Setup, runtime: Runtime) -> nn.Module:
     return model
 
 
-def check_attention(setup: Setup, device: torch.device) -> None:
+def check_attention(setup: Setup, device: torch.device, dtype: torch.dtype) -> None:
     """Raise UserError now when a layer cannot use --attention, and not at the first step."""
-    model = setup.model
-    for window in {layer.window for layer in model.layers if layer.mixer == "attention"}:
-        request = describe(device, model.block_size, model.block_size, window, model.varlen, model.attn_sink)
-        pick(request, setup.run.attention)
+    model, length, varlen = setup.model, setup.model.block_size, setup.model.varlen
+    for window in {layer.window for layer in model.layers if layer.mixer in SOFTMAX_ATTENTION}:
+        pick(describe(device, length, length, window, varlen, model.attn_sink, dtype, varlen), setup.run.attention)
 
 
 def build_optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
