@@ -1,0 +1,201 @@
+"""State-space duality of Mamba-2 (arXiv:2405.21060): one entry point, a kernel, plain references.
+
+    y_BTHP, state_BHPN = ssd(x_BTHP, dt_BTH, A_H, B_BTGN, C_BTGN, D_H, dt_bias_H, doc_ids=..., state=...)
+
+    d_t = softplus(dt_t + dt_bias)
+    S_t = exp(d_t A) S_(t-1) + d_t x_t B_t^T      per head, P x N
+    y_t = S_t C_t + D x_t
+
+Shapes: B batch, T tokens, H heads of P channels, N states, G groups of heads that share B and C
+(H % G == 0); M chunks of L tokens.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lit_gpt.ops.backends import Backend, choose, explain_table, missing, optional
+from lit_gpt.ops.dtypes import upcast
+from lit_gpt.ops.selective_scan import document_starts
+
+STEPS = 8  # up to so many tokens, one after the other is fastest
+CHUNK = 64  # of the reference; products within a chunk grow with it, steps between chunks shrink
+KERNEL_CHUNK = 256  # of mamba_ssm, its authors' choice
+
+
+class Request(NamedTuple):
+    """What a backend is chosen by."""
+
+    device: str
+    dtype: torch.dtype
+    length: int
+
+
+class Inputs(NamedTuple):
+    """One call, dt before its bias and softplus. A, D and dt_bias are in at least fp32."""
+
+    x_BTHP: Tensor
+    dt_BTH: Tensor
+    A_H: Tensor
+    B_BTGN: Tensor
+    C_BTGN: Tensor
+    D_H: Tensor
+    dt_bias_H: Tensor
+    doc_ids: Tensor | None
+    state_BHPN: Tensor | None
+
+
+def ssd(
+    x_BTHP: Tensor,
+    dt_BTH: Tensor,
+    A_H: Tensor,
+    B_BTGN: Tensor,
+    C_BTGN: Tensor,
+    D_H: Tensor,
+    dt_bias_H: Tensor,
+    *,
+    doc_ids: Tensor | None = None,
+    state: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """The output (B, T, H, P) in x's dtype, and the state after the last token (B, H, P, N), at least fp32.
+
+    A is negative. doc_ids: (B, T) integers, equal within a document; the state starts from zero
+    at each. state: (B, H, P, N), what an earlier call returned, of the document of each row's
+    first token; None for zeros.
+    Raises UserError for a backend that is unknown or does not do this.
+    """
+    name = choose("ssd", BACKENDS, Request(x_BTHP.device.type, x_BTHP.dtype, x_BTHP.shape[1]), backend)
+    constants = (upcast(D_H), upcast(dt_bias_H))
+    return BACKENDS[name].run(Inputs(x_BTHP, dt_BTH, upcast(A_H), B_BTGN, C_BTGN, *constants, doc_ids, state))
+
+
+def explain(device: torch.device) -> list[tuple[str, bool, str]]:
+    """(backend, usable on this device, reason or what it is), for `inspect env`."""
+    return explain_table(BACKENDS, Request(device.type, torch.bfloat16, 4096))
+
+
+class Terms(NamedTuple):
+    """What the references compute with, in at least fp32; groups repeated for their heads.
+
+    log_decay: d A. added: d x. ids: documents, zeros without any. start: the first state.
+    """
+
+    log_decay_BTH: Tensor
+    added_BTHP: Tensor
+    B_BTHN: Tensor
+    C_BTHN: Tensor
+    ids_BT: Tensor
+    start_BHPN: Tensor
+
+
+def _terms(inputs: Inputs) -> Terms:
+    batch, length, heads, width = inputs.x_BTHP.shape
+    dt_BTH = F.softplus(upcast(inputs.dt_BTH) + inputs.dt_bias_H)
+    added = dt_BTH[..., None] * upcast(inputs.x_BTHP)
+    repeats = heads // inputs.B_BTGN.shape[2]
+    B_BTHN, C_BTHN = (upcast(t).repeat_interleave(repeats, dim=2) for t in (inputs.B_BTGN, inputs.C_BTGN))
+    ids, start = inputs.doc_ids, inputs.state_BHPN
+    ids = added.new_zeros((batch, length), dtype=torch.long) if ids is None else ids
+    start = added.new_zeros(batch, heads, width, B_BTHN.shape[-1]) if start is None else start
+    return Terms(dt_BTH * inputs.A_H, added, B_BTHN, C_BTHN, ids, start)
+
+
+def _with_skip(inputs: Inputs, y_BTHP: Tensor) -> Tensor:
+    return (y_BTHP + inputs.D_H[:, None] * upcast(inputs.x_BTHP)).to(inputs.x_BTHP.dtype)
+
+
+def _steps(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """One token after the other, for cached decoding."""
+    terms = _terms(inputs)
+    decay_BTH = terms.log_decay_BTH.exp() * ~document_starts(terms.ids_BT)[..., None]
+    state, outputs = terms.start_BHPN, []
+    for t in range(decay_BTH.shape[1]):
+        added_BHPN = terms.added_BTHP[:, t, :, :, None] * terms.B_BTHN[:, t, :, None]
+        state = torch.addcmul(added_BHPN, decay_BTH[:, t, :, None, None], state)
+        outputs.append(torch.einsum("bhpn,bhn->bhp", state, terms.C_BTHN[:, t]))
+    return _with_skip(inputs, torch.stack(outputs, dim=1)), state
+
+
+def _reference(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """The paper's chunked algorithm as matrix products in fp32; does everything."""
+    terms, length = _terms(inputs), inputs.x_BTHP.shape[1]
+    chunk = min(CHUNK, length)
+    log_decay, added, B, C, ids = (_chunks(t, chunk) for t in terms[:5])
+    total_BMLH = log_decay.cumsum(2)
+    before_BM = torch.cat([ids[:, 0, :1], ids[:, :-1, -1]], dim=1)  # the document the last chunk ended in
+    to_end_BMLH = _decay(total_BMLH[:, :, -1:] - total_BMLH, ids == ids[:, :, -1:])
+    since_BMLH = _decay(total_BMLH, ids == before_BM[..., None])
+    through_BMH = _decay(total_BMLH[:, :, -1], ids[:, :, -1] == before_BM)
+    ends_BMHPN = torch.einsum("bmlhp,bmlhn->bmhpn", added * to_end_BMLH[..., None], B)
+    state, starts = terms.start_BHPN, []
+    for m in range(ids.shape[1]):
+        starts.append(state)
+        state = torch.addcmul(ends_BMHPN[:, m], through_BMH[:, m, :, None, None], state)
+    y_BMLHP = torch.einsum("bmlhn,bmhpn->bmlhp", C * since_BMLH[..., None], torch.stack(starts, dim=1))
+    y_BMLHP = y_BMLHP + _within_chunks(total_BMLH, added, B, C, ids)
+    return _with_skip(inputs, y_BMLHP.flatten(1, 2)[:, :length]), state
+
+
+def _chunks(x_BTX: Tensor, chunk: int) -> Tensor:
+    """(B, M, L, ...). What is padded belongs to the last document, decays nothing, adds nothing.
+
+    Documents are padded with the last id, everything else with zeros.
+    """
+    fill = x_BTX[:, -1:] if x_BTX.dtype == torch.long else torch.zeros_like(x_BTX[:, -1:])
+    padding = fill.expand(-1, -x_BTX.shape[1] % chunk, *x_BTX.shape[2:])
+    return torch.cat([x_BTX, padding], dim=1).unflatten(1, (-1, chunk))
+
+
+def _decay(log_decay_XH: Tensor, same_X: Tensor) -> Tensor:
+    """exp(log_decay) where it is one document, else 0; never of a positive number that counts."""
+    return log_decay_XH.masked_fill(~same_X[..., None], -torch.inf).exp()
+
+
+def _within_chunks(total_BMLH: Tensor, added: Tensor, B: Tensor, C: Tensor, ids_BML: Tensor) -> Tensor:
+    """What the tokens of a chunk read of each other, as masked attention: S in place of L for the read ones."""
+    same_BMLS = (ids_BML[..., None] == ids_BML[:, :, None]).tril()
+    decay_BMLSH = _decay(total_BMLH[:, :, :, None] - total_BMLH[:, :, None], same_BMLS)
+    scores_BMLSH = torch.einsum("bmlhn,bmshn->bmlsh", C, B) * decay_BMLSH
+    return torch.einsum("bmlsh,bmshp->bmlhp", scores_BMLSH, added)
+
+
+@torch.compiler.disable
+def _mamba_ssm(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """The mamba_ssm package's Triton kernels."""
+    x, dt, A, B, C, D, dt_bias, doc_ids, state = inputs
+    # The kernels take the first state for one of document 0, and no document may be negative.
+    ids = None if doc_ids is None else document_starts(doc_ids).cumsum(1, dtype=torch.int32)
+    return optional("mamba_ssm.ops.triton.ssd_combined").mamba_chunk_scan_combined(
+        x,
+        dt,
+        A,
+        B.to(x.dtype),
+        C.to(x.dtype),
+        KERNEL_CHUNK,
+        D=D,
+        dt_bias=dt_bias,
+        initial_states=state,
+        seq_idx=ids,
+        dt_softplus=True,
+        return_final_states=True,
+    )
+
+
+def _mamba_ssm_refuses(request: Request) -> str:
+    if request.device != "cuda":
+        return "it needs a CUDA device"
+    if request.dtype == torch.float64:
+        return "it has no float64"
+    return missing("mamba_ssm.ops.triton.ssd_combined")
+
+
+BACKENDS: dict[str, Backend] = {
+    "steps": Backend(_steps, lambda r: "" if r.length <= STEPS else f"it is for at most {STEPS} tokens"),
+    "mamba_ssm": Backend(_mamba_ssm, _mamba_ssm_refuses),
+    "reference": Backend(_reference, lambda r: ""),
+}
