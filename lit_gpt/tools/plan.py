@@ -1,6 +1,6 @@
 """The Plan of a run, and the model layer by layer, without touching data or a GPU.
 
-python -m lit_gpt.tools.plan --train_model transformer --depth 16 --layers true --compare_analytic true
+python -m lit_gpt.tools.plan --train_model transformer --depth 16 --layers --compare_analytic
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from dataclasses import replace
 import torch
 from jsonargparse import ArgumentParser
 
-from lit_gpt.config.model import LayerSpec, ModelConfig
+from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.resolve import translate_aliases
 from lit_gpt.errors import UserError
 from lit_gpt.model import GPT
 from lit_gpt.scaling.budget import token_budget
 from lit_gpt.tools._cli import add_run_options, aligned, parser_for, run_config, run_tool
 from lit_gpt.train.setup import Setup, count, dry_run, model_config, prepare, world_size
+
+PATTERN = ("mixer", "ffn", "window", "reads", "lends")
 
 
 def layer_table(config: ModelConfig) -> str:
@@ -26,24 +28,36 @@ def layer_table(config: ModelConfig) -> str:
     """
     with torch.device("meta"):
         model = GPT(config)
-    rows = [("layer", "mixer", "ffn", "window", "shares", "parameters", "forward FLOPs/token")]
-    rows.append(("embedding", "", "", "", "", f"{model.wte.weight.numel():,}", "0"))
-    for i, (block, spec) in enumerate(zip(model.blocks, config.layers)):
-        size = sum(p.numel() for p in block.parameters())
+    rows: list[tuple[str, ...]] = [("layer", *PATTERN, "parameters", "forward FLOPs/token")]
+    rows.append(_row("embedding", f"{model.wte.weight.numel():,}", "0"))
+    for i in range(config.depth):
+        block, first = model.blocks[model.block_of[i]], config.first_layer(i)
+        size = f"{sum(p.numel() for p in block.parameters()):,}" if first == i else f"of layer {first}"
         flops = block.flops(config.block_size)  # type: ignore[operator]
-        rows.append((str(i), *_pattern(spec), f"{size:,}", f"{flops:,.0f}"))
-    rows.append(("norm", "", "", "", "", f"{sum(p.numel() for p in model.norm.parameters()):,}", "0"))
+        rows.append((str(i), *_pattern(config, i), size, f"{flops:,.0f}"))
+    rows.append(_row("norm", f"{sum(p.numel() for p in model.norm.parameters()):,}", "0"))
     head = "tied" if model.head is None else f"{model.head.weight.numel():,}"
-    rows.append(("head", "", "", "", "", head, f"{2 * model.head_weight().numel():,}"))
+    rows.append(_row("head", head, f"{2 * model.head_weight().numel():,}"))
     total = model.param_counts()["total"]
-    rows.append(("all", "", "", "", "", f"{total:,}", f"{model.flops_per_token(config.block_size) / 3:,.0f}"))
-    return aligned(rows, right=(5, 6))
+    rows.append(_row("all", f"{total:,}", f"{model.flops_per_token(config.block_size) / 3:,.0f}"))
+    return aligned(rows, right=(len(PATTERN) + 1, len(PATTERN) + 2))
 
 
-def _pattern(spec: LayerSpec) -> tuple[str, str, str, str]:
-    window = "all" if spec.window is None else f"{spec.window:,}"
+def _row(name: str, *numbers: str) -> tuple[str, ...]:
+    return (name, *[""] * len(PATTERN), *numbers)
+
+
+def _pattern(config: ModelConfig, layer: int) -> tuple[str, ...]:
+    """The cells of PATTERN. Reads and lends: keys and values (K,V), or a memory for Gated Memory Units."""
+    spec = config.layers[layer]
+    attends = "attention" in spec.mixer
+    window = f"{spec.window:,}" if spec.window is not None else "all" if attends else "-"
+    reads = "-" if spec.shares is None else f"{'K,V' if attends else 'memory'} of {spec.shares}"
+    readers = [other for other in config.layers if other.shares == layer]
+    lends = ["K,V"] if any("attention" in other.mixer for other in readers) else []
+    lends += [] if spec.memory is None else [f"memory ({spec.memory})"]
     mixer = spec.mixer + (" + skip projection" if spec.skip_projection else "")
-    return mixer, spec.ffn or "-", window, "-" if spec.shares is None else f"layer {spec.shares}"
+    return mixer, spec.ffn or "-", window, reads, ", ".join(lends) or "-"
 
 
 def comparison(setup: Setup) -> str:
@@ -64,8 +78,9 @@ def comparison(setup: Setup) -> str:
 def build_parser() -> ArgumentParser:
     """The command line: pretrain.py's options and what to show."""
     parser = parser_for("plan", "The Plan of a run, and the model layer by layer, without touching data or a GPU.")
-    parser.add_argument("--layers", type=bool, default=False, help="one line per layer")
-    parser.add_argument("--compare_analytic", type=bool, default=False, help="exact and analytic parameter counts")
+    switch = {"type": bool, "nargs": "?", "const": True, "default": False}
+    parser.add_argument("--layers", **switch, help="one line per layer")
+    parser.add_argument("--compare_analytic", **switch, help="exact and analytic parameter counts")
     parser.add_argument("--ranks", type=int, default=world_size(), help="processes that the batch is divided over")
     add_run_options(parser, skip={"dry_run"})
     return parser
