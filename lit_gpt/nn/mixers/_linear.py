@@ -1,0 +1,126 @@
+"""What the linear mixers share: projections with a short convolution, cache, initial values, sizes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lit_gpt.nn.context import Context
+from lit_gpt.nn.linear import Linear, joint
+from lit_gpt.ops.conv import causal_conv
+from lit_gpt.ops.dtypes import upcast
+from lit_gpt.roles import role
+
+HEAD_MULTIPLE = 8  # head dimensions that are multiples of this load in whole 16-byte words
+
+
+class RecurrentCache:
+    """What a linear mixer remembers of each row: its state, the last inputs of its convolution, how far it is.
+
+    state: (batch, H, K, V) fp32. conv: (batch, C, width - 1), without any when the mixer has no convolution.
+    """
+
+    def __init__(self, state: Tensor, conv: Tensor | None = None):
+        self.state, self.conv, self.length = state, conv, 0
+
+
+class QueriesKeysValues(nn.Module):
+    """Per head: q and k (key_dim) and v (value_dim), each a projection of the input.
+
+    conv: width of a causal depthwise convolution with silu over all three, 0 for none.
+    """
+
+    def __init__(self, n: int, heads: int, key_dim: int, value_dim: int, conv: int = 0):
+        super().__init__()
+        self.heads, self.dims = heads, (key_dim, key_dim, value_dim)
+        self.q, self.k, self.v = (Linear(n, heads * d) for d in self.dims)
+        channels = heads * sum(self.dims)
+        self.conv = role(nn.Parameter(torch.empty(channels, 1, conv)), "conv") if conv else None
+
+    def forward(self, x_BTD: Tensor, context: Context, cache: RecurrentCache | None) -> list[Tensor]:
+        """q, k (B, T, H, K) and v (B, T, H, V); the cache's convolution moves on."""
+        if self.conv is None:
+            parts = joint(x_BTD, self.q, self.k, self.v)
+        else:
+            y_BTC, inputs = causal_conv(
+                # One product that is not split first: the convolution reads it whole.
+                F.linear(x_BTD, torch.cat([m.weight.to(x_BTD.dtype) for m in (self.q, self.k, self.v)])),
+                self.conv,
+                activation="silu",
+                doc_ids=context.doc_ids,
+                state_BCK=None if cache is None else cache.conv,
+                backend=context.kernels,
+            )
+            parts = y_BTC.split([self.heads * d for d in self.dims], dim=-1)
+            if cache is not None:
+                cache.conv = inputs
+        return [part.unflatten(-1, (self.heads, -1)) for part in parts]
+
+    def new_cache(self, batch: int, device: torch.device, dtype: torch.dtype) -> RecurrentCache:
+        """Nothing seen yet."""
+        key_dim, _, value_dim = self.dims
+        state = torch.zeros(batch, self.heads, key_dim, value_dim, dtype=torch.float32, device=device)
+        if self.conv is None:
+            return RecurrentCache(state)
+        channels, _, width = self.conv.shape
+        return RecurrentCache(state, torch.zeros(batch, channels, width - 1, dtype=dtype, device=device))
+
+    def flops(self) -> float:
+        """Per token: 2 per weight, of the convolution too."""
+        return 2.0 * sum(p.numel() for p in self.parameters())
+
+
+def carried(context: Context, cache: RecurrentCache | None) -> dict[str, Any]:
+    """Arguments of lit_gpt.ops.linear_attention and delta_rule: what came before, where documents start."""
+    state = None if cache is None else cache.state
+    return {
+        "doc_ids": context.doc_ids,
+        "cu_seqlens": context.cu_seqlens,
+        "state": state,
+        "backend": context.kernels,
+    }
+
+
+def advance(cache: RecurrentCache | None, state: Tensor | None, tokens: int) -> None:
+    """Store the state after `tokens` more tokens."""
+    if cache is not None:
+        assert state is not None
+        cache.state, cache.length = state, cache.length + tokens
+
+
+def state_flops(heads: int, key_dim: int, value_dim: int, delta: bool) -> float:
+    """Of the recurrence per token: 2 K V each for the outer product k v^T that is added to a
+    head's state, the read q S, and with the delta rule the prediction k S. The chunked forms
+    do other work for the same result; like the scores of attention it is counted by its definition.
+    """
+    return heads * (6.0 if delta else 4.0) * key_dim * value_dim
+
+
+def head_dim(width: float, heads: int) -> int:
+    """width / heads, to the nearest multiple of HEAD_MULTIPLE."""
+    return max(1, round(width / heads / HEAD_MULTIPLE)) * HEAD_MULTIPLE
+
+
+def log_uniform(low: float, high: float) -> Callable[[Tensor, torch.Generator], None]:
+    """A `fill` for roles.role: the logarithm of U(low, high)."""
+
+    def fill(full: Tensor, generator: torch.Generator) -> None:
+        full.uniform_(low, high, generator=generator).log_()
+
+    return fill
+
+
+def time_step_bias(full: Tensor, generator: torch.Generator) -> None:
+    """A `fill`: softplus of it is log-uniform in [1e-3, 0.1], as Mamba's time steps (arXiv:2312.00752)."""
+    step = full.uniform_(math.log(1e-3), math.log(1e-1), generator=generator).exp_().clamp_(min=1e-4)
+    full.copy_(step + torch.log(-torch.expm1(-step)))
+
+
+def decay_from(a: Tensor, log_rate: Tensor, bias: Tensor) -> Tensor:
+    """The log decay -exp(log_rate) softplus(a + bias) in at least fp32."""
+    return -upcast(log_rate).exp() * F.softplus(upcast(a) + upcast(bias))

@@ -1,0 +1,76 @@
+"""DeltaNet (arXiv:2406.06484): the delta rule without decay.
+
+Order: project, short convolution and silu on q, k, v, delta rule on L2-normalised q and k,
+norm of each head, project.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.nn.context import Context
+from lit_gpt.nn.linear import Linear
+from lit_gpt.nn.mixers import Lent, mixer_options
+from lit_gpt.nn.mixers._linear import QueriesKeysValues, RecurrentCache, advance, carried, head_dim, state_flops
+from lit_gpt.nn.norm import RMSNorm
+from lit_gpt.ops.delta_rule import KEY_DIM_LIMIT, delta_rule
+from lit_gpt.ops.dtypes import upcast
+from lit_gpt.scaling.base import Multipliers
+
+
+@dataclass(frozen=True)
+class Options:
+    """heads: None is 9, or as many more as keep keys within the 256 dimensions of the kernels.
+    expand_k, expand_v: all keys and all values over n; a head has its share, to the nearest multiple of 8.
+    conv: width of the short convolution. negative_eigenvalues: beta in [0, 2] (arXiv:2411.12537).
+    """
+
+    heads: int | None = None
+    expand_k: float = 1.5
+    expand_v: float = 1.5
+    conv: int = 4
+    negative_eigenvalues: bool = False
+
+
+class DeltaNet(nn.Module):
+    """beta = sigmoid(b), with b one projection per head."""
+
+    def __init__(self, config: ModelConfig, layer_index: int):
+        super().__init__()
+        options, n = mixer_options(config, "deltanet", Options), config.n_embd
+        keys, values = options.expand_k * n, options.expand_v * n
+        heads = options.heads or max(9, math.ceil(keys / KEY_DIM_LIMIT))
+        self.sizes = heads, head_dim(keys, heads), head_dim(values, heads)
+        self.top = 2.0 if options.negative_eigenvalues else 1.0
+        self.qkv = QueriesKeysValues(n, *self.sizes, conv=options.conv)
+        self.b = Linear(n, heads)
+        self.norm = RMSNorm(self.sizes[2], config.norm_eps)
+        self.out = Linear(heads * self.sizes[2], n)
+
+    def forward(
+        self, x_BTD: Tensor, context: Context, shared: Lent | None = None, cache: RecurrentCache | None = None
+    ) -> tuple[Tensor, Lent | None]:
+        """See lit_gpt.nn.mixers.Mixer."""
+        q, k, v = self.qkv(x_BTD, context, cache)
+        beta = self.top * torch.sigmoid(upcast(self.b(x_BTD)))
+        o_BTHV, state = delta_rule(q, k, v, beta, normalize=True, **carried(context, cache))
+        advance(cache, state, x_BTD.shape[1])
+        return self.out(self.norm(o_BTHV, x_BTD.dtype).flatten(2)), None
+
+    def flops(self, context_length: int) -> float:
+        """Projections, convolution, and the state's work; see state_flops."""
+        return self.qkv.flops() + self.b.flops() + self.out.flops() + state_flops(*self.sizes, delta=True)
+
+    def new_cache(self, batch: int, max_len: int, device: torch.device, dtype: torch.dtype) -> RecurrentCache:
+        """Of the same size at every length."""
+        return self.qkv.new_cache(batch, device, dtype)
+
+
+def build(config: ModelConfig, layer_index: int, multipliers: Multipliers) -> DeltaNet:
+    """The registry's entry point."""
+    return DeltaNet(config, layer_index)

@@ -1,0 +1,115 @@
+"""Gated DeltaNet (arXiv:2412.06464): the delta rule with a decay per head.
+
+Order: project, short convolution and silu on q, k, v, delta rule on L2-normalised q and k,
+gate, norm over all heads together, project.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.nn.context import Context
+from lit_gpt.nn.linear import Linear, joint
+from lit_gpt.nn.mixers import Lent, MemoryForm, mixer_options
+from lit_gpt.nn.mixers._linear import (
+    QueriesKeysValues,
+    RecurrentCache,
+    advance,
+    carried,
+    decay_from,
+    log_uniform,
+    state_flops,
+    time_step_bias,
+)
+from lit_gpt.nn.norm import RMSNorm
+from lit_gpt.ops.delta_rule import delta_rule
+from lit_gpt.ops.dtypes import upcast
+from lit_gpt.roles import role
+from lit_gpt.scaling.base import Multipliers
+
+RATES = 0.01, 16.0  # exp(A_log) is uniform between them: (0, 16) in the paper's code, but its logarithm stays finite
+
+
+@dataclass(frozen=True)
+class Options:
+    """heads: None is ceil(int(0.75 n) / key_dim), so that a layer has about 6 n^2 weights.
+    key_dim, expand_v: a head's keys and queries, and its values over them. conv: width of the short convolution.
+    negative_eigenvalues: beta in [0, 2] instead of [0, 1] (arXiv:2411.12537).
+    """
+
+    heads: int | None = None
+    key_dim: int = 256
+    expand_v: float = 2.0
+    conv: int = 4
+    negative_eigenvalues: bool = True
+
+
+def sizes(config: ModelConfig) -> tuple[int, int, int]:
+    """Heads, key dimension and value dimension of one head."""
+    options = mixer_options(config, "gdn", Options)
+    heads = options.heads or math.ceil(int(0.75 * config.n_embd) / options.key_dim)
+    return heads, options.key_dim, int(options.expand_v * options.key_dim)
+
+
+class GatedDeltaNet(nn.Module):
+    """beta = 2 sigmoid(b), log decay = -exp(A_log) softplus(a + dt_bias), with b and a one projection per head each."""
+
+    def __init__(self, config: ModelConfig, layer_index: int):
+        super().__init__()
+        options, n = mixer_options(config, "gdn", Options), config.n_embd
+        self.sizes = heads, _, value_dim = sizes(config)
+        self.lends_memory = config.layers[layer_index].memory == "mixer"
+        self.top = 2.0 if options.negative_eigenvalues else 1.0
+        self.qkv = QueriesKeysValues(n, *self.sizes, conv=options.conv)
+        self.a, self.b = Linear(n, heads), Linear(n, heads)
+        self.A_log = role(nn.Parameter(torch.empty(heads)), "vector", log_uniform(*RATES))
+        self.dt_bias = role(nn.Parameter(torch.empty(heads)), "vector", time_step_bias)
+        self.gate = Linear(n, heads * value_dim)
+        self.norm = RMSNorm(heads * value_dim, config.norm_eps)
+        self.out = Linear(heads * value_dim, n)
+
+    def forward(
+        self, x_BTD: Tensor, context: Context, shared: Lent | None = None, cache: RecurrentCache | None = None
+    ) -> tuple[Tensor, Lent | None]:
+        """See lit_gpt.nn.mixers.Mixer. Lends the heads before gate and norm, where its layer lends a memory."""
+        q, k, v = self.qkv(x_BTD, context, cache)
+        a, b = joint(x_BTD, self.a, self.b)
+        o_BTHV, state = delta_rule(
+            q,
+            k,
+            v,
+            self.top * torch.sigmoid(upcast(b)),
+            decay_from(a, self.A_log, self.dt_bias),
+            normalize=True,
+            **carried(context, cache),
+        )
+        advance(cache, state, x_BTD.shape[1])
+        heads = o_BTHV.flatten(2)
+        y = self.norm(upcast(heads) * F.silu(upcast(self.gate(x_BTD))), x_BTD.dtype)
+        return self.out(y), Lent(memory=heads) if self.lends_memory else None
+
+    def flops(self, context_length: int) -> float:
+        """Projections, convolution, and the state's work; see state_flops."""
+        projections = sum(m.flops() for m in (self.a, self.b, self.gate, self.out))
+        return self.qkv.flops() + projections + state_flops(*self.sizes, delta=True)
+
+    def new_cache(self, batch: int, max_len: int, device: torch.device, dtype: torch.dtype) -> RecurrentCache:
+        """Of the same size at every length."""
+        return self.qkv.new_cache(batch, device, dtype)
+
+
+def build(config: ModelConfig, layer_index: int, multipliers: Multipliers) -> GatedDeltaNet:
+    """The registry's entry point."""
+    return GatedDeltaNet(config, layer_index)
+
+
+def memory(config: ModelConfig, layer_index: int) -> MemoryForm:
+    """The heads joined, before gate and norm."""
+    heads, _, value_dim = sizes(config)
+    return MemoryForm(heads * value_dim, normed=True)

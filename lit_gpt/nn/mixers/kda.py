@@ -1,0 +1,100 @@
+"""Kimi Delta Attention (arXiv:2510.26692): the delta rule with a decay per key channel.
+
+Order: project, short convolution and silu on q, k, v, delta rule on L2-normalised q and k,
+norm of each head, gate, project.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.nn.context import Context
+from lit_gpt.nn.linear import Linear, joint
+from lit_gpt.nn.mixers import Lent, mixer_options
+from lit_gpt.nn.mixers._linear import (
+    QueriesKeysValues,
+    RecurrentCache,
+    advance,
+    carried,
+    decay_from,
+    log_uniform,
+    state_flops,
+    time_step_bias,
+)
+from lit_gpt.nn.norm import RMSNorm
+from lit_gpt.ops.delta_rule import delta_rule
+from lit_gpt.ops.dtypes import upcast
+from lit_gpt.roles import role
+from lit_gpt.scaling.base import Multipliers
+
+RATES = 1.0, 16.0  # exp(A_log) is uniform between them
+
+
+@dataclass(frozen=True)
+class Options:
+    """heads: None is n / key_dim to the nearest whole number, at least one.
+    key_dim, expand_v: a head's keys and queries, and its values over them. conv: width of the short convolution.
+    rank: of the projections to the decays and to the output gate; None is the value dimension of a head.
+    negative_eigenvalues: beta in [0, 2] (arXiv:2411.12537).
+    """
+
+    heads: int | None = None
+    key_dim: int = 128
+    expand_v: float = 1.0
+    conv: int = 4
+    rank: int | None = None
+    negative_eigenvalues: bool = False
+
+
+class KimiDeltaAttention(nn.Module):
+    """beta = sigmoid(b); log decay = -exp(A_log) softplus(a + dt_bias), A_log per head and dt_bias per channel."""
+
+    def __init__(self, config: ModelConfig, layer_index: int):
+        super().__init__()
+        options, n = mixer_options(config, "kda", Options), config.n_embd
+        heads = options.heads or max(1, round(n / options.key_dim))
+        self.sizes = heads, options.key_dim, int(options.expand_v * options.key_dim)
+        values, rank = heads * self.sizes[2], options.rank or self.sizes[2]
+        self.top = 2.0 if options.negative_eigenvalues else 1.0
+        self.qkv = QueriesKeysValues(n, *self.sizes, conv=options.conv)
+        self.b = Linear(n, heads)
+        self.a_down, self.a_up = Linear(n, rank), Linear(rank, heads * options.key_dim)
+        self.A_log = role(nn.Parameter(torch.empty(heads)), "vector", log_uniform(*RATES))
+        self.dt_bias = role(nn.Parameter(torch.empty(heads * options.key_dim)), "vector", time_step_bias)
+        self.gate_down, self.gate_up = Linear(n, rank), Linear(rank, values)
+        self.norm = RMSNorm(self.sizes[2], config.norm_eps)
+        self.out = Linear(values, n)
+
+    def forward(
+        self, x_BTD: Tensor, context: Context, shared: Lent | None = None, cache: RecurrentCache | None = None
+    ) -> tuple[Tensor, Lent | None]:
+        """See lit_gpt.nn.mixers.Mixer."""
+        q, k, v = self.qkv(x_BTD, context, cache)
+        b, a, gate = joint(x_BTD, self.b, self.a_down, self.gate_down)
+        heads_of = k.shape[2:]
+        log_decay = decay_from(
+            self.a_up(a).unflatten(-1, heads_of), self.A_log[:, None], self.dt_bias.unflatten(-1, heads_of)
+        )
+        beta = self.top * torch.sigmoid(upcast(b))
+        o_BTHV, state = delta_rule(q, k, v, beta, log_decay, normalize=True, **carried(context, cache))
+        advance(cache, state, x_BTD.shape[1])
+        y = self.norm(o_BTHV, x_BTD.dtype).flatten(2) * torch.sigmoid(self.gate_up(gate))
+        return self.out(y), None
+
+    def flops(self, context_length: int) -> float:
+        """Projections, convolution, and the state's work; see state_flops."""
+        maps = (self.b, self.a_down, self.a_up, self.gate_down, self.gate_up, self.out)
+        return self.qkv.flops() + sum(m.flops() for m in maps) + state_flops(*self.sizes, delta=True)
+
+    def new_cache(self, batch: int, max_len: int, device: torch.device, dtype: torch.dtype) -> RecurrentCache:
+        """Of the same size at every length."""
+        return self.qkv.new_cache(batch, device, dtype)
+
+
+def build(config: ModelConfig, layer_index: int, multipliers: Multipliers) -> KimiDeltaAttention:
+    """The registry's entry point."""
+    return KimiDeltaAttention(config, layer_index)

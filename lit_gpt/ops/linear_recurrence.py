@@ -1,0 +1,222 @@
+"""What linear attention and the delta rules share: one recurrence, its reference, the way to fla's kernels.
+
+    S_t = (I - beta_t k_t k_t^T) diag(exp(g_t)) S_{t-1} + beta_t k_t v_t^T      o_t = scale q_t S_t
+
+with S (K, V). Linear attention is the case without (I - beta k k^T) and with beta = 1.
+
+Shapes: B batch, T tokens, H heads, K key and V value dimension of a head, N chunks of C tokens.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lit_gpt.ops.backends import Backend, choose, missing, optional
+from lit_gpt.ops.dtypes import upcast
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Decay = Literal["none", "constant", "head", "channel"]
+
+CHUNK = 64  # tokens per chunk: the length of the kernels, and of the DeltaNet paper
+CHANNEL_CHUNK = 16  # with a decay per channel every pair of a chunk has K decays, kept in memory
+STEPS = 64  # up to here token by token is the faster kernel, by fla's own layers
+NORM_EPS = 1e-6  # under the root of the L2 norm, as in fla's kernels
+HOPPER = 9  # major compute capability
+WRONG_TRITON = (3, 4, 0), (3, 7, 1)  # from, to before: miscompiles a kernel of fla (its issue 640)
+
+
+class Call(NamedTuple):
+    """The arguments of one call; see lit_gpt.ops.linear_attention and lit_gpt.ops.delta_rule."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    beta: Tensor | None
+    log_decay: Tensor | None
+    scale: float
+    normalize: bool
+    doc_ids: Tensor | None
+    cu_seqlens: Tensor | None
+    state: Tensor | None
+
+
+class Request(NamedTuple):
+    """What a backend is chosen by. gradients: a backward pass will follow."""
+
+    device: str = "cuda"
+    dtype: torch.dtype = torch.bfloat16
+    length: int = 4096
+    key_dim: int = 128
+    value_dim: int = 128
+    decay: Decay = "none"
+    gradients: bool = True
+
+
+def describe(call: Call) -> Request:
+    """The request of one call."""
+    inputs = (call.q, call.k, call.v, call.beta, call.log_decay, call.state)
+    gradients = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+    dims = call.q.shape[-1], call.v.shape[-1]
+    return Request(call.q.device.type, call.q.dtype, call.q.shape[1], *dims, decay_form(call.log_decay), gradients)
+
+
+def _outside_graphs(function: Function) -> Function:
+    """Not compiled: the kernels break the graph anyway, and the reference's loop would be unrolled."""
+    return torch.compiler.disable(function)  # type: ignore[return-value]
+
+
+@_outside_graphs
+def dispatch(operation: str, table: Mapping[str, Backend], call: Call, backend: str) -> tuple[Tensor, Tensor | None]:
+    """Run the row of the table that does the call. Raises UserError as lit_gpt.ops.backends.choose."""
+    return table[choose(operation, table, describe(call), backend)].run(call)
+
+
+def decay_form(log_decay: Tensor | None) -> Decay:
+    """Which of the forms of a decay this is."""
+    forms: dict[int, Decay] = {1: "constant", 3: "head", 4: "channel"}
+    return "none" if log_decay is None else forms[log_decay.ndim]
+
+
+def reference(call: Call) -> tuple[Tensor, Tensor | None]:
+    """Plain torch, chunk by chunk, in at least fp32: exact for every form, and slow.
+
+    Inside a chunk the WY form (arXiv:2406.06484, 2412.06464) turns the delta rule into linear
+    attention to values u, which solve (I + A) u = beta (v - k_decayed S) with A strictly lower
+    triangular. Every exponent is a sum of log decays between two positions, hence never
+    positive; positions of another document are masked.
+    """
+    length = call.q.shape[1]
+    size = min(length, CHANNEL_CHUNK if decay_form(call.log_decay) == "channel" else CHUNK)
+    q, k, v = (_chunks(upcast(x), size) for x in (call.q, call.k, call.v))
+    if call.normalize:
+        q, k = l2_norm(q), l2_norm(k)
+    g = _chunks(_four_dimensional(call.log_decay, call.q), size).cumsum(-2)
+    visible, seen, kept = _masks(call.doc_ids, length, size, q.device)
+    pairs = torch.where(visible[..., None], g[..., :, None, :] - g[..., None, :, :], -torch.inf).exp()
+    from_start = g.exp() * seen[..., None]
+    to_end = (g[..., -1:, :] - g).exp() * kept[..., None]
+    u, w = v, None
+    if call.beta is not None:
+        beta = _chunks(upcast(call.beta)[..., None], size)
+        right = torch.cat([v, k * from_start], dim=-1) * beta
+        solved = torch.linalg.solve_triangular(beta * _products(k, k, pairs), right, upper=False, unitriangular=True)
+        u, w = solved.split([v.shape[-1], k.shape[-1]], dim=-1)
+    o, state = _scan(q * from_start, _products(q, k, pairs), u, w, k * to_end, from_start[..., -1, :], call.state)
+    o = (o * call.scale).permute(0, 2, 3, 1, 4).flatten(1, 2)[:, :length]
+    return o.to(call.v.dtype), None if call.state is None else state
+
+
+def _scan(
+    q: Tensor, attention: Tensor, u: Tensor, w: Tensor | None, k: Tensor, decay: Tensor, state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The state from chunk to chunk: (o (B, H, N, C, V), final state (B, H, K, V))."""
+    state = u.new_zeros(*u.shape[:2], k.shape[-1], u.shape[-1]) if state is None else state.to(u.dtype)
+    outputs = []
+    for n in range(u.shape[2]):
+        values = u[:, :, n] if w is None else u[:, :, n] - w[:, :, n] @ state
+        outputs.append(q[:, :, n] @ state + attention[:, :, n] @ values)
+        state = decay[:, :, n, :, None] * state + k[:, :, n].mT @ values
+    return torch.stack(outputs, dim=2), state
+
+
+def _products(x: Tensor, k: Tensor, pairs: Tensor) -> Tensor:
+    """(..., C, C): the products of x_i and k_j, decayed from j to i."""
+    if pairs.shape[-1] == 1:
+        return (x @ k.mT) * pairs[..., 0]
+    return ((pairs * k[..., None, :, :]) @ x[..., None]).squeeze(-1)
+
+
+def _four_dimensional(log_decay: Tensor | None, q_BTHK: Tensor) -> Tensor:
+    """Any form of decay as (1 or B, T, 1 or H, 1 or K)."""
+    if log_decay is None:
+        return upcast(q_BTHK.new_zeros(1, q_BTHK.shape[1], 1, 1))
+    log_decay = upcast(log_decay)
+    if log_decay.ndim == 1:
+        log_decay = log_decay.expand(1, q_BTHK.shape[1], -1)
+    return log_decay if log_decay.ndim == 4 else log_decay[..., None]
+
+
+def _chunks(x_BTHD: Tensor, size: int) -> Tensor:
+    """(B, H, N, C, D), zeros at the end of the last chunk: they neither write nor decay."""
+    padded = F.pad(x_BTHD, (0, 0, 0, 0, 0, -x_BTHD.shape[1] % size))
+    return padded.unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4)
+
+
+def _masks(doc_ids_BT: Tensor | None, length: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """visible (B, 1, N, C, C): j is at or before i in its document. seen (B, 1, N, C): i goes on with
+    the document before the chunk. kept: i is of the document at the chunk's end.
+    """
+    if doc_ids_BT is None:
+        doc_ids_BT = torch.zeros(1, length, dtype=torch.int32, device=device)
+    places = torch.arange(length + -length % size, device=device).clamp(max=length - 1)
+    ids = doc_ids_BT[:, places].unflatten(1, (-1, size))[:, None]
+    before = torch.cat([ids[:, :, :1, 0], ids[:, :, :-1, -1]], dim=2)
+    visible = (ids[..., :, None] == ids[..., None, :]).tril()
+    return visible, ids == before[..., None], ids == ids[..., -1:]
+
+
+def l2_norm(x: Tensor) -> Tensor:
+    """x / sqrt(sum(x^2) + 1e-6) over the last dimension."""
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + NORM_EPS)
+
+
+def by_document(kernel: Callable[..., Any], call: Call, **tensors: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Run one of fla's kernels on (B, T, ...) tensors; with documents on all of them as one row, as it demands.
+
+    Tensors that are None are not handed on: not every kernel has that argument.
+    """
+    assert (call.doc_ids is None) == (call.cu_seqlens is None), "on CUDA documents come with cu_seqlens"
+    rows, length = call.q.shape[:2]
+    options = {"scale": call.scale, "output_final_state": call.state is not None}
+    given = {name: x for name, x in tensors.items() if x is not None}
+    if call.cu_seqlens is None:
+        o, final = kernel(**given, **options, initial_state=call.state)
+        return o.to(call.v.dtype), final
+    packed = {name: x.flatten(0, 1)[None] for name, x in given.items()}
+    bounds = torch.arange(0, (rows + 1) * length, length, dtype=call.cu_seqlens.dtype, device=call.q.device)
+    firsts = torch.searchsorted(call.cu_seqlens, bounds)  # each row's first document, and one past the last row's
+    state = call.state
+    if state is not None:
+        state = state.new_zeros(len(call.cu_seqlens) - 1, *state.shape[1:]).index_copy(0, firsts[:-1], state)
+    o, final = kernel(**packed, **options, initial_state=state, cu_seqlens=call.cu_seqlens)
+    o = o[0].unflatten(0, (rows, length)).to(call.v.dtype)
+    return o, None if state is None else final[firsts[1:] - 1]
+
+
+def library_refuses(request: Request) -> str:
+    """Why none of fla's kernels does a request, or ""."""
+    if request.device != "cuda":
+        return "its kernels run on CUDA devices"
+    if request.dtype not in (torch.bfloat16, torch.float16):
+        return f"its kernels multiply in half precision, and the inputs are {request.dtype}"
+    return missing("fla.ops")
+
+
+def steps_refuse(request: Request) -> str:
+    """Why a kernel that goes token by token does not do a request, or ""."""
+    if request.gradients or request.length > STEPS:
+        return f"it goes token by token: for decoding, at most {STEPS} tokens and no gradients"
+    return library_refuses(request)
+
+
+@functools.cache
+def wrong_gradients(tilelang_helps: bool) -> str:
+    """Why the gradients of decays per head cannot be computed here, or "".
+
+    fla has a TileLang kernel in place of the miscompiled one for some operations.
+    """
+    triton = optional("triton").__version__
+    version = tuple(int(part) for part in re.findall(r"\d+", triton)[:3])
+    if torch.cuda.get_device_capability()[0] != HOPPER or not WRONG_TRITON[0] <= version < WRONG_TRITON[1]:
+        return ""
+    if tilelang_helps and not missing("tilelang"):
+        return ""
+    cure = "pip install 'triton>=3.7.1'" + (", or pip install tilelang" if tilelang_helps else "")
+    return f"Triton {triton} gives its backward pass wrong gradients on Hopper GPUs ({cure})"
