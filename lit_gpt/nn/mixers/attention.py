@@ -1,6 +1,7 @@
 """Softmax attention: grouped queries, RoPE, and the options of ModelConfig.
 
-Order: project, QK-norm, RoPE, attend, gate, norm, project.
+Order: project, short convolution, QK-norm, RoPE, attend, gate, (memory,) norm, project.
+Other kinds of attention replace a part of it; see the files beside this one.
 """
 
 from __future__ import annotations
@@ -16,57 +17,118 @@ from lit_gpt.nn.mixers import Lent, MemoryForm
 from lit_gpt.nn.norm import RMSNorm, build_norm
 from lit_gpt.nn.rotary import rotate
 from lit_gpt.ops.attention import attention
+from lit_gpt.ops.conv import causal_conv
 from lit_gpt.roles import role
 from lit_gpt.scaling.base import Multipliers
 
+CONV_WIDTH = 4  # taps of the short convolution, as in linear attention (arXiv:2312.06635)
+
+
+class AttentionCache:
+    """What one layer remembers: kv, None where another layer's are read; the short convolution's last inputs."""
+
+    def __init__(self, kv: KVCache | None):
+        self.kv = kv
+        self.conv: Tensor | None = None
+
 
 class Attention(nn.Module):
-    """Multi-head attention with n_head query heads and n_kv_head key-value heads."""
+    """Multi-head attention with n_head query heads and n_kv_head key-value heads.
+
+    cross: keys and values are those that another layer lends, so there are no maps for them.
+    value_heads: how many heads of values each map of weights is applied to.
+    """
+
+    cross = False
+    value_heads = 1
 
     def __init__(self, config: ModelConfig, layer_index: int, multipliers: Multipliers):
         super().__init__()
-        n, bias, inner = config.n_embd, config.attn_bias, config.n_head * config.head_dim
+        n, bias, spec = config.n_embd, config.attn_bias, config.layers[layer_index]
+        inner, inner_kv = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
         self.head_dim, self.n_head, self.n_kv_head = config.head_dim, config.n_head, config.n_kv_head
-        self.window = config.layers[layer_index].window
-        readers = [spec for spec in config.layers if spec.shares == layer_index]
-        self.lends = any(spec.mixer.endswith("cross_attention") for spec in readers)
-        self.lends_memory = config.layers[layer_index].memory == "mixer"
+        self.window = spec.window
+        readers = [reader for reader in config.layers if reader.shares == layer_index]
+        self.lends = any(reader.mixer.endswith("cross_attention") for reader in readers)
+        self.lends_memory = spec.memory == "mixer"
         self.scale = multipliers.attention
         self.q = Linear(n, inner, bias=bias)
-        self.k = Linear(n, config.n_kv_head * config.head_dim)
-        self.v = Linear(n, config.n_kv_head * config.head_dim, bias=bias)
+        self.k = None if self.cross else Linear(n, inner_kv)
+        self.v = None if self.cross else Linear(n, inner_kv, bias=bias)
         self.out = Linear(inner, n, bias=bias)
         self.gate = Linear(n, config.n_head, bias=bias) if config.attn_gate else None
+        channels = inner if self.cross else inner + 2 * inner_kv
+        self.conv = role(nn.Parameter(torch.empty(channels, 1, CONV_WIDTH)), "conv") if config.attn_conv else None
         self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
-        self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm and not self.cross else None
         self.norm = build_norm(config, inner) if config.attn_norm else None
         self.sink = role(nn.Parameter(torch.empty(config.n_head)), "vector", 0.0) if config.attn_sink else None
+        self.stateless = self.cross and self.conv is None
 
     def forward(
-        self, x_BTD: Tensor, context: Context, shared: Lent | None = None, cache: KVCache | None = None
+        self, x_BTD: Tensor, context: Context, shared: Lent | None = None, cache: AttentionCache | None = None
     ) -> tuple[Tensor, Lent | None]:
-        """See lit_gpt.nn.mixers.Mixer. Lends its keys and values if a later layer shares them."""
-        q, k, v = (y.unflatten(-1, (-1, self.head_dim)) for y in joint(x_BTD, self.q, self.k, self.v))
-        q, k = self._place(q, self.q_norm, context), self._place(k, self.k_norm, context)
-        if cache is not None:
-            k, v = cache.append(k, v)
-        y_BTHD = attention(
+        """See lit_gpt.nn.mixers.Mixer. Lends its keys and values, or its heads, where later layers read them."""
+        q, k, v = self._heads(x_BTD, context, shared, cache)
+        y_BTHD = self.attend(q, k, v, context)
+        if self.gate is not None:
+            y_BTHD = y_BTHD * torch.sigmoid(self.gate(x_BTD))[..., None]
+        heads = y_BTHD.flatten(2)
+        y = heads if self.norm is None else self.norm(heads, heads.dtype)
+        lent = Lent((k, v) if self.lends else None, heads if self.lends_memory else None)
+        return self.out(y), lent if self.lends or self.lends_memory else None
+
+    def attend(self, q_BTHD: Tensor, k_BKGD: Tensor, v_BKGD: Tensor, context: Context) -> Tensor:
+        """What each head gathers from the values, (B, T, H, D)."""
+        return self.softmax(q_BTHD, k_BKGD, v_BKGD, context, self.sink)
+
+    def softmax(self, q: Tensor, k: Tensor, v: Tensor, context: Context, sink: Tensor | None) -> Tensor:
+        """Softmax attention under the layer's scale and mask."""
+        return attention(
             q,
             k,
             v,
             scale=self.scale,
             window=self.window,
             doc_ids=context.doc_ids,
-            sink=self.sink,
+            cu_seqlens=context.cu_seqlens,
+            sink=sink,
             mask=context.mask,
             backend=context.backend,
         )
-        if self.gate is not None:
-            y_BTHD = y_BTHD * torch.sigmoid(self.gate(x_BTD))[..., None]
-        heads = y_BTHD.flatten(2)
-        y = heads if self.norm is None else self.norm(heads, heads.dtype)
-        lent = Lent((k, v) if self.lends else None, heads if self.lends_memory else None)
-        return self.out(y), lent
+
+    def _heads(
+        self, x_BTD: Tensor, context: Context, shared: Lent | None, cache: AttentionCache | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of this call, keys and values of all positions so far."""
+        projected = joint(x_BTD, *(m for m in (self.q, self.k, self.v) if m is not None))
+        if self.conv is not None:
+            projected = self._convolve(projected, context, cache)
+        q, *own = (y.unflatten(-1, (-1, self.head_dim)) for y in projected)
+        q = self._place(q, self.q_norm, context)
+        if self.cross:
+            assert shared is not None and shared.kv is not None, "the layer that cross-attention reads lends nothing"
+            return q, *shared.kv
+        k, v = self._place(own[0], self.k_norm, context), own[1]
+        if cache is not None:
+            assert cache.kv is not None
+            k, v = cache.kv.append(k, v)
+        return q, k, v
+
+    def _convolve(self, parts: list[Tensor], context: Context, cache: AttentionCache | None) -> list[Tensor]:
+        """Queries, keys and values through one depthwise convolution and silu."""
+        assert self.conv is not None
+        y, state = causal_conv(
+            torch.cat(parts, dim=-1),
+            self.conv,
+            activation="silu",
+            doc_ids=context.doc_ids,
+            state_BCK=None if cache is None else cache.conv,
+            backend=context.kernels,
+        )
+        if cache is not None:
+            cache.conv = state.clone()  # a view of all inputs otherwise
+        return list(y.split([p.shape[-1] for p in parts], dim=-1))
 
     def _place(self, x_BTHD: Tensor, norm: RMSNorm | None, context: Context) -> Tensor:
         """Queries or keys, normalised and rotated."""
@@ -75,14 +137,18 @@ class Attention(nn.Module):
         return x_BTHD if context.rope is None else rotate(x_BTHD, *context.rope)
 
     def flops(self, context_length: int) -> float:
-        """Projections, and q k^T and the weighted sum over the keys a query sees on average."""
+        """Projections, convolution, and q k^T and the weighted sums over the keys a query sees on average."""
         projections = [m for m in (self.q, self.k, self.v, self.out, self.gate) if m is not None]
-        keys = visible_keys(context_length, self.window)
-        return sum(m.flops() for m in projections) + 4 * self.n_head * self.head_dim * keys
+        conv = 0 if self.conv is None else 2 * self.conv.numel()
+        per_key = 2 * (1 + self.value_heads) * self.n_head * self.head_dim
+        return sum(m.flops() for m in projections) + conv + per_key * visible_keys(context_length, self.window)
 
-    def new_cache(self, batch: int, max_len: int, device: torch.device, dtype: torch.dtype) -> KVCache:
-        """An empty key-value cache for this layer."""
-        return KVCache(batch, max_len, self.n_kv_head, self.head_dim, device, dtype)
+    def new_cache(self, batch: int, max_len: int, device: torch.device, dtype: torch.dtype) -> AttentionCache | None:
+        """An empty cache for this layer; None where it has nothing to remember."""
+        if self.stateless:
+            return None
+        kv = None if self.cross else KVCache(batch, max_len, self.n_kv_head, self.head_dim, device, dtype)
+        return AttentionCache(kv)
 
 
 def visible_keys(length: int, window: int | None) -> float:

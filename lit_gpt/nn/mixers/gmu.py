@@ -1,0 +1,66 @@
+"""Gated Memory Unit (arXiv:2507.06607): gates what an earlier layer computed, token by token.
+
+    y = out(memory * silu(in(x)))             memories of attention, Mamba, feed-forward networks
+    y = out(RMSNorm(memory * silu(in(x))))    memories that their own layer normalises after its gate
+
+LayerSpec.shares names the lending layer; it decides width and form.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.nn.context import Context
+from lit_gpt.nn.linear import Linear
+from lit_gpt.nn.mixers import MIXERS, Lent, MemoryForm
+from lit_gpt.nn.norm import RMSNorm
+from lit_gpt.scaling.base import Multipliers
+
+
+class GatedMemoryUnit(nn.Module):
+    """No mixing of positions: nothing to cache, and any position can be had alone."""
+
+    stateless = True
+
+    def __init__(self, config: ModelConfig, layer_index: int):
+        super().__init__()
+        n, (width, normed) = config.n_embd, memory_form(config, layer_index)
+        self.gate = Linear(n, width, bias=config.attn_bias)
+        self.norm = RMSNorm(width, config.norm_eps) if normed else None
+        self.out = Linear(width, n, bias=config.attn_bias)
+
+    def forward(
+        self, x_BTD: Tensor, context: Context, shared: Lent | None, cache: None = None
+    ) -> tuple[Tensor, Lent | None]:
+        """See lit_gpt.nn.mixers.Mixer. Lends nothing."""
+        assert shared is not None and shared.memory is not None, "the layer that a memory unit reads lends nothing"
+        gated_BTM = shared.memory * F.silu(self.gate(x_BTD))
+        if self.norm is not None:
+            gated_BTM = self.norm(gated_BTM, gated_BTM.dtype)
+        return self.out(gated_BTM), None
+
+    def flops(self, context_length: int) -> float:
+        """Two projections; independent of the context."""
+        return self.gate.flops() + self.out.flops()
+
+    def new_cache(self, batch: int, max_len: int, device: torch.device, dtype: torch.dtype) -> None:
+        """A memory unit remembers nothing."""
+
+
+def memory_form(config: ModelConfig, layer_index: int) -> MemoryForm:
+    """Width and form of the memory that a layer reads."""
+    lender = config.layers[layer_index].shares
+    assert lender is not None, f"layer {layer_index} is a memory unit and shares with no layer"
+    spec = config.layers[lender]
+    if spec.memory == "ffn":
+        return MemoryForm(config.intermediate_size, normed=False)
+    assert spec.memory == "mixer", f"layer {lender} lends no memory"
+    return MIXERS.load(spec.mixer).memory(config, lender)
+
+
+def build(config: ModelConfig, layer_index: int, multipliers: Multipliers) -> GatedMemoryUnit:
+    """The registry's entry point."""
+    return GatedMemoryUnit(config, layer_index)
