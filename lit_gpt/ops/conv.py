@@ -50,7 +50,7 @@ def causal_conv(
     K >= 2. Weights and sums are in at least fp32. doc_ids: (B, T) integers >= 0, equal within
     a document. state_BCK: what an earlier call returned, None for zeros: the last K-1 inputs
     (B, C, K-1), which belong to the document of each row's first token. The new state has
-    zeros where an input is not of the row's last document; it may be a view of x.
+    zeros where an input is not of the row's last document.
     Raises UserError for a backend that is unknown or does not do this.
     """
     weight_CK = upcast(weight_C1K.squeeze(1))
@@ -82,7 +82,7 @@ def _last_inputs(x_BTC: Tensor, width: int, doc_ids: Tensor | None, state: Tenso
         tail_BKC, ids = tail_BKC[:, -count:], None if ids is None else ids[:, -count:]
     if ids is not None:
         tail_BKC = tail_BKC * (ids == ids[:, -1:])[..., None]
-    return tail_BKC.transpose(1, 2)
+    return tail_BKC.transpose(1, 2).contiguous()  # a view would keep all of x alive in a cache
 
 
 def _reference(

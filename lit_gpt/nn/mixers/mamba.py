@@ -1,0 +1,128 @@
+"""Mamba (arXiv:2312.00752): a state-space model whose step, input and output maps depend on the token.
+
+Order: project, short convolution and silu, selective scan, gate, project.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.errors import UserError
+from lit_gpt.nn.context import Context
+from lit_gpt.nn.linear import Linear, joint
+from lit_gpt.nn.mixers import Lent, MemoryForm, mixer_options
+from lit_gpt.nn.mixers._linear import RecurrentCache, advance, state_flops, time_step_bias
+from lit_gpt.ops.conv import causal_conv
+from lit_gpt.ops.dtypes import upcast
+from lit_gpt.ops.selective_scan import selective_scan
+from lit_gpt.roles import role
+from lit_gpt.scaling.base import Multipliers
+
+
+@dataclass(frozen=True)
+class Options:
+    """d_state: states per channel. d_conv: width of the short convolution. expand: channels over n.
+    dt_rank: width of the low-rank map to the time steps, None for ceil(n / 16).
+    """
+
+    d_state: int = 16
+    d_conv: int = 4
+    expand: int = 2
+    dt_rank: int | None = None
+
+    def __post_init__(self) -> None:
+        require("mamba", self, d_state=1, d_conv=2, expand=1, dt_rank=1)
+
+
+class Mamba(nn.Module):
+    """expand * n channels; time steps, B and C are projections of the convolved channels."""
+
+    def __init__(self, config: ModelConfig, layer_index: int):
+        super().__init__()
+        options, n = mixer_options(config, "mamba", Options), config.n_embd
+        inner, states = options.expand * n, options.d_state
+        rank = options.dt_rank or math.ceil(n / 16)
+        self.lends_memory = config.layers[layer_index].memory == "mixer"
+        self.x, self.z = Linear(n, inner), Linear(n, inner)
+        self.conv = role(nn.Parameter(torch.empty(inner, 1, options.d_conv)), "conv")
+        self.conv_bias = role(nn.Parameter(torch.empty(inner)), "vector", 0.0)
+        self.dt_low, self.B, self.C = Linear(inner, rank), Linear(inner, states), Linear(inner, states)
+        self.dt = Linear(rank, inner)
+        self.dt_bias = role(nn.Parameter(torch.empty(inner)), "vector", time_step_bias)
+        self.A_log = role(nn.Parameter(torch.empty(inner, states)), "vector", _log_count)
+        self.D = role(nn.Parameter(torch.empty(inner)), "vector", 1.0)
+        self.out = Linear(inner, n)
+
+    def forward(
+        self, x_BTD: Tensor, context: Context, shared: Lent | None = None, cache: RecurrentCache | None = None
+    ) -> tuple[Tensor, Lent | None]:
+        """See lit_gpt.nn.mixers.Mixer. Lends the scan's output before the gate, where its layer lends a memory."""
+        x_BTC, inputs = causal_conv(
+            self.x(x_BTD),
+            self.conv,
+            self.conv_bias,
+            activation="silu",
+            doc_ids=context.doc_ids,
+            state_BCK=None if cache is None else cache.conv,
+            backend=context.kernels,
+        )
+        dt_low, B, C = joint(x_BTC, self.dt_low, self.B, self.C)
+        y_BTC, state = selective_scan(
+            x_BTC,
+            self.dt(dt_low),
+            -upcast(self.A_log).exp(),
+            B,
+            C,
+            self.D,
+            self.dt_bias,
+            doc_ids=context.doc_ids,
+            state=None if cache is None or cache.length == 0 else cache.state,
+            backend=context.kernels,
+        )
+        if cache is not None:
+            cache.conv = inputs
+        advance(cache, state, x_BTD.shape[1])
+        return self.out(y_BTC * F.silu(self.z(x_BTD))), Lent(memory=y_BTC) if self.lends_memory else None
+
+    def flops(self, context_length: int) -> float:
+        """Projections, convolution, and the state's work; see state_flops."""
+        projections = sum(m.flops() for m in (self.x, self.z, self.dt_low, self.B, self.C, self.dt, self.out))
+        channels, states = self.A_log.shape
+        return projections + 2 * self.conv.numel() + state_flops(channels, states, 1, delta=False)
+
+    def new_cache(self, batch: int, max_len: int, device: torch.device, dtype: torch.dtype) -> RecurrentCache:
+        """Of the same size at every length. The state is (batch, C, N)."""
+        channels, _, width = self.conv.shape
+        state = torch.zeros(batch, *self.A_log.shape, dtype=torch.float32, device=device)
+        return RecurrentCache(state, torch.zeros(batch, channels, width - 1, dtype=dtype, device=device))
+
+
+def _log_count(full: Tensor, generator: torch.Generator) -> None:
+    """log(1..N) in every channel (S4D-real, arXiv:2206.11893)."""
+    full.copy_(torch.arange(1, full.shape[1] + 1, device=full.device).log().expand_as(full))
+
+
+def require(mixer: str, options: object, **least: int) -> None:
+    """Raises UserError for an option below the least value it may have."""
+    for name, minimum in least.items():
+        given = getattr(options, name)
+        if given is not None and given < minimum:
+            raise UserError(
+                f"The option {name} of the mixer {mixer} is {given}; it must be at least {minimum} (--mixer_options)."
+            )
+
+
+def build(config: ModelConfig, layer_index: int, multipliers: Multipliers) -> Mamba:
+    """The registry's entry point."""
+    return Mamba(config, layer_index)
+
+
+def memory(config: ModelConfig, layer_index: int) -> MemoryForm:
+    """The scan's output with its D x, before the gate."""
+    return MemoryForm(mixer_options(config, "mamba", Options).expand * config.n_embd, normed=False)

@@ -1,0 +1,133 @@
+"""Mamba-2 (arXiv:2405.21060): one decay per head, so that the scan is made of matrix products.
+
+Order: project, short convolution and silu on x, B and C, scan, gate, norm, project.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.nn.context import Context
+from lit_gpt.nn.linear import Linear
+from lit_gpt.nn.mixers import Lent, MemoryForm, mixer_options
+from lit_gpt.nn.mixers._linear import RecurrentCache, advance, log_uniform, state_flops, time_step_bias
+from lit_gpt.nn.mixers.mamba import require
+from lit_gpt.nn.norm import RMSNorm
+from lit_gpt.ops.conv import causal_conv
+from lit_gpt.ops.dtypes import upcast
+from lit_gpt.ops.ssd import ssd
+from lit_gpt.roles import role
+from lit_gpt.scaling.base import Multipliers
+
+
+@dataclass(frozen=True)
+class Options:
+    """d_state: states per channel. d_conv: width of the short convolution. expand: channels over n,
+    rounded up to whole heads of head_dim channels, of which there are a multiple of head_multiple
+    (512 channels with the defaults).
+    """
+
+    d_state: int = 128
+    d_conv: int = 4
+    expand: int = 2
+    head_dim: int = 64
+    head_multiple: int = 8
+
+    def __post_init__(self) -> None:
+        require("mamba2", self, d_state=1, d_conv=2, expand=1, head_dim=1, head_multiple=1)
+
+
+class Mamba2(nn.Module):
+    """H heads of P channels with N states each; all read the same B and C, projections of the input."""
+
+    def __init__(self, config: ModelConfig, layer_index: int):
+        super().__init__()
+        options, n = mixer_options(config, "mamba2", Options), config.n_embd
+        self.heads, inner = heads_of(config), memory(config, layer_index).width
+        self.widths = inner, options.d_state, options.d_state
+        self.lends_memory = config.layers[layer_index].memory == "mixer"
+        self.x, self.B, self.C = (Linear(n, width) for width in self.widths)
+        self.z, self.dt = Linear(n, inner), Linear(n, self.heads)
+        self.conv = role(nn.Parameter(torch.empty(sum(self.widths), 1, options.d_conv)), "conv")
+        self.conv_bias = role(nn.Parameter(torch.empty(sum(self.widths))), "vector", 0.0)
+        self.dt_bias = role(nn.Parameter(torch.empty(self.heads)), "vector", time_step_bias)
+        self.A_log = role(nn.Parameter(torch.empty(self.heads)), "vector", log_uniform(1.0, 16.0))
+        self.D = role(nn.Parameter(torch.empty(self.heads)), "vector", 1.0)
+        self.norm = RMSNorm(inner, config.norm_eps)
+        self.out = Linear(inner, n)
+
+    def forward(
+        self, x_BTD: Tensor, context: Context, shared: Lent | None = None, cache: RecurrentCache | None = None
+    ) -> tuple[Tensor, Lent | None]:
+        """See lit_gpt.nn.mixers.Mixer. Lends the heads before gate and norm, where its layer lends a memory."""
+        x, B, C = self._convolved(x_BTD, context, cache).split(self.widths, dim=-1)
+        y_BTHP, state = ssd(
+            x.unflatten(-1, (self.heads, -1)),
+            self.dt(x_BTD),
+            -upcast(self.A_log).exp(),
+            B[:, :, None],
+            C[:, :, None],
+            self.D,
+            self.dt_bias,
+            doc_ids=context.doc_ids,
+            state=None if cache is None or cache.length == 0 else cache.state,
+            backend=context.kernels,
+        )
+        advance(cache, state, x_BTD.shape[1])
+        heads = y_BTHP.flatten(2)
+        y = self.norm(upcast(heads) * F.silu(upcast(self.z(x_BTD))), x_BTD.dtype)
+        return self.out(y), Lent(memory=heads) if self.lends_memory else None
+
+    def _convolved(self, x_BTD: Tensor, context: Context, cache: RecurrentCache | None) -> Tensor:
+        """x, B and C side by side; the cache's convolution moves on."""
+        # One product that is not split first: the convolution reads it whole.
+        weight = torch.cat([m.weight.to(x_BTD.dtype) for m in (self.x, self.B, self.C)])
+        y_BTC, inputs = causal_conv(
+            F.linear(x_BTD, weight),
+            self.conv,
+            self.conv_bias,
+            activation="silu",
+            doc_ids=context.doc_ids,
+            state_BCK=None if cache is None else cache.conv,
+            backend=context.kernels,
+        )
+        if cache is not None:
+            cache.conv = inputs
+        return y_BTC
+
+    def flops(self, context_length: int) -> float:
+        """Projections, convolution, and the state's work; see state_flops."""
+        inner, states, _ = self.widths
+        projections = sum(m.flops() for m in (self.x, self.B, self.C, self.z, self.dt, self.out))
+        return projections + 2 * self.conv.numel() + state_flops(self.heads, states, inner // self.heads, delta=False)
+
+    def new_cache(self, batch: int, max_len: int, device: torch.device, dtype: torch.dtype) -> RecurrentCache:
+        """Of the same size at every length. The state is (batch, H, P, N)."""
+        inner, states, _ = self.widths
+        shape = (batch, self.heads, inner // self.heads, states)
+        channels, _, width = self.conv.shape
+        conv = torch.zeros(batch, channels, width - 1, dtype=dtype, device=device)
+        return RecurrentCache(torch.zeros(shape, dtype=torch.float32, device=device), conv)
+
+
+def heads_of(config: ModelConfig) -> int:
+    """expand * n / head_dim, rounded up to a multiple of head_multiple."""
+    options = mixer_options(config, "mamba2", Options)
+    unit = options.head_multiple * options.head_dim
+    return options.head_multiple * math.ceil(options.expand * config.n_embd / unit)
+
+
+def build(config: ModelConfig, layer_index: int, multipliers: Multipliers) -> Mamba2:
+    """The registry's entry point."""
+    return Mamba2(config, layer_index)
+
+
+def memory(config: ModelConfig, layer_index: int) -> MemoryForm:
+    """The scan's output with its D x, heads joined, before gate and norm."""
+    return MemoryForm(heads_of(config) * mixer_options(config, "mamba2", Options).head_dim, normed=True)
