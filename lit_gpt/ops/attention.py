@@ -67,6 +67,11 @@ class Mask(NamedTuple):
     backend: str
     value: Tensor | BlockMask | flash.Visible | None
 
+    @property
+    def dense(self) -> Tensor | None:
+        """The mask as booleans (B or 1, 1, Q, K), where that is its form."""
+        return self.value if isinstance(self.value, Tensor) else None
+
 
 def attention(
     q_BQHD: Tensor,
