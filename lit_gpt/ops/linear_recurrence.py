@@ -97,14 +97,14 @@ def reference(call: Call) -> tuple[Tensor, Tensor | None]:
     q, k, v = (_chunks(upcast(x), size) for x in (call.q, call.k, call.v))
     if call.normalize:
         q, k = l2_norm(q), l2_norm(k)
-    g = _chunks(_four_dimensional(call.log_decay, call.q), size).cumsum(-2)
+    g = _chunks(_four_dimensional(call.log_decay, call.q), size).to(q.dtype).cumsum(-2)
     visible, seen, kept = _masks(call.doc_ids, length, size, q.device)
     pairs = torch.where(visible[..., None], g[..., :, None, :] - g[..., None, :, :], -torch.inf).exp()
     from_start = g.exp() * seen[..., None]
     to_end = (g[..., -1:, :] - g).exp() * kept[..., None]
     u, w = v, None
     if call.beta is not None:
-        beta = _chunks(upcast(call.beta)[..., None], size)
+        beta = _chunks(call.beta[..., None], size).to(q.dtype)
         right = torch.cat([v, k * from_start], dim=-1) * beta
         solved = torch.linalg.solve_triangular(beta * _products(k, k, pairs), right, upper=False, unitriangular=True)
         u, w = solved.split([v.shape[-1], k.shape[-1]], dim=-1)
@@ -136,8 +136,7 @@ def _products(x: Tensor, k: Tensor, pairs: Tensor) -> Tensor:
 def _four_dimensional(log_decay: Tensor | None, q_BTHK: Tensor) -> Tensor:
     """Any form of decay as (1 or B, T, 1 or H, 1 or K)."""
     if log_decay is None:
-        return upcast(q_BTHK.new_zeros(1, q_BTHK.shape[1], 1, 1))
-    log_decay = upcast(log_decay)
+        return q_BTHK.new_zeros(1, q_BTHK.shape[1], 1, 1)
     if log_decay.ndim == 1:
         log_decay = log_decay.expand(1, q_BTHK.shape[1], -1)
     return log_decay if log_decay.ndim == 4 else log_decay[..., None]
