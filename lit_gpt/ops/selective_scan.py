@@ -12,6 +12,7 @@ Shapes: B batch, T tokens, C channels, N states per channel; L tokens of a chunk
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -92,60 +93,74 @@ def document_starts(doc_ids: Tensor) -> Tensor:
     return F.pad(doc_ids[:, 1:] != doc_ids[:, :-1], (1, 0))
 
 
-def _terms(inputs: Inputs) -> tuple[Tensor, Tensor]:
-    """log of the decay, -inf where a document starts, and what is added to the state; (B, T, C, N) each."""
+def _terms(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The step d (RESET where a document starts), d x, B and C, in at least fp32."""
     dt_BTC = F.softplus(upcast(inputs.dt_BTC) + inputs.dt_bias_C)
-    log_decay_BTCN = dt_BTC[..., None] * inputs.A_CN
+    added_BTC, forget_BTC = dt_BTC * upcast(inputs.x_BTC), dt_BTC
     if inputs.doc_ids is not None:
-        log_decay_BTCN = log_decay_BTCN.masked_fill(document_starts(inputs.doc_ids)[..., None, None], -torch.inf)
-    added_BTCN = (dt_BTC * upcast(inputs.x_BTC))[..., None] * upcast(inputs.B_BTN)[:, :, None]
-    return log_decay_BTCN, added_BTCN
+        forget_BTC = forget_BTC.masked_fill(document_starts(inputs.doc_ids)[..., None], RESET)
+    return forget_BTC, added_BTC, upcast(inputs.B_BTN), upcast(inputs.C_BTN)
 
 
-def _read(inputs: Inputs, h_BTCN: Tensor) -> Tensor:
-    y_BTC = torch.einsum("btcn,btn->btc", h_BTCN, upcast(inputs.C_BTN)) + inputs.D_C * upcast(inputs.x_BTC)
-    return y_BTC.to(inputs.x_BTC.dtype)
+def _start(inputs: Inputs, added_BTC: Tensor) -> Tensor:
+    """The first state, (B, N, C): products along C, which is long, are fast."""
+    if inputs.state_BCN is not None:
+        return inputs.state_BCN.transpose(1, 2)
+    return added_BTC.new_zeros(added_BTC.shape[0], *inputs.A_CN.T.shape)
 
 
-def _recur(decay_T: Tensor, added_T: Tensor, state: Tensor) -> Tensor:
-    """Every state of h = decay h + added, along dimension 0."""
+def _recurrence(forget_TXC: Tensor, added_TXC: Tensor, B_TXN: Tensor, A_CN: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Of each token, the decay and what is added to the state, (X, N, C) each; X any dimensions."""
+    terms, A_NC = zip(forget_TXC, added_TXC, B_TXN), A_CN.T.contiguous()
+    return [((f[..., None, :] * A_NC).exp(), a[..., None, :] * b[..., None]) for f, a, b in terms]
+
+
+def _states(recurrence: Iterable[tuple[Tensor, Tensor]], state: Tensor) -> list[Tensor]:
+    """The state after each token."""
     states = []
-    for decay, added in zip(decay_T, added_T):
+    for decay, added in recurrence:
         state = torch.addcmul(added, decay, state)
         states.append(state)
-    return torch.stack(states)
+    return states
+
+
+def _read(states: list[Tensor], C_TXN: Tensor) -> Tensor:
+    return torch.stack([(c[..., None, :] @ h)[..., 0, :] for h, c in zip(states, C_TXN)])
+
+
+def _with_skip(inputs: Inputs, y_BTC: Tensor) -> Tensor:
+    return (y_BTC + inputs.D_C * upcast(inputs.x_BTC)).to(inputs.x_BTC.dtype)
 
 
 def _steps(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """One token after the other, for cached decoding."""
-    log_decay_BTCN, added_BTCN = _terms(inputs)
-    start = torch.zeros_like(added_BTCN[:, 0]) if inputs.state_BCN is None else inputs.state_BCN
-    h_TBCN = _recur(log_decay_BTCN.exp().transpose(0, 1), added_BTCN.transpose(0, 1), start)
-    return _read(inputs, h_TBCN.transpose(0, 1)), h_TBCN[-1]
+    terms = _terms(inputs)
+    forget, added, B, C = (t.transpose(0, 1) for t in terms)
+    states = _states(_recurrence(forget, added, B, inputs.A_CN), _start(inputs, terms[1]))
+    return _with_skip(inputs, _read(states, C).transpose(0, 1)), states[-1].transpose(1, 2)
 
 
 def _reference(inputs: Inputs) -> tuple[Tensor, Tensor]:
-    """sqrt(T) chunks of sqrt(T) tokens: all chunks at once, then from chunk to chunk; does everything.
+    """sqrt(T) chunks of sqrt(T) tokens, all chunks at once; does everything.
 
-    No decay is ever divided by, so nothing overflows.
+    First each chunk's last state from a zero one, then from chunk to chunk, then every state.
+    Nothing is divided by a decay, so nothing overflows.
     """
-    length = inputs.x_BTC.shape[1]
-    chunk = math.isqrt(length - 1) + 1
-    log_decay, added = (_chunks(x, chunk) for x in _terms(inputs))
-    start = torch.zeros_like(added[0, 0]) if inputs.state_BCN is None else inputs.state_BCN
-    since_LMBCN = log_decay.cumsum(0).exp()
-    h_LMBCN = _recur(log_decay.exp(), added, torch.zeros_like(added[0]))
-    ends_MBCN = _recur(since_LMBCN[-1], h_LMBCN[-1], start)
-    before_MBCN = torch.cat([start[None], ends_MBCN[:-1]])
-    h_LMBCN = torch.addcmul(h_LMBCN, since_LMBCN, before_MBCN)
-    h_BTCN = h_LMBCN.permute(2, 1, 0, 3, 4).flatten(1, 2)[:, :length]
-    return _read(inputs, h_BTCN), ends_MBCN[-1]
+    terms, length = _terms(inputs), inputs.x_BTC.shape[1]
+    forget, added, B, C = (_chunks(t, math.isqrt(length - 1) + 1) for t in terms)
+    start_BNC = _start(inputs, terms[1])
+    recurrence = _recurrence(forget, added, B, inputs.A_CN)
+    ends_MBNC = _states(recurrence, torch.zeros_like(recurrence[0][1]))[-1]
+    through_MBNC = (forget.sum(0)[..., None, :] * inputs.A_CN.T).exp()
+    carried = [start_BNC, *_states(zip(through_MBNC, ends_MBNC), start_BNC)]
+    y_LMBC = _read(_states(recurrence, torch.stack(carried[:-1])), C)
+    return _with_skip(inputs, y_LMBC.permute(2, 1, 0, 3).flatten(1, 2)[:, :length]), carried[-1].transpose(1, 2)
 
 
-def _chunks(x_BTCN: Tensor, chunk: int) -> Tensor:
-    """(L, M, B, C, N). Zeros at the end neither decay the state nor add to it."""
-    padded = F.pad(x_BTCN, (0, 0, 0, 0, 0, -x_BTCN.shape[1] % chunk))
-    return padded.unflatten(1, (-1, chunk)).permute(2, 1, 0, 3, 4)
+def _chunks(x_BTX: Tensor, chunk: int) -> Tensor:
+    """(L, M, B, X). Zeros at the end neither decay the state nor add to it."""
+    padded = F.pad(x_BTX, (0, 0, 0, -x_BTX.shape[1] % chunk))
+    return padded.unflatten(1, (-1, chunk)).permute(2, 1, 0, 3)
 
 
 @torch.compiler.disable
