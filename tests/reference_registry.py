@@ -16,6 +16,7 @@ MIXTURES = {  # family -> values of S and of k
     "transformer_gqa4_moe": (POWERS, POWERS[:4]),
     "sambay_gqa4_moe": (POWERS, POWERS[:4]),
 }
+PURE = ("mamba", "mamba2", "gdn", "deltanet", "gla", "retnet", "kda")  # of ours: one mixer throughout
 
 
 def names() -> list[str]:

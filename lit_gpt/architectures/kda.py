@@ -9,4 +9,4 @@ from lit_gpt.config.model import ModelConfig
 
 def build(depth: int, shape: Shape) -> ModelConfig:
     """The family at a depth; see _recurrent.recurrent."""
-    return recurrent("kda", depth, shape, aspect_ratio=114)
+    return recurrent("kda", depth, shape, aspect_ratio=120)

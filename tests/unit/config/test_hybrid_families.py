@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-from reference_registry import AT_EVERY_DEPTH, D5, MIXTURES, names
+from reference_registry import AT_EVERY_DEPTH, D5, MIXTURES, PURE, names
 
 from lit_gpt import architectures
 from lit_gpt.architectures import FAMILIES, build
@@ -42,7 +42,6 @@ YOCO: dict[str, tuple[int, str, str]] = {
 RECURRENT = {"mambay2": "mamba2", "sambay2": "mamba2", "gdny": "gdn", "sgdny": "gdn"}
 DIFFERENTIAL = {"sambayda", "phi4miniflash"}
 ROPE = {"swayoco", "sambaywr", "sambaywdr"}
-PURE = ("mamba", "mamba2", "gdn", "deltanet", "gla", "retnet", "kda")
 
 
 def drawn(family: str, depth: int, window: int = 128, context: int = 4096) -> str:
