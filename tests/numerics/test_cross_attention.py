@@ -51,7 +51,7 @@ def test_with_the_lender_s_weights_it_is_the_lender(mixer, options):
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("mixer", PAIRS)
-def test_keys_are_normalised_on_both_sides(mixer, options):
+def test_queries_are_normalised_as_keys_are(mixer, options):
     """Scaling what is projected changes nothing where QK-norm follows."""
     config = config_of(mixer, **OPTIONS[options])
     model = model_of(config)

@@ -69,14 +69,26 @@ class Attention(nn.Module):
         self, x_BTD: Tensor, context: Context, shared: Lent | None = None, cache: AttentionCache | None = None
     ) -> tuple[Tensor, Lent | None]:
         """See lit_gpt.nn.mixers.Mixer. Lends its keys and values, or its heads, where later layers read them."""
-        q, k, v = self._heads(x_BTD, context, shared, cache)
-        y_BTHD = self.attend(q, k, v, context)
-        if self.gate is not None:
-            y_BTHD = y_BTHD * torch.sigmoid(self.gate(x_BTD))[..., None]
-        heads = y_BTHD.flatten(2)
-        y = heads if self.norm is None else self.norm(heads, heads.dtype)
-        lent = Lent((k, v) if self.lends else None, heads if self.lends_memory else None)
-        return self.out(y), lent if self.lends or self.lends_memory else None
+        q, k, v = self.heads(x_BTD, context, shared, cache)
+        return self.finish(x_BTD, self.attend(q, k, v, context), (k, v))
+
+    def heads(
+        self, x_BTD: Tensor, context: Context, shared: Lent | None, cache: AttentionCache | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of this call, keys and values of all positions so far."""
+        projected = joint(x_BTD, *(m for m in (self.q, self.k, self.v) if m is not None))
+        if self.conv is not None:
+            projected = self._convolve(projected, context, cache)
+        q, *own = (y.unflatten(-1, (-1, self.head_dim)) for y in projected)
+        q = self._place(q, self.q_norm, context)
+        if self.cross:
+            assert shared is not None and shared.kv is not None, "the layer that cross-attention reads lends nothing"
+            return q, *shared.kv
+        k, v = self._place(own[0], self.k_norm, context), own[1]
+        if cache is not None:
+            assert cache.kv is not None
+            k, v = cache.kv.append(k, v)
+        return q, k, v
 
     def attend(self, q_BTHD: Tensor, k_BKGD: Tensor, v_BKGD: Tensor, context: Context) -> Tensor:
         """What each head gathers from the values, (B, T, H, D)."""
@@ -97,23 +109,14 @@ class Attention(nn.Module):
             backend=context.backend,
         )
 
-    def _heads(
-        self, x_BTD: Tensor, context: Context, shared: Lent | None, cache: AttentionCache | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries of this call, keys and values of all positions so far."""
-        projected = joint(x_BTD, *(m for m in (self.q, self.k, self.v) if m is not None))
-        if self.conv is not None:
-            projected = self._convolve(projected, context, cache)
-        q, *own = (y.unflatten(-1, (-1, self.head_dim)) for y in projected)
-        q = self._place(q, self.q_norm, context)
-        if self.cross:
-            assert shared is not None and shared.kv is not None, "the layer that cross-attention reads lends nothing"
-            return q, *shared.kv
-        k, v = self._place(own[0], self.k_norm, context), own[1]
-        if cache is not None:
-            assert cache.kv is not None
-            k, v = cache.kv.append(k, v)
-        return q, k, v
+    def finish(self, x_BTD: Tensor, y_BTHD: Tensor, kv: tuple[Tensor, Tensor]) -> tuple[Tensor, Lent | None]:
+        """Gate, norm and output projection of the heads, and what is lent."""
+        if self.gate is not None:
+            y_BTHD = y_BTHD * torch.sigmoid(self.gate(x_BTD))[..., None]
+        heads = y_BTHD.flatten(2)
+        y = heads if self.norm is None else self.norm(heads, heads.dtype)
+        lent = Lent(kv if self.lends else None, heads if self.lends_memory else None)
+        return self.out(y), lent if self.lends or self.lends_memory else None
 
     def _convolve(self, parts: list[Tensor], context: Context, cache: AttentionCache | None) -> list[Tensor]:
         """Queries, keys and values through one depthwise convolution and silu."""
