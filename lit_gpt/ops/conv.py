@@ -32,7 +32,6 @@ class Request(NamedTuple):
     channels: int
     width: int
     documents: bool
-    state: bool
 
 
 def causal_conv(
@@ -56,7 +55,7 @@ def causal_conv(
     weight_CK = upcast(weight_C1K.squeeze(1))
     bias = None if bias_C is None else upcast(bias_C)
     channels, width = weight_CK.shape
-    request = Request(x_BTC.device.type, x_BTC.dtype, channels, width, doc_ids is not None, state_BCK is not None)
+    request = Request(x_BTC.device.type, x_BTC.dtype, channels, width, doc_ids is not None)
     name = choose("causal convolution", BACKENDS, request, backend)
     y_BTC = BACKENDS[name].run(x_BTC, weight_CK, bias, activation, doc_ids, state_BCK)
     return y_BTC, _last_inputs(x_BTC, width, doc_ids, state_BCK)
@@ -64,7 +63,7 @@ def causal_conv(
 
 def explain(device: torch.device) -> list[tuple[str, bool, str]]:
     """(backend, usable on this device, reason or what it is), for `inspect env`."""
-    return explain_table(BACKENDS, Request(device.type, torch.bfloat16, 64, 4, False, False))
+    return explain_table(BACKENDS, Request(device.type, torch.bfloat16, 64, 4, False))
 
 
 def _before(x_BTC: Tensor, count: int, doc_ids: Tensor | None, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -116,14 +115,14 @@ def _causal_conv1d(
     state: Tensor | None,
 ) -> Tensor:
     """The causal_conv1d package's CUDA kernel, channels last."""
+    length = x.shape[1]
+    if state is not None:  # as more tokens, whose outputs are dropped
+        x, doc_ids = _before(x, weight_CK.shape[1] - 1, doc_ids, state)
     if x.stride(2) != 1 or any(s % ALIGNED for s in (*x.stride()[:2], x.storage_offset())):
         x = x.contiguous()
-    if state is not None:
-        state = state.to(x.dtype).transpose(1, 2).contiguous().transpose(1, 2)
     ids = None if doc_ids is None else doc_ids.int().contiguous()
     run = optional("causal_conv1d").causal_conv1d_fn
-    y_BCT = run(x.transpose(1, 2), weight_CK, bias, seq_idx=ids, initial_states=state, activation=activation)
-    return y_BCT.transpose(1, 2)
+    return run(x.transpose(1, 2), weight_CK, bias, seq_idx=ids, activation=activation).transpose(1, 2)[:, -length:]
 
 
 def _causal_conv1d_refuses(request: Request) -> str:
@@ -135,8 +134,6 @@ def _causal_conv1d_refuses(request: Request) -> str:
         return f"it needs a multiple of {ALIGNED} channels, not {request.channels}"
     if not 2 <= request.width <= 4:
         return f"its kernels are 2 to 4 wide, not {request.width}"
-    if request.documents and request.state:
-        return "it does not start documents after a state"
     return missing("causal_conv1d")
 
 
@@ -150,8 +147,11 @@ def _fla(
     state: Tensor | None,
 ) -> Tensor:
     """flash-linear-attention's Triton kernel, for rows of one document."""
+    length = x.shape[1]
+    if state is not None:
+        x, _ = _before(x, weight_CK.shape[1] - 1, None, state)
     run = optional("fla.modules.causal_conv1d").causal_conv1d
-    return run(x.contiguous(), weight_CK.contiguous(), bias, activation=activation)[0]
+    return run(x.contiguous(), weight_CK.contiguous(), bias, activation=activation)[0][:, -length:]
 
 
 def _fla_refuses(request: Request) -> str:
@@ -159,8 +159,8 @@ def _fla_refuses(request: Request) -> str:
         return "it needs a CUDA device"
     if request.dtype == torch.float64:
         return "it has no float64"
-    if request.documents or request.state:
-        return "it is used for whole rows of one document only"
+    if request.documents:
+        return "it is used for rows of one document only"
     return missing("fla.modules.causal_conv1d")
 
 

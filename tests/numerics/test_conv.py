@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
@@ -89,15 +91,39 @@ def test_half_precision_sums_in_fp32():
     assert torch.equal(y, expected.bfloat16())
 
 
+@pytest.mark.parametrize("with_state", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_the_kernel_is_given(packed, with_state, monkeypatch):
+    """causal_conv1d's demands on layout, checked by a stand-in."""
+
+    def causal_conv1d_fn(x: Tensor, weight: Tensor, bias: Tensor, seq_idx: Tensor | None, activation: str) -> Tensor:
+        assert x.stride(1) == 1 and x.stride(0) % 8 == x.stride(2) % 8 == 0
+        assert weight.dtype == bias.dtype == torch.float32
+        assert seq_idx is None or (seq_idx.dtype == torch.int32 and seq_idx.is_contiguous() and seq_idx.min() >= 0)
+        y, _ = causal_conv(x.transpose(1, 2), weight[:, None], bias, activation=activation, doc_ids=seq_idx)
+        return y.transpose(1, 2)
+
+    monkeypatch.setattr(ops, "optional", lambda module: SimpleNamespace(causal_conv1d_fn=causal_conv1d_fn))
+    x, weight, bias, state = (
+        torch.randn(B, T, 27)[..., 3:11],
+        torch.randn(8, 1, K),
+        torch.randn(8),
+        torch.randn(B, 8, 3),
+    )
+    ids, state = documents() if packed else None, state if with_state else None
+    expected, _ = causal_conv(x, weight, bias, activation="silu", doc_ids=ids, state_BCK=state, backend="reference")
+    y = ops.BACKENDS["causal_conv1d"].run(x, weight[:, 0], bias, "silu", ids, state)
+    torch.testing.assert_close(y, expected)
+
+
 def test_choice_of_backend(monkeypatch):
     monkeypatch.setattr(ops, "missing", lambda module: "")
-    request = ops.Request("cuda", torch.bfloat16, 64, 4, True, False)
+    request = ops.Request("cuda", torch.bfloat16, 64, 4, True)
 
     def chosen(**changes) -> str:
         return ops.choose("causal convolution", ops.BACKENDS, request._replace(**changes))
 
     assert chosen() == "causal_conv1d"
-    assert chosen(documents=False, state=True) == "causal_conv1d"
     assert chosen(channels=20, documents=False) == "fla"
     assert chosen(device="cpu") == "reference"
     with pytest.warns(UserWarning, match="multiple of 8 channels"):

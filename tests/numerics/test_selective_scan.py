@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,6 @@ from lit_gpt.ops import selective_scan as ops
 from lit_gpt.ops.selective_scan import RESET, selective_scan
 
 B, T, C, N = 2, 29, 3, 4
-NAMES = ["x", "dt", "A", "B", "C", "D", "dt_bias"]
 
 
 def inputs(length: int = T, seed: int = 0, dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -125,6 +125,30 @@ def test_the_reset_in_bfloat16():
     product = (step * u.float())[..., None] * b.float()[:, None]
     assert torch.equal(product.double(), (step.double() * u.double())[..., None] * b.double()[:, None])
     assert torch.exp(torch.tensor(-1e-7) * RESET) == 0
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_the_kernel_is_given(packed, monkeypatch):
+    """mamba_ssm's demands on types and layout, checked by a stand-in that knows no documents."""
+
+    def selective_scan_fn(
+        u, delta, A, B, C, D, *, delta_bias, delta_softplus, return_last_state
+    ) -> tuple[Tensor, Tensor]:
+        assert u.dtype == delta.dtype == B.dtype == C.dtype == torch.bfloat16
+        assert A.dtype == delta_bias.dtype == torch.float32
+        assert delta_softplus and return_last_state and (D is None) == packed
+        per_time = [t.transpose(1, 2) for t in (u, delta, B, C)]
+        D = torch.zeros(A.shape[0]) if D is None else D
+        y, state = selective_scan(*per_time[:2], A, *per_time[2:], D, delta_bias, backend="reference")
+        return y.transpose(1, 2), state
+
+    monkeypatch.setattr(ops, "optional", lambda module: SimpleNamespace(selective_scan_fn=selective_scan_fn))
+    tensors = [t.float() if i in (2, 5, 6) else t.bfloat16() for i, t in enumerate(inputs())]
+    ids = documents() if packed else None
+    expected, expected_state = selective_scan(*tensors, doc_ids=ids, backend="reference")
+    y, state = ops.BACKENDS["mamba_ssm"].run(ops.Inputs(*tensors, ids, None))
+    torch.testing.assert_close(y, expected, rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(state, expected_state, rtol=1e-2, atol=1e-2)
 
 
 def test_choice_of_backend(monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
@@ -91,6 +93,25 @@ def test_strong_decay_neither_overflows_nor_loses_precision():
     tensors[2] = tensors[2] * 100
     y, _ = ssd(*tensors)
     torch.testing.assert_close(y.double(), naive(*(t.double() for t in tensors))[0], rtol=1e-3, atol=1e-4)
+
+
+def test_what_the_kernel_is_given(monkeypatch):
+    """mamba_ssm counts documents from 0, to which it takes the first state to belong."""
+
+    def mamba_chunk_scan_combined(
+        x, dt, A, B, C, chunk, *, D, dt_bias, initial_states, seq_idx, dt_softplus, return_final_states
+    ) -> tuple[Tensor, Tensor]:
+        assert x.dtype == B.dtype == C.dtype and A.dtype == D.dtype == dt_bias.dtype == torch.float32
+        assert dt_softplus and return_final_states and chunk == 256
+        assert seq_idx.dtype == torch.int32 and torch.equal(seq_idx[:, 0], torch.zeros(len(seq_idx), dtype=torch.int32))
+        return ssd(x, dt, A, B, C, D, dt_bias, doc_ids=seq_idx.long(), state=initial_states, backend="reference")
+
+    fake = SimpleNamespace(mamba_chunk_scan_combined=mamba_chunk_scan_combined)
+    monkeypatch.setattr(ops, "optional", lambda module: fake)
+    tensors, state = inputs(dtype=torch.float32), torch.randn(B, H, P, N)
+    expected = ssd(*tensors, doc_ids=documents(), state=state, backend="reference")
+    for ours, theirs in zip(ops.BACKENDS["mamba_ssm"].run(ops.Inputs(*tensors, documents(), state)), expected):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_choice_of_backend(monkeypatch):

@@ -51,7 +51,7 @@ def compare(run: Callable[..., tuple[Tensor, Tensor]], half: list[Tensor], full:
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("activation", [None, "silu"])
 def test_convolution(name, packed, activation):
-    request = conv.Request("cuda", torch.bfloat16, 64, 4, packed, False)
+    request = conv.Request("cuda", torch.bfloat16, 64, 4, packed)
     if reason := conv.BACKENDS[name].refuses(request):
         pytest.skip(reason)
 
@@ -62,13 +62,15 @@ def test_convolution(name, packed, activation):
 
 
 @needs("causal_conv1d")
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("length", [1, 2, 50])
-def test_convolution_after_a_state(length):
+def test_convolution_after_a_state(length, packed):
     x, state = (t.cuda().bfloat16() for t in draw((B, length, 96), (B, 64, 3)))
     weight, bias = (t.cuda() for t in draw((64, 1, 4), (64,), seed=1))
     x = x[..., 32:]  # a part of a wider product
-    ours, next_ours = conv.causal_conv(x, weight, bias, state_BCK=state, backend="causal_conv1d")
-    theirs, next_theirs = conv.causal_conv(x, weight, bias, state_BCK=state, backend="reference")
+    ids = (torch.arange(length, device="cuda") > torch.tensor([[0], [30]], device="cuda")).long() if packed else None
+    ours, next_ours = conv.causal_conv(x, weight, bias, doc_ids=ids, state_BCK=state, backend="causal_conv1d")
+    theirs, next_theirs = conv.causal_conv(x, weight, bias, doc_ids=ids, state_BCK=state, backend="reference")
     torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-2)
     assert torch.equal(next_ours, next_theirs)
 
