@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import torch
+
 from lit_gpt.errors import UserError, did_you_mean
 
 # Optional library -> what installs it.
@@ -22,6 +24,7 @@ PACKAGES = {
     "fla": "flash-linear-attention",
     "flash_attn": "flash-attn",
     "flash_attn.cute": "flash-attn-4",
+    "quack": "quack-kernels",
     "flash_attn_interface": "git+https://github.com/Dao-AILab/flash-attention#subdirectory=hopper",
 }
 
@@ -44,7 +47,7 @@ def _load(module: str) -> ModuleType | str:
         if error.name is not None and module.startswith(error.name):
             return f"{module} is not installed (pip install {package})"
         return f"{module} needs {error.name}, which is not installed"
-    except (ImportError, OSError, RuntimeError) as error:  # built for another torch, CUDA or Triton
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:  # built for another torch, CUDA or Triton
         return f"{module} cannot be imported: {error}"
 
 
@@ -55,8 +58,10 @@ def optional(module: str) -> ModuleType:
     return found
 
 
+@torch.compiler.assume_constant_result  # choosing is no graph break
+@torch.compiler.assume_constant_result
 def missing(module: str) -> str:
-    """Why a module of an optional library cannot be used, or ""."""
+    """Why a module of an optional library cannot be used, or "". A compiler must not trace the import."""
     found = _load(module)
     return found if isinstance(found, str) else ""
 
@@ -82,9 +87,14 @@ def choose(operation: str, table: Mapping[str, Backend], request: Any, wanted: s
     return wanted
 
 
-@functools.cache
+@torch.compiler.assume_constant_result
 def _warn(operation: str, reasons: str) -> None:
-    warnings.warn(f"{operation} uses its slow plain-torch reference ({reasons})", stacklevel=3)
+    _warn_once(operation, reasons)
+
+
+@functools.cache
+def _warn_once(operation: str, reasons: str) -> None:
+    warnings.warn(f"{operation} uses its slow plain-torch reference ({reasons})", stacklevel=4)
 
 
 def explain_table(table: Mapping[str, Backend], request: Any) -> list[tuple[str, bool, str]]:

@@ -1,0 +1,62 @@
+"""The one picker of implementations."""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from lit_gpt.errors import UserError
+from lit_gpt.ops.backends import Backend, choose, explain_table, missing
+
+
+class Request(NamedTuple):
+    device: str
+    width: int = 4
+
+
+TABLE = {
+    "library": Backend(lambda x: x + 1, lambda r: missing("a_library_that_nobody_has.ops")),
+    "narrow": Backend(lambda x: x + 2, lambda r: "" if r.width < 4 else "it is for widths below 4"),
+    "reference": Backend(lambda x: x + 3, lambda r: ""),
+}
+
+
+def test_the_first_row_that_does_not_refuse():
+    assert choose("sum", TABLE, Request("cpu", 2)) == "narrow"
+    assert choose("sum", TABLE, Request("cpu")) == "reference"
+    assert choose("sum", TABLE, Request("cpu", 2), "reference") == "reference"
+
+
+def test_a_row_that_was_asked_for_and_cannot_run_is_an_error():
+    with pytest.raises(UserError, match=r"a_library_that_nobody_has.* is not installed \(pip install"):
+        choose("sum", TABLE, Request("cpu"), "library")
+    with pytest.raises(UserError, match="Did you mean 'narrow'"):
+        choose("sum", TABLE, Request("cpu"), "narow")
+
+
+def test_leaving_a_gpu_to_the_reference_warns_once_and_says_why():
+    with pytest.warns(UserWarning, match="slow plain-torch reference .library: .* not installed.*below 4"):
+        choose("unique sum", TABLE, Request("cuda"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        choose("unique sum", TABLE, Request("cuda"))
+        choose("another sum", TABLE, Request("cpu"))
+
+
+def test_choosing_is_not_traced():
+    """Dynamo would follow an import into the library."""
+
+    def pick(x: torch.Tensor) -> torch.Tensor:
+        return TABLE[choose("sum", TABLE, Request("cpu", x.shape[0]))].run(x)
+
+    compiled = torch.compile(pick, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(torch.zeros(5)), torch.full((5,), 3.0))
+
+
+def test_a_library_that_is_installed_is_not_missing():
+    assert missing("torch.nn") == ""
+    rows = explain_table(TABLE, Request("cpu"))
+    assert [(name, usable) for name, usable, _ in rows] == [("library", False), ("narrow", False), ("reference", True)]
