@@ -19,6 +19,7 @@ CUBIC: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("samba",), (15, 160)),
     **dict.fromkeys(("sambay", "sambay2", "sambayda", "phi4miniflash"), (14.5, 144)),
     **dict.fromkeys(("sambayw", "sambaywr", "sambaywdr", "sambaywsa"), (14.5, 144)),
+    "sgdny": (14.5, 144),  # the reference takes it for gdny, whose name it contains
     **dict.fromkeys(("sambayoco", "sambayattn", "sambayattnall"), (13.5, 208)),
     **dict.fromkeys(("mambay", "gdny", "mambay2"), (16, 64)),
     "sambaymlp": (15.5, 144),
