@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
@@ -102,13 +102,15 @@ def reference(call: Call) -> tuple[Tensor, Tensor | None]:
     pairs = torch.where(visible[..., None], g[..., :, None, :] - g[..., None, :, :], -torch.inf).exp()
     from_start = g.exp() * seen[..., None]
     to_end = (g[..., -1:, :] - g).exp() * kept[..., None]
-    u, w = v, None
-    if call.beta is not None:
+    if call.beta is None:
+        (attention,), u, w = _products(k, pairs, q), v, None
+    else:
+        attention, overlaps = _products(k, pairs, q, k)
         beta = _chunks(call.beta[..., None], size).to(q.dtype)
         right = torch.cat([v, k * from_start], dim=-1) * beta
-        solved = torch.linalg.solve_triangular(beta * _products(k, k, pairs), right, upper=False, unitriangular=True)
+        solved = torch.linalg.solve_triangular(beta * overlaps, right, upper=False, unitriangular=True)
         u, w = solved.split([v.shape[-1], k.shape[-1]], dim=-1)
-    o, state = _scan(q * from_start, _products(q, k, pairs), u, w, k * to_end, from_start[..., -1, :], call.state)
+    o, state = _scan(q * from_start, attention, u, w, k * to_end, from_start[..., -1, :], call.state)
     o = (o * call.scale).permute(0, 2, 3, 1, 4).flatten(1, 2)[:, :length]
     return o.to(call.v.dtype), None if call.state is None else state
 
@@ -126,11 +128,11 @@ def _scan(
     return torch.stack(outputs, dim=2), state
 
 
-def _products(x: Tensor, k: Tensor, pairs: Tensor) -> Tensor:
-    """(..., C, C): the products of x_i and k_j, decayed from j to i."""
+def _products(k: Tensor, pairs: Tensor, *queries: Tensor) -> Sequence[Tensor]:
+    """(..., C, C) each: the products of x_i and k_j, decayed from j to i, for x in queries."""
     if pairs.shape[-1] == 1:
-        return (x @ k.mT) * pairs[..., 0]
-    return ((pairs * k[..., None, :, :]) @ x[..., None]).squeeze(-1)
+        return [(x @ k.mT) * pairs[..., 0] for x in queries]
+    return ((pairs * k[..., None, :, :]) @ torch.stack(queries, dim=-1)).unbind(-1)
 
 
 def _four_dimensional(log_decay: Tensor | None, q_BTHK: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lit_gpt.errors import UserError
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear, joint
 from lit_gpt.ops.conv import causal_conv
@@ -33,10 +34,16 @@ class QueriesKeysValues(nn.Module):
     """Per head: q and k (key_dim) and v (value_dim), each a projection of the input.
 
     conv: width of a causal depthwise convolution with silu over all three, 0 for none.
+    Raises UserError for sizes that cannot be, which come from --mixer_options.
     """
 
     def __init__(self, n: int, heads: int, key_dim: int, value_dim: int, conv: int = 0):
         super().__init__()
+        if min(heads, key_dim, value_dim) < 1 or conv < 0 or conv == 1:
+            raise UserError(
+                f"The mixer cannot have {heads} heads of {key_dim} key and {value_dim} value dimensions and a "
+                f"convolution {conv} wide. Give --mixer_options with sizes of at least 1, and conv 0 (none) or 2 and more."
+            )
         self.heads, self.dims = heads, (key_dim, key_dim, value_dim)
         self.q, self.k, self.v = (Linear(n, heads * d) for d in self.dims)
         channels = heads * sum(self.dims)
