@@ -213,6 +213,11 @@ def _compiled_flex() -> Callable[..., Any]:
     return torch.compile(flex_attention, dynamic=False)
 
 
+def _padded(x: Tensor, multiple: int) -> Tensor:
+    """x with zeros after its last dimension up to a multiple; not a copy where it is one."""
+    return F.pad(x, (0, -x.shape[-1] % multiple)) if x.shape[-1] % multiple else x
+
+
 def _fitted(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """For kernels of one head dimension D, on CUDA a multiple of ALIGNED: values in pieces of D, zeros where needed.
 
@@ -226,8 +231,8 @@ def _fitted(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
         dim += -dim % ALIGNED if q.is_cuda else 0
         if width == dim == q.shape[-1]:
             return run(q, k, v, mask, scale, sink)
-        q, k = (F.pad(x, (0, dim - x.shape[-1])) for x in (q, k))
-        pieces = F.pad(v, (0, -width % dim)).split(dim, dim=-1)
+        q, k, v = (_padded(x, dim) for x in (q, k, v))
+        pieces = v.split(dim, dim=-1)
         return torch.cat([run(q, k, piece, mask, scale, sink) for piece in pieces], dim=-1)[..., :width]
 
     return fitted

@@ -6,35 +6,120 @@ import pytest
 import torch
 from torch import Tensor
 
+from lit_gpt.config.model import LayerSpec, ModelConfig
+from lit_gpt.data.varlen import document_offsets
+from lit_gpt.model import GPT
 from lit_gpt.ops import attention as ops
+from lit_gpt.ops import flash
+from lit_gpt.ops.backends import missing
+from lit_gpt.ops.forgetting import forgetting_attention
 from lit_gpt.ops.loss import chunk_loss, linear_cross_entropy
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 LENGTH, HEADS, GROUPS = 700, 8, 2
 
 
-def run(dtype: torch.dtype, backend: str, dim: int, window, packed: bool, sinks: bool) -> list[Tensor]:
+CASES = [(None, False, False), (128, False, False), (None, True, False), (300, True, True), (None, False, True)]
+
+
+def documents() -> Tensor:
+    return torch.stack([torch.arange(LENGTH) // 200, torch.arange(LENGTH) // 333]).cuda()
+
+
+def run(
+    dtype: torch.dtype, backend: str, dim: int, window, packed: bool, sinks: bool, width: int | None = None
+) -> list[Tensor]:
     g = torch.Generator("cuda").manual_seed(0)
-    shapes = [(2, LENGTH, HEADS, dim), (2, LENGTH, GROUPS, dim), (2, LENGTH, GROUPS, dim)]
+    shapes = [(2, LENGTH, HEADS, dim), (2, LENGTH, GROUPS, dim), (2, LENGTH, GROUPS, width or dim)]
     q, k, v = (torch.randn(s, generator=g, device="cuda").to(dtype).requires_grad_() for s in shapes)
-    doc_ids = torch.stack([torch.arange(LENGTH) // 200, torch.arange(LENGTH) // 333]).cuda() if packed else None
+    doc_ids = documents() if packed else None
+    offsets = document_offsets(doc_ids) if packed and backend in flash.LIBRARIES else None
     sink = torch.linspace(-1, 3, HEADS, device="cuda").requires_grad_() if sinks else None
-    y = ops.attention(q, k, v, window=window, doc_ids=doc_ids, sink=sink, backend=backend)
+    y = ops.attention(q, k, v, window=window, doc_ids=doc_ids, cu_seqlens=offsets, sink=sink, backend=backend)
     y.backward(torch.randn(y.shape, generator=g, device="cuda").to(dtype))
     tensors = [y, q.grad, k.grad, v.grad, *([sink.grad] if sink is not None else [])]
     return [t.float() for t in tensors if t is not None]
 
 
-@pytest.mark.parametrize("dim", [124, 128])
-@pytest.mark.parametrize(
-    ("window", "packed", "sinks"),
-    [(None, False, False), (128, False, False), (None, True, False), (300, True, True), (None, False, True)],
-)
-def test_auto_agrees_with_the_reference(window, packed, sinks, dim):
-    ours = run(torch.bfloat16, "auto", dim, window, packed, sinks)
-    theirs = run(torch.float32, "reference", dim, window, packed, sinks)
+def assert_near(ours: list[Tensor], theirs: list[Tensor]) -> None:
     for a, b in zip(ours, theirs):
         assert (a - b).norm() < 0.01 * b.norm()
+
+
+@pytest.mark.parametrize(("dim", "width"), [(124, 124), (128, 128), (64, 128), (128, 256), (128, 72)])
+@pytest.mark.parametrize(("window", "packed", "sinks"), CASES)
+def test_auto_agrees_with_the_reference(window, packed, sinks, dim, width):
+    """Values wider than queries are those of differential attention."""
+    ours = run(torch.bfloat16, "auto", dim, window, packed, sinks, width)
+    assert_near(ours, run(torch.float32, "reference", dim, window, packed, sinks, width))
+
+
+@pytest.mark.parametrize("dim", [64, 124, 128])
+@pytest.mark.parametrize(("window", "packed", "sinks"), CASES[:3] + [(300, True, False)])
+@pytest.mark.parametrize("backend", flash.LIBRARIES)
+def test_flash_attention_agrees_with_the_reference(backend, window, packed, sinks, dim):
+    reason = flash.refuses(backend, ops.describe(torch.device("cuda"), 8, 8, None, False, False, torch.bfloat16))
+    if reason:
+        pytest.skip(reason)
+    ours = run(torch.bfloat16, backend, dim, window, packed, sinks)
+    assert_near(ours, run(torch.float32, "reference", dim, window, packed, sinks))
+
+
+@pytest.mark.skipif(missing("fla.ops.forgetting_attn") != "", reason="needs fla")
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("window", [None, 128])
+def test_forgetting_attention_agrees_with_the_reference(window, packed):
+    results = []
+    for backend, dtype in (("fla", torch.bfloat16), ("reference", torch.float32)):
+        g = torch.Generator("cuda").manual_seed(0)
+        q, k, v = (
+            torch.randn(2, LENGTH, h, 64, generator=g, device="cuda").to(dtype).requires_grad_()
+            for h in (HEADS, GROUPS, GROUPS)
+        )
+        gates = (torch.randn(2, LENGTH, HEADS, generator=g, device="cuda") + 3).requires_grad_()
+        ids = documents() if packed else None
+        offsets = None if ids is None else document_offsets(ids)
+        log_forget = torch.nn.functional.logsigmoid(gates)
+        y = forgetting_attention(
+            q, k, v, log_forget, scale=0.125, window=window, doc_ids=ids, cu_seqlens=offsets, backend=backend
+        )
+        y.backward(torch.randn(y.shape, generator=g, device="cuda").to(dtype))
+        results.append([t.float() for t in (y, q.grad, k.grad, v.grad, gates.grad) if t is not None])
+    for a, b in zip(*results):
+        assert (a - b).norm() < 0.02 * b.norm()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("mixer", ["attention", "differential_attention", "sigmoid_attention", "fox"])
+def test_whole_models_with_documents(mixer, compiled):
+    """bf16 with kernels, eager and compiled, against fp32 without; cross-attention and units after the mixer."""
+    stem = "differential_" if mixer.startswith("diff") else ""
+    layers = (
+        LayerSpec(mixer, window=100),
+        LayerSpec(mixer, memory="mixer"),
+        LayerSpec("gmu", shares=1),
+        LayerSpec(f"{stem}cross_attention", shares=1),
+    )
+    config = ModelConfig(
+        "test", 4, 128, 4, 64, 2, 256, layers, vocab_size=512, block_size=LENGTH, qk_norm=True, attn_conv=True
+    )
+    torch.manual_seed(0)
+    tokens, ids = torch.randint(0, 512, (2, LENGTH), device="cuda"), documents()
+    exact = GPT(config, attention_backend="reference", kernels="reference").cuda()
+    fast = GPT(config, compute_dtype=torch.bfloat16).cuda()
+    for p in exact.parameters():
+        torch.nn.init.normal_(p, 1.0 if p.ndim == 1 else 0.0, 0.1)
+    fast.load_state_dict(exact.state_dict())
+    if compiled:
+        for block in fast.blocks:
+            block.forward = torch.compile(block.forward)
+    a, b = fast(tokens, doc_ids_BT=ids), exact(tokens, doc_ids_BT=ids)
+    assert (a - b).norm() < 0.03 * b.norm()
+    a.square().mean().backward()
+    b.square().mean().backward()
+    for p, q in zip(fast.parameters(), exact.parameters()):
+        assert p.grad is not None and q.grad is not None
+        assert (p.grad - q.grad).norm() < 0.1 * q.grad.norm() + 1e-6
 
 
 def test_causal_attention_runs_on_cudnn():

@@ -28,6 +28,25 @@ def test_rotation_is_multiplication_by_a_unit_complex_number():
     torch.testing.assert_close(y, torch.cat([turned.real, turned.imag], -1), rtol=1e-5, atol=1e-5)
 
 
+def test_each_row_may_have_positions_of_its_own():
+    """As for documents that start at 0: (B, T) positions give (B, T, R/2) tables."""
+    c = config()
+    x = torch.randn(2, 5, 3, 64)
+    positions = torch.tensor([[0, 1, 2, 0, 1], [3, 4, 0, 1, 2]])
+    y = rotary.rotate(x, *rotary.tables(c, positions))
+    rows = [rotary.rotate(row[None], *rotary.tables(c, p))[0] for row, p in zip(x, positions)]
+    assert torch.equal(y, torch.stack(rows))
+
+
+def test_a_layer_may_have_a_base_of_its_own():
+    c, positions = config(), torch.arange(5)
+    for ours, expected in zip(rotary.tables(c, positions, 500.0), rotary.tables(c.replace(rope_base=500.0), positions)):
+        assert torch.equal(ours, expected)
+    with_yarn = config(yarn_scale=2.0, rope_base=640_000.0)
+    with pytest.raises(UserError, match="rope_base=20"):
+        rotary.tables(with_yarn, positions, 20.0)
+
+
 def test_part_of_a_head_can_stay_unrotated():
     c = config(rotary_fraction=0.5)
     x = torch.randn(1, 4, 1, 64)
