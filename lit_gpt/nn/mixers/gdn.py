@@ -53,7 +53,7 @@ class Options:
 def sizes(config: ModelConfig) -> tuple[int, int, int]:
     """Heads, key dimension and value dimension of one head."""
     options = mixer_options(config, "gdn", Options)
-    heads = options.heads or math.ceil(int(0.75 * config.n_embd) / options.key_dim)
+    heads = options.heads or math.ceil(int(0.75 * config.n_embd) / max(1, options.key_dim))
     return heads, options.key_dim, int(options.expand_v * options.key_dim)
 
 

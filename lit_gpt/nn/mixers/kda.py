@@ -56,7 +56,7 @@ class KimiDeltaAttention(nn.Module):
     def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
         options, n = mixer_options(config, "kda", Options), config.n_embd
-        heads = options.heads or max(1, round(n / options.key_dim))
+        heads = options.heads or max(1, round(n / max(1, options.key_dim)))
         self.sizes = heads, options.key_dim, int(options.expand_v * options.key_dim)
         values, rank = heads * self.sizes[2], options.rank or self.sizes[2]
         self.top = 2.0 if options.negative_eigenvalues else 1.0
