@@ -58,7 +58,6 @@ def optional(module: str) -> ModuleType:
     return found
 
 
-@torch.compiler.assume_constant_result  # choosing is no graph break
 @torch.compiler.assume_constant_result
 def missing(module: str) -> str:
     """Why a module of an optional library cannot be used, or "". A compiler must not trace the import."""
