@@ -26,7 +26,7 @@ Decay = Literal["none", "constant", "head", "channel"]
 
 CHUNK = 64  # tokens per chunk: the length of the kernels, and of the DeltaNet paper
 CHANNEL_CHUNK = 16  # with a decay per channel every pair of a chunk has K decays, kept in memory
-STEPS = 64  # up to here token by token is the faster kernel, by fla's own layers
+STEP_LIMIT = 64  # up to here token by token is the faster kernel, by fla's own layers
 NORM_EPS = 1e-6  # under the root of the L2 norm, as in fla's kernels
 HOPPER = 9  # major compute capability
 WRONG_TRITON = (3, 4, 0), (3, 7, 1)  # from, to before: miscompiles a kernel of fla (its issue 640)
@@ -202,8 +202,8 @@ def library_refuses(request: Request) -> str:
 
 def steps_refuse(request: Request) -> str:
     """Why a kernel that goes token by token does not do a request, or ""."""
-    if request.gradients or request.length > STEPS:
-        return f"it goes token by token: for decoding, at most {STEPS} tokens and no gradients"
+    if request.gradients or request.length > STEP_LIMIT:
+        return f"it goes token by token: for decoding, at most {STEP_LIMIT} tokens and no gradients"
     return library_refuses(request)
 
 
