@@ -208,17 +208,16 @@ def compare(case: Case, docs: dict[str, Tensor], device: torch.device) -> list[d
     return rows
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as text."""
-    lines = [f"{'operation':<24}{'docs':<6}{'backend':<16}{'output':>10}{'gradient':>10}{'ms':>9}  worst gradient"]
-    for r in rows:
-        start = f"{r['operation']:<24}{'yes' if r['documents'] else 'no':<6}{r['backend']:<16}"
-        if "failed" in r:
-            lines.append(start + "  " + r["failed"][:90])
-        else:
-            numbers = f"{r['output_error']:>10.1e}{r['gradient_error']:>10.1e}{r['ms']:>9.2f}"
-            lines.append(f"{start}{numbers}  {r['worst_gradient']}")
-    return "\n".join(lines)
+HEADER = f"{'operation':<24}{'docs':<6}{'backend':<16}{'output':>10}{'gradient':>10}{'ms':>9}  worst gradient"
+
+
+def line(r: dict[str, Any]) -> str:
+    """One row as text."""
+    start = f"{r['operation']:<24}{'yes' if r['documents'] else 'no':<6}{r['backend']:<16}"
+    if "failed" in r:
+        return start + "  " + r["failed"][:90]
+    numbers = f"{r['output_error']:>10.1e}{r['gradient_error']:>10.1e}{r['ms']:>9.2f}"
+    return f"{start}{numbers}  {r['worst_gradient']}"
 
 
 def main(depth: int = 8, batch: int = 2, length: int = 4096, only: str = "", output: str | None = None) -> None:
@@ -228,24 +227,27 @@ def main(depth: int = 8, batch: int = 2, length: int = 4096, only: str = "", out
         depth: sizes are those of a model of width 128 * depth.
         batch: rows.
         length: tokens per row.
-        only: operations whose name contains this.
-        output: JSON file for the rows.
+        only: comma-separated names of operations; default all.
+        output: JSON file for the rows, written after each operation.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     ids = (torch.rand(batch, length, device=device) < 4 / length).int().cumsum(1, dtype=torch.int32)
     documents = {"doc_ids": ids, "cu_seqlens": document_offsets(ids)}
-    rows = []
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    facts = {"device": name, "torch": torch.__version__, "depth": depth, "batch": batch, "length": length}
+    rows: list[dict[str, Any]] = []
+    wanted = [each for each in only.split(",") if each]
+    print(HEADER)
     for case in cases(Sizes(batch, length, 128 * depth, device)):
-        if only in case.name:
-            rows += compare(case, {}, device) + compare(case, documents, device)
-            print(table(rows[-1:]).split("\n")[1], file=sys.stderr, flush=True)
-    print(table(rows))
-    if output:
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
-        name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-        facts = {"device": name, "torch": torch.__version__, "depth": depth, "batch": batch, "length": length}
-        Path(output).write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
+        if wanted and case.name not in wanted:
+            continue
+        found = compare(case, {}, device) + compare(case, documents, device)
+        print("\n".join(map(line, found)), flush=True)
+        rows += found
+        if output:
+            Path(output).parent.mkdir(parents=True, exist_ok=True)
+            Path(output).write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
