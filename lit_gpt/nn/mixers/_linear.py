@@ -42,7 +42,7 @@ class QueriesKeysValues(nn.Module):
         if min(heads, key_dim, value_dim) < 1 or conv < 0 or conv == 1:
             raise UserError(
                 f"The mixer cannot have {heads} heads of {key_dim} key and {value_dim} value dimensions and a "
-                f"convolution {conv} wide. Give --mixer_options with sizes of at least 1, and conv 0 (none) or at least 2."
+                f"convolution {conv} wide. Give --mixer_options with sizes of at least 1, and conv 0 or at least 2."
             )
         self.heads, self.dims = heads, (key_dim, key_dim, value_dim)
         self.q, self.k, self.v = (Linear(n, heads * d) for d in self.dims)
