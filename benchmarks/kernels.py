@@ -140,7 +140,7 @@ def attention_case(s: Sizes, window: int | None) -> Case:
         ids = docs.get("doc_ids")
         return attention.attention(t["q"], t["k"], t["v"], window=window, doc_ids=ids, backend=backend)
 
-    return Case("attention" if window is None else f"attention, window {window}", attention.BACKENDS, tensors, run)
+    return Case("attention" if window is None else f"attention (window {window})", attention.BACKENDS, tensors, run)
 
 
 def cases(s: Sizes) -> list[Case]:
