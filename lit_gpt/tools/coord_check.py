@@ -32,7 +32,7 @@ from lit_gpt.train.setup import model_config
 # fmt: off
 KEPT = {  # the options of pretrain.py that mean something here
     "train_model", "swa_len", "norm_class", "mlp", "post_norm", "decoupled_norm", "skip_gain", "skip",
-    "qk_norm", "attn_gate", "attn_norm", "ffn_norm", "bias", "position", "rope_base", "tie_embeddings",
+    "qk_norm", "attn_gate", "attn_norm", "ffn_norm", "bias", "position", "rope_base", "tie_embeddings", "mixer_options",
     "train_name", "parameterization", "depth_scale", "base_hps", "batch_rule", "independent_weight_decay",
     "ortho_init", "diag_init", "maxfan_init", "head_init_std", "optimizer", "optimizer_args", "grad_clip",
     "seed", "precision", "vocab_size", "ctx_len", "micro_bsz", "attention",
@@ -89,11 +89,17 @@ def _sizes(name: str, values: Sequence[int]) -> list[int]:
 
 
 def _configs(run: RunConfig, widths: list[int], depths: list[int]) -> dict[Axis, dict[int, ModelConfig]]:
-    """Axis -> size -> model. The width comes from the aspect ratio; depth adds layers and nothing else."""
+    """Axis -> size -> model.
+
+    The width comes from the aspect ratio, and heads grow with it, so that no inner width stays behind
+    (of mixers with heads of their own, `mixer_options` sets the size). Depth adds layers and nothing else.
+    """
     d0 = depths[0]
     if odd := [w for w in widths if w % d0]:
         raise UserError(f"--widths {odd} are no multiples of the smallest depth {d0}: width = aspect ratio x depth.")
-    wide = {w: model_config(run, d0, w // d0) for w in widths}
+    own = model_config(run, d0, None)
+    head_dim = max(2, own.head_dim * widths[0] // own.n_embd // 2 * 2)
+    wide = {w: model_config(run, d0, w // d0).replace(head_dim=head_dim * w // widths[0]) for w in widths}
     base = wide[widths[0]]
     deep = {d: base.replace(depth=d, layers=model_config(run, d, None).layers) for d in depths}
     axes: dict[Axis, dict[int, ModelConfig]] = {"width": wide, "depth": deep}

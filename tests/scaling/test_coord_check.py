@@ -62,6 +62,24 @@ def test_mupp_is_flat_in_width_and_in_depth():
     assert power(result, "depth", "embedding", 3) == pytest.approx(-0.5, abs=0.03)
 
 
+HYBRIDS = {"sambay": {"mamba": {"d_state": 4}}, "gdny": {"gdn": {"key_dim": 16}}}
+
+
+@pytest.mark.parametrize("family", HYBRIDS)
+def test_hybrids_are_flat_under_mupp(family):
+    """In depth from 16 on: at 8 one layer alone reads lent keys, and the stream is a third smaller.
+
+    The largest power over sites that must be flat: width 0.09 and 0.07, depth 0.18 and 0.04.
+    """
+    run = replace(RUN, train_model=family, mixer_options=HYBRIDS[family], parameterization="mupp")
+    width = run_check(run, (64, 128, 256), (8,), steps=2, seeds=2)
+    assert width.passed("width"), report.table(width)
+    depth = run_check(run, (64,), (16, 32, 64), steps=2, seeds=2)
+    assert depth.passed("depth"), report.table(depth)
+    standard = run_check(replace(run, parameterization="sp"), (64, 256), (8,), steps=2, seeds=1)
+    assert power(standard, "width", "stream", 2) > 0.5
+
+
 def test_mup_is_flat_in_width_but_not_in_depth():
     result = check("mup")
     assert result.passed("width"), report.table(result)
