@@ -34,18 +34,26 @@ P = TypeVar("P", bound=nn.Parameter)
 Fill = float | Callable[[torch.Tensor, torch.Generator], None]
 
 
-def role(parameter: P, name: Role, fill: Fill | None = None) -> P:
+def role(parameter: P, name: Role, fill: Fill | None = None, *, maps: int = 1, heads: int = 1) -> P:
     """Tag a parameter with its role. Tagging twice with different roles is a bug.
 
     fill: the initial value where the role has no distribution in the Plan (vectors), as a
     constant or as a function that fills a full, unsharded tensor in place.
+    maps: equal blocks of rows that are separate linear maps in one matrix, such as gate and up.
+    heads: blocks of rows that are heads of one map.
     """
     before = getattr(parameter, "role", name)
     assert name in ROLES and before == name, f"role {name!r} on a parameter that already is {before!r}"
     assert (fill is not None) == (name == "vector"), "vectors, and only they, bring their own initial value"
     parameter.role = name  # type: ignore[attr-defined]
     parameter.fill = fill  # type: ignore[attr-defined]
+    parameter.maps, parameter.heads = maps, heads  # type: ignore[attr-defined]
     return parameter
+
+
+def blocks_of(parameter: torch.Tensor, *, maps: bool, heads: bool) -> int:
+    """Blocks of rows that an optimizer should see as matrices of their own: maps, heads, both or neither."""
+    return (parameter.maps if maps else 1) * (parameter.heads if heads else 1)  # type: ignore[attr-defined]
 
 
 def roles_of(model: nn.Module) -> dict[str, Role]:

@@ -123,7 +123,7 @@ def _check(run: RunConfig) -> None:
     problems += [f"--{k} is {v}; it must be positive" for k, v in positive.items() if v is not None and v <= 0]
     not_negative = {"grad_clip": run.grad_clip, "num_workers": run.num_workers, "keep_every": run.keep_every}
     not_negative |= {
-        "base_hps.warmup_tokens": hps.warmup_tokens,
+        "base_hps.warmup_tokens": hps.warmup_tokens or 0,
         "base_hps.weight_decay": hps.weight_decay or 0,
     }
     problems += [f"--{k} is {v}; it must not be negative" for k, v in not_negative.items() if v < 0]

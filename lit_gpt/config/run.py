@@ -24,10 +24,11 @@ class BaseHyperparameters:
         hd0: base head dimension.
         w_init_scale: multiplier on the initial weights of every linear map and expert.
         n0_mult: accepted for old command lines; nothing reads it.
-        weight_decay: decoupled weight decay; default 0.1, or 4e-5 with independent weight decay.
+        weight_decay: decoupled weight decay; default 0.1, or 4e-5 with independent weight decay; 0
+            with muonh and muonball.
         eps: epsilon of AdamW.
         min_lr_mult: final learning rate as a fraction of the peak.
-        warmup_tokens: length of the linear warm-up in tokens.
+        warmup_tokens: length of the linear warm-up in tokens; default 1e9, or 0 with the Muon family.
         beta1: first Adam beta.
         beta2: second Adam beta.
         muon_beta: momentum of the Muon family.
@@ -44,7 +45,7 @@ class BaseHyperparameters:
     weight_decay: float | None = None
     eps: float = 1e-8
     min_lr_mult: float = 0.0
-    warmup_tokens: float = 1e9
+    warmup_tokens: float | None = None
     beta1: float = 0.9
     beta2: float = 0.95
     muon_beta: float = 0.95
@@ -98,7 +99,8 @@ class RunConfig:
         share_group: groups of layers that share blocks.
         mixer_options: options of mixers as JSON, such as {"mamba": {"d_state": 32}}.
         train_name: tokens joined by underscores; known ones switch features, the rest are labels.
-        parameterization: scaling rule: sp, mup, mupp (muP++, token mup), super_mup; token ori_mup is mup; default sp.
+        parameterization: scaling rule: sp, mup, mupp (muP++, token mup), super_mup, completep, hyperp (token
+            muonh), hyperp_one_rate; token ori_mup is mup; default sp.
         depth_scale: scale residual branches by 1/sqrt(2L) whatever the rule (token dsca).
         base_hps: hyper-parameters at the base depth.
         batch_rule: how hyper-parameters follow the batch size.
@@ -106,11 +108,14 @@ class RunConfig:
         count_embeddings: count embeddings in the token budget (token v2scale).
         independent_weight_decay: shrink by weight_decay x schedule per step, whatever the learning
             rate (token v2scale).
+        weight_decay_rule: base takes base_hps.weight_decay; power_lines derives it from batch and budget.
+        cautious_weight_decay: shrink only weights that the update shrinks too.
         ortho_init: orthogonal initial matrices.
         diag_init: identity-like initial matrices.
         maxfan_init: normal initial matrices with std 1/sqrt(max(fan_in, fan_out)).
         head_init_std: initial std of the untied head under muP; null starts it at zero.
-        optimizer: entry of lit_gpt/optim; default adamw.
+        optimizer: adamw, muon, muonh, muonball, normuon, hadam, lion (tokens muon, muonh, muonball, hadam);
+            default adamw.
         optimizer_args: extra arguments of that optimizer, --optimizer_args.key value.
         max_tokens: token budget; default: the Chinchilla-like budget of the plan, t0 * N / N(d0).
         total_bsz: global batch in tokens; default base_hps.b0.
@@ -210,6 +215,8 @@ class RunConfig:
     param_count: Literal["exact", "analytic"] = "exact"
     count_embeddings: bool | None = None
     independent_weight_decay: bool | None = None
+    weight_decay_rule: Literal["base", "power_lines"] = "base"
+    cautious_weight_decay: bool = False
     ortho_init: bool = False
     diag_init: bool = False
     maxfan_init: bool = False

@@ -20,11 +20,11 @@ OSS_LIMIT, OSS_ALPHA = 7.0, 1.702  # GPT-OSS: clamp of gate and up; slope of its
 
 
 class _FeedForward(nn.Module):
-    """up: n -> up_width; what a kind makes of it, hidden wide; norm; down: hidden -> n."""
+    """up: n -> `maps` times hidden; what a kind makes of it, hidden wide; norm; down: hidden -> n."""
 
-    def __init__(self, config: ModelConfig, up_width: int, hidden: int):
+    def __init__(self, config: ModelConfig, maps: int, hidden: int):
         super().__init__()
-        self.up = Linear(config.n_embd, up_width, bias=config.mlp_bias)
+        self.up = Linear(config.n_embd, maps * hidden, bias=config.mlp_bias, maps=maps)
         self.norm = build_norm(config, hidden) if config.ffn_norm else None
         self.down = Linear(hidden, config.n_embd, bias=config.mlp_bias)
 
@@ -49,7 +49,7 @@ class SwiGLU(_FeedForward):
     """down(silu(g) * u) with (g, u) the halves of one projection (arXiv:2002.05202)."""
 
     def __init__(self, config: ModelConfig):
-        super().__init__(config, 2 * config.intermediate_size, config.intermediate_size)
+        super().__init__(config, 2, config.intermediate_size)
 
     def inner(self, x_BTD: Tensor) -> Tensor:
         return self.gated(*self.up.halves(x_BTD))
@@ -68,8 +68,7 @@ class ReLU2(_FeedForward):
     """down(relu(u)^2) (arXiv:2109.08668)."""
 
     def __init__(self, config: ModelConfig):
-        hidden = 3 * config.intermediate_size // 2
-        super().__init__(config, hidden, hidden)
+        super().__init__(config, 1, 3 * config.intermediate_size // 2)
 
     def inner(self, x_BTD: Tensor) -> Tensor:
         return F.relu(self.up(x_BTD)).square()

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from lit_gpt.optim._optimizer import RoleOptimizer
+from lit_gpt.optim._rules import adamw_rule
 from lit_gpt.scaling.base import Plan
 
 
@@ -35,6 +37,8 @@ class AdamW(torch.optim.AdamW):
                 }
 
 
-def build(groups: list[dict[str, Any]], plan: Plan) -> AdamW:
+def build(groups: list[dict[str, Any]], plan: Plan) -> torch.optim.Optimizer:
     """AdamW over the groups with the Plan's betas and eps."""
+    if plan.cautious_weight_decay:  # which the fused kernel cannot do
+        return RoleOptimizer(groups, {"adamw": adamw_rule(plan)}, plan)
     return AdamW(groups, betas=(plan.beta1, plan.beta2), eps=plan.eps, **plan.optimizer_args)

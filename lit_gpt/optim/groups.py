@@ -20,7 +20,7 @@ from lit_gpt.scaling.plan import StepValues
 def parameter_groups(model: nn.Module, plan: Plan) -> list[dict[str, Any]]:
     """One group per role that has parameters, in the order of roles.ROLES.
 
-    Keys: params, role, names, lr, weight_decay (peak values of the Plan).
+    Keys: params, role, names, method, lr, weight_decay (peak values of the Plan), eps_factor.
     """
     roles, parameters = roles_of(model), dict(model.named_parameters())
     groups = []
@@ -34,8 +34,10 @@ def parameter_groups(model: nn.Module, plan: Plan) -> list[dict[str, Any]]:
                     "params": params,
                     "role": role,
                     "names": names,
+                    "method": values.method,
                     "lr": values.lr,
                     "weight_decay": values.weight_decay,
+                    "eps_factor": values.eps_factor,
                 }
             )
     assert sum(len(g["params"]) for g in groups) == len(parameters), "a parameter is in no group or in two"
@@ -50,7 +52,7 @@ def set_hyperparameters(optimizer: torch.optim.Optimizer, values: StepValues) ->
         if "betas" in group:
             group["betas"] = values.betas[group["role"]]
         if "eps" in group:
-            group["eps"] = values.eps
+            group["eps"] = values.eps * group["eps_factor"]
 
 
 def describe_groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
@@ -58,6 +60,7 @@ def describe_groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     return [
         {
             "role": g["role"],
+            "method": g["method"],
             "tensors": len(g["params"]),
             "parameters": sum(p.numel() for p in g["params"]),
             "lr": g["lr"],

@@ -2,4 +2,8 @@
 
 from lit_gpt.registry import Registry
 
-RULES = Registry("lit_gpt.scaling", "scaling rule", exclude=("base", "batch", "budget", "fit", "plan", "schedule"))
+RULES = Registry(
+    "lit_gpt.scaling",
+    "scaling rule",
+    exclude=("base", "batch", "budget", "decay", "fit", "methods", "plan", "schedule"),
+)

@@ -59,11 +59,16 @@ class Multipliers:
 
 @dataclass(frozen=True)
 class RolePlan:
-    """What one role gets: peak learning rate, decoupled weight decay, initial distribution."""
+    """What one role gets: peak learning rate, decoupled weight decay, initial distribution.
+
+    method: how its parameters are updated, see methods.py. eps_factor: on the eps of Adam-like methods.
+    """
 
     lr: float
     weight_decay: float
     init: Init
+    method: str = "adamw"
+    eps_factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class Situation:
     """All that a scaling rule may look at.
 
     width, base_width: n_embd of this model and of the family at the base depth.
-    batch_ratio: batch / base batch. tied: one table for input and output.
+    batch_ratio: batch / base batch. tied: one table for input and output. optimizer: its name.
     """
 
     depth: int
@@ -97,13 +102,14 @@ class Situation:
     batch_ratio: float
     tied: bool
     head_init_std: float | None = 0.02
+    optimizer: str = "adamw"
 
 
 @dataclass(frozen=True)
 class Transfer:
     """What a rule answers: factors on the (batch-adjusted) base values, per role.
 
-    lr, weight_decay: role -> factor. init: role -> distribution before w_init_scale.
+    lr, weight_decay: role -> factor; eps too, 1 where not named. init: role -> distribution before w_init_scale.
     warmup: "fixed" tokens, or "proportional" to the token budget. scheduled_betas: Adam's
     betas follow the learning-rate schedule (super_mup).
     """
@@ -114,6 +120,7 @@ class Transfer:
     multipliers: Multipliers
     warmup: Literal["fixed", "proportional"] = "fixed"
     scheduled_betas: bool = False
+    eps: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,8 @@ class Plan:
     tokens: training budget. batch_tokens: global batch (the first one under ramp-up).
     steps: optimizer steps (before ramp-up shortens them). counts: parameters by kind.
     model_flops_per_token: forward and backward, attention included. base_batch_tokens and
-    base_beta2: what the batch rule starts from, for ramp-up.
+    base_beta2: what the batch rule starts from, for ramp-up. momentum: of the Muon family.
+    cautious_weight_decay: decay only what the update shrinks too (arXiv:2510.12402).
     """
 
     family: str
@@ -151,6 +159,8 @@ class Plan:
     model_flops_per_token: float
     base_batch_tokens: float
     base_beta2: float
+    momentum: float = 0.95
+    cautious_weight_decay: bool = False
     optimizer_args: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

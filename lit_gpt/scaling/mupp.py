@@ -15,7 +15,8 @@ from dataclasses import replace
 from math import sqrt
 
 from lit_gpt.scaling import mup
-from lit_gpt.scaling.base import LEARNED_ROLES, Situation, Transfer
+from lit_gpt.scaling.base import Situation, Transfer
+from lit_gpt.scaling.methods import HIDDEN
 
 
 def transfer(s: Situation) -> Transfer:
@@ -25,6 +26,6 @@ def transfer(s: Situation) -> Transfer:
     return replace(
         base,
         lr={role: factor * depth_factor for role, factor in base.lr.items()},
-        weight_decay={role: 1.0 if role in mup.HIDDEN else 0.0 for role in LEARNED_ROLES},
+        weight_decay={role: factor if role in HIDDEN else 0.0 for role, factor in base.weight_decay.items()},
         multipliers=replace(base.multipliers, residual=1 / sqrt(2 * s.depth)),
     )

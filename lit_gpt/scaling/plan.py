@@ -18,12 +18,11 @@ from lit_gpt.scaling import RULES, super_mup
 from lit_gpt.scaling.base import LEARNED_ROLES, Init, Plan, RolePlan, Schedule, Situation, Transfer
 from lit_gpt.scaling.batch import batch_factors
 from lit_gpt.scaling.budget import analytic_parameters, ramped_batch, round_batch, token_budget
+from lit_gpt.scaling.decay import base_decay, check_decay, shrink_per_step
+from lit_gpt.scaling.methods import HIDDEN, KEEPS_ITS_START, ON_A_SPHERE, ORTHOGONAL, method_of
 from lit_gpt.scaling.schedule import fraction
 
-DEFAULT_WEIGHT_DECAY = 0.1
-# With independent decay the shrink per step is the decay itself, so 0.1 would destroy a
-# model in a hundred steps; 4e-5 is what the reference announces (and does not set, item 17).
-INDEPENDENT_WEIGHT_DECAY = 4e-5
+DEFAULT_WARMUP = 1e9  # tokens; the Muon family starts at its full rate, as in the reference
 SCALED_BY_W_INIT = ("matrix", "expert", "router", "head")
 
 
@@ -60,9 +59,12 @@ def build_plan(run: RunConfig, model: Counted, base: Counted, ranks: int) -> Pla
         raise UserError(f"--max_tokens {tokens:,} is less than one batch of {batch:,} tokens.")
     transfer = RULES.load(run.parameterization or "sp").transfer(_situation(run, model, base, tokens, batch))
     transfer = _with_overrides(transfer, run)
-    warmup = 0.0 if run.midtrain else hps.warmup_tokens
-    if transfer.warmup == "proportional" and not run.midtrain:
-        warmup = hps.warmup_tokens / hps.t0 * tokens
+    check_decay(run)
+    roles = _roles(run, transfer, batch, tokens, model.parameters["active"])
+    _check_starts(roles, model.parameters)
+    warmup = _warmup(run)
+    if transfer.warmup == "proportional":
+        warmup = warmup / hps.t0 * tokens
     if warmup >= tokens:
         raise UserError(
             f"Warm-up of {warmup:,.0f} tokens does not fit in a budget of {tokens:,} tokens. "
@@ -90,7 +92,7 @@ def build_plan(run: RunConfig, model: Counted, base: Counted, ranks: int) -> Pla
             run.decay or "linear",
             run.decay_fraction,
         ),
-        roles=_roles(run, transfer, batch / hps.b0),
+        roles=roles,
         multipliers=transfer.multipliers,
         beta1=hps.beta1,
         beta2=factors.beta2,
@@ -104,6 +106,8 @@ def build_plan(run: RunConfig, model: Counted, base: Counted, ranks: int) -> Pla
         model_flops_per_token=model.flops_per_token,
         base_batch_tokens=hps.b0,
         base_beta2=hps.beta2,
+        momentum=hps.muon_beta,
+        cautious_weight_decay=run.cautious_weight_decay,
         optimizer_args=run.optimizer_args or {},
     )
 
@@ -127,7 +131,16 @@ def _situation(run: RunConfig, model: Counted, base: Counted, tokens: int, batch
         batch_ratio=batch / run.base_hps.b0,
         tied=model.config.tie_embeddings,
         head_init_std=run.head_init_std,
+        optimizer=run.optimizer or "adamw",
     )
+
+
+def _warmup(run: RunConfig) -> float:
+    if run.midtrain:
+        return 0.0
+    if run.base_hps.warmup_tokens is not None:
+        return run.base_hps.warmup_tokens
+    return 0.0 if run.optimizer in ORTHOGONAL else DEFAULT_WARMUP
 
 
 def _with_overrides(transfer: Transfer, run: RunConfig) -> Transfer:
@@ -143,22 +156,34 @@ def _with_overrides(transfer: Transfer, run: RunConfig) -> Transfer:
     return replace(transfer, init=init, multipliers=multipliers)
 
 
-def _roles(run: RunConfig, transfer: Transfer, batch_ratio: float) -> dict[str, RolePlan]:
-    hps = run.base_hps
-    factors = batch_factors(run.batch_rule, batch_ratio, hps.beta2)
-    decay = hps.weight_decay
-    if decay is None:
-        decay = INDEPENDENT_WEIGHT_DECAY if run.independent_weight_decay else DEFAULT_WEIGHT_DECAY
+def _roles(run: RunConfig, transfer: Transfer, batch: int, tokens: int, parameters: int) -> dict[str, RolePlan]:
+    hps, optimizer = run.base_hps, run.optimizer or "adamw"
+    factors = batch_factors(run.batch_rule, batch / hps.b0, hps.beta2)
     roles = {}
     for name in LEARNED_ROLES:
         init = transfer.init.get(name, Init("zeros"))
         if name in SCALED_BY_W_INIT:
             init = replace(init, gain=hps.w_init_scale)
         lr = hps.eta0 * factors.lr * transfer.lr[name]
-        if name in ("matrix", "expert", "router"):
+        if name in HIDDEN:
             lr *= hps.weight_lr_scale
-        roles[name] = RolePlan(lr, decay * factors.weight_decay * transfer.weight_decay[name], init)
+        method = method_of(optimizer, name)
+        shrink = base_decay(run) * factors.weight_decay * transfer.weight_decay[name]
+        if run.weight_decay_rule == "power_lines" and transfer.weight_decay[name]:
+            shrink = shrink_per_step(batch, tokens, parameters) / (1.0 if run.independent_weight_decay else lr)
+        shrink = 0.0 if method in ON_A_SPHERE else shrink
+        roles[name] = RolePlan(lr, shrink, init, method, transfer.eps.get(name, 1.0))
     return roles
+
+
+def _check_starts(roles: dict[str, RolePlan], counts: dict[str, int]) -> None:
+    """Raise UserError where a sphere would hold weights at zero for good."""
+    for name, r in roles.items():
+        if counts.get(name) and r.method in KEEPS_ITS_START and (r.init.kind == "zeros" or r.init.gain == 0):
+            raise UserError(
+                f"muonh keeps the norm that weights start with, and the {name} would start at zero and never move. "
+                "Give --head_init_std 0.02 (and --base_hps.w_init_scale 1), or another optimizer, such as muon."
+            )
 
 
 @dataclass(frozen=True)
@@ -227,16 +252,20 @@ def describe(plan: Plan) -> str:
         + (f", batch ramps to x{plan.batch_ramp}" if plan.batch_ramp != 1 else ""),
         f"schedule     {s.name}{wsd}, warm-up {s.warmup_tokens:,.0f} tokens, final fraction {s.final:g}",
         f"adam         beta1 {plan.beta1:g}, beta2 {plan.beta2:g}, eps {plan.eps:g}"
-        + (", betas follow the schedule" if plan.scheduled_betas else ""),
+        + (", betas follow the schedule" if plan.scheduled_betas else "")
+        + (f"; muon momentum {plan.momentum:g}" if plan.optimizer in ORTHOGONAL else ""),
         f"multipliers  logits {m.logit:.6g}, branches {m.residual:.6g}, softmax scale {attention}",
         f"other        grad clip {plan.grad_clip:g}, label smoothing {plan.label_smoothing:g}, seed {plan.seed}"
-        + (", independent weight decay" if plan.independent_weight_decay else ""),
+        + (", independent weight decay" if plan.independent_weight_decay else "")
+        + (", cautious weight decay" if plan.cautious_weight_decay else ""),
         "",
-        f"{'role':<10} {'peak lr':>12} {'weight decay':>13}  initial weights",
+        f"{'role':<10} {'peak lr':>12} {'weight decay':>13}  {'method':<9} initial weights",
     ]
     for name, r in plan.roles.items():
         if plan.counts.get(name):
-            lines.append(f"{name:<10} {r.lr:>12.6g} {r.weight_decay:>13.6g}  {_describe_init(name, r.init)}")
+            lines.append(
+                f"{name:<10} {r.lr:>12.6g} {r.weight_decay:>13.6g}  {r.method:<9} {_describe_init(name, r.init)}"
+            )
     return "\n".join(lines)
 
 

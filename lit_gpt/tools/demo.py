@@ -119,7 +119,7 @@ def train(values: Any, data: Path) -> Result:
 
 def scaled_warmup(max_tokens: float) -> BaseHyperparameters:
     """The demo's hyper-parameters, with a warm-up that fits a shorter run."""
-    return BaseHyperparameters(**{**vars(HPS), "warmup_tokens": min(HPS.warmup_tokens, max_tokens / 10)})
+    return BaseHyperparameters(**{**vars(HPS), "warmup_tokens": min(HPS.warmup_tokens or 0.0, max_tokens / 10)})
 
 
 def validation(data: Path) -> Corpus:

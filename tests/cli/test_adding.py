@@ -45,7 +45,7 @@ def test_the_files_of_the_page_train_and_resume(tmp_path: Path, in_place: list[s
     for i in range(40):
         (text / f"{i}.txt").write_text(" ".join(words.choices(["to", "be", "or", "not"], k=300)))
     options = (
-        "--train_model transformer_alternate --optimizer lion --parameterization mup_tokens --depth 2 --ar 16 "
+        "--train_model transformer_alternate --optimizer signum --parameterization mup_tokens --depth 2 --ar 16 "
         "--base_hps.d0 1 --base_hps.t0 2560 --base_hps.warmup_tokens 0 --base_hps.eta0 2e-3 --base_hps.b0 512 "
         "--train_name added --vocab_size 257 --ctx_len 64 --max_tokens 10240 --log_step 1 "
         f"--train_data_dir {text} --out_dir {tmp_path / 'out'} --resume auto"

@@ -57,7 +57,7 @@ REFERENCE: dict[str, Any] = {
     "ar": None,
     "wandb_project": "discrete-llm",
 }
-# Fields of base_hps (its section 1.2). None here: 0.1 or 4e-5, resolved in the Plan.
+# Fields of base_hps (its section 1.2). None here: resolved in the Plan, to 0.1 or 4e-5, and to 1e9 or 0.
 REFERENCE_HPS: dict[str, Any] = {
     "d0": 8,
     "eta0": 6e-4,
@@ -69,7 +69,7 @@ REFERENCE_HPS: dict[str, Any] = {
     "weight_decay": None,
     "eps": 1e-8,
     "min_lr_mult": 0.0,
-    "warmup_tokens": 1e9,
+    "warmup_tokens": None,
     "beta1": 0.9,
     "beta2": 0.95,
     "muon_beta": 0.95,

@@ -1,0 +1,175 @@
+"""One optimizer over role groups: every group is stepped by the rule of its method.
+
+The Plan says which method a role gets (scaling/methods.py); an optimizer's file says what each
+method is made of. A rule is a direction (_directions.py: where to go, from gradients and
+state) and a move (_moves.py: how far, and what is kept), over batches of equal shapes
+(_batches.py); plain AdamW groups are left to torch's fused kernel.
+
+State exists from construction on: checkpoints have the same tensors on every rank, and nothing is
+stepped to make them. Whether a step is skipped, and how gradients are scaled, stays on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+from lit_gpt.optim._batches import Batch, Task, interleave, local, make_batches
+from lit_gpt.scaling.base import Plan
+
+Group = dict[str, Any]
+State = Mapping[Tensor, dict[str, Tensor]]
+
+
+class Control(NamedTuple):
+    """What the loop found out about the gradients of this step, on one device.
+
+    skip: 0-d bool, whether the step must change nothing. divisor: 0-d, of the gradients.
+    """
+
+    skip: Tensor
+    divisor: Tensor
+
+    def rate(self, value: float) -> Tensor:
+        """A learning rate: `value`, or 0 in a step that is skipped."""
+        return torch.where(self.skip, 0.0, value)
+
+    def decay(self, value: float) -> Tensor:
+        """A factor on state: `value`, or 1 in a step that is skipped."""
+        return torch.where(self.skip, 1.0, value)
+
+    def gradients(self, batch: Batch) -> Tensor:
+        """The scaled gradients of a batch, (B, r, C); zeros, even for NaNs, in a step that is skipped."""
+        g_BrC = batch.join([_grad(p) for p in batch.params])
+        return torch.where(self.skip, 0.0, g_BrC).div_(self.divisor)
+
+
+def _grad(p: Tensor) -> Tensor:
+    assert p.grad is not None, "a parameter has no gradient"
+    return p.grad
+
+
+class Direction(Protocol):
+    """Where to go. Both parts work on local shards; state may be sharded like the parameter."""
+
+    def new_state(self, p: Tensor) -> dict[str, Tensor]: ...
+
+    def __call__(self, batch: Batch, group: Group, state: State, control: Control) -> Task[Tensor]:
+        """Updates its state; returns the direction (B, r, C), fp32, finite even in a skipped step."""
+        ...
+
+
+class Move(Protocol):
+    """How far to go: changes the weights x (B, r, C) in place, by nothing where the rate is 0."""
+
+    def new_state(self, p: Tensor) -> dict[str, Tensor]: ...
+
+    def __call__(
+        self, batch: Batch, x_BrC: Tensor, d_BrC: Tensor, group: Group, state: State, control: Control
+    ) -> Task[None]: ...
+
+
+class Rule:
+    """A direction and a move over the parameters of one group."""
+
+    def __init__(
+        self, params: Sequence[Tensor], direction: Direction, move: Move, blocks: Callable[[Tensor], int] = lambda p: 1
+    ):
+        self.batches, self.direction, self.move = make_batches(params, blocks), direction, move
+
+    def new_state(self, p: Tensor) -> dict[str, Tensor]:
+        """The tensors that this rule keeps for a parameter."""
+        return {**self.direction.new_state(p), **self.move.new_state(p)}
+
+    def tasks(self, group: Group, state: State, control: Control) -> Iterator[Task[None]]:
+        """One per batch."""
+        return (self._task(batch, group, state, control) for batch in self.batches)
+
+    def _task(self, batch: Batch, group: Group, state: State, control: Control) -> Task[None]:
+        direction = yield from self.direction(batch, group, state, control)
+        weights = batch.join(batch.params)
+        yield from self.move(batch, weights, direction, group, state, control)
+        batch.store(weights, batch.params)
+
+
+class FusedAdamW:
+    """AdamW (arXiv:1711.05101) in torch's fused kernel.
+
+    betas, eps: in place of the Plan's, which the loop writes into the group.
+    """
+
+    def __init__(self, betas: tuple[float, float] | None = None, eps: float | None = None):
+        self.betas, self.eps = betas, eps
+
+    def new_state(self, p: Tensor) -> dict[str, Tensor]:
+        """Step count and both moments, named as torch names them."""
+        step = torch.zeros((), dtype=torch.float32, device=p.device)
+        return {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+
+    def tasks(self, group: Group, state: State, control: Control) -> Iterator[Task[None]]:
+        """Steps at once; there is nothing to wait for."""
+        params = group["params"]
+        lists = [[local(state[p][key]) for p in params] for key in ("exp_avg", "exp_avg_sq", "step")]
+        beta1, beta2 = self.betas or group["betas"]
+        adamw(
+            [local(p) for p in params],
+            [local(_grad(p)) for p in params],
+            lists[0],
+            lists[1],
+            [],
+            lists[2],
+            fused=True,
+            grad_scale=control.divisor,
+            found_inf=control.skip.float(),
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"] if self.eps is None else self.eps,
+            maximize=False,
+        )
+        return iter(())
+
+
+class RoleOptimizer(torch.optim.Optimizer):
+    """Steps every group by the rule of its method.
+
+    groups: see groups.parameter_groups. rules: method -> what makes its rule for the parameters of
+    a group. plan: betas and eps of the groups of Adam-like methods, until the loop sets them.
+    """
+
+    grad_scale: Tensor | None = None
+    found_inf: Tensor | None = None
+
+    def __init__(
+        self,
+        groups: list[Group],
+        rules: Mapping[str, Callable[[Sequence[Tensor]], Any]],
+        plan: Plan,
+    ):
+        super().__init__(groups, {"betas": (plan.beta1, plan.beta2), "eps": plan.eps})
+        self.rules = [rules[group["method"]](group["params"]) for group in self.param_groups]
+        with torch.no_grad():
+            for group, rule in zip(self.param_groups, self.rules):
+                for p in group["params"]:
+                    self.state[p] = rule.new_state(p)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update from the gradients; see docs/adding.md for grad_scale and found_inf."""
+        interleave(
+            task
+            for group, rule in zip(self.param_groups, self.rules)
+            for task in rule.tasks(group, self.state, self._control(group["params"][0].device))
+        )
+
+    def _control(self, device: torch.device) -> Control:
+        if self.found_inf is None or self.grad_scale is None:
+            return Control(torch.zeros((), dtype=torch.bool, device=device), torch.ones((), device=device))
+        skip = self.found_inf.to(device).bool()
+        return Control(skip, torch.where(skip, 1.0, self.grad_scale.to(device)))

@@ -1,0 +1,39 @@
+"""Rules that several optimizers share: orthogonal momentum with its options, AdamW for other roles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from lit_gpt.optim._directions import Adam, Orthogonal
+from lit_gpt.optim._moves import Step
+from lit_gpt.optim._optimizer import FusedAdamW, Move, Rule
+from lit_gpt.roles import blocks_of
+from lit_gpt.scaling.base import Plan
+
+MakeRule = Callable[[Sequence[Tensor]], Any]
+
+
+def orthogonal_rule(
+    plan: Plan, move: Move, *, split_maps: bool = False, split_heads: bool = False, **options: Any
+) -> MakeRule:
+    """Momentum made orthogonal, then a move.
+
+    split_maps: maps that share a matrix (gate and up of a gated feed-forward network) are
+    orthogonalised each for itself. split_heads: so is each head of queries, keys and values.
+    options: fields of Orthogonal.
+    """
+    direction = Orthogonal(plan.momentum, **options)
+    return lambda params: Rule(params, direction, move, lambda p: blocks_of(p, maps=split_maps, heads=split_heads))
+
+
+def adamw_rule(plan: Plan, betas: tuple[float, float] | None = None, eps: float | None = None) -> MakeRule:
+    """AdamW: fused, unless decay is cautious, which the kernel cannot do.
+
+    betas, eps: in place of the Plan's.
+    """
+    if plan.cautious_weight_decay:
+        return lambda params: Rule(params, Adam(betas=betas, eps=eps), Step(cautious=True))
+    return lambda params: FusedAdamW(betas, eps)

@@ -1,0 +1,36 @@
+"""CompleteP (arXiv:2505.01618): muP whose residual branches shrink with depth, at alpha = 1.
+
+With r = base width / width and l = base depth / depth:
+
+| item | rule |
+|---|---|
+| matrix, expert, router learning rate | r |
+| every other learning rate | 1 |
+| weight decay | 1 / r for matrices, experts and routers, 0 for vectors and convolutions, else 1 |
+| every branch | times l before it is added |
+| eps of AdamW | r for embedding and head, r l for the roles inside branches |
+| logits, router logits | r |
+| attention | sqrt(base head dim) / head dim |
+
+So rate times decay does not depend on the width; where muP asks for no width factor on the rate (Muon
+and its relatives), there is none on the decay. At alpha = 1 the paper's depth factor on learning
+rates, (L / L0)^(alpha - 1), is 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lit_gpt.scaling import mup
+from lit_gpt.scaling.base import LEARNED_ROLES, Situation, Transfer
+from lit_gpt.scaling.methods import HIDDEN
+
+
+def transfer(s: Situation) -> Transfer:
+    """Factors of CompleteP; see the table above."""
+    base = mup.transfer(s)
+    r, depth = s.base_width / s.width, s.base_depth / s.depth
+    decay = dict.fromkeys(LEARNED_ROLES, 1.0) | {role: 1 / base.lr[role] for role in HIDDEN}
+    decay |= {"vector": 0.0, "conv": 0.0}
+    eps = {role: r if role in ("embedding", "head") else r * depth for role in LEARNED_ROLES}
+    return replace(base, weight_decay=decay, eps=eps, multipliers=replace(base.multipliers, residual=depth))

@@ -1,0 +1,52 @@
+"""How much weight decay: a number, or the timescale law of Power Lines.
+
+Decoupled decay makes the weights a moving average of updates over B / (eta lambda) tokens; as a
+fraction of the run, tau = B / (eta lambda D). Power Lines (arXiv:2505.13738) finds the best tau to be
+1.084 TPP^-0.527 with TPP = D / N tokens per parameter, so lambda = B TPP^0.527 / (1.084 eta D).
+B and D in tokens, N the active parameters with embeddings, eta the peak rate of the role.
+"""
+
+from __future__ import annotations
+
+from lit_gpt.config.run import RunConfig
+from lit_gpt.errors import UserError
+from lit_gpt.scaling.methods import METHODS
+
+DEFAULT = 0.1
+# With independent decay the shrink per step is the decay itself, so 0.1 would destroy a
+# model in a hundred steps; 4e-5 is what the reference announces (and does not set, item 17).
+DEFAULT_INDEPENDENT = 4e-5
+WITHOUT = ("muonh", "muonball")  # spheres; the reference sets 0 for all roles of these
+
+
+def base_decay(run: RunConfig) -> float:
+    """--base_hps.weight_decay, or its default."""
+    if run.base_hps.weight_decay is not None:
+        return run.base_hps.weight_decay
+    if run.optimizer in WITHOUT:
+        return 0.0
+    return DEFAULT_INDEPENDENT if run.independent_weight_decay else DEFAULT
+
+
+def best_timescale(tokens_per_parameter: float) -> float:
+    """tau of Power Lines: the averaging time of decay as a fraction of the run."""
+    return 1.084 * tokens_per_parameter**-0.527
+
+
+def shrink_per_step(batch_tokens: float, tokens: float, parameters: float) -> float:
+    """eta lambda of Power Lines: B / (tau D)."""
+    return batch_tokens / (best_timescale(tokens / parameters) * tokens)
+
+
+def check_decay(run: RunConfig) -> None:
+    """Raise UserError for decay options that contradict each other or cannot act."""
+    if run.weight_decay_rule == "power_lines" and run.base_hps.weight_decay is not None:
+        raise UserError(
+            f"--weight_decay_rule power_lines computes the decay, and --base_hps.weight_decay is "
+            f"{run.base_hps.weight_decay}. Drop one of them."
+        )
+    if run.cautious_weight_decay and run.optimizer not in METHODS:
+        raise UserError(
+            f"--cautious_weight_decay is not known to the optimizer {run.optimizer}. "
+            f"Drop it, or use one of {', '.join(METHODS)}."
+        )
