@@ -29,7 +29,12 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = sorted(p for p in ROOT.rglob("*.md") if not any(part.startswith(".") for part in p.relative_to(ROOT).parts))
 WITH_COMMANDS = [README, ROOT / "CONTRIBUTING.md", ROOT / "launch_scripts/README.md", ROOT / "docs/data.md"]
-WITH_COMMANDS += [ROOT / "docs/checkpoints.md", ROOT / "docs/demo.md", ROOT / "docs/examples/transformer_d8/README.md"]
+WITH_COMMANDS += [
+    ROOT / "docs/architectures.md",
+    ROOT / "docs/checkpoints.md",
+    ROOT / "docs/demo.md",
+    ROOT / "docs/examples/transformer_d8/README.md",
+]
 NOT_YET = {"muon", "muonh", "muonball", "hadam", "lc"}  # tokens that the README names as refused
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,9 +54,9 @@ def drawn(family: str, depth: int, window: int = 128, context: int = 4096) -> st
     lenders = [i for i, s in enumerate(layers) if s.memory]
     letters = {
         (RECURRENT.get(family, "mamba"), None, None): "R",
+        (attention, context // 2, None): "H",
         (attention, window, None): "W",
         (attention, None, None): "F",
-        (attention, context // 2, None): "H",
         (cross, None, m + 1): "X",
         (cross, context // 2, m + 1): "x",
         ("gmu", None, lenders[0] if lenders else None): "G",
@@ -77,6 +79,23 @@ def test_patterns(family: str) -> None:
     if family != "phi4miniflash":
         assert (c.n_head, c.head_dim, c.n_kv_head, c.block_size, c.vocab_size) == (16, 128, 4, 4096, 32000)
         assert (c.norm, c.tie_embeddings, c.attn_bias) == ("rmsnorm", False, False)
+
+
+def test_the_table_of_the_documentation() -> None:
+    page = (Path(__file__).parents[3] / "docs/architectures.md").read_text()
+    rows = [
+        [cell.strip(" `") for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:3] == "| `"
+    ]
+    for family, ratio, layers, recurrent, _ in rows:
+        c = build(family, 8)
+        sizes = {"phi4miniflash": (512, 8192), "samba": (2048,)}.get(family, ())
+        assert (c.n_embd, drawn(family, 8, *sizes)) == (8 * int(ratio), layers)
+        mixers = {"Mamba": "mamba", "Mamba-2": "mamba2", "Gated DeltaNet": "gdn", "none": "attention"}
+        assert c.layers[0].mixer == mixers[recurrent]
+    assert {row[0] for row in rows} == {"samba", *YOCO} - {*MIXTURES}
+    ratios = re.search(r"without embeddings: ([\d, ]+)", page)
+    assert ratios is not None
+    assert [build(family, 1).n_embd for family in PURE] == [int(r) for r in ratios[1].split(", ")]
 
 
 def test_samba() -> None:

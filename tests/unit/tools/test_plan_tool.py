@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -66,6 +69,32 @@ def test_the_reference_formula_beside_the_exact_count(capsys):
     row = next(r for r in capsys.readouterr().out.splitlines() if r.startswith("this model"))
     exact, analytic, _ = row.removeprefix("this model").split()
     assert number(exact) - number(analytic) == 17 * 1024
+
+
+def test_what_hybrid_layers_read_and_lend(capsys):
+    """A bare --layers, as the documentation types it, prints what the documentation shows."""
+    assert plan.main(["--train_model", "sambay", "--depth", "8", "--train_name", "mup", "--layers"]) == 0
+    table = capsys.readouterr().out.split("\n\n")[-1].strip()
+    page = (Path(__file__).parents[3] / "docs/architectures.md").read_text()
+    assert table == page.split("```text\n")[1].split("\n```")[0]
+    rows = {line.split()[0]: re.split(" {2,}", line)[1:6] for line in table.splitlines()}
+    assert rows["1"] == ["attention", "swiglu", "128", "-", "-"]
+    assert rows["4"] == ["mamba", "swiglu", "-", "-", "memory (mixer)"]
+    assert rows["5"] == ["attention", "swiglu", "all", "-", "K,V"]
+    assert rows["6"] == ["gmu", "swiglu", "-", "memory of 4", "-"]
+    assert rows["7"] == ["cross_attention", "swiglu", "all", "K,V of 5", "-"]
+
+
+def test_layers_that_share_a_block_count_once(capsys):
+    line = "--train_model transformer --depth 8 --train_name x --layers true --share_per_layer 2 --share_group 2"
+    assert plan.main(line.split()) == 0
+    table = cells(capsys.readouterr().out.split("\n\n")[-1])
+    assert [table[str(i)][-2] for i in (2, 3, 6, 7)] == ["0", "1", "4", "5"]
+    assert all(table[str(i)][-1] == table["0"][-1] for i in range(8)), "work is per layer"
+    own = sum(number(table[str(i)][-2]) for i in (0, 1, 4, 5))
+    assert own + sum(number(table[key][-2]) for key in ("embedding", "norm")) + number(table["head"][0]) == number(
+        table["all"][0]
+    )
 
 
 def test_columns_line_up():
