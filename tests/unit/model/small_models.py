@@ -33,6 +33,7 @@ OPTIONS = {
     "tied": {"tie_embeddings": True},
     "relu2": {"layers": (LayerSpec(ffn="relu2"),) * 2},
     "oss_swiglu": {"layers": (LayerSpec(ffn="oss_swiglu"),) * 2},
+    "shared_block": {"share_per_layer": 1},
     "no_ffn": {"layers": (LayerSpec(ffn=None), LayerSpec())},
     "layernorm": {"norm": "layernorm"},
 }
