@@ -181,9 +181,9 @@ def _rows_on_every_rank(params: Sequence[Tensor]) -> dict[Tensor, tuple[int, ...
             by_group[group].append(p)  # type: ignore[arg-type]
     for group, sharded in by_group.items():
         mine = torch.tensor([local(p).shape[0] for p in sharded], device=sharded[0].device_mesh.device_type)
-        everyone = mine.new_empty(dist.get_world_size(group), len(sharded))
-        dist.all_gather_into_tensor(everyone, mine, group=group)
-        rows |= {p: tuple(column) for p, column in zip(sharded, everyone.T.tolist())}
+        everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(everyone, mine, group=group)
+        rows |= {p: tuple(column) for p, column in zip(sharded, torch.stack(everyone, 1).tolist())}
     return rows
 
 

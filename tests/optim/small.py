@@ -90,3 +90,9 @@ def build(model: nn.Module, optimizer: str, plan: Plan | None = None, **args: An
     """The optimizer over the model's roles, with --optimizer_args."""
     plan = plan or plan_for(optimizer, optimizer_args=args)
     return OPTIMIZERS.load(optimizer).build(parameter_groups(model, plan), plan)
+
+
+def options(optimizer: str) -> dict[str, Any]:
+    """--optimizer_args with which an optimizer equals its reference: no 16-bit products, the paper's factors."""
+    fp32 = {"ns_dtype": "fp32"} if "muon" in optimizer else {}
+    return fp32 | ({"adjust": "rms"} if optimizer == "normuon" else {})
