@@ -65,7 +65,8 @@ class ModelConfig:
     share_per_layer, share_group: P and G: the layers are G groups of equal length, each of which
         repeats the P blocks it has; 0 gives each layer a block of its own.
     mixer_options: mixer -> option -> value, where it differs from the mixer file's default.
-    attn_bias: biases on q, v, gate and output projections (never k). mlp_bias: on the FFN.
+    attn_bias: biases on q, v, gate and output projections (never k). mlp_bias: on the FFN and
+        on memory units.
     """
 
     family: str

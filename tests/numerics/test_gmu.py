@@ -22,7 +22,7 @@ LENDERS = {"heads": LayerSpec(memory="mixer"), "ffn": LayerSpec(memory="ffn")}
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_the_formula(bias):
-    config = config_of(LENDERS["heads"], attn_bias=bias)
+    config = config_of(LENDERS["heads"], mlp_bias=bias)
     unit = mixer_of(config, 1)
     x, memory = (torch.randn(2, 5, 24, dtype=torch.float64) for _ in range(2))
     y, nothing = unit(x, Context(), Lent(memory=memory))

@@ -28,9 +28,9 @@ class GatedMemoryUnit(nn.Module):
     def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
         n, (width, normed) = config.n_embd, memory_form(config, layer_index)
-        self.gate = Linear(n, width, bias=config.attn_bias)
+        self.gate = Linear(n, width, bias=config.mlp_bias)
         self.norm = RMSNorm(width, config.norm_eps) if normed else None
-        self.out = Linear(width, n, bias=config.attn_bias)
+        self.out = Linear(width, n, bias=config.mlp_bias)
 
     def forward(
         self, x_BTD: Tensor, context: Context, shared: Lent | None, cache: None = None
