@@ -70,11 +70,11 @@ class Trainer:
         )
         self.loader.check_size(self.plan.batch_tokens * self.plan.batch_ramp // self.plan.context)
         self.model = build_model(setup, runtime)
+        if run.init_from and not resume_from:  # before the optimizer, whose state may come from the weights
+            load_weights(Path(run.init_from), self.model, runtime)
         self.optimizer = build_optimizer(self.model, self.plan)
         if resume_from:
             load_checkpoint(resume_from, self.model, self.optimizer, runtime)
-        elif run.init_from:
-            load_weights(Path(run.init_from), self.model, runtime)
 
     @property
     def finished(self) -> bool:

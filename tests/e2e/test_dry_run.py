@@ -15,6 +15,8 @@ DATA = "--train_data_dir D --val_data_dir D"
 MOE = f"{DATA} --train_model transformer_gqa4_h2_moe --sparsity 8 --top_k 8 --share_expert true --global_aux true "
 MOE += "--sqrt_gate true --train_name v2scale_mup_muonh_ga_qknorm_sgate_shexp --fsdp2 true"
 LADDER = "--base_hps.warmup_tokens=0 --base_hps.t0=10.4e9 --base_hps.min_lr_mult=0.1 --resume=auto --micro_bsz=16"
+HYPERP = f"{DATA} --train_model transformer_gqa4_h2 --train_name v2scale_mup_muonh_ga_qknorm_sgate_shexp --fsdp2 true"
+HYPERBALL = {"embedding": "adamw", "head": "adamh", "matrix": "muonh", "expert": "muonh", "router": "muonh"}
 PHI = "--train_data_dir D --base_hps.eta0=5e-4 --base_hps.b0=8388608 --base_hps.warmup_tokens0=25_165_824_000 "
 PHI += "--ctx_len 8192 --max_tokens 5e12 --resume=auto --train_model phi4miniflash --depth 32 --train_name scaling"
 DENSE = f"{DATA} --train_model transformer"
@@ -24,8 +26,41 @@ TROUBLE = "--num_workers=8 --precision=bf16 --compile=true --gradient_checkpoint
 
 # Command -> what its Plan must say. sqrt(8 / depth) is muP++'s depth factor, 8 / depth muP's width factor.
 COMMANDS: dict[str, list[str]] = {
-    f"{MOE} --depth 8": [],
-    f"{MOE} --depth 24 {LADDER} --act_ckpt=true": [],
+    f"{MOE} --depth 8": [
+        r"rule +hyperp, batch rule default, optimizer muonh",
+        r"tokens +9,500,000,000 in",
+        r"warm-up 0 tokens, final fraction 0$",
+        r"logits 1, branches 0.25,",
+        *(rf"{role} +0.0006 +0  {method} " for role, method in HYPERBALL.items()),
+    ],
+    f"{MOE} --depth 24 {LADDER} --act_ckpt=true": [
+        r"warm-up 0 tokens, final fraction 0.1$",
+        rf"logits 1, branches {48**-0.5:.6g},",
+        rf"embedding +{6e-4 * 3**-0.5:.6g} +0  adamw ",
+        rf"head +{6e-4 * 3**-0.5:.6g} +0  adamh ",
+    ],
+    f"{HYPERP} --depth 8 {LADDER}": [
+        r"rule +hyperp, batch rule default, optimizer muonh",
+        r"tokens +10,400,000,000 in",
+        *(rf"{role} +0.0006 +0  {method} " for role, method in HYPERBALL.items() if role not in ("expert", "router")),
+    ],
+    f"{HYPERP} --depth 16 {LADDER} --act_ckpt=true --max_tokens 4.16e10": [
+        r"warm-up 0 tokens, final fraction 0.1$",
+        rf"matrix +{6e-4 * 0.5**0.5 * 4**-0.32:.6g} +0  muonh ",
+        rf"embedding +{6e-4 * 0.5**0.5:.6g} +0  adamw ",
+    ],
+    f"{DENSE} --depth 16 --train_name v2scale_mup_muon": [
+        r"rule +mupp, batch rule default, optimizer muon$",
+        r"warm-up 0 tokens",
+        rf"matrix +{6e-4 * 0.5**0.5:.6g} +2e-05  muon ",
+        r"logits 0.5,",
+    ],
+    f"{DENSE} --depth 16 --train_name mup_muonball": [
+        rf"matrix +{6e-4 * 0.5**0.5:.6g} +0  muonball ",
+        r"vector .* adamw ",
+    ],
+    f"{DENSE} --depth 16 --train_name mup_hadam": [rf"matrix +{6e-4 * 0.5**1.5:.6g} +0.1  nadam ", r"head .* adamw "],
+    f"{DENSE} --depth 16 --train_name muon": [r"rule +sp, ", r"matrix +0.0006 +0.1  muon "],
     f"{DATA} --train_model sambay --depth 8 --train_name scaling_mup": [],
     f"{DENSE} --depth 16 --max_tokens 1e11 --train_name scaling_mup_tie": [
         rf"tokens +100,000,000,000 in {-(-(10**11) // BASE):,} steps of {BASE:,}",

@@ -1,0 +1,69 @@
+"""Native optimizers in the trainer: they learn, resume to the bit, take their options, and refuse what cannot work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from test_resume import assert_same_run, newest, weights
+from tiny_run import folder_of, rows, run
+
+from lit_gpt.checkpoint.load import stored_shapes
+from lit_gpt.train.signals import EXIT_INTERRUPTED
+
+NAMES = {"muon": 0.02, "muonh": 0.02, "muonball": 0.02, "normuon": 0.02, "hadam": 4e-3, "lion": 5e-4}  # with eta0
+SHORT: dict[str, Any] = {"async_save": False, "max_tokens": 12 * 512}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_learns(name, data, tmp_path):
+    assert run(data, tmp_path, optimizer=name, base_hps__eta0=NAMES[name], **SHORT) == 0
+    losses = rows(tmp_path)
+    assert len(losses) == 12 and losses[12] < losses[1] - 0.5
+
+
+@pytest.mark.parametrize("name", ["muonh", "muonball"])
+def test_stopped_and_continued(name, data, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    options = {**SHORT, "train_name": f"x_{name}", "base_hps__eta0": 0.02, "max_tokens": 5 * 512}
+    options |= {"val_data_dir": data, "eval_step": 2, "eval_sequences": 4}
+    assert run(data, whole, **options) == 0
+    assert run(data, parts, resume="auto", stop_after=3, **options) == EXIT_INTERRUPTED
+    assert run(data, parts, resume="auto", **options) == 0
+    assert_same_run(parts, whole)
+    kept = {"muonh": "norm", "muonball": "singular_vector"}[name]
+    assert f"optim.blocks.0.mixer.q.weight.{kept}" in stored_shapes(newest(parts))
+
+
+def test_the_sphere_of_another_runs_weights(data, tmp_path):
+    """--init_from: the norm that is kept is that of the weights that were loaded."""
+    assert run(data, tmp_path / "first", train_name="x", base_hps__eta0=0.05, **SHORT) == 0
+    loaded = weights(tmp_path / "first")
+    out, start = tmp_path / "second", folder_of(tmp_path / "first")
+    assert run(data, out, train_name="x_muonh", base_hps__eta0=0.02, init_from=start, **SHORT) == 0
+    found = weights(out)
+    for key in ("blocks.0.mixer.q.weight", "blocks.3.ffn.up.weight", "head.weight"):
+        assert found[key].norm().item() == pytest.approx(loaded[key].norm().item(), rel=1e-6)
+        assert not torch.equal(found[key], loaded[key])
+
+
+def test_options_reach_the_optimizer(data, tmp_path, capsys):
+    options = {**SHORT, "optimizer": "muon", "base_hps__eta0": 0.02, "max_tokens": 3 * 512}
+    outs = {"plain": {}, "ns": {"optimizer_args__ns": "polar_express"}, "split": {"optimizer_args__split_maps": True}}
+    outs |= {"momentum": {"base_hps__muon_beta": 0.5}, "cautious": {"cautious_weight_decay": True}}
+    losses = set()
+    for name, changes in outs.items():
+        assert run(data, tmp_path / name, **options, **changes) == 0
+        losses.add(rows(tmp_path / name)[3])
+    assert len(losses) == len(outs)
+    capsys.readouterr()
+    assert run(data, tmp_path / "wrong", **options, optimizer_args__momentun=0.9) == 2
+    assert "--optimizer_args {'momentun': 0.9} do not fit muon" in capsys.readouterr().err
+    assert run(data, tmp_path / "wrong", **options, optimizer_args__ns="tunde") == 2
+    assert "Did you mean 'tuned'" in capsys.readouterr().err
+
+
+def test_a_head_that_starts_at_zero(data, tmp_path, capsys):
+    assert run(data, tmp_path, train_name="x_muonh", head_init_std="null", **SHORT) == 2
+    assert "the head would start at zero and never move. Give --head_init_std 0.02" in capsys.readouterr().err
