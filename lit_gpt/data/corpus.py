@@ -19,8 +19,8 @@ from lit_gpt.data.mixture import Interleave
 from lit_gpt.data.permutation import Permutation
 from lit_gpt.data.stream import TokenStream, fingerprint
 from lit_gpt.errors import UserError
+from lit_gpt.ops.loss import IGNORE
 
-IGNORE = -100  # torch's default ignore_index
 ORDER_VERSION = 1  # raise it when the order of samples changes for the same inputs
 
 

@@ -10,21 +10,14 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from lit_gpt.data.stream import StreamInfo
 from lit_gpt.errors import UserError
+from lit_gpt.utils.files import write_text
 
 NAME = "meta.json"
 VERSION = 1
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -9,8 +9,9 @@ from typing import Protocol
 
 import tokenizers
 
-from lit_gpt.data.meta import write_json, write_text
+from lit_gpt.data.meta import write_json
 from lit_gpt.errors import UserError
+from lit_gpt.utils.files import write_text
 
 EOS_NAMES = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "<|eos|>", "<|im_end|>", "[EOS]")
 BOS_NAMES = ("<s>", "<|begin_of_text|>", "<bos>", "<|bos|>", "[BOS]")

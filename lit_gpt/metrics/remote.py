@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from lit_gpt.errors import UserError
-from lit_gpt.metrics.summary import write_text
+from lit_gpt.utils.files import write_text
 
 WANDB_STEP = "trainer/global_step"  # the x axis Lightning's logger uses, so that old dashboards still fit
 

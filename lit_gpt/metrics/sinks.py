@@ -13,7 +13,8 @@ from typing import Any
 
 from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.metrics.remote import TRACKERS, RunInfo, Tracker
-from lit_gpt.metrics.summary import METRICS_FILE, jsonable, read_rows, write_text
+from lit_gpt.metrics.summary import METRICS_FILE, jsonable, read_rows
+from lit_gpt.utils.files import write_text
 
 CSV_FILE = "metrics.csv"
 SINK_NAMES = ("csv", *TRACKERS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,10 @@ from typing import Any
 import numpy as np
 
 from lit_gpt.errors import UserError
+from lit_gpt.utils.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "summary.json"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace `path` in one step, so that a reader never sees half of it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def jsonable(value: Any) -> Any:

@@ -4,7 +4,6 @@ from lit_gpt.parallel.fabric import Runtime, launch
 from lit_gpt.parallel.gradients import (
     GradNorms,
     finish_gradients,
-    global_grad_norm,
     grad_norms,
     gradient_sync,
     replicas_in_sync,
@@ -16,7 +15,6 @@ __all__ = [
     "GradNorms",
     "Runtime",
     "finish_gradients",
-    "global_grad_norm",
     "grad_norms",
     "gradient_sync",
     "launch",

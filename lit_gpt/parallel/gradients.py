@@ -66,11 +66,6 @@ def grad_norms(parameters: Iterable[nn.Parameter], runtime: Runtime) -> GradNorm
     return GradNorms((weight + vector).sqrt(), weight.sqrt(), vector.sqrt())
 
 
-def global_grad_norm(parameters: Iterable[nn.Parameter], runtime: Runtime) -> torch.Tensor:
-    """The 2-norm of all gradients together, fp32, a 0-d tensor on the device."""
-    return grad_norms(parameters, runtime).total
-
-
 @torch.no_grad()
 def scale_gradients_(parameters: Iterable[nn.Parameter], factor: torch.Tensor) -> None:
     """Multiply every gradient by a 0-d tensor."""

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lit_gpt.metrics.summary import write_text
 from lit_gpt.tools._coord_fit import TOLERANCE, Axis, CoordResult, Fit
+from lit_gpt.utils.files import write_text
 
 DRAWN = ("embedding", "middle mixer", "middle ffn", "stream", "logits")
 

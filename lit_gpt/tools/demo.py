@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
-from lit_gpt.data import IGNORE, open_corpus
+from lit_gpt.data import open_corpus
 from lit_gpt.data.corpus import Corpus
 from lit_gpt.data.prepare import prepare
 from lit_gpt.data.tokenizer import load_tokenizer
 from lit_gpt.evals.generation import Sampling, generate
 from lit_gpt.evals.load import load_model
 from lit_gpt.metrics.summary import SUMMARY_FILE
+from lit_gpt.ops.loss import IGNORE
 from lit_gpt.parallel import launch
 from lit_gpt.tools._cli import parser_for, run_tool
 from lit_gpt.train.loop import Result, Trainer

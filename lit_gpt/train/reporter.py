@@ -18,6 +18,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.metrics.console import Console
 from lit_gpt.metrics.curve import draw_loss_curve
 from lit_gpt.metrics.hardware import Hardware
+from lit_gpt.metrics.health import SpikeDetector
 from lit_gpt.metrics.sinks import Sinks
 from lit_gpt.metrics.summary import write_summary
 from lit_gpt.metrics.throughput import Throughput, peak_flops
@@ -56,6 +57,7 @@ class Reporter:
         self.hardware = Hardware(device)
         self._window = torch.zeros(2, device=device)  # summed loss of the steps taken, skipped steps
         self._window_steps = 0
+        self._spikes = {"loss": SpikeDetector(), "gradient norm": SpikeDetector()}
         if state:
             self.speed.load_state_dict(state["speed"])
             loss, skipped = state["window"]
@@ -106,6 +108,7 @@ class Reporter:
         skipped = int(read[1])
         self._check(skipped)
         loss = read[0] / (self._window_steps - skipped)
+        self._watch({"loss": loss, "gradient norm": read[2]})
         self.last_loss, self._window_steps = loss, 0
         self._window.zero_()
         rates = self.speed.metrics()
@@ -166,6 +169,12 @@ class Reporter:
                 "from the last checkpoint with --init_from, or start again."
             )
         self.note(f"warning: {skipped} of the last {self._window_steps} steps had a non-finite gradient; skipped them")
+
+    def _watch(self, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            if self._spikes[name].update(value):
+                step = self.progress.step
+                self.note(f"warning: the {name} at step {step}, {value:.4g}, is far above its recent past")
 
     def record(self, values: dict[str, float]) -> None:
         """Log further numbers of the current step."""

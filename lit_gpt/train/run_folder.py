@@ -26,9 +26,9 @@ import torch
 import yaml
 
 from lit_gpt.errors import UserError
-from lit_gpt.metrics.summary import write_text
 from lit_gpt.scaling.plan import difference
-from lit_gpt.train.setup import Setup
+from lit_gpt.train.setup import Setup, world_size
+from lit_gpt.utils.files import write_text
 
 IDENTITY = ("plan", "model", "numerics")  # each a JSON file
 CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
@@ -95,7 +95,7 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+        "world_size": world_size(),
         "cpu_count": os.cpu_count(),
         "git": _git(),
     }

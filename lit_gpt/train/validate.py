@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from lit_gpt.data.corpus import IGNORE, Batch, Corpus
+from lit_gpt.data.corpus import Batch, Corpus
+from lit_gpt.ops.loss import IGNORE
 from lit_gpt.parallel import Runtime
 from lit_gpt.train.step import documents, to_device
 

@@ -8,11 +8,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from lit_gpt.data import IGNORE, Corpus, Cursor, Loader, check_vocab, open_corpus
+from lit_gpt.data import Corpus, Cursor, Loader, check_vocab, open_corpus
 from lit_gpt.data.mixture import Interleave, load_mixture
 from lit_gpt.data.permutation import Permutation
 from lit_gpt.data.stream import ArrayStream, StreamInfo
 from lit_gpt.errors import UserError
+from lit_gpt.ops.loss import IGNORE
 
 
 def stream(n, first=0, **known):
