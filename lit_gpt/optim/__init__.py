@@ -1,5 +1,28 @@
-"""Optimizers: one file each, `build(groups, plan, device) -> Optimizer`. The file name is the CLI value."""
+"""Optimizers: one file each, `build(groups, plan) -> Optimizer`, and the table of external.py.
 
+The file name, or the name in the table, is the CLI value.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lit_gpt.optim.external import EXTERNAL
 from lit_gpt.registry import Registry
 
-OPTIMIZERS = Registry("lit_gpt.optim", "optimizer", exclude=("groups", "external"))
+
+class OptimizerRegistry(Registry):
+    """Files of this folder, then optimizers of other libraries."""
+
+    def names(self) -> list[str]:
+        """Every entry's name, sorted."""
+        return sorted([*super().names(), *EXTERNAL])
+
+    def load(self, name: str) -> Any:
+        """What has `build`. Raises UserError with suggestions when there is none."""
+        if name in EXTERNAL:
+            return EXTERNAL[name]
+        return super().load(name)
+
+
+OPTIMIZERS = OptimizerRegistry("lit_gpt.optim", "optimizer", exclude=("groups", "external", "protocol"))

@@ -74,6 +74,12 @@ class Batch:
     rows: tuple[int, ...] = ()
     owned: tuple[int, ...] = ()
 
+    @property
+    def device(self) -> torch.device:
+        """Where whole matrices are worked on: that of the mesh, also for shards in host memory."""
+        first = self.params[0]
+        return torch.device(first.device_mesh.device_type) if isinstance(first, DTensor) else first.device
+
     def join(self, tensors: Iterable[Tensor]) -> Tensor:
         """A copy of the local parts of one tensor per parameter, (B, r, C)."""
         return torch.cat([_matrices(local(t)) for t in tensors])

@@ -66,8 +66,9 @@ class Orthogonal:
             torch._foreach_copy_(grads, momenta)
         # fp16 has no room for the size of gradients, which only the norm takes out.
         wire = torch.bfloat16 if self.ns_dtype == "bf16" else torch.float32
-        whole = yield from batch.assemble(u_BrC.to(wire))
-        return (yield from batch.scatter(self._orthogonal(whole, batch.blocks).to(wire))).float()
+        whole = yield from batch.assemble(u_BrC.to(batch.device, wire))
+        direction = yield from batch.scatter(self._orthogonal(whole, batch.blocks).to(wire))
+        return direction.to(u_BrC.device, torch.float32)
 
     def _orthogonal(self, u_bRC: Tensor, blocks: int) -> Tensor:
         b, rows, columns = u_bRC.shape

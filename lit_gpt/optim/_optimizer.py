@@ -165,7 +165,7 @@ class RoleOptimizer(torch.optim.Optimizer):
         interleave(
             task
             for group, rule in zip(self.param_groups, self.rules)
-            for task in rule.tasks(group, self.state, self._control(group["params"][0].device))
+            for task in rule.tasks(group, self.state, self._control(local(group["params"][0]).device))
         )
 
     def _control(self, device: torch.device) -> Control:

@@ -1,0 +1,184 @@
+"""What a step of an optimizer costs beside AdamW's, and what that is of a training step.
+
+    python benchmarks/optimizer_step.py --sizes 8:16,16:8 --output docs/benchmarks/optimizer_step_h200.json
+    torchrun --standalone --nproc_per_node 2 benchmarks/optimizer_step.py --sizes 16:8
+
+Each optimizer steps the same model with the gradients of one real micro-batch; times are medians over
+the timed steps. Overhead is (its step - AdamW's) over the time that the batch's forward and
+backward passes take with AdamW's step: from --tokens_per_sec of all processes together, or
+measured here. Communication is what the all-to-alls take when nothing runs beside them; in a step
+they run beside the work on other matrices.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+import torch.distributed as dist
+from jsonargparse import auto_cli
+from torch import nn
+
+from lit_gpt.config.run import RunConfig
+from lit_gpt.optim._batches import Task, interleave
+from lit_gpt.optim._directions import Orthogonal
+from lit_gpt.optim._optimizer import RoleOptimizer
+from lit_gpt.parallel import Runtime, finish_gradients, launch
+from lit_gpt.scaling.methods import ORTHOGONAL
+from lit_gpt.train.build import build_model, build_optimizer
+from lit_gpt.train.setup import Setup, prepare
+
+VOCAB, CONTEXT = 32000, 4096
+
+
+def seconds(work: Callable[[], Any], runtime: Runtime, steps: int, warmup: int) -> float:
+    """Median time of `work`, on the device."""
+    times = []
+    for i in range(warmup + steps):
+        runtime.barrier()
+        start = _now(runtime)
+        work()
+        if i >= warmup:
+            times.append(_now(runtime) - start)
+    return sorted(times)[len(times) // 2]
+
+
+def _now(runtime: Runtime) -> float:
+    if runtime.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def backward(model: nn.Module, setup: Setup, runtime: Runtime) -> None:
+    """Fresh gradients from one micro-batch of random tokens."""
+    shape = (setup.run.micro_bsz, setup.plan.context)
+    tokens = torch.randint(0, setup.model.vocab_size, shape, device=runtime.device)
+    model.zero_grad(set_to_none=True)
+    (model(tokens, tokens) / tokens.numel()).backward()
+    finish_gradients(model, runtime)
+
+
+def exchange(optimizer: torch.optim.Optimizer) -> None:
+    """Every all-to-all of a step, and nothing else."""
+
+    def there_and_back(batch: Any) -> Task[None]:
+        whole = yield from batch.assemble(batch.join(batch.params).to(torch.bfloat16))
+        yield from batch.scatter(whole)
+
+    with torch.no_grad():
+        rules = [r for r in optimizer.rules if isinstance(getattr(r, "direction", None), Orthogonal)]  # type: ignore
+        interleave(there_and_back(batch) for rule in rules for batch in rule.batches)
+
+
+def measure(
+    family: str,
+    depth: int,
+    micro_bsz: int,
+    names: list[str],
+    steps: int,
+    warmup: int,
+    tokens_per_sec: float | None,
+    batches: list[int],
+    options: dict[str, Any],
+    runtime: Runtime,
+) -> list[dict[str, Any]]:
+    """One row per optimizer at a size; the first one is AdamW."""
+    with tempfile.TemporaryDirectory() as folder:
+        fields = {"ctx_len": CONTEXT, "vocab_size": VOCAB, "max_tokens": 1e12, "train_name": "mup", **options}
+        run = RunConfig(train_data_dir=folder, train_model=family, depth=depth, micro_bsz=micro_bsz, **fields)
+        setup = prepare(run, runtime.world_size)
+        model = build_model(setup, runtime)
+        passes = seconds(lambda: backward(model, setup, runtime), runtime, steps, warmup)
+        rate = tokens_per_sec or runtime.world_size * micro_bsz * setup.plan.context / passes
+        rows: list[dict[str, Any]] = []
+        for name in ["adamw", *(n for n in names if n != "adamw")]:
+            args = run.optimizer_args if name in ORTHOGONAL else None
+            plan = prepare(replace(run, optimizer=name, optimizer_args=args), runtime.world_size).plan
+            optimizer: Any = build_optimizer(model, plan)
+            optimizer.grad_scale = torch.ones((), device=runtime.device)  # as the trainer does
+            optimizer.found_inf = torch.zeros((), device=runtime.device)
+            step = seconds(optimizer.step, runtime, steps, warmup)
+            row: dict[str, Any] = {"family": family, "depth": depth, "parameters": plan.counts["total"]}
+            row |= {"optimizer": name, "step_ms": 1e3 * step, "tokens_per_sec": rate, "ranks": runtime.world_size}
+            if runtime.world_size > 1 and isinstance(optimizer, RoleOptimizer):
+                row["communication_ms"] = 1e3 * seconds(lambda o=optimizer: exchange(o), runtime, steps, warmup)
+            base = rows[0]["step_ms"] / 1e3 if rows else step
+            row["overhead"] = {str(b): (step - base) / (b / rate + base) for b in batches}
+            rows.append(row)
+            del optimizer
+            gc.collect()
+        return rows
+
+
+def show(rows: list[dict[str, Any]], batches: list[int]) -> None:
+    """Print the rows as a table."""
+    heads = "".join(f"{f'+ at {b:,}':>18}" for b in batches)
+    print(f"{'model':<28}{'optimizer':>10}{'step ms':>10}{'network ms':>12}{heads}")
+    for r in rows:
+        network = f"{r['communication_ms']:.2f}" if "communication_ms" in r else "-"
+        model = f"{r['family']} d{r['depth']} ({r['parameters'] / 1e6:,.1f}M)"
+        overhead = "".join(f"{r['overhead'][str(b)]:>18.2%}" for b in batches)
+        print(f"{model:<28}{r['optimizer']:>10}{r['step_ms']:>10.2f}{network:>12}{overhead}")
+
+
+def main(
+    family: str = "transformer",
+    sizes: str = "8:16,16:8",
+    optimizers: str = "muon,muonh,normuon,muonball,hadam,lion",
+    steps: int = 10,
+    warmup: int = 3,
+    tokens_per_sec: float | None = None,
+    batches: list[int] | None = None,
+    output: str | None = None,
+    options: dict[str, Any] | None = None,
+) -> None:
+    """Time optimizers, and print a table.
+
+    Args:
+        family: model family.
+        sizes: comma-separated depth:micro_bsz pairs.
+        optimizers: comma-separated optimizers beside adamw.
+        steps: timed steps.
+        warmup: steps before them.
+        tokens_per_sec: training speed with AdamW of all processes; default: that of forward and backward here.
+        batches: batch sizes in tokens to give the overhead at; default 2,097,152 and 262,144.
+        output: JSON file for the rows.
+        options: further pretrain.py options, such as {optimizer_args: {ns_backend: torch}}.
+    """
+    batches = batches or [2**21, 2**18]
+    runtime = launch(precision=(options or {}).get("precision"))
+    rows: list[dict[str, Any]] = []
+    for depth, micro in ((int(d), int(m)) for d, m in (pair.split(":") for pair in sizes.split(","))):
+        rows += measure(
+            family,
+            depth,
+            micro,
+            optimizers.split(","),
+            steps,
+            warmup,
+            tokens_per_sec,
+            batches,
+            options or {},
+            runtime,
+        )
+    if runtime.is_main:
+        show(rows, batches)
+        if output:
+            Path(output).parent.mkdir(parents=True, exist_ok=True)
+            Path(output).write_text(json.dumps(rows, indent=1) + "\n")
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)

@@ -1,0 +1,30 @@
+"""The benchmark of optimizer steps runs and accounts for what it times. No timing is asserted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import optimizer_step
+
+
+def test_a_row_for_every_optimizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "rows.json"
+    options = {"ar": 32, "vocab_size": 64, "ctx_len": 32, "total_bsz": 32, "optimizer_args": {"ns_steps": 1}}
+    optimizer_step.main(
+        sizes="1:1",
+        optimizers="muonh,lion",
+        steps=1,
+        warmup=0,
+        tokens_per_sec=1e6,
+        batches=[10**6],
+        output=str(output),
+        options=options,
+    )
+    rows = json.loads(output.read_text())
+    assert [row["optimizer"] for row in rows] == ["adamw", "muonh", "lion"]
+    adamw, muonh = (row["step_ms"] / 1e3 for row in rows[:2])
+    assert rows[1]["overhead"]["1000000"] == pytest.approx((muonh - adamw) / (1 + adamw))
+    assert capsys.readouterr().out.count("transformer d1") == 3
