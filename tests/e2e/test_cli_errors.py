@@ -30,7 +30,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "no checkpoint": ({"resume": True}, r"--resume true: no complete checkpoint in .* Use --resume auto"),
     "no weights": ({"init_from": "nowhere"}, r"no complete checkpoint at nowhere"),
     "validation": ({"train_name": "validation"}, r"validation needs --init_from"),
-    "attention": ({"attention": "flsh"}, r"Unknown attention backend 'flsh'.*auto, flex"),
+    "attention": ({"attention": "flsh"}, r"Unknown attention backend 'flsh'.*auto, .*flex"),
     "optimizer argument": ({"optimizer_args.foo": 1}, r"--optimizer_args {'foo': 1} do not fit adamw: .*'foo'"),
     "offloading": ({"offloading": True}, r"torchrun --nproc_per_node 1"),
     "missing tracker": ({"loggers": "[wandb]"}, r"pip install 'scalelab\[log\]'"),
