@@ -23,6 +23,7 @@ PACKAGES = {
     "causal_conv1d": "causal-conv1d",
     "fla": "flash-linear-attention",
     "flash_attn": "flash-attn",
+    "pytorch_optimizer": "pytorch-optimizer",
     "flash_attn.cute": "flash-attn-4",
     "quack": "quack-kernels",
     "flash_attn_interface": "git+https://github.com/Dao-AILab/flash-attention#subdirectory=hopper",

@@ -1,0 +1,174 @@
+"""Optimizers of other libraries, as a table: torch.optim, pytorch-optimizer, torchao.
+
+`--optimizer NAME --optimizer_args.KNOB VALUE`. An entry says where the class is, what it is called with,
+and its Traits. Its knobs are the arguments of the class; learning rate and weight decay are the Plan's, and
+so are betas and eps unless the entry or the command line gives them. Decay is decoupled for all.
+
+Not taken from a library, for reasons in docs/optimizers.md: LAMB, Adam-mini, APOLLO, RMNP and Sophia-G.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from lit_gpt.errors import UserError, did_you_mean
+from lit_gpt.ops.backends import missing, optional
+from lit_gpt.optim._wrapped import Group, Traits, Wrapped
+from lit_gpt.scaling.base import Plan
+from lit_gpt.scaling.methods import HIDDEN
+
+PO, TORCH, TORCHAO = "pytorch_optimizer", "torch.optim", "torchao.optim"
+# Arguments that are no knobs: they are the Plan's or the wrapper's, or only say how a step is computed.
+OURS = {"self", "params", "lr", "weight_decay", "kwargs", "maximize", "foreach", "fused", "capturable"}
+OURS |= {"differentiable", "weight_decouple", "fixed_decay", "decoupled_weight_decay", "clip_lambda"}
+ELEMENTWISE = Traits("shards")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One optimizer of a library.
+
+    source: module and class. about: what it is, with its paper. knobs: defaults that differ from the
+    class's, and knobs that its signature does not show; betas may hold None for the Plan's. fixed:
+    arguments that are no knobs. by_role: further keys of the group of a role. matrices: it
+    trains matrices, experts and routers, and torch's AdamW the rest. schedule: the only one that it
+    allows, if not None. total_steps: knob whose default is the length of the run.
+    """
+
+    module: str
+    name: str
+    about: str
+    traits: Traits = Traits()
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    by_role: Callable[[str], dict[str, Any]] = lambda role: {}
+    matrices: bool = False
+    schedule: str | None = None
+    total_steps: str | None = None
+
+    def build(self, groups: list[Group], plan: Plan) -> Wrapped:
+        """The optimizer over role groups.
+
+        Raises UserError for a library that is not installed, unknown knobs, values that the class
+        refuses, and a schedule that it cannot follow.
+        """
+        cls = self._load(plan)
+        arguments, scheduled = self._arguments(cls, plan)
+
+        def make(inner: list[Group]) -> list[torch.optim.Optimizer]:
+            chosen = [g | self.by_role(g["role"]) for g in inner if not self.matrices or g["role"] in HIDDEN]
+            rest = [g for g in inner if self.matrices and g["role"] not in HIDDEN]
+            made: list[torch.optim.Optimizer] = [cls(chosen, weight_decay=0.0, **arguments)] if chosen else []
+            betas = (plan.beta1, plan.beta2)
+            return made + ([torch.optim.AdamW(rest, betas=betas, eps=plan.eps, weight_decay=0.0)] if rest else [])
+
+        try:
+            return Wrapped(groups, make, self.traits, scheduled)
+        except (ValueError, TypeError, NotImplementedError) as error:
+            raise UserError(f"--optimizer {plan.optimizer} cannot be used like this: {error}.") from error
+
+    def _load(self, plan: Plan) -> Any:
+        if self.schedule not in (None, plan.schedule.name):
+            raise UserError(
+                f"--optimizer {plan.optimizer} averages weights instead of lowering the learning rate; the schedule "
+                f"is {plan.schedule.name}. Give --schedule {self.schedule} (a warm-up may stay)."
+            )
+        if reason := missing(self.module):
+            raise UserError(
+                f"--optimizer {plan.optimizer} comes from a library: {reason}. "
+                "All of them: EXTRAS=dev,optim bash install.sh"
+            )
+        return getattr(optional(self.module), self.name)
+
+    def _arguments(self, cls: Any, plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Arguments of the class, and what groups get from the Plan step by step."""
+        parameters = inspect.signature(cls.__init__).parameters
+        allowed = (parameters.keys() | self.knobs.keys()) - OURS - self.fixed.keys()
+        if unknown := sorted(plan.optimizer_args.keys() - allowed):
+            raise UserError(
+                f"--optimizer_args.{unknown[0]} is no knob of {plan.optimizer}.{did_you_mean(unknown[0], allowed)} "
+                f"It has: {', '.join(sorted(allowed))}."
+            )
+        given = {**self.knobs, **({self.total_steps: plan.steps} if self.total_steps else {}), **plan.optimizer_args}
+        scheduled = {}
+        if "betas" in allowed and "betas" not in plan.optimizer_args:
+            third = given.get("betas", ())
+            scheduled["betas"] = (plan.beta1, plan.beta2)
+            given["betas"] = (plan.beta1, plan.beta2, *third[2:])
+        if "eps" in allowed and "eps" not in given:
+            scheduled["eps"] = given["eps"] = plan.eps
+        coupled = {"weight_decouple": self.traits.own_decay} if "weight_decouple" in parameters else {}
+        return {**coupled, **self.fixed, **given}, scheduled
+
+
+def _mars(kind: str, about: str) -> Entry:
+    # Vectors have the rates of their groups, so their factor on the learning rate is 1.
+    fixed = {"mars_type": kind, "lr": 1.0, "lr_1d": 1.0, "weight_decay_1d": 0.0}
+    return Entry(PO, "MARS", about, fixed=fixed)
+
+
+def _scion_norm(role: str) -> dict[str, Any]:
+    """The norms of the paper (arXiv:2502.07529): spectral inside, signs for tables, RMS for vectors."""
+    if role in HIDDEN:
+        return {"norm_type": 2}
+    return {"norm_type": 4, "norm_kwargs": {"normalize": role == "head"}} if role in ("embedding", "head") else {}
+
+
+def _clip_adopt(step: float) -> float:
+    """ADOPT's clipping at t^(1/4); the library counts from 1 where the paper starts at 0."""
+    return max(step - 1, 1) ** 0.25
+
+
+LOW_RANK = {"rank": 128, "update_proj_gap": 200, "scale": 0.25, "projection_type": "std"}
+
+EXTERNAL: dict[str, Entry] = {
+    "adabelief": Entry(PO, "AdaBelief", "Adam on the variance around the momentum (arXiv:2010.07468)", ELEMENTWISE,
+                       {"eps": 1e-16, "rectify": True}),
+    "adafactor": Entry(PO, "AdaFactor", "factored second moment (arXiv:1804.04235)",
+                       fixed={"scale_parameter": False, "relative_step": False, "momentum_dtype": torch.float32}),
+    "adamp": Entry(PO, "AdamP", "Adam without radial steps (arXiv:2006.08217)"),
+    "adamw4bit": Entry(TORCHAO, "AdamW4bit", "AdamW with 4-bit state (arXiv:2309.01507)"),
+    "adamw8bit": Entry(TORCHAO, "AdamW8bit", "AdamW with blockwise 8-bit state (arXiv:2110.02861)"),
+    "adamwfp8": Entry(TORCHAO, "AdamWFp8", "AdamW with fp8 state"),
+    "adan": Entry(PO, "Adan", "Nesterov momentum from gradient differences (arXiv:2208.06677)", ELEMENTWISE,
+                  {"betas": (0.98, 0.92, 0.99)}),
+    "ademamix": Entry(PO, "AdEMAMix", "a fast and a slow momentum (arXiv:2409.03137)", ELEMENTWISE,
+                      {"betas": (0.9, 0.999, 0.999), "alpha": 8.0}, total_steps="t_alpha_beta3"),
+    "adopt": Entry(PO, "ADOPT", "Adam with the second moment of the step before (arXiv:2411.02853)", ELEMENTWISE,
+                   {"eps": 1e-6}, {"clip_lambda": _clip_adopt}),
+    "came": Entry(PO, "CAME", "Adafactor with confidence (arXiv:2307.02047)", knobs={"betas": (0.9, 0.999, 0.9999)}),
+    "conda": Entry(PO, "Conda", "Adam in column bases of the momentum (arXiv:2509.24218)",
+                   knobs={"scale": 0.25}, matrices=True),
+    "galore": Entry(PO, "GaLore", "Adam on low-rank gradients (arXiv:2403.03507)", knobs=LOW_RANK, matrices=True),
+    "laprop": Entry(PO, "LaProp", "momentum of normalised gradients (arXiv:2002.04839)", ELEMENTWISE),
+    "lars": Entry(PO, "LARS", "layer-wise rates for SGD (arXiv:1708.03888)"),
+    "mars_adamw": _mars("adamw", "AdamW on variance-reduced gradients (arXiv:2411.10438)"),
+    "mars_lion": _mars("lion", "Lion on variance-reduced gradients (arXiv:2411.10438)"),
+    "mars_shampoo": _mars("shampoo", "Newton-Schulz on variance-reduced gradients (arXiv:2411.10438)"),
+    "nadam": Entry(TORCH, "NAdam", "Adam with Nesterov momentum (Dozat 2016)", ELEMENTWISE),
+    "novograd": Entry(PO, "NovoGrad", "one second moment per layer (arXiv:1905.11286)"),
+    "prodigy": Entry(PO, "Prodigy", "finds the learning rate; eta0 multiplies it (arXiv:2306.06101)",
+                     Traits("whole", own_decay=True, rate="d")),
+    "radam": Entry(TORCH, "RAdam", "Adam with a rectified start (arXiv:1908.03265)", ELEMENTWISE),
+    "schedulefree_adamw": Entry(PO, "ScheduleFreeAdamW", "averages instead of a decay (arXiv:2405.15682)",
+                                Traits("shards", own_decay=True, averages=True), schedule="constant"),
+    "schedulefree_sgd": Entry(PO, "ScheduleFreeSGD", "averages instead of a decay (arXiv:2405.15682)",
+                              Traits("shards", own_decay=True, averages=True), schedule="constant"),
+    "scion": Entry(PO, "SCION", "steps of fixed size in the norm of each role (arXiv:2502.07529)",
+                   by_role=_scion_norm),
+    "scion_light": Entry(PO, "SCIONLight", "Scion with its momentum in the gradients (arXiv:2502.07529)",
+                         Traits("whole", keeps_gradients=True), by_role=_scion_norm),
+    "sgd": Entry(TORCH, "SGD", "gradient descent with momentum", ELEMENTWISE, {"momentum": 0.9}),
+    "shampoo": Entry(PO, "Shampoo", "Kronecker-factored preconditioning (arXiv:1802.09568)",
+                     knobs={"preconditioning_compute_steps": 10}),
+    "signsgd": Entry(PO, "SignSGD", "the sign of the gradient (arXiv:1802.04434)", ELEMENTWISE,
+                     fixed={"momentum": 0.0}),
+    "signum": Entry(PO, "SignSGD", "the sign of the momentum (arXiv:1802.04434)", ELEMENTWISE, {"momentum": 0.9}),
+    "soap": Entry(PO, "SOAP", "Adam in Shampoo's eigenbases (arXiv:2409.11321)"),
+    "torch_muon": Entry(TORCH, "Muon", "torch's own Muon, to compare with", matrices=True),
+}  # fmt: skip
