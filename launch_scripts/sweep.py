@@ -5,12 +5,14 @@
 
 The table is CSV: a column `name`, and one column per option of pretrain.py, without the dashes; an empty
 cell leaves the option out. What follows `--` goes to every row. A row lives in <output>/<name>. Run the
-same command again after anything: finished rows are skipped, interrupted ones go on.
+same command again after anything: finished rows are skipped, interrupted ones go on. With --gpus 0,1,2,3
+four rows run at a time, each on a GPU of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -19,6 +21,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -71,43 +74,65 @@ def claim(row: Row, output: Path) -> None:
     os.replace(temporary, note)
 
 
-class Child:
-    """One process at a time. SIGTERM is passed on to it and Ctrl-C reaches it by itself; both end the sweep."""
+class Children:
+    """The processes of the rows that run now. SIGTERM is passed on to them and Ctrl-C reaches them
+    by itself; both end the sweep.
+    """
 
     def __init__(self) -> None:
-        self.stopping, self.process = False, None
+        self.stopping = False
+        self.running: set[subprocess.Popen[bytes]] = set()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.stopping = True
-        if number == signal.SIGTERM and self.process is not None:
-            self.process.terminate()
+        if number == signal.SIGTERM:
+            for process in self.running.copy():
+                process.terminate()
 
-    def run(self, words: Sequence[str]) -> int:
-        """Its exit code."""
-        self.process = subprocess.Popen(words)
-        code = self.process.wait()
+    def run(self, words: Sequence[str], gpu: str | None, log: Path) -> int:
+        """Its exit code. gpu: the only one that it sees, and its output goes to `log`; None is all, and here."""
+        environment = os.environ if gpu is None else {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
+        with log.open("ab") if gpu is not None else contextlib.nullcontext() as output:
+            process = subprocess.Popen(words, env=environment, stdout=output, stderr=output)
+            self.running.add(process)
+            code = process.wait()
+        self.running.discard(process)
         self.stopping |= code == os.EX_TEMPFAIL  # interrupted by somebody else
         return code
 
 
-def sweep(rows: Sequence[Row], launcher: Sequence[str], common: Sequence[str], output: Path) -> tuple[list[Row], bool]:
-    """Run what is not finished. Returns the rows that failed, and whether it was interrupted."""
+def sweep(
+    rows: Sequence[Row], launcher: Sequence[str], common: Sequence[str], output: Path, gpus: Sequence[str] = ()
+) -> tuple[list[Row], bool]:
+    """Run what is not finished. Returns the rows that failed, and whether it was interrupted.
+
+    gpus: one row at a time on each of them; without any, one row at a time on all there are.
+    """
     for row in rows:
         claim(row, output)
-    child, failed = Child(), []
-    for number, row in enumerate(rows, 1):
-        if child.stopping:
-            break
-        if summary(output, row).get("finished"):
-            print(f"[{number}/{len(rows)}] {row['name']}: finished before", flush=True)
-            continue
-        words = command(row, launcher, common, output)
-        print(f"[{number}/{len(rows)}] {row['name']}: {shlex.join(words)}", flush=True)
-        if child.run(words) and not child.stopping:
-            failed.append(row)
-    return failed, child.stopping
+    children, failed = Children(), []
+    waiting = iter(list(enumerate(rows, 1)))
+
+    def work(gpu: str | None) -> None:
+        for number, row in waiting:  # shared by all workers; taking the next one is atomic
+            if children.stopping:
+                return
+            label = f"[{number}/{len(rows)}] {row['name']}"
+            if summary(output, row).get("finished"):
+                print(f"{label}: finished before", flush=True)
+                continue
+            words, log = command(row, launcher, common, output), output / row["name"] / "log.txt"
+            where = "" if gpu is None else f"on GPU {gpu}, output in {log}: "
+            print(f"{label}: {where}{shlex.join(words)}", flush=True)
+            if code := children.run(words, gpu, log):
+                print(f"{label}: ended with exit code {code}", flush=True)
+                failed.extend([row] * (not children.stopping))
+
+    with ThreadPoolExecutor(len(gpus) or 1) as pool:
+        list(pool.map(work, gpus or [None]))
+    return failed, children.stopping
 
 
 def results(rows: Sequence[Row], output: Path, metric: str) -> str:
@@ -131,11 +156,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("table", type=Path, help="CSV file")
     parser.add_argument("--output", type=Path, required=True, help="folder of the sweep")
     parser.add_argument("--launcher", default=sys.executable, help="such as 'torchrun --nproc_per_node 8'")
+    parser.add_argument("--gpus", default="", help="run a row at a time on each, such as 0,1,2,3; default one on all")
     parser.add_argument("--metric", default="metric/val_loss@1x", help="key of summary.json to sort by, lowest first")
     given = parser.parse_args(argv[:split])
     try:
         rows = read_table(given.table)
-        failed, interrupted = sweep(rows, shlex.split(given.launcher), argv[split + 1 :], given.output)
+        gpus = [gpu for gpu in given.gpus.split(",") if gpu]
+        failed, interrupted = sweep(rows, shlex.split(given.launcher), argv[split + 1 :], given.output, gpus)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT

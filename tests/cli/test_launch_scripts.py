@@ -33,6 +33,17 @@ if ended != "failed":
 sys.exit({"finished": 0, "failed": 1, "interrupted": 75}[ended])
 """
 
+# In front of it: notes its GPU, and goes on only when another row has done so too.
+MEET = """
+import os, sys, time
+from pathlib import Path
+row = Path(dict(zip(sys.argv[2::2], sys.argv[3::2]))["--out_dir"])
+(row / "gpu").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+while len(list(row.parent.glob("*/gpu"))) < 2:
+    time.sleep(0.01)
+print("both run", flush=True)
+"""
+
 
 def load_sweep() -> ModuleType:
     spec = importlib.util.spec_from_file_location("sweep", ROOT / "launch_scripts/sweep.py")
@@ -87,6 +98,14 @@ def test_an_interrupted_sweep_stops_and_goes_on(tmp_path, arguments, capsys, mon
     monkeypatch.setenv("ENDS", "finished")
     assert sweep.main(arguments) == 0
     assert [len(calls(tmp_path, name)) for name in ("high", "good", "low")] == [2, 1, 1]
+
+
+def test_rows_run_side_by_side_on_gpus_of_their_own(tmp_path, arguments) -> None:
+    (tmp_path / "fake.py").write_text(MEET + FAKE)
+    Path(arguments[0]).write_text("name,base_hps.eta0\nhigh,1e-1\ngood,1e-2\n")
+    assert load_sweep().main([*arguments[:5], "--gpus", "0,2", *arguments[5:]]) == 0
+    assert {(tmp_path / f"out/{name}/gpu").read_text() for name in ("high", "good")} == {"0", "2"}
+    assert (tmp_path / "out/good/log.txt").read_text().startswith("both run")
 
 
 def test_a_failed_row_does_not_stop_the_others(arguments, capsys, monkeypatch) -> None:
