@@ -36,6 +36,7 @@ KEPT = {  # the options of pretrain.py that mean something here
     "train_name", "parameterization", "depth_scale", "base_hps", "batch_rule", "independent_weight_decay",
     "ortho_init", "diag_init", "maxfan_init", "head_init_std", "optimizer", "optimizer_args", "grad_clip",
     "seed", "precision", "vocab_size", "ctx_len", "micro_bsz", "attention",
+    "weight_decay_rule", "cautious_weight_decay",
 }
 # fmt: on
 WIDTHS, DEPTHS = [64, 128, 256, 512], [4, 8, 16]
