@@ -138,8 +138,9 @@ def test_a_row_that_changed_under_its_name_is_refused(arguments, capsys) -> None
     assert "new name" in capsys.readouterr().err
 
 
-def test_the_table_that_comes_with_the_repository_has_options_of_pretrain() -> None:
-    rows = load_sweep().read_table(ROOT / "launch_scripts/lr_batch_d8.csv")
+@pytest.mark.parametrize("table", sorted((ROOT / "launch_scripts").glob("*.csv")), ids=lambda path: path.name)
+def test_the_tables_that_come_with_the_repository_have_options_of_pretrain(table: Path) -> None:
+    rows = load_sweep().read_table(table)
     options = (ROOT / "tests/cli/options.txt").read_text().split()
     assert {key for row in rows for key in row} - {"name"} <= set(options)
 

@@ -1,0 +1,151 @@
+"""Does the best base learning rate stay where it is as the model grows?
+
+    python plots/plot_lr_transfer.py out/lr_transfer --output lr_transfer.png --json lr_transfer.json
+
+Reads every finished run below the given folders (summary.json and config.yaml of each): one panel per
+scaling rule, one curve per depth, validation loss over the base learning rate. The star is the
+vertex of the parabola through the lowest point and its neighbours. Prints, and writes as JSON, how
+far the vertex moves from the shallowest to the deepest model, in steps of the sweep's grid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from lit_gpt.errors import EXIT_BAD_INPUT, UserError
+from lit_gpt.scaling.fit import Parabola, fit_best_lr
+from lit_gpt.utils.files import write_text
+
+Points = dict[float, float]  # base learning rate -> loss
+
+
+def collect(folders: Sequence[Path], metric: str) -> dict[str, dict[int, Points]]:
+    """rule -> depth -> points, of finished runs with a finite loss; both sorted.
+
+    Raises UserError when there are none, or two runs of one rule, depth and rate.
+    """
+    found: dict[str, dict[int, Points]] = defaultdict(lambda: defaultdict(dict))
+    for path in sorted(p for folder in folders for p in folder.rglob("summary.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        loss = run.get(metric)
+        if not run.get("finished") or loss is None:
+            print(
+                f"left out: {path.parent} ({'no ' + metric if run.get('finished') else 'not finished'})",
+                file=sys.stderr,
+            )
+            continue
+        config = yaml.safe_load((path.parent / "config.yaml").read_text(encoding="utf-8"))
+        points, rate = found[run["rule"]][run["depth"]], float(config["base_hps"]["eta0"])
+        if rate in points:
+            raise UserError(f"{path.parent} is a second run of {run['rule']}, depth {run['depth']}, rate {rate:g}.")
+        points[rate] = loss
+    if not found:
+        raise UserError(f"No finished run with {metric!r} below {', '.join(map(str, folders))}.")
+    return {rule: {d: dict(sorted(p.items())) for d, p in sorted(found[rule].items())} for rule in sorted(found)}
+
+
+def best(points: Points) -> Parabola | None:
+    """The parabola around the lowest point; None where that point is at an end of the sweep."""
+    rates, losses = np.array(list(points)), np.array(list(points.values()))
+    i = int(losses.argmin())
+    return fit_best_lr(rates[i - 1 : i + 2], losses[i - 1 : i + 2]) if 0 < i < len(rates) - 1 else None
+
+
+def summarise(depths: dict[int, Points]) -> dict[str, Any]:
+    """What one rule's curves say.
+
+    moved: grid steps from the shallowest depth to the deepest; None where an end of the sweep is best.
+    """
+    steps = [math.log(b / a) for p in depths.values() for a, b in zip(list(p), list(p)[1:])]
+    fits = {depth: best(points) for depth, points in depths.items()}
+    first, last = fits[min(depths)], fits[max(depths)]
+    moved = None
+    if first and last and steps:
+        moved = math.log(last.best_lr / first.best_lr) / statistics.median(steps)
+    return {
+        "moved": moved,
+        "depths": {
+            depth: {
+                "points": points,
+                "lowest": min(points, key=lambda rate: points[rate]),
+                "best_lr": fit.best_lr if fit else None,
+                "best_loss": fit.best_loss if fit else None,
+            }
+            for (depth, points), fit in zip(depths.items(), fits.values())
+        },
+    }
+
+
+def draw(curves: dict[str, dict[int, Points]], metric: str, output: Path) -> None:
+    """The figure: a panel per rule."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(curves), 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(curves), squeeze=False, sharey=True)[0]
+    depths = sorted({depth for rule in curves.values() for depth in rule})
+    colors = dict(zip(depths, matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(depths)))))
+    for axes, (rule, by_depth) in zip(panels, curves.items()):
+        for depth, points in by_depth.items():
+            axes.plot(
+                list(points), list(points.values()), "o-", color=colors[depth], markersize=3.5, label=f"depth {depth}"
+            )
+            if fit := best(points):
+                axes.plot(fit.best_lr, fit.best_loss, "*", color=colors[depth], markersize=13)
+        moved = summarise(by_depth)["moved"]
+        axes.set_title(rule + ("" if moved is None else f": best rate moves {moved:+.2f} steps"), fontsize=10)
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("base learning rate")
+        axes.grid(alpha=0.25)
+    panels[0].set_ylabel(metric.removeprefix("metric/"))
+    panels[0].legend(frameon=False, fontsize=9)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=130, format="png")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw, print a line per rule, write the JSON; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Learning-rate sweeps at several depths, per scaling rule.")
+    parser.add_argument(
+        "folders", type=Path, nargs="+", metavar="SWEEP", help="folder of runs, such as a sweep's output"
+    )
+    parser.add_argument("--output", type=Path, default=Path("lr_transfer.png"), help="PNG to write")
+    parser.add_argument("--json", type=Path, help="JSON to write")
+    parser.add_argument("--metric", default="metric/val_loss@1x", help="key of summary.json")
+    given = parser.parse_args(arguments)
+    try:
+        curves = collect(given.folders, given.metric)
+        results = {rule: summarise(depths) for rule, depths in curves.items()}
+    except UserError as problem:
+        print(problem, file=sys.stderr)
+        return EXIT_BAD_INPUT
+    draw(curves, given.metric, given.output)
+    if given.json:
+        write_text(given.json, json.dumps(results, indent=1) + "\n")
+    for rule, result in results.items():
+        rates = ", ".join(f"d{d} {v['best_lr'] or v['lowest']:.3g}" for d, v in result["depths"].items())
+        moved = (
+            "an end of the sweep is best: widen it"
+            if result["moved"] is None
+            else f"moves {result['moved']:+.2f} grid steps"
+        )
+        print(f"{rule:<18}{moved:<40}{rates}")
+    print(given.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
