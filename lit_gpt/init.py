@@ -16,6 +16,7 @@
 | skip gains                               | vector    | 1e-4                   | a block starts as its branch   |
 | biases, sinks                            | vector    | 0                      | neutral                        |
 | other vectors (A_log, dt bias, ...)      | vector    | their module's `fill`  | see the module                 |
+| buffers (selection biases of experts)    |           | 0                      | neutral                        |
 
 There is no division of output projections by sqrt(2L): the depth factor is the Plan's
 residual multiplier, for tied and untied models alike.
@@ -52,6 +53,8 @@ def init_parameters(model: nn.Module, roles: Mapping[str, RolePlan], seed: int) 
         else:
             fill(full, roles[names[name]].init, names[name], generator)
         _store(parameter, full)
+    for buffer in model.buffers():
+        buffer.zero_()
 
 
 def parameter_seed(seed: int, name: str) -> int:

@@ -7,7 +7,7 @@ Weights are not initialised here; see lit_gpt.init.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from lit_gpt.nn.block import Block, Stream
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Embedding, Linear
 from lit_gpt.nn.mixers import Lent
+from lit_gpt.nn.moe import MixtureOfExperts, Routed, stack
 from lit_gpt.nn.norm import build_norm
 from lit_gpt.ops import attention
 from lit_gpt.ops.dtypes import upcast
@@ -70,6 +71,7 @@ class GPT(nn.Module):
     and of the head. residual_dtype: of the residual stream under pre-norm; under post-norm
     the stream is in compute_dtype. attention_backend, loss_backend: see lit_gpt.ops.
     kernels: "reference" keeps library kernels out of every operation but attention.
+    expert_backend: of the experts' grouped matrix products.
     loss_chunk: tokens per chunk of the chunked loss. chunk_loss may be replaced by its
     compiled form.
     """
@@ -83,6 +85,7 @@ class GPT(nn.Module):
         residual_dtype: torch.dtype = torch.float32,
         attention_backend: str = "auto",
         kernels: str = "auto",
+        expert_backend: str = "auto",
         loss_backend: str = "chunked",
         loss_chunk: int | None = None,
     ):
@@ -90,6 +93,7 @@ class GPT(nn.Module):
         self.config, self.multipliers, self.compute_dtype = config, multipliers, compute_dtype
         self.stream_dtype = compute_dtype if config.post_norm else residual_dtype
         self.attention_backend, self.kernels = attention_backend, kernels
+        self.expert_backend = "reference" if kernels == "reference" else expert_backend
         self.loss_backend, self.loss_chunk = loss_backend, loss_chunk
         self.chunk_loss: ChunkLoss = chunk_loss
         self.wte = Embedding(config.padded_vocab_size, config.n_embd)
@@ -108,16 +112,22 @@ class GPT(nn.Module):
         doc_ids_BT: Tensor | None = None,
         cache: Cache | None = None,
         label_smoothing: float = 0.0,
-    ) -> Tensor:
+        routing: Literal["with", "only"] | None = None,
+    ) -> Tensor | Routed | tuple[Tensor, Routed]:
         """Logits (B, T, vocab_size) in at least fp32, or with targets the summed loss, a scalar.
 
         targets_BT: next tokens; ops.loss.IGNORE where there is none. doc_ids_BT: integers that
         change at document boundaries; attention stays inside a document. cache: tokens_BT
         continue what it has seen, and are added to it; doc_ids_BT in its first call only.
+        routing: of a model with experts, return (that, what the routers did) or the second "only".
         """
-        h_BTD = self.hidden(tokens_BT, doc_ids_BT=doc_ids_BT, cache=cache)
-        if targets_BT is None:
-            return self.logits(h_BTD)
+        h_BTD, routed = self._states(tokens_BT, doc_ids_BT=doc_ids_BT, cache=cache)
+        if routing == "only":
+            return stack(routed)
+        result = self.logits(h_BTD) if targets_BT is None else self._loss(h_BTD, targets_BT, label_smoothing)
+        return result if routing is None else (result, stack(routed))
+
+    def _loss(self, h_BTD: Tensor, targets_BT: Tensor, label_smoothing: float) -> Tensor:
         return linear_cross_entropy(
             h_BTD.flatten(0, 1),
             self.head_weight(),
@@ -146,6 +156,17 @@ class GPT(nn.Module):
         last_only: of the last position, (B, 1, n). Layers at the end that keep no state of their
         own (YOCO's second half) then compute nothing else.
         """
+        return self._states(tokens_BT, doc_ids_BT=doc_ids_BT, cache=cache, last_only=last_only)[0]
+
+    def _states(
+        self,
+        tokens_BT: Tensor,
+        *,
+        doc_ids_BT: Tensor | None = None,
+        cache: Cache | None = None,
+        last_only: bool = False,
+    ) -> tuple[Tensor, list[Routed]]:
+        """(`hidden`, what the routers did, in the order of the layers that have one)."""
         length, seen = tokens_BT.shape[1], 0 if cache is None else cache.length
         if cache is not None:
             cache.see(length, doc_ids_BT)
@@ -159,6 +180,7 @@ class GPT(nn.Module):
         x_BTD = self.wte(tokens_BT, self.stream_dtype)
         stream = Stream(x_BTD, torch.zeros_like(x_BTD) if self.config.skip == "sum" else None)
         lent: dict[int, Lent | None] = {}
+        routed: list[Routed] = []
         for i, spec in enumerate(self.config.layers):
             if last_only and i == self._tail():
                 stream, lent = stream.last(), {j: _last(given) for j, given in lent.items()}
@@ -167,10 +189,13 @@ class GPT(nn.Module):
             layer_cache = None if cache is None else cache.layers[i]
             block = self.blocks[self.block_of[i]]
             stream, lent[i] = block(stream, contexts[spec.window, spec.rope_base], shared, layer_cache)
+            if stream.routed is not None:
+                routed.append(stream.routed)
+                stream = stream._replace(routed=None)
         stream = stream.last() if last_only else stream
         final_BTD = stream.x if stream.total is None else stream.total
         h_BTD = self.norm(final_BTD, self.compute_dtype)
-        return h_BTD if self.multipliers.logit == 1 else h_BTD * self.multipliers.logit
+        return (h_BTD if self.multipliers.logit == 1 else h_BTD * self.multipliers.logit), routed
 
     def _tail(self) -> int:
         """The first of the layers at the end that keep no state of their own; the depth without any."""
@@ -205,7 +230,13 @@ class GPT(nn.Module):
             masks[window] = attention.prepare_mask(request, keys.doc_ids, device, backend, cu_seqlens)
         return {
             (spec.window, spec.rope_base): Context(
-                ropes[spec.rope_base], masks[spec.window], doc_ids_BT, cu_seqlens, backend, self.kernels
+                ropes[spec.rope_base],
+                masks[spec.window],
+                doc_ids_BT,
+                cu_seqlens,
+                backend,
+                self.kernels,
+                self.expert_backend,
             )
             for spec in config.layers
         }
@@ -231,7 +262,7 @@ class GPT(nn.Module):
     def param_counts(self) -> dict[str, int]:
         """Parameters by kind: total, active per token, non_embedding (neither table nor head), each role.
 
-        A tied table counts once, as embedding. Padded rows count.
+        A tied table counts once, as embedding. Padded rows count. Of experts, those that a token uses are active.
         """
         roles = roles_of(self)
         per_role: Counter[str] = Counter()
@@ -239,5 +270,6 @@ class GPT(nn.Module):
             per_role[roles[name]] += parameter.numel()
         total = sum(per_role.values())
         outside = total - per_role["embedding"] - per_role["head"]
-        counts = {"total": total, "active": total, "non_embedding": outside}
+        inactive = sum(m.inactive_parameters() for m in self.modules() if isinstance(m, MixtureOfExperts))
+        counts = {"total": total, "active": total - inactive, "non_embedding": outside}
         return counts | {name: per_role[name] for name in ROLES}

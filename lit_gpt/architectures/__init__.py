@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lit_gpt.architectures._shape import Shape
-from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.model import Experts, ModelConfig
 from lit_gpt.registry import Registry
 
 FAMILIES = Registry("lit_gpt.architectures", "model family")
@@ -17,12 +17,13 @@ def build(
     aspect_ratio: int | None = None,
     block_size: int | None = None,
     window: int | None = None,
+    experts: Experts | None = None,
 ) -> ModelConfig:
     """The family's ModelConfig at a depth; see Shape for the options.
 
     Raises UserError for an unknown family or a depth its layout does not allow.
     """
-    return FAMILIES.load(family).build(depth, Shape(aspect_ratio, block_size, window))
+    return FAMILIES.load(family).build(depth, Shape(aspect_ratio, block_size, window, experts))
 
 
 def has_experts(family: str) -> bool:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from lit_gpt.config.model import Experts
+
 
 class Shape(NamedTuple):
     """None where nothing was said: the family decides.
 
     aspect_ratio: width / depth (--ar). block_size: training context in tokens (--ctx_len).
-    window: tokens that its sliding-window layers see (--swa_len).
+    window: tokens that its sliding-window layers see (--swa_len). experts: of mixture families.
     """
 
     aspect_ratio: int | None = None
     block_size: int | None = None
     window: int | None = None
+    experts: Experts | None = None

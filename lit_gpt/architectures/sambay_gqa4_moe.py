@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lit_gpt.architectures._experts import mixture
 from lit_gpt.architectures._hybrid import yoco
 from lit_gpt.architectures._shape import Shape
 from lit_gpt.config.model import ModelConfig
@@ -10,5 +11,5 @@ EXPERTS = True
 
 
 def build(depth: int, shape: Shape) -> ModelConfig:
-    """The family at a depth, so far without its experts; see _hybrid.yoco."""
-    return yoco("sambay_gqa4_moe", depth, shape, n_kv_head=4)
+    """The family at a depth; see _hybrid.yoco."""
+    return mixture("sambay_gqa4_moe", yoco("sambay_gqa4_moe", depth, shape, n_kv_head=4), shape)

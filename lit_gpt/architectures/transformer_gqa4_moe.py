@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lit_gpt.architectures import transformer_gqa4
+from lit_gpt.architectures._experts import mixture
 from lit_gpt.architectures._shape import Shape
 from lit_gpt.config.model import ModelConfig
 
@@ -10,5 +11,5 @@ EXPERTS = True
 
 
 def build(depth: int, shape: Shape) -> ModelConfig:
-    """The family at a depth, so far without its experts."""
-    return transformer_gqa4.build(depth, shape).replace(family="transformer_gqa4_moe")
+    """The family at a depth; see _experts.mixture."""
+    return mixture("transformer_gqa4_moe", transformer_gqa4.build(depth, shape), shape)

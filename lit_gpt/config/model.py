@@ -16,6 +16,7 @@ from lit_gpt.errors import UserError
 Norm = Literal["rmsnorm", "layernorm"]
 Feedforward = Literal["swiglu", "relu2", "oss_swiglu"]
 Skip = Literal["add", "none", "sum"]
+AuxStyle = Literal["switch", "switch_seq", "entropy"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class LayerSpec:
         the up half of its "ffn".
     rope_base: base of this layer's rotary frequencies; None is the model's, 0 no positions.
     skip_projection: an n x n matrix on the skip path of the mixer (post-norm only).
+    experts: the feed-forward network is a mixture of experts of that kind; see Experts.
     """
 
     mixer: str = "attention"
@@ -39,6 +41,78 @@ class LayerSpec:
     memory: Literal["mixer", "ffn"] | None = None
     rope_base: float | None = None
     skip_projection: bool = False
+    experts: bool = False
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A mixture of S k experts of width I / k, of which a token uses k, so that I is active whatever k is.
+
+    sparsity, top_k: S and k. shared: one of the k is the same for every token, a dense network of
+        that width beside S k - 1 routed experts of which k - 1 are used.
+    gate: "selected" is softmax over the selected experts, "all" softmax over all of them before
+        the selection, "sigmoid" each expert's own, divided by their sum over the selected.
+    sqrt_gate: the square root of the gates, so that they have unit 2-norm; with a shared expert both
+        branches are multiplied by sqrt(1/2) (arXiv:2603.28743).
+    routing: "token_choice", or "expert_choice": each expert takes its own T k / E tokens of a
+        micro-batch (arXiv:2202.09368), which looks ahead in the sequence.
+    capacity: with token choice, an expert serves at most this multiple of T k / E tokens of a
+        micro-batch, the first ones; None serves all.
+    aux_style: the balance loss, see lit_gpt.nn.balance. aux_gamma: its weight, 0 is none.
+    global_aux: balance over all ranks and micro-batches of a step, otherwise within each micro-batch.
+    exact_aux: with global_aux, counts of the whole step are taken before its first backward pass.
+    router_z_loss: weight of the mean square of the router's log-sum-exp (arXiv:2202.08906).
+    bias_rate: after each step an expert's selection bias moves by this much against its load
+        (arXiv:2408.15664, DeepSeek-V3); 0 is off.
+    """
+
+    sparsity: int = 1
+    top_k: int = 2
+    shared: bool = False
+    gate: Literal["selected", "all", "sigmoid"] = "selected"
+    sqrt_gate: bool = False
+    routing: Literal["token_choice", "expert_choice"] = "token_choice"
+    capacity: float | None = None
+    aux_style: AuxStyle = "switch"
+    aux_gamma: float = 0.001
+    global_aux: bool = False
+    exact_aux: bool = False
+    router_z_loss: float = 0.0
+    bias_rate: float = 0.0
+
+    @property
+    def routed(self) -> int:
+        """Experts that a router chooses from, E."""
+        return self.sparsity * self.top_k - self.shared
+
+    @property
+    def active(self) -> int:
+        """Routed experts that a token uses."""
+        return self.top_k - self.shared
+
+    def problems(self, intermediate_size: int) -> dict[str, bool]:
+        """Message -> whether it applies."""
+        choice = self.routing == "expert_choice"
+        return {
+            f"sparsity is {self.sparsity} and top_k is {self.top_k}; both must be at least 1": (
+                min(self.sparsity, self.top_k) < 1
+            ),
+            f"top_k is {self.top_k}; it must divide the hidden width {intermediate_size}": (
+                intermediate_size % max(self.top_k, 1) != 0
+            ),
+            "a shared expert is one of the top_k, so top_k must be at least 2": self.shared and self.top_k < 2,
+            f"capacity is {self.capacity}; it must be positive": self.capacity is not None and self.capacity <= 0,
+            "expert choice has no use for capacity, a selection bias or a balance loss: give --aux_gamma 0": (
+                choice and (self.capacity is not None or self.bias_rate != 0 or self.aux_gamma != 0)
+            ),
+            "the weights of auxiliary losses and the rate of the selection bias must not be negative": (
+                min(self.aux_gamma, self.router_z_loss, self.bias_rate) < 0
+            ),
+            "exact_aux is a way to count for global_aux: give both": self.exact_aux and not self.global_aux,
+            "switch_seq balances single sequences, so global_aux cannot act": (
+                self.global_aux and self.aux_style == "switch_seq"
+            ),
+        }
 
 
 @dataclass(frozen=True)
@@ -105,6 +179,7 @@ class ModelConfig:
     share_per_layer: int = 0
     share_group: int = 1
     mixer_options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    experts: Experts | None = None
     padded_vocab_size: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -144,7 +219,7 @@ class ModelConfig:
                 self.post_norm and self.skip != "add"
             ),
         }
-        checks |= self._sharing_problems()
+        checks |= self._sharing_problems() | self._expert_problems()
         absent = sorted(set(self.mixer_options) - {spec.mixer for spec in self.layers})
         checks[f"mixer_options are for {absent}, which no layer uses"] = bool(absent)
         bad_windows = [i for i, s in enumerate(self.layers) if s.window is not None and s.window < 1]
@@ -169,6 +244,17 @@ class ModelConfig:
             "layers that read another layer's keys, values or memory cannot share blocks (share_per_layer)": lending,
         }
 
+    def _expert_problems(self) -> dict[str, bool]:
+        mixtures = [spec for spec in self.layers if spec.experts]
+        if self.experts is None:
+            return {"layers have experts, but the model does not say which (experts)": bool(mixtures)}
+        return {
+            "the model describes experts that no layer has": not mixtures,
+            "a layer with experts has no feed-forward network (ffn)": any(s.ffn is None for s in mixtures),
+            "experts have no biases (mlp_bias) and no inner norm (ffn_norm)": self.mlp_bias or self.ffn_norm,
+            "a mixture of experts has no inner state to lend (memory='ffn')": any(s.memory == "ffn" for s in mixtures),
+        } | self.experts.problems(self.intermediate_size)
+
     def first_layer(self, layer: int) -> int:
         """The first layer that uses the same block as `layer`; itself without sharing."""
         if self.share_per_layer == 0:
@@ -190,4 +276,5 @@ class ModelConfig:
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
         """Rebuild from to_dict's values (as found in a checkpoint)."""
         layers = tuple(LayerSpec(**layer) for layer in values["layers"])
-        return cls(**{**values, "layers": layers})
+        experts = Experts(**values["experts"]) if values.get("experts") else None
+        return cls(**{**values, "layers": layers, "experts": experts})

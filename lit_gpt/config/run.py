@@ -73,9 +73,18 @@ class RunConfig:
         top_k: mixture of experts: active experts per token (k).
         share_expert: mixture of experts: one shared expert beside the routed ones.
         sqrt_gate: mixture of experts: square-root gates.
-        global_aux: mixture of experts: balance over the global batch.
-        aux_style: mixture of experts: form of the balance loss.
-        aux_gamma: mixture of experts: weight of the balance loss.
+        global_aux: mixture of experts: balance over all ranks and micro-batches of a step, not within each.
+        aux_style: mixture of experts: form of the balance loss; default switch.
+        aux_gamma: mixture of experts: weight of the balance loss; default 0.001, or 0 with expert_choice.
+        exact_aux: with global_aux, count all micro-batches of a step before training on the first: the same
+            gradients for any split, at the price of one more forward pass; default: counts so far.
+        router_gate: mixture of experts: softmax over the selected experts (default), softmax over all before
+            the selection, or a sigmoid per expert, normalised over the selected.
+        router_z_loss: mixture of experts: weight of the router z-loss; default 0.
+        bias_rate: mixture of experts: step of the selection biases of loss-free balancing; default 0, off.
+        expert_routing: mixture of experts: tokens choose experts (default), or experts choose tokens.
+        expert_capacity: mixture of experts: an expert serves at most this multiple of its mean load; default: all.
+        expert_backend: mixture of experts: grouped matrix product; auto picks (torch, padded, reference).
         norm_class: rmsnorm or layernorm; default: the family's.
         mlp: kind of feed-forward network; default: the family's.
         post_norm: normalise the skip path itself.
@@ -185,6 +194,13 @@ class RunConfig:
     global_aux: bool | None = None
     aux_style: Literal["switch", "entropy", "switch_seq"] | None = None
     aux_gamma: float | None = None
+    exact_aux: bool | None = None
+    router_gate: Literal["selected", "all", "sigmoid"] | None = None
+    router_z_loss: float | None = None
+    bias_rate: float | None = None
+    expert_routing: Literal["token_choice", "expert_choice"] | None = None
+    expert_capacity: float | None = None
+    expert_backend: str = "auto"
     norm_class: str | None = None
     mlp: Literal["swiglu", "relu2", "oss_swiglu"] | None = None
     post_norm: bool | None = None

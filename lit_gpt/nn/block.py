@@ -12,6 +12,7 @@ from lit_gpt.nn import mlp
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear
 from lit_gpt.nn.mixers import Lent, build_mixer
+from lit_gpt.nn.moe import MixtureOfExperts, Routed
 from lit_gpt.nn.norm import build_norm
 from lit_gpt.roles import role
 from lit_gpt.scaling.base import Multipliers
@@ -23,10 +24,12 @@ class Stream(NamedTuple):
     """What flows from block to block.
 
     x: (B, T, n), the residual stream. total: the sum of all branches, only under skip="sum".
+    routed: what the last block's router did, None where it has none.
     """
 
     x: Tensor
     total: Tensor | None = None
+    routed: Routed | None = None
 
     def last(self) -> Stream:
         """Its last position, T = 1."""
@@ -72,7 +75,9 @@ class Block(nn.Module):
         self.norm1 = build_norm(config, gain=not config.decoupled_norm)
         self.skip1 = SkipPath(config, projected) if config.post_norm else None
         self.mixer = build_mixer(config, layer_index, multipliers)
-        self.ffn = mlp.build(config, layer_index)
+        mixture = config.layers[layer_index].experts
+        router = multipliers.router
+        self.ffn = MixtureOfExperts(config, layer_index, router) if mixture else mlp.build(config, layer_index)
         self.lends_ffn = config.layers[layer_index].memory == "ffn"
         if self.ffn is not None:
             self.norm2 = build_norm(config, gain=not config.decoupled_norm)
@@ -87,12 +92,15 @@ class Block(nn.Module):
         stream = self._write(stream, skip, h)
         if self.ffn is not None:
             branch, skip = self._read(stream.x, self.norm2, self.skip2)
+            routed = None
             if self.lends_ffn:
                 h, memory = self.ffn.lending(branch)  # type: ignore[operator]
                 lent = (lent or Lent())._replace(memory=memory)
+            elif isinstance(self.ffn, MixtureOfExperts):
+                h, routed = self.ffn(branch, context.experts)
             else:
                 h = self.ffn(branch)
-            stream = self._write(stream, skip, h)
+            stream = self._write(stream, skip, h)._replace(routed=routed)
         return stream, lent
 
     def _read(self, x_BTD: Tensor, norm: nn.Module, skip_path: SkipPath | None) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,8 @@ class Context(NamedTuple):
     mask: of this layer's window, with the attention backend that reads it.
     doc_ids: (B, T), the documents of this call's tokens; None when each row goes on with one.
     cu_seqlens: (N + 1,) int32, where the N documents start in the B * T tokens, and B * T; on
-    CUDA with documents, else None. backend: of attention. kernels: of every other operation.
+    CUDA with documents, else None. backend: of attention. experts: of their grouped matrix
+    products. kernels: of every other operation.
     """
 
     rope: tuple[Tensor, Tensor] | None = None
@@ -25,3 +26,4 @@ class Context(NamedTuple):
     cu_seqlens: Tensor | None = None
     backend: str = "auto"
     kernels: str = "auto"
+    experts: str = "auto"

@@ -1,7 +1,7 @@
 """Feed-forward networks: one class per kind, `build` by LayerSpec.ffn.
 
 Hidden widths: I for the gated kinds (three n x I matrices in all), 1.5 I for relu2 (two),
-so that every kind has 3 n I weights.
+so that every kind has 3 n I weights. Experts (nn/moe.py) are networks of the same kinds.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from torch.nn import functional as F
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.linear import Linear
 from lit_gpt.nn.norm import build_norm
-
-OSS_LIMIT, OSS_ALPHA = 7.0, 1.702  # GPT-OSS: clamp of gate and up; slope of its sigmoid
+from lit_gpt.ops.experts import OSS_ALPHA, OSS_LIMIT
 
 
 class _FeedForward(nn.Module):
@@ -48,8 +47,8 @@ class _FeedForward(nn.Module):
 class SwiGLU(_FeedForward):
     """down(silu(g) * u) with (g, u) the halves of one projection (arXiv:2002.05202)."""
 
-    def __init__(self, config: ModelConfig):
-        super().__init__(config, 2, config.intermediate_size)
+    def __init__(self, config: ModelConfig, width: int):
+        super().__init__(config, 2, width)
 
     def inner(self, x_BTD: Tensor) -> Tensor:
         return self.gated(*self.up.halves(x_BTD))
@@ -67,8 +66,8 @@ class SwiGLU(_FeedForward):
 class ReLU2(_FeedForward):
     """down(relu(u)^2) (arXiv:2109.08668)."""
 
-    def __init__(self, config: ModelConfig):
-        super().__init__(config, 1, 3 * config.intermediate_size // 2)
+    def __init__(self, config: ModelConfig, width: int):
+        super().__init__(config, 1, 3 * width // 2)
 
     def inner(self, x_BTD: Tensor) -> Tensor:
         return F.relu(self.up(x_BTD)).square()
@@ -82,10 +81,11 @@ class OssSwiGLU(SwiGLU):
         return gate * torch.sigmoid(OSS_ALPHA * gate) * (up + 1)
 
 
-KINDS: dict[str, Callable[[ModelConfig], _FeedForward]] = {"swiglu": SwiGLU, "relu2": ReLU2, "oss_swiglu": OssSwiGLU}
+Kind = Callable[[ModelConfig, int], _FeedForward]  # of a hidden width
+KINDS: dict[str, Kind] = {"swiglu": SwiGLU, "relu2": ReLU2, "oss_swiglu": OssSwiGLU}
 
 
 def build(config: ModelConfig, layer_index: int) -> _FeedForward | None:
-    """The layer's feed-forward network, or None where its LayerSpec has none."""
+    """The layer's dense feed-forward network, or None where its LayerSpec has none."""
     kind = config.layers[layer_index].ffn
-    return None if kind is None else KINDS[kind](config)
+    return None if kind is None else KINDS[kind](config, config.intermediate_size)

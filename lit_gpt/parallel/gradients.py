@@ -1,7 +1,7 @@
 """Gradients of sharded and replicated parameters: when they are reduced, their norm, their scale.
 
 Sharded parameters (DTensors) are reduced by FSDP2 in backward, and their norm needs one scalar
-all-reduce. Replicated ones (role "vector") are reduced here, once per optimizer step; after that
+all-reduce. Replicated ones (roles "vector" and "router") are reduced here, once per optimizer step; after that
 every rank holds the same gradient. Nothing here waits for the device.
 """
 
@@ -56,13 +56,15 @@ def finish_gradients(model: nn.Module, runtime: Runtime) -> None:
 
 def grad_norms(parameters: Iterable[nn.Parameter], runtime: Runtime) -> GradNorms:
     """Norms of the full gradients, equal on all ranks; call it after `finish_gradients`."""
-    weights, vectors = [], []
+    sharded, whole, vectors = [], [], []
     for p in parameters:
         if p.grad is not None:
-            (vectors if getattr(p, "role", None) == "vector" else weights).append(_local(p.grad))
-    weight, vector = _sum_of_squares(weights, runtime.device), _sum_of_squares(vectors, runtime.device)
+            kind = vectors if getattr(p, "role", None) == "vector" else whole
+            (sharded if isinstance(p.grad, DTensor) else kind).append(_local(p.grad))
+    weight, vector = _sum_of_squares(sharded, runtime.device), _sum_of_squares(vectors, runtime.device)
     if runtime.mesh is not None:
         dist.all_reduce(weight, group=runtime.mesh.get_group("shard"))
+    weight += _sum_of_squares(whole, runtime.device)
     return GradNorms((weight + vector).sqrt(), weight.sqrt(), vector.sqrt())
 
 

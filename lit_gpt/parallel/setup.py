@@ -14,6 +14,8 @@ from torch.distributed.tensor import DTensor
 from lit_gpt.parallel.activations import Recompute, compile_blocks, recompute_in_backward
 from lit_gpt.parallel.fabric import Runtime
 
+REPLICATED = ("vector", "router")
+
 
 def setup_model(
     runtime: Runtime,
@@ -33,7 +35,7 @@ def setup_model(
     Call the result directly, and `loss.backward()`: no Fabric wrapper is involved.
 
     Under FSDP2 the parameters of role "vector" (gains, biases, A_log, ...: tiny, and sensitive to
-    rounding) stay replicated in fp32, see `finish_gradients`; all others are DTensors.
+    rounding), and those of routers, stay replicated in fp32, see `finish_gradients`; all others are DTensors.
     """
     with torch.device("meta"):
         model = build()
@@ -57,7 +59,7 @@ def _shard(
     common: dict[str, Any] = {
         "mesh": mesh,
         "offload_policy": CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if offloading else OffloadPolicy(),
-        "ignored_params": {p for p in model.parameters() if getattr(p, "role", None) == "vector"},
+        "ignored_params": {p for p in model.parameters() if getattr(p, "role", None) in REPLICATED},
     }
 
     def precision(dtype: torch.dtype) -> MixedPrecisionPolicy:

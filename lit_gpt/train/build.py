@@ -86,6 +86,7 @@ def build_model(setup: Setup, runtime: Runtime) -> nn.Module:
             residual_dtype=torch.float32 if run.residual_precision == "fp32" else runtime.compute_dtype,
             attention_backend=run.attention,
             kernels=run.kernels,
+            expert_backend=run.expert_backend,
             loss_backend="plain" if run.use_flce is False else "chunked",
         ),
         lambda model: init_parameters(model, plan.roles, plan.seed),

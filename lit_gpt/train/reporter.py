@@ -19,10 +19,12 @@ from lit_gpt.metrics.console import Console
 from lit_gpt.metrics.curve import draw_loss_curve
 from lit_gpt.metrics.hardware import Hardware
 from lit_gpt.metrics.health import SpikeDetector
+from lit_gpt.metrics.routing import unpack
 from lit_gpt.metrics.sinks import Sinks
 from lit_gpt.metrics.summary import write_summary
 from lit_gpt.metrics.throughput import Throughput, peak_flops
 from lit_gpt.optim.groups import describe_groups
+from lit_gpt.optim.protocol import telemetry
 from lit_gpt.parallel import Runtime
 from lit_gpt.scaling.plan import StepValues
 from lit_gpt.train.setup import Setup
@@ -49,6 +51,7 @@ class Reporter:
     ):
         self.setup, self.runtime, self.progress = setup, runtime, progress
         self.bytes_per_token = bytes_per_token
+        self.optimizer = optimizer
         self.last_validation: dict[str, float] = {}
         self.last_loss = math.nan
         device = runtime.device
@@ -104,7 +107,10 @@ class Reporter:
     def _log(self, values: StepValues, result: StepResult, micro_batches: int, epochs: dict[str, float]) -> None:
         summed = self.runtime.sum(self._window)
         norms = result.norms
-        read = torch.stack([summed[0], self._window[1], norms.total, norms.weight, norms.vector]).tolist()
+        read = torch.stack([summed[0], self._window[1], norms.total, norms.weight, norms.vector])
+        if result.routing is not None:
+            read = torch.cat([read, self.runtime.sum(result.routing)])
+        read = read.tolist()
         skipped = int(read[1])
         self._check(skipped)
         loss = read[0] / (self._window_steps - skipped)
@@ -119,7 +125,10 @@ class Reporter:
             "metric/train_ppl": math.exp(min(loss, 700.0)),
             "metric/skipped_steps": skipped,
         }
-        row |= self._step_values(values, read[2:], micro_batches)
+        row |= self._step_values(values, read[2:5], micro_batches)
+        if experts := self.setup.model.experts:
+            row |= unpack(read[5:], experts.routed, values.batch_tokens)
+        row |= telemetry(self.optimizer)
         row |= {f"data/epoch/{name}": epoch for name, epoch in epochs.items()}
         self._sinks.log(row | rates | self.hardware.metrics(), self.progress.step)
         self._console.line(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from lit_gpt import architectures
-from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.model import Experts, ModelConfig
 from lit_gpt.config.names import NameFields, run_name
 from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import RunConfig
@@ -48,7 +48,20 @@ MODEL_FLAGS = {
     "mixer_options": "mixer_options",
     "vocab_size": "vocab_size",
 }
-EXPERT_FLAGS = ("share_expert", "sqrt_gate", "global_aux", "aux_style", "aux_gamma")
+# RunConfig field -> Experts field, likewise.
+EXPERT_FLAGS = {
+    "share_expert": "shared",
+    "sqrt_gate": "sqrt_gate",
+    "global_aux": "global_aux",
+    "aux_style": "aux_style",
+    "aux_gamma": "aux_gamma",
+    "exact_aux": "exact_aux",
+    "router_gate": "gate",
+    "router_z_loss": "router_z_loss",
+    "bias_rate": "bias_rate",
+    "expert_routing": "routing",
+    "expert_capacity": "capacity",
+}
 NORM_NAMES = {"FusedRMSNorm": "rmsnorm", "RMSNorm": "rmsnorm", "LayerNorm": "layernorm"}
 
 
@@ -78,6 +91,7 @@ def prepare(typed: RunConfig, ranks: int) -> Setup:
         run.train_model,
         run.depth,
         config.block_size,
+        moe=None if config.experts is None else (run.sparsity, run.top_k),
         ar=run.ar,
         swa=run.swa_len,
         ramp=plan.batch_ramp,
@@ -87,9 +101,13 @@ def prepare(typed: RunConfig, ranks: int) -> Setup:
 
 def model_config(run: RunConfig, depth: int, aspect_ratio: int | None) -> ModelConfig:
     """The family at a depth with the run's flags applied."""
-    _check_experts(run)
     config = architectures.build(
-        run.train_model, depth, aspect_ratio=aspect_ratio, block_size=run.ctx_len, window=run.swa_len
+        run.train_model,
+        depth,
+        aspect_ratio=aspect_ratio,
+        block_size=run.ctx_len,
+        window=run.swa_len,
+        experts=_experts(run),
     )
     _check_layers(run, config)
     changes: dict[str, Any] = {}
@@ -110,17 +128,19 @@ def model_config(run: RunConfig, depth: int, aspect_ratio: int | None) -> ModelC
     return config.replace(**changes)
 
 
-def _check_experts(run: RunConfig) -> None:
-    """Experts, and their flags, act only where there are some."""
+def _experts(run: RunConfig) -> Experts | None:
+    """The experts that the flags describe; None for a family without, where such flags cannot act."""
+    given = {flag: getattr(run, flag) for flag in EXPERT_FLAGS if getattr(run, flag) is not None}
     if architectures.has_experts(run.train_model):
-        raise UserError(
-            f"{run.train_model} is a mixture of experts, which is not in this version. "
-            "Use a family without experts, such as transformer_gqa4_h2."
-        )
-    flags = [f"--{flag}" for flag in EXPERT_FLAGS if getattr(run, flag) is not None]
-    flags += ["--sparsity"] if run.sparsity != 1 else []
+        fields = {EXPERT_FLAGS[flag]: value for flag, value in given.items()}
+        if run.expert_routing == "expert_choice":  # which is balanced by itself
+            fields.setdefault("aux_gamma", 0.0)
+        return Experts(run.sparsity, run.top_k, **fields)
+    flags = [f"--{flag}" for flag in given] + (["--sparsity"] if run.sparsity != 1 else [])
+    flags += ["--expert_backend"] if run.expert_backend != "auto" else []
     if flags:
         raise UserError(f"{run.train_model} has no experts, so {', '.join(flags)} cannot act. Drop them.")
+    return None
 
 
 def _check_layers(run: RunConfig, config: ModelConfig) -> None:

@@ -2,7 +2,8 @@
 
 Each rank back-propagates loss_sum * world_size / (valid targets of the global batch), so
 the mean over ranks that gradient reduction takes is the gradient of the mean loss over
-every valid target, however they are spread over ranks and micro-batches.
+every valid target, however they are spread over ranks and micro-batches. A model with experts adds
+their auxiliary losses, see routing.py; the loss that is reported is without them.
 
 A step whose gradient norm is not finite is not taken: the check happens on the device and
 the optimizer skips its update there.
@@ -12,13 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from lit_gpt.config.model import Experts
 from lit_gpt.data.varlen import doc_ids
+from lit_gpt.nn.moe import Routed
 from lit_gpt.parallel import GradNorms, Runtime, finish_gradients, grad_norms, gradient_sync, scale_gradients_
+from lit_gpt.train.routing import StepRouting
 
 
 @dataclass(frozen=True)
@@ -28,11 +33,13 @@ class StepResult:
     loss: this rank's share of the mean loss; the sum over ranks is the loss of the step.
     norms: of the gradients before clipping.
     skipped: 1 when the norm was not finite and the step was not taken.
+    routing: this rank's sums of what its routers did, see metrics.routing; None without experts.
     """
 
     loss: torch.Tensor
     norms: GradNorms
     skipped: torch.Tensor
+    routing: torch.Tensor | None = None
 
 
 def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -62,17 +69,35 @@ def train_step(
 
     micro_batches: data.Batch each, arrays of (B, T). eos_id: keep documents apart.
     """
+    experts: Experts | None = getattr(getattr(model, "config", None), "experts", None)
+    routing = None if experts is None else StepRouting(experts, runtime, num_micro_batches)
+    if experts is not None and routing is not None and experts.exact_aux and num_micro_batches > 1:
+        micro_batches = list(micro_batches)
+        routing.count_first(lambda batch: _routes(model, batch, runtime, eos_id), micro_batches)
     loss = torch.zeros((), device=runtime.device)
     for i, batch in enumerate(micro_batches):
         gradient_sync(model, i == num_micro_batches - 1)
         tokens, targets = to_device(batch.tokens, runtime.device), to_device(batch.targets, runtime.device)
-        loss_sum = model(tokens, targets, doc_ids_BT=documents(tokens, eos_id), label_smoothing=label_smoothing)
-        (loss_sum * (runtime.world_size / num_valid_global)).backward()
+        options = {"doc_ids_BT": documents(tokens, eos_id), "label_smoothing": label_smoothing}
+        if routing is None:
+            loss_sum, auxiliary = model(tokens, targets, **options), 0.0
+        else:
+            loss_sum, routed = model(tokens, targets, **options, routing="with")
+            auxiliary = routing.loss(routed, len(tokens))
+        (loss_sum * (runtime.world_size / num_valid_global) + runtime.world_size * auxiliary).backward()
         loss += loss_sum.detach() / num_valid_global
     finish_gradients(model, runtime)
     norms = grad_norms(model.parameters(), runtime)
     skipped = update(model, optimizer, norms.total, grad_clip)
-    return StepResult(loss, norms, skipped)
+    if routing is None:
+        return StepResult(loss, norms, skipped)
+    routing.move_biases(model, skipped)
+    return StepResult(loss, norms, skipped, routing.result())
+
+
+def _routes(model: nn.Module, batch: Any, runtime: Runtime, eos_id: int | None) -> Routed:
+    tokens = to_device(batch.tokens, runtime.device)
+    return model(tokens, doc_ids_BT=documents(tokens, eos_id), routing="only")
 
 
 def update(model: nn.Module, optimizer: torch.optim.Optimizer, norm: torch.Tensor, grad_clip: float) -> torch.Tensor:

@@ -12,7 +12,7 @@ from reference_registry import AT_EVERY_DEPTH, D5, MIXTURES, PURE, names
 
 from lit_gpt import architectures
 from lit_gpt.architectures import FAMILIES, build
-from lit_gpt.config.model import LayerSpec
+from lit_gpt.config.model import Experts, LayerSpec
 from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
@@ -183,13 +183,15 @@ def test_every_name_of_the_reference_resolves() -> None:
 
 
 @pytest.mark.parametrize("family", MIXTURES)
-def test_mixtures_are_refused_until_they_have_experts(family: str) -> None:
+def test_mixtures_are_their_dense_family_with_experts(family: str) -> None:
     run, _ = resolve(RunConfig(train_name="x", train_model=f"{family}_s8_k4_d8"))
-    assert (run.sparsity, run.top_k) == (8, 4)
-    with pytest.raises(UserError, match=f"{family} is a mixture of experts, which is not in this version"):
-        model_config(run, run.depth, None)
+    config = model_config(run, 16, None)
+    assert config.experts == Experts(sparsity=8, top_k=4)
     dense = build(family.removesuffix("_moe").replace("sambay_gqa4", "sambay"), 16)
-    assert dataclasses.asdict(build(family, 16)) == dataclasses.asdict(dense) | {"family": family}
+    assert config.replace(
+        family=dense.family, experts=None, layers=tuple(dataclasses.replace(s, experts=False) for s in config.layers)
+    ) == dense.replace(n_kv_head=config.n_kv_head)
+    assert all(spec.experts for spec in config.layers)
 
 
 def test_the_list_of_families_with_experts() -> None:

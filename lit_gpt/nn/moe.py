@@ -1,0 +1,135 @@
+"""Mixture of experts: a router, experts of one shape, perhaps one that every token uses.
+
+    y = sum_j g_j E_j(x) [+ shared(x)],  E(x) = down act(up x)
+
+The router computes in fp32; its weights are fp32 under FSDP2 too (see parallel.setup). Experts are
+one tensor each for up (E, H, n) and down (E, n, I), in the layout of a dense network's up and down,
+whatever multiplies them.
+
+Shapes: B batch, T tokens, D = n model width, E routed experts, K of them per token, I hidden width,
+N = B T tokens of the micro-batch.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lit_gpt.config.model import Experts, ModelConfig
+from lit_gpt.nn import mlp
+from lit_gpt.nn.linear import Linear
+from lit_gpt.nn.routing import choose_experts, choose_tokens, probabilities, route
+from lit_gpt.ops.dtypes import upcast
+from lit_gpt.ops.experts import MAPS, Routes, expert_ffn
+from lit_gpt.roles import role
+
+
+class Routed(NamedTuple):
+    """What a router did to one micro-batch; sums over its tokens, at least fp32.
+
+    counts_E: pairs of each expert. probs_E: probabilities of each expert, with a gradient where a
+    balance loss needs it. z: squared log-sum-exps, with a gradient under a z-loss. sequences: the
+    switch loss at weight 1, summed over the batch's sequences (aux_style switch_seq, else 0).
+    square: mean square of the elements of a token's output of routed experts.
+    """
+
+    counts_E: Tensor
+    probs_E: Tensor
+    z: Tensor
+    sequences: Tensor
+    square: Tensor
+
+
+def stack(routed: list[Routed]) -> Routed:
+    """Layers along a new first dimension."""
+    return Routed(*(torch.stack(values) for values in zip(*routed)))
+
+
+class MixtureOfExperts(nn.Module):
+    """See the module. A hidden width I / k per expert; in relu2's case 1.5 of it, as in a dense network."""
+
+    def __init__(self, config: ModelConfig, layer_index: int, router_multiplier: float):
+        super().__init__()
+        assert config.experts is not None and config.layers[layer_index].ffn is not None
+        self.experts: Experts = config.experts
+        self.kind, self.multiplier = str(config.layers[layer_index].ffn), router_multiplier
+        n, count, width = config.n_embd, self.experts.routed, config.intermediate_size // self.experts.top_k
+        maps = MAPS[self.kind]
+        hidden = width if maps == 2 else 3 * width // 2
+        self.router = Linear(n, count, weight_role="router")
+        self.up = role(nn.Parameter(torch.empty(count, maps * hidden, n)), "expert", maps=maps)
+        self.down = role(nn.Parameter(torch.empty(count, n, hidden)), "expert")
+        self.shared = mlp.KINDS[self.kind](config, width) if self.experts.shared else None
+        if self.experts.bias_rate:
+            self.register_buffer("balance", torch.zeros(count, dtype=torch.float32))
+
+    def forward(self, x_BTD: Tensor, backend: str = "auto") -> tuple[Tensor, Routed]:
+        """(B, T, n) in x's dtype, and what was routed. backend: of ops.grouped_gemm."""
+        x_ND = x_BTD.flatten(0, 1)
+        logits_NE = F.linear(upcast(x_ND), self.router.weight.to(upcast(x_ND).dtype)) * self.multiplier
+        if self.experts.routing == "expert_choice":
+            y_ND, ends_E = self._by_expert(x_ND, logits_NE, backend)
+            sequences = logits_NE.new_zeros(())
+        else:
+            choice, routes = route(choose_experts(logits_NE, self.experts, self._bias()), self.experts)
+            options = {"kind": self.kind, "backend": backend}
+            y_ND, ends_E = expert_ffn(x_ND, choice.gates_TK, self.up, self.down, routes, **options), routes.ends_E
+            sequences = self._sequences(logits_NE, choice.experts_TK, len(x_BTD))
+        return self._with_shared(y_ND.view_as(x_BTD), x_BTD), self._statistics(logits_NE, ends_E, sequences, y_ND)
+
+    def _bias(self) -> Tensor | None:
+        return self.balance if self.experts.bias_rate else None  # type: ignore[return-value]
+
+    def _by_expert(self, x_ND: Tensor, logits_NE: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+        """Expert choice: (output, where each expert's pairs end)."""
+        gates_EC, tokens_EC = choose_tokens(logits_NE, self.experts)
+        count, capacity = tokens_EC.shape
+        tokens_P, index_P = tokens_EC.flatten(), torch.arange(count * capacity, device=x_ND.device)
+        ends_E = torch.arange(1, count + 1, device=x_ND.device, dtype=torch.int32) * capacity
+        routes = Routes(index_P, index_P, ends_E, capacity)
+        options = {"kind": self.kind, "backend": backend}
+        out_PD = expert_ffn(x_ND[tokens_P], gates_EC.view(-1, 1), self.up, self.down, routes, **options)
+        return torch.zeros_like(x_ND).index_add(0, tokens_P, out_PD), ends_E
+
+    def _with_shared(self, y_BTD: Tensor, x_BTD: Tensor) -> Tensor:
+        if self.shared is None:
+            return y_BTD
+        y_BTD = y_BTD + self.shared(x_BTD)
+        return y_BTD * 0.5**0.5 if self.experts.sqrt_gate else y_BTD
+
+    def _sequences(self, logits_NE: Tensor, experts_NK: Tensor, rows: int) -> Tensor:
+        """The switch loss of each of the batch's sequences, summed."""
+        e = self.experts
+        if e.aux_style != "switch_seq" or not e.aux_gamma:
+            return logits_NE.new_zeros(())
+        chosen_BX = experts_NK.view(rows, -1)
+        counts_BE = chosen_BX.new_zeros(rows, e.routed).scatter_add_(1, chosen_BX, torch.ones_like(chosen_BX))
+        mean_BE = probabilities(logits_NE, e).view(rows, -1, e.routed).mean(1)
+        return e.routed * (mean_BE * counts_BE).sum() / chosen_BX.shape[1]
+
+    def _statistics(self, logits_NE: Tensor, ends_E: Tensor, sequences: Tensor, y_ND: Tensor) -> Routed:
+        e = self.experts
+        counts_E = torch.diff(ends_E, prepend=ends_E.new_zeros(1)).to(logits_NE.dtype)
+        probs_NE = probabilities(logits_NE if e.aux_gamma else logits_NE.detach(), e)
+        z = (logits_NE if e.router_z_loss else logits_NE.detach()).logsumexp(-1).square().sum()
+        return Routed(counts_E, probs_NE.sum(0), z, sequences, upcast(y_ND.detach()).square().mean(-1).sum())
+
+    def inactive_parameters(self) -> int:
+        """Parameters that a token does not use."""
+        e = self.experts
+        return (self.up.numel() + self.down.numel()) // e.routed * (e.routed - e.active)
+
+    def flops(self) -> float:
+        """Forward matmul FLOPs per token: those of the router and of the experts that it uses."""
+        per_expert = 2.0 * (self.up.numel() + self.down.numel()) / self.experts.routed
+        shared = 0.0 if self.shared is None else self.shared.flops()
+        return self.router.flops() + self.experts.active * per_expert + shared
+
+
+def _count(index_RX: Tensor, size: int) -> Tensor:
+    """How often 0 ... size - 1 occur in each row, (R, size) int64; no host sync, the same on every run."""
+    zeros = index_RX.new_zeros(len(index_RX), size)
+    return zeros.scatter_add_(1, index_RX, torch.ones_like(index_RX))

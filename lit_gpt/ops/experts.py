@@ -1,0 +1,141 @@
+"""Experts on the tokens that chose them: gather, two grouped matrix products, weighted sum.
+
+    y_TD = expert_ffn(x_TD, gates_TK, up_EHD, down_EDI, routes, kind="swiglu")
+    y_t = sum_j gates_tj down_e act(up_e x_t),  e the j-th expert of token t
+
+Backward keeps x, the gates and the up projection's output, and nothing else of the size of the pairs:
+rows are gathered again, and the gradient of a gate is a product in the hidden width,
+d g = <down^T dy, act(h)>, so no expert's output is kept (arXiv:2512.14080). With I = 4 n / k a pair's
+hidden activations are k times narrower than a dense network's, so what is kept does not grow with k.
+
+Shapes: T tokens, D model width, E experts, K experts per token, P = T K pairs sorted by expert,
+I hidden width of an expert, H rows of its up projection (2 I for the gated kinds).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lit_gpt.ops.dtypes import upcast
+from lit_gpt.ops.grouped_gemm import grouped_mm
+
+OSS_LIMIT, OSS_ALPHA = 7.0, 1.702  # GPT-OSS: clamp of gate and up; slope of its sigmoid
+MAPS = {"swiglu": 2, "oss_swiglu": 2, "relu2": 1}  # kind -> maps in the up projection, the gate first
+
+
+class Routes(NamedTuple):
+    """Where the pairs of token and expert lie.
+
+    order_P: place in expert order -> pair t K + j. place_P: its inverse. ends_E: int32, where each
+    expert's rows end. largest: the most rows that an expert serves, where the host knows; later rows
+    must have gate 0.
+    """
+
+    order_P: Tensor
+    place_P: Tensor
+    ends_E: Tensor
+    largest: int | None = None
+
+
+def sort_pairs(experts_TK: Tensor, count: int, largest: int | None = None) -> Routes:
+    """Routes of a choice of experts out of `count`; each expert's tokens stay in order."""
+    sorted_P, order_P = experts_TK.flatten().sort(stable=True)
+    index_P = torch.arange(len(order_P), device=order_P.device)
+    place_P = torch.empty_like(order_P).scatter_(0, order_P, index_P)
+    experts_E = torch.arange(count, device=order_P.device)
+    ends_E = torch.searchsorted(sorted_P, experts_E, right=True, out_int32=True)
+    return Routes(order_P, place_P, ends_E, largest)
+
+
+def expert_ffn(
+    x_TD: Tensor,
+    gates_TK: Tensor,
+    up_EHD: Tensor,
+    down_EDI: Tensor,
+    routes: Routes,
+    *,
+    kind: str = "swiglu",
+    backend: str = "auto",
+) -> Tensor:
+    """See the module; (T, D) in x's dtype, differentiable in the first four.
+
+    gates in at least fp32, weights are cast to x's dtype. backend: of ops.grouped_gemm.
+    """
+    return _Experts.apply(x_TD, gates_TK, up_EHD, down_EDI, *routes, kind, backend)  # type: ignore[return-value]
+
+
+def activate(kind: str, h_PH: Tensor) -> Tensor:
+    """(P, H) -> (P, I), in h's dtype; the kinds are those of nn.mlp."""
+    if kind == "relu2":
+        return F.relu(h_PH).square()
+    gate, up = h_PH.chunk(2, dim=-1)
+    if kind == "swiglu":
+        return F.silu(gate) * up
+    gate, up = gate.clamp(max=OSS_LIMIT), up.clamp(-OSS_LIMIT, OSS_LIMIT)
+    return gate * torch.sigmoid(OSS_ALPHA * gate) * (up + 1)
+
+
+def activate_backward(kind: str, h_PH: Tensor, da_PI: Tensor) -> Tensor:
+    """The gradient of h from that of activate(kind, h), computed in at least fp32."""
+    h, da = upcast(h_PH), upcast(da_PI)
+    if kind == "relu2":
+        return (2 * F.relu(h) * da).to(h_PH.dtype)
+    gate, up = h.chunk(2, dim=-1)
+    oss = kind == "oss_swiglu"
+    g, u, slope = (gate.clamp(max=OSS_LIMIT), up.clamp(-OSS_LIMIT, OSS_LIMIT), OSS_ALPHA) if oss else (gate, up, 1.0)
+    s = torch.sigmoid(slope * g)
+    d_gate = da * (u + oss) * s * (1 + slope * g * (1 - s))
+    d_up = da * g * s
+    if oss:
+        d_gate, d_up = d_gate * (gate <= OSS_LIMIT), d_up * (up.abs() <= OSS_LIMIT)
+    return torch.cat([d_gate, d_up], dim=-1).to(h_PH.dtype)
+
+
+class _Experts(torch.autograd.Function):
+    """expert_ffn; see the module for what backward keeps."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_TD: Tensor,
+        gates_TK: Tensor,
+        up_EHD: Tensor,
+        down_EDI: Tensor,
+        order_P: Tensor,
+        place_P: Tensor,
+        ends_E: Tensor,
+        largest: int | None,
+        kind: str,
+        backend: str,
+    ) -> Tensor:
+        dtype, (tokens, k) = x_TD.dtype, gates_TK.shape
+        h_PH = grouped_mm(x_TD[order_P // k], up_EHD.to(dtype).mT, ends_E, largest=largest, backend=backend)
+        a_PI = activate(kind, h_PH)
+        out_PD = grouped_mm(a_PI, down_EDI.to(dtype).mT, ends_E, largest=largest, backend=backend)
+        ctx.save_for_backward(x_TD, gates_TK, up_EHD, down_EDI, order_P, place_P, ends_E, h_PH)
+        ctx.largest, ctx.kind, ctx.backend = largest, kind, backend
+        return (gates_TK[..., None] * out_PD[place_P].view(tokens, k, -1)).sum(1).to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (dy_TD,) = grads
+        x_TD, gates_TK, up_EHD, down_EDI, order_P, place_P, ends_E, h_PH = ctx.saved_tensors
+        options = {"largest": ctx.largest, "backend": ctx.backend}
+        dtype, (tokens, k) = x_TD.dtype, gates_TK.shape
+        token_P = order_P // k
+        dy_PD, a_PI = dy_TD[token_P], activate(ctx.kind, h_PH)
+        da_PI = grouped_mm(dy_PD, down_EDI.to(dtype), ends_E, **options)  # less the gates
+        d_gates_P = (upcast(da_PI) * upcast(a_PI)).sum(-1)
+        gates_P1 = gates_TK.flatten()[order_P][:, None]
+        dh_PH = activate_backward(ctx.kind, h_PH, gates_P1 * da_PI)
+        d_down = grouped_mm(dy_PD.mT, (gates_P1 * a_PI).to(dtype), ends_E, **options)
+        d_up = grouped_mm(dh_PH.mT, x_TD[token_P], ends_E, **options)
+        dx_PD = grouped_mm(dh_PH, up_EHD.to(dtype), ends_E, **options)
+        dx_TD = upcast(dx_PD[place_P].view(tokens, k, -1)).sum(1).to(dtype)
+        d_gates_TK = d_gates_P[place_P].view(tokens, k).to(gates_TK.dtype)
+        weights = (d_up.to(up_EHD.dtype), d_down.to(down_EDI.dtype))
+        return dx_TD, d_gates_TK, *weights, None, None, None, None, None, None

@@ -1,0 +1,102 @@
+"""Matrix products of groups of rows, each with a matrix of its own: the work of experts.
+
+    grouped_mm(a_PK, b_EKN, ends_E)   (P, N): the rows of group e times b[e]
+    grouped_mm(a_MP, b_PN, ends_E)    (E, M, N): group e's columns of a times its rows of b
+
+Rows are sorted by group; ends_E says where each group ends, on the device, so that nothing waits for
+it. These are the two forms of torch.nn.functional.grouped_mm that forward and backward passes need.
+
+Shapes: P rows in all, E groups.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lit_gpt.ops.backends import Backend, choose, explain_table
+
+ALIGNMENT = 16  # bytes, of the strides that torch's kernel takes
+
+
+class Request(NamedTuple):
+    """What a backend is chosen by. sizes: K and N, or M and N."""
+
+    device: str
+    dtype: torch.dtype
+    sizes: tuple[int, int] = (1024, 1024)
+
+
+def grouped_mm(a: Tensor, b: Tensor, ends_E: Tensor, *, largest: int | None = None, backend: str = "auto") -> Tensor:
+    """See the module; in the dtype of a and b. Empty groups are allowed.
+
+    ends_E: (E,) int32, increasing, the last at most P. Rows after it give undefined results in the
+    first form and nothing in the second. largest: rows of the largest group, where the host knows.
+    Raises UserError for a backend that is unknown or does not do this.
+    """
+    request = Request(a.device.type, a.dtype, (a.shape[1] if b.ndim == 3 else a.shape[0], b.shape[-1]))
+    return BACKENDS[choose("grouped matmul", BACKENDS, request, backend)].run(a, b, ends_E, largest)
+
+
+def explain(device: torch.device) -> list[tuple[str, bool, str]]:
+    """(backend, usable on this device, reason or what it is), for `inspect env`."""
+    return explain_table(BACKENDS, Request(device.type, torch.bfloat16))
+
+
+def _torch(a: Tensor, b: Tensor, ends_E: Tensor, largest: int | None) -> Tensor:
+    """torch's grouped matrix product, a CUTLASS kernel on Hopper."""
+    # Under this name in torch 2.11 and 2.13; torch.nn.functional.grouped_mm calls it.
+    return torch._grouped_mm(a, b, offs=ends_E)
+
+
+def _torch_refuses(request: Request) -> str:
+    if not hasattr(torch, "_grouped_mm"):
+        return "this torch has no grouped matmul"
+    if request.device == "cuda" and request.dtype != torch.bfloat16:
+        return "on CUDA it is for bfloat16"
+    if request.device == "cuda" and torch.cuda.get_device_capability() < (9, 0):
+        return "its CUDA kernel needs compute capability 9.0"
+    if request.dtype not in (torch.bfloat16, torch.float32):
+        return f"it has no {request.dtype}"
+    multiple = ALIGNMENT // request.dtype.itemsize
+    if any(size % multiple for size in request.sizes):
+        return f"widths must be multiples of {multiple}, not {request.sizes[0]} and {request.sizes[1]}"
+    return ""
+
+
+@torch.compiler.disable
+def _padded(a: Tensor, b: Tensor, ends_E: Tensor, largest: int | None) -> Tensor:
+    """One batched product of groups padded to the largest; the host waits for its size unless it is given."""
+    rows = a if b.ndim == 3 else a.T
+    lengths_E = torch.diff(ends_E, prepend=ends_E.new_zeros(1))
+    width = int(lengths_E.max()) if largest is None else largest
+    place_EC = torch.arange(width, device=a.device) + (ends_E - lengths_E)[:, None]
+    inside_EC1 = (place_EC < ends_E[:, None])[..., None]
+    place_EC = place_EC.clamp(max=max(len(rows) - 1, 0))
+    a_ECX = torch.where(inside_EC1, rows[place_EC], 0)
+    if b.ndim == 2:
+        return a_ECX.mT @ torch.where(inside_EC1, b[place_EC], 0)
+    # What lies outside goes to a row of its own at the end.
+    target_EC = torch.where(inside_EC1[..., 0], place_EC, len(rows)).flatten()
+    out = a.new_zeros(len(rows) + 1, b.shape[-1])
+    return out.index_copy(0, target_EC, (a_ECX @ b).flatten(0, 1))[:-1]
+
+
+@torch.compiler.disable
+def _reference(a: Tensor, b: Tensor, ends_E: Tensor, largest: int | None) -> Tensor:
+    """One product after the other; the host waits for the sizes."""
+    ends = ends_E.tolist()
+    spans = [slice(start, end) for start, end in zip([0, *ends], ends)]
+    if b.ndim == 2:
+        return torch.stack([a[:, span] @ b[span] for span in spans])
+    parts = [a[span] @ matrix for span, matrix in zip(spans, b)]
+    return torch.cat([*parts, a.new_zeros(len(a) - ends[-1], b.shape[-1])])
+
+
+BACKENDS: dict[str, Backend] = {
+    "torch": Backend(_torch, _torch_refuses),
+    "padded": Backend(_padded, lambda r: ""),
+    "reference": Backend(_reference, lambda r: ""),
+}
