@@ -12,7 +12,7 @@ helpers are not used because they call optimizer.step() on an optimizer without 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -42,6 +42,8 @@ def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> Tensors:
 
 def flatten(model: nn.Module, optimizer: Optimizer) -> Tensors:
     """All tensors of a checkpoint, by their names in it, not copied."""
+    if hasattr(optimizer, "expose_state"):  # see optim/protocol.py
+        cast(Any, optimizer).expose_state()
     weights = {MODEL + name: t.detach() for name, t in model_tensors(model).items()}
     return weights | {OPTIM + name: t for name, t in optimizer_tensors(model, optimizer).items()}
 
@@ -49,9 +51,12 @@ def flatten(model: nn.Module, optimizer: Optimizer) -> Tensors:
 def create_optimizer_state(model: nn.Module, optimizer: Optimizer, sizes: Mapping[str, Any]) -> None:
     """Give parameters without optimizer state the tensors that a checkpoint has for them.
 
-    Our optimizers create their state at once; torch's and external ones at the first step.
+    Our optimizers create their state at once, wrapped ones when asked, torch's at the first step.
     sizes: name in the checkpoint -> (shape, dtype).
     """
+    if hasattr(optimizer, "create_state"):
+        cast(Any, optimizer).create_state()
+        return
     without = {f"{OPTIM}{n}": p for n, p in _optimized(model, optimizer).items() if not optimizer.state.get(p)}
     for stored, (shape, dtype) in sizes.items():
         name, _, key = stored.rpartition(".")
@@ -66,6 +71,8 @@ def put_back_numbers(model: nn.Module, optimizer: Optimizer, loaded: Tensors) ->
         for key, value in state.items():
             if not isinstance(value, torch.Tensor):
                 state[key] = type(value)(loaded[f"{OPTIM}{name}.{key}"].item())
+    if hasattr(optimizer, "adopt_state"):
+        cast(Any, optimizer).adopt_state()
 
 
 def _optimized(model: nn.Module, optimizer: Optimizer) -> dict[str, nn.Parameter]:

@@ -19,9 +19,8 @@ def leaves(tree: Any, path: str = "") -> Iterator[Leaf]:
     """All tensors and numbers below a dict, list or object; texts, functions and None are not state."""
     for key, value in _items(tree):
         here = f"{path}/{key}" if path else str(key)
-        if isinstance(value, Tensor) and not hasattr(value, "__tensor_flatten__"):
-            yield here, tree, key, value
-        elif isinstance(value, Number):
+        plain = isinstance(value, Tensor) and not hasattr(value, "__tensor_flatten__")
+        if plain or isinstance(value, Number):
             yield here, tree, key, value
         else:
             yield from leaves(value, here)

@@ -86,7 +86,7 @@ class Wrapped(torch.optim.Optimizer):
     def _view(self, tensor: Tensor, group: Group) -> list[Tensor]:
         """What the inner optimizer sees of a parameter or its gradient."""
         if self.traits.sharding == "whole" and isinstance(tensor, DTensor):
-            seen = tensor.detach().full_tensor()
+            seen = tensor.full_tensor().detach()
         else:
             seen = local(tensor).detach()
         if group["role"] == "expert" and self.traits.sharding == "whole":
@@ -99,6 +99,7 @@ class Wrapped(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update from the gradients."""
+        self.state.clear()  # what a checkpoint looked at
         for group, inner, hidden in self.pairs:
             self._hand_over(group, inner, hidden)
         gathered = self._show_weights()

@@ -26,7 +26,7 @@ PO, TORCH, TORCHAO = "pytorch_optimizer", "torch.optim", "torchao.optim"
 # Arguments that are no knobs: they are the Plan's or the wrapper's, or only say how a step is computed.
 OURS = {"self", "params", "lr", "weight_decay", "kwargs", "maximize", "foreach", "fused", "capturable"}
 OURS |= {"differentiable", "weight_decouple", "fixed_decay", "decoupled_weight_decay", "clip_lambda"}
-ELEMENTWISE = Traits("shards")
+ELEMENTWISE, GATHERED = Traits("shards"), Traits("whole")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Entry:
     module: str
     name: str
     about: str
-    traits: Traits = Traits()
+    traits: Traits = GATHERED
     knobs: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     by_role: Callable[[str], dict[str, Any]] = lambda role: {}

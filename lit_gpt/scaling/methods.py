@@ -3,7 +3,8 @@
 | optimizer | matrix, expert, router | head | embedding, vector, conv |
 |---|---|---|---|
 | adamw | adamw | adamw | adamw |
-| muon, normuon, muonball | the method of that name | adamw | adamw |
+| muon, normuon, muonball, rmnp | the method of that name | adamw | adamw |
+| dmuon | muon | adamw | adamw |
 | muonh | muonh | adamh | adamw |
 | hadam | nadam | adamw | adamw |
 | lion | lion | lion | lion |
@@ -25,7 +26,8 @@ METHODS: dict[str, dict[str, str]] = {
     "hadam": dict.fromkeys(HIDDEN, "nadam"),
     "lion": dict.fromkeys(LEARNED_ROLES, "lion"),
     "muonh": {**dict.fromkeys(HIDDEN, "muonh"), "head": "adamh"},
-    **{name: dict.fromkeys(HIDDEN, name) for name in ("muon", "normuon", "muonball")},
+    "dmuon": dict.fromkeys(HIDDEN, "muon"),
+    **{name: dict.fromkeys(HIDDEN, name) for name in ("muon", "normuon", "muonball", "rmnp")},
 }
 
 

@@ -15,10 +15,12 @@ from lit_gpt.data.loader import Loader
 from lit_gpt.metrics.health import activation_statistics
 from lit_gpt.metrics.remote import check_installed
 from lit_gpt.optim.groups import set_hyperparameters
+from lit_gpt.optim.protocol import curvature_due, evaluated_weights
 from lit_gpt.parallel import Runtime, launch
 from lit_gpt.scaling.plan import step_values
 from lit_gpt.train import run_folder
 from lit_gpt.train.build import build_model, build_optimizer, document_end, open_training, open_validation
+from lit_gpt.train.curvature import estimate_curvature
 from lit_gpt.train.profile import StepProfiler
 from lit_gpt.train.reporter import Reporter
 from lit_gpt.train.setup import Setup, dry_run
@@ -140,7 +142,8 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """Loss at every multiple of the context on the validation data."""
         assert self.val_data is not None
-        return measure(self.model, self.val_data, self.setup, self.runtime, self.eos_id)
+        with evaluated_weights(self.model, self.optimizer):
+            return measure(self.model, self.val_data, self.setup, self.runtime, self.eos_id)
 
     def health(self) -> dict[str, float]:
         """Activation statistics on the sequence that this rank is about to train on."""
@@ -167,9 +170,19 @@ class Trainer:
             label_smoothing=plan.label_smoothing,
             eos_id=self.eos_id,
         )
+        if curvature_due(self.optimizer):
+            self._estimate_curvature()
         progress.step += 1
         progress.tokens += values.batch_tokens
         report.step(values, result, data.num_micro_batches, self.train_data.epochs(data.samples_seen))
+
+    def _estimate_curvature(self) -> None:
+        """From the sequences that this rank is about to train on."""
+        ours, ranks = self.run.micro_bsz, self.runtime.world_size
+        batch = self.train_data.batch(self.loader.cursor.samples_seen + self.runtime.rank * ours, ours)
+        tokens = to_device(batch.tokens, self.runtime.device)
+        seed = (self.plan.seed * 1_000_003 + self.progress.step) * ranks + self.runtime.rank
+        estimate_curvature(self.model, self.optimizer, tokens, self.runtime, seed=seed, eos_id=self.eos_id)
 
     def _save(self, checkpoints: Checkpointer, report: Reporter) -> None:
         meta: dict[str, Any] = {
@@ -179,7 +192,8 @@ class Trainer:
             "report": report.state(),
             **run_folder.identity(self.setup),
         }
-        checkpoints.save(self.progress.step, self.model, self.optimizer, meta)
+        with evaluated_weights(self.model, self.optimizer):
+            checkpoints.save(self.progress.step, self.model, self.optimizer, meta)
 
 
 def measure(model: nn.Module, data: Corpus, setup: Setup, runtime: Runtime, eos_id: int | None) -> dict[str, float]:

@@ -1,0 +1,69 @@
+"""Adam-mini (arXiv:2406.16793): Adam with one second moment per block of weights instead of per weight.
+
+v is the moving average of the mean of G^2 over a block: a row (output neuron, token) of matrices, experts,
+tables and heads, all rows of an attention head where the parameter is tagged with its heads, and a whole
+vector. Its state is half of Adam's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_gpt.optim._batches import Batch, Task
+from lit_gpt.optim._directions import buffers
+from lit_gpt.optim._moves import Step
+from lit_gpt.optim._optimizer import Control, Group, RoleOptimizer, Rule, State
+from lit_gpt.optim._rules import MakeRule
+from lit_gpt.roles import blocks_of
+from lit_gpt.scaling.base import Plan
+
+
+@dataclass(frozen=True)
+class BlockAdam:
+    """m / (sqrt(v) + eps), bias-corrected, v per row, or per head where the batch has blocks of rows."""
+
+    def new_state(self, p: Tensor) -> dict[str, Tensor]:
+        """Step count, momentum, and v for every row, sharded like the rows."""
+        v = torch.zeros_like(p.detach()[..., :1] if p.ndim else p)
+        return {"step": torch.zeros((), device=p.device), "exp_avg": torch.zeros_like(p), "row_square": v}
+
+    def __call__(self, batch: Batch, group: Group, state: State, control: Control) -> Task[Tensor]:
+        """See Direction."""
+        g_BrC, (beta1, beta2) = control.gradients(batch), group["betas"]
+        momenta, squares = buffers(batch, state, "exp_avg"), buffers(batch, state, "row_square")
+        torch._foreach_mul_(momenta, control.decay(beta1))
+        torch._foreach_add_(momenta, batch.split(g_BrC), alpha=1 - beta1)
+        mean_Br1 = g_BrC.square().mean(-1, keepdim=True)
+        if batch.blocks > 1:
+            whole = yield from batch.assemble(mean_Br1)
+            mean_Br1 = yield from batch.scatter(_block_means(whole, batch.blocks))
+        v_Br1 = batch.join(squares).mul_(control.decay(beta2)).add_(mean_Br1 * control.rate(1 - beta2))
+        batch.store(v_Br1, squares)
+        steps = buffers(batch, state, "step")
+        torch._foreach_add_(steps, control.rate(1.0))
+        step = steps[0].clamp(min=1.0)  # a first step that is skipped must not divide by 0
+        root = v_Br1.div_(1 - beta2**step).sqrt_().add_(group["eps"])
+        return batch.join(momenta).div_(1 - beta1**step).div_(root)
+
+
+def _block_means(x_bR1: Tensor, blocks: int) -> Tensor:
+    """Every row gets the mean of its block."""
+    b, rows, _ = x_bR1.shape
+    means = x_bR1.reshape(b, blocks, rows // blocks).mean(-1, keepdim=True)
+    return means.expand(b, blocks, rows // blocks).reshape(b, rows, 1)
+
+
+def build(groups: list[dict[str, Any]], plan: Plan) -> RoleOptimizer:
+    """Adam-mini over role groups, every role; it has no --optimizer_args."""
+    return RoleOptimizer(groups, rules(plan, **plan.optimizer_args), plan)
+
+
+def rules(plan: Plan) -> dict[str, MakeRule]:
+    """Adam-mini for every role."""
+    return {
+        "adam_mini": lambda params: Rule(params, BlockAdam(), Step(), lambda p: blocks_of(p, maps=False, heads=True))
+    }

@@ -1,0 +1,48 @@
+"""LAMB (arXiv:1904.00962): Adam's step, as long as a fraction eta of the weights' norm, per tensor.
+
+With r = m / (sqrt(v) + eps) + lambda W (both moments bias-corrected): W <- W - eta |W| / |r| r; where a
+norm is 0 the ratio is 1. Each expert is a tensor of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_gpt.optim._batches import Batch, Task
+from lit_gpt.optim._directions import Adam
+from lit_gpt.optim._optimizer import Control, Group, RoleOptimizer, Rule, State
+from lit_gpt.optim._rules import MakeRule
+from lit_gpt.scaling.base import Plan
+
+
+@dataclass(frozen=True)
+class TrustRatio:
+    """W <- W - eta |W| / |r| r with r = D + lambda W."""
+
+    def new_state(self, p: Tensor) -> dict[str, Tensor]:
+        """None."""
+        return {}
+
+    def __call__(
+        self, batch: Batch, x_BrC: Tensor, d_BrC: Tensor, group: Group, state: State, control: Control
+    ) -> Task[None]:
+        """See Move."""
+        d_BrC = d_BrC.add_(x_BrC, alpha=group["weight_decay"])
+        weights = yield from batch.norms(x_BrC)
+        steps = yield from batch.norms(d_BrC)
+        ratio_B = torch.where((weights > 0) & (steps > 0), weights / steps, 1.0)
+        x_BrC.sub_(d_BrC.mul_((control.rate(group["lr"]) * ratio_B)[:, None, None]))
+
+
+def build(groups: list[dict[str, Any]], plan: Plan) -> RoleOptimizer:
+    """LAMB over role groups, every role; it has no --optimizer_args."""
+    return RoleOptimizer(groups, rules(plan, **plan.optimizer_args), plan)
+
+
+def rules(plan: Plan) -> dict[str, MakeRule]:
+    """LAMB for every role."""
+    return {"lamb": lambda params: Rule(params, Adam(), TrustRatio())}

@@ -1,0 +1,88 @@
+"""Sophia-G (arXiv:2305.14342): momentum over a diagonal curvature, clipped to one.
+
+W <- (1 - eta lambda) W - eta clip(m / (rho B h + 1e-15), -1, 1), with h a moving average of g^2 and g the
+gradient of the mean loss over B tokens whose labels the model drew: B g^2 estimates the diagonal of the
+Gauss-Newton matrix. The loop makes g every `period` steps (optim/protocol.py, train/curvature.py), first
+after the first step, which is the momentum's sign.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_gpt.optim._batches import Batch, Task, local
+from lit_gpt.optim._directions import buffers
+from lit_gpt.optim._moves import Step
+from lit_gpt.optim._optimizer import Control, Group, RoleOptimizer, Rule, State
+from lit_gpt.optim._rules import MakeRule
+from lit_gpt.scaling.base import Plan
+
+EPS = 1e-15
+
+
+@dataclass(frozen=True)
+class ClippedNewton:
+    """clip(m / (rho h)), h with its factor B. rho: the curvature's weight; smaller clips more."""
+
+    rho: float
+
+    def new_state(self, p: Tensor) -> dict[str, Tensor]:
+        """Momentum, curvature, and the number of steps since the start."""
+        state = {"exp_avg": torch.zeros_like(p), "curvature": torch.zeros_like(p)}
+        return state | {"step": torch.zeros((), dtype=torch.int64)}
+
+    def __call__(self, batch: Batch, group: Group, state: State, control: Control) -> Task[Tensor]:
+        """See Direction."""
+        yield from ()
+        g_BrC, momenta, (beta1, _) = control.gradients(batch), buffers(batch, state, "exp_avg"), group["betas"]
+        torch._foreach_mul_(momenta, control.decay(beta1))
+        torch._foreach_add_(momenta, batch.split(g_BrC), alpha=1 - beta1)
+        h_BrC = batch.join(buffers(batch, state, "curvature"))
+        return batch.join(momenta).div_(h_BrC.mul_(self.rho).add_(EPS)).clamp_(-1, 1)
+
+
+class Sophia(RoleOptimizer):
+    """A RoleOptimizer with the curvature of protocol.py. period: steps between two estimates."""
+
+    def __init__(self, groups: list[Group], rules: dict[str, MakeRule], plan: Plan, period: int):
+        super().__init__(groups, rules, plan)
+        self.period = period
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update from the gradients."""
+        super().step()
+        for state in self.state.values():
+            state["step"] += 1
+
+    def curvature_due(self) -> bool:
+        """After the first step, and every `period` steps from there."""
+        steps = next(iter(self.state.values()))["step"].item()
+        return steps % self.period == 1 % self.period
+
+    @torch.no_grad()
+    def update_curvature(self, samples: int) -> None:
+        """h <- beta2 h + (1 - beta2) samples g^2 where that is finite; g are the gradients now."""
+        for group in self.param_groups:
+            beta2 = group["betas"][1]
+            for p in group["params"]:
+                h, g = local(self.state[p]["curvature"]), local(p.grad)
+                estimate = (g.square() * samples).nan_to_num_(0.0, 0.0)
+                h.mul_(beta2).add_(estimate, alpha=1 - beta2)
+
+
+def build(groups: list[dict[str, Any]], plan: Plan) -> Sophia:
+    """Sophia-G over role groups, every role; --optimizer_args are rho and period."""
+    return Sophia(groups, rules(plan, **_without(plan, "period")), plan, plan.optimizer_args.get("period", 10))
+
+
+def _without(plan: Plan, key: str) -> dict[str, Any]:
+    return {k: v for k, v in plan.optimizer_args.items() if k != key}
+
+
+def rules(plan: Plan, *, rho: float = 0.04) -> dict[str, MakeRule]:
+    """Sophia-G for every role."""
+    return {"sophia": lambda params: Rule(params, ClippedNewton(rho), Step())}
