@@ -3,7 +3,7 @@
     python benchmarks/train_step.py --sizes 8:16,16:8,24:4 --output docs/benchmarks/train_step_h200.json
     python benchmarks/train_step.py --families transformer,sambay --sizes 8:16,16:8 --contexts 4096,32768
 
-Each row runs in a process of its own, through the same Trainer as pretrain.py, on packed
+Each family runs in a process of its own, through the same Trainer as pretrain.py, on packed
 shards of random tokens; a step is one micro-batch, so the optimizer's cost is at its highest.
 The rate is the median over the steps after the warm-up, each timed on the device. MFU counts
 model FLOPs (causal attention, no recomputation) against the dense bf16 peak of the device.
@@ -11,6 +11,7 @@ model FLOPs (causal attention, no recomputation) against the dense bf16 peak of 
 
 from __future__ import annotations
 
+import gc
 import json
 import platform
 import subprocess
@@ -34,6 +35,7 @@ from lit_gpt.train.loop import Trainer
 from lit_gpt.train.reporter import Reporter
 from lit_gpt.train.run_folder import create
 from lit_gpt.train.setup import prepare
+from lit_gpt.utils.files import write_text
 
 VOCAB, CONTEXT = 32000, 4096
 
@@ -117,6 +119,34 @@ def measure(
         }
 
 
+HEADER = f"{'model':<24}{'context':>8}{'micro':>6}{'tokens/s':>12}{'mean':>12}{'MFU':>8}{'GiB':>8}{'first step':>12}"
+
+
+def line(r: dict[str, Any]) -> str:
+    """One row as text."""
+    mfu = f"{r['mfu']:.1%}" if r["mfu"] else "-"
+    return (
+        f"{r['family'] + ' d' + str(r['depth']):<24}{r['context']:>8}{r['micro_bsz']:>6}{r['tokens_per_sec']:>12,.0f}"
+        f"{r['mean_tokens_per_sec']:>12,.0f}{mfu:>8}{r['peak_memory_gib'] or 0:>8.1f}{r['first_step_seconds']:>11.1f}s"
+    )
+
+
+def write(rows: list[dict[str, Any]], output: str | None) -> None:
+    """All rows so far, so that a later failure loses none."""
+    if output:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        write_text(Path(output), json.dumps(rows, indent=1) + "\n")
+
+
+def free() -> None:
+    """Leave nothing of a row behind for the next one."""
+    torch._dynamo.reset()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
 def main(
     families: str = "transformer",
     sizes: str = "8:16,16:8,24:4",
@@ -137,38 +167,31 @@ def main(
         steps: timed steps per row.
         warmup: steps before them.
         output: JSON file for the rows.
-        one: internal; measure the only row in this process and print it as JSON.
+        one: internal; measure in this process and print a line of JSON per row.
         options: further pretrain.py options, such as {residual_precision: bf16}.
     """
     pairs = [(int(d), int(m)) for d, m in (pair.split(":") for pair in sizes.split(","))]
-    todo = [(f, d, m, int(c)) for c in contexts.split(",") for f in families.split(",") for d, m in pairs]
+    todo = [(f, d, m, int(c)) for f in families.split(",") for c in contexts.split(",") for d, m in pairs]
     if one:
-        family, depth, micro, context = todo[0]
-        micro = max(min(micro, micro * CONTEXT // context), 1)
-        print(json.dumps(measure(family, depth, micro, context, steps, warmup, options or {})))
+        for family, depth, micro, context in todo:
+            micro = max(min(micro, micro * CONTEXT // context), 1)
+            print(json.dumps(measure(family, depth, micro, context, steps, warmup, options or {})), flush=True)
+            free()
         return
-    rows = []
-    for family, depth, micro, context in todo:
-        words = ["--families", family, "--sizes", f"{depth}:{micro}", "--contexts", str(context), "--one", "true"]
+    rows: list[dict[str, Any]] = []
+    print(HEADER)
+    for family in families.split(","):
+        words = ["--families", family, "--sizes", sizes, "--contexts", contexts, "--one", "true"]
         words += ["--steps", str(steps), "--warmup", str(warmup), "--options", json.dumps(options or {})]
-        done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True)
-        if done.returncode:
-            print(f"{family} d{depth} at {context} failed (exit code {done.returncode})", file=sys.stderr)
-            continue
-        rows.append(json.loads(done.stdout.strip().splitlines()[-1]))
-    print(f"{'model':<24}{'context':>8}{'micro':>6}{'tokens/s':>12}{'mean':>12}{'MFU':>8}{'GiB':>8}{'first step':>12}")
-    for r in rows:
-        mfu = f"{r['mfu']:.1%}" if r["mfu"] else "-"
-        print(
-            f"{r['family'] + ' d' + str(r['depth']):<24}{r['context']:>8}{r['micro_bsz']:>6}"
-            f"{r['tokens_per_sec']:>12,.0f}{r['mean_tokens_per_sec']:>12,.0f}{mfu:>8}{r['peak_memory_gib'] or 0:>8.1f}"
-            f"{r['first_step_seconds']:>11.1f}s"
-        )
-    if output:
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
-        Path(output).write_text(json.dumps(rows, indent=1) + "\n")
+        with subprocess.Popen([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for text in process.stdout:
+                if text.startswith("{"):
+                    rows.append(json.loads(text))
+                    print(line(rows[-1]), flush=True)
+                    write(rows, output)
     if len(rows) < len(todo):
-        sys.exit(1)
+        sys.exit(f"{len(todo) - len(rows)} of {len(todo)} rows failed; what they said is above.")
 
 
 if __name__ == "__main__":
