@@ -2,6 +2,7 @@
 
 Warm-up: warmup_tokens / t0 * tokens. Betas of the decayed groups, with s = learning rate /
 peak: beta1 = 0.95 - 0.10 s, beta2 = 0.975 - 0.05 s (the reference's section 3.4).
+The momentum of Muon and its relatives is no beta of Adam's and stays.
 """
 
 from __future__ import annotations
