@@ -84,6 +84,7 @@ class RunConfig:
         bias_rate: mixture of experts: step of the selection biases of loss-free balancing; default 0, off.
         expert_routing: mixture of experts: tokens choose experts (default), or experts choose tokens.
         expert_capacity: mixture of experts: an expert serves at most this multiple of its mean load; default: all.
+        expert_parallel: mixture of experts: processes of a node share the experts, and tokens travel to them.
         expert_backend: mixture of experts: grouped matrix product; auto picks (torch, padded, reference).
         norm_class: rmsnorm or layernorm; default: the family's.
         mlp: kind of feed-forward network; default: the family's.
@@ -200,6 +201,7 @@ class RunConfig:
     bias_rate: float | None = None
     expert_routing: Literal["token_choice", "expert_choice"] | None = None
     expert_capacity: float | None = None
+    expert_parallel: bool = False
     expert_backend: str = "auto"
     norm_class: str | None = None
     mlp: Literal["swiglu", "relu2", "oss_swiglu"] | None = None

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from lit_gpt.config.model import Experts, ModelConfig
@@ -23,6 +24,7 @@ from lit_gpt.nn import mlp
 from lit_gpt.nn.linear import Linear
 from lit_gpt.nn.routing import choose_experts, choose_tokens, probabilities, route
 from lit_gpt.ops.dtypes import upcast
+from lit_gpt.ops.expert_parallel import parallel_expert_ffn
 from lit_gpt.ops.experts import MAPS, Routes, expert_ffn
 from lit_gpt.roles import role
 
@@ -75,10 +77,16 @@ class MixtureOfExperts(nn.Module):
             sequences = logits_NE.new_zeros(())
         else:
             choice, routes = route(choose_experts(logits_NE, self.experts, self._bias()), self.experts)
-            options = {"kind": self.kind, "backend": backend}
-            y_ND, ends_E = expert_ffn(x_ND, choice.gates_TK, self.up, self.down, routes, **options), routes.ends_E
+            y_ND, ends_E = self._ffn(x_ND, choice.gates_TK, routes, backend), routes.ends_E
             sequences = self._sequences(logits_NE, choice.experts_TK, len(x_BTD))
         return self._with_shared(y_ND.view_as(x_BTD), x_BTD), self._statistics(logits_NE, ends_E, sequences, y_ND)
+
+    def _ffn(self, x_ND: Tensor, gates_NK: Tensor, routes: Routes, backend: str) -> Tensor:
+        """The weighted sum of experts. Under expert parallelism, and only there, forward sees DTensors."""
+        options = {"kind": self.kind, "backend": backend}
+        if isinstance(self.up, DTensor) and isinstance(self.down, DTensor):
+            return parallel_expert_ffn(x_ND, gates_NK, self.up, self.down, routes, **options)  # type: ignore
+        return expert_ffn(x_ND, gates_NK, self.up, self.down, routes, **options)
 
     def _bias(self) -> Tensor | None:
         return self.balance if self.experts.bias_rate else None  # type: ignore[return-value]
@@ -90,8 +98,7 @@ class MixtureOfExperts(nn.Module):
         tokens_P, index_P = tokens_EC.flatten(), torch.arange(count * capacity, device=x_ND.device)
         ends_E = torch.arange(1, count + 1, device=x_ND.device, dtype=torch.int32) * capacity
         routes = Routes(index_P, index_P, ends_E, capacity)
-        options = {"kind": self.kind, "backend": backend}
-        out_PD = expert_ffn(x_ND[tokens_P], gates_EC.view(-1, 1), self.up, self.down, routes, **options)
+        out_PD = self._ffn(x_ND[tokens_P], gates_EC.view(-1, 1), routes, backend)
         return torch.zeros_like(x_ND).index_add(0, tokens_P, out_PD), ends_E
 
     def _with_shared(self, y_BTD: Tensor, x_BTD: Tensor) -> Tensor:

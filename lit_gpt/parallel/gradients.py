@@ -40,12 +40,22 @@ def gradient_sync(model: nn.Module, enabled: bool) -> None:
 def finish_gradients(model: nn.Module, runtime: Runtime) -> None:
     """Average the gradients of the replicated parameters over all ranks, as FSDP2 does for the rest.
 
+    Under expert parallelism a gradient of experts is a sum over the ranks that share them; it becomes
+    the mean over all ranks too.
+
     Call it once per optimizer step, after the last backward. With a loss of
     loss_sum * world_size / valid_tokens_of_all_ranks per rank, the mean over ranks is the
     gradient of the mean over all tokens.
     """
     grads = [p.grad for p in model.parameters() if p.grad is not None and not isinstance(p.grad, DTensor)]
-    if runtime.mesh is None or not grads:
+    if runtime.mesh is None:
+        return
+    for p in model.parameters():
+        if p.grad is not None and getattr(p, "stays", False):
+            own = _local(p.grad).div_(runtime.world_size)
+            if "replicate" in (runtime.mesh.mesh_dim_names or ()):
+                dist.all_reduce(own, group=runtime.mesh.get_group("replicate"))
+    if not grads:
         return
     flat = torch.cat([g.reshape(-1) for g in grads])
     dist.all_reduce(flat)

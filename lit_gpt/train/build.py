@@ -94,6 +94,7 @@ def build_model(setup: Setup, runtime: Runtime) -> nn.Module:
         compile=compiled,
         act_ckpt=cast(Any, run.act_ckpt),
         offloading=run.offloading,
+        expert_parallel=run.expert_parallel,
     )
     if compiled:  # the two pieces outside the blocks that are worth it
         whole = cast(GPT, model)

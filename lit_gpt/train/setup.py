@@ -137,6 +137,7 @@ def _experts(run: RunConfig) -> Experts | None:
             fields.setdefault("aux_gamma", 0.0)
         return Experts(run.sparsity, run.top_k, **fields)
     flags = [f"--{flag}" for flag in given] + (["--sparsity"] if run.sparsity != 1 else [])
+    flags += ["--expert_parallel"] if run.expert_parallel else []
     flags += ["--expert_backend"] if run.expert_backend != "auto" else []
     if flags:
         raise UserError(f"{run.train_model} has no experts, so {', '.join(flags)} cannot act. Drop them.")

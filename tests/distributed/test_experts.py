@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,10 +19,7 @@ ROWS, STEPS = 8, 2
 GLOBAL = Experts(2, 3, aux_gamma=0.2, global_aux=True, exact_aux=True, router_z_loss=0.01, bias_rate=0.01)
 CASES: list[tuple[Experts, dict[str, Any]]] = [
     (GLOBAL, {}),
-    (
-        Experts(3, 3, shared=True, sqrt_gate=True, aux_style="entropy", aux_gamma=0.2, global_aux=True, exact_aux=True),
-        {},
-    ),
+    (replace(GLOBAL, shared=True, sqrt_gate=True, aux_style="entropy"), {}),  # 5 experts: uneven shards
     (Experts(2, 3, aux_style="switch_seq", aux_gamma=0.2), {"act_ckpt": "full"}),
 ]
 
@@ -33,16 +31,18 @@ def train(experts: Experts, micro_batches: int, **options: Any) -> dict[str, Any
     config = CONFIG.replace(layers=specs, experts=experts, intermediate_size=18)
     model = build_model(runtime, config=config, **options)
     optimizer = build_adamw(model)
-    losses, routing = [], []
+    losses, norms, routing = [], [], []
     for step in range(STEPS):
         tokens = torch.randint(0, VOCAB, (ROWS, LENGTH), generator=torch.Generator().manual_seed(step)).numpy()
         mine = tokens.reshape(runtime.world_size, micro_batches, -1, LENGTH)[runtime.rank]
         parts = [SimpleNamespace(tokens=t, targets=t) for t in mine]
         result = train_step(model, optimizer, parts, micro_batches, tokens.size, runtime, grad_clip=1.0)
         losses.append(runtime.sum(result.loss).item())
+        norms.append(torch.stack(result.norms))
         routing.append(runtime.sum(result.routing))
     return {
         "losses": losses,
+        "norms": torch.stack(norms),
         "routing": torch.stack(routing),
         "weights": snapshot(model),
         "buffers": dict(model.named_buffers()),
@@ -50,8 +50,9 @@ def train(experts: Experts, micro_batches: int, **options: Any) -> dict[str, Any
     }
 
 
-def every_case(micro_batches: int) -> list[dict[str, Any]]:
-    return [train(experts, micro_batches, **options) for experts, options in CASES]
+def every_case(micro_batches: int, parallel: tuple[bool, ...] = (False,)) -> list[dict[str, Any]]:
+    """Every case, with weights that travel and then, where asked for, with tokens that do."""
+    return [train(experts, micro_batches, expert_parallel=p, **options) for p in parallel for experts, options in CASES]
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +61,10 @@ def alone() -> list[dict[str, Any]]:
 
 
 def agree(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
-    for mine, theirs in zip(found, expected):
+    for mine, theirs in zip(found, expected, strict=True):
         assert mine["in_sync"]
         torch.testing.assert_close(mine["losses"], theirs["losses"], rtol=1e-5, atol=0)
+        torch.testing.assert_close(mine["norms"], theirs["norms"], rtol=1e-4, atol=0)
         torch.testing.assert_close(mine["routing"], theirs["routing"], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(mine["buffers"], theirs["buffers"])
         # Adam turns the rounding of a gradient near zero into a part of a step, here 1e-2 long.
@@ -75,5 +77,5 @@ def test_any_split_into_micro_batches(alone):
 
 @pytest.mark.parametrize(("world_size", "nodes", "micro_batches"), [(2, 1, 2), (4, 2, 1)])
 def test_several_processes_equal_one(alone, world_size, nodes, micro_batches):
-    for found in run_distributed(every_case, world_size, micro_batches, nodes=nodes):
-        agree(found, alone)
+    for found in run_distributed(every_case, world_size, micro_batches, (False, True), nodes=nodes):
+        agree(found, [*alone, *alone])

@@ -32,7 +32,7 @@ def logits(moe, x):
 def auxiliary(experts: Experts, moe, x, micro_batches: int = 1) -> torch.Tensor:
     """What a step back-propagates for one layer."""
     routing = StepRouting(experts, launch(), micro_batches)
-    parts = [part for part in x.chunk(micro_batches)]
+    parts = x.chunk(micro_batches)
     if experts.exact_aux:
         routing.count_first(lambda part: stack([moe(part)[1]]), parts)
     return sum(routing.loss(stack([moe(part)[1]]), len(part)) for part in parts)

@@ -61,7 +61,7 @@ def test_what_torch_refuses():
     a, w, _ = matrices(torch.bfloat16)
     with pytest.raises(UserError, match="widths must be multiples of 8, not 7 and 16"):
         grouped_mm(a[:, :7], w[:, :, :7].mT, ENDS, backend="torch")
-    with pytest.raises(UserError, match="it is for bfloat16, not torch.float64"):
+    with pytest.raises(UserError, match=r"it is for bfloat16, not torch\.float64"):
         grouped_mm(a.double(), w.double().mT, ENDS, backend="torch")
 
 
