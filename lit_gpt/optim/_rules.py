@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lit_gpt.errors import UserError
 from lit_gpt.optim._directions import Adam, Orthogonal
 from lit_gpt.optim._moves import Step
 from lit_gpt.optim._optimizer import FusedAdamW, Move, Rule
@@ -23,10 +24,16 @@ def orthogonal_rule(
 
     split_maps: maps that share a matrix (gate and up of a gated feed-forward network) are
     orthogonalised each for itself. split_heads: so is each head of queries, keys and values.
-    options: fields of Orthogonal.
+    options: fields of Orthogonal. Raises UserError where no matrix says that it has heads.
     """
     direction = Orthogonal(plan.momentum, **options)
-    return lambda params: Rule(params, direction, move, lambda p: blocks_of(p, maps=split_maps, heads=split_heads))
+
+    def make(params: Sequence[Tensor]) -> Rule:
+        if split_heads and params[0].role == "matrix" and all(p.heads == 1 for p in params):  # type: ignore[attr-defined]
+            raise UserError("No matrix of this model has heads, so --optimizer_args.split_heads cannot act. Drop it.")
+        return Rule(params, direction, move, lambda p: blocks_of(p, maps=split_maps, heads=split_heads))
+
+    return make
 
 
 def adamw_rule(plan: Plan, betas: tuple[float, float] | None = None, eps: float | None = None) -> MakeRule:

@@ -199,6 +199,13 @@ def test_options_that_cannot_be_used(args: dict[str, Any], message: str) -> None
         build(Bag(), "muon", **args)
 
 
+def test_heads_where_there_are_none() -> None:
+    bag = Bag()
+    bag.tall.heads = 1
+    with pytest.raises(UserError, match="No matrix of this model has heads"):
+        build(bag, "muon", split_heads=True)
+
+
 def test_options_that_do_not_exist_are_type_errors_for_the_builder_to_translate() -> None:
     for name in ("muon", "muonh", "muonball", "normuon", "hadam", "lion"):
         with pytest.raises(TypeError, match="momentun"):
