@@ -113,10 +113,10 @@ def _mars(kind: str, about: str) -> Entry:
 
 
 def _scion_norm(role: str) -> dict[str, Any]:
-    """The norms of the paper (arXiv:2502.07529): spectral inside, signs for tables, RMS for vectors."""
+    """Norms and radii of the paper's language models (arXiv:2502.07529): spectral inside, signs for tables, RMS else."""
     if role in HIDDEN:
-        return {"norm_type": 2}
-    return {"norm_type": 4, "norm_kwargs": {"normalize": role == "head"}} if role in ("embedding", "head") else {}
+        return {"norm_type": 2, "scale": 50.0}
+    return {"norm_type": 4, "scale": 3000.0} if role in ("embedding", "head") else {}
 
 
 def _clip_adopt(step: float) -> float:
@@ -124,6 +124,7 @@ def _clip_adopt(step: float) -> float:
     return max(step - 1, 1) ** 0.25
 
 
+BY_NORM: dict[str, Any] = {"fixed": {"norm_type": 1, "norm_kwargs": None, "scale": 1.0}, "by_role": _scion_norm}
 LOW_RANK = {"rank": 128, "update_proj_gap": 200, "scale": 0.25, "projection_type": "std"}
 
 EXTERNAL: dict[str, Entry] = {
@@ -159,10 +160,9 @@ EXTERNAL: dict[str, Entry] = {
                                 Traits("shards", own_decay=True, averages=True), schedule="constant"),
     "schedulefree_sgd": Entry(PO, "ScheduleFreeSGD", "averages instead of a decay (arXiv:2405.15682)",
                               Traits("shards", own_decay=True, averages=True), schedule="constant"),
-    "scion": Entry(PO, "SCION", "steps of fixed size in the norm of each role (arXiv:2502.07529)",
-                   by_role=_scion_norm),
+    "scion": Entry(PO, "SCION", "steps of fixed size in the norm of each role (arXiv:2502.07529)", **BY_NORM),
     "scion_light": Entry(PO, "SCIONLight", "Scion with its momentum in the gradients (arXiv:2502.07529)",
-                         Traits("whole", keeps_gradients=True), by_role=_scion_norm),
+                         Traits("whole", keeps_gradients=True), **BY_NORM),
     "sgd": Entry(TORCH, "SGD", "gradient descent with momentum", ELEMENTWISE, {"momentum": 0.9}),
     "shampoo": Entry(PO, "Shampoo", "Kronecker-factored preconditioning (arXiv:1802.09568)",
                      knobs={"preconditioning_compute_steps": 10}),

@@ -1,0 +1,81 @@
+"""Optimizers compared: final validation losses, and validation losses on the way.
+
+    python plots/plot_optimizers.py out/optimizers/60m --output optimizers.png
+
+The folder is that of launch_scripts/optimizer_benchmark.py: one folder per optimizer, with a run in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+from lit_gpt.errors import EXIT_BAD_INPUT, UserError
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+LOSS = "metric/val_loss@1x"
+NAMED = 8  # the best ones have colours in the curves
+Curve = list[tuple[int, float]]  # tokens, validation loss
+
+
+def curves(folder: Path) -> dict[str, Curve]:
+    """Optimizer -> validation losses over tokens. Raises UserError when there is none."""
+    found = {}
+    for path in sorted(folder.glob("*/*/metrics.jsonl")):
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        points = [(row["total_tokens"], row[LOSS]) for row in rows if LOSS in row]
+        if points:
+            found[path.parts[-3]] = points
+    if not found:
+        raise UserError(f"{folder} has no runs with validation losses. Give <output>/<scale> of the benchmark.")
+    return found
+
+
+def draw(found: dict[str, Curve], output: Path) -> None:
+    """Bars from the lowest loss up, and the curves. Losses far above the median are cut off and written out."""
+    names = sorted(found, key=lambda name: found[name][-1][1])
+    final = [found[name][-1][1] for name in names]
+    low, high = final[0], final[0] + 2.5 * max(final[len(final) // 2] - final[0], 0.05)
+    figure, (bars, lines) = plt.subplots(1, 2, figsize=(12, 1.5 + 0.2 * len(names)), width_ratios=[3, 4])
+    bars.barh(names, [min(value, high) for value in final], color="tab:blue")
+    for i, value in enumerate(final):
+        bars.text(min(value, high), i, f" {value:.3f}", va="center", fontsize=7)
+    margin = 0.15 * (high - low)
+    bars.set(xlim=(low - margin, high + 2 * margin), xlabel="final validation loss (nats per token)")
+    bars.invert_yaxis()
+    bars.tick_params(axis="y", labelsize=7)
+    for i, name in reversed(list(enumerate(names))):
+        style = {"label": name, "color": f"C{i}"} if i < NAMED else {"color": "0.8", "linewidth": 0.8}
+        lines.plot(*zip(*found[name]), **style)
+    worst = max(found[name][0][1] for name in names[: len(names) // 2 + 1])
+    lines.set(xlabel="tokens", ylabel="validation loss", ylim=(low - margin, max(high, worst) + margin))
+    lines.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(output, dpi=150)
+    plt.close(figure)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw the figure and print its path; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Final validation losses and curves of many optimizers.")
+    parser.add_argument("folder", type=Path, help="<output>/<scale> of the benchmark")
+    parser.add_argument("--output", type=Path, default=Path("optimizers.png"), help="PNG to write")
+    given = parser.parse_args(arguments)
+    try:
+        draw(curves(given.folder), given.output)
+    except UserError as problem:
+        print(problem, file=sys.stderr)
+        return EXIT_BAD_INPUT
+    print(given.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
