@@ -45,7 +45,7 @@ class QueriesKeysValues(nn.Module):
                 f"convolution {conv} wide. Give --mixer_options with sizes of at least 1, and conv 0 or at least 2."
             )
         self.heads, self.dims = heads, (key_dim, key_dim, value_dim)
-        self.q, self.k, self.v = (Linear(n, heads * d) for d in self.dims)
+        self.q, self.k, self.v = (Linear(n, heads * d, heads=heads) for d in self.dims)
         channels = heads * sum(self.dims)
         self.conv = role(nn.Parameter(torch.empty(channels, 1, conv)), "conv") if conv else None
 

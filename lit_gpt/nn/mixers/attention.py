@@ -52,9 +52,9 @@ class Attention(nn.Module):
         self.lends = any(reader.mixer.endswith("cross_attention") for reader in readers)
         self.lends_memory = spec.memory == "mixer"
         self.scale = multipliers.attention
-        self.q = Linear(n, inner, bias=bias)
-        self.k = None if self.cross else Linear(n, inner_kv)
-        self.v = None if self.cross else Linear(n, inner_kv, bias=bias)
+        self.q = Linear(n, inner, bias=bias, heads=config.n_head)
+        self.k = None if self.cross else Linear(n, inner_kv, heads=config.n_kv_head)
+        self.v = None if self.cross else Linear(n, inner_kv, bias=bias, heads=config.n_kv_head)
         self.out = Linear(inner, n, bias=bias)
         self.gate = Linear(n, config.n_head, bias=bias) if config.attn_gate else None
         channels = inner if self.cross else inner + 2 * inner_kv

@@ -8,6 +8,8 @@ from small_models import MULTIPLIERS, model_of, optioned
 from torch import nn
 from torch.nn import functional as F
 
+from lit_gpt.architectures import build
+from lit_gpt.model import GPT
 from lit_gpt.nn import mlp
 from lit_gpt.nn.block import Stream
 from lit_gpt.nn.context import Context
@@ -112,3 +114,12 @@ def test_feed_forward_kinds(kind):
     }[kind]
     assert hidden.shape[-1] == (72 if kind == "relu2" else 48)
     torch.testing.assert_close(ffn(x), hidden @ ffn.down.weight.T)
+
+
+@pytest.mark.parametrize("family, rows", [("transformer", (128, 128, 128)), ("gdn", (256, 256, 512))])
+def test_heads_are_known_to_optimizers(family: str, rows: tuple[int, ...]) -> None:
+    """Rows of a head of queries, keys and values, which --optimizer_args.split_heads takes apart."""
+    with torch.device("meta"):
+        weights = dict(GPT(build(family, 8)).blocks[0].mixer.named_parameters())
+    qkv = [weights.get(f"{name}.weight", weights.get(f"qkv.{name}.weight")) for name in "qkv"]
+    assert tuple(w.shape[0] // w.heads for w in qkv if w is not None) == rows
