@@ -43,10 +43,10 @@ class Routes(NamedTuple):
 
 def sort_pairs(experts_TK: Tensor, count: int, largest: int | None = None) -> Routes:
     """Routes of a choice of experts out of `count`; each expert's tokens stay in order."""
-    sorted_P, order_P = experts_TK.flatten().sort(stable=True)
+    sorted_P, order_P = experts_TK.flatten().int().sort(stable=True)
     index_P = torch.arange(len(order_P), device=order_P.device)
     place_P = torch.empty_like(order_P).scatter_(0, order_P, index_P)
-    experts_E = torch.arange(count, device=order_P.device)
+    experts_E = torch.arange(count, device=order_P.device, dtype=torch.int32)
     ends_E = torch.searchsorted(sorted_P, experts_E, right=True, out_int32=True)
     return Routes(order_P, place_P, ends_E, largest)
 

@@ -53,12 +53,17 @@ def _torch(a: Tensor, b: Tensor, ends_E: Tensor, largest: int | None) -> Tensor:
     return torch._grouped_mm(a, b, offs=ends_E)
 
 
+@torch.compiler.assume_constant_result
+def _older_than_hopper() -> bool:
+    return torch.cuda.get_device_capability() < (9, 0)
+
+
 def _torch_refuses(request: Request) -> str:
     if not hasattr(torch, "_grouped_mm"):
         return "this torch has no grouped matmul"
     if request.dtype != torch.bfloat16:
         return f"it is for bfloat16, not {request.dtype}"
-    if request.device == "cuda" and torch.cuda.get_device_capability() < (9, 0):
+    if request.device == "cuda" and _older_than_hopper():
         return "its CUDA kernel needs compute capability 9.0"
     if any(size % MULTIPLE for size in request.sizes):
         return f"widths must be multiples of {MULTIPLE}, not {request.sizes[0]} and {request.sizes[1]}"

@@ -1,0 +1,166 @@
+"""Speed of experts: grouped products, a whole layer with a profile of where its time goes, and training.
+
+    python benchmarks/moe.py --output docs/benchmarks/moe_h200.json
+    python benchmarks/moe.py --tokens 256 --width 64 --hidden 16 --experts 8 --top_k 2 --train ""
+
+The default sizes are those for which SonicMoE (arXiv:2512.14080) publishes about 365 TFLOP/s forward and 405
+backward on an H100. FLOPs are of the matrix products of experts, 6 T K n I forward and 12 backward,
+so routing and moving rows count as time and not as work. Tokens are spread at random.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from jsonargparse import auto_cli
+from kernels import milliseconds
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from lit_gpt.config.model import Experts, LayerSpec, ModelConfig
+from lit_gpt.nn.moe import MixtureOfExperts
+from lit_gpt.ops.experts import expert_ffn, sort_pairs
+from lit_gpt.ops.grouped_gemm import BACKENDS
+
+TRAIN_STEP = Path(__file__).with_name("train_step.py")
+
+
+def rates(forward: Callable[[], Tensor], leaves: list[Tensor], flops: float, device: torch.device) -> dict[str, float]:
+    """Milliseconds and TFLOP/s; backward is what both take less what forward takes."""
+    y = forward()
+    dy = torch.randn_like(y)
+
+    def both() -> None:
+        torch.autograd.grad(forward(), leaves, dy)
+
+    one, two = milliseconds(forward, device), milliseconds(both, device)
+    tflops = {"forward": flops / one / 1e9, "backward": 2 * flops / max(two - one, 1e-9) / 1e9}
+    return {"forward_ms": one, "backward_ms": two - one, **{f"{k}_tflops": v for k, v in tflops.items()}}
+
+
+def experts_alone(layer: MixtureOfExperts, x_TD: Tensor, backend: str, compiled: bool) -> dict[str, Any]:
+    """Gather, products, activation and weighted sum, with the routes given."""
+    e, tokens = layer.experts, len(x_TD)
+    chosen_TK = torch.rand(tokens, e.routed, device=x_TD.device).topk(e.active).indices
+    gates_TK = torch.full((tokens, e.active), 1 / e.active, device=x_TD.device, requires_grad=True)
+    up, down = (w.detach().to(x_TD.dtype).requires_grad_() for w in (layer.up, layer.down))
+    routes, leaves = sort_pairs(chosen_TK, e.routed), [x_TD, gates_TK, up, down]
+
+    def forward() -> Tensor:
+        return expert_ffn(x_TD, gates_TK, up, down, routes, backend=backend)
+
+    run = torch.compile(forward) if compiled else forward
+    name = f"experts, {backend}" + (", compiled" if compiled else "")
+    return {"what": name, **rates(run, leaves, flops(layer, tokens), x_TD.device)}
+
+
+def whole_layer(layer: MixtureOfExperts, x_TD: Tensor, compiled: bool) -> dict[str, Any]:
+    """Router, routing, experts and statistics as a block calls them."""
+    leaves = [x_TD, *layer.parameters()]
+    run = torch.compile(layer) if compiled else layer
+
+    def forward() -> Tensor:
+        return run(x_TD[None])[0]
+
+    row = {
+        "what": "layer" + (", compiled" if compiled else ""),
+        **rates(forward, leaves, flops(layer, len(x_TD)), x_TD.device),
+    }
+    return {**row, "profile": where(lambda: torch.autograd.grad(forward().float().sum(), leaves))}
+
+
+def flops(layer: MixtureOfExperts, tokens: int) -> float:
+    """Of the experts' matrix products, forward."""
+    return tokens * (layer.flops() - layer.router.flops())
+
+
+def where(run: Callable[[], Any], rows: int = 12) -> list[dict[str, Any]]:
+    """The kernels with the most time in forward and backward, with their share of it."""
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+    with profile(activities=activities) as profiler:
+        run()
+    key = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+    events = sorted(profiler.key_averages(), key=lambda e: -getattr(e, key))
+    total = sum(getattr(e, key) for e in events)
+    return [
+        {"kernel": e.key[:100], "ms": getattr(e, key) / 1e3, "share": getattr(e, key) / total} for e in events[:rows]
+    ]
+
+
+def training(sizes: str, sparsity: int, top_k: int, steps: int) -> list[dict[str, Any]]:
+    """Tokens per second of the whole trainer: the dense family, then the mixture of equal active size."""
+    rows = []
+    for family, options in (
+        ("transformer_gqa4_h2", {}),
+        ("transformer_gqa4_h2_moe", {"sparsity": sparsity, "top_k": top_k}),
+    ):
+        with tempfile.NamedTemporaryFile(suffix=".json") as file:
+            words = ["--families", family, "--sizes", sizes, "--options", json.dumps(options), "--output", file.name]
+            subprocess.run([sys.executable, str(TRAIN_STEP), *words, "--steps", str(steps)], check=True)
+            rows += json.loads(Path(file.name).read_text())
+    return rows
+
+
+def main(
+    tokens: int = 24576,
+    width: int = 1536,
+    hidden: int = 256,
+    experts: int = 128,
+    top_k: int = 8,
+    train: str = "8:16,16:2",
+    steps: int = 30,
+    output: str | None = None,
+) -> None:
+    """Measure experts and print a table.
+
+    Args:
+        tokens: T of a micro-batch.
+        width: n of the model.
+        hidden: I of one expert.
+        experts: E.
+        top_k: K.
+        train: depth:micro_bsz pairs of whole training runs with S = k = 8; empty for none.
+        steps: timed steps of each.
+        output: JSON file for everything.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    mixture = Experts(experts // top_k, top_k)
+    specs = (LayerSpec(experts=True),)
+    config = ModelConfig("benchmark", 1, width, 1, width, 1, hidden * top_k, specs, experts=mixture)
+    with device:
+        layer = MixtureOfExperts(config, 0, 1.0)
+        x_TD = torch.randn(tokens, width, dtype=torch.bfloat16, requires_grad=True)
+    for p in layer.parameters():
+        torch.nn.init.normal_(p, std=p.shape[-1] ** -0.5)
+    compiled = [False, True] if device.type == "cuda" else [False]
+    rows = [experts_alone(layer, x_TD, name, False) for name in BACKENDS]
+    rows += [experts_alone(layer, x_TD, "torch", True)] if device.type == "cuda" else []
+    rows += [whole_layer(layer, x_TD, how) for how in compiled]
+    print(f"{'what':<28}{'forward ms':>12}{'TFLOP/s':>10}{'backward ms':>13}{'TFLOP/s':>10}")
+    for r in rows:
+        print(
+            f"{r['what']:<28}{r['forward_ms']:>12.2f}{r['forward_tflops']:>10.1f}"
+            f"{r['backward_ms']:>13.2f}{r['backward_tflops']:>10.1f}"
+        )
+    for part in rows[-1]["profile"]:
+        print(f"  {part['share']:>6.1%} {part['ms']:>9.3f} ms  {part['kernel']}")
+    found = {"device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU", "torch": torch.__version__}
+    found |= {"sizes": {"T": tokens, "n": width, "I": hidden, "E": experts, "K": top_k}, "rows": rows}
+    found["training"] = training(train, 8, 8, steps) if train else []
+    if output:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        Path(output).write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)
