@@ -39,7 +39,12 @@ def grouped_mm(a: Tensor, b: Tensor, ends_E: Tensor, *, largest: int | None = No
     if 0 in a.shape:  # kernels need not take this
         return a.new_zeros(len(a), b.shape[-1]) if b.ndim == 3 else a.new_zeros(len(ends_E), len(a), b.shape[-1])
     request = Request(a.device.type, a.dtype, (a.shape[1] if b.ndim == 3 else a.shape[0], b.shape[-1]))
-    return BACKENDS[choose("grouped matmul", BACKENDS, request, backend)].run(a, b, ends_E, largest)
+    return BACKENDS[pick(request, backend)].run(a, b, ends_E, largest)
+
+
+def pick(request: Request, backend: str) -> str:
+    """The row that does a request. Raises UserError for a backend that is unknown or does not do it."""
+    return choose("grouped matmul", BACKENDS, request, backend)
 
 
 def explain(device: torch.device) -> list[tuple[str, bool, str]]:

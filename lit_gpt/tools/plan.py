@@ -57,7 +57,8 @@ def _pattern(config: ModelConfig, layer: int) -> tuple[str, ...]:
     lends = ["K,V"] if any("attention" in other.mixer for other in readers) else []
     lends += [] if spec.memory is None else [f"memory ({spec.memory})"]
     mixer = spec.mixer + (" + skip projection" if spec.skip_projection else "")
-    return mixer, spec.ffn or "-", window, reads, ", ".join(lends) or "-"
+    ffn = "-" if spec.ffn is None else spec.ffn + (" experts" if spec.experts else "")
+    return mixer, ffn, window, reads, ", ".join(lends) or "-"
 
 
 def comparison(setup: Setup) -> str:

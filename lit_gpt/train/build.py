@@ -12,6 +12,7 @@ from lit_gpt.data.discover import open_corpus
 from lit_gpt.errors import UserError
 from lit_gpt.init import init_parameters
 from lit_gpt.model import GPT
+from lit_gpt.ops import grouped_gemm
 from lit_gpt.ops.attention import describe, pick
 from lit_gpt.ops.loss import chunk_loss
 from lit_gpt.optim import OPTIMIZERS
@@ -75,6 +76,7 @@ def build_model(setup: Setup, runtime: Runtime) -> nn.Module:
     """The initialised model on its device(s), compiled where the run asks for it."""
     run, plan = setup.run, setup.plan
     check_attention(setup, runtime.device, runtime.compute_dtype)
+    check_experts(setup, runtime.device, runtime.compute_dtype)
     on_gpu = runtime.device.type == "cuda"
     compiled = on_gpu if run.compile is None else run.compile
     model = setup_model(
@@ -108,6 +110,14 @@ def check_attention(setup: Setup, device: torch.device, dtype: torch.dtype) -> N
     model, length, varlen = setup.model, setup.model.block_size, setup.model.varlen
     for window in {layer.window for layer in model.layers if layer.mixer in SOFTMAX_ATTENTION}:
         pick(describe(device, length, length, window, varlen, model.attn_sink, dtype, varlen), setup.run.attention)
+
+
+def check_experts(setup: Setup, device: torch.device, dtype: torch.dtype) -> None:
+    """The same for --expert_backend."""
+    model = setup.model
+    if model.experts is not None:
+        width = model.intermediate_size // model.experts.top_k
+        grouped_gemm.pick(grouped_gemm.Request(device.type, dtype, (model.n_embd, width)), setup.run.expert_backend)
 
 
 def build_optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:

@@ -1,0 +1,79 @@
+"""Mixtures of experts in the trainer: the reference's command, every routing, resume, refusals."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from test_resume import assert_same_run, weights
+from tiny_run import folder_of, rows, run
+
+from lit_gpt.train.signals import EXIT_INTERRUPTED
+
+MOE: dict[str, Any] = {"train_model": "transformer_gqa4_h2_moe", "base_hps__d0": 4, "async_save": False}
+# The words of the reference's guide, less sizes.
+GUIDE = {"share_expert": True, "global_aux": True, "sqrt_gate": True, "fsdp2": True}
+GUIDE |= {"train_name": "v2scale_mup_muonh_ga_qknorm_sgate_shexp", "sparsity": 4, "top_k": 4}
+
+
+def test_the_command_of_the_guide(data, tmp_path):
+    options = {**MOE, **GUIDE, "base_hps__eta0": 0.02, "max_tokens": 10 * 512, "base_hps__warmup_tokens": 0}
+    assert run(data, tmp_path, val_data_dir=data, eval_sequences=4, **options) == 0
+    folder, losses = folder_of(tmp_path), rows(tmp_path)
+    assert folder.name == f"{GUIDE['train_name']}_transformer_gqa4_h2_moe_s4_k4_d4_ar16_ctx64"
+    assert losses[10] < losses[1] - 0.5
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-2])
+    loads = [last[f"metric/loop_0_expert_{j}_load"] for j in range(15)]
+    assert sum(loads) == pytest.approx(15) and max(loads) - 1 == pytest.approx(last["metric/loop_0_maxvio_batch"])
+    assert last["metric/bal_loss"] >= 0.004 * 0.999  # gamma times 1 at balance, summed over four layers
+    assert {"metric/maxvio_batch_avg", "metric/router_z_mean", "metric/expert_output_rms_mean"} < last.keys()
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "no_loss": {"aux_gamma": 0.0},
+    "sequences": {"aux_style": "switch_seq", "aux_gamma": 0.1},
+    "entropy": {"aux_style": "entropy", "aux_gamma": 0.1},
+    "z": {"router_z_loss": 0.1},
+    "sigmoid": {"router_gate": "sigmoid"},
+    "capacity": {"expert_capacity": 0.5},
+    "expert_choice": {"expert_routing": "expert_choice"},
+    "relu2": {"mlp": "relu2"},
+}
+
+
+def test_every_option_changes_the_run(data, tmp_path):
+    short = {**MOE, "sparsity": 2, "top_k": 2, "max_tokens": 3 * 512}
+    found = {}
+    for name, changes in OPTIONS.items():
+        assert run(data, tmp_path / name, **short, **changes) == 0
+        found[name] = rows(tmp_path / name)[3]
+    assert len(set(found.values())) == len(OPTIONS), found
+    assert run(data, tmp_path / "reference", expert_backend="reference", **short) == 0
+    assert rows(tmp_path / "reference")[3] == pytest.approx(found["plain"], rel=1e-4)
+
+
+def test_stopped_and_continued_with_its_selection_biases(data, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    options = {**MOE, "train_model": "sambay_gqa4_moe", "ar": 32, "sparsity": 2, "top_k": 2, "bias_rate": 0.01}
+    options |= {"max_tokens": 4 * 512, "micro_bsz": 4, "val_data_dir": data, "eval_step": 2, "eval_sequences": 4}
+    assert run(data, whole, **options) == 0
+    assert run(data, parts, resume="auto", stop_after=2, **options) == EXIT_INTERRUPTED
+    assert run(data, parts, resume="auto", **options) == 0
+    assert_same_run(parts, whole)
+    assert weights(whole)["blocks.0.ffn.balance"].any()
+
+
+def test_refusals(data, tmp_path, capsys):
+    for options, message in (
+        ({"train_model": "transformer", "sparsity": 4}, "transformer has no experts, so --sparsity cannot act"),
+        ({"train_model": "transformer", "exact_aux": True}, "so --exact_aux cannot act"),
+        ({"top_k": 3}, "it must divide the hidden width 256"),
+        ({"expert_routing": "expert_choice", "aux_gamma": 0.1}, "give --aux_gamma 0"),
+        ({"expert_parallel": True}, "it needs torchrun"),
+        ({"train_name": "mup_fnorm"}, "experts have no biases"),
+        ({"expert_backend": "sonic"}, "Unknown grouped matmul backend 'sonic'"),
+    ):
+        assert run(data, tmp_path, **{**MOE, **options}) != 0
+        assert message in capsys.readouterr().err
