@@ -176,7 +176,7 @@ def test_every_name_of_the_reference_resolves() -> None:
     assert len(set(names())) == 869
     for name in names():
         run, _ = resolve(RunConfig(train_name="x", train_model=name))
-        config = build(run.train_model, run.depth)
+        config = build(run.train_model, run.depth, experts=Experts(run.sparsity, run.top_k))
         expert = [f"s{run.sparsity}", f"k{run.top_k}"] if run.train_model in MIXTURES else []
         assert "_".join([config.family, *expert, f"d{config.depth}"]) == name
     assert {run.removesuffix("_moe") for run in FAMILIES.names()} >= {*AT_EVERY_DEPTH, *YOCO, *PURE} - {*MIXTURES}

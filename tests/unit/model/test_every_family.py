@@ -10,8 +10,8 @@ import torch
 from reference_registry import PURE, names
 from small_models import DENSE, LENGTH, VOCAB, model_of, tokens
 
-from lit_gpt.architectures import FAMILIES, build, has_experts
-from lit_gpt.config.model import ModelConfig
+from lit_gpt.architectures import FAMILIES, build
+from lit_gpt.config.model import Experts, ModelConfig
 from lit_gpt.config.names import NameFields, read_model_name
 from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
@@ -34,9 +34,8 @@ FEWER = {  # heads and states of few dimensions
     "kda": {"heads": 2, "key_dim": 8},
 }
 HEADS = {"n_head": 4, "n_kv_head": 2, "head_dim": 8}
-WITHOUT_EXPERTS = [family for family in FAMILIES.names() if not has_experts(family)]
-EVERY = pytest.mark.parametrize("family", WITHOUT_EXPERTS)
-MIXED = pytest.mark.parametrize("family", [family for family in WITHOUT_EXPERTS if family not in DENSE])
+EVERY = pytest.mark.parametrize("family", FAMILIES.names())
+MIXED = pytest.mark.parametrize("family", [family for family in FAMILIES.names() if family not in DENSE])
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -53,7 +52,8 @@ def options_of(config: ModelConfig) -> dict:
 
 def small(family: str) -> ModelConfig:
     """8 layers (YOCO's second half is empty in 4) of width 32, windows of 5 or half of the context."""
-    config = build(family, 8, aspect_ratio=4, block_size=LENGTH, window=5)
+    experts = Experts(sparsity=2, top_k=2)
+    config = build(family, 8, aspect_ratio=4, block_size=LENGTH, window=5, experts=experts)
     return config.replace(vocab_size=VOCAB, mixer_options=options_of(config), **HEADS)
 
 
@@ -159,7 +159,7 @@ def parameters(family: str, depth: int) -> dict[str, int]:
 
 
 def test_every_name_of_the_reference_builds() -> None:
-    """On the meta device; mixtures of one family and depth have one skeleton so far."""
+    """On the meta device; mixtures of one family and depth once, with S = 1."""
     sizes = {}
     for name in names():
         model = read_model_name(name)
