@@ -113,7 +113,7 @@ def _mars(kind: str, about: str) -> Entry:
 
 
 def _scion_norm(role: str) -> dict[str, Any]:
-    """Norms and radii of the paper's language models (arXiv:2502.07529): spectral inside, signs for tables, RMS else."""
+    """Norms and radii of the paper's language models (arXiv:2502.07529)."""
     if role in HIDDEN:
         return {"norm_type": 2, "scale": 50.0}
     return {"norm_type": 4, "scale": 3000.0} if role in ("embedding", "head") else {}
@@ -131,7 +131,8 @@ EXTERNAL: dict[str, Entry] = {
     "adabelief": Entry(PO, "AdaBelief", "Adam on the variance around the momentum (arXiv:2010.07468)", ELEMENTWISE,
                        {"eps": 1e-16, "rectify": True}),
     "adafactor": Entry(PO, "AdaFactor", "factored second moment (arXiv:1804.04235)",
-                       fixed={"scale_parameter": False, "relative_step": False, "momentum_dtype": torch.float32}),
+                       fixed={**dict.fromkeys(("scale_parameter", "relative_step", "warmup_init"), False),
+                              "momentum_dtype": torch.float32}),
     "adamp": Entry(PO, "AdamP", "Adam without radial steps (arXiv:2006.08217)"),
     "adamw4bit": Entry(TORCHAO, "AdamW4bit", "AdamW with 4-bit state (arXiv:2309.01507)"),
     "adamw8bit": Entry(TORCHAO, "AdamW8bit", "AdamW with blockwise 8-bit state (arXiv:2110.02861)"),

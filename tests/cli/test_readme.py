@@ -107,6 +107,16 @@ def sweep(words: list[str], folder: Path) -> None:
     dry_run(common, folder)
 
 
+def benchmark(words: list[str], folder: Path) -> None:
+    """Of the optimizers that it names, some are planned as the benchmark would train them."""
+    script = runpy.run_path(str(ROOT / "launch_scripts/optimizer_benchmark.py"))
+    given = script["parser"]().parse_args(words)
+    table = script["read_table"](given.table, given.scale)
+    for name in script["choose"](table, given.optimizers)[:3]:
+        options = script["command"](table[name], given.scale, given, ["--vocab_size=32000", "--dry_run=true"])
+        assert pretrain.main(options) == 0, name
+
+
 def launcher(words: list[str], folder: Path) -> None:
     script = next(i for i, word in enumerate(words) if word.startswith("launch_scripts/"))
     subprocess.run(["bash", "-n", str(ROOT / words[script])], check=True)
@@ -122,6 +132,7 @@ HANDLERS: list[tuple[str, Callable[[list[str], Path], None], int]] = [  # start,
     ("python -m lit_gpt.tools.", tool, 1),
     ("python plots/", tool, 1),
     ("python launch_scripts/sweep.py ", sweep, 1),
+    ("python launch_scripts/optimizer_benchmark.py ", benchmark, 2),
     ("torchrun ", torchrun, 1),
     ("sbatch ", launcher, 1),
     ("NNODES=", launcher, 0),
