@@ -12,7 +12,7 @@ without gradients counts the whole step first. The value that is logged is exact
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -44,11 +44,11 @@ class StepRouting:
             self._see_everywhere(forward(batch))
         self.counted = True
 
-    def loss(self, routed: Routed, rows: int) -> torch.Tensor:
-        """What to back-propagate for a micro-batch, for its share of the step. rows: its sequences."""
+    def loss(self, routed: Routed, shape: Sequence[int]) -> torch.Tensor:
+        """What to back-propagate for a micro-batch, for its share of the step. shape: (B, T)."""
         e, here = self.experts, Routed(*(v.detach() for v in routed))
         self.total = here if self.total is None else Routed(*(a + b for a, b in zip(self.total, here)))
-        tokens = here.counts_E[0].sum() / e.active
+        rows, tokens = shape[0], shape[0] * shape[1]
         loss = e.router_z_loss * (routed.z / tokens).sum()
         if not e.aux_gamma:
             return self.share * loss

@@ -83,7 +83,7 @@ def train_step(
             loss_sum, auxiliary = model(tokens, targets, **options), 0.0
         else:
             loss_sum, routed = model(tokens, targets, **options, routing="with")
-            auxiliary = routing.loss(routed, len(tokens))
+            auxiliary = routing.loss(routed, tokens.shape)
         (loss_sum * (runtime.world_size / num_valid_global) + runtime.world_size * auxiliary).backward()
         loss += loss_sum.detach() / num_valid_global
     finish_gradients(model, runtime)

@@ -35,7 +35,7 @@ def auxiliary(experts: Experts, moe, x, micro_batches: int = 1) -> torch.Tensor:
     parts = x.chunk(micro_batches)
     if experts.exact_aux:
         routing.count_first(lambda part: stack([moe(part)[1]]), parts)
-    return sum(routing.loss(stack([moe(part)[1]]), len(part)) for part in parts)
+    return sum(routing.loss(stack([moe(part)[1]]), part.shape) for part in parts)
 
 
 def plain(experts: Experts, moe, x) -> torch.Tensor:
@@ -68,7 +68,7 @@ def test_gradient_and_value(experts):
     (expected,) = torch.autograd.grad(plain(experts, moe, x), moe.router.weight)
     torch.testing.assert_close(found, expected)
     routing = StepRouting(experts, launch(), 1)
-    routing.loss(stack([moe(x)[1]]), 3)
+    routing.loss(stack([moe(x)[1]]), x.shape)
     torch.testing.assert_close(routing.value, plain(experts, moe, x).detach())
 
 
@@ -93,7 +93,7 @@ def test_global_balance_does_not_depend_on_the_split(style, micro_batches):
     torch.testing.assert_close(found, expected)
     running = replace(experts, exact_aux=False)
     routing = StepRouting(running, launch(), micro_batches)
-    parts = [routing.loss(stack([moe(part)[1]]), len(part)) for part in x.chunk(micro_batches)]
+    parts = [routing.loss(stack([moe(part)[1]]), part.shape) for part in x.chunk(micro_batches)]
     torch.testing.assert_close(routing.value, plain(experts, moe, x).detach())
     (last,) = torch.autograd.grad(parts[-1], moe.router.weight)
     weight = moe.router.weight.detach().clone().requires_grad_()
