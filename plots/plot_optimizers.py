@@ -39,24 +39,27 @@ def curves(folder: Path) -> dict[str, Curve]:
 
 
 def draw(found: dict[str, Curve], output: Path) -> None:
-    """Bars from the lowest loss up, and the curves. Losses far above the median are cut off and written out."""
+    """Final losses from the lowest up, and the curves. Losses far above the median are drawn at the edge."""
     names = sorted(found, key=lambda name: found[name][-1][1])
     final = [found[name][-1][1] for name in names]
     low, high = final[0], final[0] + 2.5 * max(final[len(final) // 2] - final[0], 0.05)
-    figure, (bars, lines) = plt.subplots(1, 2, figsize=(12, 1.5 + 0.2 * len(names)), width_ratios=[3, 4])
-    bars.barh(names, [min(value, high) for value in final], color="tab:blue")
+    figure, (dots, lines) = plt.subplots(1, 2, figsize=(12, 1.5 + 0.2 * len(names)), width_ratios=[3, 4])
+    dots.plot([min(value, high) for value in final], names, "o", markersize=4)
+    dots.grid(axis="y", linewidth=0.4)
     for i, value in enumerate(final):
-        bars.text(min(value, high), i, f" {value:.3f}", va="center", fontsize=7)
+        dots.text(min(value, high), i, f"  {value:.3f}", va="center", fontsize=7)
     margin = 0.15 * (high - low)
-    bars.set(xlim=(low - margin, high + 2 * margin), xlabel="final validation loss (nats per token)")
-    bars.invert_yaxis()
-    bars.tick_params(axis="y", labelsize=7)
+    dots.set(xlim=(low - margin, high + 2 * margin), xlabel="final validation loss (nats per token)")
+    dots.invert_yaxis()
+    dots.margins(y=0.01)
+    dots.tick_params(axis="y", labelsize=7)
     for i, name in reversed(list(enumerate(names))):
         style = {"label": name, "color": f"C{i}"} if i < NAMED else {"color": "0.8", "linewidth": 0.8}
         lines.plot(*zip(*found[name]), **style)
     worst = max(found[name][0][1] for name in names[: len(names) // 2 + 1])
     lines.set(xlabel="tokens", ylabel="validation loss", ylim=(low - margin, max(high, worst) + margin))
-    lines.legend(fontsize=7)
+    handles, labels = lines.get_legend_handles_labels()
+    lines.legend(handles[::-1], labels[::-1], fontsize=7)
     figure.tight_layout()
     figure.savefig(output, dpi=150)
     plt.close(figure)
