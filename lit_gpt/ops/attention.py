@@ -179,7 +179,7 @@ def _reference(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: T
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor | None) -> Tensor:
     """F.scaled_dot_product_attention: cuDNN or flash kernels on CUDA."""
     q_len, k_len = q.shape[1], k.shape[1]
-    causal = mask is None and q_len == k_len
+    causal = mask is None and bool(q_len == k_len)  # not symbolic where lengths vary under a compiler
     if mask is None and 1 < q_len < k_len:
         mask = dense_mask(q_len, k_len, None, None, q.device)
     heads_first = [x.transpose(1, 2) for x in (q, k, v)]

@@ -16,7 +16,7 @@ from lit_gpt.train.signals import EXIT_INTERRUPTED
 
 OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown family": ({"train_model": "transfomer"}, r"Unknown model family 'transfomer'. Did you mean 'transformer'"),
-    "unknown optimizer": ({"optimizer": "nadamw"}, r"Unknown optimizer 'nadamw'. Did you mean 'adamw'"),
+    "unknown optimizer": ({"optimizer": "nadamw"}, r"Unknown optimizer 'nadamw'. Did you mean .*'adamw'"),
     "unknown rule": ({"train_name": "x", "parameterization": "mu"}, r"Unknown .*'mu'.*Available: .*mupp"),
     "near miss of a token": ({"train_name": "run_qknrom"}, r"'qknrom' .* is close to 'qknorm'"),
     "token and flag": ({"tie_embeddings": False, "train_name": "tie"}, r"--tie_embeddings False disagrees .*'tie'"),
