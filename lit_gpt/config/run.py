@@ -124,8 +124,8 @@ class RunConfig:
         diag_init: identity-like initial matrices.
         maxfan_init: normal initial matrices with std 1/sqrt(max(fan_in, fan_out)).
         head_init_std: initial std of the untied head under muP; null starts it at zero.
-        optimizer: adamw, muon, muonh, muonball, normuon, hadam, lion (tokens muon, muonh, muonball, hadam);
-            default adamw.
+        optimizer: adamw, muon, muonh, muonball, normuon, hadam, lion (tokens muon, muonh, muonball, hadam)
+            or one of some forty others, see docs/optimizers.md; default adamw.
         optimizer_args: extra arguments of that optimizer, --optimizer_args.key value.
         max_tokens: token budget; default: the Chinchilla-like budget of the plan, t0 * N / N(d0).
         total_bsz: global batch in tokens; default base_hps.b0.
