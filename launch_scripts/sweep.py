@@ -27,6 +27,7 @@ from types import FrameType
 from typing import Any
 
 from lit_gpt.errors import EXIT_BAD_INPUT, UserError
+from lit_gpt.utils.files import write_text
 
 PRETRAIN = Path(__file__).resolve().parents[1] / "pretrain.py"
 OURS = ("out_dir", "resume")  # options that the sweep itself gives
@@ -69,9 +70,7 @@ def claim(row: Row, output: Path) -> None:
     if note.is_file() and (before := json.loads(note.read_text(encoding="utf-8"))) != row:
         raise UserError(f"{note.parent} was run as {before}, the table now says {row}. Give the row a new name.")
     note.parent.mkdir(parents=True, exist_ok=True)
-    temporary = note.with_name(".row.json.tmp")
-    temporary.write_text(json.dumps(row) + "\n", encoding="utf-8")
-    os.replace(temporary, note)
+    write_text(note, json.dumps(row) + "\n")
 
 
 class Children:

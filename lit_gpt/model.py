@@ -181,8 +181,10 @@ class GPT(nn.Module):
         stream = Stream(x_BTD, torch.zeros_like(x_BTD) if self.config.skip == "sum" else None)
         lent: dict[int, Lent | None] = {}
         routed: list[Routed] = []
+        # One new token is the last position already.
+        tail = self._tail() if last_only and length > 1 else None
         for i, spec in enumerate(self.config.layers):
-            if last_only and i == self._tail():
+            if i == tail:
                 stream, lent = stream.last(), {j: _last(given) for j, given in lent.items()}
                 contexts = self._contexts(keys, positions[..., -1:], None)
             shared = None if spec.shares is None else lent[spec.shares]

@@ -220,8 +220,10 @@ class ModelConfig:
             ),
         }
         checks |= self._sharing_problems() | self._expert_problems()
-        absent = sorted(set(self.mixer_options) - {spec.mixer for spec in self.layers})
-        checks[f"mixer_options are for {absent}, which no layer uses"] = bool(absent)
+        mixers = {spec.mixer for spec in self.layers}
+        strangers = ", ".join(sorted(set(self.mixer_options) - mixers))
+        unused = f"No layer of {self.family} uses {strangers} (--mixer_options). "
+        checks[f"{unused}Its mixers are {', '.join(sorted(mixers))}"] = bool(strangers)
         bad_windows = [i for i, s in enumerate(self.layers) if s.window is not None and s.window < 1]
         bad_shares = [i for i, s in enumerate(self.layers) if s.shares is not None and not 0 <= s.shares < i]
         plain = [i for i, s in enumerate(self.layers) if s.memory == "ffn" and s.ffn not in ("swiglu", "oss_swiglu")]

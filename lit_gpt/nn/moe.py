@@ -134,9 +134,3 @@ class MixtureOfExperts(nn.Module):
         per_expert = 2.0 * (self.up.numel() + self.down.numel()) / self.experts.routed
         shared = 0.0 if self.shared is None else self.shared.flops()
         return self.router.flops() + self.experts.active * per_expert + shared
-
-
-def _count(index_RX: Tensor, size: int) -> Tensor:
-    """How often 0 ... size - 1 occur in each row, (R, size) int64; no host sync, the same on every run."""
-    zeros = index_RX.new_zeros(len(index_RX), size)
-    return zeros.scatter_add_(1, index_RX, torch.ones_like(index_RX))

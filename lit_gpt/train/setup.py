@@ -109,7 +109,8 @@ def model_config(run: RunConfig, depth: int, aspect_ratio: int | None) -> ModelC
         window=run.swa_len,
         experts=_experts(run),
     )
-    _check_layers(run, config)
+    if run.swa_len is not None and all(spec.window is None for spec in config.layers):
+        raise UserError(f"No layer of {run.train_model} has a window, so --swa_len cannot act. Drop it.")
     changes: dict[str, Any] = {}
     for flag, target in MODEL_FLAGS.items():
         value = getattr(run, flag)
@@ -142,18 +143,6 @@ def _experts(run: RunConfig) -> Experts | None:
     if flags:
         raise UserError(f"{run.train_model} has no experts, so {', '.join(flags)} cannot act. Drop them.")
     return None
-
-
-def _check_layers(run: RunConfig, config: ModelConfig) -> None:
-    """Options for layers that the family does not have would change nothing."""
-    if run.swa_len is not None and all(spec.window is None for spec in config.layers):
-        raise UserError(f"No layer of {run.train_model} has a window, so --swa_len cannot act. Drop it.")
-    mixers = {spec.mixer for spec in config.layers}
-    if strangers := sorted(set(run.mixer_options or {}) - mixers):
-        raise UserError(
-            f"No layer of {run.train_model} uses {', '.join(strangers)} (--mixer_options). "
-            f"Its mixers are {', '.join(sorted(mixers))}."
-        )
 
 
 def _data_vocabulary(data_dir: str) -> dict[str, int]:
