@@ -179,11 +179,15 @@ def _reference(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: T
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor | None) -> Tensor:
     """F.scaled_dot_product_attention: cuDNN or flash kernels on CUDA."""
     q_len, k_len = q.shape[1], k.shape[1]
-    causal = mask is None and bool(q_len == k_len)  # not symbolic where lengths vary under a compiler
-    if mask is None and 1 < q_len < k_len:
-        mask = dense_mask(q_len, k_len, None, None, q.device)
+    options: dict[str, Any] = {"is_causal": mask is None, "scale": scale}
+    # Branches and not expressions: a compiler that lets sizes vary would pass these on as symbols.
+    if q_len != k_len:
+        options["is_causal"] = False
+        if mask is None and q_len > 1:
+            mask = dense_mask(q_len, k_len, None, None, q.device)
+    if q.shape[2] != k.shape[2]:
+        options["enable_gqa"] = True
     heads_first = [x.transpose(1, 2) for x in (q, k, v)]
-    options: dict[str, Any] = {"is_causal": causal, "scale": scale, "enable_gqa": q.shape[2] != k.shape[2]}
     with sdpa_kernel(CUDA_PRIORITY, set_priority=True) if q.is_cuda else contextlib.nullcontext():
         y = F.scaled_dot_product_attention(*heads_first, attn_mask=mask, **options)
     return y.transpose(1, 2)

@@ -17,7 +17,8 @@ Shapes: B matrices of M rows and N columns. The iteration runs on the wide orien
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -111,13 +112,18 @@ def _iterate(x_BMN: Tensor, triples: list[Triple]) -> Tensor:
     return x_BMN
 
 
-# One compilation for all shapes: an optimizer meets a dozen of them, and the products are library calls.
-_compiled = torch.compile(_iterate, dynamic=True)
+@functools.cache
+def _compiled() -> Callable[..., Tensor]:
+    """One compilation for all shapes: an optimizer meets a dozen, and the products are library calls.
+
+    Made at the first call: torch.compile imports the compiler, two seconds of every start.
+    """
+    return torch.compile(_iterate, dynamic=True)
 
 
 def _torch(x_BMN: Tensor, triples: list[Triple]) -> Tensor:
     """Batched products of torch, compiled on a GPU."""
-    return _compiled(x_BMN, triples) if x_BMN.is_cuda else _iterate(x_BMN, triples)
+    return _compiled()(x_BMN, triples) if x_BMN.is_cuda else _iterate(x_BMN, triples)
 
 
 def _quack(x_BMN: Tensor, triples: list[Triple]) -> Tensor:

@@ -183,3 +183,12 @@ def test_choice_of_backend():
     with pytest.raises(UserError, match="no sinks"):
         ops.pick(plain._replace(sink=True), "sdpa")
     assert [row[0] for row in ops.explain(CPU) if row[1]] == ["sdpa", "reference"]
+
+
+def test_compiled_where_lengths_vary():
+    """Symbolic lengths: what is passed on to torch has to be a plain bool all the same."""
+    torch._dynamo.reset()
+    compiled = torch.compile(ops.attention, backend="aot_eager", fullgraph=True, dynamic=True)
+    for q_len, k_len in [(9, 9), (12, 12), (4, 9), (1, 9)]:
+        q, k, v = qkv(q_len, k_len)
+        torch.testing.assert_close(compiled(q, k, v), naive(q, k, v, 1 / math.sqrt(DIM)))
