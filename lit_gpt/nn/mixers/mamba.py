@@ -18,6 +18,7 @@ from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear, joint
 from lit_gpt.nn.mixers import Lent, MemoryForm, mixer_options
 from lit_gpt.nn.mixers._linear import RecurrentCache, advance, state_flops, time_step_bias
+from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.ops.conv import causal_conv
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.selective_scan import selective_scan
@@ -28,13 +29,15 @@ from lit_gpt.scaling.base import Multipliers
 @dataclass(frozen=True)
 class Options:
     """d_state: states per channel. d_conv: width of the short convolution. expand: channels over n.
-    dt_rank: width of the low-rank map to the time steps, None for ceil(n / 16).
+    dt_rank: width of the low-rank map to the time steps, None for ceil(n / 16). inner_norms: an RMSNorm
+    each of that map's inside, B and C (Jamba, arXiv:2403.19887; Falcon Mamba, arXiv:2410.05355, has no gains).
     """
 
     d_state: int = 16
     d_conv: int = 4
     expand: int = 2
     dt_rank: int | None = None
+    inner_norms: bool = False
 
     def __post_init__(self) -> None:
         require("mamba", self, d_state=1, d_conv=2, expand=1, dt_rank=1)
@@ -53,6 +56,8 @@ class Mamba(nn.Module):
         self.conv = role(nn.Parameter(torch.empty(inner, 1, options.d_conv)), "conv")
         self.conv_bias = role(nn.Parameter(torch.empty(inner)), "vector", 0.0)
         self.dt_low, self.B, self.C = Linear(inner, rank), Linear(inner, states), Linear(inner, states)
+        norms = [RMSNorm(width, config.norm_eps) for width in (rank, states, states)] if options.inner_norms else []
+        self.inner_norms = nn.ModuleList(norms)
         self.dt = Linear(rank, inner)
         self.dt_bias = role(nn.Parameter(torch.empty(inner)), "vector", time_step_bias)
         self.A_log = role(nn.Parameter(torch.empty(inner, states)), "vector", _log_count)
@@ -72,7 +77,7 @@ class Mamba(nn.Module):
             state_BCK=None if cache is None else cache.conv,
             backend=context.kernels,
         )
-        dt_low, B, C = joint(x_BTC, self.dt_low, self.B, self.C)
+        dt_low, B, C = self._selection(x_BTC)
         y_BTC, state = selective_scan(
             x_BTC,
             self.dt(dt_low),
@@ -89,6 +94,11 @@ class Mamba(nn.Module):
             cache.conv = inputs
         advance(cache, state, x_BTD.shape[1])
         return self.out(y_BTC * F.silu(self.z(x_BTD))), Lent(memory=y_BTC) if self.lends_memory else None
+
+    def _selection(self, x_BTC: Tensor) -> list[Tensor]:
+        """What the scan's maps depend on the token by: low-rank time steps, B and C."""
+        parts = joint(x_BTC, self.dt_low, self.B, self.C)
+        return [norm(part, part.dtype) for norm, part in zip(self.inner_norms, parts)] if self.inner_norms else parts
 
     def flops(self, context_length: int) -> float:
         """Projections, convolution, and the state's work; see state_flops."""
