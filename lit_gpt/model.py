@@ -100,6 +100,8 @@ class GPT(nn.Module):
         firsts = sorted({config.first_layer(i) for i in range(config.depth)})
         self.blocks = nn.ModuleList(Block(config, i, multipliers, compute_dtype) for i in firsts)
         self.block_of = [firsts.index(config.first_layer(i)) for i in range(config.depth)]
+        mixers = [self.blocks[b].mixer for b in self.block_of]
+        self.attending = [s for s, m in zip(config.layers, mixers) if getattr(m, "attends", False)]
         self.norm = build_norm(config)
         head = None if config.tie_embeddings else Linear(config.n_embd, config.padded_vocab_size, weight_role="head")
         self.head = head
@@ -207,7 +209,7 @@ class GPT(nn.Module):
     def _contexts(
         self, keys: _Keys, positions: Tensor, doc_ids_BT: Tensor | None
     ) -> dict[tuple[int | None, float | None], Context]:
-        """One Context per window and rotary base; layers share what is in them.
+        """One Context per window and rotary base; layers share what is in them, made for those that attend.
 
         positions: of the queries, the last of the keys, (T,) or (B, T). doc_ids_BT: documents that
         may start among them.
@@ -215,10 +217,10 @@ class GPT(nn.Module):
         config, device, backend, queries = self.config, positions.device, self.attention_backend, positions.shape[-1]
         cu_seqlens = document_offsets(doc_ids_BT) if doc_ids_BT is not None and device.type == "cuda" else None
         ropes, masks = {}, {}
-        for base in {spec.rope_base for spec in config.layers}:
+        for base in {spec.rope_base for spec in self.attending}:
             turns = config.position == "rope" and base != 0
             ropes[base] = rotary.tables(config, positions, base) if turns else None
-        for window in {spec.window for spec in config.layers}:
+        for window in {spec.window for spec in self.attending}:
             request = attention.describe(
                 device,
                 queries,
@@ -232,8 +234,8 @@ class GPT(nn.Module):
             masks[window] = attention.prepare_mask(request, keys.doc_ids, device, backend, cu_seqlens)
         return {
             (spec.window, spec.rope_base): Context(
-                ropes[spec.rope_base],
-                masks[spec.window],
+                ropes.get(spec.rope_base),
+                masks.get(spec.window),
                 doc_ids_BT,
                 cu_seqlens,
                 backend,

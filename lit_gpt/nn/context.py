@@ -13,7 +13,8 @@ class Context(NamedTuple):
     """Read-only inputs of a block beside the residual stream.
 
     rope: cos and sin, (T, R/2) or (B, T, R/2) each, of this layer's base; None without positions.
-    mask: of this layer's window, with the attention backend that reads it.
+    mask: of this layer's window, with the attention backend that reads it. Both None where no
+    layer of that base or window attends.
     doc_ids: (B, T), the documents of this call's tokens; None when each row goes on with one.
     cu_seqlens: (N + 1,) int32, where the N documents start in the B * T tokens, and B * T; on
     CUDA with documents, else None. backend: of attention. experts: of their grouped matrix

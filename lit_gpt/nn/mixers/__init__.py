@@ -45,7 +45,8 @@ class Mixer(Protocol):
     """A causal map over time from (B, T, n) to (B, T, n).
 
     stateless: it needs nothing of earlier calls but what other layers lend, so that a prefill
-    may ask it for the last position only; absent means no.
+    may ask it for the last position only; absent means no. attends: it reads the context's rope
+    and mask, which are made for layers that do; absent means no.
     """
 
     def __call__(self, x_BTD: Tensor, context: Context, shared: Lent | None, cache: Any) -> tuple[Tensor, Lent | None]:

@@ -39,6 +39,7 @@ class Attention(nn.Module):
     value_heads: how many heads of values each map of weights is applied to.
     """
 
+    attends = True
     cross = False
     value_heads = 1
 

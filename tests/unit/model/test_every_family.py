@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from lit_gpt.config.names import NameFields, read_model_name
 from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.model import GPT
+from lit_gpt.nn import rotary
+from lit_gpt.ops import attention
 from lit_gpt.optim import adamw
 from lit_gpt.optim.groups import parameter_groups, set_hyperparameters
 from lit_gpt.parallel import launch
@@ -107,6 +110,22 @@ def test_every_parameter_learns_and_nothing_sees_the_future(family: str) -> None
     after = model(y)
     torch.testing.assert_close(before[:, :10], after[:, :10], rtol=1e-9, atol=1e-9)
     assert not torch.allclose(before[:, 10:], after[:, 10:])
+
+
+@EVERY
+@torch.no_grad()
+def test_masks_and_rotary_tables_are_made_once_and_only_for_attention(family: str, monkeypatch) -> None:
+    """Recurrent families made a mask of their documents and rotary tables that no layer read."""
+    made: dict[str, list] = {"windows": [], "bases": []}
+    masks, tables = attention.prepare_mask, rotary.tables
+    monkeypatch.setattr(attention, "prepare_mask", lambda r, *a: made["windows"].append(r.window) or masks(r, *a))
+    monkeypatch.setattr(rotary, "tables", lambda c, p, base: made["bases"].append(base) or tables(c, p, base))
+    config = small(family)
+    model_of(config)(tokens(), doc_ids_BT=torch.arange(LENGTH).expand(2, -1) // 7)
+    attending = [spec for spec in config.layers if spec.mixer == "fox" or spec.mixer.endswith("attention")]
+    assert Counter(made["windows"]) == Counter({spec.window for spec in attending})
+    bases = {spec.rope_base for spec in attending if spec.rope_base != 0 and config.position == "rope"}
+    assert Counter(made["bases"]) == Counter(bases)
 
 
 @pytest.mark.parametrize("rule", ["sp", "mupp"])
