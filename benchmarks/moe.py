@@ -29,7 +29,7 @@ from torch.profiler import ProfilerActivity, profile
 from lit_gpt.config.model import Experts, LayerSpec, ModelConfig
 from lit_gpt.nn.moe import MixtureOfExperts
 from lit_gpt.ops.experts import expert_ffn, sort_pairs
-from lit_gpt.ops.grouped_gemm import BACKENDS
+from lit_gpt.ops.grouped_gemm import BACKENDS, Request
 
 TRAIN_STEP = Path(__file__).with_name("train_step.py")
 
@@ -143,8 +143,11 @@ def main(
     for p in layer.parameters():
         torch.nn.init.normal_(p, std=p.shape[-1] ** -0.5)
     compiled = [False, True] if device.type == "cuda" else [False]
-    rows = [experts_alone(layer, x_TD, name, False) for name in BACKENDS]
-    rows += [experts_alone(layer, x_TD, "torch", True)] if device.type == "cuda" else []
+    request = Request(device.type, x_TD.dtype, (width, hidden))
+    usable = [name for name, backend in BACKENDS.items() if not backend.refuses(request)]
+    rows = [experts_alone(layer, x_TD, name, False) for name in usable]
+    if device.type == "cuda":
+        rows += [experts_alone(layer, x_TD, name, True) for name in ("torch", "quack") if name in usable]
     rows += [whole_layer(layer, x_TD, how) for how in compiled]
     print(f"{'what':<28}{'forward ms':>12}{'TFLOP/s':>10}{'backward ms':>13}{'TFLOP/s':>10}")
     for r in rows:

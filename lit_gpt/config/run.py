@@ -85,7 +85,7 @@ class RunConfig:
         expert_routing: mixture of experts: tokens choose experts (default), or experts choose tokens.
         expert_capacity: mixture of experts: an expert serves at most this multiple of its mean load; default: all.
         expert_parallel: mixture of experts: processes of a node share the experts, and tokens travel to them.
-        expert_backend: mixture of experts: grouped matrix product; auto picks (torch, padded, reference).
+        expert_backend: mixture of experts: grouped matrix product; auto picks (torch, quack, padded, reference).
         norm_class: rmsnorm or layernorm; default: the family's.
         mlp: kind of feed-forward network; default: the family's.
         post_norm: normalise the skip path itself.

@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from lit_gpt.ops.backends import Backend, choose, explain_table
+from lit_gpt.ops.backends import Backend, choose, explain_table, missing
 
-MULTIPLE = 8  # of widths: torch's kernel takes strides of 16 bytes
+MULTIPLE = 8  # of widths: the kernels take strides of 16 bytes
 
 
 class Request(NamedTuple):
@@ -64,8 +65,11 @@ def _older_than_hopper() -> bool:
 
 
 def _torch_refuses(request: Request) -> str:
-    if not hasattr(torch, "_grouped_mm"):
-        return "this torch has no grouped matmul"
+    return _kernel_refuses(request) if hasattr(torch, "_grouped_mm") else "this torch has no grouped matmul"
+
+
+def _kernel_refuses(request: Request) -> str:
+    """What is asked of both kernels."""
     if request.dtype != torch.bfloat16:
         return f"it is for bfloat16, not {request.dtype}"
     if request.device == "cuda" and _older_than_hopper():
@@ -73,6 +77,26 @@ def _torch_refuses(request: Request) -> str:
     if any(size % MULTIPLE for size in request.sizes):
         return f"widths must be multiples of {MULTIPLE}, not {request.sizes[0]} and {request.sizes[1]}"
     return ""
+
+
+def _quack(a: Tensor, b: Tensor, ends_E: Tensor, largest: int | None) -> Tensor:
+    """quack-kernels' grouped product, that of SonicMoE (arXiv:2512.14080), on Hopper and later."""
+    run = torch.ops.quack.gemm_out  # registered by the import that `missing` made; a compiler can trace it
+    bounds = F.pad(ends_E, (1, 0))
+    # Untuned: tuning times dozens of kernels for each new number of rows, and need not choose the same ones again.
+    if b.ndim == 3:
+        out = a.new_empty(len(a), b.shape[-1])
+        run(a.contiguous(), b, out, cu_seqlens_m=bounds, tuned=False)
+    else:
+        out = a.new_empty(len(ends_E), len(a), b.shape[-1])
+        run(a.mT.contiguous().mT, b.contiguous(), out, cu_seqlens_k=bounds, tuned=False)
+    return out
+
+
+def _quack_refuses(request: Request) -> str:
+    if request.device != "cuda":
+        return "it needs a CUDA device"
+    return _kernel_refuses(request) or missing("quack.gemm_interface")
 
 
 @torch.compiler.disable
@@ -106,6 +130,7 @@ def _reference(a: Tensor, b: Tensor, ends_E: Tensor, largest: int | None) -> Ten
 
 BACKENDS: dict[str, Backend] = {
     "torch": Backend(_torch, _torch_refuses),
+    "quack": Backend(_quack, _quack_refuses),
     "padded": Backend(_padded, lambda r: ""),
     "reference": Backend(_reference, lambda r: ""),
 }

@@ -9,6 +9,7 @@ from lit_gpt.config.model import Experts, LayerSpec, ModelConfig
 from lit_gpt.init import init_parameters
 from lit_gpt.model import GPT
 from lit_gpt.nn.moe import MixtureOfExperts
+from lit_gpt.ops.grouped_gemm import BACKENDS, Request
 from lit_gpt.roles import ROLES
 from lit_gpt.scaling.base import Init, RolePlan
 
@@ -18,6 +19,12 @@ EXPERTS = Experts(4, 4, shared=True, sqrt_gate=True, aux_gamma=0.1)
 CONFIG = ModelConfig(
     "test", 2, 256, 4, 64, 1, 512, (LayerSpec(experts=True),) * 2, vocab_size=512, block_size=256, experts=EXPERTS
 )
+KERNELS = pytest.mark.parametrize("name", ["torch", "quack"])
+
+
+def need(name: str) -> None:
+    if reason := BACKENDS[name].refuses(Request("cuda", torch.bfloat16)):
+        pytest.skip(reason)
 
 
 def built(**options) -> GPT:
@@ -40,24 +47,28 @@ def close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> 
         assert (found[name] - value).norm() <= 0.1 * value.norm() + 1e-6, name
 
 
+@KERNELS
 @pytest.mark.parametrize("compiled", [False, True])
-def test_torchs_kernel_equals_the_reference(compiled):
-    expected, gpt = results(built(expert_backend="reference")), built(expert_backend="torch")
+def test_kernels_equal_the_reference(compiled, name):
+    need(name)
+    expected, gpt = results(built(expert_backend="reference")), built(expert_backend=name)
     if compiled:
         for block in gpt.blocks:
             block.forward = torch.compile(block.forward, fullgraph=True)
     close(results(gpt), expected)
 
 
-def test_the_fast_path_does_not_wait_for_the_device():
+@KERNELS
+def test_the_fast_path_does_not_wait_for_the_device(name):
+    need(name)
     with torch.device("cuda"):
         moe = MixtureOfExperts(CONFIG, 0, 1.0)
         x = torch.randn(4, 256, 256, dtype=torch.bfloat16, requires_grad=True)
     torch.nn.init.normal_(moe.router.weight)
-    moe(x, "torch")[0].sum().backward()
+    moe(x, name)[0].sum().backward()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        y, routed = moe(x, "torch")
+        y, routed = moe(x, name)
         (y.float().square().mean() + routed.probs_E.sum()).backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -8,11 +8,18 @@ import torch
 from lit_gpt.errors import UserError
 from lit_gpt.nn.routing import Choice, limit
 from lit_gpt.ops.experts import MAPS, activate, activate_backward, expert_ffn, sort_pairs
-from lit_gpt.ops.grouped_gemm import BACKENDS, grouped_mm
+from lit_gpt.ops.grouped_gemm import BACKENDS, Request, explain, grouped_mm
 
 SIZES = [0, 5, 0, 9, 2]
 ENDS = torch.tensor(SIZES).cumsum(0).int()
 ROWS, K, N = sum(SIZES), 8, 16
+ON_CPU = [name for name, usable, _ in explain(torch.device("cpu")) if usable]
+CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+def need(name: str, device: str) -> None:
+    if reason := BACKENDS[name].refuses(Request(device, torch.bfloat16)):
+        pytest.skip(reason)
 
 
 def matrices(dtype: torch.dtype, device: str = "cpu", scale: int = 1) -> tuple[torch.Tensor, ...]:
@@ -21,8 +28,8 @@ def matrices(dtype: torch.dtype, device: str = "cpu", scale: int = 1) -> tuple[t
     return tuple(torch.randn(s, generator=generator, dtype=torch.float64).to(device, dtype) for s in shapes)
 
 
-def naive(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    ends = ENDS.tolist()
+def naive(a: torch.Tensor, b: torch.Tensor, ends_E: torch.Tensor = ENDS) -> torch.Tensor:
+    ends = ends_E.tolist()
     spans = [slice(s, e) for s, e in zip([0, *ends], ends)]
     if b.ndim == 2:
         return torch.stack([a[:, s].double() @ b[s].double() for s in spans])
@@ -45,16 +52,33 @@ def test_backends_equal_a_loop(name):
 
 
 def test_backends_in_bf16_equal_a_loop():
-    for name in BACKENDS:
+    for name in ON_CPU:
         check(name, torch.bfloat16, rtol=2e-2, atol=5e-2)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", list(BACKENDS))
+@pytest.mark.parametrize("name", [pytest.param(name, marks=CUDA) for name in BACKENDS])
 def test_backends_on_cuda(name):
     """Group sizes that are no multiple of anything, empty groups too."""
+    need(name, "cuda")
     check(name, torch.bfloat16, "cuda", 16, rtol=2e-2, atol=0.5)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
+@pytest.mark.parametrize("name", list(BACKENDS))
+def test_rows_after_the_last_group_reach_no_result(name, device):
+    """They hold NaN. More groups than a warp has threads, some empty, some of several tiles."""
+    need(name, device)
+    sizes = [0, 300, 1, 0, 129, *range(31), 0]
+    ends = torch.tensor(sizes).cumsum(0).int()
+    served, rows = sum(sizes), sum(sizes) + 70
+    generator = torch.Generator().manual_seed(6)
+    shapes = ((rows, 64), (len(sizes), 96, 64), (rows, 96))
+    a, w, b = (torch.randn(s, generator=generator).to(device, torch.bfloat16) for s in shapes)
+    a[served:], b[served:] = torch.nan, torch.nan
+    for left, right in ((a, w.mT), (b, w), (b.mT, a)):
+        found = grouped_mm(left, right, ends.to(device), backend=name).double()
+        found = found if right.ndim == 2 else found[:served]
+        torch.testing.assert_close(found, naive(left, right, ends), rtol=1e-2, atol=0.1)
 
 
 def test_what_torch_refuses():
@@ -108,7 +132,7 @@ def test_experts_equal_autograd_through_a_loop(name, kind):
 def test_torchs_kernel_gives_the_same_experts():
     leaves, chosen = pieces(torch.bfloat16, n=16, width=8)
     results = {}
-    for name in BACKENDS:
+    for name in ON_CPU:
         y = expert_ffn(*leaves, sort_pairs(chosen, 5), backend=name)
         results[name] = (y, *torch.autograd.grad(y.float().square().sum(), leaves))
     for name in ("torch", "padded"):
