@@ -1,4 +1,4 @@
-"""Run a function in several gloo processes, with the environment torchrun would give them."""
+"""Run a function in another process, or in several with gloo and the environment torchrun would give them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 # Imports take longer than what the tests do, so one server imports and the processes are its forks.
-PRELOAD = ["lit_gpt.parallel", "lit_gpt.checkpoint", "lit_gpt.model", "torch._dynamo"]
+PRELOAD = ["pytest", "torch._dynamo", "lit_gpt.checkpoint", "lit_gpt.optim", "lit_gpt.train.loop", "pretrain"]
 
 
 def run_distributed(
@@ -29,11 +29,24 @@ def run_distributed(
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    multiprocessing.set_forkserver_preload(PRELOAD)
+    forks()
     with tempfile.TemporaryDirectory() as folder:
         arguments = (fn, world_size, nodes, port, gpu, folder, args)
         mp.start_processes(_process, arguments, nprocs=world_size, start_method="forkserver")
         return [torch.load(Path(folder, f"{r}.pt"), weights_only=False) for r in range(world_size)]
+
+
+def start(fn: Callable[..., Any], *args: Any) -> multiprocessing.process.BaseProcess:
+    """A process that runs fn(*args), started; fn as for run_distributed."""
+    process = forks().Process(target=fn, args=args)
+    process.start()
+    return process
+
+
+def forks() -> Any:
+    """What makes processes, with imports done."""
+    multiprocessing.set_forkserver_preload(PRELOAD)
+    return multiprocessing.get_context("forkserver")
 
 
 def _process(rank: int, fn: Callable[..., Any], world_size: int, nodes: int, port: int, gpu: bool, folder: str, args):

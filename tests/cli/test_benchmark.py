@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "train_step.py"
+from jsonargparse import auto_cli
+
+from benchmarks import train_step
+
 TINY = {"ar": 16}
 
 
-def test_a_row_for_every_size(tmp_path) -> None:
+def test_a_row_for_every_size(tmp_path, capsys) -> None:
     output = tmp_path / "rows.json"
     words = ["--sizes", "2:1", "--contexts", "32", "--steps", "3", "--warmup", "2"]
     words += ["--options", json.dumps(TINY), "--output", str(output)]
-    done = subprocess.run([sys.executable, SCRIPT, *words], capture_output=True, text=True, check=True)
+    auto_cli(train_step.main, as_positional=False, args=words)
     (row,) = json.loads(output.read_text())
     assert (row["depth"], row["micro_bsz"], row["steps"], row["options"]) == (2, 1, 3, TINY)
     # Two tables of 32000 x 32; per layer q and out 2 x 32 x 32, k and v 2 x 16 x 32, FFN 3 x 32 x 128, two norms.
     assert row["parameters"] == 2 * 32000 * 32 + 2 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 32 * 128 + 2 * 32) + 32
-    assert row["tokens_per_sec"] > 0 and "transformer d2" in done.stdout
+    assert row["tokens_per_sec"] > 0 and "transformer d2" in capsys.readouterr().out

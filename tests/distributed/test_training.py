@@ -22,11 +22,10 @@ from lit_gpt.parallel import (
 CASES: list[dict[str, Any]] = [
     {},
     {"tied": True, "act_ckpt": "full"},
-    {"act_ckpt": "selective"},
-    {"compute_dtype": torch.bfloat16},
+    {"act_ckpt": "selective", "compute_dtype": torch.bfloat16},
     {"compute_dtype": torch.bfloat16, "tied": True},
 ]
-STEPS, MICRO_BATCHES = 4, 2
+STEPS, MICRO_BATCHES = 3, 2
 
 
 def train(kind: str = "foreach", **options: Any) -> dict[str, Any]:
@@ -117,8 +116,9 @@ def test_several_processes_equal_one(alone, world_size, nodes):
 
 
 def test_recomputing_changes_nothing(alone):
-    assert alone[2]["losses"] == alone[0]["losses"]
-    torch.testing.assert_close(alone[2]["weights"], alone[0]["weights"], rtol=0, atol=0)
+    found = train(act_ckpt="selective")
+    assert found["losses"] == alone[0]["losses"]
+    torch.testing.assert_close(found["weights"], alone[0]["weights"], rtol=0, atol=0)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from tiny_run import folder_of, rows, run
 
 from lit_gpt.train.signals import EXIT_INTERRUPTED
 
-MOE: dict[str, Any] = {"train_model": "transformer_gqa4_h2_moe", "base_hps__d0": 4, "async_save": False}
+MOE: dict[str, Any] = {"train_model": "transformer_gqa4_h2_moe", "base_hps__d0": 4, "ar": 8, "async_save": False}
 # The words of the reference's guide, less sizes.
 GUIDE = {"share_expert": True, "global_aux": True, "sqrt_gate": True, "fsdp2": True}
 GUIDE |= {"train_name": "v2scale_mup_muonh_ga_qknorm_sgate_shexp", "sparsity": 4, "top_k": 4}
@@ -21,7 +21,7 @@ def test_the_command_of_the_guide(data, tmp_path):
     options = {**MOE, **GUIDE, "base_hps__eta0": 0.02, "max_tokens": 10 * 512, "base_hps__warmup_tokens": 0}
     assert run(data, tmp_path, val_data_dir=data, eval_sequences=4, **options) == 0
     folder, losses = folder_of(tmp_path), rows(tmp_path)
-    assert folder.name == f"{GUIDE['train_name']}_transformer_gqa4_h2_moe_s4_k4_d4_ar16_ctx64"
+    assert folder.name == f"{GUIDE['train_name']}_transformer_gqa4_h2_moe_s4_k4_d4_ar8_ctx64"
     assert losses[10] < losses[1] - 0.5
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-2])
     loads = [last[f"metric/loop_0_expert_{j}_load"] for j in range(15)]
@@ -44,7 +44,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def test_every_option_changes_the_run(data, tmp_path):
-    short = {**MOE, "sparsity": 2, "top_k": 2, "max_tokens": 3 * 512}
+    short = {**MOE, "ar": 16, "depth": 2, "base_hps__d0": 2, "sparsity": 2, "top_k": 2, "max_tokens": 3 * 512}
     found = {}
     for name, changes in OPTIONS.items():
         assert run(data, tmp_path / name, **short, **changes) == 0
@@ -69,7 +69,7 @@ def test_refusals(data, tmp_path, capsys):
     for options, message in (
         ({"train_model": "transformer", "sparsity": 4}, "transformer has no experts, so --sparsity cannot act"),
         ({"train_model": "transformer", "exact_aux": True}, "so --exact_aux cannot act"),
-        ({"top_k": 3}, "it must divide the hidden width 256"),
+        ({"top_k": 3}, "it must divide the hidden width 128"),
         ({"expert_routing": "expert_choice", "aux_gamma": 0.1}, "give --aux_gamma 0"),
         ({"expert_parallel": True}, "it needs torchrun"),
         ({"train_name": "mup_fnorm"}, "experts have no biases"),

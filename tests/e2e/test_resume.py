@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_run import ROOT, folder_of, rows, run, words
+from spawn import start
+from tiny_run import folder_of, pretrain, rows, run, words
 
 from lit_gpt.checkpoint import export, find_checkpoint, load_exported, read_meta
 from lit_gpt.train.signals import EXIT_INTERRUPTED
@@ -52,19 +53,24 @@ def test_stopped_twice_and_continued(data, tmp_path):
     assert (folder_of(parts) / "summary.json").read_bytes() == before, "a finished run has nothing to do"
 
 
+def pretrain_into(said: Path, argv: list[str]) -> None:
+    with said.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        sys.exit(pretrain.main(argv))
+
+
 def test_terminated_and_continued(data, tmp_path):
     """What a cluster does to a job whose time is over: SIGTERM, exit code 75, the same command again."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     options = {"max_tokens": 400 * 512, **OPTIONS}
-    command = [sys.executable, str(ROOT / "pretrain.py"), *words(data, parts, resume="auto", **options)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    while process.poll() is None and not any(f.stat().st_size for f in parts.glob("*/metrics.jsonl")):
+    said = tmp_path / "said.txt"
+    process = start(pretrain_into, said, words(data, parts, resume="auto", **options))
+    while process.is_alive() and not any(f.stat().st_size for f in parts.glob("*/metrics.jsonl")):
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == EXIT_INTERRUPTED, errors
-    assert "--resume auto continues" in output
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(120)
+    assert process.exitcode == EXIT_INTERRUPTED, said.read_text()
+    assert "--resume auto continues" in said.read_text()
     summary = (folder_of(parts) / "summary.json").read_text()
     assert '"interrupted": true' in summary and (folder_of(parts) / "loss_curve.png").exists()
     step = read_meta(newest(parts))["step"]

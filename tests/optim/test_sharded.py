@@ -6,6 +6,7 @@ two nodes (2 x 2) that the launcher makes, with which the real model trains and 
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -81,11 +82,16 @@ def tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Ten
     return {key: p.detach() for key, p in named.items()} | state
 
 
+@functools.cache
+def unsharded(case: str) -> dict[str, Tensor]:
+    return tensors(*train(case, None))
+
+
 def differences(case: str, mesh: DeviceMesh) -> list[str]:
     """Where this rank's part of weights and state is not what the unsharded optimizer has there."""
     # Power iterations amplify rounding where two singular values are close.
     tolerance = {"bf16": 2e-2, "muonball": 5e-5}.get(case, 2e-6)
-    whole, found = tensors(*train(case, None)), []
+    whole, found = unsharded(case), []
     for key, t in tensors(*train(case, mesh)).items():
         expected = local(shard(whole[key], mesh)) if isinstance(t, DTensor) else whole[key]
         if t.shape != whole[key].shape or not torch.allclose(local(t), expected, rtol=tolerance, atol=tolerance):
