@@ -11,9 +11,7 @@ the format's. Time is forward and backward, the median of 10.
 from __future__ import annotations
 
 import json
-import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +23,7 @@ from jsonargparse import auto_cli
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.timing import milliseconds
 from lit_gpt.data.varlen import document_offsets
 from lit_gpt.ops import attention, conv, delta_rule, linear_attention, selective_scan, ssd
 from lit_gpt.ops.backends import Backend
@@ -171,20 +170,6 @@ def evaluate(case: Case, docs: dict[str, Tensor], backend: str, dtype: torch.dty
 def error(found: Tensor, exact: Tensor) -> float:
     """|found - exact| / |exact|."""
     return float((found.double() - exact.double()).norm() / exact.double().norm())
-
-
-def milliseconds(run: Callable[[], Any], device: torch.device) -> float:
-    """Median of 10 runs after 2."""
-    times = []
-    for i in range(12):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times += [time.perf_counter() - start] if i >= 2 else []
-    return 1e3 * statistics.median(times)
 
 
 def compare(case: Case, docs: dict[str, Tensor], device: torch.device) -> list[dict[str, Any]]:

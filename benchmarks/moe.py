@@ -22,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from jsonargparse import auto_cli
-from kernels import milliseconds
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.timing import milliseconds
 from lit_gpt.config.model import Experts, LayerSpec, ModelConfig
 from lit_gpt.nn.moe import MixtureOfExperts
 from lit_gpt.ops.experts import expert_ffn, sort_pairs

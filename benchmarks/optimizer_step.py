@@ -16,9 +16,8 @@ import gc
 import json
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ import torch.distributed as dist
 from jsonargparse import auto_cli
 from torch import nn
 
+from benchmarks.timing import milliseconds
 from lit_gpt.config.run import RunConfig
 from lit_gpt.optim._batches import Task, interleave
 from lit_gpt.optim._directions import Orthogonal
@@ -39,24 +39,6 @@ from lit_gpt.train.build import build_model, build_optimizer
 from lit_gpt.train.setup import Setup, prepare
 
 VOCAB, CONTEXT = 32000, 4096
-
-
-def seconds(work: Callable[[], Any], runtime: Runtime, steps: int, warmup: int) -> float:
-    """Median time of `work`, on the device."""
-    times = []
-    for i in range(warmup + steps):
-        runtime.barrier()
-        start = _now(runtime)
-        work()
-        if i >= warmup:
-            times.append(_now(runtime) - start)
-    return sorted(times)[len(times) // 2]
-
-
-def _now(runtime: Runtime) -> float:
-    if runtime.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def backward(model: nn.Module, setup: Setup, runtime: Runtime) -> None:
@@ -98,7 +80,8 @@ def measure(
         run = RunConfig(train_data_dir=folder, train_model=family, depth=depth, micro_bsz=micro_bsz, **fields)
         setup = prepare(run, runtime.world_size)
         model = build_model(setup, runtime)
-        passes = seconds(lambda: backward(model, setup, runtime), runtime, steps, warmup)
+        clock = partial(milliseconds, device=runtime.device, steps=steps, warmup=warmup, before=runtime.barrier)
+        passes = clock(lambda: backward(model, setup, runtime)) / 1e3
         rate = tokens_per_sec or runtime.world_size * micro_bsz * setup.plan.context / passes
         rows: list[dict[str, Any]] = []
         for name in ["adamw", *(n for n in names if n != "adamw")]:
@@ -107,13 +90,13 @@ def measure(
             optimizer: Any = build_optimizer(model, plan)
             optimizer.grad_scale = torch.ones((), device=runtime.device)  # as the trainer does
             optimizer.found_inf = torch.zeros((), device=runtime.device)
-            step = seconds(optimizer.step, runtime, steps, warmup)
+            step = clock(optimizer.step)
             row: dict[str, Any] = {"family": family, "depth": depth, "parameters": plan.counts["total"]}
-            row |= {"optimizer": name, "step_ms": 1e3 * step, "tokens_per_sec": rate, "ranks": runtime.world_size}
+            row |= {"optimizer": name, "step_ms": step, "tokens_per_sec": rate, "ranks": runtime.world_size}
             if runtime.world_size > 1 and isinstance(optimizer, RoleOptimizer):
-                row["communication_ms"] = 1e3 * seconds(lambda o=optimizer: exchange(o), runtime, steps, warmup)
-            base = rows[0]["step_ms"] / 1e3 if rows else step
-            row["overhead"] = {str(b): (step - base) / (b / rate + base) for b in batches}
+                row["communication_ms"] = clock(lambda o=optimizer: exchange(o))
+            base = rows[0]["step_ms"] if rows else step
+            row["overhead"] = {str(b): (step - base) / (1e3 * b / rate + base) for b in batches}
             rows.append(row)
             del optimizer
             gc.collect()

@@ -10,9 +10,7 @@ layer for every position, as training does. Weights are random; the median of 5 
 from __future__ import annotations
 
 import json
-import statistics
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -20,9 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from jsonargparse import auto_cli
 
+from benchmarks.timing import milliseconds
 from lit_gpt import architectures
 from lit_gpt.init import init_parameters
-from lit_gpt.model import GPT
+from lit_gpt.model import GPT, Cache
 from lit_gpt.roles import ROLES
 from lit_gpt.scaling.base import Init, Multipliers, RolePlan
 
@@ -38,22 +37,18 @@ def build(family: str, depth: int, aspect_ratio: int | None, context: int, devic
 
 
 @torch.inference_mode()
-def seconds(model: GPT, tokens_1T: torch.Tensor, last_only: bool) -> float:
-    """One prefill of a prompt, to the logits of its next token."""
-    times = []
-    for i in range(7):
+def prefill(model: GPT, tokens_1T: torch.Tensor, last_only: bool) -> float:
+    """Milliseconds of one prefill of a prompt, to the logits of its next token; making its cache is not timed."""
+    cache: Cache | None = None
+
+    def fresh() -> None:
+        nonlocal cache
         cache = model.new_cache(1, tokens_1T.shape[1] + 1)
-        _wait(tokens_1T)
-        start = time.perf_counter()
+
+    def run() -> None:
         model.logits(model.hidden(tokens_1T, cache=cache, last_only=last_only)[:, -1])
-        _wait(tokens_1T)
-        times += [time.perf_counter() - start] if i >= 2 else []
-    return statistics.median(times)
 
-
-def _wait(tensor: torch.Tensor) -> None:
-    if tensor.is_cuda:
-        torch.cuda.synchronize()
+    return milliseconds(run, tokens_1T.device, steps=5, before=fresh)
 
 
 def main(
@@ -79,7 +74,7 @@ def main(
         for length in map(int, contexts.split(",")):
             model = build(family, depth, ar, length, device)
             tokens_1T = torch.randint(0, model.config.vocab_size, (1, length), device=device)
-            full, short = (1e3 * seconds(model, tokens_1T, last_only) for last_only in (False, True))
+            full, short = (prefill(model, tokens_1T, last_only) for last_only in (False, True))
             rows.append({"family": family, "depth": depth, "prompt": length, "full_ms": full, "prefill_ms": short})
             print(f"{family + ' d' + str(depth):<20}{length:>8}{full:>10.1f}{short:>12.1f}{1 - short / full:>8.0%}")
     if output:
