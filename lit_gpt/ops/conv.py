@@ -34,6 +34,17 @@ class Request(NamedTuple):
     documents: bool
 
 
+class Inputs(NamedTuple):
+    """One call, weight and bias in at least fp32."""
+
+    x_BTC: Tensor
+    weight_CK: Tensor
+    bias_C: Tensor | None
+    activation: Activation
+    doc_ids: Tensor | None
+    state_BCK: Tensor | None
+
+
 def causal_conv(
     x_BTC: Tensor,
     weight_C1K: Tensor,
@@ -57,7 +68,7 @@ def causal_conv(
     channels, width = weight_CK.shape
     request = Request(x_BTC.device.type, x_BTC.dtype, channels, width, doc_ids is not None)
     name = choose("causal convolution", BACKENDS, request, backend)
-    y_BTC = BACKENDS[name].run(x_BTC, weight_CK, bias, activation, doc_ids, state_BCK)
+    y_BTC = BACKENDS[name].run(Inputs(x_BTC, weight_CK, bias, activation, doc_ids, state_BCK))
     return y_BTC, _last_inputs(x_BTC, width, doc_ids, state_BCK)
 
 
@@ -84,15 +95,9 @@ def _last_inputs(x_BTC: Tensor, width: int, doc_ids: Tensor | None, state: Tenso
     return tail_BKC.transpose(1, 2).contiguous()  # a view would keep all of x alive in a cache
 
 
-def _reference(
-    x: Tensor,
-    weight_CK: Tensor,
-    bias: Tensor | None,
-    activation: Activation,
-    doc_ids: Tensor | None,
-    state: Tensor | None,
-) -> Tensor:
+def _reference(inputs: Inputs) -> Tensor:
     """One shifted product per tap in fp32; does everything."""
+    x, weight_CK, bias, activation, doc_ids, state = inputs
     length, width = x.shape[1], weight_CK.shape[1]
     padded, ids = _before(upcast(x), width - 1, doc_ids, state)
     y_BTC = padded[:, width - 1 :] * weight_CK[:, -1]
@@ -106,15 +111,9 @@ def _reference(
 
 
 @torch.compiler.disable
-def _causal_conv1d(
-    x: Tensor,
-    weight_CK: Tensor,
-    bias: Tensor | None,
-    activation: Activation,
-    doc_ids: Tensor | None,
-    state: Tensor | None,
-) -> Tensor:
+def _causal_conv1d(inputs: Inputs) -> Tensor:
     """The causal_conv1d package's CUDA kernel, channels last."""
+    x, weight_CK, bias, activation, doc_ids, state = inputs
     length = x.shape[1]
     if state is not None:  # as more tokens, whose outputs are dropped
         x, doc_ids = _before(x, weight_CK.shape[1] - 1, doc_ids, state)
@@ -138,15 +137,9 @@ def _causal_conv1d_refuses(request: Request) -> str:
 
 
 @torch.compiler.disable
-def _fla(
-    x: Tensor,
-    weight_CK: Tensor,
-    bias: Tensor | None,
-    activation: Activation,
-    doc_ids: Tensor | None,
-    state: Tensor | None,
-) -> Tensor:
+def _fla(inputs: Inputs) -> Tensor:
     """flash-linear-attention's Triton kernel, for rows of one document."""
+    x, weight_CK, bias, activation, _, state = inputs
     length = x.shape[1]
     if state is not None:
         x, _ = _before(x, weight_CK.shape[1] - 1, None, state)

@@ -112,7 +112,7 @@ def test_what_the_kernel_is_given(packed, with_state, monkeypatch):
     )
     ids, state = documents() if packed else None, state if with_state else None
     expected, _ = causal_conv(x, weight, bias, activation="silu", doc_ids=ids, state_BCK=state, backend="reference")
-    y = ops.BACKENDS["causal_conv1d"].run(x, weight[:, 0], bias, "silu", ids, state)
+    y = ops.BACKENDS["causal_conv1d"].run(ops.Inputs(x, weight[:, 0], bias, "silu", ids, state))
     torch.testing.assert_close(y, expected)
 
 
