@@ -2,19 +2,23 @@
 
     python plots/plot_run.py out/RUN
     python plots/plot_run.py out/RUN_A out/RUN_B --output val.png --metric metric/val_loss@1x
+    python plots/plot_run.py out/experts/*/*/ --metric metric/val_loss@1x metric/maxvio_batch_avg --json last.json
 
-One run without --metric: training and validation loss with the learning rate.
+One run without --metric: training and validation loss with the learning rate. Several metrics are
+panels beside each other; a run that does not log one is left out of its panel.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from lit_gpt.errors import EXIT_BAD_INPUT, UserError
 from lit_gpt.metrics.curve import TRAIN, draw_loss_curve, draw_overlay
+from lit_gpt.utils.files import write_text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,18 +26,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Curves of one or several runs, over tokens.")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder, holds metrics.jsonl")
     parser.add_argument("--output", type=Path, default=Path("run.png"), help="PNG to write")
-    parser.add_argument("--metric", help=f"key to draw; default {TRAIN}, and for one run its loss curve")
+    parser.add_argument("--metric", nargs="+", help=f"keys to draw; default {TRAIN}, and for one run its loss curve")
+    parser.add_argument("--json", type=Path, help="file for the last values shown, metric -> run -> value")
     parser.add_argument("--bytes_per_token", type=float, help="adds an axis in bits per byte (loss curve)")
     given = parser.parse_args(arguments)
     try:
         if len(given.runs) == 1 and not given.metric:
-            path = draw_loss_curve(given.runs[0], given.bytes_per_token, given.output)
+            draw_loss_curve(given.runs[0], given.bytes_per_token, given.output)
         else:
-            path = draw_overlay(given.runs, given.metric or TRAIN, given.output)
+            last = draw_overlay(given.runs, given.metric or [TRAIN], given.output)
+            if given.json:
+                write_text(given.json, json.dumps(last, indent=1) + "\n")
     except UserError as problem:
         print(problem, file=sys.stderr)
         return EXIT_BAD_INPUT
-    print(path)
+    print(given.output)
     return 0
 
 

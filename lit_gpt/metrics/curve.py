@@ -54,30 +54,42 @@ def draw_loss_curve(folder: Path, bytes_per_token: float | None = None, output: 
     return _save(figure, output or folder / CURVE_FILE)
 
 
-def draw_overlay(folders: Sequence[Path], metric: str, output: Path) -> Path:
-    """Draw one metric of several runs over tokens into `output`; smoothed where there are many points.
+def draw_overlay(folders: Sequence[Path], metrics: Sequence[str], output: Path) -> dict[str, dict[str, float]]:
+    """Draw metrics of several runs over tokens, a panel each, into `output`; smoothed where there are many points.
 
-    Raises UserError when a run has no such metric.
+    A run without a metric is left out of its panel. Returns metric -> run -> the last value shown.
+    Raises UserError when no run has a metric.
     """
     import matplotlib
 
-    figure, (axes, _) = _figure(False)
+    figure, panels = _panels(len(metrics))
     colors = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(folders)))
-    shown, label = [], ""
-    for folder, color in zip(folders, colors):
-        curves = read_metrics(folder)
-        x, y = series(curves, metric, folder)
-        line = smooth(y)
-        axes.plot(x, y, color=color, alpha=0.2, linewidth=0.8)
-        name = f"{folder.resolve().name}: {line[-1]:.4g}"
-        axes.plot(x, line, color=color, linewidth=1.5, marker=_marker(y), markersize=3.5, label=name)
-        shown.append(line)
-        label = _x_label(curves)
-    if "loss" in metric:
-        _limits(axes, shown)
-    _dress(axes, metric, metric.removeprefix("metric/"))
-    axes.set_xlabel(label)
-    return _save(figure, output)
+    runs = {name: read_metrics(folder) for name, folder in zip(_names(folders), folders)}
+    last: dict[str, dict[str, float]] = {}
+    for axes, metric in zip(panels, metrics):
+        shown = []
+        for (name, curves), folder, color in zip(runs.items(), folders, colors):
+            if metric not in curves and any(metric in other for other in runs.values()):
+                continue
+            x, y = series(curves, metric, folder)
+            line = smooth(y)
+            axes.plot(x, y, color=color, alpha=0.2, linewidth=0.8)
+            label = f"{name}: {line[-1]:.4g}"
+            axes.plot(x, line, color=color, linewidth=1.5, marker=_marker(y), markersize=3.5, label=label)
+            shown.append(line)
+            last.setdefault(metric, {})[name] = float(line[-1])
+        if "loss" in metric:
+            _limits(axes, shown)
+        _dress(axes, metric, metric.removeprefix("metric/"))
+        axes.set_xlabel(_x_label(next(iter(runs.values()))))
+    _save(figure, output)
+    return last
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Folder names; those of their parents, rows of a sweep, where runs are called the same."""
+    names = [folder.resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else [folder.resolve().parent.name for folder in folders]
 
 
 def series(curves: Curves, metric: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -104,6 +116,15 @@ def smooth(values: np.ndarray) -> np.ndarray:
     first, last = index - half, np.minimum(index + half, len(values) - 1)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     return (sums[last + 1] - sums[first]) / (last + 1 - first)
+
+
+def _panels(count: int) -> tuple[Any, Sequence[Any]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8 if count == 1 else 5.5 * count, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, count, squeeze=False)[0]
 
 
 def _figure(two_panels: bool) -> tuple[Any, tuple[Any, Any]]:
@@ -153,7 +174,8 @@ def _save(figure: Any, path: Path) -> Path:
     from matplotlib.ticker import EngFormatter, FuncFormatter
 
     units = EngFormatter(sep="")
-    figure.axes[0].xaxis.set_major_formatter(FuncFormatter(lambda x, _: units(x).replace("G", "B")))
+    for axes in figure.axes:
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: units(x).replace("G", "B")))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     figure.savefig(temporary, dpi=130, format="png")

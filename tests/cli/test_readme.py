@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 import pretrain
-from benchmarks import train_step
+from benchmarks import reproduce, train_step
 from lit_gpt.architectures import FAMILIES
 from lit_gpt.config.names import TOKENS
 from lit_gpt.data.prepare import prepare as data_prepare
@@ -223,7 +223,7 @@ def test_options_that_the_pages_name_exist() -> None:
     programs = [p for folder in folders for p in (ROOT / folder).glob("*.py")]
     code = "".join(p.read_text() for p in [*programs, ROOT / "lit_gpt/config/resolve.py"])
     known |= set(re.findall(r'"(--\w+)"', code))
-    for program in (data_prepare, train_step.main):
+    for program in (data_prepare, train_step.main, reproduce.main):
         known |= {f"--{name}" for name in inspect.signature(program).parameters}
     for page in PAGES:
         flags = set(re.findall(r"(?<![\w-])--[a-z]\w+(?:\.[a-z]\w*)*", page.read_text()))

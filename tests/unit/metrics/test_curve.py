@@ -19,7 +19,7 @@ plot_run = importlib.import_module("plot_run")
 
 
 def make_run(folder: Path, points: int) -> Path:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     rng = np.random.default_rng(points)
     rows = []
     for step in range(1, points + 1):
@@ -68,6 +68,20 @@ def test_plot_run_overlays_runs(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert plot_run.main([*runs, "--output", str(output), "--metric", "metric/val_loss@1x"]) == 0
     assert capsys.readouterr().out.strip() == str(output)
     check_png(output)
+
+
+def test_plot_run_draws_a_panel_for_every_metric(tmp_path: Path):
+    """Rows of a sweep are called by their own folder; a run that lacks a metric is not in its panel."""
+    runs = [make_run(tmp_path / name / "run", 50) for name in "ab"]
+    lines = [json.loads(line) for line in (runs[1] / "metrics.jsonl").read_text().splitlines()]
+    lines[-1]["metric/extra"] = 3.5
+    (runs[1] / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    output, last = tmp_path / "f.png", tmp_path / "last.json"
+    words = [*map(str, runs), "--output", str(output), "--json", str(last)]
+    assert plot_run.main([*words, "--metric", "metric/val_loss@1x", "metric/extra"]) == 0
+    check_png(output)
+    found = json.loads(last.read_text())
+    assert found["metric/val_loss@1x"].keys() == {"a", "b"} and found["metric/extra"] == {"b": 3.5}
 
 
 def test_plot_run_names_the_metrics_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -1,0 +1,98 @@
+"""The queue of measurements: order, needs, failures, time; and that its own table can run."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+import pretrain
+from benchmarks import reproduce
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """Writes rows of name, gpus, minutes, needs, command, and makes them the table."""
+
+    def write(*rows: str) -> Path:
+        path = tmp_path / "table.csv"
+        path.write_text("name,gpus,minutes,needs,command\n" + "\n".join(rows) + "\n")
+        monkeypatch.setattr(reproduce, "TABLE", path)
+        return tmp_path / "out"
+
+    return write
+
+
+def test_jobs_run_when_they_can_and_once(table, capsys) -> None:
+    out = table(
+        "late,0,1,a.one a.two,cat {out}/one {out}/two > {out}/both",
+        "a.one,1,1,,echo $CUDA_VISIBLE_DEVICES > {out}/one",
+        "a.two,2,1,,echo $CUDA_VISIBLE_DEVICES > {out}/two",
+    )
+    assert reproduce.main(out, gpus="5,7") == 0
+    one, two = (out / "both").read_text().splitlines()
+    assert one in ("5", "7") and sorted(two.split(",")) == ["5", "7"]
+    (out / "both").unlink()
+    assert reproduce.main(out, gpus="5,7") == 0 and not (out / "both").exists()
+    assert "0 of 0 jobs" in capsys.readouterr().out
+
+
+def test_what_fails_is_said_and_what_needs_it_is_not_reached(table, capsys) -> None:
+    out = table("bad,1,1,,exit 3", "after,1,1,bad,touch {out}/never", "slow,1,0.005,,sleep 60", "big,9,1,,true")
+    assert reproduce.main(out) == 1
+    said = capsys.readouterr().out
+    assert "0 of 4 jobs done" in said and "bad: failed with exit code 3" in said
+    assert "after: not reached" in said and "slow: stopped, out of time" in said and "big: not reached" in said
+
+
+def test_time_ends_for_all(table) -> None:
+    out = table("long,1,1,,sleep 60", "next,1,1,,true")
+    assert reproduce.main(out, minutes=0.005) == 1 and not list(out.glob("*.done"))
+
+
+def test_rows_of_parts_are_joined(table) -> None:
+    out = table("any,1,1,,true")
+    out.mkdir()
+    for name, value in {"k.a": {"device": "D", "rows": [1]}, "k.b": {"device": "D", "rows": [2]}, "t.a": [3]}.items():
+        (out / f"{name}.json").write_text(json.dumps(value))
+    assert reproduce.main(out) == 0
+    assert json.loads((out / "k.json").read_text()) == {"device": "D", "rows": [1, 2]}
+    assert json.loads((out / "t.json").read_text()) == {"rows": [3]}
+
+
+def test_unknown_jobs_and_a_missing_corpus(tmp_path, capsys) -> None:
+    assert reproduce.main(tmp_path / "out", only="kernel") == 2
+    assert "Did you mean 'kernels" in capsys.readouterr().err
+    assert reproduce.main(tmp_path / "out", only="curves") == 2
+    assert "Give --text FOLDER" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_groups_and_needs_are_chosen() -> None:
+    names = [job.name for job in reproduce.choose("curves,moe", set())]
+    assert names == ["corpus", "moe", "curve.sambay", "curve.transformer", "curves"]
+    assert [job.name for job in reproduce.choose("kernels", {"kernels.kda"})] == [
+        "kernels.gdn",
+        "kernels.linear",
+        "kernels.others",
+    ]
+
+
+@pytest.mark.parametrize("job", reproduce.jobs(), ids=lambda job: job.name)
+def test_the_tables_own_jobs(job, tmp_path, capsys) -> None:
+    """Scripts and recipes exist; what trains has a Plan; a need comes before what needs it."""
+    names = [each.name for each in reproduce.jobs()]
+    assert all(names.index(need) < names.index(job.name) for need in job.needs)
+    words = shlex.split(job.command)
+    files = [w for w in words if w.endswith((".py", ".csv", ".yaml")) and not w.startswith("{out}") and w != "*.py"]
+    assert all((ROOT / file).is_file() for file in files)
+    recipe = [str(ROOT / file) for file in files if file.endswith(".yaml")]
+    if recipe:
+        rest = words[words.index(recipe[0].removeprefix(f"{ROOT}/")) + 1 :]
+        assert pretrain.main(["--config", *recipe, *rest, "--depth", "8", "--dry_run", "true"]) == 0, (
+            capsys.readouterr().err
+        )
