@@ -30,6 +30,8 @@ P = TypeVar("P", bound=nn.Parameter)
 #   vector     gains, biases, sinks, A_log, D, lambdas: whatever is not a linear map
 #   conv       depthwise convolution kernels
 
+# On several processes every one of them has these whole, in fp32: tiny, and sensitive to rounding.
+REPLICATED = ("vector", "router")
 
 Fill = float | Callable[[torch.Tensor, torch.Generator], None]
 

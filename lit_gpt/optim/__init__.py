@@ -25,4 +25,4 @@ class OptimizerRegistry(Registry):
         return super().load(name)
 
 
-OPTIMIZERS = OptimizerRegistry("lit_gpt.optim", "optimizer", exclude=("groups", "external", "protocol"))
+OPTIMIZERS = OptimizerRegistry("lit_gpt.optim", "optimizer", exclude=("groups", "external", "memory", "protocol"))

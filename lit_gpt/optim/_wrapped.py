@@ -196,7 +196,8 @@ class Wrapped(torch.optim.Optimizer):
                 q.data = x.clone()
                 q.grad = torch.linspace(-1, 1, x.numel(), device=x.device, dtype=x.dtype).view(x.shape)
         for inner in self.inner:
-            inner.step()
+            if not inner.state:
+                inner.step()
         self._keep([])
         if self.averages:
             self.use_averages()

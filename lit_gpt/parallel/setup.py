@@ -14,8 +14,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from lit_gpt.errors import UserError
 from lit_gpt.parallel.activations import Recompute, compile_blocks, recompute_in_backward
 from lit_gpt.parallel.fabric import Runtime
-
-REPLICATED = ("vector", "router")
+from lit_gpt.roles import REPLICATED
 
 
 def setup_model(

@@ -258,6 +258,7 @@ def describe(plan: Plan) -> str:
         f"other        grad clip {plan.grad_clip:g}, label smoothing {plan.label_smoothing:g}, seed {plan.seed}"
         + (", independent weight decay" if plan.independent_weight_decay else "")
         + (", cautious weight decay" if plan.cautious_weight_decay else ""),
+        *([f"memory       {_describe_memory(plan.memory)}"] if plan.memory else []),
         "",
         f"{'role':<10} {'peak lr':>12} {'weight decay':>13}  {'method':<9} initial weights",
     ]
@@ -267,6 +268,12 @@ def describe(plan: Plan) -> str:
                 f"{name:<10} {r.lr:>12.6g} {r.weight_decay:>13.6g}  {r.method:<9} {_describe_init(name, r.init)}"
             )
     return "\n".join(lines)
+
+
+def _describe_memory(memory: dict[str, int]) -> str:
+    parts = " + ".join(f"{name} {size / 2**30:.3g}" for name, size in memory.items() if size)
+    unknown = "" if "optimizer" in memory else ", without the optimizer's state, which is not known here"
+    return f"about {sum(memory.values()) / 2**30:.3g} GiB per GPU = {parts} (estimated){unknown}"
 
 
 def _describe_init(name: str, init: Init) -> str:

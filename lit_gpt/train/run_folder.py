@@ -38,7 +38,9 @@ def identity(setup: Setup) -> dict[str, Any]:
     """What must not change within a run folder."""
     run = setup.run
     numerics = {"precision": run.precision or "device default", "residual_precision": run.residual_precision}
-    return json.loads(json.dumps({"plan": setup.plan.to_dict(), "model": setup.model.to_dict(), "numerics": numerics}))
+    plan = setup.plan.to_dict()
+    del plan["memory"]  # a run may go on with other GPUs, and others of them
+    return json.loads(json.dumps({"plan": plan, "model": setup.model.to_dict(), "numerics": numerics}))
 
 
 def claim(setup: Setup, checkpoint: dict[str, Any] | None) -> None:
@@ -56,6 +58,7 @@ def claim(setup: Setup, checkpoint: dict[str, Any] | None) -> None:
     if not (folder / "plan.json").exists():
         return
     old = {part: _read(folder / f"{part}.json") for part in IDENTITY}
+    old["plan"].pop("memory", None)
     _same_run(old, setup, str(folder))
     if checkpoint is None and any((folder / "checkpoints").glob("step-*")):
         raise UserError(
@@ -79,7 +82,7 @@ def create(setup: Setup) -> None:
     """Write the archive's fixed part. Only the main process calls this."""
     folder = setup.folder
     folder.mkdir(parents=True, exist_ok=True)
-    for part, values in identity(setup).items():
+    for part, values in {**identity(setup), "plan": setup.plan.to_dict()}.items():
         write_text(folder / f"{part}.json", json.dumps(values, indent=2) + "\n")
     write_text(folder / CONFIG, yaml.safe_dump(dataclasses.asdict(setup.run), sort_keys=False))
     write_text(folder / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")

@@ -25,6 +25,7 @@ from lit_gpt.model import GPT
 from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.scaling.base import Multipliers, Plan
 from lit_gpt.scaling.plan import Counted, build_plan, describe
+from lit_gpt.train.memory import memory_per_gpu, too_much
 
 # RunConfig field -> ModelConfig field, where a given flag simply replaces the family's value.
 MODEL_FLAGS = {
@@ -86,6 +87,7 @@ def prepare(typed: RunConfig, ranks: int) -> Setup:
     base = model_config(run, run.base_hps.d0, None)
     OPTIMIZERS.load(run.optimizer or "adamw")
     plan = build_plan(run, count(config), count(base), ranks)
+    plan = replace(plan, memory=memory_per_gpu(run, config, plan, ranks))
     label = run_name(
         run.train_name,
         run.train_model,
@@ -170,6 +172,8 @@ def world_size() -> int:
 
 
 def dry_run(setup: Setup) -> str:
-    """What --dry_run prints: the Plan, the folder, and the labels that switch nothing."""
+    """What --dry_run prints: the Plan, the folder, the labels that switch nothing, and whether it fits this GPU."""
     labels = ", ".join(setup.name.labels) or "none"
-    return f"{describe(setup.plan)}\n\nrun folder   {setup.folder}\nlabels only  {labels}"
+    lines = [describe(setup.plan), "", f"run folder   {setup.folder}", f"labels only  {labels}"]
+    warning = too_much(setup.run, setup.plan.memory)
+    return "\n".join([*lines, *([warning] if warning else [])])

@@ -1,0 +1,96 @@
+"""About how much memory one GPU needs, before anything is allocated.
+
+Weights, sharded gradients and optimizer state are exact: they are added up, tensor by tensor, over a model on the
+meta device. Activations are an estimate, see activations.py. Left out: what an optimizer needs within its
+step, the CUDA context, and what the allocator loses between tensors.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import nn
+
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.run import RunConfig
+from lit_gpt.model import GPT
+from lit_gpt.optim.groups import parameter_groups
+from lit_gpt.optim.memory import shard_bytes, state_bytes
+from lit_gpt.roles import REPLICATED
+from lit_gpt.scaling.base import Plan
+from lit_gpt.train.activations import kept_by_layers, of_layers, of_loss
+
+GIB = 2**30
+NODE = 8  # GPUs of a node, where no launcher says it
+
+
+def memory_per_gpu(run: RunConfig, config: ModelConfig, plan: Plan, ranks: int) -> dict[str, int]:
+    """Bytes on one of `ranks` GPUs: weights, copies of weights, gradients, optimizer, activations.
+
+    They are a GPU's also where the run would be on a CPU: bf16 unless --precision says otherwise, compiled
+    blocks, library kernels. Without the key "optimizer" where its state cannot be told.
+    """
+    dtype = torch.float32 if run.precision == "fp32" else torch.bfloat16
+    stream = torch.float32 if run.residual_precision == "fp32" else dtype
+    with torch.device("meta"):
+        model = GPT(config, plan.multipliers, compute_dtype=dtype, residual_dtype=stream)
+    tokens = run.micro_bsz * config.block_size
+    activations = of_layers(kept_by_layers(model), tokens, str(run.act_ckpt))
+    activations += of_loss(config, tokens, run.use_flce is not False, dtype)
+    return _of_parameters(model, run, plan, ranks) | {"activations": int(activations)}
+
+
+def _of_parameters(model: GPT, run: RunConfig, plan: Plan, ranks: int) -> dict[str, int]:
+    """All but the activations."""
+    fsdp = ranks > 1 or run.offloading or "WORLD_SIZE" in os.environ
+    parts = int(os.environ.get("LOCAL_WORLD_SIZE", min(ranks, NODE)))
+    groups = parameter_groups(model, plan)
+    shards = {p: 1 if g["role"] in REPLICATED else parts for g in groups for p in g["params"]}
+    on_gpu = [p for g in groups for p in g["params"] if g["role"] in REPLICATED or not run.offloading]
+    weights = sum(shard_bytes(p, shards[p]) for p in on_gpu)
+    copies, whole_gradients = _gathered(model, run, plan, ranks) if fsdp else (_casts(model, run), 0)
+    sizes = {"weights": weights, "copies": copies, "gradients": weights + whole_gradients}
+    state = state_bytes(groups, plan, shards)
+    return sizes if state is None else sizes | {"optimizer": sum(state[p] for p in on_gpu)}
+
+
+def _size(module: nn.Module, *left_out: str) -> int:
+    """Elements of a module's parameters but those of some roles."""
+    return sum(p.numel() for p in module.parameters() if p.role not in left_out)  # type: ignore[attr-defined]
+
+
+def _casts(model: GPT, run: RunConfig) -> int:
+    """Weights in the compute dtype that backward keeps of each block; experts are cast again."""
+    if model.compute_dtype == torch.float32:
+        return 0
+    sizes = [_size(block, *REPLICATED, "expert") for block in model.blocks]
+    return (sum(sizes) if run.act_ckpt == "off" else max(sizes)) * model.compute_dtype.itemsize
+
+
+def _gathered(model: GPT, run: RunConfig, plan: Plan, ranks: int) -> tuple[int, int]:
+    """Bytes of gathered weights and of whole gradients under FSDP2, see parallel.setup.
+
+    Token table and head stay gathered in fp32; of the blocks this one and the next are there. Between
+    micro-batches gradients are kept whole, in fp32.
+    """
+    left_out = (*REPLICATED, "expert") if run.expert_parallel else REPLICATED
+    blocks = [_size(block, *left_out) for block in model.blocks]
+    tables = _size(model, *left_out) - sum(blocks)
+    accumulates = plan.batch_tokens * plan.batch_ramp > ranks * run.micro_bsz * plan.context
+    whole = tables + sum(blocks) if accumulates else max(tables, *blocks)
+    return 4 * tables + 2 * max(blocks) * model.compute_dtype.itemsize, 4 * whole
+
+
+def too_much(run: RunConfig, memory: dict[str, int]) -> str:
+    """A warning where this machine's GPU has less memory than that, or ""."""
+    if not torch.cuda.is_available():
+        return ""
+    gpu = torch.cuda.get_device_properties(0)
+    if sum(memory.values()) <= gpu.total_memory:
+        return ""
+    ways = [f"--micro_bsz {run.micro_bsz // 2}"] if run.micro_bsz > 1 else []
+    ways += ["--act_ckpt selective"] if run.act_ckpt == "off" else []
+    ways += ["--act_ckpt true"] if run.act_ckpt != "full" else []
+    ways += ["more GPUs with torchrun"] + ([] if run.offloading else ["--fsdp_save_mem true with torchrun"])
+    return f"warning      more than the {gpu.total_memory / GIB:.3g} GiB of {gpu.name}. Try {', '.join(ways)}."

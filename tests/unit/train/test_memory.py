@@ -1,0 +1,128 @@
+"""The memory estimate of a Plan: against measurements, how it grows, what it is made of, where it is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lit_gpt.config.cli import parse
+from lit_gpt.data.corpus import Batch
+from lit_gpt.ops import attention
+from lit_gpt.parallel import launch
+from lit_gpt.scaling.plan import difference
+from lit_gpt.train import run_folder
+from lit_gpt.train.build import build_model, build_optimizer
+from lit_gpt.train.setup import Setup, dry_run, prepare
+from lit_gpt.train.step import train_step
+
+GIB = 2**30
+MEASURED = json.loads((Path(__file__).parents[3] / "docs/benchmarks/train_step_h200.json").read_text())["rows"]
+SMALL = "--depth 8 --ar 32 --ctx_len 512 --vocab_size 1000 --train_name x --max_tokens 1e9"
+
+
+def setup(line: str, ranks: int = 1, train_model: str = "transformer") -> Setup:
+    return prepare(parse(f"--train_model {train_model} --base_hps.warmup_tokens 0 {line}".split()), ranks)
+
+
+def total(memory: dict[str, int]) -> float:
+    return sum(memory.values()) / GIB
+
+
+@pytest.mark.parametrize("row", [r for r in MEASURED if "peak_memory_gib" in r], ids=lambda r: f"d{r['depth']}")
+def test_measured_peaks(row: dict[str, Any]) -> None:
+    """One micro-batch per step, so that gradients come when activations go; the estimate adds both."""
+    tokens = row["micro_bsz"] * row["context"]
+    line = f"--depth {row['depth']} --micro_bsz {row['micro_bsz']} --ctx_len {row['context']} --train_name x"
+    estimate = setup(f"{line} --total_bsz {tokens}").plan.memory
+    assert total(estimate) == pytest.approx(row["peak_memory_gib"], rel=0.1)
+    assert total(estimate) - estimate["gradients"] / GIB == pytest.approx(row["peak_memory_gib"], rel=0.03)
+
+
+def test_measured_peaks_of_several_micro_batches() -> None:
+    """system/gpu_memory_peak_gib of the runs in docs/benchmarks/two_gpus_h200.json."""
+    line = "--depth 8 --micro_bsz 16 --total_bsz 262144 --train_name mup"
+    assert total(setup(line).plan.memory) == pytest.approx(28.42, rel=0.03)
+    assert total(setup(line, ranks=2).plan.memory) == pytest.approx(27.57, rel=0.03)
+
+
+@pytest.mark.parametrize("family", ["transformer", "samba", "transformer_gqa4_moe"])
+def test_activations_grow_with_the_micro_batch_and_fall_with_recomputation(family: str) -> None:
+    def activations(options: str) -> int:
+        return setup(f"{SMALL} {options}", train_model=family).plan.memory["activations"]
+
+    one, two, four = (activations(f"--micro_bsz {b}") for b in (1, 2, 4))
+    assert four - two == pytest.approx(2 * (two - one), rel=1e-6) and two > one
+    assert activations("--micro_bsz 1 --ctx_len 1024") == two, "tokens count, not how they are arranged"
+    off, selective, full = (activations(f"--micro_bsz 4 --act_ckpt {x}") for x in ("off", "selective", "full"))
+    assert full < selective < off
+    assert activations("--micro_bsz 4 --use_flce false") > off
+    assert activations("--micro_bsz 4 --residual_precision bf16") < off
+
+
+def test_weights_and_gradients_are_exact() -> None:
+    one, four = (setup(f"{SMALL} --total_bsz 65536", ranks).plan for ranks in (1, 4))
+    count = 4 * one.counts["total"]
+    assert one.memory["weights"] == one.memory["gradients"] == count
+    assert one.memory["optimizer"] == 2 * count
+    assert one.memory["copies"] == 2 * one.counts["matrix"]
+    vectors = 4 * four.counts["vector"]
+    assert four.memory["weights"] == (count - vectors) // 4 + vectors
+    whole = count - vectors  # several micro-batches: gradients are kept whole until they are reduced
+    assert four.memory["gradients"] == four.memory["weights"] + whole
+
+
+def test_offloading_leaves_only_what_is_not_sharded() -> None:
+    plan = setup(f"{SMALL} --offloading true").plan
+    assert plan.memory["weights"] == 4 * plan.counts["vector"]
+    assert plan.memory["optimizer"] == 8 * plan.counts["vector"]
+
+
+def test_the_estimate_leaves_the_operations_as_they_were() -> None:
+    before = dict(attention.BACKENDS)
+    setup(SMALL)
+    assert before == attention.BACKENDS
+
+
+def test_it_is_printed_and_belongs_to_no_run(tmp_path: Path) -> None:
+    """It is in plan.json, but a run goes on with other GPUs and other ways to save memory."""
+    here, there = (setup(f"{SMALL} --out_dir {tmp_path} --act_ckpt {x}") for x in ("off", "full"))
+    assert "\nmemory       about " in dry_run(here) and "(estimated)" in dry_run(here)
+    assert here.plan == there.plan and here.plan.memory != there.plan.memory
+    assert difference(run_folder.identity(here), run_folder.identity(there)) == []
+    run_folder.create(here)
+    assert json.loads((here.folder / "plan.json").read_text())["memory"] == here.plan.memory
+    run_folder.claim(there, None)
+
+
+@pytest.mark.parametrize(("gpu_gib", "warned"), [(0.01, True), (80, False)])
+def test_a_gpu_that_is_too_small(gpu_gib: float, warned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = SimpleNamespace(name="Small GPU", total_memory=int(gpu_gib * GIB))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: gpu)
+    shown = dry_run(setup(f"{SMALL} --micro_bsz 8 --act_ckpt selective"))
+    assert ("Small GPU" in shown) == warned
+    if warned:
+        assert "--micro_bsz 4" in shown and "--act_ckpt true" in shown and "--act_ckpt selective" not in shown
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", ["", "--act_ckpt full"])
+def test_within_a_third_of_the_measured_peak(options: str) -> None:
+    """Two steps of two micro-batches on a GPU."""
+    s = setup(f"--depth 8 --ctx_len 2048 --micro_bsz 16 --total_bsz 65536 --train_name x {options}")
+    runtime = launch()
+    model = build_model(s, runtime)
+    optimizer = build_optimizer(model, s.plan)
+    tokens = np.random.default_rng(0).integers(0, s.model.vocab_size, (16, 2048))
+    for _ in range(2):
+        torch.cuda.reset_peak_memory_stats()
+        batch = Batch(tokens, tokens)
+        train_step(model, optimizer, [batch] * 2, 2, 2 * tokens.size, runtime, grad_clip=1.0)
+    peak = torch.cuda.max_memory_allocated()
+    assert sum(s.plan.memory.values()) == pytest.approx(peak, rel=0.35)
