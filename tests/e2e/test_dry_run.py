@@ -8,7 +8,11 @@ import pytest
 from tiny_run import pretrain
 
 from lit_gpt.architectures import FAMILIES, has_experts
+from lit_gpt.config.cli import parse
+from lit_gpt.config.resolve import resolve
 from lit_gpt.scaling import RULES
+from lit_gpt.scaling.plan import build_plan
+from lit_gpt.train.setup import count, model_config
 
 BASE = 2**21  # tokens of the base batch
 DATA = "--train_data_dir D --val_data_dir D"
@@ -98,13 +102,24 @@ def test_commands_of_the_guide(command, capsys, monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir()), "a dry run writes nothing"
 
 
-@pytest.mark.parametrize("rule", RULES.names())
-@pytest.mark.parametrize("family", [name for name in FAMILIES.names() if not has_experts(name)])
-def test_families_and_rules(family, rule, capsys):
-    """At the base depth and batch every rule leaves the base learning rate alone."""
-    line = f"--train_model {family} --depth 8 --train_name x --parameterization {rule}"
-    assert dry_run(line) == 0
+DENSE_FAMILIES = [name for name in FAMILIES.names() if not has_experts(name)]
+RULE_NAMES = RULES.names()
+
+
+@pytest.mark.parametrize("i", range(len(DENSE_FAMILIES)), ids=DENSE_FAMILIES)
+def test_families_and_rules(i, capsys):
+    """At the base depth and batch every rule leaves the base learning rate alone. One of them is printed."""
+    family, printed = DENSE_FAMILIES[i], RULE_NAMES[i % len(RULE_NAMES)]
+    line = f"--train_model {family} --depth 8 --train_name x --parameterization"
+    run, _ = resolve(parse(f"{line} sp".split()))
+    counted = count(model_config(run, 8, None))
+    for rule in RULE_NAMES:
+        run, _ = resolve(parse(f"{line} {rule}".split()))
+        plan = build_plan(run, counted, counted, 1)
+        assert (plan.rule, plan.tokens, plan.batch_tokens) == (rule, 9_500_000_000, BASE)
+        assert {plan.roles[role].lr for role in ("matrix", "embedding")} == {6e-4}
+    assert dry_run(f"{line} {printed}") == 0
     shown = capsys.readouterr().out
-    assert re.search(rf"model +{family} d8,.*\nparameters +total [\d,]+(.|\n)*rule +{rule},", shown)
+    assert re.search(rf"model +{family} d8,.*\nparameters +total [\d,]+(.|\n)*rule +{printed},", shown)
     assert re.search(r"tokens +9,500,000,000 in 4,530 steps of 2,097,152", shown)
     assert re.search(r"matrix +0.0006 ", shown) and re.search(r"embedding +0.0006 ", shown)
