@@ -38,6 +38,7 @@ CONFIG = ModelConfig(
     attn_sink=True,
     attn_bias=True,
 )
+ONE_LAYER = CONFIG.replace(depth=1, layers=CONFIG.layers[:1])  # every role, less work
 ROLE_PLANS = {name: RolePlan(lr=1e-2, weight_decay=0.1, init=Init("normal", std=0.1)) for name in ROLES}
 
 

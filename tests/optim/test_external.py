@@ -11,7 +11,7 @@ import torch
 from small import DECAY, LR, Bag, build, gradients, plan_for
 from spawn import run_distributed
 from test_sharded import shard, sharded_bag
-from tiny_model import batch, build_model, full, train_step
+from tiny_model import ONE_LAYER, batch, build_model, full, train_step
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
@@ -58,7 +58,7 @@ def skip_if_missing(name: str) -> None:
 
 
 def tiny(name: str, runtime: Runtime) -> tuple[nn.Module, torch.optim.Optimizer]:
-    model = build_model(runtime)
+    model = build_model(runtime, config=ONE_LAYER)
     roles = {r: RolePlan(RATES.get(name, 0.01), 0.01, Init(), method_of(name, r)) for r in ROLES}
     plan = plan_for(name, roles, optimizer_args=ARGS.get(name, {}), steps=20)
     return model, OPTIMIZERS.load(name).build(parameter_groups(model, plan), plan)

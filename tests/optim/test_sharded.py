@@ -15,8 +15,8 @@ import pytest
 import torch
 from small import NAMES, Bag, build, gradients, options, plan_for
 from spawn import run_distributed
+from tiny_model import ONE_LAYER, full, same, snapshot, train_step
 from tiny_model import build_model as build_tiny
-from tiny_model import full, same, snapshot, train_step
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
@@ -100,7 +100,7 @@ def differences(case: str, mesh: DeviceMesh) -> list[str]:
 
 
 def tiny(name: str, runtime: Runtime) -> tuple[nn.Module, torch.optim.Optimizer]:
-    model = build_tiny(runtime)
+    model = build_tiny(runtime, config=ONE_LAYER)
     plan = plan_for(name, optimizer_args=options(name))
     return model, OPTIMIZERS.load(name).build(parameter_groups(model, plan), plan)
 
