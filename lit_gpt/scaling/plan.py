@@ -272,8 +272,9 @@ def describe(plan: Plan) -> str:
 
 def _describe_memory(memory: dict[str, int]) -> str:
     parts = " + ".join(f"{name} {size / 2**30:.3g}" for name, size in memory.items() if size)
-    unknown = "" if "optimizer" in memory else ", without the optimizer's state, which is not known here"
-    return f"about {sum(memory.values()) / 2**30:.3g} GiB per GPU = {parts} (estimated){unknown}"
+    missing = [name for name in ("optimizer", "activations") if name not in memory]
+    unknown = f" + {' and '.join(missing)}, which cannot be told here" if missing else ""
+    return f"about {sum(memory.values()) / 2**30:.3g} GiB per GPU = {parts}{unknown} (estimated)"
 
 
 def _describe_init(name: str, init: Init) -> str:

@@ -29,16 +29,20 @@ def memory_per_gpu(run: RunConfig, config: ModelConfig, plan: Plan, ranks: int) 
     """Bytes on one of `ranks` GPUs: weights, copies of weights, gradients, optimizer, activations.
 
     They are a GPU's also where the run would be on a CPU: bf16 unless --precision says otherwise, compiled
-    blocks, library kernels. Without the key "optimizer" where its state cannot be told.
+    blocks, library kernels. Without the keys "optimizer" or "activations" where these cannot be told.
     """
     dtype = torch.float32 if run.precision == "fp32" else torch.bfloat16
     stream = torch.float32 if run.residual_precision == "fp32" else dtype
     with torch.device("meta"):
         model = GPT(config, plan.multipliers, compute_dtype=dtype, residual_dtype=stream)
+    sizes = _of_parameters(model, run, plan, ranks)
+    try:
+        layers = kept_by_layers(model)
+    except Exception:  # a mixer of one's own may need values, and must not be refused for that
+        return sizes
     tokens = run.micro_bsz * config.block_size
-    activations = of_layers(kept_by_layers(model), tokens, str(run.act_ckpt))
-    activations += of_loss(config, tokens, run.use_flce is not False, dtype)
-    return _of_parameters(model, run, plan, ranks) | {"activations": int(activations)}
+    loss = of_loss(config, tokens, run.use_flce is not False, dtype)
+    return sizes | {"activations": int(of_layers(layers, tokens, str(run.act_ckpt)) + loss)}
 
 
 def _of_parameters(model: GPT, run: RunConfig, plan: Plan, ranks: int) -> dict[str, int]:

@@ -11,12 +11,18 @@ import numpy as np
 import pytest
 import torch
 
+from lit_gpt import architectures
+from lit_gpt.architectures import FAMILIES, has_experts
 from lit_gpt.config.cli import parse
+from lit_gpt.config.model import Experts
 from lit_gpt.data.corpus import Batch
+from lit_gpt.model import GPT
+from lit_gpt.nn.mixers.attention import Attention
 from lit_gpt.ops import attention
 from lit_gpt.parallel import launch
 from lit_gpt.scaling.plan import difference
 from lit_gpt.train import run_folder
+from lit_gpt.train.activations import kept_by_layers
 from lit_gpt.train.build import build_model, build_optimizer
 from lit_gpt.train.setup import Setup, dry_run, prepare
 from lit_gpt.train.step import train_step
@@ -28,6 +34,12 @@ SMALL = "--depth 8 --ar 32 --ctx_len 512 --vocab_size 1000 --train_name x --max_
 
 def setup(line: str, ranks: int = 1, train_model: str = "transformer") -> Setup:
     return prepare(parse(f"--train_model {train_model} --base_hps.warmup_tokens 0 {line}".split()), ranks)
+
+
+def on_meta(family: str) -> GPT:
+    experts = Experts(4, 2) if has_experts(family) else None
+    with torch.device("meta"):
+        return GPT(architectures.build(family, 8, block_size=512, experts=experts), compute_dtype=torch.bfloat16)
 
 
 def total(memory: dict[str, int]) -> float:
@@ -81,6 +93,36 @@ def test_offloading_leaves_only_what_is_not_sharded() -> None:
     plan = setup(f"{SMALL} --offloading true").plan
     assert plan.memory["weights"] == 4 * plan.counts["vector"]
     assert plan.memory["optimizer"] == 8 * plan.counts["vector"]
+
+
+@pytest.mark.parametrize("family", FAMILIES.names())
+def test_every_family_is_told(family: str) -> None:
+    """Between 8 and 150 times the n bf16 numbers of a token per layer; networks 32 n wide keep 100."""
+    model = on_meta(family)
+    layers = kept_by_layers(model)
+    assert len(layers) == 8
+    for layer in layers:
+        assert 8 < sum(layer.values()) / (2 * model.config.n_embd) < 150
+
+
+OPTIONS = (
+    "--varlen true --doc_positions restart",
+    "--share_per_layer 2",
+    "--tie_embeddings true --norm_class LayerNorm --post_norm true",
+    "--attn_gate true --attn_norm true --qk_norm true --attn_conv true",
+    "--swa_len 64 --train_model transformerls",
+)
+
+
+def test_options_keep_the_estimate() -> None:
+    for line in OPTIONS:
+        assert {"optimizer", "activations"} <= setup(f"{SMALL} {line}").plan.memory.keys(), line
+
+
+def test_a_mixer_that_needs_values_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Attention, "attend", lambda self, q, k, v, context: q * q.sum().item())
+    shown = dry_run(setup(SMALL))
+    assert "optimizer 0.0" in shown and "+ activations, which cannot be told here" in shown
 
 
 def test_the_estimate_leaves_the_operations_as_they_were() -> None:
