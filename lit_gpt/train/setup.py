@@ -87,7 +87,8 @@ def prepare(typed: RunConfig, ranks: int) -> Setup:
     base = model_config(run, run.base_hps.d0, None)
     OPTIMIZERS.load(run.optimizer or "adamw")
     plan = build_plan(run, count(config), count(base), ranks)
-    plan = replace(plan, memory=memory_per_gpu(run, config, plan, ranks))
+    if run.dry_run or torch.cuda.is_available():  # a run on a CPU asks nothing of a GPU
+        plan = replace(plan, memory=memory_per_gpu(run, config, plan, ranks))
     label = run_name(
         run.train_name,
         run.train_model,

@@ -10,7 +10,7 @@ import torch
 from small import NAMES, plan_for
 from spawn import run_distributed
 from test_external import ARGS, WRITTEN_HERE, skip_if_missing, tiny
-from tiny_model import CONFIG, train_step
+from tiny_model import ONE_LAYER, train_step
 from torch import Tensor, nn
 
 from lit_gpt.model import GPT
@@ -53,7 +53,7 @@ def after_training(name: str, runtime: Runtime) -> tuple[int, int]:
 def told(name: str, parts: int) -> tuple[int, int, int]:
     """The same in advance, and the bytes of whole weights that are sharded."""
     with torch.device("meta"):
-        model: nn.Module = GPT(CONFIG)
+        model: nn.Module = GPT(ONE_LAYER)
     groups = parameter_groups(model, plan := plan_for(name, optimizer_args=ARGS.get(name, {}), steps=20))
     shards = {p: 1 if group["role"] in REPLICATED else parts for group in groups for p in group["params"]}
     state = state_bytes(groups, plan, shards)
@@ -85,6 +85,6 @@ def test_three_processes() -> None:
 
 def test_an_optimizer_that_cannot_be_built_is_not_told() -> None:
     with torch.device("meta"):
-        model = GPT(CONFIG)
+        model = GPT(ONE_LAYER)
     plan = plan_for("adamw", optimizer_args={"no_such": 1})
     assert state_bytes(parameter_groups(model, plan), plan, dict.fromkeys(model.parameters(), 1)) is None

@@ -33,7 +33,8 @@ SMALL = "--depth 8 --ar 32 --ctx_len 512 --vocab_size 1000 --train_name x --max_
 
 
 def setup(line: str, ranks: int = 1, train_model: str = "transformer") -> Setup:
-    return prepare(parse(f"--train_model {train_model} --base_hps.warmup_tokens 0 {line}".split()), ranks)
+    words = f"--train_model {train_model} --base_hps.warmup_tokens 0 --dry_run true {line}"
+    return prepare(parse(words.split()), ranks)
 
 
 def on_meta(family: str) -> GPT:
@@ -154,6 +155,7 @@ def test_a_gpu_that_is_too_small(gpu_gib: float, warned: bool, monkeypatch: pyte
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("options", ["", "--act_ckpt full"])
 def test_within_a_third_of_the_measured_peak(options: str) -> None:
     """Two steps of two micro-batches on a GPU."""
