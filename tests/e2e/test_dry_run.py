@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from tiny_run import pretrain
@@ -111,10 +112,10 @@ def test_families_and_rules(i, capsys):
     """At the base depth and batch every rule leaves the base learning rate alone. One of them is printed."""
     family, printed = DENSE_FAMILIES[i], RULE_NAMES[i % len(RULE_NAMES)]
     line = f"--train_model {family} --depth 8 --train_name x --parameterization"
-    run, _ = resolve(parse(f"{line} sp".split()))
-    counted = count(model_config(run, 8, None))
+    typed = parse(f"{line} sp".split())
+    counted = count(model_config(resolve(typed)[0], 8, None))
     for rule in RULE_NAMES:
-        run, _ = resolve(parse(f"{line} {rule}".split()))
+        run, _ = resolve(replace(typed, parameterization=rule))
         plan = build_plan(run, counted, counted, 1)
         assert (plan.rule, plan.tokens, plan.batch_tokens) == (rule, 9_500_000_000, BASE)
         assert {plan.roles[role].lr for role in ("matrix", "embedding")} == {6e-4}
