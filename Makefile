@@ -11,7 +11,7 @@ demo: setup ## train a small model on the standard library's source, on this mac
 
 test: export OMP_NUM_THREADS = 1 # one thread per worker, or the workers fight over the cores
 test: setup ## the whole CPU suite
-	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(PY) -m pytest -n 2 --dist worksteal
 
 lint: setup
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
