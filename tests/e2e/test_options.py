@@ -12,7 +12,7 @@ from tiny_run import folder_of, pretrain, rows, run, words
 
 from lit_gpt.train.signals import EXIT_INTERRUPTED
 
-SHORT: dict[str, Any] = {"max_tokens": 3 * 512, "base_hps__warmup_tokens": 512, "async_save": False}
+SHORT: dict[str, Any] = {"max_tokens": 3 * 512, "base_hps__warmup_tokens": 512, "async_save": False, "depth": 2}
 SAME: dict[str, dict[str, Any]] = {
     "recompute": {"act_ckpt": True},
     "recompute some": {"act_ckpt": "selective"},
