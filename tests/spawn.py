@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -57,6 +58,7 @@ def _process(rank: int, fn: Callable[..., Any], world_size: int, nodes: int, por
     if not gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(1)
+    gc.disable()  # a short life; and a search for garbage would copy the server's memory
     torch.save(fn(*args), Path(folder, f"{rank}.pt"))
     if dist.is_initialized():
         dist.destroy_process_group()
