@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import csv
 import gc
-import json
 import os
 import subprocess
 import sys
@@ -35,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the entry points are no part of the package
 
 import pretrain  # noqa: E402
+from launch_scripts.sweep import summary  # noqa: E402
 
 TABLE = Path(__file__).with_name("optimizers.csv")
 FAILED = "failed.txt"
@@ -115,12 +115,6 @@ def command(row: Row, scale_name: str, given: argparse.Namespace, common: Sequen
     }
     words = [f"--{key}={value}" for key, value in options.items()]
     return [*words, *common, f"--out_dir={given.output / scale_name / name}", "--resume=auto"]
-
-
-def summary(folder: Path) -> dict[str, Any]:
-    """The summary of the run in an optimizer's folder, empty while there is none."""
-    found = sorted(folder.glob("*/summary.json"), key=os.path.getmtime)
-    return json.loads(found[-1].read_text(encoding="utf-8")) if found else {}
 
 
 def train(words: list[str], folder: Path) -> int:

@@ -58,9 +58,9 @@ def command(row: Row, launcher: Sequence[str], common: Sequence[str], output: Pa
     return [*launcher, str(PRETRAIN), *common, *options, "--out_dir", str(output / row["name"]), "--resume", "auto"]
 
 
-def summary(output: Path, row: Row) -> dict[str, Any]:
-    """The summary.json of a row's run, empty while there is none."""
-    found = sorted((output / row["name"]).glob("*/summary.json"), key=os.path.getmtime)
+def summary(folder: Path) -> dict[str, Any]:
+    """The summary.json of the run below a row's folder, empty while there is none."""
+    found = sorted(folder.glob("*/summary.json"), key=os.path.getmtime)
     return json.loads(found[-1].read_text(encoding="utf-8")) if found else {}
 
 
@@ -119,7 +119,7 @@ def sweep(
             if children.stopping:
                 return
             label = f"[{number}/{len(rows)}] {row['name']}"
-            if summary(output, row).get("finished"):
+            if summary(output / row["name"]).get("finished"):
                 print(f"{label}: finished before", flush=True)
                 continue
             words, log = command(row, launcher, common, output), output / row["name"] / "log.txt"
@@ -136,7 +136,7 @@ def sweep(
 
 def results(rows: Sequence[Row], output: Path, metric: str) -> str:
     """Every row with its result, lowest first, as a table."""
-    found = [(row, summary(output, row)) for row in rows]
+    found = [(row, summary(output / row["name"])) for row in rows]
     found.sort(key=lambda pair: (not pair[1].get("finished"), pair[1].get(metric) is None, pair[1].get(metric)))
     keys = list(dict.fromkeys(key for row in rows for key in row))
     table = [[*keys, metric, "state"]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shlex
@@ -11,9 +10,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+
+from launch_scripts import sweep
 
 ROOT = Path(__file__).parents[2]
 # Called as: fake.py .../pretrain.py OPTIONS. Its loss is (log10(lr) + 2)^2, so that lr 1e-2 is best.
@@ -45,14 +45,6 @@ print("both run", flush=True)
 """
 
 
-def load_sweep() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sweep", ROOT / "launch_scripts/sweep.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def arguments(tmp_path: Path) -> list[str]:
     """Of a sweep over three learning rates."""
@@ -77,7 +69,6 @@ def calls(tmp_path: Path, name: str) -> list[str]:
 
 
 def test_the_sweep_runs_each_row_and_skips_what_is_finished(tmp_path, arguments, capsys) -> None:
-    sweep = load_sweep()
     assert sweep.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[-4:]] == ["name", "good", "high", "low"]
@@ -91,7 +82,6 @@ def test_the_sweep_runs_each_row_and_skips_what_is_finished(tmp_path, arguments,
 
 
 def test_an_interrupted_sweep_stops_and_goes_on(tmp_path, arguments, capsys, monkeypatch) -> None:
-    sweep = load_sweep()
     monkeypatch.setenv("ENDS", "interrupted")
     assert sweep.main(arguments) == 75
     assert "at step 7" in capsys.readouterr().out and not calls(tmp_path, "good")
@@ -103,14 +93,14 @@ def test_an_interrupted_sweep_stops_and_goes_on(tmp_path, arguments, capsys, mon
 def test_rows_run_side_by_side_on_gpus_of_their_own(tmp_path, arguments) -> None:
     (tmp_path / "fake.py").write_text(MEET + FAKE)
     Path(arguments[0]).write_text("name,base_hps.eta0\nhigh,1e-1\ngood,1e-2\n")
-    assert load_sweep().main([*arguments[:5], "--gpus", "0,2", *arguments[5:]]) == 0
+    assert sweep.main([*arguments[:5], "--gpus", "0,2", *arguments[5:]]) == 0
     assert {(tmp_path / f"out/{name}/gpu").read_text() for name in ("high", "good")} == {"0", "2"}
     assert (tmp_path / "out/good/log.txt").read_text().startswith("both run")
 
 
 def test_a_failed_row_does_not_stop_the_others(arguments, capsys, monkeypatch) -> None:
     monkeypatch.setenv("ENDS", "failed")
-    assert load_sweep().main(arguments) == 1
+    assert sweep.main(arguments) == 1
     assert capsys.readouterr().out.count("no result") == 3
 
 
@@ -126,12 +116,12 @@ def test_a_failed_row_does_not_stop_the_others(arguments, capsys, monkeypatch) -
 )
 def test_tables_that_cannot_be_run(arguments, capsys, table, says) -> None:
     Path(arguments[0]).write_text(table)
-    assert load_sweep().main(arguments) == 2
+    assert sweep.main(arguments) == 2
     assert says in capsys.readouterr().err
 
 
 def test_a_row_that_changed_under_its_name_is_refused(arguments, capsys) -> None:
-    sweep, table = load_sweep(), Path(arguments[0])
+    table = Path(arguments[0])
     assert sweep.main(arguments) == 0
     table.write_text(table.read_text().replace("1e-2", "2e-2"))
     assert sweep.main(arguments) == 2
@@ -143,7 +133,7 @@ TABLES = sorted(p for p in (ROOT / "launch_scripts").glob("*.csv") if p.name != 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda path: path.name)
 def test_the_tables_that_come_with_the_repository_have_options_of_pretrain(table: Path) -> None:
-    rows = load_sweep().read_table(table)
+    rows = sweep.read_table(table)
     options = (ROOT / "tests/cli/options.txt").read_text().split()
     assert {key for row in rows for key in row} - {"name"} <= set(options)
 

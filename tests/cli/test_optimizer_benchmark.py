@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import os
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from launch_scripts import optimizer_benchmark as benchmark
 from lit_gpt.optim import OPTIMIZERS
 
 ROOT = Path(__file__).parents[2]
@@ -22,21 +21,12 @@ from tiny_run import make_corpus  # noqa: E402
 TINY = "--ar 8 --depth 2 --ctx_len 32 --micro_bsz 4 --total_bsz 256 --eval_sequences 8 --base_hps.d0 2 --num_workers 0"
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark", ROOT / "launch_scripts/optimizer_benchmark.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def words(data: Path, out: Path, optimizers: str, *more: str, tokens: int = 2048) -> list[str]:
     given = f"--scale 60m --optimizers {optimizers} --train_data_dir {data} --val_data_dir {data} --output {out}"
     return [*given.split(), "--max_tokens", str(tokens), "--", *TINY.split(), "--eval_step", "4", *more]
 
 
 def test_every_optimizer_has_one_row_at_every_scale() -> None:
-    benchmark = load()
     for scale in benchmark.SCALES:
         assert sorted(benchmark.read_table(benchmark.TABLE, scale)) == OPTIMIZERS.names()
     with benchmark.TABLE.open(newline="") as file:
@@ -46,7 +36,7 @@ def test_every_optimizer_has_one_row_at_every_scale() -> None:
 
 def test_runs_go_on_and_are_reported(tmp_path: Path, capsys: Any) -> None:
     pytest.importorskip("pytorch_optimizer")
-    benchmark, data, out = load(), make_corpus(tmp_path), tmp_path / "out"
+    data, out = make_corpus(tmp_path), tmp_path / "out"
     assert benchmark.main(words(data, out, "adamw,sgd,schedulefree_adamw", "--stop_after", "3")) == os.EX_TEMPFAIL
     assert benchmark.main(words(data, out, "adamw,sgd,schedulefree_adamw")) == 0
     with (out / "60m.csv").open(newline="") as file:
@@ -61,7 +51,7 @@ def test_runs_go_on_and_are_reported(tmp_path: Path, capsys: Any) -> None:
 
 
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
-    benchmark, data, out = load(), make_corpus(tmp_path), tmp_path / "out"
+    data, out = make_corpus(tmp_path), tmp_path / "out"
     table = tmp_path / "table.csv"
     header = "optimizer,sizes,eta0,weight_lr_scale,beta1,beta2,eps,muon_beta,args,source\n"
     bad = 'adamw,60m,1e-3,1,0.9,0.99,1e-8,0.95,"{""nonsense"": 1}",x\n'
@@ -72,5 +62,5 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
 
 
 def test_names_and_scales_that_are_not_there(tmp_path: Path, capsys: Any) -> None:
-    assert load().main(words(tmp_path, tmp_path, "schedulefre_sgd")) == 2
+    assert benchmark.main(words(tmp_path, tmp_path, "schedulefre_sgd")) == 2
     assert "Did you mean 'schedulefree_sgd'" in capsys.readouterr().err
