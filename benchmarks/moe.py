@@ -30,6 +30,7 @@ from lit_gpt.config.model import Experts, LayerSpec, ModelConfig
 from lit_gpt.nn.moe import MixtureOfExperts
 from lit_gpt.ops.experts import expert_ffn, sort_pairs
 from lit_gpt.ops.grouped_gemm import BACKENDS, Request
+from lit_gpt.utils.files import write_text
 
 TRAIN_STEP = Path(__file__).with_name("train_step.py")
 
@@ -96,18 +97,29 @@ def where(run: Callable[[], Any], rows: int = 12) -> list[dict[str, Any]]:
     ]
 
 
-def training(sizes: str, sparsity: int, top_k: int, steps: int) -> list[dict[str, Any]]:
-    """Tokens per second of the whole trainer: the dense family, then the mixture of equal active size."""
+def training(dense: str, mixture: str, batch: int, steps: int) -> list[dict[str, Any]]:
+    """Tokens per second of the whole trainer: the dense family, then the mixture of equal active size.
+
+    Rows that fail (memory) are left out, with what they said above.
+    """
     rows = []
-    for family, options in (
-        ("transformer_gqa4_h2", {}),
-        ("transformer_gqa4_h2_moe", {"sparsity": sparsity, "top_k": top_k}),
+    for family, sizes, options in (
+        ("transformer_gqa4_h2", dense, {}),
+        ("transformer_gqa4_h2_moe", mixture, {"sparsity": 8, "top_k": 8}),
     ):
         with tempfile.NamedTemporaryFile(suffix=".json") as file:
             words = ["--families", family, "--sizes", sizes, "--options", json.dumps(options), "--output", file.name]
-            subprocess.run([sys.executable, str(TRAIN_STEP), *words, "--steps", str(steps)], check=True)
-            rows += json.loads(Path(file.name).read_text())
+            words += ["--batch", str(batch), "--steps", str(steps), "--warmup", "4"]
+            subprocess.run([sys.executable, str(TRAIN_STEP), *words], check=False)
+            rows += json.loads(Path(file.name).read_text() or "[]")
     return rows
+
+
+def save(found: dict[str, Any], output: str | None) -> None:
+    """As JSON, if there is a file for it."""
+    if output:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        write_text(Path(output), json.dumps(found, indent=1) + "\n")
 
 
 def main(
@@ -116,8 +128,10 @@ def main(
     hidden: int = 256,
     experts: int = 128,
     top_k: int = 8,
-    train: str = "8:16,16:2",
-    steps: int = 30,
+    train: str = "8:8,8:16,16:2,16:4",
+    train_dense: str = "8:16,16:8",
+    batch: int = 131072,
+    steps: int = 12,
     output: str | None = None,
 ) -> None:
     """Measure experts and print a table.
@@ -128,7 +142,9 @@ def main(
         hidden: I of one expert.
         experts: E.
         top_k: K.
-        train: depth:micro_bsz pairs of whole training runs with S = k = 8; empty for none.
+        train: depth:micro_bsz pairs of whole training runs with S = k = 8, smallest first; empty for none.
+        train_dense: the same for the dense model of equal active size.
+        batch: tokens of their steps.
         steps: timed steps of each.
         output: JSON file for everything.
     """
@@ -159,10 +175,9 @@ def main(
         print(f"  {part['share']:>6.1%} {part['ms']:>9.3f} ms  {part['kernel']}")
     found = {"device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU", "torch": torch.__version__}
     found |= {"sizes": {"T": tokens, "n": width, "I": hidden, "E": experts, "K": top_k}, "rows": rows}
-    found["training"] = training(train, 8, 8, steps) if train else []
-    if output:
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
-        Path(output).write_text(json.dumps(found, indent=1) + "\n")
+    save(found, output)
+    if train:
+        save(found | {"training": training(train_dense, train, batch, steps)}, output)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@
     python benchmarks/reproduce.py --output out/reproduce --gpus 0 --only moe,experts --minutes 9
     python benchmarks/reproduce.py --list true
 
-The commands are those of reproduce.csv beside this file; {out} stands for --output, {text} for --text. A
-job starts when what it needs is done and enough GPUs are free; the first of the table goes first. Each
-writes <output>/<job>.log and its results beside it. Run the same command again after anything: jobs
-that ended well are skipped, sweeps go on where they were. Results of jobs called NAME.part are joined
-in NAME.json. Exit code 1 when a job failed or was not reached.
+The commands are those of reproduce.csv beside this file; {out} stands for --output, {text} for --text, {gpus}
+for the GPUs that the job was given. A job starts when what it needs is done and enough GPUs are free; the first
+of the table goes first. "1-4" GPUs are as many of four as are free. Each writes <output>/<job>.log and its results
+beside it. Run the same command again after anything: jobs that ended well are skipped, sweeps go on where
+they were. Results of jobs called NAME.part are joined in NAME.json. Exit code 1 when a job failed or was not
+reached.
 """
 
 from __future__ import annotations
@@ -37,10 +38,13 @@ TABLE = Path(__file__).with_suffix(".csv")
 
 
 class Job(NamedTuple):
-    """A row of the table. needs: jobs that it waits for. minutes: a job that takes longer is stopped."""
+    """A row of the table. gpus, most: what it cannot do without and what it can use. needs: jobs that it waits
+    for. minutes: a job that takes longer is stopped.
+    """
 
     name: str
     gpus: int
+    most: int
     minutes: float
     needs: list[str]
     command: str
@@ -49,10 +53,11 @@ class Job(NamedTuple):
 def jobs() -> list[Job]:
     """The table, most important first."""
     with TABLE.open(newline="", encoding="utf-8") as file:
-        return [
-            Job(row["name"], int(row["gpus"]), float(row["minutes"]), row["needs"].split(), row["command"])
-            for row in csv.DictReader(file)
-        ]
+        rows = [(row, row["gpus"].split("-")) for row in csv.DictReader(file)]
+    return [
+        Job(row["name"], int(gpus[0]), int(gpus[-1]), float(row["minutes"]), row["needs"].split(), row["command"])
+        for row, gpus in rows
+    ]
 
 
 class Queue:
@@ -77,7 +82,7 @@ class Queue:
                     self.changed.wait(1.0)
                     continue
                 self.waiting.remove(job)
-                gpus, self.free = self.free[: job.gpus], self.free[job.gpus :]
+                gpus, self.free = self.free[: job.most], self.free[job.most :]
                 self.states[job.name] = "runs"
                 threads.append(threading.Thread(target=self._work, args=(job, gpus)))
                 threads[-1].start()
@@ -93,7 +98,7 @@ class Queue:
         start = time.monotonic()
         limit = min(60 * job.minutes, self.end - start)
         command = job.command.replace("{python}", sys.executable).replace("{out}", str(self.out))
-        command = command.replace("{text}", str(self.text))
+        command = command.replace("{text}", str(self.text)).replace("{gpus}", ",".join(gpus))
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
         with (self.out / f"{job.name}.log").open("a") as log:
             log.write(f"$ {command}\n")

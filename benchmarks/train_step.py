@@ -4,7 +4,8 @@
     python benchmarks/train_step.py --families transformer,sambay --sizes 8:16,16:8 --contexts 4096,32768
 
 Each family runs in a process of its own, through the same Trainer as pretrain.py, on packed
-shards of random tokens; a step is one micro-batch, so the optimizer's cost is at its highest.
+shards of random tokens; a step is one micro-batch, so the optimizer's cost is at its highest,
+or --batch tokens of several.
 The rate is the median over the steps after the warm-up, each timed on the device. MFU counts
 model FLOPs (causal attention, no recomputation) against the dense bf16 peak of the device.
 """
@@ -61,10 +62,10 @@ class StepTimer:
 
 
 def measure(
-    family: str, depth: int, micro_bsz: int, context: int, steps: int, warmup: int, options: dict[str, Any]
+    family: str, depth: int, micro_bsz: int, context: int, steps: int, warmup: int, batch: int, options: dict[str, Any]
 ) -> dict:
     """One row of the table, measured in this process."""
-    batch = micro_bsz * context
+    batch = max(batch // (micro_bsz * context), 1) * micro_bsz * context
     with tempfile.TemporaryDirectory() as folder:
         tokens = np.random.default_rng(0).integers(0, VOCAB, 16 * batch + 1).astype(np.uint16)
         write_shard(Path(folder) / "train_0000000000.bin", tokens)
@@ -106,6 +107,7 @@ def measure(
             "depth": depth,
             "context": context,
             "micro_bsz": micro_bsz,
+            "batch": batch,
             "parameters": trainer.plan.counts["total"],
             "tokens_per_sec": round(float(rate), 1),
             "mean_tokens_per_sec": round(float(batch / times.mean()), 1),
@@ -153,6 +155,7 @@ def main(
     contexts: str = str(CONTEXT),
     steps: int = 40,
     warmup: int = 10,
+    batch: int = 0,
     output: str | None = None,
     one: bool = False,
     options: dict[str, Any] | None = None,
@@ -166,6 +169,7 @@ def main(
         contexts: comma-separated context lengths.
         steps: timed steps per row.
         warmup: steps before them.
+        batch: tokens of a step, rounded down to whole micro-batches; default one micro-batch.
         output: JSON file for the rows.
         one: internal; measure in this process and print a line of JSON per row.
         options: further pretrain.py options, such as {residual_precision: bf16}.
@@ -175,14 +179,15 @@ def main(
     if one:
         for family, depth, micro, context in todo:
             micro = max(min(micro, micro * CONTEXT // context), 1)
-            print(json.dumps(measure(family, depth, micro, context, steps, warmup, options or {})), flush=True)
+            print(json.dumps(measure(family, depth, micro, context, steps, warmup, batch, options or {})), flush=True)
             free()
         return
     rows: list[dict[str, Any]] = []
     print(HEADER)
     for family in families.split(","):
         words = ["--families", family, "--sizes", sizes, "--contexts", contexts, "--one", "true"]
-        words += ["--steps", str(steps), "--warmup", str(warmup), "--options", json.dumps(options or {})]
+        words += ["--steps", str(steps), "--warmup", str(warmup), "--batch", str(batch)]
+        words += ["--options", json.dumps(options or {})]
         with subprocess.Popen([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             for text in process.stdout:
