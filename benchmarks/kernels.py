@@ -115,13 +115,13 @@ def delta_case(s: Sizes, name: str, heads: int, keys: int, values: int, decay: s
 def linear_case(s: Sizes, name: str, heads: int, keys: int, values: int, decay: str) -> Case:
     """Linear attention with a "constant" decay per head, or one per "channel" and token."""
     tensors = {"q": s.normal(heads, keys), "k": s.normal(heads, keys) * keys**-0.5, "v": s.normal(heads, values)}
-    if decay == "constant":
-        tensors["g"] = torch.log1p(-(2.0 ** -(5.0 + torch.arange(heads, device=s.device))))
-    else:
+    constant = torch.log1p(-(2.0 ** -(5.0 + torch.arange(heads, device=s.device)))) if decay == "constant" else None
+    if constant is None:
         tensors["g"] = F.logsigmoid(torch.randn(s.B, s.T, heads, keys, device=s.device)) / 16
 
     def run(t: Tensors, docs: dict[str, Tensor], backend: str) -> Tensor:
-        inputs = (t["q"], t["k"], t["v"], t["g"])
+        g = t["g"] if constant is None else constant.to(torch.promote_types(torch.float32, t["q"].dtype))
+        inputs = (t["q"], t["k"], t["v"], g)
         return linear_attention.linear_attention(*inputs, **docs, backend=backend)[0]  # type: ignore[arg-type]
 
     return Case(name, linear_attention.BACKENDS, tensors, run)

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from jsonargparse import auto_cli
 from torch import Tensor
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.timing import milliseconds
@@ -89,8 +90,10 @@ def where(run: Callable[[], Any], rows: int = 12) -> list[dict[str, Any]]:
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
     with profile(activities=activities) as profiler:
         run()
-    key = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-    events = sorted(profiler.key_averages(), key=lambda e: -getattr(e, key))
+    on_gpu = torch.cuda.is_available()  # there the kernels alone: operations would count their time again
+    key = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    events = [e for e in profiler.key_averages() if not on_gpu or e.device_type == DeviceType.CUDA]
+    events.sort(key=lambda e: -getattr(e, key))
     total = sum(getattr(e, key) for e in events)
     return [
         {"kernel": e.key[:100], "ms": getattr(e, key) / 1e3, "share": getattr(e, key) / total} for e in events[:rows]

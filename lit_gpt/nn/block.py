@@ -95,26 +95,26 @@ class Block(nn.Module):
             routed = None
             if self.lends_ffn:
                 h, memory = self.ffn.lending(branch)  # type: ignore[operator]
-                lent = (lent or Lent())._replace(memory=memory)
+                lent = Lent(None if lent is None else lent.kv, memory)  # torch 2.11 cannot compile _replace
             elif isinstance(self.ffn, MixtureOfExperts):
                 h, routed = self.ffn(branch, context.experts)
             else:
                 h = self.ffn(branch)
-            stream = self._write(stream, skip, h)._replace(routed=routed)
+            stream = self._write(stream, skip, h, routed)
         return stream, lent
 
     def _read(self, x_BTD: Tensor, norm: nn.Module, skip_path: SkipPath | None) -> tuple[Tensor, Tensor]:
         normed = norm(x_BTD, self.compute_dtype)
         return (normed, x_BTD) if skip_path is None else skip_path(normed)
 
-    def _write(self, stream: Stream, skip_BTD: Tensor, h_BTD: Tensor) -> Stream:
+    def _write(self, stream: Stream, skip_BTD: Tensor, h_BTD: Tensor, routed: Routed | None = None) -> Stream:
         """Type promotion makes the sum fp32 where the stream is."""
         if self.skip == "add":
-            return Stream(torch.add(skip_BTD, h_BTD, alpha=self.residual))
+            return Stream(torch.add(skip_BTD, h_BTD, alpha=self.residual), routed=routed)
         if self.skip == "none":
-            return Stream(h_BTD)
+            return Stream(h_BTD, routed=routed)
         assert stream.total is not None
-        return Stream(h_BTD, torch.add(stream.total, h_BTD, alpha=self.residual))
+        return Stream(h_BTD, torch.add(stream.total, h_BTD, alpha=self.residual), routed)
 
     def flops(self, context_length: int) -> float:
         """Forward matmul FLOPs per token, averaged over the positions of a sequence."""

@@ -41,9 +41,13 @@ def run(
     return [t.float() for t in tensors if t is not None]
 
 
-def assert_near(ours: list[Tensor], theirs: list[Tensor]) -> None:
-    for a, b in zip(ours, theirs):
-        assert (a - b).norm() < 0.01 * b.norm()
+def assert_near(ours: list[Tensor], *case) -> None:
+    """Within 1% of the reference, or at most twice as far from it as the reference in bf16 is: the gradient of
+    a sink is a sum over all positions that nearly cancels.
+    """
+    exact, rounded = (run(dtype, "reference", *case) for dtype in (torch.float32, torch.bfloat16))
+    for a, b, c in zip(ours, exact, rounded):
+        assert (a - b).norm() < max(0.01 * b.norm(), 2 * (c - b).norm())
 
 
 @pytest.mark.parametrize(("dim", "width"), [(124, 124), (128, 128), (64, 128), (128, 256), (128, 72)])
@@ -51,7 +55,7 @@ def assert_near(ours: list[Tensor], theirs: list[Tensor]) -> None:
 def test_auto_agrees_with_the_reference(window, packed, sinks, dim, width):
     """Values wider than queries are those of differential attention."""
     ours = run(torch.bfloat16, "auto", dim, window, packed, sinks, width)
-    assert_near(ours, run(torch.float32, "reference", dim, window, packed, sinks, width))
+    assert_near(ours, dim, window, packed, sinks, width)
 
 
 @pytest.mark.parametrize("dim", [64, 124, 128])
@@ -62,7 +66,7 @@ def test_flash_attention_agrees_with_the_reference(backend, window, packed, sink
     if reason:
         pytest.skip(reason)
     ours = run(torch.bfloat16, backend, dim, window, packed, sinks)
-    assert_near(ours, run(torch.float32, "reference", dim, window, packed, sinks))
+    assert_near(ours, dim, window, packed, sinks)
 
 
 @pytest.mark.skipif(missing("fla.ops.forgetting_attn") != "", reason="needs fla")
