@@ -118,13 +118,6 @@ def training(dense: str, mixture: str, batch: int, steps: int) -> list[dict[str,
     return rows
 
 
-def save(found: dict[str, Any], output: str | None) -> None:
-    """As JSON, if there is a file for it."""
-    if output:
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
-        write_text(Path(output), json.dumps(found, indent=1) + "\n")
-
-
 def main(
     tokens: int = 24576,
     width: int = 1536,
@@ -151,6 +144,8 @@ def main(
         steps: timed steps of each.
         output: JSON file for everything.
     """
+    # First, in processes of their own: what this one allocates is missing there.
+    trained = training(train_dense, train, batch, steps) if train else []
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     mixture = Experts(experts // top_k, top_k)
@@ -176,11 +171,12 @@ def main(
         )
     for part in rows[-1]["profile"]:
         print(f"  {part['share']:>6.1%} {part['ms']:>9.3f} ms  {part['kernel']}")
-    found = {"device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU", "torch": torch.__version__}
-    found |= {"sizes": {"T": tokens, "n": width, "I": hidden, "E": experts, "K": top_k}, "rows": rows}
-    save(found, output)
-    if train:
-        save(found | {"training": training(train_dense, train, batch, steps)}, output)
+    sizes = {"T": tokens, "n": width, "I": hidden, "E": experts, "K": top_k}
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    found = {"device": name, "torch": torch.__version__, "sizes": sizes, "rows": rows, "training": trained}
+    if output:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        write_text(Path(output), json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

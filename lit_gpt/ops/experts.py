@@ -14,6 +14,8 @@ I hidden width of an expert, H rows of its up projection (2 I for the gated kind
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -110,47 +112,121 @@ def sum_rows(rows_PD: Tensor, place_TK: Tensor, gates_TK: Tensor | None = None) 
     return total
 
 
+def _forward(
+    x_TD: Tensor,
+    gates_TK: Tensor,
+    up_EHD: Tensor,
+    down_EDI: Tensor,
+    order_P: Tensor,
+    place_P: Tensor,
+    ends_E: Tensor,
+    largest: int | None,
+    kind: str,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """(y_TD, h_PH)."""
+    dtype, (tokens, k), options = x_TD.dtype, gates_TK.shape, {"largest": largest, "backend": backend}
+    h_PH = grouped_mm(x_TD[order_P // k], up_EHD.to(dtype).mT, ends_E, **options)
+    out_PD = grouped_mm(activate(kind, h_PH), down_EDI.to(dtype).mT, ends_E, **options)
+    return sum_rows(out_PD, place_P.view(tokens, k), gates_TK).to(dtype), h_PH
+
+
+def _backward(
+    dy_TD: Tensor,
+    h_PH: Tensor,
+    x_TD: Tensor,
+    gates_TK: Tensor,
+    up_EHD: Tensor,
+    down_EDI: Tensor,
+    order_P: Tensor,
+    place_P: Tensor,
+    ends_E: Tensor,
+    largest: int | None,
+    kind: str,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of x, gates, up and down."""
+    dtype, (tokens, k), options = x_TD.dtype, gates_TK.shape, {"largest": largest, "backend": backend}
+    token_P = order_P // k
+    dy_PD, a_PI = dy_TD[token_P], activate(kind, h_PH)
+    da_PI = grouped_mm(dy_PD, down_EDI.to(dtype), ends_E, **options)  # less the gates
+    d_gates_P = (upcast(da_PI) * upcast(a_PI)).sum(-1)
+    gates_P1 = gates_TK.flatten()[order_P][:, None]
+    dh_PH = activate_backward(kind, h_PH, gates_P1 * da_PI)
+    d_down = grouped_mm(dy_PD.mT, (gates_P1 * a_PI).to(dtype), ends_E, **options).to(down_EDI.dtype)
+    d_up = grouped_mm(dh_PH.mT, x_TD[token_P], ends_E, **options).to(up_EHD.dtype)
+    dx_PD = grouped_mm(dh_PH, up_EHD.to(dtype), ends_E, **options)
+    dx_TD = sum_rows(dx_PD, place_P.view(tokens, k)).to(dtype)
+    return dx_TD, d_gates_P[place_P].view(tokens, k).to(gates_TK.dtype), d_up, d_down
+
+
+# Inside a compiled model both are one operation each, compiled by itself: a compiler that saw through them would keep
+# the gathered rows and the cast weights of the forward pass for the backward pass, k times the activations.
+
+
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function)
+
+
+@torch.library.custom_op("lit_gpt::experts", mutates_args=())
+def _forward_op(
+    x_TD: Tensor,
+    gates_TK: Tensor,
+    up_EHD: Tensor,
+    down_EDI: Tensor,
+    order_P: Tensor,
+    place_P: Tensor,
+    ends_E: Tensor,
+    largest: int | None,
+    kind: str,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    return _compiled(_forward)(x_TD, gates_TK, up_EHD, down_EDI, order_P, place_P, ends_E, largest, kind, backend)
+
+
+@_forward_op.register_fake
+def _(x_TD: Tensor, gates_TK: Tensor, up_EHD: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x_TD), x_TD.new_empty(gates_TK.numel(), up_EHD.shape[1])
+
+
+@torch.library.custom_op("lit_gpt::experts_backward", mutates_args=())
+def _backward_op(
+    dy_TD: Tensor,
+    h_PH: Tensor,
+    x_TD: Tensor,
+    gates_TK: Tensor,
+    up_EHD: Tensor,
+    down_EDI: Tensor,
+    order_P: Tensor,
+    place_P: Tensor,
+    ends_E: Tensor,
+    largest: int | None,
+    kind: str,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _compiled(_backward)(
+        dy_TD, h_PH, x_TD, gates_TK, up_EHD, down_EDI, order_P, place_P, ends_E, largest, kind, backend
+    )
+
+
+@_backward_op.register_fake
+def _(dy_TD: Tensor, h_PH: Tensor, *like: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x_TD, gates_TK, up_EHD, down_EDI, *_ = like
+    return torch.empty_like(x_TD), torch.empty_like(gates_TK), torch.empty_like(up_EHD), torch.empty_like(down_EDI)
+
+
 class _Experts(torch.autograd.Function):
     """expert_ffn; see the module for what backward keeps."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x_TD: Tensor,
-        gates_TK: Tensor,
-        up_EHD: Tensor,
-        down_EDI: Tensor,
-        order_P: Tensor,
-        place_P: Tensor,
-        ends_E: Tensor,
-        largest: int | None,
-        kind: str,
-        backend: str,
-    ) -> Tensor:
-        dtype, (tokens, k) = x_TD.dtype, gates_TK.shape
-        h_PH = grouped_mm(x_TD[order_P // k], up_EHD.to(dtype).mT, ends_E, largest=largest, backend=backend)
-        a_PI = activate(kind, h_PH)
-        out_PD = grouped_mm(a_PI, down_EDI.to(dtype).mT, ends_E, largest=largest, backend=backend)
-        ctx.save_for_backward(x_TD, gates_TK, up_EHD, down_EDI, order_P, place_P, ends_E, h_PH)
-        ctx.largest, ctx.kind, ctx.backend = largest, kind, backend
-        return sum_rows(out_PD, place_P.view(tokens, k), gates_TK).to(dtype)
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        y_TD, h_PH = (_forward_op if torch.compiler.is_compiling() else _forward)(*inputs)
+        ctx.save_for_backward(h_PH, *inputs[:7])
+        ctx.options = inputs[7:]
+        return y_TD
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (dy_TD,) = grads
-        x_TD, gates_TK, up_EHD, down_EDI, order_P, place_P, ends_E, h_PH = ctx.saved_tensors
-        options = {"largest": ctx.largest, "backend": ctx.backend}
-        dtype, (tokens, k) = x_TD.dtype, gates_TK.shape
-        token_P = order_P // k
-        dy_PD, a_PI = dy_TD[token_P], activate(ctx.kind, h_PH)
-        da_PI = grouped_mm(dy_PD, down_EDI.to(dtype), ends_E, **options)  # less the gates
-        d_gates_P = (upcast(da_PI) * upcast(a_PI)).sum(-1)
-        gates_P1 = gates_TK.flatten()[order_P][:, None]
-        dh_PH = activate_backward(ctx.kind, h_PH, gates_P1 * da_PI)
-        d_down = grouped_mm(dy_PD.mT, (gates_P1 * a_PI).to(dtype), ends_E, **options)
-        d_up = grouped_mm(dh_PH.mT, x_TD[token_P], ends_E, **options)
-        dx_PD = grouped_mm(dh_PH, up_EHD.to(dtype), ends_E, **options)
-        dx_TD = sum_rows(dx_PD, place_P.view(tokens, k)).to(dtype)
-        d_gates_TK = d_gates_P[place_P].view(tokens, k).to(gates_TK.dtype)
-        weights = (d_up.to(up_EHD.dtype), d_down.to(down_EDI.dtype))
-        return dx_TD, d_gates_TK, *weights, None, None, None, None, None, None
+        run: Callable[..., Any] = _backward_op if torch.compiler.is_compiling() else _backward
+        return *run(*grads, *ctx.saved_tensors, *ctx.options), None, None, None, None, None, None

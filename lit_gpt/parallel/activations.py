@@ -50,5 +50,8 @@ def compile_blocks(blocks: nn.ModuleList) -> None:
     # One version per layer and mode (training, validation) is fine; the default of 8 is not.
     limit = 2 * len(blocks) + 8
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, limit)
+    # A multiplier is a constant of its model: as an input that may change, which it becomes when a process trains
+    # a second model, it costs a wait for the device and fails with recomputation.
+    torch._dynamo.config.specialize_float = True
     for block in blocks:
         block.forward = torch.compile(block.forward)

@@ -28,7 +28,8 @@ NODE = 8  # GPUs of a node, where no launcher says it
 def memory_per_gpu(run: RunConfig, config: ModelConfig, plan: Plan, ranks: int) -> dict[str, int]:
     """Bytes on one of `ranks` GPUs: weights, copies of weights, gradients, optimizer, activations.
 
-    They are a GPU's also where the run would be on a CPU: bf16 unless --precision says otherwise, compiled
+    Gradients are those beyond the activations whose place they take, where a step is one micro-batch of
+    one process. They are a GPU's also where the run would be on a CPU: bf16 unless --precision says otherwise, compiled
     blocks, library kernels. Without the keys "optimizer" or "activations" where these cannot be told.
     """
     dtype = torch.float32 if run.precision == "fp32" else torch.bfloat16
@@ -42,7 +43,10 @@ def memory_per_gpu(run: RunConfig, config: ModelConfig, plan: Plan, ranks: int) 
         return sizes
     tokens = run.micro_bsz * config.block_size
     loss = of_loss(config, tokens, run.use_flce is not False, dtype)
-    return sizes | {"activations": int(of_layers(layers, tokens, str(run.act_ckpt)) + loss)}
+    activations = int(of_layers(layers, tokens, str(run.act_ckpt)) + loss)
+    if ranks == 1 and not _accumulates(run, plan, ranks):  # gradients come when activations go
+        sizes["gradients"] = max(sizes["gradients"] - activations, 0)
+    return sizes | {"activations": activations}
 
 
 def _of_parameters(model: GPT, run: RunConfig, plan: Plan, ranks: int) -> dict[str, int]:
@@ -81,9 +85,13 @@ def _gathered(model: GPT, run: RunConfig, plan: Plan, ranks: int) -> tuple[int, 
     left_out = (*REPLICATED, "expert") if run.expert_parallel else REPLICATED
     blocks = [_size(block, *left_out) for block in model.blocks]
     tables = _size(model, *left_out) - sum(blocks)
-    accumulates = plan.batch_tokens * plan.batch_ramp > ranks * run.micro_bsz * plan.context
-    whole = tables + sum(blocks) if accumulates else max(tables, *blocks)
+    whole = tables + sum(blocks) if _accumulates(run, plan, ranks) else max(tables, *blocks)
     return 4 * tables + 2 * max(blocks) * model.compute_dtype.itemsize, 4 * whole
+
+
+def _accumulates(run: RunConfig, plan: Plan, ranks: int) -> bool:
+    """Whether a step is of several micro-batches."""
+    return plan.batch_tokens * plan.batch_ramp > ranks * run.micro_bsz * plan.context
 
 
 def too_much(run: RunConfig, memory: dict[str, int]) -> str:
