@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from benchmarks.timing import milliseconds
 from lit_gpt.data.varlen import document_offsets
-from lit_gpt.ops import attention, conv, delta_rule, linear_attention, selective_scan, ssd
+from lit_gpt.ops import attention, conv, delta_rule, flash, linear_attention, selective_scan, ssd
 from lit_gpt.ops.backends import Backend
 
 Tensors = dict[str, Tensor]
@@ -135,9 +135,15 @@ def attention_case(s: Sizes, window: int | None) -> Case:
         "v": s.normal(max(heads // 4, 1), 128),
     }
 
+    masks: dict[tuple[Any, ...], attention.Mask] = {}  # a model makes one for all its layers
+
     def run(t: Tensors, docs: dict[str, Tensor], backend: str) -> Tensor:
-        ids = docs.get("doc_ids")
-        return attention.attention(t["q"], t["k"], t["v"], window=window, doc_ids=ids, backend=backend)
+        q, key = t["q"], (bool(docs), backend, t["q"].dtype)
+        if key not in masks:
+            offsets = docs.get("cu_seqlens") if backend in flash.LIBRARIES else None
+            asked = attention.describe(q.device, s.T, s.T, window, bool(docs), False, q.dtype, offsets is not None)
+            masks[key] = attention.prepare_mask(asked, docs.get("doc_ids"), q.device, backend, offsets)
+        return attention.attention(q, t["k"], t["v"], window=window, mask=masks[key])
 
     return Case("attention" if window is None else f"attention (window {window})", attention.BACKENDS, tensors, run)
 
