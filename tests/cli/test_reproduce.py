@@ -32,10 +32,12 @@ def test_jobs_run_when_they_can_and_once(table, capsys) -> None:
         "late,0,1,a.one a.two,cat {out}/one {out}/two > {out}/both",
         "a.one,1,1,,echo $CUDA_VISIBLE_DEVICES > {out}/one",
         "a.two,2,1,,echo $CUDA_VISIBLE_DEVICES > {out}/two",
+        "many,1-4,1,late,echo {gpus} > {out}/many",
     )
     assert reproduce.main(out, gpus="5,7") == 0
     one, two = (out / "both").read_text().splitlines()
     assert one in ("5", "7") and sorted(two.split(",")) == ["5", "7"]
+    assert sorted((out / "many").read_text().strip().split(",")) == ["5", "7"]
     (out / "both").unlink()
     assert reproduce.main(out, gpus="5,7") == 0 and not (out / "both").exists()
     assert "0 of 0 jobs" in capsys.readouterr().out
