@@ -24,6 +24,7 @@ import numpy as np
 import yaml
 
 from lit_gpt.errors import EXIT_BAD_INPUT, UserError
+from lit_gpt.metrics.figures import save, subplots
 from lit_gpt.scaling.fit import Parabola, fit_best_lr
 from lit_gpt.utils.files import write_text
 
@@ -90,12 +91,8 @@ def summarise(depths: dict[int, Points]) -> dict[str, Any]:
 def draw(curves: dict[str, dict[int, Points]], metric: str, output: Path) -> None:
     """The figure: a panel per rule."""
     import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.2 * len(curves), 4.0), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(curves), squeeze=False, sharey=True)[0]
+    figure, (panels,) = subplots(4.2 * len(curves), 4.0, 1, len(curves), sharey=True)
     depths = sorted({depth for rule in curves.values() for depth in rule})
     colors = dict(zip(depths, matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(depths)))))
     for axes, (rule, by_depth) in zip(panels, curves.items()):
@@ -111,9 +108,9 @@ def draw(curves: dict[str, dict[int, Points]], metric: str, output: Path) -> Non
         axes.set_xlabel("base learning rate")
         axes.grid(alpha=0.25)
     panels[0].set_ylabel(metric.removeprefix("metric/"))
-    panels[0].legend(frameon=False, fontsize=9)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=130, format="png")
+    most = max(range(len(panels)), key=lambda i: len(list(curves.values())[i]))
+    panels[most].legend(frameon=False, fontsize=9)
+    save(figure, output)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

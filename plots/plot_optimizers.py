@@ -13,12 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
 from lit_gpt.errors import EXIT_BAD_INPUT, UserError
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from lit_gpt.metrics.figures import save, subplots
 
 LOSS = "metric/val_loss@1x"
 NAMED = 8  # the best ones have colours in the curves
@@ -43,7 +39,7 @@ def draw(found: dict[str, Curve], output: Path) -> None:
     names = sorted(found, key=lambda name: found[name][-1][1])
     final = [found[name][-1][1] for name in names]
     low, high = final[0], final[0] + 2.5 * max(final[len(final) // 2] - final[0], 0.05)
-    figure, (dots, lines) = plt.subplots(1, 2, figsize=(12, 1.5 + 0.2 * len(names)), width_ratios=[3, 4])
+    figure, ((dots, lines),) = subplots(12, 1.5 + 0.2 * len(names), 1, 2, width_ratios=[3, 4])
     dots.plot([min(value, high) for value in final], names, "o", markersize=4)
     dots.grid(axis="y", linewidth=0.4)
     for i, value in enumerate(final):
@@ -60,9 +56,7 @@ def draw(found: dict[str, Curve], output: Path) -> None:
     lines.set(xlabel="tokens", ylabel="validation loss", ylim=(low - margin, max(high, worst) + margin))
     handles, labels = lines.get_legend_handles_labels()
     lines.legend(handles[::-1], labels[::-1], fontsize=7)
-    figure.tight_layout()
-    figure.savefig(output, dpi=150)
-    plt.close(figure)
+    save(figure, output)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lit_gpt.errors import UserError, did_you_mean
+from lit_gpt.metrics.figures import save, subplots
 from lit_gpt.metrics.summary import read_metrics
 
 CURVE_FILE = "loss_curve.png"
@@ -31,7 +31,9 @@ def draw_loss_curve(folder: Path, bytes_per_token: float | None = None, output: 
     curves = read_metrics(folder)
     train_x, train_y = series(curves, TRAIN, folder)
     has_lr = LEARNING_RATE in curves
-    figure, (top, bottom) = _figure(has_lr)
+    rows, height, ratios = (2, 5.4, [3.4, 1]) if has_lr else (1, 4.6, [1])
+    figure, panels = subplots(8, height, rows, sharex=True, height_ratios=ratios)
+    top, bottom = panels[0, 0], panels[-1, 0]
     smoothed = smooth(train_y)
     top.plot(train_x, train_y, color=_BLUE, alpha=0.25, linewidth=0.8, label="train")
     name = f"train, smoothed: {smoothed[-1]:.4f}"
@@ -50,7 +52,7 @@ def draw_loss_curve(folder: Path, bytes_per_token: float | None = None, output: 
         bottom.set_ylabel("learning rate")
         bottom.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
         bottom.grid(alpha=0.25)
-    (bottom or top).set_xlabel(_x_label(curves))
+    bottom.set_xlabel(_x_label(curves))
     return _save(figure, output or folder / CURVE_FILE)
 
 
@@ -62,7 +64,8 @@ def draw_overlay(folders: Sequence[Path], metrics: Sequence[str], output: Path) 
     """
     import matplotlib
 
-    figure, panels = _panels(len(metrics))
+    width = 8 if len(metrics) == 1 else 5.5 * len(metrics)
+    figure, (panels,) = subplots(width, 4.6, 1, len(metrics))
     colors = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(folders)))
     runs = {name: read_metrics(folder) for name, folder in zip(_names(folders), folders)}
     last: dict[str, dict[str, float]] = {}
@@ -118,28 +121,6 @@ def smooth(values: np.ndarray) -> np.ndarray:
     return (sums[last + 1] - sums[first]) / (last + 1 - first)
 
 
-def _panels(count: int) -> tuple[Any, Sequence[Any]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8 if count == 1 else 5.5 * count, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, count, squeeze=False)[0]
-
-
-def _figure(two_panels: bool) -> tuple[Any, tuple[Any, Any]]:
-    # not pyplot: it keeps global state and may pick a backend that needs a display
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5.4 if two_panels else 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    if two_panels:
-        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3.4, 1])
-        return figure, (top, bottom)
-    return figure, (figure.subplots(), None)
-
-
 def _dress(axes: Any, title: str, y_label: str) -> None:
     axes.set_title(title, fontsize=min(11, 960 / len(title)))  # a long run name still fits 8 inches
     axes.set_ylabel(y_label)
@@ -176,8 +157,4 @@ def _save(figure: Any, path: Path) -> Path:
     units = EngFormatter(sep="")
     for axes in figure.axes:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: units(x).replace("G", "B")))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=130, format="png")
-    os.replace(temporary, path)
-    return path
+    return save(figure, path)
