@@ -12,7 +12,7 @@ N = B T tokens of the micro-batch.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -83,8 +83,11 @@ class MixtureOfExperts(nn.Module):
 
     def _ffn(self, x_ND: Tensor, gates_NK: Tensor, routes: Routes, backend: str) -> Tensor:
         """The weighted sum of experts. Under expert parallelism, and only there, forward sees DTensors."""
-        options = {"kind": self.kind, "backend": backend}
-        if isinstance(self.up, DTensor) and isinstance(self.down, DTensor):
+        options: dict[str, Any] = {"kind": self.kind, "backend": backend}
+        if isinstance(self.up, DTensor) and isinstance(
+            self.down, DTensor
+        ):  # its code is not compiled, its experts may be
+            options["compiled"] = torch.compiler.is_compiling()
             return parallel_expert_ffn(x_ND, gates_NK, self.up, self.down, routes, **options)  # type: ignore
         return expert_ffn(x_ND, gates_NK, self.up, self.down, routes, **options)
 

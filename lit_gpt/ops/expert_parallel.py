@@ -20,15 +20,16 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from lit_gpt.ops.experts import Routes, expert_ffn, sort_pairs
+from lit_gpt.ops.experts import Routes, expert_ffn, sort_pairs, sum_rows
 
 
 @torch.compiler.disable
 def parallel_expert_ffn(
-    x_TD: Tensor, gates_TK: Tensor, up_EHD: DTensor, down_EDI: DTensor, routes: Routes, *, kind: str, backend: str
+    x_TD: Tensor, gates_TK: Tensor, up_EHD: DTensor, down_EDI: DTensor, routes: Routes, **options: Any
 ) -> Tensor:
     """ops.experts.expert_ffn with weights sharded by expert over the mesh axis "shard". Collective over it.
 
+    options: of expert_ffn.
     Gradients of the weights are sums over the tokens of all its processes.
     """
     group = up_EHD.device_mesh.get_group("shard")
@@ -40,9 +41,9 @@ def parallel_expert_ffn(
     to = [int(part.sum()) for part in _parts(sent_WE[dist.get_rank(group)], share, size)]
     come = arriving_We.sum(1).tolist()
     rows_RD = _AllToAll.apply(x_TD[routes.order_P // k], to, come, group)
-    out_RD = _own(rows_RD, arriving_We, up_EHD.to_local(), down_EDI.to_local(), kind, backend)  # type: ignore[arg-type]
+    out_RD = _own(rows_RD, arriving_We, up_EHD.to_local(), down_EDI.to_local(), options)  # type: ignore[arg-type]
     out_PD = _AllToAll.apply(out_RD, come, to, group)
-    return (gates_TK[..., None] * out_PD[routes.place_P].view(*gates_TK.shape, -1)).sum(1).to(x_TD.dtype)  # type: ignore[index]
+    return sum_rows(out_PD, routes.place_P.view_as(gates_TK), gates_TK).to(x_TD.dtype)  # type: ignore[arg-type]
 
 
 def _counts(ends_E: Tensor, size: int, group: dist.ProcessGroup) -> Tensor:
@@ -58,12 +59,12 @@ def _parts(counts_E: Tensor, share: int, size: int) -> list[Tensor]:
     return [counts_E[i * share : (i + 1) * share] for i in range(size)]
 
 
-def _own(rows_RD: Tensor, arriving_We: Tensor, up: Tensor, down: Tensor, kind: str, backend: str) -> Tensor:
+def _own(rows_RD: Tensor, arriving_We: Tensor, up: Tensor, down: Tensor, options: dict[str, Any]) -> Tensor:
     """This process's experts on rows ordered by sender, then by expert; in the same order."""
     experts_R = torch.arange(arriving_We.shape[1]).repeat(len(arriving_We)).repeat_interleave(arriving_We.flatten())
     experts_R1 = experts_R.to(rows_RD.device, non_blocking=True)[:, None]
     ones_R1 = torch.ones_like(rows_RD[:, :1], dtype=torch.promote_types(rows_RD.dtype, torch.float32))
-    return expert_ffn(rows_RD, ones_R1, up, down, sort_pairs(experts_R1, len(up)), kind=kind, backend=backend)
+    return expert_ffn(rows_RD, ones_R1, up, down, sort_pairs(experts_R1, len(up)), **options)
 
 
 class _AllToAll(torch.autograd.Function):

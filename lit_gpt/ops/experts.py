@@ -62,12 +62,15 @@ def expert_ffn(
     *,
     kind: str = "swiglu",
     backend: str = "auto",
+    compiled: bool = False,
 ) -> Tensor:
     """See the module; (T, D) in x's dtype, differentiable in the first four.
 
-    gates in at least fp32, weights are cast to x's dtype. backend: of ops.grouped_gemm.
+    gates in at least fp32, weights are cast to x's dtype. backend: of ops.grouped_gemm. compiled: both
+    passes, which they are in a compiled model anyway.
     """
-    return _Experts.apply(x_TD, gates_TK, up_EHD, down_EDI, *routes, kind, backend)  # type: ignore[return-value]
+    compiled = compiled or torch.compiler.is_compiling()
+    return _Experts.apply(x_TD, gates_TK, up_EHD, down_EDI, *routes, kind, backend, compiled)  # type: ignore[return-value]
 
 
 def activate(kind: str, h_PH: Tensor) -> Tensor:
@@ -220,13 +223,14 @@ class _Experts(torch.autograd.Function):
     """expert_ffn; see the module for what backward keeps."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        y_TD, h_PH = (_forward_op if torch.compiler.is_compiling() else _forward)(*inputs)
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        *inputs, compiled = arguments
+        y_TD, h_PH = (_forward_op if compiled else _forward)(*inputs)
         ctx.save_for_backward(h_PH, *inputs[:7])
-        ctx.options = inputs[7:]
+        ctx.options, ctx.compiled = inputs[7:], compiled
         return y_TD
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        run: Callable[..., Any] = _backward_op if torch.compiler.is_compiling() else _backward
-        return *run(*grads, *ctx.saved_tensors, *ctx.options), None, None, None, None, None, None
+        run: Callable[..., Any] = _backward_op if ctx.compiled else _backward
+        return *run(*grads, *ctx.saved_tensors, *ctx.options), None, None, None, None, None, None, None
