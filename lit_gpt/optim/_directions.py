@@ -34,7 +34,8 @@ def buffers(batch: Batch, state: State, key: str) -> list[Tensor]:
 class Orthogonal:
     """U V^T of the momentum M <- mu M + G, or of mu M + G with it (nesterov).
 
-    ns: set of Newton-Schulz coefficients, ns_steps of them, in ns_dtype; see ops/newton_schulz.py.
+    ns: set of Newton-Schulz coefficients, ns_steps of them, in ns_dtype; see ops/newton_schulz.py. auto: bf16 on a
+    GPU, fp32 on a CPU, where products in bf16 take five to ten times as long.
     Blocks of a matrix that are maps of their own are orthogonalised each for itself.
     """
 
@@ -42,13 +43,15 @@ class Orthogonal:
     nesterov: bool = True
     ns: str = "tuned"
     ns_steps: int = 5
-    ns_dtype: str = "bf16"
+    ns_dtype: str = "auto"
     ns_backend: str = "auto"
 
     def __post_init__(self) -> None:
         coefficients(self.ns, self.ns_steps)
-        if self.ns_dtype not in DTYPES:
-            raise UserError(f"Newton-Schulz in {self.ns_dtype!r} is not possible. Use one of {', '.join(DTYPES)}.")
+        if self.ns_dtype not in ("auto", *DTYPES):
+            raise UserError(
+                f"Newton-Schulz in {self.ns_dtype!r} is not possible. Use one of {', '.join(DTYPES)}, auto."
+            )
 
     def new_state(self, p: Tensor) -> dict[str, Tensor]:
         """The momentum, in fp32."""
@@ -65,7 +68,7 @@ class Orthogonal:
         else:
             torch._foreach_copy_(grads, momenta)
         # fp16 has no room for the size of gradients, which only the norm takes out.
-        wire = torch.bfloat16 if self.ns_dtype == "bf16" else torch.float32
+        wire = torch.bfloat16 if self._dtype(batch.device) == torch.bfloat16 else torch.float32
         whole = yield from batch.assemble(u_BrC.to(batch.device, wire))
         direction = yield from batch.scatter(self._orthogonal(whole, batch.blocks).to(wire))
         return direction.to(u_BrC.device, torch.float32)
@@ -74,7 +77,10 @@ class Orthogonal:
         b, rows, columns = u_bRC.shape
         maps = u_bRC.reshape(b * blocks, rows // blocks, columns)
         triples = coefficients(self.ns, self.ns_steps)
-        return orthogonalize(maps, triples, DTYPES[self.ns_dtype], self.ns_backend).reshape(u_bRC.shape)
+        return orthogonalize(maps, triples, self._dtype(maps.device), self.ns_backend).reshape(u_bRC.shape)
+
+    def _dtype(self, device: torch.device) -> torch.dtype:
+        return DTYPES.get(self.ns_dtype, torch.float32 if device.type == "cpu" else torch.bfloat16)
 
 
 @dataclass(frozen=True)

@@ -190,7 +190,7 @@ def test_blocks_of_rows_are_matrices_of_their_own() -> None:
     [
         ({"ns": "tunde"}, "Unknown Newton-Schulz coefficients 'tunde'. Did you mean 'tuned'"),
         ({"ns_steps": 0}, "0 Newton-Schulz steps do nothing"),
-        ({"ns_dtype": "int8"}, "Newton-Schulz in 'int8' is not possible. Use one of bf16, fp16, fp32"),
+        ({"ns_dtype": "int8"}, "Newton-Schulz in 'int8' is not possible. Use one of bf16, fp16, fp32, auto"),
         ({"adjust": "loud"}, "adjust loud is unknown. Use one of spectral, clip, rms, none"),
     ],
 )
