@@ -30,7 +30,7 @@ def train(experts: Experts, micro_batches: int, **options: Any) -> dict[str, Any
     specs = tuple(LayerSpec(window=spec.window, experts=True) for spec in CONFIG.layers)
     config = CONFIG.replace(layers=specs, experts=experts, intermediate_size=18)
     model = build_model(runtime, config=config, **options)
-    optimizer = build_adamw(model, "fused")  # torch's over lists plans for seconds how they are sharded
+    optimizer = build_adamw(model, "fused")  # torch's plans the sharding of each list for seconds
     losses, norms, routing = [], [], []
     for step in range(STEPS):
         tokens = torch.randint(0, VOCAB, (ROWS, LENGTH), generator=torch.Generator().manual_seed(step)).numpy()

@@ -34,7 +34,7 @@ def small(family: str, **changes: Any) -> ModelConfig:
 def train(family: str, act_ckpt: str = "off", compile: bool = False, **changes: Any) -> dict[str, Any]:
     runtime = launch()
     model = build_model(runtime, config=small(family, **changes), act_ckpt=act_ckpt, compile=compile)
-    optimizer = build_adamw(model, "fused")  # torch's over lists plans for seconds how they are sharded
+    optimizer = build_adamw(model, "fused")  # torch's plans the sharding of each list for seconds
     losses = [train_step(model, optimizer, runtime, step) for step in range(3)]
     return {"losses": losses, "in_sync": replicas_in_sync(model, runtime), "weights": snapshot(model)}
 
