@@ -13,9 +13,9 @@ from typing import cast
 
 import torch
 import torch.distributed as dist
-from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments import TorchElasticEnvironment
-from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import TorchElasticEnvironment
+from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from torch.distributed.device_mesh import DeviceMesh
 
 from lit_gpt.errors import UserError
