@@ -241,4 +241,6 @@ def execute(setup: Setup) -> int:
         print(f"run folder: {result.folder}")
         if result.interrupted:
             print("stopped early with a checkpoint; the same command with --resume auto continues")
+        sys.stdout.flush()
+    runtime.barrier()  # torchrun ends all processes as soon as one leaves with a code other than 0
     return EXIT_INTERRUPTED if result.interrupted else 0

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from spawn import run_distributed
 from tiny_run import ROOT, pretrain, rows, run, words
 
+from lit_gpt.train.reporter import Reporter
 from lit_gpt.train.signals import EXIT_INTERRUPTED
 
 STEPS = 9
@@ -27,6 +30,22 @@ def torchrun(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     )
 
 
+def leave(arguments: list[str], written: Path) -> int:
+    """pretrain.py where the main process takes its time over the summary: nobody may leave before it is there."""
+    close = Reporter.close
+
+    def slow(self: Reporter, interrupted: bool) -> None:
+        close(self, interrupted)
+        if int(os.environ["RANK"]) == 0:
+            time.sleep(0.5)
+            written.touch()
+
+    Reporter.close = slow  # in a process of this call's own
+    code = pretrain.main(arguments)
+    assert written.exists()
+    return code
+
+
 def test_two_then_four_then_one(data, tmp_path):
     alone, together = tmp_path / "alone", tmp_path / "together"
     options = {"val_data_dir": data, **OPTIONS}
@@ -35,7 +54,8 @@ def test_two_then_four_then_one(data, tmp_path):
     assert "stopped early with a checkpoint" in ended.stdout, ended.stderr
     assert f"exitcode  : {EXIT_INTERRUPTED}" in ended.stderr
     # The start of torchrun without its imports, which cost more than everything else.
-    four = run_distributed(pretrain.main, 4, words(data, together, resume="auto", stop_after=3, **options), nodes=2)
+    again = words(data, together, resume="auto", stop_after=3, **options)
+    four = run_distributed(leave, 4, again, tmp_path / "written", nodes=2)
     assert four == [EXIT_INTERRUPTED] * 4
     assert run(data, together, resume="auto", **options) == 0
     for key in ("metric/train_loss", "metric/val_loss@1x", "metric/grad_norm"):
