@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import io
 from pathlib import Path
 from typing import Any
+
+from lit_gpt.utils.files import write_bytes
 
 
 def subplots(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:
@@ -19,8 +21,8 @@ def subplots(width: float, height: float, rows: int = 1, columns: int = 1, **opt
 
 def save(figure: Any, path: Path) -> Path:
     """Write a PNG, whole or not at all; returns its path."""
+    png = io.BytesIO()
+    figure.savefig(png, dpi=130, format="png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=130, format="png")
-    os.replace(temporary, path)
+    write_bytes(path, png.getvalue())
     return path

@@ -84,10 +84,8 @@ class MixtureOfExperts(nn.Module):
     def _ffn(self, x_ND: Tensor, gates_NK: Tensor, routes: Routes, backend: str) -> Tensor:
         """The weighted sum of experts. Under expert parallelism, and only there, forward sees DTensors."""
         options: dict[str, Any] = {"kind": self.kind, "backend": backend}
-        if isinstance(self.up, DTensor) and isinstance(
-            self.down, DTensor
-        ):  # its code is not compiled, its experts may be
-            options["compiled"] = torch.compiler.is_compiling()
+        if isinstance(self.up, DTensor) and isinstance(self.down, DTensor):
+            options["compiled"] = torch.compiler.is_compiling()  # which it cannot see from within
             return parallel_expert_ffn(x_ND, gates_NK, self.up, self.down, routes, **options)  # type: ignore
         return expert_ffn(x_ND, gates_NK, self.up, self.down, routes, **options)
 

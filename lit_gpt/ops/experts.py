@@ -15,7 +15,7 @@ I hidden width of an expert, H rows of its up projection (2 I for the gated kind
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, wraps
 from typing import Any, NamedTuple
 
 import torch
@@ -172,45 +172,23 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function)
 
 
-@torch.library.custom_op("lit_gpt::experts", mutates_args=())
-def _forward_op(
-    x_TD: Tensor,
-    gates_TK: Tensor,
-    up_EHD: Tensor,
-    down_EDI: Tensor,
-    order_P: Tensor,
-    place_P: Tensor,
-    ends_E: Tensor,
-    largest: int | None,
-    kind: str,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    return _compiled(_forward)(x_TD, gates_TK, up_EHD, down_EDI, order_P, place_P, ends_E, largest, kind, backend)
+def _operation(name: str, function: Callable[..., Any]) -> Any:
+    """The function, compiled, as an operation with its signature."""
+
+    @wraps(function)
+    def run(*arguments: Any) -> Any:
+        return _compiled(function)(*arguments)
+
+    return torch.library.custom_op(name, run, mutates_args=())
+
+
+_forward_op = _operation("lit_gpt::experts", _forward)
+_backward_op = _operation("lit_gpt::experts_backward", _backward)
 
 
 @_forward_op.register_fake
 def _(x_TD: Tensor, gates_TK: Tensor, up_EHD: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x_TD), x_TD.new_empty(gates_TK.numel(), up_EHD.shape[1])
-
-
-@torch.library.custom_op("lit_gpt::experts_backward", mutates_args=())
-def _backward_op(
-    dy_TD: Tensor,
-    h_PH: Tensor,
-    x_TD: Tensor,
-    gates_TK: Tensor,
-    up_EHD: Tensor,
-    down_EDI: Tensor,
-    order_P: Tensor,
-    place_P: Tensor,
-    ends_E: Tensor,
-    largest: int | None,
-    kind: str,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _compiled(_backward)(
-        dy_TD, h_PH, x_TD, gates_TK, up_EHD, down_EDI, order_P, place_P, ends_E, largest, kind, backend
-    )
 
 
 @_backward_op.register_fake

@@ -107,7 +107,8 @@ def no_machine_code(monkeypatch):
 BIASED = replace(FINE, gate="sigmoid", aux_style="switch_seq", bias_rate=0.1)
 
 
-@pytest.mark.parametrize(("experts", "dtype", "error"), [(FINE, torch.bfloat16, 2e-2), (BIASED, torch.float32, 1e-5)])
+@pytest.mark.parametrize("experts", [FINE, BIASED])
+@pytest.mark.parametrize(("dtype", "error"), [(torch.bfloat16, 2e-2), (torch.float32, 1e-5)])
 def test_compiled_blocks_equal_eager_ones(experts, dtype, error, no_machine_code):
     """The experts are one operation of the block's graph, compiled by itself."""
 
@@ -117,10 +118,11 @@ def test_compiled_blocks_equal_eager_ones(experts, dtype, error, no_machine_code
         return gpt
 
     expected, gpt = gradients(built()), built()
+    assert gpt.expert_backend == "auto"  # in bf16 torch's product, which dynamo captures without a break
     for block in gpt.blocks:
         block.forward = torch.compile(block.forward, backend="aot_eager", fullgraph=True)
     for name, value in gradients(gpt).items():
-        assert (value - expected[name]).norm() <= error * expected[name].norm(), name
+        torch.testing.assert_close(value, expected[name], rtol=error, atol=error, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_compiled_blocks_keep_what_eager_ones_keep(no_machine_code):

@@ -42,12 +42,13 @@ def run(
 
 
 def assert_near(ours: list[Tensor], *case) -> None:
-    """Within 1% of the reference, or at most twice as far from it as the reference in bf16 is: the gradient of
-    a sink is a sum over all positions that nearly cancels.
+    """Within 1% of the reference. The gradient of a sink, a sum over all positions that nearly cancels, may be
+    up to twice as far from it as the reference in bf16 is.
     """
     exact, rounded = (run(dtype, "reference", *case) for dtype in (torch.float32, torch.bfloat16))
-    for a, b, c in zip(ours, exact, rounded):
-        assert (a - b).norm() < max(0.01 * b.norm(), 2 * (c - b).norm())
+    for i, (a, b, c) in enumerate(zip(ours, exact, rounded)):
+        bound = 0.01 * b.norm()
+        assert (a - b).norm() < (bound if i < 4 else max(bound, 2 * (c - b).norm()))
 
 
 @pytest.mark.parametrize(("dim", "width"), [(124, 124), (128, 128), (64, 128), (128, 256), (128, 72)])

@@ -59,7 +59,8 @@ def test_measured_peaks(row: dict[str, Any]) -> None:
     tokens = row["micro_bsz"] * row["context"]
     line = f"--depth {row['depth']} --micro_bsz {row['micro_bsz']} --ctx_len {row['context']} --train_name x"
     plan = setup(f"{line} --total_bsz {tokens} --vocab_size 32000", train_model=row["family"]).plan
-    assert total(plan.memory) == pytest.approx(row["peak_memory_gib"], rel=0.04)
+    rel = 0.03 if row["family"] == "transformer" and row["depth"] < 24 else 0.04
+    assert total(plan.memory) == pytest.approx(row["peak_memory_gib"], rel=rel)
 
 
 def test_measured_peaks_of_several_micro_batches() -> None:
