@@ -16,9 +16,10 @@ from lit_gpt.ops.backends import missing, optional
 if TYPE_CHECKING:
     from lit_gpt.ops.attention import Request
 
-# Backend -> its module, and the major compute capabilities that it has both passes for.
+# Backend -> its module, and the major compute capabilities that it has both passes for. Not "flash_attn" for the
+# first: that is there with FlashAttention 4 alone, too.
 LIBRARIES = {
-    "fa2": ("flash_attn", (8, 9, 10, 12)),
+    "fa2": ("flash_attn.flash_attn_interface", (8, 9, 10, 12)),
     "fa3": ("flash_attn_interface", (9,)),
     "fa4": ("flash_attn.cute", (9, 10, 11, 12)),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.nn.attention.flex_attention import create_block_mask
 
 from lit_gpt.errors import UserError
 from lit_gpt.ops import attention as ops
-from lit_gpt.ops import flash
+from lit_gpt.ops import backends, flash
 from lit_gpt.ops.masks import block_mask, dense_mask
 
 CPU = torch.device("cpu")
@@ -120,7 +121,22 @@ def test_when_flash_attention_is_refused(monkeypatch):
     assert "cached" in flash.refuses("fa3", request._replace(q_len=1))
     assert "sinks" in flash.refuses("fa3", request._replace(sink=True))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (10, 0))
-    assert ops.pick(request) == "fa4"
+    assert ops.pick(request) == "flex" and flash.refuses("fa3", request) and not flash.refuses("fa4", request)
+
+
+def test_flash_attention_4_alone_is_not_taken_for_2(tmp_path, monkeypatch):
+    """Both packages are folders of `flash_attn`; the fourth has nothing beside its own."""
+    folder = tmp_path / "flash_attn" / "cute"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(backends, "_load", backends._load.__wrapped__)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    request = ops.describe(torch.device("cuda"), 64, 64, 8, False, False, torch.bfloat16)
+    reasons = [flash.refuses(name, request) for name in ("fa4", "fa2")]
+    for name in ("flash_attn.cute", "flash_attn"):
+        del sys.modules[name]
+    assert reasons == ["", "flash_attn.flash_attn_interface is not installed (pip install flash-attn)"]
 
 
 @pytest.mark.parametrize("sinks", [False, True])
