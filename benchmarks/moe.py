@@ -23,10 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from jsonargparse import auto_cli
 from torch import Tensor
-from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.timing import milliseconds
+from benchmarks.timing import milliseconds, where
 from lit_gpt.config.model import Experts, LayerSpec, ModelConfig
 from lit_gpt.nn.moe import MixtureOfExperts
 from lit_gpt.ops.experts import expert_ffn, sort_pairs
@@ -85,21 +83,6 @@ def flops(layer: MixtureOfExperts, tokens: int) -> float:
     return tokens * (layer.flops() - layer.router.flops())
 
 
-def where(run: Callable[[], Any], rows: int = 12) -> list[dict[str, Any]]:
-    """The kernels with the most time in forward and backward, with their share of it."""
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
-    with profile(activities=activities) as profiler:
-        run()
-    on_gpu = torch.cuda.is_available()  # there the kernels alone: operations would count their time again
-    key = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    events = [e for e in profiler.key_averages() if not on_gpu or e.device_type == DeviceType.CUDA]
-    events.sort(key=lambda e: -getattr(e, key))
-    total = sum(getattr(e, key) for e in events)
-    return [
-        {"kernel": e.key[:100], "ms": getattr(e, key) / 1e3, "share": getattr(e, key) / total} for e in events[:rows]
-    ]
-
-
 def training(dense: str, mixture: str, batch: int, steps: int) -> list[dict[str, Any]]:
     """Tokens per second of the whole trainer: the dense family, then the mixture of equal active size.
 
@@ -112,7 +95,7 @@ def training(dense: str, mixture: str, batch: int, steps: int) -> list[dict[str,
     ):
         with tempfile.NamedTemporaryFile(suffix=".json") as file:
             words = ["--families", family, "--sizes", sizes, "--options", json.dumps(options), "--output", file.name]
-            words += ["--batch", str(batch), "--steps", str(steps), "--warmup", "4"]
+            words += ["--batch", str(batch), "--steps", str(steps), "--warmup", "4", "--profile", "40"]
             subprocess.run([sys.executable, str(TRAIN_STEP), *words], check=False)
             rows += json.loads(Path(file.name).read_text() or "[]")
     return rows
@@ -144,8 +127,12 @@ def main(
         steps: timed steps of each.
         output: JSON file for everything.
     """
+    if output:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
     # First, in processes of their own: what this one allocates is missing there.
     trained = training(train_dense, train, batch, steps) if train else []
+    if output and train:
+        write_text(Path(output), json.dumps({"training": trained}, indent=1) + "\n")  # kept if what follows fails
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     mixture = Experts(experts // top_k, top_k)
@@ -175,7 +162,6 @@ def main(
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     found = {"device": name, "torch": torch.__version__, "sizes": sizes, "rows": rows, "training": trained}
     if output:
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
         write_text(Path(output), json.dumps(found, indent=1) + "\n")
 
 

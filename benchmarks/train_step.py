@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from jsonargparse import auto_cli
 
+from benchmarks.timing import where
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.data.formats.packed import write_shard
 from lit_gpt.metrics.throughput import peak_flops
@@ -62,8 +63,16 @@ class StepTimer:
 
 
 def measure(
-    family: str, depth: int, micro_bsz: int, context: int, steps: int, warmup: int, batch: int, options: dict[str, Any]
-) -> dict:
+    family: str,
+    depth: int,
+    micro_bsz: int,
+    context: int,
+    steps: int,
+    warmup: int,
+    batch: int,
+    options: dict[str, Any],
+    profile: int = 0,
+) -> dict[str, Any]:
     """One row of the table, measured in this process."""
     batch = max(batch // (micro_bsz * context), 1) * micro_bsz * context
     with tempfile.TemporaryDirectory() as folder:
@@ -78,7 +87,7 @@ def measure(
             ctx_len=context,
             micro_bsz=micro_bsz,
             total_bsz=batch,
-            max_tokens=batch * (steps + warmup),
+            max_tokens=batch * (steps + warmup + (profile > 0)),
             vocab_size=VOCAB,
             base_hps=BaseHyperparameters(warmup_tokens=0),
             **options,
@@ -89,12 +98,13 @@ def measure(
         create(setup)
         timer, start, first = StepTimer(), time.perf_counter(), 0.0
         report = Reporter(setup, runtime, trainer.optimizer, trainer.progress, None, None)
-        while not trainer.finished:
+        while trainer.progress.step < steps + warmup:
             trainer.step(report)
             timer.mark()
             if trainer.progress.step == 1:  # logged, so the device is done with it
                 first = time.perf_counter() - start
         times = timer.seconds()[warmup - 1 :]
+        kernels = where(lambda: trainer.step(report), profile) if profile else []
         trainer.loader.close()
         report.close(False)
         logged = [json.loads(line) for line in (setup.folder / "metrics.jsonl").read_text().splitlines()]
@@ -118,6 +128,7 @@ def measure(
             "device": name,
             "torch": torch.__version__,
             "options": options,
+            **({"profile": kernels} if profile else {}),
         }
 
 
@@ -159,6 +170,7 @@ def main(
     output: str | None = None,
     one: bool = False,
     options: dict[str, Any] | None = None,
+    profile: int = 0,
 ) -> None:
     """Measure every family at every size and context, and print a table.
 
@@ -173,20 +185,22 @@ def main(
         output: JSON file for the rows.
         one: internal; measure in this process and print a line of JSON per row.
         options: further pretrain.py options, such as {residual_precision: bf16}.
+        profile: one more step under a profiler; the rows get that many kernels, those with the most time.
     """
     pairs = [(int(d), int(m)) for d, m in (pair.split(":") for pair in sizes.split(","))]
     todo = [(f, d, m, int(c)) for f in families.split(",") for c in contexts.split(",") for d, m in pairs]
     if one:
         for family, depth, micro, context in todo:
             micro = max(min(micro, micro * CONTEXT // context), 1)
-            print(json.dumps(measure(family, depth, micro, context, steps, warmup, batch, options or {})), flush=True)
+            row = measure(family, depth, micro, context, steps, warmup, batch, options or {}, profile)
+            print(json.dumps(row), flush=True)
             free()
         return
     rows: list[dict[str, Any]] = []
     print(HEADER)
     for family in families.split(","):
         words = ["--families", family, "--sizes", sizes, "--contexts", contexts, "--one", "true"]
-        words += ["--steps", str(steps), "--warmup", str(warmup), "--batch", str(batch)]
+        words += ["--steps", str(steps), "--warmup", str(warmup), "--batch", str(batch), "--profile", str(profile)]
         words += ["--options", json.dumps(options or {})]
         with subprocess.Popen([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None

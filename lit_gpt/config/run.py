@@ -110,7 +110,7 @@ class RunConfig:
         mixer_options: options of mixers as JSON, such as {"mamba": {"d_state": 32}}.
         train_name: tokens joined by underscores; known ones switch features, the rest are labels.
         parameterization: scaling rule: sp, mup, mupp (muP++, token mup), super_mup, completep, hyperp (token
-            muonh), hyperp_one_rate; token ori_mup is mup; default sp.
+            muonh), hyperp_paper; token ori_mup is mup; default sp.
         depth_scale: scale residual branches by 1/sqrt(2L) whatever the rule (token dsca).
         base_hps: hyper-parameters at the base depth.
         batch_rule: how hyper-parameters follow the batch size.

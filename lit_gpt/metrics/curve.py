@@ -66,7 +66,8 @@ def draw_overlay(folders: Sequence[Path], metrics: Sequence[str], output: Path) 
 
     width = 8 if len(metrics) == 1 else 5.5 * len(metrics)
     figure, (panels,) = subplots(width, 4.6, 1, len(metrics))
-    colors = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(folders)))
+    few, count = matplotlib.colormaps["tab10"], len(folders)
+    colors = few(range(10)) if count <= 10 else matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, count))
     runs = {name: read_metrics(folder) for name, folder in zip(_names(folders), folders)}
     last: dict[str, dict[str, float]] = {}
     for axes, metric in zip(panels, metrics):

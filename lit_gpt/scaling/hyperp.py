@@ -4,8 +4,7 @@ With L = depth, T = tokens and L0, T0 those of the base:
 
 | item | rule |
 |---|---|
-| learning rate of embedding and head | sqrt(L0 / L) |
-| every other learning rate | sqrt(L0 / L) (T / T0)^-0.32 |
+| learning rate | sqrt(L0 / L) (T / T0)^-0.32 |
 | weight decay | 0 |
 | every branch | times 1 / sqrt(2 L) before it is added |
 | logits, router logits | 1 |
@@ -14,8 +13,8 @@ With L = depth, T = tokens and L0, T0 those of the base:
 
 There is no width factor: on a sphere the rate is relative to the weights. Nor is there one for
 sparsity and granularity: the best rate was found not to move between 2 and 64 active experts, with
-square-root gates, nor between 1 and 32 times as many in all. The reference's code gives embedding and
-head the same rate as the rest; that is the rule hyperp_one_rate.
+square-root gates, nor between 1 and 32 times as many in all. The paper leaves the factor of tokens out of
+the rates of embedding and head; that is the rule hyperp_paper, which measured worse (docs/optimizers.md).
 """
 
 from __future__ import annotations
@@ -27,17 +26,15 @@ from lit_gpt.scaling import mupp
 from lit_gpt.scaling.base import LEARNED_ROLES, Situation, Transfer
 
 TOKEN_EXPONENT = -0.32
-TABLES = ("embedding", "head")
 
 
 def transfer(s: Situation) -> Transfer:
     """Factors of HyperP; see the table above."""
     base = mupp.transfer(s)
-    depth = sqrt(s.base_depth / s.depth)
-    tokens = (s.tokens / s.base_tokens) ** TOKEN_EXPONENT
+    lr = sqrt(s.base_depth / s.depth) * (s.tokens / s.base_tokens) ** TOKEN_EXPONENT
     return replace(
         base,
-        lr={role: depth if role in TABLES else depth * tokens for role in LEARNED_ROLES},
+        lr=dict.fromkeys(LEARNED_ROLES, lr),
         weight_decay=dict.fromkeys(LEARNED_ROLES, 0.0),
         init={**base.init, "router": base.init["matrix"]},
         multipliers=replace(base.multipliers, logit=1.0, router=1.0),

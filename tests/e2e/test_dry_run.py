@@ -41,8 +41,9 @@ COMMANDS: dict[str, list[str]] = {
     f"{MOE} --depth 24 {LADDER} --act_ckpt=true": [
         r"warm-up 0 tokens, final fraction 0.1$",
         rf"logits 1, branches {48**-0.5:.6g},",
-        rf"embedding +{6e-4 * 3**-0.5:.6g} +0  adamw ",
-        rf"head +{6e-4 * 3**-0.5:.6g} +0  adamh ",
+        r"tokens +194,459,930,853 in",
+        rf"embedding +{6e-4 * 3**-0.5 * (194_459_930_853 / 10.4e9) ** -0.32:.6g} +0  adamw ",
+        rf"head +{6e-4 * 3**-0.5 * (194_459_930_853 / 10.4e9) ** -0.32:.6g} +0  adamh ",
     ],
     f"{HYPERP} --depth 8 {LADDER}": [
         r"rule +hyperp, batch rule default, optimizer muonh",
@@ -52,7 +53,7 @@ COMMANDS: dict[str, list[str]] = {
     f"{HYPERP} --depth 16 {LADDER} --act_ckpt=true --max_tokens 4.16e10": [
         r"warm-up 0 tokens, final fraction 0.1$",
         rf"matrix +{6e-4 * 0.5**0.5 * 4**-0.32:.6g} +0  muonh ",
-        rf"embedding +{6e-4 * 0.5**0.5:.6g} +0  adamw ",
+        rf"embedding +{6e-4 * 0.5**0.5 * 4**-0.32:.6g} +0  adamw ",
     ],
     f"{DENSE} --depth 16 --train_name v2scale_mup_muon": [
         r"rule +mupp, batch rule default, optimizer muon$",

@@ -45,10 +45,8 @@ def plan(train_name: str, depth: int, hps: dict[str, Any] | None = None, **field
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_hyperp(depth: int) -> None:
     p = plan("v2scale_mup_muonh", depth, max_tokens=2 * 10.4e9)
-    tables, rest = HYPERP[depth]
     assert (p.rule, p.optimizer) == ("hyperp", "muonh")
-    assert rates(p, TABLES) == approx([tables] * 2)
-    assert rates(p, REST) == approx([rest] * 5)
+    assert rates(p, LEARNED_ROLES) == approx([HYPERP[depth][1]] * 7)
     assert decays(p, LEARNED_ROLES) == [0] * 7
     assert p.schedule.warmup_tokens == 0
     m = p.multipliers
@@ -59,15 +57,19 @@ def test_hyperp(depth: int) -> None:
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
-def test_hyperp_as_the_code_has_it(depth: int) -> None:
-    run = {"optimizer": "muonh", "parameterization": "hyperp_one_rate", "max_tokens": 2 * 10.4e9}
-    assert rates(plan("x", depth, **run), LEARNED_ROLES) == approx([HYPERP[depth][1]] * 7)
+def test_hyperp_as_its_paper_has_it(depth: int) -> None:
+    p = plan("x", depth, optimizer="muonh", parameterization="hyperp_paper", max_tokens=2 * 10.4e9)
+    tables, rest = HYPERP[depth]
+    assert rates(p, TABLES) == approx([tables] * 2)
+    assert rates(p, REST) == approx([rest] * 5)
+    assert decays(p, LEARNED_ROLES) == [0] * 7
 
 
 def test_hyperp_at_other_batches_and_budgets() -> None:
     p = plan("muonh", 16, total_bsz=2**22, max_tokens=4 * 10.4e9)  # sqrt(2) sqrt(1/2) = 1
     assert p.roles["matrix"].lr == approx(0.016 * 0.6417129488)
-    assert p.roles["head"].lr == approx(0.016)
+    paper = plan("x", 16, total_bsz=2**22, max_tokens=4 * 10.4e9, optimizer="muonh", parameterization="hyperp_paper")
+    assert paper.roles["head"].lr == approx(0.016)
     short = plan("muonh", 8, total_bsz=2**19, max_tokens=5.2e9)  # sqrt(1/4) 2^0.32
     assert short.roles["vector"].lr == approx(0.008 * 1.2483305490)
 
@@ -191,6 +193,6 @@ def test_methods() -> None:
 def test_the_table_says_who_trains_what() -> None:
     text = describe(plan("muonh", 16, max_tokens=2 * 10.4e9))
     assert "rule         hyperp, batch rule default, optimizer muonh" in text and "muon momentum 0.95" in text
-    for line in ("embedding     0.0113137             0  adamw ", "matrix       0.00906307             0  muonh "):
+    for line in ("embedding    0.00906307             0  adamw ", "matrix       0.00906307             0  muonh "):
         assert line in text
     assert "cautious weight decay" in describe(plan("mup", 8, cautious_weight_decay=True))
