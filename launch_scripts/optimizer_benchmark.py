@@ -224,6 +224,8 @@ def main(argv: Sequence[str]) -> int:
     split = list(argv).index("--") if "--" in argv else len(argv)
     given, common = parser().parse_args(argv[:split]), argv[split + 1 :]
     try:
+        if any(word.split("=")[0] == "--max_tokens" for word in common):
+            raise UserError("Give --max_tokens before the --: warm-up and evaluations are made for it.")
         table = read_table(given.table, given.scale)
         names = choose(table, given.optimizers)
     except (UserError, OSError) as error:

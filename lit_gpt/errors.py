@@ -17,6 +17,10 @@ class UserError(Exception):
     """
 
 
+class NotInstalled(UserError):
+    """An optional library is missing: what needs no values, such as a Plan, can be made without it."""
+
+
 def did_you_mean(given: str, allowed: Iterable[str], n: int = 3) -> str:
     """A suggestion such as " Did you mean 'samba'?", or "" when nothing is close."""
     close = difflib.get_close_matches(given, list(allowed), n=n, cutoff=0.6)

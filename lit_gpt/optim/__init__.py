@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
+from lit_gpt.errors import UserError
 from lit_gpt.optim.external import EXTERNAL
 from lit_gpt.registry import Registry
+from lit_gpt.scaling.base import Plan
 
 
 class OptimizerRegistry(Registry):
@@ -26,3 +30,16 @@ class OptimizerRegistry(Registry):
 
 
 OPTIMIZERS = OptimizerRegistry("lit_gpt.optim", "optimizer", exclude=("groups", "external", "memory", "protocol"))
+
+
+def build(groups: list[dict[str, Any]], plan: Plan) -> torch.optim.Optimizer:
+    """The Plan's optimizer over role groups (groups.parameter_groups).
+
+    Raises UserError for arguments that it does not take.
+    """
+    try:
+        return OPTIMIZERS.load(plan.optimizer).build(groups, plan)
+    except TypeError as error:
+        if not plan.optimizer_args:
+            raise
+        raise UserError(f"--optimizer_args {plan.optimizer_args} do not fit {plan.optimizer}: {error}.") from error

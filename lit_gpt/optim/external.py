@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from lit_gpt.errors import UserError, did_you_mean
+from lit_gpt.errors import NotInstalled, UserError, did_you_mean
 from lit_gpt.ops.backends import missing, optional
 from lit_gpt.optim._wrapped import Group, Traits, Wrapped
 from lit_gpt.scaling.base import Plan
@@ -54,7 +54,7 @@ class Entry:
     def build(self, groups: list[Group], plan: Plan) -> Wrapped:
         """The optimizer over role groups.
 
-        Raises UserError for a library that is not installed, unknown knobs, values that the class
+        Raises NotInstalled without the library; UserError for unknown knobs, values that the class
         refuses, and a schedule that it cannot follow.
         """
         cls = self._load(plan)
@@ -79,7 +79,7 @@ class Entry:
                 f"is {plan.schedule.name}. Give --schedule {self.schedule} (a warm-up may stay)."
             )
         if reason := missing(self.module):
-            raise UserError(
+            raise NotInstalled(
                 f"--optimizer {plan.optimizer} comes from a library: {reason}. "
                 "All of them: EXTRAS=dev,optim bash install.sh"
             )

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lit_gpt.optim import OPTIMIZERS
+from lit_gpt.errors import NotInstalled, UserError
+from lit_gpt.optim import build
 from lit_gpt.optim._wrapped import Wrapped
 from lit_gpt.scaling.base import Plan
 
@@ -29,15 +30,20 @@ def state_bytes(groups: list[dict[str, Any]], plan: Plan, shards: dict[Tensor, i
     groups: of groups.parameter_groups, over a model on the meta device. shards: into how many parts each
     parameter is divided, 1 for those that every process has whole. State with the rows of its parameter is
     divided with it; an optimizer that sees whole tensors keeps all of its state, and those tensors.
-    None where the optimizer cannot be built without values, or not here.
+    None where the optimizer cannot be built without values, or is not installed. Raises UserError for arguments
+    that it does not take.
     """
     try:
         with warnings.catch_warnings(), _AnyNumber(), torch.compiler.set_stance("force_eager"):
             warnings.simplefilter("ignore")
-            optimizer = OPTIMIZERS.load(plan.optimizer).build(groups, plan)
-            if hasattr(optimizer, "create_state"):
-                optimizer.create_state()
-    except Exception:  # whatever a library does when tensors have no values; or it is not installed
+            optimizer = build(groups, plan)
+            if create := getattr(optimizer, "create_state", None):
+                create()
+    except NotInstalled:
+        return None
+    except UserError:
+        raise
+    except Exception:  # whatever a library does when tensors have no values
         return None
     whole = isinstance(optimizer, Wrapped) and optimizer.traits.sharding == "whole"
     sizes = {}

@@ -7,6 +7,7 @@ FSDP2's policy and of the model, not of autocast, so modules and optimizers need
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from typing import cast
@@ -26,6 +27,11 @@ DTYPES = {
     "fp32": torch.float32,
     "32": torch.float32,
 }
+
+# Fabric advises TF32 wherever a GPU has it. The only products in fp32 are those of routers, which must be exact.
+logging.getLogger("lightning_fabric.utilities.rank_zero").addFilter(
+    lambda record: "set_float32_matmul_precision" not in record.getMessage()
+)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from lit_gpt import optim
 from lit_gpt.data.corpus import Corpus, check_vocab
 from lit_gpt.data.discover import open_corpus
 from lit_gpt.errors import UserError
@@ -15,7 +16,6 @@ from lit_gpt.model import GPT
 from lit_gpt.ops import grouped_gemm
 from lit_gpt.ops.attention import describe, pick
 from lit_gpt.ops.loss import chunk_loss
-from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.optim.groups import parameter_groups
 from lit_gpt.parallel import Runtime, setup_model
 from lit_gpt.scaling.base import Plan
@@ -122,10 +122,4 @@ def check_experts(setup: Setup, device: torch.device, dtype: torch.dtype) -> Non
 
 def build_optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
     """The Plan's optimizer over the model's roles. Raises UserError for arguments that it does not take."""
-    groups = parameter_groups(model, plan)
-    try:
-        return OPTIMIZERS.load(plan.optimizer).build(groups, plan)
-    except TypeError as error:
-        if not plan.optimizer_args:
-            raise
-        raise UserError(f"--optimizer_args {plan.optimizer_args} do not fit {plan.optimizer}: {error}.") from error
+    return optim.build(parameter_groups(model, plan), plan)

@@ -61,6 +61,8 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     assert "failed: --optimizer_args {'nonsense': 1} do not fit adamw" in report and "| `lion` |" in report
 
 
-def test_names_and_scales_that_are_not_there(tmp_path: Path, capsys: Any) -> None:
+def test_what_cannot_be_given(tmp_path: Path, capsys: Any) -> None:
     assert benchmark.main(words(tmp_path, tmp_path, "schedulefre_sgd")) == 2
     assert "Did you mean 'schedulefree_sgd'" in capsys.readouterr().err
+    assert benchmark.main(words(tmp_path, tmp_path, "adamw", "--max_tokens=100")) == 2
+    assert "before the --" in capsys.readouterr().err

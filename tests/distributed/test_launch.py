@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lightning_fabric.accelerators import cuda
+from lightning_fabric.utilities.rank_zero import rank_zero_info
 from tiny_model import build_model
 
 from lit_gpt.errors import UserError
@@ -49,3 +51,14 @@ def test_more_processes_than_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     with pytest.raises(UserError, match="started 8 processes on this node, which has 4 GPUs"):
         launch()
+
+
+def test_fabric_does_not_advise_tf32(monkeypatch, caplog):
+    """fp32 products are the routers'; what else Fabric says is passed on."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU")
+    with caplog.at_level("INFO"):
+        cuda._check_cuda_matmul_precision.__wrapped__(torch.device("cuda"))
+        rank_zero_info("heard")
+    assert caplog.messages == ["heard"]

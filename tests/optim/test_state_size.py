@@ -13,7 +13,9 @@ from test_external import ARGS, WRITTEN_HERE, skip_if_missing, tiny
 from tiny_model import ONE_LAYER, train_step
 from torch import Tensor, nn
 
+from lit_gpt.errors import UserError
 from lit_gpt.model import GPT
+from lit_gpt.optim import external
 from lit_gpt.optim._batches import local
 from lit_gpt.optim._leaves import leaves
 from lit_gpt.optim.groups import parameter_groups
@@ -83,8 +85,21 @@ def test_three_processes() -> None:
         assert (weights, state - (whole if name in GATHERED else 0)) == tuple(found[name]), name
 
 
-def test_an_optimizer_that_cannot_be_built_is_not_told() -> None:
+@pytest.mark.parametrize("name", ["adamw", "muon", "soap"])
+def test_arguments_that_do_not_fit_are_said(name: str) -> None:
+    """So that a dry run finds them."""
+    skip_if_missing(name)
+    with pytest.raises(UserError, match="no_such"):
+        of_tiny(name, {"no_such": 1})
+
+
+def test_what_is_not_installed_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(external, "missing", lambda module: "no library")
+    assert of_tiny("soap", {}) is None
+
+
+def of_tiny(name: str, arguments: dict[str, Any]) -> dict[Tensor, int] | None:
     with torch.device("meta"):
         model = GPT(ONE_LAYER)
-    plan = plan_for("adamw", optimizer_args={"no_such": 1})
-    assert state_bytes(parameter_groups(model, plan), plan, dict.fromkeys(model.parameters(), 1)) is None
+    plan = plan_for(name, optimizer_args=arguments)
+    return state_bytes(parameter_groups(model, plan), plan, dict.fromkeys(model.parameters(), 1))
