@@ -110,7 +110,7 @@ def main(
     train: str = "8:8,8:16,16:2,16:4",
     train_dense: str = "8:16,16:8",
     batch: int = 131072,
-    steps: int = 12,
+    steps: int = 6,
     output: str | None = None,
 ) -> None:
     """Measure experts and print a table.

@@ -156,7 +156,7 @@ class GPT(nn.Module):
         """What the head reads: the normalised final state times the logit multiplier, (B, T, n).
 
         last_only: of the last position, (B, 1, n). Layers at the end that keep no state of their
-        own (YOCO's second half) then compute nothing else.
+        own (YOCO's second half) then compute nothing else, and attention before them only keys and values.
         """
         return self._states(tokens_BT, doc_ids_BT=doc_ids_BT, cache=cache, last_only=last_only)[0]
 
@@ -184,15 +184,17 @@ class GPT(nn.Module):
         lent: dict[int, Lent | None] = {}
         routed: list[Routed] = []
         # One new token is the last position already.
-        tail = self._tail() if last_only and length > 1 else None
+        narrow = last_only and length > 1
+        tail, ends = (self._tail(), self._contexts(keys, positions[..., -1:], None)) if narrow else (None, {})
         for i, spec in enumerate(self.config.layers):
             if i == tail:
-                stream, lent = stream.last(), {j: _last(given) for j, given in lent.items()}
-                contexts = self._contexts(keys, positions[..., -1:], None)
+                stream, lent, contexts = stream.last(), {j: _last(given) for j, given in lent.items()}, ends
             shared = None if spec.shares is None else lent[spec.shares]
             layer_cache = None if cache is None else cache.layers[i]
-            block = self.blocks[self.block_of[i]]
-            stream, lent[i] = block(stream, contexts[spec.window, spec.rope_base], shared, layer_cache)
+            block, context = self.blocks[self.block_of[i]], contexts[spec.window, spec.rope_base]
+            if tail is not None and i == tail - 1 and getattr(block.mixer, "narrows", False):
+                context = context._replace(last=ends[spec.window, spec.rope_base])
+            stream, lent[i] = block(stream, context, shared, layer_cache)
             if stream.routed is not None:
                 routed.append(stream.routed)
                 stream = stream._replace(routed=None)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from lit_gpt.architectures._shape import Shape
 from lit_gpt.config.model import Experts, ModelConfig
+from lit_gpt.errors import UserError
 from lit_gpt.registry import Registry
 
 FAMILIES = Registry("lit_gpt.architectures", "model family")
 DEPTHS = (8, 12, 16, 20, 24)  # the depths of the published ladders; any depth that fits is allowed
+NEAR = 9  # an error's suggestions are this near; every layout has a period of 4 or less
 
 
 def build(
@@ -21,9 +25,33 @@ def build(
 ) -> ModelConfig:
     """The family's ModelConfig at a depth; see Shape for the options.
 
-    Raises UserError for an unknown family or a depth its layout does not allow.
+    Raises UserError for an unknown family or a depth its layout does not allow, with the nearest that it does.
     """
-    return FAMILIES.load(family).build(depth, Shape(aspect_ratio, block_size, window, experts))
+    at, shape = FAMILIES.load(family).build, Shape(aspect_ratio, block_size, window, experts)
+    try:
+        return at(depth, shape)
+    except UserError as error:
+        message = str(error)
+        if depths := _near(depth, lambda d: at(d, shape)):
+            message += f"\nGive --depth {depths} (--base_hps.d0 if this is the base model)."
+        if aspect_ratio and (ratios := _near(aspect_ratio, lambda ar: at(depth, shape._replace(aspect_ratio=ar)))):
+            message += f"\nGive --ar {ratios}."
+        raise UserError(message) from None
+
+
+def _near(given: int, at: Callable[[int], ModelConfig]) -> str:
+    """The values next to the one that was given with which the family can be built: "8 or 12"; "" without any."""
+
+    def builds(value: int) -> bool:
+        try:
+            at(value)
+        except UserError:
+            return False
+        return True
+
+    ways = range(given - 1, max(given - NEAR, 0), -1), range(given + 1, given + NEAR)
+    found = (next(filter(builds, way), None) for way in ways)
+    return " or ".join(str(value) for value in found if value is not None)
 
 
 def has_experts(family: str) -> bool:

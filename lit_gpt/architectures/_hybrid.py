@@ -59,8 +59,8 @@ def yoco(
     """
     if depth % 4:
         raise UserError(
-            f"{family} at depth {depth} cannot be built: it has two halves of paired layers. "
-            "Use a --depth that is a multiple of 4, for example 8, 12 or 16."
+            f"{family} at depth {depth} cannot be built: it has two halves of paired layers, so the depth must be a "
+            "multiple of 4."
         )
     m = depth // 2
     near = shape.window or window

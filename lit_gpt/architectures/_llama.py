@@ -41,6 +41,7 @@ def llama(family: str, depth: int, shape: Shape) -> ModelConfig:
         depth,
         shape,
         head_dim=head_dim,
+        n_kv_head=depth,  # n_head and this follow from the width below
         block_size=512 if family in TIED else 256,
         vocab_size=50257 if family in TIED else 32000,
         tie_embeddings=family in TIED,

@@ -51,7 +51,8 @@ class Experts:
     sparsity, top_k: S and k. shared: one of the k is the same for every token, a dense network of
         that width beside S k - 1 routed experts of which k - 1 are used.
     gate: "selected" is softmax over the selected experts, "all" softmax over all of them before
-        the selection, "sigmoid" each expert's own, divided by their sum over the selected.
+        the selection, "sigmoid" each expert's own, divided by their sum over the selected. Where one is
+        selected only "all" tells the router anything (arXiv:2101.03961).
     sqrt_gate: the square root of the gates, so that they have unit 2-norm; with a shared expert both
         branches are multiplied by sqrt(1/2) (arXiv:2603.28743).
     routing: "token_choice", or "expert_choice": each expert takes its own T k / E tokens of a
@@ -104,6 +105,13 @@ class Experts:
             f"capacity is {self.capacity}; it must be positive": self.capacity is not None and self.capacity <= 0,
             "expert choice has no use for capacity, a selection bias or a balance loss: give --aux_gamma 0": (
                 choice and (self.capacity is not None or self.bias_rate != 0 or self.aux_gamma != 0)
+            ),
+            "expert choice has its own gates and balance, so router_gate and global_aux cannot act": (
+                choice and (self.gate != "selected" or self.global_aux)
+            ),
+            f"the only routed expert of a token has gate 1 under router_gate {self.gate}, so the loss would not train "
+            "the router: give --router_gate all": (
+                not choice and self.active == 1 < self.routed and self.gate != "all"
             ),
             "the weights of auxiliary losses and the rate of the selection bias must not be negative": (
                 min(self.aux_gamma, self.router_z_loss, self.bias_rate) < 0

@@ -79,7 +79,8 @@ class RunConfig:
         exact_aux: with global_aux, count all micro-batches of a step before training on the first: the same
             gradients for any split, at the price of one more forward pass; default: counts so far.
         router_gate: mixture of experts: softmax over the selected experts (default), softmax over all before
-            the selection, or a sigmoid per expert, normalised over the selected.
+            the selection (default where one routed expert is selected), or a sigmoid per expert, normalised over
+            the selected.
         router_z_loss: mixture of experts: weight of the router z-loss; default 0.
         bias_rate: mixture of experts: step of the selection biases of loss-free balancing; default 0, off.
         expert_routing: mixture of experts: tokens choose experts (default), or experts choose tokens.

@@ -57,7 +57,11 @@ def stream(
     padding; they are a document of their own, which the prompt does not see. seeds: one per row, default all
     0; a row's draws depend on its own seed only, not on the batch it is in. stop: ends a row,
     which then repeats it; the stream ends after max_new_tokens or when all rows have ended.
+    Raises UserError for a model whose experts choose their tokens.
     """
+    experts = model.config.experts
+    if experts is not None and experts.routing == "expert_choice":
+        raise UserError("With expert_choice, experts choose among whole rows of tokens: such a model cannot generate.")
     batch, length = prompts_BT.shape
     uniform_BN = _uniform([0] * batch if seeds is None else seeds, max_new_tokens).to(prompts_BT.device)
     ended_B = torch.zeros(batch, dtype=torch.bool, device=prompts_BT.device)

@@ -86,9 +86,11 @@ class Block(nn.Module):
     def forward(
         self, stream: Stream, context: Context, shared: Lent | None = None, cache: Any = None
     ) -> tuple[Stream, Lent | None]:
-        """The stream after this layer, and what the layer lends to later ones."""
+        """The stream after this layer, of the last position only with context.last, and what the layer lends."""
         branch, skip = self._read(stream.x, self.norm1, self.skip1)
         h, lent = self.mixer(branch, context, shared, cache)
+        if context.last is not None:
+            stream, skip = stream.last(), skip[:, -1:]
         stream = self._write(stream, skip, h)
         if self.ffn is not None:
             branch, skip = self._read(stream.x, self.norm2, self.skip2)

@@ -19,6 +19,8 @@ class Context(NamedTuple):
     cu_seqlens: (N + 1,) int32, where the N documents start in the B * T tokens, and B * T; on
     CUDA with documents, else None. backend: of attention. experts: of their grouped matrix
     products. kernels: of every other operation.
+    last: only the last position's output is asked for, and this is that position's context. For mixers
+    that narrow; keys and values are made for all positions.
     """
 
     rope: tuple[Tensor, Tensor] | None = None
@@ -28,3 +30,4 @@ class Context(NamedTuple):
     backend: str = "auto"
     kernels: str = "auto"
     experts: str = "auto"
+    last: Context | None = None

@@ -50,20 +50,27 @@ def stack(routed: list[Routed]) -> Routed:
     return Routed(*(torch.stack(values) for values in zip(*routed)))
 
 
+def hidden_width(config: ModelConfig, kind: str) -> int:
+    """Of one expert: I / k; in relu2's case 1.5 of it, as in a dense network."""
+    assert config.experts is not None
+    width = config.intermediate_size // config.experts.top_k
+    return width if MAPS[kind] == 2 else 3 * width // 2
+
+
 class MixtureOfExperts(nn.Module):
-    """See the module. A hidden width I / k per expert; in relu2's case 1.5 of it, as in a dense network."""
+    """See the module."""
 
     def __init__(self, config: ModelConfig, layer_index: int, router_multiplier: float):
         super().__init__()
         assert config.experts is not None and config.layers[layer_index].ffn is not None
         self.experts: Experts = config.experts
         self.kind, self.multiplier = str(config.layers[layer_index].ffn), router_multiplier
-        n, count, width = config.n_embd, self.experts.routed, config.intermediate_size // self.experts.top_k
-        maps = MAPS[self.kind]
-        hidden = width if maps == 2 else 3 * width // 2
+        n, count, maps = config.n_embd, self.experts.routed, MAPS[self.kind]
+        hidden = hidden_width(config, self.kind)
         self.router = Linear(n, count, weight_role="router")
         self.up = role(nn.Parameter(torch.empty(count, maps * hidden, n)), "expert", maps=maps)
         self.down = role(nn.Parameter(torch.empty(count, n, hidden)), "expert")
+        width = config.intermediate_size // self.experts.top_k
         self.shared = mlp.KINDS[self.kind](config, width) if self.experts.shared else None
         if self.experts.bias_rate:
             self.register_buffer("balance", torch.zeros(count, dtype=torch.float32))
@@ -100,7 +107,8 @@ class MixtureOfExperts(nn.Module):
         ends_E = torch.arange(1, count + 1, device=x_ND.device, dtype=torch.int32) * capacity
         routes = Routes(index_P, index_P, ends_E, capacity)
         out_PD = self._ffn(x_ND[tokens_P], gates_EC.view(-1, 1), routes, backend)
-        return torch.zeros_like(x_ND).index_add(0, tokens_P, out_PD), ends_E
+        sums_ND = torch.zeros_like(x_ND, dtype=upcast(out_PD[:0]).dtype).index_add(0, tokens_P, upcast(out_PD))
+        return sums_ND.to(x_ND.dtype), ends_E
 
     def _with_shared(self, y_BTD: Tensor, x_BTD: Tensor) -> Tensor:
         if self.shared is None:

@@ -31,10 +31,13 @@ PACKAGES = {
 
 
 class Backend(NamedTuple):
-    """run: the implementation. refuses(request): the reason why it does not do a request, or ""."""
+    """run: the implementation. refuses(request): the reason why it does not do a request, or "". slow: where a
+    CUDA request is left to it, that is said.
+    """
 
     run: Callable[..., Any]
     refuses: Callable[[Any], str]
+    slow: bool = False
 
 
 @functools.cache
@@ -69,13 +72,14 @@ def missing(module: str) -> str:
 def choose(operation: str, table: Mapping[str, Backend], request: Any, wanted: str = "auto") -> str:
     """Name of the row that does a request; request.device is a device type.
 
-    Warns once per operation when a CUDA request is left to the reference.
+    Warns once per operation when a CUDA request is left to the reference or another slow row.
     Raises UserError when the row asked for is unknown or refuses.
     """
     if wanted == "auto":
         name = next(name for name, backend in table.items() if not backend.refuses(request))
-        if name == "reference" and request.device == "cuda":
-            _warn(operation, "; ".join(f"{n}: {b.refuses(request)}" for n, b in table.items() if n != name))
+        if (name == "reference" or table[name].slow) and request.device == "cuda":
+            reasons = {n: b.refuses(request) for n, b in table.items()}
+            _warn(operation, name, "; ".join(f"{n}: {reason}" for n, reason in reasons.items() if reason))
         return name
     if wanted not in table:
         names = ("auto", *table)
@@ -88,13 +92,13 @@ def choose(operation: str, table: Mapping[str, Backend], request: Any, wanted: s
 
 
 @torch.compiler.assume_constant_result
-def _warn(operation: str, reasons: str) -> None:
-    _warn_once(operation, reasons)
+def _warn(operation: str, name: str, reasons: str) -> None:
+    _warn_once(operation, name, reasons)
 
 
 @functools.cache
-def _warn_once(operation: str, reasons: str) -> None:
-    warnings.warn(f"{operation} uses its slow plain-torch reference ({reasons})", stacklevel=4)
+def _warn_once(operation: str, name: str, reasons: str) -> None:
+    warnings.warn(f"{operation} uses the slow backend {name!r}, plain torch ({reasons})", stacklevel=4)
 
 
 def explain_table(table: Mapping[str, Backend], request: Any) -> list[tuple[str, bool, str]]:

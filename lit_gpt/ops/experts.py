@@ -172,7 +172,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function)
 
 
-def _operation(name: str, function: Callable[..., Any]) -> Any:
+def operation(name: str, function: Callable[..., Any]) -> Any:
     """The function, compiled, as an operation with its signature."""
 
     @wraps(function)
@@ -182,8 +182,8 @@ def _operation(name: str, function: Callable[..., Any]) -> Any:
     return torch.library.custom_op(name, run, mutates_args=())
 
 
-_forward_op = _operation("lit_gpt::experts", _forward)
-_backward_op = _operation("lit_gpt::experts_backward", _backward)
+_forward_op = operation("lit_gpt::experts", _forward)
+_backward_op = operation("lit_gpt::experts_backward", _backward)
 
 
 @_forward_op.register_fake

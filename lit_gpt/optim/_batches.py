@@ -6,7 +6,8 @@ is done by one owner each:
     u_BrC (my rows of all) -- all-to-all --> u_bRC (all rows of mine) -- work -- all-to-all --> u_BrC
 
 Owners are spread evenly, and nothing is assumed about shards: each rank says once how many rows
-it holds (none, for some). Experts (E, R, C) are sharded by expert, so they are whole already.
+it holds (none, for some). Experts (E, R, C) are sharded by expert, so they are whole already. Kernels of
+convolutions (R, 1, K) are matrices of R rows.
 Under HSDP each group of ranks that shards the weights does all the work.
 
 Work is written as generators that yield where they wait for the network; `interleave` runs
@@ -75,6 +76,11 @@ class Batch:
     owned: tuple[int, ...] = ()
 
     @property
+    def stacked(self) -> bool:
+        """Whether each parameter holds several matrices."""
+        return is_stacked(self.params[0])
+
+    @property
     def device(self) -> torch.device:
         """Where whole matrices are worked on: that of the mesh, also for shards in host memory."""
         first = self.params[0]
@@ -82,12 +88,12 @@ class Batch:
 
     def join(self, tensors: Iterable[Tensor]) -> Tensor:
         """A copy of the local parts of one tensor per parameter, (B, r, C)."""
-        return torch.cat([_matrices(local(t)) for t in tensors])
+        return torch.cat([_matrices(local(t), self.stacked) for t in tensors])
 
     def split(self, joined: Tensor, like: Sequence[Tensor] | None = None) -> list[Tensor]:
         """Views of a (B, ...) tensor in the local shapes of `like` (default: of the parameters)."""
         targets = [local(t) for t in like or self.params]
-        parts = joined.split([len(_matrices(t)) for t in targets])
+        parts = joined.split([len(_matrices(t, self.stacked)) for t in targets])
         return [part.view(t.shape) for part, t in zip(parts, targets)]
 
     def store(self, joined: Tensor, into: Sequence[Tensor]) -> None:
@@ -162,9 +168,14 @@ def make_batches(params: Sequence[Tensor], blocks: Callable[[Tensor], int] = lam
     return found
 
 
+def is_stacked(p: Tensor) -> bool:
+    """Whether a parameter is experts, (E, R, C); a kernel of a convolution has three axes too."""
+    return p.ndim == 3 and getattr(p, "role", "expert") != "conv"
+
+
 def shard_group(p: Tensor) -> dist.ProcessGroup | None:
-    """The ranks over which the rows of a 2-D parameter are spread; None for whole matrices."""
-    if not isinstance(p, DTensor) or p.ndim == 3 or _shards(p) == 1:
+    """The ranks over which the rows of a parameter are spread; None for whole matrices."""
+    if not isinstance(p, DTensor) or is_stacked(p) or _shards(p) == 1:
         return None
     return p.device_mesh.get_group(p.placements.index(Shard(0)))
 
@@ -203,6 +214,8 @@ def _owners(count: int, loads: list[int], cost: int) -> tuple[int, ...]:
     return tuple(owned)
 
 
-def _matrices(x: Tensor) -> Tensor:
-    """As a batch of matrices: (E, R, C) as it is, (R, C), (C,) and () with axes of one before."""
+def _matrices(x: Tensor, stacked: bool) -> Tensor:
+    """As a batch of matrices: stacked (E, R, C) as it is, (R, 1, K) as (1, R, K), less with axes of one before."""
+    if x.ndim == 3 and not stacked:
+        return x.flatten(1).unsqueeze(0)
     return x.view((1,) * (3 - x.ndim) + tuple(x.shape))

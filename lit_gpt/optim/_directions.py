@@ -12,6 +12,7 @@ Shapes are those of _batches.py. State that has the shape of its parameter is sh
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ class Orthogonal:
     ns: str = "tuned"
     ns_steps: int = 5
     ns_dtype: str = "auto"
-    ns_backend: str = "auto"
+    ns_backend: Literal["auto", "quack", "torch"] = "auto"
 
     def __post_init__(self) -> None:
         coefficients(self.ns, self.ns_steps)

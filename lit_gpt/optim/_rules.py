@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lit_gpt.errors import UserError
 from lit_gpt.optim._directions import Adam, Orthogonal
+from lit_gpt.optim._knobs import knobs_of
 from lit_gpt.optim._moves import Step
 from lit_gpt.optim._optimizer import FusedAdamW, Move, Rule
 from lit_gpt.roles import blocks_of
@@ -34,6 +35,9 @@ def orthogonal_rule(
         return Rule(params, direction, move, lambda p: blocks_of(p, maps=split_maps, heads=split_heads))
 
     return make
+
+
+OPTIONS = knobs_of(orthogonal_rule) | knobs_of(Orthogonal)  # what `rules` of Muon and its relatives take as **options
 
 
 def adamw_rule(plan: Plan, betas: tuple[float, float] | None = None, eps: float | None = None) -> MakeRule:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from lit_gpt.optim._optimizer import RoleOptimizer
-from lit_gpt.optim._rules import adamw_rule
+from lit_gpt.optim._rules import MakeRule, adamw_rule
 from lit_gpt.scaling.base import Plan
 
 
@@ -40,5 +40,10 @@ class AdamW(torch.optim.AdamW):
 def build(groups: list[dict[str, Any]], plan: Plan) -> torch.optim.Optimizer:
     """AdamW over the groups with the Plan's betas and eps."""
     if plan.cautious_weight_decay:  # which the fused kernel cannot do
-        return RoleOptimizer(groups, {"adamw": adamw_rule(plan)}, plan)
+        return RoleOptimizer(groups, rules(plan, **plan.optimizer_args), plan)
     return AdamW(groups, betas=(plan.beta1, plan.beta2), eps=plan.eps, **plan.optimizer_args)
+
+
+def rules(plan: Plan) -> dict[str, MakeRule]:
+    """AdamW for every role; there are no --optimizer_args."""
+    return {"adamw": adamw_rule(plan)}

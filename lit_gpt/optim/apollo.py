@@ -84,7 +84,7 @@ class Apollo(torch.optim.Optimizer):
         return drawn / rank**0.5
 
 
-ENTRY = Entry("lit_gpt.optim.apollo", "Apollo", "Adam's scales from a random low-rank space", matrices=True)
+ENTRY = Entry("lit_gpt.optim.apollo", "Apollo", "Adam's scales from a random low-rank space")
 
 
 def build(groups: list[Group], plan: Plan) -> Wrapped:

@@ -2,30 +2,33 @@
 
 `--optimizer NAME --optimizer_args.KNOB VALUE`. An entry says where the class is, what it is called with,
 and its Traits. Its knobs are the arguments of the class; learning rate and weight decay are the Plan's, and
-so are betas and eps unless the entry or the command line gives them. Decay is decoupled for all.
+so are betas and eps unless scaling/methods.py or the command line gives them. Which roles it trains is in
+scaling/methods.py too; torch's AdamW trains the others. Decay is decoupled for all.
 
 Not taken from a library, for reasons in docs/optimizers.md: LAMB, Adam-mini, APOLLO, RMNP and Sophia-G.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from lit_gpt.errors import NotInstalled, UserError, did_you_mean
+from lit_gpt.errors import NotInstalled, UserError
 from lit_gpt.ops.backends import missing, optional
+from lit_gpt.optim._knobs import UNKNOWN, Knob, check, knobs_of
 from lit_gpt.optim._wrapped import Group, Traits, Wrapped
 from lit_gpt.scaling.base import Plan
-from lit_gpt.scaling.methods import HIDDEN
+from lit_gpt.scaling.methods import HIDDEN, OWN, constants, method_of
 
 PO, TORCH, TORCHAO = "pytorch_optimizer", "torch.optim", "torchao.optim"
 # Arguments that are no knobs: they are the Plan's or the wrapper's, or only say how a step is computed.
 OURS = {"self", "params", "lr", "weight_decay", "kwargs", "maximize", "foreach", "fused", "capturable"}
 OURS |= {"differentiable", "weight_decouple", "fixed_decay", "decoupled_weight_decay", "clip_lambda"}
+# Types of knobs that a signature does not show.
+HINTS = {"projection_type": Literal["std", "reverse_std", "right", "left", "full", "random"]}
 ELEMENTWISE, GATHERED = Traits("shards"), Traits("whole")
 
 
@@ -34,10 +37,9 @@ class Entry:
     """One optimizer of a library.
 
     source: module and class. about: what it is, with its paper. knobs: defaults that differ from the
-    class's, and knobs that its signature does not show; betas may hold None for the Plan's. fixed:
-    arguments that are no knobs. by_role: further keys of the group of a role. matrices: it
-    trains matrices, experts and routers, and torch's AdamW the rest. schedule: the only one that it
-    allows, if not None. total_steps: knob whose default is the length of the run.
+    class's, and knobs that its signature does not show. fixed: arguments that are no knobs. by_role:
+    further keys of the group of a role. schedule: the only one that it allows, if not None. total_steps:
+    knob whose default is the length of the run.
     """
 
     module: str
@@ -47,22 +49,22 @@ class Entry:
     knobs: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     by_role: Callable[[str], dict[str, Any]] = lambda role: {}
-    matrices: bool = False
     schedule: str | None = None
     total_steps: str | None = None
 
     def build(self, groups: list[Group], plan: Plan) -> Wrapped:
         """The optimizer over role groups.
 
-        Raises NotInstalled without the library; UserError for unknown knobs, values that the class
-        refuses, and a schedule that it cannot follow.
+        Raises NotInstalled without the library; UserError for unknown knobs, values that they or the class
+        refuse, and a schedule that it cannot follow.
         """
         cls = self._load(plan)
         arguments, scheduled = self._arguments(cls, plan)
 
         def make(inner: list[Group]) -> list[torch.optim.Optimizer]:
-            chosen = [g | self.by_role(g["role"]) for g in inner if not self.matrices or g["role"] in HIDDEN]
-            rest = [g for g in inner if self.matrices and g["role"] not in HIDDEN]
+            mine = {g["role"] for g in inner if method_of(plan.optimizer, g["role"]) == plan.optimizer}
+            chosen = [g | self.by_role(g["role"]) for g in inner if g["role"] in mine]
+            rest = [g for g in inner if g["role"] not in mine]
             made: list[torch.optim.Optimizer] = [cls(chosen, weight_decay=0.0, **arguments)] if chosen else []
             betas = (plan.beta1, plan.beta2)
             return made + ([torch.optim.AdamW(rest, betas=betas, eps=plan.eps, weight_decay=0.0)] if rest else [])
@@ -87,23 +89,22 @@ class Entry:
 
     def _arguments(self, cls: Any, plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
         """Arguments of the class, and what groups get from the Plan step by step."""
-        parameters = inspect.signature(cls.__init__).parameters
-        allowed = (parameters.keys() | self.knobs.keys()) - OURS - self.fixed.keys()
-        if unknown := sorted(plan.optimizer_args.keys() - allowed):
-            raise UserError(
-                f"--optimizer_args.{unknown[0]} is no knob of {plan.optimizer}.{did_you_mean(unknown[0], allowed)} "
-                f"It has: {', '.join(sorted(allowed))}."
-            )
-        given = {**self.knobs, **({self.total_steps: plan.steps} if self.total_steps else {}), **plan.optimizer_args}
-        scheduled = {}
-        if "betas" in allowed and "betas" not in plan.optimizer_args:
-            third = given.get("betas", ())
+        parameters = knobs_of(cls)
+        betas, eps = constants(plan.optimizer, {}, (plan.beta1, plan.beta2), plan.eps)
+        ours = {name: value for name, value in (("betas", betas), ("eps", eps)) if name in parameters}
+        ours |= {**self.knobs, **({self.total_steps: plan.steps} if self.total_steps else {})}
+        hints = HINTS | {name: knob.hint for name, knob in parameters.items()}
+        knobs = parameters | {name: Knob(hints.get(name, UNKNOWN), value) for name, value in ours.items()}
+        hidden = OURS | self.fixed.keys()
+        check(plan.optimizer, plan.optimizer_args, {k: v for k, v in knobs.items() if k not in hidden})
+        own = OWN.get(plan.optimizer, {}) | plan.optimizer_args
+        scheduled: dict[str, Any] = {}
+        if "betas" in ours and own.get("betas", [None])[0] is None:
             scheduled["betas"] = (plan.beta1, plan.beta2)
-            given["betas"] = (plan.beta1, plan.beta2, *third[2:])
-        if "eps" in allowed and "eps" not in given:
-            scheduled["eps"] = given["eps"] = plan.eps
+        if "eps" in ours and "eps" not in own:
+            scheduled["eps"] = plan.eps
         coupled = {"weight_decouple": self.traits.own_decay} if "weight_decouple" in parameters else {}
-        return {**coupled, **self.fixed, **given}, scheduled
+        return {**coupled, **self.fixed, **ours, **plan.optimizer_args}, scheduled
 
 
 def _mars(kind: str, about: str) -> Entry:
@@ -129,7 +130,7 @@ LOW_RANK = {"rank": 128, "update_proj_gap": 200, "scale": 0.25, "projection_type
 
 EXTERNAL: dict[str, Entry] = {
     "adabelief": Entry(PO, "AdaBelief", "Adam on the variance around the momentum (arXiv:2010.07468)", ELEMENTWISE,
-                       {"eps": 1e-16, "rectify": True}),
+                       {"rectify": True}),
     "adafactor": Entry(PO, "AdaFactor", "factored second moment (arXiv:1804.04235)",
                        fixed={**dict.fromkeys(("scale_parameter", "relative_step", "warmup_init"), False),
                               "momentum_dtype": torch.float32}),
@@ -137,16 +138,15 @@ EXTERNAL: dict[str, Entry] = {
     "adamw4bit": Entry(TORCHAO, "AdamW4bit", "AdamW with 4-bit state (arXiv:2309.01507)"),
     "adamw8bit": Entry(TORCHAO, "AdamW8bit", "AdamW with blockwise 8-bit state (arXiv:2110.02861)"),
     "adamwfp8": Entry(TORCHAO, "AdamWFp8", "AdamW with fp8 state"),
-    "adan": Entry(PO, "Adan", "Nesterov momentum from gradient differences (arXiv:2208.06677)", ELEMENTWISE,
-                  {"betas": (0.98, 0.92, 0.99)}),
+    "adan": Entry(PO, "Adan", "Nesterov momentum from gradient differences (arXiv:2208.06677)", ELEMENTWISE),
     "ademamix": Entry(PO, "AdEMAMix", "a fast and a slow momentum (arXiv:2409.03137)", ELEMENTWISE,
-                      {"betas": (0.9, 0.999, 0.999), "alpha": 8.0}, total_steps="t_alpha_beta3"),
+                      {"alpha": 8.0}, total_steps="t_alpha_beta3"),
     "adopt": Entry(PO, "ADOPT", "Adam with the second moment of the step before (arXiv:2411.02853)", ELEMENTWISE,
-                   {"eps": 1e-6}, {"clip_lambda": _clip_adopt}),
-    "came": Entry(PO, "CAME", "Adafactor with confidence (arXiv:2307.02047)", knobs={"betas": (0.9, 0.999, 0.9999)}),
+                   fixed={"clip_lambda": _clip_adopt}),
+    "came": Entry(PO, "CAME", "Adafactor with confidence (arXiv:2307.02047)"),
     "conda": Entry(PO, "Conda", "Adam in column bases of the momentum (arXiv:2509.24218)",
-                   knobs={"scale": 0.25}, matrices=True),
-    "galore": Entry(PO, "GaLore", "Adam on low-rank gradients (arXiv:2403.03507)", knobs=LOW_RANK, matrices=True),
+                   knobs={"scale": 0.25}),
+    "galore": Entry(PO, "GaLore", "Adam on low-rank gradients (arXiv:2403.03507)", knobs=LOW_RANK),
     "laprop": Entry(PO, "LaProp", "momentum of normalised gradients (arXiv:2002.04839)", ELEMENTWISE),
     "lars": Entry(PO, "LARS", "layer-wise rates for SGD (arXiv:1708.03888)"),
     "mars_adamw": _mars("adamw", "AdamW on variance-reduced gradients (arXiv:2411.10438)"),
@@ -171,5 +171,5 @@ EXTERNAL: dict[str, Entry] = {
                      fixed={"momentum": 0.0}),
     "signum": Entry(PO, "SignSGD", "the sign of the momentum (arXiv:1802.04434)", ELEMENTWISE, {"momentum": 0.9}),
     "soap": Entry(PO, "SOAP", "Adam in Shampoo's eigenbases (arXiv:2409.11321)"),
-    "torch_muon": Entry(TORCH, "Muon", "torch's own Muon, to compare with", matrices=True),
+    "torch_muon": Entry(TORCH, "Muon", "torch's own Muon, to compare with"),
 }  # fmt: skip

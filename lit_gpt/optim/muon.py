@@ -22,8 +22,8 @@ def build(groups: list[dict[str, Any]], plan: Plan) -> RoleOptimizer:
 def rules(plan: Plan, *, adjust: str = "spectral", **options: Any) -> dict[str, MakeRule]:
     """Muon's rules.
 
-    adjust: f, one of spectral, clip, rms, none (see _moves.adjusted). The scaling rules count on spectral:
-    the others change what transfers over width. options: see _rules.orthogonal_rule.
+    adjust: f, one of spectral, clip, rms, none (see _moves.adjusted). The scaling rules know how each of them
+    grows with the width (scaling/methods.py). options: see _rules.orthogonal_rule.
     """
     move = Step(plan.cautious_weight_decay, adjust)
     return {"muon": orthogonal_rule(plan, move, **options), "adamw": adamw_rule(plan)}

@@ -18,8 +18,8 @@ def build(groups: list[dict[str, Any]], plan: Plan) -> RoleOptimizer:
 def rules(plan: Plan, *, adjust: str = "spectral", normuon_beta2: float = 0.95, **options: Any) -> dict[str, MakeRule]:
     """NorMuon's rules.
 
-    adjust: as for muon; the paper's is rms, the scaling rules count on spectral. normuon_beta2: of the
-    running mean squares. options: see _rules.orthogonal_rule.
+    adjust: as for muon; the paper's is rms. normuon_beta2: of the running mean squares. options: see
+    _rules.orthogonal_rule.
     """
     move = NormalizedRows(normuon_beta2, plan.cautious_weight_decay, adjust)
     return {"normuon": orthogonal_rule(plan, move, **options), "adamw": adamw_rule(plan)}

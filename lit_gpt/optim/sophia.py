@@ -26,9 +26,13 @@ EPS = 1e-15
 
 @dataclass(frozen=True)
 class ClippedNewton:
-    """clip(m / (rho h)), h with its factor B. rho: the curvature's weight; smaller clips more."""
+    """clip(m / (rho h)), h with its factor B.
+
+    rho: the curvature's weight; smaller clips more. period: steps between two estimates of h, for the loop.
+    """
 
     rho: float
+    period: int
 
     def new_state(self, p: Tensor) -> dict[str, Tensor]:
         """Momentum, curvature, and the number of steps since the start."""
@@ -46,11 +50,7 @@ class ClippedNewton:
 
 
 class Sophia(RoleOptimizer):
-    """A RoleOptimizer with the curvature of protocol.py. period: steps between two estimates."""
-
-    def __init__(self, groups: list[Group], rules: dict[str, MakeRule], plan: Plan, period: int):
-        super().__init__(groups, rules, plan)
-        self.period = period
+    """A RoleOptimizer with the curvature of protocol.py."""
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update from the gradients."""
@@ -61,7 +61,8 @@ class Sophia(RoleOptimizer):
     def curvature_due(self) -> bool:
         """After the first step, and every `period` steps from there."""
         steps = next(iter(self.state.values()))["step"].item()
-        return steps % self.period == 1 % self.period
+        period = self.rules[0].direction.period
+        return steps % period == 1 % period
 
     @torch.no_grad()
     def update_curvature(self, samples: int) -> None:
@@ -75,14 +76,10 @@ class Sophia(RoleOptimizer):
 
 
 def build(groups: list[dict[str, Any]], plan: Plan) -> Sophia:
-    """Sophia-G over role groups, every role; --optimizer_args are rho and period."""
-    return Sophia(groups, rules(plan, **_without(plan, "period")), plan, plan.optimizer_args.get("period", 10))
+    """Sophia-G over role groups, every role; --optimizer_args are the arguments of `rules`."""
+    return Sophia(groups, rules(plan, **plan.optimizer_args), plan)
 
 
-def _without(plan: Plan, key: str) -> dict[str, Any]:
-    return {k: v for k, v in plan.optimizer_args.items() if k != key}
-
-
-def rules(plan: Plan, *, rho: float = 0.04) -> dict[str, MakeRule]:
-    """Sophia-G for every role."""
-    return {"sophia": lambda params: Rule(params, ClippedNewton(rho), Step())}
+def rules(plan: Plan, *, rho: float = 0.04, period: int = 10) -> dict[str, MakeRule]:
+    """Sophia-G for every role. rho, period: see ClippedNewton."""
+    return {"sophia": lambda params: Rule(params, ClippedNewton(rho, period), Step())}

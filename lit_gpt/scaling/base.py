@@ -88,7 +88,8 @@ class Situation:
     """All that a scaling rule may look at.
 
     width, base_width: n_embd of this model and of the family at the base depth.
-    batch_ratio: batch / base batch. tied: one table for input and output. optimizer: its name.
+    batch_ratio: batch / base batch. tied: one table for input and output. optimizer: its name, and
+    optimizer_args what was given with it.
     """
 
     depth: int
@@ -103,6 +104,7 @@ class Situation:
     tied: bool
     head_init_std: float | None = 0.02
     optimizer: str = "adamw"
+    optimizer_args: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ With r = base width / width and l = base depth / depth:
 | logits, router logits | r |
 | attention | sqrt(base head dim) / head dim |
 
-So rate times decay does not depend on the width; where muP asks for no width factor on the rate (Muon
-and its relatives), there is none on the decay. At alpha = 1 the paper's depth factor on learning
+So rate times decay does not depend on the width; where muP asks for another factor on the rate (Muon
+and its relatives, methods.py), its inverse is the one on the decay. At alpha = 1 the paper's depth factor on learning
 rates, (L / L0)^(alpha - 1), is 1.
 """
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
-from lit_gpt.scaling.methods import METHODS
+from lit_gpt.scaling.methods import CAUTIOUS
 
 DEFAULT = 0.1
 # With independent decay the shrink per step is the decay itself, so 0.1 would destroy a
@@ -45,8 +45,8 @@ def check_decay(run: RunConfig) -> None:
             f"--weight_decay_rule power_lines computes the decay, and --base_hps.weight_decay is "
             f"{run.base_hps.weight_decay}. Drop one of them."
         )
-    if run.cautious_weight_decay and run.optimizer not in METHODS:
+    if run.cautious_weight_decay and run.optimizer not in CAUTIOUS:
         raise UserError(
             f"--cautious_weight_decay is not known to the optimizer {run.optimizer}. "
-            f"Drop it, or use one of {', '.join(METHODS)}."
+            f"Drop it, or use one of {', '.join(CAUTIOUS)}."
         )

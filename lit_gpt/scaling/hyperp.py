@@ -11,7 +11,8 @@ With L = depth, T = tokens and L0, T0 those of the base:
 | attention | sqrt(base head dim) / head dim |
 | router init | that of matrices |
 
-There is no width factor: on a sphere the rate is relative to the weights. Nor is there one for
+There is no width factor: on a sphere the rate is relative to the weights, and steps whose spectral norm is the
+same at any width need none either. Optimizers whose steps are of another kind are refused. Nor is there one for
 sparsity and granularity: the best rate was found not to move between 2 and 64 active experts, with
 square-root gates, nor between 1 and 32 times as many in all. The paper leaves the factor of tokens out of
 the rates of embedding and head; that is the rule hyperp_paper, which measured worse (docs/optimizers.md).
@@ -22,14 +23,23 @@ from __future__ import annotations
 from dataclasses import replace
 from math import sqrt
 
+from lit_gpt.errors import UserError
 from lit_gpt.scaling import mupp
 from lit_gpt.scaling.base import LEARNED_ROLES, Situation, Transfer
+from lit_gpt.scaling.methods import ORTHOGONAL, growth
 
 TOKEN_EXPONENT = -0.32
 
 
 def transfer(s: Situation) -> Transfer:
-    """Factors of HyperP; see the table above."""
+    """Factors of HyperP; see the table above. Raises UserError for optimizers that need a factor for width."""
+    if s.optimizer not in ORTHOGONAL or growth(s.optimizer, s.optimizer_args)["matrix"]:
+        args = "".join(f" --optimizer_args.{key} {value}" for key, value in s.optimizer_args.items())
+        raise UserError(
+            "HyperP (--parameterization hyperp, hyperp_paper) has no factor for the width. That is right only where "
+            f"steps are relative to the size of the weights, and those of --optimizer {s.optimizer}{args} are not. "
+            f"Give --optimizer muonh ({', '.join(ORTHOGONAL)} may be), or --parameterization mupp."
+        )
     base = mupp.transfer(s)
     lr = sqrt(s.base_depth / s.depth) * (s.tokens / s.base_tokens) ** TOKEN_EXPONENT
     return replace(

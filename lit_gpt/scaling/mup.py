@@ -4,18 +4,19 @@ With r = base width / width:
 
 | item | rule |
 |---|---|
-| matrix, expert, router learning rate | r; 1 for Muon and its relatives |
-| every other learning rate | 1 |
-| weight decay | 1 for every role, vectors included; r for matrices under Muon and its relatives |
+| matrix, expert, router learning rate | r^p; p = 1 for Adam and its relatives, 0 for Muon, others in methods.py |
+| every other learning rate | 1; of tables also r^p |
+| weight decay | 1 for every role, vectors included; r^(1 - p) for matrices, experts and routers |
 | logits | r, on the hidden state before the head |
-| router logits | r; 1 for Muon and its relatives |
+| router logits | r; 1 where steps are not as Adam's |
 | attention | sqrt(base head dim) / head dim, equal to 1/sqrt(head dim) at the base |
 | matrix init | U(-1/sqrt(fan_in), 1/sqrt(fan_in)) |
 | head init | N(0, head_init_std), or zeros |
-| router init | N(0, 0.02); that of matrices for Muon and its relatives |
+| router init | N(0, 0.02); that of matrices where steps are not as Adam's |
 
-Muon's steps have the spectral norm that muP asks for at any width (arXiv:2310.17813), so they need no
-factor; its decay follows r as in the reference (its section 3.6).
+p is the power of the width with which a step's effect would grow (methods.growth): Muon's steps have the
+spectral norm that muP asks for at any width (arXiv:2310.17813), so p is 0. Rate times decay follows r
+whatever p is, as in the reference (its section 3.6).
 
 The reference writes r as d0/d because its width is proportional to depth; with an aspect
 ratio override that stops being the width ratio, so here r is computed from the widths.
@@ -27,28 +28,26 @@ from __future__ import annotations
 from math import sqrt
 
 from lit_gpt.scaling.base import LEARNED_ROLES, Init, Multipliers, Situation, Transfer
-from lit_gpt.scaling.methods import HIDDEN, ORTHOGONAL
+from lit_gpt.scaling.methods import HIDDEN, growth, steps_of
 from lit_gpt.scaling.sp import embedding_init
 
 
 def transfer(s: Situation) -> Transfer:
     """Factors of muP; see the table above."""
     r = s.base_width / s.width
-    orthogonal = s.optimizer in ORTHOGONAL
+    adam, power = steps_of(s.optimizer, s.optimizer_args) == "adam", growth(s.optimizer, s.optimizer_args)
     hidden = Init("fan_in_uniform")
     head = Init("zeros") if s.head_init_std is None else Init("normal", s.head_init_std)
-    ones: dict[str, float] = dict.fromkeys(LEARNED_ROLES, 1.0)
-    scaled = ones | dict.fromkeys(HIDDEN, r)
     return Transfer(
-        lr=ones if orthogonal else scaled,
-        weight_decay=scaled if orthogonal else ones,
+        lr={role: r ** power[role] for role in LEARNED_ROLES},
+        weight_decay={role: r ** (1 - power[role]) if role in HIDDEN else 1.0 for role in LEARNED_ROLES},
         init={
             "embedding": embedding_init(s),
             "head": head,
             "matrix": hidden,
             "expert": hidden,
             "conv": hidden,
-            "router": hidden if orthogonal else Init("normal", 0.02),
+            "router": Init("normal", 0.02) if adam else hidden,
         },
-        multipliers=Multipliers(logit=r, attention=sqrt(s.base_head_dim) / s.head_dim, router=1.0 if orthogonal else r),
+        multipliers=Multipliers(logit=r, attention=sqrt(s.base_head_dim) / s.head_dim, router=r if adam else 1.0),
     )

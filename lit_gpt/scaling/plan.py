@@ -19,10 +19,12 @@ from lit_gpt.scaling.base import LEARNED_ROLES, Init, Plan, RolePlan, Schedule, 
 from lit_gpt.scaling.batch import batch_factors
 from lit_gpt.scaling.budget import analytic_parameters, ramped_batch, round_batch, token_budget
 from lit_gpt.scaling.decay import base_decay, check_decay, shrink_per_step
-from lit_gpt.scaling.methods import HIDDEN, KEEPS_ITS_START, ON_A_SPHERE, ORTHOGONAL, method_of
+from lit_gpt.scaling.methods import HIDDEN, KEEPS_ITS_START, ON_A_SPHERE, STEPS, WITH_MOMENTUM, constants, method_of
 from lit_gpt.scaling.schedule import fraction
 
-DEFAULT_WARMUP = 1e9  # tokens; the Muon family starts at its full rate, as in the reference
+# Tokens; where the length of a step does not depend on its gradient (the Muon family), the start is at full rate, as in
+# the reference.
+DEFAULT_WARMUP = 1e9
 SCALED_BY_W_INIT = ("matrix", "expert", "router", "head")
 
 
@@ -132,6 +134,7 @@ def _situation(run: RunConfig, model: Counted, base: Counted, tokens: int, batch
         tied=model.config.tie_embeddings,
         head_init_std=run.head_init_std,
         optimizer=run.optimizer or "adamw",
+        optimizer_args=run.optimizer_args or {},
     )
 
 
@@ -140,7 +143,7 @@ def _warmup(run: RunConfig) -> float:
         return 0.0
     if run.base_hps.warmup_tokens is not None:
         return run.base_hps.warmup_tokens
-    return 0.0 if run.optimizer in ORTHOGONAL else DEFAULT_WARMUP
+    return 0.0 if run.optimizer in STEPS else DEFAULT_WARMUP
 
 
 def _with_overrides(transfer: Transfer, run: RunConfig) -> Transfer:
@@ -241,6 +244,7 @@ def describe(plan: Plan) -> str:
     counts = ", ".join(f"{k} {v:,}" for k, v in plan.counts.items() if v)
     s, m = plan.schedule, plan.multipliers
     wsd = f", {s.decay} decay over the last {s.decay_fraction:.3g}" if s.name == "wsd" else ""
+    wide = max(9, *(len(r.method) for r in plan.roles.values()))
     attention = "1/sqrt(head_dim)" if m.attention is None else f"{m.attention:.6g}"
     lines = [
         f"model        {plan.family} d{plan.depth}, context {plan.context:,}",
@@ -251,23 +255,44 @@ def describe(plan: Plan) -> str:
         f"tokens       {plan.tokens:,} in {plan.steps:,} steps of {plan.batch_tokens:,}"
         + (f", batch ramps to x{plan.batch_ramp}" if plan.batch_ramp != 1 else ""),
         f"schedule     {s.name}{wsd}, warm-up {s.warmup_tokens:,.0f} tokens, final fraction {s.final:g}",
-        f"adam         beta1 {plan.beta1:g}, beta2 {plan.beta2:g}, eps {plan.eps:g}"
-        + (", betas follow the schedule" if plan.scheduled_betas else "")
-        + (f"; muon momentum {plan.momentum:g}" if plan.optimizer in ORTHOGONAL else ""),
+        f"adam         {_describe_constants(plan)}"
+        + (f"; muon momentum {plan.momentum:g}" if plan.optimizer in WITH_MOMENTUM else ""),
         f"multipliers  logits {m.logit:.6g}, branches {m.residual:.6g}, softmax scale {attention}",
         f"other        grad clip {plan.grad_clip:g}, label smoothing {plan.label_smoothing:g}, seed {plan.seed}"
         + (", independent weight decay" if plan.independent_weight_decay else "")
         + (", cautious weight decay" if plan.cautious_weight_decay else ""),
         *([f"memory       {_describe_memory(plan.memory)}"] if plan.memory else []),
         "",
-        f"{'role':<10} {'peak lr':>12} {'weight decay':>13}  {'method':<9} initial weights",
+        f"{'role':<10} {'peak lr':>12} {'weight decay':>13}  {'method':<{wide}} initial weights",
     ]
     for name, r in plan.roles.items():
         if plan.counts.get(name):
-            lines.append(
-                f"{name:<10} {r.lr:>12.6g} {r.weight_decay:>13.6g}  {r.method:<9} {_describe_init(name, r.init)}"
-            )
+            row = f"{name:<10} {r.lr:>12.6g} {r.weight_decay:>13.6g}  {r.method:<{wide}}"
+            lines.append(f"{row} {_describe_init(name, r.init)}")
     return "\n".join(lines)
+
+
+def _describe_constants(plan: Plan) -> str:
+    """Betas and eps: the Plan's where AdamW trains a role, and those of the optimizer where they differ."""
+    args = {k: v for k, v in plan.optimizer_args.items() if _numbers(v)}
+    betas, eps = constants(plan.optimizer, args, (plan.beta1, plan.beta2), plan.eps)
+    own = {**{f"beta{i}": b for i, b in enumerate(betas, 1)}, "eps": eps}
+    planned = {"beta1": plan.beta1, "beta2": plan.beta2, "eps": plan.eps}
+    differ = {k: v for k, v in own.items() if planned.get(k) != v}
+    adamw = any(r.method == "adamw" for r in plan.roles.values())
+    text = _join(planned if adamw else own)
+    if plan.scheduled_betas and (adamw or betas[:2] == (plan.beta1, plan.beta2)):
+        text += ", betas follow the schedule"
+    return text + (f"; {plan.optimizer} has {_join(differ)}" if adamw and differ else "")
+
+
+def _join(values: dict[str, float]) -> str:
+    return ", ".join(f"{key} {value:g}" for key, value in values.items())
+
+
+def _numbers(value: Any) -> bool:
+    """Whether a given argument can be printed as a number or several; optim.build refuses it otherwise."""
+    return all(isinstance(v, (int, float)) for v in (value if isinstance(value, (list, tuple)) else [value]))
 
 
 def _describe_memory(memory: dict[str, int]) -> str:

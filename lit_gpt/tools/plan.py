@@ -34,7 +34,7 @@ def layer_table(config: ModelConfig) -> str:
         block, first = model.blocks[model.block_of[i]], config.first_layer(i)
         size = f"{sum(p.numel() for p in block.parameters()):,}" if first == i else f"of layer {first}"
         flops = block.flops(config.block_size)  # type: ignore[operator]
-        rows.append((str(i), *_pattern(config, i), size, f"{flops:,.0f}"))
+        rows.append((str(i), *_pattern(model, i), size, f"{flops:,.0f}"))
     rows.append(_row("norm", f"{sum(p.numel() for p in model.norm.parameters()):,}", "0"))
     head = "tied" if model.head is None else f"{model.head.weight.numel():,}"
     rows.append(_row("head", head, f"{2 * model.head_weight().numel():,}"))
@@ -47,13 +47,14 @@ def _row(name: str, *numbers: str) -> tuple[str, ...]:
     return (name, *[""] * len(PATTERN), *numbers)
 
 
-def _pattern(config: ModelConfig, layer: int) -> tuple[str, ...]:
+def _pattern(model: GPT, layer: int) -> tuple[str, ...]:
     """The cells of PATTERN. Reads and lends: keys and values (K,V), or a memory for Gated Memory Units."""
-    spec = config.layers[layer]
-    attends = "attention" in spec.mixer
+    layers = model.config.layers
+    spec = layers[layer]
+    attends = spec in model.attending
     window = f"{spec.window:,}" if spec.window is not None else "all" if attends else "-"
     reads = "-" if spec.shares is None else f"{'K,V' if attends else 'memory'} of {spec.shares}"
-    readers = [other for other in config.layers if other.shares == layer]
+    readers = [other for other in layers if other.shares == layer]
     lends = ["K,V"] if any("attention" in other.mixer for other in readers) else []
     lends += [] if spec.memory is None else [f"memory ({spec.memory})"]
     mixer = spec.mixer + (" + skip projection" if spec.skip_projection else "")

@@ -47,9 +47,12 @@ KEPT: dict[str, tuple[Kind, ...]] = {
 }
 
 
-def kept_by_layers(model: GPT) -> Layers:
-    """Bytes per token that each layer of a model on the meta device keeps, by kind."""
-    notes = _Notes(model)
+def kept_by_layers(model: GPT, expert_parallel: bool = False) -> Layers:
+    """Bytes per token that each layer of a model on the meta device keeps, by kind.
+
+    expert_parallel: tokens travel to their experts, and on average as many rows arrive as are sent.
+    """
+    notes = _Notes(model, expert_parallel)
     with torch.no_grad(), _observed_kernels(notes), notes:
         model.hidden(torch.zeros(1, SAMPLE, dtype=torch.long, device="meta"))
     return notes.layers
@@ -80,9 +83,10 @@ def of_loss(config: ModelConfig, tokens: int, chunked: bool, dtype: torch.dtype)
 class _Notes(TorchDispatchMode):
     """Counts each tensor of SAMPLE tokens the first time that it plays a part in the rule."""
 
-    def __init__(self, model: GPT):
+    def __init__(self, model: GPT, expert_parallel: bool):
         super().__init__()
         self.layers: Layers = []
+        self.expert_parallel = expert_parallel
         self.itemsize = model.compute_dtype.itemsize
         self.seen: dict[int, tuple[Kind, torch.UntypedStorage]] = {}  # kept alive, so that none takes its place
         self.done: dict[Any, tuple[Any, Counter[Kind]]] = {}
@@ -98,13 +102,18 @@ class _Notes(TorchDispatchMode):
             self.layers.append(Counter())
             self.note("input", (stream, args[1]))
             for module in block.modules():
-                if isinstance(module, MixtureOfExperts):  # the up projection of every pair, see ops.experts
-                    self.layers[-1]["other"] += module.experts.active * module.up.shape[1] * self.itemsize
+                if isinstance(module, MixtureOfExperts):
+                    self.layers[-1]["other"] += self.of_experts(module)
             self.done[key] = forward(block, stream, *args), self.layers[-1]
         else:
             self.layers.append(self.done[key][1])
         after, lent = self.done[key][0]
         return tree_map_only(Tensor, torch.empty_like, after), lent
+
+    def of_experts(self, moe: MixtureOfExperts) -> int:
+        """Of every pair the up projection, see ops.experts; of one that travelled its rows too, there and back."""
+        _, hidden, n = moe.up.shape
+        return moe.experts.active * (hidden + 2 * n * self.expert_parallel) * self.itemsize
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

@@ -13,6 +13,7 @@ from lit_gpt.data.discover import open_corpus
 from lit_gpt.errors import UserError
 from lit_gpt.init import init_parameters
 from lit_gpt.model import GPT
+from lit_gpt.nn.moe import hidden_width
 from lit_gpt.ops import grouped_gemm
 from lit_gpt.ops.attention import describe, pick
 from lit_gpt.ops.loss import chunk_loss
@@ -115,9 +116,9 @@ def check_attention(setup: Setup, device: torch.device, dtype: torch.dtype) -> N
 def check_experts(setup: Setup, device: torch.device, dtype: torch.dtype) -> None:
     """The same for --expert_backend."""
     model = setup.model
-    if model.experts is not None:
-        width = model.intermediate_size // model.experts.top_k
-        grouped_gemm.pick(grouped_gemm.Request(device.type, dtype, (model.n_embd, width)), setup.run.expert_backend)
+    for kind in {layer.ffn for layer in model.layers if layer.experts and layer.ffn}:
+        sizes = (model.n_embd, hidden_width(model, kind))
+        grouped_gemm.pick(grouped_gemm.Request(device.type, dtype, sizes), setup.run.expert_backend)
 
 
 def build_optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:

@@ -38,7 +38,7 @@ def memory_per_gpu(run: RunConfig, config: ModelConfig, plan: Plan, ranks: int) 
         model = GPT(config, plan.multipliers, compute_dtype=dtype, residual_dtype=stream)
     sizes = _of_parameters(model, run, plan, ranks)
     try:
-        layers = kept_by_layers(model)
+        layers = kept_by_layers(model, run.expert_parallel and ranks > 1)
     except Exception:  # a mixer of one's own may need values, and must not be refused for that
         return sizes
     tokens = run.micro_bsz * config.block_size

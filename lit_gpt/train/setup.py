@@ -15,7 +15,7 @@ import torch
 
 from lit_gpt import architectures
 from lit_gpt.config.model import Experts, ModelConfig
-from lit_gpt.config.names import NameFields, run_name
+from lit_gpt.config.names import NameFields, read_train_name, run_name
 from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import RunConfig
 from lit_gpt.data.meta import read_meta
@@ -129,7 +129,36 @@ def model_config(run: RunConfig, depth: int, aspect_ratio: int | None) -> ModelC
         changes["yarn_scale"] = run.yarn_scale
     if run.mlp is not None:
         changes["layers"] = tuple(s if s.ffn is None else replace(s, ffn=run.mlp) for s in config.layers)
-    return config.replace(**changes)
+    config = config.replace(**changes)
+    _refuse_idle(run, config)
+    return config
+
+
+def _refuse_idle(run: RunConfig, config: ModelConfig) -> None:
+    """Raises UserError for options of attention that act on no layer.
+
+    Only if they were typed: launch commands of the reference come with name tokens that a family may not need.
+    False and "none" are what such a model does anyway.
+    """
+    named = read_train_name(run.train_name).fields
+    typed = [f for f in ("attn_conv", "position", "rope_base") if f not in named and getattr(run, f)]
+    typed = [f for f in typed if getattr(run, f) != "none"]
+    if not typed:
+        return
+    with torch.device("meta"):
+        attending = GPT(config).attending
+    if not attending:
+        flags, them = ", ".join(f"--{flag}" for flag in typed), "it" if len(typed) == 1 else "them"
+        raise UserError(f"No layer of {run.train_model} is attention, so {flags} cannot act. Drop {them}.")
+    if "rope_base" in typed and config.position == "none":
+        raise UserError(
+            f"{run.train_model} has no rotary positions, so --rope_base cannot act. Drop it, or add --position rope."
+        )
+    if "rope_base" in typed and all(spec.rope_base is not None for spec in attending):
+        raise UserError(
+            f"Every attention layer of {run.train_model} has a rotary base of its own, so --rope_base cannot act. "
+            "Drop it."
+        )
 
 
 def _experts(run: RunConfig) -> Experts | None:
@@ -139,6 +168,8 @@ def _experts(run: RunConfig) -> Experts | None:
         fields = {EXPERT_FLAGS[flag]: value for flag, value in given.items()}
         if run.expert_routing == "expert_choice":  # which is balanced by itself
             fields.setdefault("aux_gamma", 0.0)
+        elif (plain := Experts(run.sparsity, run.top_k, bool(run.share_expert))).active == 1 < plain.routed:
+            fields.setdefault("gate", "all")  # over one expert, softmax is 1
         return Experts(run.sparsity, run.top_k, **fields)
     flags = [f"--{flag}" for flag in given] + (["--sparsity"] if run.sparsity != 1 else [])
     flags += ["--expert_parallel"] if run.expert_parallel else []

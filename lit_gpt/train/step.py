@@ -71,7 +71,8 @@ def train_step(
     """
     experts: Experts | None = getattr(getattr(model, "config", None), "experts", None)
     routing = None if experts is None else StepRouting(experts, runtime, num_micro_batches)
-    if experts is not None and routing is not None and experts.exact_aux and num_micro_batches > 1:
+    exact = experts is not None and experts.exact_aux and experts.aux_gamma != 0
+    if exact and routing is not None and num_micro_batches > 1:
         micro_batches = list(micro_batches)
         routing.count_first(lambda batch: _routes(model, batch, runtime, eos_id), micro_batches)
     loss = torch.zeros((), device=runtime.device)

@@ -7,17 +7,32 @@ import random
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import Lfm2Config
+from transformers.models.lfm2.modeling_lfm2 import Lfm2ShortConv
 
 import lit_gpt.architectures
+import lit_gpt.nn.mixers
 import lit_gpt.optim
 import lit_gpt.scaling
 import pretrain
+from lit_gpt.config.model import LayerSpec, ModelConfig
+from lit_gpt.errors import UserError
+from lit_gpt.model import GPT
+from lit_gpt.nn.context import Context
+from lit_gpt.nn.mixers import build_mixer
+from lit_gpt.scaling.base import Multipliers
 
 PAGE = Path(__file__).parents[2] / "docs/adding.md"
-PACKAGES = {"architectures": lit_gpt.architectures, "optim": lit_gpt.optim, "scaling": lit_gpt.scaling}
+PACKAGES = {
+    "architectures": lit_gpt.architectures,
+    "nn/mixers": lit_gpt.nn.mixers,
+    "optim": lit_gpt.optim,
+    "scaling": lit_gpt.scaling,
+}
 
 
 @pytest.fixture
@@ -25,19 +40,19 @@ def in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The page's files in a second folder of their packages; their module names."""
     modules = []
     for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
-        room, name = re.match(r"# lit_gpt/(\w+)/(\w+)\.py\n", code).groups()  # type: ignore[union-attr]
+        room, name = re.match(r"# lit_gpt/([\w/]+)/(\w+)\.py\n", code).groups()  # type: ignore[union-attr]
         folder = tmp_path / "added" / room
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.py").write_text(code)
         monkeypatch.setattr(PACKAGES[room], "__path__", [*PACKAGES[room].__path__, str(folder)])
-        modules.append(f"lit_gpt.{room}.{name}")
+        modules.append(f"lit_gpt.{room.replace('/', '.')}.{name}")
     yield modules
     for module in modules:
         sys.modules.pop(module, None)
 
 
 def test_the_files_of_the_page_train_and_resume(tmp_path: Path, in_place: list[str]) -> None:
-    assert len(in_place) == 3
+    assert len(in_place) == 4
     torch.set_num_threads(1)
     words = random.Random(0)
     text = tmp_path / "text"
@@ -59,3 +74,37 @@ def test_the_files_of_the_page_train_and_resume(tmp_path: Path, in_place: list[s
     assert plan["roles"]["vector"]["lr"] == pytest.approx(2e-3 / 2)
     losses = [json.loads(line)["metric/train_loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 20 and losses[-1] < losses[0] - 1
+
+
+def short_conv(**options: Any) -> ModelConfig:
+    layers = (LayerSpec("short_conv"),) * 2
+    sizes = {"n_embd": 8, "n_head": 2, "head_dim": 4, "n_kv_head": 2, "intermediate_size": 16, "vocab_size": 31}
+    return ModelConfig("x", 2, layers=layers, mixer_options={"short_conv": options} if options else {}, **sizes)
+
+
+@torch.no_grad()
+def test_the_mixer_of_the_page(in_place: list[str]) -> None:
+    """Against transformers with the same weights; documents, and a prompt and steps, against whole rows."""
+    ours = build_mixer(short_conv(), 0, Multipliers())
+    theirs = Lfm2ShortConv(Lfm2Config(hidden_size=8, num_hidden_layers=1, conv_L_cache=3, layer_types=["conv"]), 0)
+    torch.manual_seed(0)
+    for p in ours.parameters():
+        p.normal_()
+    theirs.in_proj.weight.copy_(torch.cat([ours.b.weight, ours.c.weight, ours.x.weight]))
+    theirs.conv.weight.copy_(ours.conv)
+    theirs.out_proj.weight.copy_(ours.out.weight)
+    x = torch.randn(2, 9, 8)
+    torch.testing.assert_close(ours(x, Context())[0], theirs(x), rtol=1e-4, atol=1e-4)
+    assert ours.flops(9) == 2 * (4 * 64 + 3 * 8)
+
+    model, tokens = GPT(short_conv()), torch.randint(0, 31, (2, 9))
+    for p in model.parameters():
+        p.normal_(0.5, 0.5)
+    ids = torch.tensor([0] * 4 + [1] * 5).expand(2, -1)
+    alone = torch.cat([model(tokens[:, :4]), model(tokens[:, 4:])], dim=1)
+    torch.testing.assert_close(model(tokens, doc_ids_BT=ids), alone)
+    cache = model.new_cache(2, 9)
+    steps = [model(piece, cache=cache) for piece in tokens.split([4, 1, 1, 3], dim=1)]
+    torch.testing.assert_close(torch.cat(steps, dim=1), model(tokens))
+    with pytest.raises(UserError, match="option width of the mixer short_conv is 1; it must be a whole number of at"):
+        build_mixer(short_conv(width=1), 0, Multipliers())

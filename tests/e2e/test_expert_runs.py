@@ -43,6 +43,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+def test_one_expert_per_token(data, tmp_path):
+    """Switch Transformer's gate, so that the loss reaches the router."""
+    options = {**MOE, "depth": 2, "base_hps__d0": 2, "sparsity": 4, "top_k": 1, "aux_gamma": 0.0}
+    assert run(data, tmp_path, max_tokens=3 * 512, **options) == 0
+    config = json.loads((folder_of(tmp_path) / "model.json").read_text())
+    assert config["experts"]["gate"] == "all"
+
+
 def test_every_option_changes_the_run(data, tmp_path):
     short = {**MOE, "ar": 16, "depth": 2, "base_hps__d0": 2, "sparsity": 2, "top_k": 2, "max_tokens": 3 * 512}
     found = {}
@@ -72,6 +80,7 @@ def test_refusals(data, tmp_path, capsys):
         ({"top_k": 3}, "it must divide the hidden width 128"),
         ({"expert_routing": "expert_choice", "aux_gamma": 0.1}, "give --aux_gamma 0"),
         ({"expert_parallel": True}, "it needs torchrun"),
+        ({"sparsity": 8, "top_k": 1, "router_gate": "selected"}, "give --router_gate all"),
         ({"train_name": "mup_fnorm"}, "experts have no biases"),
         ({"expert_backend": "sonic"}, "Unknown grouped matmul backend 'sonic'"),
     ):

@@ -59,7 +59,7 @@ def test_options_reach_the_optimizer(data, tmp_path, capsys):
     assert len(losses) == len(outs)
     capsys.readouterr()
     assert run(data, tmp_path / "wrong", **options, optimizer_args__momentun=0.9) == 2
-    assert "--optimizer_args {'momentun': 0.9} do not fit muon" in capsys.readouterr().err
+    assert "--optimizer_args {'momentun': 0.9} do not fit muon: 'momentun' is no knob" in capsys.readouterr().err
     assert run(data, tmp_path / "wrong", **options, optimizer_args__ns="tunde") == 2
     assert "Did you mean 'tuned'" in capsys.readouterr().err
 

@@ -130,9 +130,13 @@ def test_weight_zero_is_off():
     assert (moe.router.weight.grad.abs().sum(1) > 0).all()
 
 
+ONE_ACTIVE = {"k1": Experts(4, 1, gate="all"), "k2_shared": Experts(4, 2, shared=True, gate="all", sqrt_gate=True)}
+
+
+@pytest.mark.parametrize("experts", [BASE, *ONE_ACTIVE.values()], ids=["base", *ONE_ACTIVE])
 @pytest.mark.parametrize("backend", [name for name, usable, _ in explain(torch.device("cpu")) if usable])
-def test_routers_of_a_model_learn_in_every_backend(backend):
-    gpt = GPT(config(replace(BASE, aux_gamma=0.0)), compute_dtype=torch.bfloat16, expert_backend=backend)
+def test_routers_of_a_model_learn_in_every_backend(backend, experts):
+    gpt = GPT(config(replace(experts, aux_gamma=0.0)), compute_dtype=torch.bfloat16, expert_backend=backend)
     fill(gpt)
     tokens = torch.randint(0, VOCAB, (2, LENGTH), generator=torch.Generator().manual_seed(0))
     gpt(tokens, tokens.roll(-1, 1)).backward()
@@ -169,6 +173,15 @@ def test_a_step_does_not_depend_on_its_micro_batches(style):
         torch.testing.assert_close(second.gradients, first.gradients, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(found.routing, expected.routing)
         torch.testing.assert_close(dict(split.named_buffers()), dict(whole.named_buffers()))
+
+
+def test_without_a_balance_loss_nothing_is_counted_first(monkeypatch):
+    forwards = []
+    monkeypatch.setattr(GPT, "_states", lambda *a, then=GPT._states, **k: forwards.append(1) or then(*a, **k))
+    for gamma, expected in ((0.1, 4), (0.0, 2)):
+        forwards.clear()
+        one_step(replace(BASE, aux_gamma=gamma, global_aux=True, exact_aux=True), 2)
+        assert len(forwards) == expected
 
 
 def test_selection_biases_move_against_the_load():

@@ -13,7 +13,6 @@ from transformers.models.mamba.modeling_mamba import MambaMixer
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
 from lit_gpt.config.model import LayerSpec, ModelConfig
-from lit_gpt.errors import UserError
 from lit_gpt.init import init_parameters
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.mixers import MIXERS, build_mixer
@@ -193,9 +192,3 @@ def test_default_sizes_and_initial_values(name):
     assert y.isfinite().all() and lent.memory.shape == (1, 9, inner)
     matrices = sum(p.numel() for p in module.parameters() if p.role != "vector")
     assert module.flops(100) == 2 * matrices + 4 * inner * {"mamba": 16, "mamba2": 128}[name]
-
-
-@pytest.mark.parametrize("name", MIXER_NAMES)
-def test_impossible_options_are_refused(name):
-    with pytest.raises(UserError, match="d_conv of the mixer"):
-        mixer(name, options={"d_conv": 1})

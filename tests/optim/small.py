@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_gpt.optim import OPTIMIZERS
+from lit_gpt import optim
 from lit_gpt.optim.groups import parameter_groups
 from lit_gpt.roles import ROLES, role
 from lit_gpt.scaling.base import Init, Multipliers, Plan, RolePlan, Schedule
@@ -89,7 +89,7 @@ def gradients(step: int) -> dict[str, Tensor]:
 def build(model: nn.Module, optimizer: str, plan: Plan | None = None, **args: Any) -> torch.optim.Optimizer:
     """The optimizer over the model's roles, with --optimizer_args."""
     plan = plan or plan_for(optimizer, optimizer_args=args)
-    return OPTIMIZERS.load(optimizer).build(parameter_groups(model, plan), plan)
+    return optim.build(parameter_groups(model, plan), plan)
 
 
 def options(optimizer: str) -> dict[str, Any]:

@@ -25,8 +25,9 @@ from lit_gpt.optim.groups import parameter_groups
 from lit_gpt.optim.protocol import evaluated_weights
 from lit_gpt.parallel import Runtime, launch
 from lit_gpt.roles import ROLES
-from lit_gpt.scaling.base import Init, RolePlan
+from lit_gpt.scaling.base import Init, RolePlan, Schedule
 from lit_gpt.scaling.methods import method_of
+from lit_gpt.scaling.plan import describe
 
 WRITTEN_HERE = ("adam_mini", "apollo", "apollo_mini", "dmuon", "lamb", "rmnp", "sophia")
 NAMES = sorted([*EXTERNAL, *WRITTEN_HERE])
@@ -240,12 +241,13 @@ def test_sophia_is_the_librarys_with_this_curvature() -> None:
         torch.testing.assert_close(p, other.get_parameter(key), rtol=1e-5, atol=1e-5)
 
 
-def definition(name: str, w: Tensor, steps: int) -> Tensor:
-    """LAMB, RMNP and Adam-mini by their formulas, one float64 matrix at a time."""
+def definition(name: str, key: str, w: Tensor, steps: int) -> Tensor:
+    """LAMB, RMNP and Adam-mini by their formulas, one float64 matrix at a time; kernels are rows of one."""
+    w = w.flatten(1)
     w, m, v = w.double(), torch.zeros_like(w).double(), torch.zeros_like(w).double()
     rows, columns = w.shape
     for t in range(1, steps + 1):
-        g = gradients(t - 1)["tall3" if rows == 17 else "wide"].double()
+        g = gradients(t - 1)[key].double().view(rows, columns)
         if name == "rmnp":
             m = 0.95 * m + 0.05 * g
             u = 0.05 * g + 0.95 * m
@@ -267,9 +269,9 @@ def definition(name: str, w: Tensor, steps: int) -> Tensor:
 def test_against_the_definition(name: str) -> None:
     bag, start = Bag(), Bag()
     run_reference(list(dict(bag.named_parameters())), build(bag, name), bag)
-    for key in ("tall3", "wide"):
-        expected = definition(name, start.get_parameter(key).detach(), 6)
-        torch.testing.assert_close(bag.get_parameter(key).double(), expected, rtol=1e-5, atol=1e-5)
+    for key in ("tall3", "wide", *(["kernel"] if name != "rmnp" else [])):
+        expected = definition(name, key, start.get_parameter(key).detach(), 6)
+        torch.testing.assert_close(bag.get_parameter(key).flatten(1).double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_adam_mini_shares_a_moment_in_a_head() -> None:
@@ -310,15 +312,88 @@ def test_apollo_of_full_rank(kind: str, growth: float) -> None:
     ("name", "changes", "says"),
     [
         ("adan", {"optimizer_args": {"max_grad_nrm": 1}}, "Did you mean 'max_grad_norm'"),
-        ("signsgd", {"optimizer_args": {"momentum": 0.5}}, "no knob of signsgd"),
-        ("adopt", {"optimizer_args": {"weight_decay": 0.5}}, "no knob of adopt"),
-        ("apollo", {"optimizer_args": {"rank": 0}}, "rank 0"),
-        ("conda", {"optimizer_args": {"betas": [2.0, 0.9]}}, "cannot be used like this"),
+        ("signsgd", {"optimizer_args": {"momentum": 0.5}}, "do not fit signsgd: 'momentum' is no knob"),
+        ("adopt", {"optimizer_args": {"weight_decay": 0.5}}, "do not fit adopt: 'weight_decay' is no knob"),
+        ("apollo", {"optimizer_args": {"rank": 0}}, "rank 0 cannot be used by apollo: give a whole number from 1 on"),
+        (
+            "conda",
+            {"optimizer_args": {"betas": [2.0, 0.9]}},
+            r"\[2.0, 0.9\] cannot be used by conda: give numbers",
+        ),
+        ("galore", {"optimizer_args": {"rank": "abc"}}, r"rank abc .* a whole number \(the default is 128\)"),
+        ("galore", {"optimizer_args": {"projection_type": "foo"}}, "foo .* one of std, reverse_std"),
+        ("conda", {"optimizer_args": {"scale": "x"}}, r"scale x .* a number \(the default is 0.25\)"),
+        ("shampoo", {"optimizer_args": {"preconditioning_compute_steps": -1}}, "a whole number from 1 on"),
+        ("adan", {"optimizer_args": {"betas": [0.9, 0.9]}}, "give 3 numbers"),
+        ("soap", {"optimizer_args": {"shampoo_beta": "x"}}, "give a number or null"),
+        ("torch_muon", {"optimizer_args": {"adjust_lr_fn": "loud"}}, "cannot be used like this"),
+        ("sgd", {"optimizer_args": {"nesterov": 1}}, "give true or false"),
     ],
 )
 def test_refusals(name: str, changes: dict[str, Any], says: str) -> None:
+    skip_if_missing(name)
     with pytest.raises(UserError, match=says):
         build(Bag(), name, plan_for(name, **changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("soap", {"shampoo_beta": None}),
+        ("adafactor", {"decay_rate": -1}),
+        ("ademamix", {"alpha": 2, "betas": [0.9, 0.95, 0.9999]}),
+        ("torch_muon", {"adjust_lr_fn": "match_rms_adamw", "ns_coefficients": [2, -1.5, 0.5]}),
+        ("apollo", {"growth": 0}),
+        ("schedulefree_sgd", {"warmup_steps": 0}),
+        ("scion", {"momentum": 1}),
+    ],
+)
+def test_values_that_may_be(name: str, args: dict[str, Any]) -> None:
+    skip_if_missing(name)
+    schedule = {"schedule": Schedule("constant", 0, 1)}
+    build(Bag(), name, plan_for(name, optimizer_args=args, **schedule))
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "betas", "eps"),
+    [
+        ("adabelief", {}, (0.8, 0.7), 1e-16),
+        ("adopt", {}, (0.8, 0.7), 1e-6),
+        ("adopt", {"eps": 1e-4}, (0.8, 0.7), 1e-4),
+        ("adan", {}, (0.98, 0.92, 0.99), 1e-3),
+        ("adan", {"betas": [0.1, 0.2, 0.3]}, (0.1, 0.2, 0.3), 1e-3),
+        ("ademamix", {}, (0.8, 0.7, 0.999), 1e-3),
+        ("came", {}, (0.8, 0.7, 0.9999), None),
+        ("laprop", {}, (0.8, 0.7), 1e-3),
+        ("torch_muon", {}, None, 1e-7),
+    ],
+)
+def test_whose_betas_and_eps(name: str, args: dict[str, Any], betas: Any, eps: Any) -> None:
+    """After a step too, which takes over those of the groups; the table says the same."""
+    skip_if_missing(name)
+    plan = plan_for(name, optimizer_args=args, beta1=0.8, beta2=0.7, eps=1e-3)
+    bag = Bag()
+    optimizer: Any = build(bag, name, plan)
+    run_reference(list(dict(bag.named_parameters())), optimizer, bag)
+    for group in optimizer.inner[0].param_groups:
+        assert betas is None or tuple(group["betas"]) == betas
+        assert eps is None or group["eps"] == eps
+    line = next(line for line in describe(plan).splitlines() if line.startswith("adam "))
+    if name == "torch_muon":
+        assert line.endswith("beta1 0.8, beta2 0.7, eps 0.001; torch_muon has eps 1e-07")
+    elif eps is not None:
+        assert line.endswith("".join(f"beta{i} {b:g}, " for i, b in enumerate(betas, 1)) + f"eps {eps:g}")
+
+
+@pytest.mark.parametrize("name", ["apollo", "apollo_mini", "conda", "galore", "shampoo", "torch_muon"])
+def test_adamw_trains_what_is_no_matrix(name: str) -> None:
+    """As the Plan says, and no other optimizer of a library leaves roles to it."""
+    skip_if_missing(name)
+    optimizer: Any = build(Bag(), name)
+    trained = {group["role"]: type(inner).__name__ for group, inner, _ in optimizer.pairs}
+    for role in ROLES:
+        hidden = role in ("matrix", "expert", "router")
+        assert (method_of(name, role) == "adamw") == (trained[role] == "AdamW") == (not hidden), role
 
 
 def test_schedule_free_wants_a_constant_rate() -> None:
@@ -332,3 +407,6 @@ def test_names_are_suggested() -> None:
     with pytest.raises(UserError, match=r"Did you mean 'soap'"):
         OPTIMIZERS.load("soapp")
     assert set(NAMES) < set(OPTIMIZERS.names()) and "protocol" not in OPTIMIZERS
+    for name, says in {"adam": "adamw with", "mars": "mars_adamw", "kron": "soap", "psgd": "soap"}.items():
+        with pytest.raises(UserError, match=f"There is no optimizer '{name}'.*{says}"):
+            OPTIMIZERS.load(name)

@@ -80,6 +80,14 @@ def test_hybrids_are_flat_under_mupp(family):
     assert power(standard, "width", "stream", 2) > 0.5
 
 
+def test_dmuon_is_flat_under_mup():
+    """Its steps grow as the square root of the width. Times 5, entries of matrices move as far as Adam's."""
+    hps = BaseHyperparameters(eta0=2e-3, weight_lr_scale=5)
+    run = replace(RUN, optimizer="dmuon", base_hps=hps, parameterization="mup")
+    result = run_check(run, (64, 128, 256), (2,), steps=4, seeds=2)
+    assert result.passed("width"), report.table(result)
+
+
 def test_mup_is_flat_in_width_but_not_in_depth():
     result = check("mup")
     assert result.passed("width"), report.table(result)

@@ -15,6 +15,7 @@ and budgets are multiples of t0 = 10.4e9: 2^-0.32 = exp(-0.32 * 0.6931471806) = 
 
 from __future__ import annotations
 
+from math import log2
 from typing import Any
 
 import pytest
@@ -23,9 +24,10 @@ from pytest import approx
 from test_rules import DEPTHS, HIDDEN, MUPP, SQRT_128_OVER_128, VECTORS, decays, rates, transfer
 
 from lit_gpt.errors import UserError
+from lit_gpt.optim._moves import adjusted
 from lit_gpt.scaling.base import LEARNED_ROLES, Init, Plan
 from lit_gpt.scaling.decay import best_timescale
-from lit_gpt.scaling.methods import METHODS, method_of
+from lit_gpt.scaling.methods import GROWTH, METHODS, method_of
 from lit_gpt.scaling.plan import Counted, build_plan, describe, step_values
 
 TABLES, REST = ("embedding", "head"), ("matrix", "expert", "router", "vector", "conv")
@@ -115,6 +117,73 @@ def test_other_optimizers_scale_as_adam(name: str) -> None:
     assert p.roles["matrix"].method == {"hadam": "nadam", "lion": "lion"}[name]
 
 
+RELATIVES = {  # at d16: r = 1/2, sqrt(r) = 0.7071067812. (powers of r of matrix, router, embedding, head)
+    # Orthogonal times 0.2 sqrt(n): n^1/2 too long for a matrix, n for a router, whose steps should fall as n^-1/2.
+    "dmuon": (0.5, 1, 0, 0),
+    # Orthogonal times sqrt(max(1, R / C)): as Muon's for a matrix, constant for a router.
+    "torch_muon": (0, 0.5, 0, 0),
+    # Rows of length 1 along n inputs: n^1/2 too long; a router's too, whose outputs are as many at any width.
+    "rmnp": (0.5, 0.5, 0, 0),
+    # Steps of tables are 3000 / n, and muP wants them constant, with logits times r.
+    "scion": (0, 0, -1, -1),
+    "scion_light": (0, 0, -1, -1),
+    # A V x n table is orthogonal times sqrt(V / n): rows of length 1, so entries of n^-1/2; logits of size 1, times r.
+    "mars_shampoo": (0, 0.5, -0.5, -1),
+}
+POWERS = {-1: 2, -0.5: 1.414213562, 0: 1, 0.5: 0.7071067812, 1: 0.5}  # of 1/2
+
+
+@pytest.mark.parametrize("name", RELATIVES)
+def test_relatives_of_muon_under_mup(name: str) -> None:
+    """Rate times decay goes as r for hidden maps, as Muon's; the start is at full rate."""
+    p = plan("ori_mup", 16, {"eta0": 0.02}, optimizer=name)
+    matrix, router, embedding, head = (POWERS[power] for power in RELATIVES[name])
+    assert rates(p, HIDDEN) == approx([0.02 * matrix, 0.02 * matrix, 0.02 * router])
+    assert rates(p, VECTORS) == approx([0.02 * embedding, 0.02 * head, 0.02, 0.02])
+    assert decays(p, HIDDEN) == approx([0.05 / matrix, 0.05 / matrix, 0.05 / router])
+    assert (p.multipliers.router, p.multipliers.logit) == (1, 0.5)
+    assert p.roles["router"].init == p.roles["matrix"].init and p.schedule.warmup_tokens == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "same"),
+    [
+        ("muon", {"adjust": "rms"}, "dmuon"),
+        ("normuon", {"adjust": "clip"}, "torch_muon"),
+        ("torch_muon", {"adjust_lr_fn": "match_rms_adamw"}, "dmuon"),
+        ("muon", {"adjust": "nonsense"}, "muonball"),
+        ("adamw", {"adjust": "rms"}, "lion"),
+    ],
+)
+def test_the_length_of_steps_that_is_given_counts(name: str, args: dict[str, Any], same: str) -> None:
+    given = plan("ori_mup", 16, optimizer=name, optimizer_args=args)
+    assert rates(given, LEARNED_ROLES) == rates(plan("ori_mup", 16, optimizer=same), LEARNED_ROLES)
+
+
+@pytest.mark.parametrize("mode", ["spectral", "clip", "rms", "none"])
+def test_growth_is_that_of_the_factors(mode: str) -> None:
+    """Twice as wide: the spectral norm of a step over sqrt(R / C), for 3n x n maps and 8 x n routers."""
+
+    def growth_of(narrow: tuple[int, int], wide: tuple[int, int]) -> float:
+        small, large = (adjusted(mode, r, c) / (r / c) ** 0.5 for r, c in (narrow, wide))
+        return log2(large / small)
+
+    assert GROWTH[mode] == approx((growth_of((192, 64), (384, 128)), growth_of((8, 64), (8, 128))))
+
+
+@pytest.mark.parametrize("rule", ["hyperp", "hyperp_paper"])
+@pytest.mark.parametrize(
+    ("name", "args"), [("adamw", {}), ("lion", {}), ("dmuon", {}), ("rmnp", {}), ("muon", {"adjust": "rms"})]
+)
+def test_hyperp_is_for_steps_relative_to_the_weights(rule: str, name: str, args: dict[str, Any]) -> None:
+    typed = "".join(f" --optimizer_args.{key} {value}" for key, value in args.items())
+    says = f"no factor for the width.*those of --optimizer {name}{typed} are not. Give --optimizer muonh"
+    with pytest.raises(UserError, match=says):
+        plan("x", 8, optimizer=name, parameterization=rule, optimizer_args=args)
+    for allowed in ("muon", "normuon", "muonball"):
+        plan("x", 8, optimizer=allowed, parameterization=rule)
+
+
 def test_a_warmup_that_is_given_is_used() -> None:
     assert plan("mup_muon", 8, {"warmup_tokens": 5e8}).schedule.warmup_tokens == 5e8
     assert plan("mup", 8, {"warmup_tokens": 0}).schedule.warmup_tokens == 0
@@ -195,4 +264,6 @@ def test_the_table_says_who_trains_what() -> None:
     assert "rule         hyperp, batch rule default, optimizer muonh" in text and "muon momentum 0.95" in text
     for line in ("embedding    0.00906307             0  adamw ", "matrix       0.00906307             0  muonh "):
         assert line in text
+    torchs = describe(plan("x", 16, optimizer="torch_muon"))
+    assert "  torch_muon N(0, 0.02)" in torchs and "  adamw      N(0, 0.02)" in torchs
     assert "cautious weight decay" in describe(plan("mup", 8, cautious_weight_decay=True))

@@ -34,16 +34,10 @@ class QueriesKeysValues(nn.Module):
     """Per head: q and k (key_dim) and v (value_dim), each a projection of the input.
 
     conv: width of a causal depthwise convolution with silu over all three, 0 for none.
-    Raises UserError for sizes that cannot be, which come from --mixer_options.
     """
 
     def __init__(self, n: int, heads: int, key_dim: int, value_dim: int, conv: int = 0):
         super().__init__()
-        if min(heads, key_dim, value_dim) < 1 or conv < 0 or conv == 1:
-            raise UserError(
-                f"The mixer cannot have {heads} heads of {key_dim} key and {value_dim} value dimensions and a "
-                f"convolution {conv} wide. Give --mixer_options with sizes of at least 1, and conv 0 or at least 2."
-            )
         self.heads, self.dims = heads, (key_dim, key_dim, value_dim)
         self.q, self.k, self.v = (Linear(n, heads * d, heads=heads) for d in self.dims)
         channels = heads * sum(self.dims)
@@ -108,9 +102,33 @@ def state_flops(heads: int, key_dim: int, value_dim: int, delta: bool) -> float:
     return heads * (6.0 if delta else 4.0) * key_dim * value_dim
 
 
-def head_dim(width: float, heads: int) -> int:
-    """width / heads, to the nearest multiple of HEAD_MULTIPLE."""
-    return max(1, round(width / heads / HEAD_MULTIPLE)) * HEAD_MULTIPLE
+def head_sizes(mixer: str, n: int, heads: int, expand_k: float, expand_v: float) -> tuple[int, int, int]:
+    """Heads, key and value dimension of one: n times expand / heads, to the nearest multiple of HEAD_MULTIPLE.
+
+    Raises UserError where that is 0: the layer would be another than the one that was asked for.
+    """
+    dims = []
+    for option, expand in {"expand_k": expand_k, "expand_v": expand_v}.items():
+        share = n * expand / heads
+        if share < HEAD_MULTIPLE / 2:
+            least = math.ceil(1e4 * HEAD_MULTIPLE / 2 * heads / n) / 1e4
+            raise UserError(
+                f"The option {option} of the mixer {mixer} is {expand}: at width {n} that is {share:.3g} for each of "
+                f"{heads} heads, whose sizes are multiples of {HEAD_MULTIPLE}. It must be at least "
+                f"{least:g}, or the option heads smaller (--mixer_options)."
+            )
+        dims.append(max(1, round(share / HEAD_MULTIPLE)) * HEAD_MULTIPLE)
+    return heads, *dims
+
+
+def value_dim_of(mixer: str, key_dim: int, expand_v: float) -> int:
+    """expand_v times key_dim, rounded down. Raises UserError where that is 0."""
+    if expand_v * key_dim < 1:
+        raise UserError(
+            f"The option expand_v of the mixer {mixer} is {expand_v}: with key_dim {key_dim} that leaves a head no "
+            f"values. It must be at least 1/{key_dim} (--mixer_options)."
+        )
+    return int(expand_v * key_dim)
 
 
 def log_uniform(low: float, high: float) -> Callable[[Tensor, torch.Generator], None]:

@@ -39,7 +39,7 @@ class Attention(nn.Module):
     value_heads: how many heads of values each map of weights is applied to.
     """
 
-    attends = True
+    attends = narrows = True
     cross = False
     value_heads = 1
 
@@ -71,6 +71,8 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, Lent | None]:
         """See lit_gpt.nn.mixers.Mixer. Lends its keys and values, or its heads, where later layers read them."""
         q, k, v = self.heads(x_BTD, context, shared, cache)
+        if context.last is not None:
+            x_BTD, q, context = x_BTD[:, -1:], q[:, -1:], context.last
         return self.finish(x_BTD, self.attend(q, k, v, context), (k, v))
 
     def heads(

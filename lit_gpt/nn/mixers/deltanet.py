@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear
-from lit_gpt.nn.mixers import Lent, mixer_options
-from lit_gpt.nn.mixers._linear import QueriesKeysValues, RecurrentCache, advance, carried, head_dim, state_flops
+from lit_gpt.nn.mixers import Lent, at_least, conv_width, mixer_options, positive
+from lit_gpt.nn.mixers._linear import QueriesKeysValues, RecurrentCache, advance, carried, head_sizes, state_flops
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.ops.delta_rule import KEY_DIM_LIMIT, delta_rule
 from lit_gpt.ops.dtypes import upcast
@@ -30,10 +30,10 @@ class Options:
     conv: width of the short convolution. negative_eigenvalues: beta in [0, 2] (arXiv:2411.12537).
     """
 
-    heads: int | None = None
-    expand_k: float = 1.5
-    expand_v: float = 1.5
-    conv: int = 4
+    heads: int | None = at_least(1, None)
+    expand_k: float = positive(1.5)
+    expand_v: float = positive(1.5)
+    conv: int = conv_width(4)
     negative_eigenvalues: bool = False
 
 
@@ -43,9 +43,8 @@ class DeltaNet(nn.Module):
     def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
         options, n = mixer_options(config, "deltanet", Options), config.n_embd
-        keys, values = options.expand_k * n, options.expand_v * n
-        heads = options.heads or max(9, math.ceil(keys / KEY_DIM_LIMIT))
-        self.sizes = heads, head_dim(keys, heads), head_dim(values, heads)
+        heads = options.heads or max(9, math.ceil(options.expand_k * n / KEY_DIM_LIMIT))
+        self.sizes = head_sizes("deltanet", n, heads, options.expand_k, options.expand_v)
         self.top = 2.0 if options.negative_eigenvalues else 1.0
         self.qkv = QueriesKeysValues(n, *self.sizes, conv=options.conv)
         self.b = Linear(n, heads)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear, joint
-from lit_gpt.nn.mixers import Lent, MemoryForm, mixer_options
+from lit_gpt.nn.mixers import Lent, MemoryForm, at_least, conv_width, mixer_options, positive
 from lit_gpt.nn.mixers._linear import (
     QueriesKeysValues,
     RecurrentCache,
@@ -26,6 +26,7 @@ from lit_gpt.nn.mixers._linear import (
     log_uniform,
     state_flops,
     time_step_bias,
+    value_dim_of,
 )
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.ops.delta_rule import delta_rule
@@ -43,18 +44,18 @@ class Options:
     negative_eigenvalues: beta in [0, 2] instead of [0, 1] (arXiv:2411.12537).
     """
 
-    heads: int | None = None
-    key_dim: int = 256
-    expand_v: float = 2.0
-    conv: int = 4
+    heads: int | None = at_least(1, None)
+    key_dim: int = at_least(1, 256)
+    expand_v: float = positive(2.0)
+    conv: int = conv_width(4)
     negative_eigenvalues: bool = True
 
 
 def sizes(config: ModelConfig) -> tuple[int, int, int]:
     """Heads, key dimension and value dimension of one head."""
     options = mixer_options(config, "gdn", Options)
-    heads = options.heads or math.ceil(int(0.75 * config.n_embd) / max(1, options.key_dim))
-    return heads, options.key_dim, int(options.expand_v * options.key_dim)
+    heads = options.heads or math.ceil(int(0.75 * config.n_embd) / options.key_dim)
+    return heads, options.key_dim, value_dim_of("gdn", options.key_dim, options.expand_v)
 
 
 class GatedDeltaNet(nn.Module):

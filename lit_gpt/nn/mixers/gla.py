@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear
-from lit_gpt.nn.mixers import Lent, mixer_options
-from lit_gpt.nn.mixers._linear import QueriesKeysValues, RecurrentCache, advance, carried, head_dim, state_flops
+from lit_gpt.nn.mixers import Lent, at_least, mixer_options, positive
+from lit_gpt.nn.mixers._linear import QueriesKeysValues, RecurrentCache, advance, carried, head_sizes, state_flops
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.linear_attention import linear_attention
@@ -29,11 +29,11 @@ class Options:
     gate_rank: of the projection to the decays. gate_divisor: tau, under the log sigmoid: the larger, the slower decay.
     """
 
-    heads: int | None = None
-    expand_k: float = 0.5
-    expand_v: float = 1.0
-    gate_rank: int = 16
-    gate_divisor: float = 16.0
+    heads: int | None = at_least(1, None)
+    expand_k: float = positive(0.5)
+    expand_v: float = positive(1.0)
+    gate_rank: int = at_least(1, 16)
+    gate_divisor: float = positive(16.0)
 
 
 class GatedLinearAttention(nn.Module):
@@ -43,7 +43,7 @@ class GatedLinearAttention(nn.Module):
         super().__init__()
         options, n = mixer_options(config, "gla", Options), config.n_embd
         heads = options.heads or max(1, n // 384)
-        self.sizes = heads, head_dim(options.expand_k * n, heads), head_dim(options.expand_v * n, heads)
+        self.sizes = head_sizes("gla", n, heads, options.expand_k, options.expand_v)
         values = heads * self.sizes[2]
         self.divisor = options.gate_divisor
         self.qkv = QueriesKeysValues(n, *self.sizes)

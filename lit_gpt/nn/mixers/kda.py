@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear, joint
-from lit_gpt.nn.mixers import Lent, mixer_options
+from lit_gpt.nn.mixers import Lent, at_least, conv_width, mixer_options, positive
 from lit_gpt.nn.mixers._linear import (
     QueriesKeysValues,
     RecurrentCache,
@@ -24,6 +24,7 @@ from lit_gpt.nn.mixers._linear import (
     log_uniform,
     state_flops,
     time_step_bias,
+    value_dim_of,
 )
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.ops.delta_rule import delta_rule
@@ -42,11 +43,11 @@ class Options:
     negative_eigenvalues: beta in [0, 2] (arXiv:2411.12537).
     """
 
-    heads: int | None = None
-    key_dim: int = 128
-    expand_v: float = 1.0
-    conv: int = 4
-    rank: int | None = None
+    heads: int | None = at_least(1, None)
+    key_dim: int = at_least(1, 128)
+    expand_v: float = positive(1.0)
+    conv: int = conv_width(4)
+    rank: int | None = at_least(1, None)
     negative_eigenvalues: bool = False
 
 
@@ -56,8 +57,8 @@ class KimiDeltaAttention(nn.Module):
     def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
         options, n = mixer_options(config, "kda", Options), config.n_embd
-        heads = options.heads or max(1, round(n / max(1, options.key_dim)))
-        self.sizes = heads, options.key_dim, int(options.expand_v * options.key_dim)
+        heads = options.heads or max(1, round(n / options.key_dim))
+        self.sizes = heads, options.key_dim, value_dim_of("kda", options.key_dim, options.expand_v)
         values, rank = heads * self.sizes[2], options.rank or self.sizes[2]
         self.top = 2.0 if options.negative_eigenvalues else 1.0
         self.qkv = QueriesKeysValues(n, *self.sizes, conv=options.conv)

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_gpt.config.model import ModelConfig
-from lit_gpt.errors import UserError
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear, joint
-from lit_gpt.nn.mixers import Lent, MemoryForm, mixer_options
+from lit_gpt.nn.mixers import Lent, MemoryForm, at_least, mixer_options
 from lit_gpt.nn.mixers._linear import RecurrentCache, advance, state_flops, time_step_bias
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.ops.conv import causal_conv
@@ -33,14 +32,11 @@ class Options:
     each of that map's inside, B and C (Jamba, arXiv:2403.19887; Falcon Mamba, arXiv:2410.05355, has no gains).
     """
 
-    d_state: int = 16
-    d_conv: int = 4
-    expand: int = 2
-    dt_rank: int | None = None
+    d_state: int = at_least(1, 16)
+    d_conv: int = at_least(2, 4)
+    expand: int = at_least(1, 2)
+    dt_rank: int | None = at_least(1, None)
     inner_norms: bool = False
-
-    def __post_init__(self) -> None:
-        require("mamba", self, d_state=1, d_conv=2, expand=1, dt_rank=1)
 
 
 class Mamba(nn.Module):
@@ -116,16 +112,6 @@ class Mamba(nn.Module):
 def _log_count(full: Tensor, generator: torch.Generator) -> None:
     """log(1..N) in every channel (S4D-real, arXiv:2206.11893)."""
     full.copy_(torch.arange(1, full.shape[1] + 1, device=full.device).log().expand_as(full))
-
-
-def require(mixer: str, options: object, **least: int) -> None:
-    """Raises UserError for an option below the least value it may have."""
-    for name, minimum in least.items():
-        given = getattr(options, name)
-        if given is not None and given < minimum:
-            raise UserError(
-                f"The option {name} of the mixer {mixer} is {given}; it must be at least {minimum} (--mixer_options)."
-            )
 
 
 def build(config: ModelConfig, layer_index: int, multipliers: Multipliers) -> Mamba:

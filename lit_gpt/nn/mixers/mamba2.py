@@ -15,9 +15,8 @@ from torch.nn import functional as F
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear
-from lit_gpt.nn.mixers import Lent, MemoryForm, mixer_options
+from lit_gpt.nn.mixers import Lent, MemoryForm, at_least, mixer_options
 from lit_gpt.nn.mixers._linear import RecurrentCache, advance, log_uniform, state_flops, time_step_bias
-from lit_gpt.nn.mixers.mamba import require
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.ops.conv import causal_conv
 from lit_gpt.ops.dtypes import upcast
@@ -33,14 +32,11 @@ class Options:
     (512 channels with the defaults).
     """
 
-    d_state: int = 128
-    d_conv: int = 4
-    expand: int = 2
-    head_dim: int = 64
-    head_multiple: int = 8
-
-    def __post_init__(self) -> None:
-        require("mamba2", self, d_state=1, d_conv=2, expand=1, head_dim=1, head_multiple=1)
+    d_state: int = at_least(1, 128)
+    d_conv: int = at_least(2, 4)
+    expand: int = at_least(1, 2)
+    head_dim: int = at_least(1, 64)
+    head_multiple: int = at_least(1, 8)
 
 
 class Mamba2(nn.Module):

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear
-from lit_gpt.nn.mixers import Lent, mixer_options
-from lit_gpt.nn.mixers._linear import QueriesKeysValues, RecurrentCache, advance, carried, head_dim, state_flops
+from lit_gpt.nn.mixers import Lent, at_least, mixer_options, positive
+from lit_gpt.nn.mixers._linear import QueriesKeysValues, RecurrentCache, advance, carried, head_sizes, state_flops
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.nn.rotary import rotate
 from lit_gpt.ops.linear_attention import linear_attention
@@ -29,10 +29,10 @@ class Options:
     rotary_base: of the rotation, which is the decay's imaginary part and so no matter of ModelConfig.position.
     """
 
-    heads: int | None = None
-    expand_k: float = 1.0
-    expand_v: float = 2.0
-    rotary_base: float = 10_000.0
+    heads: int | None = at_least(1, None)
+    expand_k: float = positive(1.0)
+    expand_v: float = positive(2.0)
+    rotary_base: float = at_least(1, 10_000.0)
 
 
 class Retention(nn.Module):
@@ -42,7 +42,7 @@ class Retention(nn.Module):
         super().__init__()
         options, n = mixer_options(config, "retnet", Options), config.n_embd
         heads = options.heads or max(1, config.n_head // 2)
-        self.sizes = heads, head_dim(options.expand_k * n, heads), head_dim(options.expand_v * n, heads)
+        self.sizes = head_sizes("retnet", n, heads, options.expand_k, options.expand_v)
         values = heads * self.sizes[2]
         self.rotary_base = options.rotary_base
         self.qkv = QueriesKeysValues(n, *self.sizes)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lit_gpt import architectures
-from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.model import LayerSpec, ModelConfig
 from lit_gpt.errors import UserError
 
 DEPTHS = (8, 12, 16, 20, 24)
@@ -87,6 +87,36 @@ def test_an_aspect_ratio_changes_the_width() -> None:
     assert (h2.n_embd, h2.n_head, h2.head_dim) == (1024, 32, 128), "its head dim is fixed"
     with pytest.raises(UserError, match="head_dim is 63; it must be positive and, with RoPE, even"):
         architectures.build("transformer", 16, aspect_ratio=63)
+
+
+@pytest.mark.parametrize(
+    ("family", "depth", "ratio", "advice"),
+    [
+        ("transformer", 9, None, r"n_kv_head is 2; .* divide n_head = 9\nGive --depth 8 or 10 "),
+        ("transformer_gqa4", 2, None, r"n_kv_head is 4; .* divide n_head = 2\nGive --depth 4 "),
+        ("transformer_gqa4_h2", 9, None, r"\nGive --depth 8 or 10 "),
+        ("samba", 13, None, r"\nGive --depth 12 or 15 "),
+        ("transformer", 16, 63, r"head_dim is 63; .*\nGive --ar 62 or 64\.$"),
+    ],
+)
+def test_the_nearest_that_can_be_built(family: str, depth: int, ratio: int | None, advice: str) -> None:
+    with pytest.raises(UserError, match=advice):
+        architectures.build(family, depth, aspect_ratio=ratio)
+
+
+def test_llama_heads_follow_its_width_at_any_depth() -> None:
+    """Of depth 9, a quarter, 2, does not divide 9: these have as many key-value heads as query heads."""
+    c = architectures.build("llama_60m", 9)
+    assert (c.n_embd, c.n_head, c.n_kv_head) == (576, 9, 9)
+
+
+@pytest.mark.parametrize("depth", (1, 6, *DEPTHS))
+def test_other_attention_in_every_layer(depth: int) -> None:
+    """The transformer but for the mixer; the paper's FoX forgets in place of rotary positions."""
+    for family, mixer, position in (("fox", "fox", "none"), ("sigmoid", "sigmoid_attention", "rope")):
+        layers = (LayerSpec(mixer),) * depth
+        base = architectures.build("transformer", depth)
+        assert architectures.build(family, depth) == base.replace(family=family, layers=layers, position=position)
 
 
 def test_an_unknown_family_gets_a_suggestion() -> None:

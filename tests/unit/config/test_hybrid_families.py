@@ -125,7 +125,8 @@ def test_depths_of_yoco(family: str) -> None:
         assert len(c.layers) == depth
         assert family not in DIFFERENTIAL or c.n_head % c.n_kv_head == c.n_kv_head % 2 == 0
     for depth in (1, 2, 6, 9, 15):
-        with pytest.raises(UserError, match=rf"{family} at depth {depth} .* multiple of 4, for example 8, 12 or 16"):
+        near = " or ".join(str(d) for d in (depth // 4 * 4, depth // 4 * 4 + 4) if d)
+        with pytest.raises(UserError, match=rf"{family} at depth {depth} .* multiple of 4\.\nGive --depth {near} \("):
             build(family, depth)
     assert not any(s.memory or s.shares for s in build(family, 4).layers), "nobody is left to lend to"
 
@@ -160,6 +161,38 @@ def test_windows_follow_the_command_line() -> None:
         windows(train_model="gdny", swa_len=64)
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"train_model": "mamba", "attn_conv": True}, "No layer of mamba is attention, so --attn_conv cannot act"),
+        ({"train_model": "gdn", "position": "rope"}, "No layer of gdn is attention, so --position cannot act"),
+        ({"train_model": "kda", "attn_conv": True, "rope_base": 5e3}, "so --attn_conv, --rope_base cannot act"),
+        ({"train_model": "sambay", "rope_base": 5e3}, "sambay has no rotary positions, .* or add --position rope"),
+        ({"train_model": "sambaywdr", "rope_base": 5e3}, "Every attention layer of sambaywdr has a rotary base of its"),
+    ],
+)
+def test_options_of_attention_that_act_on_no_layer(flags: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        windows(**flags)
+
+
+def test_name_tokens_of_attention_are_for_every_family() -> None:
+    """Commands of the reference have them; so are options that some layer uses, or that change nothing."""
+    name = "mup_rbase_nope_ga_qknorm_anorm"
+    for family in ("mamba", "sambay", "sambaywdr"):
+        run, _ = resolve(RunConfig(train_name=name, train_model=family))
+        model_config(run, 8, None)
+        run, _ = resolve(RunConfig(train_name="rbase", rope_base=640_000.0, train_model=family))
+        model_config(run, 8, None)
+    for flags in (
+        {"train_model": "mamba", "position": "none", "attn_conv": False},
+        {"train_model": "fox", "attn_conv": True, "position": "rope", "rope_base": 5e3},
+        {"train_model": "sambay", "position": "rope", "rope_base": 5e3},
+        {"train_model": "samba", "rope_base": 5e3, "attn_conv": True},
+    ):
+        windows(**flags)
+
+
 def test_the_context_is_the_familys_unless_given() -> None:
     for family, given, expected in (("sambay", None, 4096), ("phi4miniflash", None, 8192), ("phi4miniflash", 64, 64)):
         run, _ = resolve(RunConfig(train_name="x", train_model=family, ctx_len=given))
@@ -176,7 +209,7 @@ def test_every_name_of_the_reference_resolves() -> None:
     assert len(set(names())) == 869
     for name in names():
         run, _ = resolve(RunConfig(train_name="x", train_model=name))
-        config = build(run.train_model, run.depth, experts=Experts(run.sparsity, run.top_k))
+        config = model_config(run, run.depth, None)
         expert = [f"s{run.sparsity}", f"k{run.top_k}"] if run.train_model in MIXTURES else []
         assert "_".join([config.family, *expert, f"d{config.depth}"]) == name
     assert {run.removesuffix("_moe") for run in FAMILIES.names()} >= {*AT_EVERY_DEPTH, *YOCO, *PURE} - {*MIXTURES}

@@ -38,13 +38,19 @@ def test_prompts_of_two_lengths_continue_as_each_does_alone(family: str) -> None
 )
 @torch.no_grad()
 def test_yoco_computes_its_second_half_for_the_last_position(family: str, skipped: int) -> None:
-    """d / 2 - 2 layers at the end, and no others; counted by what each layer is given."""
+    """d / 2 - 2 layers at the end, and no others; counted by what each layer is given. What attends before them
+    makes keys and values for all positions, and its feed-forward network sees the last one.
+    """
     model, x = model_of(small(family)), tokens()
     seen: list[int] = []
     for block in model.blocks:
         block.norm1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
+    outputs: list[int] = []
+    for block in model.blocks:
+        block.mixer.register_forward_hook(lambda _, inputs, found: outputs.append(found[0].shape[1]))
     model.hidden(x, cache=model.new_cache(2, LENGTH), last_only=True)
     assert seen == [LENGTH] * (8 - skipped) + [1] * skipped
+    assert outputs == [LENGTH] * (7 - skipped) + [1] * (1 + skipped)
     seen.clear()
     model.hidden(x, cache=model.new_cache(2, LENGTH))
     assert seen == [LENGTH] * 8

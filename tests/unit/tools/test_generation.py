@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from lit_gpt.checkpoint import export
+from lit_gpt.config.model import Experts, LayerSpec, ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.evals.generation import Sampling, generate, sample, stream
 from lit_gpt.evals.load import load_model
+from lit_gpt.model import GPT
 from lit_gpt.tools import generate as tool
 
+CHOICE = Experts(2, 2, routing="expert_choice", aux_gamma=0.0)
 PROMPTS = [[68, 111, 99], [116, 104, 101, 32, 99], [1, 2, 3], [9]]
 
 
@@ -51,6 +54,12 @@ def test_a_stop_token_ends_its_row_only(model):
     assert generate(model, PROMPTS, 12, stop=stop) == expected
     rows = torch.stack(list(stream(model, torch.tensor(PROMPTS[:1]), 12, stop=stop)), dim=1)
     assert rows.shape[1] == full[0].index(stop) + 1, "nothing is computed after the last row has ended"
+
+
+def test_experts_that_choose_tokens_need_whole_rows():
+    config = ModelConfig("test", 1, 32, 1, 32, 1, 64, (LayerSpec(experts=True),), experts=CHOICE, vocab_size=64)
+    with pytest.raises(UserError, match="cannot generate"):
+        generate(GPT(config), PROMPTS, 2)
 
 
 def test_draws_depend_on_the_seed_not_on_the_batch(model):

@@ -85,6 +85,13 @@ def test_what_hybrid_layers_read_and_lend(capsys):
     assert rows["7"] == ["cross_attention", "swiglu", "all", "K,V of 5", "-"]
 
 
+@pytest.mark.parametrize("family", ["fox", "sigmoid"])
+def test_other_kinds_of_attention_see_all(family, capsys):
+    assert plan.main(["--train_model", family, "--depth", "4", "--train_name", "x", "--layers"]) == 0
+    table = cells(capsys.readouterr().out.split("\n\n")[-1])
+    assert [table[str(i)][2] for i in range(4)] == ["all"] * 4
+
+
 def test_layers_that_share_a_block_count_once(capsys):
     line = "--train_model transformer --depth 8 --train_name x --layers true --share_per_layer 2 --share_group 2"
     assert plan.main(line.split()) == 0

@@ -160,6 +160,20 @@ def test_a_gpu_that_is_too_small(gpu_gib: float, warned: bool, monkeypatch: pyte
         assert "--micro_bsz 4" in shown and "--act_ckpt true" in shown and "--act_ckpt selective" not in shown
 
 
+def test_rows_that_travel_to_experts_are_kept() -> None:
+    """8 layers, 3 routed experts per token, a row each way; tests/moe counts that it is so."""
+    line = f"{SMALL} --micro_bsz 4 --sparsity 2 --top_k 4 --share_expert true"
+
+    def activations(options: str, ranks: int = 2) -> int:
+        return setup(f"{line} {options}", ranks, "transformer_gqa4_moe").plan.memory["activations"]
+
+    n, tokens = setup(line, 2, "transformer_gqa4_moe").model.n_embd, 4 * 512
+    layer = 2 * 3 * n * 2 * tokens
+    assert activations("--expert_parallel true") - activations("") == 8 * layer
+    assert activations("--expert_parallel true --act_ckpt full") - activations("--act_ckpt full") == layer
+    assert activations("--expert_parallel true", ranks=1) == activations("", ranks=1)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("options", ["", "--act_ckpt full"])
