@@ -9,6 +9,7 @@ from attention_layers import check_caches, check_documents, layer_config, mixer_
 from lit_gpt.config.model import LayerSpec
 from lit_gpt.nn import rotary
 from lit_gpt.nn.context import Context
+from lit_gpt.nn.mixers import Lent
 from lit_gpt.roles import roles_of
 
 PAIRS = {"attention": "cross_attention", "differential_attention": "differential_cross_attention"}
@@ -47,6 +48,19 @@ def test_with_the_lender_s_weights_it_is_the_lender(mixer, options):
     y, nothing = reader(x, context, lent)
     torch.testing.assert_close(y, expected)
     assert nothing is None and not {"k", "v", "k_norm"} & {name.split(".")[0] for name in reader.state_dict()}
+
+
+@pytest.mark.parametrize("options", ["plain", "conv", "gate", "sink"])
+@pytest.mark.parametrize("mixer", PAIRS)
+def test_gradients(mixer, options):
+    """Of the input, of what is lent, and through the layer that lends it."""
+    config = config_of(mixer, **OPTIONS[options])
+    lender, reader = mixer_of(config, 1), mixer_of(config, 2)
+    context = Context(rope=rotary.tables(config, torch.arange(3)))
+    x = torch.randn(1, 3, config.n_embd, dtype=torch.float64, requires_grad=True)
+    k, v = (t.detach().requires_grad_() for t in lender(x, context)[1].kv)
+    assert torch.autograd.gradcheck(lambda x, k, v: reader(x, context, Lent(kv=(k, v)))[0], (x, k, v))
+    assert torch.autograd.gradcheck(lambda x: reader(x, context, lender(x, context)[1])[0], (x,))
 
 
 @pytest.mark.parametrize("options", OPTIONS)

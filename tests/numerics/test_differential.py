@@ -105,6 +105,7 @@ def test_gradients():
     chosen = [n for n in names if n.startswith("lambda") or n in ("sink", "pair_norm.weight")]
     assert len(chosen) == 6
     assert torch.autograd.gradcheck(run, tuple(v for n, v in zip(names, values) if n in chosen))
+    assert torch.autograd.gradcheck(lambda x: layer(x, Context())[0], (x.requires_grad_(),))
 
 
 @pytest.mark.parametrize("options", [{}, {"qk_norm": True, "attn_conv": True, "attn_norm": True}, {"attn_sink": True}])

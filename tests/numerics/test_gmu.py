@@ -42,6 +42,13 @@ def test_the_normed_formula(monkeypatch):
     torch.testing.assert_close(unit(x, Context(), Lent(memory=memory))[0], normed @ unit.out.weight.T)
 
 
+def test_gradients():
+    unit = mixer_of(config_of(LENDERS["heads"]), 1)
+    x, memory = (torch.randn(1, 3, 24, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    given = tuple(unit.parameters())  # trained in place, so they are leaves here too
+    assert torch.autograd.gradcheck(lambda x, m, *_: unit(x, Context(), Lent(memory=m))[0], (x, memory, *given))
+
+
 @pytest.mark.parametrize("lender", LENDERS)
 def test_width_and_flops_follow_the_lender(lender):
     unit = mixer_of(config_of(LENDERS[lender]), 1)

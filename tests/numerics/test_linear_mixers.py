@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.kimi_linear import modeling_kimi_linear as kimi
 from transformers.models.olmo_hybrid import modeling_olmo_hybrid as olmo
+from transformers.models.qwen3_next import modeling_qwen3_next as qwen3_next
 
 from lit_gpt.config.model import LayerSpec, ModelConfig
 from lit_gpt.init import init_parameters
@@ -209,6 +210,37 @@ def test_gdn_against_olmo_hybrid():
     theirs.A_log.copy_(mixer.A_log)
     theirs.dt_bias.copy_(mixer.dt_bias)
     theirs.o_norm = OverAllHeads(mixer.norm, heads)
+    torch.testing.assert_close(mixer(x, Context())[0], theirs(x), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_gdn_against_qwen3_next():
+    """The same, with joint projections: head by head q, k, v and gate, and b and a. Its beta is below 1."""
+    ours = config_of("gdn").replace(mixer_options={"gdn": {"negative_eigenvalues": False}})
+    mixer, x = build_mixer(ours, 0, Multipliers()), tokens(70, torch.float32)
+    init_parameters(mixer, {r: RolePlan(1.0, 0.0, Init("fan_in_uniform")) for r in ROLES}, seed=1)
+    heads, key_dim, value_dim = mixer.sizes
+    config = qwen3_next.Qwen3NextConfig(
+        hidden_size=WIDTH,
+        num_hidden_layers=1,
+        layer_types=["linear_attention"],
+        linear_num_key_heads=heads,
+        linear_num_value_heads=heads,
+        linear_key_head_dim=key_dim,
+        linear_value_head_dim=value_dim,
+    )
+    theirs = qwen3_next.Qwen3NextGatedDeltaNet(config, 0)
+
+    def by_head(*maps: nn.Module) -> Tensor:
+        return torch.cat([m.weight.unflatten(0, (heads, -1)) for m in maps], dim=1).flatten(0, 1)
+
+    theirs.in_proj_qkvz.weight.copy_(by_head(mixer.qkv.q, mixer.qkv.k, mixer.qkv.v, mixer.gate))
+    theirs.in_proj_ba.weight.copy_(by_head(mixer.b, mixer.a))
+    theirs.conv1d.weight.copy_(mixer.qkv.conv)
+    theirs.A_log.copy_(mixer.A_log)
+    theirs.dt_bias.copy_(mixer.dt_bias)
+    theirs.norm = OverAllHeads(mixer.norm, heads)
+    theirs.out_proj.weight.copy_(mixer.out.weight)
     torch.testing.assert_close(mixer(x, Context())[0], theirs(x), rtol=1e-4, atol=1e-5)
 
 
