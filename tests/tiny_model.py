@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lit_gpt.config.model import LayerSpec, ModelConfig
 from lit_gpt.init import init_parameters
@@ -47,16 +47,34 @@ def build_model(
     compute_dtype: torch.dtype = torch.float32,
     tied: bool = False,
     config: ModelConfig = CONFIG,
+    master: torch.dtype = torch.float32,
+    on_host: bool = False,
     **options: Any,
 ) -> nn.Module:
+    """master: dtype of the weights and of the residual stream. on_host: one start for every kind of device."""
     config = config.replace(tie_embeddings=tied)
-    return setup_model(
-        runtime,
-        lambda: GPT(config, Multipliers(logit=0.5, residual=0.7), compute_dtype=compute_dtype),
-        partial(init_parameters, roles=ROLE_PLANS, seed=7),
-        compute_dtype=compute_dtype,
-        **options,
-    )
+
+    def build() -> GPT:
+        multipliers = Multipliers(logit=0.5, residual=0.7)
+        return GPT(config, multipliers, compute_dtype=compute_dtype, residual_dtype=master).to(master)
+
+    initialise = partial(init_parameters, roles=ROLE_PLANS, seed=7)
+    if on_host:
+        initialise(drawn := build())
+        initialise = partial(copy_into, source=drawn)
+    return setup_model(runtime, build, initialise, compute_dtype=compute_dtype, **options)
+
+
+@torch.no_grad()
+def copy_into(model: nn.Module, source: nn.Module) -> None:
+    """The weights of a module that is not sharded into one that may be."""
+    for name, p in model.named_parameters():
+        whole = source.get_parameter(name)
+        if isinstance(p, DTensor):
+            whole = distribute_tensor(whole, p.device_mesh, p.placements, src_data_rank=None).to_local()
+            p.to_local().copy_(whole)
+        else:
+            p.copy_(whole)
 
 
 def build_adamw(model: nn.Module, kind: str = "foreach") -> torch.optim.Optimizer:
