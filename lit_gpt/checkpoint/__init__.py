@@ -1,13 +1,24 @@
 """Save, find, load, reshard and export checkpoints."""
 
-from lit_gpt.checkpoint.export import check_suffix, export, load_exported, load_full, write_exported
+from lit_gpt.checkpoint.export import (
+    DTYPES,
+    cast,
+    check_suffix,
+    export,
+    load_exported,
+    load_full,
+    read_safetensors,
+    write_exported,
+)
 from lit_gpt.checkpoint.layout import CHECKPOINT_VERSION, find_checkpoint, list_checkpoints, read_meta
 from lit_gpt.checkpoint.load import load_checkpoint, load_weights
 from lit_gpt.checkpoint.save import Checkpointer
 
 __all__ = [
     "CHECKPOINT_VERSION",
+    "DTYPES",
     "Checkpointer",
+    "cast",
     "check_suffix",
     "export",
     "find_checkpoint",
@@ -17,5 +28,6 @@ __all__ = [
     "load_full",
     "load_weights",
     "read_meta",
+    "read_safetensors",
     "write_exported",
 ]

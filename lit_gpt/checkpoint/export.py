@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from lit_gpt.checkpoint.layout import TMP, check_version, read_meta
+from lit_gpt.checkpoint.layout import check_version, read_meta
 from lit_gpt.checkpoint.state import MODEL, Tensors
 from lit_gpt.errors import UserError
+from lit_gpt.utils.files import replacing
 
 FORMATS = (".pth", ".safetensors")
 KEY = "scalelab"  # where the meta is kept inside a .safetensors header
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def export(path: Path, output: Path) -> Path:
+def export(path: Path, output: Path, dtype: torch.dtype | None = None) -> Path:
     """Write the full weights of a checkpoint and its meta (plan, model_config, ...) to one file.
 
-    path: a step folder. output: name ending in .pth or .safetensors; replaced as a whole.
+    path: a step folder. output: name ending in .pth or .safetensors; replaced as a whole. dtype: see cast.
     Needs no process group and no GPU, and memory for one copy of the weights.
     Raises UserError for another suffix or an incomplete checkpoint.
     """
     check_suffix(output)
-    return write_exported(*load_full(path), output)
+    weights, meta = load_full(path)
+    return write_exported(cast(weights, dtype), meta, output)
 
 
 def write_exported(weights: Tensors, meta: dict[str, Any], output: Path) -> Path:
@@ -39,52 +42,92 @@ def write_exported(weights: Tensors, meta: dict[str, Any], output: Path) -> Path
     """
     check_suffix(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    tmp = output.with_name(TMP + output.name)
-    if output.suffix == ".pth":
-        torch.save({"model": weights, "meta": meta}, tmp)
-    else:
-        save_file(weights, tmp, metadata={KEY: json.dumps(meta)})
-    os.replace(tmp, output)
+    with replacing(output) as temporary:
+        if output.suffix == ".pth":
+            torch.save({"model": weights, "meta": meta}, temporary)
+        else:
+            save_file(weights, temporary, metadata={KEY: json.dumps(meta)})
     return output
 
 
+def cast(weights: Tensors, dtype: torch.dtype | None) -> Tensors:
+    """The floating-point tensors in another dtype; all others, and all under None, as they are.
+
+    Raises UserError where a number is too large for the dtype.
+    """
+    if dtype is None:
+        return weights
+    out = {name: t.to(dtype) if t.is_floating_point() else t for name, t in weights.items()}
+    for name, tensor in out.items():
+        if tensor.is_floating_point() and bool((tensor.isinf() & ~weights[name].isinf()).any()):
+            raise UserError(
+                f"{name} has values up to {weights[name].abs().max().item():.3g}, but {dtype} holds "
+                f"{torch.finfo(dtype).max:.3g} at most: give --dtype bf16 or fp32."
+            )
+    return out
+
+
 def load_full(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Full weights by name, on the host, and the meta of a step folder; without optimizer state."""
+    """Full weights by name, on the host, and the meta of a step folder; without optimizer state.
+
+    Raises UserError for a checkpoint whose files are damaged.
+    """
     meta = read_meta(path)
-    stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
-    state = {
-        name: torch.empty(s.size, dtype=s.properties.dtype)
-        for name, s in stored.items()
-        if name.startswith(MODEL) and isinstance(s, TensorStorageMetadata)
-    }
-    dcp.load(state, checkpoint_id=path, no_dist=True)
+    try:
+        stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+        state = {
+            name: torch.empty(s.size, dtype=s.properties.dtype)
+            for name, s in stored.items()
+            if name.startswith(MODEL) and isinstance(s, TensorStorageMetadata)
+        }
+        dcp.load(state, checkpoint_id=path, no_dist=True)
+    except (Exception, CheckpointException) as error:  # the latter is a BaseException
+        raise UserError(
+            f"The files of the checkpoint {path} are damaged or missing; use another step of it."
+        ) from error
     return {name.removeprefix(MODEL): t for name, t in state.items()}, meta
 
 
 def load_exported(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """Weights by name, on the host, and meta of an exported file.
 
-    Raises UserError for another suffix, or a file that export did not write.
+    Raises UserError for another suffix, for a file that export did not write, and for a damaged one.
     """
     check_suffix(path)
     if path.suffix == ".pth":
+        weights, meta = _read_pth(path)
+    else:
+        weights, header = read_safetensors(path)
+        meta = json.loads(header.get(KEY, "null"))
+    if not isinstance(weights, dict) or not isinstance(meta, dict):
+        raise UserError(f"{path} was not written by an export: it has no model and meta. Export a checkpoint first.")
+    return weights, check_version(meta, path)
+
+
+def _read_pth(path: Path) -> tuple[Any, Any]:
+    """What should be weights and meta; None for each that is not there."""
+    try:
         # weights_only: tensors and plain values, no code from the file is run
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        if not isinstance(content, dict) or content.keys() != {"model", "meta"}:
-            raise _foreign(path)
-        return content["model"], check_version(content["meta"], path)
-    with safe_open(path, "pt") as file:
-        header = file.metadata() or {}
-        if KEY not in header:
-            raise _foreign(path)
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iteration)
-    return weights, check_version(json.loads(header[KEY]), path)
+    except Exception as error:  # a damaged pickle may raise anything
+        raise UserError(
+            f"{path} cannot be read: it is damaged, or holds more than tensors and plain values. Export it again."
+        ) from error
+    if not isinstance(content, dict) or content.keys() != {"model", "meta"}:
+        return None, None
+    return content["model"], content["meta"]
+
+
+def read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
+    """Tensors by name, on the host, and the header's strings. Raises UserError when the file is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read as safetensors ({error}). Copy or export it again.") from error
 
 
 def check_suffix(path: Path) -> None:
+    """Raises UserError unless the name ends in one of FORMATS."""
     if path.suffix not in FORMATS:
         raise UserError(f"{path} has the suffix {path.suffix or '(none)'!r}. Use one of: {', '.join(FORMATS)}.")
-
-
-def _foreign(path: Path) -> UserError:
-    return UserError(f"{path} was not written by an export: it has no model and meta. Export a checkpoint first.")

@@ -5,6 +5,7 @@ Shapes: B rows, T tokens, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -29,7 +30,7 @@ class Sampling:
     top_p: float | None = None
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
+        if not 0 <= self.temperature < math.inf:
             raise UserError(f"--temperature is {self.temperature}; give 0 (greedy) or more.")
         if self.top_k is not None and self.top_k < 1:
             raise UserError(f"--top_k is {self.top_k}; give 1 or more.")
@@ -38,6 +39,9 @@ class Sampling:
 
 
 GREEDY = Sampling()
+# Below it, differences of fp32 logits that rounding leaves (2e-38 and more) decide by themselves, while its inverse is
+# still finite in fp32.
+COLDEST = 1e-37
 
 
 @torch.inference_mode()
@@ -57,7 +61,7 @@ def stream(
     padding; they are a document of their own, which the prompt does not see. seeds: one per row, default all
     0; a row's draws depend on its own seed only, not on the batch it is in. stop: ends a row,
     which then repeats it; the stream ends after max_new_tokens or when all rows have ended.
-    Raises UserError for a model whose experts choose their tokens.
+    Raises UserError for a model whose experts choose their tokens, and for one whose logits are NaN.
     """
     experts = model.config.experts
     if experts is not None and experts.routing == "expert_choice":
@@ -70,7 +74,12 @@ def stream(
         doc_ids_BT = (torch.arange(length, device=prompts_BT.device) >= padding_B[:, None]).int()
     for i in range(max_new_tokens):
         h_B1D = model.hidden(new_BT, doc_ids_BT=doc_ids_BT if i == 0 else None, cache=cache, last_only=True)
-        token_B = sample(model.logits(h_B1D[:, 0]), uniform_BN[:, i], sampling)
+        logits_BV = model.logits(h_B1D[:, 0])
+        if i == 0 and logits_BV.isnan().any():
+            raise UserError(
+                "The model's logits are not numbers (NaN): its weights are damaged or its training diverged."
+            )
+        token_B = sample(logits_BV, uniform_BN[:, i], sampling)
         if stop is not None:
             token_B = torch.where(ended_B, stop, token_B)
             ended_B |= token_B == stop
@@ -89,7 +98,8 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, sampling: Sampling) -> Tensor:
     """One token per row, (B,), by inverting the cumulative distribution at uniform_B in [0, 1)."""
     if sampling.temperature == 0:
         return logits_BV.argmax(-1)
-    p_BV, order_BV = (logits_BV / sampling.temperature).softmax(-1).sort(-1, descending=True)
+    below_BV = logits_BV - logits_BV.amax(-1, keepdim=True)  # so that the likeliest stays 0 at any temperature
+    p_BV, order_BV = (below_BV / max(sampling.temperature, COLDEST)).softmax(-1).sort(-1, descending=True)
     if sampling.top_k is not None:
         p_BV[:, sampling.top_k :] = 0
     if sampling.top_p is not None:
@@ -131,6 +141,6 @@ def generate(
         padding_B = torch.tensor(padding, device=device) if any(padding) else None
         seeds = [seed + i for i in rows]
         steps = list(stream(model, prompts_BT, max_new_tokens, sampling, padding_B=padding_B, seeds=seeds, stop=stop))
-        for i, tokens in zip(rows, torch.stack(steps, dim=1).tolist()):
+        for i, tokens in zip(rows, torch.stack(steps, dim=1).tolist() if steps else [[] for _ in rows]):
             results[i] = tokens[: tokens.index(stop)] if stop in tokens else tokens
     return results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from lit_gpt.checkpoint import find_checkpoint, load_exported, load_full, read_m
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.model import GPT
-from lit_gpt.scaling.base import Plan
+from lit_gpt.scaling.base import Multipliers
 
 FORMS = "Give a run folder, a step-* folder, or an exported .pth or .safetensors file."
 
@@ -33,9 +34,10 @@ def load_model(
     device = torch.device(device)
     if compute_dtype is None:
         compute_dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    config, plan = describe_model(meta, path)
+    config, multipliers = describe_model(meta, path)
+    check_weights(weights, config, path)
     with device:
-        model = GPT(config, plan.multipliers, compute_dtype=compute_dtype, attention_backend=attention_backend)
+        model = GPT(config, multipliers, compute_dtype=compute_dtype, attention_backend=attention_backend)
     model.load_state_dict(weights)
     return model.eval(), meta
 
@@ -63,11 +65,31 @@ def step_folder(path: Path) -> Path:
     return found
 
 
-def describe_model(meta: dict[str, Any], path: Path) -> tuple[ModelConfig, Plan]:
-    """What the weights are and how they were trained. Raises UserError when the meta does not say."""
-    missing = [key for key in ("model", "plan") if key not in meta]
+def describe_model(meta: dict[str, Any], path: Path) -> tuple[ModelConfig, Multipliers]:
+    """The forward pass that the weights are for: the model, and the multipliers of its Plan.
+
+    An imported model has no Plan, only multipliers. Raises UserError when the meta does not say, or says what this
+    version does not know.
+    """
+    plan = meta.get("plan") or meta
+    missing = [what for what, there in (("model", "model" in meta), ("plan", "multipliers" in plan)) if not there]
     if missing:
         raise UserError(
             f"{path} does not say what its weights are: its meta has no {' and no '.join(missing)}. {FORMS}"
         )
-    return ModelConfig.from_dict(meta["model"]), Plan.from_dict(meta["plan"])
+    try:
+        return ModelConfig.from_dict(meta["model"]), Multipliers(**plan["multipliers"])
+    except (TypeError, KeyError) as error:  # a field that was added or renamed later
+        raise UserError(f"{path} describes its model in a way that this version does not know ({error}).") from error
+
+
+def check_weights(weights: Mapping[str, torch.Tensor], config: ModelConfig, path: Path) -> None:
+    """Raises UserError unless the weights are exactly the tensors of that model, each of its shape."""
+    with torch.device("meta"):
+        wanted = {name: tuple(t.shape) for name, t in GPT(config).state_dict().items()}
+    found = {name: tuple(t.shape) for name, t in weights.items()}
+    wrong = [name for name in sorted(wanted | found) if wanted.get(name) != found.get(name)]
+    if wrong:
+        listed = [f"{n} is {found.get(n, 'missing')}, not {wanted.get(n, 'part of the model')}" for n in wrong[:4]]
+        more = f", and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise UserError(f"{path} does not hold the weights of its model: {', '.join(listed)}{more}.")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from lit_gpt.tools._coord_fit import TOLERANCE, Axis, CoordResult, Fit
-from lit_gpt.utils.files import write_text
+from lit_gpt.utils.files import replacing, write_text
 
 DRAWN = ("embedding", "middle mixer", "middle ffn", "stream", "logits")
 
@@ -84,9 +83,8 @@ def _draw(result: CoordResult, path: Path) -> None:
         panels[0].set_ylabel(f"mean |x| over {axis}: {verdict}")
     grid[0][0].legend(frameon=False, fontsize=8)
     figure.suptitle(f"Coordinate check of {result.rule}: flat lines transfer")
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=110, format="png")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
 
 
 def _panel(panel: Any, result: CoordResult, axis: str, site: str) -> None:

@@ -1,119 +1,110 @@
-"""A dense model as a Hugging Face LlamaForCausalLM.
+"""The weights of a model under Llama's names, and back: each tensor has one place in one table.
 
-The Plan's multipliers have no place in Llama; they are linear, so they go into weights:
-logit into the last norm's gain, residual into the output projections of both branches, and
-the softmax scale into the queries. The result computes the same logits.
+The Plan's multipliers have no place in Llama; they are linear, so they go into weights: logit into the last norm's
+gain, residual into the output projections of both branches, and the softmax scale into the queries. Blocks that
+several layers share are written out once per layer.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from math import sqrt
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
-from safetensors.torch import save_file
 
-from lit_gpt.config.model import LayerSpec, ModelConfig
+from lit_gpt.checkpoint import cast
+from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.base import Multipliers
 
 Weights = dict[str, torch.Tensor]
-
-# Options of ModelConfig that Llama does not have, and the value at which it needs none.
-NEUTRAL: dict[str, Any] = {
-    "norm": "rmsnorm",
-    "post_norm": False,
-    "skip": "add",
-    "qk_norm": False,
-    "attn_gate": False,
-    "attn_sink": False,
-    "attn_norm": False,
-    "ffn_norm": False,
-    "attn_bias": False,
-    "mlp_bias": False,
-    "position": "rope",
-    "rotary_fraction": 1.0,
-    "yarn_scale": 1.0,
-}
+VOCABULARY = {"wte.weight", "head.weight"}  # tensors with a row per token, padded
 
 
-def write_llama(weights: Weights, config: ModelConfig, multipliers: Multipliers, output: Path) -> Path:
-    """Write config.json and model.safetensors into a new folder.
+class Place(NamedTuple):
+    """Our tensor, times `factor`, is theirs; several of theirs lie in ours one after another (dimension 0)."""
 
-    Raises UserError when the model has what Llama has not, or when the folder exists.
-    """
-    _check(config)
-    if output.exists():
-        raise UserError(f"{output} exists already. Give the name of a new folder.")
-    temporary = output.with_name(f".tmp-{output.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file(llama_weights(weights, config, multipliers), temporary / "model.safetensors", metadata={"format": "pt"})
-    (temporary / "config.json").write_text(json.dumps(llama_config(config), indent=2) + "\n")
-    os.replace(temporary, output)
-    return output
+    ours: str
+    theirs: tuple[str, ...]
+    factor: float = 1.0
 
 
-def _check(config: ModelConfig) -> None:
-    problems = [f"{key} is {getattr(config, key)}" for key, value in NEUTRAL.items() if getattr(config, key) != value]
-    problems += [f"layer {i} is {spec}" for i, spec in enumerate(config.layers) if spec != LayerSpec()]
-    if problems:
-        listed = "\n".join(f"  - {p}" for p in problems[:8])
-        raise UserError(
-            f"{config.family} is no Llama model, so --to hf cannot write it; --to file can. Llama has not:\n{listed}"
-        )
-
-
-def llama_config(config: ModelConfig) -> dict[str, Any]:
-    """config.json."""
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": config.n_embd,
-        "num_hidden_layers": config.depth,
-        "num_attention_heads": config.n_head,
-        "num_key_value_heads": config.n_kv_head,
-        "head_dim": config.head_dim,
-        "intermediate_size": config.intermediate_size,
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.block_size,
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_base,
-        "tie_word_embeddings": config.tie_embeddings,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "torch_dtype": "float32",
-    }
-
-
-def llama_weights(weights: Weights, config: ModelConfig, multipliers: Multipliers) -> Weights:
-    """The weights under Llama's names, multipliers folded in, padded vocabulary rows cut off."""
-    out = {
-        "model.embed_tokens.weight": weights["wte.weight"][: config.vocab_size].clone(),
-        "model.norm.weight": weights["norm.weight"] * multipliers.logit,
-    }
-    if not config.tie_embeddings:
-        out["lm_head.weight"] = weights["head.weight"][: config.vocab_size].clone()
+def places(config: ModelConfig, multipliers: Multipliers) -> list[Place]:
+    """Every tensor of the model and where it is in LlamaForCausalLM."""
+    rows = [Place("wte.weight", ("model.embed_tokens.weight",))]
+    rows += [] if config.tie_embeddings else [Place("head.weight", ("lm_head.weight",))]
+    rows += [Place("norm.weight", ("model.norm.weight",), multipliers.logit)]
     scale = 1.0 if multipliers.attention is None else multipliers.attention * sqrt(config.head_dim)
-    for i in range(config.depth):
-        mine, theirs = f"blocks.{i}", f"model.layers.{i}"
-        gate, up = weights[f"{mine}.ffn.up.weight"].chunk(2)
-        out |= {
-            f"{theirs}.input_layernorm.weight": weights[f"{mine}.norm1.weight"],
-            f"{theirs}.self_attn.q_proj.weight": weights[f"{mine}.mixer.q.weight"] * scale,
-            f"{theirs}.self_attn.k_proj.weight": weights[f"{mine}.mixer.k.weight"],
-            f"{theirs}.self_attn.v_proj.weight": weights[f"{mine}.mixer.v.weight"],
-            f"{theirs}.self_attn.o_proj.weight": weights[f"{mine}.mixer.out.weight"] * multipliers.residual,
-            f"{theirs}.post_attention_layernorm.weight": weights[f"{mine}.norm2.weight"],
-            f"{theirs}.mlp.gate_proj.weight": gate.clone(),
-            f"{theirs}.mlp.up_proj.weight": up.clone(),
-            f"{theirs}.mlp.down_proj.weight": weights[f"{mine}.ffn.down.weight"] * multipliers.residual,
-        }
+    blocks = sorted({config.first_layer(i) for i in range(config.depth)})
+    for layer in range(config.depth):
+        mine, theirs = f"blocks.{blocks.index(config.first_layer(layer))}", f"model.layers.{layer}"
+        attention, mlp = f"{theirs}.self_attn", f"{theirs}.mlp"
+        rows += [
+            Place(f"{mine}.norm1.weight", (f"{theirs}.input_layernorm.weight",)),
+            Place(f"{mine}.norm2.weight", (f"{theirs}.post_attention_layernorm.weight",)),
+            Place(f"{mine}.mixer.k.weight", (f"{attention}.k_proj.weight",)),
+        ]
+        for kind in ("weight", "bias") if config.attn_bias else ("weight",):
+            rows += [
+                Place(f"{mine}.mixer.q.{kind}", (f"{attention}.q_proj.{kind}",), scale),
+                Place(f"{mine}.mixer.v.{kind}", (f"{attention}.v_proj.{kind}",)),
+                Place(f"{mine}.mixer.out.{kind}", (f"{attention}.o_proj.{kind}",), multipliers.residual),
+            ]
+        for kind in ("weight", "bias") if config.mlp_bias else ("weight",):
+            rows += [
+                Place(f"{mine}.ffn.up.{kind}", (f"{mlp}.gate_proj.{kind}", f"{mlp}.up_proj.{kind}")),
+                Place(f"{mine}.ffn.down.{kind}", (f"{mlp}.down_proj.{kind}",), multipliers.residual),
+            ]
+    return rows
+
+
+def key_biases(config: ModelConfig) -> list[str]:
+    """Llama's biases that our models do not have: attention_bias gives one to the keys too."""
+    return [f"model.layers.{i}.self_attn.k_proj.bias" for i in range(config.depth)] if config.attn_bias else []
+
+
+def to_llama(weights: Weights, config: ModelConfig, multipliers: Multipliers, dtype: torch.dtype | None) -> Weights:
+    """The weights under Llama's names, multipliers folded in, padded rows of the vocabulary cut off.
+
+    dtype: of the result; None is each tensor's own. Raises UserError for tensors without a place, see places, and
+    for numbers that the dtype cannot hold.
+    """
+    rows = places(config, multipliers)
+    _all_used(weights, {row.ours for row in rows}, "Llama has no place for")
+    out: Weights = {}
+    for row in rows:
+        ours = weights[row.ours]
+        whole = ours[: config.vocab_size] if row.ours in VOCABULARY else ours
+        whole = whole if row.factor == 1 else whole.double() * row.factor
+        parts = whole.chunk(len(row.theirs))  # views, which cast may return: safetensors wants memory of their own
+        out |= {name: t.clone() for name, t in cast(dict(zip(row.theirs, parts)), dtype or ours.dtype).items()}
+    reference = out["model.layers.0.self_attn.k_proj.weight"]
+    return out | {name: torch.zeros(reference.shape[0], dtype=reference.dtype) for name in key_biases(config)}
+
+
+def from_llama(weights: Weights, config: ModelConfig) -> Weights:
+    """The weights under our names, rows of zeros added to the vocabulary.
+
+    Raises UserError for tensors without a place, and for a bias of the keys that is not zero.
+    """
+    rows, zero = places(config, Multipliers()), key_biases(config)
+    if config.tie_embeddings and "lm_head.weight" in weights:  # some files hold the table twice
+        weights = dict(weights)
+        if not torch.equal(weights.pop("lm_head.weight"), weights["model.embed_tokens.weight"]):
+            raise UserError("config.json ties the embeddings, but lm_head.weight differs from embed_tokens.weight.")
+    _all_used(weights, {name for row in rows for name in row.theirs} | set(zero), "our models have no place for")
+    if biased := [name for name in zero if weights[name].any()]:
+        raise UserError(f"{biased[0]} is not zero, and keys have no bias here, so the model cannot be expressed.")
+    out = {row.ours: torch.cat([weights[name] for name in row.theirs]) for row in rows}
+    padding = config.padded_vocab_size - config.vocab_size
+    for name in out.keys() & VOCABULARY:
+        out[name] = torch.nn.functional.pad(out[name], (0, 0, 0, padding))
     return out
+
+
+def _all_used(weights: Weights, used: set[str], what: str) -> None:
+    """Every tensor is read, and every one that is read is there."""
+    for problem, names in ((what, weights.keys() - used), ("the file lacks", used - weights.keys())):
+        if names:
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            raise UserError(f"The weights cannot be converted: {problem} {', '.join(sorted(names)[:4])}{more}.")

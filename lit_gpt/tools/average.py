@@ -16,7 +16,7 @@ import torch
 
 from lit_gpt.checkpoint import check_suffix, write_exported
 from lit_gpt.errors import UserError
-from lit_gpt.evals.load import describe_model, load_weights_and_meta
+from lit_gpt.evals.load import check_weights, describe_model, load_weights_and_meta
 from lit_gpt.scaling.plan import difference
 from lit_gpt.tools._cli import parser_for, run_tool
 
@@ -26,34 +26,59 @@ def average(paths: Sequence[Path]) -> tuple[dict[str, torch.Tensor], dict[str, A
 
     paths: any of the forms of evals.load, of models that are the same in everything but their
     weights. averaged lists the step and the tokens of each.
-    Raises UserError for fewer than two, and for models that differ.
+    Raises UserError for fewer than two, for models or dtypes that differ, for weights that are not those of their
+    model or not finite, and for tensors of whole numbers that differ: those have no mean.
     """
     if len(paths) < 2:
         raise UserError(f"{len(paths)} checkpoint is given; an average needs two or more.")
-    weights, meta = load_weights_and_meta(paths[0])
-    total = {name: t.double() for name, t in weights.items()}
-    metas = [meta]
-    for path in paths[1:]:
+    total: dict[str, torch.Tensor] = {}
+    first: dict[str, torch.Tensor] = {}
+    metas: list[dict[str, Any]] = []
+    for path in paths:
         weights, meta = load_weights_and_meta(path)
-        _check_same(paths[0], metas[0], path, meta)
-        for name, tensor in weights.items():
-            total[name] += tensor
         metas.append(meta)
-    mean = {name: (t / len(paths)).to(weights[name].dtype) for name, t in total.items()}
-    return mean, {**meta, "averaged": [{"step": m["step"], "tokens": m.get("tokens")} for m in metas]}
+        _check_same(paths[0], metas[0], path, meta)
+        _check_finite(weights, path)
+        check_weights(weights, describe_model(meta, path)[0], path)
+        first = first or weights
+        for name, tensor in weights.items():
+            _check_kind(name, first[name], tensor, paths[0], path)
+            total[name] = total[name] + tensor if name in total else tensor.double()
+    mean = {
+        n: (t / len(paths)).to(first[n].dtype) if first[n].is_floating_point() else first[n] for n, t in total.items()
+    }
+    return mean, {**metas[-1], "averaged": [{"step": m["step"], "tokens": m.get("tokens")} for m in metas]}
 
 
 def _check_same(first: Path, meta: dict[str, Any], path: Path, other: dict[str, Any]) -> None:
     """The forward pass must be the same: the model, and the multipliers of the Plan."""
     here, there = _forward(meta, first), _forward(other, path)
     if changed := difference(here, there):
-        listed = "\n".join(f"  {line}" for line in changed)
-        raise UserError(f"{first} and {path} are not one model. Give checkpoints of one. What differs:\n{listed}")
+        more = f"; and {len(changed) - 4} more" if len(changed) > 4 else ""
+        raise UserError(f"{first} and {path} are not one model: they differ in {'; '.join(changed[:4])}{more}.")
 
 
 def _forward(meta: dict[str, Any], path: Path) -> dict[str, Any]:
-    config, plan = describe_model(meta, path)
-    return {"model": config.to_dict(), "multipliers": asdict(plan.multipliers)}
+    config, multipliers = describe_model(meta, path)
+    model = config.to_dict()
+    return {"model": model | {"layers": dict(enumerate(model["layers"]))}, "multipliers": asdict(multipliers)}
+
+
+def _check_finite(weights: dict[str, torch.Tensor], path: Path) -> None:
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise UserError(
+                f"{name} of {path} has values that are not finite, so their mean means nothing; leave it out."
+            )
+
+
+def _check_kind(name: str, here: torch.Tensor, there: torch.Tensor, first: Path, path: Path) -> None:
+    if here.dtype != there.dtype:
+        raise UserError(
+            f"{name} is {here.dtype} in {first} and {there.dtype} in {path}; bring them to one with convert --dtype."
+        )
+    if not here.is_floating_point() and not torch.equal(here, there):
+        raise UserError(f"{name} holds whole numbers that differ between {first} and {path}: those have no mean.")
 
 
 def main(argv: list[str]) -> int:

@@ -1,44 +1,76 @@
-"""Turn a checkpoint into one file, or into a Hugging Face model.
+"""Turn a checkpoint into one file or a Hugging Face model, or a Hugging Face model into one file.
 
 python -m lit_gpt.tools.convert out/my_run model.safetensors
-python -m lit_gpt.tools.convert out/my_run hf_model --to hf
+python -m lit_gpt.tools.convert out/my_run hf_model --to hf --dtype bf16
+python -m lit_gpt.tools.convert hf_model model.safetensors
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from lit_gpt.checkpoint import export, write_exported
-from lit_gpt.evals.load import describe_model, load_weights_and_meta, step_folder
+import torch
+
+from lit_gpt.checkpoint import DTYPES, cast, check_suffix, write_exported
+from lit_gpt.errors import UserError
+from lit_gpt.evals.load import describe_model, load_weights_and_meta
+from lit_gpt.evals.tokenizer import find_tokenizer
 from lit_gpt.tools._cli import parser_for, run_tool
-from lit_gpt.tools._llama import write_llama
+from lit_gpt.tools._hf import is_hf_folder, read_llama, write_llama
 
 
-def to_file(path: Path, output: Path) -> Path:
+def to_file(path: Path, output: Path, dtype: torch.dtype | None = None) -> Path:
     """Weights, model and Plan in one .pth or .safetensors file.
 
-    path: run folder (its newest checkpoint), step folder, or an exported file of either kind.
+    path: run folder (its newest checkpoint), step folder, exported file of either kind, or Hugging Face folder.
+    Raises UserError for another suffix, and when nothing that can be used is at the path.
     """
-    if path.is_file():
-        return write_exported(*load_weights_and_meta(path), output)
-    return export(step_folder(path), output)
+    check_suffix(output)
+    weights, meta = read_llama(path) if is_hf_folder(path) else load_weights_and_meta(path)
+    return write_exported(cast(weights, dtype), meta, output)
 
 
-def to_hf(path: Path, output: Path) -> Path:
-    """A folder that transformers loads as LlamaForCausalLM. Raises UserError when the model is not Llama's."""
+def to_hf(path: Path, output: Path, dtype: torch.dtype | None = None, tokenizer: str | None = None) -> Path:
+    """A folder that transformers loads as LlamaForCausalLM, with the model's tokenizer where one is known.
+
+    Raises UserError when the model is not Llama's.
+    """
+    if is_hf_folder(path):
+        raise UserError(f"{path} is a Hugging Face model already. Copy it, or give --to file.")
     weights, meta = load_weights_and_meta(path)
-    config, plan = describe_model(meta, path)
-    return write_llama(weights, config, plan.multipliers, output)
+    config, multipliers = describe_model(meta, path)
+    kept = find_tokenizer(path, meta, tokenizer)
+    if kept is None or not kept.present:
+        print("note: no tokenizer of this model is known, so none is written; --tokenizer gives one", file=sys.stderr)
+        kept = None
+    return write_llama(weights, config, multipliers, output, kept, dtype)
 
 
 def main(argv: list[str]) -> int:
     """Convert and say where the result is."""
-    parser = parser_for("convert", "Turn a checkpoint into one file, or into a Hugging Face model.")
-    parser.add_argument("path", type=Path, help="run folder (its newest checkpoint), step-* folder, or exported file")
+    parser = parser_for(
+        "convert", "Turn a checkpoint into one file or a Hugging Face model, or the latter into one file."
+    )
+    parser.add_argument(
+        "path",
+        type=Path,
+        help="run folder (its newest checkpoint), step-* folder, exported file, or Hugging Face folder",
+    )
     parser.add_argument("output", type=Path, help="file to write, .pth or .safetensors; with --to hf a folder")
     parser.add_argument("--to", choices=["file", "hf"], default="file", help="hf: LlamaForCausalLM, where the model is")
+    parser.add_argument(
+        "--dtype", choices=list(DTYPES), default=None, help="of the weights written; default: as stored"
+    )
+    parser.add_argument("--tokenizer", type=str, default=None, help="with --to hf: another one than the model's own")
     values = parser.parse_args(argv)
-    written = to_hf(values.path, values.output) if values.to == "hf" else to_file(values.path, values.output)
+    dtype = DTYPES.get(values.dtype)
+    if values.to == "hf":
+        written = to_hf(values.path, values.output, dtype, values.tokenizer)
+    elif values.tokenizer:
+        raise UserError("--tokenizer acts with --to hf only: a file holds no tokenizer. Drop it.")
+    else:
+        written = to_file(values.path, values.output, dtype)
     print(f"wrote {written}")
     return 0
 

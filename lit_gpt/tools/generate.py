@@ -7,21 +7,21 @@ python -m lit_gpt.tools.generate model.safetensors --tokenizer tokenizer.json
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-import yaml
 from jsonargparse import ArgumentParser
 
-from lit_gpt.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
+from lit_gpt.data.tokenizer import Tokenizer
 from lit_gpt.errors import UserError
 from lit_gpt.evals.generation import Sampling, stream
 from lit_gpt.evals.load import load_model
+from lit_gpt.evals.tokenizer import find_tokenizer
 from lit_gpt.model import GPT
 from lit_gpt.tools._cli import parser_for, run_tool
 from lit_gpt.tools._environment import best_device
-from lit_gpt.train.run_folder import CONFIG
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the bytes of a character decode to before the last one is there
 
@@ -34,40 +34,42 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--tokenizer", type=str, default=None, help="'bytes', a tokenizer.json or its folder; default: the run's data"
     )
-    parser.add_argument("--max_new_tokens", type=int, default=200, help="longest continuation")
+    parser.add_argument("--max_new_tokens", type=int, default=200, help="longest continuation, in tokens")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 always takes the likeliest token")
     parser.add_argument("--top_k", type=int | None, default=None, help="only the k likeliest tokens")
     parser.add_argument("--top_p", type=float | None, default=None, help="only the likeliest tokens that reach p")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the draws for the first prompt; each later one adds 1"
+    )
     parser.add_argument("--device", type=str, default=str(best_device()), help="where to run")
     return parser
 
 
-def tokenizer_of(path: Path, given: str | None) -> Tokenizer:
-    """The tokenizer that was asked for, else that of the data of the run that the path belongs to.
+def tokenizer_of(path: Path, given: str | None, meta: dict[str, Any]) -> tuple[Tokenizer, int | None]:
+    """The tokenizer that was asked for, else the model's own; and the token before each document, if the data has one.
 
-    Raises UserError when neither is there.
+    Raises UserError when there is none.
     """
-    if given is not None:
-        return load_tokenizer(given)
-    configs = [folder / CONFIG for folder in (path, *path.absolute().parents[:2]) if (folder / CONFIG).is_file()]
-    if not configs:
-        raise UserError(f"{path} is in no run folder that names its data. Give --tokenizer bytes or a tokenizer.json.")
-    data = Path(yaml.safe_load(configs[0].read_text())["train_data_dir"])
+    found = find_tokenizer(path, meta, given)
+    if found is None:
+        raise UserError(
+            f"{path} does not say which tokenizer its data had. Give --tokenizer bytes or a tokenizer.json."
+        )
+    if not found.present:
+        raise UserError(f"The tokenizer of {path} is no longer at {found.source}. Give --tokenizer.")
+    return found.load(), found.bos_id
+
+
+def prompt_ids(model: GPT, tokenizer: Tokenizer, prompt: str, bos_id: int | None) -> list[int]:
+    """The tokens to continue: those of the prompt, after the token that starts each document of the data.
+
+    Raises UserError for an empty prompt, where nothing starts a document, for text that is no Unicode, and for tokens
+    that the model does not have.
+    """
     try:
-        return load_tokenizer(str(data))
-    except UserError:
-        if data.is_dir() and not any(data.rglob("*.bin")):  # plain text is tokenised as bytes
-            return ByteTokenizer()
-        raise UserError(f"The run's data folder {data} holds no tokenizer. Give --tokenizer.") from None
-
-
-def pieces(model: GPT, tokenizer: Tokenizer, prompt: str, limit: int, sampling: Sampling, seed: int) -> Iterator[str]:
-    """The continuation of a prompt as it grows, without characters whose bytes are not all there yet.
-
-    Raises UserError for an empty prompt and for tokens that the model does not have.
-    """
-    ids = tokenizer.encode(prompt)
+        ids = ([] if bos_id is None else [bos_id]) + tokenizer.encode(prompt)
+    except UnicodeEncodeError as error:
+        raise UserError(f"The prompt {prompt!r} is not UTF-8 text.") from error
     if not ids:
         raise UserError("The prompt is empty: there is nothing to continue. Give some text.")
     if max(ids) >= model.config.vocab_size:
@@ -75,7 +77,14 @@ def pieces(model: GPT, tokenizer: Tokenizer, prompt: str, limit: int, sampling: 
             f"The tokenizer {tokenizer.name!r} made token {max(ids)}, but the model knows {model.config.vocab_size} "
             "tokens. Give the --tokenizer that it was trained with."
         )
-    prompt_BT = torch.tensor([ids], device=model.head_weight().device)
+    return ids
+
+
+def pieces(
+    model: GPT, tokenizer: Tokenizer, ids: Sequence[int], limit: int, sampling: Sampling, seed: int
+) -> Iterator[str]:
+    """The continuation of a prompt as it grows, without characters whose bytes are not all there yet."""
+    prompt_BT = torch.tensor([list(ids)], device=model.head_weight().device)
     new, shown = [], ""
     for token in stream(model, prompt_BT, limit, sampling, seeds=[seed], stop=tokenizer.eos_id):
         if token.item() == tokenizer.eos_id:
@@ -101,13 +110,20 @@ def prompts(given: str | None) -> Iterator[str]:
 def main(argv: list[str]) -> int:
     """Print continuations as they are generated."""
     values = build_parser().parse_args(argv)
-    if values.max_new_tokens < 1:
-        raise UserError(f"--max_new_tokens is {values.max_new_tokens}; give 1 or more.")
+    limit = values.max_new_tokens
+    if limit < 0:
+        raise UserError(f"--max_new_tokens is {limit}; give 0 or more.")
     sampling = Sampling(values.temperature, values.top_k, values.top_p)
-    tokenizer = tokenizer_of(values.path, values.tokenizer)
-    model, _ = load_model(values.path, values.device)
-    for prompt in prompts(values.prompt):
-        for piece in pieces(model, tokenizer, prompt, values.max_new_tokens, sampling, values.seed):
+    model, meta = load_model(values.path, values.device)
+    tokenizer, bos_id = tokenizer_of(values.path, values.tokenizer, meta)
+    for i, prompt in enumerate(prompts(values.prompt)):
+        ids = prompt_ids(model, tokenizer, prompt, bos_id)
+        if len(ids) + limit > (context := model.config.block_size):
+            print(
+                f"note: {len(ids)} + {limit} tokens are more than the {context} of the training context",
+                file=sys.stderr,
+            )
+        for piece in pieces(model, tokenizer, ids, limit, sampling, values.seed + i):
             print(piece, end="", flush=True)
         print()
     return 0

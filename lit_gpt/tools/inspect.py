@@ -54,7 +54,10 @@ def run(path: Path) -> str:
 def checkpoint(path: Path) -> str:
     """A checkpoint or an exported file: its step, Plan and parameters."""
     meta = load_meta(path)
-    config, plan = describe_model(meta, path)
+    config, _ = describe_model(meta, path)
+    if "plan" not in meta:  # imported from elsewhere
+        return "\n\n".join([aligned([("step", "none: these weights were imported")]), parameter_table(config)])
+    plan = Plan.from_dict(meta["plan"])
     return _described(_progress(meta, plan), plan, config)
 
 

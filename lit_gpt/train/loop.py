@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from lit_gpt.checkpoint import Checkpointer, find_checkpoint, load_checkpoint, load_weights, read_meta
 from lit_gpt.data.corpus import Corpus
+from lit_gpt.data.kept_tokenizer import KeptTokenizer
 from lit_gpt.data.loader import Loader
 from lit_gpt.metrics.health import activation_statistics
 from lit_gpt.metrics.remote import check_installed
@@ -61,6 +62,7 @@ class Trainer:
         run_folder.claim(setup, meta)
         self.progress = Progress(meta["step"], meta["tokens"]) if meta else Progress()
         self.report_state = meta["report"] if meta else None
+        self.tokenizer: KeptTokenizer | None = None  # known to the main process once the run folder is there
         self.loader = Loader(
             self.train_data,
             runtime.rank,
@@ -86,7 +88,7 @@ class Trainer:
     def fit(self) -> Result:
         """Train to the end of the token budget, or until asked to stop."""
         if self.runtime.is_main:
-            run_folder.create(self.setup)
+            self.tokenizer = run_folder.create(self.setup)
         self.runtime.barrier()
         run = self.run
         checkpoints = Checkpointer(
@@ -190,6 +192,7 @@ class Trainer:
             "tokens": self.progress.tokens,
             "data": self.loader.state(),
             "report": report.state(),
+            "tokenizer": asdict(self.tokenizer) if self.tokenizer else None,
             **run_folder.identity(self.setup),
         }
         with evaluated_weights(self.model, self.optimizer):

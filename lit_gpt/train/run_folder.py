@@ -4,7 +4,7 @@
     plan.json         the Plan                    loss_curve.png  the curves
     model.json        the ModelConfig             summary.json    how it ended
     numerics.json     precisions                  checkpoints/    see lit_gpt/checkpoint
-    environment.json  machine, packages, git
+    environment.json  machine, packages, git      tokenizer/      see lit_gpt/data/kept_tokenizer.py
 
 A folder belongs to one Plan, one model and one order of data. A run that differs in any
 of them is refused with the difference, whether it resumes or starts.
@@ -25,6 +25,7 @@ from typing import Any
 import torch
 import yaml
 
+from lit_gpt.data.kept_tokenizer import KeptTokenizer, describe_tokenizer, keep_tokenizer
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.plan import difference
 from lit_gpt.train.setup import Setup, world_size
@@ -78,20 +79,24 @@ def _same_run(old: dict[str, Any], setup: Setup, where: str) -> None:
         )
 
 
-def create(setup: Setup) -> None:
-    """Write the archive's fixed part. Only the main process calls this."""
+def create(setup: Setup) -> KeptTokenizer | None:
+    """Write the archive's fixed part; the tokenizer that it keeps. Only the main process calls this."""
     folder = setup.folder
     folder.mkdir(parents=True, exist_ok=True)
     for part, values in {**identity(setup), "plan": setup.plan.to_dict()}.items():
         write_text(folder / f"{part}.json", json.dumps(values, indent=2) + "\n")
     write_text(folder / CONFIG, yaml.safe_dump(dataclasses.asdict(setup.run), sort_keys=False))
     write_text(folder / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
+    run = setup.run
+    tokenizer = describe_tokenizer(run.train_data_dir, run.data_mixture, run.eos_token_id)
+    return keep_tokenizer(tokenizer, folder) if tokenizer else None
 
 
 def environment() -> dict[str, Any]:
-    """Command, machine, library versions and the state of the source tree."""
+    """Command, working directory, machine, library versions and the state of the source tree."""
     return {
         "command": [sys.executable, *sys.argv],
+        "folder": os.getcwd(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -16,7 +16,7 @@ from lit_gpt.evals.load import load_model
 from lit_gpt.model import GPT
 from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import average, convert
-from lit_gpt.tools._llama import write_llama
+from lit_gpt.tools._hf import write_llama
 
 STEPS = ("step-000002", "step-000004")
 

@@ -1,0 +1,49 @@
+"""The tokenizer of a trained model, from any form the model is kept in and any working directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_gpt.data.kept_tokenizer import FOLDER, KeptTokenizer, describe_tokenizer, given_tokenizer, tokenizer_from
+
+CONFIG = "config.yaml"  # see train/run_folder.py
+
+
+def find_tokenizer(path: Path, meta: dict[str, Any], given: str | None = None) -> KeptTokenizer | None:
+    """The tokenizer that was asked for, else the one that the model's data was made with; None where nobody knows.
+
+    path: run folder, step folder or exported file, and meta what it was saved with. given: a spec, see load_tokenizer;
+    whether documents start with BOS is still what the model's data says.
+    Raises UserError when `given` is no tokenizer.
+    """
+    candidates = [kept for kept in (tokenizer_from(meta), *_of_run(path)) if kept]
+    known = next((kept for kept in candidates if kept.present), candidates[0] if candidates else None)
+    if given is None:
+        return known
+    asked = given_tokenizer(given)
+    return replace(asked, bos_id=known.bos_id) if known else asked
+
+
+def _of_run(path: Path) -> Iterator[KeptTokenizer | None]:
+    """What the run folder around a path keeps, or the data it names: older runs keep none."""
+    for folder in (path.absolute(), *path.absolute().parents[:2]):
+        if (folder / FOLDER).is_dir():
+            yield describe_tokenizer(str(folder / FOLDER))
+        if (folder / CONFIG).is_file():
+            run = yaml.safe_load((folder / CONFIG).read_text())
+            for data in _places(folder, run["train_data_dir"], Path(str(run.get("out_dir", "out")))):
+                yield describe_tokenizer(data, run.get("data_mixture"), run.get("eos_token_id"))
+
+
+def _places(folder: Path, data_dir: str, out_dir: Path) -> Iterator[str]:
+    """Where a data folder may be that was named relative to the working directory of the run.
+
+    The run folder is <working directory>/<out_dir>/<name>.
+    """
+    bases = [Path()] if out_dir.is_absolute() else [folder.parents[len(out_dir.parts)], Path()]
+    yield from (str(base / data_dir) for base in bases if (base / data_dir).is_dir())

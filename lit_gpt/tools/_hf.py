@@ -1,0 +1,123 @@
+"""A Hugging Face model folder of LlamaForCausalLM: written, and read into weights and a meta of ours.
+
+config.json, generation_config.json   model.safetensors   tokenizer.json, tokenizer_config.json, ...
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from lit_gpt.checkpoint import CHECKPOINT_VERSION, read_safetensors
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.data.kept_tokenizer import KeptTokenizer
+from lit_gpt.errors import UserError
+from lit_gpt.evals.load import check_weights
+from lit_gpt.scaling.base import Multipliers
+from lit_gpt.tools._hf_tokenizer import read_tokenizer, write_tokenizer
+from lit_gpt.tools._llama import Weights, from_llama, to_llama
+from lit_gpt.tools._llama_config import check_is_llama, llama_config, model_config
+from lit_gpt.utils.files import replacing
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+
+
+def write_llama(
+    weights: Weights,
+    config: ModelConfig,
+    multipliers: Multipliers,
+    output: Path,
+    tokenizer: KeptTokenizer | None = None,
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Write a new folder that transformers loads as LlamaForCausalLM and, with a tokenizer, as AutoTokenizer.
+
+    dtype: of the weights; None is their own. Raises UserError when the model has what Llama has not, when tensors are
+    missing or left over, when the dtype is too small, and when the folder exists.
+    """
+    check_is_llama(config, multipliers)
+    check_weights(weights, config, Path("The checkpoint"))
+    if output.exists():
+        raise UserError(f"{output} exists already. Give the name of a new folder.")
+    theirs = to_llama(weights, config, multipliers, dtype)
+    temporary = output.with_name(f".tmp-{output.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        ids = write_tokenizer(tokenizer, config, temporary) if tokenizer else {}
+        names = {str(t.dtype).removeprefix("torch.") for t in theirs.values()}
+        if len(names) > 1:
+            raise UserError(f"The weights are of {' and '.join(sorted(names))}; choose one with --dtype.")
+        # transformers 5 reads dtype, 4 reads torch_dtype
+        described = {**llama_config(config), **ids, "dtype": (name := names.pop()), "torch_dtype": name}
+        _write_json(temporary / CONFIG, described)
+        _write_json(temporary / "generation_config.json", {k: v for k, v in ids.items() if v is not None})
+        with replacing(temporary / WEIGHTS) as file:
+            save_file(theirs, file, metadata={"format": "pt"})
+        os.replace(temporary, output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return output
+
+
+def is_hf_folder(path: Path) -> bool:
+    """Whether a path is a folder of the Hugging Face kind."""
+    return (path / CONFIG).is_file()
+
+
+def read_llama(folder: Path) -> tuple[Weights, dict[str, Any]]:
+    """Weights and meta, as load_exported gives them, of a LlamaForCausalLM folder.
+
+    Raises UserError for what we cannot express, for tensors that are missing or left over, and for weights that are
+    not in safetensors: other files may hold code.
+    """
+    values = _read_json(folder / CONFIG)
+    config = model_config(values)
+    weights = from_llama(_tensors(folder), config)
+    check_weights(weights, config, folder)
+    kept = read_tokenizer(folder, values)
+    described = {"model": config.to_dict(), "multipliers": asdict(Multipliers())}
+    tokenizer = asdict(kept) if kept else None
+    return weights, {"version": CHECKPOINT_VERSION, "step": 0, "tokens": 0, **described, "tokenizer": tokenizer}
+
+
+def _tensors(folder: Path) -> Weights:
+    """All tensors of the folder's safetensors files, each once."""
+    if (folder / WEIGHTS).is_file():
+        return read_safetensors(folder / WEIGHTS)[0]
+    if not (folder / INDEX).is_file():
+        others = [p.name for p in sorted(folder.glob("*")) if p.suffix in (".bin", ".pt", ".pth")]
+        why = f": {others[0]} may hold code, so it is not read" if others else ""
+        raise UserError(f"{folder} has no {WEIGHTS}{why}. Save the model with safetensors (save_pretrained does).")
+    placed: dict[str, str] = _read_json(folder / INDEX).get("weight_map", {})
+    weights: Weights = {}
+    for name in sorted(set(placed.values())):
+        if Path(name).name != name or Path(name).suffix != ".safetensors":
+            raise UserError(f"{folder / INDEX} names the file {name!r}, which is no .safetensors file of that folder.")
+        found = read_safetensors(folder / name)[0]
+        if found.keys() != (named := {tensor for tensor, shard in placed.items() if shard == name}):
+            wrong = sorted(found.keys() ^ named)
+            raise UserError(f"{folder / name} does not hold the tensors that {INDEX} names: {', '.join(wrong[:4])}.")
+        weights |= found
+    return weights
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}).") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is not a JSON object.")
+    return values
