@@ -9,7 +9,6 @@ So a model finds its tokenizer from any working directory, and after the data ha
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,23 +64,19 @@ def describe_tokenizer(data_dir: str, mixture: str | None = None, eos_id: int | 
     eos_id: overrides what the data says, as --eos_token_id does.
     """
     root = localise(data_dir)
-    for folder in _folders(root, mixture):
-        if found := _of_folder(folder, eos_id):
-            return found
-    if root.is_dir() and not any(root.rglob("*.bin")):  # plain text is tokenised as bytes
+    if not root.is_dir():
+        return None
+    if not any(root.rglob("*.bin")):  # plain text is tokenised as bytes
         end = ByteTokenizer.eos_id if eos_id is None else eos_id
         return KeptTokenizer("bytes", ByteTokenizer.name, str(root.resolve()), end)
-    return None
+    names = list(load_mixture(mixture)) if mixture else ["train"]
+    # A source of a mixture is a folder, or a prefix in one.
+    folders = [root, *(folder for name in names for folder in (root / name, (root / name).parent))]
+    return next((kept for kept in (read_kept(folder, eos_id) for folder in folders) if kept), None)
 
 
-def _folders(root: Path, mixture: str | None) -> Iterator[Path]:
-    """Where meta.json and tokenizer.json may be; a source of a mixture is a folder, or a prefix in one."""
-    yield root
-    for name in load_mixture(mixture) if mixture else ("train",):
-        yield from (root / name, (root / name).parent)
-
-
-def _of_folder(folder: Path, eos_id: int | None) -> KeptTokenizer | None:
+def read_kept(folder: Path, eos_id: int | None = None) -> KeptTokenizer | None:
+    """What a folder's meta.json or tokenizer.json says; None without either. eos_id: overrides it."""
     source, meta = str(folder.resolve()), read_meta(folder)
     if meta is not None:
         kind, name = (str(meta.get("tokenizer", {}).get(key, "json")) for key in ("kind", "name"))
@@ -108,7 +103,7 @@ def given_tokenizer(spec: str) -> KeptTokenizer:
     Raises UserError when there is none.
     """
     tokenizer, path = load_tokenizer(spec), Path(spec)
-    if path.is_dir() and (known := _of_folder(path, None)):
+    if path.is_dir() and (known := read_kept(path)):
         return known
     kind = "bytes" if isinstance(tokenizer, ByteTokenizer) else "json"
     return KeptTokenizer(kind, tokenizer.name, str(path.resolve()))

@@ -9,7 +9,14 @@ from typing import Any
 
 import yaml
 
-from lit_gpt.data.kept_tokenizer import FOLDER, KeptTokenizer, describe_tokenizer, given_tokenizer, tokenizer_from
+from lit_gpt.data.kept_tokenizer import (
+    FOLDER,
+    KeptTokenizer,
+    describe_tokenizer,
+    given_tokenizer,
+    read_kept,
+    tokenizer_from,
+)
 
 CONFIG = "config.yaml"  # see train/run_folder.py
 
@@ -33,7 +40,7 @@ def _of_run(path: Path) -> Iterator[KeptTokenizer | None]:
     """What the run folder around a path keeps, or the data it names: older runs keep none."""
     for folder in (path.absolute(), *path.absolute().parents[:2]):
         if (folder / FOLDER).is_dir():
-            yield describe_tokenizer(str(folder / FOLDER))
+            yield read_kept(folder / FOLDER)
         if (folder / CONFIG).is_file():
             run = yaml.safe_load((folder / CONFIG).read_text())
             for data in _places(folder, run["train_data_dir"], Path(str(run.get("out_dir", "out")))):

@@ -33,29 +33,20 @@ def write_tokenizer(kept: KeptTokenizer, config: ModelConfig, folder: Path) -> d
             f"The tokenizer {kept.name!r} has ids up to {max(known.values())}, but the model knows {config.vocab_size} "
             "tokens. Give the --tokenizer that it was trained with."
         )
-    source = Path(kept.source) if kept.kind != "bytes" and Path(kept.source).is_dir() else None
-    for name in FILES if source else ():
-        if (source / name).is_file():  # pyright: ignore[reportOptionalOperand]
-            shutil.copyfile(source / name, folder / name)  # pyright: ignore[reportOptionalOperand]
-    if not _frames(tokenizer, kept.bos_id):
-        bos = [] if kept.bos_id is None else [(tokenizer.id_to_token(kept.bos_id), kept.bos_id)]
-        before = "".join(f"{token} " for token, _ in bos)
-        tokenizer.post_processor = TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
-            single=f"{before}$A", pair=f"{before}$A $B", special_tokens=bos
-        )
-        (folder / JSON).unlink(missing_ok=True)
-    if not (folder / JSON).exists():
+    for path in [] if kept.kind == "bytes" else [Path(kept.source) / name for name in FILES]:
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)
+    if not (folder / JSON).exists() or not _frames(tokenizer, kept.bos_id):
+        _frame(tokenizer, kept.bos_id)
         tokenizer.save(str(folder / JSON))
     settings = {**_settings(folder / SPECIAL), **_settings(folder / CONFIG)}
-    eos_id = kept.load().eos_id
-    ids = {"bos_token_id": kept.bos_id, "eos_token_id": eos_id, "pad_token_id": known.get(_text(settings, "pad_token"))}
+    ids = {"bos_token_id": kept.bos_id, "eos_token_id": kept.load().eos_id}
+    settings |= {key.removesuffix("_id"): tokenizer.id_to_token(i) for key, i in ids.items() if i is not None}
     # This class reads tokenizer.json as it is; those of single models (LlamaTokenizer) change it as they load.
     settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": kept.bos_id is not None}
     settings |= {"add_eos_token": False, "clean_up_tokenization_spaces": False, "model_max_length": config.block_size}
-    named = {"bos_token": kept.bos_id, "eos_token": eos_id}
-    settings |= {key: tokenizer.id_to_token(i) for key, i in named.items() if i is not None}
     (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
-    return ids
+    return ids | {"pad_token_id": known.get(_text(settings, "pad_token"))}
 
 
 def read_tokenizer(folder: Path, config: dict[str, Any]) -> KeptTokenizer | None:
@@ -82,6 +73,14 @@ def _frames(tokenizer: Tokenizer, bos_id: int | None) -> bool:
     """Whether it puts BOS, or nothing where that is None, around a text."""
     bare = tokenizer.encode("a", add_special_tokens=False).ids
     return tokenizer.encode("a").ids == ([] if bos_id is None else [bos_id]) + bare
+
+
+def _frame(tokenizer: Tokenizer, bos_id: int | None) -> None:
+    """Make it put BOS, or nothing where that is None, around a text."""
+    bos = [] if bos_id is None else [(tokenizer.id_to_token(bos_id), bos_id)]
+    before = "".join(f"{token} " for token, _ in bos)
+    template = TemplateProcessing(single=f"{before}$A", pair=f"{before}$A $B", special_tokens=bos)
+    tokenizer.post_processor = template  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _byte_level() -> Tokenizer:

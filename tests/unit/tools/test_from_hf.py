@@ -44,7 +44,9 @@ def theirs(folder, shard="5GB", **options) -> LlamaForCausalLM:
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**SIZES | options)).eval()
     for name, p in model.named_parameters():
-        p.copy_(torch.ones_like(p) + 0.3 * torch.randn_like(p) if p.ndim == 1 else torch.randn_like(p) / p.shape[-1] ** 0.5)
+        p.copy_(
+            torch.ones_like(p) + 0.3 * torch.randn_like(p) if p.ndim == 1 else torch.randn_like(p) / p.shape[-1] ** 0.5
+        )
         p.mul_(0 if name.endswith("k_proj.bias") else 1)
     model.save_pretrained(folder, max_shard_size=shard)
     return model
