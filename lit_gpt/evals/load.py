@@ -83,7 +83,7 @@ def describe_model(meta: dict[str, Any], path: Path) -> tuple[ModelConfig, Multi
         raise UserError(f"{path} describes its model in a way that this version does not know ({error}).") from error
 
 
-def check_weights(weights: Mapping[str, torch.Tensor], config: ModelConfig, path: Path) -> None:
+def check_weights(weights: Mapping[str, torch.Tensor], config: ModelConfig, path: Path | str) -> None:
     """Raises UserError unless the weights are exactly the tensors of that model, each of its shape."""
     with torch.device("meta"):
         wanted = {name: tuple(t.shape) for name, t in GPT(config).state_dict().items()}

@@ -43,7 +43,7 @@ def write_llama(
     missing or left over, when the dtype is too small, and when the folder exists.
     """
     check_is_llama(config, multipliers)
-    check_weights(weights, config, Path("The checkpoint"))
+    check_weights(weights, config, "The checkpoint")
     if output.exists():
         raise UserError(f"{output} exists already. Give the name of a new folder.")
     theirs = to_llama(weights, config, multipliers, dtype)
