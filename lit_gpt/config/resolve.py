@@ -111,6 +111,7 @@ def _check(run: RunConfig) -> None:
         "base_hps.b0": hps.b0,
         "base_hps.t0": hps.t0,
         "base_hps.d0": hps.d0,
+        "base_hps.ar0": hps.ar0,
         "base_hps.hd0": hps.hd0,
     }
     positive |= {

@@ -18,6 +18,8 @@ class BaseHyperparameters:
 
     Args:
         d0: base depth.
+        ar0: aspect ratio of the base model; default that of the run (--ar), so that a run at the base depth is at
+            the base. Give it to study the width at one depth.
         eta0: peak learning rate at the base depth, batch and token budget.
         b0: base batch in tokens.
         t0: base token budget at depth d0.
@@ -36,6 +38,7 @@ class BaseHyperparameters:
     """
 
     d0: int = 8
+    ar0: int | None = None
     eta0: float = 6e-4
     b0: float = 2**21
     t0: float = 9.5e9
@@ -75,14 +78,15 @@ class RunConfig:
         sqrt_gate: mixture of experts: square-root gates.
         global_aux: mixture of experts: balance over all ranks and micro-batches of a step, not within each.
         aux_style: mixture of experts: form of the balance loss; default switch.
-        aux_gamma: mixture of experts: weight of the balance loss; default 0.001, or 0 with expert_choice.
+        aux_gamma: mixture of experts: weight of the balance loss; default 0.001, or 0 with expert_choice or bias_rate.
         exact_aux: with global_aux, count all micro-batches of a step before training on the first: the same
             gradients for any split, at the price of one more forward pass; default: counts so far.
         router_gate: mixture of experts: softmax over the selected experts (default), softmax over all before
             the selection (default where one routed expert is selected), or a sigmoid per expert, normalised over
             the selected.
         router_z_loss: mixture of experts: weight of the router z-loss; default 0.
-        bias_rate: mixture of experts: step of the selection biases of loss-free balancing; default 0, off.
+        bias_rate: mixture of experts: step of the selection biases of loss-free balancing; default 0, off. Above 0 the
+            balance loss is off unless aux_gamma is given.
         expert_routing: mixture of experts: tokens choose experts (default), or experts choose tokens.
         expert_capacity: mixture of experts: an expert serves at most this multiple of its mean load; default: all.
         expert_parallel: mixture of experts: processes of a node share the experts, and tokens travel to them.
@@ -125,6 +129,8 @@ class RunConfig:
         diag_init: identity-like initial matrices.
         maxfan_init: normal initial matrices with std 1/sqrt(max(fan_in, fan_out)).
         head_init_std: initial std of the untied head under muP; null starts it at zero.
+        head_start: flat shrinks the untied head's start with the width, so that logits do not grow with it; for rules
+            without a multiplier on logits (sp, plain, hyperp, hyperp_paper).
         optimizer: adamw, muon, muonh, muonball, normuon, hadam, lion (tokens muon, muonh, muonball, hadam)
             or one of some forty others, see docs/optimizers.md; default adamw.
         optimizer_args: extra arguments of that optimizer, --optimizer_args.key value.
@@ -240,6 +246,7 @@ class RunConfig:
     diag_init: bool = False
     maxfan_init: bool = False
     head_init_std: float | None = 0.02
+    head_start: Literal["fixed", "flat"] = "fixed"
     # optimization
     optimizer: str | None = None
     optimizer_args: dict[str, Any] | None = None

@@ -87,7 +87,7 @@ class Schedule:
 class Situation:
     """All that a scaling rule may look at.
 
-    width, base_width: n_embd of this model and of the family at the base depth.
+    width, base_width: n_embd of this model and of the base model.
     batch_ratio: batch / base batch. tied: one table for input and output. optimizer: its name, and
     optimizer_args what was given with it.
     """
@@ -103,6 +103,7 @@ class Situation:
     batch_ratio: float
     tied: bool
     head_init_std: float | None = 0.02
+    head_start: Literal["fixed", "flat"] = "fixed"
     optimizer: str = "adamw"
     optimizer_args: dict[str, Any] = field(default_factory=dict)
 
@@ -111,7 +112,9 @@ class Situation:
 class Transfer:
     """What a rule answers: factors on the (batch-adjusted) base values, per role.
 
-    lr, weight_decay: role -> factor; eps too, 1 where not named. init: role -> distribution before w_init_scale.
+    lr, weight_decay: role -> factor; eps too, 1 where not named. The optimizer multiplies weight_decay by its rate.
+    independent_decay: role -> factor on the share that a step of independent weight decay takes, which no rate
+    multiplies; None where it is that of weight_decay. init: role -> distribution before w_init_scale.
     warmup: "fixed" tokens, or "proportional" to the token budget. scheduled_betas: Adam's
     betas follow the learning-rate schedule (super_mup).
     """
@@ -123,6 +126,7 @@ class Transfer:
     warmup: Literal["fixed", "proportional"] = "fixed"
     scheduled_betas: bool = False
     eps: dict[str, float] = field(default_factory=dict)
+    independent_decay: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)

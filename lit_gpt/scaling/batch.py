@@ -1,4 +1,4 @@
-"""How hyper-parameters follow the batch: the rules of the reference's section 3.7.
+"""How hyper-parameters follow the batch: ArchScale's rules.
 
 With r = batch / base batch:
 

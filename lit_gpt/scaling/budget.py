@@ -1,9 +1,8 @@
-"""Token budgets, batch rounding, and the reference's analytic parameter count.
+"""Token budgets, batch rounding, and ArchScale's analytic parameter count.
 
 Budget: tokens = t0 * N / N0, with N and N0 the active parameters of this model and of the
 family at the base depth (tokens per parameter stay constant, arXiv 2203.15556). N is
-exact, counted on the model; `analytic_parameters` is the reference's formula (its section
-3.8), kept for comparison and for `--param_count analytic`.
+exact, counted on the model; `analytic_parameters` is ArchScale's formula, kept for comparison and for `--param_count analytic`.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ CUBIC: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("samba",), (15, 160)),
     **dict.fromkeys(("sambay", "sambay2", "sambayda", "phi4miniflash"), (14.5, 144)),
     **dict.fromkeys(("sambayw", "sambaywr", "sambaywdr", "sambaywsa"), (14.5, 144)),
-    "sgdny": (14.5, 144),  # the reference takes it for gdny, whose name it contains
+    "sgdny": (14.5, 144),  # ArchScale takes it for gdny, whose name it contains
     **dict.fromkeys(("sambayoco", "sambayattn", "sambayattnall"), (13.5, 208)),
     **dict.fromkeys(("mambay", "gdny", "mambay2"), (16, 64)),
     "sambaymlp": (15.5, 144),
@@ -30,7 +29,7 @@ DEFAULT_CUBIC = (14.5, 0)
 
 
 def analytic_parameters(config: ModelConfig, count_embeddings: bool = False) -> float:
-    """The reference's active-parameter formula; not counted: gates, routers, norms, mlp_expand."""
+    """ArchScale's active-parameter formula; not counted: gates, routers, norms, mlp_expand."""
     stem = "transformer" if config.family.startswith("transformer") else config.family.split("_")[0]
     a, b = CUBIC.get(stem, DEFAULT_CUBIC)
     ratio = config.n_embd / config.depth
@@ -66,8 +65,8 @@ def round_batch(requested_tokens: float, multiple: int) -> int:
 def ramped_batch(tokens_seen: float, total_tokens: float, initial: int, ratio: int, multiple: int) -> int:
     """Global batch in tokens under ramp-up: initial * m, rounded down to a multiple.
 
-    m grows linearly from 1 to `ratio` over the first 5 percent of the tokens (the
-    reference's section 3.9; by tokens, so that a change of the batch cannot shift it).
+    m grows linearly from 1 to `ratio` over the first 5 percent of the tokens (by
+    tokens, where ArchScale counts micro-batches, so that a change of the batch cannot shift it).
     """
     progress = min(tokens_seen / (0.05 * total_tokens), 1.0)
     wanted = initial * (1 + (ratio - 1) * progress)

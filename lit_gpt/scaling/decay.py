@@ -14,9 +14,9 @@ from lit_gpt.scaling.methods import CAUTIOUS
 
 DEFAULT = 0.1
 # With independent decay the shrink per step is the decay itself, so 0.1 would destroy a
-# model in a hundred steps; 4e-5 is what the reference announces (and does not set, item 17).
+# model in a hundred steps; 4e-5 is what ArchScale announces and does not set.
 DEFAULT_INDEPENDENT = 4e-5
-WITHOUT = ("muonh", "muonball")  # spheres; the reference sets 0 for all roles of these
+WITHOUT = ("muonh", "muonball")  # spheres; ArchScale sets 0 for all roles of these
 
 
 def base_decay(run: RunConfig) -> float:

@@ -11,8 +11,10 @@ With L = depth, T = tokens and L0, T0 those of the base:
 | attention | sqrt(base head dim) / head dim |
 | router init | that of matrices |
 
-There is no width factor: on a sphere the rate is relative to the weights, and steps whose spectral norm is the
-same at any width need none either. Optimizers whose steps are of another kind are refused. Nor is there one for
+There is no width factor on rates: on a sphere a rate is relative to the weights, and steps whose spectral norm is the
+same at any width need none either. Optimizers whose steps are of another kind are refused. That holds for matrices, not
+for the head. It starts at N(0, std) at every width, so logits start as n^1/2, and on its sphere it keeps that norm, so its
+steps are as long: @MEASURED@. `--head_start flat` starts the head at std sqrt(base n / n) instead, see sp.head_init. Nor is there a factor for
 sparsity and granularity: the best rate was found not to move between 2 and 64 active experts, with
 square-root gates, nor between 1 and 32 times as many in all. The paper leaves the factor of tokens out of
 the rates of embedding and head; that is the rule hyperp_paper, which measured worse (docs/optimizers.md).
@@ -27,6 +29,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.scaling import mupp
 from lit_gpt.scaling.base import LEARNED_ROLES, Situation, Transfer
 from lit_gpt.scaling.methods import ORTHOGONAL, growth
+from lit_gpt.scaling.sp import head_init
 
 TOKEN_EXPONENT = -0.32
 
@@ -40,12 +43,13 @@ def transfer(s: Situation) -> Transfer:
             f"steps are relative to the size of the weights, and those of --optimizer {s.optimizer}{args} are not. "
             f"Give --optimizer muonh ({', '.join(ORTHOGONAL)} may be), or --parameterization mupp."
         )
-    base = mupp.transfer(s)
+    base = mupp.transfer(replace(s, head_start="fixed"))  # its start is muP's no more: see head_init
     lr = sqrt(s.base_depth / s.depth) * (s.tokens / s.base_tokens) ** TOKEN_EXPONENT
     return replace(
         base,
         lr=dict.fromkeys(LEARNED_ROLES, lr),
         weight_decay=dict.fromkeys(LEARNED_ROLES, 0.0),
-        init={**base.init, "router": base.init["matrix"]},
+        independent_decay=dict.fromkeys(LEARNED_ROLES, 0.0),
+        init={**base.init, "router": base.init["matrix"], "head": head_init(s, s.head_init_std)},
         multipliers=replace(base.multipliers, logit=1.0, router=1.0),
     )

@@ -23,9 +23,16 @@ def transfer(s: Situation) -> Transfer:
     """Factors of muP++; see the table above."""
     base = mup.transfer(s)
     depth_factor = sqrt(s.base_depth / s.depth)
+    assert base.independent_decay is not None
     return replace(
         base,
         lr={role: factor * depth_factor for role, factor in base.lr.items()},
-        weight_decay={role: factor if role in HIDDEN else 0.0 for role, factor in base.weight_decay.items()},
+        weight_decay=_of_hidden(base.weight_decay),
+        independent_decay=_of_hidden(base.independent_decay),
         multipliers=replace(base.multipliers, residual=1 / sqrt(2 * s.depth)),
     )
+
+
+def _of_hidden(decay: dict[str, float]) -> dict[str, float]:
+    """Factors on the decay that leave out all but matrices, experts and routers."""
+    return {role: factor if role in HIDDEN else 0.0 for role, factor in decay.items()}

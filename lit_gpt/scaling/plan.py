@@ -3,7 +3,7 @@
 The chain, each factor from one file: base value -> batch rule (batch.py) -> scaling rule
 (sp, mup, mupp, super_mup, ...) -> `weight_lr_scale` on matrices -> peak learning rate and
 decay per role. Batch ramp-up walks the same chain with the batch of the moment, so depth
-and token factors stay (the reference loses them, items 2 and 3).
+and token factors stay (ArchScale loses them, docs/departures.md).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lit_gpt.scaling.methods import HIDDEN, KEEPS_ITS_START, ON_A_SPHERE, STEPS,
 from lit_gpt.scaling.schedule import fraction
 
 # Tokens; where the length of a step does not depend on its gradient (the Muon family), the start is at full rate, as in
-# the reference.
+# ArchScale.
 DEFAULT_WARMUP = 1e9
 SCALED_BY_W_INIT = ("matrix", "expert", "router", "head")
 
@@ -133,6 +133,7 @@ def _situation(run: RunConfig, model: Counted, base: Counted, tokens: int, batch
         batch_ratio=batch / run.base_hps.b0,
         tied=model.config.tie_embeddings,
         head_init_std=run.head_init_std,
+        head_start=run.head_start,
         optimizer=run.optimizer or "adamw",
         optimizer_args=run.optimizer_args or {},
     )
@@ -151,7 +152,7 @@ def _with_overrides(transfer: Transfer, run: RunConfig) -> Transfer:
     chosen = {"orthogonal": run.ortho_init, "identity": run.diag_init, "fan_max_normal": run.maxfan_init}
     kinds = [kind for kind, on in chosen.items() if on]
     init = dict(transfer.init)
-    if kinds:  # the last of (ortho, diag, maxfan) wins, as in the reference
+    if kinds:  # the last of (ortho, diag, maxfan) wins, as in ArchScale
         init |= dict.fromkeys(("matrix", "expert", "conv"), Init(kinds[-1]))  # type: ignore[arg-type]
     multipliers = transfer.multipliers
     if run.depth_scale:
@@ -162,6 +163,8 @@ def _with_overrides(transfer: Transfer, run: RunConfig) -> Transfer:
 def _roles(run: RunConfig, transfer: Transfer, batch: int, tokens: int, parameters: int) -> dict[str, RolePlan]:
     hps, optimizer = run.base_hps, run.optimizer or "adamw"
     factors = batch_factors(run.batch_rule, batch / hps.b0, hps.beta2)
+    decays = transfer.independent_decay if run.independent_weight_decay else None
+    decays = transfer.weight_decay if decays is None else decays
     roles = {}
     for name in LEARNED_ROLES:
         init = transfer.init.get(name, Init("zeros"))
@@ -171,8 +174,8 @@ def _roles(run: RunConfig, transfer: Transfer, batch: int, tokens: int, paramete
         if name in HIDDEN:
             lr *= hps.weight_lr_scale
         method = method_of(optimizer, name)
-        shrink = base_decay(run) * factors.weight_decay * transfer.weight_decay[name]
-        if run.weight_decay_rule == "power_lines" and transfer.weight_decay[name]:
+        shrink = base_decay(run) * factors.weight_decay * decays[name]
+        if run.weight_decay_rule == "power_lines" and decays[name]:
             shrink = shrink_per_step(batch, tokens, parameters) / (1.0 if run.independent_weight_decay else lr)
         shrink = 0.0 if method in ON_A_SPHERE else shrink
         roles[name] = RolePlan(lr, shrink, init, method, transfer.eps.get(name, 1.0))

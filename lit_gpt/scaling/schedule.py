@@ -10,7 +10,7 @@ With w = warm-up tokens, T = total tokens, f = final fraction and p = (t - w) / 
 | constant | 1 |
 
 Warm-up is t / w. The decay shapes of wsd are linear, cosine and 1-sqrt (arXiv 2405.18392),
-each over the last decay_fraction (2/7 in the reference) of the tokens after warm-up.
+each over the last decay_fraction (2/7 in ArchScale) of the tokens after warm-up.
 """
 
 from __future__ import annotations

@@ -1,16 +1,18 @@
 """Standard parameterization: nothing transfers but the batch rule.
 
 One learning rate and one weight decay for everything, norms and embeddings included, and
-N(0, 0.02) for every linear map: what the reference trains without a muP token (its
-sections 4 and 7.1).
+N(0, 0.02) for every linear map: what ArchScale trains without a muP token.
 """
 
 from __future__ import annotations
 
+from math import sqrt
+
+from lit_gpt.errors import UserError
 from lit_gpt.scaling.base import LEARNED_ROLES, Init, Multipliers, Situation, Transfer
 
 TIED_STD = 0.02
-UNTIED_EMBEDDING_STD = 1e-4  # the reference's; under norm eps 1e-5 the first norm gives 0.03 until it has grown
+UNTIED_EMBEDDING_STD = 1e-4  # ArchScale's; under norm eps 1e-5 the first norm gives 0.03 until it has grown
 
 
 def embedding_init(s: Situation) -> Init:
@@ -18,13 +20,29 @@ def embedding_init(s: Situation) -> Init:
     return Init("normal", TIED_STD if s.tied else UNTIED_EMBEDDING_STD)
 
 
+def head_init(s: Situation, std: float | None) -> Init:
+    """Initial distribution of the untied head under rules that do not multiply logits; std None starts it at zero.
+
+    A normalised hidden vector has length sqrt(n), so logits start at std sqrt(n). `--head_start flat` takes
+    std sqrt(base n / n), which starts them at one size. On MuonH's sphere a row of the head keeps its length, at most
+    std n fixed and std sqrt(base n) sqrt(n) flat times a hidden vector, so what one step can change grows less, too.
+    Raises UserError where there is no head whose start it could change.
+    """
+    if s.head_start == "flat" and (s.tied or std is None):
+        why = "the head is tied to the token table (token tie)" if s.tied else "--head_init_std null starts it at zero"
+        raise UserError(f"--head_start flat is about the start of an untied head, and {why}. Drop one of them.")
+    if std is None:
+        return Init("zeros")
+    return Init("normal", std * sqrt(s.base_width / s.width) if s.head_start == "flat" else std)
+
+
 def transfer(s: Situation) -> Transfer:
     """Factors of the standard parameterization."""
     linear = Init("normal", 0.02)
-    init = dict.fromkeys(("head", "matrix", "expert", "router"), linear)
+    init = dict.fromkeys(("matrix", "expert", "router"), linear)
     return Transfer(
         lr=dict.fromkeys(LEARNED_ROLES, 1.0),
         weight_decay=dict.fromkeys(LEARNED_ROLES, 1.0),
-        init={**init, "embedding": embedding_init(s), "conv": Init("fan_in_uniform")},
+        init={**init, "head": head_init(s, linear.std), "embedding": embedding_init(s), "conv": Init("fan_in_uniform")},
         multipliers=Multipliers(),
     )

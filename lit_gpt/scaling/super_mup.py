@@ -1,7 +1,7 @@
 """muP++ with a warm-up that grows with the token budget and Adam betas that follow the schedule.
 
 Warm-up: warmup_tokens / t0 * tokens. Betas of the decayed groups, with s = learning rate /
-peak: beta1 = 0.95 - 0.10 s, beta2 = 0.975 - 0.05 s (the reference's section 3.4).
+peak: beta1 = 0.95 - 0.10 s, beta2 = 0.975 - 0.05 s (ArchScale's).
 The momentum of Muon and its relatives is no beta of Adam's and stays.
 """
 

@@ -43,7 +43,8 @@ SEQUENCES = 4  # per step: many small steps beat few large ones
 TOKENS = 1.5e6
 VALIDATION_WINDOWS = 1000  # of CONTEXT bytes: enough that which files they come from matters little
 HPS = BaseHyperparameters(
-    d0=DEPTH,  # tuned at the size it is used at
+    d0=DEPTH,
+    ar0=128,  # the rates below were found as a transfer from this width, 512
     # Table, head and gains want a far larger rate than matrices when a run is this short.
     eta0=5e-2,
     weight_lr_scale=0.0085,

@@ -16,7 +16,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.model import GPT
 from lit_gpt.scaling.budget import token_budget
 from lit_gpt.tools._cli import add_run_options, aligned, parser_for, run_config, run_tool
-from lit_gpt.train.setup import Setup, count, dry_run, model_config, prepare, world_size
+from lit_gpt.train.setup import Setup, base_config, count, dry_run, prepare, world_size
 
 PATTERN = ("mixer", "ffn", "window", "reads", "lends")
 
@@ -66,7 +66,7 @@ def comparison(setup: Setup) -> str:
     """Exact and analytic active parameters of this model and of the base, and the token budgets they give."""
     run, hps = setup.run, setup.run.base_hps
     ways = [replace(run, param_count="exact"), replace(run, param_count="analytic")]
-    models = [count(setup.model), count(model_config(run, hps.d0, None))]
+    models = [count(setup.model), count(base_config(run))]
     sizes = [[model.budget_parameters(way) for way in ways] for model in models]
     budgets = [token_budget(hps.t0, n, n0) for n, n0 in zip(*sizes)]
     title = f"active parameters, {'with' if run.count_embeddings else 'without'} embeddings"

@@ -84,7 +84,7 @@ def prepare(typed: RunConfig, ranks: int) -> Setup:
     """
     run, name = resolve(typed)
     config = model_config(run, run.depth, run.ar)
-    base = model_config(run, run.base_hps.d0, None)
+    base = base_config(run)
     OPTIMIZERS.load(run.optimizer or "adamw")
     plan = build_plan(run, count(config), count(base), ranks)
     if run.dry_run or torch.cuda.is_available():  # a run on a CPU asks nothing of a GPU
@@ -100,6 +100,14 @@ def prepare(typed: RunConfig, ranks: int) -> Setup:
         ramp=plan.batch_ramp,
     )
     return Setup(run, name, config, plan, Path(str(run.out_dir)) / label)
+
+
+def base_config(run: RunConfig) -> ModelConfig:
+    """What the hyper-parameters were tuned on: the run's own family, flags and aspect ratio at the base depth.
+
+    --base_hps.ar0 is another aspect ratio for it.
+    """
+    return model_config(run, run.base_hps.d0, run.base_hps.ar0 or run.ar)
 
 
 def model_config(run: RunConfig, depth: int, aspect_ratio: int | None) -> ModelConfig:
@@ -166,9 +174,10 @@ def _experts(run: RunConfig) -> Experts | None:
     given = {flag: getattr(run, flag) for flag in EXPERT_FLAGS if getattr(run, flag) is not None}
     if architectures.has_experts(run.train_model):
         fields = {EXPERT_FLAGS[flag]: value for flag, value in given.items()}
-        if run.expert_routing == "expert_choice":  # which is balanced by itself
+        choice, plain = run.expert_routing == "expert_choice", Experts(run.sparsity, run.top_k, bool(run.share_expert))
+        if choice or run.bias_rate:  # which balance without a loss
             fields.setdefault("aux_gamma", 0.0)
-        elif (plain := Experts(run.sparsity, run.top_k, bool(run.share_expert))).active == 1 < plain.routed:
+        if not choice and plain.active == 1 < plain.routed:
             fields.setdefault("gate", "all")  # over one expert, softmax is 1
         return Experts(run.sparsity, run.top_k, **fields)
     flags = [f"--{flag}" for flag in given] + (["--sparsity"] if run.sparsity != 1 else [])

@@ -61,15 +61,15 @@ def test_the_files_of_the_page_train_and_resume(tmp_path: Path, in_place: list[s
         (text / f"{i}.txt").write_text(" ".join(words.choices(["to", "be", "or", "not"], k=300)))
     options = (
         "--train_model transformer_alternate --optimizer signum --parameterization mup_tokens --depth 2 --ar 16 "
-        "--base_hps.d0 1 --base_hps.t0 2560 --base_hps.warmup_tokens 0 --base_hps.eta0 2e-3 --base_hps.b0 512 "
-        "--train_name added --vocab_size 257 --ctx_len 64 --max_tokens 10240 --log_step 1 "
+        "--base_hps.d0 1 --base_hps.ar0 128 --base_hps.t0 2560 --base_hps.warmup_tokens 0 --base_hps.eta0 2e-3 "
+        "--base_hps.b0 512 --train_name added --vocab_size 257 --ctx_len 64 --max_tokens 10240 --log_step 1 "
         f"--train_data_dir {text} --out_dir {tmp_path / 'out'} --resume auto"
     ).split()
     assert pretrain.main([*options, "--stop_after", "10"]) == 75
     assert pretrain.main(options) == 0
     run = tmp_path / "out/added_transformer_alternate_d2_ar16_ctx64"
     plan = json.loads((run / "plan.json").read_text())
-    # Width 32, base width 128 (depth 1 without --ar): matrices 4 x. Four times the base tokens: 1/2.
+    # Width 32, base width 128: matrices 4 x. Four times the base tokens: 1/2.
     assert plan["roles"]["matrix"]["lr"] == pytest.approx(2e-3 * 4 / 2)
     assert plan["roles"]["vector"]["lr"] == pytest.approx(2e-3 / 2)
     losses = [json.loads(line)["metric/train_loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -30,6 +30,7 @@ OPTIONS: dict[str, Any] = {
     "total_bsz": 512,
     "max_tokens": 8 * 512,
     "base_hps.d0": 1,
+    "base_hps.ar0": 128,
     "base_hps.hd0": 16,
     "base_hps.b0": 512,
     "base_hps.warmup_tokens": 1024,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,11 +14,16 @@ from transformers.models.mamba.modeling_mamba import MambaMixer
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
 from lit_gpt.config.model import LayerSpec, ModelConfig
+from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.init import init_parameters
+from lit_gpt.model import GPT
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.mixers import MIXERS, build_mixer
+from lit_gpt.optim import OPTIMIZERS
+from lit_gpt.optim.groups import parameter_groups
 from lit_gpt.roles import ROLES, roles_of
 from lit_gpt.scaling.base import Init, Multipliers, RolePlan
+from lit_gpt.train.setup import prepare
 
 B, T, WIDTH = 2, 21, 24
 OPTIONS = {
@@ -25,6 +31,10 @@ OPTIONS = {
     "mamba2": {"d_state": 5, "head_dim": 6, "head_multiple": 2},
 }
 MIXER_NAMES = list(OPTIONS)
+JOINT = {  # matrix of --mixer_options joint -> the separate ones that it holds, from top to bottom
+    "mamba": {"in_proj": ("x", "z"), "x_proj": ("dt_low", "B", "C")},
+    "mamba2": {"in_proj": ("z", "x", "B", "C", "dt")},
+}
 CPU = torch.device("cpu")
 PLANS = {name: RolePlan(lr=1e-2, weight_decay=0.1, init=Init("fan_in_uniform")) for name in ROLES}
 
@@ -192,3 +202,62 @@ def test_default_sizes_and_initial_values(name):
     assert y.isfinite().all() and lent.memory.shape == (1, 9, inner)
     matrices = sum(p.numel() for p in module.parameters() if p.role != "vector")
     assert module.flops(100) == 2 * matrices + 4 * inner * {"mamba": 16, "mamba2": 128}[name]
+
+
+def joined(name: str) -> tuple[nn.Module, nn.Module]:
+    """A mixer with separate maps, and one with joint matrices of the same weights."""
+    separate = mixer(name)
+    whole = mixer(name, options={**OPTIONS[name], "joint": True})
+    weights = separate.state_dict()
+    for matrix, parts in JOINT[name].items():
+        weights[f"{matrix}.weight"] = torch.cat([weights.pop(f"{part}.weight") for part in parts])
+    whole.load_state_dict(weights)
+    return separate, whole
+
+
+@pytest.mark.parametrize("name", MIXER_NAMES)
+def test_joint_matrices_are_the_same_map(name):
+    """ArchScale's in_proj and x_proj: outputs, gradients, FLOPs, cached calls and start are those of separate maps."""
+    separate, whole = joined(name)
+    x, ids = sequence(), documents()
+    results = []
+    for module in (separate, whole):
+        module.zero_grad()
+        y, lent = module(x, Context(doc_ids=ids))
+        (y * torch.linspace(-1, 1, WIDTH, dtype=torch.float64)).sum().backward()
+        cache = module.new_cache(B, T, CPU, torch.float64)
+        steps = torch.cat([module(part, Context(), None, cache)[0] for part in x.split([5, 1, T - 6], dim=1)], dim=1)
+        gradients = {k: p.grad for k, p in module.named_parameters()}
+        for matrix, parts in JOINT[name].items():
+            if module is separate:
+                gradients[f"{matrix}.weight"] = torch.cat([gradients.pop(f"{part}.weight") for part in parts])
+        results.append({"y": y, "memory": lent.memory, "steps": steps, **gradients})
+    assert results[0].keys() == results[1].keys()
+    for key in results[0]:
+        torch.testing.assert_close(results[1][key], results[0][key])
+    assert whole.flops(T) == separate.flops(T)
+    for matrix, parts in JOINT[name].items():
+        fresh = build_mixer(config(name, options={**OPTIONS[name], "joint": True}), 0, Multipliers())
+        init_parameters(fresh, PLANS, seed=0)
+        weight = fresh.get_parameter(f"{matrix}.weight")
+        limit = weight.shape[1] ** -0.5
+        assert weight.role == "matrix" and 0.9 * limit < weight.abs().max() <= limit, parts
+
+
+@pytest.mark.parametrize("name", MIXER_NAMES)
+def test_joint_matrices_take_one_orthogonal_step(name):
+    """A step of Muon on in_proj has equal singular values over the whole matrix, not over its parts."""
+    options = {name: {**OPTIONS[name], "joint": True}}
+    run = RunConfig(train_model=name, depth=1, ar=WIDTH, vocab_size=64, ctx_len=32, train_name="mup_muon")
+    run = replace(run, base_hps=BaseHyperparameters(d0=1, weight_decay=0.0), mixer_options=options, max_tokens=3e6)
+    setup = prepare(replace(run, optimizer_args={"ns_dtype": "fp32", "ns_steps": 12}), 1)
+    model = GPT(setup.model)
+    init_parameters(model, setup.plan.roles, seed=0)
+    optimizer = OPTIMIZERS.load("muon").build(parameter_groups(model, setup.plan), setup.plan)
+    weight = model.blocks[0].mixer.in_proj.weight
+    before, generator = weight.detach().clone(), torch.Generator().manual_seed(0)
+    for p in model.parameters():
+        p.grad = torch.randn(p.shape, generator=generator)
+    optimizer.step()
+    values = torch.linalg.svdvals(weight.detach() - before)
+    assert values.min() > 0.5 * values.max() > 0

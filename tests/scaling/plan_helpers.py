@@ -45,5 +45,6 @@ def model_of(run: RunConfig, depth: int, aspect_ratio: int | None = None) -> Cou
 
 
 def plan_of(run: RunConfig, ranks: int = 1) -> Plan:
-    """The Plan of a resolved run. The base model is the family's own, without --ar."""
-    return build_plan(run, model_of(run, run.depth, run.ar), model_of(run, run.base_hps.d0), ranks)
+    """The Plan of a resolved run, with base model as in train/setup.py."""
+    hps = run.base_hps
+    return build_plan(run, model_of(run, run.depth, run.ar), model_of(run, hps.d0, hps.ar0 or run.ar), ranks)

@@ -30,6 +30,8 @@ class Options:
     """d_state: states per channel. d_conv: width of the short convolution. expand: channels over n.
     dt_rank: width of the low-rank map to the time steps, None for ceil(n / 16). inner_norms: an RMSNorm
     each of that map's inside, B and C (Jamba, arXiv:2403.19887; Falcon Mamba, arXiv:2410.05355, has no gains).
+    joint: maps of one input are one matrix, in_proj and x_proj, as in ArchScale and mamba_ssm: the same model to AdamW,
+    another one to optimizers that see whole matrices (the Muon family).
     """
 
     d_state: int = at_least(1, 16)
@@ -37,6 +39,7 @@ class Options:
     expand: int = at_least(1, 2)
     dt_rank: int | None = at_least(1, None)
     inner_norms: bool = False
+    joint: bool = False
 
 
 class Mamba(nn.Module):
@@ -47,12 +50,20 @@ class Mamba(nn.Module):
         options, n = mixer_options(config, "mamba", Options), config.n_embd
         inner, states = options.expand * n, options.d_state
         rank = options.dt_rank or math.ceil(n / 16)
+        self.joint = options.joint
         self.lends_memory = config.layers[layer_index].memory == "mixer"
-        self.x, self.z = Linear(n, inner), Linear(n, inner)
+        self.widths = rank, states, states
+        if options.joint:
+            self.in_proj = Linear(n, 2 * inner, maps=2)
+        else:
+            self.x, self.z = Linear(n, inner), Linear(n, inner)
         self.conv = role(nn.Parameter(torch.empty(inner, 1, options.d_conv)), "conv")
         self.conv_bias = role(nn.Parameter(torch.empty(inner)), "vector", 0.0)
-        self.dt_low, self.B, self.C = Linear(inner, rank), Linear(inner, states), Linear(inner, states)
-        norms = [RMSNorm(width, config.norm_eps) for width in (rank, states, states)] if options.inner_norms else []
+        if options.joint:
+            self.x_proj = Linear(inner, sum(self.widths))
+        else:
+            self.dt_low, self.B, self.C = (Linear(inner, width) for width in self.widths)
+        norms = [RMSNorm(width, config.norm_eps) for width in self.widths] if options.inner_norms else []
         self.inner_norms = nn.ModuleList(norms)
         self.dt = Linear(rank, inner)
         self.dt_bias = role(nn.Parameter(torch.empty(inner)), "vector", time_step_bias)
@@ -64,8 +75,9 @@ class Mamba(nn.Module):
         self, x_BTD: Tensor, context: Context, shared: Lent | None = None, cache: RecurrentCache | None = None
     ) -> tuple[Tensor, Lent | None]:
         """See lit_gpt.nn.mixers.Mixer. Lends the scan's output before the gate, where its layer lends a memory."""
+        x_BTC, z_BTC = self.in_proj.halves(x_BTD) if self.joint else (self.x(x_BTD), self.z(x_BTD))
         x_BTC, inputs = causal_conv(
-            self.x(x_BTD),
+            x_BTC,
             self.conv,
             self.conv_bias,
             activation="silu",
@@ -89,16 +101,19 @@ class Mamba(nn.Module):
         if cache is not None:
             cache.conv = inputs
         advance(cache, state, x_BTD.shape[1])
-        return self.out(y_BTC * F.silu(self.z(x_BTD))), Lent(memory=y_BTC) if self.lends_memory else None
+        return self.out(y_BTC * F.silu(z_BTC)), Lent(memory=y_BTC) if self.lends_memory else None
 
     def _selection(self, x_BTC: Tensor) -> list[Tensor]:
         """What the scan's maps depend on the token by: low-rank time steps, B and C."""
-        parts = joint(x_BTC, self.dt_low, self.B, self.C)
+        if self.joint:
+            parts = list(self.x_proj(x_BTC).split(self.widths, dim=-1))
+        else:
+            parts = joint(x_BTC, self.dt_low, self.B, self.C)
         return [norm(part, part.dtype) for norm, part in zip(self.inner_norms, parts)] if self.inner_norms else parts
 
     def flops(self, context_length: int) -> float:
         """Projections, convolution, and the state's work; see state_flops."""
-        projections = sum(m.flops() for m in (self.x, self.z, self.dt_low, self.B, self.C, self.dt, self.out))
+        projections = sum(m.flops() for m in self.children() if isinstance(m, Linear))
         channels, states = self.A_log.shape
         return projections + 2 * self.conv.numel() + state_flops(channels, states, 1, delta=False)
 

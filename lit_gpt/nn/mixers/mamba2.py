@@ -29,7 +29,8 @@ from lit_gpt.scaling.base import Multipliers
 class Options:
     """d_state: states per channel. d_conv: width of the short convolution. expand: channels over n,
     rounded up to whole heads of head_dim channels, of which there are a multiple of head_multiple
-    (512 channels with the defaults).
+    (512 channels with the defaults). joint: all maps of the input are one matrix, in_proj, as in ArchScale and
+    mamba_ssm: the same model to AdamW, another one to optimizers that see whole matrices (the Muon family).
     """
 
     d_state: int = at_least(1, 128)
@@ -37,6 +38,7 @@ class Options:
     expand: int = at_least(1, 2)
     head_dim: int = at_least(1, 64)
     head_multiple: int = at_least(1, 8)
+    joint: bool = False
 
 
 class Mamba2(nn.Module):
@@ -48,8 +50,12 @@ class Mamba2(nn.Module):
         self.heads, inner = heads_of(config), memory(config, layer_index).width
         self.widths = inner, options.d_state, options.d_state
         self.lends_memory = config.layers[layer_index].memory == "mixer"
-        self.x, self.B, self.C = (Linear(n, width) for width in self.widths)
-        self.z, self.dt = Linear(n, inner), Linear(n, self.heads)
+        self.joint = options.joint
+        if self.joint:
+            self.in_proj = Linear(n, inner + sum(self.widths) + self.heads)
+        else:
+            self.x, self.B, self.C = (Linear(n, width) for width in self.widths)
+            self.z, self.dt = Linear(n, inner), Linear(n, self.heads)
         self.conv = role(nn.Parameter(torch.empty(sum(self.widths), 1, options.d_conv)), "conv")
         self.conv_bias = role(nn.Parameter(torch.empty(sum(self.widths))), "vector", 0.0)
         self.dt_bias = role(nn.Parameter(torch.empty(self.heads)), "vector", time_step_bias)
@@ -62,10 +68,11 @@ class Mamba2(nn.Module):
         self, x_BTD: Tensor, context: Context, shared: Lent | None = None, cache: RecurrentCache | None = None
     ) -> tuple[Tensor, Lent | None]:
         """See lit_gpt.nn.mixers.Mixer. Lends the heads before gate and norm, where its layer lends a memory."""
-        x, B, C = self._convolved(x_BTD, context, cache).split(self.widths, dim=-1)
+        z, xBC, dt = self._projected(x_BTD)
+        x, B, C = self._convolved(xBC, context, cache).split(self.widths, dim=-1)
         y_BTHP, state = ssd(
             x.unflatten(-1, (self.heads, -1)),
-            self.dt(x_BTD),
+            dt,
             -upcast(self.A_log).exp(),
             B[:, :, None],
             C[:, :, None],
@@ -77,15 +84,20 @@ class Mamba2(nn.Module):
         )
         advance(cache, state, x_BTD.shape[1])
         heads = y_BTHP.flatten(2)
-        y = self.norm(upcast(heads) * F.silu(upcast(self.z(x_BTD))), x_BTD.dtype)
+        y = self.norm(upcast(heads) * F.silu(upcast(z)), x_BTD.dtype)
         return self.out(y), Lent(memory=heads) if self.lends_memory else None
 
-    def _convolved(self, x_BTD: Tensor, context: Context, cache: RecurrentCache | None) -> Tensor:
-        """x, B and C side by side; the cache's convolution moves on."""
-        # One product that is not split first: the convolution reads it whole.
+    def _projected(self, x_BTD: Tensor) -> list[Tensor]:
+        """z; x, B and C side by side, one product since the convolution reads it whole; time steps."""
+        if self.joint:
+            return self.in_proj.pieces(x_BTD, (self.widths[0], sum(self.widths), self.heads))
         weight = torch.cat([m.weight.to(x_BTD.dtype) for m in (self.x, self.B, self.C)])
+        return [self.z(x_BTD), F.linear(x_BTD, weight), self.dt(x_BTD)]
+
+    def _convolved(self, xBC: Tensor, context: Context, cache: RecurrentCache | None) -> Tensor:
+        """x, B and C after the convolution, (B, T, C); the cache's convolution moves on."""
         y_BTC, inputs = causal_conv(
-            F.linear(x_BTD, weight),
+            xBC,
             self.conv,
             self.conv_bias,
             activation="silu",
@@ -100,7 +112,7 @@ class Mamba2(nn.Module):
     def flops(self, context_length: int) -> float:
         """Projections, convolution, and the state's work; see state_flops."""
         inner, states, _ = self.widths
-        projections = sum(m.flops() for m in (self.x, self.B, self.C, self.z, self.dt, self.out))
+        projections = sum(m.flops() for m in self.children() if isinstance(m, Linear))
         return projections + 2 * self.conv.numel() + state_flops(self.heads, states, inner // self.heads, delta=False)
 
     def new_cache(self, batch: int, max_len: int, device: torch.device, dtype: torch.dtype) -> RecurrentCache:
