@@ -157,19 +157,73 @@ def super_betas(s: float) -> tuple[float, float]:
     return RULES.load("super_mup").betas(s)
 
 
-def test_the_width_ratio_comes_from_widths_under_an_ar_override() -> None:
+WIDE = {"ar0": 128}  # the base model keeps width 1024
+
+
+def test_the_width_ratio_comes_from_widths_where_the_base_has_another_aspect_ratio() -> None:
     # ar 64 at d16 is width 1024, the base width: r = 1, while depth still gives 1/sqrt(2).
-    p = plan("mupp", 16, ar=64)
+    p = plan("mupp", 16, ar=64, hps=WIDE)
     assert p.roles["matrix"].lr == approx(4.242640687e-4)
     assert p.roles["vector"].lr == approx(4.242640687e-4)
     assert p.multipliers.logit == 1
     assert p.multipliers.residual == approx(0.1767766953)
     assert p.multipliers.attention == approx(0.1767766953), "head dim 64: sqrt(128) / 64"
     # ar 192 at d8 is width 1536: r = 2/3 at the base depth.
-    wide = plan("mupp", 8, ar=192)
+    wide = plan("mupp", 8, ar=192, hps=WIDE)
     assert wide.roles["matrix"].lr == approx(4e-4)
     assert wide.roles["vector"].lr == approx(6e-4)
     assert wide.multipliers.logit == approx(0.6666666667)
+
+
+@pytest.mark.parametrize("rule", ["sp", "mup", "mupp", "super_mup", "completep", "hyperp"])
+def test_a_run_at_the_base_depth_is_at_the_base_whatever_its_aspect_ratio(rule: str) -> None:
+    """--ar once left the base model at its family's width: at d8 and ar 64 the budget was a quarter of t0."""
+    optimizer = "muonh" if rule == "hyperp" else "adamw"
+    p = plan(rule, 8, ar=64, optimizer=optimizer)
+    assert p.tokens == 9_500_000_000
+    assert rates(p, LEARNED_ROLES) == approx([6e-4] * 7)
+    assert p.multipliers.logit == 1
+    deep = plan(rule, 16, ar=64, optimizer=optimizer)
+    assert deep.multipliers.logit == approx(1.0 if rule in ("sp", "hyperp") else 0.5), "d0 / d"
+
+
+def test_the_base_keeps_an_aspect_ratio_of_its_own() -> None:
+    # transformer without embeddings at d8: n^2 (12 d + 2 d (1 + 1/4)...) goes as n^2 at fixed head counts, so half the
+    # width is a quarter of the parameters, and 4^0.32 = 1.5583291593 of the rate.
+    p = plan("hyperp", 8, ar=64, optimizer="muonh", hps=WIDE)
+    assert p.tokens == 2_375_000_000
+    assert rates(p, LEARNED_ROLES) == approx([6e-4 * 1.5583291593] * 7)
+    with pytest.raises(UserError, match=r"--base_hps.ar0 is 0; it must be positive"):
+        plan("mupp", 8, hps={"ar0": 0})
+
+
+@pytest.mark.parametrize("rule", ["sp", "plain", "hyperp", "hyperp_paper"])
+def test_a_flat_head_start_falls_with_the_root_of_the_width(rule: str) -> None:
+    """Logits of a hidden vector of length sqrt(n) start at std sqrt(n): with 0.02 sqrt(1024 / n) at 0.64 everywhere."""
+    optimizer = "adamw" if rule in ("sp", "plain") else "muonh"
+    for width, std in ((1024, 0.02), (2048, 0.0141421356), (4096, 0.01), (256, 0.04)):
+        flat = transfer(rule, width=width, optimizer=optimizer, head_start="flat")
+        assert flat.init["head"].kind == "normal" and flat.init["head"].std == approx(std)
+        assert flat.multipliers.logit * std * width**0.5 == approx(0.64)
+        fixed = transfer(rule, width=width, optimizer=optimizer)
+        assert fixed.init["head"] == Init("normal", 0.02)
+        assert {**flat.init, "head": None} == {**fixed.init, "head": None} and flat.lr == fixed.lr
+    assert plan(rule, 16, optimizer=optimizer, head_start="flat").roles["head"].init.std == approx(0.0141421356)
+
+
+@pytest.mark.parametrize("rule", ["mup", "mupp", "super_mup", "completep"])
+def test_a_flat_head_start_is_refused_where_a_multiplier_does_more(rule: str) -> None:
+    assert transfer(rule, width=4096).multipliers.logit * 0.02 * 4096**0.5 == approx(0.64 / 2), "they fall as n^-1/2"
+    with pytest.raises(UserError, match="logits are multiplied by base width / width.*nothing to undo. Drop it"):
+        transfer(rule, width=4096, head_start="flat")
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"), [({"tied": True}, "tied to the token table"), ({"head_init_std": None}, "starts it at zero")]
+)
+def test_a_flat_head_start_needs_a_head_that_starts(changes: dict[str, Any], why: str) -> None:
+    with pytest.raises(UserError, match=f"--head_start flat is about the start of an untied head, and .*{why}"):
+        transfer("hyperp", optimizer="muonh", head_start="flat", **changes)
 
 
 @pytest.mark.parametrize(
