@@ -133,7 +133,9 @@ def plan(case: Case, departures: Collection[int] = ()) -> dict[str, Any]:
     decay = base_decay * (width if muon and (mup or MUON_ALONE not in departures) else 1)
     table_decay = base_decay if mup and DECAY_OF_VECTORS in departures else decay
     spheres = muonh or ball
-    warmup = 0.0 if muon and not (WARMUP_GIVEN in departures and "warmup_tokens" in case.hps) else hps["warmup_tokens"]
+    warmup_is_given = WARMUP_GIVEN in departures and "warmup_tokens" in case.hps
+    full_at_once = "midtrain" in name or (muon and not warmup_is_given)
+    warmup = 0.0 if full_at_once else hps["warmup_tokens"]
     warmup = warmup / hps["t0"] * tokens if "super_mup" in name else warmup
     return {
         "parameters": sizes[0],
@@ -152,7 +154,11 @@ def plan(case: Case, departures: Collection[int] = ()) -> dict[str, Any]:
         "betas follow the schedule": "super_mup" in name,
         "momentum": hps["muon_beta"],
         "eps": hps["eps"] if EPS in departures or not trains_muon else 1e-8,
+        **_schedule(name),
         "final rate": hps["min_lr_mult"],
+        "label smoothing": 0.1 if "_ls_" in name else 0.0,
+        "largest gradient norm": 1.0,
+        "context": case.ctx_len,
         **_methods(case, departures, trains_muon),
         **_multipliers(case, hps, mup, original),
         **_starts(case, mup, trains_muon, departures),
@@ -167,6 +173,13 @@ def _decay(case: Case, hps: dict[str, float], departures: Collection[int]) -> fl
     if sphere:
         return 0.0
     return 4e-5 if "v2scale" in case.train_name and DECAY_DEFAULT in departures else hps["weight_decay"]
+
+
+def _schedule(name: str) -> dict[str, Any]:
+    """Name, shape of the tail after a stable part, and the tail's share of what follows warm-up."""
+    tail = "cosine" if "wsd" in name and "cosine" in name else "linear"
+    kind = "wsd" if "wsd" in name else "cosine" if "cosine" in name else "linear"
+    return {"schedule": (kind, tail, 2 / 7)}
 
 
 def _methods(case: Case, departures: Collection[int], trains_muon: bool) -> dict[str, str]:

@@ -3,9 +3,9 @@
     python benchmarks/departures.py
     python benchmarks/departures.py --train_name scaling_mup_muonh --family sambay --depth 16
 
-Without options it goes through families, depths 8, 16 and 24, and names, and fails where a field differs and no numbered
-departure says so, where one of them says another value, where a departure changes nothing anywhere, and where the page's
-table of budgets is not what the formulas give. With options it prints both Plans of one command.
+Without options it goes through families, depths 8, 16 and 24, and names, and fails where a field differs and no
+numbered departure says so, where one says another value, where one changes nothing anywhere, and where the page's sizes
+are not what the formulas give. With options it prints both Plans of one command.
 """
 
 from __future__ import annotations
@@ -17,21 +17,20 @@ from math import isclose
 from pathlib import Path
 from typing import Any
 
-from archscale import ALL, COUNT, VOCABULARY, Case, plan
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from jsonargparse import auto_cli
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from benchmarks.archscale import ALL, COUNT, VOCABULARY, Case, plan
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.resolve import resolve
+from lit_gpt.config.run import BaseHyperparameters, RunConfig
+from lit_gpt.scaling.plan import Counted, build_plan
+from lit_gpt.train.setup import base_config, count, model_config
 
-from lit_gpt.config.model import ModelConfig  # noqa: E402
-from lit_gpt.config.resolve import resolve  # noqa: E402
-from lit_gpt.config.run import BaseHyperparameters, RunConfig  # noqa: E402
-from lit_gpt.scaling.plan import Counted, build_plan  # noqa: E402
-from lit_gpt.train.setup import base_config, count, model_config  # noqa: E402
-
-PAGE = ROOT / "docs" / "departures.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "departures.md"
 COUNTED: dict[str, dict[str, int]] = {}  # by shape: parameters
-FAMILIES = ("transformer", "sambay", "transformer_gqa4_w8", "transformer_gqa4_h2_moe", "transformer_gqa4_moe")
+FAMILIES = ("transformer", "sambay", "transformer_gqa4_w8", "transformer_gqa4_h2_moe")
 DEPTHS = (8, 16, 24)
 NAMES = (
     "scaling",
@@ -48,6 +47,9 @@ NAMES = (
     "scaling_mup_hadam",
     "scaling_mup_muonball",
     "v2scale_mup_muonh_ga_qknorm_sgate_shexp",
+    "scaling_mup_wsd",
+    "scaling_mup_wsd_cosine_ls_run",
+    "scaling_mup_cosine_midtrain",
 )
 # Options of single commands, each for every family at depth 16.
 OPTIONS: tuple[dict[str, Any], ...] = (
@@ -126,7 +128,11 @@ def ours(case: Case) -> dict[str, Any]:
         "betas follow the schedule": p.scheduled_betas,
         "momentum": p.momentum,
         "eps": p.eps,
+        "schedule": (p.schedule.name, p.schedule.decay, p.schedule.decay_fraction),
         "final rate": p.schedule.final,
+        "label smoothing": p.label_smoothing,
+        "largest gradient norm": p.grad_clip,
+        "context": p.context,
         "method of matrices": _one(role.method for role in hidden),
         "method of vectors": _one(role.method for role in vectors),
         "method of embedding": roles["embedding"].method,
@@ -195,6 +201,12 @@ def budgets() -> list[str]:
     return rows
 
 
+def shrinking() -> str:
+    """By how much ArchScale's tied muP models start smaller (D33)."""
+    starts = {d: plan(Case("scaling_mup_tie_run", "transformer", d))["start of projections"][2] for d in DEPTHS}
+    return ", ".join(f"{1 / gain:.2g} at d{depth}" for depth, gain in starts.items())
+
+
 def numbered(page: str) -> dict[int, str]:
     """Number -> text of the page's departures. Raises AssertionError where a number is missing or twice there."""
     entries = re.split(r"^- \*\*D(\d+)\*\* ", page, flags=re.MULTILINE)[1:]
@@ -207,7 +219,7 @@ def check() -> list[str]:
     """Everything that is wrong, as lines; prints what each departure changes."""
     page = PAGE.read_text(encoding="utf-8")
     entries, acted = numbered(page), {number: set() for number in ALL}
-    problems = [f"missing in {PAGE.name}: {row}" for row in budgets() if row not in page]
+    problems = [f"missing in {PAGE.name}: {row}" for row in [*budgets(), shrinking()] if row not in page]
     compared = 0
     for case in cases():
         explained, wrong = explanations(case)

@@ -2,7 +2,8 @@
 
 Budget: tokens = t0 * N / N0, with N and N0 the active parameters of this model and of the
 family at the base depth (tokens per parameter stay constant, arXiv 2203.15556). N is
-exact, counted on the model; `analytic_parameters` is ArchScale's formula, kept for comparison and for `--param_count analytic`.
+exact, counted on the model; `analytic_parameters` is ArchScale's formula, kept for comparison and for
+`--param_count analytic`.
 """
 
 from __future__ import annotations

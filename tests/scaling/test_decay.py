@@ -6,7 +6,7 @@ per step, independent decay by the decay alone; both in units of the base's (6e-
 | rule | source | coupled, of matrices | independent |
 |---|---|---|---|
 | sp, plain | nothing transfers | 1 | 1 |
-| mup | ArchScale and arXiv:2603.28743, table 1: rate r and decay 1 (AdamW), rate 1 and decay r (Muon) | r | 1 (AdamW), r (Muon) |
+| mup | ArchScale and arXiv:2603.28743: rate r, decay 1 (AdamW); rate 1, decay r (Muon) | r | 1 (AdamW), r (Muon) |
 | mupp, super_mup | the same, and every rate times sqrt(l) (arXiv:2507.06607) | r sqrt(l) | 1, r |
 | completep | arXiv:2505.01618, table 1: rate r, decay 1/r, so that the product does not depend on the width | 1 | 1 |
 | hyperp | arXiv:2603.28743: no decay | 0 | 0 |
@@ -50,7 +50,11 @@ def shrink(plan: Plan, role: str) -> float:
 def plan(rule: str, optimizer: str, independent: bool, depth: int) -> Plan:
     return plan_of(
         run_of(
-            parameterization=rule, optimizer=optimizer, depth=depth, independent_weight_decay=independent, max_tokens=1e10
+            parameterization=rule,
+            optimizer=optimizer,
+            depth=depth,
+            independent_weight_decay=independent,
+            max_tokens=1e10,
         )
     )
 

@@ -214,7 +214,7 @@ def test_a_flat_head_start_falls_with_the_root_of_the_width(rule: str) -> None:
 @pytest.mark.parametrize("rule", ["mup", "mupp", "super_mup", "completep"])
 def test_a_flat_head_start_is_refused_where_a_multiplier_does_more(rule: str) -> None:
     assert transfer(rule, width=4096).multipliers.logit * 0.02 * 4096**0.5 == approx(0.64 / 2), "they fall as n^-1/2"
-    with pytest.raises(UserError, match="logits are multiplied by base width / width.*nothing to undo. Drop it"):
+    with pytest.raises(UserError, match=r"logits are multiplied by base width / width.*nothing to undo. Drop it"):
         transfer(rule, width=4096, head_start="flat")
 
 
