@@ -40,7 +40,7 @@ class Case:
     ranks: int = 1
     total_bsz: float | None = None
     max_tokens: float | None = None
-    hps: dict[str, float] = field(default_factory=dict)
+    hps: dict[str, Any] = field(default_factory=dict)
 
     @property
     def experts(self) -> bool:

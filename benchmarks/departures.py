@@ -83,6 +83,7 @@ def cases() -> Iterator[Case]:
 
 def run_of(case: Case) -> RunConfig:
     """What the command line of a case means."""
+    experts: dict[str, Any] = {"sparsity": case.sparsity, "top_k": case.top_k} if case.experts else {}
     typed = RunConfig(
         train_name=case.train_name,
         train_model=case.family,
@@ -94,7 +95,7 @@ def run_of(case: Case) -> RunConfig:
         max_tokens=case.max_tokens,
         vocab_size=VOCABULARY,
         base_hps=BaseHyperparameters(**case.hps),
-        **({"sparsity": case.sparsity, "top_k": case.top_k} if case.experts else {}),
+        **experts,
     )
     return resolve(typed)[0]
 
@@ -102,9 +103,8 @@ def run_of(case: Case) -> RunConfig:
 def ours(case: Case) -> dict[str, Any]:
     """The fields of archscale.plan as this project's Plan has them, of the roles that the model has."""
     run = run_of(case)
-    models = [_counted(config) for config in (model_config(run, run.depth, run.ar), base_config(run))]
-    p = build_plan(run, *models, case.ranks)
-    sizes = [model.budget_parameters(run) for model in models]
+    model, base = (_counted(config) for config in (model_config(run, run.depth, run.ar), base_config(run)))
+    p = build_plan(run, model, base, case.ranks)
     roles = {name: role for name, role in p.roles.items() if p.counts.get(name)}
     hidden = [role for name, role in roles.items() if name in ("matrix", "expert", "router")]
     rest = [role for name, role in roles.items() if name not in ("matrix", "expert", "router")]
@@ -113,8 +113,8 @@ def ours(case: Case) -> dict[str, Any]:
     inits = {name: role.init for name, role in roles.items()}
     starts = {name: (i.kind, i.std if i.kind == "normal" else 0.0, i.gain) for name, i in inits.items()}
     fields = {
-        "parameters": sizes[0],
-        "base parameters": sizes[1],
+        "parameters": model.budget_parameters(run),
+        "base parameters": base.budget_parameters(run),
         "tokens": p.tokens,
         "batch": p.batch_tokens,
         "steps": p.steps,
@@ -138,7 +138,7 @@ def ours(case: Case) -> dict[str, Any]:
         "method of embedding": roles["embedding"].method,
         "logits times": p.multipliers.logit,
         "branches times": p.multipliers.residual,
-        "softmax scale": p.multipliers.attention or models[0].config.head_dim ** -0.5,
+        "softmax scale": p.multipliers.attention or model.config.head_dim**-0.5,
         "start of embedding": starts["embedding"],
         "start of matrices": starts["matrix"],
         "start of projections": starts["matrix"],
@@ -169,7 +169,7 @@ def same(a: Any, b: Any) -> bool:
     """Equal; numbers up to the rounding of a few products."""
     if isinstance(a, tuple) and isinstance(b, tuple):
         return len(a) == len(b) and all(map(same, a, b))
-    if isinstance(a, float) or isinstance(b, float):
+    if float in (type(a), type(b)) and isinstance(a, (int, float)) and isinstance(b, (int, float)):
         return isclose(a, b, rel_tol=1e-9, abs_tol=1e-15)
     return a == b
 
