@@ -35,7 +35,7 @@ def build(
         if depths := _near(depth, lambda d: at(d, shape)):
             message += f"\nGive --depth {depths} (--base_hps.d0 if this is the base model)."
         if aspect_ratio and (ratios := _near(aspect_ratio, lambda ar: at(depth, shape._replace(aspect_ratio=ar)))):
-            message += f"\nGive --ar {ratios}."
+            message += f"\nGive --ar {ratios} (--base_hps.ar0 if this is the base model)."
         raise UserError(message) from None
 
 

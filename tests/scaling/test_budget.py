@@ -15,7 +15,7 @@ from lit_gpt.train.setup import count
 
 DEPTHS = (8, 12, 16, 20, 24)
 # Millions of parameters without / with both 32000-token tables, d = 8, 12, 16, 20, 24:
-# the analytic table of the reference system, whose last digit is off by one in places.
+# the analytic table of ArchScale, whose last digit is off by one in places.
 TABLE = {
     "transformer": ((121.6, 410.5, 973.1, 1900.5, 3284.1), (187.2, 508.8, 1104.2, 2064.4, 3480.8)),
     "transformer_gqa4_h2": ((142.6, 471.9, 1107.3, 2149.6, 3699.4), (208.1, 570.2, 1238.4, 2313.4, 3896.0)),
@@ -46,7 +46,7 @@ def test_the_published_table(family: str, column: int) -> None:
         ("mambay", 120, 975_175_680),
         ("mambay2", 120, 975_175_680),
         ("gdny", 120, 975_175_680),
-        ("sgdny", 126, 1_017_225_216),  # (14.5 * 15876 + 144 * 126) = 248346; the reference: 262080
+        ("sgdny", 126, 1_017_225_216),  # (14.5 * 15876 + 144 * 126) = 248346; ArchScale: 262080
         ("sambay2", 124, 986_349_568),  # (14.5 * 15376 + 144 * 124) = 240808
         ("sambayda", 124, 986_349_568),
         ("sambayw", 124, 986_349_568),

@@ -89,7 +89,7 @@ def test_the_router_starts_like_a_matrix() -> None:
 @pytest.mark.parametrize("name", ["muon", "normuon", "muonball"])
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_muon_under_mupp(name: str, depth: int) -> None:
-    """The reference's section 3.6: one rate, decay times d0/d on matrices, logits d0/L, routers 1."""
+    """ArchScale's: one rate, decay times d0/d on matrices, logits d0/L, routers 1."""
     p = plan("mup", depth, {"eta0": 6e-4, "t0": 9.5e9}, optimizer=name)
     r, vector_lr, _, residual = MUPP[depth]
     assert rates(p, LEARNED_ROLES) == approx([vector_lr] * 7)
