@@ -215,11 +215,16 @@ def numbered(page: str) -> dict[int, str]:
     return dict(zip(numbers, entries[1::2]))
 
 
+def _flat(text: str) -> str:
+    """The text in one line, as a page may break it anywhere."""
+    return " ".join(text.split())
+
+
 def check() -> list[str]:
     """Everything that is wrong, as lines; prints what each departure changes."""
     page = PAGE.read_text(encoding="utf-8")
     entries, acted = numbered(page), {number: set() for number in ALL}
-    problems = [f"missing in {PAGE.name}: {row}" for row in [*budgets(), shrinking()] if row not in page]
+    problems = [f"missing in {PAGE.name}: {row}" for row in [*budgets(), shrinking()] if _flat(row) not in _flat(page)]
     compared = 0
     for case in cases():
         explained, wrong = explanations(case)
