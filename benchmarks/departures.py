@@ -233,7 +233,7 @@ def check() -> list[str]:
         for key, numbers in explained.items():
             for number in numbers:
                 acted[number].add(key)
-    marked = {n for n, text in entries.items() if "*In the Plan" in text}
+    marked = {n for n, text in entries.items() if "*In the Plan" in _flat(text)}
     problems += [f"D{n} is in this file or marked in {PAGE.name}, not in both" for n in sorted(marked ^ ALL)]
     problems += [f"D{n} changes no field of any Plan" for n in sorted(ALL) if not acted[n]]
     print(f"{compared} Plans compared, {len(entries)} departures, of them {len(ALL)} in the Plan:")
