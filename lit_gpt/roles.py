@@ -36,20 +36,22 @@ REPLICATED = ("vector", "router")
 Fill = float | Callable[[torch.Tensor, torch.Generator], None]
 
 
-def role(parameter: P, name: Role, fill: Fill | None = None, *, maps: int = 1, heads: int = 1) -> P:
+def role(
+    parameter: P, name: Role, fill: Fill | None = None, *, maps: int = 1, heads: int = 1, scores: bool = False
+) -> P:
     """Tag a parameter with its role. Tagging twice with different roles is a bug.
 
     fill: the initial value where the role has no distribution in the Plan (vectors), as a
     constant or as a function that fills a full, unsharded tensor in place.
     maps: equal blocks of rows that are separate linear maps in one matrix, such as gate and up.
-    heads: blocks of rows that are heads of one map.
+    heads: blocks of rows that are heads of one map. scores: whether they are queries or keys.
     """
     before = getattr(parameter, "role", name)
     assert name in ROLES and before == name, f"role {name!r} on a parameter that already is {before!r}"
     assert (fill is not None) == (name == "vector"), "vectors, and only they, bring their own initial value"
     parameter.role = name  # type: ignore[attr-defined]
     parameter.fill = fill  # type: ignore[attr-defined]
-    parameter.maps, parameter.heads = maps, heads  # type: ignore[attr-defined]
+    parameter.maps, parameter.heads, parameter.scores = maps, heads, scores  # type: ignore[attr-defined]
     return parameter
 
 

@@ -18,12 +18,21 @@ from lit_gpt.roles import Role, role
 class Linear(nn.Module):
     """y = x W^T + b with W (fan_out, fan_in) of role "matrix" (or as given), b of role "vector".
 
-    blocks: what W's rows are made of, for `role`: maps=2, heads=16.
+    scores, blocks: what W's rows are made of, for `role`: maps=2, heads=16.
     """
 
-    def __init__(self, fan_in: int, fan_out: int, *, bias: bool = False, weight_role: Role = "matrix", **blocks: int):
+    def __init__(
+        self,
+        fan_in: int,
+        fan_out: int,
+        *,
+        bias: bool = False,
+        weight_role: Role = "matrix",
+        scores: bool = False,
+        **blocks: int,
+    ):
         super().__init__()
-        self.weight = role(nn.Parameter(torch.empty(fan_out, fan_in)), weight_role, **blocks)
+        self.weight = role(nn.Parameter(torch.empty(fan_out, fan_in)), weight_role, scores=scores, **blocks)
         self.bias = role(nn.Parameter(torch.empty(fan_out)), "vector", 0.0) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,16 +1,16 @@
 """Newton-Schulz iterations: every singular value of a matrix becomes about 1, by matrix products alone.
 
-    o_BMN = orthogonalize(x_BMN, coefficients("tuned", 5), torch.bfloat16)
+    o_BMN = orthogonalize(x_BMN, iteration("tuned", 5), torch.bfloat16)
 
-With x = U S V^T the result is near U V^T: each iteration applies the odd polynomial
-a s + b s^3 + c s^5 to the singular values, as X <- a X + (b A + c A^2) X with A = X X^T. Sets of
-(a, b, c):
+With x = U S V^T the result is near U V^T: each step applies the odd polynomial
+a s + b s^3 + c s^5 to the singular values, as X <- a X + (b A + c A^2) X with A = X X^T. It starts from
+x / |x|, whose singular values are at most 1. Sets of (a, b, c):
 
 | set | what it is |
 |---|---|
 | muon | Muon's quintic (kellerjordan.github.io/posts/muon), repeated; values end within about 0.7..1.2 |
 | tuned | five triples tuned for five steps, from the reference's Muon (its section 7.2) |
-| polar_express | greedily minimax-optimal triples (arXiv:2505.16932), with the paper's safety factor |
+| polar_express | greedily minimax triples (arXiv:2505.16932) with the paper's safety factor, from x over 1.01 |x| |
 
 Shapes: B matrices of M rows and N columns. The iteration runs on the wide orientation.
 """
@@ -18,7 +18,7 @@ Shapes: B matrices of M rows and N columns. The iteration runs on the wide orien
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -29,9 +29,19 @@ from lit_gpt.ops.backends import Backend, choose, explain_table, missing, option
 
 Triple = tuple[float, float, float]
 
+
+class Iteration(NamedTuple):
+    """triples: one per step. margin: the matrix is divided by this times its norm first."""
+
+    triples: list[Triple]
+    margin: float = 1.0
+
+
 EPS = 1e-7  # smallest norm that is divided by; a zero matrix stays zero
-# Rounding may push singular values a little over 1, where the fast early polynomials blow up.
+# Rounding may push singular values a little over 1, where the fast early polynomials blow up. The paper's code
+# divides twice: the matrix by 1.01 times its norm at the start, and the argument of every polynomial but the last.
 SAFETY = 1.01
+# For singular values from 1e-3 on, with its cushion of 0.0240733; the last one repeats.
 _POLAR_EXPRESS: list[Triple] = [
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
@@ -42,24 +52,24 @@ _POLAR_EXPRESS: list[Triple] = [
     (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
     (1.875, -1.25, 0.375),
 ]
-SETS: dict[str, list[Triple]] = {
-    "muon": [(3.4445, -4.7750, 2.0315)],
-    "tuned": [
-        (4.0848, -6.8946, 2.9270),
-        (3.9505, -6.3029, 2.6377),
-        (3.7418, -5.5913, 2.3037),
-        (2.8769, -3.1427, 1.2046),
-        (2.8366, -3.0525, 1.2012),
-    ],
-    "polar_express": [
-        *((a / SAFETY, b / SAFETY**3, c / SAFETY**5) for a, b, c in _POLAR_EXPRESS[:-1]),
-        _POLAR_EXPRESS[-1],
-    ],
+_TUNED: list[Triple] = [
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+    (2.8366, -3.0525, 1.2012),
+]
+SETS = {
+    "muon": Iteration([(3.4445, -4.7750, 2.0315)]),
+    "tuned": Iteration(_TUNED),
+    "polar_express": Iteration(
+        [*((a / SAFETY, b / SAFETY**3, c / SAFETY**5) for a, b, c in _POLAR_EXPRESS[:-1]), _POLAR_EXPRESS[-1]], SAFETY
+    ),
 }
 
 
-def coefficients(name: str, steps: int) -> list[Triple]:
-    """The triples of `steps` iterations; the last one of a set repeats.
+def iteration(name: str, steps: int) -> Iteration:
+    """`steps` steps with a set of coefficients, whose last triple repeats.
 
     Raises UserError for an unknown set and for less than one step.
     """
@@ -69,8 +79,8 @@ def coefficients(name: str, steps: int) -> list[Triple]:
         )
     if steps < 1:
         raise UserError(f"{steps} Newton-Schulz steps do nothing. Use 5, or another number from 1 on.")
-    triples = SETS[name]
-    return [triples[min(i, len(triples) - 1)] for i in range(steps)]
+    triples, margin = SETS[name]
+    return Iteration([triples[min(i, len(triples) - 1)] for i in range(steps)], margin)
 
 
 class Request(NamedTuple):
@@ -82,21 +92,21 @@ class Request(NamedTuple):
     columns: int
 
 
-def orthogonalize(x_BMN: Tensor, triples: Sequence[Triple], dtype: torch.dtype, backend: str = "auto") -> Tensor:
+def orthogonalize(x_BMN: Tensor, how: Iteration, dtype: torch.dtype, backend: str = "auto") -> Tensor:
     """The nearly orthogonal factor of each matrix, (B, M, N) in dtype.
 
-    triples: one iteration each, see `coefficients`. dtype: of the products; the norm that each
+    how: see `iteration`. dtype: of the products; the norm that each
     matrix is first divided by is taken in fp32. B may be 0.
     Raises UserError for a backend that is unknown or does not do this.
     """
     rows, columns = x_BMN.shape[1:]
     if rows > columns:
-        return orthogonalize(x_BMN.mT, triples, dtype, backend).mT
+        return orthogonalize(x_BMN.mT, how, dtype, backend).mT
     name = choose("Newton-Schulz", BACKENDS, Request(x_BMN.device.type, dtype, rows, columns), backend)
     if x_BMN.numel() == 0:
         return x_BMN.to(dtype)
     norms = torch.linalg.vector_norm(x_BMN, dim=(1, 2), keepdim=True, dtype=torch.float32)
-    return BACKENDS[name].run((x_BMN / norms.clamp(min=EPS)).to(dtype), list(triples))
+    return BACKENDS[name].run((x_BMN / (how.margin * norms).clamp(min=EPS)).to(dtype), how.triples)
 
 
 def explain(device: torch.device) -> list[tuple[str, bool, str]]:

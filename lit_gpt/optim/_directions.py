@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lit_gpt.errors import UserError
-from lit_gpt.ops.newton_schulz import coefficients, orthogonalize
+from lit_gpt.ops.newton_schulz import iteration, orthogonalize
 from lit_gpt.optim._batches import Batch, Task, local
 from lit_gpt.optim._optimizer import Control, Group, State
 
@@ -48,7 +48,7 @@ class Orthogonal:
     ns_backend: Literal["auto", "quack", "torch"] = "auto"
 
     def __post_init__(self) -> None:
-        coefficients(self.ns, self.ns_steps)
+        iteration(self.ns, self.ns_steps)
         if self.ns_dtype not in ("auto", *DTYPES):
             raise UserError(
                 f"Newton-Schulz in {self.ns_dtype!r} is not possible. Use one of {', '.join(DTYPES)}, auto."
@@ -77,8 +77,8 @@ class Orthogonal:
     def _orthogonal(self, u_bRC: Tensor, blocks: int) -> Tensor:
         b, rows, columns = u_bRC.shape
         maps = u_bRC.reshape(b * blocks, rows // blocks, columns)
-        triples = coefficients(self.ns, self.ns_steps)
-        return orthogonalize(maps, triples, self._dtype(maps.device), self.ns_backend).reshape(u_bRC.shape)
+        how = iteration(self.ns, self.ns_steps)
+        return orthogonalize(maps, how, self._dtype(maps.device), self.ns_backend).reshape(u_bRC.shape)
 
     def _dtype(self, device: torch.device) -> torch.dtype:
         return DTYPES.get(self.ns_dtype, torch.float32 if device.type == "cpu" else torch.bfloat16)

@@ -1,8 +1,15 @@
 """Adam-mini (arXiv:2406.16793): Adam with one second moment per block of weights instead of per weight.
 
-v is the moving average of the mean of G^2 over a block: a row (output neuron, token) of matrices, experts,
-tables and heads, all rows of an attention head where the parameter is tagged with its heads, and a whole
-vector. Its state is half of Adam's.
+v is the moving average of the mean of G^2 over a block. The paper's partition of a Transformer, by roles:
+
+| of | a block is |
+|---|---|
+| queries and keys | all rows of a head; of grouped keys, of a key-value head |
+| values, output projections, feed-forward networks, experts, any other matrix, kernels | a row: an output neuron |
+| token table and output projection of the model | a row: a token |
+| gains and biases | the whole vector; of Mamba's A, (channels, states), a row |
+
+Its state is half of Adam's: v is one number per row, also where the rows of a head share it.
 """
 
 from __future__ import annotations
@@ -13,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_gpt.optim._batches import Batch, Task
+from lit_gpt.optim._batches import Batch, Task, is_stacked
 from lit_gpt.optim._directions import buffers
 from lit_gpt.optim._moves import Step
 from lit_gpt.optim._optimizer import Control, Group, RoleOptimizer, Rule, State
@@ -24,7 +31,7 @@ from lit_gpt.scaling.base import Plan
 
 @dataclass(frozen=True)
 class BlockAdam:
-    """m / (sqrt(v) + eps), bias-corrected, v per row, or per head where the batch has blocks of rows."""
+    """m / (sqrt(v) + eps), bias-corrected, v per row, or per block of rows where the batch has several."""
 
     def new_state(self, p: Tensor) -> dict[str, Tensor]:
         """Step count, momentum, and v for every row, sharded like the rows."""
@@ -38,7 +45,7 @@ class BlockAdam:
         torch._foreach_mul_(momenta, control.decay(beta1))
         torch._foreach_add_(momenta, batch.split(g_BrC), alpha=1 - beta1)
         mean_Br1 = g_BrC.square().mean(-1, keepdim=True)
-        if batch.blocks > 1:
+        if batch.params[0].scores:  # type: ignore[attr-defined]
             whole = yield from batch.assemble(mean_Br1)
             mean_Br1 = yield from batch.scatter(_block_means(whole, batch.blocks))
         v_Br1 = batch.join(squares).mul_(control.decay(beta2)).add_(mean_Br1 * control.rate(1 - beta2))
@@ -64,6 +71,11 @@ def build(groups: list[dict[str, Any]], plan: Plan) -> RoleOptimizer:
 
 def rules(plan: Plan) -> dict[str, MakeRule]:
     """Adam-mini for every role."""
-    return {
-        "adam_mini": lambda params: Rule(params, BlockAdam(), Step(), lambda p: blocks_of(p, maps=False, heads=True))
-    }
+    return {"adam_mini": lambda params: Rule(params, BlockAdam(), Step(), _blocks)}
+
+
+def _blocks(p: Tensor) -> int:
+    """How many second moments a matrix has: one per head of queries or keys, else one per row."""
+    if p.scores:  # type: ignore[attr-defined]
+        return blocks_of(p, maps=False, heads=True)
+    return p.shape[-2] if is_stacked(p) else p.shape[0] if p.ndim > 1 else 1

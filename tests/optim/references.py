@@ -27,10 +27,10 @@ BALL = [  # the five triples of MuonBall, to the digits that were published
 ]
 
 
-def newton_schulz(u: Array, triples: list[tuple[float, float, float]] = TUNED) -> Array:
-    """Apply the polynomials to the singular values."""
+def newton_schulz(u: Array, triples: list[tuple[float, float, float]] = TUNED, margin: float = 1.0) -> Array:
+    """Apply the polynomials to the singular values over margin times the norm."""
     left, s, right = np.linalg.svd(u, full_matrices=False)
-    s = s / max(np.linalg.norm(s), 1e-7)
+    s = s / max(margin * np.linalg.norm(s), 1e-7)
     for a, b, c in triples:
         s = a * s + b * s**3 + c * s**5
     return (left * s) @ right
@@ -65,7 +65,8 @@ def on_sphere(p: Array, direction: Array, state: dict, lr: float) -> Array:
 
 def muonball(p: Array, g: Array, state: dict, lr: float, decay: float, mu: float = 0.95) -> Array:
     radius = (p.shape[0] / p.shape[1]) ** 0.5
-    moved = p - lr * radius * newton_schulz(momentum(g, state, mu), BALL)
+    # Polar Express starts from the matrix over 1.01 times its norm.
+    moved = p - lr * radius * newton_schulz(momentum(g, state, mu), BALL, 1.01)
     return moved * radius / np.linalg.norm(moved, 2)
 
 

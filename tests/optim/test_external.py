@@ -275,10 +275,9 @@ def test_against_the_definition(name: str) -> None:
 
 
 def test_adam_mini_shares_a_moment_in_a_head() -> None:
-    """`tall` has heads of one row each; as one head of 17 rows it has one second moment."""
+    """`wide` as queries of two heads has two second moments."""
     bag = Bag()
-    bag.tall.heads = 1  # type: ignore[attr-defined]
-    bag.wide.heads = 2  # type: ignore[attr-defined]
+    bag.wide.heads, bag.wide.scores = 2, True  # type: ignore[attr-defined]
     optimizer = build(bag, "adam_mini")
     run_reference(list(dict(bag.named_parameters())), optimizer, bag)
     moments = optimizer.state[bag.wide]["row_square"].view(2, 47)

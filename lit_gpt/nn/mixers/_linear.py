@@ -39,7 +39,8 @@ class QueriesKeysValues(nn.Module):
     def __init__(self, n: int, heads: int, key_dim: int, value_dim: int, conv: int = 0):
         super().__init__()
         self.heads, self.dims = heads, (key_dim, key_dim, value_dim)
-        self.q, self.k, self.v = (Linear(n, heads * d, heads=heads) for d in self.dims)
+        self.q, self.k = (Linear(n, heads * key_dim, heads=heads, scores=True) for _ in range(2))
+        self.v = Linear(n, heads * value_dim, heads=heads)
         channels = heads * sum(self.dims)
         self.conv = role(nn.Parameter(torch.empty(channels, 1, conv)), "conv") if conv else None
 

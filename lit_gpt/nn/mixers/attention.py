@@ -53,8 +53,8 @@ class Attention(nn.Module):
         self.lends = any(reader.mixer.endswith("cross_attention") for reader in readers)
         self.lends_memory = spec.memory == "mixer"
         self.scale = multipliers.attention
-        self.q = Linear(n, inner, bias=bias, heads=config.n_head)
-        self.k = None if self.cross else Linear(n, inner_kv, heads=config.n_kv_head)
+        self.q = Linear(n, inner, bias=bias, heads=config.n_head, scores=True)
+        self.k = None if self.cross else Linear(n, inner_kv, heads=config.n_kv_head, scores=True)
         self.v = None if self.cross else Linear(n, inner_kv, bias=bias, heads=config.n_kv_head)
         self.out = Linear(inner, n, bias=bias)
         self.gate = Linear(n, config.n_head, bias=bias) if config.attn_gate else None
