@@ -27,7 +27,7 @@ import torch
 
 from lit_gpt.config.cli import parse
 from lit_gpt.errors import EXIT_BAD_INPUT, UserError, did_you_mean
-from lit_gpt.optim import EXTERNAL
+from lit_gpt.optim import EXTERNAL, OPTIMIZERS
 from lit_gpt.utils.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,8 +74,9 @@ def read_table(path: Path, scale: str) -> dict[str, Row]:
 
 
 def choose(rows: dict[str, Row], wanted: str) -> list[str]:
-    """Names from a list with commas, or all. Raises UserError for one that the table lacks."""
-    names = sorted(rows) if wanted == "all" else [name for name in wanted.split(",") if name]
+    """Names from a list with commas, in any spelling, or all. Raises UserError for one that the table lacks."""
+    typed = sorted(rows) if wanted == "all" else [name for name in wanted.split(",") if name]
+    names = [name if name in rows else OPTIMIZERS.resolve(name) for name in typed]
     for name in names:
         if name not in rows:
             raise UserError(f"The table has no optimizer {name!r}.{did_you_mean(name, rows)} It has {', '.join(rows)}.")

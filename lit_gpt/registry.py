@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterable
 from types import ModuleType
 
 from lit_gpt.errors import UserError, did_you_mean
@@ -35,7 +36,25 @@ class Registry:
 
     def load(self, name: str) -> ModuleType:
         """Import the entry's module. Raises UserError with suggestions when there is none."""
-        names = self.names()
-        if name not in names:
-            raise UserError(f"Unknown {self.kind} {name!r}.{did_you_mean(name, names)} Available: {', '.join(names)}.")
+        if name not in self.names():
+            raise self.unknown(name)
         return importlib.import_module(f"{self.package}.{name}")
+
+    def resolve(self, name: str) -> str:
+        """The entry that is spelt like a name (see spelt_like); the name itself where there is none."""
+        return spelt_like(name, self.names()) or name
+
+    def unknown(self, name: str, aliases: Iterable[str] = ()) -> UserError:
+        """What to raise for a name that no entry has, with suggestions among names and aliases."""
+        names = self.names()
+        hint = did_you_mean(name.lower().replace("-", "_"), [*names, *aliases])
+        return UserError(f"Unknown {self.kind} {name!r}.{hint} Available: {', '.join(names)}.")
+
+
+def spelt_like(name: str, names: Iterable[str]) -> str | None:
+    """The one of `names` that differs in case, hyphens, underscores and spaces only: SF-AdamW is sf_adamw."""
+    return next((n for n in names if _letters(n) == _letters(name)), None)
+
+
+def _letters(name: str) -> str:
+    return "".join(c for c in name.lower() if c not in "-_ ")

@@ -2,20 +2,21 @@
 
 A value must have the type that the argument is annotated with, or that of its default; a sequence the length of the
 default. Where the default is in a range, so must be the value: decay rates (betas) in [0, 1), counts from 1, other
-numbers from 0.
+numbers from 0, or up to 0 where the default is negative.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from math import inf
+from math import inf, nextafter
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from lit_gpt.errors import UserError, did_you_mean
 
 UNKNOWN = inspect.Parameter.empty
+UP_TO_0 = nextafter(0.0, inf)  # the first number that is more
 
 
 class Knob(NamedTuple):
@@ -56,7 +57,10 @@ def _objection(name: str, value: Any, knob: Knob) -> str:
         hint = type(default)
     if not _fits(value, hint):
         return _words(hint)
-    for v, d in zip(_numbers(value), _numbers(default)):
+    defaults = _numbers(default)
+    if len(defaults) > 1 and min(defaults) < 0:  # coefficients of a polynomial
+        return ""
+    for v, d in zip(_numbers(value), defaults):
         low, high, words = _range(name, d)
         if not low <= v < high and v != d:
             return words
@@ -68,7 +72,7 @@ def _range(name: str, default: float) -> tuple[float, float, str]:
         return 0, 1, "numbers from 0 to below 1"
     if isinstance(default, int) and default >= 1:
         return 1, inf, "a whole number from 1 on"
-    return (0, inf, "a number from 0 on") if default >= 0 else (-inf, inf, "")
+    return (0, inf, "a number from 0 on") if default >= 0 else (-inf, UP_TO_0, "a number up to 0")
 
 
 def _numbers(value: Any) -> list[float]:

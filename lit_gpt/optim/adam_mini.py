@@ -28,6 +28,8 @@ from lit_gpt.optim._rules import MakeRule
 from lit_gpt.roles import blocks_of
 from lit_gpt.scaling.base import Plan
 
+ALIASES = ("adamw_mini",)
+
 
 @dataclass(frozen=True)
 class BlockAdam:

@@ -18,6 +18,8 @@ from lit_gpt.optim._wrapped import Group, Wrapped
 from lit_gpt.optim.external import Entry
 from lit_gpt.scaling.base import Plan
 
+ALIASES = ("apollo_adamw",)
+
 
 class Apollo(torch.optim.Optimizer):
     """Over matrices.

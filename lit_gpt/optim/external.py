@@ -19,6 +19,7 @@ import torch
 from lit_gpt.errors import NotInstalled, UserError
 from lit_gpt.ops.backends import missing, optional
 from lit_gpt.optim._knobs import UNKNOWN, Knob, check, knobs_of
+from lit_gpt.optim._trial import objection
 from lit_gpt.optim._wrapped import Group, Traits, Wrapped
 from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.methods import HIDDEN, OWN, constants, method_of
@@ -37,9 +38,9 @@ class Entry:
     """One optimizer of a library.
 
     source: module and class. about: what it is, with its paper. knobs: defaults that differ from the
-    class's, and knobs that its signature does not show. fixed: arguments that are no knobs. by_role:
-    further keys of the group of a role. schedule: the only one that it allows, if not None. total_steps:
-    knob whose default is the length of the run.
+    class's, and knobs that its signature does not show. fixed: arguments that are no knobs. without: arguments
+    that may only have their defaults, and why. by_role: further keys of the group of a role. schedule: the only
+    one that it allows, if not None. total_steps: knob whose default is the length of the run. aliases: other names.
     """
 
     module: str
@@ -48,9 +49,11 @@ class Entry:
     traits: Traits = GATHERED
     knobs: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    without: Mapping[str, str] = field(default_factory=dict)
     by_role: Callable[[str], dict[str, Any]] = lambda role: {}
     schedule: str | None = None
     total_steps: str | None = None
+    aliases: tuple[str, ...] = ()
 
     def build(self, groups: list[Group], plan: Plan) -> Wrapped:
         """The optimizer over role groups.
@@ -74,6 +77,15 @@ class Entry:
         except (ValueError, TypeError, NotImplementedError) as error:
             raise UserError(f"--optimizer {plan.optimizer} cannot be used like this: {error}.") from error
 
+    def try_out(self, plan: Plan) -> None:
+        """Raise UserError for what `build` refuses, and for values with which steps fail."""
+        if problem := objection(lambda groups: self.build(groups, plan), plan.roles):
+            given = f" with --optimizer_args {dict(plan.optimizer_args)}" if plan.optimizer_args else ""
+            raise UserError(
+                f"--optimizer {plan.optimizer}{given} cannot be used: {problem}. Change its arguments, or "
+                "--base_hps.beta1, beta2 or eps."
+            )
+
     def _load(self, plan: Plan) -> Any:
         if self.schedule not in (None, plan.schedule.name):
             raise UserError(
@@ -95,6 +107,12 @@ class Entry:
         ours |= {**self.knobs, **({self.total_steps: plan.steps} if self.total_steps else {})}
         hints = HINTS | {name: knob.hint for name, knob in parameters.items()}
         knobs = parameters | {name: Knob(hints.get(name, UNKNOWN), value) for name, value in ours.items()}
+        for name, why in self.without.items():
+            if plan.optimizer_args.get(name, parameters[name].default) != parameters[name].default:
+                raise UserError(
+                    f"--optimizer_args.{name} {plan.optimizer_args[name]} cannot be used by {plan.optimizer}: {why}. "
+                    "Drop it."
+                )
         hidden = OURS | self.fixed.keys()
         check(plan.optimizer, plan.optimizer_args, {k: v for k, v in knobs.items() if k not in hidden})
         own = OWN.get(plan.optimizer, {}) | plan.optimizer_args
@@ -107,10 +125,16 @@ class Entry:
         return {**coupled, **self.fixed, **ours, **plan.optimizer_args}, scheduled
 
 
-def _mars(kind: str, about: str) -> Entry:
+def _torchao(name: str, about: str, *aliases: str) -> Entry:
+    without = {"amsgrad": "the library cannot take the largest of quantised moments"}
+    without |= {"bf16_stochastic_round": "weights are fp32 here, and it rounds bf16 weights only"}
+    return Entry(TORCHAO, name, about, without=without, aliases=aliases)
+
+
+def _mars(kind: str, about: str, *aliases: str) -> Entry:
     # Vectors have the rates of their groups, so their factor on the learning rate is 1.
     fixed = {"mars_type": kind, "lr": 1.0, "lr_1d": 1.0, "weight_decay_1d": 0.0}
-    return Entry(PO, "MARS", about, fixed=fixed)
+    return Entry(PO, "MARS", about, fixed=fixed, aliases=aliases)
 
 
 def _scion_norm(role: str) -> dict[str, Any]:
@@ -126,6 +150,8 @@ def _clip_adopt(step: float) -> float:
 
 
 BY_NORM: dict[str, Any] = {"fixed": {"norm_type": 1, "norm_kwargs": None, "scale": 1.0}, "by_role": _scion_norm}
+# SOAP's for convolutions of images. Merging the axes of a matrix makes a vector of it, and the library fails there.
+_4D = dict.fromkeys(("merge_dims", "data_format"), "it is made for kernels of four axes, which no model here has")
 LOW_RANK = {"rank": 128, "update_proj_gap": 200, "scale": 0.25, "projection_type": "std"}
 
 EXTERNAL: dict[str, Entry] = {
@@ -135,9 +161,9 @@ EXTERNAL: dict[str, Entry] = {
                        fixed={**dict.fromkeys(("scale_parameter", "relative_step", "warmup_init"), False),
                               "momentum_dtype": torch.float32}),
     "adamp": Entry(PO, "AdamP", "Adam without radial steps (arXiv:2006.08217)"),
-    "adamw4bit": Entry(TORCHAO, "AdamW4bit", "AdamW with 4-bit state (arXiv:2309.01507)"),
-    "adamw8bit": Entry(TORCHAO, "AdamW8bit", "AdamW with blockwise 8-bit state (arXiv:2110.02861)"),
-    "adamwfp8": Entry(TORCHAO, "AdamWFp8", "AdamW with fp8 state"),
+    "adamw4bit": _torchao("AdamW4bit", "AdamW with 4-bit state (arXiv:2309.01507)", "adam4bit"),
+    "adamw8bit": _torchao("AdamW8bit", "AdamW with blockwise 8-bit state (arXiv:2110.02861)", "adam8bit"),
+    "adamwfp8": _torchao("AdamWFp8", "AdamW with fp8 state", "adamfp8"),
     "adan": Entry(PO, "Adan", "Nesterov momentum from gradient differences (arXiv:2208.06677)", ELEMENTWISE),
     "ademamix": Entry(PO, "AdEMAMix", "a fast and a slow momentum (arXiv:2409.03137)", ELEMENTWISE,
                       {"alpha": 8.0}, total_steps="t_alpha_beta3"),
@@ -146,21 +172,24 @@ EXTERNAL: dict[str, Entry] = {
     "came": Entry(PO, "CAME", "Adafactor with confidence (arXiv:2307.02047)"),
     "conda": Entry(PO, "Conda", "Adam in column bases of the momentum (arXiv:2509.24218)",
                    knobs={"scale": 0.25}),
-    "galore": Entry(PO, "GaLore", "Adam on low-rank gradients (arXiv:2403.03507)", knobs=LOW_RANK),
+    "galore": Entry(PO, "GaLore", "Adam on low-rank gradients (arXiv:2403.03507)", knobs=LOW_RANK,
+                    aliases=("galore_adamw",)),
     "laprop": Entry(PO, "LaProp", "momentum of normalised gradients (arXiv:2002.04839)", ELEMENTWISE),
     "lars": Entry(PO, "LARS", "layer-wise rates for SGD (arXiv:1708.03888)"),
-    "mars_adamw": _mars("adamw", "AdamW on variance-reduced gradients (arXiv:2411.10438)"),
+    "mars_adamw": _mars("adamw", "AdamW on variance-reduced gradients (arXiv:2411.10438)", "mars"),
     "mars_lion": _mars("lion", "Lion on variance-reduced gradients (arXiv:2411.10438)"),
     "mars_shampoo": _mars("shampoo", "Newton-Schulz on variance-reduced gradients (arXiv:2411.10438)"),
     "nadam": Entry(TORCH, "NAdam", "Adam with Nesterov momentum (Dozat 2016)", ELEMENTWISE),
-    "novograd": Entry(PO, "NovoGrad", "one second moment per layer (arXiv:1905.11286)"),
+    "novograd": Entry(PO, "NovoGrad", "one second moment per layer (arXiv:1905.11286)", aliases=("nvnovograd",)),
     "prodigy": Entry(PO, "Prodigy", "finds the learning rate; eta0 multiplies it (arXiv:2306.06101)",
                      Traits("whole", own_decay=True, rate="d")),
     "radam": Entry(TORCH, "RAdam", "Adam with a rectified start (arXiv:1908.03265)", ELEMENTWISE),
     "schedulefree_adamw": Entry(PO, "ScheduleFreeAdamW", "averages instead of a decay (arXiv:2405.15682)",
-                                Traits("shards", own_decay=True, averages=True), schedule="constant"),
+                                Traits("shards", own_decay=True, averages=True), schedule="constant",
+                                aliases=("sf_adamw",)),
     "schedulefree_sgd": Entry(PO, "ScheduleFreeSGD", "averages instead of a decay (arXiv:2405.15682)",
-                              Traits("shards", own_decay=True, averages=True), schedule="constant"),
+                              Traits("shards", own_decay=True, averages=True), schedule="constant",
+                              aliases=("sf_sgd",)),
     "scion": Entry(PO, "SCION", "steps of fixed size in the norm of each role (arXiv:2502.07529)", **BY_NORM),
     "scion_light": Entry(PO, "SCIONLight", "Scion with its momentum in the gradients (arXiv:2502.07529)",
                          Traits("whole", keeps_gradients=True), **BY_NORM),
@@ -170,6 +199,6 @@ EXTERNAL: dict[str, Entry] = {
     "signsgd": Entry(PO, "SignSGD", "the sign of the gradient (arXiv:1802.04434)", ELEMENTWISE,
                      fixed={"momentum": 0.0}),
     "signum": Entry(PO, "SignSGD", "the sign of the momentum (arXiv:1802.04434)", ELEMENTWISE, {"momentum": 0.9}),
-    "soap": Entry(PO, "SOAP", "Adam in Shampoo's eigenbases (arXiv:2409.11321)"),
-    "torch_muon": Entry(TORCH, "Muon", "torch's own Muon, to compare with"),
+    "soap": Entry(PO, "SOAP", "Adam in Shampoo's eigenbases (arXiv:2409.11321)", without=_4D),
+    "torch_muon": Entry(TORCH, "Muon", "torch's own Muon, to compare with", aliases=("muon_pytorch",)),
 }  # fmt: skip

@@ -21,6 +21,7 @@ from lit_gpt.optim._optimizer import Control, Group, RoleOptimizer, Rule, State
 from lit_gpt.optim._rules import MakeRule
 from lit_gpt.scaling.base import Plan
 
+ALIASES = ("sophia_g",)
 EPS = 1e-15
 
 

@@ -13,6 +13,7 @@ for all. It sees sizes, not attention patterns: a wrong softmax scale goes unnot
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
+from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.parallel import launch
 from lit_gpt.tools import _coord_report as report
 from lit_gpt.tools._cli import add_run_options, parser_for, run_config, run_tool
@@ -68,7 +70,7 @@ def run_check(
     seeds: means of |x| are averaged over this many. note: gets a line per trained model.
     Raises UserError for sizes that cannot be compared.
     """
-    run, _ = resolve(run)
+    run, _ = resolve(run if run.optimizer is None else replace(run, optimizer=OPTIMIZERS.resolve(run.optimizer)))
     configs = _configs(run, _sizes("widths", widths), _sizes("depths", depths))
     if not configs:
         raise UserError("One width and one depth leave nothing to compare. Give two or more to --widths or --depths.")

@@ -22,7 +22,7 @@ from lit_gpt.data.meta import read_meta
 from lit_gpt.data.tokenizer import ByteTokenizer
 from lit_gpt.errors import UserError
 from lit_gpt.model import GPT
-from lit_gpt.optim import OPTIMIZERS
+from lit_gpt.optim import OPTIMIZERS, check_arguments
 from lit_gpt.scaling.base import Multipliers, Plan
 from lit_gpt.scaling.plan import Counted, build_plan, describe
 from lit_gpt.train.memory import memory_per_gpu, too_much
@@ -82,11 +82,12 @@ def prepare(typed: RunConfig, ranks: int) -> Setup:
 
     Raises UserError for anything that cannot be trained.
     """
+    typed = typed if typed.optimizer is None else replace(typed, optimizer=OPTIMIZERS.resolve(typed.optimizer))
     run, name = resolve(typed)
     config = model_config(run, run.depth, run.ar)
     base = base_config(run)
-    OPTIMIZERS.load(run.optimizer or "adamw")
     plan = build_plan(run, count(config), count(base), ranks)
+    check_arguments(plan)
     if run.dry_run or torch.cuda.is_available():  # a run on a CPU asks nothing of a GPU
         plan = replace(plan, memory=memory_per_gpu(run, config, plan, ranks))
     label = run_name(

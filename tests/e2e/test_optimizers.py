@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -62,6 +63,22 @@ def test_options_reach_the_optimizer(data, tmp_path, capsys):
     assert "--optimizer_args {'momentun': 0.9} do not fit muon: 'momentun' is no knob" in capsys.readouterr().err
     assert run(data, tmp_path / "wrong", **options, optimizer_args__ns="tunde") == 2
     assert "Did you mean 'tuned'" in capsys.readouterr().err
+
+
+def test_arguments_are_refused_before_anything_is_written(data, tmp_path, capsys):
+    """SOAP's merge_dims crashed in the first step, with a run folder already there."""
+    pytest.importorskip("pytorch_optimizer")
+    assert run(data, tmp_path, **SHORT, optimizer="soap", optimizer_args__merge_dims=True) == 2
+    assert "--optimizer_args.merge_dims True cannot be used by soap" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_plan_has_the_name_that_was_meant(data, tmp_path):
+    """A published spelling is resolved once; the run folder says what trained."""
+    assert run(data, tmp_path, **{**SHORT, "max_tokens": 3 * 512}, optimizer="D-Muon", base_hps__eta0=1e-3) == 0
+    folder = folder_of(tmp_path)
+    assert json.loads((folder / "plan.json").read_text())["optimizer"] == "dmuon"
+    assert "optimizer: dmuon" in (folder / "config.yaml").read_text()
 
 
 def test_a_head_that_starts_at_zero(data, tmp_path, capsys):

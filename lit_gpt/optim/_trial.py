@@ -1,0 +1,53 @@
+"""Steps on small weights of every role, so that what a library cannot be used with is said before a run starts.
+
+What a class accepts and what its steps survive are two things, and its documentation tells neither.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from lit_gpt.roles import role
+
+STEPS = 12  # rectified starts end after 5, bases are renewed every 10
+SHAPES = {
+    "embedding": (12, 8),
+    "head": (12, 8),
+    "matrix": (16, 8),
+    "expert": (2, 6, 8),
+    "router": (4, 8),
+    "vector": (8,),
+    "conv": (6, 1, 4),
+}
+
+
+def objection(build: Callable[[list[dict[str, Any]]], torch.optim.Optimizer], roles: Iterable[str]) -> str:
+    """Why an optimizer cannot be stepped over weights of these roles, "" if it can.
+
+    build: makes it over role groups. Nothing outside is changed, random numbers included.
+    """
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+        warnings.simplefilter("ignore")
+        groups = [_group(name) for name in roles]
+        weights = [p for group in groups for p in group["params"]]
+        optimizer = build(groups)
+        try:
+            for step in range(STEPS):
+                for p in weights:
+                    p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(step))
+                optimizer.step()
+        except Exception as error:  # whatever a library raises
+            return f"a step ends with {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    finite = all(torch.isfinite(p).all() for p in weights)
+    return "" if finite else f"weights are not finite after {STEPS} steps with ordinary gradients"
+
+
+def _group(name: str) -> dict[str, Any]:
+    weight = nn.Parameter(torch.linspace(-1, 1, torch.Size(SHAPES[name]).numel()).view(SHAPES[name]))
+    p = role(weight, name, 1.0 if name == "vector" else None)  # type: ignore[arg-type]
+    return {"params": [p], "role": name, "names": [name], "lr": 1e-3, "weight_decay": 0.0, "eps_factor": 1.0}
