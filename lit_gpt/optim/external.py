@@ -151,7 +151,9 @@ def _clip_adopt(step: float) -> float:
 
 BY_NORM: dict[str, Any] = {"fixed": {"norm_type": 1, "norm_kwargs": None, "scale": 1.0}, "by_role": _scion_norm}
 # SOAP's for convolutions of images. Merging the axes of a matrix makes a vector of it, and the library fails there.
-_4D = dict.fromkeys(("merge_dims", "data_format"), "it is made for kernels of four axes, which no model here has")
+_4D: dict[str, str] = dict.fromkeys(
+    ("merge_dims", "data_format"), "it is made for kernels of four axes, which no model here has"
+)
 LOW_RANK = {"rank": 128, "update_proj_gap": 200, "scale": 0.25, "projection_type": "std"}
 
 EXTERNAL: dict[str, Entry] = {

@@ -1,35 +1,45 @@
-"""Fits of scaling curves: power laws, the best learning rate of a sweep, and Chinchilla's approach 3."""
+"""Fits of scaling curves: power laws, the best learning rate of a sweep, and Chinchilla's approach 3.
+
+A fit also says in words (`notes`) what its numbers cannot: data that do not follow the law, a run that stands apart,
+a parameter that the data leave open. A number that is not determined is NaN, never the end of a range.
+"""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from lit_gpt.errors import UserError
+from lit_gpt.scaling._fit_data import outliers, positive
 
 Fit = TypeVar("Fit")
+EXPONENTS = np.geomspace(1e-4, 10.0, 400)  # of power laws
 HUBER_DELTA = 1e-3  # Hoffmann et al. 2022, section 3.3
+FAR = 6.0  # robust standard deviations (1.4826 median |residual|) from which a run is far from Chinchilla's law
+NOTHING = 1e-5  # share of the loss below which a term of Chinchilla's law explains nothing
 
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """y = a * x^(-b) + c."""
+    """y = a * x^(-b) + c. notes: what a fit has to say about these numbers."""
 
     a: float
     b: float
     c: float = 0.0
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __call__(self, x: np.ndarray | float) -> np.ndarray:
         return self.a * np.asarray(x, dtype=np.float64) ** -self.b + self.c
 
     def inverse(self, y: float) -> float:
-        """The x that reaches y; infinite at or below the floor c. Two fits' ratio is compute leverage."""
-        return (self.a / (y - self.c)) ** (1 / self.b) if y > self.c else math.inf
+        """The x that reaches y; infinite at or below c, and for b = 0. Two fits' ratio is compute leverage."""
+        return (self.a / (y - self.c)) ** (1 / self.b) if y > self.c and self.b else math.inf
 
 
 def fit_power_law(x: np.ndarray, y: np.ndarray, *, floor: bool = True) -> PowerLaw:
@@ -37,17 +47,49 @@ def fit_power_law(x: np.ndarray, y: np.ndarray, *, floor: bool = True) -> PowerL
 
     x, y: 1-D, positive; y falls with x. floor=False fixes c = 0. For a given b the rest is
     linear, so a scan over b with a refinement finds the global optimum and needs no start.
-    Raises UserError for fewer points than parameters.
+    Where y does not fall, the law is flat: b = 0 and a is the mean. Where b is beyond EXPONENTS, all numbers are NaN.
+    Either is in `notes`, and so are an outlier and a floor of 0. Raises UserError for fewer points than parameters.
     """
-    x, y = _positive(x, y, need=3 if floor else 2)
+    x, y = positive(3 if floor else 2, x=x, y=y)
     scale = math.exp(np.log(x).mean())  # keeps x^(-b) near one, whatever the unit of x
-    grid = np.geomspace(1e-4, 10.0, 400)
-    errors = [_given_exponent(x / scale, y, b, floor)[0] for b in grid]
+    errors = _scan(x / scale, y, EXPONENTS, floor, np.ones((1, len(x)), dtype=bool))[0]
     best = int(np.argmin(errors))
-    low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+    low, high = EXPONENTS[max(best - 1, 0)], EXPONENTS[min(best + 1, len(EXPONENTS) - 1)]
     b = _golden_section(lambda b: _given_exponent(x / scale, y, b, floor)[0], low, high)
-    _, a, c = _given_exponent(x / scale, y, b, floor)
-    return PowerLaw(a * scale**b, b, c)
+    error, a, c = _given_exponent(x / scale, y, b, floor)
+    if float(((y - y.mean()) ** 2).sum()) <= error:
+        return PowerLaw(
+            float(y.mean()), 0.0, 0.0, ("y does not fall with x, so there is no power law: this is its mean",)
+        )
+    without = _scan(x / scale, y, EXPONENTS[::4], floor, ~np.eye(len(x), dtype=bool)).min(1)
+    notes = outliers(x, y, error, without, 3 if floor else 2)
+    if best in (0, len(EXPONENTS) - 1):
+        return PowerLaw(math.nan, math.nan, math.nan, (_beyond(best), *notes))
+    if floor and c == 0.0:
+        notes = ("the floor c is at its bound 0: the data do not show where the fall ends", *notes)
+    return PowerLaw(float(a * scale**b), float(b), c, notes)
+
+
+def _beyond(best: int) -> str:
+    if best == 0:
+        return f"y hardly falls (b below {EXPONENTS[0]:g}), so a, b and c cannot be told apart: add runs further apart"
+    return f"y reaches its floor at once (b above {EXPONENTS[-1]:g}), so b cannot be told: add runs at smaller x"
+
+
+def _scan(x: np.ndarray, y: np.ndarray, b: np.ndarray, floor: bool, used: np.ndarray) -> np.ndarray:
+    """Squared error of the best a and c, (subsets, exponents b). used: (subsets, n), which points count."""
+    w, p = used[:, None, :].astype(np.float64), (x ** -b[:, None])[None]
+    count = w.sum(-1)
+    p_mean, y_mean = (w * p).sum(-1) / count, (w * y).sum(-1) / count
+    c = np.zeros_like(p_mean)
+    if floor:
+        deviation = w * (p - p_mean[..., None])
+        spread = (deviation**2).sum(-1)
+        slope = np.maximum((deviation * y).sum(-1) / np.where(spread > 0, spread, 1.0), 0.0) * (spread > 0)
+        least = np.where(used, y, np.inf).min(-1)[:, None]
+        c = np.clip(y_mean - slope * p_mean, 0.0, least)
+    a = np.maximum((w * p * (y - c[..., None])).sum(-1) / (w * p**2).sum(-1), 0.0)
+    return (w * (a[..., None] * p + c[..., None] - y) ** 2).sum(-1)
 
 
 def _given_exponent(x: np.ndarray, y: np.ndarray, b: float, floor: bool) -> tuple[float, float, float]:
@@ -71,19 +113,32 @@ def _golden_section(f: Callable[[float], float], low: float, high: float) -> flo
 
 def fit_trend(x: np.ndarray, y: np.ndarray) -> PowerLaw:
     """y = a * x^(-b) by a line through (ln x, ln y); b may be negative. For LR*(tokens), LR*(batch)."""
-    x, y = _positive(x, y, need=2)
+    x, y = positive(2, x=x, y=y)
     slope, intercept = np.polyfit(np.log(x), np.log(y), 1)
-    return PowerLaw(math.exp(intercept), -float(slope))
+    return PowerLaw(math.exp(intercept), -float(slope), 0.0, _polynomial_outliers(x, y, np.log(y), 1))
+
+
+def _polynomial_outliers(x: np.ndarray, y: np.ndarray, explained: np.ndarray, degree: int) -> tuple[str, ...]:
+    """Of a least-squares polynomial in ln(x); squared errors without each point follow from its leverage."""
+    powers = np.vander(np.log(x) - np.log(x).mean(), degree + 1)
+    q, _ = np.linalg.qr(powers)
+    residual = explained - q @ (q.T @ explained)
+    room = np.maximum(
+        1 - (q**2).sum(1), 1e-12
+    )  # one minus the leverage; 0 where the point is alone in saying something
+    error = float((residual**2).sum())
+    return outliers(x, y, error, np.maximum(error - residual**2 / room, 0.0), degree + 1)
 
 
 @dataclass(frozen=True)
 class Parabola:
-    """loss = curvature * (ln(lr / best_lr))^2 + best_loss; r2: share of the variance explained."""
+    """loss = curvature * (ln(lr / best_lr))^2 + best_loss; r2: share of the variance explained. notes: see PowerLaw."""
 
     best_lr: float
     best_loss: float
     curvature: float
     r2: float
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __call__(self, lr: np.ndarray | float) -> np.ndarray:
         return self.curvature * np.log(np.asarray(lr) / self.best_lr) ** 2 + self.best_loss
@@ -93,9 +148,9 @@ def fit_best_lr(lr: np.ndarray, loss: np.ndarray) -> Parabola:
     """Least-squares parabola of the loss in ln(lr); its vertex is the best learning rate.
 
     Raises UserError for fewer than three learning rates, or when the loss has no minimum
-    in ln(lr). A vertex outside the sweep is the caller's to judge.
+    in ln(lr). A vertex outside the sweep is in `notes`.
     """
-    lr, loss = _positive(lr, loss, need=3)
+    lr, loss = positive(3, lr=lr, loss=loss)
     middle = np.log(lr).mean()
     curvature, slope, level = (float(v) for v in np.polyfit(np.log(lr) - middle, loss, 2))
     if curvature <= 0:
@@ -107,18 +162,22 @@ def fit_best_lr(lr: np.ndarray, loss: np.ndarray) -> Parabola:
     fit = Parabola(math.exp(middle + at), level - curvature * at * at, curvature, 0.0)
     spread = float(((loss - loss.mean()) ** 2).sum())
     r2 = 1 - float(((fit(lr) - loss) ** 2).sum()) / spread if spread else 1.0
-    return Parabola(fit.best_lr, fit.best_loss, fit.curvature, r2)
+    notes = _polynomial_outliers(lr, loss, loss, 2)
+    if not lr.min() <= fit.best_lr <= lr.max():
+        notes = (f"the best rate lies outside the sweep, {lr.min():g} to {lr.max():g}: widen it", *notes)
+    return Parabola(fit.best_lr, fit.best_loss, fit.curvature, r2, notes)
 
 
 @dataclass(frozen=True)
 class Chinchilla:
-    """L(N, D) = E + A / N^alpha + B / D^beta, N parameters, D tokens (Hoffmann et al. 2022)."""
+    """L(N, D) = E + A / N^alpha + B / D^beta, N parameters, D tokens (Hoffmann et al. 2022). notes: see PowerLaw."""
 
     A: float
     B: float
     E: float
     alpha: float
     beta: float
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __call__(self, n: np.ndarray | float, d: np.ndarray | float) -> np.ndarray:
         n, d = np.asarray(n, dtype=np.float64), np.asarray(d, dtype=np.float64)
@@ -142,29 +201,77 @@ def fit_chinchilla(n: np.ndarray, d: np.ndarray, loss: np.ndarray, starts: int =
     n, d, loss: 1-D, one entry per run. The sum, not the mean: the mean makes optimizers stop
     early, which is how the replication explains Hoffmann's intervals. Of the papers' grid of
     4500 starting points the `starts` lowest are followed by BFGS with the exact gradient.
-    Raises UserError for fewer than five runs, or without scipy.
+    A term that explains nothing, or grows, has NaN for its numbers; that and runs far from the law are in `notes`.
+    Raises UserError for fewer than five runs, three different N or D, one ratio of D to a power of N in all of them
+    (N and D cannot be told apart then), or without scipy.
     """
     try:
         from scipy.optimize import minimize
     except ImportError as missing:
         raise UserError("The Chinchilla fit needs scipy. Type: pip install scipy") from missing
-    n, loss = _positive(n, loss, need=5)
-    d, _ = _positive(d, loss, need=5)
+    n, d, loss = positive(3, N=n, D=d, loss=loss)
+    _designed(n, d)
     data = np.log(n), np.log(d), np.log(loss)
     tens, halves = np.arange(0, 26, 5.0), np.arange(0, 2.01, 0.5)
     grid = np.array(list(product(tens, tens, np.arange(-1, 1.01, 0.5), halves, halves)))
-    ranked = grid[np.argsort([_huber(point, *data)[0] for point in grid])[:starts]]
+    ranked = grid[np.argsort(_huber_values(grid, *data))[:starts]]
     options = {"gtol": 1e-10}  # gradients are of the size of HUBER_DELTA: the default 1e-5 stops early
     found = [minimize(_huber, start, data, method="BFGS", jac=True, options=options) for start in ranked]
-    a, b, e, alpha, beta = min(found, key=lambda f: f.fun).x
-    return Chinchilla(math.exp(a), math.exp(b), math.exp(e), float(alpha), float(beta))
+    return _judged(min(found, key=lambda f: f.fun).x, *data)
+
+
+def _designed(n: np.ndarray, d: np.ndarray) -> None:
+    """Raise UserError for runs that cannot tell five numbers."""
+    if (runs := len(np.unique(np.stack([n, d]), axis=1).T)) < 5:
+        raise UserError(f"This fit needs 5 different runs, got {runs}. Add runs.")
+    if abs(float(np.corrcoef(np.log(n), np.log(d))[0, 1])) > 1 - 1e-4:
+        raise UserError(
+            "In all runs D is one power of N (such as 20 tokens per parameter), so what N and D do cannot be told "
+            "apart. Add runs with other ratios."
+        )
+
+
+def _judged(point: np.ndarray, ln_n: np.ndarray, ln_d: np.ndarray, ln_loss: np.ndarray) -> Chinchilla:
+    """The law at (a, b, e, alpha, beta), with what is not determined as NaN and in words."""
+    terms, ln_sum = _terms(point, ln_n, ln_d)
+    shares = np.exp(terms - ln_sum)
+    a, b, e, alpha, beta = (float(v) for v in point)
+    values = {"A": math.exp(a), "B": math.exp(b), "E": math.exp(e), "alpha": alpha, "beta": beta}
+    notes = []
+    for i, (name, exponent, what) in enumerate((("A", "alpha", "N"), ("B", "beta", "D"))):
+        if values[exponent] <= 0 or np.ptp(shares[i]) < NOTHING:
+            values |= {name: math.nan, exponent: math.nan}
+            notes.append(
+                f"the loss does not fall with {what} in these runs, so {name} and {exponent} are not determined"
+            )
+    if shares[2].max() < NOTHING:
+        values["E"] = 0.0
+        notes.append("E is at its bound 0: the runs do not show where the fall ends")
+    residual = np.abs(ln_sum - ln_loss)
+    far = residual > max(FAR * 1.4826 * float(np.median(residual)), 1e-6)
+    if far.any():
+        runs = "; ".join(f"N = {math.exp(x):.4g}, D = {math.exp(z):.4g}" for x, z in zip(ln_n[far], ln_d[far]))
+        notes.append(f"{int(far.sum())} of {len(far)} runs are far from the law: {runs}. Check them")
+    return Chinchilla(**values, notes=tuple(notes))
+
+
+def _terms(point: np.ndarray, ln_n: np.ndarray, ln_d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Logs of the three terms at (..., 5) points, (3, ..., runs), and of their sum."""
+    a, b, e, alpha, beta = (np.asarray(v)[..., None] for v in np.moveaxis(point, -1, 0))
+    terms = np.stack([a - alpha * ln_n, b - beta * ln_d, e + 0 * ln_n])
+    return terms, np.logaddexp.reduce(terms)
+
+
+def _huber_values(points: np.ndarray, ln_n: np.ndarray, ln_d: np.ndarray, ln_loss: np.ndarray) -> np.ndarray:
+    """The objective of _huber at many points."""
+    residual = _terms(points, ln_n, ln_d)[1] - ln_loss
+    clipped = np.clip(residual, -HUBER_DELTA, HUBER_DELTA)
+    return (clipped * (residual - clipped / 2)).sum(-1)
 
 
 def _huber(point: np.ndarray, ln_n: np.ndarray, ln_d: np.ndarray, ln_loss: np.ndarray) -> tuple[float, np.ndarray]:
     """Objective and gradient at point = (a, b, e, alpha, beta), logs of A, B and E."""
-    a, b, e, alpha, beta = point
-    terms = np.stack([a - alpha * ln_n, b - beta * ln_d, np.full_like(ln_n, e)])
-    ln_sum = np.logaddexp.reduce(terms)
+    terms, ln_sum = _terms(point, ln_n, ln_d)
     share = np.exp(terms - ln_sum)
     residual = ln_sum - ln_loss
     clipped = np.clip(residual, -HUBER_DELTA, HUBER_DELTA)  # the derivative of the Huber function
@@ -178,19 +285,52 @@ def leave_one_out(fit: Callable[..., Fit], *data: np.ndarray) -> list[Fit]:
     return [fit(*(np.delete(column, i) for column in data)) for i in range(len(data[0]))]
 
 
-def bootstrap(fit: Callable[..., Fit], *data: np.ndarray, samples: int, seed: int = 0) -> Iterator[Fit]:
-    """The fit on resampled points, `samples` times; quantiles of its numbers are confidence intervals."""
+@dataclass(frozen=True)
+class Resamples(Generic[Fit]):
+    """Fits to resampled points. skipped: why some resamples have none -> how many."""
+
+    fits: list[Fit]
+    skipped: dict[str, int]
+
+    def __iter__(self) -> Iterator[Fit]:
+        return iter(self.fits)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How many resamples were skipped, in words; () for none."""
+        every = len(self.fits) + sum(self.skipped.values())
+        return tuple(f"{count} of {every} resamples were skipped: {why}" for why, count in self.skipped.items())
+
+    def interval(self, number: Callable[[Fit], float], level: float = 0.9) -> tuple[float, float]:
+        """The percentile interval of a number of the fits; it covers less than `level` where many were skipped."""
+        low, high = np.quantile([number(fit) for fit in self.fits], [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
+
+
+def bootstrap(fit: Callable[..., Fit], *data: np.ndarray, samples: int, seed: int = 0) -> Resamples[Fit]:
+    """The fit on resampled points, `samples` times; quantiles of its numbers are confidence intervals.
+
+    Resamples that the fit refuses (too few different points), or whose law has a number that is not determined, are
+    skipped and counted. Raises UserError where none is left.
+    """
     rng = np.random.default_rng(seed)
+    fits, skipped = [], Counter[str]()
     for _ in range(samples):
         chosen = rng.integers(len(data[0]), size=len(data[0]))
-        yield fit(*(column[chosen] for column in data))
+        try:
+            found = fit(*(column[chosen] for column in data))
+        except UserError as error:
+            skipped[str(error).split(", got")[0]] += 1
+            continue
+        if all(math.isfinite(v) for v in _numbers(found)):
+            fits.append(found)
+        else:
+            skipped[getattr(found, "notes", ("it is not a number",))[0]] += 1
+    if not fits:
+        raise UserError(f"None of {samples} resamples could be fitted: {'; '.join(skipped)}. Add runs.")
+    return Resamples(fits, dict(skipped))
 
 
-def _positive(x: np.ndarray, y: np.ndarray, need: int) -> tuple[np.ndarray, np.ndarray]:
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    assert x.shape == y.shape and x.ndim == 1, (x.shape, y.shape)
-    if not (np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)).all():
-        raise UserError(f"A fit needs finite positive numbers, got x = {x.tolist()} and y = {y.tolist()}.")
-    if len(np.unique(x)) < need:
-        raise UserError(f"This fit needs {need} different x, got {sorted(set(x.tolist()))}. Add runs.")
-    return x, y
+def _numbers(fit: object) -> list[float]:
+    """Those of a law, or a number itself."""
+    return [v for v in (vars(fit).values() if hasattr(fit, "__dict__") else [fit]) if isinstance(v, float)]
