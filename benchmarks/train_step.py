@@ -7,7 +7,8 @@ Each family runs in a process of its own, through the same Trainer as pretrain.p
 shards of random tokens; a step is one micro-batch, so the optimizer's cost is at its highest,
 or --batch tokens of several.
 The rate is the median over the steps after the warm-up, each timed on the device. MFU counts
-model FLOPs (causal attention, no recomputation) against the dense bf16 peak of the device.
+model FLOPs (causal attention, no recomputation) against the dense bf16 peak of the device; mfu_palm, of the JSON,
+those of PaLM's convention (lit_gpt/metrics/throughput.py).
 """
 
 from __future__ import annotations
@@ -122,6 +123,7 @@ def measure(
             "tokens_per_sec": round(float(rate), 1),
             "mean_tokens_per_sec": round(float(batch / times.mean()), 1),
             "mfu": round(float(rate * trainer.plan.model_flops_per_token / peak), 4) if peak else None,
+            "mfu_palm": round(float(rate * setup.palm_flops_per_token / peak), 4) if peak else None,
             "peak_memory_gib": round(memory, 2) if timer.on_gpu else None,
             "first_step_seconds": round(first, 1),
             "steps": len(times),

@@ -265,6 +265,16 @@ class GPT(nn.Module):
         forward = sum(self.blocks[i].flops(context_length) for i in self.block_of)  # type: ignore[operator]
         return 3 * (forward + 2 * self.head_weight().numel())
 
+    def palm_flops_per_token(self, context_length: int) -> float:
+        """The same by PaLM's convention (arXiv:2204.02311, appendix B): 6 N + 12 L H Q T.
+
+        N are the active parameters without the input table (a tied one is the output projection too, and counts), L
+        the layers with softmax attention of H heads of size Q, each as if a query saw all T tokens.
+        """
+        counts, config = self.param_counts(), self.config
+        n = counts["active"] - (0 if self.head is None else counts["embedding"])
+        return 6.0 * n + 12.0 * len(self.attending) * config.n_head * config.head_dim * context_length
+
     def param_counts(self) -> dict[str, int]:
         """Parameters by kind: total, active per token, non_embedding (neither table nor head), each role.
 

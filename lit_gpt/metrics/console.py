@@ -60,14 +60,19 @@ class Console:
         grad_norm: float | None = None,
         tokens_per_sec: float | None = None,
         mfu: float | None = None,
+        mfu_palm: float | None = None,
     ) -> str:
-        """Print one line about an interval, and return it. mfu is a fraction; None leaves a field out."""
+        """Print one line about an interval, and return it; None leaves a field out.
+
+        mfu, mfu_palm: fractions, by the two conventions of metrics/throughput.py.
+        """
         parts = [f"step {step}/{self._total_steps}", f"{human(tokens_seen)} tok"]
         parts += [f"loss {loss:.4f} (avg {self._smooth(loss):.4f})", f"lr {lr:.1e}"]
         parts += [] if grad_norm is None else [f"gnorm {grad_norm:.2f}"]
         if tokens_per_sec:
             parts += [f"{human(tokens_per_sec)} tok/s"]
-            parts += [] if mfu is None else [f"MFU {mfu:.1%}"]
+            palm = "" if mfu_palm is None else f", PaLM {mfu_palm:.1%}"
+            parts += [] if mfu is None else [f"MFU {mfu:.1%} causal{palm}"]
             parts += [f"eta {duration((self._total_tokens - tokens_seen) / tokens_per_sec)}"]
         text = " | ".join(parts)
         self.note(text)

@@ -33,12 +33,13 @@ class Counted:
     """A model description with its exact counts (made on the meta device).
 
     parameters: role or kind -> count, with keys total, active, embedding, head.
-    flops_per_token: forward and backward at the training context.
+    flops_per_token: forward and backward at the training context. palm_flops_per_token: by PaLM's convention.
     """
 
     config: ModelConfig
     parameters: dict[str, int]
     flops_per_token: float = 0.0
+    palm_flops_per_token: float = 0.0
 
     def budget_parameters(self, run: RunConfig) -> float:
         """What the token budget counts: exact or analytic, with or without embeddings."""

@@ -22,7 +22,7 @@ from lit_gpt.metrics.health import SpikeDetector
 from lit_gpt.metrics.routing import unpack
 from lit_gpt.metrics.sinks import Sinks
 from lit_gpt.metrics.summary import write_summary
-from lit_gpt.metrics.throughput import Throughput, peak_flops
+from lit_gpt.metrics.throughput import CONVENTION, Throughput, peak_flops
 from lit_gpt.optim.groups import describe_groups
 from lit_gpt.optim.protocol import telemetry
 from lit_gpt.parallel import Runtime
@@ -56,7 +56,8 @@ class Reporter:
         self.last_loss = math.nan
         device = runtime.device
         peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-        self.speed = Throughput(runtime.world_size, peak)
+        palm = setup.palm_flops_per_token / (setup.plan.model_flops_per_token or 1.0)
+        self.speed = Throughput(runtime.world_size, peak, palm=palm)
         self.hardware = Hardware(device)
         self._window = torch.zeros(2, device=device)  # summed loss of the steps taken, skipped steps
         self._window_steps = 0
@@ -139,6 +140,7 @@ class Reporter:
             grad_norm=read[2],
             tokens_per_sec=rates.get("throughput/tokens_per_sec"),
             mfu=rates.get("throughput/device/mfu"),
+            mfu_palm=rates.get("throughput/device/mfu_palm"),
         )
 
     def _step_values(self, values: StepValues, norms: list[float], micro_batches: int) -> dict[str, float]:
@@ -239,6 +241,8 @@ class Reporter:
                 **{k: v for k, v in rates.items() if k.startswith(("throughput/", "time/"))},
                 **{f"parameters/{k}": v for k, v in plan.counts.items()},
                 "model_flops_per_token": plan.model_flops_per_token,
+                "palm_flops_per_token": self.setup.palm_flops_per_token,
+                "mfu_convention": CONVENTION,
                 "learning_rate": plan.roles["matrix"].lr,
                 "depth": plan.depth,
                 "family": plan.family,

@@ -68,13 +68,17 @@ NORM_NAMES = {"FusedRMSNorm": "rmsnorm", "RMSNorm": "rmsnorm", "LayerNorm": "lay
 
 @dataclass(frozen=True)
 class Setup:
-    """A resolved run. folder: where it will live; nothing has been written yet."""
+    """A resolved run.
+
+    folder: where it will live; nothing has been written yet. palm_flops_per_token: for the MFU by PaLM's convention.
+    """
 
     run: RunConfig
     name: NameFields
     model: ModelConfig
     plan: Plan
     folder: Path
+    palm_flops_per_token: float = 0.0
 
 
 def prepare(typed: RunConfig, ranks: int) -> Setup:
@@ -85,8 +89,8 @@ def prepare(typed: RunConfig, ranks: int) -> Setup:
     typed = typed if typed.optimizer is None else replace(typed, optimizer=OPTIMIZERS.resolve(typed.optimizer))
     run, name = resolve(typed)
     config = model_config(run, run.depth, run.ar)
-    base = base_config(run)
-    plan = build_plan(run, count(config), count(base), ranks)
+    base, counted = base_config(run), count(config)
+    plan = build_plan(run, counted, count(base), ranks)
     check_arguments(plan)
     if run.dry_run or torch.cuda.is_available():  # a run on a CPU asks nothing of a GPU
         plan = replace(plan, memory=memory_per_gpu(run, config, plan, ranks))
@@ -100,7 +104,7 @@ def prepare(typed: RunConfig, ranks: int) -> Setup:
         swa=run.swa_len,
         ramp=plan.batch_ramp,
     )
-    return Setup(run, name, config, plan, Path(str(run.out_dir)) / label)
+    return Setup(run, name, config, plan, Path(str(run.out_dir)) / label, counted.palm_flops_per_token)
 
 
 def base_config(run: RunConfig) -> ModelConfig:
@@ -205,7 +209,8 @@ def count(config: ModelConfig) -> Counted:
     """Exact parameter counts and FLOPs per token, from a model on the meta device."""
     with torch.device("meta"):
         model = GPT(config, Multipliers())
-    return Counted(config, model.param_counts(), model.flops_per_token(config.block_size))
+    length = config.block_size
+    return Counted(config, model.param_counts(), model.flops_per_token(length), model.palm_flops_per_token(length))
 
 
 def world_size() -> int:

@@ -18,11 +18,11 @@ def test_plain_line_without_a_terminal():
     out = io.StringIO()
     console = Console(19.7e6, 1000, enabled=True, stream=out)
     console.update(120, 1.97e6, 2.3)
-    console.line(120, 1.97e6, 2.3412, lr=4.8e-4, grad_norm=0.61, tokens_per_sec=92343.75, mfu=0.412)
+    console.line(120, 1.97e6, 2.3412, lr=4.8e-4, grad_norm=0.61, tokens_per_sec=92343.75, mfu=0.412, mfu_palm=0.471)
     console.close()
     assert out.getvalue() == (
         "step 120/1000 | 1.97M tok | loss 2.3412 (avg 2.3412) | lr 4.8e-04 | gnorm 0.61"
-        " | 92.3k tok/s | MFU 41.2% | eta 3m12s\n"
+        " | 92.3k tok/s | MFU 41.2% causal, PaLM 47.1% | eta 3m12s\n"
     )
 
 
