@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lit_gpt.errors import UserError
 from lit_gpt.roles import role
 
 STEPS = 12  # rectified starts end after 5, bases are renewed every 10
@@ -35,12 +36,14 @@ def objection(build: Callable[[list[dict[str, Any]]], torch.optim.Optimizer], ro
         warnings.simplefilter("ignore")
         groups = [_group(name) for name in roles]
         weights = [p for group in groups for p in group["params"]]
-        optimizer = build(groups)
         try:
+            optimizer = build(groups)
             for step in range(STEPS):
                 for p in weights:
                     p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(step))
                 optimizer.step()
+        except UserError:
+            raise
         except Exception as error:  # whatever a library raises
             return f"a step ends with {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     finite = all(torch.isfinite(p).all() for p in weights)

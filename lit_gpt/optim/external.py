@@ -108,7 +108,10 @@ class Entry:
         hints = HINTS | {name: knob.hint for name, knob in parameters.items()}
         knobs = parameters | {name: Knob(hints.get(name, UNKNOWN), value) for name, value in ours.items()}
         for name, why in self.without.items():
-            if plan.optimizer_args.get(name, parameters[name].default) != parameters[name].default:
+            if (
+                name in parameters
+                and plan.optimizer_args.get(name, parameters[name].default) != parameters[name].default
+            ):
                 raise UserError(
                     f"--optimizer_args.{name} {plan.optimizer_args[name]} cannot be used by {plan.optimizer}: {why}. "
                     "Drop it."

@@ -16,12 +16,13 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from lit_gpt.errors import UserError
-from lit_gpt.scaling._fit_data import outliers, positive
+from lit_gpt.scaling._fit_data import ROUNDING, outliers, positive
 
 Fit = TypeVar("Fit")
 EXPONENTS = np.geomspace(1e-4, 10.0, 400)  # of power laws
 HUBER_DELTA = 1e-3  # Hoffmann et al. 2022, section 3.3
 FAR = 6.0  # robust standard deviations (1.4826 median |residual|) from which a run is far from Chinchilla's law
+STEEP = 2.0  # the largest exponent among the papers' starting points
 NOTHING = 1e-5  # share of the loss below which a term of Chinchilla's law explains nothing
 
 
@@ -153,7 +154,7 @@ def fit_best_lr(lr: np.ndarray, loss: np.ndarray) -> Parabola:
     lr, loss = positive(3, lr=lr, loss=loss)
     middle = np.log(lr).mean()
     curvature, slope, level = (float(v) for v in np.polyfit(np.log(lr) - middle, loss, 2))
-    if curvature <= 0:
+    if curvature * np.ptp(np.log(lr)) ** 2 <= ROUNDING * abs(level):
         raise UserError(
             f"The losses {loss.tolist()} at learning rates {lr.tolist()} have no minimum. "
             f"Give a sweep with learning rates on both sides of the best one."
@@ -243,6 +244,10 @@ def _judged(point: np.ndarray, ln_n: np.ndarray, ln_d: np.ndarray, ln_loss: np.n
             values |= {name: math.nan, exponent: math.nan}
             notes.append(
                 f"the loss does not fall with {what} in these runs, so {name} and {exponent} are not determined"
+            )
+        elif values[exponent] > STEEP:
+            notes.append(
+                f"{exponent} is above {STEEP:g}: only the smallest {what} tell it. Add runs with smaller {what}"
             )
     if shares[2].max() < NOTHING:
         values["E"] = 0.0

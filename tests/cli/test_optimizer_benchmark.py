@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from launch_scripts import optimizer_benchmark as benchmark
+from lit_gpt.errors import UserError
 from lit_gpt.optim import OPTIMIZERS
 
 ROOT = Path(__file__).parents[2]
@@ -66,3 +67,11 @@ def test_what_cannot_be_given(tmp_path: Path, capsys: Any) -> None:
     assert "Did you mean 'schedulefree_sgd'" in capsys.readouterr().err
     assert benchmark.main(words(tmp_path, tmp_path, "adamw", "--max_tokens=100")) == 2
     assert "before the --" in capsys.readouterr().err
+
+
+def test_names_as_the_papers_spell_them() -> None:
+    """SF-AdamW was not in the table, schedulefree_adamw was."""
+    rows = benchmark.read_table(benchmark.TABLE, "60m")
+    assert benchmark.choose(rows, "SF-AdamW,sophiag,adamw") == ["schedulefree_adamw", "sophia", "adamw"]
+    with pytest.raises(UserError, match="Unknown optimizer 'adamz'"):
+        benchmark.choose(rows, "adamz")

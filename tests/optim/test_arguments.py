@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 from small import plan_for
-from test_external import NAMES as OTHERS
 from test_external import skip_if_missing
 from torch import nn
 
 from lit_gpt import optim
 from lit_gpt.errors import UserError
+from lit_gpt.ops.backends import missing
 from lit_gpt.optim import EXTERNAL, OPTIMIZERS, check_arguments
 from lit_gpt.optim.groups import parameter_groups
 from lit_gpt.roles import role
@@ -168,11 +168,9 @@ def test_betas_of_the_plan_are_tried_too() -> None:
 def test_the_documentation_lists_them() -> None:
     """docs/optimizers.md, in the last column but one."""
     text = (Path(__file__).parents[2] / "docs/optimizers.md").read_text(encoding="utf-8")
-    for name in (name for name in OTHERS if name in EXTERNAL):
-        if name in EXTERNAL and not optim.external.missing(EXTERNAL[name].module):
-            (row,) = re.findall(rf"^\| `{name}` \|.*$", text, re.MULTILINE)
-            listed = re.findall(r"`(\w+)`", row.split("|")[6])
-            assert listed == sorted(knobs(name)), name
+    for name in (name for name, entry in EXTERNAL.items() if not missing(entry.module)):
+        (row,) = re.findall(rf"^\| `{name}` \|.*$", text, re.MULTILINE)
+        assert re.findall(r"`(\w+)`", row.split("|")[6]) == sorted(knobs(name)), name
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,21 @@ def test_a_best_rate_outside_of_its_sweep_is_said() -> None:
     assert "outside the sweep, 0.0001 to 0.001" in note
 
 
+def test_losses_on_a_line_have_no_best_rate() -> None:
+    """Rounding made a parabola of them, with its vertex at the rate 0 and a loss of -5e12."""
+    rates = np.geomspace(1e-4, 1e-3, 5)
+    for losses in (2.5 + 0.1 * np.log(rates / 1e-3), 2.5 - 0.1 * np.log(rates / 1e-3), np.full(5, 2.5)):
+        with pytest.raises(UserError, match="have no minimum"):
+            fit_best_lr(rates, losses)
+
+
+def test_an_exponent_that_only_the_smallest_runs_tell() -> None:
+    pytest.importorskip("scipy")
+    loss = 2.0 + 0.3 * (SIZES / SIZES.min()) ** -4.0 + 2085 * TOKENS**-0.3659
+    (note,) = fit_chinchilla(SIZES, TOKENS, loss, starts=5).notes
+    assert "alpha is above 2: only the smallest N tell it" in note
+
+
 def test_a_term_that_explains_nothing_has_no_numbers() -> None:
     """More tokens that do not help, or hurt, were an exponent like any other."""
     pytest.importorskip("scipy")
