@@ -99,6 +99,13 @@ class Entry:
             )
         return getattr(optional(self.module), self.name)
 
+    def _refuse_without(self, parameters: Mapping[str, Knob], plan: Plan) -> None:
+        for name in self.without.keys() & parameters.keys() & plan.optimizer_args.keys():
+            if (value := plan.optimizer_args[name]) != parameters[name].default:
+                raise UserError(
+                    f"--optimizer_args.{name} {value} cannot be used by {plan.optimizer}: {self.without[name]}. Drop it."
+                )
+
     def _arguments(self, cls: Any, plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
         """Arguments of the class, and what groups get from the Plan step by step."""
         parameters = knobs_of(cls)
@@ -107,15 +114,7 @@ class Entry:
         ours |= {**self.knobs, **({self.total_steps: plan.steps} if self.total_steps else {})}
         hints = HINTS | {name: knob.hint for name, knob in parameters.items()}
         knobs = parameters | {name: Knob(hints.get(name, UNKNOWN), value) for name, value in ours.items()}
-        for name, why in self.without.items():
-            if (
-                name in parameters
-                and plan.optimizer_args.get(name, parameters[name].default) != parameters[name].default
-            ):
-                raise UserError(
-                    f"--optimizer_args.{name} {plan.optimizer_args[name]} cannot be used by {plan.optimizer}: {why}. "
-                    "Drop it."
-                )
+        self._refuse_without(parameters, plan)
         hidden = OURS | self.fixed.keys()
         check(plan.optimizer, plan.optimizer_args, {k: v for k, v in knobs.items() if k not in hidden})
         own = OWN.get(plan.optimizer, {}) | plan.optimizer_args
