@@ -102,9 +102,8 @@ class Entry:
     def _refuse_without(self, parameters: Mapping[str, Knob], plan: Plan) -> None:
         for name in self.without.keys() & parameters.keys() & plan.optimizer_args.keys():
             if (value := plan.optimizer_args[name]) != parameters[name].default:
-                raise UserError(
-                    f"--optimizer_args.{name} {value} cannot be used by {plan.optimizer}: {self.without[name]}. Drop it."
-                )
+                why = self.without[name]
+                raise UserError(f"--optimizer_args.{name} {value} cannot be used by {plan.optimizer}: {why}. Drop it.")
 
     def _arguments(self, cls: Any, plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
         """Arguments of the class, and what groups get from the Plan step by step."""
