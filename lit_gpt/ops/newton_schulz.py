@@ -9,7 +9,7 @@ x / |x|, whose singular values are at most 1. Sets of (a, b, c):
 | set | what it is |
 |---|---|
 | muon | Muon's quintic (kellerjordan.github.io/posts/muon), repeated; values end within about 0.7..1.2 |
-| tuned | five triples tuned for five steps, from the reference's Muon (its section 7.2) |
+| tuned | five triples tuned for five steps, from ArchScale's Muon |
 | polar_express | greedily minimax triples (arXiv:2505.16932) with the paper's safety factor, from x over 1.01 |x| |
 
 Shapes: B matrices of M rows and N columns. The iteration runs on the wide orientation.

@@ -119,7 +119,7 @@ class NormalizedRows:
 
 @dataclass(frozen=True)
 class Sphere:
-    """Hyperball (the reference's section 7.3): eta is the step's length relative to the weights' norm.
+    """Hyperball (arXiv:2603.28743): eta is the step's length relative to the weights' norm.
 
     With nu the Frobenius norm at the start of training, X' = X - eta nu D / |D| and X <- nu X' / |X'|.
     Every expert is a matrix on a sphere of its own. A matrix with blocks is on one.
@@ -149,7 +149,7 @@ class Sphere:
 
 @dataclass(frozen=True)
 class Ball:
-    """Spectral ball (the reference's section 7.4), with the retraction after the step and not before it.
+    """Spectral ball (ArchScale's MuonBall), with the retraction after the step and not before it.
 
     X' = X - eta R D, X <- R X' / sigma(X'), R = sqrt(fan_out / fan_in). sigma comes from power
     iterations on X'^T X', each with one small all-reduce, that start from their last vector.

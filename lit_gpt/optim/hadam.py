@@ -1,4 +1,4 @@
-"""The NAdam hybrid `hadam` of the reference (its section 7.1): NAdam for matrices, a fast AdamW for the rest.
+"""The NAdam hybrid `hadam` of ArchScale: NAdam for matrices, a fast AdamW for the rest.
 
 NAdam (Dozat 2016, with torch's momentum schedule) has the Plan's betas and eps and decoupled decay;
 AdamW has its own: betas 0.8 and 0.95, eps 1e-10.

@@ -1,4 +1,4 @@
-"""MuonBall: Muon on spectral spheres (the reference's section 7.4).
+"""MuonBall: Muon on spectral spheres (ArchScale).
 
 Matrices, experts and routers keep the spectral norm sqrt(fan_out / fan_in); the learning rate is the
 length of a step relative to it. Every other role is trained by AdamW.
