@@ -78,7 +78,7 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         fields = {"ctx_len": CONTEXT, "vocab_size": VOCAB, "max_tokens": 1e12, "train_name": "mup", **options}
         run = RunConfig(train_data_dir=folder, train_model=family, depth=depth, micro_bsz=micro_bsz, **fields)
-        setup = prepare(run, runtime.world_size)
+        setup = prepare(replace(run, optimizer_args=None), runtime.world_size)
         model = build_model(setup, runtime)
         clock = partial(milliseconds, device=runtime.device, steps=steps, warmup=warmup, before=runtime.barrier)
         passes = clock(lambda: backward(model, setup, runtime)) / 1e3
