@@ -9,6 +9,7 @@ Every option: --help. Killed or crashed, the same command goes on where it was.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -16,12 +17,16 @@ from jsonargparse import auto_cli
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lit_gpt.data.left_out import sentences
 from lit_gpt.data.prepare import prepare
 from lit_gpt.errors import EXIT_BAD_INPUT, UserError
 
+ALIASES = {"--input_dir": "--source", "--output_dir": "--output"}
+SEVERAL = ("--source", "--include", "--exclude")  # options that take several values
+
 
 def summary(meta: dict) -> str:
-    """The counts of a prepared folder as a table."""
+    """The counts of a prepared folder as a table, and what was left out."""
     lines = [f"{'split':<12}{'tokens':>18}{'documents':>14}{'bytes':>18}{'bytes/token':>13}{'shards':>8}"]
     for split, n in meta["splits"].items():
         ratio = n["bytes"] / n["tokens"]
@@ -29,17 +34,36 @@ def summary(meta: dict) -> str:
             f"{split:<12}{n['tokens']:>18,}{n['documents']:>14,}{n['bytes']:>18,}{ratio:>13.3f}{n['shards']:>8}"
         )
     if "validation" not in meta["splits"]:
+        only = sum(n["documents"] for n in meta["splits"].values()) == 1
         lines.append(
-            "no document went to validation; to have some, use a larger --validation_fraction and a new --output"
+            "the source is one document, so none went to validation; add documents, or give a --val_data_dir of its own"
+            if only
+            else "no document went to validation; to have some, use a --validation_fraction above 0 and a new --output"
         )
     lines.append(f"vocabulary {meta['vocab_size']}, EOS id {meta['eos_id']}")
-    return "\n".join(lines)
+    return "\n".join(lines + sentences(meta.get("left_out", {})))
+
+
+def arguments(typed: list[str]) -> list[str]:
+    """The command line without aliases, and with the values of `--source a b`, or of several, as one JSON list."""
+    groups: list[list[str]] = []
+    for word in typed:
+        if groups and not word.startswith("--"):
+            groups[-1].append(word)
+            continue
+        name, equals, value = word.partition("=")
+        name = ALIASES.get(name, name)
+        group = next((g for g in groups if g[0] == name and name in SEVERAL), [name])
+        groups = [*(g for g in groups if g is not group), group]
+        group += [value] if equals else []
+    listed = [[g[0], json.dumps(g[1:])] if g[0] in SEVERAL and len(g) > 2 else g for g in groups]
+    return [word for group in listed for word in group]
 
 
 def main() -> int:
     """Run prepare() with the options of the command line; the exit code."""
     try:
-        print(summary(auto_cli(prepare, as_positional=False)))
+        print(summary(auto_cli(prepare, args=arguments(sys.argv[1:]), as_positional=False)))
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return EXIT_BAD_INPUT

@@ -1,27 +1,22 @@
-"""Documents out of text files, jsonl (plain, gzip, zstd) and parquet, each with a stable key."""
+"""Documents out of files and folders, each with a stable key."""
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import io
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import NamedTuple
 
+from lit_gpt.data.codec import Unusable, damage_as_unusable, decode, opened
+from lit_gpt.data.fields import Skip, text_of
+from lit_gpt.data.kinds import JSON_SUFFIXES, ODD_SHARE, TEXT_SUFFIXES, Kind, Piece, look, suffixes
+from lit_gpt.data.left_out import LeftOut, sentences
+from lit_gpt.data.records import READERS
 from lit_gpt.errors import UserError
-
-_PLAIN = (
-    ".txt .md .rst .tex .py .pyi .c .h .cc .cpp .hpp .cu .cuh .java .js .ts .go .rs .rb .sh .html .css "
-    ".toml .yaml .yml .sql .jl .lua .scala .swift .kt .r .m .pl .php"
-)
-TEXT_SUFFIXES = tuple(_PLAIN.split())
-JSONL_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".jsonl.zstd")
-SUFFIXES = (*TEXT_SUFFIXES, *JSONL_SUFFIXES, ".parquet")
-TEXT_KEYS = ("text", "file_contents", "content", "file_content")
 
 
 class Document(NamedTuple):
@@ -32,166 +27,169 @@ class Document(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A file, or the part of it that one worker reads.
+class Search:
+    """Which files are wanted, what was not, and which have been found already.
 
-    key: path relative to the source folder. start, end: bytes of a .jsonl, row groups of a
-    .parquet; the whole file where end is None. size: bytes on disk, for progress.
+    include, exclude: shell patterns tried on the name and on the path relative to the source; with
+    `include` the suffix does not matter. text_key: field of a record that holds its text.
+    left: counts what is left out. seen: (device, inode) of every file and folder found so far.
     """
 
-    path: Path
-    key: str
-    size: int
-    start: int = 0
-    end: int | None = None
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    text_key: str | None = None
+    left: LeftOut = field(default_factory=LeftOut)
+    seen: set[tuple[int, int]] = field(default_factory=set)
 
 
-def find_files(source: Path, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Piece]:
-    """The readable files under a folder (or the one file), sorted by key.
+def find_files(source: Path, search: Search | None = None) -> list[Piece]:
+    """The files with text under a folder, sorted by key, or the one file.
 
-    include, exclude: shell patterns tried on the name and on the relative path; with `include`
-    the suffix no longer matters. Hidden files and folders are left out. Raises UserError when
-    there is nothing to read.
+    A file is taken when it holds records or parquet with a field for the text, or text under one of
+    TEXT_SUFFIXES. Links are followed, each real file is read once. Raises UserError when there is
+    nothing to read, and for a file that was named and cannot be read.
     """
-
-    def wanted(key: str, name: str) -> bool:
-        def hit(patterns: Sequence[str]) -> bool:
-            return any(fnmatch(name, p) or fnmatch(key, p) for p in patterns)
-
-        return (hit(include) if include else name.lower().endswith(SUFFIXES)) and not hit(exclude)
-
-    if source.is_file():
-        return [Piece(source, source.name, source.stat().st_size)]
-    paths = (p for p in source.rglob("*") if p.is_file())
-    keyed = sorted((p.relative_to(source).as_posix(), p) for p in paths)
-    visible = ((key, p) for key, p in keyed if not any(part.startswith(".") for part in key.split("/")))
-    pieces = [Piece(p, key, p.stat().st_size) for key, p in visible if wanted(key, p.name)]
+    search = search or Search()
+    try:
+        if not source.is_dir():
+            return [_named(source, search)]
+        search.seen.add(_identity(source.stat()))
+        here = replace(search, left=LeftOut(search.left.strict))
+        pieces = [piece for found in _walk(source, here) if (piece := _piece(*found, here))]
+    except OSError as e:
+        raise UserError(f"Cannot open {source}: {e.strerror}.") from e
     if not pieces:
-        what = f"matches {', '.join(include)}" if include else f"ends in one of {', '.join(SUFFIXES)}"
-        raise UserError(f"No text found: no file under {str(source)!r} {what}.")
-    return pieces
+        why = "; ".join(sentences(here.left.placed({}))) or "the folder is empty"
+        raise UserError(
+            f"No text found under {str(source)!r}: {why}. Give a folder of text, JSON records or parquet; "
+            "--include '*' takes files of every suffix that hold text."
+        )
+    search.left.merge(here.left.counts)
+    return sorted(pieces, key=lambda p: p.key)
 
 
-def read_documents(piece: Piece, text_key: str | None = None) -> Iterator[Document]:
-    """The documents of a piece in file order. Text is UTF-8; undecodable bytes become U+FFFD.
+def _named(path: Path, search: Search) -> Piece:
+    if not path.is_file():
+        raise UserError(f"The source {str(path)!r} is neither a file nor a folder; write its text into a file first.")
+    try:
+        kind = look(path, search.text_key)
+    except Unusable as e:
+        raise UserError(f"Cannot read text from {path}: {e}.") from e
+    search.seen.add(_identity(path.stat()))
+    return Piece(path, path.name, path.stat().st_size, kind=kind)
+
+
+def _identity(stat: os.stat_result) -> tuple[int, int]:
+    return stat.st_dev, stat.st_ino
+
+
+def _walk(source: Path, search: Search) -> Iterator[tuple[str, Path, os.stat_result]]:
+    """(key, path, stat) of every regular file that is not hidden; the rest is counted.
+
+    What a link points to comes after everything that is really there, and no folder comes twice.
+    """
+    real, links = deque([("", source)]), deque[tuple[str, Path]]()
+    while real or links:
+        key, path = (real or links).popleft()
+        try:
+            stat = path.stat()
+            if S_ISREG(stat.st_mode):
+                yield key, path, stat
+            elif not S_ISDIR(stat.st_mode):
+                _leave(search, path, key, "not a regular file")
+            elif key and _identity(stat) in search.seen:
+                _leave(search, path, key, "another name of a folder that is read already", fault=False)
+            else:
+                search.seen.add(_identity(stat))
+                for entry in sorted(os.scandir(path), key=lambda e: e.name):
+                    name = f"{key}/{entry.name}" if key else entry.name
+                    if entry.name.startswith("."):
+                        _leave(search, path, name, "hidden, its name starts with a dot", fault=False)
+                    else:
+                        (links if entry.is_symlink() else real).append((name, Path(entry.path)))
+        except OSError as e:  # a broken link, or no permission
+            if path == source:
+                raise
+            _leave(search, path, key, f"cannot be opened: {e.strerror}")
+
+
+def _leave(search: Search, path: Path, key: str, reason: str, fault: bool = True) -> None:
+    search.left.add("files", reason, Piece(path, key, 0), fault=fault)
+
+
+def _piece(key: str, path: Path, stat: os.stat_result, search: Search) -> Piece | None:
+    """The file as a piece, None when it is left out."""
+
+    def hit(patterns: Sequence[str]) -> bool:
+        return any(fnmatch(path.name, p) or fnmatch(key, p) for p in patterns)
+
+    if search.include and not hit(search.include):
+        return _leave(search, path, key, "not matched by --include", fault=False)
+    if hit(search.exclude):
+        return _leave(search, path, key, "matched by --exclude", fault=False)
+    suffix = suffixes(path.name)[0]
+    known = bool(search.include) or suffix in TEXT_SUFFIXES | JSON_SUFFIXES | {".parquet"}
+    by_suffix = f"{f'suffix {suffix}' if suffix else 'no suffix'}, which only --include takes"
+    try:
+        kind = look(path, search.text_key)
+    except Unusable as e:
+        return _leave(search, path, key, str(e) if known else by_suffix, fault=known and str(e) != "empty")
+    except OSError as e:
+        return _leave(search, path, key, f"cannot be opened: {e.strerror}")
+    if kind.form == "text" and not known:
+        return _leave(search, path, key, by_suffix, fault=False)
+    if stat.st_ino and _identity(stat) in search.seen:
+        return _leave(search, path, key, "another name of a file that is read already", fault=False)
+    search.seen.add(_identity(stat))
+    return Piece(path, key, stat.st_size, kind=kind)
+
+
+def read_documents(piece: Piece, text_key: str | None = None, left: LeftOut | None = None) -> Iterator[Document]:
+    """The documents of a piece in file order, none of them empty. Undecodable bytes become U+FFFD.
 
     text_key: the field of a record that holds its text; by default the first of TEXT_KEYS, else
-    `messages`. Raises UserError, naming the file, for anything that cannot be read.
+    `messages`. left: counts records that cannot be used and undecodable bytes. Raises UserError, naming
+    the file, when it cannot be read.
     """
-    name = piece.path.name.lower()
+    left = LeftOut() if left is None else left
     try:
-        if name.endswith(".parquet"):
-            records = _parquet_records(piece)
-        elif name.endswith(JSONL_SUFFIXES):
-            records = _json_records(piece, name)
-        else:
-            yield Document(piece.key, _clean(piece.path.read_bytes().decode(errors="replace")))
-            return
-        for where, record in records:
-            yield Document(f"{piece.key}@{where}", _clean(_text_of(record, text_key)))
-    except UserError as e:
-        raise UserError(f"{piece.path}: {e}") from e
-    except Exception as e:  # every codec library has its own exceptions
-        raise UserError(f"Cannot read {piece.path}: {type(e).__name__}: {e}.") from e
+        kind = piece.kind or look(piece.path, text_key)
+        piece = replace(piece, kind=kind)
+        with damage_as_unusable():
+            if kind.form == "text":
+                yield from _text(piece, kind, left)
+            else:
+                yield from _record_texts(piece, kind, text_key, left)
+    except Unusable as e:
+        if piece.kind is None:
+            raise UserError(f"Cannot read text from {piece.path}: {e}.") from e
+        left.add("files", f"not read to its end: {e}", piece)
+    except OSError as e:
+        raise UserError(f"Cannot read {piece.path}: {e}.") from e
 
 
-def _clean(text: str) -> str:
-    """Lone surrogates, which JSON may hold and UTF-8 may not, become U+FFFD."""
-    try:
-        text.encode()
-        return text
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+def _text(piece: Piece, kind: Kind, left: LeftOut) -> Iterator[Document]:
+    with open(piece.path, "rb") as raw, opened(raw, kind.compression) as f:
+        data = f.read()
+    text, undecodable = decode(data, kind.encoding)
+    if undecodable + text.count("\0") > ODD_SHARE * len(data):
+        raise Unusable("binary after its start")
+    if undecodable:
+        left.add("bytes", f"not {kind.encoding.upper()}", piece, None, undecodable)
+    if text := text.removeprefix("\ufeff"):
+        yield Document(piece.key, text)
 
 
-def _json_records(piece: Piece, name: str) -> Iterator[tuple[int, dict]]:
-    """(byte offset in the uncompressed file, record) per line that is not blank."""
-    with open(piece.path, "rb") as raw, _decompressed(raw, name) as f:
-        offset = 0
-        if piece.start:
-            # A line belongs to the piece its first byte is in; the byte before tells whether one starts here.
-            f.seek(piece.start - 1)
-            offset = piece.start - 1 + len(f.readline())
-        while (piece.end is None or offset < piece.end) and (line := f.readline()):
-            if line.strip():
-                yield offset, json.loads(line)
-            offset += len(line)
-
-
-def _decompressed(raw: io.BufferedReader, name: str):
-    if name.endswith(".gz"):
-        return gzip.open(raw)
-    if name.endswith((".zst", ".zstd")):
+def _record_texts(piece: Piece, kind: Kind, text_key: str | None, left: LeftOut) -> Iterator[Document]:
+    for where, record in READERS[kind.form](piece, kind, text_key, left):
         try:
-            import zstandard
-        except ImportError as e:
-            raise UserError("reading zstd needs the package zstandard: pip install 'scalelab[data]'.") from e
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True), 1 << 20)
-    return raw
-
-
-def parquet_groups(path: Path) -> list[int]:
-    """Bytes per row group of a parquet file."""
-    with _parquet_file(path) as f:
-        return [f.metadata.row_group(i).total_byte_size for i in range(f.metadata.num_row_groups)]
-
-
-def _parquet_file(path: Path):
-    try:
-        import pyarrow.parquet
-    except ImportError as e:
-        raise UserError("reading parquet needs the package pyarrow: pip install 'scalelab[data]'.") from e
-    return pyarrow.parquet.ParquetFile(path)
-
-
-def _parquet_records(piece: Piece) -> Iterator[tuple[str, dict]]:
-    """("row group.row", record)."""
-    with _parquet_file(piece.path) as f:
-        for group in range(piece.start, f.num_row_groups if piece.end is None else piece.end):
-            row = 0
-            for batch in f.iter_batches(1024, row_groups=[group]):
-                for record in batch.to_pylist():
-                    yield f"{group}.{row}", record
-                    row += 1
-
-
-def _text_of(record: dict, text_key: str | None) -> str:
-    for key in [text_key] if text_key else TEXT_KEYS:
-        if isinstance(record.get(key), str):
-            return record[key]
-    if text_key is None and isinstance(record.get("messages"), list):
-        return "".join(f"<|{m['role']}|>\n{m['content']}<|end|>\n" for m in record["messages"])
-    raise UserError(
-        f"a record has no text under {text_key or ', '.join((*TEXT_KEYS, 'messages'))}; its fields are "
-        f"{', '.join(map(str, record))}. Name the field with --text_key."
-    )
-
-
-def key_hash(key: str) -> float:
-    """A number in [0, 1) that depends on the key alone."""
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little") / 2**64
-
-
-class Splitter:
-    """Assigns documents to "train" or "validation" by the hash of their key.
-
-    fraction: of the documents that are validation. Two corrections keep small sets usable: of
-    several text files at least one is validation, and a lone text file gives its last characters.
-    """
-
-    def __init__(self, pieces: Iterable[Piece], fraction: float):
-        self.fraction = fraction
-        texts = [p for p in pieces if p.size]  # an empty document is dropped later
-        only_files = all(not p.path.name.lower().endswith((*JSONL_SUFFIXES, ".parquet")) for p in texts)
-        self.lone = only_files and len(texts) == 1
-        self.least = min((key_hash(p.key) for p in texts), default=0.0) if only_files else 0.0
-
-    def __call__(self, document: Document) -> list[tuple[str, str]]:
-        """[(split, text)] of one document: one entry, or two for a lone file."""
-        if self.fraction <= 0:
-            return [("train", document.text)]
-        if self.lone:
-            cut = len(document.text) - int(len(document.text) * self.fraction)
-            return [("train", document.text[:cut]), ("validation", document.text[cut:])]
-        held_out = key_hash(document.key) < self.fraction or key_hash(document.key) == self.least
-        return [("validation" if held_out else "train", document.text)]
+            text, undecodable = text_of(record, text_key)
+        except Skip as e:
+            left.add("records", str(e), piece, where)
+            continue
+        if undecodable:
+            left.add("bytes", "not UTF-8, or lone surrogates", piece, where, undecodable)
+        if text:
+            yield Document(f"{piece.key}@{where}", text)
+        else:
+            left.add("records", "empty text", piece, where, fault=False)

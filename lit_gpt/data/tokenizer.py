@@ -1,9 +1,11 @@
-"""Tokenizers: UTF-8 bytes, or any Hugging Face tokenizer.json. A spec string names one."""
+"""Tokenizers: UTF-8 bytes, or any Hugging Face tokenizer.json, also one of characters. A spec string names one."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -13,20 +15,22 @@ from lit_gpt.data.meta import write_json
 from lit_gpt.errors import UserError
 from lit_gpt.utils.files import write_text
 
-EOS_NAMES = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "<|eos|>", "<|im_end|>", "[EOS]")
+EOS, UNKNOWN = "<|endoftext|>", "<|unk|>"  # of the tokenizers that are made here
+EOS_NAMES = ("</s>", EOS, "<|end_of_text|>", "<eos>", "<|eos|>", "<|im_end|>", "[EOS]")
 BOS_NAMES = ("<s>", "<|begin_of_text|>", "<bos>", "<|bos|>", "[BOS]")
 
 
 class Tokenizer(Protocol):
-    """Text to token ids and back. encode adds no EOS and no BOS."""
+    """Text to token ids and back. encode adds no EOS and no BOS; unk_id stands for what has no token."""
 
     name: str
     vocab_size: int
     eos_id: int | None
     bos_id: int | None
+    unk_id: int | None
 
     def encode(self, text: str) -> list[int]: ...
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
+    def encode_batch(self, texts: Sequence[str]) -> Sequence[Sequence[int]]: ...
     def decode(self, ids: Sequence[int]) -> str: ...
     def save(self, folder: Path) -> None: ...
 
@@ -38,14 +42,15 @@ class ByteTokenizer:
     vocab_size = 257
     eos_id: int | None = 256
     bos_id: int | None = None
+    unk_id: int | None = None
 
     def encode(self, text: str) -> list[int]:
         """The UTF-8 bytes of the text."""
         return list(text.encode())
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """One list of ids per text."""
-        return [self.encode(text) for text in texts]
+    def encode_batch(self, texts: Sequence[str]) -> list[bytes]:
+        """One sequence of ids per text, as bytes."""
+        return [text.encode() for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text; EOS reads as nothing, bytes that are not UTF-8 as U+FFFD."""
@@ -60,9 +65,10 @@ class JsonTokenizer:
 
     parse_special: read "<|endoftext|>" inside a text as the special token rather than as its
     characters. Off by default, so that only real ends of documents become EOS.
+    name: for messages and meta.json; by default the folder's.
     """
 
-    def __init__(self, path: Path, eos_token: str | None = None, parse_special: bool = False):
+    def __init__(self, path: Path, eos_token: str | None = None, parse_special: bool = False, name: str = ""):
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as e:  # the library raises bare Exception for everything
@@ -70,12 +76,14 @@ class JsonTokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = not parse_special
-        self.name = path.parent.name
+        self.name = name or path.parent.name
         self._vocab = self._tokenizer.get_vocab(with_added_tokens=True)
         self.vocab_size = max(self._vocab.values()) + 1
         config = _tokenizer_config(path.parent)
         self.eos_id = self._special(eos_token, config.get("eos_token"), EOS_NAMES)
         self.bos_id = self._special(None, config.get("bos_token"), BOS_NAMES)
+        unknown = getattr(self._tokenizer.model, "unk_token", None)  # the library does not tell it of a Unigram
+        self.unk_id = self._vocab.get(unknown) if unknown else None
 
     def _special(self, asked: str | None, configured: object, names: Sequence[str]) -> int | None:
         if asked is not None and asked not in self._vocab:
@@ -106,11 +114,41 @@ class JsonTokenizer:
 
 def _tokenizer_config(folder: Path) -> dict:
     path = folder / "tokenizer_config.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_object(path) if path.exists() else {}
+
+
+def read_object(path: Path) -> dict:
+    """The JSON object of a file. Raises UserError when it holds anything else."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as e:
+        raise UserError(f"Cannot read {path}: {e}. Write it again.") from e
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds a JSON {type(value).__name__} where an object was expected. Write it again.")
+    return value
+
+
+def find_tokenizer(spec: str) -> Path | None:
+    """The tokenizer.json that a spec names: the file, one in the folder, or a repository's in the local
+    Hugging Face cache (HF_HUB_CACHE, else HF_HOME/hub). Nothing is downloaded. None when there is none."""
+    path = Path(spec)
+    if (path / "tokenizer.json").is_file():
+        return path / "tokenizer.json"
+    if path.is_file() and path.suffix == ".json":
+        return path
+    if path.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", spec):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    with suppress(HFValidationError):
+        cached = try_to_load_from_cache(spec, "tokenizer.json")
+        return Path(cached) if isinstance(cached, str) else None
+    return None
 
 
 def load_tokenizer(spec: str, eos_token: str | None = None, parse_special: bool = False) -> Tokenizer:
-    """The tokenizer a spec names: "bytes", a tokenizer.json, or a folder with one.
+    """The tokenizer a spec names: "bytes", a tokenizer.json, a folder with one, or a name in the Hugging Face cache.
 
     A folder may also be a prepared data set whose meta.json says "bytes".
     eos_token: which token ends a document; by default the one tokenizer_config.json names, else
@@ -118,18 +156,35 @@ def load_tokenizer(spec: str, eos_token: str | None = None, parse_special: bool 
     """
     if spec == "bytes":
         return ByteTokenizer()
-    path = Path(spec)
-    if (path / "tokenizer.json").is_file():
-        return JsonTokenizer(path / "tokenizer.json", eos_token, parse_special)
-    if path.is_file() and path.suffix == ".json":
-        return JsonTokenizer(path, eos_token, parse_special)
-    meta = path / "meta.json"
-    if meta.is_file() and json.loads(meta.read_text()).get("tokenizer", {}).get("kind") == "bytes":
-        return ByteTokenizer()
+    if path := find_tokenizer(spec):
+        return JsonTokenizer(path, eos_token, parse_special, "" if Path(spec).exists() else spec)
+    meta = Path(spec) / "meta.json"
+    if meta.is_file():
+        tokenizer = read_object(meta).get("tokenizer")
+        if isinstance(tokenizer, dict) and tokenizer.get("kind") == "bytes":
+            return ByteTokenizer()
     raise UserError(
-        f'No tokenizer at {spec!r}. Give "bytes", the path of a tokenizer.json, a folder that holds one, or '
-        "a folder written by scripts/prepare_text.py."
+        f'No tokenizer at {spec!r}. Give "bytes", the path of a tokenizer.json, a folder that holds one, a folder '
+        "written by scripts/prepare_text.py, or a name that is in the local Hugging Face cache: to put one there, "
+        f"type hf download {spec if '/' in spec else 'NAME'} tokenizer.json tokenizer_config.json"
     )
+
+
+def make_char(texts: Iterable[str], path: Path) -> None:
+    """Write the tokenizer.json whose tokens are the characters of the texts, in the order of their code points.
+
+    After them come "<|endoftext|>", the EOS, and "<|unk|>", which stands for any other character.
+    """
+    characters: set[str] = set()
+    for text in texts:
+        characters.update(text)
+    names = [*sorted(characters), EOS, UNKNOWN]
+    vocab = {name: i for i, name in enumerate(names)}
+    # A BPE without merges leaves every character alone, four times as fast as splitting into words of one.
+    model = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=[], unk_token=UNKNOWN))
+    model.decoder = tokenizers.decoders.Fuse()  # pyright: ignore[reportAttributeAccessIssue]
+    model.add_special_tokens([EOS, UNKNOWN])
+    write_text(path, model.to_str(pretty=True))
 
 
 def train_bpe(texts: Iterator[str], vocab_size: int, path: Path) -> None:
@@ -144,7 +199,7 @@ def train_bpe(texts: Iterator[str], vocab_size: int, path: Path) -> None:
     model.decoder = tokenizers.decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=vocab_size,  # pyright: ignore[reportCallIssue]
-        special_tokens=["<|endoftext|>"],  # pyright: ignore[reportCallIssue]
+        special_tokens=[EOS],  # pyright: ignore[reportCallIssue]
         initial_alphabet=pre.alphabet(),  # pyright: ignore[reportCallIssue]
         show_progress=False,  # pyright: ignore[reportCallIssue]
     )

@@ -1,17 +1,22 @@
-"""A folder of plain text (or jsonl, parquet), tokenised in memory when it is opened.
+"""A folder of text, JSON records or parquet, tokenised in memory when it is opened.
 
 For small sets: every rank tokenises all of it. Prepare larger ones with scripts/prepare_text.py.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from lit_gpt.data.documents import SUFFIXES, Piece, Splitter, read_documents
+from lit_gpt.data.codec import Unusable
+from lit_gpt.data.documents import Document, read_documents
+from lit_gpt.data.kinds import TEXT_SUFFIXES, Piece, look, suffixes
+from lit_gpt.data.left_out import LeftOut, sentences
+from lit_gpt.data.splits import Splitter
 from lit_gpt.data.stream import ArrayStream, StreamInfo
 from lit_gpt.data.tokenizer import Tokenizer, load_tokenizer
 from lit_gpt.errors import UserError
@@ -22,8 +27,11 @@ VALIDATION_FRACTION = 0.05
 
 
 def matches(path: Path) -> bool:
-    """True for a file whose suffix is one of documents.SUFFIXES."""
-    return path.name.lower().endswith(SUFFIXES)
+    """True for records and parquet whatever their name, and for text under one of kinds.TEXT_SUFFIXES."""
+    try:
+        return path.is_file() and (look(path).form != "text" or suffixes(path.name)[0] in TEXT_SUFFIXES)
+    except (Unusable, OSError):
+        return False
 
 
 def open_stream(paths: Sequence[Path], info: StreamInfo) -> ArrayStream:
@@ -56,13 +64,23 @@ def _common(paths: Sequence[Path]) -> Path:
 
 def _tokenise(pieces: Sequence[Piece], split: str, tokenizer: Tokenizer, eos_id: int | None) -> tuple[np.ndarray, int]:
     """(tokens of the split, UTF-8 bytes of their text)."""
-    splitter = Splitter(pieces, VALIDATION_FRACTION if split else 0.0)
+    documents = _read(pieces)
+    divisible = [p.key for p in pieces] == [d.key for d in documents]  # records have keys of their own
+    splitter = Splitter((d.key for d in documents), VALIDATION_FRACTION if split else 0.0, divisible)
     parts, text_bytes = [np.empty(0, np.int32)], 0
-    for piece in pieces:
-        for document in read_documents(piece):
-            for name, text in splitter(document):
-                if name == (split or "train") and text:
-                    ids = tokenizer.encode(text) + ([] if eos_id is None else [eos_id])
-                    parts.append(np.array(ids, np.int32))
-                    text_bytes += len(text.encode())
+    for document in documents:
+        for name, text in splitter(document):
+            if name == (split or "train") and text:
+                ids = tokenizer.encode(text) + ([] if eos_id is None else [eos_id])
+                parts.append(np.array(ids, np.int32))
+                text_bytes += len(text.encode())
     return np.concatenate(parts), text_bytes
+
+
+def _read(pieces: Sequence[Piece]) -> list[Document]:
+    """Every document; what cannot be used is a warning."""
+    left = LeftOut()
+    documents = [document for piece in pieces for document in read_documents(piece, left=left)]
+    if left.counts:
+        warnings.warn("Of the text: " + "; ".join(sentences(left.placed({p.key: p for p in pieces}))), stacklevel=2)
+    return documents

@@ -66,7 +66,7 @@ class Publisher:
         return {split: progress.shards for split, progress in self.progress.items()}
 
     def _enqueue(self, unit: int) -> None:
-        for split, counts in read_counts(self.job, unit).items():
+        for split, counts in read_counts(self.job, unit)[0].items():
             progress = self.progress.setdefault(split, _Progress())
             queue = self.queues.setdefault(split, _Queue())
             if unit >= progress.unit:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -14,14 +13,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lit_gpt.data.documents import Piece, Splitter, key_hash
+from lit_gpt.data.documents import Search
 from lit_gpt.data.formats import packed
+from lit_gpt.data.left_out import LeftOut
 from lit_gpt.data.meta import NAME, VERSION, read_meta, write_json
 from lit_gpt.data.prepare.publish import Publisher
-from lit_gpt.data.prepare.recipes import RECIPES, ReadOptions
+from lit_gpt.data.prepare.recipes import ReadOptions
+from lit_gpt.data.prepare.sources import find, make_splitter, sample, texts
 from lit_gpt.data.prepare.units import Unit, make_units
 from lit_gpt.data.prepare.worker import (
     Job,
+    check_tokenizer,
     encode_unit,
     load_job_tokenizer,
     run_in_worker,
@@ -29,10 +31,10 @@ from lit_gpt.data.prepare.worker import (
     total_counts,
 )
 from lit_gpt.data.stream import fingerprint
-from lit_gpt.data.tokenizer import load_tokenizer, train_bpe
+from lit_gpt.data.tokenizer import find_tokenizer, load_tokenizer, make_char, read_object, train_bpe
 from lit_gpt.errors import UserError
 
-Found = list[tuple[str | None, Piece]]
+MADE = ("bytes", "char", "train")  # tokenizers that are no file
 
 
 def prepare(
@@ -52,53 +54,68 @@ def prepare(
     parse_special: bool = False,
     train_bytes: int = 64 * 2**20,
     source_tokenizer: str | None = None,
+    strict: bool = False,
     progress: bool = True,
 ) -> dict:
     """Tokenise documents into packed shards `<output>/<split>_<counter>.bin`.
 
-    Every document is followed by EOS; nothing is dropped and nothing is padded. The bytes written do
-    not depend on the number of workers. Killed at any moment, the same call goes on where it was and
-    ends with the same bytes. Undecodable bytes become U+FFFD; empty documents are left out.
+    Every document is followed by EOS; nothing is dropped in silence and nothing is padded. The bytes written
+    do not depend on the number of workers. Killed at any moment, the same call goes on where it was and
+    ends with the same bytes. Files are read by what they hold, compressed or not. What cannot be used is
+    left out, undecodable bytes become U+FFFD, and both are counted in the summary and in meta.json.
 
     Args:
-        source: folder or file, or a list of them: text, .jsonl (also .gz, .zst), .parquet.
-        output: folder for the shards, meta.json and the tokenizer.
-        tokenizer: "bytes", the path of a tokenizer.json (or its folder), or "train" for a BPE.
+        source: folder or file, or several (also --input_dir): text, JSON records or parquet.
+        output: folder for the shards, meta.json and the tokenizer (also --output_dir).
+        tokenizer: "bytes", "char" (every character of the source), "train" (a BPE), the path of a tokenizer.json
+            or its folder, or a name in the local Hugging Face cache.
         vocab_size: of the BPE that "train" makes.
-        validation_fraction: share of documents, chosen by the hash of their path, that go to "validation".
+        validation_fraction: share of documents, chosen by the hash of their path, that go to "validation"; above 0
+            each split gets at least one.
         shard_tokens: tokens per shard; the last shard of a split is smaller.
         num_workers: processes; all cores by default.
         recipe: how the source is laid out: folder, slimpajama or prolong.
-        text_key: field of a record that holds its text.
-        include: file name pattern or list of patterns, such as "*.py"; suffixes do not matter then.
-        exclude: file name pattern or list of patterns to leave out.
+        text_key: field of a record that holds its text; "a.b" is the field b of the field a.
+        include: file name pattern or several, such as "*.py"; suffixes do not matter then.
+        exclude: file name pattern or several to leave out.
         bos: put BOS before every document.
         eos_token: the token that ends a document, when the tokenizer's usual one is not wanted.
         parse_special: let "<|endoftext|>" inside a text become the special token.
         train_bytes: characters of text that the BPE is trained on.
         source_tokenizer: tokenizer that a source of token ids (prolong) was made with.
+        strict: stop at the first record or file that cannot be used, and name its line.
         progress: show a progress bar.
 
     Returns the contents of meta.json. Raises UserError for everything that cannot be used.
     """
     _check(validation_fraction, shard_tokens, vocab_size)
-    folder, parts = Path(output), Path(output) / ".parts"
-    found = _find(_listed(source), recipe, _listed(include), _listed(exclude))
+    makers = {
+        "char": lambda path: make_char(texts([p for _, p in found], recipe, options), path),
+        "train": lambda path: train_bpe(sample(found, recipe, options, train_bytes), vocab_size, path),
+    }
+    if tokenizer not in makers:
+        check_tokenizer(load_tokenizer(tokenizer, eos_token, parse_special), bos)
+    folder = Path(output).expanduser()
+    parts = folder / ".parts"
+    left, options = LeftOut(strict), ReadOptions(text_key, source_tokenizer, strict)
+    found = find(_listed(source), recipe, Search(_listed(include), _listed(exclude), text_key, left))
     units = make_units(found)
-    options = ReadOptions(text_key, source_tokenizer)
     asked = {"tokenizer": _content(tokenizer), "vocab_size": vocab_size, "train_bytes": train_bytes}
     asked |= {"fraction": validation_fraction, "shard_tokens": shard_tokens, "recipe": recipe, "bos": bos}
-    asked |= {"options": options, "eos_token": eos_token, "parse_special": parse_special}
+    asked |= {"text_key": text_key, "source_tokenizer": source_tokenizer}  # not strict: it changes no byte
+    asked |= {"eos_token": eos_token, "parse_special": parse_special}
     identity = fingerprint(sorted(asked.items()), *((u.split, _layout(u)) for u in units))
     if (finished := _finished(folder, identity)) is not None:
         shutil.rmtree(parts, ignore_errors=True)
         return finished
+    splitter = make_splitter(found, recipe, options, validation_fraction)
     parts.mkdir(parents=True, exist_ok=True)
-    spec = _make_tokenizer(folder, tokenizer, vocab_size, eos_token, _texts(found, recipe, options, train_bytes))
-    splitter = Splitter([piece for split, piece in found if split is None], validation_fraction)
+    spec = _make_tokenizer(folder, tokenizer, eos_token, makers.get(tokenizer))
     job = _with_dtype(Job(parts, recipe, options, splitter, spec, parse_special, "", bos))
     shards = _run(job, units, Publisher(job, folder, shard_tokens, identity), num_workers, progress)
-    meta = _meta(job, total_counts(job, len(units)), shards, identity)
+    totals = total_counts(job, len(units), left)
+    left_out = left.placed({piece.key: piece for _, piece in found})
+    meta = _meta(job, totals, shards, identity) | {"left_out": left_out}
     write_json(folder / NAME, meta)
     shutil.rmtree(parts)
     return meta
@@ -136,26 +153,14 @@ def _listed(value: str | list[str] | None) -> list[str]:
     return [value] if isinstance(value, str) else list(value or [])
 
 
-def _find(sources: list[str], recipe: str, include: Sequence[str], exclude: Sequence[str]) -> Found:
-    module, found = RECIPES.load(recipe), []
-    for source in sources:
-        path = Path(source)
-        if not path.exists():
-            raise UserError(f"The source {source!r} does not exist. Give a file or a folder of text.")
-        prefix = f"{path.name}/" if len(sources) > 1 else ""
-        found += [(s, replace(p, key=prefix + p.key)) for s, p in module.find(path, include, exclude)]
-    return found
-
-
 def _content(tokenizer: str) -> str:
     """The spec, or the hash of the file it names, so that a tokenizer may be moved but not changed."""
-    path = Path(tokenizer)
-    path = path / "tokenizer.json" if path.is_dir() else path
-    return fingerprint(path.read_bytes().hex()) if path.is_file() else tokenizer
+    path = None if tokenizer in MADE else find_tokenizer(tokenizer)
+    return fingerprint(path.read_bytes().hex()) if path else tokenizer
 
 
-def _layout(unit: Unit) -> list[tuple[str, int, int, int | None]]:
-    return [(p.key, p.size, p.start, p.end) for p in unit.pieces]
+def _layout(unit: Unit) -> list[tuple]:
+    return [(p.key, p.size, p.start, p.end, p.kind) for p in unit.pieces]
 
 
 def _finished(folder: Path, identity: str) -> dict | None:
@@ -166,7 +171,7 @@ def _finished(folder: Path, identity: str) -> dict | None:
     meta, journal = read_meta(folder), folder / ".parts/journal.json"
     if meta is not None and meta.get("identity") == identity:
         return meta
-    resumable = journal.exists() and json.loads(journal.read_text())["identity"] == identity
+    resumable = journal.exists() and read_object(journal).get("identity") == identity
     if meta is not None or (journal.exists() and not resumable):
         raise UserError(
             f"{str(folder)!r} holds data prepared from other files or with other settings. Repeat that call, "
@@ -177,31 +182,15 @@ def _finished(folder: Path, identity: str) -> dict | None:
     return None
 
 
-def _texts(found: Found, recipe: str, options: ReadOptions, limit: int) -> Iterator[str]:
-    """About `limit` characters of documents, an equal share per file, files in order of their hash."""
-    read = RECIPES.load(recipe).read
-    left, share = limit, max(1 << 20, limit // len(found))
-    for piece in sorted((p for _, p in found), key=lambda p: key_hash(p.key)):
-        from_piece = 0
-        for document in read(piece, options):
-            yield document.text[:left]
-            left -= len(document.text)
-            from_piece += len(document.text)
-            if left <= 0:
-                return
-            if from_piece >= share:
-                break
-
-
-def _make_tokenizer(folder: Path, spec: str, vocab_size: int, eos_token: str | None, texts: Iterator[str]) -> str:
-    """Put the tokenizer into the output folder; the spec that workers load."""
+def _make_tokenizer(folder: Path, spec: str, eos_token: str | None, make: Callable[[Path], None] | None) -> str:
+    """Put the tokenizer into the output folder; the spec that workers load. make: writes a new one."""
     if spec == "bytes":
         return spec
-    trained = folder / ".parts/trained.json"
-    if spec == "train" and not trained.exists():
-        train_bpe(texts, vocab_size, trained.with_suffix(".tmp"))
-        os.replace(trained.with_suffix(".tmp"), trained)
-    load_tokenizer(str(trained) if spec == "train" else spec, eos_token).save(folder)
+    made = folder / ".parts/made.json"
+    if make and not made.exists():
+        make(made.with_suffix(".tmp"))
+        os.replace(made.with_suffix(".tmp"), made)
+    load_tokenizer(str(made) if make else spec, eos_token).save(folder)
     return str(folder)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from lit_gpt.data.documents import Piece, parquet_groups
+from lit_gpt.data.codec import parquet_file
+from lit_gpt.data.kinds import Kind, Piece
 
 UNIT_BYTES = 8 * 2**20  # small files are grouped up to this size
 PIECE_BYTES = 32 * 2**20  # larger files that can be cut are cut into pieces of about this size
@@ -26,13 +27,16 @@ class Unit:
 
 
 def cut(piece: Piece) -> list[Piece]:
-    """A large .jsonl by byte ranges, a large .parquet by row groups, anything else whole."""
-    if piece.size > PIECE_BYTES and piece.path.name.endswith(".jsonl"):
+    """Large JSON lines by byte ranges, large parquet by row groups, anything else whole."""
+    if piece.size <= PIECE_BYTES:
+        return [piece]
+    if piece.kind == Kind("lines"):
         starts = range(0, piece.size, PIECE_BYTES)
         ends = [min(s + PIECE_BYTES, piece.size) for s in starts]
         return [replace(piece, start=s, end=e, size=e - s) for s, e in zip(starts, ends)]
-    if piece.size > PIECE_BYTES and piece.path.name.endswith(".parquet"):
-        groups = len(parquet_groups(piece.path))
+    if piece.kind == Kind("parquet"):
+        with parquet_file(piece.path) as f:
+            groups = f.num_row_groups
         step = max(1, groups * PIECE_BYTES // piece.size)
         starts = range(0, groups, step)
         ends = [min(s + step, groups) for s in starts]

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from lit_gpt.data import open_corpus
-from lit_gpt.data.documents import Document, Piece, Splitter, read_documents
+from lit_gpt.data.documents import Document, read_documents
+from lit_gpt.data.kinds import Piece
 from lit_gpt.data.prepare import prepare, publish, run, units, worker
+from lit_gpt.data.splits import Splitter
 from lit_gpt.data.tokenizer import load_tokenizer
 from lit_gpt.errors import UserError
 
@@ -180,7 +182,7 @@ def test_split_is_by_hash_of_the_path_and_stable(tmp_path):
     pieces = [Piece(tmp_path / f"{i}.txt", f"{i}.txt", 1) for i in range(2000)]
 
     def held_out(some):
-        splitter = Splitter(some, 0.1)
+        splitter = Splitter((p.key for p in some), 0.1)
         return {p.key for p in some if splitter(Document(p.key, "text")) == [("validation", "text")]}
 
     assert 150 < len(held_out(pieces)) < 250
@@ -229,12 +231,13 @@ def test_prolong_recipe(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", b"{bad\n", "Cannot read .*a.jsonl"),
-        ("a.jsonl", b'{"body": "x"}\n', "a.jsonl: a record has no text under text.*fields are body"),
-        ("a.jsonl.gz", b"not gzip", "Cannot read .*a.jsonl.gz"),
-        ("a.jsonl.zst", b"not zstd", "Cannot read .*a.jsonl.zst"),
-        ("a.parquet", b"not parquet", "Cannot read .*a.parquet"),
-        ("a.csv", b"x", "No text found"),
+        ("a.jsonl", b"{bad\n", r"first lines are not JSON records \(a.jsonl\)"),
+        ("a.jsonl", b'{"body": "x"}\n', r"no field text, .* whose fields are body .*--text_key\) \(a.jsonl\)"),
+        ("a.txt.gz", b"not gzip", r"named .gz, but its content is not \(a.txt.gz\)"),
+        ("a.jsonl.zst", b"not zstd", r"not JSON records \(a.jsonl.zst\)"),
+        ("a.parquet", b"not parquet", r"named .parquet, but its content is not \(a.parquet\)"),
+        ("a.parquet", b"PAR1 cut short", r"damaged .*\(a.parquet\)"),
+        ("a.csv", b"x", r"suffix .csv, which only --include takes \(a.csv\)"),
     ],
 )
 def test_unreadable_files_are_named(tmp_path, name, content, message):
@@ -246,9 +249,9 @@ def test_unreadable_files_are_named(tmp_path, name, content, message):
 
 def test_an_error_in_a_worker_process_reaches_the_caller(tmp_path, small_units):
     source = write_folder(tmp_path / "src", texts(20))
-    (tmp_path / "src/x.jsonl").write_text("{bad\n")
-    with pytest.raises(UserError, match=r"Cannot read .*x.jsonl"):
-        prepare(source, str(tmp_path / "out"), **{**OPTIONS, "num_workers": 2})
+    (tmp_path / "src/x.jsonl").write_text('{"text": "good"}\n' * 2 + "{bad\n")
+    with pytest.raises(UserError, match=r"x.jsonl, line 3: not JSON"):
+        prepare(source, str(tmp_path / "out"), strict=True, **{**OPTIONS, "num_workers": 2})
 
 
 def test_output_of_something_else_is_left_alone(tmp_path):
@@ -256,7 +259,7 @@ def test_output_of_something_else_is_left_alone(tmp_path):
     meta = prepare(source, str(tmp_path / "out"), **OPTIONS)
     assert prepare(source, str(tmp_path / "out"), **OPTIONS) == meta
     with pytest.raises(UserError, match="other settings"):
-        prepare(source, str(tmp_path / "out"), **{**OPTIONS, "bos": True})
+        prepare(source, str(tmp_path / "out"), **{**OPTIONS, "parse_special": True})
     (tmp_path / "full").mkdir()
     (tmp_path / "full/train.bin").write_bytes(b"")
     with pytest.raises(UserError, match="already holds"):

@@ -7,17 +7,19 @@ their own are prepared into folders of their own and named in a mixture.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from lit_gpt.data.documents import Document, Piece
+from lit_gpt.data.documents import Document, Search
+from lit_gpt.data.kinds import Piece
+from lit_gpt.data.left_out import LeftOut
 from lit_gpt.data.prepare.recipes import ReadOptions
 from lit_gpt.data.tokenizer import load_tokenizer
 from lit_gpt.errors import UserError
 
 
-def find(source: Path, include: Sequence[str], exclude: Sequence[str]) -> list[tuple[str | None, Piece]]:
+def find(source: Path, search: Search) -> list[tuple[str | None, Piece]]:
     """One piece per MDS folder (a folder with an index.json). Raises UserError when there is none."""
     folders = sorted(p.parent for p in source.rglob("index.json"))
     leaves = [f for f in folders if any(f.glob("*.mds*"))]
@@ -28,7 +30,7 @@ def find(source: Path, include: Sequence[str], exclude: Sequence[str]) -> list[t
     return [(None, Piece(f, key, size)) for f, key, size in zip(leaves, keys, sizes)]
 
 
-def read(piece: Piece, options: ReadOptions) -> Iterator[Document]:
+def read(piece: Piece, options: ReadOptions, left: LeftOut) -> Iterator[Document]:
     """The documents of one MDS folder, as text. Raises UserError without mosaicml-streaming or tokenizer."""
     try:
         from streaming import StreamingDataset  # pyright: ignore[reportMissingImports]

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from lit_gpt.data.documents import Document, Piece, find_files, read_documents
+from lit_gpt.data.documents import Document, Search, find_files, read_documents
+from lit_gpt.data.kinds import Piece
+from lit_gpt.data.left_out import LeftOut
 from lit_gpt.data.prepare.recipes import ReadOptions
 from lit_gpt.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 
 
-def find(source: Path, include: Sequence[str], exclude: Sequence[str]) -> list[tuple[str | None, Piece]]:
+def find(source: Path, search: Search) -> list[tuple[str | None, Piece]]:
     """The files of every split folder that is there. Raises UserError when none is."""
     found: list[tuple[str | None, Piece]] = []
+    search = replace(search, include=search.include or ("chunk*/*.jsonl.zst",), text_key=search.text_key or "text")
     for split in SPLITS:
         if any((source / split).glob("chunk*")):
-            pieces = find_files(source / split, include or ("chunk*/*.jsonl.zst",), exclude)
+            pieces = find_files(source / split, search)
             found += [(split, replace(p, key=f"{split}/{p.key}")) for p in pieces]
     if not found:
         raise UserError(
@@ -28,6 +31,6 @@ def find(source: Path, include: Sequence[str], exclude: Sequence[str]) -> list[t
     return found
 
 
-def read(piece: Piece, options: ReadOptions) -> Iterator[Document]:
+def read(piece: Piece, options: ReadOptions, left: LeftOut) -> Iterator[Document]:
     """The documents of one file."""
-    return read_documents(piece, options.text_key or "text")
+    return read_documents(piece, options.text_key or "text", left)
