@@ -75,6 +75,8 @@ def _named(path: Path, search: Search) -> Piece:
         kind = look(path, search.text_key)
     except Unusable as e:
         raise UserError(f"Cannot read text from {path}: {e}.") from e
+    if _identity(path.stat()) in search.seen:
+        raise UserError(f"The source {str(path)!r} is read already, as a part of another one: name it once.")
     search.seen.add(_identity(path.stat()))
     return Piece(path, path.name, path.stat().st_size, kind=kind)
 

@@ -25,6 +25,8 @@ HEAD = 1 << 16  # bytes that are looked at; more only where a first JSON value i
 ODD_SHARE = 0.3
 _CONTROLS = [chr(i) for i in range(32) if chr(i) not in "\t\n\v\f\r\b\x1b"]
 
+BETWEEN_VALUES = re.compile(r"[\s,\[\]\ufeff]*")  # the elements of an array are read as values that follow each other
+
 _NOT_TEXT = {
     b"%PDF-": "a PDF",
     b"\x89PNG": "a PNG image",
@@ -121,8 +123,10 @@ def _encoding(head: bytes) -> str:
         raise Unusable("a tar archive (unpack it first)")
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS if head.startswith(mark)), "") or _unmarked(head)
     text, undecodable = decode(head, encoding)
+    if text == "\ufeff":
+        raise Unusable("empty")
     if "\0" in text:
-        raise Unusable("binary (it starts with NUL bytes)" if text[0] == "\0" else "binary (it holds NUL bytes)")
+        raise Unusable("binary (it holds NUL bytes)")
     if undecodable + sum(map(text.count, _CONTROLS)) > ODD_SHARE * len(head):
         raise Unusable("binary, or not in UTF-8, UTF-16 or UTF-32")
     return encoding
@@ -148,14 +152,18 @@ def _json(text: str, whole: bool) -> tuple[str, list[dict[str, Any]]] | None:
     lines = text.split("\n") if whole else text.split("\n")[:-1]
     if text[0] == "{" and (records := [r for line in lines if line[:1] == "{" and (r := _loaded(line))]):
         return "lines", records
+    decoder, at, records = json.JSONDecoder(), 0, []
     try:
-        value, _ = json.JSONDecoder().raw_decode(text, re.compile(r"\[?\s*").match(text).end())  # type: ignore
-    except json.JSONDecodeError as e:
-        cut = e.pos > len(text) - 64 or e.msg.startswith("Unterminated string")
-        return None if cut and not whole else ("", [])
-    except RecursionError:
-        return "", []
-    return ("values", [value]) if isinstance(value, dict) else ("", [])
+        while (at := BETWEEN_VALUES.match(text, at).end()) < len(text):  # pyright: ignore[reportOptionalMemberAccess]
+            value, at = decoder.raw_decode(text, at)
+            if not isinstance(value, dict):
+                return "", []
+            records.append(value)
+    except (json.JSONDecodeError, RecursionError) as e:
+        if not records:
+            cut = getattr(e, "pos", 0) > len(text) - 64 or str(e).startswith("Unterminated string")
+            return None if cut and not whole else ("", [])
+    return "values", records
 
 
 def _loaded(line: str) -> dict[str, Any] | None:

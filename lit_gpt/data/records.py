@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
 from lit_gpt.data.codec import decode, opened_utf8, parquet_file
 from lit_gpt.data.fields import Skip, wanted_keys
-from lit_gpt.data.kinds import Kind, Piece
+from lit_gpt.data.kinds import BETWEEN_VALUES, Kind, Piece
 from lit_gpt.data.left_out import LeftOut
-
-_BETWEEN = re.compile(r"[\s,\[\]\ufeff]*")
 
 
 def json_lines(piece: Piece, kind: Kind, text_key: str | None, left: LeftOut) -> Iterator[tuple[int, Any]]:
@@ -66,7 +63,7 @@ def json_values(piece: Piece, kind: Kind, text_key: str | None, left: LeftOut) -
     if undecodable:
         left.add("bytes", "not UTF-8", piece, None, undecodable)
     decoder, index, at = json.JSONDecoder(), 0, 0
-    while (at := _BETWEEN.match(text, at).end()) < len(text):  # pyright: ignore[reportOptionalMemberAccess]
+    while (at := BETWEEN_VALUES.match(text, at).end()) < len(text):  # pyright: ignore[reportOptionalMemberAccess]
         try:
             record, at = decoder.raw_decode(text, at)
         except (ValueError, RecursionError):

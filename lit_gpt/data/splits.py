@@ -41,7 +41,7 @@ class Splitter:
         if self.fraction <= 0:
             return [("train", text)]
         if self.cut:
-            cut = len(text) - max(1, int(len(text) * self.fraction))
+            cut = len(text) - max(int(len(text) * self.fraction), min(1, len(text) - 1))
             return [("train", text[:cut]), ("validation", text[cut:])]
         held_out = own == self.held_out or (own < self.fraction and own != self.kept)
         return [("validation" if held_out else "train", text)]

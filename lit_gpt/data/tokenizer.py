@@ -15,6 +15,7 @@ from lit_gpt.data.meta import write_json
 from lit_gpt.errors import UserError
 from lit_gpt.utils.files import write_text
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 EOS, UNKNOWN = "<|endoftext|>", "<|unk|>"  # of the tokenizers that are made here
 EOS_NAMES = ("</s>", EOS, "<|end_of_text|>", "<eos>", "<|eos|>", "<|im_end|>", "[EOS]")
 BOS_NAMES = ("<s>", "<|begin_of_text|>", "<bos>", "<|bos|>", "[BOS]")
@@ -106,10 +107,10 @@ class JsonTokenizer:
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json, and tokenizer_config.json with the EOS and BOS in use, into the folder."""
-        write_text(folder / "tokenizer.json", self._tokenizer.to_str(pretty=True))
+        write_text(folder / TOKENIZER_FILES[0], self._tokenizer.to_str(pretty=True))
         named = {"eos_token": self.eos_id, "bos_token": self.bos_id}
         config = {k: self._tokenizer.id_to_token(i) for k, i in named.items() if i is not None}
-        write_json(folder / "tokenizer_config.json", config)
+        write_json(folder / TOKENIZER_FILES[1], config)
 
 
 def _tokenizer_config(folder: Path) -> dict:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from lit_gpt.data.documents import Search
 from lit_gpt.data.formats import packed
-from lit_gpt.data.left_out import LeftOut
+from lit_gpt.data.left_out import LeftOut, sentences
 from lit_gpt.data.meta import NAME, VERSION, read_meta, write_json
 from lit_gpt.data.prepare.publish import Publisher
 from lit_gpt.data.prepare.recipes import ReadOptions
@@ -31,7 +31,7 @@ from lit_gpt.data.prepare.worker import (
     total_counts,
 )
 from lit_gpt.data.stream import fingerprint
-from lit_gpt.data.tokenizer import find_tokenizer, load_tokenizer, make_char, read_object, train_bpe
+from lit_gpt.data.tokenizer import TOKENIZER_FILES, find_tokenizer, load_tokenizer, make_char, read_object, train_bpe
 from lit_gpt.errors import UserError
 
 MADE = ("bytes", "char", "train")  # tokenizers that are no file
@@ -115,10 +115,22 @@ def prepare(
     shards = _run(job, units, Publisher(job, folder, shard_tokens, identity), num_workers, progress)
     totals = total_counts(job, len(units), left)
     left_out = left.placed({piece.key: piece for _, piece in found})
+    if not totals:
+        _discard(folder)
+        raise UserError(f"No document in the source has text: {'; '.join(sentences(left_out))}.")
     meta = _meta(job, totals, shards, identity) | {"left_out": left_out}
     write_json(folder / NAME, meta)
     shutil.rmtree(parts)
     return meta
+
+
+def _discard(folder: Path) -> None:
+    """Remove what a preparation that found nothing has written."""
+    shutil.rmtree(folder / ".parts")
+    for name in TOKENIZER_FILES:
+        (folder / name).unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _with_dtype(job: Job) -> Job:
