@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import socket
 
 import pytest
 
-from lit_gpt.data import open_corpus
+from lit_gpt.data import kinds, open_corpus
 from lit_gpt.data.documents import Search, find_files
 from lit_gpt.data.prepare import prepare, units
 from lit_gpt.errors import UserError
@@ -111,12 +112,12 @@ def test_undecodable_bytes_of_a_text_are_counted(tmp_path):
     assert left == {"bytes": one("not UTF-8", "a.txt", 4)}
 
 
-def test_counts_do_not_depend_on_pieces_and_workers(tmp_path, monkeypatch):
+def test_counts_and_lines_do_not_depend_on_the_pieces(tmp_path, monkeypatch):
     content = (GOOD + '{"text": null}\n{bad\n') * 10
     whole = made(tmp_path, content)
     monkeypatch.setattr(units, "PIECE_BYTES", 200)
     monkeypatch.setattr(units, "UNIT_BYTES", 100)
-    pieces = prepare(str(tmp_path / "src"), str(tmp_path / "two"), **{**OPTIONS, "num_workers": 2})
+    pieces = prepare(str(tmp_path / "src"), str(tmp_path / "two"), **OPTIONS)
     assert whole == (documents(tmp_path / "two", "train"), pieces["left_out"])
     places = ["a.jsonl, line 21", "a.jsonl, line 43", "a.jsonl, line 65"]
     assert pieces["left_out"]["records"]["its field text is null"] == {"count": 10, "examples": places}
@@ -244,15 +245,21 @@ def test_pipes_and_sockets_are_counted_and_never_waited_for(tmp_path, monkeypatc
         prepare("src/pipe.txt", str(tmp_path / "out"), **OPTIONS)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_files_without_permission_are_counted_or_refused(tmp_path):
+def test_files_without_permission_are_counted_or_refused(tmp_path, monkeypatch):
+    """Root may read everything, so the refusal is played."""
+
+    def look(path, text_key=None):
+        if path.name == "b.txt":
+            raise PermissionError(13, "Permission denied")
+        return kinds.look(path, text_key)
+
+    monkeypatch.setattr("lit_gpt.data.documents.look", look)
     (tmp_path / "a.txt").write_text("a")
     (tmp_path / "b.txt").write_text("b")
-    (tmp_path / "b.txt").chmod(0)
     search = Search()
     assert [p.key for p in find_files(tmp_path, search)] == ["a.txt"]
     assert "cannot be opened: Permission denied" in search.left.counts["files"]
-    with pytest.raises(UserError, match="Permission denied"):
+    with pytest.raises(UserError, match=r"b.txt: Permission denied"):
         prepare(str(tmp_path / "b.txt"), str(tmp_path / "out"), **OPTIONS)
 
 
@@ -273,3 +280,14 @@ def test_a_text_that_turns_out_to_be_binary_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match="binary after its start"):
         prepare(str(tmp_path / "a.txt"), str(tmp_path / "out"), tokenizer="train", **OPTIONS)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_trained_on_directly_is_read_alike_and_warns(tmp_path):
+    """A folder with C4's file names held no data for training, and one null ended the run."""
+    lines = GOOD.encode() + b'{"text": null}\n'
+    (tmp_path / "c4-train.00000-of-00002.json.gz").write_bytes(gzip.compress(lines))
+    with pytest.warns(UserWarning, match=r"1 record left out: its field text is null \(.*json.gz, line 21\)"):
+        found = documents(tmp_path, "train")
+    with pytest.warns(UserWarning):
+        found += documents(tmp_path, "validation")
+    assert sorted(found) == sorted(f"document {i}" for i in range(20))

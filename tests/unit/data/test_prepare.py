@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import random
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from lit_gpt.data.tokenizer import load_tokenizer
 from lit_gpt.errors import UserError
 
 ROOT = Path(__file__).parents[3]
+SCRIPT = runpy.run_path(str(ROOT / "scripts/prepare_text.py"))
 
 
 def texts(n, seed=0):
@@ -189,6 +191,82 @@ def test_split_is_by_hash_of_the_path_and_stable(tmp_path):
     assert held_out(pieces[:500]) == {k for k in held_out(pieces) if int(k[:-4]) < 500}
 
 
+@pytest.mark.parametrize("fraction", [0.005, 0.999])
+@pytest.mark.parametrize("count", [2, 3, 13])
+def test_each_split_gets_a_document_when_a_fraction_was_asked_for(tmp_path, fraction, count):
+    """Thirteen records gave no validation, and the next command of the README failed."""
+    docs = texts(count)
+    write_jsonl(tmp_path / "a.jsonl", ["", *docs])
+    prepare(str(tmp_path / "a.jsonl"), str(tmp_path / "out"), **{**OPTIONS, "validation_fraction": fraction})
+    splits = [documents(tmp_path / "out", s) for s in ("train", "validation")]
+    assert min(map(len, splits)) == 1
+    assert sorted(splits[0] + splits[1]) == sorted(docs)
+
+
+def test_a_lone_record_is_all_training_and_the_summary_says_so(tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", ["", "the only one"])
+    meta = prepare(str(tmp_path / "a.jsonl"), str(tmp_path / "out"), **OPTIONS)
+    assert documents(tmp_path / "out", "train") == ["the only one"]
+    assert "the source is one document, so none went to validation" in SCRIPT["summary"](meta)
+
+
+def test_a_short_lone_text_gives_validation_one_character(tmp_path):
+    (tmp_path / "a.txt").write_text("short")
+    prepare(str(tmp_path / "a.txt"), str(tmp_path / "out"), **{**OPTIONS, "validation_fraction": 0.005})
+    assert [documents(tmp_path / "out", s) for s in ("train", "validation")] == [["shor"], ["t"]]
+
+
+def test_several_sources_of_one_name_and_a_source_inside_another(tmp_path):
+    for folder, text in (("one/x", "a"), ("two/x", "b"), ("two/x/inner", "c")):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "f.txt").write_text(text)
+    sources = [str(tmp_path / "one/x"), str(tmp_path / "two/x")]
+    prepare(sources, str(tmp_path / "out"), **OPTIONS)
+    found = [d for s in ("train", "validation") for d in documents(tmp_path / "out", s)]
+    assert sorted(found) == ["a", "b", "c"]
+    for inside in ("two/x", "two/x/inner", "two/x/f.txt"):
+        with pytest.raises(UserError, match="read already"):
+            prepare([*sources, str(tmp_path / inside)], str(tmp_path / "no"), **OPTIONS)
+
+
+def test_killed_amid_records_that_are_left_out(tmp_path, small_units, monkeypatch):
+    """What is left out is counted once, however often the preparation was killed."""
+    lines = [json.dumps({"text": t}) for t in texts(60)] + ["{bad", '{"text": null}']
+    random.Random(1).shuffle(lines)
+    (tmp_path / "a.jsonl").write_bytes("\n".join(lines).encode() + b'\n{"text": "caf\xe9"}\n')
+    prepare(str(tmp_path / "a.jsonl"), str(tmp_path / "whole"), **OPTIONS)
+    real = publish.write_json
+    for allowed in range(1, 100):
+        left = [allowed]
+
+        def fragile(*args, left=left):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return real(*args)
+
+        monkeypatch.setattr(publish, "write_json", fragile)
+        try:
+            prepare(str(tmp_path / "a.jsonl"), str(tmp_path / "out"), **OPTIONS)
+        except Killed:
+            continue
+        break
+    assert allowed > 2
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert set(json.loads((tmp_path / "out/meta.json").read_text())["left_out"]) == {"records", "bytes"}
+
+
+def test_the_same_file_named_otherwise_prepares_the_same(tmp_path):
+    """C4's own names are read: the text of 20 documents, compressed or not."""
+    docs = texts(20)
+    write_jsonl(tmp_path / "a.jsonl", docs)
+    (tmp_path / "c4").mkdir()
+    packed = gzip.compress((tmp_path / "a.jsonl").read_bytes())
+    (tmp_path / "c4/c4-train.00000-of-00002.json.gz").write_bytes(packed)
+    prepare(str(tmp_path / "c4"), str(tmp_path / "out"), **{**OPTIONS, "validation_fraction": 0})
+    assert documents(tmp_path / "out", "train") == docs
+
+
 def test_slimpajama_recipe(tmp_path):
     zstandard = pytest.importorskip("zstandard")
     docs = {("train", 1): texts(5, 1), ("train", 2): texts(5, 2), ("validation", 1): texts(3, 3)}
@@ -254,6 +332,15 @@ def test_an_error_in_a_worker_process_reaches_the_caller(tmp_path, small_units):
         prepare(source, str(tmp_path / "out"), strict=True, **{**OPTIONS, "num_workers": 2})
 
 
+def test_a_journal_that_cannot_be_read_is_one_sentence(tmp_path):
+    source = write_folder(tmp_path / "src", texts(3))
+    (tmp_path / "out/.parts").mkdir(parents=True)
+    for content in ("[]", "{"):
+        (tmp_path / "out/.parts/journal.json").write_text(content)
+        with pytest.raises(UserError, match=r"journal.json"):
+            prepare(source, str(tmp_path / "out"), **OPTIONS)
+
+
 def test_output_of_something_else_is_left_alone(tmp_path):
     source = write_folder(tmp_path / "src", texts(10))
     meta = prepare(source, str(tmp_path / "out"), **OPTIONS)
@@ -296,3 +383,39 @@ def test_command_line(tmp_path):
     assert sum(n["documents"] for n in splits.values()) == 10
     bad = subprocess.run([*command, "--recipe", "x"], capture_output=True, text=True)
     assert bad.returncode == 2 and bad.stderr.startswith("error: Unknown recipe") and "Traceback" not in bad.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--input_dir a --output_dir=b", "--source a --output=b"),
+        ("--source a b --output c", '--source ["a", "b"] --output c'),
+        ("--source a --output c --input_dir b", '--output c --source ["a", "b"]'),
+        ("--source=a --source=[b].txt", '--source ["a", "[b].txt"]'),
+        ('--source ["a","b"] --include *.py *.md', '--source ["a","b"] --include ["*.py", "*.md"]'),
+        ("--help", "--help"),
+    ],
+)
+def test_aliases_and_several_values(typed, meant):
+    """Two folders after --source were an error, and of two --source only the last was read."""
+    assert " ".join(SCRIPT["arguments"](typed.split())).replace("=", " ") == meant.replace("=", " ")
+
+
+def test_command_line_with_aliases_and_a_summary_of_what_was_left_out(tmp_path, monkeypatch, capsys):
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["prepare_text.py", "--num_workers", "1", "--progress", "false", *words])
+        return SCRIPT["main"](), *capsys.readouterr()
+
+    sources = [write_folder(tmp_path / name, texts(3)) for name in ("one", "two")]
+    (tmp_path / "two/x.csv").write_text("1,2")
+    (tmp_path / "two/a.jsonl").write_bytes(b'{"text": "caf\xe9"}\n{"text": null}\n')
+    code, out, _ = call("--input_dir", *sources, "--output_dir", str(tmp_path / "out"))
+    assert code == 0
+    assert "1 file left out: suffix .csv, which only --include takes (x.csv)" in out
+    assert "1 record left out: its field text is null (two/a.jsonl, line 2)" in out
+    assert "1 undecodable byte became U+FFFD: not UTF-8 (two/a.jsonl, line 1)" in out
+    (tmp_path / "void").mkdir()
+    (tmp_path / "void/a.txt").write_text("")
+    code, out, error = call("--source", str(tmp_path / "void"), "--output", str(tmp_path / "no"))
+    assert code == 2 and error.count("\n") == 1 and "empty (a.txt)" in error
+    assert not (tmp_path / "no").exists()

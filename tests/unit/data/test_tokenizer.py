@@ -6,7 +6,9 @@ import json
 
 import pytest
 
-from lit_gpt.data.tokenizer import load_tokenizer, train_bpe
+from lit_gpt.data import open_corpus
+from lit_gpt.data.prepare import prepare
+from lit_gpt.data.tokenizer import load_tokenizer, make_char, train_bpe
 from lit_gpt.errors import UserError
 
 TEXTS = ["def f(x):\n    return x\n", "caf\u00e9 \U0001f600 <|endoftext|> \t\r\n", "a" * 300, " lead and trail "]
@@ -65,3 +67,65 @@ def test_no_tokenizer(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match="Cannot read the tokenizer"):
         load_tokenizer(str(tmp_path))
+
+
+def test_characters(tmp_path):
+    """The smallest experiments of the field are on characters, and there was no such tokenizer."""
+    make_char(iter(TEXTS), tmp_path / "tokenizer.json")
+    t = load_tokenizer(str(tmp_path))
+    table = {c: i for i, c in enumerate(sorted(set("".join(TEXTS))))}
+    assert (t.eos_id, t.unk_id, t.vocab_size) == (len(table), len(table) + 1, len(table) + 2)
+    for text in TEXTS:
+        assert t.encode(text) == [table[c] for c in text]
+        assert t.decode(t.encode(text)) == text
+    assert t.encode("a\u4e00\u4e01a") == [table["a"], t.unk_id, t.unk_id, table["a"]]
+
+
+def test_prepared_with_characters_and_used_again(tmp_path):
+    """The table lies beside the data; later text with other characters gets the unknown token, and a count."""
+    (tmp_path / "a.txt").write_text("abba\ncab")
+    options = {"progress": False, "num_workers": 1, "validation_fraction": 0}
+    meta = prepare(str(tmp_path / "a.txt"), str(tmp_path / "out"), "char", **options)
+    assert (meta["vocab_size"], meta["eos_id"], meta["left_out"]) == (6, 4, {})
+    corpus = open_corpus(str(tmp_path / "out"), "train", 1, 0)
+    assert corpus.sources[0].stream.read(0, 9).tolist() == [1, 2, 2, 1, 0, 3, 1, 2, 4]
+    assert load_tokenizer(str(tmp_path / "out")).decode([1, 2, 2, 1, 0, 3]) == "abba\nc"
+
+    (tmp_path / "b.txt").write_text("a cab!")
+    meta = prepare(str(tmp_path / "b.txt"), str(tmp_path / "more"), str(tmp_path / "out"), **options)
+    read = open_corpus(str(tmp_path / "more"), "train", 1, 0).sources[0].stream.read(0, 7)
+    assert read.tolist() == [1, 5, 3, 1, 2, 5, 4]
+    assert meta["left_out"] == {"characters": {"not in the tokenizer": {"count": 2, "examples": ["b.txt"]}}}
+    with pytest.raises(UserError, match=r"b.txt: not in the tokenizer.*--strict"):
+        prepare(str(tmp_path / "b.txt"), str(tmp_path / "no"), str(tmp_path / "out"), strict=True, **options)
+
+
+def test_a_name_in_the_local_hugging_face_cache(folder, tmp_path, monkeypatch):
+    """The name of a tokenizer that lay in the cache was "No tokenizer at"."""
+    import huggingface_hub.file_download as hub
+
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--some--model"
+    (repository / "snapshots/abc").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text("abc")
+    (repository / "snapshots/abc/tokenizer.json").write_text((folder / "tokenizer.json").read_text())
+    cached = load_tokenizer("some/model")
+    assert cached.name == "some/model" and cached.encode("def f") == load_tokenizer(str(folder)).encode("def f")
+    (tmp_path / "a.txt").write_text("def f " * 20)
+    meta = prepare(str(tmp_path / "a.txt"), str(tmp_path / "out"), "some/model", progress=False, num_workers=1)
+    assert meta["vocab_size"] == cached.vocab_size
+    with pytest.raises(UserError, match=r"hf download other/model tokenizer.json"):
+        load_tokenizer("other/model")
+
+
+@pytest.mark.parametrize("content", ["[]", '"bytes"', "null", '{"tokenizer": "bytes"}', '{"tokenizer": null}', "{"])
+def test_side_files_of_odd_types_are_one_sentence(folder, tmp_path, content):
+    (tmp_path / "meta.json").write_text(content)
+    with pytest.raises(UserError, match=r"No tokenizer at|meta.json"):
+        load_tokenizer(str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text((folder / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(content)
+    if not content.startswith('{"'):
+        with pytest.raises(UserError, match=r"tokenizer_config.json"):
+            load_tokenizer(str(tmp_path))
