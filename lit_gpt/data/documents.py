@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -46,10 +47,11 @@ def find_files(source: Path, search: Search | None = None) -> list[Piece]:
     """The files with text under a folder, sorted by key, or the one file.
 
     A file is taken when it holds records or parquet with a field for the text, or text under one of
-    TEXT_SUFFIXES. Links are followed, each real file is read once. Raises UserError when there is
-    nothing to read, and for a file that was named and cannot be read.
+    TEXT_SUFFIXES. Links are followed, each real file is read once. Without a search that counts them,
+    files that are left out are a warning. Raises UserError when there is nothing to read, and for a file
+    that was named and cannot be read.
     """
-    search = search or Search()
+    search, given = search or Search(), search is not None
     try:
         if not source.is_dir():
             return [_named(source, search)]
@@ -65,20 +67,26 @@ def find_files(source: Path, search: Search | None = None) -> list[Piece]:
             "--include '*' takes files of every suffix that hold text."
         )
     search.left.merge(here.left.counts)
+    if not given and here.left.counts:
+        warnings.warn(f"In {source}: {'; '.join(sentences(here.left.placed({})))}", stacklevel=2)
     return sorted(pieces, key=lambda p: p.key)
 
 
 def _named(path: Path, search: Search) -> Piece:
     if not path.is_file():
         raise UserError(f"The source {str(path)!r} is neither a file nor a folder; write its text into a file first.")
-    try:
-        kind = look(path, search.text_key)
-    except Unusable as e:
-        raise UserError(f"Cannot read text from {path}: {e}.") from e
     if _identity(path.stat()) in search.seen:
         raise UserError(f"The source {str(path)!r} is read already, as a part of another one: name it once.")
     search.seen.add(_identity(path.stat()))
-    return Piece(path, path.name, path.stat().st_size, kind=kind)
+    return looked_at(Piece(path, path.name, path.stat().st_size), search.text_key)
+
+
+def looked_at(piece: Piece, text_key: str | None = None) -> Piece:
+    """The piece with its kind. Raises UserError when there is no text in it."""
+    try:
+        return piece if piece.kind else replace(piece, kind=look(piece.path, text_key))
+    except Unusable as e:
+        raise UserError(f"Cannot read text from {piece.path}: {e}.") from e
 
 
 def _identity(stat: os.stat_result) -> tuple[int, int]:
@@ -155,16 +163,13 @@ def read_documents(piece: Piece, text_key: str | None = None, left: LeftOut | No
     """
     left = LeftOut() if left is None else left
     try:
-        kind = piece.kind or look(piece.path, text_key)
-        piece = replace(piece, kind=kind)
+        piece = looked_at(piece, text_key)
         with damage_as_unusable():
-            if kind.form == "text":
+            if (kind := piece.kind or Kind("text")).form == "text":
                 yield from _text(piece, kind, left)
             else:
                 yield from _record_texts(piece, kind, text_key, left)
     except Unusable as e:
-        if piece.kind is None:
-            raise UserError(f"Cannot read text from {piece.path}: {e}.") from e
         left.add("files", f"not read to its end: {e}", piece)
     except OSError as e:
         raise UserError(f"Cannot read {piece.path}: {e}.") from e

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from lit_gpt.data.codec import Unusable
-from lit_gpt.data.documents import Document, read_documents
+from lit_gpt.data.documents import Document, looked_at, read_documents
 from lit_gpt.data.kinds import TEXT_SUFFIXES, Piece, look, suffixes
 from lit_gpt.data.left_out import LeftOut, sentences
 from lit_gpt.data.splits import Splitter
@@ -41,7 +41,7 @@ def open_stream(paths: Sequence[Path], info: StreamInfo) -> ArrayStream:
     stream has all of them. Raises UserError above 256 MiB of files.
     """
     root = Path(paths[0]).parent if len(paths) == 1 else _common(paths)
-    pieces = [Piece(p, p.relative_to(root).as_posix(), p.stat().st_size) for p in paths]
+    pieces = [looked_at(Piece(p, p.relative_to(root).as_posix(), p.stat().st_size)) for p in paths]
     total = sum(p.size for p in pieces)
     if total > LIMIT_BYTES:
         raise UserError(
