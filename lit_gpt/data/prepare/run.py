@@ -95,6 +95,8 @@ def prepare(
     }
     if tokenizer not in makers:
         check_tokenizer(load_tokenizer(tokenizer, eos_token, parse_special), bos)
+    elif bos:
+        raise UserError(f"--bos was given, but the tokenizer {tokenizer!r} has no BOS token.")
     folder = Path(output).expanduser()
     parts = folder / ".parts"
     left, options = LeftOut(strict), ReadOptions(text_key, source_tokenizer, strict)

@@ -363,12 +363,14 @@ def test_output_of_something_else_is_left_alone(tmp_path):
         ({"tokenizer": "nowhere"}, "No tokenizer at"),
         ({"source": "nowhere"}, "does not exist"),
         ({"bos": True}, "no BOS token"),
+        ({"bos": True, "tokenizer": "char"}, "no BOS token"),
     ],
 )
 def test_bad_options(tmp_path, options, message):
     source = write_folder(tmp_path / "src", texts(3))
     with pytest.raises(UserError, match=message):
         prepare(**{"source": source, "output": str(tmp_path / "out"), **OPTIONS, **options})
+    assert not (tmp_path / "out").exists()
 
 
 def test_command_line(tmp_path):
