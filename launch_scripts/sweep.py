@@ -53,9 +53,14 @@ def read_table(path: Path) -> list[Row]:
 
 
 def command(row: Row, launcher: Sequence[str], common: Sequence[str], output: Path) -> list[str]:
-    """The command line of one row; later options overrule earlier ones, so the row overrules `common`."""
+    """The command line of one row; later options overrule earlier ones, so the row overrules `common`.
+
+    Trackers show the rows as a group named like the output folder.
+    """
+    tracked = ["--tracker_group", output.resolve().name, "--tracker_name", row["name"]]
     options = [word for key, value in row.items() if key != "name" for word in (f"--{key}", value)]
-    return [*launcher, str(PRETRAIN), *common, *options, "--out_dir", str(output / row["name"]), "--resume", "auto"]
+    ours = ["--out_dir", str(output / row["name"]), "--resume", "auto"]
+    return [*launcher, str(PRETRAIN), *tracked, *common, *options, *ours]
 
 
 def summary(folder: Path) -> dict[str, Any]:

@@ -57,7 +57,9 @@ COMBINATIONS: dict[frozenset[str], dict[str, Any]] = {
 LABELS = {"scaling", "prolong", "sgate", "shexp", "slr", "test", "mfu", "base", "norm", "scale", "adam", "time", "note"}
 LABEL_WITH_NUMBER = re.compile(r"(bsz?|lr|wd|tok|gblaux|ctx|swa|seed|d|ar)[\d.].*", re.IGNORECASE)
 
-MODEL_NAME = re.compile(r"(?P<family>.+?)(?:_s(?P<sparsity>\d+)_k(?P<top_k>\d+))?(?:_d(?P<depth>\d+))?")
+MODEL_NAME = re.compile(  # of any text: what is no family is refused by name, and numbers have an end
+    r"(?P<family>.*?)(?:_s(?P<sparsity>\d{1,9})_k(?P<top_k>\d{1,9}))?(?:_d(?P<depth>\d{1,9}))?", re.DOTALL
+)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 
+from lit_gpt.config.bounds import hints, parts, paths, violations
 from lit_gpt.config.names import NameFields, merge, read_model_name, read_train_name, without_tokens
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
@@ -14,6 +16,7 @@ ALIASES = {
     "--gradient_checkpointing": "--act_ckpt",
     "--base_hps.warmup_tokens0": "--base_hps.warmup_tokens",
 }
+NEGATIVE = re.compile(r"-\.?\d")  # argparse knows -1 and -0.1 as numbers, but not -1e-8
 NOT_YET = {  # field -> what is said of it
     "layer_configurator": "the layer configurator (token lc) is not in this version; every token passes every "
     "layer: drop it, and for less work per token lower --depth or --ar",
@@ -23,18 +26,26 @@ NOT_YET = {  # field -> what is said of it
 
 
 def translate_aliases(argv: list[str]) -> list[str]:
-    """Command-line words with old option spellings replaced."""
-    words = []
-    for word in argv:
-        option, equals, value = word.partition("=")
-        words.append(ALIASES.get(option, option) + equals + value)
+    """Command-line words with old option spellings replaced, and with `=` where a value is easily taken for an option:
+    `=true` after a switch without a value, and before a negative number.
+    """
+    switches = {f"--{name}" for name, hint in hints(RunConfig).items() if bool in parts(hint)}
+    words, given = [], list(reversed(argv))
+    while given:
+        option, equals, value = given.pop().partition("=")
+        option, following = ALIASES.get(option, option), given[-1] if given else "--"
+        if not equals and option in switches and following.startswith("--"):
+            equals, value = "=", "true"
+        elif not equals and option.startswith("--") and NEGATIVE.match(following):
+            equals, value = "=", given.pop()
+        words.append(option + equals + value)
     return words
 
 
 def resolve(run: RunConfig) -> tuple[RunConfig, NameFields]:
     """The run with every token applied and every default filled in that needs no model.
 
-    Raises UserError with every contradiction found in the flags.
+    Raises UserError with every value that is not allowed and every contradiction found in the flags.
     """
     flags = {f.name: getattr(run, f.name) for f in dataclasses.fields(run)}
     if run.train_name == RunConfig.train_name:  # a default, which nobody typed, gives way to flags
@@ -42,6 +53,7 @@ def resolve(run: RunConfig) -> tuple[RunConfig, NameFields]:
     name = read_train_name(flags["train_name"])
     run = dataclasses.replace(run, **merge(flags, name, flags["train_name"]))
     run = _apply_model_name(run)
+    problems = violations(run)
     run = dataclasses.replace(run, **{k: v for k, v in _defaults(run).items() if getattr(run, k) is None})
     run = dataclasses.replace(
         run,
@@ -50,8 +62,12 @@ def resolve(run: RunConfig) -> tuple[RunConfig, NameFields]:
         precision={"bf16-mixed": "bf16", "32": "fp32"}.get(run.precision or "", run.precision),
         loggers=[*run.loggers, *(["mlflow"] if run.use_mlflow and "mlflow" not in run.loggers else [])],
     )
-    _check(run)
-    return run, name
+    problems += _contradictions(run)
+    if len(problems) == 1:
+        raise UserError(f"{problems[0]}.")
+    if problems:
+        raise UserError("These options cannot be used:\n" + "\n".join(f"  - {p}" for p in problems))
+    return dataclasses.replace(run, **{key: os.path.expanduser(path) for key, path in paths(run).items()}), name
 
 
 def _defaults(run: RunConfig) -> dict[str, object]:
@@ -62,7 +78,7 @@ def _defaults(run: RunConfig) -> dict[str, object]:
         "optimizer": "adamw",
         "schedule": "linear",
         "init_from": run.load_dir,
-        "out_dir": os.environ.get("LIGHTNING_ARTIFACTS_DIR", "out"),
+        "out_dir": os.environ.get("LIGHTNING_ARTIFACTS_DIR") or "out",
         "save_step": 1000,
         "num_extrp": 4,
         "bramp_ratio": 1,
@@ -87,57 +103,9 @@ def _act_ckpt(run: RunConfig) -> str:
     return "off" if run.act_ckpt is False else run.act_ckpt
 
 
-def _check(run: RunConfig) -> None:
-    """Everything wrong with the flags that needs neither model nor data."""
-    hps = run.base_hps
+def _contradictions(run: RunConfig) -> list[str]:
+    """Options that are each allowed and cannot be together, or not in this version."""
     problems = [what for key, what in NOT_YET.items() if getattr(run, key)]
-    at_least_one = [
-        "depth",
-        "ctx_len",
-        "micro_bsz",
-        "save_step",
-        "log_step",
-        "eval_step",
-        "num_extrp",
-        "bramp_ratio",
-    ]
-    at_least_one += ["eval_sequences", "keep_last", "sparsity", "top_k"]
-    for key in at_least_one:
-        value = getattr(run, key)
-        if value is not None and value < 1:
-            problems.append(f"--{key} is {value}; it must be at least 1")
-    positive = {
-        "base_hps.eta0": hps.eta0,
-        "base_hps.b0": hps.b0,
-        "base_hps.t0": hps.t0,
-        "base_hps.d0": hps.d0,
-        "base_hps.ar0": hps.ar0,
-        "base_hps.hd0": hps.hd0,
-    }
-    positive |= {
-        "total_bsz": run.total_bsz,
-        "ar": run.ar,
-        "swa_len": run.swa_len,
-        "max_tokens": run.max_tokens,
-        "stop_after": run.stop_after,
-    }
-    problems += [f"--{k} is {v}; it must be positive" for k, v in positive.items() if v is not None and v <= 0]
-    not_negative = {"grad_clip": run.grad_clip, "num_workers": run.num_workers, "keep_every": run.keep_every}
-    not_negative |= {
-        "base_hps.warmup_tokens": hps.warmup_tokens or 0,
-        "base_hps.weight_decay": hps.weight_decay or 0,
-    }
-    problems += [f"--{k} is {v}; it must not be negative" for k, v in not_negative.items() if v < 0]
-    fractions = {
-        "base_hps.min_lr_mult": hps.min_lr_mult,
-        "label_smoothing": run.label_smoothing or 0,
-        "decay_fraction": run.decay_fraction,
-    }
-    problems += [f"--{k} is {v}; it must be between 0 and 1" for k, v in fractions.items() if not 0 <= v <= 1]
-    betas = {"base_hps.beta1": hps.beta1, "base_hps.beta2": hps.beta2, "base_hps.muon_beta": hps.muon_beta}
-    problems += [f"--{k} is {v}; it must be at least 0 and below 1" for k, v in betas.items() if not 0 <= v < 1]
-    if run.decay_fraction == 0:
-        problems.append("--decay_fraction is 0; use --schedule constant for a run without decay")
     if run.load_dir and run.load_dir != run.init_from:
         problems.append(
             f"--load_dir {run.load_dir} is the old name of --init_from, which is {run.init_from}; give one of them"
@@ -151,5 +119,4 @@ def _check(run: RunConfig) -> None:
         problems.append("validation needs --init_from (or --load_dir) and --val_data_dir")
     if run.yarn_scale != 1 and not (run.midtrain or run.validation):
         problems.append("--yarn_scale only acts in a midtrain or validation run; add that token to --train_name")
-    if problems:
-        raise UserError("These options cannot be used:\n" + "\n".join(f"  - {p}" for p in problems))
+    return problems

@@ -1,15 +1,33 @@
 """The command line: every option of pretrain.py, its default, and its help text.
 
 `None` means "from the train_name token or the family, else the default named in the
-help"; names.py and train/setup.py turn this into resolved values once.
+help"; names.py and train/setup.py turn this into resolved values once. What a value may be
+stands in its type, and bounds.py checks it, however the options were made.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from lit_gpt.config.bounds import PATH, Bounds, Choices, Text
+from lit_gpt.config.words import Tokens, Words
 
 ScheduleName = Literal["linear", "cosine", "wsd", "constant"]
+# Where several options have one meaning. Upper ends are far above what anyone trains: they catch slips, such as a
+# budget typed for a depth.
+Depth = Annotated[int, Bounds(1, 2_000)]
+Length = Annotated[int, Bounds(1, 2**30)]  # tokens of a sequence
+Experts = Annotated[int, Bounds(1, 10_000)]
+Steps = Annotated[int, Bounds(1, 1e9)]
+StepsOrNever = Annotated[int, Bounds(0, 1e9)]
+Batch = Annotated[Tokens, Bounds(1, 1e12)]
+Budget = Annotated[Tokens, Bounds(1, 1e16)]
+Scale = Annotated[float, Bounds(0, 1e6)]
+Beta = Annotated[float, Bounds(0, 1, "high")]  # a moving average with beta 1 never forgets
+Path = Annotated[str, PATH]
+Name = Annotated[str, Text("a name", 128)]
+Label = Annotated[str, Text("a name", 150, without="/\\")]  # of the run folder, whose suffixes need the rest of 255
 
 
 @dataclass
@@ -37,22 +55,22 @@ class BaseHyperparameters:
         weight_lr_scale: extra learning-rate factor of matrices.
     """
 
-    d0: int = 8
-    ar0: int | None = None
-    eta0: float = 6e-4
-    b0: float = 2**21
-    t0: float = 9.5e9
-    hd0: int = 128
-    w_init_scale: float = 1.0
-    n0_mult: float = 237568
-    weight_decay: float | None = None
-    eps: float = 1e-8
-    min_lr_mult: float = 0.0
-    warmup_tokens: float | None = None
-    beta1: float = 0.9
-    beta2: float = 0.95
-    muon_beta: float = 0.95
-    weight_lr_scale: float = 1.0
+    d0: Depth = 8
+    ar0: Annotated[int, Bounds(1, 10_000)] | None = None
+    eta0: Annotated[float, Bounds(0, 1000, "low")] = 6e-4
+    b0: Batch = 2**21
+    t0: Budget = 9.5e9
+    hd0: Annotated[int, Bounds(1, 65_536)] = 128
+    w_init_scale: Scale = 1.0
+    n0_mult: Scale = 237568
+    weight_decay: Scale | None = None
+    eps: Annotated[float, Bounds(0, 1, "low")] = 1e-8
+    min_lr_mult: Annotated[float, Bounds(0, 1)] = 0.0
+    warmup_tokens: Annotated[Tokens, Bounds(0, 1e16)] | None = None
+    beta1: Beta = 0.9
+    beta2: Beta = 0.95
+    muon_beta: Beta = 0.95
+    weight_lr_scale: Scale = 1.0
 
 
 @dataclass
@@ -172,9 +190,13 @@ class RunConfig:
         eval_step: steps between validations.
         eval_sequences: sequences per validation.
         num_extrp: validate at 1x to this many times the context.
-        loggers: any of csv, tensorboard, wandb, mlflow; metrics.jsonl is always written.
-        wandb_project: project of the wandb logger.
-        use_mlflow: old name of --loggers [mlflow].
+        loggers: any of csv, tensorboard, wandb, mlflow, such as --loggers wandb,csv; metrics.jsonl is always written.
+        wandb_project: project of the wandb logger, experiment of mlflow.
+        wandb_entity: team or user of the wandb logger; default: that of the login.
+        tracker_name: name of the run in wandb and mlflow; default: the run folder's.
+        tracker_group: group of runs in wandb, tag "group" in mlflow; sweep.py gives its own.
+        tracker_tags: tags of the run in wandb and mlflow, such as --tracker_tags d8,ablation.
+        use_mlflow: old name of --loggers mlflow.
         logging_multiprocessing: accepted for old command lines; metrics never block the loop here.
         health_step: steps between activation statistics (RMS and outliers of every branch); 0 is never.
         profile_steps: profile this many steps, from the sixth on, into <run folder>/profile; 0 is off.
@@ -183,34 +205,34 @@ class RunConfig:
     """
 
     # data
-    train_data_dir: str = "data/redpajama_sample"
-    val_data_dir: str | None = None
-    data_mixture: str | None = None
-    num_workers: int = 2
-    eos_token_id: int | None = None
-    vocab_size: int | None = None
+    train_data_dir: Path = "data/redpajama_sample"
+    val_data_dir: Path | None = None
+    data_mixture: Path | None = None
+    num_workers: Annotated[int, Bounds(0, 1024)] = 2
+    eos_token_id: Annotated[int, Bounds(0, 2**31 - 2)] | None = None
+    vocab_size: Annotated[int, Bounds(2, 2**31 - 1)] | None = None
     # model
-    train_model: str = "transformer"
-    depth: int = 16
-    ar: int | None = None
-    ctx_len: int | None = None
-    swa_len: int | None = None
-    sparsity: int = 1
-    top_k: int = 2
+    train_model: Name = "transformer"
+    depth: Depth = 16
+    ar: Annotated[int, Bounds(1, 10_000)] | None = None
+    ctx_len: Length | None = None
+    swa_len: Length | None = None
+    sparsity: Experts = 1
+    top_k: Experts = 2
     share_expert: bool | None = None
     sqrt_gate: bool | None = None
     global_aux: bool | None = None
     aux_style: Literal["switch", "entropy", "switch_seq"] | None = None
-    aux_gamma: float | None = None
+    aux_gamma: Scale | None = None
     exact_aux: bool | None = None
     router_gate: Literal["selected", "all", "sigmoid"] | None = None
-    router_z_loss: float | None = None
-    bias_rate: float | None = None
+    router_z_loss: Scale | None = None
+    bias_rate: Scale | None = None
     expert_routing: Literal["token_choice", "expert_choice"] | None = None
-    expert_capacity: float | None = None
+    expert_capacity: Annotated[float, Bounds(0, 10_000, "low")] | None = None
     expert_parallel: bool = False
-    expert_backend: str = "auto"
-    norm_class: str | None = None
+    expert_backend: Name = "auto"
+    norm_class: Name | None = None
     mlp: Literal["swiglu", "relu2", "oss_swiglu"] | None = None
     post_norm: bool | None = None
     decoupled_norm: bool | None = None
@@ -222,18 +244,18 @@ class RunConfig:
     ffn_norm: bool | None = None
     bias: bool | None = None
     position: Literal["rope", "none"] | None = None
-    rope_base: float | None = None
-    yarn_scale: float = 1.0
+    rope_base: Annotated[float, Bounds(1, 1e15, "low")] | None = None
+    yarn_scale: Annotated[float, Bounds(1, 10_000)] = 1.0
     tie_embeddings: bool | None = None
     varlen: bool | None = None
     doc_positions: Literal["restart", "continue"] | None = None
     attn_conv: bool | None = None
-    share_per_layer: int | None = None
-    share_group: int | None = None
+    share_per_layer: Annotated[int, Bounds(0, 2_000)] | None = None
+    share_group: Depth | None = None
     mixer_options: dict[str, dict[str, Any]] | None = None
     # scaling
-    train_name: str = "scaling_mup_tie_rbase_prolong_varlen"
-    parameterization: str | None = None
+    train_name: Label = "scaling_mup_tie_rbase_prolong_varlen"
+    parameterization: Name | None = None
     depth_scale: bool | None = None
     base_hps: BaseHyperparameters = field(default_factory=BaseHyperparameters)
     batch_rule: Literal["default", "sde", "sdew", "none"] = "default"
@@ -245,24 +267,24 @@ class RunConfig:
     ortho_init: bool = False
     diag_init: bool = False
     maxfan_init: bool = False
-    head_init_std: float | None = 0.02
+    head_init_std: Scale | None = 0.02
     head_start: Literal["fixed", "flat"] = "fixed"
     # optimization
-    optimizer: str | None = None
+    optimizer: Name | None = None
     optimizer_args: dict[str, Any] | None = None
-    max_tokens: float | None = None
-    total_bsz: float | None = None
-    micro_bsz: int = 2
-    bramp_ratio: int | None = None
+    max_tokens: Budget | None = None
+    total_bsz: Batch | None = None
+    micro_bsz: Annotated[int, Bounds(1, 1_000_000)] = 2
+    bramp_ratio: Annotated[int, Bounds(1, 10_000)] | None = None
     schedule: ScheduleName | None = None
     decay: Literal["linear", "cosine", "1-sqrt"] | None = None
-    decay_fraction: float = 2 / 7
-    grad_clip: float = 1.0
-    label_smoothing: float | None = None
+    decay_fraction: Annotated[float, Bounds(0, 1, "low")] = 2 / 7
+    grad_clip: Annotated[float, Bounds(0, 1e9)] = 1.0
+    label_smoothing: Annotated[float, Bounds(0, 1, "high")] | None = None
     midtrain: bool | None = None
     validation: bool | None = None
     layer_configurator: bool | None = None
-    seed: int = 3407
+    seed: Annotated[int, Bounds(0, 2**32 - 1)] = 3407
     # hardware
     fsdp2: bool = False
     precision: Literal["bf16", "fp32", "bf16-mixed", "32"] | None = None
@@ -274,28 +296,32 @@ class RunConfig:
     offloading: bool = False
     fsdp_save_mem: bool = False
     use_flce: bool | None = None
-    attention: str = "auto"
+    attention: Name = "auto"
     kernels: Literal["auto", "reference"] = "auto"
     deterministic: bool = False
     # run folder and checkpoints
-    out_dir: str | None = None
-    resume: bool | str = False
-    init_from: str | None = None
-    load_dir: str | None = None
-    save_step: int | None = None
-    keep_last: int = 2
-    keep_every: int = 0
+    out_dir: Path | None = None
+    resume: bool | Path = False
+    init_from: Path | None = None
+    load_dir: Path | None = None
+    save_step: Steps | None = None
+    keep_last: Steps = 2
+    keep_every: StepsOrNever = 0
     async_save: bool = True
     # logging and validation
-    log_step: int = 10
-    eval_step: int = 1000
-    eval_sequences: int = 200
-    num_extrp: int | None = None
-    loggers: list[Literal["csv", "tensorboard", "wandb", "mlflow"]] = field(default_factory=list)
-    wandb_project: str = "discrete-llm"
+    log_step: Steps = 10
+    eval_step: Steps = 1000
+    eval_sequences: Steps = 200
+    num_extrp: Annotated[int, Bounds(1, 1024)] | None = None
+    loggers: Annotated[Words, Choices(("csv", "tensorboard", "wandb", "mlflow"))] = field(default_factory=list)
+    wandb_project: Name = "discrete-llm"
+    wandb_entity: Name | None = None
+    tracker_name: Name | None = None
+    tracker_group: Name | None = None
+    tracker_tags: Words | None = None
     use_mlflow: bool = False
     logging_multiprocessing: bool = True
-    health_step: int = 0
-    profile_steps: int = 0
-    stop_after: int | None = None
+    health_step: StepsOrNever = 0
+    profile_steps: StepsOrNever = 0
+    stop_after: Steps | None = None
     dry_run: bool = False

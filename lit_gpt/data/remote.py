@@ -42,8 +42,8 @@ def _connect(root: str):
         raise UserError(
             f"Reading {root!r} needs fsspec and the protocol's package ({e}): pip install 'scalelab[cloud]'."
         ) from e
-    except ValueError as e:
-        raise UserError(f"Cannot open {root!r}: {e}.") from e
+    except Exception as e:  # each back end raises its own
+        raise UserError(f"Cannot open {root!r}: {type(e).__name__}: {e}.") from e
 
 
 def _fetch(filesystem, remote: str, size: int, path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +16,26 @@ from lit_gpt.errors import UserError
 from lit_gpt.utils.files import write_text
 
 WANDB_STEP = "trainer/global_step"  # the x axis Lightning's logger uses, so that old dashboards still fit
+# What mlflow-skinny lacks to keep runs on this machine: mlflow 3.7 made a database the default, and 3.13 or later refuses
+# folders (https://mlflow.org/docs/latest/self-hosting/migrate-from-file-store).
+LOCAL_MLFLOW = ("sqlalchemy", "alembic")
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a tracker is told once. config: JSON types only. resume_step: 0 for a new run."""
+    """What a tracker is told once. config: JSON types only, the Plan under "plan". resume_step: 0 for a new run.
+
+    entity: team or user that the run belongs to, None is the login's. group, tags: to find the run by.
+    """
 
     folder: Path
     run_name: str
     project: str
     config: dict[str, Any]
     resume_step: int
+    entity: str | None = None
+    group: str | None = None
+    tags: tuple[str, ...] = ()
 
 
 class Tracker(Protocol):
@@ -33,6 +44,9 @@ class Tracker(Protocol):
 
 
 def _require(module: str, logger: str) -> ModuleType:
+    os.environ.setdefault(
+        "MLFLOW_DISABLE_TELEMETRY", "true"
+    )  # read at import: else mlflow reports its use to its makers
     try:
         return importlib.import_module(module)
     except ImportError as missing:
@@ -43,10 +57,17 @@ def _require(module: str, logger: str) -> ModuleType:
 
 
 def check_installed(names: Iterable[str]) -> None:
-    """Raise UserError when a tracker among `names` lacks its package."""
+    """Raise UserError when a tracker among `names` lacks a package."""
     for name in names:
         if name in TRACKERS:
             _require(name, name)
+    if "mlflow" in names and _mlflow_is_local():
+        for package in LOCAL_MLFLOW:
+            _require(package, "mlflow")
+
+
+def _mlflow_is_local() -> bool:
+    return not os.environ.get("MLFLOW_TRACKING_URI")
 
 
 class _RunId:
@@ -80,15 +101,30 @@ class TensorBoard:
 
 
 class Wandb:
-    """WANDB_MODE=offline and the other WANDB_ variables are honoured by the package itself."""
+    """WANDB_MODE=offline and the other WANDB_ variables are honoured by the package itself.
+
+    Without a login nothing asks for one: the run is kept in the run folder, to be sent later.
+    """
 
     def __init__(self, info: RunInfo):
         wandb = _require("wandb", "wandb")
         run_id = _RunId(info, "wandb")
+        offline = not os.environ.get("WANDB_MODE") and not wandb.login(prompt=False)
+        if offline:
+            where = info.folder / "wandb"
+            print(
+                f"note: there is no wandb login, so this run is kept in {where}. To send it: wandb login, then "
+                f"wandb sync {where}/offline-run-*",
+                file=sys.stderr,
+            )
         self._run = wandb.init(
             project=info.project,
+            entity=info.entity,
             name=info.run_name,
+            group=info.group,
+            tags=info.tags or None,
             config=info.config,
+            mode="offline" if offline else None,
             dir=str(info.folder),
             id=run_id.known,
             resume="allow",
@@ -106,16 +142,17 @@ class Wandb:
 
 
 class Mlflow:
-    """Sends to the server named by MLFLOW_TRACKING_URI, from a background thread.
+    """Writes to the server or database named by MLFLOW_TRACKING_URI, from a background thread.
 
-    Without a server, current mlflow wants a database, which mlflow-skinny cannot open.
+    Without that, to mlflow's own default: from 3.7 on ./mlflow.db, which mlflow-skinny opens with LOCAL_MLFLOW only.
     """
 
     def __init__(self, info: RunInfo):
         self._mlflow = _require("mlflow", "mlflow")
         run_id = _RunId(info, "mlflow")
         self._mlflow.set_experiment(info.project)
-        run = self._mlflow.start_run(run_id=run_id.known, run_name=info.run_name)
+        tags = {tag: "true" for tag in info.tags} | ({"group": info.group} if info.group else {})
+        run = self._mlflow.start_run(run_id=run_id.known, run_name=info.run_name, tags=tags)
         run_id.save(run.info.run_id)
         if not run_id.known:
             self._mlflow.log_params(dict(_flat(info.config)))

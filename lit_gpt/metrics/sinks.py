@@ -24,7 +24,7 @@ class Sinks:
     """Fan-out of scalars to every sink; build it on the main rank only.
 
     folder: run folder, must exist. names: any of SINK_NAMES. config: resolved options,
-    handed to the trackers once. resume_step: the optimizer step training continues from;
+    handed to the trackers once. entity, group, tags: of the run in trackers that know these. resume_step: the optimizer step training continues from;
     records after it are removed, so that the local files read as one uninterrupted run.
     0 starts the files afresh.
 
@@ -41,6 +41,9 @@ class Sinks:
         project: str,
         config: Mapping[str, Any],
         resume_step: int,
+        entity: str | None = None,
+        group: str | None = None,
+        tags: Sequence[str] = (),
     ):
         unknown = [n for n in names if n not in SINK_NAMES]
         if unknown:
@@ -48,7 +51,7 @@ class Sinks:
                 f"Unknown logger {unknown[0]!r}.{did_you_mean(unknown[0], SINK_NAMES)} "
                 f"Type --loggers with any of: {', '.join(SINK_NAMES)}."
             )
-        info = RunInfo(folder, run_name, project, jsonable(config), resume_step)
+        info = RunInfo(folder, run_name, project, jsonable(config), resume_step, entity, group, tuple(tags))
         self._failed: set[str] = set()
         self._trackers = self._start([n for n in TRACKERS if n in names], info)
         self._jsonl = _Jsonl(folder / METRICS_FILE, resume_step)

@@ -6,9 +6,8 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 
-from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import EXIT_BAD_INPUT, UserError
 
 
@@ -24,18 +23,6 @@ def run_tool(main: Callable[[list[str]], int]) -> NoReturn:
 def parser_for(name: str, description: str, **options: Any) -> ArgumentParser:
     """An empty parser of `python -m lit_gpt.tools.<name>`."""
     return ArgumentParser(prog=f"python -m lit_gpt.tools.{name}", description=description, **options)
-
-
-def add_run_options(parser: ArgumentParser, skip: Collection[str] = ()) -> None:
-    """Add pretrain.py's options, and --config for a file of them."""
-    parser.add_argument("--config", action="config", help="YAML file with any of these options")
-    parser.add_class_arguments(RunConfig, as_group=False, skip=set(skip))
-
-
-def run_config(values: Namespace) -> RunConfig:
-    """The RunConfig among parsed values; options that are not pretrain.py's are left out."""
-    fields = RunConfig.__dataclass_fields__
-    return RunConfig(**{key: value for key, value in values.items() if key in fields})
 
 
 def aligned(rows: Sequence[Sequence[str]], *, indent: int = 0, right: Collection[int] = ()) -> str:

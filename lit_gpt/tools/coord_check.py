@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from jsonargparse import Namespace
 
+from lit_gpt.config.cli import add_run_options, parse_words, run_config
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import RunConfig
@@ -26,7 +27,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.parallel import launch
 from lit_gpt.tools import _coord_report as report
-from lit_gpt.tools._cli import add_run_options, parser_for, run_config, run_tool
+from lit_gpt.tools._cli import parser_for, run_tool
 from lit_gpt.tools._coord_fit import Axis, CoordResult, fit_axis
 from lit_gpt.tools._coord_measure import Coordinates, coordinates
 from lit_gpt.train.setup import model_config
@@ -43,6 +44,7 @@ KEPT = {  # the options of pretrain.py that mean something here
 # fmt: on
 WIDTHS, DEPTHS = [64, 128, 256, 512], [4, 8, 16]
 DESCRIPTION = "Does a scaling rule keep activations the same size in width and in depth?"
+CODES = "Exit code: 0 PASS, 1 FAIL, 2 bad options."
 DEFAULTS = {
     "train_name": "coord",
     "vocab_size": 256,
@@ -119,7 +121,7 @@ def _average(runs: list[Coordinates]) -> Coordinates:
 
 def parse(argv: list[str]) -> Namespace:
     """The command line."""
-    parser = parser_for("coord_check", DESCRIPTION, epilog="Exit code: 0 PASS, 1 FAIL, 2 bad options.")
+    parser = parser_for("coord_check", DESCRIPTION, epilog=CODES, exit_on_error=False)
     parser.add_argument(
         "--widths", type=int, nargs="+", default=[64, 128, 256, 512], help="trained at the smallest depth"
     )
@@ -129,7 +131,7 @@ def parse(argv: list[str]) -> Namespace:
     parser.add_argument("--output_dir", type=Path, default=None, help="folder for coord_<rule>.json and .png")
     add_run_options(parser, skip=set(RunConfig.__dataclass_fields__) - KEPT)
     parser.set_defaults(DEFAULTS)
-    return parser.instantiate(parser.parse_args(argv))
+    return parse_words(parser, argv)
 
 
 def main(argv: list[str]) -> int:

@@ -10,12 +10,12 @@ from dataclasses import replace
 import torch
 from jsonargparse import ArgumentParser
 
+from lit_gpt.config.cli import add_run_options, parse_words, run_config
 from lit_gpt.config.model import ModelConfig
-from lit_gpt.config.resolve import translate_aliases
 from lit_gpt.errors import UserError
 from lit_gpt.model import GPT
 from lit_gpt.scaling.budget import token_budget
-from lit_gpt.tools._cli import add_run_options, aligned, parser_for, run_config, run_tool
+from lit_gpt.tools._cli import aligned, parser_for, run_tool
 from lit_gpt.train.setup import Setup, base_config, count, dry_run, prepare, world_size
 
 PATTERN = ("mixer", "ffn", "window", "reads", "lends")
@@ -79,7 +79,8 @@ def comparison(setup: Setup) -> str:
 
 def build_parser() -> ArgumentParser:
     """The command line: pretrain.py's options and what to show."""
-    parser = parser_for("plan", "The Plan of a run, and the model layer by layer, without touching data or a GPU.")
+    about = "The Plan of a run, and the model layer by layer, without touching data or a GPU."
+    parser = parser_for("plan", about, exit_on_error=False)
     switch = {"type": bool, "nargs": "?", "const": True, "default": False}
     parser.add_argument("--layers", **switch, help="one line per layer")
     parser.add_argument("--compare_analytic", **switch, help="exact and analytic parameter counts")
@@ -90,8 +91,7 @@ def build_parser() -> ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """Print the tables."""
-    parser = build_parser()
-    values = parser.instantiate(parser.parse_args(translate_aliases(argv)))
+    values = parse_words(build_parser(), argv)
     if values.ranks < 1:
         raise UserError(f"--ranks is {values.ranks}; give the number of processes, 1 or more.")
     setup = prepare(run_config(values), values.ranks)

@@ -79,11 +79,15 @@ class Reporter:
         matrix = plan.roles["matrix"]
         config |= {"learning_rate": matrix.lr, "weight_decay": matrix.weight_decay, "train_tokens": plan.tokens}
         config["parameter_groups"] = describe_groups(optimizer)
+        config["plan"] = plan.to_dict()
         return Sinks(
             self.setup.folder,
             run.loggers,
-            run_name=self.setup.folder.name,
+            run_name=run.tracker_name or self.setup.folder.name,
             project=run.wandb_project,
+            entity=run.wandb_entity,
+            group=run.tracker_group,
+            tags=run.tracker_tags or (),
             config=config,
             resume_step=self.progress.step,
         )

@@ -80,9 +80,15 @@ def _same_run(old: dict[str, Any], setup: Setup, where: str) -> None:
 
 
 def create(setup: Setup) -> KeptTokenizer | None:
-    """Write the archive's fixed part; the tokenizer that it keeps. Only the main process calls this."""
+    """Write the archive's fixed part; the tokenizer that it keeps. Only the main process calls this.
+
+    Raises UserError where nothing can be written.
+    """
     folder = setup.folder
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The run folder {folder} cannot be made ({error}). Choose another --out_dir.") from error
     for part, values in {**identity(setup), "plan": setup.plan.to_dict()}.items():
         write_text(folder / f"{part}.json", json.dumps(values, indent=2) + "\n")
     write_text(folder / CONFIG, yaml.safe_dump(dataclasses.asdict(setup.run), sort_keys=False))

@@ -63,6 +63,8 @@ EXPERT_FLAGS = {
     "expert_routing": "routing",
     "expert_capacity": "capacity",
 }
+EXPERT_OPTIONS = ("sparsity", "top_k", *EXPERT_FLAGS, "expert_parallel", "expert_backend")
+ATTENTION_FLAGS = ("qk_norm", "attn_gate", "attn_norm", "attn_conv")
 NORM_NAMES = {"FusedRMSNorm": "rmsnorm", "RMSNorm": "rmsnorm", "LayerNorm": "layernorm"}
 
 
@@ -71,6 +73,7 @@ class Setup:
     """A resolved run.
 
     folder: where it will live; nothing has been written yet. palm_flops_per_token: for the MFU by PaLM's convention.
+    notes: sentences for the person who typed it, about what is allowed and may not be what was meant.
     """
 
     run: RunConfig
@@ -79,6 +82,7 @@ class Setup:
     plan: Plan
     folder: Path
     palm_flops_per_token: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 def prepare(typed: RunConfig, ranks: int) -> Setup:
@@ -89,6 +93,10 @@ def prepare(typed: RunConfig, ranks: int) -> Setup:
     typed = typed if typed.optimizer is None else replace(typed, optimizer=OPTIMIZERS.resolve(typed.optimizer))
     run, name = resolve(typed)
     config = model_config(run, run.depth, run.ar)
+    if run.eos_token_id is not None and run.eos_token_id >= config.vocab_size:
+        raise UserError(
+            f"--eos_token_id is {run.eos_token_id}; it must be below the vocabulary of {config.vocab_size:,} tokens."
+        )
     base, counted = base_config(run), count(config)
     plan = build_plan(run, counted, count(base), ranks)
     check_arguments(plan)
@@ -104,7 +112,8 @@ def prepare(typed: RunConfig, ranks: int) -> Setup:
         swa=run.swa_len,
         ramp=plan.batch_ramp,
     )
-    return Setup(run, name, config, plan, Path(str(run.out_dir)) / label, counted.palm_flops_per_token)
+    folder = Path(str(run.out_dir)) / label
+    return Setup(run, name, config, plan, folder, counted.palm_flops_per_token, _idle(run, config))
 
 
 def base_config(run: RunConfig) -> ModelConfig:
@@ -125,8 +134,6 @@ def model_config(run: RunConfig, depth: int, aspect_ratio: int | None) -> ModelC
         window=run.swa_len,
         experts=_experts(run),
     )
-    if run.swa_len is not None and all(spec.window is None for spec in config.layers):
-        raise UserError(f"No layer of {run.train_model} has a window, so --swa_len cannot act. Drop it.")
     changes: dict[str, Any] = {}
     for flag, target in MODEL_FLAGS.items():
         value = getattr(run, flag)
@@ -142,55 +149,46 @@ def model_config(run: RunConfig, depth: int, aspect_ratio: int | None) -> ModelC
         changes["yarn_scale"] = run.yarn_scale
     if run.mlp is not None:
         changes["layers"] = tuple(s if s.ffn is None else replace(s, ffn=run.mlp) for s in config.layers)
-    config = config.replace(**changes)
-    _refuse_idle(run, config)
-    return config
+    return config.replace(**changes)
 
 
-def _refuse_idle(run: RunConfig, config: ModelConfig) -> None:
-    """Raises UserError for options of attention that act on no layer.
+def _idle(run: RunConfig, config: ModelConfig) -> tuple[str, ...]:
+    """A note about the typed options that nothing in this model reads, () where there are none.
 
-    Only if they were typed: launch commands of the reference come with name tokens that a family may not need.
-    False and "none" are what such a model does anyway.
+    Launch commands are written for many families at once (ArchScale's dense ones have --sparsity and --aux_style), so
+    this is no error. Tokens of a name are not noted, and neither is what switches off what such a model lacks.
     """
-    named = read_train_name(run.train_name).fields
-    typed = [f for f in ("attn_conv", "position", "rope_base") if f not in named and getattr(run, f)]
-    typed = [f for f in typed if getattr(run, f) != "none"]
-    if not typed:
-        return
+    named, default = read_train_name(run.train_name).fields, RunConfig()
+
+    def typed(*flags: str) -> list[str]:
+        given = [flag for flag in flags if getattr(run, flag) not in (None, False, "none", getattr(default, flag))]
+        return [flag for flag in given if flag not in named]
+
     with torch.device("meta"):
         attending = GPT(config).attending
-    if not attending:
-        flags, them = ", ".join(f"--{flag}" for flag in typed), "it" if len(typed) == 1 else "them"
-        raise UserError(f"No layer of {run.train_model} is attention, so {flags} cannot act. Drop {them}.")
-    if "rope_base" in typed and config.position == "none":
-        raise UserError(
-            f"{run.train_model} has no rotary positions, so --rope_base cannot act. Drop it, or add --position rope."
-        )
-    if "rope_base" in typed and all(spec.rope_base is not None for spec in attending):
-        raise UserError(
-            f"Every attention layer of {run.train_model} has a rotary base of its own, so --rope_base cannot act. "
-            "Drop it."
-        )
+    own_bases = config.position == "none" or all(spec.rope_base is not None for spec in attending)
+    lacking = {
+        "experts": typed(*EXPERT_OPTIONS) if config.experts is None else [],
+        "windows": typed("swa_len") if all(spec.window is None for spec in config.layers) else [],
+        "attention": [] if attending else typed(*ATTENTION_FLAGS, "position", "rope_base"),
+        "rotary positions with the model's base": typed("rope_base") if attending and own_bases else [],
+    }
+    parts = [f"{', '.join(f'--{flag}' for flag in flags)} (no {what})" for what, flags in lacking.items() if flags]
+    return (f"nothing in {run.train_model} reads {', '.join(parts)}",) if parts else ()
 
 
 def _experts(run: RunConfig) -> Experts | None:
-    """The experts that the flags describe; None for a family without, where such flags cannot act."""
+    """The experts that the flags describe; None for a family without."""
+    if not architectures.has_experts(run.train_model):
+        return None
     given = {flag: getattr(run, flag) for flag in EXPERT_FLAGS if getattr(run, flag) is not None}
-    if architectures.has_experts(run.train_model):
-        fields = {EXPERT_FLAGS[flag]: value for flag, value in given.items()}
-        choice, plain = run.expert_routing == "expert_choice", Experts(run.sparsity, run.top_k, bool(run.share_expert))
-        if choice or run.bias_rate:  # which balance without a loss
-            fields.setdefault("aux_gamma", 0.0)
-        if not choice and plain.active == 1 < plain.routed:
-            fields.setdefault("gate", "all")  # over one expert, softmax is 1
-        return Experts(run.sparsity, run.top_k, **fields)
-    flags = [f"--{flag}" for flag in given] + (["--sparsity"] if run.sparsity != 1 else [])
-    flags += ["--expert_parallel"] if run.expert_parallel else []
-    flags += ["--expert_backend"] if run.expert_backend != "auto" else []
-    if flags:
-        raise UserError(f"{run.train_model} has no experts, so {', '.join(flags)} cannot act. Drop them.")
-    return None
+    fields = {EXPERT_FLAGS[flag]: value for flag, value in given.items()}
+    choice, plain = run.expert_routing == "expert_choice", Experts(run.sparsity, run.top_k, bool(run.share_expert))
+    if choice or run.bias_rate:  # which balance without a loss
+        fields.setdefault("aux_gamma", 0.0)
+    if not choice and plain.active == 1 < plain.routed:
+        fields.setdefault("gate", "all")  # over one expert, softmax is 1
+    return Experts(run.sparsity, run.top_k, **fields)
 
 
 def _data_vocabulary(data_dir: str) -> dict[str, int]:
@@ -206,9 +204,21 @@ def _data_vocabulary(data_dir: str) -> dict[str, int]:
 
 
 def count(config: ModelConfig) -> Counted:
-    """Exact parameter counts and FLOPs per token, from a model on the meta device."""
-    with torch.device("meta"):
-        model = GPT(config, Multipliers())
+    """Exact parameter counts and FLOPs per token, from a model on the meta device.
+
+    Raises UserError for a model with a tensor that no computer can number.
+    """
+    try:
+        with torch.device("meta"):
+            model = GPT(config, Multipliers())
+    except (RuntimeError, OverflowError) as error:
+        if "overflow" not in str(error).lower() and not isinstance(error, OverflowError):
+            raise
+        sizes = f"width {config.n_embd:,}, hidden width {config.intermediate_size:,}, vocabulary {config.vocab_size:,}"
+        raise UserError(
+            f"{config.family} at depth {config.depth} is too large to be described: {sizes}. Lower --depth, --ar, "
+            "--sparsity or the sizes in --mixer_options."
+        ) from error
     length = config.block_size
     return Counted(config, model.param_counts(), model.flops_per_token(length), model.palm_flops_per_token(length))
 
@@ -219,8 +229,11 @@ def world_size() -> int:
 
 
 def dry_run(setup: Setup) -> str:
-    """What --dry_run prints: the Plan, the folder, the labels that switch nothing, and whether it fits this GPU."""
+    """What --dry_run prints, and a run at its start: the Plan, the folder, the labels that switch nothing, notes, and
+    whether it fits this GPU.
+    """
     labels = ", ".join(setup.name.labels) or "none"
     lines = [describe(setup.plan), "", f"run folder   {setup.folder}", f"labels only  {labels}"]
+    lines += [f"note         {note}" for note in setup.notes]
     warning = too_much(setup.run, setup.plan.memory)
     return "\n".join([*lines, *([warning] if warning else [])])

@@ -75,8 +75,6 @@ def test_stopped_and_continued_with_its_selection_biases(data, tmp_path):
 
 def test_refusals(data, tmp_path, capsys):
     for options, message in (
-        ({"train_model": "transformer", "sparsity": 4}, "transformer has no experts, so --sparsity cannot act"),
-        ({"train_model": "transformer", "exact_aux": True}, "so --exact_aux cannot act"),
         ({"top_k": 3}, "it must divide the hidden width 128"),
         ({"expert_routing": "expert_choice", "aux_gamma": 0.1}, "give --aux_gamma 0"),
         ({"expert_parallel": True}, "it needs torchrun"),

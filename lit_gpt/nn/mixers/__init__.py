@@ -71,8 +71,14 @@ class Mixer(Protocol):
 
 
 def build_mixer(config: ModelConfig, layer_index: int, multipliers: Multipliers) -> nn.Module:
-    """The mixer of one layer. Raises UserError when there is none of that name."""
-    return MIXERS.load(config.layers[layer_index].mixer).build(config, layer_index, multipliers)
+    """The mixer of one layer. Raises UserError when there is none of that name, and for options of one without any."""
+    name = config.layers[layer_index].mixer
+    entry = MIXERS.load(name)
+    if (given := config.mixer_options.get(name)) and not hasattr(entry, "Options"):
+        raise UserError(
+            f"The mixer {name} has no options, but {', '.join(given)} was given (--mixer_options). Drop it."
+        )
+    return entry.build(config, layer_index, multipliers)
 
 
 def mixer_options(config: ModelConfig, name: str, kind: type[O]) -> O:

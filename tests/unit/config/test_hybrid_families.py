@@ -16,7 +16,7 @@ from lit_gpt.config.model import Experts, LayerSpec
 from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
-from lit_gpt.train.setup import model_config
+from lit_gpt.train.setup import model_config, prepare
 
 # Family -> aspect ratio, and its layers at depths 8 and 12: R recurrent, W window, F full
 # attention, X cross-attention, G memory unit, H half of the context, x the same as cross-attention.
@@ -157,40 +157,54 @@ def test_windows_follow_the_command_line() -> None:
     assert windows(train_model="samba", ctx_len=16384) == [2048]
     base = build("sambaywdr", 8, window=256).layers[1].rope_base
     assert base == pytest.approx(0.09 * 256**1.628) and base != build("sambaywdr", 8).layers[1].rope_base
-    with pytest.raises(UserError, match="No layer of gdny has a window, so --swa_len cannot act"):
-        windows(train_model="gdny", swa_len=64)
+
+
+def notes(**flags: Any) -> tuple[str, ...]:
+    return prepare(RunConfig(**{"train_name": "x", "depth": 8, **flags}), 1).notes
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("flags", "note"),
     [
-        ({"train_model": "mamba", "attn_conv": True}, "No layer of mamba is attention, so --attn_conv cannot act"),
-        ({"train_model": "gdn", "position": "rope"}, "No layer of gdn is attention, so --position cannot act"),
-        ({"train_model": "kda", "attn_conv": True, "rope_base": 5e3}, "so --attn_conv, --rope_base cannot act"),
-        ({"train_model": "sambay", "rope_base": 5e3}, "sambay has no rotary positions, .* or add --position rope"),
-        ({"train_model": "sambaywdr", "rope_base": 5e3}, "Every attention layer of sambaywdr has a rotary base of its"),
+        ({"train_model": "mamba", "attn_conv": True}, "nothing in mamba reads --attn_conv (no attention)"),
+        ({"train_model": "gdn", "position": "rope"}, "nothing in gdn reads --position (no attention)"),
+        (
+            {"train_model": "kda", "attn_conv": True, "rope_base": 5e3, "swa_len": 64},
+            "nothing in kda reads --swa_len (no windows), --attn_conv, --rope_base (no attention)",
+        ),
+        (
+            {"train_model": "sambay", "rope_base": 5e3},
+            "nothing in sambay reads --rope_base (no rotary positions with the model's base)",
+        ),
+        (
+            {"train_model": "sambaywdr", "rope_base": 5e3},
+            "nothing in sambaywdr reads --rope_base (no rotary positions with the model's base)",
+        ),
+        (
+            {"sparsity": 32, "top_k": 4, "aux_style": "switch", "aux_gamma": 0.1, "swa_len": 64},
+            "nothing in transformer reads --sparsity, --top_k, --aux_style, --aux_gamma (no experts), --swa_len "
+            "(no windows)",
+        ),
     ],
 )
-def test_options_of_attention_that_act_on_no_layer(flags: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        windows(**flags)
+def test_options_that_act_on_no_layer_are_one_note(flags: dict[str, Any], note: str) -> None:
+    """ArchScale's launch commands are written for many families at once; each of these was an error."""
+    assert notes(**flags) == (note,)
 
 
 def test_name_tokens_of_attention_are_for_every_family() -> None:
     """Commands of the reference have them; so are options that some layer uses, or that change nothing."""
     name = "mup_rbase_nope_ga_qknorm_anorm"
     for family in ("mamba", "sambay", "sambaywdr"):
-        run, _ = resolve(RunConfig(train_name=name, train_model=family))
-        model_config(run, 8, None)
-        run, _ = resolve(RunConfig(train_name="rbase", rope_base=640_000.0, train_model=family))
-        model_config(run, 8, None)
+        assert not notes(train_name=name, train_model=family)
+        assert not notes(train_name="rbase", rope_base=640_000.0, train_model=family)
     for flags in (
         {"train_model": "mamba", "position": "none", "attn_conv": False},
         {"train_model": "fox", "attn_conv": True, "position": "rope", "rope_base": 5e3},
         {"train_model": "sambay", "position": "rope", "rope_base": 5e3},
         {"train_model": "samba", "rope_base": 5e3, "attn_conv": True},
     ):
-        windows(**flags)
+        assert not notes(**flags)
 
 
 def test_the_context_is_the_familys_unless_given() -> None:

@@ -89,7 +89,11 @@ class FakeWandb(ModuleType):
 
     def __init__(self, broken: bool = False):
         super().__init__("wandb")
-        self.broken, self.inits, self.logged = broken, [], []
+        self.broken, self.inits, self.logged, self.key = broken, [], [], "a key"
+
+    def login(self, *, prompt: bool) -> bool:
+        assert not prompt, "a run on a cluster has nobody to answer"
+        return bool(self.key)
 
     def init(self, **options: Any) -> SimpleNamespace:
         self.inits.append(options)

@@ -1,0 +1,159 @@
+"""What a value may be: a note that stands in an option's type, and the one checker that reads these notes.
+
+    depth: Annotated[int, Bounds(1, 10_000)] = 16
+    out_dir: Annotated[str, Text("a path", 4096)] | None = None
+
+A note says in words what it allows, and whether it allows a value. Numbers without a note must be finite.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import UnionType
+from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
+
+LONGEST_FILE_NAME = 255  # bytes, of every file system in use
+LONGEST_PATH = 4096  # bytes, Linux
+SHOWN = 60  # characters of a value that a message repeats
+
+
+class Limit(Protocol):
+    """A note: `words` end the sentence "it must be ..."."""
+
+    @property
+    def words(self) -> str: ...
+    def allows(self, value: Any) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """A finite number from low to high; `without`: which of the two is not allowed itself."""
+
+    low: float
+    high: float
+    without: Literal["", "low", "high", "both"] = ""
+
+    @property
+    def words(self) -> str:
+        """Such as "from 1 to 10,000" or "at least 0 and below 1"."""
+        low, high = (f"{end:,.10g}".replace("e+", "e") for end in (self.low, self.high))
+        if not self.without:
+            return f"from {low} to {high}"
+        above = "above" if self.without in ("low", "both") else "at least"
+        return f"{above} {low} and {'below' if self.without in ('high', 'both') else 'at most'} {high}"
+
+    def allows(self, value: Any) -> bool:
+        """NaN is in no range."""
+        inside = self.low <= value <= self.high
+        without = {"low": (self.low,), "high": (self.high,), "both": (self.low, self.high)}.get(self.without, ())
+        return inside and value not in without
+
+
+@dataclass(frozen=True)
+class Text:
+    """Characters that can be printed and stored, from one to `longest` bytes of UTF-8, none of `without`.
+
+    what: "a path" and the like. path: `~` at the start is the home folder; see `paths`.
+    """
+
+    what: str
+    longest: int
+    without: str = ""
+    path: bool = False
+
+    @property
+    def words(self) -> str:
+        """Such as "a path of 1 to 4,096 bytes without control characters"."""
+        others = f", {' or '.join(self.without)}" if self.without else ""
+        return f"{self.what} of 1 to {self.longest:,} bytes without control characters{others}"
+
+    def allows(self, value: Any) -> bool:
+        """True and false are no text, but of another part of the option's type."""
+        if isinstance(value, bool):
+            return True
+        stored = value.encode(errors="surrogateescape")
+        unusable = any(c < " " or c == "\x7f" or "\ud800" <= c <= "\udfff" or c in self.without for c in value)
+        names = stored.split(b"/") if self.path else []
+        fits = len(stored) <= self.longest and all(len(name) <= LONGEST_FILE_NAME for name in names)
+        return bool(value.strip()) and fits and not unusable
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A list of some of these words."""
+
+    choices: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """Such as "any of csv, wandb, joined by commas"."""
+        return f"any of {', '.join(self.choices)}, joined by commas"
+
+    def allows(self, value: Any) -> bool:
+        """Whether every word is one of them."""
+        return set(value) <= set(self.choices)
+
+
+PATH = Text("a path", LONGEST_PATH, path=True)
+
+
+def violations(options: Any, prefix: str = "") -> list[str]:
+    """A sentence for every field of a dataclass of options, and of those within it, whose value is not allowed."""
+    found: list[str] = []
+    for name, value in _values(options):
+        if dataclasses.is_dataclass(value):
+            found += violations(value, f"{prefix}{name}.")
+            continue
+        limit = _limits(type(options)).get(name)
+        if value is not None and limit is not None and not limit.allows(value):
+            found.append(f"--{prefix}{name} is {shown(value)}; it must be {limit.words}")
+        elif not all(map(math.isfinite, _numbers(value))):
+            found.append(f"--{prefix}{name} is {shown(value)}; its numbers must be finite")
+    return found
+
+
+def paths(options: Any) -> dict[str, str]:
+    """Field -> path, of the options that were given one."""
+    limits = _limits(type(options))
+    given = {name: value for name, value in _values(options) if isinstance(value, str)}
+    return {name: value for name, value in given.items() if isinstance(li := limits.get(name), Text) and li.path}
+
+
+def shown(value: Any) -> str:
+    """A value as a message repeats it: in one line, and not without end."""
+    text = ",".join(value) if isinstance(value, list) else repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text):,} characters)"
+
+
+def parts(hint: Any) -> tuple[Any, ...]:
+    """The types that a union joins, or the type itself; notes stay."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+@functools.cache
+def hints(kind: type) -> dict[str, Any]:
+    """Field -> type with notes, of a dataclass of options."""
+    return get_type_hints(kind, include_extras=True)
+
+
+@functools.cache
+def _limits(kind: type) -> dict[str, Limit]:
+    noted = {name: [p for p in parts(hint) if get_origin(p) is Annotated] for name, hint in hints(kind).items()}
+    return {name: found[0].__metadata__[0] for name, found in noted.items() if found}
+
+
+def _values(options: Any) -> Iterator[tuple[str, Any]]:
+    return ((f.name, getattr(options, f.name)) for f in dataclasses.fields(options))
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """Every number in a value as JSON holds it."""
+    if isinstance(value, float):
+        yield value
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    for each in inner:
+        yield from _numbers(each)

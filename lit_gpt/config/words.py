@@ -1,0 +1,48 @@
+"""Types of options that people write in several ways, for jsonargparse: counts of tokens, and lists of words.
+
+To the rest of the program they are float and list[str].
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse.typing import register_type
+
+UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
+COUNT = re.compile(r"(?P<number>[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?)(?P<unit>[kmgbt]?)")
+
+
+def read_tokens(given: Any) -> float:
+    """A count of tokens: 1e10, 10_000_000_000, 10B, 500M, 1.5T, 2k. Raises ValueError for anything else."""
+    if isinstance(given, (int, float)) and not isinstance(given, bool):
+        return float(given)
+    if not (isinstance(given, str) and (found := COUNT.fullmatch(given.strip().lower()))):
+        raise ValueError(given)
+    return round(float(found["number"]) * UNITS[found["unit"]], 3)  # 0.0011B is 1,100,000.0000000001 in floats
+
+
+def read_words(given: Any) -> list[str]:
+    """A list of words: one word, several joined by commas, or a JSON list. Raises ValueError for anything else."""
+    if isinstance(given, str):
+        given = [word.strip(" \"'") for word in given.strip("[] ").split(",")]
+        given = [] if given == [""] else given
+    if not isinstance(given, list) or not all(isinstance(word, str) and word for word in given):
+        raise ValueError(given)
+    return list(dict.fromkeys(given))
+
+
+if TYPE_CHECKING:
+    Tokens = float
+    Words = list[str]
+else:
+
+    class Tokens(float):
+        """A number of tokens; see read_tokens."""
+
+    class Words(list):
+        """Words; see read_words."""
+
+    register_type(Tokens, float, read_tokens, type_check=lambda value, _: type(value) is float)
+    register_type(Words, list, read_words, type_check=lambda value, _: False)
