@@ -105,7 +105,7 @@ def _with_files(words: list[str]) -> Iterator[str]:
         option, equals, value = word.partition("=")
         if option == "--config":
             value = value if equals else next(following, "")
-            if not value:
+            if not value or value.startswith("--"):
                 raise UserError("--config needs a value: a YAML file of options.")
             word = f"--config={os.path.expanduser(value)}"
             if _is_empty(os.path.expanduser(value)):

@@ -34,10 +34,10 @@ def translate_aliases(argv: list[str]) -> list[str]:
     while given:
         option, equals, value = given.pop().partition("=")
         option, following = ALIASES.get(option, option), given[-1] if given else "--"
-        if not equals and option in switches and following.startswith("--"):
-            equals, value = "=", "true"
-        elif not equals and option.startswith("--") and NEGATIVE.match(following):
+        if not equals and option.startswith("--") and NEGATIVE.match(following):
             equals, value = "=", given.pop()
+        elif not equals and option in switches and following.startswith("-"):
+            equals, value = "=", "true"
         words.append(option + equals + value)
     return words
 
@@ -117,6 +117,6 @@ def _contradictions(run: RunConfig) -> list[str]:
         )
     if run.validation and not (run.init_from and run.val_data_dir):
         problems.append("validation needs --init_from (or --load_dir) and --val_data_dir")
-    if run.yarn_scale != 1 and not (run.midtrain or run.validation):
+    if run.yarn_scale > 1 and not (run.midtrain or run.validation):
         problems.append("--yarn_scale only acts in a midtrain or validation run; add that token to --train_name")
     return problems
