@@ -26,11 +26,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from lit_gpt.config.bounds import Text
 from lit_gpt.errors import EXIT_BAD_INPUT, UserError
 from lit_gpt.utils.files import write_text
 
 PRETRAIN = Path(__file__).resolve().parents[1] / "pretrain.py"
 OURS = ("out_dir", "resume")  # options that the sweep itself gives
+FOLDER = Text("a name", 128, without="/\\")  # also a tracker's name of the run
 Row = dict[str, str]
 
 
@@ -44,7 +46,7 @@ def read_table(path: Path) -> list[Row]:
         raise UserError(f"{path}: the header has {len(header)} cells, the row {','.join(uneven[0])!r} has not.")
     rows = [{key: cell for key, cell in zip(header, line) if cell} for line in lines]
     names = [row.get("name", "") for row in rows]
-    unusable = [name for name in names if not name or "/" in name or name.startswith(".")]
+    unusable = [name for name in names if not FOLDER.allows(name) or name.startswith(".")]
     if not rows or unusable or len(set(names)) < len(names):
         raise UserError(f"{path} needs rows that each have a 'name' of their own, usable as a folder; found {names}.")
     if taken := [key for key in OURS if key in header]:

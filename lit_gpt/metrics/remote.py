@@ -16,8 +16,8 @@ from lit_gpt.errors import UserError
 from lit_gpt.utils.files import write_text
 
 WANDB_STEP = "trainer/global_step"  # the x axis Lightning's logger uses, so that old dashboards still fit
-# What mlflow-skinny lacks to keep runs on this machine: mlflow 3.7 made a database the default, and 3.13 or later refuses
-# folders (https://mlflow.org/docs/latest/self-hosting/migrate-from-file-store).
+# What mlflow-skinny lacks to keep runs on this machine: mlflow (3.17) does so in a database, and refuses folders, see
+# https://mlflow.org/docs/latest/self-hosting/migrate-from-file-store.
 LOCAL_MLFLOW = ("sqlalchemy", "alembic")
 
 
@@ -144,14 +144,14 @@ class Wandb:
 class Mlflow:
     """Writes to the server or database named by MLFLOW_TRACKING_URI, from a background thread.
 
-    Without that, to mlflow's own default: from 3.7 on ./mlflow.db, which mlflow-skinny opens with LOCAL_MLFLOW only.
+    Without that, to mlflow's own default, ./mlflow.db, which mlflow-skinny opens with LOCAL_MLFLOW only.
     """
 
     def __init__(self, info: RunInfo):
         self._mlflow = _require("mlflow", "mlflow")
         run_id = _RunId(info, "mlflow")
         self._mlflow.set_experiment(info.project)
-        tags = {tag: "true" for tag in info.tags} | ({"group": info.group} if info.group else {})
+        tags = dict.fromkeys(info.tags, "true") | ({"group": info.group} if info.group else {})
         run = self._mlflow.start_run(run_id=run_id.known, run_name=info.run_name, tags=tags)
         run_id.save(run.info.run_id)
         if not run_id.known:

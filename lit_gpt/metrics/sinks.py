@@ -23,10 +23,10 @@ SINK_NAMES = ("csv", *TRACKERS)
 class Sinks:
     """Fan-out of scalars to every sink; build it on the main rank only.
 
-    folder: run folder, must exist. names: any of SINK_NAMES. config: resolved options,
-    handed to the trackers once. entity, group, tags: of the run in trackers that know these. resume_step: the optimizer step training continues from;
-    records after it are removed, so that the local files read as one uninterrupted run.
-    0 starts the files afresh.
+    folder: run folder, must exist. names: any of SINK_NAMES. config: resolved options and
+    Plan, handed to the trackers once. entity, group, tags: of the run in trackers that know
+    these. resume_step: the optimizer step training continues from; records after it are
+    removed, so that the local files read as one uninterrupted run. 0 starts the files afresh.
 
     A tracker that fails warns once and never stops training; a local file that cannot
     be written is an error. Raises UserError for an unknown name or a missing package.

@@ -110,6 +110,7 @@ def test_a_failed_row_does_not_stop_the_others(arguments, capsys, monkeypatch) -
     [
         ("depth\n8\n", "'name'"),
         ("name,depth\na,8\na,16\n", "of their own"),
+        (f"name,depth\n{'a' * 300},8\n", "usable as a folder"),
         ("name,resume\na,true\n", "sets itself"),
         ("name,depth\na,8,9\n", "2 cells"),
         ("", "'name'"),

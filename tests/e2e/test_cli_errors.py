@@ -34,7 +34,10 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "optimizer argument": ({"optimizer_args.foo": 1}, r"--optimizer_args {'foo': 1} do not fit adamw: .*'foo'"),
     "offloading": ({"offloading": True}, r"torchrun --nproc_per_node 1"),
     "missing tracker": ({"loggers": "[wandb]"}, r"pip install 'scalelab\[log\]'"),
-    "no server": ({"train_data_dir": "ftp://localhost:1/x"}, r"Cannot open 'ftp://localhost:1/x': ConnectionRefusedError"),
+    "no server": (
+        {"train_data_dir": "ftp://localhost:1/x"},
+        r"Cannot open 'ftp://localhost:1/x': ConnectionRefusedError",
+    ),
     "no folder": ({"out_dir": "/proc/nowhere"}, r"The run folder /proc/nowhere/.* cannot be made .* another --out_dir"),
     "no data": ({"train_data_dir": "nowhere"}, r"data folder 'nowhere' does not exist"),
 }

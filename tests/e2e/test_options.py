@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from tiny_run import folder_of, pretrain, rows, run, words
@@ -121,6 +123,18 @@ def test_config_files(data, tmp_path, capsys):
         assert "finished already" in capsys.readouterr().out
     assert pretrain.main(["--config", str(printed), "--seed", "1", "--resume=auto"]) == 2, "a flag beats the file"
     assert "plan.seed: 3407 -> 1" in capsys.readouterr().err
+
+
+def test_a_tracker_gets_the_plan_and_where_the_run_belongs(data, tmp_path, monkeypatch):
+    """It was sent the options only, so that runs could not be compared by what they mean."""
+    wandb = MagicMock()
+    wandb.init.return_value.id = "id"
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    tracked = {"tracker_name": "row", "tracker_group": "sweep", "tracker_tags": "a,b", "wandb_entity": "team"}
+    assert run(data, tmp_path, **SHORT, loggers="wandb,csv", **tracked) == 0
+    told = wandb.init.call_args.kwargs
+    assert told["config"]["plan"] == json.loads((folder_of(tmp_path) / "plan.json").read_text())
+    assert [told[k] for k in ("name", "group", "tags", "entity")] == ["row", "sweep", ("a", "b"), "team"]
 
 
 def test_the_archive_of_a_run(plain):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -13,12 +14,14 @@ import numpy as np
 import pytest
 
 from lit_gpt.errors import UserError
+from lit_gpt.metrics.remote import check_installed
 from lit_gpt.metrics.sinks import Sinks
 from lit_gpt.metrics.summary import read_metrics, write_summary
 
 
-def make(folder: Path, *names: str, resume_step: int = 0, config: dict[str, Any] | None = None) -> Sinks:
-    return Sinks(folder, names, run_name="run", project="p", config=config or {"depth": 8}, resume_step=resume_step)
+def make(folder: Path, *names: str, resume_step: int = 0, config: dict[str, Any] | None = None, **of: Any) -> Sinks:
+    named = {"run_name": "run", "project": "p", **of}
+    return Sinks(folder, names, config=config or {"depth": 8}, resume_step=resume_step, **named)
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
@@ -120,6 +123,67 @@ def test_wandb_continues_the_same_run(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [o["id"] for o in fake.inits] == [None, "id1", None]
     assert fake.inits[0]["config"] == {"depth": 8}
     assert fake.logged[1] == {"loss": 1.0, "trainer/global_step": 2}
+
+
+def test_wandb_without_a_login_stays_here_and_asks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    """It asked for a key on a terminal, where it hung, and gave up on the run elsewhere."""
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    make(tmp_path, "wandb").close()
+    fake.key = ""
+    make(tmp_path, "wandb").close()
+    monkeypatch.setenv("WANDB_MODE", "offline")  # somebody has decided
+    make(tmp_path, "wandb").close()
+    assert [o["mode"] for o in fake.inits] == [None, "offline", None]
+    (note,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(
+        rf"note: there is no wandb login, .* kept in {tmp_path}/wandb\. .* wandb sync {tmp_path}/.*", note
+    )
+
+
+def test_a_run_has_a_group_and_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Rows of a sweep were runs of one name, and of no group."""
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    make(tmp_path, "wandb", run_name="row", entity="team", group="sweep", tags=["a", "b"]).close()
+    make(tmp_path, "wandb").close()
+    keys = ("name", "entity", "group", "tags")
+    assert [[o[key] for key in keys] for o in fake.inits] == [
+        ["row", "team", "sweep", ("a", "b")],
+        ["run", None, None, None],
+    ]
+
+
+def test_mlflow_keeps_a_run_in_a_local_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where the `log` extra is installed. mlflow-skinny alone refuses both its own default, a database, and folders."""
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    config = {"depth": 8, "plan": {"roles": {f"r{i}": {"lr": 0.1} for i in range(150)}}}
+    for resume_step in (0, 7):
+        sinks = make(tmp_path, "mlflow", config=config, resume_step=resume_step, group="sweep", tags=["a"])
+        sinks.log({"metric/val_loss@1x": 2.5}, resume_step + 7)
+        sinks.close()
+    client = mlflow.MlflowClient()
+    (run,) = client.search_runs([client.get_experiment_by_name("p").experiment_id], "tags.group = 'sweep'")
+    assert (run.info.run_name, run.data.tags["a"], run.info.status) == ("run", "true", "FINISHED")
+    assert len(run.data.params) == 151 and run.data.params["plan.roles.r7.lr"] == "0.1"
+    history = client.get_metric_history(run.info.run_id, "metric/val_loss_at_1x")
+    assert [(m.step, m.value) for m in history] == [(7, 2.5), (14, 2.5)]
+
+
+def test_mlflow_on_this_machine_needs_a_database(monkeypatch: pytest.MonkeyPatch):
+    """Found before the run, not as a warning of its logger; a server needs neither package."""
+    for name in ("mlflow", "sqlalchemy", "alembic"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    check_installed(["mlflow"])
+    monkeypatch.setitem(sys.modules, "alembic", None)
+    with pytest.raises(UserError, match=r"mlflow logger .*alembic.* pip install 'scalelab\[log\]'"):
+        check_installed(["mlflow"])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    check_installed(["mlflow", "csv"])
 
 
 def test_a_failing_tracker_warns_once_and_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
