@@ -67,19 +67,20 @@ class Text:
 
     @property
     def words(self) -> str:
-        """Such as "a path of 1 to 4,096 bytes without control characters"."""
+        """Such as "a path of 1 to 4,096 bytes of UTF-8 without control characters"."""
         others = f", {' or '.join(self.without)}" if self.without else ""
-        return f"{self.what} of 1 to {self.longest:,} bytes without control characters{others}"
+        return f"{self.what} of 1 to {self.longest:,} bytes of UTF-8 without control characters{others}"
 
     def allows(self, value: Any) -> bool:
         """True and false are no text, but of another part of the option's type."""
         if isinstance(value, bool):
             return True
-        stored = value.encode(errors="surrogateescape")
-        unusable = any(c < " " or c == "\x7f" or "\ud800" <= c <= "\udfff" or c in self.without for c in value)
+        text = str(value)  # a tool may give a pathlib.Path
+        stored = text.encode(errors="surrogatepass")
+        unusable = any(c < " " or c == "\x7f" or "\ud800" <= c <= "\udfff" or c in self.without for c in text)
         names = stored.split(b"/") if self.path else []
         fits = len(stored) <= self.longest and all(len(name) <= LONGEST_FILE_NAME for name in names)
-        return bool(value.strip()) and fits and not unusable
+        return bool(text.strip()) and fits and not unusable
 
 
 @dataclass(frozen=True)

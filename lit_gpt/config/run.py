@@ -152,7 +152,7 @@ class RunConfig:
         optimizer: adamw, muon, muonh, muonball, normuon, hadam, lion (tokens muon, muonh, muonball, hadam)
             or one of some forty others, see docs/optimizers.md; default adamw.
         optimizer_args: extra arguments of that optimizer, --optimizer_args.key value.
-        max_tokens: token budget; default: the Chinchilla-like budget of the plan, t0 * N / N(d0).
+        max_tokens: token budget, such as 10B; default: the Chinchilla-like budget of the plan, t0 * N / N(d0).
         total_bsz: global batch in tokens; default base_hps.b0.
         micro_bsz: sequences per device and forward pass.
         bramp_ratio: grow the batch from total_bsz to this multiple over the first 5 percent of the tokens.

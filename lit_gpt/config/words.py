@@ -41,7 +41,7 @@ else:
     class Tokens(float):
         """A number of tokens; see read_tokens."""
 
-    class Words(list):
+    class Words(str):  # of the types whose name is all that the help shows
         """Words; see read_words."""
 
     register_type(Tokens, float, read_tokens, type_check=lambda value, _: type(value) is float)

@@ -64,7 +64,7 @@ EXPERT_FLAGS = {
     "expert_capacity": "capacity",
 }
 EXPERT_OPTIONS = ("sparsity", "top_k", *EXPERT_FLAGS, "expert_parallel", "expert_backend")
-ATTENTION_FLAGS = ("qk_norm", "attn_gate", "attn_norm", "attn_conv")
+ATTENTION_FLAGS = ("qk_norm", "attn_gate", "attn_norm", "attn_conv", "position", "rope_base")
 NORM_NAMES = {"FusedRMSNorm": "rmsnorm", "RMSNorm": "rmsnorm", "LayerNorm": "layernorm"}
 
 
@@ -93,6 +93,8 @@ def prepare(typed: RunConfig, ranks: int) -> Setup:
     typed = typed if typed.optimizer is None else replace(typed, optimizer=OPTIMIZERS.resolve(typed.optimizer))
     run, name = resolve(typed)
     config = model_config(run, run.depth, run.ar)
+    notes = _idle(run, config)
+    run = replace(run, expert_parallel=run.expert_parallel and config.experts is not None)
     if run.eos_token_id is not None and run.eos_token_id >= config.vocab_size:
         raise UserError(
             f"--eos_token_id is {run.eos_token_id}; it must be below the vocabulary of {config.vocab_size:,} tokens."
@@ -113,7 +115,7 @@ def prepare(typed: RunConfig, ranks: int) -> Setup:
         ramp=plan.batch_ramp,
     )
     folder = Path(str(run.out_dir)) / label
-    return Setup(run, name, config, plan, folder, counted.palm_flops_per_token, _idle(run, config))
+    return Setup(run, name, config, plan, folder, counted.palm_flops_per_token, notes)
 
 
 def base_config(run: RunConfig) -> ModelConfig:
@@ -164,14 +166,16 @@ def _idle(run: RunConfig, config: ModelConfig) -> tuple[str, ...]:
         given = [flag for flag in flags if getattr(run, flag) not in (None, False, "none", getattr(default, flag))]
         return [flag for flag in given if flag not in named]
 
-    with torch.device("meta"):
-        attending = GPT(config).attending
-    own_bases = config.position == "none" or all(spec.rope_base is not None for spec in attending)
+    of_attention, attending = typed(*ATTENTION_FLAGS), ()
+    if of_attention:
+        with torch.device("meta"):
+            attending = GPT(config).attending
+    turned = config.position == "rope" and any(spec.rope_base is None for spec in attending)
     lacking = {
         "experts": typed(*EXPERT_OPTIONS) if config.experts is None else [],
         "windows": typed("swa_len") if all(spec.window is None for spec in config.layers) else [],
-        "attention": [] if attending else typed(*ATTENTION_FLAGS, "position", "rope_base"),
-        "rotary positions with the model's base": typed("rope_base") if attending and own_bases else [],
+        "attention": [] if attending else of_attention,
+        "rotary positions with the model's base": typed("rope_base") if attending and not turned else [],
     }
     parts = [f"{', '.join(f'--{flag}' for flag in flags)} (no {what})" for what, flags in lacking.items() if flags]
     return (f"nothing in {run.train_model} reads {', '.join(parts)}",) if parts else ()

@@ -70,7 +70,7 @@ LINES = {
     "--expert_capacity 0": "--expert_capacity is 0.0; it must be above 0",
     "--train_model transformer_gqa4_h2_moe --depth 2000 --ar 10000 --sparsity 10000": "too large to be described",
     # text
-    "--train_name ../../x": "--train_name is '../../x'; it must be a name of 1 to 150 bytes without control characters",
+    "--train_name ../../x": "--train_name is '../../x'; it must be a name of 1 to 150 bytes of UTF-8 without control",
     "--train_name a/b": "--train_name is 'a/b'; it must be a name",
     "--train_name 'a\\b'": "--train_name is",
     "--train_name /etc/x": "--train_name is '/etc/x'",

@@ -75,9 +75,9 @@ def test_stopped_and_continued_with_its_selection_biases(data, tmp_path):
 
 def test_a_dense_run_notes_options_of_experts_once(data, tmp_path, capsys):
     """ArchScale's launch scripts give them to every model; here they ended in an error."""
-    options = {"sparsity": 32, "top_k": 4, "aux_style": "switch", "aux_gamma": 0.1, "max_tokens": 512}
+    options = {"sparsity": 32, "top_k": 4, "aux_style": "switch", "expert_parallel": True, "max_tokens": 512}
     assert run(data, tmp_path, base_hps__warmup_tokens=0, **options) == 0
-    note = "note         nothing in transformer reads --sparsity, --top_k, --aux_style, --aux_gamma (no experts)"
+    note = "note         nothing in transformer reads --sparsity, --top_k, --aux_style, --expert_parallel (no experts)"
     assert capsys.readouterr().err.splitlines().count(note) == 1
 
 
