@@ -221,7 +221,8 @@ def test_options_that_the_pages_name_exist() -> None:
     known |= {"--nproc_per_node", "--nodes", "--help"}
     folders = ("scripts", "plots", "launch_scripts", "lit_gpt/tools")
     programs = [p for folder in folders for p in (ROOT / folder).glob("*.py")]
-    code = "".join(p.read_text() for p in [*programs, ROOT / "lit_gpt/config/resolve.py"])
+    programs += [ROOT / "lit_gpt/config/resolve.py", ROOT / "lit_gpt/config/cli.py"]
+    code = "".join(p.read_text() for p in programs)
     known |= set(re.findall(r'"(--\w+)"', code))
     for program in (data_prepare, train_step.main, reproduce.main):
         known |= {f"--{name}" for name in inspect.signature(program).parameters}
