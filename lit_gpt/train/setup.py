@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from lit_gpt import architectures
+from lit_gpt.config.bounds import violations
 from lit_gpt.config.model import Experts, ModelConfig
 from lit_gpt.config.names import NameFields, read_train_name, run_name
 from lit_gpt.config.resolve import resolve
@@ -90,7 +91,8 @@ def prepare(typed: RunConfig, ranks: int) -> Setup:
 
     Raises UserError for anything that cannot be trained.
     """
-    typed = typed if typed.optimizer is None else replace(typed, optimizer=OPTIMIZERS.resolve(typed.optimizer))
+    if typed.optimizer is not None and not violations(typed):  # resolve() says what is out of bounds
+        typed = replace(typed, optimizer=OPTIMIZERS.resolve(typed.optimizer))
     run, name = resolve(typed)
     config = model_config(run, run.depth, run.ar)
     notes = _idle(run, config)
