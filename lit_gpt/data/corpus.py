@@ -2,7 +2,7 @@
 
 A source's stream is cut into windows of block + 1 tokens that start every `block` tokens, so
 neighbours share one token and every token of the source but its first is a target exactly
-once per epoch. (The reference cuts disjoint blocks of block + 1, never predicts the first
+once per epoch. (ArchScale cuts disjoint blocks of block + 1, never predicts the first
 token of a block and drops what is left at the end of every file.) The last window is
 usually short and is padded with IGNORE. Each epoch visits the windows in a new order.
 """
@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
 from lit_gpt.data.mixture import Interleave
+from lit_gpt.data.origin import agree
 from lit_gpt.data.permutation import Permutation
-from lit_gpt.data.stream import TokenStream, fingerprint
+from lit_gpt.data.stream import DataError, TokenStream, fingerprint
+from lit_gpt.data.token_bytes import TokenBytes, token_bytes
 from lit_gpt.errors import UserError
 from lit_gpt.ops.loss import IGNORE
 
@@ -51,14 +53,23 @@ class Source:
         make = lru_cache(4)(lambda epoch: Permutation(self.num_windows, f"{seed}/{name}/{epoch}"))
         self.order = make if shuffle else None
 
+    def start(self, k: int) -> int:
+        """Which token of the stream the k-th window starts at."""
+        epoch, place = divmod(k, self.num_windows)
+        return (self.order(epoch)(place) if self.order else place) * self.block
+
     def window(self, k: int) -> np.ndarray:
         """The k-th window this source serves: int64 (block + 1,), padded with IGNORE."""
-        epoch, place = divmod(k, self.num_windows)
         out = np.full(self.block + 1, IGNORE, np.int64)
-        if epoch == 0 or self.repeat:
-            start = (self.order(epoch)(place) if self.order else place) * self.block
+        if k < self.num_windows or self.repeat:
+            start = self.start(k)
             length = min(self.block + 1, self.stream.num_tokens - start)
             out[:length] = self.stream.read(start, length)
+            if (low := out[:length].min()) < 0:  # IGNORE, which would go unseen, is one of them
+                raise DataError(
+                    f"The data holds the token id {low} after {self.stream.place(start)}; ids must be at least 0. "
+                    "The file is corrupt, or holds ids of another type."
+                )
         return out
 
     def targets_before(self, k: int) -> int:
@@ -81,9 +92,9 @@ class Corpus:
     repeat: start another epoch when a source is used up; else serve windows of nothing but IGNORE.
 
     num_tokens: tokens in all sources. num_samples: windows in one epoch of all sources.
-    fingerprint: equal for two corpora exactly when they serve the same samples in the same order.
-    eos_id, vocab_size, bytes_per_token: from the data's side files, None where unknown.
-    Raises UserError when a source is shorter than one sample or sources disagree on EOS or vocabulary.
+    fingerprint: of the order of samples and of the files' names, sizes and layout. content: of the ids,
+    of all of small data and of samples of large. eos_id, vocab_size: from the data's side files, None where unknown.
+    Raises UserError when a source is shorter than one sample or sources disagree on tokenizer, EOS or vocabulary.
     """
 
     def __init__(
@@ -100,14 +111,20 @@ class Corpus:
         self.block, self.repeat = block, repeat
         self.num_tokens = sum(s.num_tokens for s in streams)
         self.num_samples = sum(s.num_windows for s in self.sources)
-        self.eos_id = _agreed("EOS id", [(s.name, s.stream.eos_id) for s in self.sources])
-        self.vocab_size = _agreed("vocabulary size", [(s.name, s.stream.vocab_size) for s in self.sources])
-        ratios = [s.bytes_per_token for s in streams]
-        self.bytes_per_token = None
-        if None not in ratios:
-            self.bytes_per_token = float(np.average(np.array(ratios, float), weights=weights))
+        self.common = agree([(s.name, s.stream.info) for s in self.sources])
+        self.eos_id, self.vocab_size = self.common.eos_id, self.common.vocab_size
         described = [(name, stream.fingerprint, float(weight)) for name, stream, weight in sources]
         self.fingerprint = fingerprint(ORDER_VERSION, block, seed, shuffle, repeat, *described)
+
+    @cached_property
+    def content(self) -> str:
+        """Reads the data, once, as far as there is time for it."""
+        return fingerprint(*(source.stream.look.content for source in self.sources))
+
+    @cached_property
+    def token_bytes(self) -> TokenBytes | None:
+        """Bytes of text per token id, None where they cannot be known."""
+        return token_bytes(self.common)
 
     def sample(self, index: int) -> np.ndarray:
         """Global sample `index`: int64 (block + 1,), padded past the end of the stream with IGNORE."""
@@ -120,6 +137,11 @@ class Corpus:
         tokens = np.where(rows[:, :-1] == IGNORE, self.eos_id or 0, rows[:, :-1])
         return Batch(tokens, rows[:, 1:].copy())
 
+    def where(self, index: int) -> str:
+        """Where the tokens of global sample `index` are, for a person."""
+        source, k = self.interleave.locate(index)
+        return self.sources[source].stream.place(self.sources[source].start(k))
+
     def num_valid(self, start: int, count: int) -> int:
         """Targets that are not IGNORE in global samples [start, start + count), without reading any."""
         first, last = self.interleave.counts(start), self.interleave.counts(start + count)
@@ -131,40 +153,30 @@ class Corpus:
         return {s.name: n / s.num_windows for s, n in zip(self.sources, counts)}
 
 
-def _agreed(what: str, values: Sequence[tuple[str, int | None]]) -> int | None:
-    known = {value for _, value in values if value is not None}
-    if len(known) > 1:
-        listed = ", ".join(f"{name}: {value}" for name, value in values)
-        raise UserError(
-            f"The data sources disagree on the {what} ({listed}). Sources of one mixture must be prepared "
-            "with the same tokenizer."
-        )
-    return known.pop() if known else None
-
-
-FULL_SCAN = 1 << 24  # tokens; up to here every token is looked at
-PROBES, PROBE = 64, 1 << 16  # above: this many evenly spaced reads of this many tokens
-
-
 def check_vocab(corpus: Corpus, vocab_size: int) -> None:
-    """Raise UserError when a token id of the data does not fit a model of `vocab_size` tokens.
+    """Raise UserError when token ids of the data, or what its meta.json says, do not fit `vocab_size` tokens.
 
-    Goes by the data's own metadata where there is some, else looks at the tokens: at all of a
-    small stream, at 64 stretches of a large one (the Loader checks every batch as well).
+    All ids of a small stream are looked at, samples of a large one (see stream.WHOLE); the Loader checks
+    every batch as well.
     """
     for source in corpus.sources:
-        stream = source.stream
-        largest = stream.vocab_size - 1 if stream.vocab_size else _largest(stream)
+        name, info, seen = source.name, source.stream.info, source.stream.look
+        if seen.low < 0:
+            raise UserError(
+                f"The data source {name!r} has token id {seen.low} ({seen.low_at}); ids must be at least 0. "
+                "The file is corrupt, or holds ids of another type."
+            )
+        if info.guessed and vocab_size > 1 << 16:
+            raise UserError(
+                f"The files of the data source {name!r} have no header and were taken for uint16, which ends at "
+                f"65,535, but the vocabulary has {vocab_size:,}. Put a meta.json beside them that names their type: "
+                '{"dtype": "uint32"}, or "uint16" if it is that.'
+            )
+        told = (info.vocab_size or 0) - 1
+        largest, where = max((seen.high, seen.high_at), (told, "as its meta.json says"))
         if largest >= vocab_size:
             raise UserError(
-                f"The data source {source.name!r} has token id {largest}, the model's vocabulary has only "
-                f"{vocab_size} entries (0 to {vocab_size - 1}). Set the vocabulary size to at least "
-                f"{largest + 1}, or use data of the model's tokenizer."
+                f"The data source {name!r} has token id {largest}, the model's vocabulary has only {vocab_size} entries "
+                f"(0 to {vocab_size - 1}; {where}). Set --vocab_size to at least {largest + 1}, or use data of the "
+                "model's tokenizer."
             )
-
-
-def _largest(stream: TokenStream) -> int:
-    whole = stream.num_tokens <= FULL_SCAN
-    step = PROBE if whole else (stream.num_tokens - PROBE) // (PROBES - 1)
-    starts = range(0, stream.num_tokens if whole else step * PROBES, step)
-    return max(int(stream.read(s, min(PROBE, stream.num_tokens - s)).max()) for s in starts)

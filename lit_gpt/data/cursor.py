@@ -13,18 +13,23 @@ VERSION = 1
 
 @dataclass
 class Cursor:
-    """samples_seen of the corpus with this fingerprint. Independent of ranks and micro-batches."""
+    """samples_seen of the corpus with this fingerprint and content. Independent of ranks and micro-batches."""
 
     fingerprint: str
+    content: str
     samples_seen: int = 0
 
     def state(self) -> dict[str, Any]:
-        """{"samples_seen", "fingerprint", "version"}: all that a checkpoint needs to hold."""
-        return {"samples_seen": self.samples_seen, "fingerprint": self.fingerprint, "version": VERSION}
+        """{"samples_seen", "fingerprint", "content", "version"}: all that a checkpoint needs to hold."""
+        seen = {"samples_seen": self.samples_seen, "fingerprint": self.fingerprint}
+        return {**seen, "content": self.content, "version": VERSION}
 
     @classmethod
-    def restore(cls, state: Mapping[str, Any], fingerprint: str) -> Cursor:
-        """The cursor a state describes. Raises UserError when it belongs to another order of samples."""
+    def restore(cls, state: Mapping[str, Any], fingerprint: str, content: str) -> Cursor:
+        """The cursor a state describes. Raises UserError when it belongs to another order of samples.
+
+        Checkpoints of releases that did not look at the content have none, and any fits.
+        """
         if state["version"] != VERSION:
             raise UserError(
                 f"The checkpoint's data state has version {state['version']}, this program reads {VERSION}. "
@@ -36,4 +41,9 @@ class Cursor:
                 f"checkpoint has {state['fingerprint']}): the files, the mixture, the context length or the "
                 "seed differ. Give the same ones to resume, or start a new run from these weights."
             )
-        return cls(fingerprint, int(state["samples_seen"]))
+        if state.get("content", content) != content:
+            raise UserError(
+                "The data is not what the checkpoint was trained on: the files have the same names and sizes, but "
+                "other tokens. Put the old files back to resume, or start a new run from these weights: --init_from."
+            )
+        return cls(fingerprint, content, int(state["samples_seen"]))

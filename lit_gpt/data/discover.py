@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lit_gpt.data.corpus import Corpus
 from lit_gpt.data.documents import find_files
 from lit_gpt.data.formats import open_files, text
-from lit_gpt.data.meta import read_meta, stream_info
+from lit_gpt.data.meta import NAME, read_meta, stream_info
 from lit_gpt.data.mixture import load_mixture
-from lit_gpt.data.remote import localise
+from lit_gpt.data.remote import NoData, fetch, is_remote, local_path
 from lit_gpt.data.stream import StreamInfo, TokenStream
+from lit_gpt.data.tokenizer import load_tokenizer
 from lit_gpt.errors import UserError
 
 
@@ -24,7 +27,6 @@ def open_corpus(
     mixture: str | None = None,
     shuffle: bool = True,
     eos_token_id: int | None = None,
-    vocab_size: int | None = None,
     tokenizer: str = "bytes",
     repeat: bool = True,
 ) -> Corpus:
@@ -36,44 +38,109 @@ def open_corpus(
     block: targets per sample. seed, shuffle, repeat: see Corpus.
     mixture: a JSON file {path prefix relative to data_dir: weight} to use instead of split_prefix; a
     prefix that is a folder stands for that folder's split.
-    eos_token_id, vocab_size: override what the data's meta.json says.
+    eos_token_id: overrides what the data's meta.json says.
     tokenizer: spec for plain text. Raises UserError for everything wrong with any of them.
     """
-    root = localise(data_dir)
-    if not root.is_dir():
-        raise UserError(f"The data folder {data_dir!r} does not exist. Give a folder of token files or text.")
+    root = fetch(data_dir) if is_remote(data_dir) else local_path(data_dir)
+    given = StreamInfo(split_prefix, eos_token_id, tokenizer=tokenizer)
     weights = load_mixture(mixture) if mixture else {"": 1.0}
-    given = StreamInfo(split_prefix, eos_token_id, vocab_size, None, tokenizer)
-    sources = [(name or split_prefix, _open_source(root, name, given), weight) for name, weight in weights.items()]
+    sources = [(name or split_prefix, _find(root, name, given).open(), weight) for name, weight in weights.items()]
     return Corpus(sources, block, seed, shuffle, repeat)
 
 
-def _open_source(root: Path, name: str, given: StreamInfo) -> TokenStream:
+def describe_sources(
+    data_dir: str, split_prefix: str, mixture: str | None = None, eos_token_id: int | None = None
+) -> list[tuple[str, StreamInfo]]:
+    """(where it is, what is known of it) for every source that open_corpus would open, without opening it.
+
+    Of a remote root everything but the token files is copied. Raises NoData where there is none.
+    """
+    given = StreamInfo(split_prefix, eos_token_id)
+    names = load_mixture(mixture) if mixture else [""]
+    remote = is_remote(data_dir)
+    root = fetch(data_dir, tokens=False) if remote else local_path(data_dir)
+    look = _beside if remote and not _holds_text(root) else lambda root, name, given: _find(root, name, given).info
+    return [(os.path.join(data_dir, name), look(root, name, given)) for name in names]
+
+
+def _beside(root: Path, name: str, given: StreamInfo) -> StreamInfo:
+    """What the nearest meta.json says where the token files themselves are not here."""
+    places = (root / name / given.split, root / name, (root / name).parent)
+    folder = next((place for place in places if (place / NAME).is_file()), root)
+    return _override(stream_info(read_meta(folder), folder, given.split), given)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The files of one source and what is known of them. info.split: the split, or the prefix of their names.
+
+    divided: a folder of text with all splits in it, to be told apart by hash. None: token files.
+    """
+
+    folder: Path
+    files: Sequence[Path]
+    info: StreamInfo
+    divided: bool | None = None
+
+    def open(self) -> TokenStream:
+        """Raises UserError for files that cannot be read and counts that are not those of meta.json."""
+        if self.divided is not None:
+            return self._open_text()
+        meta = read_meta(self.folder) or {}
+        stream = open_files(self.files, self.info, meta.get("format"))
+        _check_counts(meta.get("splits", {}).get(self.info.split, {}), self, stream.num_tokens)
+        return stream
+
+    def _open_text(self) -> TokenStream:
+        split = "" if not self.divided else "validation" if "val" in self.info.split else "train"
+        paths = [piece.path for piece in find_files(self.folder)]
+        stream = text.open_stream(paths, replace(self.info, split=split))
+        if not stream.num_tokens:
+            raise UserError(f"No data for split {self.info.split!r}: the text in {self.folder} is too small to divide.")
+        return stream
+
+
+def _check_counts(told: dict, source: _Source, num_tokens: int) -> None:
+    found = {"shards": len(source.files), "tokens": num_tokens}
+    if any(told.get(key, count) != count for key, count in found.items()):
+        listed = " and ".join(f"{told[key]:,} {key}" for key in found if key in told)
+        raise UserError(
+            f"{source.folder} holds {found['shards']:,} shards and {num_tokens:,} tokens of the split "
+            f"{source.info.split!r}, its {NAME} says {listed}. Files are missing or do not belong there: copy the "
+            f"folder again, or, to train on what is there, correct the counts in {source.folder / NAME}."
+        )
+
+
+def _find(root: Path, name: str, given: StreamInfo) -> _Source:
+    """The source of that path prefix below root; "" is root itself."""
+    if not os.path.isdir(root):
+        is_file = " is a file, not a folder" if os.path.isfile(root) else " does not exist"
+        raise NoData(f"The data folder {str(root)!r}{is_file}. Give a folder of token files or text.")
     folder = root / name
     if folder.is_dir():
-        return _open_split(folder, given)
+        return _find_split(folder, given)
     files = _bins(folder.parent, folder.name)
     if not files:
         raise UserError(
             f"The mixture names {name!r}, but there is no folder {name} and no file {name}*.bin in {root}. "
             f"{_listing(root)}"
         )
-    return _open_bins(files, given, folder.name)
+    return _token_files(files, given, folder.name)
 
 
-def _open_split(root: Path, given: StreamInfo) -> TokenStream:
+def _find_split(root: Path, given: StreamInfo) -> _Source:
     folder, prefix = (root / given.split).parent, (root / given.split).name
     for files in (_bins(folder, p, inside) for inside in (False, True) for p in _spellings(prefix)):
         if files:
-            return _open_bins(files, given, prefix)
+            return _token_files(files, given, prefix)
     for name in _spellings(prefix):
         if files := _bins(folder / name, ""):
-            return _open_bins(files, given, prefix)
+            return _token_files(files, given, prefix)
         if _holds_text(folder / name):
-            return _open_text(folder / name, given, divided=False)
+            return _text(folder / name, given, divided=False)
     if _holds_text(folder) and not any(folder.glob("*.bin")):
-        return _open_text(folder, given, divided=True)
-    raise UserError(f"No data for split {prefix!r}: no file {prefix}*.bin in {folder}. {_listing(folder)}")
+        return _text(folder, given, divided=True)
+    raise NoData(f"No data for split {prefix!r}: no file {prefix}*.bin in {folder}. {_listing(folder)}")
 
 
 def _spellings(prefix: str) -> tuple[str, ...]:
@@ -86,45 +153,23 @@ def _bins(folder: Path, prefix: str, inside: bool = False) -> list[Path]:
     return sorted(p for p in folder.glob("*.bin") if pattern.match(p.name) and not p.name.startswith("."))
 
 
-def _open_bins(files: list[Path], given: StreamInfo, prefix: str) -> TokenStream:
-    meta = read_meta(files[0].parent)
-    known = stream_info(meta, _meta_split(meta, prefix))
-    return open_files(files, _override(known, given), meta["format"] if meta else None)
-
-
-def _meta_split(meta: dict | None, prefix: str) -> str:
-    """The split of meta.json that a prefix belongs to: "train_0000000001" belongs to "train"."""
-    splits = (meta or {}).get("splits", {})
-    return next((s for s in splits if prefix.startswith(s) or s.startswith(prefix)), prefix)
+def _token_files(files: Sequence[Path], given: StreamInfo, prefix: str) -> _Source:
+    folder = files[0].parent
+    return _Source(folder, files, _override(stream_info(read_meta(folder), folder, prefix), given))
 
 
 def _override(known: StreamInfo, given: StreamInfo) -> StreamInfo:
-    if None not in (known.vocab_size, given.vocab_size) and (given.vocab_size or 0) < (known.vocab_size or 0):
-        raise UserError(
-            f"The vocabulary size {given.vocab_size} was given, the data was prepared with a tokenizer of "
-            f"{known.vocab_size} tokens. Leave it out, or give at least {known.vocab_size}."
-        )
-    return replace(
-        known,
-        eos_id=known.eos_id if given.eos_id is None else given.eos_id,
-        vocab_size=given.vocab_size or known.vocab_size,
-    )
+    return known if given.eos_id is None else replace(known, eos_id=given.eos_id)
 
 
 def _holds_text(folder: Path) -> bool:
     return any(text.matches(p) for p in folder.rglob("*"))
 
 
-def _open_text(folder: Path, given: StreamInfo, divided: bool) -> TokenStream:
-    """divided: the folder holds all splits, to be told apart by hash; else all of it is the one split."""
-    split = "" if not divided else "validation" if "val" in given.split else "train"
-    paths = [piece.path for piece in find_files(folder)]
-    stream = text.open_stream(paths, replace(given, split=split))
-    if not stream.num_tokens:
-        raise UserError(f"No data for split {given.split!r}: the text in {folder} is too small to divide.")
-    known = StreamInfo(split, stream.eos_id, stream.vocab_size)
-    stream.vocab_size = _override(known, given).vocab_size
-    return stream
+def _text(folder: Path, given: StreamInfo, divided: bool) -> _Source:
+    tokenizer = load_tokenizer(given.tokenizer)
+    known = replace(given, eos_id=tokenizer.eos_id, vocab_size=tokenizer.vocab_size, made_with=given.tokenizer)
+    return _Source(folder, (), _override(known, given), divided)
 
 
 def _listing(folder: Path) -> str:

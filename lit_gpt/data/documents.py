@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from lit_gpt.data.codec import Unusable, damage_as_unusable, decode, opened
 from lit_gpt.data.fields import Skip, text_of
-from lit_gpt.data.kinds import JSON_SUFFIXES, ODD_SHARE, TEXT_SUFFIXES, Kind, Piece, look, suffixes
+from lit_gpt.data.kinds import DATA_SUFFIXES, JSON_SUFFIXES, ODD_SHARE, TEXT_SUFFIXES, Kind, Piece, look, suffixes
 from lit_gpt.data.left_out import LeftOut, sentences
 from lit_gpt.data.records import READERS
 from lit_gpt.errors import UserError
@@ -138,7 +138,7 @@ def _piece(key: str, path: Path, stat: os.stat_result, search: Search) -> Piece 
     if hit(search.exclude):
         return _leave(search, path, key, "matched by --exclude", fault=False)
     suffix = suffixes(path.name)[0]
-    known = bool(search.include) or suffix in TEXT_SUFFIXES | JSON_SUFFIXES | {".parquet"}
+    known = bool(search.include) or suffix in DATA_SUFFIXES
     by_suffix = f"{f'suffix {suffix}' if suffix else 'no suffix'}, which only --include takes"
     try:
         kind = look(path, search.text_key)

@@ -15,7 +15,7 @@ from typing import Any
 
 from lit_gpt.data.meta import NAME, VERSION, read_meta, write_json
 from lit_gpt.data.mixture import load_mixture
-from lit_gpt.data.remote import localise
+from lit_gpt.data.remote import fetch, is_remote, local_path
 from lit_gpt.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 from lit_gpt.errors import UserError
 
@@ -63,7 +63,7 @@ def describe_tokenizer(data_dir: str, mixture: str | None = None, eos_id: int | 
 
     eos_id: overrides what the data says, as --eos_token_id does.
     """
-    root = localise(data_dir)
+    root = fetch(data_dir) if is_remote(data_dir) else local_path(data_dir)
     if not root.is_dir():
         return None
     if not any(root.rglob("*.bin")):  # plain text is tokenised as bytes

@@ -18,6 +18,7 @@ _PLAIN = (
 )
 TEXT_SUFFIXES = frozenset(_PLAIN.split())
 JSON_SUFFIXES = frozenset((".json", ".jsonl", ".ndjson"))
+DATA_SUFFIXES = TEXT_SUFFIXES | JSON_SUFFIXES | {".parquet"}  # taken without being asked for
 COMPRESSION_SUFFIXES = frozenset((".gz", ".zst", ".zstd", ".bz2", ".xz"))
 
 HEAD = 1 << 16  # bytes that are looked at; more only where a first JSON value is longer

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from lit_gpt.data.corpus import Batch, Corpus
 from lit_gpt.data.cursor import Cursor
+from lit_gpt.data.stream import DataError
 from lit_gpt.errors import UserError
 
 
@@ -16,18 +19,18 @@ from lit_gpt.errors import UserError
 class StepData:
     """One optimizer step's data on one rank.
 
-    micro_batches: num_micro_batches Batches of (micro_batch, T), to be gone through once.
+    micro_batches: Batches of (micro_batch, T).
     num_valid_global: targets that are not IGNORE over all ranks and micro-batches.
     samples_seen: the run's total after this step.
     """
 
-    micro_batches: Iterator[Batch]
-    num_micro_batches: int
+    micro_batches: list[Batch]
     num_valid_global: int
     samples_seen: int
 
-
-Pending = list[Callable[[], Batch]]
+    @property
+    def num_micro_batches(self) -> int:
+        return len(self.micro_batches)
 
 
 class Loader:
@@ -52,28 +55,23 @@ class Loader:
         assert 0 <= rank < world_size
         self.corpus, self.rank, self.world_size, self.micro_batch = corpus, rank, world_size, micro_batch
         self.vocab_size = vocab_size
-        self.cursor = Cursor.restore(state, corpus.fingerprint) if state else Cursor(corpus.fingerprint)
+        known = corpus.fingerprint, corpus.content
+        self.cursor = Cursor.restore(state, *known) if state else Cursor(*known)
         self._pool = ThreadPoolExecutor(num_workers, "loader") if num_workers else None
         self._ahead: dict[tuple[int, int], list[Future[Batch]]] = {}  # (start, num_samples) -> its batches
 
     def next_step(self, num_samples: int) -> StepData:
-        """The next global batch of num_samples sequences, a multiple of world_size * micro_batch.
+        """The next global batch of num_samples sequences, a multiple of world_size * micro_batch, all of it read.
 
-        Raises UserError when the whole corpus holds fewer tokens than this one step.
+        Raises UserError when the whole corpus holds fewer tokens than this one step, and DataError, with
+        the cursor where it was, when the data cannot be used.
         """
         assert num_samples > 0 and num_samples % (self.world_size * self.micro_batch) == 0
         self.check_size(num_samples)
         start = self.cursor.samples_seen
-        pending = self._take(start, num_samples)
+        micro_batches = self._take(start, num_samples)
         self.cursor.samples_seen += num_samples
-        if self._pool:
-            self._ahead = {(start + num_samples, num_samples): self._submit(start + num_samples, num_samples)}
-        return StepData(
-            (get() for get in pending),
-            len(pending),
-            self.corpus.num_valid(start, num_samples),
-            self.cursor.samples_seen,
-        )
+        return StepData(micro_batches, self.corpus.num_valid(start, num_samples), self.cursor.samples_seen)
 
     def state(self) -> dict[str, Any]:
         """The data state after the steps handed out so far; what is read ahead does not count."""
@@ -103,14 +101,15 @@ class Loader:
         assert self._pool
         return [self._pool.submit(self._read, first) for first in self._starts(start, num_samples)]
 
-    def _take(self, start: int, num_samples: int) -> Pending:
+    def _take(self, start: int, num_samples: int) -> list[Batch]:
         if not self._pool:
-            return [lambda first=first: self._read(first) for first in self._starts(start, num_samples)]
+            return [self._read(first) for first in self._starts(start, num_samples)]
         futures = self._ahead.pop((start, num_samples), None)
         if futures is None:
             self._drop_ahead()
             futures = self._submit(start, num_samples)
-        return [future.result for future in futures]
+        self._ahead = {(start + num_samples, num_samples): self._submit(start + num_samples, num_samples)}
+        return [future.result() for future in futures]
 
     def _drop_ahead(self) -> None:
         for futures in self._ahead.values():
@@ -120,11 +119,11 @@ class Loader:
 
     def _read(self, first: int) -> Batch:
         batch = self.corpus.batch(first, self.micro_batch)
-        low, high = int(batch.tokens.min()), max(int(batch.tokens.max()), int(batch.targets.max()))
-        if low < 0 or (self.vocab_size is not None and high >= self.vocab_size):
-            limit = "" if self.vocab_size is None else f" and below the vocabulary size {self.vocab_size}"
-            raise UserError(
-                f"The data holds token ids from {low} to {high} near sample {first}; ids must be at least 0"
-                f"{limit}. The file is corrupt or was made with another tokenizer."
+        largest = np.maximum(batch.tokens, batch.targets).max(1)
+        if self.vocab_size is not None and largest.max() >= self.vocab_size:
+            where = self.corpus.where(first + int(largest.argmax()))
+            raise DataError(
+                f"The data holds the token id {largest.max()} after {where}; ids must be below the vocabulary size "
+                f"{self.vocab_size}. The file is corrupt or was made with another tokenizer."
             )
         return batch

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lit_gpt.data.permutation import Permutation
 from lit_gpt.errors import UserError
+from lit_gpt.utils.files import regular
 
 BITS = 62  # shares are exact fractions of 2**62, so that counts are exact integers at any index
 ONE = 1 << BITS
@@ -21,14 +23,14 @@ def load_mixture(path: str | Path) -> dict[str, float]:
     Raises UserError for anything but an object of finite, non-negative weights with a positive sum.
     """
     try:
-        mixture = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as e:
+        mixture = json.loads(regular(Path(path)).read_text(encoding="utf-8"), object_pairs_hook=_no_name_twice)
+    except (OSError, ValueError, RecursionError) as e:
         raise UserError(f"Cannot read the mixture {str(path)!r}: {e}. {EXAMPLE}") from e
     if not isinstance(mixture, dict):
         raise UserError(f"The mixture {str(path)!r} is not a JSON object. {EXAMPLE}")
     for name, weight in mixture.items():
         number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
-        if not number or not math.isfinite(weight) or weight < 0:
+        if not number or not 0 <= weight <= sys.float_info.max:
             raise UserError(
                 f"The mixture {str(path)!r} gives {name!r} the weight {weight!r}; a weight is a finite "
                 "number, 0 or larger."
@@ -37,6 +39,13 @@ def load_mixture(path: str | Path) -> dict[str, float]:
     if not positive:
         raise UserError(f"The mixture {str(path)!r} has no source with a positive weight. {EXAMPLE}")
     return positive
+
+
+def _no_name_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    names = [name for name, _ in pairs]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"{', '.join(sorted(twice))} is named twice")
+    return dict(pairs)
 
 
 EXAMPLE = 'A mixture is a JSON file such as {"web/train": 0.7, "code/train": 0.3}.'
@@ -64,7 +73,7 @@ class Interleave:
     number that went left before i, which is the sample's number on its new branch, is one
     multiplication. Hence both the source and the sample's number within the source are exact in
     O(log sources), each source counts 0, 1, 2, ... without a gap, and after any i samples a source
-    with weight w has received i * w of them to within the depth of the tree. The reference draws
+    with weight w has received i * w of them to within the depth of the tree. ArchScale draws
     sources at random, which has the same proportions in the limit only.
     """
 

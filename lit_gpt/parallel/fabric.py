@@ -67,6 +67,13 @@ class Runtime:
             dist.all_reduce(total)
         return total
 
+    def gather(self, text: str | None) -> list[str | None]:
+        """What every rank has to say, by rank. On the host."""
+        texts = [text] * self.world_size
+        if self.mesh is not None:
+            dist.all_gather_object(texts, text)
+        return texts
+
 
 def launch(*, precision: str | None = None, offloading: bool = False, deterministic: bool = False) -> Runtime:
     """Join the run this process belongs to.

@@ -9,7 +9,9 @@ from torch import nn
 
 from lit_gpt import optim
 from lit_gpt.data.corpus import Corpus, check_vocab
-from lit_gpt.data.discover import open_corpus
+from lit_gpt.data.discover import describe_sources, open_corpus
+from lit_gpt.data.origin import agree
+from lit_gpt.data.remote import NoData
 from lit_gpt.errors import UserError
 from lit_gpt.init import init_parameters
 from lit_gpt.model import GPT
@@ -49,11 +51,24 @@ def open_validation(setup: Setup) -> Corpus | None:
     shortest = open_corpus(
         run.val_data_dir, "validation", context, run.seed, shuffle=False, repeat=False, eos_token_id=run.eos_token_id
     )
+    _check_tokenizer(setup, shortest)
     check_vocab(shortest, setup.model.vocab_size)
     multiple = min(run.num_extrp or 1, (shortest.num_tokens - 1) // context)
     return Corpus(
         [(s.name, s.stream, 1.0) for s in shortest.sources], multiple * context, run.seed, shuffle=False, repeat=False
     )
+
+
+def _check_tokenizer(setup: Setup, validation: Corpus) -> None:
+    """Raise UserError for validation data of another tokenizer than the training data, where there is some."""
+    run = setup.run
+    if run.validation and run.vocab_size is not None:  # nothing was taken from the training data
+        return
+    try:
+        trained_on = describe_sources(run.train_data_dir, "train", run.data_mixture, run.eos_token_id)
+    except NoData:
+        return
+    agree([*trained_on, (str(run.val_data_dir), validation.common)])
 
 
 def document_end(setup: Setup, data: Corpus) -> int | None:
@@ -65,7 +80,7 @@ def document_end(setup: Setup, data: Corpus) -> int | None:
         return None
     if data.eos_id is not None:
         return data.eos_id
-    if setup.model.vocab_size == LLAMA_VOCABULARY:  # shards of the reference carry no side file
+    if setup.model.vocab_size == LLAMA_VOCABULARY:  # ArchScale's shards carry no side file
         return LLAMA_EOS
     raise UserError(
         "Document boundaries (varlen) need the end-of-document token, and the data does not say which it is. "

@@ -13,6 +13,8 @@ from lit_gpt.checkpoint import Checkpointer, find_checkpoint, load_checkpoint, l
 from lit_gpt.data.corpus import Corpus
 from lit_gpt.data.kept_tokenizer import KeptTokenizer
 from lit_gpt.data.loader import Loader
+from lit_gpt.data.stream import DataError
+from lit_gpt.errors import UserError
 from lit_gpt.metrics.health import activation_statistics
 from lit_gpt.metrics.remote import check_installed
 from lit_gpt.optim.groups import set_hyperparameters
@@ -23,6 +25,7 @@ from lit_gpt.train import run_folder
 from lit_gpt.train.build import build_model, build_optimizer, document_end, open_training, open_validation
 from lit_gpt.train.curvature import estimate_curvature
 from lit_gpt.train.profile import StepProfiler
+from lit_gpt.train.reading import together
 from lit_gpt.train.reporter import Reporter
 from lit_gpt.train.setup import Setup, dry_run
 from lit_gpt.train.signals import EXIT_INTERRUPTED, StopRequest
@@ -72,6 +75,8 @@ class Trainer:
             meta["data"] if meta else None,
             vocab_size=setup.model.vocab_size,
         )
+        self.data_state = self.loader.state()
+        self.saved = self.progress.step  # of the newest checkpoint
         self.loader.check_size(self.plan.batch_tokens * self.plan.batch_ramp // self.plan.context)
         self.model = build_model(setup, runtime)
         if run.init_from and not resume_from:  # before the optimizer, whose state may come from the weights
@@ -104,13 +109,14 @@ class Trainer:
             self.optimizer,
             self.progress,
             self.report_state,
-            self.val_data.bytes_per_token if self.val_data else None,
         )
         stop, interrupted = StopRequest(self.runtime), False
         profiler = StepProfiler(self.setup.folder, run.profile_steps if self.runtime.is_main else 0)
         try:
             interrupted = self._run(checkpoints, report, stop, profiler)
             checkpoints.wait()
+        except DataError as lost:
+            raise UserError(f"{lost} {self._keep(checkpoints, report)}") from lost
         finally:
             profiler.close()
             stop.close()
@@ -141,6 +147,13 @@ class Trainer:
                 return True
         return False
 
+    def _keep(self, checkpoints: Checkpointer, report: Reporter) -> str:
+        """Save what was learned before the data failed; what there is to say about it."""
+        step = self.progress.step
+        if step != self.saved:
+            self._save(checkpoints, report)
+        return f"The checkpoint of step {step} is saved; continue with --resume auto." if step else ""
+
     def validate(self) -> dict[str, float]:
         """Loss at every multiple of the context on the validation data."""
         assert self.val_data is not None
@@ -149,7 +162,8 @@ class Trainer:
 
     def health(self) -> dict[str, float]:
         """Activation statistics on the sequence that this rank is about to train on."""
-        batch = self.train_data.batch(self.loader.cursor.samples_seen + self.runtime.rank, 1)
+        first = self.loader.cursor.samples_seen + self.runtime.rank
+        batch = together(self.runtime, lambda: self.train_data.batch(first, 1))
         tokens = to_device(batch.tokens, self.runtime.device)
         # With targets, so that the head's logits are formed in chunks.
         return activation_statistics(self.model, tokens, lambda model, t: model(t, t))
@@ -160,7 +174,7 @@ class Trainer:
         multiple = self.runtime.world_size * run.micro_bsz * plan.context
         values = step_values(plan, progress.tokens, multiple)
         set_hyperparameters(self.optimizer, values)
-        data = self.loader.next_step(values.batch_tokens // plan.context)
+        data = together(self.runtime, lambda: self.loader.next_step(values.batch_tokens // plan.context))
         result = train_step(
             self.model,
             self.optimizer,
@@ -176,12 +190,14 @@ class Trainer:
             self._estimate_curvature()
         progress.step += 1
         progress.tokens += values.batch_tokens
+        self.data_state = self.loader.state()
         report.step(values, result, data.num_micro_batches, self.train_data.epochs(data.samples_seen))
 
     def _estimate_curvature(self) -> None:
         """From the sequences that this rank is about to train on."""
         ours, ranks = self.run.micro_bsz, self.runtime.world_size
-        batch = self.train_data.batch(self.loader.cursor.samples_seen + self.runtime.rank * ours, ours)
+        first = self.loader.cursor.samples_seen + self.runtime.rank * ours
+        batch = together(self.runtime, lambda: self.train_data.batch(first, ours))
         tokens = to_device(batch.tokens, self.runtime.device)
         seed = (self.plan.seed * 1_000_003 + self.progress.step) * ranks + self.runtime.rank
         estimate_curvature(self.model, self.optimizer, tokens, self.runtime, seed=seed, eos_id=self.eos_id)
@@ -190,11 +206,12 @@ class Trainer:
         meta: dict[str, Any] = {
             "step": self.progress.step,
             "tokens": self.progress.tokens,
-            "data": self.loader.state(),
+            "data": self.data_state,
             "report": report.state(),
             "tokenizer": asdict(self.tokenizer) if self.tokenizer else None,
             **run_folder.identity(self.setup),
         }
+        self.saved = self.progress.step
         with evaluated_weights(self.model, self.optimizer):
             checkpoints.save(self.progress.step, self.model, self.optimizer, meta)
 

@@ -37,7 +37,7 @@ class Reporter:
     """Collects on every rank, writes on the main one.
 
     progress: the loop's counter object, read live. state: from the checkpoint of the run
-    that this one continues. bytes_per_token: of the validation text, where it is known.
+    that this one continues.
     """
 
     def __init__(
@@ -47,10 +47,8 @@ class Reporter:
         optimizer: torch.optim.Optimizer,
         progress: Any,
         state: dict[str, Any] | None,
-        bytes_per_token: float | None,
     ):
         self.setup, self.runtime, self.progress = setup, runtime, progress
-        self.bytes_per_token = bytes_per_token
         self.optimizer = optimizer
         self.last_validation: dict[str, float] = {}
         self.last_loss = math.nan
@@ -253,4 +251,9 @@ class Reporter:
                 "rule": plan.rule,
             },
         )
-        draw_loss_curve(folder, self.bytes_per_token)
+        draw_loss_curve(folder, self._bytes_per_token())
+
+    def _bytes_per_token(self) -> float | None:
+        """Of the text that was validated on, where it is known."""
+        bits = self.last_validation.get("metric/val_bpb@1x")
+        return self.last_validation["metric/val_loss@1x"] / math.log(2) / bits if bits else None

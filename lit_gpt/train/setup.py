@@ -19,8 +19,10 @@ from lit_gpt.config.model import Experts, ModelConfig
 from lit_gpt.config.names import NameFields, read_train_name, run_name
 from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import RunConfig
-from lit_gpt.data.meta import read_meta
-from lit_gpt.data.tokenizer import ByteTokenizer
+from lit_gpt.data.discover import describe_sources
+from lit_gpt.data.origin import agree
+from lit_gpt.data.remote import NoData, is_remote, local_path
+from lit_gpt.data.stream import StreamInfo
 from lit_gpt.errors import UserError
 from lit_gpt.model import GPT
 from lit_gpt.optim import OPTIMIZERS, check_arguments
@@ -148,7 +150,7 @@ def model_config(run: RunConfig, depth: int, aspect_ratio: int | None) -> ModelC
     if run.bias is not None:
         changes |= {"attn_bias": run.bias, "mlp_bias": run.bias}
     if run.vocab_size is None:
-        changes |= _data_vocabulary(run.train_data_dir)
+        changes |= _data_vocabulary(run)
     if run.midtrain or run.validation:
         changes["yarn_scale"] = run.yarn_scale
     if run.mlp is not None:
@@ -197,16 +199,32 @@ def _experts(run: RunConfig) -> Experts | None:
     return Experts(run.sparsity, run.top_k, **fields)
 
 
-def _data_vocabulary(data_dir: str) -> dict[str, int]:
-    """Prepared data says how large its vocabulary is; a dry run may have no data."""
-    folder = Path(data_dir)
-    if "://" in data_dir or not folder.is_dir():
-        return {}
-    meta = read_meta(folder)
-    if meta:
-        return {"vocab_size": meta["vocab_size"]}
-    # A folder of plain text is read as bytes.
-    return {} if any(folder.rglob("*.bin")) else {"vocab_size": ByteTokenizer.vocab_size}
+def _data_vocabulary(run: RunConfig) -> dict[str, int]:
+    """Data says how large its vocabulary is, where it has a meta.json or is text; a dry run may have no data."""
+    try:
+        size = agree(_data(run)).vocab_size
+    except NoData:
+        if run.dry_run:
+            return {}
+        raise
+    return {} if size is None else {"vocab_size": size}
+
+
+def _data(run: RunConfig) -> list[tuple[str, StreamInfo]]:
+    """What is known of the sources; nothing of a folder that is not there, which a run finds out later."""
+    if not is_remote(run.train_data_dir) and not local_path(run.train_data_dir).exists():
+        return []
+    return describe_sources(run.train_data_dir, "train", run.data_mixture)
+
+
+def _without_data(run: RunConfig) -> list[str]:
+    """The note of a dry run that found a place for data, but none there."""
+    try:
+        if run.vocab_size is None:
+            _data(run)
+    except NoData as missing:
+        return [f"note: the vocabulary is the family's, since there is no data. {missing}"]
+    return []
 
 
 def count(config: ModelConfig) -> Counted:
@@ -242,4 +260,4 @@ def dry_run(setup: Setup) -> str:
     lines = [describe(setup.plan), "", f"run folder   {setup.folder}", f"labels only  {labels}"]
     lines += [f"note         {note}" for note in setup.notes]
     warning = too_much(setup.run, setup.plan.memory)
-    return "\n".join([*lines, *([warning] if warning else [])])
+    return "\n".join([*lines, *_without_data(setup.run), *([warning] if warning else [])])

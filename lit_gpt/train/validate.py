@@ -11,6 +11,7 @@ from torch import nn
 from lit_gpt.data.corpus import Batch, Corpus
 from lit_gpt.ops.loss import IGNORE
 from lit_gpt.parallel import Runtime
+from lit_gpt.train.reading import together
 from lit_gpt.train.step import documents, to_device
 
 
@@ -29,11 +30,12 @@ def validate(
     """Loss per valid target of the first `sequences` windows, cut to i * context tokens for i = 1..multiples.
 
     corpus: unshuffled, its block is multiples * context, does not repeat. Returns
-    metric/val_loss@<i>x, metric/val_ppl@<i>x and, where the data knows its bytes per
-    token, metric/val_bpb@<i>x (bits per byte).
+    metric/val_loss@<i>x, metric/val_ppl@<i>x and, where the bytes of the targets are known (see
+    data/token_bytes.py), metric/val_bpb@<i>x: bits per byte of the text that was predicted.
+    Raises DataError when the data cannot be read.
     """
     model.eval()
-    sums = torch.zeros(multiples, 2, device=runtime.device, dtype=torch.float64)
+    sums = torch.zeros(multiples, 3, device=runtime.device, dtype=torch.float64)
     for batch in _slices(corpus, sequences, micro_batch, runtime):
         tokens, targets = to_device(batch.tokens, runtime.device), to_device(batch.targets, runtime.device)
         for i in range(multiples):
@@ -41,8 +43,9 @@ def validate(
             docs = documents(tokens[:, :n], eos_id)
             sums[i, 0] += model(tokens[:, :n], targets[:, :n], doc_ids_BT=docs)
             sums[i, 1] += (targets[:, :n] != IGNORE).sum()
+            sums[i, 2] += _bytes(corpus, batch, n)
     model.train()
-    return _report(runtime.sum(sums).tolist(), corpus.bytes_per_token)
+    return _report(runtime.sum(sums).tolist())
 
 
 def _slices(corpus: Corpus, sequences: int, micro_batch: int, runtime: Runtime) -> Iterator[Batch]:
@@ -52,17 +55,24 @@ def _slices(corpus: Corpus, sequences: int, micro_batch: int, runtime: Runtime) 
     rounds = -(-min(sequences, corpus.num_samples) // (micro_batch * runtime.world_size))
     for r in range(rounds):
         start = (r * runtime.world_size + runtime.rank) * micro_batch
-        batch = corpus.batch(start, micro_batch)
+        batch = together(runtime, lambda start=start: corpus.batch(start, micro_batch))
         batch.targets[max(sequences - start, 0) :] = IGNORE
         yield batch
 
 
-def _report(sums: list[list[float]], bytes_per_token: float | None) -> dict[str, float]:
+def _bytes(corpus: Corpus, batch: Batch, length: int) -> float:
+    """Bytes of text of the first `length` targets of every row, NaN where they are not known."""
+    if corpus.token_bytes is None:
+        return math.nan
+    return float(corpus.token_bytes.of(batch.tokens[:, :length], batch.targets[:, :length]).sum())
+
+
+def _report(sums: list[list[float]]) -> dict[str, float]:
     values = {}
-    for i, (loss_sum, count) in enumerate(sums, 1):
+    for i, (loss_sum, count, size) in enumerate(sums, 1):
         loss = loss_sum / count
         values[f"metric/val_loss@{i}x"] = loss
         values[f"metric/val_ppl@{i}x"] = math.exp(min(loss, 700.0))
-        if bytes_per_token:
-            values[f"metric/val_bpb@{i}x"] = loss / math.log(2) / bytes_per_token
+        if size > 0:  # not so for NaN
+            values[f"metric/val_bpb@{i}x"] = loss_sum / math.log(2) / size
     return values

@@ -1,4 +1,4 @@
-"""Files that are never seen half-written."""
+"""Files that are never seen half-written, and files that can be read at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from lit_gpt.errors import UserError
 
 
 @contextmanager
@@ -39,3 +41,16 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` in one step; see replacing."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def regular(path: Path) -> Path:
+    """`path` itself. Raises UserError for a broken link, and for folders, pipes and devices: reading them may hang."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as e:
+        link = "is a link to nothing that is there" if path.is_symlink() else f"cannot be read: {e.strerror}"
+        raise UserError(f"{path} {link}. Put the file there, or remove the name.") from e
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+        raise UserError(f"{path} is {what} and not a file. Remove or rename it.")
+    return path

@@ -12,15 +12,16 @@ from pathlib import Path
 from lit_gpt.data.stream import StreamInfo, TokenStream
 from lit_gpt.errors import UserError
 from lit_gpt.registry import Registry
+from lit_gpt.utils.files import regular
 
 FORMATS = Registry("lit_gpt.data.formats", "data format")
 
 
 def detect(path: Path) -> str:
-    """The name of the format of one file. Raises UserError when no format claims it."""
+    """The name of the format of one file. Raises UserError when no format claims it or it cannot be read."""
     modules = sorted(map(FORMATS.load, FORMATS.names()), key=lambda m: getattr(m, "FALLBACK", False))
     for module in modules:
-        if module.matches(path):
+        if module.matches(regular(path)):
             return module.NAME
     raise UserError(f"{path} is in none of the data formats {', '.join(FORMATS.names())}.")
 
@@ -29,14 +30,17 @@ def open_files(paths: Sequence[Path], info: StreamInfo, expected: str | None = N
     """One stream over files of one format, in sorted order.
 
     expected: the format the folder's meta.json names, when it has one.
-    Raises UserError for corrupt files and for files of several formats.
+    Raises UserError for corrupt files, files of several formats and files that cannot be read.
     """
-    found = {path: detect(path) for path in sorted(paths)}
-    wanted = expected or next(iter(found.values()))
-    odd = [f"{p.name} ({name})" for p, name in found.items() if name != wanted]
-    if odd:
-        raise UserError(
-            f"Expected only files of the format {wanted!r} in {paths[0].parent}, found {', '.join(odd[:5])}. "
-            "A file of another format is either corrupt or belongs elsewhere: remove it or write it again."
-        )
-    return FORMATS.load(wanted).open_stream(list(found), info)
+    try:
+        found = {path: detect(path) for path in sorted(paths)}
+        wanted = expected or next(iter(found.values()))
+        odd = [f"{p.name} ({name})" for p, name in found.items() if name != wanted]
+        if odd:
+            raise UserError(
+                f"Expected only files of the format {wanted!r} in {paths[0].parent}, found {', '.join(odd[:5])}. "
+                "A file of another format is either corrupt or belongs elsewhere: remove it or write it again."
+            )
+        return FORMATS.load(wanted).open_stream(list(found), info)
+    except OSError as e:
+        raise UserError(f"Cannot read {e.filename}: {e.strerror}.") from e

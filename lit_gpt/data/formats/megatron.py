@@ -17,6 +17,7 @@ import numpy as np
 
 from lit_gpt.data.stream import FileStream, Segment, StreamInfo
 from lit_gpt.errors import UserError
+from lit_gpt.utils.files import regular
 
 NAME = "megatron"
 HEADER = struct.Struct("<9sQBQQ")
@@ -31,7 +32,7 @@ def matches(path: Path) -> bool:
 
 def _segment(path: Path) -> Segment:
     index = path.with_suffix(".idx")
-    raw = index.read_bytes()
+    raw = regular(index).read_bytes()
     if len(raw) < HEADER.size or not raw.startswith(MAGIC):
         raise UserError(f"Corrupt Megatron index {index}: it does not start with {MAGIC!r}.")
     _, version, code, sequences, documents = HEADER.unpack_from(raw)

@@ -50,9 +50,8 @@ def open_stream(paths: Sequence[Path], info: StreamInfo) -> ArrayStream:
         )
     tokenizer = load_tokenizer(info.tokenizer)
     eos_id = tokenizer.eos_id if info.eos_id is None else info.eos_id
-    tokens, text_bytes = _tokenise(pieces, info.split, tokenizer, eos_id)
-    ratio = text_bytes / max(len(tokens), 1)
-    return ArrayStream(tokens, replace(info, eos_id=eos_id, vocab_size=tokenizer.vocab_size, bytes_per_token=ratio))
+    tokens = _tokenise(pieces, info.split, tokenizer, eos_id)
+    return ArrayStream(tokens, replace(info, eos_id=eos_id, vocab_size=tokenizer.vocab_size))
 
 
 def _common(paths: Sequence[Path]) -> Path:
@@ -62,19 +61,18 @@ def _common(paths: Sequence[Path]) -> Path:
     return common
 
 
-def _tokenise(pieces: Sequence[Piece], split: str, tokenizer: Tokenizer, eos_id: int | None) -> tuple[np.ndarray, int]:
-    """(tokens of the split, UTF-8 bytes of their text)."""
+def _tokenise(pieces: Sequence[Piece], split: str, tokenizer: Tokenizer, eos_id: int | None) -> np.ndarray:
+    """The tokens of the split."""
     documents = _read(pieces)
     divisible = [p.key for p in pieces] == [d.key for d in documents]  # records have keys of their own
     splitter = Splitter((d.key for d in documents), VALIDATION_FRACTION if split else 0.0, divisible)
-    parts, text_bytes = [np.empty(0, np.int32)], 0
+    parts = [np.empty(0, np.int32)]
     for document in documents:
         for name, text in splitter(document):
             if name == (split or "train") and text:
                 ids = tokenizer.encode(text) + ([] if eos_id is None else [eos_id])
                 parts.append(np.array(ids, np.int32))
-                text_bytes += len(text.encode())
-    return np.concatenate(parts), text_bytes
+    return np.concatenate(parts)
 
 
 def _read(pieces: Sequence[Piece]) -> list[Document]:

@@ -144,7 +144,7 @@ def test_read_spans_files_and_any_range(tmp_path):
         (b"LITPKDS\x01", "less than the 24-byte header"),
         (llmc_bytes(TOKENS)[:-2], "Corrupt llm.c file"),
         (llmc_bytes(TOKENS, version=9), "version 9"),
-        (b"abc", "odd number of bytes"),
+        (b"abc", "not a file of uint16 ids, 2 bytes each"),
     ],
 )
 def test_corrupt_files(tmp_path, content, message):

@@ -151,10 +151,10 @@ def test_mixed_sources_follow_their_own_permutations():
 
 
 def test_padding_is_eos_and_what_is_known_is_passed_on():
-    c = Corpus([("a", stream(11, eos_id=7, vocab_size=50, bytes_per_token=4.0), 1.0)], 8, 0, shuffle=False)
+    c = Corpus([("a", stream(11, eos_id=7, vocab_size=50), 1.0)], 8, 0, shuffle=False)
     assert c.batch(1, 1).tokens.tolist() == [[8, 9, 10, 7, 7, 7, 7, 7]]
     assert c.batch(1, 1).targets.tolist() == [[9, 10] + [IGNORE] * 6]
-    assert (c.eos_id, c.vocab_size, c.bytes_per_token) == (7, 50, 4.0)
+    assert (c.eos_id, c.vocab_size) == (7, 50)
 
 
 def test_sources_must_agree():
@@ -216,8 +216,8 @@ def test_resume_equals_uninterrupted_even_with_other_ranks():
 
 
 def test_state_of_other_data_is_refused():
-    state = Cursor(corpus().fingerprint, 40).state()
-    assert set(state) == {"samples_seen", "fingerprint", "version"}
+    state = Cursor(corpus().fingerprint, corpus().content, 40).state()
+    assert set(state) == {"samples_seen", "fingerprint", "content", "version"}
     for other in (corpus(1004), corpus(seed=1), corpus(block=9), corpus(shuffle=False)):
         with pytest.raises(UserError, match="not what the checkpoint was trained on"):
             Loader(other, 0, 1, 1, 0, state)

@@ -83,7 +83,6 @@ def test_counts_are_exact_and_the_text_comes_back(tmp_path, small_units):
         assert meta["splits"][split] == expected
         s = stream(tmp_path / "out", split)
         assert (s.num_tokens, s.eos_id, s.vocab_size) == (tokens, 256, 257)
-        assert s.bytes_per_token == size / tokens
     sizes = [(p.stat().st_size - 24) // 2 for p in sorted((tmp_path / "out").glob("train*"))]
     assert set(sizes[:-1]) == {777} and 0 < sizes[-1] <= 777
     assert not (tmp_path / "out/.parts").exists()

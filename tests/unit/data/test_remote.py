@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lit_gpt.data import open_corpus
-from lit_gpt.data.remote import localise
+from lit_gpt.data.remote import fetch
 from lit_gpt.errors import UserError
 
 
@@ -25,11 +25,11 @@ def bucket():
 def test_files_are_copied_once_and_again_when_their_size_changes(bucket, tmp_path, monkeypatch):
     monkeypatch.setenv("SCALELAB_CACHE", str(tmp_path))
     assert open_corpus("memory://bucket/set", "train", 9, 0).num_tokens == 100
-    local = localise("memory://bucket/set/")
+    local = fetch("memory://bucket/set/")
     assert sorted(p.relative_to(local).as_posix() for p in local.rglob("*.*")) == ["deep/val.bin", "train_0.bin"]
     before = (local / "train_0.bin").stat().st_mtime_ns
     bucket.pipe("/bucket/set/deep/val.bin", bytes(10))
-    localise("memory://bucket/set")
+    fetch("memory://bucket/set")
     assert (local / "train_0.bin").stat().st_mtime_ns == before
     assert (local / "deep/val.bin").read_bytes() == bytes(10)
 
@@ -42,16 +42,15 @@ def test_a_broken_download_leaves_nothing(bucket, tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(bucket), "get_file", lambda self, *a, **k: broken(*a, **k))
     with pytest.raises(UserError, match="connection lost"):
-        localise("memory://bucket/set", tmp_path)
+        fetch("memory://bucket/set", tmp_path)
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
 def test_errors(tmp_path, monkeypatch):
-    assert str(localise("some/folder")) == "some/folder"
     with pytest.raises(UserError, match="no files under"):
-        localise("memory://nothing/here", tmp_path)
+        fetch("memory://nothing/here", tmp_path)
     with pytest.raises(UserError, match="Cannot open 'nope://x'"):
-        localise("nope://x", tmp_path)
+        fetch("nope://x", tmp_path)
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(UserError, match=r"scalelab\[cloud\]"):
-        localise("s3://bucket/set", tmp_path)
+        fetch("s3://bucket/set", tmp_path)
