@@ -176,7 +176,7 @@ def check_vocab(corpus: Corpus, vocab_size: int) -> None:
         largest, where = max((seen.high, seen.high_at), (told, "as its meta.json says"))
         if largest >= vocab_size:
             raise UserError(
-                f"The data source {name!r} has token id {largest}, the model's vocabulary has only {vocab_size} entries "
-                f"(0 to {vocab_size - 1}; {where}). Set --vocab_size to at least {largest + 1}, or use data of the "
-                "model's tokenizer."
+                f"The data source {name!r} has token id {largest}, the model's vocabulary has only {vocab_size} "
+                f"entries (0 to {vocab_size - 1}; {where}). Set --vocab_size to at least {largest + 1}, or use "
+                "data of the model's tokenizer."
             )

@@ -60,7 +60,7 @@ def describe_sources(
     remote = is_remote(data_dir)
     root = fetch(data_dir, tokens=False) if remote else local_path(data_dir)
     look = _beside if remote and not _holds_text(root) else lambda root, name, given: _find(root, name, given).info
-    return [(os.path.join(data_dir, name), look(root, name, given)) for name in names]
+    return [(os.path.join(data_dir, name) if name else data_dir, look(root, name, given)) for name in names]
 
 
 def _beside(root: Path, name: str, given: StreamInfo) -> StreamInfo:

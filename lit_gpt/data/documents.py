@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from lit_gpt.data.codec import Unusable, damage_as_unusable, decode, opened
 from lit_gpt.data.fields import Skip, text_of
-from lit_gpt.data.kinds import DATA_SUFFIXES, JSON_SUFFIXES, ODD_SHARE, TEXT_SUFFIXES, Kind, Piece, look, suffixes
+from lit_gpt.data.kinds import DATA_SUFFIXES, ODD_SHARE, Kind, Piece, look, suffixes
 from lit_gpt.data.left_out import LeftOut, sentences
 from lit_gpt.data.records import READERS
 from lit_gpt.errors import UserError

@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from lit_gpt.data.formats import text
+from lit_gpt.data.formats.text import LIMIT_BYTES
 from lit_gpt.data.kinds import DATA_SUFFIXES, suffixes
 from lit_gpt.data.meta import NAME
 from lit_gpt.errors import UserError
@@ -68,9 +68,9 @@ def _data(files: dict[str, dict[str, Any]], root: str) -> dict[str, dict[str, An
             f"No data under {root!r}: none of its {len(files):,} files ({some}, ...) is a .bin file or text. "
             "Give the folder of token files."
         )
-    if (total := sum(info["size"] for info in texts.values())) > text.LIMIT_BYTES:
+    if (total := sum(info["size"] for info in texts.values())) > LIMIT_BYTES:
         raise NoData(
-            f"{root!r} holds {total:,} bytes of text; up to {text.LIMIT_BYTES:,} are tokenised on the fly. "
+            f"{root!r} holds {total:,} bytes of text; up to {LIMIT_BYTES:,} are tokenised on the fly. "
             "Prepare it once with scripts/prepare_text.py, and give the folder that it wrote."
         )
     return texts

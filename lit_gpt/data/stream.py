@@ -8,9 +8,9 @@ import os
 import resource
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from itertools import accumulate
 from pathlib import Path
 
@@ -139,15 +139,17 @@ class _Handle:
             os.close(self.fd)
 
 
-# A quarter of the files that the process may open (1024 is common, 256 on macOS), shared by all streams.
-_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-_serials = itertools.count()
+@cache
+def _handles() -> Callable[[Path, int], _Handle]:
+    """Opens files and keeps the latest: a quarter of what the process may open (1024 is common, 256 on macOS).
+
+    Takes a path and the number of the stream, so that a stream made later sees a file that was replaced.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return lru_cache(limit // 4 if limit > 0 else 1 << 16)(lambda path, stream: _Handle(path))  # -1: no limit
 
 
-@lru_cache(_limit // 4 if _limit > 0 else 1 << 16)  # "unlimited" is -1
-def _open(serial: int, path: Path) -> _Handle:
-    """serial: of the stream, so that a file that was replaced is not read by a stream made later."""
-    return _Handle(path)
+_numbers = itertools.count()
 
 
 class FileStream(TokenStream):
@@ -164,7 +166,7 @@ class FileStream(TokenStream):
         self.ends = list(accumulate(s.count for s in self.segments))
         self.num_tokens = self.ends[-1] if self.ends else 0
         self.fingerprint = fingerprint(*((s.path.name, s.offset, s.dtype.str, s.count) for s in self.segments))
-        self._serial = next(_serials)
+        self._number = next(_numbers)
 
     def _locate(self, index: int) -> tuple[Segment, int]:
         """The segment that token `index` is in, and its number there."""
@@ -195,7 +197,7 @@ class FileStream(TokenStream):
     def _read(self, segment: Segment, first: int, count: int) -> np.ndarray:
         size, offset = count * segment.dtype.itemsize, segment.offset + first * segment.dtype.itemsize
         try:
-            handle = _open(self._serial, segment.path)
+            handle = _handles()(segment.path, self._number)
             raw = os.pread(handle.fd, size, offset)
             while len(raw) < size and (more := os.pread(handle.fd, size - len(raw), offset + len(raw))):
                 raw += more  # network file systems may return less than was asked for

@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from lit_gpt.data import open_corpus
-from lit_gpt.data.remote import fetch
+from lit_gpt.data import open_corpus, remote
+from lit_gpt.data.discover import describe_sources
+from lit_gpt.data.remote import NoData, fetch
 from lit_gpt.errors import UserError
 
 
@@ -46,11 +47,43 @@ def test_a_broken_download_leaves_nothing(bucket, tmp_path, monkeypatch):
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
+def test_only_data_is_copied(bucket, tmp_path):
+    """Whatever was under the root was copied before anything looked whether it was data."""
+    bucket.pipe("/bucket/set/notes.txt", b"words")
+    bucket.pipe("/bucket/set/model.safetensors", bytes(1000))
+    local = fetch("memory://bucket/set", tmp_path)
+    assert sorted(p.name for p in local.rglob("*.*")) == ["train_0.bin", "val.bin"]
+    bucket.pipe("/bucket/none/passwd", bytes(1000))
+    bucket.pipe("/bucket/none/disk.img", bytes(1000))
+    with pytest.raises(
+        NoData, match=r"No data under .*none of its 2 files \(disk.img, passwd, ...\) is a .bin file or text"
+    ):
+        fetch("memory://bucket/none", tmp_path / "b")
+    bucket.pipe("/bucket/texts/a.txt", b"words " * 100)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(NoData, match="holds 600 bytes of text; up to 500"):
+        patch.setattr(remote, "LIMIT_BYTES", 500)
+        fetch("memory://bucket/texts", tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_what_is_known_of_remote_data_needs_no_shards(bucket, tmp_path, monkeypatch):
+    """The model for a remote root had the family's vocabulary, whatever its meta.json said."""
+    monkeypatch.setenv("SCALELAB_CACHE", str(tmp_path))
+    bucket.pipe("/bucket/set/meta.json", b'{"vocab_size": 397}')
+    ((name, info),) = describe_sources("memory://bucket/set", "train")
+    assert (name, info.vocab_size) == ("memory://bucket/set", 397)
+    assert not list(tmp_path.rglob("*.bin"))
+    bucket.pipe("/bucket/texts/a.txt", b"words " * 100)
+    assert [i.vocab_size for _, i in describe_sources("memory://bucket/texts", "train")] == [257]
+
+
 def test_errors(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no files under"):
         fetch("memory://nothing/here", tmp_path)
     with pytest.raises(UserError, match="Cannot open 'nope://x'"):
         fetch("nope://x", tmp_path)
+    with pytest.raises(UserError, match=r"Cannot (open|list) 'ftp://localhost:1/x'"):  # its package connects at once
+        fetch("ftp://localhost:1/x", tmp_path)
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(UserError, match=r"scalelab\[cloud\]"):
         fetch("s3://bucket/set", tmp_path)
