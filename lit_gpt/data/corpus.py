@@ -65,12 +65,16 @@ class Source:
             start = self.start(k)
             length = min(self.block + 1, self.stream.num_tokens - start)
             out[:length] = self.stream.read(start, length)
-            if (low := out[:length].min()) < 0:  # IGNORE, which would go unseen, is one of them
-                raise DataError(
-                    f"The data holds the token id {low} after {self.stream.place(start)}; ids must be at least 0. "
-                    "The file is corrupt, or holds ids of another type."
-                )
         return out
+
+    def check(self, k: int, window: np.ndarray) -> None:
+        """Raise DataError when the k-th window holds an id below 0 that is not its padding."""
+        length = min(self.block + 1, self.stream.num_tokens - self.start(k))
+        if (k < self.num_windows or self.repeat) and window[:length].min() < 0:
+            raise DataError(
+                f"The data holds the token id {window[:length].min()} after {self.stream.place(self.start(k))}; ids "
+                "must be at least 0. The file is corrupt, or holds ids of another type."
+            )
 
     def targets_before(self, k: int) -> int:
         """Targets in the first k windows served, without reading any."""
@@ -132,8 +136,15 @@ class Corpus:
         return self.sources[source].window(k)
 
     def batch(self, start: int, count: int) -> Batch:
-        """Global samples [start, start + count) as tokens and targets, each (count, block)."""
+        """Global samples [start, start + count) as tokens and targets, each (count, block).
+
+        Raises DataError for ids below 0 and for data that cannot be read any more.
+        """
         rows = np.stack([self.sample(i) for i in range(start, start + count)])
+        if rows.min() < 0:  # padding, or an id that may look like it
+            for i, row in enumerate(rows, start):
+                source, k = self.interleave.locate(i)
+                self.sources[source].check(k, row)
         tokens = np.where(rows[:, :-1] == IGNORE, self.eos_id or 0, rows[:, :-1])
         return Batch(tokens, rows[:, 1:].copy())
 
