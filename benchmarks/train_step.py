@@ -98,7 +98,7 @@ def measure(
         trainer = Trainer(setup, runtime)
         create(setup)
         timer, start, first = StepTimer(), time.perf_counter(), 0.0
-        report = Reporter(setup, runtime, trainer.optimizer, trainer.progress, None, None)
+        report = Reporter(setup, runtime, trainer.optimizer, trainer.progress, None)
         while trainer.progress.step < steps + warmup:
             trainer.step(report)
             timer.mark()

@@ -61,5 +61,5 @@ def test_nothing_but_bad_steps(data, tmp_path, nan_at, capsys):
 
 
 def test_an_absurd_learning_rate(data, tmp_path, capsys):
-    assert run(data, tmp_path, base_hps__eta0=1e30, **OPTIONS) == 2
+    assert run(data, tmp_path, base_hps__eta0=1e3, base_hps__weight_lr_scale=1e6, **OPTIONS) == 2
     assert "Lower --base_hps.eta0" in capsys.readouterr().err

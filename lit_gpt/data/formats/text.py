@@ -27,9 +27,11 @@ VALIDATION_FRACTION = 0.05
 
 
 def matches(path: Path) -> bool:
-    """True for records and parquet whatever their name, and for text under one of kinds.TEXT_SUFFIXES."""
+    """True for records and parquet under any name but those of token files, and for text under one of TEXT_SUFFIXES."""
     try:
-        return path.is_file() and (look(path).form != "text" or suffixes(path.name)[0] in TEXT_SUFFIXES)
+        if path.suffix in (".bin", ".idx") or not path.is_file():
+            return False
+        return look(path).form != "text" or suffixes(path.name)[0] in TEXT_SUFFIXES
     except (Unusable, OSError):
         return False
 
