@@ -83,7 +83,7 @@ def yoco(
 
 
 def adaptive_base(tokens: int) -> float:
-    """Base of the rotary frequencies for so many visible tokens, 0.09 w^1.628: the reference's ada_rope."""
+    """Base of the rotary frequencies for so many visible tokens, 0.09 w^1.628: ArchScale's ada_rope."""
     return 0.09 * tokens**1.628
 
 

@@ -142,7 +142,7 @@ class ModelConfig:
     position: "rope" or "none". rope_base: base of the rotary frequencies.
     yarn_scale: YaRN context extension factor over yarn_context tokens; 1 is off.
     varlen: attention and recurrence stop at document boundaries. doc_positions: rotary
-        positions "restart" at each document or "continue" (the reference's way): attention
+        positions "restart" at each document or "continue" (ArchScale's way): attention
         scores are the same, since they depend on distances, but restarting rounds less.
     share_per_layer, share_group: P and G: the layers are G groups of equal length, each of which
         repeats the P blocks it has; 0 gives each layer a block of its own.

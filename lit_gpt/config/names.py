@@ -53,7 +53,7 @@ COMBINATIONS: dict[frozenset[str], dict[str, Any]] = {
     frozenset({"mup", "muonh"}): {"optimizer": "muonh", "parameterization": "hyperp"},
 }
 
-# Pieces of the reference's own scripts that never had an effect: labels by design.
+# Pieces of ArchScale's own scripts that never had an effect: labels by design.
 LABELS = {"scaling", "prolong", "sgate", "shexp", "slr", "test", "mfu", "base", "norm", "scale", "adam", "time", "note"}
 LABEL_WITH_NUMBER = re.compile(r"(bsz?|lr|wd|tok|gblaux|ctx|swa|seed|d|ar)[\d.].*", re.IGNORECASE)
 
@@ -204,7 +204,7 @@ def run_name(
     swa: int | None = None,
     ramp: int = 1,
 ) -> str:
-    """The run folder's name, as the reference builds it (section 1.6)."""
+    """The run folder's name, as ArchScale builds it."""
     parts = [train_name, family]
     parts += [f"s{moe[0]}_k{moe[1]}"] if moe else []
     parts += [f"d{depth}"]

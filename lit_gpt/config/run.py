@@ -137,7 +137,7 @@ class RunConfig:
         depth_scale: scale residual branches by 1/sqrt(2L) whatever the rule (token dsca).
         base_hps: hyper-parameters at the base depth.
         batch_rule: how hyper-parameters follow the batch size.
-        param_count: what the token budget counts: exact from the model, or the reference's formula.
+        param_count: what the token budget counts: exact from the model, or ArchScale's formula.
         count_embeddings: count embeddings in the token budget (token v2scale).
         independent_weight_decay: shrink by weight_decay x schedule per step, whatever the learning
             rate (token v2scale).
