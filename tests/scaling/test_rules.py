@@ -193,7 +193,7 @@ def test_the_base_keeps_an_aspect_ratio_of_its_own() -> None:
     p = plan("hyperp", 8, ar=64, optimizer="muonh", hps=WIDE)
     assert p.tokens == 2_375_000_000
     assert rates(p, LEARNED_ROLES) == approx([6e-4 * 1.5583291593] * 7)
-    with pytest.raises(UserError, match=r"--base_hps.ar0 is 0; it must be positive"):
+    with pytest.raises(UserError, match=r"--base_hps.ar0 is 0; it must be from 1 to 10,000"):
         plan("mupp", 8, hps={"ar0": 0})
 
 
