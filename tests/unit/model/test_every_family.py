@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -130,12 +131,12 @@ def test_masks_and_rotary_tables_are_made_once_and_only_for_attention(family: st
 
 @pytest.mark.parametrize("rule", ["sp", "mupp"])
 @EVERY
-def test_twenty_steps_lower_the_loss(family: str, rule: str) -> None:
-    """Through the Plan, the groups and the optimizer of a run. Chance is ln 16 = 2.77; the slowest get to 2.35.
+def test_training_learns_a_batch(family: str, rule: str) -> None:
+    """Through the Plan, the groups and the optimizer of a run. Chance is ln 16 = 2.77.
 
-    Sigmoid attention, whose heads are averages over all positions for longer, gets there in forty.
+    How far a loss falls in twenty steps depends on the instruction set; that it falls by 0.5 within eighty does
+    not. Most families need ten steps; sigmoid attention, whose heads are averages over all positions at first, 13 to 23.
     """
-    steps = 40 if family == "sigmoid" else 20
     layers = build(family, 8).layers
     depth = 8 if any(spec.shares for spec in layers) else 4
     run = RunConfig(
@@ -149,17 +150,20 @@ def test_twenty_steps_lower_the_loss(family: str, rule: str) -> None:
         vocab_size=16,
         micro_bsz=8,
         parameterization=rule,
-        base_hps=BaseHyperparameters(d0=depth, eta0=2e-2, b0=128, warmup_tokens=0.0),
-        max_tokens=steps * 128,
+        base_hps=BaseHyperparameters(d0=depth, eta0=1e-2, b0=128, warmup_tokens=0.0),
+        max_tokens=80 * 128,
         schedule="constant",
         precision="fp32",
         compile=False,
     )
     losses = trained(run)
-    assert sum(losses[-3:]) / 3 < sum(losses[:3]) / 3 - 0.3
+    first = next(losses)
+    needed = next((step for step, loss in enumerate(losses, 1) if loss < first - 0.5), 80)
+    assert needed < 80
 
 
-def trained(run: RunConfig) -> list[float]:
+def trained(run: RunConfig) -> Iterator[float]:
+    """The loss of each step on one batch."""
     run, _ = resolve(run)
     config = model_config(run, run.depth, run.ar).replace(**HEADS)
     counted = count(config)
@@ -167,12 +171,11 @@ def trained(run: RunConfig) -> list[float]:
     runtime = launch(precision="fp32")
     model = build_model(Setup(run, NameFields(), config, plan, Path()), runtime)
     optimizer = adamw.build(parameter_groups(model, plan), plan)
-    data, losses = toy_stream(config.vocab_size, run.micro_bsz, config.block_size, seed=0), []
+    batch = next(toy_stream(config.vocab_size, run.micro_bsz, config.block_size, seed=0))
     for step in range(plan.steps):
         set_hyperparameters(optimizer, step_values(plan, step * plan.batch_tokens, plan.batch_tokens))
-        result = train_step(model, optimizer, [next(data)], 1, plan.batch_tokens, runtime, grad_clip=plan.grad_clip)
-        losses.append(float(result.loss))
-    return losses
+        result = train_step(model, optimizer, [batch], 1, plan.batch_tokens, runtime, grad_clip=plan.grad_clip)
+        yield float(result.loss)
 
 
 @functools.cache
