@@ -134,8 +134,8 @@ def test_masks_and_rotary_tables_are_made_once_and_only_for_attention(family: st
 def test_training_learns_a_batch(family: str, rule: str) -> None:
     """Through the Plan, the groups and the optimizer of a run. Chance is ln 16 = 2.77.
 
-    How far a loss falls in twenty steps depends on the instruction set; that it falls by 0.5 within eighty does
-    not. Most families need ten steps; sigmoid attention, whose heads are averages over all positions at first, 13 to 23.
+    How far a loss falls in twenty steps depends on the instruction set; that it falls by 0.5 within eighty does not.
+    Most families need ten; sigmoid attention, whose heads are averages over all positions at first, 13 to 23.
     """
     layers = build(family, 8).layers
     depth = 8 if any(spec.shares for spec in layers) else 4
