@@ -55,7 +55,7 @@ def explain(device: torch.device) -> list[tuple[str, bool, str]]:
 
 def _torch(a: Tensor, b: Tensor, ends_E: Tensor, largest: int | None) -> Tensor:
     """torch's grouped matrix product, a CUTLASS kernel on Hopper."""
-    # Under this name in torch 2.11 and 2.13; torch.nn.functional.grouped_mm calls it.
+    # Under this name in torch 2.11 to 2.14; torch.nn.functional.grouped_mm calls it.
     return torch._grouped_mm(a, b, offs=ends_E)
 
 

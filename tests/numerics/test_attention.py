@@ -72,6 +72,7 @@ def test_sinks_agree_with_the_definition(q_len, k_len, window):
     torch.testing.assert_close(y, naive(q, k, v, DIM**-0.5, window, None, sink), rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")  # as it is on a CPU
 @pytest.mark.parametrize("width", [3, 12, 16])
 @pytest.mark.parametrize("backend", ["flex", "sdpa", "reference"])
 def test_values_may_have_a_width_of_their_own(backend, width):
@@ -183,7 +184,7 @@ def test_sink_and_inputs_get_the_right_gradients():
     assert torch.autograd.gradcheck(run, (q, k, v, sink))
 
 
-@pytest.mark.filterwarnings("ignore:attention uses its slow")
+@pytest.mark.filterwarnings("ignore:attention uses the slow")
 def test_choice_of_backend():
     plain = ops.describe(torch.device("cuda"), 64, 64, None, False, False)
     assert ops.pick(plain) == "sdpa"
