@@ -3,7 +3,7 @@
     python tests/margins.py [paths and options for pytest]
 
 runs tests with several instruction sets and seeds, and prints for each assertion that compares numbers, worst first,
-min(slack) / (max(slack) - min(slack)); slack is what is left to the bound. As a plugin of pytest (-p margins, with
+min(slack) / (max(slack) - min(slack)); slack is what is left to the bound, in units of it. As a plugin of pytest (-p margins, with
 MARGINS naming a file) it writes a line for every comparison that held: assert_close, allclose, approx, and assert with
 <, <=, > or >=. MARGINS_SEED shifts every seed of torch and numpy that a test sets in its own process.
 """
@@ -43,10 +43,10 @@ class Recorder:
         self.file, self.test, self.counts = open(path, "w"), "", Counter[str]()  # noqa: SIM115
 
     def add(self, what: str, value: float, bound: float, slack: float) -> None:
-        """value and bound as compared; slack in their units, negative where the comparison failed."""
+        """value and bound as compared; slack in their units, negative where an approx did not hold."""
         key = f"{self.test} {what}"
         self.counts[key] += 1
-        row = {"key": f"{key} #{self.counts[key]}", "value": value, "bound": bound, "slack": slack}
+        row = {"key": f"{key} #{self.counts[key]}", "value": value, "bound": bound, "slack": slack / (abs(bound) or 1)}
         print(json.dumps(row), file=self.file, flush=True)
 
     def asserted(self, line: int, text: str, explained: str) -> None:

@@ -19,9 +19,11 @@ SHORT: dict[str, Any] = {"async_save": False, "max_tokens": 12 * 512, "depth": 2
 
 @pytest.mark.parametrize("name", NAMES)
 def test_learns(name, data, tmp_path):
-    assert run(data, tmp_path, optimizer=name, base_hps__eta0=NAMES[name], **SHORT) == 0
+    """By 1.5 to 4 in thirty steps, whatever seed; in twelve the slowest, whose rates are small, were near the bound."""
+    options = {**SHORT, "max_tokens": 30 * 512}
+    assert run(data, tmp_path, optimizer=name, base_hps__eta0=NAMES[name], **options) == 0
     losses = rows(tmp_path)
-    assert len(losses) == 12 and losses[12] < losses[1] - 0.5
+    assert len(losses) == 30 and losses[30] < losses[1] - 0.5
 
 
 @pytest.mark.parametrize("name", ["muonh", "muonball"])
