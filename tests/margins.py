@@ -3,9 +3,10 @@
     python tests/margins.py [paths and options for pytest]
 
 runs tests with several instruction sets and seeds, and prints for each assertion that compares numbers, worst first,
-min(slack) / (max(slack) - min(slack)); slack is what is left to the bound, in units of it. As a plugin of pytest (-p margins, with
-MARGINS naming a file) it writes a line for every comparison that held: assert_close, allclose, approx, and assert with
-<, <=, > or >=. MARGINS_SEED shifts every seed of torch and numpy that a test sets in its own process.
+min(slack) / (max(slack) - min(slack)). Slack is what is left to the bound, in units of the bound. As a plugin of
+pytest (-p margins, with MARGINS naming a file) it writes a line for every comparison that held: assert_close,
+allclose, approx, and assert with <, <=, > or >=. MARGINS_SEED shifts every seed of torch and numpy that a test sets in
+its own process; golden numbers do not hold then.
 """
 
 from __future__ import annotations
