@@ -1,4 +1,4 @@
-"""What every fit asks of its data: numbers that can be fitted, and whether one point stands apart from the rest."""
+"""What every fit asks of its data: numbers that can be fitted, one point that stands apart, and a fit by chance."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from lit_gpt.errors import UserError
 
 SIGNIFICANCE = 0.01  # of the outlier test, over all points together
+CHANCE = 0.05  # the usual level of a test: noise alone looks like a law as often as this, and nothing is said
 ROUNDING = 1e-9  # residuals below this share of y are no noise but rounding
 
 
@@ -17,7 +18,10 @@ def positive(need: int, **columns: np.ndarray) -> list[np.ndarray]:
 
     Raises UserError, with the column's name.
     """
-    found = {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
+    try:
+        found = {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
+    except (TypeError, ValueError) as error:  # words, or columns of columns
+        raise UserError(f"A fit needs one number of each kind per run ({error}).") from error
     lengths = {name: column.shape for name, column in found.items()}
     if len(set(lengths.values())) > 1 or any(column.ndim != 1 for column in found.values()):
         raise UserError(f"A fit needs one number of each kind per run, got {lengths}.")
@@ -33,26 +37,47 @@ def positive(need: int, **columns: np.ndarray) -> list[np.ndarray]:
 def outliers(x: np.ndarray, y: np.ndarray, error: float, without: np.ndarray, parameters: int) -> tuple[str, ...]:
     """A sentence on the point that stands apart most, if one does.
 
-    error: squared error of the fit to all n points, without: (n,), of the fits that leave out each. Leaving one out is
-    giving it a parameter of its own, so (error - without) / (without / (n - 1 - parameters)) is the square of its
-    Student t (Cook and Weisberg 1982, section 2.2.2), which must be beyond chance among n points.
+    error: squared error of the fit to all n points, in units of y, without: (n,), of the fits that leave out each.
+    Leaving one out is giving it a parameter of its own, so this is the test of that parameter (Cook and Weisberg 1982,
+    section 2.2.2), which must be beyond chance among n points.
     """
     freedom = len(y) - 1 - parameters
     if freedom < 1:
         return ()
     i = int(np.argmin(without))
-    noise = max(float(without[i]) / freedom, float(np.mean(y) * ROUNDING) ** 2)
-    t = math.sqrt(max(error - float(without[i]), 0.0) / noise)
-    if len(y) * _student(t, freedom) > SIGNIFICANCE:
+    least = max(float(without[i]), freedom * ROUNDING**2)
+    if len(y) * by_chance(least, error, 1, freedom) > SIGNIFICANCE:
         return ()
+    t = math.sqrt(max(error - float(without[i]), 0.0) * freedom / least)
     return (
         f"one run is an outlier: x = {x[i]:g}, y = {y[i]:g} ({t:.3g} standard deviations). Check it, or leave it out",
     )
 
 
-def _student(t: float, freedom: int) -> float:
-    """P(|T| > t) of Student's t: with T = sqrt(freedom) tan(u) its density is cos(u)^(freedom - 1)."""
+def untested(error: float, y: np.ndarray, parameters: int) -> tuple[str, ...]:
+    """A sentence where the fit says no more than y's mean, or cannot: noise without any law is often fitted as well.
+
+    error: squared error of the fit of y, with so many parameters. y: in units of the data, so that 1 is large.
+    """
+    freedom = len(y) - parameters
+    if freedom < 1:
+        return (f"{len(y)} runs are no test of {parameters} numbers, which fit any of them exactly: add runs",)
+    mean_alone = float(((y - y.mean()) ** 2).sum())
+    if mean_alone <= len(y) * ROUNDING**2:
+        return ()
+    chance = by_chance(error, mean_alone, parameters - 1, freedom)
+    found = f"noise without a law is fitted as well in {chance:.0%} of all cases: add runs, or runs further apart"
+    return (found,) if chance > CHANCE else ()
+
+
+def by_chance(error: float, without: float, parameters: int, freedom: int) -> float:
+    """How often noise alone lowers a least-squares error from `without` to `error` by so many more parameters.
+
+    The F test of nested models. freedom: points beyond all parameters. It is the incomplete beta function
+    I(error / without; freedom / 2, parameters / 2), whose density with cos(u)^2 for its argument is
+    cos(u)^(freedom - 1) sin(u)^(parameters - 1).
+    """
     u = np.linspace(0, np.pi / 2, 4001)
-    density = np.cos(u) ** (freedom - 1)
-    tail = np.where(u >= math.atan(t / math.sqrt(freedom)), density, 0.0)
-    return float(tail.sum() / density.sum())
+    density = np.cos(u) ** (freedom - 1) * np.sin(u) ** (parameters - 1)
+    beyond = u >= math.acos(math.sqrt(min(error / without, 1.0))) if without else u >= 0
+    return float(density[beyond].sum() / density.sum())

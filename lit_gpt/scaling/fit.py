@@ -16,11 +16,13 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from lit_gpt.errors import UserError
-from lit_gpt.scaling._fit_data import ROUNDING, outliers, positive
+from lit_gpt.scaling._fit_data import ROUNDING, outliers, positive, untested
 
 Fit = TypeVar("Fit")
 EXPONENTS = np.geomspace(1e-4, 10.0, 400)  # of power laws
 HUBER_DELTA = 1e-3  # Hoffmann et al. 2022, section 3.3
+DEPENDENT = 1e-6  # smallest singular value of unit vectors that depend on each other
+FAR_OUT = 10.0  # widths of a sweep from its middle, beyond which the vertex of a parabola is that of a line
 FAR = 6.0  # robust standard deviations (1.4826 median |residual|) from which a run is far from Chinchilla's law
 STEEP = 2.0  # the largest exponent among the papers' starting points
 NOTHING = 1e-5  # share of the loss below which a term of Chinchilla's law explains nothing
@@ -51,24 +53,38 @@ def fit_power_law(x: np.ndarray, y: np.ndarray, *, floor: bool = True) -> PowerL
     Where y does not fall, the law is flat: b = 0 and a is the mean. Where b is beyond EXPONENTS, all numbers are NaN.
     Either is in `notes`, and so are an outlier and a floor of 0. Raises UserError for fewer points than parameters.
     """
-    x, y = positive(3 if floor else 2, x=x, y=y)
-    scale = math.exp(np.log(x).mean())  # keeps x^(-b) near one, whatever the unit of x
-    errors = _scan(x / scale, y, EXPONENTS, floor, np.ones((1, len(x)), dtype=bool))[0]
+    parameters = 3 if floor else 2
+    x, y = positive(parameters, x=x, y=y)
+    (ln_x, u), (ln_y, v) = _centred(x), _centred(y)
+    errors = _scan(u, v, EXPONENTS, floor, np.ones((1, len(x)), dtype=bool))[0]
     best = int(np.argmin(errors))
     low, high = EXPONENTS[max(best - 1, 0)], EXPONENTS[min(best + 1, len(EXPONENTS) - 1)]
-    b = _golden_section(lambda b: _given_exponent(x / scale, y, b, floor)[0], low, high)
-    error, a, c = _given_exponent(x / scale, y, b, floor)
-    if float(((y - y.mean()) ** 2).sum()) <= error:
+    b = _golden_section(lambda b: _given_exponent(u, v, b, floor)[0], low, high)
+    error, a, c = _given_exponent(u, v, b, floor)
+    if float(((v - v.mean()) ** 2).sum()) <= error:
         return PowerLaw(
             float(y.mean()), 0.0, 0.0, ("y does not fall with x, so there is no power law: this is its mean",)
         )
-    without = _scan(x / scale, y, EXPONENTS[::4], floor, ~np.eye(len(x), dtype=bool)).min(1)
-    notes = outliers(x, y, error, without, 3 if floor else 2)
+    without = _scan(u, v, EXPONENTS[::4], floor, ~np.eye(len(x), dtype=bool)).min(1)
+    notes = (*untested(error, v, parameters), *outliers(x, y, error, without, parameters))
     if best in (0, len(EXPONENTS) - 1):
         return PowerLaw(math.nan, math.nan, math.nan, (_beyond(best), *notes))
     if floor and c == 0.0:
         notes = ("the floor c is at its bound 0: the data do not show where the fall ends", *notes)
-    return PowerLaw(float(a * scale**b), float(b), c, notes)
+    return PowerLaw(_exp(math.log(a) + ln_y + b * ln_x), float(b), float(c * math.exp(ln_y)), notes)
+
+
+def _centred(values: np.ndarray) -> tuple[float, np.ndarray]:
+    """The mean logarithm, and the values in its unit: their powers stay near one, whatever their own unit."""
+    middle = float(np.log(values).mean())
+    return middle, values / math.exp(middle)
+
+
+def _exp(value: float) -> float:
+    """e to the value. Raises UserError where that is no number."""
+    if abs(value) > 700:  # exp overflows at 709.8, and is less exact below -708.4
+        raise UserError(f"The law's factor is e^{value:.0f}, too large or small for a float. Give x in another unit.")
+    return math.exp(value)
 
 
 def _beyond(best: int) -> str:
@@ -116,10 +132,10 @@ def fit_trend(x: np.ndarray, y: np.ndarray) -> PowerLaw:
     """y = a * x^(-b) by a line through (ln x, ln y); b may be negative. For LR*(tokens), LR*(batch)."""
     x, y = positive(2, x=x, y=y)
     slope, intercept = np.polyfit(np.log(x), np.log(y), 1)
-    return PowerLaw(math.exp(intercept), -float(slope), 0.0, _polynomial_outliers(x, y, np.log(y), 1))
+    return PowerLaw(_exp(intercept), -float(slope), 0.0, _polynomial_notes(x, y, np.log(y), 1))
 
 
-def _polynomial_outliers(x: np.ndarray, y: np.ndarray, explained: np.ndarray, degree: int) -> tuple[str, ...]:
+def _polynomial_notes(x: np.ndarray, y: np.ndarray, explained: np.ndarray, degree: int) -> tuple[str, ...]:
     """Of a least-squares polynomial in ln(x); squared errors without each point follow from its leverage."""
     powers = np.vander(np.log(x) - np.log(x).mean(), degree + 1)
     q, _ = np.linalg.qr(powers)
@@ -128,7 +144,8 @@ def _polynomial_outliers(x: np.ndarray, y: np.ndarray, explained: np.ndarray, de
         1 - (q**2).sum(1), 1e-12
     )  # one minus the leverage; 0 where the point is alone in saying something
     error = float((residual**2).sum())
-    return outliers(x, y, error, np.maximum(error - residual**2 / room, 0.0), degree + 1)
+    without = np.maximum(error - residual**2 / room, 0.0)
+    return (*untested(error, explained, degree + 1), *outliers(x, y, error, without, degree + 1))
 
 
 @dataclass(frozen=True)
@@ -152,21 +169,21 @@ def fit_best_lr(lr: np.ndarray, loss: np.ndarray) -> Parabola:
     in ln(lr). A vertex outside the sweep is in `notes`.
     """
     lr, loss = positive(3, lr=lr, loss=loss)
-    middle = np.log(lr).mean()
-    curvature, slope, level = (float(v) for v in np.polyfit(np.log(lr) - middle, loss, 2))
-    if curvature * np.ptp(np.log(lr)) ** 2 <= ROUNDING * abs(level):
+    (middle, _), (ln_loss, scaled) = _centred(lr), _centred(loss)
+    x = np.log(lr) - middle
+    curvature, slope, level = (float(v) for v in np.polyfit(x, scaled, 2))
+    if curvature * np.ptp(x) ** 2 <= ROUNDING * abs(level) or abs(at := -slope / (2 * curvature)) > FAR_OUT * np.ptp(x):
         raise UserError(
             f"The losses {loss.tolist()} at learning rates {lr.tolist()} have no minimum. "
             f"Give a sweep with learning rates on both sides of the best one."
         )
-    at = -slope / (2 * curvature)
-    fit = Parabola(math.exp(middle + at), level - curvature * at * at, curvature, 0.0)
-    spread = float(((loss - loss.mean()) ** 2).sum())
-    r2 = 1 - float(((fit(lr) - loss) ** 2).sum()) / spread if spread else 1.0
-    notes = _polynomial_outliers(lr, loss, loss, 2)
-    if not lr.min() <= fit.best_lr <= lr.max():
+    error = float(((np.polyval((curvature, slope, level), x) - scaled) ** 2).sum())
+    notes = _polynomial_notes(lr, loss, scaled, 2)
+    best_lr, unit = math.exp(middle + at), math.exp(ln_loss)
+    if not lr.min() <= best_lr <= lr.max():
         notes = (f"the best rate lies outside the sweep, {lr.min():g} to {lr.max():g}: widen it", *notes)
-    return Parabola(fit.best_lr, fit.best_loss, fit.curvature, r2, notes)
+    r2 = 1 - error / float(((scaled - scaled.mean()) ** 2).sum())
+    return Parabola(best_lr, (level - curvature * at * at) * unit, curvature * unit, r2, notes)
 
 
 @dataclass(frozen=True)
@@ -212,13 +229,14 @@ def fit_chinchilla(n: np.ndarray, d: np.ndarray, loss: np.ndarray, starts: int =
         raise UserError("The Chinchilla fit needs scipy. Type: pip install scipy") from missing
     n, d, loss = positive(3, N=n, D=d, loss=loss)
     _designed(n, d)
-    data = np.log(n), np.log(d), np.log(loss)
+    unit, scaled = _centred(loss)  # the starting points are for losses of about 1
+    data = np.log(n), np.log(d), np.log(scaled)
     tens, halves = np.arange(0, 26, 5.0), np.arange(0, 2.01, 0.5)
     grid = np.array(list(product(tens, tens, np.arange(-1, 1.01, 0.5), halves, halves)))
     ranked = grid[np.argsort(_huber_values(grid, *data))[:starts]]
     options = {"gtol": 1e-10}  # gradients are of the size of HUBER_DELTA: the default 1e-5 stops early
     found = [minimize(_huber, start, data, method="BFGS", jac=True, options=options) for start in ranked]
-    return _judged(min(found, key=lambda f: f.fun).x, *data)
+    return _judged(min(found, key=lambda f: f.fun).x + np.array([unit] * 3 + [0, 0]), *data[:2], data[2] + unit)
 
 
 def _designed(n: np.ndarray, d: np.ndarray) -> None:
@@ -235,29 +253,50 @@ def _designed(n: np.ndarray, d: np.ndarray) -> None:
 def _judged(point: np.ndarray, ln_n: np.ndarray, ln_d: np.ndarray, ln_loss: np.ndarray) -> Chinchilla:
     """The law at (a, b, e, alpha, beta), with what is not determined as NaN and in words."""
     terms, ln_sum = _terms(point, ln_n, ln_d)
-    shares = np.exp(terms - ln_sum)
+    shares, residual = np.exp(terms - ln_sum), np.abs(ln_sum - ln_loss)
     a, b, e, alpha, beta = (float(v) for v in point)
-    values = {"A": math.exp(a), "B": math.exp(b), "E": math.exp(e), "alpha": alpha, "beta": beta}
-    notes = []
+    factors = {name: math.exp(v) if v < 700 else math.inf for name, v in (("A", a), ("B", b), ("E", e))}
+    values, none = {**factors, "alpha": alpha, "beta": beta}, math.nan
+    notes = [*untested(float((residual**2).sum()), ln_loss, len(point))]
     for i, (name, exponent, what) in enumerate((("A", "alpha", "N"), ("B", "beta", "D"))):
-        if values[exponent] <= 0 or np.ptp(shares[i]) < NOTHING:
-            values |= {name: math.nan, exponent: math.nan}
-            notes.append(
-                f"the loss does not fall with {what} in these runs, so {name} and {exponent} are not determined"
-            )
+        falls = f"the loss does not fall with {what} in these runs"
+        if np.ptp(shares[i]) < NOTHING:  # a constant, which is part of E
+            values |= {name: none, exponent: none, "E": values["E"] + math.exp(terms[i].mean())}
+            notes.append(f"{falls}, so {name} and {exponent} are not determined")
+        elif point[3 + i] <= 0:
+            values = dict.fromkeys(values, none)
+            notes.append(f"{falls} but rises, so this is not their law")
         elif values[exponent] > STEEP:
             notes.append(
                 f"{exponent} is above {STEEP:g}: only the smallest {what} tell it. Add runs with smaller {what}"
             )
-    if shares[2].max() < NOTHING:
+    if _open(shares, ln_sum, ln_n, ln_d):
+        values = dict.fromkeys(values, none)
+        notes.append("these runs leave the five numbers open, as other laws fit as well: add runs with other N and D")
+    elif values["E"] < NOTHING * math.exp(ln_loss.min()):
         values["E"] = 0.0
         notes.append("E is at its bound 0: the runs do not show where the fall ends")
-    residual = np.abs(ln_sum - ln_loss)
-    far = residual > max(FAR * 1.4826 * float(np.median(residual)), 1e-6)
+    far = residual > max(FAR * 1.4826 * _typical(residual, len(point)), 1e-6)
     if far.any():
         runs = "; ".join(f"N = {math.exp(x):.4g}, D = {math.exp(z):.4g}" for x, z in zip(ln_n[far], ln_d[far]))
         notes.append(f"{int(far.sum())} of {len(far)} runs are far from the law: {runs}. Check them")
     return Chinchilla(**values, notes=tuple(notes))
+
+
+def _typical(residual: np.ndarray, parameters: int) -> float:
+    """The median residual of the runs that the fit does not go through, as Huber's does for one per parameter."""
+    beyond = np.sort(residual)[parameters:]
+    return float(np.median(beyond)) if len(beyond) else math.inf
+
+
+def _open(shares: np.ndarray, ln_sum: np.ndarray, ln_n: np.ndarray, ln_d: np.ndarray) -> bool:
+    """Whether the law can change and stay what it is at every run: its derivatives there depend on each other."""
+    if shares[:2].max(1).min() < NOTHING:  # a term that is not there
+        return False
+    by_exponent = shares[0] * (ln_n - ln_n.mean()), shares[1] * (ln_d - ln_d.mean())
+    slopes = np.stack([shares[0], shares[1], np.exp(ln_sum.min() - ln_sum), *by_exponent])
+    slopes /= np.linalg.norm(slopes, axis=1, keepdims=True)
+    return float(np.linalg.svd(slopes, compute_uv=False)[-1]) < DEPENDENT
 
 
 def _terms(point: np.ndarray, ln_n: np.ndarray, ln_d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -308,6 +347,8 @@ class Resamples(Generic[Fit]):
 
     def interval(self, number: Callable[[Fit], float], level: float = 0.9) -> tuple[float, float]:
         """The percentile interval of a number of the fits; it covers less than `level` where many were skipped."""
+        if not 0 < level < 1:
+            raise UserError(f"The level of an interval is {level}; give a share between 0 and 1, such as 0.9.")
         low, high = np.quantile([number(fit) for fit in self.fits], [(1 - level) / 2, (1 + level) / 2])
         return float(low), float(high)
 
@@ -318,6 +359,8 @@ def bootstrap(fit: Callable[..., Fit], *data: np.ndarray, samples: int, seed: in
     Resamples that the fit refuses (too few different points), or whose law has a number that is not determined, are
     skipped and counted. Raises UserError where none is left.
     """
+    if samples < 1:
+        raise UserError(f"A bootstrap of {samples} samples says nothing. Give samples of 1 or more; 1000 is usual.")
     rng = np.random.default_rng(seed)
     fits, skipped = [], Counter[str]()
     for _ in range(samples):
