@@ -38,15 +38,18 @@ def export(path: Path, output: Path, dtype: torch.dtype | None = None) -> Path:
 def write_exported(weights: Tensors, meta: dict[str, Any], output: Path) -> Path:
     """Write full weights and their meta to a .pth or .safetensors file, replaced as a whole.
 
-    Raises UserError for another suffix.
+    Raises UserError for another suffix, and where nothing can be written.
     """
     check_suffix(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(output) as temporary:
-        if output.suffix == ".pth":
-            torch.save({"model": weights, "meta": meta}, temporary)
-        else:
-            save_file(weights, temporary, metadata={KEY: json.dumps(meta)})
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(output) as temporary:
+            if output.suffix == ".pth":
+                torch.save({"model": weights, "meta": meta}, temporary)
+            else:
+                save_file(weights, temporary, metadata={KEY: json.dumps(meta)})
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own for a full disk
+        raise UserError(f"{output} cannot be written ({error}). Give another path, or make room.") from error
     return output
 
 
@@ -98,10 +101,26 @@ def load_exported(path: Path) -> tuple[Tensors, dict[str, Any]]:
         weights, meta = _read_pth(path)
     else:
         weights, header = read_safetensors(path)
-        meta = json.loads(header.get(KEY, "null"))
-    if not isinstance(weights, dict) or not isinstance(meta, dict):
+        meta = _meta_of(header)
+    if not _are_weights(weights) or not isinstance(meta, dict):
         raise UserError(f"{path} was not written by an export: it has no model and meta. Export a checkpoint first.")
     return weights, check_version(meta, path)
+
+
+def _meta_of(header: dict[str, str]) -> Any:
+    """What a .safetensors header says of the weights; None where it says nothing that can be read."""
+    try:
+        return json.loads(header.get(KEY, "null"))
+    except ValueError:
+        return None
+
+
+def _are_weights(found: Any) -> bool:
+    """Whether it is dense tensors by name, as an export writes them."""
+    return isinstance(found, dict) and all(
+        isinstance(name, str) and isinstance(t, torch.Tensor) and t.layout == torch.strided and not t.is_meta
+        for name, t in found.items()
+    )
 
 
 def _read_pth(path: Path) -> tuple[Any, Any]:

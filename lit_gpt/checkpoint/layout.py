@@ -10,13 +10,13 @@ older step.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
 from lit_gpt.errors import UserError
+from lit_gpt.utils.files import read_object
 
 CHECKPOINT_VERSION = 1
 COMPLETE, META = "COMPLETE", "meta.json"
@@ -44,7 +44,18 @@ def is_complete(path: Path) -> bool:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints under `folder` = <run>/checkpoints, oldest first."""
-    return sorted(filter(is_complete, folder.glob("step-*")), key=lambda p: int((p / COMPLETE).read_text()))
+    return sorted(filter(is_complete, folder.glob("step-*")), key=_published)
+
+
+def _published(path: Path) -> int:
+    """When a checkpoint was published. Raises UserError where its marker does not say."""
+    try:
+        return int((path / COMPLETE).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path / COMPLETE} is damaged: it does not say when the checkpoint was published, so the newest cannot be "
+            f"told. Give the folder of one step, or remove {path}."
+        ) from error
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -97,7 +108,7 @@ def read_meta(path: Path) -> dict[str, Any]:
     """meta.json of one checkpoint. Raises UserError when this version cannot read it."""
     if not is_complete(path):
         raise UserError(f"{path} is no complete checkpoint: it has no {COMPLETE} file. Give a step-* folder.")
-    return check_version(json.loads((path / META).read_text()), path)
+    return check_version(read_object(path / META), path)
 
 
 def check_version(meta: dict[str, Any], path: Path) -> dict[str, Any]:

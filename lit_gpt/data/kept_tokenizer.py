@@ -46,6 +46,12 @@ class KeptTokenizer:
     eos_id: int | None = None
     bos_id: int | None = None
 
+    def __post_init__(self) -> None:
+        ids = (self.eos_id, self.bos_id)
+        whole = all(i is None or (isinstance(i, int) and not isinstance(i, bool) and i >= 0) for i in ids)
+        if not whole or not all(isinstance(text, str) for text in (self.kind, self.name, self.source)):
+            raise UserError(f"The tokenizer {self.name!r} is described by {self}: ids are whole numbers or null.")
+
     def load(self) -> Tokenizer:
         """The tokenizer itself. Raises UserError where its files are gone."""
         tokenizer = ByteTokenizer() if self.kind == "bytes" else load_tokenizer(self.source)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -13,7 +12,7 @@ import tokenizers
 
 from lit_gpt.data.meta import write_json
 from lit_gpt.errors import UserError
-from lit_gpt.utils.files import write_text
+from lit_gpt.utils.files import read_object, write_text
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 EOS, UNKNOWN = "<|endoftext|>", "<|unk|>"  # of the tokenizers that are made here
@@ -116,17 +115,6 @@ class JsonTokenizer:
 def _tokenizer_config(folder: Path) -> dict:
     path = folder / "tokenizer_config.json"
     return read_object(path) if path.exists() else {}
-
-
-def read_object(path: Path) -> dict:
-    """The JSON object of a file. Raises UserError when it holds anything else."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as e:
-        raise UserError(f"Cannot read {path}: {e}. Write it again.") from e
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds a JSON {type(value).__name__} where an object was expected. Write it again.")
-    return value
 
 
 def find_tokenizer(spec: str) -> Path | None:

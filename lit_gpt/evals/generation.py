@@ -104,7 +104,8 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, sampling: Sampling) -> Tensor:
         p_BV[:, sampling.top_k :] = 0
     if sampling.top_p is not None:
         before_BV = p_BV.cumsum(-1) - p_BV
-        p_BV[before_BV >= sampling.top_p * p_BV.sum(-1, keepdim=True)] = 0
+        beyond_BV = before_BV >= sampling.top_p * p_BV.sum(-1, keepdim=True)
+        p_BV[beyond_BV & (before_BV > 0)] = 0  # the likeliest stays where the product is below fp32's least number
     cumulative_BV = p_BV.cumsum(-1)
     target_B1 = uniform_B[:, None] * cumulative_BV[:, -1:]
     rank_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True)

@@ -84,12 +84,22 @@ def describe_model(meta: dict[str, Any], path: Path) -> tuple[ModelConfig, Multi
 
 
 def check_weights(weights: Mapping[str, torch.Tensor], config: ModelConfig, path: Path | str) -> None:
-    """Raises UserError unless the weights are exactly the tensors of that model, each of its shape."""
+    """Raises UserError unless the weights are exactly the tensors of that model, each of its shape and finite."""
     with torch.device("meta"):
-        wanted = {name: tuple(t.shape) for name, t in GPT(config).state_dict().items()}
+        tensors = GPT(config).state_dict()
+    wanted = {name: tuple(t.shape) for name, t in tensors.items()}
     found = {name: tuple(t.shape) for name, t in weights.items()}
     wrong = [name for name in sorted(wanted | found) if wanted.get(name) != found.get(name)]
     if wrong:
         listed = [f"{n} is {found.get(n, 'missing')}, not {wanted.get(n, 'part of the model')}" for n in wrong[:4]]
         more = f", and {len(wrong) - 4} more" if len(wrong) > 4 else ""
         raise UserError(f"{path} does not hold the weights of its model: {', '.join(listed)}{more}.")
+    for name, tensor in weights.items():
+        eight_bits = tensor.is_floating_point() and tensor.dtype.itemsize == 1  # which torch cannot compute with
+        if eight_bits or tensor.is_floating_point() != tensors[name].is_floating_point():
+            raise UserError(f"{path} does not hold the weights of its model: {name} is of {tensor.dtype}.")
+        if not tensor.isfinite().all():
+            raise UserError(
+                f"{name} of {path} has values that are not finite: it is damaged, or its training diverged. Use "
+                "another step."
+            )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from lit_gpt.data.kept_tokenizer import (
     read_kept,
     tokenizer_from,
 )
+from lit_gpt.errors import UserError
 
 CONFIG = "config.yaml"  # see train/run_folder.py
 
@@ -36,15 +37,32 @@ def find_tokenizer(path: Path, meta: dict[str, Any], given: str | None = None) -
     return replace(asked, bos_id=known.bos_id) if known else asked
 
 
+def with_tokenizer(meta: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The meta for a file of its own: its tokenizer is where it is now, as the run may have moved since."""
+    kept = find_tokenizer(path, meta)
+    return meta | {"tokenizer": asdict(kept)} if kept else meta
+
+
 def _of_run(path: Path) -> Iterator[KeptTokenizer | None]:
     """What the run folder around a path keeps, or the data it names: older runs keep none."""
     for folder in (path.absolute(), *path.absolute().parents[:2]):
         if (folder / FOLDER).is_dir():
             yield read_kept(folder / FOLDER)
         if (folder / CONFIG).is_file():
-            run = yaml.safe_load((folder / CONFIG).read_text())
+            run = _options(folder / CONFIG)
             for data in _places(folder, run["train_data_dir"], Path(str(run.get("out_dir", "out")))):
                 yield describe_tokenizer(data, run.get("data_mixture"), run.get("eos_token_id"))
+
+
+def _options(path: Path) -> dict[str, Any]:
+    """The resolved options of a run. Raises UserError where the file does not say them."""
+    try:
+        run = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read as YAML ({error}). Restore it, or remove it.") from error
+    if not isinstance(run, dict) or not isinstance(run.get("train_data_dir"), str):
+        raise UserError(f"{path} does not say the run's options. Restore it, or remove it.")
+    return run
 
 
 def _places(folder: Path, data_dir: str, out_dir: Path) -> Iterator[str]:

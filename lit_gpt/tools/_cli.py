@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
@@ -12,12 +14,33 @@ from lit_gpt.errors import EXIT_BAD_INPUT, UserError
 
 
 def run_tool(main: Callable[[list[str]], int]) -> NoReturn:
-    """Exit with what main(argv) returns; a UserError is one message on stderr and exit code 2."""
+    """Exit with what main(argv) returns; a UserError, or a file that cannot be used, is one message and exit code 2."""
     try:
-        sys.exit(main(sys.argv[1:]))
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+        sys.exit(code)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT)
+    except BrokenPipeError:  # whoever reads the output has enough, such as `head`; Python flushes once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        where = error.filename2 or error.filename or "a file"
+        print(f"error: {where} cannot be used: {error.strerror or error}. Give another path.", file=sys.stderr)
+    sys.exit(EXIT_BAD_INPUT)
+
+
+def local_path(given: str | Path) -> Path:
+    """The type of an option that is a file or folder of this machine; ~ is the home folder.
+
+    Raises UserError for an empty one, and for an address of remote storage.
+    """
+    text = str(given)  # jsonargparse checks its own results once more
+    if not text.strip() or "\0" in text:
+        raise UserError(f"The path {text!r} is no name. Give a file or folder.")
+    if "://" in text:
+        raise UserError(f"{text} is an address, and this tool works on files of this machine. Give a local path.")
+    return Path(text).expanduser()
 
 
 def parser_for(name: str, description: str, **options: Any) -> ArgumentParser:

@@ -24,7 +24,7 @@ from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools._hf_tokenizer import read_tokenizer, write_tokenizer
 from lit_gpt.tools._llama import Weights, from_llama, to_llama
 from lit_gpt.tools._llama_config import check_is_llama, llama_config, model_config
-from lit_gpt.utils.files import replacing
+from lit_gpt.utils.files import read_object, replacing
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 
@@ -78,7 +78,7 @@ def read_llama(folder: Path) -> tuple[Weights, dict[str, Any]]:
     Raises UserError for what we cannot express, for tensors that are missing or left over, and for weights that are
     not in safetensors: other files may hold code.
     """
-    values = _read_json(folder / CONFIG)
+    values = read_object(folder / CONFIG)
     config = model_config(values)
     weights = from_llama(_tensors(folder), config)
     check_weights(weights, config, folder)
@@ -96,7 +96,9 @@ def _tensors(folder: Path) -> Weights:
         others = [p.name for p in sorted(folder.glob("*")) if p.suffix in (".bin", ".pt", ".pth")]
         why = f": {others[0]} may hold code, so it is not read" if others else ""
         raise UserError(f"{folder} has no {WEIGHTS}{why}. Save the model with safetensors (save_pretrained does).")
-    placed: dict[str, str] = _read_json(folder / INDEX).get("weight_map", {})
+    placed = read_object(folder / INDEX).get("weight_map")
+    if not isinstance(placed, dict) or not all(isinstance(shard, str) for shard in placed.values()):
+        raise UserError(f"{folder / INDEX} has no weight_map of tensors and files. Save the model again.")
     weights: Weights = {}
     for name in sorted(set(placed.values())):
         if Path(name).name != name or Path(name).suffix != ".safetensors":
@@ -111,13 +113,3 @@ def _tensors(folder: Path) -> Weights:
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}).") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} is not a JSON object.")
-    return values

@@ -15,6 +15,7 @@ from lit_gpt.config.model import ModelConfig
 from lit_gpt.data.kept_tokenizer import FILES, KeptTokenizer
 from lit_gpt.data.tokenizer import ByteTokenizer
 from lit_gpt.errors import UserError
+from lit_gpt.utils.files import read_object
 
 JSON, CONFIG, SPECIAL = FILES[:3]
 END_OF_BYTES = "<|endoftext|>"
@@ -28,10 +29,15 @@ def write_tokenizer(kept: KeptTokenizer, config: ModelConfig, folder: Path) -> d
     """
     tokenizer = _byte_level() if kept.kind == "bytes" else _load(kept)
     known = tokenizer.get_vocab(with_added_tokens=True)
+    ids = {"bos_token_id": kept.bos_id, "eos_token_id": kept.load().eos_id}
     if max(known.values()) >= config.vocab_size:
         raise UserError(
             f"The tokenizer {kept.name!r} has ids up to {max(known.values())}, but the model knows {config.vocab_size} "
             "tokens. Give the --tokenizer that it was trained with."
+        )
+    if strange := [f"{key} {i}" for key, i in ids.items() if i is not None and tokenizer.id_to_token(i) is None]:
+        raise UserError(
+            f"The tokenizer {kept.name!r} has no token for {' and '.join(strange)}. Give another --tokenizer."
         )
     for path in [] if kept.kind == "bytes" else [Path(kept.source) / name for name in FILES]:
         if path.is_file():
@@ -40,7 +46,6 @@ def write_tokenizer(kept: KeptTokenizer, config: ModelConfig, folder: Path) -> d
         _frame(tokenizer, kept.bos_id)
         tokenizer.save(str(folder / JSON))
     settings = {**_settings(folder / SPECIAL), **_settings(folder / CONFIG)}
-    ids = {"bos_token_id": kept.bos_id, "eos_token_id": kept.load().eos_id}
     settings |= {key.removesuffix("_id"): tokenizer.id_to_token(i) for key, i in ids.items() if i is not None}
     # This class reads tokenizer.json as it is; those of single models (LlamaTokenizer) change it as they load.
     settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": kept.bos_id is not None}
@@ -56,7 +61,11 @@ def read_tokenizer(folder: Path, config: dict[str, Any]) -> KeptTokenizer | None
     kept = KeptTokenizer("json", folder.name, str(folder.resolve()))
     first = [i for i in _load(kept).encode("").ids if i == config.get("bos_token_id")][:1]
     eos = config.get("eos_token_id")
-    eos_id = eos[0] if isinstance(eos, list) and eos else eos if isinstance(eos, int) else None
+    eos_id = (eos or [None])[0] if isinstance(eos, list) else eos
+    if isinstance(eos_id, int) and eos_id >= config["vocab_size"]:
+        raise UserError(
+            f"{folder} has the eos_token_id {eos_id}, but {config['vocab_size']} tokens. Correct config.json."
+        )
     return KeptTokenizer(kept.kind, kept.name, kept.source, eos_id, first[0] if first else None)
 
 
@@ -107,10 +116,7 @@ def _gpt2_characters() -> list[str]:
 
 def _settings(path: Path) -> dict[str, Any]:
     """A JSON file of the tokenizer; empty where there is none."""
-    try:
-        return json.loads(path.read_text()) if path.is_file() else {}
-    except ValueError as error:
-        raise UserError(f"{path.name} of the tokenizer is no JSON ({error}).") from error
+    return read_object(path) if path.is_file() else {}
 
 
 def _text(settings: dict[str, Any], key: str) -> str:

@@ -95,7 +95,7 @@ def from_llama(weights: Weights, config: ModelConfig) -> Weights:
     _all_used(weights, {name for row in rows for name in row.theirs} | set(zero), "our models have no place for")
     if biased := [name for name in zero if weights[name].any()]:
         raise UserError(f"{biased[0]} is not zero, and keys have no bias here, so the model cannot be expressed.")
-    out = {row.ours: torch.cat([weights[name] for name in row.theirs]) for row in rows}
+    out = {row.ours: torch.cat([torch.atleast_1d(weights[name]) for name in row.theirs]) for row in rows}
     padding = config.padded_vocab_size - config.vocab_size
     for name in out.keys() & VOCABULARY:
         out[name] = torch.nn.functional.pad(out[name], (0, 0, 0, padding))

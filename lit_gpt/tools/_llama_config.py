@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 from lit_gpt.config.model import LayerSpec, ModelConfig
@@ -45,6 +46,13 @@ WITHOUT_EFFECT = {
     "varlen",
     "doc_positions",
 }
+# The kinds of the values that are read.
+WHOLE = ("num_key_value_heads", "head_dim", "max_position_embeddings")
+KINDS = {"rms_norm_eps": "a number", "rope_theta": "a number", "rope_scaling": "an object"} | {
+    "rope_parameters": "an object",
+    **dict.fromkeys(("tie_word_embeddings", "attention_bias", "mlp_bias"), "true or false"),
+}
+ROPE_KINDS = {"rope_theta": "a number", "factor": "a number", "original_max_position_embeddings": "a whole number"}
 FOLDED = {"logit", "residual", "attention"}
 WITHOUT_EXPERTS = {"router"}  # a multiplier that acts on experts only, which are refused
 # LlamaConfig's other keys: values that say what every Llama does, and keys that leave the logits as they are.
@@ -143,9 +151,10 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
         raise UserError(
             f"config.json asks for {', '.join(strange[:4])}, which cannot be expressed: only LlamaForCausalLM is read."
         )
-    missing = [name for name in SIZES if not isinstance(values.get(name), int)]
+    missing = [name for name in SIZES if values.get(name) is None]
     if missing:
         raise UserError(f"config.json does not say {', '.join(missing)}. Save the model again with save_pretrained.")
+    _check_kinds(values, {**dict.fromkeys((*SIZES, *WHOLE), "a whole number"), **KINDS})
     fields = {ours: values[theirs] for theirs, ours in SIZES.items()}
     for theirs, (ours, default) in OPTIONS.items():
         given = values.get(theirs)
@@ -156,10 +165,27 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
     return _with_rope(config, values)
 
 
+def _check_kinds(values: Mapping[str, Any], kinds: Mapping[str, str]) -> None:
+    """Raises UserError for a value that is there and is not of its kind; numbers are above 0."""
+    for key, kind in kinds.items():
+        value = values.get(key)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < inf
+        fits = {
+            "a whole number": number and isinstance(value, int),
+            "a number": number,
+            "true or false": isinstance(value, bool),
+            "an object": isinstance(value, dict),
+        }
+        if value is not None and not fits[kind]:
+            above = " above 0" if "number" in kind else ""
+            raise UserError(f"config.json: {key} is {value!r}; it must be {kind}{above}. Save the model again.")
+
+
 def _with_rope(config: ModelConfig, values: Mapping[str, Any]) -> ModelConfig:
     """The rotary base and YaRN, as transformers 5 (rope_parameters) or 4 (rope_theta, rope_scaling) writes them."""
     given = {"rope_theta": values.get("rope_theta") or 10_000.0} | (values.get("rope_scaling") or {})
     given |= values.get("rope_parameters") or {}
+    _check_kinds(given, ROPE_KINDS)
     kind = given.pop("rope_type", None) or given.pop("type", "default")
     given.pop("type", None)
     config = config.replace(rope_base=float(given.pop("rope_theta")))

@@ -17,8 +17,9 @@ import torch
 from lit_gpt.checkpoint import check_suffix, write_exported
 from lit_gpt.errors import UserError
 from lit_gpt.evals.load import check_weights, describe_model, load_weights_and_meta
+from lit_gpt.evals.tokenizer import with_tokenizer
 from lit_gpt.scaling.plan import difference
-from lit_gpt.tools._cli import parser_for, run_tool
+from lit_gpt.tools._cli import local_path, parser_for, run_tool
 
 
 def average(paths: Sequence[Path]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -38,7 +39,6 @@ def average(paths: Sequence[Path]) -> tuple[dict[str, torch.Tensor], dict[str, A
         weights, meta = load_weights_and_meta(path)
         metas.append(meta)
         _check_same(paths[0], metas[0], path, meta)
-        _check_finite(weights, path)
         check_weights(weights, describe_model(meta, path)[0], path)
         first = first or weights
         for name, tensor in weights.items():
@@ -47,7 +47,10 @@ def average(paths: Sequence[Path]) -> tuple[dict[str, torch.Tensor], dict[str, A
     mean = {
         n: (t / len(paths)).to(first[n].dtype) if first[n].is_floating_point() else first[n] for n, t in total.items()
     }
-    return mean, {**metas[-1], "averaged": [{"step": m["step"], "tokens": m.get("tokens")} for m in metas]}
+    return mean, {
+        **with_tokenizer(metas[-1], paths[-1]),
+        "averaged": [{"step": m["step"], "tokens": m.get("tokens")} for m in metas],
+    }
 
 
 def _check_same(first: Path, meta: dict[str, Any], path: Path, other: dict[str, Any]) -> None:
@@ -64,14 +67,6 @@ def _forward(meta: dict[str, Any], path: Path) -> dict[str, Any]:
     return {"model": model | {"layers": dict(enumerate(model["layers"]))}, "multipliers": asdict(multipliers)}
 
 
-def _check_finite(weights: dict[str, torch.Tensor], path: Path) -> None:
-    for name, tensor in weights.items():
-        if not tensor.isfinite().all():
-            raise UserError(
-                f"{name} of {path} has values that are not finite, so their mean means nothing; leave it out."
-            )
-
-
 def _check_kind(name: str, here: torch.Tensor, there: torch.Tensor, first: Path, path: Path) -> None:
     if here.dtype != there.dtype:
         raise UserError(
@@ -85,9 +80,9 @@ def main(argv: list[str]) -> int:
     """Average and write."""
     parser = parser_for("average", "Average the weights of several checkpoints of one model into an exported file.")
     parser.add_argument(
-        "paths", type=Path, nargs="+", help="step-* folders, run folders (their newest), exported files"
+        "paths", type=local_path, nargs="+", help="step-* folders, run folders (their newest), exported files"
     )
-    parser.add_argument("--output", type=Path, required=True, help="file to write, .pth or .safetensors")
+    parser.add_argument("--output", type=local_path, required=True, help="file to write, .pth or .safetensors")
     values = parser.parse_args(argv)
     check_suffix(values.output)
     weights, meta = average(values.paths)

@@ -14,9 +14,9 @@ import torch
 
 from lit_gpt.checkpoint import DTYPES, cast, check_suffix, write_exported
 from lit_gpt.errors import UserError
-from lit_gpt.evals.load import describe_model, load_weights_and_meta
-from lit_gpt.evals.tokenizer import find_tokenizer
-from lit_gpt.tools._cli import parser_for, run_tool
+from lit_gpt.evals.load import check_weights, describe_model, load_weights_and_meta
+from lit_gpt.evals.tokenizer import find_tokenizer, with_tokenizer
+from lit_gpt.tools._cli import local_path, parser_for, run_tool
 from lit_gpt.tools._hf import is_hf_folder, read_llama, write_llama
 
 
@@ -24,10 +24,16 @@ def to_file(path: Path, output: Path, dtype: torch.dtype | None = None) -> Path:
     """Weights, model and Plan in one .pth or .safetensors file.
 
     path: run folder (its newest checkpoint), step folder, exported file of either kind, or Hugging Face folder.
-    Raises UserError for another suffix, and when nothing that can be used is at the path.
+    Raises UserError for another suffix, when nothing that can be used is at the path, and for weights that are not
+    those of their model.
     """
     check_suffix(output)
-    weights, meta = read_llama(path) if is_hf_folder(path) else load_weights_and_meta(path)
+    if is_hf_folder(path):
+        weights, meta = read_llama(path)
+    else:
+        weights, meta = load_weights_and_meta(path)
+        check_weights(weights, describe_model(meta, path)[0], path)
+        meta = with_tokenizer(meta, path)
     return write_exported(cast(weights, dtype), meta, output)
 
 
@@ -42,7 +48,8 @@ def to_hf(path: Path, output: Path, dtype: torch.dtype | None = None, tokenizer:
     config, multipliers = describe_model(meta, path)
     kept = find_tokenizer(path, meta, tokenizer)
     if kept is None or not kept.present:
-        print("note: no tokenizer of this model is known, so none is written; --tokenizer gives one", file=sys.stderr)
+        why = "no tokenizer of this model is known" if kept is None else f"its tokenizer is no longer at {kept.source}"
+        print(f"note: {why}, so none is written; --tokenizer gives one", file=sys.stderr)
         kept = None
     return write_llama(weights, config, multipliers, output, kept, dtype)
 
@@ -54,10 +61,10 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument(
         "path",
-        type=Path,
+        type=local_path,
         help="run folder (its newest checkpoint), step-* folder, exported file, or Hugging Face folder",
     )
-    parser.add_argument("output", type=Path, help="file to write, .pth or .safetensors; with --to hf a folder")
+    parser.add_argument("output", type=local_path, help="file to write, .pth or .safetensors; with --to hf a folder")
     parser.add_argument("--to", choices=["file", "hf"], default="file", help="hf: LlamaForCausalLM, where the model is")
     parser.add_argument(
         "--dtype", choices=list(DTYPES), default=None, help="of the weights written; default: as stored"

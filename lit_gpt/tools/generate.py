@@ -20,7 +20,7 @@ from lit_gpt.evals.generation import Sampling, stream
 from lit_gpt.evals.load import load_model
 from lit_gpt.evals.tokenizer import find_tokenizer
 from lit_gpt.model import GPT
-from lit_gpt.tools._cli import parser_for, run_tool
+from lit_gpt.tools._cli import local_path, parser_for, run_tool
 from lit_gpt.tools._environment import best_device
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the bytes of a character decode to before the last one is there
@@ -29,7 +29,9 @@ UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the bytes of a character decode
 def build_parser() -> ArgumentParser:
     """The command line."""
     parser = parser_for("generate", "Continue text with a trained model.")
-    parser.add_argument("path", type=Path, help="run folder, step-* folder, or exported .pth or .safetensors file")
+    parser.add_argument(
+        "path", type=local_path, help="run folder, step-* folder, or exported .pth or .safetensors file"
+    )
     parser.add_argument("--prompt", type=str, default=None, help="text to continue; without it, lines of stdin are")
     parser.add_argument(
         "--tokenizer", type=str, default=None, help="'bytes', a tokenizer.json or its folder; default: the run's data"
@@ -107,14 +109,25 @@ def prompts(given: str | None) -> Iterator[str]:
     yield from (line.rstrip("\n") for line in sys.stdin if line.strip())
 
 
+def _usable(name: str) -> torch.device:
+    """The device. Raises UserError where a tensor cannot be made on it and read."""
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError) as error:  # no such name, not in this build of torch, or no such GPU
+        raise UserError(f"--device {name!r} cannot be used here; give {best_device()} or cpu.") from error
+    return torch.device(name)
+
+
 def main(argv: list[str]) -> int:
     """Print continuations as they are generated."""
     values = build_parser().parse_args(argv)
     limit = values.max_new_tokens
     if limit < 0:
         raise UserError(f"--max_new_tokens is {limit}; give 0 or more.")
+    if not -(2**63) <= values.seed < 2**63:
+        raise UserError(f"--seed is {values.seed}; give a whole number of 64 bits.")
     sampling = Sampling(values.temperature, values.top_k, values.top_p)
-    model, meta = load_model(values.path, values.device)
+    model, meta = load_model(values.path, _usable(values.device))
     tokenizer, bos_id = tokenizer_of(values.path, values.tokenizer, meta)
     for i, prompt in enumerate(prompts(values.prompt)):
         ids = prompt_ids(model, tokenizer, prompt, bos_id)

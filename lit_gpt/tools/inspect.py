@@ -7,7 +7,6 @@ python -m lit_gpt.tools.inspect checkpoint out/my_run/checkpoints/step-000100
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,8 @@ from lit_gpt.roles import roles_of
 from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.plan import describe
 from lit_gpt.tools import _environment as environment
-from lit_gpt.tools._cli import aligned, parser_for, run_tool
+from lit_gpt.tools._cli import aligned, local_path, parser_for, run_tool
+from lit_gpt.utils.files import read_object
 
 PLAN, MODEL = "plan.json", "model.json"  # see train/run_folder.py
 OF_SUMMARY = ("finished", "train_loss", "metric/val_", "time/total", "throughput/tokens_per_sec")
@@ -47,8 +47,11 @@ def run(path: Path) -> str:
     """
     if not (path / PLAN).is_file():
         raise UserError(f"{path} is no run folder: it has no {PLAN}. Give the folder that pretrain.py printed.")
-    plan, model = (json.loads((path / name).read_text()) for name in (PLAN, MODEL))
-    return _described(_state(path), Plan.from_dict(plan), ModelConfig.from_dict(model))
+    try:
+        plan, model = Plan.from_dict(read_object(path / PLAN)), ModelConfig.from_dict(read_object(path / MODEL))
+    except (TypeError, KeyError) as error:
+        raise UserError(f"{path} describes its run in a way that this version does not know ({error}).") from error
+    return _described(_state(path), plan, model)
 
 
 def checkpoint(path: Path) -> str:
@@ -70,7 +73,7 @@ def _state(path: Path) -> list[tuple[str, str]]:
     except UserError:
         rows.append(("checkpoint", "none yet"))
     if (path / SUMMARY_FILE).is_file():
-        summary = json.loads((path / SUMMARY_FILE).read_text())
+        summary = read_object(path / SUMMARY_FILE)
         rows += [(key, str(value)) for key, value in summary.items() if key.startswith(OF_SUMMARY)]
     return rows
 
@@ -111,7 +114,7 @@ def main(argv: list[str]) -> int:
     shown: dict[str, Callable[[Path], str]] = {"run": run, "checkpoint": checkpoint}
     for name, show in shown.items():
         command = parser_for(f"inspect {name}", (show.__doc__ or "").split("\n")[0])
-        command.add_argument("path", type=Path, help="run folder, step-* folder or exported file")
+        command.add_argument("path", type=local_path, help="run folder, step-* folder or exported file")
         commands.add_subcommand(name, command, help=command.description)
     values = parser.parse_args(argv)
     print(env() if values.what == "env" else shown[values.what](values[values.what].path))

@@ -29,7 +29,7 @@ from lit_gpt.data.kept_tokenizer import KeptTokenizer, describe_tokenizer, keep_
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.plan import difference
 from lit_gpt.train.setup import Setup, world_size
-from lit_gpt.utils.files import write_text
+from lit_gpt.utils.files import read_object, write_text
 
 IDENTITY = ("plan", "model", "numerics")  # each a JSON file
 CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
@@ -58,7 +58,7 @@ def claim(setup: Setup, checkpoint: dict[str, Any] | None) -> None:
         raise UserError(f"The run folder {folder} cannot be made: {blocking} is a file. Choose another --out_dir.")
     if not (folder / "plan.json").exists():
         return
-    old = {part: _read(folder / f"{part}.json") for part in IDENTITY}
+    old = {part: read_object(folder / f"{part}.json") for part in IDENTITY}
     old["plan"].pop("memory", None)
     _same_run(old, setup, str(folder))
     if checkpoint is None and any((folder / "checkpoints").glob("step-*")):
@@ -126,10 +126,3 @@ def _git() -> dict[str, Any] | None:
         return {"commit": ask("rev-parse", "HEAD").strip(), "changed": ask("diff", "HEAD", "--stat").splitlines()}
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}). Restore it, or use another run folder.") from error

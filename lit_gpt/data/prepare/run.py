@@ -31,8 +31,9 @@ from lit_gpt.data.prepare.worker import (
     total_counts,
 )
 from lit_gpt.data.stream import fingerprint
-from lit_gpt.data.tokenizer import TOKENIZER_FILES, find_tokenizer, load_tokenizer, make_char, read_object, train_bpe
+from lit_gpt.data.tokenizer import TOKENIZER_FILES, find_tokenizer, load_tokenizer, make_char, train_bpe
 from lit_gpt.errors import UserError
+from lit_gpt.utils.files import read_object
 
 MADE = ("bytes", "char", "train")  # tokenizers that are no file
 
