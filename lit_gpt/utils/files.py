@@ -12,8 +12,6 @@ from typing import Any
 
 from lit_gpt.errors import UserError
 
-from lit_gpt.errors import UserError
-
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
