@@ -10,7 +10,8 @@ from lit_gpt.checkpoint.export import (
     read_safetensors,
     write_exported,
 )
-from lit_gpt.checkpoint.layout import CHECKPOINT_VERSION, find_checkpoint, list_checkpoints, read_meta
+from lit_gpt.checkpoint.find import find_checkpoint, newest_published
+from lit_gpt.checkpoint.layout import CHECKPOINT_VERSION, list_checkpoints, read_meta
 from lit_gpt.checkpoint.load import load_checkpoint, load_weights
 from lit_gpt.checkpoint.save import Checkpointer
 
@@ -27,6 +28,7 @@ __all__ = [
     "load_exported",
     "load_full",
     "load_weights",
+    "newest_published",
     "read_meta",
     "read_safetensors",
     "write_exported",

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from lit_gpt.checkpoint.contents import require_whole
 from lit_gpt.checkpoint.layout import check_version, read_meta
 from lit_gpt.checkpoint.state import MODEL, Tensors
+from lit_gpt.checkpoint.untrusted import load_zip, plain_tensors, read_index, read_tensors, reason
 from lit_gpt.errors import UserError
 from lit_gpt.utils.files import replacing
 
 FORMATS = (".pth", ".safetensors")
-KEY = "scalelab"  # where the meta is kept inside a .safetensors header
+KEY, SUM = "scalelab", "scalelab_sha256"  # where meta and fingerprint are kept inside a .safetensors header
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -41,16 +42,30 @@ def write_exported(weights: Tensors, meta: dict[str, Any], output: Path) -> Path
     Raises UserError for another suffix, and where nothing can be written.
     """
     check_suffix(output)
+    written = fingerprint(weights, meta)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with replacing(output) as temporary:
             if output.suffix == ".pth":
-                torch.save({"model": weights, "meta": meta}, temporary)
+                torch.save({"model": weights, "meta": meta, "sha256": written}, temporary)
             else:
-                save_file(weights, temporary, metadata={KEY: json.dumps(meta)})
+                save_file(weights, temporary, metadata={KEY: json.dumps(meta), SUM: written})
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own for a full disk
         raise UserError(f"{output} cannot be written ({error}). Give another path, or make room.") from error
     return output
+
+
+def fingerprint(weights: Tensors, meta: dict[str, Any]) -> str:
+    """SHA-256 of the names, dtypes, shapes and contents of the tensors and of the meta, in hexadecimal."""
+    names = sorted(weights)
+    with ThreadPoolExecutor() as pool:  # hashlib lets other threads run meanwhile
+        sums = pool.map(_contents, (weights[name] for name in names))
+    described = [(name, str(weights[name].dtype), list(weights[name].shape), s) for name, s in zip(names, sums)]
+    return hashlib.sha256(json.dumps([described, json.loads(json.dumps(meta))], sort_keys=True).encode()).hexdigest()
+
+
+def _contents(tensor: torch.Tensor) -> str:
+    return hashlib.sha256(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()).hexdigest()
 
 
 def cast(weights: Tensors, dtype: torch.dtype | None) -> Tensors:
@@ -76,43 +91,27 @@ def load_full(path: Path) -> tuple[Tensors, dict[str, Any]]:
     Raises UserError for a checkpoint whose files are damaged.
     """
     meta = read_meta(path)
-    try:
-        stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
-        state = {
-            name: torch.empty(s.size, dtype=s.properties.dtype)
-            for name, s in stored.items()
-            if name.startswith(MODEL) and isinstance(s, TensorStorageMetadata)
-        }
-        dcp.load(state, checkpoint_id=path, no_dist=True)
-    except (Exception, CheckpointException) as error:  # the latter is a BaseException
-        raise UserError(
-            f"The files of the checkpoint {path} are damaged or missing; use another step of it."
-        ) from error
+    require_whole(path)
+    stored = read_index(path).state_dict_metadata
+    shapes = {name: (s.size, s.properties.dtype) for name, s in stored.items() if name.startswith(MODEL)}
+    state = {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in shapes.items()}
+    read_tensors(path, state, no_dist=True)
     return {name.removeprefix(MODEL): t for name, t in state.items()}, meta
 
 
 def load_exported(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """Weights by name, on the host, and meta of an exported file.
 
-    Raises UserError for another suffix, for a file that export did not write, and for a damaged one.
+    Raises UserError for another suffix, for a file that export did not write, and for one that does not
+    hold what was written. Early exports have no fingerprint, and are not checked.
     """
     check_suffix(path)
-    if path.suffix == ".pth":
-        weights, meta = _read_pth(path)
-    else:
-        weights, header = read_safetensors(path)
-        meta = _meta_of(header)
+    weights, meta, written = _read_pth(path) if path.suffix == ".pth" else _read_safetensors(path)
     if not _are_weights(weights) or not isinstance(meta, dict):
         raise UserError(f"{path} was not written by an export: it has no model and meta. Export a checkpoint first.")
+    if written is not None and written != fingerprint(weights, meta):
+        raise UserError(f"{path} is damaged: its contents are not what was written. Copy or export it again.")
     return weights, check_version(meta, path)
-
-
-def _meta_of(header: dict[str, str]) -> Any:
-    """What a .safetensors header says of the weights; None where it says nothing that can be read."""
-    try:
-        return json.loads(header.get(KEY, "null"))
-    except ValueError:
-        return None
 
 
 def _are_weights(found: Any) -> bool:
@@ -123,18 +122,27 @@ def _are_weights(found: Any) -> bool:
     )
 
 
-def _read_pth(path: Path) -> tuple[Any, Any]:
-    """What should be weights and meta; None for each that is not there."""
+def _read_pth(path: Path) -> tuple[Any, Any, Any]:
+    """What should be weights, meta and fingerprint; None for each that is not there."""
     try:
-        # weights_only: tensors and plain values, no code from the file is run
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = load_zip(path, path.stat().st_size, mmap=True)
+        if not isinstance(content, dict) or content.keys() - {"sha256"} != {"model", "meta"}:
+            return None, None, None
+        return plain_tensors(content["model"]), content["meta"], content.get("sha256")
     except Exception as error:  # a damaged pickle may raise anything
         raise UserError(
-            f"{path} cannot be read: it is damaged, or holds more than tensors and plain values. Export it again."
+            f"{path} cannot be read ({reason(error)}): it is damaged, or holds more than tensors and plain values. "
+            "Export it again."
         ) from error
-    if not isinstance(content, dict) or content.keys() != {"model", "meta"}:
-        return None, None
-    return content["model"], content["meta"]
+
+
+def _read_safetensors(path: Path) -> tuple[Any, Any, Any]:
+    """Weights, meta and fingerprint; None for each that is not there."""
+    weights, header = read_safetensors(path)
+    try:
+        return weights, json.loads(header.get(KEY, "null")), header.get(SUM)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: its meta is no JSON ({error}). Copy or export it again.") from error
 
 
 def read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:

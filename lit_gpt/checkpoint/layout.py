@@ -1,26 +1,42 @@
-"""Where checkpoints lie, which of them count, and what their meta.json says.
+"""Where checkpoints lie, which of them count, in which order, and what their meta.json says.
 
-    <run>/checkpoints/step-000100/      tensors in DCP files, meta.json, COMPLETE
+    <run>/checkpoints/step-000100/      tensors in DCP files, .metadata, meta.json, SHA256SUMS, COMPLETE
     <run>/checkpoints/.tmp-step-000100  being written, or left by a run that was killed
 
-A folder counts only with its COMPLETE marker, which is written last and holds the time of
-publishing: the newest checkpoint is the one published last, also after a run went back to an
-older step.
+Publishing is one rename, after COMPLETE was written as the last file. COMPLETE numbers the
+checkpoints of a folder in the order in which they were published (no clock is asked), so the
+newest is right also after a run went back to an older step. It also holds a digest of that
+number and of SHA256SUMS, which has the digest of every other file.
+
+Only names that are exactly as written here are ours. Copies, links and whatever else a person
+puts beside them stay untouched.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
 import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
+
+import torch.distributed as dist
 
 from lit_gpt.errors import UserError
-from lit_gpt.utils.files import read_object
 
 CHECKPOINT_VERSION = 1
-COMPLETE, META = "COMPLETE", "meta.json"
-TMP = ".tmp-"
+COMPLETE, META, SUMS, INDEX = "COMPLETE", "meta.json", "SHA256SUMS", ".metadata"  # INDEX is DCP's name
+TMP, OLD = ".tmp-", ".tmp-old-"
+NEW = ".new"  # of a step that was saved again, until the one before it is out of the way
+STEP = re.compile(r"step-(\d{6,})(\.new)?")
+LEFTOVER = re.compile(rf"\.tmp-(old-)?{STEP.pattern}")
+# The second word is missing in COMPLETE of early runs, whose number is the time in ns.
+SEAL = re.compile(r"(\d{1,20})(?: ([0-9a-f]{64}))?\n?", re.ASCII)
+T = TypeVar("T")
 
 
 class Where(Protocol):
@@ -29,8 +45,24 @@ class Where(Protocol):
     @property
     def is_main(self) -> bool: ...
     @property
+    def rank(self) -> int: ...
+    @property
     def world_size(self) -> int: ...
     def barrier(self) -> None: ...
+
+
+def everyones(value: T, world_size: int, group: dist.ProcessGroup | None = None) -> list[T]:
+    """`value` of every rank, by rank. Collective, on the host."""
+    if world_size == 1:
+        return [value]
+    values: list[T | None] = [None] * world_size
+    dist.all_gather_object(values, value, group=group)
+    return cast(list[T], values)
+
+
+def say(text: str) -> None:
+    """A line on stderr, at once."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def step_folder(folder: Path, step: int) -> Path:
@@ -38,81 +70,122 @@ def step_folder(folder: Path, step: int) -> Path:
     return folder / f"step-{step:06d}"
 
 
+def step_of(path: Path) -> int:
+    """The step in the name of a step folder."""
+    return int(path.name.removesuffix(NEW).removeprefix("step-"))
+
+
+def step_folders(folder: Path) -> list[Path]:
+    """Folders, and links to folders, whose names we give to published checkpoints; in no order."""
+    return [path for path in _inside(folder) if STEP.fullmatch(path.name) and path.is_dir()]
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Published checkpoints under `folder` = <run>/checkpoints, oldest first. Their contents are not checked."""
+    numbers = {path: published(path) for path in step_folders(folder)}
+    return sorted((p for p, n in numbers.items() if n is not None), key=lambda p: (numbers[p], step_of(p)))
+
+
 def is_complete(path: Path) -> bool:
     return (path / COMPLETE).is_file()
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints under `folder` = <run>/checkpoints, oldest first."""
-    return sorted(filter(is_complete, folder.glob("step-*")), key=_published)
+def seal(number: int, sums: str) -> str:
+    """The contents of COMPLETE. sums: those of SHA256SUMS."""
+    digest = hashlib.sha256(f"{number}\n{sums}".encode()).hexdigest()
+    return f"{number} {digest}\n"
 
 
-def _published(path: Path) -> int:
-    """When a checkpoint was published. Raises UserError where its marker does not say."""
+def published(path: Path) -> int | None:
+    """The place of a checkpoint in the order of publishing; None when it has none, or a damaged one."""
     try:
-        return int((path / COMPLETE).read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path / COMPLETE} is damaged: it does not say when the checkpoint was published, so the newest cannot be "
-            f"told. Give the folder of one step, or remove {path}."
-        ) from error
+        found = SEAL.fullmatch((path / COMPLETE).read_text())
+        if found is None:
+            return None
+        number = int(found[1])
+        return number if not found[2] or found[0] == seal(number, (path / SUMS).read_text()) else None
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete what killed runs were writing. Only one process of the run may call this."""
-    for path in folder.glob(f"{TMP}*"):
-        shutil.rmtree(path)
+def next_number(folder: Path) -> int:
+    """For the checkpoint to be published next: higher than all, also where the highest is a time."""
+    return 1 + max((published(path) or 0 for path in step_folders(folder)), default=0)
 
 
-def discard(path: Path) -> None:
-    """Delete a checkpoint; renamed first, so that a half-deleted one never counts."""
-    doomed = path.with_name(f"{TMP}old-{path.name}")
-    os.replace(path, doomed)
-    shutil.rmtree(doomed)
+def take_place(tmp: Path, final: Path) -> None:
+    """Publish what is in `tmp`; if the same step is there already (a run went back), replace it.
 
-
-def find_checkpoint(folder: Path, resume: bool | str) -> Path | None:
-    """The checkpoint that `--resume` names.
-
-    folder: the run folder. resume: False for none, "auto" for the newest complete one or None,
-    True for the newest or an error, else a path: a run, its checkpoints folder, or one step.
-    Raises UserError when what was asked for does not exist or is incomplete.
+    At every moment the old one or the new one has a name that counts.
     """
-    if resume is False:
-        return None
-    if resume == "auto" and not _checkpoints_at(folder):
-        return None
-    if resume is True and not _checkpoints_at(folder):
-        raise UserError(
-            f"--resume true: no complete checkpoint in {folder}. Use --resume auto to start when there is none."
-        )
-    return newest_checkpoint(folder if resume in (True, "auto") else Path(resume))
+    if not os.path.lexists(final):
+        os.replace(tmp, final)
+        return
+    new = final.with_name(final.name + NEW)
+    os.replace(tmp, new)
+    settle(new)
 
 
-def newest_checkpoint(path: Path) -> Path:
-    """`path` if it is a checkpoint, else the newest of this run or checkpoints folder, else UserError."""
-    found = _checkpoints_at(path)
-    if found:
-        return found[-1]
-    raise UserError(
-        f"There is no complete checkpoint at {path}. Give a run folder, a step-* folder with a {COMPLETE} file, "
-        "or an exported .pth or .safetensors file where one is allowed."
-    )
+def settle(new: Path) -> None:
+    """Give a step that was saved again its name; where the old one cannot be moved, it counts as it is."""
+    final = new.with_name(new.name.removesuffix(NEW))
+    if not os.path.lexists(final) or discard(final):
+        os.replace(new, final)
 
 
-def _checkpoints_at(path: Path) -> list[Path]:
-    return [path] if is_complete(path) else list_checkpoints(path / "checkpoints") or list_checkpoints(path)
+def tidy(folder: Path) -> None:
+    """Delete what killed runs were writing or deleting. Only one process of the run may call this."""
+    for path in _inside(folder):
+        if LEFTOVER.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            _remove(path)
+        elif STEP.fullmatch(path.name) and path.name.endswith(NEW):
+            settle(path)
+
+
+def discard(path: Path) -> bool:
+    """Delete a checkpoint, renamed first, so that a half-deleted one never counts; whether the name is free.
+
+    Of a link only the link goes. A failure is a warning.
+    """
+    try:
+        if path.is_symlink():
+            path.unlink()
+            return True
+        doomed = path.with_name(OLD + path.name)
+        os.replace(path, doomed)
+    except OSError as error:
+        say(f"warning: the old checkpoint {path} could not be removed ({error}); it stays.")
+        return False
+    _remove(doomed)
+    return True
+
+
+def _remove(path: Path) -> None:
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        say(f"warning: {path} could not be removed ({error}); it is no longer needed.")
+
+
+def _inside(folder: Path) -> Sequence[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """meta.json of one checkpoint. Raises UserError when this version cannot read it."""
+    """meta.json of one checkpoint. Raises UserError when it is damaged or this version cannot read it."""
     if not is_complete(path):
         raise UserError(f"{path} is no complete checkpoint: it has no {COMPLETE} file. Give a step-* folder.")
-    return check_version(read_object(path / META), path)
+    try:
+        meta = json.loads((path / META).read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path / META} is damaged or missing ({error}); use another step of this run.") from error
+    return check_version(meta, path)
 
 
-def check_version(meta: dict[str, Any], path: Path) -> dict[str, Any]:
+def check_version(meta: Any, path: Path) -> dict[str, Any]:
     """`meta` itself. Raises UserError for another version's checkpoint."""
+    if not isinstance(meta, dict):
+        raise UserError(f"{path} has a {META} that is no table of names and values; use another checkpoint.")
     if meta.get("version") != CHECKPOINT_VERSION:
         raise UserError(
             f"{path} has checkpoint version {meta.get('version')}; this program reads version {CHECKPOINT_VERSION}. "

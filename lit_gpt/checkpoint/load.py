@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import nn
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from lit_gpt.checkpoint.contents import require_whole
 from lit_gpt.checkpoint.export import load_exported
-from lit_gpt.checkpoint.layout import Where, newest_checkpoint, read_meta
+from lit_gpt.checkpoint.find import find_checkpoint
+from lit_gpt.checkpoint.layout import Where, read_meta
 from lit_gpt.checkpoint.state import (
     MODEL,
     OPTIM,
@@ -24,6 +24,7 @@ from lit_gpt.checkpoint.state import (
     model_tensors,
     put_back_numbers,
 )
+from lit_gpt.checkpoint.untrusted import read_index, read_tensors
 from lit_gpt.errors import UserError
 
 Shapes = Mapping[str, tuple[torch.Size, torch.dtype]]
@@ -33,15 +34,16 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer, runtime:
     """Load weights and optimizer state in place; the meta that was saved with them.
 
     Call it on all ranks, before the first backward. Parameters keep their identity and sharding,
-    which need not be those of the run that saved. Raises UserError for an incomplete checkpoint,
-    another version's, and when tensors are missing, extra, or of another shape.
+    which need not be those of the run that saved. Raises UserError for an incomplete or damaged
+    checkpoint, another version's, and when tensors are missing, extra, or of another shape.
     """
+    require_whole(path, runtime)
     meta = read_meta(path)
     shapes = stored_shapes(path)
     create_optimizer_state(model, optimizer, shapes)
     state = flatten(model, optimizer)
     _check(path, {name: tuple(t.shape) for name, t in state.items()}, shapes)
-    dcp.load(state, checkpoint_id=path, no_dist=runtime.world_size == 1)
+    read_tensors(path, state, no_dist=runtime.world_size == 1)
     put_back_numbers(model, optimizer, state)
     return meta
 
@@ -49,8 +51,8 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer, runtime:
 def load_weights(path: Path, model: nn.Module, runtime: Where) -> dict[str, Any]:
     """Load weights only (`--init_from`), and return the meta they were saved with.
 
-    path: a step folder, a run folder (its newest checkpoint), or an exported .pth or
-    .safetensors file. Raises UserError as load_checkpoint does.
+    path: a step folder, a run folder (its newest whole checkpoint), or an exported .pth or
+    .safetensors file. Collective. Raises UserError as load_checkpoint does.
     """
     own = model_tensors(model)
     if path.is_file():
@@ -58,19 +60,19 @@ def load_weights(path: Path, model: nn.Module, runtime: Where) -> dict[str, Any]
         _check(path, {n: tuple(t.shape) for n, t in own.items()}, {n: (t.shape, t.dtype) for n, t in weights.items()})
         _copy(weights, own)
         return meta
-    folder = newest_checkpoint(path)
+    folder = find_checkpoint(path, str(path), runtime)
+    assert folder is not None, "a path names one, or it is an error"
     meta = read_meta(folder)
     shapes = {name: s for name, s in stored_shapes(folder).items() if name.startswith(MODEL)}
     state = {MODEL + name: t.detach() for name, t in own.items()}
     _check(folder, {name: tuple(t.shape) for name, t in state.items()}, shapes)
-    dcp.load(state, checkpoint_id=folder, no_dist=runtime.world_size == 1)
+    read_tensors(folder, state, no_dist=runtime.world_size == 1)
     return meta
 
 
 def stored_shapes(path: Path) -> Shapes:
     """Name -> (full shape, dtype) of every tensor in a checkpoint."""
-    stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
-    return {name: (s.size, s.properties.dtype) for name, s in stored.items() if isinstance(s, TensorStorageMetadata)}
+    return {name: (s.size, s.properties.dtype) for name, s in read_index(path).state_dict_metadata.items()}
 
 
 @torch.no_grad()

@@ -6,34 +6,46 @@ import json
 import os
 import shutil
 import threading
-import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
-import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.optim import Optimizer
 
+from lit_gpt.checkpoint.contents import digest, sums_text
 from lit_gpt.checkpoint.layout import (
     CHECKPOINT_VERSION,
     COMPLETE,
+    INDEX,
     META,
+    SUMS,
     TMP,
     Where,
     discard,
+    everyones,
     list_checkpoints,
-    remove_leftovers,
+    next_number,
+    say,
+    seal,
     step_folder,
+    step_of,
+    take_place,
+    tidy,
 )
 from lit_gpt.checkpoint.staging import Staging
 from lit_gpt.checkpoint.state import Tensors, flatten
+from lit_gpt.checkpoint.untrusted import DATA_FILE, reason
+from lit_gpt.checkpoint.writing import SummedFiles, sync_folder, write_text
 from lit_gpt.errors import UserError
 
 # DCP says this at each save and load of a run without a process group, where it is meant so.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+T = TypeVar("T")
 
 
 class Checkpointer:
@@ -42,8 +54,10 @@ class Checkpointer:
     folder: <run>/checkpoints, on a file system that all ranks see. keep_last: newest checkpoints
     that stay. keep_every: those at multiples of this many steps stay for good, 0 for none.
     async_save: write in the background.
+    A save that fails is said on stderr at once, and the next one tries again: `failures` counts
+    them, and `wait` says whether the last one was published.
     Every rank makes one, at the same point, and calls its methods at the same points.
-    Raises UserError for keep_last < 1.
+    Raises UserError for keep_last < 1, and for a folder that cannot be written.
     """
 
     def __init__(
@@ -58,36 +72,45 @@ class Checkpointer:
         self.async_save = async_save
         self.staging = Staging()
         self.thread: threading.Thread | None = None
-        self.error: Exception | None = None
+        self.saved, self.failures, self.newest = True, 0, "none: nothing is saved so far"
         # Its own group: the background thread must not mix with the collectives of training.
-        self.group = cast(dist.ProcessGroup, dist.new_group(backend="gloo")) if runtime.world_size > 1 else None
+        self.ranks = runtime.world_size
+        self.group = cast(dist.ProcessGroup, dist.new_group(backend="gloo")) if self.ranks > 1 else None
         if self.is_main:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(self.folder)
+            self._open()
         runtime.barrier()
+
+    def _open(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            tidy(self.folder)
+            self.newest = next((path.name for path in reversed(list_checkpoints(self.folder))), self.newest)
+        except OSError as error:
+            raise UserError(f"No checkpoints can be kept in {self.folder} ({error}). Choose another --out_dir.") from error
+        if not os.access(self.folder, os.W_OK | os.X_OK):
+            raise UserError(f"{self.folder} cannot be written, so no checkpoint can be saved. Make it writable.")
 
     def save(self, step: int, model: nn.Module, optimizer: Optimizer, meta: dict[str, Any]) -> None:
         """Save after `step` optimizer steps.
 
         meta: JSON values, such as tokens, plan, model_config, data_state. Returns when all tensors
-        are copied to host memory; first waits for the save before, if that is still being
-        written. Raises the UserError of that one if it failed, and with async_save=False its own.
+        are copied to host memory; first waits for the save before, if that is still being written.
         """
         self.wait()
         staged = self.staging.copy(flatten(model, optimizer))
         text = json.dumps({**meta, "version": CHECKPOINT_VERSION, "step": step}, indent=1)
+        self.saved = False
         self.thread = threading.Thread(target=self._run, args=(step, staged, text), name="checkpoint")
         self.thread.start()
         if not self.async_save:
             self.wait()
 
-    def wait(self) -> None:
-        """Until the last save is published. Raises UserError, on all ranks, if it failed."""
+    def wait(self) -> bool:
+        """Until the last save has ended; whether it was published, the same on all ranks."""
         if self.thread is not None:
             self.thread.join()
-        self.thread, error, self.error = None, self.error, None
-        if error is not None:
-            raise error
+        self.thread = None
+        return self.saved
 
     def close(self) -> None:
         """Wait, and release the process group. The Checkpointer cannot be used afterwards."""
@@ -99,68 +122,60 @@ class Checkpointer:
         final = step_folder(self.folder, step)
         tmp = final.with_name(TMP + final.name)
         try:
-            self._together(lambda: self._write(staged, tmp))
-            self._together(lambda: self._publish(tmp, final, meta))
+            sums = self._together(lambda: self._write(staged, tmp))
+            self._together(lambda: self._publish(tmp, final, meta, {k: v for part in sums for k, v in part.items()}))
+            self.saved = True
         except Exception as error:
-            self.error = UserError(
-                f"writing checkpoint {final} failed: {error} The checkpoints before it are untouched. "
-                "Make room or choose another --out_dir, then continue with --resume auto."
-            )
-            self.error.__cause__ = error
+            self.failures += 1
             if self.is_main:
-                shutil.rmtree(tmp, ignore_errors=True)
+                shutil.rmtree(tmp, ignore_errors=True)  # its space may be what the next save lacks
+                self._tell(step, error)
+        else:
+            self._retain()
 
-    def _together(self, work: Any) -> None:
-        """Do `work` on every rank; raise on all of them if it failed on one."""
-        failure: Exception | None = None
+    def _tell(self, step: int, error: Exception) -> None:
+        say(
+            f"warning: NOT SAVED: the checkpoint of step {step:,} could not be written to {self.folder} ({error}). "
+            f"The newest is {self.newest}; the next save tries again."
+        )
+
+    def _together(self, work: Callable[[], T]) -> list[T]:
+        """Do `work` on every rank; what each returned. Raises OSError on all of them if it failed on one."""
+        mine, failure = None, None
         try:
-            work()
-        except Exception as error:
-            failure = error
-        failed = torch.tensor(int(failure is not None))
-        if self.group is not None:
-            dist.all_reduce(failed, dist.ReduceOp.MAX, group=self.group)
+            mine = work()
+        except (Exception, CheckpointException) as error:  # the latter is a BaseException
+            failure = reason(error)
+        everyone = everyones((mine, failure), self.ranks, self.group)
+        failed = [f"rank {rank}: {why}" if self.ranks > 1 else why for rank, (_, why) in enumerate(everyone) if why]
         if failed:
-            raise failure or RuntimeError("another rank could not write its part.")
+            raise OSError(failed[0])
+        return [cast(T, value) for value, _ in everyone]
 
-    def _write(self, staged: Tensors, tmp: Path) -> None:
+    def _write(self, staged: Tensors, tmp: Path) -> dict[str, str]:
+        """The tensors; name and SHA-256 of the data files that this rank wrote."""
         writer = dcp.FileSystemWriter(tmp, sync_files=True)
+        writer.fs = files = SummedFiles()
         dcp.save(staged, storage_writer=writer, process_group=self.group, no_dist=self.group is None)
+        return {name: value for name, value in files.sums.items() if DATA_FILE.fullmatch(name)}
 
-    def _publish(self, tmp: Path, final: Path, meta: str) -> None:
+    def _publish(self, tmp: Path, final: Path, meta: str, sums: dict[str, str]) -> None:
         if not self.is_main:
             return
-        _write_text(tmp / META, meta)
-        _sync_folder(tmp)
-        if final.exists():  # the same step again, from a run that went back
-            discard(final)
-        os.replace(tmp, final)
-        _write_text(final / COMPLETE, str(time.time_ns()))
-        _sync_folder(final)
-        _sync_folder(final.parent)
-        self._retain()
+        write_text(tmp / META, meta)
+        text = sums_text(sums | {name: digest(tmp / name) for name in (INDEX, META)})
+        write_text(tmp / SUMS, text)
+        write_text(tmp / COMPLETE, seal(next_number(self.folder), text))
+        sync_folder(tmp)
+        take_place(tmp, final)
+        sync_folder(final.parent)
+        self.newest = final.name
 
     def _retain(self) -> None:
-        for path in list_checkpoints(self.folder)[: -self.keep_last]:
-            step = int(path.name.removeprefix("step-"))
-            if not (self.keep_every and step % self.keep_every == 0):
+        """Delete old checkpoints, on the main rank. Links, which a person made, stay and do not count."""
+        if not self.is_main:
+            return
+        ours = [path for path in list_checkpoints(self.folder) if not path.is_symlink()]
+        for path in ours[: -self.keep_last]:
+            if not (self.keep_every and step_of(path) % self.keep_every == 0):
                 discard(path)
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Whole and on the disk, or not there."""
-    tmp = path.with_name(TMP + path.name)
-    with tmp.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(tmp, path)
-
-
-def _sync_folder(path: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

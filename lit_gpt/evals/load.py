@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lit_gpt.checkpoint import find_checkpoint, load_exported, load_full, read_meta
+from lit_gpt.checkpoint import find_checkpoint, load_exported, load_full, newest_published, read_meta
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.model import GPT
@@ -44,22 +44,18 @@ def load_model(
 
 def load_weights_and_meta(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Full weights on the host by name, and the meta, of any of the three forms."""
-    return load_exported(path) if path.is_file() else load_full(step_folder(path))
+    return load_exported(path) if path.is_file() else load_full(_found(path, find_checkpoint(path, "auto")))
 
 
 def load_meta(path: Path) -> dict[str, Any]:
-    """The meta alone."""
-    return load_exported(path)[1] if path.is_file() else read_meta(step_folder(path))
+    """The meta alone; the tensors of a checkpoint are not checked."""
+    return load_exported(path)[1] if path.is_file() else read_meta(_found(path, newest_published(path)))
 
 
-def step_folder(path: Path) -> Path:
-    """The step folder itself, or the newest complete one of a run folder.
-
-    Raises UserError when there is none.
-    """
+def _found(path: Path, found: Path | None) -> Path:
+    """`found` itself. Raises UserError when it is None."""
     if not path.exists():
         raise UserError(f"{path} does not exist. {FORMS}")
-    found = find_checkpoint(path, "auto")
     if found is None:
         raise UserError(f"{path} holds no complete checkpoint. {FORMS}")
     return found

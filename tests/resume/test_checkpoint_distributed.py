@@ -11,7 +11,6 @@ from spawn import run_distributed
 from tiny_model import build_adamw, build_model, same, snapshot, train_step
 
 from lit_gpt.checkpoint import Checkpointer, find_checkpoint, list_checkpoints, load_checkpoint, load_weights
-from lit_gpt.errors import UserError
 from lit_gpt.parallel import launch, replicas_in_sync
 
 KINDS = ("foreach", "fused")  # optimizer state from the first step, or from the start
@@ -35,15 +34,14 @@ def save(run: Path) -> dict[str, Any]:
 
 
 def failing_writer(run: Path, runtime, model, optimizer) -> None:
-    """A disk that is full on one rank is an error on both, and harms nothing published."""
+    """A disk that is full on one rank is a failed save on both, and harms nothing published."""
     saver = Checkpointer(run / "fused" / "checkpoints", runtime, keep_last=2)
     if runtime.rank == 1:
         saver._write = full_disk
     else:
         saver._write = lambda staged, tmp: tmp.mkdir()
     saver.save(4, model, optimizer, {})
-    with pytest.raises(UserError, match="step-000004 failed"):
-        saver.save(5, model, optimizer, {})
+    assert not saver.wait()
     saver.close()
 
 
