@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 EXIT_BAD_INPUT = 2  # exit code of every command that raised a UserError
+EXIT_NOT_SAVED = 74  # EX_IOERR of sysexits.h: a run ended, and its last checkpoint could not be written
 
 
 class UserError(Exception):

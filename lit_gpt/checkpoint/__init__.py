@@ -1,5 +1,6 @@
 """Save, find, load, reshard and export checkpoints."""
 
+from lit_gpt.checkpoint.contents import damage
 from lit_gpt.checkpoint.export import (
     DTYPES,
     cast,
@@ -10,7 +11,7 @@ from lit_gpt.checkpoint.export import (
     read_safetensors,
     write_exported,
 )
-from lit_gpt.checkpoint.find import find_checkpoint, newest_published
+from lit_gpt.checkpoint.find import all_checkpoints, find_checkpoint, newest_published
 from lit_gpt.checkpoint.layout import CHECKPOINT_VERSION, list_checkpoints, read_meta
 from lit_gpt.checkpoint.load import load_checkpoint, load_weights
 from lit_gpt.checkpoint.save import Checkpointer
@@ -19,8 +20,10 @@ __all__ = [
     "CHECKPOINT_VERSION",
     "DTYPES",
     "Checkpointer",
+    "all_checkpoints",
     "cast",
     "check_suffix",
+    "damage",
     "export",
     "find_checkpoint",
     "list_checkpoints",

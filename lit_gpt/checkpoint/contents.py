@@ -7,7 +7,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from lit_gpt.checkpoint.layout import COMPLETE, INDEX, META, SUMS, Where, everyones, published, read_meta
+from lit_gpt.checkpoint.layout import COMPLETE, INDEX, META, SUMS, Where, everyones, is_complete, published, read_meta
 from lit_gpt.checkpoint.untrusted import data_files, read_index
 from lit_gpt.errors import UserError
 
@@ -52,6 +52,8 @@ def damage(path: Path, runtime: Where | None = None) -> str | None:
 
 
 def _damage(path: Path, rank: int, ranks: int) -> str | None:
+    if not is_complete(path):
+        return f"it has no file {COMPLETE}"
     read_meta(path)
     if published(path) is None:
         return f"its file {COMPLETE} is cut or changed, or {SUMS} is"

@@ -107,19 +107,11 @@ def load_exported(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """
     check_suffix(path)
     weights, meta, written = _read_pth(path) if path.suffix == ".pth" else _read_safetensors(path)
-    if not _are_weights(weights) or not isinstance(meta, dict):
+    if not isinstance(weights, dict) or not isinstance(meta, dict):
         raise UserError(f"{path} was not written by an export: it has no model and meta. Export a checkpoint first.")
     if written is not None and written != fingerprint(weights, meta):
         raise UserError(f"{path} is damaged: its contents are not what was written. Copy or export it again.")
     return weights, check_version(meta, path)
-
-
-def _are_weights(found: Any) -> bool:
-    """Whether it is dense tensors by name, as an export writes them."""
-    return isinstance(found, dict) and all(
-        isinstance(name, str) and isinstance(t, torch.Tensor) and t.layout == torch.strided and not t.is_meta
-        for name, t in found.items()
-    )
 
 
 def _read_pth(path: Path) -> tuple[Any, Any, Any]:

@@ -20,7 +20,7 @@ def find_checkpoint(folder: Path, resume: bool | str, runtime: Where | None = No
     if resume is False:
         return None
     place = folder if resume in (True, "auto") else Path(resume)
-    found = everyones(_candidates(place), runtime.world_size if runtime else 1)[0]
+    found = everyones(all_checkpoints(place), runtime.world_size if runtime else 1)[0]
     if any(map(is_complete, found)):
         return _newest_whole(found, place, runtime)
     if found and (runtime is None or runtime.is_main):
@@ -44,8 +44,11 @@ def newest_published(path: Path) -> Path | None:
     return next(reversed(list_checkpoints(path / "checkpoints") or list_checkpoints(path)), None)
 
 
-def _candidates(path: Path) -> list[Path]:
-    """What may be meant, the one to prefer first. Those without a place in the order come first, to be told of."""
+def all_checkpoints(path: Path) -> list[Path]:
+    """`path` if it is a checkpoint, else those of this run or checkpoints folder, the one to prefer first.
+
+    Those without a place in the order, which are damaged, come before the others, to be told of.
+    """
     if is_complete(path):
         return [path]
     for folder in (path / "checkpoints", path):

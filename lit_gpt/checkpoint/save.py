@@ -86,7 +86,7 @@ class Checkpointer:
             tidy(self.folder)
             self.newest = next((path.name for path in reversed(list_checkpoints(self.folder))), self.newest)
         except OSError as error:
-            raise UserError(f"No checkpoints can be kept in {self.folder} ({error}). Choose another --out_dir.") from error
+            raise UserError(f"{self.folder} cannot keep checkpoints ({error}). Choose another --out_dir.") from error
         if not os.access(self.folder, os.W_OK | os.X_OK):
             raise UserError(f"{self.folder} cannot be written, so no checkpoint can be saved. Make it writable.")
 

@@ -3,6 +3,7 @@
 python -m lit_gpt.tools.inspect env
 python -m lit_gpt.tools.inspect run out/my_run
 python -m lit_gpt.tools.inspect checkpoint out/my_run/checkpoints/step-000100
+python -m lit_gpt.tools.inspect checkpoint out/my_run --verify
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 
+from lit_gpt.checkpoint import all_checkpoints, damage, load_exported, newest_published
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.evals.load import describe_model, load_meta
@@ -56,7 +58,7 @@ def run(path: Path) -> str:
 
 def checkpoint(path: Path) -> str:
     """A checkpoint or an exported file: its step, Plan and parameters."""
-    meta = load_meta(path)
+    meta = load_meta(path)  # of an export, the contents are checked here
     config, _ = describe_model(meta, path)
     if "plan" not in meta:  # imported from elsewhere
         return "\n\n".join([aligned([("step", "none: these weights were imported")]), parameter_table(config)])
@@ -64,14 +66,32 @@ def checkpoint(path: Path) -> str:
     return _described(_progress(meta, plan), plan, config)
 
 
+def verified(path: Path) -> str:
+    """Every checkpoint at `path` and whether its files are what was written.
+
+    path: a run, its checkpoints folder, one step folder, or an exported file. Raises UserError when one is damaged.
+    """
+    if path.is_file():
+        load_exported(path)
+        return f"{path}: whole"
+    found = all_checkpoints(path)
+    if not found:
+        raise UserError(f"There is no checkpoint at {path}. Give a run folder, a step-* folder, or an exported file.")
+    wrong = [damage(step) for step in found]
+    rows = aligned([(step.name, f"damaged: {why}" if why else "whole") for step, why in zip(found, wrong)])
+    if any(wrong):
+        raise UserError(f"Not every checkpoint at {path} is whole:\n{rows}")
+    return rows
+
+
 def _state(path: Path) -> list[tuple[str, str]]:
     """The newest checkpoint of a run, and its summary once it has ended."""
     rows = []
-    try:
+    if newest_published(path) is None:
+        rows.append(("checkpoint", "none yet"))
+    else:
         meta = load_meta(path)
         rows += _progress(meta, Plan.from_dict(meta["plan"]))
-    except UserError:
-        rows.append(("checkpoint", "none yet"))
     if (path / SUMMARY_FILE).is_file():
         summary = read_object(path / SUMMARY_FILE)
         rows += [(key, str(value)) for key, value in summary.items() if key.startswith(OF_SUMMARY)]
@@ -115,9 +135,15 @@ def main(argv: list[str]) -> int:
     for name, show in shown.items():
         command = parser_for(f"inspect {name}", (show.__doc__ or "").split("\n")[0])
         command.add_argument("path", type=local_path, help="run folder, step-* folder or exported file")
+        if name == "checkpoint":
+            command.add_argument("--verify", action="store_true", help="only check that the files are what was written")
         commands.add_subcommand(name, command, help=command.description)
     values = parser.parse_args(argv)
-    print(env() if values.what == "env" else shown[values.what](values[values.what].path))
+    if values.what == "env":
+        print(env())
+        return 0
+    asked = values[values.what]
+    print(verified(asked.path) if asked.get("verify") else shown[values.what](asked.path))
     return 0
 
 

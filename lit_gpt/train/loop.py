@@ -14,7 +14,7 @@ from lit_gpt.data.corpus import Corpus
 from lit_gpt.data.kept_tokenizer import KeptTokenizer
 from lit_gpt.data.loader import Loader
 from lit_gpt.data.stream import DataError
-from lit_gpt.errors import UserError
+from lit_gpt.errors import EXIT_NOT_SAVED, UserError
 from lit_gpt.metrics.health import activation_statistics
 from lit_gpt.metrics.remote import check_installed
 from lit_gpt.optim.groups import set_hyperparameters
@@ -43,11 +43,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended. interrupted: it can go on with --resume auto."""
+    """How a run ended. interrupted: it can go on with --resume auto. saved: its last checkpoint is there."""
 
     folder: Path
     progress: Progress
     interrupted: bool
+    saved: bool
     validation: dict[str, float]
 
 
@@ -60,7 +61,7 @@ class Trainer:
         check_installed(run.loggers)
         self.train_data, self.val_data = open_training(setup), open_validation(setup)
         self.eos_id = document_end(setup, self.train_data)
-        resume_from = find_checkpoint(setup.folder, run.resume)
+        resume_from = find_checkpoint(setup.folder, run.resume, runtime)
         meta = read_meta(resume_from) if resume_from else None
         run_folder.claim(setup, meta)
         self.progress = Progress(meta["step"], meta["tokens"]) if meta else Progress()
@@ -110,11 +111,14 @@ class Trainer:
             self.progress,
             self.report_state,
         )
-        stop, interrupted = StopRequest(self.runtime), False
+        stop, interrupted, saved = StopRequest(self.runtime), False, False
         profiler = StepProfiler(self.setup.folder, run.profile_steps if self.runtime.is_main else 0)
         try:
             interrupted = self._run(checkpoints, report, stop, profiler)
-            checkpoints.wait()
+            saved = checkpoints.wait()
+            if not saved:  # once more: what was in the way may be gone, and there is no later save
+                self._save(checkpoints, report)
+                saved = checkpoints.wait()
         except DataError as lost:
             raise UserError(f"{lost} {self._keep(checkpoints, report)}") from lost
         finally:
@@ -122,8 +126,8 @@ class Trainer:
             stop.close()
             self.loader.close()
             checkpoints.close()
-            report.close(interrupted)
-        return Result(self.setup.folder, self.progress, interrupted, report.last_validation)
+            report.close(interrupted, saved)
+        return Result(self.setup.folder, self.progress, interrupted, saved, report.last_validation)
 
     def _run(self, checkpoints: Checkpointer, report: Reporter, stop: StopRequest, profiler: StepProfiler) -> bool:
         """Steps until the budget is spent or a stop is asked for; returns whether it was asked for."""
@@ -152,7 +156,10 @@ class Trainer:
         step = self.progress.step
         if step != self.saved:
             self._save(checkpoints, report)
-        return f"The checkpoint of step {step} is saved; continue with --resume auto." if step else ""
+        if not step:
+            return ""
+        done = "is saved; continue with --resume auto." if checkpoints.wait() else "could NOT be saved."
+        return f"The checkpoint of step {step} {done}"
 
     def validate(self) -> dict[str, float]:
         """Loss at every multiple of the context on the validation data."""
@@ -214,6 +221,8 @@ class Trainer:
         self.saved = self.progress.step
         with evaluated_weights(self.model, self.optimizer):
             checkpoints.save(self.progress.step, self.model, self.optimizer, meta)
+        if checkpoints.failures:
+            report.record({"checkpoint/failed_saves": checkpoints.failures})
 
 
 def measure(model: nn.Module, data: Corpus, setup: Setup, runtime: Runtime, eos_id: int | None) -> dict[str, float]:
@@ -259,8 +268,16 @@ def execute(setup: Setup) -> int:
     result = trainer.fit()
     if runtime.is_main:
         print(f"run folder: {result.folder}")
-        if result.interrupted:
+        if not result.saved:
+            print(
+                f"error: the run ended, but its last checkpoint (step {result.progress.step:,}) could not be written. "
+                "Make room, then continue from the one before with --resume auto.",
+                file=sys.stderr,
+            )
+        elif result.interrupted:
             print("stopped early with a checkpoint; the same command with --resume auto continues")
         sys.stdout.flush()
     runtime.barrier()  # torchrun ends all processes as soon as one leaves with a code other than 0
+    if not result.saved:
+        return EXIT_NOT_SAVED
     return EXIT_INTERRUPTED if result.interrupted else 0

@@ -220,8 +220,11 @@ class Reporter:
         loss, skipped = self.runtime.sum(self._window)[0].item(), self._window[1].item()
         return {"speed": self.speed.state_dict(), "window": [loss, skipped], "window_steps": self._window_steps}
 
-    def close(self, interrupted: bool) -> None:
-        """Write the summary and the curve, close the sinks. Called on every way out."""
+    def close(self, interrupted: bool, saved: bool) -> None:
+        """Write the summary and the curve, close the sinks. Called on every way out.
+
+        saved: the last checkpoint is there. Without it a run has not finished, and cannot go on from where it was.
+        """
         if not self._sinks:
             return
         self._sinks.close()
@@ -234,8 +237,9 @@ class Reporter:
             folder,
             {
                 "run": folder.name,
-                "finished": self.progress.tokens >= plan.tokens,
+                "finished": saved and self.progress.tokens >= plan.tokens,
                 "interrupted": interrupted,
+                "saved": saved,
                 "step": self.progress.step,
                 "tokens": self.progress.tokens,
                 "train_loss": self.last_loss,

@@ -150,7 +150,7 @@ def test_a_failed_save_is_said_and_the_next_one_tries_again(run, monkeypatch, ca
         saver.save(2, run.model, run.optimizer, {})
         assert not saver.wait()
     (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("warning"))
-    assert "NOT SAVED: the checkpoint of step 2 " in line and "No space left" in line and "newest is step-000001" in line
+    assert all(words in line for words in ("NOT SAVED: the checkpoint of step 2 ", "No space left", "is step-000001"))
     saver.save(3, run.model, run.optimizer, {})
     assert saver.wait() and saver.failures == 1
     saver.close()

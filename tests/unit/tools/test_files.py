@@ -175,7 +175,7 @@ def test_a_damaged_checkpoint_is_one_sentence(folders, tmp_path):
     for name in ("__0_0.distcp", ".metadata"):
         whole = (copy / name).read_bytes()
         (copy / name).write_bytes(whole[:100])
-        with pytest.raises(UserError, match="is damaged: .*(cut|not what was written)"):
+        with pytest.raises(UserError, match=r"is damaged: .*(cut|not what was written)"):
             load_full(copy)
         (copy / name).write_bytes(whole)
 
