@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from lit_gpt.checkpoint.contents import require_whole
 from lit_gpt.checkpoint.layout import check_version, read_meta
 from lit_gpt.checkpoint.state import MODEL, Tensors
-from lit_gpt.checkpoint.untrusted import load_zip, plain_tensors, read_index, read_tensors, reason
+from lit_gpt.checkpoint.untrusted import load_zip, plain_tensors, read_tensors, reason, stored_shapes
 from lit_gpt.errors import UserError
 from lit_gpt.utils.files import replacing
 
@@ -65,7 +65,7 @@ def fingerprint(weights: Tensors, meta: dict[str, Any]) -> str:
 
 
 def _contents(tensor: torch.Tensor) -> str:
-    return hashlib.sha256(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
 def cast(weights: Tensors, dtype: torch.dtype | None) -> Tensors:
@@ -92,8 +92,7 @@ def load_full(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """
     meta = read_meta(path)
     require_whole(path)
-    stored = read_index(path).state_dict_metadata
-    shapes = {name: (s.size, s.properties.dtype) for name, s in stored.items() if name.startswith(MODEL)}
+    shapes = {name: stored for name, stored in stored_shapes(path).items() if name.startswith(MODEL)}
     state = {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in shapes.items()}
     read_tensors(path, state, no_dist=True)
     return {name.removeprefix(MODEL): t for name, t in state.items()}, meta
@@ -123,8 +122,7 @@ def _read_pth(path: Path) -> tuple[Any, Any, Any]:
         return plain_tensors(content["model"]), content["meta"], content.get("sha256")
     except Exception as error:  # a damaged pickle may raise anything
         raise UserError(
-            f"{path} cannot be read ({reason(error)}): it is damaged, or holds more than tensors and plain values. "
-            "Export it again."
+            f"{path} cannot be read ({reason(error)}): it is damaged, or was not written by an export. Export it again."
         ) from error
 
 

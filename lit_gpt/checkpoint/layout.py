@@ -116,8 +116,11 @@ def next_number(folder: Path) -> int:
 def take_place(tmp: Path, final: Path) -> None:
     """Publish what is in `tmp`; if the same step is there already (a run went back), replace it.
 
-    At every moment the old one or the new one has a name that counts.
+    At every moment the old one or the new one has a name that counts. Raises FileExistsError for what is neither
+    a folder nor a link, so nothing of ours.
     """
+    if final.exists() and not final.is_dir():
+        raise FileExistsError(f"{final} is in the way")
     if not os.path.lexists(final):
         os.replace(tmp, final)
         return

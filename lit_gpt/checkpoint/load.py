@@ -24,10 +24,8 @@ from lit_gpt.checkpoint.state import (
     model_tensors,
     put_back_numbers,
 )
-from lit_gpt.checkpoint.untrusted import read_index, read_tensors
+from lit_gpt.checkpoint.untrusted import Shapes, read_tensors, stored_shapes
 from lit_gpt.errors import UserError
-
-Shapes = Mapping[str, tuple[torch.Size, torch.dtype]]
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer, runtime: Where) -> dict[str, Any]:
@@ -68,11 +66,6 @@ def load_weights(path: Path, model: nn.Module, runtime: Where) -> dict[str, Any]
     _check(folder, {name: tuple(t.shape) for name, t in state.items()}, shapes)
     read_tensors(folder, state, no_dist=runtime.world_size == 1)
     return meta
-
-
-def stored_shapes(path: Path) -> Shapes:
-    """Name -> (full shape, dtype) of every tensor in a checkpoint."""
-    return {name: (s.size, s.properties.dtype) for name, s in read_index(path).state_dict_metadata.items()}
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ import pickle
 import re
 import zipfile
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -44,6 +45,7 @@ DESCRIPTIONS = {
     "torch": {"Size"},
     "torch.serialization": {"_get_layout"},  # a look-up of a layout by its name
 }
+Shapes = Mapping[str, tuple[torch.Size, torch.dtype]]
 DATA_FILE = re.compile(r"__\d+_\d+\.distcp", re.ASCII)  # __<rank>_<number>.distcp, in the same folder
 
 
@@ -67,6 +69,12 @@ def read_index(path: Path) -> Metadata:
     except Exception as error:  # a damaged pickle may raise anything
         raise UserError(f"the index {path / INDEX} is damaged or missing ({reason(error)})") from error
     return index
+
+
+def stored_shapes(path: Path) -> Shapes:
+    """Name -> (full shape, dtype) of every tensor in a step folder. Raises UserError as read_index does."""
+    stored = read_index(path).state_dict_metadata
+    return {name: (s.size, s.properties.dtype) for name, s in stored.items() if isinstance(s, TensorStorageMetadata)}
 
 
 def data_files(index: Metadata) -> dict[str, int]:
@@ -142,7 +150,7 @@ def read_tensors(path: Path, state: dict[str, torch.Tensor], *, no_dist: bool) -
 def load_zip(file: IO[bytes] | Path, size: int, **options: Any) -> Any:
     """What torch.save wrote: tensors and plain values. size: bytes of the file.
 
-    Raises ValueError for what would unpack to more than that, and whatever torch.load raises.
+    Raises ValueError for what would unpack to more than that or names code, and whatever torch.load raises.
     """
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
@@ -150,7 +158,10 @@ def load_zip(file: IO[bytes] | Path, size: int, **options: Any) -> Any:
         raise ValueError("it is compressed, which torch.save never does")
     if not isinstance(file, Path):
         file.seek(0)
-    return torch.load(file, map_location="cpu", weights_only=True, **options)
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, **options)
+    except pickle.UnpicklingError as error:  # whose text explains how to run the code all the same
+        raise ValueError("it holds more than tensors and plain values") from error
 
 
 def _plain(tensor: Any) -> torch.Tensor:
