@@ -10,7 +10,7 @@ from lit_gpt.errors import UserError
 
 
 def find_checkpoint(folder: Path, resume: bool | str, runtime: Where | None = None) -> Path | None:
-    """The checkpoint that `--resume` names; the newest one whose files are what was written, and what was left out.
+    """The checkpoint that `--resume` names: the newest whose files are what was written; says what was left out.
 
     folder: the run folder. resume: False for none, "auto" for the newest complete one or None,
     True for the newest or an error, else a path: a run, its checkpoints folder, or one step.

@@ -40,7 +40,7 @@ from lit_gpt.checkpoint.layout import (
 from lit_gpt.checkpoint.staging import Staging
 from lit_gpt.checkpoint.state import Tensors, flatten
 from lit_gpt.checkpoint.untrusted import DATA_FILE, reason
-from lit_gpt.checkpoint.writing import SummedFiles, sync_folder, write_text
+from lit_gpt.checkpoint.writing import Writer, sync_folder, write_text
 from lit_gpt.errors import UserError
 
 # DCP says this at each save and load of a run without a process group, where it is meant so.
@@ -147,17 +147,16 @@ class Checkpointer:
         except (Exception, CheckpointException) as error:  # the latter is a BaseException
             failure = reason(error)
         everyone = everyones((mine, failure), self.ranks, self.group)
-        failed = [f"rank {rank}: {why}" if self.ranks > 1 else why for rank, (_, why) in enumerate(everyone) if why]
+        failed = next((why for _, why in everyone if why), None)
         if failed:
-            raise OSError(failed[0])
+            raise OSError(failed)
         return [cast(T, value) for value, _ in everyone]
 
     def _write(self, staged: Tensors, tmp: Path) -> dict[str, str]:
         """The tensors; name and SHA-256 of the data files that this rank wrote."""
-        writer = dcp.FileSystemWriter(tmp, sync_files=True)
-        writer.fs = files = SummedFiles()
+        writer = Writer(tmp)
         dcp.save(staged, storage_writer=writer, process_group=self.group, no_dist=self.group is None)
-        return {name: value for name, value in files.sums.items() if DATA_FILE.fullmatch(name)}
+        return {name: value for name, value in writer.files.sums.items() if DATA_FILE.fullmatch(name)}
 
     def _publish(self, tmp: Path, final: Path, meta: str, sums: dict[str, str]) -> None:
         if not self.is_main:

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint.api import CheckpointException
@@ -181,9 +182,9 @@ def plain_tensors(values: Any) -> dict[str, torch.Tensor]:
 
 
 def reason(error: BaseException) -> str:
-    """One line that says what went wrong; of a failure on several ranks, the first."""
+    """One line that says what went wrong; of DCP's failures on several ranks, the first."""
     if isinstance(error, CheckpointException) and error.failures:
         rank, (cause, _) = min(error.failures.items(), key=lambda item: item[0])
-        return f"rank {rank}: {reason(cause)}"
+        return f"rank {rank}: {reason(cause)}" if dist.is_initialized() else reason(cause)
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -10,7 +10,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.filesystem import FileSystem
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
+
+
+class Writer(dcp.FileSystemWriter):
+    """DCP's writer of one folder; `files` has the sums of what it wrote."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, sync_files=True)
+        self.fs = self.files = SummedFiles()
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Any:
+        """DCP's; a failure is that of the file, where torch.save tells of its own confusion after it."""
+        try:
+            return super().write_data(plan, planner)
+        except Exception as error:
+            raise self.files.failure or error from error
 
 
 class SummedFiles(FileSystem):
@@ -18,13 +35,17 @@ class SummedFiles(FileSystem):
 
     def __init__(self) -> None:
         self.sums: dict[str, str] = {}
+        self.failure: OSError | None = None
 
     @contextmanager
     def create_stream(self, path: str | os.PathLike, mode: str) -> Iterator[Any]:
         """A file, opened as open() does."""
         with super().create_stream(path, mode) as file, ThreadPoolExecutor(1) as pool:
             summed = _Summed(file, pool)
-            yield summed
+            try:
+                yield summed
+            finally:
+                self.failure = self.failure or summed.failure
             self.sums[Path(path).name] = summed.sha.hexdigest()
 
 
@@ -35,16 +56,18 @@ class _Summed:
 
     def __init__(self, file: Any, pool: Executor) -> None:
         self.file, self.pool, self.sha = file, pool, hashlib.sha256()
+        self.failure: OSError | None = None
 
     def write(self, data: Any) -> int:
-        if len(data) < self.LARGE:
-            self.sha.update(data)
-            return self.file.write(data)
-        summing = self.pool.submit(self.sha.update, data)
+        summing = self.pool.submit(self.sha.update, data) if len(data) >= self.LARGE else self.sha.update(data)
         try:
             return self.file.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
         finally:
-            summing.result()  # the memory of `data` is valid until this returns
+            if summing:
+                summing.result()  # the memory of `data` is valid until this returns
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.file, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,8 @@ def test_ranks_share_the_files_and_agree(tmp_path):
 def test_verify_says_what_is_whole(run, tmp_path, capsys):
     assert inspect.main(["checkpoint", str(run.folder), "--verify"]) == 0
     assert capsys.readouterr().out.split() == [step(4), "whole", step(2), "whole"]
+    if shutil.which("sha256sum"):
+        subprocess.run(["sha256sum", "-c", "--status", "SHA256SUMS"], cwd=run.checkpoints / step(4), check=True)
     file = write_exported({"a": torch.ones(3)}, {"version": 1}, tmp_path / "m.pth")
     assert inspect.main(["checkpoint", str(file), "--verify"]) == 0
     with pytest.raises(UserError, match="There is no checkpoint at"):

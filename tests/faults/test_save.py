@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,9 +126,11 @@ def check_full(folder: Path, ballast: Path) -> None:
 
 def limited(folder: Path) -> None:
     """A process whose files may be 2 kB long."""
+    os.dup2(os.open(folder / "said", os.O_WRONLY | os.O_CREAT), 2)
     run = Run(folder)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
     run.save(1)
+    sys.stderr.flush()
     os._exit(0 if not run.saver.wait() and run.names() == [] else 1)
 
 
@@ -136,6 +139,7 @@ def test_a_limit_of_the_size_of_files_is_a_failed_save(tmp_path):
     process = start(limited, tmp_path)
     process.join()
     assert process.exitcode == 0
+    assert "File too large" in (tmp_path / "said").read_text(), "torch.save says: unexpected pos"
 
 
 @pytest.mark.parametrize("what", ["write_text", "sync_folder", "take_place"])
