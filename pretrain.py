@@ -6,7 +6,7 @@ import sys
 
 from lit_gpt.config.cli import parse
 from lit_gpt.config.run import RunConfig
-from lit_gpt.errors import EXIT_BAD_INPUT, UserError
+from lit_gpt.errors import UserError
 
 
 def setup(run: RunConfig) -> int:
@@ -24,12 +24,12 @@ def setup(run: RunConfig) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, run, and turn a UserError into one message and exit code 2."""
+    """Parse, run, and turn a UserError into one message and its exit code."""
     try:
         return setup(parse(sys.argv[1:] if argv is None else argv))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return error.code
 
 
 if __name__ == "__main__":

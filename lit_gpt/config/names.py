@@ -193,6 +193,10 @@ def read_model_name(name: str) -> ModelName:
     return ModelName(match["family"], **numbers)
 
 
+# The options that run_name puts into the folder's name, beside --train_name.
+IN_RUN_NAME = ("train_model", "sparsity", "top_k", "depth", "ar", "ctx_len", "swa_len", "bramp_ratio")
+
+
 def run_name(
     train_name: str,
     family: str,

@@ -18,6 +18,7 @@ from lit_gpt.data.mixture import load_mixture
 from lit_gpt.data.remote import fetch, is_remote, local_path
 from lit_gpt.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 from lit_gpt.errors import UserError
+from lit_gpt.utils.files import replacing
 
 FOLDER = "tokenizer"  # in a run folder
 # What transformers keeps a tokenizer in; tokenizer.json alone is enough to use it.
@@ -96,7 +97,8 @@ def keep_tokenizer(kept: KeptTokenizer, run_folder: Path) -> KeptTokenizer:
     folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         if (path := Path(kept.source) / name).is_file():
-            shutil.copyfile(path, folder / name)
+            with replacing(folder / name) as temporary:
+                shutil.copyfile(path, temporary)
     described: dict[str, Any] = {"kind": kept.kind, "name": kept.name}
     ends = {"eos_id": kept.eos_id, "bos_id": kept.bos_id, "source": kept.source}
     write_json(folder / NAME, {"version": VERSION, "tokenizer": described, **ends})

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from lit_gpt.utils.files import write_bytes
+from lit_gpt.utils.files import told, write_bytes
 
 
 def subplots(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:
@@ -20,12 +20,13 @@ def subplots(width: float, height: float, rows: int = 1, columns: int = 1, **opt
 
 
 def save(figure: Any, path: Path) -> Path:
-    """Write a PNG, whole or not at all; returns its path."""
+    """Write a PNG, whole or not at all; returns its path. Raises NotWritten where that cannot be."""
     from PIL import Image
 
     full, small = io.BytesIO(), io.BytesIO()
     figure.savefig(full, dpi=130, format="png")
     Image.open(full).convert("RGB").quantize(256).save(small, "PNG", optimize=True)  # a third of the bytes
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, small.getvalue())
+    with told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, small.getvalue())
     return path

@@ -5,18 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_gpt.errors import UserError, did_you_mean
+from lit_gpt.errors import NotWritten, UserError, did_you_mean
 from lit_gpt.metrics.remote import TRACKERS, RunInfo, Tracker
-from lit_gpt.metrics.summary import METRICS_FILE, jsonable, read_rows
-from lit_gpt.utils.files import write_text
+from lit_gpt.metrics.summary import METRICS_FILE, jsonable, parse_rows, read_rows
+from lit_gpt.utils.files import write_bytes, write_text
 
-CSV_FILE = "metrics.csv"
+CSV_FILE, CORRUPT = "metrics.csv", ".corrupt"
 SINK_NAMES = ("csv", *TRACKERS)
 
 
@@ -27,9 +28,11 @@ class Sinks:
     Plan, handed to the trackers once. entity, group, tags: of the run in trackers that know
     these. resume_step: the optimizer step training continues from; records after it are
     removed, so that the local files read as one uninterrupted run. 0 starts the files afresh.
+    owned: called before anything is written; raises where the folder is not this process's any more.
 
-    A tracker that fails warns once and never stops training; a local file that cannot
-    be written is an error. Raises UserError for an unknown name or a missing package.
+    A tracker that fails warns once and never stops training. While a local file cannot be written, its lines wait
+    in memory, and one warning says so; `close` raises NotWritten when that is still so at the end.
+    Raises UserError for an unknown name or a missing package.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Sinks:
         entity: str | None = None,
         group: str | None = None,
         tags: Sequence[str] = (),
+        owned: Callable[[], None] = lambda: None,
     ):
         unknown = [n for n in names if n not in SINK_NAMES]
         if unknown:
@@ -52,13 +56,14 @@ class Sinks:
                 f"Type --loggers with any of: {', '.join(SINK_NAMES)}."
             )
         info = RunInfo(folder, run_name, project, jsonable(config), resume_step, entity, group, tuple(tags))
-        self._failed: set[str] = set()
+        self._owned, self._failed = owned, set[str]()
         self._trackers = self._start([n for n in TRACKERS if n in names], info)
         self._jsonl = _Jsonl(folder / METRICS_FILE, resume_step)
-        self._csv = _Csv(folder / CSV_FILE, folder / METRICS_FILE) if "csv" in names else None
+        self._csv = _Csv(folder / CSV_FILE, self._jsonl) if "csv" in names else None
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Record scalars of one optimizer step; NaN and infinities are null in the local files."""
+        self._owned()
         row = {"step": step, "time": round(time.time(), 3), **jsonable(values)}
         self._jsonl.write(row)
         if self._csv:
@@ -70,15 +75,16 @@ class Sinks:
                 self._warn(name, error)
 
     def close(self) -> None:
-        """Flush and close every sink."""
-        self._jsonl.close()
-        if self._csv:
-            self._csv.close()
+        """Flush and close every sink. Raises NotWritten where lines of a local file are lost."""
         for name, tracker in self._trackers.items():
             try:
                 tracker.close()
             except Exception as error:
                 self._warn(name, error)
+        self._owned()
+        problems = [file.close() for file in (self._jsonl, self._csv) if file]
+        if lost := [problem for problem in problems if problem]:
+            raise NotWritten(" ".join(lost))
 
     def _start(self, names: Sequence[str], info: RunInfo) -> dict[str, Tracker]:
         trackers: dict[str, Tracker] = {}
@@ -101,51 +107,120 @@ class Sinks:
 
 
 class _Jsonl:
-    """One JSON object per line, flushed line by line."""
+    """One JSON object per line, handed to the system line by line."""
 
     def __init__(self, path: Path, resume_step: int):
-        kept = read_rows(path) if resume_step and path.exists() else []
-        write_text(path, "".join(_line(row) for row in kept if row["step"] <= resume_step))
-        self._file = path.open("a", encoding="utf-8")
+        self.path, self.waiting = path, ""  # waiting: text that is not in the file yet
+        before = path.read_bytes() if path.is_file() else b""
+        rows, self.corrupt = parse_rows(path) if resume_step and before else ([], [])
+        text = "".join(_line(row) for row in rows if row["step"] <= resume_step)
+        self.replacement: str | None = None if text.encode() == before and before else text  # of the whole file
+        self._warned = False
+        self._try()
 
     def write(self, row: Mapping[str, Any]) -> None:
-        self._file.write(_line(row))
-        self._file.flush()
+        self.waiting += _line(row)
+        self._try()
 
-    def close(self) -> None:
-        self._file.close()
+    def _flush(self) -> None:
+        if self.corrupt:
+            aside = self.path.with_name(self.path.name + CORRUPT)
+            _append(aside, b"".join(line + b"\n" for line in self.corrupt))
+            warnings.warn(f"{self.path} had lines that are no records; they are in {aside} now.", stacklevel=4)
+            self.corrupt = []
+        if self.replacement is not None:
+            write_text(self.path, self.replacement + self.waiting)
+            self.replacement = None
+        else:
+            _append(self.path, self.waiting.encode())
+        self.waiting = ""
+
+    def _try(self) -> bool:
+        try:
+            self._flush()
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"{self.path} cannot be written ({error.strerror}). Training goes on, and what is logged is kept "
+                    "in memory until it can be.",
+                    stacklevel=4,
+                )
+            return False
+        return True
+
+    @property
+    def complete(self) -> bool:
+        """Whether the file has all lines."""
+        return self.replacement is None and not self.waiting
+
+    def close(self) -> str:
+        """Try for the last time; what is lost, in words."""
+        if self.complete or self._try():
+            return ""
+        return (
+            f"The last {self.waiting.count(chr(10))} lines of {self.path} could not be written and are lost; those "
+            "before them are there. Make room or permit it."
+        )
 
 
 def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(row, allow_nan=False) + "\n"
 
 
+def _append(path: Path, data: bytes) -> None:
+    """All of it, or nothing. The file is opened for each call, since a person may have moved it."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        end, done = os.fstat(handle).st_size, 0
+        try:
+            while done < len(data):
+                done += os.write(handle, data[done:])
+        except OSError:
+            os.ftruncate(handle, end)
+            raise
+    finally:
+        os.close(handle)
+
+
 class _Csv:
-    """The records of metrics.jsonl as a table; rebuilt from it when a new key appears."""
+    """The records of metrics.jsonl as a table; made from it anew when a new key appears, and after a failed write."""
 
-    def __init__(self, path: Path, source: Path):
-        self._path, self._source = path, source
-        self._open()
-
-    def _open(self) -> None:
-        rows = read_rows(self._source)
-        self._columns = list(dict.fromkeys(["step", "time", *(key for row in rows for key in row)]))
-        text = io.StringIO()
-        table = csv.DictWriter(text, self._columns, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-        write_text(self._path, text.getvalue())
-        self._file = self._path.open("a", encoding="utf-8", newline="")
-        self._table = csv.DictWriter(self._file, self._columns, lineterminator="\n")
+    def __init__(self, path: Path, source: _Jsonl):
+        self.path, self.source = path, source
+        self._columns: list[str] = []  # of the file, where it has all rows
+        self._rebuild()
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """`row` is in metrics.jsonl already, so a rebuild includes it."""
-        if row.keys() <= set(self._columns):
-            self._table.writerow(row)
-            self._file.flush()
+        """`row` is in metrics.jsonl already, so that a rebuild includes it."""
+        if self._columns and row.keys() <= set(self._columns):
+            try:
+                _append(self.path, _table(self._columns, [row]))
+            except OSError:  # of which metrics.jsonl warns; it is on the same disk
+                self._columns = []
         else:
-            self._file.close()
-            self._open()
+            self._rebuild()
 
-    def close(self) -> None:
-        self._file.close()
+    def _rebuild(self) -> str:
+        """Write the whole table; why it could not be written."""
+        self._columns = []
+        try:
+            rows = read_rows(self.source.path)
+            columns = list(dict.fromkeys(["step", "time", *(key for row in rows for key in row)]))
+            header = dict(zip(columns, columns))
+            write_bytes(self.path, _table(columns, [header, *rows]))
+        except OSError as error:
+            return str(error.strerror)
+        self._columns = columns if self.source.complete else []
+        return ""
+
+    def close(self) -> str:
+        """Try for the last time; what is lost, in words."""
+        why = "" if self._columns else self._rebuild()
+        return f"{self.path} could not be written ({why}); metrics.jsonl has the same numbers." if why else ""
+
+
+def _table(columns: list[str], rows: Sequence[Mapping[str, Any]]) -> bytes:
+    text = io.StringIO()
+    csv.DictWriter(text, columns, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()

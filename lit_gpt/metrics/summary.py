@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lit_gpt.errors import UserError
-from lit_gpt.utils.files import write_text
+from lit_gpt.utils.files import told, write_text
 
 METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "summary.json"
@@ -33,31 +34,40 @@ def jsonable(value: Any) -> Any:
 
 
 def write_summary(folder: Path, values: Mapping[str, Any]) -> Path:
-    """Write `values` to summary.json in the run folder, atomically; returns its path."""
+    """Write `values` to summary.json in the run folder, atomically; returns its path.
+
+    Raises NotWritten where that cannot be.
+    """
     path = folder / SUMMARY_FILE
-    write_text(path, json.dumps(jsonable(values), indent=2, sort_keys=True, allow_nan=False) + "\n")
+    with told(path):
+        write_text(path, json.dumps(jsonable(values), indent=2, sort_keys=True, allow_nan=False) + "\n")
     return path
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl in order; a last line cut short by a crash is left out.
+    """The records of a metrics.jsonl in order. Warns of lines that are none; one cut short by a crash is left out."""
+    rows, corrupt = parse_rows(path)
+    if corrupt:
+        warnings.warn(f"{path}: lines that are no records are left out; the first is {corrupt[0][:80]!r}", stacklevel=2)
+    return rows
 
-    Raises UserError for a broken line anywhere else.
+
+def parse_rows(path: Path) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """Records in order, and the lines that are none: each must be a JSON object with a step.
+
+    A last line without its end is neither: a crash cut it short.
     """
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = path.read_bytes().split(b"\n")
     rows: list[dict[str, Any]] = []
+    corrupt: list[bytes] = []
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
             rows.append({**row, "step": int(row["step"])})
-        except (ValueError, TypeError, KeyError) as broken:
-            if number == len(lines):
-                break
-            raise UserError(
-                f"{path}, line {number} is not a metrics record: {line[:80]!r}. Every line must be a JSON "
-                f"object with a 'step'. Remove that line and try again."
-            ) from broken
-    return rows
+        except (ValueError, TypeError, KeyError, RecursionError):
+            if line and number < len(lines):
+                corrupt.append(line)
+    return rows, corrupt
 
 
 def read_metrics(path: Path) -> dict[str, np.ndarray]:

@@ -1,6 +1,6 @@
 """Processes, devices, sharding and gradients. `fabric` holds all knowledge of Fabric."""
 
-from lit_gpt.parallel.fabric import Runtime, launch
+from lit_gpt.parallel.fabric import Runtime, launch, resolved_precision
 from lit_gpt.parallel.gradients import (
     GradNorms,
     finish_gradients,
@@ -19,6 +19,7 @@ __all__ = [
     "gradient_sync",
     "launch",
     "replicas_in_sync",
+    "resolved_precision",
     "scale_gradients_",
     "setup_model",
 ]

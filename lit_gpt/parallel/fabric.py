@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -144,7 +143,6 @@ def _alone(precision: str | None, offloading: bool) -> Runtime:
 
 def _runtime(fabric: Fabric, num_nodes: int, precision: str | None, mesh: DeviceMesh | None) -> Runtime:
     device = fabric.device
-    default = "bf16" if device.type == "cuda" else "fp32"
     return Runtime(
         fabric=fabric,
         rank=fabric.global_rank,
@@ -152,9 +150,15 @@ def _runtime(fabric: Fabric, num_nodes: int, precision: str | None, mesh: Device
         local_rank=fabric.local_rank,
         num_nodes=num_nodes,
         device=device,
-        compute_dtype=DTYPES[cast(str, precision or default)],
+        compute_dtype=DTYPES[resolved_precision(precision)],
         mesh=mesh,
     )
+
+
+def resolved_precision(label: str | None) -> str:
+    """ "bf16" or "fp32": what a label of --precision, or none, means on this machine."""
+    dtype = DTYPES[label or ("bf16" if torch.cuda.is_available() else "fp32")]
+    return "bf16" if dtype == torch.bfloat16 else "fp32"
 
 
 def _make_deterministic() -> None:

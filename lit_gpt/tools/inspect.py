@@ -2,6 +2,7 @@
 
 python -m lit_gpt.tools.inspect env
 python -m lit_gpt.tools.inspect run out/my_run
+python -m lit_gpt.tools.inspect run out/my_run out/other_run
 python -m lit_gpt.tools.inspect checkpoint out/my_run/checkpoints/step-000100
 python -m lit_gpt.tools.inspect checkpoint out/my_run --verify
 """
@@ -26,6 +27,7 @@ from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.plan import describe
 from lit_gpt.tools import _environment as environment
 from lit_gpt.tools._cli import aligned, local_path, parser_for, run_tool
+from lit_gpt.tools._run_differences import differences
 from lit_gpt.utils.files import read_object
 
 PLAN, MODEL = "plan.json", "model.json"  # see train/run_folder.py
@@ -137,13 +139,22 @@ def main(argv: list[str]) -> int:
         command.add_argument("path", type=local_path, help="run folder, step-* folder or exported file")
         if name == "checkpoint":
             command.add_argument("--verify", action="store_true", help="only check that the files are what was written")
+        else:
+            command.add_argument(
+                "other", type=local_path, nargs="?", help="another run folder: what differs between the two"
+            )
         commands.add_subcommand(name, command, help=command.description)
     values = parser.parse_args(argv)
     if values.what == "env":
         print(env())
         return 0
     asked = values[values.what]
-    print(verified(asked.path) if asked.get("verify") else shown[values.what](asked.path))
+    if asked.get("verify"):
+        print(verified(asked.path))
+    elif asked.get("other"):
+        print(differences(asked.path, asked.other))
+    else:
+        print(shown[values.what](asked.path))
     return 0
 
 

@@ -14,7 +14,7 @@ from lit_gpt.data.corpus import Corpus
 from lit_gpt.data.kept_tokenizer import KeptTokenizer
 from lit_gpt.data.loader import Loader
 from lit_gpt.data.stream import DataError
-from lit_gpt.errors import EXIT_NOT_SAVED, UserError
+from lit_gpt.errors import EXIT_NOT_WRITTEN, UserError
 from lit_gpt.metrics.health import activation_statistics
 from lit_gpt.metrics.remote import check_installed
 from lit_gpt.optim.groups import set_hyperparameters
@@ -24,8 +24,9 @@ from lit_gpt.scaling.plan import step_values
 from lit_gpt.train import run_folder
 from lit_gpt.train.build import build_model, build_optimizer, document_end, open_training, open_validation
 from lit_gpt.train.curvature import estimate_curvature
+from lit_gpt.train.lease import Lease
 from lit_gpt.train.profile import StepProfiler
-from lit_gpt.train.reading import together
+from lit_gpt.train.reading import on_main, together
 from lit_gpt.train.reporter import Reporter
 from lit_gpt.train.setup import Setup, dry_run
 from lit_gpt.train.signals import EXIT_INTERRUPTED, StopRequest
@@ -63,7 +64,7 @@ class Trainer:
         self.eos_id = document_end(setup, self.train_data)
         resume_from = find_checkpoint(setup.folder, run.resume, runtime)
         meta = read_meta(resume_from) if resume_from else None
-        run_folder.claim(setup, meta)
+        present = run_folder.claim(setup, meta, resume_from)
         self.progress = Progress(meta["step"], meta["tokens"]) if meta else Progress()
         self.report_state = meta["report"] if meta else None
         self.tokenizer: KeptTokenizer | None = None  # known to the main process once the run folder is there
@@ -79,23 +80,48 @@ class Trainer:
         self.data_state = self.loader.state()
         self.saved = self.progress.step  # of the newest checkpoint
         self.loader.check_size(self.plan.batch_tokens * self.plan.batch_ramp // self.plan.context)
-        self.model = build_model(setup, runtime)
+        ended = "ended" if self.finished and run_folder.has_ended(setup.folder) else None
+        self.done = runtime.gather(ended)[0] is not None
+        self.lease: Lease | None = None  # of the main process, while there is something to do
+        if not self.done:
+            self.lease = on_main(runtime, lambda: run_folder.take(setup, meta, resume_from, present))
+        try:
+            self._build(resume_from)
+        except BaseException:
+            if self.lease:
+                self.lease.undo()
+            raise
+
+    def _build(self, resume_from: Path | None) -> None:
+        run = self.run
+        self.model = build_model(self.setup, self.runtime)
         if run.init_from and not resume_from:  # before the optimizer, whose state may come from the weights
-            load_weights(Path(run.init_from), self.model, runtime)
+            load_weights(Path(run.init_from), self.model, self.runtime)
         self.optimizer = build_optimizer(self.model, self.plan)
         if resume_from:
-            load_checkpoint(resume_from, self.model, self.optimizer, runtime)
+            load_checkpoint(resume_from, self.model, self.optimizer, self.runtime)
 
     @property
     def finished(self) -> bool:
         """Whether the token budget is spent."""
         return self.progress.tokens >= self.plan.tokens
 
+    def owned(self) -> None:
+        """Before anything is written: raise NotOwner where the run folder is another process's by now, or gone."""
+        if self.lease:
+            self.lease.check()
+
     def fit(self) -> Result:
-        """Train to the end of the token budget, or until asked to stop."""
-        if self.runtime.is_main:
-            self.tokenizer = run_folder.create(self.setup)
-        self.runtime.barrier()
+        """Train to the end of the token budget, or until asked to stop; the run folder is free afterwards."""
+        try:
+            return self._fit()
+        finally:
+            if self.lease:
+                self.lease.close()
+
+    def _fit(self) -> Result:
+        data = {"train": self.train_data, "validation": self.val_data}
+        self.tokenizer = on_main(self.runtime, lambda: run_folder.create(self.setup, data))
         run = self.run
         checkpoints = Checkpointer(
             self.setup.folder / "checkpoints",
@@ -110,6 +136,7 @@ class Trainer:
             self.optimizer,
             self.progress,
             self.report_state,
+            self.owned,
         )
         stop, interrupted, saved = StopRequest(self.runtime), False, False
         profiler = StepProfiler(self.setup.folder, run.profile_steps if self.runtime.is_main else 0)
@@ -218,6 +245,7 @@ class Trainer:
             "tokenizer": asdict(self.tokenizer) if self.tokenizer else None,
             **run_folder.identity(self.setup),
         }
+        self.owned()
         self.saved = self.progress.step
         with evaluated_weights(self.model, self.optimizer):
             checkpoints.save(self.progress.step, self.model, self.optimizer, meta)
@@ -261,7 +289,7 @@ def execute(setup: Setup) -> int:
     if runtime.is_main:
         print(dry_run(setup), file=sys.stderr)
     trainer = Trainer(setup, runtime)
-    if trainer.finished:
+    if trainer.done:
         if runtime.is_main:
             print(f"{setup.folder} is finished already: {trainer.progress.tokens:,} tokens. Nothing to do.")
         return 0
@@ -279,5 +307,5 @@ def execute(setup: Setup) -> int:
         sys.stdout.flush()
     runtime.barrier()  # torchrun ends all processes as soon as one leaves with a code other than 0
     if not result.saved:
-        return EXIT_NOT_SAVED
+        return EXIT_NOT_WRITTEN
     return EXIT_INTERRUPTED if result.interrupted else 0

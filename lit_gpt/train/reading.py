@@ -1,4 +1,4 @@
-"""Reading data on all ranks: when one of them cannot, none goes on without it."""
+"""Work on which all ranks depend: when one of them cannot do it, none goes on without it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TypeVar, cast
 import torch
 
 from lit_gpt.data.stream import DataError
+from lit_gpt.errors import NotOwner, NotWritten, UserError
 from lit_gpt.parallel import Runtime
 
 T = TypeVar("T")
@@ -29,3 +30,24 @@ def together(runtime: Runtime, read: Callable[[], T]) -> T:
     if error is not None:
         raise error
     return cast(T, result)
+
+
+def on_main(runtime: Runtime, work: Callable[[], T]) -> T | None:
+    """work() on the main process, for which the others wait. Its UserError is raised on all ranks.
+
+    Collective, on the host.
+    """
+    error, result = None, None
+    if runtime.is_main:
+        try:
+            result = work()
+        except UserError as e:
+            error = e
+    told = runtime.gather(None if error is None else f"{error.code} {error}")[0]
+    if error is not None:
+        raise error
+    if told is not None:
+        code, _, text = told.partition(" ")
+        kinds = {str(kind.code): kind for kind in (NotWritten, NotOwner)}
+        raise kinds.get(code, UserError)(text)
+    return result

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from lit_gpt.errors import UserError
+from lit_gpt.errors import NotWritten, UserError
 from lit_gpt.metrics.console import Console
 from lit_gpt.metrics.curve import draw_loss_curve
 from lit_gpt.metrics.hardware import Hardware
 from lit_gpt.metrics.health import SpikeDetector
 from lit_gpt.metrics.routing import unpack
 from lit_gpt.metrics.sinks import Sinks
-from lit_gpt.metrics.summary import write_summary
+from lit_gpt.metrics.summary import METRICS_FILE, read_rows, write_summary
 from lit_gpt.metrics.throughput import CONVENTION, Throughput, peak_flops
 from lit_gpt.optim.groups import describe_groups
 from lit_gpt.optim.protocol import telemetry
@@ -37,7 +37,7 @@ class Reporter:
     """Collects on every rank, writes on the main one.
 
     progress: the loop's counter object, read live. state: from the checkpoint of the run
-    that this one continues.
+    that this one continues. owned: called before anything is written, see metrics/sinks.py.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Reporter:
         optimizer: torch.optim.Optimizer,
         progress: Any,
         state: dict[str, Any] | None,
+        owned: Callable[[], None] = lambda: None,
     ):
         self.setup, self.runtime, self.progress = setup, runtime, progress
         self.optimizer = optimizer
@@ -65,11 +66,13 @@ class Reporter:
             loss, skipped = state["window"]
             self._window += torch.tensor([loss if runtime.is_main else 0.0, skipped], device=device)
             self._window_steps = state["window_steps"]
-        self._sinks = self._open_sinks(optimizer) if runtime.is_main else None
+        self._sinks = self._open_sinks(optimizer, owned) if runtime.is_main else None
+        if self._sinks and progress.step:
+            self._recall()
         plan = setup.plan
         self._console = Console(plan.tokens, plan.steps, enabled=runtime.is_main, start_tokens=progress.tokens)
 
-    def _open_sinks(self, optimizer: torch.optim.Optimizer) -> Sinks:
+    def _open_sinks(self, optimizer: torch.optim.Optimizer, owned: Callable[[], None]) -> Sinks:
         run, plan = self.setup.run, self.setup.plan
         config = dataclasses.asdict(run)
         for key, value in config.pop("base_hps").items():
@@ -88,7 +91,15 @@ class Reporter:
             tags=run.tracker_tags or (),
             config=config,
             resume_step=self.progress.step,
+            owned=owned,
         )
+
+    def _recall(self) -> None:
+        """The last losses of the run that this one continues, for a summary of what ends before it logs anything."""
+        rows = read_rows(self.setup.folder / METRICS_FILE) if self._logged() else []
+        known = {key: value for row in rows for key, value in row.items() if value is not None}
+        self.last_loss = known.get("metric/train_loss", math.nan)
+        self.last_validation = {key: value for key, value in known.items() if key.startswith("metric/val_")}
 
     def step(self, values: StepValues, result: StepResult, micro_batches: int, epochs: dict[str, float]) -> None:
         """Account for one optimizer step; every log_step steps, log it."""
@@ -224,38 +235,53 @@ class Reporter:
         """Write the summary and the curve, close the sinks. Called on every way out.
 
         saved: the last checkpoint is there. Without it a run has not finished, and cannot go on from where it was.
+        Raises NotWritten, after everything was tried, for what is not there afterwards.
         """
         if not self._sinks:
             return
-        self._sinks.close()
         self._console.close()
-        folder, plan = self.setup.folder, self.setup.plan
-        if not (folder / "metrics.jsonl").stat().st_size:
-            return
-        rates = self.speed.metrics()
-        write_summary(
-            folder,
-            {
-                "run": folder.name,
-                "finished": saved and self.progress.tokens >= plan.tokens,
-                "interrupted": interrupted,
-                "saved": saved,
-                "step": self.progress.step,
-                "tokens": self.progress.tokens,
-                "train_loss": self.last_loss,
-                **self.last_validation,
-                **{k: v for k, v in rates.items() if k.startswith(("throughput/", "time/"))},
-                **{f"parameters/{k}": v for k, v in plan.counts.items()},
-                "model_flops_per_token": plan.model_flops_per_token,
-                "palm_flops_per_token": self.setup.palm_flops_per_token,
-                "mfu_convention": CONVENTION,
-                "learning_rate": plan.roles["matrix"].lr,
-                "depth": plan.depth,
-                "family": plan.family,
-                "rule": plan.rule,
-            },
-        )
-        draw_loss_curve(folder, self._bytes_per_token())
+        problems = []
+        for write in (self._sinks.close, lambda: self._summarize(interrupted, saved), self._draw):
+            try:
+                write()
+            except NotWritten as problem:
+                problems.append(str(problem))
+        if problems:
+            raise NotWritten(" ".join(problems))
+
+    def _logged(self) -> bool:
+        metrics = self.setup.folder / METRICS_FILE
+        return metrics.is_file() and metrics.stat().st_size > 0
+
+    def _draw(self) -> None:
+        if self._logged():
+            draw_loss_curve(self.setup.folder, self._bytes_per_token())
+
+    def _summarize(self, interrupted: bool, saved: bool) -> None:
+        if self._logged():
+            write_summary(self.setup.folder, self._summary(interrupted, saved))
+
+    def _summary(self, interrupted: bool, saved: bool) -> dict[str, Any]:
+        plan, rates = self.setup.plan, self.speed.metrics()
+        return {
+            "run": self.setup.folder.name,
+            "finished": saved and self.progress.tokens >= plan.tokens,
+            "interrupted": interrupted,
+            "saved": saved,
+            "step": self.progress.step,
+            "tokens": self.progress.tokens,
+            "train_loss": self.last_loss,
+            **self.last_validation,
+            **{k: v for k, v in rates.items() if k.startswith(("throughput/", "time/"))},
+            **{f"parameters/{k}": v for k, v in plan.counts.items()},
+            "model_flops_per_token": plan.model_flops_per_token,
+            "palm_flops_per_token": self.setup.palm_flops_per_token,
+            "mfu_convention": CONVENTION,
+            "learning_rate": plan.roles["matrix"].lr,
+            "depth": plan.depth,
+            "family": plan.family,
+            "rule": plan.rule,
+        }
 
     def _bytes_per_token(self) -> float | None:
         """Of the text that was validated on, where it is known."""

@@ -4,74 +4,84 @@
     plan.json         the Plan                    loss_curve.png  the curves
     model.json        the ModelConfig             summary.json    how it ended
     numerics.json     precisions                  checkpoints/    see lit_gpt/checkpoint
-    environment.json  machine, packages, git      tokenizer/      see lit_gpt/data/kept_tokenizer.py
+    environment.json  machine, packages, source,  tokenizer/      see lit_gpt/data/kept_tokenizer.py
+                      data                        lease-000001    see lease.py
+    patch-*.diff      changes in no commit
 
-A folder belongs to one Plan, one model and one order of data. A run that differs in any
-of them is refused with the difference, whether it resumes or starts.
+A folder belongs to one Plan, one model and one order of data. A run that differs in any of them is refused with the
+difference, whether it resumes or starts. It is this run's once plan.json, model.json and numerics.json are all there;
+plan.json is written last. Before that, and while there is no checkpoint, a killed start left nothing that counts.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import platform
-import subprocess
 import sys
-import time
+from collections.abc import Mapping
+from glob import escape
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
-from lit_gpt.data.kept_tokenizer import KeptTokenizer, describe_tokenizer, keep_tokenizer
-from lit_gpt.errors import UserError
-from lit_gpt.scaling.plan import difference
-from lit_gpt.train.setup import Setup, world_size
-from lit_gpt.utils.files import read_object, write_text
+from lit_gpt.checkpoint import list_checkpoints
+from lit_gpt.config.names import IN_RUN_NAME
+from lit_gpt.data.corpus import Corpus
+from lit_gpt.data.kept_tokenizer import FILES, KeptTokenizer, describe_tokenizer, keep_tokenizer
+from lit_gpt.data.kept_tokenizer import FOLDER as TOKENIZER
+from lit_gpt.data.meta import NAME
+from lit_gpt.errors import NotOwner, UserError
+from lit_gpt.metrics.curve import CURVE_FILE
+from lit_gpt.metrics.sinks import CSV_FILE
+from lit_gpt.metrics.summary import METRICS_FILE, SUMMARY_FILE
+from lit_gpt.train.environment import environment
+from lit_gpt.train.identity import IDENTITY, changed_options, described, identity, what_differs
+from lit_gpt.train.lease import Lease, take_lease
+from lit_gpt.train.setup import Setup
+from lit_gpt.utils.files import remove_leftovers, told, write_bytes, write_text
 
-IDENTITY = ("plan", "model", "numerics")  # each a JSON file
 CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
+ARCHIVE = (*(f"{part}.json" for part in IDENTITY), CONFIG, ENVIRONMENT)
+WRITTEN = (*ARCHIVE, "patch-*.diff", METRICS_FILE, CSV_FILE, SUMMARY_FILE, CURVE_FILE)
 
 
-def identity(setup: Setup) -> dict[str, Any]:
-    """What must not change within a run folder."""
-    run = setup.run
-    numerics = {"precision": run.precision or "device default", "residual_precision": run.residual_precision}
-    plan = setup.plan.to_dict()
-    del plan["memory"]  # a run may go on with other GPUs, and others of them
-    return json.loads(json.dumps({"plan": plan, "model": setup.model.to_dict(), "numerics": numerics}))
-
-
-def claim(setup: Setup, checkpoint: dict[str, Any] | None) -> None:
+def claim(setup: Setup, checkpoint: dict[str, Any] | None, resumed: Path | None = None) -> list[Path]:
     """Check that the folder is this run's or nobody's, and the checkpoint (its meta) too; touches nothing.
 
-    Raises UserError with the difference when either is another run's, and when the folder
-    holds this run with progress that starting over would lose.
+    resumed: where that checkpoint is. Returns the checkpoints of the folder. Raises UserError with the difference when
+    either is another run's, and when the folder holds this run with progress that starting over would lose.
     """
     folder = setup.folder
     if checkpoint is not None:
-        _same_run({part: checkpoint[part] for part in IDENTITY}, setup, "the checkpoint")
+        options = (resumed.parent.parent if resumed else folder) / CONFIG
+        _same_run({part: checkpoint[part] for part in IDENTITY}, setup, "the checkpoint", options)
     blocking = next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None)
     if blocking:
         raise UserError(f"The run folder {folder} cannot be made: {blocking} is a file. Choose another --out_dir.")
-    if not (folder / "plan.json").exists():
-        return
-    old = {part: read_object(folder / f"{part}.json") for part in IDENTITY}
-    old["plan"].pop("memory", None)
-    _same_run(old, setup, str(folder))
-    if checkpoint is None and any((folder / "checkpoints").glob("step-*")):
+    if (old := _identity_of(folder)) is not None:
+        _same_run(old, setup, str(folder), folder / CONFIG)
+    present = list_checkpoints(folder / "checkpoints")
+    if checkpoint is None and present:
         raise UserError(
             f"{folder} already holds this run with checkpoints. Add --resume auto to continue it, "
             "or remove the folder (or add a label to --train_name) to start again."
         )
+    return present
 
 
-def _same_run(old: dict[str, Any], setup: Setup, where: str) -> None:
-    changed = difference(old, identity(setup))
-    if changed:
-        listed = "\n".join(f"  {line}" for line in changed)
+def _identity_of(folder: Path) -> dict[str, Any] | None:
+    """Whose folder it is; None where it is nobody's: a start was killed, or the power failed, before all was there."""
+    try:
+        parts = {part: json.loads((folder / f"{part}.json").read_text()) for part in IDENTITY}
+    except (OSError, ValueError):
+        return None
+    return parts if all(part and isinstance(part, dict) for part in parts.values()) else None
+
+
+def _same_run(old: dict[str, Any], setup: Setup, where: str, options: Path) -> None:
+    if differing := what_differs(old, setup, options):
+        listed = "\n".join(f"  {line}" for line in differing)
         raise UserError(
             f"This is not the run that {where} holds. What differs (there -> here):\n{listed}\n"
             "Use the old options to continue it; for a new run add a label to --train_name, or another --out_dir. "
@@ -79,50 +89,80 @@ def _same_run(old: dict[str, Any], setup: Setup, where: str) -> None:
         )
 
 
-def create(setup: Setup) -> KeptTokenizer | None:
-    """Write the archive's fixed part; the tokenizer that it keeps. Only the main process calls this.
+def take(setup: Setup, checkpoint: dict[str, Any] | None, resumed: Path | None, present: list[Path]) -> Lease:
+    """Become the owner of the folder, which is made where it is not there. Only the main process calls this.
 
-    Raises UserError where nothing can be written.
+    checkpoint, resumed: what the run goes on from. present: what claim returned. Raises NotOwner while another process
+    trains in the folder, and when one did since `claim`.
     """
     folder = setup.folder
+    if setup.run.resume == "auto" and not present and (note := new_run_note(setup)):
+        print(note, file=sys.stderr)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"The run folder {folder} cannot be made ({error}). Choose another --out_dir.") from error
-    for part, values in {**identity(setup), "plan": setup.plan.to_dict()}.items():
-        write_text(folder / f"{part}.json", json.dumps(values, indent=2) + "\n")
-    write_text(folder / CONFIG, yaml.safe_dump(dataclasses.asdict(setup.run), sort_keys=False))
-    write_text(folder / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
-    run = setup.run
-    tokenizer = describe_tokenizer(run.train_data_dir, run.data_mixture, run.eos_token_id)
-    return keep_tokenizer(tokenizer, folder) if tokenizer else None
-
-
-def environment() -> dict[str, Any]:
-    """Command, working directory, machine, library versions and the state of the source tree."""
-    return {
-        "command": [sys.executable, *sys.argv],
-        "folder": os.getcwd(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "world_size": world_size(),
-        "cpu_count": os.cpu_count(),
-        "git": _git(),
-    }
-
-
-def _git() -> dict[str, Any] | None:
-    """Commit, and whether tracked files differ from it; None outside a checkout."""
-    here = Path(__file__).resolve().parent
-
-    def ask(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True).stdout
-
+    lease = take_lease(folder)
     try:
-        return {"commit": ask("rev-parse", "HEAD").strip(), "changed": ask("diff", "HEAD", "--stat").splitlines()}
-    except (OSError, subprocess.CalledProcessError):
+        if list_checkpoints(folder / "checkpoints") != present:
+            raise NotOwner(f"Another process trained in {folder} while this one started. Type the same command again.")
+        claim(setup, checkpoint, resumed)
+        remove_leftovers(folder, WRITTEN)
+        if (folder / TOKENIZER).is_dir():
+            remove_leftovers(folder / TOKENIZER, (*FILES, NAME))
+    except BaseException:
+        lease.undo()
+        raise
+    return lease
+
+
+def has_ended(folder: Path) -> bool:
+    """Whether a run whose last checkpoint is published said how it ended too, as far as it logged anything."""
+    try:
+        return bool(json.loads((folder / SUMMARY_FILE).read_text())["finished"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return not (folder / METRICS_FILE).is_file()
+
+
+def new_run_note(setup: Setup) -> str | None:
+    """What to say of a run that --resume auto starts, where another one of its --train_name lies beside it."""
+    found = {}
+    for path in sorted(setup.folder.parent.glob(f"{escape(setup.run.train_name)}_*/{CONFIG}")):
+        changes = changed_options(path, setup.run)
+        named = {name: values for name, values in changes.items() if name in IN_RUN_NAME}
+        if path.parent != setup.folder and "train_name" not in changes and named:
+            found[path.parent] = described(named)
+    if not found:
         return None
+    nearest = min(found, key=lambda folder: len(found[folder]))
+    return (
+        f"note: --resume auto starts a new run, {setup.folder}. To continue {nearest} instead, type its options "
+        f"(there -> here): {', '.join(found[nearest])}"
+    )
+
+
+def create(setup: Setup, data: Mapping[str, Corpus | None] | None = None) -> KeptTokenizer | None:
+    """Write the archive's fixed part; the tokenizer that it keeps. Only the owner calls this.
+
+    data: name -> corpus, for their fingerprints. Raises NotWritten where something cannot be written.
+    """
+    folder, run = setup.folder, setup.run
+    folder.mkdir(parents=True, exist_ok=True)
+    record, patch = environment(data or {})
+    if record["git"] and record["git"]["patch_cut"]:
+        print(
+            f"note: the changes that are in no commit are too large; {record['git']['patch']} is cut", file=sys.stderr
+        )
+    with told(folder):
+        if _identity_of(folder) is None:
+            (folder / "plan.json").unlink(missing_ok=True)  # of a start that was killed; it must not meet our parts
+        write_text(folder / CONFIG, yaml.safe_dump(dataclasses.asdict(run), sort_keys=False))
+        if patch:
+            write_bytes(folder / record["git"]["patch"], patch)
+        write_text(folder / ENVIRONMENT, json.dumps(record, indent=2) + "\n")
+        tokenizer = describe_tokenizer(run.train_data_dir, run.data_mixture, run.eos_token_id)
+        kept = keep_tokenizer(tokenizer, folder) if tokenizer else None
+        identifying = {**identity(setup), "plan": setup.plan.to_dict()}
+        for part in reversed(IDENTITY):
+            write_text(folder / f"{part}.json", json.dumps(identifying[part], indent=2) + "\n")
+    return kept

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from lit_gpt.errors import UserError
+from lit_gpt.errors import NotWritten, UserError
+
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.tmp")  # see replacing
 
 
 @contextmanager
@@ -43,6 +47,37 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path} holds a JSON {type(value).__name__} where an object was expected. Write it again.")
     return value
+
+
+def remove_leftovers(folder: Path, names: Collection[str]) -> None:
+    """Delete the temporary files that killed processes of this machine left beside files of these names (or patterns).
+
+    Those of a process that runs stay, and so does whatever has another name.
+    """
+    for path in folder.iterdir():
+        left = TEMPORARY.fullmatch(path.name)
+        if left and any(fnmatchcase(left["name"], name) for name in names) and not _another_runs(int(left["pid"])):
+            path.unlink(missing_ok=True)
+
+
+def _another_runs(pid: int) -> bool:
+    """Whether another process has this id. Ours is what a killed one had too where a container counts from 1."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return pid != os.getpid()
+
+
+@contextmanager
+def told(what: Path | str) -> Iterator[None]:
+    """Raise NotWritten where the block fails to write `what`: disk full, read-only, gone."""
+    try:
+        yield
+    except OSError as error:
+        raise NotWritten(f"{what} could not be written ({error.strerror or error}). Make room or permit it.") from error
 
 
 def write_text(path: Path, text: str) -> None:

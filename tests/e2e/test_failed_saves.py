@@ -8,7 +8,7 @@ import pytest
 from tiny_run import folder_of, rows, run
 
 from lit_gpt.checkpoint import Checkpointer
-from lit_gpt.errors import EXIT_NOT_SAVED
+from lit_gpt.errors import EXIT_NOT_WRITTEN
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def checkpoints(out) -> list[str]:
 def test_a_run_without_its_last_checkpoint_ends_with_a_code_of_its_own(more, data, tmp_path, full, capsys):
     """It ended with 0 and "finished", or with 75 and "stopped early with a checkpoint", and there was none."""
     tried = full(*range(1, 9))
-    assert run(data, tmp_path, save_step=3, **more) == EXIT_NOT_SAVED
+    assert run(data, tmp_path, save_step=3, **more) == EXIT_NOT_WRITTEN
     assert len(tried) >= 3 and tried[-1] == tried[-2], "the last one is tried once more"
     out, err = capsys.readouterr()
     assert err.count("NOT SAVED") == len(tried) and "its last checkpoint" in err and "with a checkpoint" not in out

@@ -122,7 +122,7 @@ def test_config_files(data, tmp_path, capsys):
         assert pretrain.main([*arguments, "--resume=auto"]) == 0
         assert "finished already" in capsys.readouterr().out
     assert pretrain.main(["--config", str(printed), "--seed", "1", "--resume=auto"]) == 2, "a flag beats the file"
-    assert "plan.seed: 3407 -> 1" in capsys.readouterr().err
+    assert "--seed: 3407 -> 1" in capsys.readouterr().err
 
 
 def test_a_tracker_gets_the_plan_and_where_the_run_belongs(data, tmp_path, monkeypatch):

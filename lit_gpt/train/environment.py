@@ -1,0 +1,101 @@
+"""What ran: command, machine, versions of packages, data, and the source down to changes that are in no commit."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lit_gpt.data.corpus import Corpus
+from lit_gpt.train.setup import world_size
+
+PATCH_LIMIT = 1 << 20  # bytes of a patch that are kept
+
+
+def environment(data: Mapping[str, Corpus | None]) -> tuple[dict[str, Any], bytes]:
+    """The record as JSON values, and the patch from the commit that it names to what ran, b"" where there is none.
+
+    data: name -> corpus.
+    """
+    source, patch = _source()
+    return {
+        "command": [sys.executable, *sys.argv],
+        "folder": os.getcwd(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "host": socket.gethostname(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "world_size": world_size(),
+        "cpu_count": os.cpu_count(),
+        "packages": _packages(),
+        "data": {name: _fingerprints(corpus) for name, corpus in data.items() if corpus is not None},
+        "git": source,
+    }, patch
+
+
+def _packages() -> dict[str, str]:
+    """Name -> version of every installed distribution."""
+    found = {d.name: d.version for d in importlib.metadata.distributions()}
+    return {name: found[name] for name in sorted(filter(None, found), key=str.lower)}
+
+
+def _fingerprints(corpus: Corpus) -> dict[str, Any]:
+    """Of a corpus (see data/corpus.py) and of each of its sources."""
+    sources = {s.name: {"tokens": s.stream.num_tokens, "files": s.stream.fingerprint} for s in corpus.sources}
+    return {"order": corpus.fingerprint, "content": corpus.content, "sources": sources}
+
+
+def _source() -> tuple[dict[str, Any] | None, bytes]:
+    """Commit, changed files and name of the patch; None outside a checkout of git."""
+    here = Path(__file__).resolve().parent
+    try:
+        root = _git(here, "rev-parse", "--show-toplevel").decode().strip()
+        commit, changed = (_git(root, *words).decode() for words in (["rev-parse", "HEAD"], ["diff", "HEAD", "--stat"]))
+        patch, untracked = _patch(root)
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return None, b""
+    source = {"commit": commit.strip(), "changed": changed.splitlines(), "untracked": untracked}
+    kept = patch[:PATCH_LIMIT]
+    if len(patch) > len(kept):
+        kept += f"\n# Cut here: the patch has {len(patch):,} bytes.\n".encode()
+    return source | {"patch": patch_name(kept), "patch_cut": len(patch) > PATCH_LIMIT}, kept
+
+
+def patch_name(patch: bytes) -> str | None:
+    """By what is in it, so that a run that goes on with other sources keeps each patch."""
+    return f"patch-{hashlib.sha256(patch).hexdigest()[:12]}.diff" if patch else None
+
+
+def _patch(root: str) -> tuple[bytes, list[str]]:
+    """What `git apply` turns the commit into the working tree with, as far as it is text; and new Python files."""
+    listed = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", "*.py").decode()
+    untracked = [name for name in listed.split("\0") if name]
+    patch = _git(root, "diff", "--no-ext-diff", "--no-color", "HEAD")
+    for name in untracked:
+        if len(patch) > PATCH_LIMIT:
+            break
+        patch += _git(
+            root, "diff", "--no-ext-diff", "--no-color", "--no-index", "--", "/dev/null", name, may_differ=True
+        )
+    return patch, untracked
+
+
+def _git(folder: Path | str, *words: str, may_differ: bool = False) -> bytes:
+    """What git prints. may_differ: code 1 says that it found a difference."""
+    done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, timeout=60)
+    if done.returncode not in ((0, 1) if may_differ else (0,)):
+        raise subprocess.CalledProcessError(done.returncode, done.args)
+    return done.stdout

@@ -1,0 +1,112 @@
+"""What makes a run this run, and which options made another run of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.run import RunConfig
+from lit_gpt.errors import UserError
+from lit_gpt.parallel import resolved_precision
+from lit_gpt.scaling.base import Plan
+from lit_gpt.scaling.plan import difference
+from lit_gpt.train.setup import Setup, prepare, world_size
+
+IDENTITY = (
+    "plan",
+    "model",
+    "numerics",
+)  # each a JSON file in a run folder (plan.json is written last), and in a checkpoint's meta
+OLD_DEFAULT = "device default"  # what early runs wrote for no --precision
+Changes = dict[str, tuple[Any, Any]]  # option -> (there, here)
+
+
+def identity(setup: Setup) -> dict[str, Any]:
+    """What must not change within a run folder. Precisions are what is computed in, whatever was typed."""
+    plan = setup.plan.to_dict()
+    del plan["memory"]  # a run may go on with other GPUs, and others of them
+    numerics = _numerics(setup.run.precision, setup.run.residual_precision)
+    return json.loads(json.dumps({"plan": plan, "model": setup.model.to_dict(), "numerics": numerics}))
+
+
+def known_as(old: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity that an earlier version wrote, as this one would: new fields have their defaults."""
+    label = old["numerics"].get("precision")
+    plan, model, numerics = dict(old["plan"]), old["model"], old["numerics"]
+    try:
+        numerics = _numerics(None if label == OLD_DEFAULT else label, numerics["residual_precision"])
+        plan, model = Plan.from_dict(plan).to_dict(), ModelConfig.from_dict(model).to_dict()
+    except (TypeError, KeyError, ValueError, UserError):  # fields that this version does not know: they differ
+        pass
+    plan.pop("memory", None)
+    return json.loads(json.dumps({"plan": plan, "model": model, "numerics": numerics}))
+
+
+def _numerics(precision: str | None, residual: str) -> dict[str, str]:
+    computed = resolved_precision(precision)
+    return {"precision": computed, "residual_precision": "fp32" if residual == "fp32" else computed}
+
+
+def what_differs(old: Mapping[str, Any], setup: Setup, options: Path) -> list[str]:
+    """Lines "what: there -> here", none where `old`, an identity, is this run's.
+
+    options: the config.yaml of that run. Named are the options that make the difference, and what of Plan, model and
+    precision no option explains, such as a change of the data.
+    """
+    old = known_as(old)
+    changed = difference(old, identity(setup))
+    if not changed:
+        return []
+    options_changed = changed_options(options, setup.run)
+    whole = _with(setup.run, options_changed)
+    if whole is None:
+        return changed
+    guilty = {}
+    for name, values in options_changed.items():
+        others = {key: value for key, value in options_changed.items() if key != name}
+        if difference(whole, _with(setup.run, others) or whole):
+            guilty[name] = values
+    return [*described(guilty), *difference(old, whole)] or changed
+
+
+def described(changes: Changes) -> list[str]:
+    """A line for each option."""
+    return [f"--{name}: {_typed(there)} -> {_typed(here)}" for name, (there, here) in changes.items()]
+
+
+def _typed(value: Any) -> str:
+    return "not given" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def changed_options(options: Path, run: RunConfig) -> Changes:
+    """The options in which a config.yaml and a run differ; none where there is no such file."""
+    try:
+        old = yaml.safe_load(options.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    there, here = (_flat(values) for values in (old if isinstance(old, dict) else {}, dataclasses.asdict(run)))
+    there, here = (json.loads(json.dumps(values, default=str)) for values in (there, here))  # tuples are lists there
+    return {name: (there[name], here[name]) for name in here if name in there and there[name] != here[name]}
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    inner = {f"base_hps.{key}": value for key, value in (values.get("base_hps") or {}).items()}
+    return {**{key: value for key, value in values.items() if key != "base_hps"}, **inner}
+
+
+def _with(run: RunConfig, changes: Changes) -> dict[str, Any] | None:
+    """The identity of a run with these options as they were; None where they cannot be together."""
+    old = {name: there for name, (there, _) in changes.items()}
+    inner = {name.partition(".")[2]: value for name, value in old.items() if "." in name}
+    outer = {name: value for name, value in old.items() if "." not in name}
+    try:
+        changed = dataclasses.replace(run, base_hps=dataclasses.replace(run.base_hps, **inner), **outer)
+        return identity(prepare(changed, world_size()))
+    except UserError:
+        return None

@@ -1,0 +1,29 @@
+"""Shared by the tests of faults: a prepared corpus and a clean environment."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
+
+from tiny_run import make_corpus
+
+from lit_gpt.train import reporter
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick():
+    """No launcher's variables, and no figures: drawing one takes longer than ten steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LIGHTNING_ARTIFACTS_DIR"):
+            patch.delenv(name, raising=False)
+        patch.setattr(reporter, "draw_loss_curve", lambda *_: None)
+        yield

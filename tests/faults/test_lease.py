@@ -1,0 +1,198 @@
+"""A run folder has one owner: one that lives is not disturbed, one that is dead or frozen does not block for good."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from killed_run import OPTIONS, launch, run_killed
+from spawn import run_distributed, start
+from tiny_run import folder_of, pretrain, words
+
+from lit_gpt.config.cli import parse
+from lit_gpt.errors import EXIT_NOT_OWNER, NotOwner
+from lit_gpt.train import lease
+from lit_gpt.train.lease import take_lease
+from lit_gpt.train.setup import prepare
+
+INTERRUPTED = 75
+STALE = 0.5
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    times(0.05, STALE, monkeypatch.setattr)
+
+
+@pytest.fixture
+def never_stale(monkeypatch):
+    monkeypatch.setattr(lease, "STALE_AFTER", 1e9)
+
+
+def times(renew: float, stale: float, assign: Any = setattr) -> None:
+    assign(lease, "RENEW_EVERY", renew)
+    assign(lease, "STALE_AFTER", stale)
+
+
+def hold(folder: Path, machine: str | None, code: Any) -> None:
+    """In a process: own the folder until that is over. machine: claimed to be on another one."""
+    times(0.05, STALE)
+    if machine:
+        lease._machine = lambda: machine
+    held = take_lease(folder)
+    try:
+        while True:
+            time.sleep(0.01)
+            held.check()
+    except NotOwner as error:
+        code.write_text(str(error))
+        os._exit(error.code)
+
+
+def owner(folder: Path, machine: str | None = None) -> Any:
+    process = start(hold, folder, machine, folder.with_name("said"))
+    while not any(re.search(rb'"renewals": [1-9]', path.read_bytes()) for path in folder.glob("lease-*")):
+        time.sleep(0.02)
+    return process
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "run").mkdir()
+    return tmp_path / "run"
+
+
+def kill(process: Any) -> None:
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+
+
+@pytest.mark.parametrize("machine", [None, "another"])
+def test_a_live_owner_is_named_and_not_disturbed(machine, folder, never_stale):
+    """Two processes trained in one folder, and one removed what the other was publishing."""
+    process = owner(folder, machine)
+    with pytest.raises(NotOwner, match=rf"in use by process {process.pid} on \S+ \(last renewed 20.*\)\. Stop that"):
+        take_lease(folder)
+    assert process.is_alive() and len(list(folder.iterdir())) == 1
+    kill(process)
+
+
+def test_a_killed_owner_of_this_machine_does_not_block(folder, never_stale):
+    """Not for a moment, although its lease is fresh: the process is looked up."""
+    kill(owner(folder))
+    take_lease(folder).close()
+    assert [path.name for path in folder.iterdir()] == ["lease-000002"]
+
+
+def test_a_process_that_has_the_number_of_a_dead_one_is_not_it(folder, never_stale):
+    """Numbers of processes are used again; the time of the start tells them apart."""
+    kill(owner(folder))
+    path = folder / "lease-000001"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pid": os.getpid()}))
+    take_lease(folder).close()
+
+
+@pytest.mark.parametrize("text", [None, b"", b"{'half", b"[1]"])
+def test_an_owner_of_whom_nothing_is_known(text, folder, capsys):
+    """Killed on another host, or before it wrote its name: waited for, and then taken over."""
+    kill(owner(folder, "another"))
+    if text is not None:
+        (folder / "lease-000001").write_bytes(text)
+    take_lease(folder).close()
+    assert "looking for up to 0.5 s whether that still runs" in capsys.readouterr().err
+
+
+def test_a_frozen_owner_finds_out_when_it_wakes_up(folder):
+    """It would have gone on writing over what its successor wrote."""
+    process = owner(folder)
+    os.kill(process.pid, signal.SIGSTOP)
+    held = take_lease(folder)
+    before = held.path.read_bytes()
+    os.kill(process.pid, signal.SIGCONT)
+    process.join(10)
+    assert process.exitcode == EXIT_NOT_OWNER == 6
+    said = folder.with_name("said").read_text()
+    assert f"taken over by process {os.getpid()} on " in said and "suspended for more than 0.5 s" in said
+    assert held.path.read_bytes()[:30] == before[:30] and len(list(folder.iterdir())) == 1
+    held.check()
+    held.close()
+
+
+def test_one_of_many_takes_over(folder, never_stale):
+    """Removing a stale lock and making one's own, as two steps, gives it to both of two that do so."""
+    kill(owner(folder))
+    got: list[lease.Lease] = []
+    refused: list[NotOwner] = []
+    gate = threading.Barrier(8)
+
+    def contend() -> None:
+        gate.wait()
+        try:
+            got.append(take_lease(folder))
+        except NotOwner as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=contend) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(got), len(refused)) == (1, 7)
+    got[0].check()
+    got[0].close()
+
+
+def test_a_folder_that_is_gone_or_emptied(folder):
+    """Whether it was removed, moved, or replaced by an empty one."""
+    held = take_lease(folder)
+    folder.rename(folder.with_name("moved"))
+    with pytest.raises(NotOwner, match="is gone: it was removed or renamed"):
+        held.check()
+    folder.mkdir()
+    with pytest.raises(NotOwner, match="taken over by another process, or removed"):
+        held.check()
+    held.close()
+    assert not list(folder.iterdir()), "renewing makes no file"
+
+
+def refused(arguments: list[str]) -> int:
+    times(0.05, 1e9)
+    return pretrain.main(arguments)
+
+
+def test_all_ranks_are_refused(data, tmp_path):
+    """Only the main process asks, and the others do not wait for it in a collective for good."""
+    setup = prepare(parse(words(data, tmp_path, **OPTIONS)), 1)
+    setup.folder.mkdir()
+    process = owner(setup.folder)
+    assert run_distributed(refused, 2, words(data, tmp_path, **OPTIONS)) == [EXIT_NOT_OWNER] * 2
+    kill(process)
+
+
+def test_two_runs_in_one_folder(data, tmp_path):
+    """The second is refused; once the first is frozen it takes over; the first wakes up, and leaves all as it is."""
+    out, options = tmp_path / "out", {"max_tokens": 10**7, "resume": "auto", "save_step": 100, "keep_last": 100}
+    first, said = launch(data, out, **options)
+    while not any(path.stat().st_size for path in out.glob("*/metrics.jsonl")):
+        assert first.is_alive(), said.read_text()
+        time.sleep(0.02)
+    code, text = run_killed(data, out, **options)
+    assert code == EXIT_NOT_OWNER
+    assert re.search(rf"error: The run folder {folder_of(out)} is in use by process {first.pid} on ", text)
+    os.kill(first.pid, signal.SIGSTOP)
+    code, text = run_killed(data, out, **options, stop_after=3)
+    assert code == INTERRUPTED, text
+    files = [path for path in folder_of(out).rglob("*") if path.is_file() and "/." not in str(path)]
+    before = {path: path.read_bytes() for path in files}
+    os.kill(first.pid, signal.SIGCONT)
+    first.join(30)
+    assert first.exitcode == EXIT_NOT_OWNER
+    assert "no longer owns" in said.read_text() and "Traceback" not in said.read_text()
+    assert {path: path.read_bytes() for path in files} == before

@@ -1,0 +1,124 @@
+"""A start that is killed at any moment can be made again, with and without --resume auto."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from killed_run import KILLED, OPTIONS, kill_at, run_killed
+from tiny_run import folder_of, run, words
+
+from lit_gpt.config.cli import parse
+from lit_gpt.errors import UserError
+from lit_gpt.train import run_folder
+from lit_gpt.train.setup import Setup, prepare
+
+INTERRUPTED = 75
+
+
+def setup_of(data: Path, out: Path, **options: Any) -> Setup:
+    return prepare(parse(words(data, out, **{**OPTIONS, **options})), 1)
+
+
+def begin(setup: Setup) -> None:
+    """What a run without checkpoints does to its folder before it trains."""
+    lease = run_folder.take(setup, None, None, run_folder.claim(setup, None))
+    run_folder.create(setup)
+    lease.close()
+
+
+def dies(setup: Setup, operation: int) -> bool:
+    """Whether a start in another process was killed at its n-th operation on a file; else it went well."""
+    if not (pid := os.fork()):
+        try:
+            kill_at(operation, setup.folder)
+            begin(setup)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code in (0, KILLED)
+    return code == KILLED
+
+
+@pytest.mark.parametrize("before", ["nothing", "half of another run"])
+def test_every_moment_of_a_start(before, data, tmp_path, monkeypatch):
+    """Between plan.json and numerics.json a killed start left a folder that had to be removed by hand."""
+    monkeypatch.setattr("lit_gpt.train.lease.STALE_AFTER", 0.2)  # waited for where the owner did not yet say its name
+    monkeypatch.setattr("lit_gpt.train.lease.RENEW_EVERY", 0.05)
+    monkeypatch.setattr(
+        run_folder, "environment", lambda data: ({"git": {"patch": "patch-1.diff", "patch_cut": False}}, b"patch")
+    )
+    first = setup_of(data, tmp_path)
+    other = replace(first, run=replace(first.run, seed=1), plan=replace(first.plan, seed=1))
+    operation, died = 0, True
+    while died:
+        setup = replace(first, folder=tmp_path / str(operation))
+        if before != "nothing":
+            setup.folder.mkdir()
+            (setup.folder / "plan.json").write_text(json.dumps(other.plan.to_dict()))
+        died = dies(setup, operation)
+        begin(setup)
+        written = {part: json.loads((setup.folder / f"{part}.json").read_text()) for part in run_folder.IDENTITY}
+        assert written == {**run_folder.identity(first), "plan": first.plan.to_dict()}
+        assert not list(setup.folder.rglob(".*.tmp")), "what the killed one was writing is gone"
+        operation += 1
+    with pytest.raises(UserError, match="--seed: 3407 -> 1"):  # it is this run's now
+        run_folder.claim(replace(other, folder=setup.folder), None)
+    assert operation > 20
+
+
+@pytest.mark.parametrize("operation", range(40, 100, 15))
+def test_a_run_that_was_killed_goes_on(operation, data, tmp_path):
+    """In the first checkpoints too, between the rename and COMPLETE: 8 of 24 such kills stopped training for good."""
+    code, _ = run_killed(data, tmp_path / "out", operation=operation, resume="auto")
+    assert code in (0, KILLED)
+    code, said = run_killed(data, tmp_path / "out", resume="auto")
+    assert code == 0, said
+    summary = json.loads((folder_of(tmp_path / "out") / "summary.json").read_text())
+    assert summary["finished"] and summary["train_loss"] > 0
+
+
+@pytest.mark.parametrize("resume", ["auto", None])
+def test_folders_that_early_versions_left(resume, data, tmp_path):
+    """A checkpoint without COMPLETE, and plan.json without its companions: each is nobody's and starts again."""
+    options = {**OPTIONS, "resume": resume}
+    assert run(data, tmp_path, **options, stop_after=1) == INTERRUPTED
+    folder = folder_of(tmp_path)
+    (folder / "checkpoints" / "step-000001" / "COMPLETE").unlink()
+    assert run(data, tmp_path, **options, stop_after=1) == INTERRUPTED
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "numerics.json").unlink()
+    assert run(data, tmp_path, **{**options, "base_hps.eta0": 1e-3}) == 0
+    assert json.loads((folder / "summary.json").read_text())["learning_rate"] == pytest.approx(8e-3)
+
+
+def test_a_checkpoint_says_whose_the_folder_is(data, tmp_path, capsys):
+    """Where the identity is damaged, progress is kept: the run goes on, and another one is refused."""
+    assert run(data, tmp_path, **OPTIONS, stop_after=1) == INTERRUPTED
+    (folder_of(tmp_path) / "numerics.json").write_bytes(b"")  # as after a power cut
+    assert run(data, tmp_path, **OPTIONS) == 2
+    assert "already holds this run with checkpoints" in capsys.readouterr().err
+    assert run(data, tmp_path, **OPTIONS, resume="auto", seed=1) == 2
+    assert "--seed: 3407 -> 1" in capsys.readouterr().err
+    assert run(data, tmp_path, **OPTIONS, resume="auto") == 0
+
+
+def test_files_that_killed_starts_left(data, tmp_path):
+    """.plan.json.<pid>.tmp stayed for good; those of a process that runs, and a person's own files, must."""
+    setup = setup_of(data, tmp_path)
+    setup.folder.mkdir()
+    dead = os.spawnlp(os.P_NOWAIT, "true", "true")
+    os.waitpid(dead, 0)
+    names = {".plan.json.%d.tmp": False, ".notes.txt.%d.tmp": True, "plan.json.%d.tmp": True}
+    paths = {setup.folder / (name % dead): stays for name, stays in names.items()}
+    paths[setup.folder / f".plan.json.{os.getppid()}.tmp"] = True
+    for path in paths:
+        path.write_text("mine")
+    begin(setup)
+    assert {path: path.exists() for path in paths} == paths
