@@ -34,8 +34,8 @@ def leave(arguments: list[str], written: Path) -> int:
     """pretrain.py where the main process takes its time over the summary: nobody may leave before it is there."""
     close = Reporter.close
 
-    def slow(self: Reporter, interrupted: bool) -> None:
-        close(self, interrupted)
+    def slow(self: Reporter, *how: bool) -> None:
+        close(self, *how)
         if int(os.environ["RANK"]) == 0:
             time.sleep(0.5)
             written.touch()

@@ -255,6 +255,8 @@ def old_run(run_folder, tmp_path):
     shutil.rmtree(folder / "tokenizer")
     for meta in folder.glob("checkpoints/*/meta.json"):
         meta.write_text(json.dumps({k: v for k, v in json.loads(meta.read_text()).items() if k != "tokenizer"}))
+        (meta.parent / "SHA256SUMS").unlink()
+        (meta.parent / "COMPLETE").write_text(str(meta.stat().st_mtime_ns))
     return folder
 
 
