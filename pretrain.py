@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import NoReturn
 
 from lit_gpt.config.cli import parse
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
+from lit_gpt.metrics.background import hanging
+from lit_gpt.utils.signals import Signals
 
 
-def setup(run: RunConfig) -> int:
+def setup(run: RunConfig, signals: Signals) -> int:
     """Carry out one command line; returns the exit code."""
     # Imported late: `--help` and a mistyped option should not wait for torch.
     from lit_gpt.train.setup import dry_run, prepare, world_size
@@ -20,17 +24,26 @@ def setup(run: RunConfig) -> int:
         return 0
     from lit_gpt.train.loop import execute
 
-    return execute(prepared)
+    return execute(prepared, signals)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, run, and turn a UserError into one message and its exit code."""
-    try:
-        return setup(parse(sys.argv[1:] if argv is None else argv))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.code
+    with Signals() as signals:
+        try:
+            return setup(parse(sys.argv[1:] if argv is None else argv), signals)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.code
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with `code`, without the exit hooks of a tracker's library that waits for its server."""
+    if hanging():
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

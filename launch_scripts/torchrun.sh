@@ -23,6 +23,9 @@ default_gpus="$(nvidia-smi --list-gpus 2>/dev/null | grep -c GPU || true)"
 # How long torchrun waits for the checkpoint that pretrain.py writes on SIGTERM before it kills (default 30 s).
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-100}"
 
+# What torchrun passes on to pretrain.py. USR1, which Slurm sends with --signal=USR1@120, would kill it by default.
+export PET_SIGNALS_TO_HANDLE="${PET_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1}"
+
 options=(
     --nnodes "${NNODES:-1}"
     --nproc_per_node "${GPUS_PER_NODE:-$default_gpus}"

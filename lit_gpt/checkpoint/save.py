@@ -53,7 +53,8 @@ class Checkpointer:
 
     folder: <run>/checkpoints, on a file system that all ranks see. keep_last: newest checkpoints
     that stay. keep_every: those at multiples of this many steps stay for good, 0 for none.
-    async_save: write in the background.
+    async_save: write in the background. owned: called on the main rank right before a checkpoint gets its name;
+    raises where the run folder is another process's by then.
     A save that fails is said on stderr at once, and the next one tries again: `failures` counts
     them, and `wait` says whether the last one was published.
     Every rank makes one, at the same point, and calls its methods at the same points.
@@ -61,7 +62,14 @@ class Checkpointer:
     """
 
     def __init__(
-        self, folder: Path, runtime: Where, *, keep_last: int, keep_every: int = 0, async_save: bool = True
+        self,
+        folder: Path,
+        runtime: Where,
+        *,
+        keep_last: int,
+        keep_every: int = 0,
+        async_save: bool = True,
+        owned: Callable[[], None] = lambda: None,
     ) -> None:
         if keep_last < 1:
             raise UserError(f"--keep_last {keep_last} would keep no checkpoint. Give 1 or more.")
@@ -70,6 +78,7 @@ class Checkpointer:
         self.keep_last = keep_last
         self.keep_every = keep_every
         self.async_save = async_save
+        self.owned = owned
         self.staging = Staging()
         self.thread: threading.Thread | None = None
         self.saved, self.failures, self.newest = True, 0, "none: nothing is saved so far"
@@ -166,6 +175,7 @@ class Checkpointer:
         write_text(tmp / SUMS, text)
         write_text(tmp / COMPLETE, seal(next_number(self.folder), text))
         sync_folder(tmp)
+        self.owned()
         take_place(tmp, final)
         sync_folder(final.parent)
         self.newest = final.name

@@ -160,6 +160,9 @@ class RunConfig:
         decay: shape of the final decay of wsd; default linear, with token cosine too: cosine.
         decay_fraction: fraction of the run after warm-up that wsd decays over.
         grad_clip: largest global gradient norm; 0 switches clipping off.
+        skip_spikes: do not take a step whose loss or gradient norm is more than this many standard deviations above
+            its mean over the last 128 steps taken, such as 6; default: take it.
+        max_skips: end the run, with a checkpoint, when this many steps in a row could not be taken.
         label_smoothing: smoothing of the training targets; token ls is 0.1.
         midtrain: continue at full learning rate: no warm-up, YaRN active (token midtrain).
         validation: only validate the weights of init_from, then stop (token validation).
@@ -177,6 +180,7 @@ class RunConfig:
         use_flce: compute head and loss in slices without the full logits; default on.
         attention: attention backend; auto picks the fastest that fits (python -m lit_gpt.tools.inspect env).
         kernels: reference keeps library kernels out of every operation but attention; auto picks.
+        collective_timeout: seconds that processes wait for one another before the run ends and says who is missing.
         deterministic: deterministic kernels, slower; resume is then bit-exact on a GPU too.
         out_dir: root of the run folders; default $LIGHTNING_ARTIFACTS_DIR, else out.
         resume: true continues the newest checkpoint or fails, auto continues or starts, a path continues that one.
@@ -280,6 +284,8 @@ class RunConfig:
     decay: Literal["linear", "cosine", "1-sqrt"] | None = None
     decay_fraction: Annotated[float, Bounds(0, 1, "low")] = 2 / 7
     grad_clip: Annotated[float, Bounds(0, 1e9)] = 1.0
+    skip_spikes: Annotated[float, Bounds(0, 1000, "low")] | None = None
+    max_skips: Steps = 10
     label_smoothing: Annotated[float, Bounds(0, 1, "high")] | None = None
     midtrain: bool | None = None
     validation: bool | None = None
@@ -298,6 +304,7 @@ class RunConfig:
     use_flce: bool | None = None
     attention: Name = "auto"
     kernels: Literal["auto", "reference"] = "auto"
+    collective_timeout: Annotated[float, Bounds(1, 1e6)] = 600.0
     deterministic: bool = False
     # run folder and checkpoints
     out_dir: Path | None = None

@@ -1,4 +1,4 @@
-"""Experiment trackers, each an optional package that is imported only when asked for."""
+"""Experiment trackers, each an optional package that is imported only when asked for, and run in the background."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 from lit_gpt.errors import UserError
+from lit_gpt.metrics.background import Background, Tracker
 from lit_gpt.utils.files import write_text
 
 WANDB_STEP = "trainer/global_step"  # the x axis Lightning's logger uses, so that old dashboards still fit
@@ -38,11 +40,6 @@ class RunInfo:
     tags: tuple[str, ...] = ()
 
 
-class Tracker(Protocol):
-    def log(self, values: Mapping[str, float], step: int) -> None: ...
-    def close(self) -> None: ...
-
-
 def _require(module: str, logger: str) -> ModuleType:
     os.environ.setdefault(
         "MLFLOW_DISABLE_TELEMETRY", "true"
@@ -59,7 +56,7 @@ def _require(module: str, logger: str) -> ModuleType:
 def check_installed(names: Iterable[str]) -> None:
     """Raise UserError when a tracker among `names` lacks a package."""
     for name in names:
-        if name in TRACKERS:
+        if name in CLASSES:
             _require(name, name)
     if "mlflow" in names and _mlflow_is_local():
         for package in LOCAL_MLFLOW:
@@ -142,7 +139,7 @@ class Wandb:
 
 
 class Mlflow:
-    """Writes to the server or database named by MLFLOW_TRACKING_URI, from a background thread.
+    """Writes to the server or database named by MLFLOW_TRACKING_URI.
 
     Without that, to mlflow's own default, ./mlflow.db, which mlflow-skinny opens with LOCAL_MLFLOW only.
     """
@@ -174,8 +171,10 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield prefix + key, str(value)[:500]  # the shortest limit among mlflow's stores
 
 
-TRACKERS: dict[str, Callable[[RunInfo], Tracker]] = {
-    "tensorboard": TensorBoard,
-    "wandb": Wandb,
-    "mlflow": Mlflow,
-}
+def _in_background(name: str, info: RunInfo) -> Tracker:
+    check_installed([name])  # here, where it is an error
+    return Background(name, lambda: CLASSES[name](info))
+
+
+CLASSES: dict[str, Callable[[RunInfo], Tracker]] = {"tensorboard": TensorBoard, "wandb": Wandb, "mlflow": Mlflow}
+TRACKERS = {name: partial(_in_background, name) for name in CLASSES}

@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import TorchElasticEnvironment
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+from torch.distributed import distributed_c10d as c10d
 from torch.distributed.device_mesh import DeviceMesh
 
 from lit_gpt.errors import UserError
@@ -26,6 +28,9 @@ DTYPES = {
     "fp32": torch.float32,
     "32": torch.float32,
 }
+
+# Seconds. NCCL's own default; gloo's is 30 minutes, https://docs.pytorch.org/docs/stable/distributed.html.
+COLLECTIVE_TIMEOUT = 600.0
 
 # Fabric advises TF32 wherever a GPU has it. The only products in fp32 are those of routers, which must be exact.
 logging.getLogger("lightning_fabric.utilities.rank_zero").addFilter(
@@ -39,7 +44,7 @@ class Runtime:
 
     mesh: the ranks that hold the sharded weights, None for one process without a launcher. One
     node: ("shard",), all ranks. Several nodes: ("replicate", "shard"), shards inside a node and
-    copies across nodes (HSDP).
+    copies across nodes (HSDP). timeout: seconds that a collective may take.
     """
 
     fabric: Fabric
@@ -50,6 +55,7 @@ class Runtime:
     device: torch.device
     compute_dtype: torch.dtype
     mesh: DeviceMesh | None
+    timeout: float = COLLECTIVE_TIMEOUT
 
     @property
     def is_main(self) -> bool:
@@ -74,11 +80,19 @@ class Runtime:
         return texts
 
 
-def launch(*, precision: str | None = None, offloading: bool = False, deterministic: bool = False) -> Runtime:
+def launch(
+    *,
+    precision: str | None = None,
+    offloading: bool = False,
+    deterministic: bool = False,
+    timeout: float = COLLECTIVE_TIMEOUT,
+) -> Runtime:
     """Join the run this process belongs to.
 
     precision: bf16 (or bf16-mixed), fp32 (or 32); None is bf16 on CUDA and fp32 elsewhere.
     deterministic: deterministic kernels everywhere.
+    timeout: seconds after which a collective fails, in every process group: with gloo as a RuntimeError; NCCL ends
+    the process (its watchdog, TORCH_NCCL_ASYNC_ERROR_HANDLING). See peers.py, which comes first.
     Under torchrun, even with one process, the weights are sharded by FSDP2. Without it: one
     process on the first GPU, or on the CPU.
 
@@ -89,10 +103,10 @@ def launch(*, precision: str | None = None, offloading: bool = False, determinis
         raise UserError(f"--precision {precision} is unknown. Use one of: {', '.join(DTYPES)}.")
     if deterministic:
         _make_deterministic()
-    return _join(precision) if "WORLD_SIZE" in os.environ else _alone(precision, offloading)
+    return _join(precision, timeout) if "WORLD_SIZE" in os.environ else _alone(precision, offloading)
 
 
-def _join(precision: str | None) -> Runtime:
+def _join(precision: str | None, timeout: float) -> Runtime:
     # What torchrun started, not what is visible: a job may use some of a node's GPUs.
     devices = int(os.environ["LOCAL_WORLD_SIZE"])
     num_nodes = int(os.environ["WORLD_SIZE"]) // devices
@@ -102,9 +116,14 @@ def _join(precision: str | None) -> Runtime:
             f"torchrun started {devices} processes on this node, which has {torch.cuda.device_count()} GPUs. "
             f"Use torchrun --nproc_per_node {torch.cuda.device_count()}, or CUDA_VISIBLE_DEVICES= for the CPU."
         )
+    limit = timedelta(seconds=timeout)
+    # DeviceMesh and new_group do not hand the limit of the whole group on: theirs are these two constants (torch
+    # 2.11 to 2.14), so this reaches every group, whoever makes it.
+    c10d.default_pg_timeout = c10d.default_pg_nccl_timeout = limit
     strategy = ModelParallelStrategy(
         parallelize_fn=lambda model, mesh: model,
         process_group_backend="cpu:gloo,cuda:nccl" if cuda else "gloo",
+        timeout=limit,
     )
     fabric = Fabric(
         accelerator="cuda" if cuda else "cpu",
@@ -114,7 +133,7 @@ def _join(precision: str | None) -> Runtime:
         plugins=[TorchElasticEnvironment()],
     )
     fabric.launch()
-    return _runtime(fabric, num_nodes, precision, _mesh(strategy.device_mesh))
+    return _runtime(fabric, num_nodes, precision, _mesh(strategy.device_mesh), timeout)
 
 
 def _mesh(fabric_mesh: DeviceMesh) -> DeviceMesh:
@@ -138,10 +157,10 @@ def _alone(precision: str | None, offloading: bool) -> Runtime:
         )
     fabric = Fabric(accelerator="cuda" if torch.cuda.is_available() else "cpu", devices=1)
     fabric.launch()
-    return _runtime(fabric, 1, precision, None)
+    return _runtime(fabric, 1, precision, None, COLLECTIVE_TIMEOUT)
 
 
-def _runtime(fabric: Fabric, num_nodes: int, precision: str | None, mesh: DeviceMesh | None) -> Runtime:
+def _runtime(fabric: Fabric, num_nodes: int, precision: str | None, mesh: DeviceMesh | None, timeout: float) -> Runtime:
     device = fabric.device
     return Runtime(
         fabric=fabric,
@@ -152,6 +171,7 @@ def _runtime(fabric: Fabric, num_nodes: int, precision: str | None, mesh: Device
         device=device,
         compute_dtype=DTYPES[resolved_precision(precision)],
         mesh=mesh,
+        timeout=timeout,
     )
 
 

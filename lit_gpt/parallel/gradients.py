@@ -21,11 +21,16 @@ from lit_gpt.parallel.fabric import Runtime
 
 
 class GradNorms(NamedTuple):
-    """2-norms in fp32, 0-d tensors on the device: all gradients, all but vectors, vectors."""
+    """2-norms in fp32, 0-d tensors on the device: all gradients, all but vectors, vectors.
+
+    each: (P,), of this rank's part of every gradient, whose parameters have these `roles`.
+    """
 
     total: torch.Tensor
     weight: torch.Tensor
     vector: torch.Tensor
+    each: torch.Tensor
+    roles: tuple[str, ...]
 
 
 def gradient_sync(model: nn.Module, enabled: bool) -> None:
@@ -70,19 +75,22 @@ def grad_norms(parameters: Iterable[nn.Parameter], runtime: Runtime) -> GradNorm
     for p in parameters:
         if p.grad is not None:
             kind = vectors if getattr(p, "role", None) == "vector" else whole
-            (sharded if isinstance(p.grad, DTensor) else kind).append(_local(p.grad))
-    weight, vector = _sum_of_squares(sharded, runtime.device), _sum_of_squares(vectors, runtime.device)
+            (sharded if isinstance(p.grad, DTensor) else kind).append(p)
+    norms = [_norms(kind) for kind in (sharded, vectors, whole)]
+    weight, vector, rest = (_sum_of_squares(by_device, runtime.device) for by_device in norms)
     if runtime.mesh is not None:
         dist.all_reduce(weight, group=runtime.mesh.get_group("shard"))
-    weight += _sum_of_squares(whole, runtime.device)
-    return GradNorms((weight + vector).sqrt(), weight.sqrt(), vector.sqrt())
+    weight += rest
+    each = torch.cat([group.to(runtime.device) for by_device in norms for _, group in by_device])
+    roles = tuple(getattr(p, "role", "?") for by_device in norms for params, _ in by_device for p in params)
+    return GradNorms((weight + vector).sqrt(), weight.sqrt(), vector.sqrt(), each, roles)
 
 
 @torch.no_grad()
 def scale_gradients_(parameters: Iterable[nn.Parameter], factor: torch.Tensor) -> None:
     """Multiply every gradient by a 0-d tensor."""
-    for device, grads in _by_device([_local(p.grad) for p in parameters if p.grad is not None]).items():
-        torch._foreach_mul_(grads, factor.to(device))
+    for device, group in _by_device(parameters).items():
+        torch._foreach_mul_(_grads(group), factor.to(device))
 
 
 @torch.no_grad()
@@ -108,19 +116,32 @@ def _local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _by_device(tensors: Iterable[torch.Tensor]) -> dict[torch.device, list[torch.Tensor]]:
-    """Offloaded shards are on the host, vectors on the GPU; foreach functions want one device."""
-    groups: dict[torch.device, list[torch.Tensor]] = defaultdict(list)
-    for tensor in tensors:
-        groups[tensor.device].append(tensor)
+def _by_device(parameters: Iterable[nn.Parameter]) -> dict[torch.device, list[nn.Parameter]]:
+    """Parameters by the device of their gradients: offloaded shards are on the host, vectors on the GPU, and foreach
+    functions want one device. Those without a gradient are left out."""
+    groups: dict[torch.device, list[nn.Parameter]] = defaultdict(list)
+    for p in parameters:
+        if p.grad is not None:
+            groups[_local(p.grad).device].append(p)
     return groups
 
 
-def _sum_of_squares(tensors: list[torch.Tensor], device: torch.device) -> torch.Tensor:
+def _grads(parameters: Iterable[nn.Parameter]) -> list[torch.Tensor]:
+    return [_local(p.grad) for p in parameters if p.grad is not None]
+
+
+def _norms(parameters: list[nn.Parameter]) -> list[tuple[list[nn.Parameter], torch.Tensor]]:
+    """Parameters of one device, and the norms of this rank's part of their gradients, there."""
+    return [
+        (group, torch.stack(list(torch._foreach_norm(_grads(group), 2, dtype=torch.float32))))
+        for group in _by_device(parameters).values()
+    ]
+
+
+def _sum_of_squares(norms: list[tuple[list[nn.Parameter], torch.Tensor]], device: torch.device) -> torch.Tensor:
     total = torch.zeros((), dtype=torch.float32, device=device)
-    for group in _by_device(tensors).values():
-        norms = torch._foreach_norm(group, 2, dtype=torch.float32)
-        total += torch.stack(norms).square().sum().to(device)
+    for _, group in norms:
+        total += group.square().sum().to(device)
     return total
 
 

@@ -66,8 +66,8 @@ def _patches(a: Path, b: Path, patch_a: str | None, patch_b: str | None) -> list
     """The changes that only one of two runs had, as a diff of their patches."""
     if patch_a == patch_b:
         return []
-    texts = [_lines(folder, name) for folder, name in ((a, patch_a), (b, patch_b))]
-    diff = list(unified_diff(*texts, str(patch_a), str(patch_b), n=0, lineterm=""))
+    here, there = _lines(a, patch_a), _lines(b, patch_b)
+    diff = list(unified_diff(here, there, str(patch_a), str(patch_b), n=0, lineterm=""))
     more = [f"... and {len(diff) - PATCH_LINES} more lines"] if len(diff) > PATCH_LINES else []
     return diff[:PATCH_LINES] + more
 

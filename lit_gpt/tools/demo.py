@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
     data = corpus(values.output)
     say(2, "training (Ctrl-C stops with a checkpoint)")
     result = train(values, data)
-    if result.interrupted:
+    if result.code:
         print(f"Stopped early; the checkpoint is in {result.folder / 'checkpoints'}.")
         return 0
     say(3, "a sample")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,24 +16,28 @@ from lit_gpt.data.corpus import Corpus
 from lit_gpt.data.kept_tokenizer import KeptTokenizer
 from lit_gpt.data.loader import Loader
 from lit_gpt.data.stream import DataError
-from lit_gpt.errors import EXIT_NOT_WRITTEN, UserError
+from lit_gpt.errors import EXIT_NOT_FINITE, EXIT_NOT_WRITTEN, EXIT_PEER_LOST, UserError
 from lit_gpt.metrics.health import activation_statistics
 from lit_gpt.metrics.remote import check_installed
 from lit_gpt.optim.groups import set_hyperparameters
 from lit_gpt.optim.protocol import curvature_due, evaluated_weights
 from lit_gpt.parallel import Runtime, launch
+from lit_gpt.parallel.peers import Peers, is_of_collective
 from lit_gpt.scaling.plan import step_values
 from lit_gpt.train import run_folder
 from lit_gpt.train.build import build_model, build_optimizer, document_end, open_training, open_validation
 from lit_gpt.train.curvature import estimate_curvature
+from lit_gpt.train.guard import StepGuard
 from lit_gpt.train.lease import Lease
 from lit_gpt.train.profile import StepProfiler
 from lit_gpt.train.reading import on_main, together
 from lit_gpt.train.reporter import Reporter
+from lit_gpt.train.saving import Saver
 from lit_gpt.train.setup import Setup, dry_run
-from lit_gpt.train.signals import EXIT_INTERRUPTED, StopRequest
+from lit_gpt.train.signals import EXIT_INTERRUPTED, stop_agreed
 from lit_gpt.train.step import to_device, train_step
 from lit_gpt.train.validate import validate
+from lit_gpt.utils.signals import ENDING, FIRST_STEP, TRAINING, Signals, leave
 
 
 @dataclass
@@ -44,12 +50,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended. interrupted: it can go on with --resume auto. saved: its last checkpoint is there."""
+    """How a run ended. code: for the process. said: a sentence about it, "" where all is well."""
 
     folder: Path
     progress: Progress
-    interrupted: bool
-    saved: bool
+    code: int
+    said: str
     validation: dict[str, float]
 
 
@@ -67,6 +73,9 @@ class Trainer:
         present = run_folder.claim(setup, meta, resume_from)
         self.progress = Progress(meta["step"], meta["tokens"]) if meta else Progress()
         self.report_state = meta["report"] if meta else None
+        guarded = self.report_state.get("guard") if self.report_state else None
+        self.guard = StepGuard(runtime, run.max_skips, run.skip_spikes or 0.0, guarded)
+        self.at: Callable[[str], None] = lambda doing: None  # tells the other ranks, once there is a run folder
         self.tokenizer: KeptTokenizer | None = None  # known to the main process once the run folder is there
         self.loader = Loader(
             self.train_data,
@@ -78,7 +87,6 @@ class Trainer:
             vocab_size=setup.model.vocab_size,
         )
         self.data_state = self.loader.state()
-        self.saved = self.progress.step  # of the newest checkpoint
         self.loader.check_size(self.plan.batch_tokens * self.plan.batch_ramp // self.plan.context)
         ended = "ended" if self.finished and run_folder.has_ended(setup.folder) else None
         self.done = runtime.gather(ended)[0] is not None
@@ -111,91 +119,106 @@ class Trainer:
         if self.lease:
             self.lease.check()
 
-    def fit(self) -> Result:
-        """Train to the end of the token budget, or until asked to stop; the run folder is free afterwards."""
-        try:
-            return self._fit()
-        finally:
+    def fit(self, signals: Signals | None = None) -> Result:
+        """Train to the end of the token budget, or until asked to stop; ends the process where a peer is lost.
+
+        signals: what listens already; by default this listens itself. The run folder is free afterwards.
+        """
+        run, code, said, saved = self.run, 1, "", False
+        with ExitStack() as closing:
             if self.lease:
-                self.lease.close()
+                closing.callback(self.lease.close)
+            signals = signals or closing.enter_context(Signals())
+            data = {"train": self.train_data, "validation": self.val_data}
+            self.tokenizer = on_main(self.runtime, lambda: run_folder.create(self.setup, data))
+            checkpoints = Checkpointer(
+                self.setup.folder / "checkpoints",
+                self.runtime,
+                keep_last=run.keep_last,
+                keep_every=run.keep_every,
+                async_save=run.async_save,
+                owned=self.owned,
+            )
+            report = Reporter(self.setup, self.runtime, self.optimizer, self.progress, self.report_state, self.owned)
+            peers = Peers(self.setup.folder, self.runtime)
+            self.at, saver = peers.at, Saver(checkpoints, report, self.progress.step)
+            profiler = StepProfiler(self.setup.folder, run.profile_steps if self.runtime.is_main else 0)
+            closing.callback(lambda: report.close(code == EXIT_INTERRUPTED, saved))
+            for close in (checkpoints.close, self.loader.close, profiler.close, peers.stop):
+                closing.callback(close)
+            closing.callback(setattr, signals, "phase", ENDING)
+            signals.abandons = lambda: f"Steps after the newest checkpoint are lost, and {saver.newest()}."
+            signals.phase = FIRST_STEP
+            try:
+                code, said = self._end(self._run(saver, report, signals, profiler), saver)
+                saved = code != EXIT_NOT_WRITTEN
+                peers.close()
+            except DataError as lost:
+                kept, saved = self._kept(saver), saver.published == self.progress.step
+                raise UserError(f"{lost} {kept}") from lost
+            except Exception as error:
+                peers.lost(error)
+                raise
+        return Result(self.setup.folder, self.progress, code, said, report.last_validation)
 
-    def _fit(self) -> Result:
-        data = {"train": self.train_data, "validation": self.val_data}
-        self.tokenizer = on_main(self.runtime, lambda: run_folder.create(self.setup, data))
-        run = self.run
-        checkpoints = Checkpointer(
-            self.setup.folder / "checkpoints",
-            self.runtime,
-            keep_last=run.keep_last,
-            keep_every=run.keep_every,
-            async_save=run.async_save,
-        )
-        report = Reporter(
-            self.setup,
-            self.runtime,
-            self.optimizer,
-            self.progress,
-            self.report_state,
-            self.owned,
-        )
-        stop, interrupted, saved = StopRequest(self.runtime), False, False
-        profiler = StepProfiler(self.setup.folder, run.profile_steps if self.runtime.is_main else 0)
-        try:
-            interrupted = self._run(checkpoints, report, stop, profiler)
-            saved = checkpoints.wait()
-            if not saved:  # once more: what was in the way may be gone, and there is no later save
-                self._save(checkpoints, report)
-                saved = checkpoints.wait()
-        except DataError as lost:
-            raise UserError(f"{lost} {self._keep(checkpoints, report)}") from lost
-        finally:
-            profiler.close()
-            stop.close()
-            self.loader.close()
-            checkpoints.close()
-            report.close(interrupted, saved)
-        return Result(self.setup.folder, self.progress, interrupted, saved, report.last_validation)
-
-    def _run(self, checkpoints: Checkpointer, report: Reporter, stop: StopRequest, profiler: StepProfiler) -> bool:
-        """Steps until the budget is spent or a stop is asked for; returns whether it was asked for."""
+    def _run(self, saver: Saver, report: Reporter, signals: Signals, profiler: StepProfiler) -> int:
+        """Steps until the budget is spent or something ends them; returns the exit code that this deserves."""
         run, progress, first = self.run, self.progress, self.progress.step
         while not self.finished:
             self.step(report)
+            signals.phase = TRAINING
             profiler.step()
+            if self.guard.ended(progress.step, self.finished):
+                return EXIT_NOT_FINITE
             if run.health_step and progress.step % run.health_step == 0:
                 with report.pause("health"):
                     report.record(self.health())
-            hurry = not self.finished and stop.agreed()
+            hurry = not self.finished and stop_agreed(self.runtime, signals)
             interrupted = hurry or (not self.finished and progress.step - first == run.stop_after)
             due = self.finished or progress.step % run.eval_step == 0
             if self.val_data and due and not hurry:
                 with report.pause("val"):
                     report.validation(self.validate())
-            if self.finished or interrupted or progress.step % cast(int, run.save_step) == 0:
-                with report.pause("checkpoint"):
-                    self._save(checkpoints, report)
             if interrupted:
-                return True
-        return False
+                return EXIT_INTERRUPTED
+            if not self.finished and progress.step % cast(int, run.save_step) == 0:
+                saver.save(progress.step, lambda: self._save(saver))
+        return 0
 
-    def _keep(self, checkpoints: Checkpointer, report: Reporter) -> str:
-        """Save what was learned before the data failed; what there is to say about it."""
+    def _end(self, code: int, saver: Saver) -> tuple[int, str]:
+        """The last checkpoint, and what there is to say: no code but EXIT_NOT_WRITTEN goes without it."""
         step = self.progress.step
-        if step != self.saved:
-            self._save(checkpoints, report)
-        if not step:
-            return ""
-        done = "is saved; continue with --resume auto." if checkpoints.wait() else "could NOT be saved."
-        return f"The checkpoint of step {step} {done}"
+        if not self._finish(saver):
+            said = f"error: the checkpoint of step {step} could not be written in two tries; {saver.newest()}."
+            return EXIT_NOT_WRITTEN, f"{said} Make room; the same command with --resume auto continues from there."
+        if code == EXIT_NOT_FINITE:
+            return code, (
+                f"error: {self.guard.why(step)} The checkpoint of step {step} is saved, and --resume auto goes on with "
+                "the data after them. If that ends alike, lower --base_hps.eta0 or raise --base_hps.warmup_tokens, and "
+                "start again, or from an earlier checkpoint with --init_from."
+            )
+        return code, "stopped early with a checkpoint; the same command with --resume auto continues" if code else ""
+
+    def _kept(self, saver: Saver) -> str:
+        """Save what was learned before the data failed; what there is to say about it."""
+        if not self._finish(saver):
+            return f"What was learned could not be saved; {saver.newest()}."
+        step = self.progress.step
+        return f"The checkpoint of step {step} is saved; continue with --resume auto." if step else ""
+
+    def _finish(self, saver: Saver) -> bool:
+        return saver.finish(self.progress.step, lambda: self._save(saver))
 
     def validate(self) -> dict[str, float]:
         """Loss at every multiple of the context on the validation data."""
+        self.at(f"step {self.progress.step}, validation")
         assert self.val_data is not None
         with evaluated_weights(self.model, self.optimizer):
             return measure(self.model, self.val_data, self.setup, self.runtime, self.eos_id)
 
     def health(self) -> dict[str, float]:
         """Activation statistics on the sequence that this rank is about to train on."""
+        self.at(f"step {self.progress.step}, activation statistics")
         first = self.loader.cursor.samples_seen + self.runtime.rank
         batch = together(self.runtime, lambda: self.train_data.batch(first, 1))
         tokens = to_device(batch.tokens, self.runtime.device)
@@ -208,7 +231,9 @@ class Trainer:
         multiple = self.runtime.world_size * run.micro_bsz * plan.context
         values = step_values(plan, progress.tokens, multiple)
         set_hyperparameters(self.optimizer, values)
+        self.at(f"step {progress.step + 1}, reading its data")
         data = together(self.runtime, lambda: self.loader.next_step(values.batch_tokens // plan.context))
+        self.at(f"step {progress.step + 1}, forward, backward and update")
         result = train_step(
             self.model,
             self.optimizer,
@@ -219,6 +244,8 @@ class Trainer:
             grad_clip=plan.grad_clip,
             label_smoothing=plan.label_smoothing,
             eos_id=self.eos_id,
+            guard=self.guard,
+            step=progress.step + 1,
         )
         if curvature_due(self.optimizer):
             self._estimate_curvature()
@@ -236,21 +263,20 @@ class Trainer:
         seed = (self.plan.seed * 1_000_003 + self.progress.step) * ranks + self.runtime.rank
         estimate_curvature(self.model, self.optimizer, tokens, self.runtime, seed=seed, eos_id=self.eos_id)
 
-    def _save(self, checkpoints: Checkpointer, report: Reporter) -> None:
-        meta: dict[str, Any] = {
-            "step": self.progress.step,
-            "tokens": self.progress.tokens,
-            "data": self.data_state,
-            "report": report.state(),
-            "tokenizer": asdict(self.tokenizer) if self.tokenizer else None,
-            **run_folder.identity(self.setup),
-        }
+    def _save(self, saver: Saver) -> None:
+        step, report = self.progress.step, saver.report
+        self.at(f"step {step}, saving it")
         self.owned()
-        self.saved = self.progress.step
         with evaluated_weights(self.model, self.optimizer):
-            checkpoints.save(self.progress.step, self.model, self.optimizer, meta)
-        if checkpoints.failures:
-            report.record({"checkpoint/failed_saves": checkpoints.failures})
+            meta: dict[str, Any] = {
+                "step": step,
+                "tokens": self.progress.tokens,
+                "data": self.data_state,
+                "report": {**report.state(), "guard": self.guard.state()},
+                "tokenizer": asdict(self.tokenizer) if self.tokenizer else None,
+                **run_folder.identity(self.setup),
+            }
+            saver.checkpoints.save(step, self.model, self.optimizer, meta)
 
 
 def measure(model: nn.Module, data: Corpus, setup: Setup, runtime: Runtime, eos_id: int | None) -> dict[str, float]:
@@ -277,10 +303,25 @@ def validate_only(setup: Setup, runtime: Runtime) -> dict[str, float]:
     return measure(model, data, setup, runtime, document_end(setup, data))
 
 
-def execute(setup: Setup) -> int:
+def execute(setup: Setup, signals: Signals | None = None) -> int:
     """Train or validate as the run asks, and say where things are; returns the exit code."""
+    try:
+        return _execute(setup, signals)
+    except Exception as error:
+        if is_of_collective(error):
+            limit = f"The limit is --collective_timeout {setup.run.collective_timeout:g} seconds."
+            leave(EXIT_PEER_LOST, f"error: before or after training, a connection failed: {error} {limit}")
+        raise
+
+
+def _execute(setup: Setup, signals: Signals | None) -> int:
     run = setup.run
-    runtime = launch(precision=run.precision, offloading=run.offloading, deterministic=run.deterministic)
+    runtime = launch(
+        precision=run.precision,
+        offloading=run.offloading,
+        deterministic=run.deterministic,
+        timeout=run.collective_timeout,
+    )
     if run.validation:
         values = validate_only(setup, runtime)
         if runtime.is_main:
@@ -293,19 +334,11 @@ def execute(setup: Setup) -> int:
         if runtime.is_main:
             print(f"{setup.folder} is finished already: {trainer.progress.tokens:,} tokens. Nothing to do.")
         return 0
-    result = trainer.fit()
+    result = trainer.fit(signals)
     if runtime.is_main:
         print(f"run folder: {result.folder}")
-        if not result.saved:
-            print(
-                f"error: the run ended, but its last checkpoint (step {result.progress.step:,}) could not be written. "
-                "Make room, then continue from the one before with --resume auto.",
-                file=sys.stderr,
-            )
-        elif result.interrupted:
-            print("stopped early with a checkpoint; the same command with --resume auto continues")
+        if result.said:
+            print(result.said, file=sys.stderr if result.said.startswith("error") else sys.stdout)
         sys.stdout.flush()
     runtime.barrier()  # torchrun ends all processes as soon as one leaves with a code other than 0
-    if not result.saved:
-        return EXIT_NOT_WRITTEN
-    return EXIT_INTERRUPTED if result.interrupted else 0
+    return result.code

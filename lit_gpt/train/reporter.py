@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lit_gpt.errors import NotWritten, UserError
+from lit_gpt.errors import NotWritten
 from lit_gpt.metrics.console import Console
 from lit_gpt.metrics.curve import draw_loss_curve
 from lit_gpt.metrics.hardware import Hardware
@@ -58,13 +58,13 @@ class Reporter:
         palm = setup.palm_flops_per_token / (setup.plan.model_flops_per_token or 1.0)
         self.speed = Throughput(runtime.world_size, peak, palm=palm)
         self.hardware = Hardware(device)
-        self._window = torch.zeros(2, device=device)  # summed loss of the steps taken, skipped steps
+        self._window = torch.zeros(3, device=device)  # summed loss of the steps taken, steps skipped, spikes of these
         self._window_steps = 0
         self._spikes = {"loss": SpikeDetector(), "gradient norm": SpikeDetector()}
         if state:
             self.speed.load_state_dict(state["speed"])
-            loss, skipped = state["window"]
-            self._window += torch.tensor([loss if runtime.is_main else 0.0, skipped], device=device)
+            loss, skipped, spiked = (*state["window"], 0)[:3]  # older checkpoints know no spikes
+            self._window += torch.tensor([loss if runtime.is_main else 0.0, skipped, spiked], device=device)
             self._window_steps = state["window_steps"]
         self._sinks = self._open_sinks(optimizer, owned) if runtime.is_main else None
         if self._sinks and progress.step:
@@ -105,7 +105,7 @@ class Reporter:
         """Account for one optimizer step; every log_step steps, log it."""
         tokens, ranks = values.batch_tokens, self.runtime.world_size
         taken = torch.where(result.skipped > 0, 0.0, result.loss)
-        self._window += torch.stack([taken, result.skipped])
+        self._window += torch.stack([taken, result.skipped, result.spiked])
         self._window_steps += 1
         self.speed.step(
             tokens=tokens,
@@ -121,15 +121,18 @@ class Reporter:
     def _log(self, values: StepValues, result: StepResult, micro_batches: int, epochs: dict[str, float]) -> None:
         summed = self.runtime.sum(self._window)
         norms = result.norms
-        read = torch.stack([summed[0], self._window[1], norms.total, norms.weight, norms.vector])
+        read = torch.stack([summed[0], *self._window[1:], norms.total, norms.weight, norms.vector])
         if result.routing is not None:
             read = torch.cat([read, self.runtime.sum(result.routing)])
         read = read.tolist()
-        skipped = int(read[1])
-        self._check(skipped)
-        loss = read[0] / (self._window_steps - skipped)
-        self._watch({"loss": loss, "gradient norm": read[2]})
-        self.last_loss, self._window_steps = loss, 0
+        skipped, spiked, *norms_read = int(read[1]), int(read[2]), *read[3:6]
+        self._warn(skipped, spiked, result)
+        taken = self._window_steps - skipped
+        loss = read[0] / taken if taken else math.nan
+        if taken:
+            self._watch({"loss": loss, "gradient norm": norms_read[0]})
+            self.last_loss = loss
+        self._window_steps = 0
         self._window.zero_()
         rates = self.speed.metrics()
         if not self._sinks:
@@ -139,9 +142,11 @@ class Reporter:
             "metric/train_ppl": math.exp(min(loss, 700.0)),
             "metric/skipped_steps": skipped,
         }
-        row |= self._step_values(values, read[2:5], micro_batches)
+        if self.setup.run.skip_spikes:
+            row["metric/skipped_spikes"] = spiked
+        row |= self._step_values(values, norms_read, micro_batches)
         if experts := self.setup.model.experts:
-            row |= unpack(read[5:], experts.routed, values.batch_tokens)
+            row |= unpack(read[6:], experts.routed, values.batch_tokens)
         row |= telemetry(self.optimizer)
         row |= {f"data/epoch/{name}": epoch for name, epoch in epochs.items()}
         self._sinks.log(row | rates | self.hardware.metrics(), self.progress.step)
@@ -150,7 +155,7 @@ class Reporter:
             self.progress.tokens,
             loss,
             lr=values.lr["matrix"],
-            grad_norm=read[2],
+            grad_norm=norms_read[0],
             tokens_per_sec=rates.get("throughput/tokens_per_sec"),
             mfu=rates.get("throughput/device/mfu"),
             mfu_palm=rates.get("throughput/device/mfu_palm"),
@@ -181,18 +186,18 @@ class Reporter:
             }
         return row
 
-    def _check(self, skipped: int) -> None:
-        """A window without one finite gradient will not heal; a single one may."""
-        if not skipped:
-            return
-        step = self.progress.step
-        if skipped == self._window_steps:
-            raise UserError(
-                f"The gradient was not finite in all of the last {skipped} steps (up to step {step}). The weights "
-                "are those before them. Lower --base_hps.eta0 or raise --base_hps.warmup_tokens, then continue "
-                "from the last checkpoint with --init_from, or start again."
+    def _warn(self, skipped: int, spiked: int, result: StepResult) -> None:
+        """Say which steps were not taken, and why."""
+        window = self._window_steps
+        if skipped > spiked:
+            self.note(f"warning: {skipped - spiked} of the last {window} steps had a non-finite gradient; skipped them")
+        if spiked:
+            step, loss, norm = result.spike.tolist()
+            self.note(
+                f"warning: {spiked} of the last {window} steps were spikes, more than {self.setup.run.skip_spikes:g} "
+                f"sigma above the mean; skipped them (the newest is step {step:.0f}: loss {loss:.4f}, gradient norm "
+                f"{norm:.4g})"
             )
-        self.note(f"warning: {skipped} of the last {self._window_steps} steps had a non-finite gradient; skipped them")
 
     def _watch(self, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -228,8 +233,8 @@ class Reporter:
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs to go on counting, also in the middle of a log interval. Collective."""
-        loss, skipped = self.runtime.sum(self._window)[0].item(), self._window[1].item()
-        return {"speed": self.speed.state_dict(), "window": [loss, skipped], "window_steps": self._window_steps}
+        window = [self.runtime.sum(self._window)[0].item(), *self._window[1:].tolist()]
+        return {"speed": self.speed.state_dict(), "window": window, "window_steps": self._window_steps}
 
     def close(self, interrupted: bool, saved: bool) -> None:
         """Write the summary and the curve, close the sinks. Called on every way out.

@@ -5,8 +5,8 @@ the mean over ranks that gradient reduction takes is the gradient of the mean lo
 every valid target, however they are spread over ranks and micro-batches. A model with experts adds
 their auxiliary losses, see routing.py; the loss that is reported is without them.
 
-A step whose gradient norm is not finite is not taken: the check happens on the device and
-the optimizer skips its update there.
+A step whose gradient norm is not finite is not taken, nor one that guard.py finds to be a spike: the check happens
+on the device and the optimizer skips its update there.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from lit_gpt.config.model import Experts
 from lit_gpt.data.varlen import doc_ids
 from lit_gpt.nn.moe import Routed
 from lit_gpt.parallel import GradNorms, Runtime, finish_gradients, grad_norms, gradient_sync, scale_gradients_
+from lit_gpt.train.guard import StepGuard
 from lit_gpt.train.routing import StepRouting
 
 
@@ -32,13 +33,15 @@ class StepResult:
 
     loss: this rank's share of the mean loss; the sum over ranks is the loss of the step.
     norms: of the gradients before clipping.
-    skipped: 1 when the norm was not finite and the step was not taken.
+    skipped: 1 when the step was not taken. spiked: 1 when that was for a spike, whose (step, loss, norm) is `spike`.
     routing: this rank's sums of what its routers did, see metrics.routing; None without experts.
     """
 
     loss: torch.Tensor
     norms: GradNorms
     skipped: torch.Tensor
+    spiked: torch.Tensor
+    spike: torch.Tensor
     routing: torch.Tensor | None = None
 
 
@@ -64,11 +67,15 @@ def train_step(
     grad_clip: float,
     label_smoothing: float = 0.0,
     eos_id: int | None = None,
+    guard: StepGuard | None = None,
+    step: int = 1,
 ) -> StepResult:
     """Accumulate gradients over the micro-batches, clip the global norm, update the weights.
 
-    micro_batches: data.Batch each, arrays of (B, T). eos_id: keep documents apart.
+    micro_batches: data.Batch each, arrays of (B, T). eos_id: keep documents apart. guard: decides whether `step` is
+    taken, default: if its gradient is finite.
     """
+    guard = guard or StepGuard(runtime, max_skips=1, sigmas=0.0)
     experts: Experts | None = getattr(getattr(model, "config", None), "experts", None)
     routing = None if experts is None else StepRouting(experts, runtime, num_micro_batches)
     exact = experts is not None and experts.exact_aux and experts.aux_gamma != 0
@@ -89,11 +96,11 @@ def train_step(
         loss += loss_sum.detach() / num_valid_global
     finish_gradients(model, runtime)
     norms = grad_norms(model.parameters(), runtime)
-    skipped = update(model, optimizer, norms.total, grad_clip)
-    if routing is None:
-        return StepResult(loss, norms, skipped)
-    routing.move_biases(model, skipped)
-    return StepResult(loss, norms, skipped, routing.result())
+    skipped = guard.skip(step, loss, norms)
+    update(model, optimizer, norms.total, grad_clip, skipped)
+    if routing is not None:
+        routing.move_biases(model, skipped)
+    return StepResult(loss, norms, skipped, guard.spiked, guard.spike, routing.result() if routing else None)
 
 
 def _routes(model: nn.Module, batch: Any, runtime: Runtime, eos_id: int | None) -> Routed:
@@ -101,9 +108,10 @@ def _routes(model: nn.Module, batch: Any, runtime: Runtime, eos_id: int | None) 
     return model(tokens, doc_ids_BT=documents(tokens, eos_id), routing="only")
 
 
-def update(model: nn.Module, optimizer: torch.optim.Optimizer, norm: torch.Tensor, grad_clip: float) -> torch.Tensor:
-    """Clip, step where the norm is finite, clear gradients; 1 on the device where it was not."""
-    skipped = (~torch.isfinite(norm)).float()
+def update(
+    model: nn.Module, optimizer: torch.optim.Optimizer, norm: torch.Tensor, grad_clip: float, skipped: torch.Tensor
+) -> None:
+    """Clip, step unless `skipped` is 1, clear gradients; norm and skipped are 0-d tensors on the device."""
     divisor = (norm / grad_clip).clamp(min=1.0) if grad_clip > 0 else torch.ones_like(norm)
     if hasattr(optimizer, "grad_scale"):  # the fused kernel divides and skips by itself
         optimizer.grad_scale, optimizer.found_inf = divisor, skipped  # type: ignore[attr-defined]
@@ -112,4 +120,3 @@ def update(model: nn.Module, optimizer: torch.optim.Optimizer, norm: torch.Tenso
         scale_gradients_(model.parameters(), 1 / divisor)
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return skipped

@@ -1,0 +1,156 @@
+"""Processes that wait for one that does not come: found within the limit, named, and ended.
+
+Every rank writes where it is to a small file of its own in the run folder, which all hosts see. The file comes from a
+thread, so it grows old only when the whole process stands still (or is gone, or its host). When a rank has waited in
+one place for nearly the limit of a collective, it reads the others' files: those that are old, or in an earlier place,
+did not arrive. This ends the process with a sentence before NCCL's watchdog would abort it without one, and does not
+ask the network, which may be what failed. Where nobody is late, as behind a cut link, the collective itself fails at
+its limit, and `lost` says what is known.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from lit_gpt.errors import EXIT_PEER_LOST
+from lit_gpt.parallel.fabric import Runtime
+from lit_gpt.utils.files import write_text
+from lit_gpt.utils.signals import leave
+
+NEARLY = 0.9  # of the limit: who can name the late rank speaks before who cannot
+FOLDER = ".ranks"
+
+
+class Peers:
+    """Of one run of several processes; with one process it does nothing.
+
+    folder: the run folder. All ranks call `at` in the same order.
+    """
+
+    def __init__(self, folder: Path, runtime: Runtime):
+        self.folder, self.runtime = folder / FOLDER, runtime
+        self.patience = NEARLY * runtime.timeout
+        self._place, self._doing, self._since = 0, "starting", time.monotonic()
+        self._closed, self._thread = threading.Event(), None
+        if runtime.world_size > 1:
+            if runtime.is_main:
+                shutil.rmtree(self.folder, ignore_errors=True)  # of a run before
+                self.folder.mkdir(exist_ok=True)
+            runtime.barrier()
+            self._tell()
+            self._thread = threading.Thread(target=self._watch, name="peers", daemon=True)
+            self._thread.start()
+
+    def at(self, doing: str) -> None:
+        """This rank goes on to something else; costs nothing."""
+        self._place, self._doing, self._since = self._place + 1, doing, time.monotonic()
+
+    def stop(self) -> None:
+        """Watch no more."""
+        self._closed.set()
+        if self._thread:
+            self._thread.join(10)  # seconds; it may hang in a file system
+
+    def close(self) -> None:
+        """Stop on all ranks, and leave nothing behind."""
+        self.stop()
+        if self._thread:
+            self.runtime.barrier()
+            if self.runtime.is_main:
+                shutil.rmtree(self.folder, ignore_errors=True)
+
+    def lost(self, error: Exception) -> None:
+        """End this process where `error` is of a collective, naming who is missing; else return."""
+        if self._closed.is_set() or not is_of_collective(error):
+            return
+        found: list[str] = []
+        enough = time.monotonic() + self._interval
+
+        def look() -> None:  # a process that ends closes its connections a moment before it is seen to have ended
+            while not found and time.monotonic() < enough:
+                found.extend(self._late(at_once=True))
+                time.sleep(0.1)
+
+        # In a thread, for a file system that went with the network would keep this process for ever.
+        reader = threading.Thread(target=look, daemon=True)
+        reader.start()
+        reader.join(self._interval)
+        self._end(f"a connection failed ({str(error).splitlines()[0]})", found)
+
+    @property
+    def _interval(self) -> float:
+        return min(5.0, self.runtime.timeout / 10)  # seconds between signs of life
+
+    def _watch(self) -> None:
+        while not self._closed.wait(self._interval):
+            self._tell()
+            waited = time.monotonic() - self._since
+            if waited > self.patience and (late := self._late(at_once=False)):
+                self._end(f"nothing moved for {waited:.0f} seconds", late)
+
+    def _tell(self) -> None:
+        said = {"place": self._place, "doing": self._doing, "host": socket.gethostname(), "pid": os.getpid()}
+        with suppress(OSError):  # no folder, no room: nothing is learned then
+            write_text(self.folder / f"{self.runtime.rank}.json", json.dumps(said))
+
+    def _late(self, at_once: bool) -> list[str]:
+        """Who is in an earlier place than this rank, or showed no sign of life; in words.
+
+        at_once: something failed already, so whoever has just ended is looked for too.
+        """
+        late = []
+        for rank in range(self.runtime.world_size):
+            path = self.folder / f"{rank}.json"
+            try:
+                age = _time(self.folder / f"{self.runtime.rank}.json") - _time(path)
+                said = json.loads(path.read_text())
+            except (OSError, ValueError):
+                continue
+            if rank != self.runtime.rank and (state := self._state(said, age, at_once)):
+                where = f"process {said['pid']} on {said['host']}"
+                late.append(f"rank {rank} ({where}), last seen in {said['doing']}, {state}")
+        return late
+
+    def _state(self, said: dict[str, Any], age: float, at_once: bool) -> str | None:
+        if at_once and said["host"] == socket.gethostname() and _ended(said["pid"]):
+            return "has ended"
+        if age > max(3 * self._interval, self.patience / 2):
+            return f"has shown no sign of life for {age:.0f} seconds"
+        return "has not come further" if said["place"] < self._place else None
+
+    def _end(self, what: str, late: list[str]) -> None:
+        who = "; ".join(late) or (
+            "nobody is seen to be behind: the network between them failed, one is slow, or one of another host ended"
+        )
+        leave(
+            EXIT_PEER_LOST,
+            f"error: in {self._doing}, {what}: {who}. The limit is --collective_timeout {self.runtime.timeout:g} "
+            "seconds. Checkpoints are as they were; --resume auto continues from the newest.",
+        )
+
+
+def is_of_collective(error: Exception) -> bool:
+    """Whether torch.distributed failed, and not what it was asked to carry; gloo raises plain RuntimeErrors."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def _time(path: Path) -> float:
+    return path.stat().st_mtime  # by the clock of the file system, which all hosts share
+
+
+def _ended(pid: int) -> bool:
+    """Whether a process of this host is gone, or is waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return Path("/proc/self").exists()

@@ -1,0 +1,54 @@
+"""Saves that may fail: each failure is said, training goes on, and the last save is tried twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lit_gpt.checkpoint import Checkpointer
+from lit_gpt.train.reporter import Reporter
+
+
+class Saver:
+    """Knows which checkpoint is there. All ranks call its methods at the same points, and see the same failures.
+
+    published: step of the newest checkpoint that is whole, 0 for none.
+    """
+
+    def __init__(self, checkpoints: Checkpointer, report: Reporter, published: int):
+        self.checkpoints, self.report, self.published = checkpoints, report, published
+        self._writing: int | None = None
+
+    def save(self, step: int, write: Callable[[], None]) -> None:
+        """Begin a save; what became of the one before is said first. write: calls Checkpointer.save."""
+        self.settle()
+        self._writing = step
+        with self.report.pause("checkpoint"):
+            write()
+
+    def settle(self) -> None:
+        """Wait for the save that is being written, if one is."""
+        if self._writing is None:
+            return
+        with self.report.pause("checkpoint"):
+            there = self.checkpoints.wait()
+        if there:
+            self.published = self._writing
+        else:  # which the Checkpointer has said
+            self.report.record({"checkpoint/failed_saves": self.checkpoints.failures})
+        self._writing = None
+
+    def finish(self, step: int, write: Callable[[], None]) -> bool:
+        """Have the checkpoint of `step`, with a second try; whether it is there."""
+        self.settle()
+        for _ in range(2):
+            if self.published != step:
+                self.save(step, write)
+                self.settle()
+        return self.published == step
+
+    def newest(self) -> str:
+        """In words."""
+        there = (
+            f"the newest checkpoint is that of step {self.published}" if self.published else "there is no checkpoint"
+        )
+        return there if self._writing is None else f"{there}, with that of step {self._writing} being written"

@@ -1,0 +1,207 @@
+"""Signals in every phase of a run: it saves and leaves, or leaves at once and says what that costs; nothing breaks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ranks import Rank, run, start_alone, start_ranks
+from tiny_run import folder_of, make_corpus, pretrain, rows, words
+
+from lit_gpt.checkpoint import Checkpointer, find_checkpoint, read_meta
+from lit_gpt.train import run_folder
+from lit_gpt.train.loop import Trainer
+from lit_gpt.train.signals import EXIT_INTERRUPTED
+from lit_gpt.utils import signals
+from lit_gpt.utils.signals import Signals
+
+STEPS = 6
+OPTIONS: dict[str, Any] = {"max_tokens": STEPS * 512, "save_step": 2}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory) -> dict[int, float]:
+    """Losses by step."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    assert run(data, out, **OPTIONS) == 0
+    return rows(out)
+
+
+def send(*numbers: int) -> None:
+    for number in numbers:
+        os.kill(os.getpid(), number)
+
+
+def stuck() -> None:
+    """As in a compiler or a collective."""
+    time.sleep(600)
+
+
+def after_step(n: int, then: Callable[[], None], argv: list[str]) -> int:
+    """pretrain.py with something that happens after its n-th step (before the end of it, for n = 1)."""
+    step = Trainer.step
+
+    def patched(self: Trainer, report: Any) -> None:
+        step(self, report)
+        if self.progress.step == n:
+            then()
+
+    Trainer.step = patched  # type: ignore[method-assign]
+    signals.GRACE = 0.5
+    return pretrain.main(argv)
+
+
+def usr1() -> None:
+    send(signal.SIGUSR1)
+
+
+def hup() -> None:
+    send(signal.SIGHUP)
+
+
+@pytest.mark.parametrize("then", [usr1, hup])
+def test_usr1_and_hup_save_and_leave(then, data, tmp_path, undisturbed):
+    """Slurm's --signal=USR1 killed the run, and so did a terminal that went away."""
+    argv = words(data, tmp_path / "out", **OPTIONS)
+    rank = start_alone(tmp_path, after_step, 3, then, argv)
+    assert rank.ends() == EXIT_INTERRUPTED, rank.said
+    assert "--resume auto continues" in rank.said
+    assert finished_equal(data, tmp_path / "out") == undisturbed
+
+
+def finished_equal(data: Path, out: Path) -> dict[int, float]:
+    """Losses by step once the run was continued."""
+    assert run(data, out, resume="auto", **OPTIONS) == 0
+    return rows(out)
+
+
+def under_nohup(argv: list[str]) -> int:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    return after_step(3, hup, argv)
+
+
+def test_nohup_stays_in_force(data, tmp_path):
+    """nohup ignores the signal for the run, which must not listen again."""
+    rank = start_alone(tmp_path, under_nohup, words(data, tmp_path / "out", **OPTIONS))
+    assert rank.ends() == 0, rank.said
+
+
+def first_rank_only() -> None:
+    if os.environ["RANK"] == "0":
+        usr1()
+
+
+def test_one_rank_hears_it_and_all_leave(data, tmp_path):
+    argv = words(data, tmp_path / "out", **OPTIONS, micro_bsz=1)
+    ranks = start_ranks(tmp_path, 2, after_step, 3, first_rank_only, argv)
+    assert [rank.ends() for rank in ranks] == [EXIT_INTERRUPTED] * 2, ranks[0].said
+
+
+def term_and_stuck() -> None:
+    send(signal.SIGTERM)
+    stuck()
+
+
+def test_term_in_a_first_step_that_takes_long(data, tmp_path, undisturbed):
+    """Compiling kept the run from hearing SIGTERM until torchrun killed it, 30 seconds later."""
+    out = tmp_path / "out"
+    assert run(data, out, stop_after=2, **OPTIONS) == EXIT_INTERRUPTED
+    argv = words(data, out, resume="auto", **OPTIONS)
+    rank = start_alone(tmp_path, after_step, 3, term_and_stuck, argv)
+    assert rank.ends() == 128 + signal.SIGTERM, rank.said
+    assert "stopped by SIGTERM in the first step of this start" in rank.said and "nothing is lost" in rank.said
+    assert finished_equal(data, out) == undisturbed
+
+
+def test_term_in_a_first_step_that_ends_saves(data, tmp_path):
+    """Less than the grace is left to it."""
+    rank = start_alone(tmp_path, after_step, 1, usr1, words(data, tmp_path / "out", **OPTIONS))
+    assert rank.ends() == EXIT_INTERRUPTED, rank.said
+    assert newest(tmp_path / "out") == 1
+
+
+def newest(out: Path) -> int:
+    path = find_checkpoint(folder_of(out), True)
+    assert path is not None
+    return read_meta(path)["step"]
+
+
+def before_training(argv: list[str], number: int) -> int:
+    claim = run_folder.claim
+
+    def patched(*args: Any) -> None:
+        claim(*args)
+        send(number)
+        stuck()
+
+    run_folder.claim = patched
+    return pretrain.main(argv)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_start_that_is_stopped(number, data, tmp_path):
+    """It was a traceback, or nothing at all, while model and data were made."""
+    argv = words(data, tmp_path / "out", **OPTIONS)
+    rank = start_alone(tmp_path, before_training, argv, number)
+    assert rank.ends() == 128 + number, rank.said
+    assert "before training started; nothing is lost." in rank.said and "Traceback" not in rank.said
+    assert not (tmp_path / "out").exists()
+
+
+def interrupted_twice(argv: list[str]) -> int:
+    write = Checkpointer._write
+
+    def patched(self: Checkpointer, *args: Any) -> None:
+        write(self, *args)
+        if self.folder.joinpath("step-000002").exists():
+            send(signal.SIGINT)
+            stuck()
+
+    Checkpointer._write = patched  # type: ignore[method-assign]
+    return after_step(3, lambda: send(signal.SIGINT), argv)
+
+
+def test_a_second_ctrl_c(data, tmp_path, undisturbed):
+    """It was a traceback that waited for the save; now it says what is abandoned, and the save before it is whole."""
+    argv = words(data, tmp_path / "out", **OPTIONS)
+    rank = start_alone(tmp_path, interrupted_twice, argv)
+    assert rank.ends() == 128 + signal.SIGINT, rank.said
+    assert "interrupted again: ends at once. Steps after the newest checkpoint are lost" in rank.said
+    assert "the newest checkpoint is that of step 2, with that of step 3 being written" in rank.said
+    assert "Traceback" not in rank.said
+    assert newest(tmp_path / "out") == 2
+    assert finished_equal(data, tmp_path / "out") == undisturbed
+
+
+def forks(pid: Path) -> int:
+    with Signals() as ours:
+        child = os.fork()
+        if not child:
+            stuck()
+        os.kill(child, signal.SIGTERM)
+        _, status = os.waitpid(child, 0)
+        time.sleep(0.1)
+        return 0 if os.WTERMSIG(status) == signal.SIGTERM and not ours.asked else 1
+
+
+def test_a_signal_to_a_forked_child_is_the_child_s(tmp_path):
+    """A pool of processes that is terminated must not end the run that made it."""
+    rank: Rank = start_alone(tmp_path, forks, tmp_path / "pid")
+    assert rank.ends() == 0, rank.said
+
+
+def test_handlers_are_put_back():
+    before = [signal.getsignal(number) for number in signals.STOPS]
+    with Signals():
+        assert signal.getsignal(signal.SIGUSR1) != before[2]
+    assert [signal.getsignal(number) for number in signals.STOPS] == before
