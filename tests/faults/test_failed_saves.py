@@ -27,10 +27,11 @@ def refuse(*tries: int, of_rank: int = 0) -> Any:
     """A Checkpointer._write whose n-th tries find no room."""
     write, count = Checkpointer._write, iter(range(1, 99))
 
-    def patched(self: Checkpointer, *args: Any) -> None:
-        write(self, *args)
+    def patched(self: Checkpointer, *args: Any) -> Any:
+        written = write(self, *args)
         if next(count) in tries and self.is_main == (of_rank == 0):
             raise OSError(28, "No space left on device")
+        return written
 
     return patched
 
@@ -47,8 +48,8 @@ def test_a_save_in_the_middle(async_save, data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Checkpointer, "_write", refuse(2))
     assert run(data, tmp_path, async_save=async_save, **OPTIONS) == 0
     said = capsys.readouterr().err
-    assert "error: writing checkpoint " in said and "No space left on device" in said
-    assert "Training goes on; the newest checkpoint is that of step 2." in said
+    assert said.count("NOT SAVED: the checkpoint of step 4 ") == 1 and "No space left on device" in said
+    assert "The newest is step-000002; the next save tries again." in said
     assert list(rows(tmp_path, "checkpoint/failed_saves").values()) == [1]
     saved = sorted(path.name for path in (folder_of(tmp_path) / "checkpoints").iterdir())
     assert saved == ["step-000002", "step-000006"]
@@ -94,5 +95,5 @@ def test_one_rank_that_cannot_write(data, tmp_path):
     """All ranks go on, and agree on what is there."""
     ranks = start_ranks(tmp_path, 2, on_rank, words(data, tmp_path / "out", micro_bsz=1, **OPTIONS))
     assert [rank.ends() for rank in ranks] == [0, 0], ranks[0].said
-    assert "another rank could not write its part" in ranks[0].said
+    assert "NOT SAVED" in ranks[0].said and "rank 1: " in ranks[0].said
     assert newest(tmp_path / "out") == 6

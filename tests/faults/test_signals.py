@@ -161,11 +161,12 @@ def test_a_start_that_is_stopped(number, data, tmp_path):
 def interrupted_twice(argv: list[str]) -> int:
     write = Checkpointer._write
 
-    def patched(self: Checkpointer, *args: Any) -> None:
-        write(self, *args)
+    def patched(self: Checkpointer, *args: Any) -> Any:
+        written = write(self, *args)
         if self.folder.joinpath("step-000002").exists():
             send(signal.SIGINT)
             stuck()
+        return written
 
     Checkpointer._write = patched  # type: ignore[method-assign]
     return after_step(3, lambda: send(signal.SIGINT), argv)
