@@ -59,10 +59,13 @@ def test_muon_factors(factor: str) -> None:
 
 @pytest.mark.parametrize(("adjust", "torchs"), [("clip", "original"), ("rms", "match_rms_adamw")])
 @pytest.mark.parametrize("nesterov", [True, False])
-def test_muon_is_torchs(adjust: str, torchs: str, nesterov: bool) -> None:
-    """torch.optim.Muon averages the momentum, which Newton-Schulz cannot see; its products are in bf16."""
+def test_muon_is_torchs(adjust: str, torchs: str, nesterov: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.optim.Muon averages the momentum, which Newton-Schulz cannot see. Its products in bf16 are in fp32 here:
+    in bf16 they put 15 elements off by 1 or 2%, depending on the draw.
+    """
+    monkeypatch.setattr(Tensor, "bfloat16", Tensor.clone)
     bag, other = Bag(), Bag()
-    run(bag, build(bag, "muon", ns="muon", adjust=adjust, nesterov=nesterov))
+    run(bag, build(bag, "muon", ns="muon", adjust=adjust, nesterov=nesterov, ns_dtype="fp32"))
     theirs = [other.get_parameter(key) for key in MATRICES]
     start = weights(other)
     reference = torch.optim.Muon(theirs, lr=LR, weight_decay=DECAY, nesterov=nesterov, adjust_lr_fn=torchs)
@@ -72,7 +75,7 @@ def test_muon_is_torchs(adjust: str, torchs: str, nesterov: bool) -> None:
         reference.step()
     for key, p in zip(MATRICES, theirs):
         moved = (p - start[key]).norm()
-        assert (bag.get_parameter(key) - p).norm() < 2e-2 * moved, key
+        assert (bag.get_parameter(key) - p).norm() < 1e-4 * moved, key
 
 
 @pytest.mark.parametrize("name", ["lion", "normuon"])

@@ -18,6 +18,7 @@ from lit_gpt.nn.mixers import Lent, at_least, mixer_options, positive
 from lit_gpt.nn.mixers._linear import QueriesKeysValues, RecurrentCache, advance, carried, head_sizes, state_flops
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.nn.rotary import rotate
+from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.linear_attention import linear_attention
 from lit_gpt.scaling.base import Multipliers
 
@@ -64,10 +65,10 @@ class Retention(nn.Module):
         return self.out(y), None
 
     def _tables(self, start: int, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin (T, K/2). Only distances matter, so positions run on over documents."""
-        dim = self.sizes[1]
-        pairs = torch.arange(dim // 2, dtype=torch.float32, device=x_BTD.device)
-        positions = torch.arange(start, start + x_BTD.shape[1], dtype=torch.float32, device=x_BTD.device)
+        """cos and sin (T, K/2), at least fp32. Only distances matter, so positions run on over documents."""
+        dim, dtype = self.sizes[1], upcast(x_BTD[:0]).dtype
+        pairs = torch.arange(dim // 2, dtype=dtype, device=x_BTD.device)
+        positions = torch.arange(start, start + x_BTD.shape[1], dtype=dtype, device=x_BTD.device)
         angles_TR = positions[:, None] * self.rotary_base ** (-2.0 * pairs / dim)
         return angles_TR.cos(), angles_TR.sin()
 

@@ -121,7 +121,7 @@ def test_families_learn_a_sequence(family):
     x = tokens()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses = []
-    for _ in range(8):
+    for _ in range(16):
         loss = model(x[:, :-1], x[:, 1:]) / x[:, 1:].numel()
         loss.backward()
         optimizer.step()
