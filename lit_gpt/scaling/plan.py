@@ -65,6 +65,7 @@ def build_plan(run: RunConfig, model: Counted, base: Counted, ranks: int) -> Pla
     check_decay(run)
     roles = _roles(run, transfer, batch, tokens, model.parameters["active"])
     _check_starts(roles, model.parameters)
+    _check_power_lines(run, roles, model.parameters)
     warmup = _warmup(run)
     if transfer.warmup == "proportional":
         warmup = warmup / hps.t0 * tokens
@@ -133,7 +134,7 @@ def _situation(run: RunConfig, model: Counted, base: Counted, tokens: int, batch
         base_tokens=run.base_hps.t0,
         batch_ratio=batch / run.base_hps.b0,
         tied=model.config.tie_embeddings,
-        head_init_std=run.head_init_std,
+        head_init_std=run.head_init_std or None,  # a std of 0 is a start at zero, too
         head_start=run.head_start,
         optimizer=run.optimizer or "adamw",
         optimizer_args=run.optimizer_args or {},
@@ -191,6 +192,17 @@ def _check_starts(roles: dict[str, RolePlan], counts: dict[str, int]) -> None:
                 f"muonh keeps the norm that weights start with, and the {name} would start at zero and never move. "
                 "Give --head_init_std 0.02 (and --base_hps.w_init_scale 1), or another optimizer, such as muon."
             )
+
+
+def _check_power_lines(run: RunConfig, roles: dict[str, RolePlan], counts: dict[str, int]) -> None:
+    """Raise UserError where a rule for the decay meets one that decays nothing."""
+    if run.weight_decay_rule == "power_lines" and not any(
+        r.weight_decay for name, r in roles.items() if counts.get(name)
+    ):
+        raise UserError(
+            f"Nothing is decayed by --optimizer {run.optimizer} under --parameterization {run.parameterization}, so "
+            "--weight_decay_rule power_lines cannot act. Drop it."
+        )
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ import pytest
 from plan_helpers import plan_of, run_of
 from pytest import approx
 
+from lit_gpt.errors import UserError
 from lit_gpt.scaling import RULES
-from lit_gpt.scaling.base import Plan
+from lit_gpt.scaling.base import Init, Plan
 from lit_gpt.scaling.plan import step_values
 
 ADAM = ("adamw", "lion", "hadam", "soap", "adam_mini")
@@ -90,3 +91,21 @@ def test_power_lines_shrinks_alike_under_both_kinds(rule: str) -> None:
         )
         shrinks.append([shrink(plan_of(run), role) for role in ("matrix", "head", "vector")])
     assert shrinks[0] == approx(shrinks[1])
+
+
+def test_power_lines_that_can_decay_nothing() -> None:
+    """It was accepted under HyperP and printed a Plan without any decay."""
+    for fields in ({"parameterization": "hyperp", "optimizer": "muonh"}, {"parameterization": "hyperp_paper"}):
+        with pytest.raises(UserError, match="power_lines cannot act"):
+            plan_of(run_of(**{"optimizer": "muonh", **fields}, weight_decay_rule="power_lines"))
+    assert plan_of(run_of(weight_decay_rule="power_lines")).roles["matrix"].weight_decay > 0
+
+
+def test_a_head_of_std_0_starts_at_zero() -> None:
+    """`--head_init_std null` was refused under MuonH, which keeps its norm, and 0 gave a head that never moves."""
+    for std in (None, 0.0):
+        with pytest.raises(UserError, match="the head would start at zero and never move"):
+            plan_of(run_of("muonh", head_init_std=std))
+        assert plan_of(run_of("mup", head_init_std=std)).roles["head"].init == Init("zeros")
+    with pytest.raises(UserError, match="--head_start flat"):
+        plan_of(run_of("muonh", head_init_std=0.0, head_start="flat"))
