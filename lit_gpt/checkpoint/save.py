@@ -156,9 +156,10 @@ class Checkpointer:
         except (Exception, CheckpointException) as error:  # the latter is a BaseException
             failure = reason(error)
         everyone = everyones((mine, failure), self.ranks, self.group)
-        failed = next((why for _, why in everyone if why), None)
+        failed = next(((rank, why) for rank, (_, why) in enumerate(everyone) if why), None)
         if failed:
-            raise OSError(failed)
+            rank, why = failed
+            raise OSError(why if self.ranks == 1 or why.startswith("rank ") else f"rank {rank}: {why}")
         return [cast(T, value) for value, _ in everyone]
 
     def _write(self, staged: Tensors, tmp: Path) -> dict[str, str]:
