@@ -37,6 +37,7 @@ class Iteration(NamedTuple):
     margin: float = 1.0
 
 
+MOST = 100  # steps; each multiplies a small singular value by 1.8 and more, so that all are near 1 long before
 EPS = 1e-7  # smallest norm that is divided by; a zero matrix stays zero
 # Rounding may push singular values a little over 1, where the fast early polynomials blow up. The paper's code
 # divides twice: the matrix by 1.01 times its norm at the start, and the argument of every polynomial but the last.
@@ -71,14 +72,14 @@ SETS = {
 def iteration(name: str, steps: int) -> Iteration:
     """`steps` steps with a set of coefficients, whose last triple repeats.
 
-    Raises UserError for an unknown set and for less than one step.
+    Raises UserError for an unknown set, for less than one step, and for more than MOST.
     """
     if name not in SETS:
         raise UserError(
             f"Unknown Newton-Schulz coefficients {name!r}.{did_you_mean(name, SETS)} Use one of {', '.join(SETS)}."
         )
-    if steps < 1:
-        raise UserError(f"{steps} Newton-Schulz steps do nothing. Use 5, or another number from 1 on.")
+    if not 1 <= steps <= MOST:
+        raise UserError(f"There cannot be {steps} Newton-Schulz steps. Use 5, or another number from 1 to {MOST}.")
     triples, margin = SETS[name]
     return Iteration([triples[min(i, len(triples) - 1)] for i in range(steps)], margin)
 

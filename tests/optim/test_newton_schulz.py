@@ -94,3 +94,10 @@ def test_an_unknown_backend() -> None:
         orthogonalize(matrices(1, 2, 3), iteration("muon", 5), torch.float32, "quak")
     with pytest.raises(UserError, match="it needs a CUDA device"):
         orthogonalize(matrices(1, 8, 8), iteration("muon", 5), torch.bfloat16, "quack")
+
+
+@pytest.mark.parametrize("steps", [0, -1, 10**6, 10**22])
+def test_numbers_of_steps(steps: int) -> None:
+    """The list of 10^22 steps was built until the machine had no memory left."""
+    with pytest.raises(UserError, match="from 1 to 100"):
+        iteration("muon", steps)
