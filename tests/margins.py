@@ -44,7 +44,7 @@ class Recorder:
         self.file, self.test, self.counts = open(path, "w"), "", Counter[str]()  # noqa: SIM115
 
     def add(self, what: str, value: float, bound: float, slack: float) -> None:
-        """value and bound as compared; slack in their units, negative where an approx did not hold."""
+        """value and bound as compared; slack in their units."""
         key = f"{self.test} {what}"
         self.counts[key] += 1
         row = {"key": f"{key} #{self.counts[key]}", "value": value, "bound": bound, "slack": slack / (abs(bound) or 1)}
@@ -135,10 +135,11 @@ def watch(recorder: Recorder) -> None:
         return allclose
 
     def equal(self: Any, actual: Any) -> bool:
-        if isinstance(actual, int | float) and isinstance(self.expected, int | float) and self.tolerance:
+        held = approx(self, actual)
+        if held and isinstance(actual, int | float) and isinstance(self.expected, int | float) and self.tolerance:
             error = abs(actual - self.expected)
             recorder.add("approx", error, self.tolerance, self.tolerance - error)
-        return approx(self, actual)
+        return held
 
     def numpys(actual: Any, desired: Any, rtol: float = 1e-7, atol: float = 0, **options: Any) -> None:
         checked(actual, desired, rtol=rtol, atol=atol, **options)

@@ -97,11 +97,16 @@ def test_a_prompt_padded_on_the_left(name, padding):
 
 @pytest.mark.parametrize("name", MIXER_NAMES)
 def test_half_precision_is_finite_and_near(name):
+    """At most 2.5 times as far from fp32 as rounding of inputs and matrices alone takes it; seen are 0.9 to 1.5."""
     mixer, x = mixer_of(name, torch.float32), tokens(dtype=torch.float32)
     y, _ = mixer(x.bfloat16(), Context())
     assert y.dtype == torch.bfloat16
     exact, _ = mixer(x, Context())
-    assert (y.float() - exact).norm() < 0.03 * exact.norm()
+    control = mixer_of(name, torch.float32)
+    for p, q in zip(control.parameters(), mixer.parameters()):
+        p.data = p.data if q.role == "vector" else p.data.bfloat16().float()
+    rounded, _ = control(x.bfloat16().float(), Context())
+    assert (y.float() - exact).norm() < 2.5 * (rounded - exact).norm()
     y.float().square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in mixer.parameters())
 

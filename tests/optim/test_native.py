@@ -37,8 +37,9 @@ def test_equals_its_reference(name: str) -> None:
     for key, p in bag.named_parameters():
         grads = [gradients(step)[key].numpy() for step in range(5)]
         expected = references.train(name, SHAPES[key][0], start[key].numpy(), grads, LR, DECAY)
-        # The power iterations of muonball have had 50 rounds by now, and some singular values are close.
-        tolerance = 1e-2 if name == "muonball" else 3e-6
+        # fp32 rounds weights of about 4 by 2e-7 a step; a step is 3e-2 long. The power iterations of muonball have had
+        # 50 rounds by now, and some singular values are close.
+        tolerance = 1e-2 if name == "muonball" else 1e-5
         assert np.abs(p.detach().numpy() - expected).max() < tolerance, key
 
 
