@@ -56,10 +56,10 @@ def power(result: CoordResult, axis: Axis, site: str, step: int) -> float:
 def test_mupp_is_flat_in_width_and_in_depth():
     result = check("mupp")
     assert result.passed("width") and result.passed("depth"), report.table(result)
-    # What the rule's definition says exactly: branches of one size, summed with 1/sqrt(2L); without it the power is 0.5.
-    # Three depths and two seeds give 0.08 to 0.16.
+    # What the rule's definition says exactly: branches of one size, summed with 1/sqrt(2L). Without it, under muP, the
+    # power is 0.65.
     assert abs(power(result, "depth", "stream", 0)) < 0.3
-    # Adam's first steps are of the size of the learning rate, which falls as 1/sqrt(L); else the power would be 0.
+    # Adam's first steps are of the size of the learning rate, which falls as 1/sqrt(L); under muP the power is 0.
     assert power(result, "depth", "embedding", 3) == pytest.approx(-0.5, abs=0.1)
 
 
