@@ -13,8 +13,8 @@ from lit_gpt.metrics.background import hanging
 from lit_gpt.utils.signals import Signals
 
 
-def setup(run: RunConfig, signals: Signals) -> int:
-    """Carry out one command line; returns the exit code."""
+def setup(run: RunConfig, signals: Signals | None = None) -> int:
+    """Carry out one command line; returns the exit code. signals: what listens already."""
     # Imported late: `--help` and a mistyped option should not wait for torch.
     from lit_gpt.train.setup import dry_run, prepare, world_size
 

@@ -126,7 +126,7 @@ def train(words: list[str], folder: Path) -> int:
         code, reason = pretrain.setup(parse(words)), ""
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        code, reason = EXIT_BAD_INPUT, str(error)
+        code, reason = error.code, str(error)
     except Exception as error:  # whatever a library raises (no convergence, no memory) ends one run, not all
         traceback.print_exc()
         code, reason = 1, f"{type(error).__name__}: {error}"
