@@ -57,7 +57,7 @@ def _objection(name: str, value: Any, knob: Knob) -> str:
         hint = type(default)
     if not _fits(value, hint):
         return _words(hint)
-    defaults = _numbers(default)
+    defaults = [0.0] if default is None and "beta" in name else _numbers(default)
     if len(defaults) > 1 and min(defaults) < 0:  # coefficients of a polynomial
         return ""
     for v, d in zip(_numbers(value), defaults):

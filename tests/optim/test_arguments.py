@@ -57,6 +57,7 @@ LIBRARIES = (*EXTERNAL, "apollo", "apollo_mini")  # these are tried out by the c
 REFUSED = [
     ("soap", {"merge_dims": True}, "made for kernels of four axes"),
     ("soap", {"data_format": "channels_last"}, "made for kernels of four axes"),
+    ("soap", {"shampoo_beta": 1}, "numbers from 0 to below 1"),  # no gradient would ever reach its bases
     ("adamw8bit", {"amsgrad": True}, "quantised moments"),
     ("adamw4bit", {"amsgrad": True}, "quantised moments"),
     ("adamwfp8", {"bf16_stochastic_round": True}, "weights are fp32"),
