@@ -141,12 +141,13 @@ class Corpus:
         Raises DataError for ids below 0 and for data that cannot be read any more.
         """
         rows = np.stack([self.sample(i) for i in range(start, start + count)])
+        tokens, targets = rows[:, :-1].copy(), rows[:, 1:].copy()
         if rows.min() < 0:  # padding, or an id that may look like it
             for i, row in enumerate(rows, start):
                 source, k = self.interleave.locate(i)
                 self.sources[source].check(k, row)
-        tokens = np.where(rows[:, :-1] == IGNORE, self.eos_id or 0, rows[:, :-1])
-        return Batch(tokens, rows[:, 1:].copy())
+            tokens[tokens == IGNORE] = self.eos_id or 0
+        return Batch(tokens, targets)
 
     def where(self, index: int) -> str:
         """Where the tokens of global sample `index` are, for a person."""
@@ -182,6 +183,11 @@ def check_vocab(corpus: Corpus, vocab_size: int) -> None:
                 f"The files of the data source {name!r} have no header and were taken for uint16, which ends at "
                 f"65,535, but the vocabulary has {vocab_size:,}. Put a meta.json beside them that names their type: "
                 '{"dtype": "uint32"}, or "uint16" if it is that.'
+            )
+        if info.eos_id is not None and info.eos_id >= vocab_size:
+            raise UserError(
+                f"The data source {name!r} has the EOS id {info.eos_id}, as its meta.json says; it must be below the "
+                f"vocabulary size {vocab_size}. Correct the meta.json, or set --eos_token_id."
             )
         told = (info.vocab_size or 0) - 1
         largest, where = max((seen.high, seen.high_at), (told, "as its meta.json says"))

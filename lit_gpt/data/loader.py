@@ -119,11 +119,11 @@ class Loader:
 
     def _read(self, first: int) -> Batch:
         batch = self.corpus.batch(first, self.micro_batch)
-        largest = np.maximum(batch.tokens, batch.targets).max(1)
-        if self.vocab_size is not None and largest.max() >= self.vocab_size:
-            where = self.corpus.where(first + int(largest.argmax()))
+        largest = max(batch.tokens.max(), batch.targets.max())
+        if self.vocab_size is not None and largest >= self.vocab_size:
+            row = int(np.maximum(batch.tokens, batch.targets).max(1).argmax())
             raise DataError(
-                f"The data holds the token id {largest.max()} after {where}; ids must be below the vocabulary size "
-                f"{self.vocab_size}. The file is corrupt or was made with another tokenizer."
+                f"The data holds the token id {largest} after {self.corpus.where(first + row)}; ids must be below the "
+                f"vocabulary size {self.vocab_size}. The file is corrupt or was made with another tokenizer."
             )
         return batch
