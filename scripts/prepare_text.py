@@ -13,10 +13,12 @@ import json
 import sys
 from pathlib import Path
 
-from jsonargparse import auto_cli
+from jsonargparse import ArgumentError, ArgumentParser
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lit_gpt.config.bounds import hints
+from lit_gpt.config.explain import explained
 from lit_gpt.data.left_out import sentences
 from lit_gpt.data.prepare import prepare
 from lit_gpt.errors import EXIT_BAD_INPUT, UserError
@@ -57,15 +59,29 @@ def arguments(typed: list[str]) -> list[str]:
         groups = [*(g for g in groups if g is not group), group]
         group += [value] if equals else []
     listed = [[g[0], json.dumps(g[1:])] if g[0] in SEVERAL and len(g) > 2 else g for g in groups]
-    return [word for group in listed for word in group]
+    switches = {f"--{name}" for name, hint in hints(prepare).items() if hint is bool}
+    return [word for g in listed for word in ([*g, "true"] if len(g) == 1 and g[0] in switches else g)]
+
+
+def parse(typed: list[str]) -> dict:
+    """The arguments of prepare(). Raises UserError for words that are no options, and wrong values."""
+    parser = ArgumentParser(prog="prepare_text.py", exit_on_error=False, allow_abbrev=False)
+    parser.add_function_arguments(prepare, as_group=False)
+    try:
+        return parser.parse_args(arguments(typed)).as_dict()
+    except ArgumentError as error:
+        raise UserError(explained(str(error), list(hints(prepare)), prepare)) from error
 
 
 def main() -> int:
     """Run prepare() with the options of the command line; the exit code."""
     try:
-        print(summary(auto_cli(prepare, args=arguments(sys.argv[1:]), as_positional=False)))
+        print(summary(prepare(**parse(sys.argv[1:]))))
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except OSError as e:
+        print(f"error: {e.filename or 'The output'}: {e.strerror or e}. What is finished is kept.", file=sys.stderr)
         return EXIT_BAD_INPUT
     return 0
 

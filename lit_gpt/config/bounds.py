@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
@@ -117,6 +117,17 @@ def violations(options: Any, prefix: str = "") -> list[str]:
     return found
 
 
+def unset(options: Any, prefix: str = "") -> list[str]:
+    """Names of the fields that are None against their type, as null in a YAML file makes them."""
+    kinds, found = hints(type(options)), list[str]()
+    for name, value in _values(options):
+        if dataclasses.is_dataclass(value):
+            found += unset(value, f"{prefix}{name}.")
+        elif value is None and type(None) not in parts(kinds[name]):
+            found.append(f"{prefix}{name}")
+    return found
+
+
 def paths(options: Any) -> dict[str, str]:
     """Field -> path, of the options that were given one."""
     limits = _limits(type(options))
@@ -136,8 +147,8 @@ def parts(hint: Any) -> tuple[Any, ...]:
 
 
 @functools.cache
-def hints(kind: type) -> dict[str, Any]:
-    """Field -> type with notes, of a dataclass of options."""
+def hints(kind: Callable[..., Any]) -> dict[str, Any]:
+    """Field or argument -> type with notes, of a dataclass of options or a function."""
     return get_type_hints(kind, include_extras=True)
 
 

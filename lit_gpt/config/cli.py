@@ -6,14 +6,18 @@ import functools
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator
+from dataclasses import is_dataclass
+from pathlib import Path
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
+from lit_gpt.config.bounds import hints, unset
 from lit_gpt.config.explain import explained, one_line
 from lit_gpt.config.resolve import translate_aliases
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
+from lit_gpt.utils.files import regular
 
 
 @functools.cache
@@ -52,7 +56,10 @@ def parse_words(parser: ArgumentParser, argv: list[str]) -> Namespace:
 def run_config(values: Namespace) -> RunConfig:
     """The RunConfig among parsed values; options that are not its fields are left out."""
     fields = RunConfig.__dataclass_fields__
-    return RunConfig(**{key: value for key, value in values.items() if key in fields})
+    run = RunConfig(**{key: value for key, value in values.items() if key in fields})
+    if missing := unset(run):
+        raise UserError(f"--{missing[0]} was given null, which it cannot be. Leave it out to have its default.")
+    return run
 
 
 def _with_files(words: list[str]) -> Iterator[str]:
@@ -71,11 +78,11 @@ def _with_files(words: list[str]) -> Iterator[str]:
 
 
 def _is_empty(path: str) -> bool:
-    """Whether a YAML file holds nothing but comments; what is no file is left to the parser."""
-    if not os.path.isfile(path):
+    """Whether a YAML file holds nothing but comments; what is no file, such as YAML itself, is left to the parser."""
+    if not os.path.exists(path) or os.path.isdir(path):
         return False
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(regular(Path(path)), encoding="utf-8") as file:
             options = yaml.compose(file)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"--config {path} cannot be read as YAML: {one_line(str(error))}.") from error
@@ -83,7 +90,26 @@ def _is_empty(path: str) -> bool:
         return True
     if not isinstance(options, yaml.MappingNode):
         raise UserError(f"--config {path} holds no options: it must be lines such as 'depth: 8'.")
-    keys = Counter(key.value for key, _ in options.value)
-    if twice := [key for key, times in keys.items() if times > 1]:
-        raise UserError(f"--config {path} gives {', '.join(twice)} twice. Keep one line of each.")
+    if problem := _problem(options, ()):
+        raise UserError(f"--config {path} {problem}.")
+    for key, value in options.value:
+        if is_dataclass(hints(RunConfig).get(key.value)) and not isinstance(value, yaml.MappingNode):
+            raise UserError(f"--config {path} must give {key.value} lines of its own, such as 'eta0: 0.001'.")
     return False
+
+
+def _problem(node: yaml.Node, above: tuple[yaml.Node, ...]) -> str:
+    """What is wrong with a part of a YAML file whatever the options are, else "". above: what it is inside of."""
+    if node in above:
+        return "holds a part that contains itself"
+    if not isinstance(node, yaml.CollectionNode):
+        return ""
+    inner = node.value
+    if isinstance(node, yaml.MappingNode):
+        if not all(isinstance(key, yaml.ScalarNode) for key, _ in inner):
+            return "has a key that is no word"
+        keys = Counter(key.value for key, _ in inner)
+        if twice := [key for key, times in keys.items() if times > 1]:
+            return f"gives {', '.join(twice)} twice. Keep one line of each"
+        inner = [value for _, value in inner]
+    return next(filter(None, (_problem(part, (*above, node)) for part in inner)), "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from lit_gpt.config.bounds import hints, parts, shown
@@ -14,6 +14,7 @@ from lit_gpt.errors import did_you_mean
 
 HELP = "`--help` lists every option."
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", Words: "words joined by commas"}
+KINDS |= {str: "text", list[str]: "several of them"}
 KINDS[Tokens] = "a count of tokens such as 5e9, 10B or 500M,"
 KINDS[BaseHyperparameters] = 'JSON such as {"eta0": 0.001}'
 JSON, NESTED = '{"option": value}', '{"mixer": {"option": value}}'
@@ -33,10 +34,21 @@ ELSEWHERE = {
     "steps max_steps num_steps train_steps num_iterations max_iters": "The length of a run is --max_tokens, which is "
     "steps x --total_bsz.",
     "tokens num_tokens train_tokens": "The token budget is --max_tokens.",
-    "warmup warmup_steps warmup_ratio num_warmup_steps warmup_iters": "The warm-up is --base_hps.warmup_tokens.",
-    "seq_len seq_length sequence_length context_length max_seq_len block_size": "The context is --ctx_len, in tokens.",
+    "warmup warmup_steps warmup_ratio num_warmup_steps warmup_iters warmup_tokens0": "The warm-up is "
+    "--base_hps.warmup_tokens.",
+    "seq_len seq_length sequence_length context_length context_len max_seq_len max_seq_length block_size": "The "
+    "context is --ctx_len, in tokens.",
     "window window_size sliding_window": "The window of sliding attention is --swa_len.",
     "n_layer n_layers num_layers num_hidden_layers layers": "The number of layers is --depth.",
+    "n_head n_heads num_heads num_attention_heads head_dim n_kv_head num_key_value_heads": "Heads follow from "
+    "--train_model and --depth.",
+    "num_experts n_experts experts": "The number of experts is --sparsity x --top_k, in a family that has them.",
+    "tokenizer tokenizer_path": "The tokenizer is that of --train_data_dir, which scripts/prepare_text.py made.",
+    "dropout": "There is no dropout; what regularises is --base_hps.weight_decay.",
+    "gpus num_gpus devices device nproc_per_node world_size nnodes": "A run uses the processes that torchrun starts, "
+    "else one GPU, or the CPU where there is none; the sequences of each are --micro_bsz.",
+    "momentum": "The momentum of the Muon family is --base_hps.muon_beta, that of Adam is --base_hps.beta1.",
+    "gradient_checkpointing activation_checkpointing": "Recomputation of activations is --act_ckpt.",
     "n_embd d_model hidden_size embed_dim dim width": "The width is --depth x --ar.",
     "data dataset data_dir data_path train_data": "The training data is --train_data_dir.",
     "model model_name arch architecture": "The model family is --train_model.",
@@ -48,45 +60,56 @@ ELSEWHERE = {
     "save_every save_interval save_steps": "The steps between checkpoints are --save_step.",
     "eval_every eval_interval eval_steps": "The steps between validations are --eval_step.",
     "log_every log_interval logging_steps": "The steps between log lines are --log_step.",
-    "checkpoint ckpt load pretrained": "Weights are --init_from, a run is continued with --resume.",
+    "checkpoint ckpt load pretrained checkpoint_dir ckpt_dir": "Weights are --init_from, "
+    "a run is continued with --resume.",
+    "wandb_name wandb_run_name": "The name of a run in a tracker is --tracker_name.",
+    "wandb_group": "The group of a run in a tracker is --tracker_group.",
     "wandb use_wandb report_to": "Trackers are --loggers, such as --loggers wandb.",
 }
 
 
-def explained(message: str, options: Collection[str]) -> str:
-    """The message of a parser that has these options, such as "base_hps.eta0", in a sentence."""
+def explained(message: str, options: Collection[str], of: Callable[..., Any] = RunConfig) -> str:
+    """The message of a parser that has these options, such as "base_hps.eta0", in a sentence.
+
+    of: whose arguments they are.
+    """
+    elsewhere = ELSEWHERE if of is RunConfig else {}
     if found := re.search(r'Parser key "([\w.]+)":', message):
-        key, hint = found[1], _hint(found[1])
+        key, hint = found[1], _hint(found[1], of)
         given = next(filter(None, (re.search(text, message, re.DOTALL) for text in GIVEN)), None)
         if hint and given:
             value = shown(given[1].strip()) if "NestedArg" not in given[1] else "made of parts"
             return f"--{key} cannot be {value}; give {_described(hint)}."
-    if found := re.search(r"argument --([\w.]+): expected one argument", message):
-        return f"--{found[1]} needs a value: {_described(_hint(found[1]))}."
+    if found := re.search(r"argument --([\w.]+)(?:/\S+)?: expected one argument", message):
+        return f"--{found[1]} needs a value: {_described(_hint(found[1], of))}."
     if found := re.search(r"(?:Group '(\w+)' does not accept o|O)ption '([\w.-]+)'", message):
         name = ".".join(filter(None, found.groups()))
-        return f"{name!r} is no option{_meant(name, options)}"
+        return f"{name!r} is no option{_meant(name, options, elsewhere)}"
     if found := re.match(r"unrecognized arguments: (-*)(\S*)", message):
-        meant = _meant(found[2].partition("=")[0], options) if found[1] else f". An option begins with --; {HELP}"
+        meant = (
+            _meant(found[2].partition("=")[0], options, elsewhere)
+            if found[1]
+            else f". An option begins with --; {HELP}"
+        )
         return textwrap.shorten(message, LONGEST, placeholder=" ...") + meant
     return f"{one_line(message)}. {HELP}"
 
 
-def _meant(name: str, options: Collection[str]) -> str:
+def _meant(name: str, options: Collection[str], elsewhere: Mapping[str, str]) -> str:
     """The end of a sentence about a name that is no option: which one may have been meant."""
-    name = name.replace("-", "_")
-    for names, sentence in ELSEWHERE.items():
-        if name.lower() in names.split():
+    name = name.replace("-", "_").lower()
+    for names, sentence in elsewhere.items():
+        if name.removeprefix("base_hps.") in names.split():
             return f". {sentence}"
-    if name in BaseHyperparameters.__dataclass_fields__:
+    if elsewhere and name in BaseHyperparameters.__dataclass_fields__:
         return f". Did you mean '--base_hps.{name}'?"
     return "." + (did_you_mean(f"--{name}", [f"--{key}" for key in options]) or f" {HELP}")
 
 
-def _hint(key: str) -> Any:
-    """The type of an option with its notes; None for what is not a field of RunConfig."""
+def _hint(key: str, of: Callable[..., Any]) -> Any:
+    """The type of an option with its notes; None for what is none."""
     group, _, name = key.rpartition(".")
-    return hints(BaseHyperparameters if group == "base_hps" else RunConfig).get(name if group == "base_hps" else key)
+    return hints(BaseHyperparameters).get(name) if group == "base_hps" else hints(of).get(key)
 
 
 def _described(hint: Any) -> str:

@@ -120,7 +120,7 @@ def _tokenizer_config(folder: Path) -> dict:
 def find_tokenizer(spec: str) -> Path | None:
     """The tokenizer.json that a spec names: the file, one in the folder, or a repository's in the local
     Hugging Face cache (HF_HUB_CACHE, else HF_HOME/hub). Nothing is downloaded. None when there is none."""
-    path = Path(spec)
+    path = Path(spec).expanduser()
     if (path / "tokenizer.json").is_file():
         return path / "tokenizer.json"
     if path.is_file() and path.suffix == ".json":
@@ -144,19 +144,25 @@ def load_tokenizer(spec: str, eos_token: str | None = None, parse_special: bool 
     the first of EOS_NAMES in the vocabulary. Raises UserError when there is no such tokenizer.
     """
     if spec == "bytes":
-        return ByteTokenizer()
+        return _bytes(eos_token)
     if path := find_tokenizer(spec):
         return JsonTokenizer(path, eos_token, parse_special, "" if Path(spec).exists() else spec)
-    meta = Path(spec) / "meta.json"
+    meta = Path(spec).expanduser() / "meta.json"
     if meta.is_file():
         tokenizer = read_object(meta).get("tokenizer")
         if isinstance(tokenizer, dict) and tokenizer.get("kind") == "bytes":
-            return ByteTokenizer()
+            return _bytes(eos_token)
     raise UserError(
         f'No tokenizer at {spec!r}. Give "bytes", the path of a tokenizer.json, a folder that holds one, a folder '
         "written by scripts/prepare_text.py, or a name that is in the local Hugging Face cache: to put one there, "
         f"type hf download {spec if '/' in spec else 'NAME'} tokenizer.json tokenizer_config.json"
     )
+
+
+def _bytes(eos_token: str | None) -> ByteTokenizer:
+    if eos_token is not None:
+        raise UserError(f"The tokenizer 'bytes' has no token {eos_token!r}: id 256 ends a document. Drop --eos_token.")
+    return ByteTokenizer()
 
 
 def make_char(texts: Iterable[str], path: Path) -> None:

@@ -67,7 +67,7 @@ EXPERT_FLAGS = {
     "expert_capacity": "capacity",
 }
 EXPERT_OPTIONS = ("sparsity", "top_k", *EXPERT_FLAGS, "expert_parallel", "expert_backend")
-ATTENTION_FLAGS = ("qk_norm", "attn_gate", "attn_norm", "attn_conv", "position", "rope_base")
+ATTENTION_FLAGS = ("qk_norm", "attn_gate", "attn_norm", "attn_conv", "position", "rope_base", "yarn_scale")
 NORM_NAMES = {"FusedRMSNorm": "rmsnorm", "RMSNorm": "rmsnorm", "LayerNorm": "layernorm"}
 
 
@@ -180,6 +180,8 @@ def _idle(run: RunConfig, config: ModelConfig) -> tuple[str, ...]:
         "windows": typed("swa_len") if all(spec.window is None for spec in config.layers) else [],
         "attention": [] if attending else of_attention,
         "rotary positions with the model's base": typed("rope_base") if attending and not turned else [],
+        "--varlen": [] if config.varlen else typed("doc_positions"),
+        "wsd schedule": [] if run.schedule == "wsd" else typed("decay", "decay_fraction"),
     }
     parts = [f"{', '.join(f'--{flag}' for flag in flags)} (no {what})" for what, flags in lacking.items() if flags]
     return (f"nothing in {run.train_model} reads {', '.join(parts)}",) if parts else ()

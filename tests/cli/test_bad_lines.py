@@ -138,6 +138,16 @@ LINES = {
     "--config unknown.yaml": "'depht' is no option. Did you mean '--depth'",
     "--config typed.yaml": "--depth cannot be 'eight'; give a whole number from 1 to 2,000.",
     "--config bounds.yaml": "--label_smoothing is 1.0; it must be at least 0 and below 1",
+    "--config null.yaml": "--depth was given null, which it cannot be. Leave it out",
+    "--config blank.yaml": "--train_data_dir was given null",
+    "--config group.yaml": "--config group.yaml must give base_hps lines of its own",
+    "--config no_group.yaml": "--config no_group.yaml must give base_hps lines of its own",
+    "--config within.yaml": "--config within.yaml gives eta0 twice. Keep one line of each.",
+    "--config keys.yaml": "--config keys.yaml has a key that is no word",
+    "--config circle.yaml": "--config circle.yaml holds a part that contains itself",
+    "--config old.yaml": "'gradient_checkpointing' is no option. Recomputation of activations is --act_ckpt",
+    "--config pipe.yaml": "pipe.yaml is a pipe, socket or device and not a file",
+    "--base_hps '{\"d0\": null}'": "--base_hps.d0 was given null",
     "--depth 4 foo": "unrecognized arguments: foo. An option begins with --",
     "--": "unrecognized arguments: --",
     "-d 8": "unrecognized arguments: -d 8.",
@@ -147,6 +157,16 @@ LINES = {
     "--eta0 1": "Did you mean '--base_hps.eta0'?",
     f"--{LONG} 1": "unrecognized arguments: ",
     # as other programs call it
+    "--base_hps.lr 1": "The peak learning rate is --base_hps.eta0",
+    "--LEARNING-RATE 1": "The peak learning rate is --base_hps.eta0",
+    "--DEPTH 1": "Did you mean '--depth'",
+    "--gpus 8": "the processes that torchrun starts",
+    "--device cpu": "the processes that torchrun starts",
+    "--dropout 0.1": "There is no dropout",
+    "--num_experts 8": "The number of experts is --sparsity x --top_k",
+    "--num_heads 8": "Heads follow from --train_model and --depth",
+    "--tokenizer gpt2": "The tokenizer is that of --train_data_dir",
+    "--wandb_name x": "--tracker_name",
     "--learning_rate 1": "The peak learning rate is --base_hps.eta0",
     "--lr 1": "The peak learning rate is --base_hps.eta0",
     "--batch_size 1": "The batch is --total_bsz, in tokens; --micro_bsz is the sequences per device",
@@ -182,6 +202,14 @@ FILES = {
     "unknown.yaml": b"depht: 8\n",
     "typed.yaml": b"depth: eight\n",
     "bounds.yaml": b"label_smoothing: 1\n",
+    "null.yaml": b"depth: null\nseed: 1\n",
+    "blank.yaml": b"seed: 1\ntrain_data_dir:\n",
+    "group.yaml": b"base_hps: 3\n",
+    "no_group.yaml": b"base_hps:\n",
+    "within.yaml": b"base_hps: {eta0: 1e-3, eta0: 2e-3}\n",
+    "keys.yaml": b"[a]: 1\n",
+    "circle.yaml": b"mixer_options: &a\n  mamba: *a\n",
+    "old.yaml": b"gradient_checkpointing: true\n",
 }
 
 
@@ -191,6 +219,7 @@ def folder(tmp_path_factory) -> Path:
     made, before = tmp_path_factory.mktemp("typed"), Path.cwd()
     for name, content in FILES.items():
         (made / name).write_bytes(content)
+    os.mkfifo(made / "pipe.yaml")
     os.chdir(made)
     yield made
     os.chdir(before)
@@ -209,4 +238,4 @@ def test_a_bad_line_is_one_short_sentence(line: str, folder: Path, capsys) -> No
     assert LINES[line] in message and SAYS.get(line, "") in message
     assert "\n" not in message or message.startswith("The model transformer at depth 2 cannot be built:\n")
     assert len(message) < 1000 and "Traceback" not in message
-    assert {path.name for path in folder.iterdir()} == FILES.keys(), "nothing is written"
+    assert {path.name for path in folder.iterdir()} == {*FILES, "pipe.yaml"}, "nothing is written"

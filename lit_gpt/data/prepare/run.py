@@ -19,7 +19,7 @@ from lit_gpt.data.left_out import LeftOut, sentences
 from lit_gpt.data.meta import NAME, VERSION, read_meta, write_json
 from lit_gpt.data.prepare.publish import Publisher
 from lit_gpt.data.prepare.recipes import ReadOptions
-from lit_gpt.data.prepare.sources import find, make_splitter, sample, texts
+from lit_gpt.data.prepare.sources import Found, content, find, make_splitter, sample, texts
 from lit_gpt.data.prepare.units import Unit, make_units
 from lit_gpt.data.prepare.worker import (
     Job,
@@ -89,7 +89,8 @@ def prepare(
 
     Returns the contents of meta.json. Raises UserError for everything that cannot be used.
     """
-    _check(validation_fraction, shard_tokens, vocab_size)
+    _check_numbers(validation_fraction, shard_tokens, vocab_size, num_workers, train_bytes)
+    _check_words(source=source, output=output, tokenizer=tokenizer, text_key=text_key)
     makers = {
         "char": lambda path: make_char(texts([p for _, p in found], recipe, options), path),
         "train": lambda path: train_bpe(sample(found, recipe, options, train_bytes), vocab_size, path),
@@ -107,7 +108,7 @@ def prepare(
     asked |= {"fraction": validation_fraction, "shard_tokens": shard_tokens, "recipe": recipe, "bos": bos}
     asked |= {"text_key": text_key, "source_tokenizer": source_tokenizer}  # not strict: it changes no byte
     asked |= {"eos_token": eos_token, "parse_special": parse_special}
-    identity = fingerprint(sorted(asked.items()), *((u.split, _layout(u)) for u in units))
+    identity = fingerprint(sorted(asked.items()), *((u.split, _layout(u)) for u in units), *_contents(found))
     if (finished := _finished(folder, identity)) is not None:
         shutil.rmtree(parts, ignore_errors=True)
         return finished
@@ -155,13 +156,25 @@ def _meta(job: Job, totals: dict[str, dict[str, int]], shards: dict[str, int], i
     }
 
 
-def _check(validation_fraction: float, shard_tokens: int, vocab_size: int) -> None:
+def _check_numbers(
+    validation_fraction: float, shard_tokens: int, vocab_size: int, num_workers: int | None, train_bytes: int
+) -> None:
     if not 0 <= validation_fraction < 1:
         raise UserError(f"--validation_fraction {validation_fraction} is not in [0, 1); try 0.005.")
     if shard_tokens < 1:
         raise UserError(f"--shard_tokens {shard_tokens} must be at least 1; try {2049 * 8192}.")
     if vocab_size < 257:
         raise UserError(f"--vocab_size {vocab_size} is less than 257, the 256 bytes and EOS; try 32000.")
+    if num_workers is not None and num_workers < 0:
+        raise UserError(f"--num_workers {num_workers} must be at least 0; leave it out to use all cores.")
+    if train_bytes < 1:
+        raise UserError(f"--train_bytes {train_bytes} must be at least 1; try {64 * 2**20}.")
+
+
+def _check_words(**given: str | list[str] | None) -> None:
+    for name, value in given.items():
+        if not all(word.strip() for word in _listed(value)):
+            raise UserError(f"--{name} was given without a value. Type it, or drop the option.")
 
 
 def _listed(value: str | list[str] | None) -> list[str]:
@@ -172,6 +185,14 @@ def _content(tokenizer: str) -> str:
     """The spec, or the hash of the file it names, so that a tokenizer may be moved but not changed."""
     path = None if tokenizer in MADE else find_tokenizer(tokenizer)
     return fingerprint(path.read_bytes().hex()) if path else tokenizer
+
+
+def _contents(found: Found) -> list[str]:
+    """What the files hold, so that files edited since, of the same size, are not taken for those of a finished run."""
+    try:
+        return [content(piece) for _, piece in found]
+    except OSError as e:
+        raise UserError(f"Cannot read {e.filename}: {e.strerror}.") from e
 
 
 def _layout(unit: Unit) -> list[tuple]:

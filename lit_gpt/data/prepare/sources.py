@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from lit_gpt.data.prepare.recipes import RECIPES, ReadOptions
 from lit_gpt.data.splits import Splitter, key_hash
 from lit_gpt.errors import UserError
 
+SAMPLES, SAMPLE = 16, 1 << 16  # bytes of a file that tell whether it has changed: all of it up to 1 MiB
 Found = list[tuple[str | None, Piece]]  # (split, or None: divided by hash; piece)
 
 
@@ -28,6 +30,19 @@ def find(sources: list[str], recipe: str, search: Search) -> Found:
         prefix = "" if len(sources) == 1 else f"{name}/" if names.count(name) == 1 else f"{i}-{name}/"
         found += [(s, replace(p, key=prefix + p.key)) for s, p in module.find(path, search)]
     return found
+
+
+def content(piece: Piece) -> str:
+    """Hash of a file's bytes, of samples of a large one; "" for the folder of a recipe."""
+    if piece.path.is_dir():
+        return ""
+    digest, size = hashlib.blake2b(digest_size=12), piece.path.stat().st_size
+    whole = size <= SAMPLES * SAMPLE
+    with open(piece.path, "rb") as f:
+        for i in range(1 if whole else SAMPLES):
+            f.seek(i * (size - SAMPLE) // (SAMPLES - 1) if i else 0)
+            digest.update(f.read(SAMPLES * SAMPLE if whole else SAMPLE))
+    return digest.hexdigest()
 
 
 def make_splitter(found: Found, recipe: str, options: ReadOptions, fraction: float) -> Splitter:

@@ -167,6 +167,19 @@ def notes(**flags: Any) -> tuple[str, ...]:
     ("flags", "note"),
     [
         ({"train_model": "mamba", "attn_conv": True}, "nothing in mamba reads --attn_conv (no attention)"),
+        (
+            {"train_model": "transformer", "doc_positions": "continue"},
+            "nothing in transformer reads --doc_positions (no --varlen)",
+        ),
+        ({"train_model": "transformer", "decay": "cosine"}, "nothing in transformer reads --decay (no wsd schedule)"),
+        (
+            {"train_model": "transformer", "decay_fraction": 0.5},
+            "nothing in transformer reads --decay_fraction (no wsd schedule)",
+        ),
+        (
+            {"train_model": "mamba", "yarn_scale": 4.0, "midtrain": True},
+            "nothing in mamba reads --yarn_scale (no attention)",
+        ),
         ({"train_model": "gdn", "position": "rope"}, "nothing in gdn reads --position (no attention)"),
         (
             {"train_model": "kda", "attn_conv": True, "rope_base": 5e3, "swa_len": 64},

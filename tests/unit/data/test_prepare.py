@@ -340,6 +340,18 @@ def test_a_journal_that_cannot_be_read_is_one_sentence(tmp_path):
             prepare(source, str(tmp_path / "out"), **OPTIONS)
 
 
+@pytest.mark.parametrize("size", [1, 500_000])  # small files are hashed whole, large ones at 16 places
+def test_files_edited_since_are_not_taken_for_those_of_a_finished_run(tmp_path, size):
+    """The same command after an edit that kept the size printed success, and left the old tokens."""
+    source = write_folder(tmp_path / "src", [f"abcd {i} " * size for i in range(2)])
+    meta = prepare(source, str(tmp_path / "out"), **OPTIONS)
+    (tmp_path / "src/000.txt").touch()
+    assert prepare(source, str(tmp_path / "out"), **OPTIONS) == meta
+    (tmp_path / "src/000.txt").write_text("ABCD 0 " * size)
+    with pytest.raises(UserError, match="prepared from other files or with other settings"):
+        prepare(source, str(tmp_path / "out"), **OPTIONS)
+
+
 def test_output_of_something_else_is_left_alone(tmp_path):
     source = write_folder(tmp_path / "src", texts(10))
     meta = prepare(source, str(tmp_path / "out"), **OPTIONS)
@@ -361,6 +373,13 @@ def test_output_of_something_else_is_left_alone(tmp_path):
         ({"recipe": "slimpyjama"}, "Did you mean 'slimpajama'"),
         ({"tokenizer": "nowhere"}, "No tokenizer at"),
         ({"source": "nowhere"}, "does not exist"),
+        ({"source": ""}, "--source was given without a value"),
+        ({"output": " "}, "--output was given without a value"),
+        ({"tokenizer": ""}, "--tokenizer was given without a value"),
+        ({"text_key": ""}, "--text_key was given without a value"),
+        ({"num_workers": -3}, "num_workers -3 must be at least 0"),
+        ({"train_bytes": 0}, "train_bytes 0 must be at least 1"),
+        ({"eos_token": "<x>"}, "'bytes' has no token '<x>'"),
         ({"bos": True}, "no BOS token"),
         ({"bos": True, "tokenizer": "char"}, "no BOS token"),
     ],
@@ -394,12 +413,52 @@ def test_command_line(tmp_path):
         ("--source a --output c --input_dir b", '--output c --source ["a", "b"]'),
         ("--source=a --source=[b].txt", '--source ["a", "[b].txt"]'),
         ('--source ["a","b"] --include *.py *.md', '--source ["a","b"] --include ["*.py", "*.md"]'),
+        ("--source a --strict --output b", "--source a --strict true --output b"),
+        ("--source a --output b --bos", "--source a --output b --bos true"),
         ("--help", "--help"),
     ],
 )
 def test_aliases_and_several_values(typed, meant):
     """Two folders after --source were an error, and of two --source only the last was read."""
     assert " ".join(SCRIPT["arguments"](typed.split())).replace("=", " ") == meant.replace("=", " ")
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("--sorce {src} --output {out}", "unrecognized arguments: --sorce {src}. Did you mean '--source'"),
+        ("--source {src}", "the following arguments are required: output."),
+        ("--source --output {out}", "--source needs a value"),
+        ("--source {src} --output {out} --shard_tokens 1.5", "--shard_tokens cannot be '1.5'; give a whole number."),
+        ("--source {src} --output {out} --strict maybe", "--strict cannot be 'maybe'; give true or false."),
+        ("--source {src} --output {src}/000.txt", "000.txt/.parts: Not a directory"),
+        ("--source {src} --output {out}/" + "a" * 300, "File name too long"),
+        ("--source " + "a" * 300 + " --output {out}", "File name too long"),
+    ],
+)
+def test_a_bad_command_line_is_one_sentence(tmp_path, monkeypatch, capsys, typed, message):
+    """These were a page of usage, or a traceback."""
+    names = {"src": write_folder(tmp_path / "src", texts(3)), "out": str(tmp_path / "out")}
+    monkeypatch.setattr(sys, "argv", ["prepare_text.py", *(word.format(**names) for word in typed.split())])
+    assert SCRIPT["main"]() == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and message.format(**names) in error
+
+
+def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(tmp_path):
+    """It was a traceback of NumPy's."""
+    source = write_folder(tmp_path / "src", ["some words " * 3000])
+    words = ["--source", source, "--output", str(tmp_path / "out"), "--num_workers", "1", "--progress", "false"]
+    start = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2); "
+    start += "sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [sys.executable, "-c", start]
+    script = str(ROOT / "scripts/prepare_text.py")
+    full = subprocess.run([*command, "20000", script, *words], capture_output=True, text=True)
+    assert full.returncode == 2 and full.stderr.startswith("error: ") and full.stderr.count("\n") == 1
+    assert not list((tmp_path / "out").glob("*.bin"))
+    assert subprocess.run([*command, "1000000", script, *words], capture_output=True).returncode == 0
+    assert prepare(source, str(tmp_path / "whole"), num_workers=1, progress=False)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_command_line_with_aliases_and_a_summary_of_what_was_left_out(tmp_path, monkeypatch, capsys):
