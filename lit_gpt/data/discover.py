@@ -44,7 +44,8 @@ def open_corpus(
     root = fetch(data_dir) if is_remote(data_dir) else local_path(data_dir)
     given = StreamInfo(split_prefix, eos_token_id, tokenizer=tokenizer)
     weights = load_mixture(mixture) if mixture else {"": 1.0}
-    sources = [(name or split_prefix, _find(root, name, given).open(), weight) for name, weight in weights.items()]
+    found = _find_all(root, list(weights), given)
+    sources = [(name or split_prefix, found[name].open(), weight) for name, weight in weights.items()]
     return Corpus(sources, block, seed, shuffle, repeat)
 
 
@@ -59,8 +60,11 @@ def describe_sources(
     names = load_mixture(mixture) if mixture else [""]
     remote = is_remote(data_dir)
     root = fetch(data_dir, tokens=False) if remote else local_path(data_dir)
-    look = _beside if remote and not _holds_text(root) else lambda root, name, given: _find(root, name, given).info
-    return [(os.path.join(data_dir, name) if name else data_dir, look(root, name, given)) for name in names]
+    if remote and not _holds_text(root):
+        known = {name: _beside(root, name, given) for name in names}
+    else:
+        known = {name: source.info for name, source in _find_all(root, list(names), given).items()}
+    return [(os.path.join(data_dir, name) if name else data_dir, known[name]) for name in names]
 
 
 def _beside(root: Path, name: str, given: StreamInfo) -> StreamInfo:
@@ -109,6 +113,20 @@ def _check_counts(told: dict, source: _Source, num_tokens: int) -> None:
             f"{source.info.split!r}, its {NAME} says {listed}. Files are missing or do not belong there: copy the "
             f"folder again, or, to train on what is there, correct the counts in {source.folder / NAME}."
         )
+
+
+def _find_all(root: Path, names: Sequence[str], given: StreamInfo) -> dict[str, _Source]:
+    """The source of each prefix. Raises UserError where two of them read the same file, which would count twice."""
+    found, readers = {name: _find(root, name, given) for name in names}, dict[Path, str]()
+    for name, source in found.items() if len(found) > 1 else ():
+        for path in source.files or [source.folder]:
+            other = readers.setdefault(path.resolve(), name)
+            if other != name:
+                raise UserError(
+                    f"The mixture reads {path} twice, as {other!r} and as {name!r}. Name it once, with the weight that "
+                    "it should have."
+                )
+    return found
 
 
 def _find(root: Path, name: str, given: StreamInfo) -> _Source:

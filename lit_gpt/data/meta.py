@@ -37,7 +37,7 @@ def read_meta(folder: Path) -> dict | None:
     if not path.exists() and not path.is_symlink():
         return None
     try:
-        meta = json.loads(regular(path).read_text(encoding="utf-8"))
+        meta = json.loads(regular(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as e:
         raise UserError(f"Cannot read {path}: {e}. Prepare the data again, or remove it.") from e
     if not isinstance(meta, dict):
@@ -51,10 +51,9 @@ def read_meta(folder: Path) -> dict | None:
 
 
 def stream_info(meta: dict | None, folder: Path, split: str) -> StreamInfo:
-    """What a folder's meta.json says about the files of one split; nothing is known without one."""
-    if meta is None:
-        return StreamInfo(split)
-    made_with = str(folder) if "tokenizer" in meta else None
+    """What a folder's meta.json and tokenizer.json say about the files of one split; all is None without them."""
+    meta = meta or {}
+    made_with = str(folder) if "tokenizer" in meta or (folder / "tokenizer.json").is_file() else None
     return StreamInfo(split, meta.get("eos_id"), meta.get("vocab_size"), made_with=made_with, dtype=meta.get("dtype"))
 
 

@@ -4,36 +4,37 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lit_gpt.config.bounds import shown
 from lit_gpt.data.permutation import Permutation
 from lit_gpt.errors import UserError
 from lit_gpt.utils.files import regular
 
 BITS = 62  # shares are exact fractions of 2**62, so that counts are exact integers at any index
 ONE = 1 << BITS
+LARGEST = 1e100  # weight: the sum of as many as fit into memory is finite
 
 
 def load_mixture(path: str | Path) -> dict[str, float]:
     """{path prefix relative to the data folder: weight} from a JSON file; zero weights are left out.
 
-    Raises UserError for anything but an object of finite, non-negative weights with a positive sum.
+    Raises UserError for anything but an object of weights from 0 to LARGEST with a positive sum.
     """
     try:
-        mixture = json.loads(regular(Path(path)).read_text(encoding="utf-8"), object_pairs_hook=_no_name_twice)
+        mixture = json.loads(regular(Path(path)).read_text(encoding="utf-8-sig"), object_pairs_hook=_no_name_twice)
     except (OSError, ValueError, RecursionError) as e:
         raise UserError(f"Cannot read the mixture {str(path)!r}: {e}. {EXAMPLE}") from e
     if not isinstance(mixture, dict):
         raise UserError(f"The mixture {str(path)!r} is not a JSON object. {EXAMPLE}")
     for name, weight in mixture.items():
         number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
-        if not number or not 0 <= weight <= sys.float_info.max:
+        if not number or not 0 <= weight <= LARGEST:
             raise UserError(
-                f"The mixture {str(path)!r} gives {name!r} the weight {weight!r}; a weight is a finite "
-                "number, 0 or larger."
+                f"The mixture {str(path)!r} gives {name!r} the weight {shown(weight)}; a weight is a number "
+                f"from 0 to {LARGEST:g}."
             )
     positive = {name: float(weight) for name, weight in mixture.items() if weight > 0}
     if not positive:

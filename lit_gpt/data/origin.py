@@ -97,8 +97,8 @@ def tokenizer_json(path: Path) -> dict[str, Any]:
 def _read(path: Path, changed: int) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        found["model"]["vocab"]
-    except (OSError, ValueError, KeyError, TypeError) as e:
+        token_ids(found)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
         raise UserError(f"Cannot read the tokenizer {path}: {e!r}.") from e
     return found
 

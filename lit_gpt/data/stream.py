@@ -132,7 +132,7 @@ class _Handle:
     fd = -1
 
     def __init__(self, path: str):
-        self.fd = os.open(path, os.O_RDONLY)
+        self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe that took its place must not hang
 
     def __del__(self) -> None:
         if self.fd >= 0:

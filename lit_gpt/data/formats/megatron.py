@@ -47,7 +47,8 @@ def _segment(path: Path) -> Segment:
     offsets = np.frombuffer(raw, "<i8", sequences, HEADER.size + 4 * sequences)
     count, size = int(lengths.sum()), path.stat().st_size
     ends = np.cumsum(lengths) * dtype.itemsize
-    if size != count * dtype.itemsize or not np.array_equal(offsets[1:], ends[:-1]):
+    together = np.array_equal(offsets, ends - lengths * dtype.itemsize) and (lengths >= 0).all()
+    if size != count * dtype.itemsize or not together:
         raise UserError(
             f"{path} has {size} bytes and its index describes {count} tokens of {dtype.itemsize} bytes, back "
             "to back. One of the two files is corrupt, or they do not belong together."
