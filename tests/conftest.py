@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 import gc
+import getpass
+import os
+import tempfile
+from pathlib import Path
+
+# Inductor keeps C++ made for one instruction set, and compiles it for another without the headers that it needs.
+CAPABILITY = os.environ.get("ATEN_CPU_CAPABILITY", "own")
+CACHE = Path(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}_{CAPABILITY}")
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE))
 
 
 def pytest_collection_finish() -> None:
