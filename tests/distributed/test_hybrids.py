@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from controls import FP32_BOUNDS, tensors_near
 from spawn import run_distributed
 from tiny_model import LENGTH, VOCAB, build_adamw, build_model, snapshot, train_step
 
@@ -35,8 +36,10 @@ def train(family: str, act_ckpt: str = "off", compile: bool = False, **changes: 
     runtime = launch()
     model = build_model(runtime, config=small(family, **changes), act_ckpt=act_ckpt, compile=compile)
     optimizer = build_adamw(model, "fused")  # torch's plans the sharding of each list for seconds
+    start = snapshot(model)
     losses = [train_step(model, optimizer, runtime, step) for step in range(3)]
-    return {"losses": losses, "in_sync": replicas_in_sync(model, runtime), "weights": snapshot(model)}
+    moved = {name: value - start[name] for name, value in snapshot(model).items()}
+    return {"losses": losses, "in_sync": replicas_in_sync(model, runtime), "moved": moved}
 
 
 def every_case() -> list[dict[str, Any]]:
@@ -46,11 +49,9 @@ def every_case() -> list[dict[str, Any]]:
 def agree(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert found["in_sync"]
     assert found["losses"] == pytest.approx(expected["losses"], rel=1e-5)
-    for name, value in expected["weights"].items():
-        # Adam turns the rounding of a gradient near zero into a part of a step, here 1e-2 long.
-        torch.testing.assert_close(
-            found["weights"][name], value, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
-        )
+    # Adam turns the rounding of a gradient near zero into a part of a step: of single elements, by the instruction set,
+    # 1e-6 to 1e-4. Of a tensor's movement that is little.
+    tensors_near(found, expected, FP32_BOUNDS, "two ranks")
 
 
 def test_two_ranks_equal_one():
