@@ -118,14 +118,29 @@ class Signals:
 _listening: list[Signals] = []
 
 
+_held: list[set[int]] = []  # signals that were blocked before a fork
+
+
+def _before_fork() -> None:
+    """Signals wait: one that reached a child before _in_child would go through the pipe to its parent."""
+    if _listening:
+        _held.append({int(n) for n in signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)})
+
+
+def _after_fork() -> None:
+    if _held:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _held.pop())
+
+
 def _in_child() -> None:
     """A forked child shares the pipe: a signal to it must not end its parent."""
     for signals in reversed(_listening):
         signals.forget()
     _listening.clear()
+    _after_fork()
 
 
-os.register_at_fork(after_in_child=_in_child)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
 
 
 def _name(number: int) -> str:

@@ -6,6 +6,7 @@ import ctypes
 import itertools
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -60,6 +61,8 @@ def run(data: Path, out: Path, **options: Any) -> int:
     """As tiny_run.run, in this process, as its ranks run: one thread, and no figure."""
     threads, draw = torch.get_num_threads(), reporter.draw_loss_curve
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background, or under nohup, ignores them
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     reporter.draw_loss_curve = lambda *_: None
     try:
         return tiny_run.run(data, out, **options)
@@ -99,6 +102,8 @@ def _run(file: Path, values: dict[str, Any], namespace: str | None, fn: Callable
         os.dup2(out, number)
     os.environ.update({k: str(v) for k, v in values.items()}, CUDA_VISIBLE_DEVICES="")
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background, or under nohup, ignores them
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     reporter.draw_loss_curve = lambda *_: None
     code = fn(*args)
     sys.stdout.flush()
