@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import uuid
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,11 @@ def is_remote(root: str) -> bool:
 
 
 def local_path(root: str) -> Path:
-    """The folder of a local root, which may be written as file://."""
-    return Path(root.removeprefix("file://").removeprefix("local://"))
+    """The folder of a local root, which may be written as file:// or file://localhost/ (RFC 8089). Raises UserError."""
+    path = re.sub(r"^(file://(localhost(?=/))?|local://)", "", root)
+    if not path:
+        raise UserError(f"{root!r} names no folder. Type one behind it, such as file:///home/me/data.")
+    return Path(path)
 
 
 def fetch(root: str, cache: Path | None = None, tokens: bool = True) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +18,9 @@ from lit_gpt.utils.files import read_object, write_text
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 EOS, UNKNOWN = "<|endoftext|>", "<|unk|>"  # of the tokenizers that are made here
 EOS_NAMES = ("</s>", EOS, "<|end_of_text|>", "<eos>", "<|eos|>", "<|im_end|>", "[EOS]")
+# The library trains in the square of a word's length, and a line of three million letters took hours. Runs are cut only
+# where that matters, so that the tokenizer of ordinary text (lines of base64 among it) stays what it was.
+LONG_RUN = re.compile(r"\S{20000}|\s{20000}")
 BOS_NAMES = ("<s>", "<|begin_of_text|>", "<bos>", "<|bos|>", "[BOS]")
 
 
@@ -182,6 +186,12 @@ def make_char(texts: Iterable[str], path: Path) -> None:
     write_text(path, model.to_str(pretty=True))
 
 
+def _cut(text: str) -> Iterator[str]:
+    """The text in parts, so that no word or run of spaces is much longer than LONG_RUN."""
+    ends = [0, *(run.end() for run in LONG_RUN.finditer(text)), len(text)]
+    return (text[a:b] for a, b in pairwise(ends))
+
+
 def train_bpe(texts: Iterator[str], vocab_size: int, path: Path) -> None:
     """Train a byte-level BPE on texts and write it to `path`, a tokenizer.json.
 
@@ -198,5 +208,5 @@ def train_bpe(texts: Iterator[str], vocab_size: int, path: Path) -> None:
         initial_alphabet=pre.alphabet(),  # pyright: ignore[reportCallIssue]
         show_progress=False,  # pyright: ignore[reportCallIssue]
     )
-    model.train_from_iterator(texts, trainer)
+    model.train_from_iterator((part for text in texts for part in _cut(text)), trainer)
     write_text(path, model.to_str(pretty=True))

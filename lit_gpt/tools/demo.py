@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shlex
 import sysconfig
 import time
 from pathlib import Path
@@ -152,6 +153,7 @@ def summary(result: Result, data: Path) -> str:
     found = json.loads((result.folder / SUMMARY_FILE).read_text())
     bits, zipped = found["metric/val_bpb@1x"], gzip_bits_per_byte(data)
     verdict = "the model is better" if bits < zipped else "gzip is better"
+    folder = shlex.quote(str(result.folder))
     return "\n".join(
         [
             f"validation loss   {found['metric/val_loss@1x']:.4f} nats per byte",
@@ -161,8 +163,8 @@ def summary(result: Result, data: Path) -> str:
             f"loss curve        {result.folder / 'loss_curve.png'}",
             "",
             "next:",
-            f'  .venv/bin/python -m lit_gpt.tools.generate {result.folder} --prompt "class "',
-            f"  .venv/bin/python -m lit_gpt.tools.inspect run {result.folder}",
+            f'  .venv/bin/python -m lit_gpt.tools.generate {folder} --prompt "class "',
+            f"  .venv/bin/python -m lit_gpt.tools.inspect run {folder}",
             "  .venv/bin/python pretrain.py --train_model transformer --depth 8 --train_name mup --dry_run true",
         ]
     )

@@ -16,6 +16,7 @@ from lit_gpt.data.discover import describe_sources
 from lit_gpt.data.formats.packed import shard_name, write_shard
 from lit_gpt.data.mixture import load_mixture
 from lit_gpt.data.origin import agree
+from lit_gpt.data.remote import local_path
 from lit_gpt.data.stream import DataError, _handles
 from lit_gpt.data.tokenizer import find_tokenizer
 from lit_gpt.errors import UserError
@@ -122,6 +123,15 @@ def test_a_pipe_in_the_place_of_a_shard_does_not_hang(tmp_path):
     _handles().cache_clear()  # pyright: ignore[reportFunctionMemberAccess]
     with pytest.raises(DataError, match="Cannot read the data file"):
         corpus.sample(0)
+
+
+def test_roots_that_are_written_as_uri():
+    """`file://` was the working directory, and of file://localhost/data the host was taken for a folder."""
+    for root in ("/a b/c", "file:///a b/c", "local:///a b/c", "file://localhost/a b/c"):
+        assert local_path(root) == Path("/a b/c")
+    assert local_path("localhost/x") == Path("localhost/x")
+    with pytest.raises(UserError, match="'file://' names no folder"):
+        local_path("file://")
 
 
 def test_a_tilde_in_the_path_of_a_tokenizer(tmp_path, monkeypatch):

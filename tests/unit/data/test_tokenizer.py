@@ -39,6 +39,14 @@ def test_bpe_is_lossless_and_eos_is_not_injected_by_text(folder):
     assert 0 in load_tokenizer(str(folder), parse_special=True).encode(TEXTS[1])
 
 
+@pytest.mark.parametrize("run", ["ACGT" * 100_000, " " * 400_000])
+def test_a_bpe_is_trained_on_a_line_of_many_letters(tmp_path, run):
+    """The library's time grows with the square of a word's length: a line of a million letters took hours."""
+    train_bpe(iter([run, *TEXTS]), 300, tmp_path / "tokenizer.json")
+    t = load_tokenizer(str(tmp_path))
+    assert t.decode(t.encode(run)) == run and len(t.encode(run)) < len(run) / 4
+
+
 def test_bpe_training_is_deterministic(folder, tmp_path):
     train_bpe(iter(TEXTS * 5), 300, tmp_path / "tokenizer.json")
     assert (tmp_path / "tokenizer.json").read_text() == (folder / "tokenizer.json").read_text()
