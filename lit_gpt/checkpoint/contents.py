@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lit_gpt.checkpoint.layout import COMPLETE, INDEX, META, SUMS, Where, everyones, is_complete, published, read_meta
 from lit_gpt.checkpoint.untrusted import data_files, read_index
+from lit_gpt.checkpoint.writing import THREADS
 from lit_gpt.errors import UserError
 
 LINE = re.compile(r"([0-9a-f]{64})  (\S+)")  # as sha256sum writes and reads it: `sha256sum -c SHA256SUMS`
@@ -63,13 +65,17 @@ def _damage(path: Path, rank: int, ranks: int) -> str | None:
     lengths = {META: 1, INDEX: 1}
     if not sums or digest(path / INDEX) == sums.get(INDEX):  # else it is damaged, which is said below
         lengths |= data_files(read_index(path))
-    for name in sorted(lengths)[rank::ranks]:
+    mine = sorted(lengths)[rank::ranks]
+    for name in mine:
         if not (path / name).is_file():
             return f"its file {name} is missing"
         if (path / name).stat().st_size < lengths[name]:
             return f"its file {name} is cut: {(path / name).stat().st_size:,} of {lengths[name]:,} bytes"
-        if sums and digest(path / name) != sums.get(name):
-            return f"its file {name} is not what was written: {SUMS} has another sum"
+    if sums:
+        with ThreadPoolExecutor(THREADS) as pool:
+            for name, found in zip(mine, pool.map(lambda name: digest(path / name), mine)):
+                if found != sums.get(name):
+                    return f"its file {name} is not what was written: {SUMS} has another sum"
     return None
 
 

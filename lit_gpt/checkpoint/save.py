@@ -15,6 +15,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from lit_gpt.checkpoint.contents import digest, sums_text
@@ -164,7 +165,8 @@ class Checkpointer:
 
     def _write(self, staged: Tensors, tmp: Path) -> dict[str, str]:
         """The tensors; name and SHA-256 of the data files that this rank wrote."""
-        writer = Writer(tmp)
+        local = [t.to_local() if isinstance(t, DTensor) else t for t in staged.values()]
+        writer = Writer(tmp, sum(t.nbytes for t in local))
         dcp.save(staged, storage_writer=writer, process_group=self.group, no_dist=self.group is None)
         return {name: value for name, value in writer.files.sums.items() if DATA_FILE.fullmatch(name)}
 

@@ -15,7 +15,7 @@ from small_run import Run, die_before, step
 from spawn import run_distributed, start
 from tiny_model import build_adamw, build_model
 
-from lit_gpt.checkpoint import Checkpointer, list_checkpoints, load_full
+from lit_gpt.checkpoint import Checkpointer, damage, list_checkpoints, load_full, writing
 from lit_gpt.errors import UserError
 from lit_gpt.parallel import launch
 
@@ -203,3 +203,36 @@ def test_an_old_checkpoint_that_cannot_be_removed_is_a_warning(tmp_path, monkeyp
     run.saver = None
     run.save(3)
     assert run.names() == [step(3)]
+
+
+def test_large_checkpoints_are_in_several_files(tmp_path, monkeypatch):
+    """One thread writes and sums each, and all are read again."""
+    monkeypatch.setattr(writing, "BYTES_PER_THREAD", 8)
+    run = Run(tmp_path)
+    run.save(1)
+    (path,) = list_checkpoints(run.checkpoints)
+    assert len(list(path.glob("*.distcp"))) == writing.THREADS and damage(path) is None and run.load() == 1
+    for file in path.glob("*.distcp"):  # the sum of each one counts
+        contents = file.read_bytes()
+        file.write_bytes(contents[:-1] + bytes([contents[-1] ^ 1]))
+        assert file.name in (damage(path) or "")
+        file.write_bytes(contents)
+
+
+@pytest.mark.parametrize("failing", [0, 3])
+def test_any_of_several_files_may_fail(failing, tmp_path, monkeypatch, capsys):
+    """What happens in a thread of DCP's is lost; the checkpoint would have been published without it."""
+    monkeypatch.setattr(writing, "BYTES_PER_THREAD", 8)
+    write = writing._Summed.write
+
+    def full(self, data):
+        if Path(self.file.name).name == f"__0_{failing}.distcp":
+            self.failure = OSError(28, "No space left on device")
+            raise self.failure
+        return write(self, data)
+
+    monkeypatch.setattr(writing._Summed, "write", full)
+    run = Run(tmp_path)
+    run.save(1)
+    assert run.saver is not None and not run.saver.wait() and not list_checkpoints(run.checkpoints)
+    assert "No space left on device" in capsys.readouterr().err
