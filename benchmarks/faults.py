@@ -90,17 +90,17 @@ class Start:
         self.process = subprocess.Popen(command, env=environment, stdout=self.said, stderr=self.said)
 
     def processes(self) -> list[int]:
-        """Ids of those that still run, the launcher first."""
-        found = []
+        """Ids of those that still run, the launcher first, which has this environment only once Python has begun."""
+        found = [self.process.pid] if self.process.poll() is None else []
         for path in Path("/proc").glob("[0-9]*"):
             try:
                 marked = f"{MARK}={self.mark}".encode() in (path / "environ").read_bytes().split(b"\0")
                 dead = (path / "stat").read_text().rpartition(")")[2].split()[0] in "ZX"
             except OSError:
                 continue
-            if marked and not dead:
+            if marked and not dead and int(path.name) not in found:
                 found.append(int(path.name))
-        return sorted(found, key=lambda pid: (pid != self.process.pid, pid))
+        return found
 
     def kill(self, whom: str, draw: random.Random) -> bool:
         """Kill "launcher", a "rank" or "all"; whether all processes were gone within GRACE seconds."""
@@ -111,7 +111,6 @@ class Start:
                 os.kill(pid, signal.SIGKILL)
         end = time.monotonic() + GRACE
         while self.processes() and time.monotonic() < end:
-            self.process.poll()
             time.sleep(0.1)
         orphans = self.processes()
         for pid in orphans:
@@ -172,7 +171,8 @@ class Kills:
     """The counts of all runs, and how many kills are still to come."""
 
     def __init__(self, wanted: int):
-        self.lock, self.left, self.counts = threading.Lock(), wanted, Counter(dict.fromkeys(("kills", *COUNTS), 0))
+        self.lock, self.left = threading.Lock(), wanted
+        self.counts: Counter[str] = Counter({"kills": 0, **dict.fromkeys(COUNTS, 0)})
         self.bar = tqdm(total=wanted, unit="kill")
 
     def more(self) -> bool:
@@ -181,7 +181,8 @@ class Kills:
 
     def count(self, **found: int) -> None:
         with self.lock:
-            self.counts.update(Counter({name.replace("_", " "): n for name, n in found.items()}))
+            for name, n in found.items():
+                self.counts[name.replace("_", " ")] += n
             if killed := found.get("kills", 0):
                 self.left -= killed
                 self.bar.update(killed)

@@ -36,6 +36,9 @@ CUDA_PRIORITY = [
     SDPBackend.EFFICIENT_ATTENTION,
     SDPBackend.MATH,
 ]
+# torch's flash kernel for a CPU packs half precision with AVX-512 wherever the processor has it, and fails where
+# ATEN_CPU_CAPABILITY forbids that (2.13: "pack_vnni2 is only supported when avx512 is supported").
+CPU_FLASH_IN_HALF = torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 ALIGNED = 8  # head dimensions that CUDA kernels take are multiples of this
 
@@ -188,7 +191,12 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor
     if q.shape[2] != k.shape[2]:
         options["enable_gqa"] = True
     heads_first = [x.transpose(1, 2) for x in (q, k, v)]
-    with sdpa_kernel(CUDA_PRIORITY, set_priority=True) if q.is_cuda else contextlib.nullcontext():
+    kernels: Any = contextlib.nullcontext()
+    if q.is_cuda:
+        kernels = sdpa_kernel(CUDA_PRIORITY, set_priority=True)
+    elif q.dtype.itemsize == 2 and not CPU_FLASH_IN_HALF:
+        kernels = sdpa_kernel(SDPBackend.MATH)
+    with kernels:
         y = F.scaled_dot_product_attention(*heads_first, attn_mask=mask, **options)
     return y.transpose(1, 2)
 

@@ -29,6 +29,7 @@ from lit_gpt.utils.signals import leave
 
 NEARLY = 0.9  # of the limit: who can name the late rank speaks before who cannot
 FOLDER = ".ranks"
+ENDED = "has ended"
 
 
 class Peers:
@@ -77,8 +78,8 @@ class Peers:
         enough = time.monotonic() + self._interval
 
         def look() -> None:  # a process that ends closes its connections a moment before it is seen to have ended
-            while not found and time.monotonic() < enough:
-                found.extend(self._late(at_once=True))
+            while time.monotonic() < enough and not any(late.endswith(ENDED) for late in found):
+                found[:] = self._late(at_once=True)
                 time.sleep(0.1)
 
         # In a thread, for a file system that went with the network would keep this process for ever.
@@ -123,7 +124,7 @@ class Peers:
 
     def _state(self, said: dict[str, Any], age: float, at_once: bool) -> str | None:
         if at_once and said["host"] == socket.gethostname() and _ended(said["pid"]):
-            return "has ended"
+            return ENDED
         if age > max(3 * self._interval, self.patience / 2):
             return f"has shown no sign of life for {age:.0f} seconds"
         return "has not come further" if said["place"] < self._place else None
