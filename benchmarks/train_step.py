@@ -107,7 +107,7 @@ def measure(
         times = timer.seconds()[warmup - 1 :]
         kernels = where(lambda: trainer.step(report), profile) if profile else []
         trainer.loader.close()
-        report.close(interrupted=False, saved=False)
+        report.close(1, saved=False)
         logged = [json.loads(line) for line in (setup.folder / "metrics.jsonl").read_text().splitlines()]
         memory = max(row.get("system/gpu_memory_peak_gib", 0) for row in logged)
         rate = batch / np.median(times)

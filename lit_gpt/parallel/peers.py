@@ -16,6 +16,7 @@ import shutil
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -75,18 +76,27 @@ class Peers:
         if self._closed.is_set() or not is_of_collective(error):
             return
         found: list[str] = []
+        elsewhere: list[str] = []
         enough = time.monotonic() + self._interval
 
         def look() -> None:  # a process that ends closes its connections a moment before it is seen to have ended
             while time.monotonic() < enough and not any(late.endswith(ENDED) for late in found):
                 found[:] = self._late(at_once=True)
+                elsewhere[:] = self._elsewhere()
                 time.sleep(0.1)
 
         # In a thread, for a file system that went with the network would keep this process for ever.
         reader = threading.Thread(target=look, daemon=True)
         reader.start()
         reader.join(self._interval)
-        self._end(f"a connection failed ({str(error).splitlines()[0]})", found)
+        nobody = (
+            "nobody is seen to be behind: the network between them failed, one is slow, or one of another host ended"
+        )
+        if elsewhere:
+            nobody = (
+                f"nobody is seen to be behind: the network failed, or is slow, between here and {'; '.join(elsewhere)}"
+            )
+        self._end(f"a connection failed ({str(error).splitlines()[0]})", found or [nobody])
 
     @property
     def _interval(self) -> float:
@@ -110,17 +120,24 @@ class Peers:
         at_once: something failed already, so whoever has just ended is looked for too.
         """
         late = []
+        for rank, said, age in self._others():
+            if state := self._state(said, age, at_once):
+                late.append(f"{_named(rank, said)}, last seen in {said['doing']}, {state}")
+        return late
+
+    def _elsewhere(self) -> list[str]:
+        """The ranks of other hosts."""
+        return [_named(rank, said) for rank, said, _ in self._others() if said["host"] != socket.gethostname()]
+
+    def _others(self) -> Iterator[tuple[int, dict[str, Any], float]]:
+        """(rank, what it said, by how many seconds that is older than what this one said) of the others."""
         for rank in range(self.runtime.world_size):
             path = self.folder / f"{rank}.json"
-            try:
+            with suppress(OSError, ValueError):
                 age = _time(self.folder / f"{self.runtime.rank}.json") - _time(path)
                 said = json.loads(path.read_text())
-            except (OSError, ValueError):
-                continue
-            if rank != self.runtime.rank and (state := self._state(said, age, at_once)):
-                where = f"process {said['pid']} on {said['host']}"
-                late.append(f"rank {rank} ({where}), last seen in {said['doing']}, {state}")
-        return late
+                if rank != self.runtime.rank:
+                    yield rank, said, age
 
     def _state(self, said: dict[str, Any], age: float, at_once: bool) -> str | None:
         if at_once and said["host"] == socket.gethostname() and _ended(said["pid"]):
@@ -130,19 +147,20 @@ class Peers:
         return "has not come further" if said["place"] < self._place else None
 
     def _end(self, what: str, late: list[str]) -> None:
-        who = "; ".join(late) or (
-            "nobody is seen to be behind: the network between them failed, one is slow, or one of another host ended"
-        )
         leave(
             EXIT_PEER_LOST,
-            f"error: in {self._doing}, {what}: {who}. The limit is --collective_timeout {self.runtime.timeout:g} "
-            "seconds. Checkpoints are as they were; --resume auto continues from the newest.",
+            f"error: in {self._doing}, {what}: {'; '.join(late)}. The limit is --collective_timeout "
+            f"{self.runtime.timeout:g} seconds. Checkpoints are as they were; --resume auto continues from the newest.",
         )
 
 
 def is_of_collective(error: Exception) -> bool:
     """Whether torch.distributed failed, and not what it was asked to carry; gloo raises plain RuntimeErrors."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def _named(rank: int, said: dict[str, Any]) -> str:
+    return f"rank {rank} (process {said['pid']} on {said['host']})"
 
 
 def _time(path: Path) -> float:

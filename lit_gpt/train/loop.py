@@ -88,7 +88,9 @@ class Trainer:
         )
         self.data_state = self.loader.state()
         self.loader.check_size(self.plan.batch_tokens * self.plan.batch_ramp // self.plan.context)
-        ended = "ended" if self.finished and run_folder.has_ended(setup.folder) else None
+        # A budget whose last steps were not taken is spent all the same: there is nothing to go on with.
+        self.spoilt = bool(guarded and self.finished and guarded["skips"] >= min(run.max_skips, self.progress.step))
+        ended = "ended" if self.finished and (self.spoilt or run_folder.has_ended(setup.folder)) else None
         self.done = runtime.gather(ended)[0] is not None
         self.lease: Lease | None = None  # of the main process, while there is something to do
         if not self.done:
@@ -143,7 +145,7 @@ class Trainer:
             peers = Peers(self.setup.folder, self.runtime)
             self.at, saver = peers.at, Saver(checkpoints, report, self.progress.step)
             profiler = StepProfiler(self.setup.folder, run.profile_steps if self.runtime.is_main else 0)
-            closing.callback(lambda: report.close(code == EXIT_INTERRUPTED, saved))
+            closing.callback(lambda: report.close(code, saved))
             for close in (checkpoints.close, self.loader.close, profiler.close, peers.stop):
                 closing.callback(close)
             closing.callback(setattr, signals, "phase", ENDING)
@@ -192,10 +194,12 @@ class Trainer:
             said = f"error: the checkpoint of step {step} could not be written in two tries; {saver.newest()}."
             return EXIT_NOT_WRITTEN, f"{said} Make room; the same command with --resume auto continues from there."
         if code == EXIT_NOT_FINITE:
+            after = "--resume auto goes on with the data after them. If that ends alike,"
+            after = "the budget of tokens is spent. To train on," if self.finished else after
             return code, (
-                f"error: {self.guard.why(step)} The checkpoint of step {step} is saved, and --resume auto goes on with "
-                "the data after them. If that ends alike, lower --base_hps.eta0 or raise --base_hps.warmup_tokens, and "
-                "start again, or from an earlier checkpoint with --init_from."
+                f"error: {self.guard.why(step)} The checkpoint of step {step} is saved, and {after} lower "
+                "--base_hps.eta0 or raise --base_hps.warmup_tokens, and start again, or from an earlier checkpoint "
+                "with --init_from."
             )
         return code, "stopped early with a checkpoint; the same command with --resume auto continues" if code else ""
 
@@ -333,7 +337,9 @@ def _execute(setup: Setup, signals: Signals | None) -> int:
     if trainer.done:
         if runtime.is_main:
             print(f"{setup.folder} is finished already: {trainer.progress.tokens:,} tokens. Nothing to do.")
-        return 0
+            if trainer.spoilt:
+                print("error: its last steps were skipped, and its weights are those before them.", file=sys.stderr)
+        return EXIT_NOT_FINITE if trainer.spoilt else 0
     result = trainer.fit(signals)
     if runtime.is_main:
         print(f"run folder: {result.folder}")

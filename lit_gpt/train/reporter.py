@@ -28,6 +28,7 @@ from lit_gpt.optim.protocol import telemetry
 from lit_gpt.parallel import Runtime
 from lit_gpt.scaling.plan import StepValues
 from lit_gpt.train.setup import Setup
+from lit_gpt.train.signals import EXIT_INTERRUPTED
 from lit_gpt.train.step import StepResult
 
 HIDDEN_ROLES, VECTOR_ROLE = ("matrix", "expert"), "vector"
@@ -236,17 +237,18 @@ class Reporter:
         window = [self.runtime.sum(self._window)[0].item(), *self._window[1:].tolist()]
         return {"speed": self.speed.state_dict(), "window": window, "window_steps": self._window_steps}
 
-    def close(self, interrupted: bool, saved: bool) -> None:
+    def close(self, code: int, saved: bool) -> None:
         """Write the summary and the curve, close the sinks. Called on every way out.
 
-        saved: the last checkpoint is there. Without it a run has not finished, and cannot go on from where it was.
+        code: of the process; a run that has finished ends with 0. saved: the last checkpoint is there. Without it a
+        run has not finished either, and cannot go on from where it was.
         Raises NotWritten, after everything was tried, for what is not there afterwards.
         """
         if not self._sinks:
             return
         self._console.close()
         problems = []
-        for write in (self._sinks.close, lambda: self._summarize(interrupted, saved), self._draw):
+        for write in (self._sinks.close, lambda: self._summarize(code, saved), self._draw):
             try:
                 write()
             except NotWritten as problem:
@@ -262,16 +264,16 @@ class Reporter:
         if self._logged():
             draw_loss_curve(self.setup.folder, self._bytes_per_token())
 
-    def _summarize(self, interrupted: bool, saved: bool) -> None:
+    def _summarize(self, code: int, saved: bool) -> None:
         if self._logged():
-            write_summary(self.setup.folder, self._summary(interrupted, saved))
+            write_summary(self.setup.folder, self._summary(code, saved))
 
-    def _summary(self, interrupted: bool, saved: bool) -> dict[str, Any]:
+    def _summary(self, code: int, saved: bool) -> dict[str, Any]:
         plan, rates = self.setup.plan, self.speed.metrics()
         return {
             "run": self.setup.folder.name,
-            "finished": saved and self.progress.tokens >= plan.tokens,
-            "interrupted": interrupted,
+            "finished": saved and code == 0 and self.progress.tokens >= plan.tokens,
+            "interrupted": code == EXIT_INTERRUPTED,
             "saved": saved,
             "step": self.progress.step,
             "tokens": self.progress.tokens,

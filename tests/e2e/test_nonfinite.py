@@ -100,6 +100,17 @@ def test_the_count_goes_on_after_a_resume(data, tmp_path, nan_at):
     assert (folder_of(tmp_path) / "checkpoints" / "step-000010").exists()
 
 
+def test_bad_steps_to_the_very_end(data, tmp_path, nan_at, capsys):
+    """The next start called such a run finished, with code 0, and so did its summary."""
+    nan_at.extend(range(3, 99))
+    options = {**OPTIONS, "max_tokens": 6 * 512, "max_skips": 4}
+    assert run(data, tmp_path, **options) == EXIT_NOT_FINITE
+    assert "The checkpoint of step 6 is saved, and the budget of tokens is spent." in capsys.readouterr().err
+    assert json.loads((folder_of(tmp_path) / "summary.json").read_text())["finished"] is False
+    assert run(data, tmp_path, resume="auto", **options) == EXIT_NOT_FINITE
+    assert "its last steps were skipped" in capsys.readouterr().err
+
+
 def test_an_absurd_learning_rate(data, tmp_path, capsys):
     absurd = {"base_hps__eta0": 1e3, "base_hps__weight_lr_scale": 1e6, "max_skips": 2}
     assert run(data, tmp_path, **absurd, **OPTIONS) == EXIT_NOT_FINITE

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
 
 import tiny_run
 
-CLONE_NEWNET = 0x40000000  # sched.h
+CLONE_NEWNET, CLONE_NEWUTS = 0x40000000, 0x04000000  # sched.h
 _names = itertools.count()
 
 
@@ -96,7 +96,10 @@ def start_ranks(folder: Path, world: int, fn: Callable[..., Any], *args: Any, ho
 def _run(file: Path, values: dict[str, Any], namespace: str | None, fn: Callable[..., Any], args: Any) -> None:
     if namespace:
         handle = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
-        assert ctypes.CDLL(None, use_errno=True).setns(handle, CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.setns(handle, CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+        assert libc.unshare(CLONE_NEWUTS) == 0, os.strerror(ctypes.get_errno())
+        socket.sethostname(namespace)
     out = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number in (1, 2):
         os.dup2(out, number)
