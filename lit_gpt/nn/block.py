@@ -11,7 +11,7 @@ from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn import mlp
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear
-from lit_gpt.nn.mixers import Lent, build_mixer
+from lit_gpt.nn.mixers import SharedState, build_mixer
 from lit_gpt.nn.moe import MixtureOfExperts, Routed
 from lit_gpt.nn.norm import build_norm
 from lit_gpt.roles import role
@@ -30,10 +30,6 @@ class Stream(NamedTuple):
     x: Tensor
     total: Tensor | None = None
     routed: Routed | None = None
-
-    def last(self) -> Stream:
-        """Its last position, T = 1."""
-        return Stream(self.x[:, -1:], None if self.total is None else self.total[:, -1:])
 
 
 class SkipPath(nn.Module):
@@ -78,39 +74,45 @@ class Block(nn.Module):
         mixture = config.layers[layer_index].experts
         router = multipliers.router
         self.ffn = MixtureOfExperts(config, layer_index, router) if mixture else mlp.build(config, layer_index)
-        self.lends_ffn = config.layers[layer_index].memory == "ffn"
+        self.shares_ffn = config.layers[layer_index].memory == "ffn"
         if self.ffn is not None:
             self.norm2 = build_norm(config, gain=not config.decoupled_norm)
             self.skip2 = SkipPath(config, False) if config.post_norm else None
 
     def forward(
-        self, stream: Stream, context: Context, shared: Lent | None = None, cache: Any = None
-    ) -> tuple[Stream, Lent | None]:
-        """The stream after this layer, of the last position only with context.last, and what the layer lends."""
-        branch, skip = self._read(stream.x, self.norm1, self.skip1)
-        h, lent = self.mixer(branch, context, shared, cache)
-        if context.last is not None:
-            stream, skip = stream.last(), skip[:, -1:]
-        stream = self._write(stream, skip, h)
-        if self.ffn is not None:
-            branch, skip = self._read(stream.x, self.norm2, self.skip2)
-            routed = None
-            if self.lends_ffn:
-                h, memory = self.ffn.lending(branch)  # type: ignore[operator]
-                lent = Lent(None if lent is None else lent.kv, memory)  # torch 2.11 cannot compile _replace
-            elif isinstance(self.ffn, MixtureOfExperts):
-                h, routed = self.ffn(branch, context.experts)
-            else:
-                h = self.ffn(branch)
-            stream = self._write(stream, skip, h, routed)
-        return stream, lent
+        self, stream: Stream, context: Context, shared: SharedState | None = None, cache: Any = None
+    ) -> tuple[Stream, SharedState | None]:
+        """The stream after this layer, and what later layers read of it.
 
-    def _read(self, x_BTD: Tensor, norm: nn.Module, skip_path: SkipPath | None) -> tuple[Tensor, Tensor]:
+        shared: what the layer reads of an earlier one. cache: what its mixer remembers, in cached decoding.
+        """
+        branch, skip = self.read(stream.x, self.norm1, self.skip1)
+        h, state = self.mixer(branch, context, shared, cache)
+        return self.feed_forward(self.write(stream, skip, h), state, context.experts)
+
+    def feed_forward(
+        self, stream: Stream, state: SharedState | None, backend: str
+    ) -> tuple[Stream, SharedState | None]:
+        """The layer's second half. state: what the mixer shares. backend: of the experts' matrix products."""
+        if self.ffn is None:
+            return stream, state
+        branch, skip = self.read(stream.x, self.norm2, self.skip2)
+        if isinstance(self.ffn, MixtureOfExperts):
+            h, routed = self.ffn(branch, backend)
+            return self.write(stream, skip, h, routed), state
+        if not self.shares_ffn:
+            return self.write(stream, skip, self.ffn(branch)), state
+        h, memory = self.ffn.with_memory(branch)  # type: ignore[operator]
+        # A new tuple: torch 2.11 compiles no block that returns one made by _replace.
+        return self.write(stream, skip, h), SharedState(None if state is None else state.kv, memory)
+
+    def read(self, x_BTD: Tensor, norm: nn.Module, skip_path: SkipPath | None) -> tuple[Tensor, Tensor]:
+        """(input of a branch, what goes around it)."""
         normed = norm(x_BTD, self.compute_dtype)
         return (normed, x_BTD) if skip_path is None else skip_path(normed)
 
-    def _write(self, stream: Stream, skip_BTD: Tensor, h_BTD: Tensor, routed: Routed | None = None) -> Stream:
-        """Type promotion makes the sum fp32 where the stream is."""
+    def write(self, stream: Stream, skip_BTD: Tensor, h_BTD: Tensor, routed: Routed | None = None) -> Stream:
+        """The stream after a branch whose output is h_BTD. Type promotion makes the sum fp32 where the stream is."""
         if self.skip == "add":
             return Stream(torch.add(skip_BTD, h_BTD, alpha=self.residual), routed=routed)
         if self.skip == "none":

@@ -57,7 +57,7 @@ class SwiGLU(_FeedForward):
         """What is made of g and u."""
         return F.silu(gate) * up
 
-    def lending(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
+    def with_memory(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
         """(forward's result, u): the memory of models whose memory units read a feed-forward network."""
         gate, up = self.up.halves(x_BTD)
         return self.project(self.gated(gate, up)), up

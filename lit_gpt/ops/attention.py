@@ -1,4 +1,4 @@
-"""Causal softmax attention: one entry point, several backends, a plain reference.
+"""Causal softmax attention: one entry point, several kernels, plain torch.
 
     y_BQHV = attention(q_BQHD, k_BKGD, v_BKGV, scale=..., window=..., doc_ids=..., sink=...)
 
@@ -161,7 +161,7 @@ def explain(device: torch.device) -> list[tuple[str, bool, str]]:
     return [row if row[1] else other for row, other in zip(rows, windowed)]
 
 
-def _reference(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor | None) -> Tensor:
+def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor | None) -> Tensor:
     """Explicit masked softmax in fp32; does everything."""
     heads, groups = q.shape[2], k.shape[2]
     if mask is None:
@@ -257,5 +257,5 @@ BACKENDS: dict[str, Backend] = {
     # On Hopper fa4 gains nothing over the two above (docs/performance.md) and both interrupt a compiled block.
     "fa4": Backend(_fitted(flash.fa4), partial(flash.refuses, "fa4")),
     "fa2": Backend(_fitted(flash.fa2), partial(flash.refuses, "fa2")),
-    "reference": Backend(_reference, lambda r: ""),
+    "plain": Backend(_plain, lambda r: ""),
 }

@@ -1,4 +1,4 @@
-"""Depthwise causal convolution over time: one entry point, two kernels, a plain reference.
+"""Depthwise causal convolution over time: one entry point, two kernels, plain torch.
 
     y_BTC, state_BCK = causal_conv(x_BTC, weight_C1K, bias_C, activation="silu", doc_ids=..., state_BCK=...)
 
@@ -95,7 +95,7 @@ def _last_inputs(x_BTC: Tensor, width: int, doc_ids: Tensor | None, state: Tenso
     return tail_BKC.transpose(1, 2).contiguous()  # a view would keep all of x alive in a cache
 
 
-def _reference(inputs: Inputs) -> Tensor:
+def _plain(inputs: Inputs) -> Tensor:
     """One shifted product per tap in fp32; does everything."""
     x, weight_CK, bias, activation, doc_ids, state = inputs
     length, width = x.shape[1], weight_CK.shape[1]
@@ -160,5 +160,5 @@ def _fla_refuses(request: Request) -> str:
 BACKENDS: dict[str, Backend] = {
     "causal_conv1d": Backend(_causal_conv1d, _causal_conv1d_refuses),
     "fla": Backend(_fla, _fla_refuses),
-    "reference": Backend(_reference, lambda r: ""),
+    "plain": Backend(_plain, lambda r: ""),
 }

@@ -23,7 +23,7 @@ from lit_gpt.ops.linear_recurrence import (
     decay_form,
     dispatch,
     library_refuses,
-    reference,
+    plain,
     steps_refuse,
     wrong_gradients,
 )
@@ -110,5 +110,5 @@ BACKENDS: dict[str, Backend] = {
     "fla_steps": Backend(_steps, steps_refuse),
     "fla": Backend(_chunked, _chunked_refuses),
     "fla_kda": Backend(_kda, _kda_refuses),
-    "reference": Backend(reference, lambda r: ""),
+    "plain": Backend(plain, lambda r: ""),
 }

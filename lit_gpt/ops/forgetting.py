@@ -61,7 +61,7 @@ def explain(device: torch.device) -> list[tuple[str, bool, str]]:
     return explain_table(BACKENDS, Request(device.type, torch.bfloat16, 64, 64, 64, False, False))
 
 
-def _reference(
+def _plain(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -120,5 +120,5 @@ def _fla_refuses(request: Request) -> str:
 
 BACKENDS: dict[str, Backend] = {
     "fla": Backend(_fla, _fla_refuses),
-    "reference": Backend(_reference, lambda r: ""),
+    "plain": Backend(_plain, lambda r: ""),
 }

@@ -118,7 +118,7 @@ def _padded(a: Tensor, b: Tensor, ends_E: Tensor, largest: int | None) -> Tensor
 
 
 @torch.compiler.disable
-def _reference(a: Tensor, b: Tensor, ends_E: Tensor, largest: int | None) -> Tensor:
+def _plain(a: Tensor, b: Tensor, ends_E: Tensor, largest: int | None) -> Tensor:
     """One product after the other; the host waits for the sizes."""
     ends = ends_E.tolist()
     spans = [slice(start, end) for start, end in zip([0, *ends], ends)]
@@ -132,5 +132,5 @@ BACKENDS: dict[str, Backend] = {
     "torch": Backend(_torch, _torch_refuses),
     "quack": Backend(_quack, _quack_refuses),
     "padded": Backend(_padded, lambda r: "", slow=True),
-    "reference": Backend(_reference, lambda r: ""),
+    "plain": Backend(_plain, lambda r: ""),
 }

@@ -22,7 +22,7 @@ from lit_gpt.ops.linear_recurrence import (
     decay_form,
     dispatch,
     library_refuses,
-    reference,
+    plain,
     steps_refuse,
     wrong_gradients,
 )
@@ -107,5 +107,5 @@ BACKENDS: dict[str, Backend] = {
     "fla_steps": Backend(_steps, steps_refuse),
     "fla": Backend(_chunked, _chunked_refuses),
     "fla_gla": Backend(_gla, _gla_refuses),
-    "reference": Backend(reference, lambda r: ""),
+    "plain": Backend(plain, lambda r: ""),
 }

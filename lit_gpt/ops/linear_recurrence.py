@@ -1,4 +1,4 @@
-"""What linear attention and the delta rules share: one recurrence, its reference, the way to fla's kernels.
+"""What linear attention and the delta rules share: one recurrence in plain torch, and the way to fla's kernels.
 
     S_t = (I - beta_t k_t k_t^T) diag(exp(g_t)) S_{t-1} + beta_t k_t v_t^T      o_t = scale q_t S_t
 
@@ -68,7 +68,7 @@ def describe(call: Call) -> Request:
 
 
 def _outside_graphs(function: Function) -> Function:
-    """Not compiled: the kernels break the graph anyway, and the reference's loop would be unrolled."""
+    """Not compiled: the kernels break the graph anyway, and the plain backend's loop would be unrolled."""
     return torch.compiler.disable(function)  # type: ignore[return-value]
 
 
@@ -84,7 +84,7 @@ def decay_form(log_decay: Tensor | None) -> Decay:
     return "none" if log_decay is None else forms[log_decay.ndim]
 
 
-def reference(call: Call) -> tuple[Tensor, Tensor | None]:
+def plain(call: Call) -> tuple[Tensor, Tensor | None]:
     """Plain torch, chunk by chunk, in at least fp32: exact for every form, and slow.
 
     Inside a chunk the WY form (arXiv:2406.06484, 2412.06464) turns the delta rule into linear

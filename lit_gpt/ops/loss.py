@@ -2,7 +2,7 @@
 
     loss = linear_cross_entropy(hidden_ND, weight_VD, targets_N, backend="chunked")
 
-Backends: "plain" forms every logit and is the reference; "chunked" walks over the tokens,
+Backends: "plain" forms every logit; "chunked" walks over the tokens,
 keeps the logits of one chunk, and computes the gradients in the same pass (the idea of
 Liger Kernel's fused linear cross-entropy, arXiv:2410.10989).
 

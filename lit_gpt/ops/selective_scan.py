@@ -1,4 +1,4 @@
-"""Selective scan of Mamba (arXiv:2312.00752): one entry point, a kernel, plain references.
+"""Selective scan of Mamba (arXiv:2312.00752): one entry point, a kernel, plain torch.
 
     y_BTC, state_BCN = selective_scan(x_BTC, dt_BTC, A_CN, B_BTN, C_BTN, D_C, dt_bias_C, doc_ids=..., state=...)
 
@@ -140,7 +140,7 @@ def _steps(inputs: Inputs) -> tuple[Tensor, Tensor]:
     return _with_skip(inputs, _read(states, C).transpose(0, 1)), states[-1].transpose(1, 2)
 
 
-def _reference(inputs: Inputs) -> tuple[Tensor, Tensor]:
+def _plain(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """sqrt(T) chunks of sqrt(T) tokens, all chunks at once; does everything.
 
     First each chunk's last state from a zero one, then from chunk to chunk, then every state.
@@ -212,5 +212,5 @@ def _mamba_ssm_refuses(request: Request) -> str:
 BACKENDS: dict[str, Backend] = {
     "steps": Backend(_steps, lambda r: "" if r.length <= STEPS else f"it is for at most {STEPS} tokens"),
     "mamba_ssm": Backend(_mamba_ssm, _mamba_ssm_refuses),
-    "reference": Backend(_reference, lambda r: ""),
+    "plain": Backend(_plain, lambda r: ""),
 }

@@ -1,4 +1,4 @@
-"""State-space duality of Mamba-2 (arXiv:2405.21060): one entry point, a kernel, plain references.
+"""State-space duality of Mamba-2 (arXiv:2405.21060): one entry point, a kernel, plain torch.
 
     y_BTHP, state_BHPN = ssd(x_BTHP, dt_BTH, A_H, B_BTGN, C_BTGN, D_H, dt_bias_H, doc_ids=..., state=...)
 
@@ -80,7 +80,7 @@ def explain(device: torch.device) -> list[tuple[str, bool, str]]:
 
 
 class Terms(NamedTuple):
-    """What the references compute with, in at least fp32; groups repeated for their heads.
+    """What the plain forms compute with, in at least fp32; groups repeated for their heads.
 
     log_decay: d A. added: d x. ids: documents, zeros without any. start: the first state.
     """
@@ -121,7 +121,7 @@ def _steps(inputs: Inputs) -> tuple[Tensor, Tensor]:
     return _with_skip(inputs, torch.stack(outputs, dim=1)), state
 
 
-def _reference(inputs: Inputs) -> tuple[Tensor, Tensor]:
+def _plain(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """The paper's chunked algorithm as matrix products in fp32; does everything."""
     terms, length = _terms(inputs), inputs.x_BTHP.shape[1]
     chunk = min(CHUNK, length)
@@ -197,5 +197,5 @@ def _mamba_ssm_refuses(request: Request) -> str:
 BACKENDS: dict[str, Backend] = {
     "steps": Backend(_steps, lambda r: "" if r.length <= STEPS else f"it is for at most {STEPS} tokens"),
     "mamba_ssm": Backend(_mamba_ssm, _mamba_ssm_refuses),
-    "reference": Backend(_reference, lambda r: ""),
+    "plain": Backend(_plain, lambda r: ""),
 }

@@ -58,8 +58,8 @@ def test_every_option_changes_the_run(data, tmp_path):
         assert run(data, tmp_path / name, **short, **changes) == 0
         found[name] = rows(tmp_path / name)[3]
     assert len(set(found.values())) == len(OPTIONS), found
-    assert run(data, tmp_path / "reference", expert_backend="reference", **short) == 0
-    assert rows(tmp_path / "reference")[3] == pytest.approx(found["plain"], rel=1e-4)
+    assert run(data, tmp_path / "plain torch", expert_backend="plain", **short) == 0
+    assert rows(tmp_path / "plain torch")[3] == pytest.approx(found["plain"], rel=1e-4)
 
 
 def test_stopped_and_continued_with_its_selection_biases(data, tmp_path):

@@ -22,7 +22,7 @@ SAME: dict[str, dict[str, Any]] = {
     "micro-batches": {"micro_bsz": 2},
     "threads": {"num_workers": 2},
     "plain loss": {"use_flce": False},
-    "plain attention": {"attention": "reference"},
+    "plain attention": {"attention": "plain"},
     "not compiled": {"compile": False},
     "old spelling of warm-up": {"base_hps__warmup_tokens": None, "base_hps__warmup_tokens0": 512},
     "old switches": {"fsdp2": True, "logging_multiprocessing": False},

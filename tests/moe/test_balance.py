@@ -139,7 +139,7 @@ def test_routers_of_a_model_learn_in_every_backend(backend, experts):
     gpt = GPT(config(replace(experts, aux_gamma=0.0)), compute_dtype=torch.bfloat16, expert_backend=backend)
     fill(gpt)
     tokens = torch.randint(0, VOCAB, (2, LENGTH), generator=torch.Generator().manual_seed(0))
-    gpt(tokens, tokens.roll(-1, 1)).backward()
+    gpt(tokens, tokens.roll(-1, 1)).loss.backward()
     assert all(block.ffn.router.weight.grad.abs().sum() > 0 for block in gpt.blocks)
 
 
@@ -177,7 +177,7 @@ def test_a_step_does_not_depend_on_its_micro_batches(style):
 
 def test_without_a_balance_loss_nothing_is_counted_first(monkeypatch):
     forwards = []
-    monkeypatch.setattr(GPT, "_states", lambda *a, then=GPT._states, **k: forwards.append(1) or then(*a, **k))
+    monkeypatch.setattr(GPT, "hidden", lambda *a, then=GPT.hidden, **k: forwards.append(1) or then(*a, **k))
     for gamma, expected in ((0.1, 4), (0.0, 2)):
         forwards.clear()
         one_step(replace(BASE, aux_gamma=gamma, global_aux=True, exact_aux=True), 2)
@@ -198,7 +198,7 @@ def test_selection_biases_move_against_the_load():
 def test_metrics():
     experts, gpt = replace(BASE, aux_gamma=0.0), model(BASE)
     tokens = torch.randint(0, VOCAB, (3, LENGTH), generator=torch.Generator().manual_seed(0))
-    routed = gpt(tokens, routing="only")
+    routed = gpt(tokens, head=False).routed
     values = unpack(pack(routed, torch.tensor(0.25)).tolist(), experts.routed, tokens.numel())
     assert values["metric/bal_loss"] == 0.25
     violations = balance.max_violation(routed.counts_E)

@@ -45,7 +45,7 @@ def naive(model, prompt: list[int], count: int) -> list[int]:
     """Greedy decoding by a full forward pass per token."""
     tokens = list(prompt)
     for _ in range(count):
-        tokens.append(int(model(torch.tensor([tokens]))[0, -1].argmax()))
+        tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
     return tokens[len(prompt) :]
 
 
@@ -195,7 +195,7 @@ def test_every_form_loads_the_same_model(run_folder, tmp_path):
         assert (meta["step"], loaded.config.vocab_size, loaded.training) == (4, 257, False)
         assert loaded.multipliers.residual == pytest.approx(8**-0.5)
         with torch.no_grad():
-            logits.append(loaded(x))
+            logits.append(loaded(x).logits)
     assert all(torch.equal(logits[0], other) for other in logits)
     older, _ = load_model(run_folder / "checkpoints" / "step-000002")
     assert not torch.equal(older.wte.weight, loaded.wte.weight)
