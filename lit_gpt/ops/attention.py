@@ -27,7 +27,7 @@ from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attent
 from lit_gpt.ops import flash
 from lit_gpt.ops.backends import Backend, choose, explain_table
 from lit_gpt.ops.dtypes import upcast
-from lit_gpt.ops.masks import block_mask, dense_mask
+from lit_gpt.ops.masks import Request, block_mask, dense_mask
 
 # Fastest first on Hopper; efficient and math are there for fp32 and odd head dimensions.
 CUDA_PRIORITY = [
@@ -38,27 +38,6 @@ CUDA_PRIORITY = [
 ]
 
 ALIGNED = 8  # head dimensions that CUDA kernels take are multiples of this
-
-
-class Request(NamedTuple):
-    """What a backend is chosen by.
-
-    window: None also where it covers every key. offsets: the documents are given as
-    cu_seqlens too, which kernels for packed rows read.
-    """
-
-    device: str
-    q_len: int
-    k_len: int
-    window: int | None
-    documents: bool
-    sink: bool
-    dtype: torch.dtype = torch.float32
-    offsets: bool = False
-
-    @property
-    def masked(self) -> bool:
-        return self.documents or self.window is not None
 
 
 class Mask(NamedTuple):

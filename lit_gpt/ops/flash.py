@@ -6,15 +6,13 @@ Under torch.compile a call is a graph break.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lit_gpt.ops.backends import missing, optional
-
-if TYPE_CHECKING:
-    from lit_gpt.ops.attention import Request
+from lit_gpt.ops.masks import Request
 
 # Backend -> its module, and the major compute capabilities that it has both passes for. Not "flash_attn" for the
 # first: that is there with FlashAttention 4 alone, too.

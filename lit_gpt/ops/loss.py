@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lit_gpt.config.model import IGNORE
 from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.ops.dtypes import matmul_fp32, upcast
 
-IGNORE = -100  # target of a token that does not count
 CHUNK_LOGITS = 2**29  # logits held at once: 2 GiB in fp32
 
 ChunkLoss = Callable[..., tuple[Tensor, Tensor]]

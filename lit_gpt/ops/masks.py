@@ -8,11 +8,35 @@ Shapes: B batch, Q queries, K keys, N blocks.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 BLOCK = 128  # FlexAttention's granularity; its kernels are tuned for it
+
+
+class Request(NamedTuple):
+    """What a backend of softmax attention is chosen by.
+
+    window: None also where it covers every key. offsets: the documents are given as
+    cu_seqlens too, which kernels for packed rows read.
+    """
+
+    device: str
+    q_len: int
+    k_len: int
+    window: int | None
+    documents: bool
+    sink: bool
+    dtype: torch.dtype = torch.float32
+    offsets: bool = False
+
+    @property
+    def masked(self) -> bool:
+        """Whether a query may not see every earlier key."""
+        return self.documents or self.window is not None
 
 
 def dense_mask(q_len: int, k_len: int, window: int | None, doc_ids_BK: Tensor | None, device: torch.device) -> Tensor:

@@ -30,7 +30,7 @@ from lit_gpt.scaling.plan import StepValues
 from lit_gpt.train.setup import Setup
 from lit_gpt.train.step import StepResult
 
-HIDDEN_ROLES, VECTOR_ROLE = ("matrix", "expert"), "vector"
+VECTOR_ROLE = "vector"
 
 
 class Reporter:

@@ -79,7 +79,6 @@ def test_balanced_routers_have_the_least_loss():
     assert balance.value(even, even, entropy).item() == pytest.approx(-torch.tensor(8.0).log().item())
     uneven = even + torch.arange(8)
     assert (balance.value(uneven, uneven, BASE) > 1).all()
-    assert balance.max_violation(even).item() == 0 and balance.max_violation(uneven).item() == pytest.approx(3.5 / 9.5)
 
 
 @pytest.mark.parametrize("style", ["switch", "entropy"])
@@ -201,11 +200,11 @@ def test_metrics():
     routed = gpt(tokens, head=False).routed
     values = unpack(pack(routed, torch.tensor(0.25)).tolist(), experts.routed, tokens.numel())
     assert values["metric/bal_loss"] == 0.25
-    violations = balance.max_violation(routed.counts_E)
-    for i in range(2):
-        assert values[f"metric/loop_{i}_maxvio_batch"] == pytest.approx(violations[i].item())
+    for i, counts_E in enumerate(routed.counts_E):
+        violation = (counts_E.max() / counts_E.mean()).item() - 1
+        assert values[f"metric/loop_{i}_maxvio_batch"] == pytest.approx(violation)
         loads = [values[f"metric/loop_{i}_expert_{j}_load"] for j in range(8)]
-        assert sum(loads) == pytest.approx(8) and max(loads) == pytest.approx(1 + violations[i].item())
+        assert sum(loads) == pytest.approx(8) and max(loads) == pytest.approx(1 + violation)
         assert values[f"metric/router_z_layer_{i}"] == pytest.approx(routed.z[i].item() / tokens.numel())
     square = values["metric/expert_output_rms_layer_0"] ** 2
     assert square == pytest.approx(routed.square[0].item() / tokens.numel())

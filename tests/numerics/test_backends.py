@@ -38,7 +38,7 @@ def test_a_row_that_was_asked_for_and_cannot_run_is_an_error():
 
 
 def test_leaving_a_gpu_to_the_reference_warns_once_and_says_why():
-    with pytest.warns(UserWarning, match="slow backend .reference., plain torch .library: .* not installed.*below 4"):
+    with pytest.warns(UserWarning, match="slow backend .plain., plain torch .library: .* not installed.*below 4"):
         choose("unique sum", TABLE, Request("cuda"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
