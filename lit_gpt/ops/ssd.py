@@ -23,7 +23,7 @@ from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.selective_scan import document_starts
 
 STEPS = 8  # up to so many tokens, one after the other is fastest
-CHUNK = 64  # of the reference; products within a chunk grow with it, steps between chunks shrink
+CHUNK = 64  # of the plain form; products within a chunk grow with it, steps between chunks shrink
 KERNEL_CHUNK = 256  # of mamba_ssm, its authors' choice
 
 

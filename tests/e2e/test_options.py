@@ -23,6 +23,7 @@ SAME: dict[str, dict[str, Any]] = {
     "threads": {"num_workers": 2},
     "plain loss": {"use_flce": False},
     "plain attention": {"attention": "plain"},
+    "old name of plain torch": {"attention": "reference", "kernels": "reference"},
     "not compiled": {"compile": False},
     "old spelling of warm-up": {"base_hps__warmup_tokens": None, "base_hps__warmup_tokens0": 512},
     "old switches": {"fsdp2": True, "logging_multiprocessing": False},

@@ -29,7 +29,7 @@ TOKENS = torch.randint(0, VOCAB, (2, LENGTH), generator=torch.Generator().manual
 
 @pytest.mark.parametrize(("depth", "billions"), [(8, 0.913), (12, 2.950), (16, 6.878), (20, 13.327), (24, 22.926)])
 def test_total_parameters_of_the_published_ladder(depth, billions):
-    """S8 k8 of transformer_gqa4_h2_moe, the reference's section 3.8."""
+    """S8 k8 of transformer_gqa4_h2_moe, ArchScale's (section 3.8)."""
     counts = count(build("transformer_gqa4_h2_moe", depth, experts=Experts(8, 8))).parameters
     assert counts["total"] / 1e9 == pytest.approx(billions, abs=6e-4)
 
@@ -47,7 +47,7 @@ def test_active_parameters_and_flops_are_those_of_the_dense_model_and_a_router()
 
 
 def test_token_budgets_are_those_of_the_dense_model():
-    """By active parameters, as the reference's TPP50 ladder: 10.4, 61.9 billion tokens at depths 8 and 16."""
+    """By active parameters, as ArchScale's TPP50 ladder: 10.4, 61.9 billion tokens at depths 8 and 16."""
     options = {"train_name": "v2scale_mup_muonh_ga_qknorm", "sparsity": 8, "top_k": 8, "train_data_dir": "none"}
     for depth, tokens in ((8, 10.4), (16, 61.876)):
         run = RunConfig(train_model="transformer_gqa4_h2_moe", depth=depth, param_count="analytic", **options)

@@ -1,4 +1,4 @@
-"""The CUDA backends in bf16 against the fp32 reference, forward and backward."""
+"""The CUDA backends in bf16 against plain torch in fp32, forward and backward."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def run(
 
 
 def assert_near(ours: list[Tensor], *case) -> None:
-    """Within 1% of the reference. The gradient of a sink, a sum over all positions that nearly cancels, may be
-    up to twice as far from it as the reference in bf16 is.
+    """Within 1% of plain torch. The gradient of a sink, a sum over all positions that nearly cancels, may be
+    up to twice as far from it as plain torch in bf16 is.
     """
     exact, rounded = (run(dtype, "plain", *case) for dtype in (torch.float32, torch.bfloat16))
     for i, (a, b, c) in enumerate(zip(ours, exact, rounded)):
@@ -53,7 +53,7 @@ def assert_near(ours: list[Tensor], *case) -> None:
 
 @pytest.mark.parametrize(("dim", "width"), [(124, 124), (128, 128), (64, 128), (128, 256), (128, 72)])
 @pytest.mark.parametrize(("window", "packed", "sinks"), CASES)
-def test_auto_agrees_with_the_reference(window, packed, sinks, dim, width):
+def test_auto_agrees_with_plain_torch(window, packed, sinks, dim, width):
     """Values wider than queries are those of differential attention."""
     ours = run(torch.bfloat16, "auto", dim, window, packed, sinks, width)
     assert_near(ours, dim, window, packed, sinks, width)
@@ -62,7 +62,7 @@ def test_auto_agrees_with_the_reference(window, packed, sinks, dim, width):
 @pytest.mark.parametrize("dim", [64, 124, 128])
 @pytest.mark.parametrize(("window", "packed", "sinks"), CASES[:3] + [(300, True, False)])
 @pytest.mark.parametrize("backend", flash.LIBRARIES)
-def test_flash_attention_agrees_with_the_reference(backend, window, packed, sinks, dim):
+def test_flash_attention_agrees_with_plain_torch(backend, window, packed, sinks, dim):
     reason = flash.refuses(backend, ops.describe(torch.device("cuda"), 8, 8, None, False, False, torch.bfloat16))
     if reason:
         pytest.skip(reason)
@@ -73,7 +73,7 @@ def test_flash_attention_agrees_with_the_reference(backend, window, packed, sink
 @pytest.mark.skipif(missing("fla.ops.forgetting_attn") != "", reason="needs fla")
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("window", [None, 128])
-def test_forgetting_attention_agrees_with_the_reference(window, packed):
+def test_forgetting_attention_agrees_with_plain_torch(window, packed):
     results = []
     for backend, dtype in (("fla", torch.bfloat16), ("plain", torch.float32)):
         g = torch.Generator("cuda").manual_seed(0)

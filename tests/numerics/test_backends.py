@@ -28,6 +28,7 @@ def test_the_first_row_that_does_not_refuse():
     assert choose("sum", TABLE, Request("cpu", 2)) == "narrow"
     assert choose("sum", TABLE, Request("cpu")) == "plain"
     assert choose("sum", TABLE, Request("cpu", 2), "plain") == "plain"
+    assert choose("sum", TABLE, Request("cpu", 2), "reference") == "plain", "what old command lines say"
 
 
 def test_a_row_that_was_asked_for_and_cannot_run_is_an_error():
@@ -37,7 +38,7 @@ def test_a_row_that_was_asked_for_and_cannot_run_is_an_error():
         choose("sum", TABLE, Request("cpu"), "narow")
 
 
-def test_leaving_a_gpu_to_the_reference_warns_once_and_says_why():
+def test_leaving_a_gpu_to_plain_torch_warns_once_and_says_why():
     with pytest.warns(UserWarning, match="slow backend .plain., plain torch .library: .* not installed.*below 4"):
         choose("unique sum", TABLE, Request("cuda"))
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""fla's kernels in bf16 against the fp32 reference: values, last states, gradients."""
+"""fla's kernels in bf16 against plain torch in fp32: values, last states, gradients."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def results(row, given, dtype: torch.dtype, packed: bool, gradients: bool) -> li
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("dims", [(64, 64), (256, 512), (152, 152)])
 @pytest.mark.parametrize(("op", "row", "form"), CASES)
-def test_kernels_agree_with_the_reference(op, row, form, dims, packed):
+def test_kernels_agree_with_plain_torch(op, row, form, dims, packed):
     steps = row == "fla_steps"
     given = inputs(form, 40 if steps else LENGTH, *dims, op == "delta")
     q, k, v = (x.bfloat16().requires_grad_(not steps) for x in given[:3])
@@ -84,7 +84,7 @@ def mixer_of(name: str, width: int) -> nn.Module:
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("name", ["gdn", "deltanet", "gla", "retnet", "kda"])
-def test_mixers_train_as_with_the_reference(name, packed):
+def test_mixers_train_as_with_plain_torch(name, packed):
     x = torch.randn(2, LENGTH, 512, generator=torch.Generator("cuda").manual_seed(2), device="cuda")
     ids = documents(LENGTH) if packed else None
     offsets = None if ids is None else document_offsets(ids)

@@ -95,7 +95,7 @@ def test_strong_decay_neither_overflows_nor_loses_precision():
 
 
 def reset_scan(x, dt, A, B, C, D, dt_bias, ids) -> tuple[Tensor, Tensor]:
-    """What the kernel row does, with the reference in the kernel's place."""
+    """What the kernel row does, with plain torch in the kernel's place."""
     reset_x, reset_dt = ops.reset_at_documents(x, dt, dt_bias, ids)
     y, state = selective_scan(reset_x, reset_dt, A, B, C, torch.zeros_like(D), dt_bias, backend="plain")
     return y + D * x, state

@@ -1,4 +1,4 @@
-"""The CUDA kernels of convolution and scans in bf16 against the fp32 references, forward and backward."""
+"""The CUDA kernels of convolution and scans in bf16 against plain torch in fp32, forward and backward."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def draw(*shapes: tuple[int, ...], seed: int = 0) -> list[Tensor]:
 
 
 def compare(run: Callable[..., tuple[Tensor, Tensor]], half: list[Tensor], full: list[Tensor], name: str, packed: bool):
-    """half: inputs in bf16. full: in fp32. run(*half, *full, doc_ids=, backend=) by name and by the reference."""
+    """half: inputs in bf16. full: in fp32. run(*half, *full, doc_ids=, backend=) by name and in plain torch."""
     ids = documents().cuda() if packed else None
     results = []
     for backend, dtype in ((name, torch.bfloat16), ("plain", torch.float32)):

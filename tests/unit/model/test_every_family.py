@@ -1,4 +1,4 @@
-"""Every family as a whole model: caches, documents, training; and the reference's 869 names built."""
+"""Every family as a whole model: caches, documents, training; and ArchScale's 869 names built."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from lit_gpt.architectures import build
 from lit_gpt.errors import UserError
 from lit_gpt.evals.decoding import Decoder
 from lit_gpt.metrics.counting import flops_per_token, param_counts
-from lit_gpt.model import GPT
+from lit_gpt.model import GPT, Output
 from lit_gpt.nn.mixers.attention import visible_keys
 from lit_gpt.ops.loss import IGNORE
 from lit_gpt.scaling.base import Multipliers
@@ -82,6 +82,16 @@ def test_flops_are_those_torch_counts(name):
     unseen = sum(LENGTH - visible_keys(LENGTH, s.window) for s in config.layers)
     expected = 2 * LENGTH * (flops_per_token(model, LENGTH) + per_key * unseen)
     assert counter.get_total_flops() == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_forward_gives_what_it_was_asked_for():
+    """It gave a tensor, a record of routers, or both, depending on an argument."""
+    model, x = model_of(optioned("gate")), tokens()
+    logits, loss, nothing = model(x), model(x, x), model(x, head=False)
+    assert {type(output) for output in (logits, loss, nothing)} == {Output}
+    given = [[field for field, value in output._asdict().items() if value is not None] for output in (logits, loss)]
+    assert given == [["logits"], ["loss"]] and loss.loss.ndim == 0
+    assert nothing == Output(), "a model without experts has no routers"
 
 
 @pytest.mark.parametrize("window", [None, 1, 4, 9, 20])
