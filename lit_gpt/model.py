@@ -67,7 +67,9 @@ class GPT(nn.Module):
     ):
         super().__init__()
         self.config, self.multipliers, self.compute_dtype = config, multipliers, compute_dtype
+        # Pre-norm only ever adds to the stream, where bf16 would lose small branches; post-norm writes it anew.
         self.stream_dtype = compute_dtype if config.post_norm else residual_dtype
+        # The experts' products have an option of their own, which plain kernels override.
         expert_backend = "plain" if current_name(kernels) == "plain" else expert_backend
         self.backends = Backends(attention_backend, expert_backend, kernels)
         self.loss_backend, self.loss_chunk = loss_backend, loss_chunk
@@ -78,6 +80,7 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config, i, multipliers, compute_dtype) for i in firsts)
         self.block_of = [firsts.index(config.first_layer(i)) for i in range(config.depth)]
         mixers = [self.blocks[b].mixer for b in self.block_of]
+        # Layers that read masks and rotary tables; no other layer pays for them.
         self.attending = [s for s, m in zip(config.layers, mixers) if getattr(m, "attends", False)]
         self.norm = build_norm(config)
         head = None if config.tie_embeddings else Linear(config.n_embd, config.padded_vocab_size, weight_role="head")
@@ -92,7 +95,7 @@ class GPT(nn.Module):
         label_smoothing: float = 0.0,
         head: bool = True,
     ) -> Output:
-        """The logits of every position, or with targets the summed loss, whose logits never exist all at once.
+        """The logits of every position, or with targets the summed loss; see Output.
 
         targets_BT: next tokens; ops.loss.IGNORE where there is none. doc_ids_BT: integers that change at document
         boundaries; attention and recurrence stay inside a document. head: False leaves out what comes after the last
@@ -107,11 +110,13 @@ class GPT(nn.Module):
 
     def hidden(self, tokens_BT: Tensor, doc_ids_BT: Tensor | None = None) -> tuple[Tensor, Routed | None]:
         """(what the head reads, (B, T, n); what the routers did). The arguments are those of `forward`."""
+        # Rotary positions count from the start of the row, or of each document where the config says so.
         positions = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
         if doc_ids_BT is not None and self.config.doc_positions == "restart":
             positions = doc_positions(doc_ids_BT)
         contexts = self.contexts(positions, doc_ids_BT, Keys(tokens_BT.shape[1], doc_ids_BT))
         stream, routed = self.embed(tokens_BT), []
+        # What a layer shares with later ones: keys and values for cross-attention, a memory for gated memory units.
         states: dict[int | None, SharedState | None] = {}
         for i, spec in enumerate(self.config.layers):
             block, context = self.blocks[self.block_of[i]], contexts[spec.window, spec.rope_base]
@@ -134,10 +139,12 @@ class GPT(nn.Module):
     def final(self, stream: Stream) -> Tensor:
         """What the head reads: the normalised final state times the logit multiplier, (B, T, n)."""
         h_BTD = self.norm(stream.x if stream.total is None else stream.total, self.compute_dtype)
+        # On the state and not on the logits, which are many more numbers to multiply.
         return h_BTD if self.multipliers.logit == 1 else h_BTD * self.multipliers.logit
 
     def logits(self, h_BTD: Tensor) -> Tensor:
         """(..., vocab_size) in at least fp32, of what `final` gave or a part of it."""
+        # The head has rows for a vocabulary padded to a multiple of 64, which tensor cores want; they are no tokens.
         return upcast(F.linear(h_BTD, self.head_weight().to(h_BTD.dtype)))[..., : self.config.vocab_size]
 
     def loss(self, h_BTD: Tensor, targets_BT: Tensor, label_smoothing: float) -> Tensor:

@@ -17,7 +17,9 @@ from lit_gpt.nn.norm import build_norm
 from lit_gpt.roles import role
 from lit_gpt.scaling.base import Multipliers
 
-SKIP_GAIN_START = 1e-4  # a post-norm block starts as nearly only its branch
+# Gain of the path around a branch at the start, so that a post-norm block begins as nearly only its branch. The value
+# is that of ArchScale's token skipgain; LayerScale (arXiv:2103.17239, section 2) is the same idea for the branch.
+SKIP_GAIN_START = 1e-4
 
 
 class Stream(NamedTuple):
@@ -68,6 +70,7 @@ class Block(nn.Module):
         super().__init__()
         self.residual, self.skip, self.compute_dtype = multipliers.residual, config.skip, compute_dtype
         projected = config.layers[layer_index].skip_projection
+        # With decoupled_norm the gain is on the branch alone (see SkipPath), so the norm itself has none.
         self.norm1 = build_norm(config, gain=not config.decoupled_norm)
         self.skip1 = SkipPath(config, projected) if config.post_norm else None
         self.mixer = build_mixer(config, layer_index, multipliers)
@@ -112,11 +115,16 @@ class Block(nn.Module):
         return (normed, x_BTD) if skip_path is None else skip_path(normed)
 
     def write(self, stream: Stream, skip_BTD: Tensor, h_BTD: Tensor, routed: Routed | None = None) -> Stream:
-        """The stream after a branch whose output is h_BTD. Type promotion makes the sum fp32 where the stream is."""
+        """The stream after a branch whose output is h_BTD.
+
+        Sums are in the stream's dtype: torch promotes a branch in bf16 where the stream is fp32. Dozens of small
+        branches are added to it, which bf16 with its 8 bits would round away.
+        """
         if self.skip == "add":
             return Stream(torch.add(skip_BTD, h_BTD, alpha=self.residual), routed=routed)
         if self.skip == "none":
             return Stream(h_BTD, routed=routed)
+        # skip="sum": a branch reads the branch before it alone, and the last norm reads the sum of all of them.
         assert stream.total is not None
         return Stream(h_BTD, torch.add(stream.total, h_BTD, alpha=self.residual), routed)
 

@@ -1,4 +1,8 @@
-"""Normalisation over the last dimension: statistics and gain in fp32, result in a chosen dtype."""
+"""Normalisation over the last dimension: statistics and gain in fp32, result in a chosen dtype.
+
+In bf16 a sum of thousands of squares would have 8 bits, and a gain near 1 would be rounded to
+steps of 1/128.
+"""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from lit_gpt.ops.backends import Backend, choose, explain_table
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.masks import Request, block_mask, dense_mask
 
-# Fastest first on Hopper; efficient and math are there for fp32 and odd head dimensions.
+# Fastest first on Hopper (docs/performance.md); efficient and math are there for fp32 and odd head dimensions.
 CUDA_PRIORITY = [
     SDPBackend.CUDNN_ATTENTION,
     SDPBackend.FLASH_ATTENTION,
@@ -37,7 +37,7 @@ CUDA_PRIORITY = [
     SDPBackend.MATH,
 ]
 
-ALIGNED = 8  # head dimensions that CUDA kernels take are multiples of this
+ALIGNED = 8  # head dimensions that CUDA kernels take are multiples of this: 16 bytes of bf16, one load
 
 
 class Mask(NamedTuple):
@@ -145,6 +145,7 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tenso
     heads, groups = q.shape[2], k.shape[2]
     if mask is None:
         mask = dense_mask(q.shape[1], k.shape[1], None, None, q.device)
+    # Query heads h * H / G to (h + 1) * H / G read key-value head h (arXiv:2305.13245), here copied for each.
     k, v = (x.repeat_interleave(heads // groups, dim=2) for x in (k, v))
     logits_BHQK = torch.einsum("bqhd,bkhd->bhqk", upcast(q), upcast(k)) * scale
     logits_BHQK = logits_BHQK.masked_fill(~mask, -torch.inf)
@@ -186,6 +187,7 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor
     )
     if sink is not None:
         assert aux.lse is not None
+        # A sink is one more logit without a value (arXiv:2508.10925), so the kernel need not know it:
         # Z / (Z + e^sink) with Z = e^lse: the sink only shrinks the output.
         y = y * torch.sigmoid(aux.lse - upcast(sink)[:, None])[..., None].to(y.dtype)
     return y.transpose(1, 2)

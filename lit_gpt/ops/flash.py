@@ -63,6 +63,7 @@ def fa4(q: Tensor, k: Tensor, v: Tensor, mask: Visible, scale: float, sink: Tens
     return _run("fa4", q, k, v, mask, scale)
 
 
+# Dynamo cannot trace these packages' entry points; the block continues compiled after the call.
 @torch.compiler.disable()
 def _run(name: str, q: Tensor, k: Tensor, v: Tensor, mask: Visible, scale: float) -> Tensor:
     """Dense kernels for whole rows; those for packed rows, of the rows laid end to end, for documents."""
@@ -70,6 +71,7 @@ def _run(name: str, q: Tensor, k: Tensor, v: Tensor, mask: Visible, scale: float
     options: dict[str, Any] = {
         "softmax_scale": scale,
         "causal": True,
+        # Tokens to the left and right of the query, itself not counted; -1 is no limit.
         "window_size": (-1, -1) if mask.window is None else (mask.window - 1, 0),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }

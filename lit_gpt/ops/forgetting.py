@@ -73,6 +73,7 @@ def _plain(
     visible: Tensor | None,
 ) -> Tensor:
     """Queries in chunks; does everything."""
+    # The decay from j to i is a difference of cumulative sums: in fp32, since the sums grow with the length.
     total_BHK = upcast(log_forget_BKH).cumsum(1).transpose(1, 2)
     of_queries = total_BHK[:, :, k.shape[1] - q.shape[1] :]
 

@@ -31,7 +31,9 @@ class Request(NamedTuple):
 
 
 def grouped_mm(a: Tensor, b: Tensor, ends_E: Tensor, *, largest: int | None = None, backend: str = "auto") -> Tensor:
-    """See the module; in the dtype of a and b. Empty groups are allowed.
+    """The two forms at the top of the file, told apart by b's dimensions; in the dtype of a and b.
+
+    Empty groups are allowed.
 
     ends_E: (E,) int32, increasing, the last at most P. Rows after it give undefined results in the
     first form and nothing in the second. largest: rows of the largest group, where the host knows.

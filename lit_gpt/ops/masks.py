@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-BLOCK = 128  # FlexAttention's granularity; its kernels are tuned for it
+BLOCK = 128  # tokens of a block: the default of create_block_mask, which FlexAttention's kernels are tuned for
 
 
 class Request(NamedTuple):

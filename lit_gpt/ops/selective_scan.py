@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from lit_gpt.ops.backends import Backend, choose, explain_table, missing, optional
 from lit_gpt.ops.dtypes import upcast
 
-STEPS = 8  # up to so many tokens, one after the other is fastest
+STEPS = 8  # up to so many tokens, one after the other is faster than chunks: cached decoding gives one at a time
 MAX_STATES = 256  # of mamba_ssm's kernel
 
 # A step this long forgets everything: exp(RESET A) is 0 in fp32 for every A < -1e-7. As a power of

@@ -22,9 +22,9 @@ from lit_gpt.ops.backends import Backend, choose, explain_table, missing, option
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.selective_scan import document_starts
 
-STEPS = 8  # up to so many tokens, one after the other is fastest
+STEPS = 8  # up to so many tokens, one after the other is faster than chunks: cached decoding gives one at a time
 CHUNK = 64  # of the plain form; products within a chunk grow with it, steps between chunks shrink
-KERNEL_CHUNK = 256  # of mamba_ssm, its authors' choice
+KERNEL_CHUNK = 256  # tokens per chunk of mamba_ssm's kernels: chunk_size of its Mamba2 module
 
 
 class Request(NamedTuple):

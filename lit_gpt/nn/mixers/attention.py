@@ -49,10 +49,11 @@ class Attention(nn.Module):
         inner, inner_kv = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
         self.head_dim, self.n_head, self.n_kv_head = config.head_dim, config.n_head, config.n_kv_head
         self.window = spec.window
+        # Keys and values are handed on only where some layer reads them: what is returned is kept in memory.
         readers = [reader for reader in config.layers if reader.shares == layer_index]
         self.shares_kv = any(reader.mixer.endswith("cross_attention") for reader in readers)
         self.shares_memory = spec.memory == "mixer"
-        self.scale = multipliers.attention
+        self.scale = multipliers.attention  # None is 1/sqrt(head_dim)
         self.q = Linear(n, inner, bias=bias, heads=config.n_head, scores=True)
         self.k = None if self.cross else Linear(n, inner_kv, heads=config.n_kv_head, scores=True)
         self.v = None if self.cross else Linear(n, inner_kv, bias=bias, heads=config.n_kv_head)
@@ -84,6 +85,7 @@ class Attention(nn.Module):
         if self.cross:
             assert shared is not None and shared.kv is not None, "the layer that cross-attention reads shares nothing"
             return q, *shared.kv
+        # Keys go into the cache rotated: what is rotated once need not be rotated at every later token.
         k, v = self._place(own[0], self.k_norm, context), own[1]
         if cache is not None:
             assert cache.kv is not None
@@ -112,6 +114,7 @@ class Attention(nn.Module):
     def finish(self, x_BTD: Tensor, y_BTHD: Tensor, kv: tuple[Tensor, Tensor]) -> tuple[Tensor, SharedState | None]:
         """Gate, norm and output projection of the heads, and what later layers read."""
         if self.gate is not None:
+            # One gate per head and token (arXiv:2505.06708, the head-wise variant).
             y_BTHD = y_BTHD * torch.sigmoid(self.gate(x_BTD))[..., None]
         heads = y_BTHD.flatten(2)
         y = heads if self.norm is None else self.norm(heads, heads.dtype)
@@ -130,7 +133,7 @@ class Attention(nn.Module):
             backend=context.kernels,
         )
         if cache is not None:
-            cache.conv = state.clone()  # a view of all inputs otherwise
+            cache.conv = state.clone()  # the operation may return a view, which would keep all inputs in memory
         return list(y.split([p.shape[-1] for p in parts], dim=-1))
 
     def _place(self, x_BTHD: Tensor, norm: RMSNorm | None, context: Context) -> Tensor:

@@ -45,6 +45,7 @@ class DeltaNet(nn.Module):
         options, n = mixer_options(config, "deltanet", Options), config.n_embd
         heads = options.heads or max(9, math.ceil(options.expand_k * n / KEY_DIM_LIMIT))
         self.sizes = head_sizes("deltanet", n, heads, options.expand_k, options.expand_v)
+        # beta = 2 reflects along k, an eigenvalue of -1: such states can count modulo 2 (arXiv:2411.12537).
         self.top = 2.0 if options.negative_eigenvalues else 1.0
         self.qkv = QueriesKeysValues(n, *self.sizes, conv=options.conv)
         self.b = Linear(n, heads)

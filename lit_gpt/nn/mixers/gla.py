@@ -27,6 +27,7 @@ class Options:
     """heads: None is n // 384, at least one.
     expand_k, expand_v: all keys and all values over n; a head has its share, to the nearest multiple of 8.
     gate_rank: of the projection to the decays. gate_divisor: tau, under the log sigmoid: the larger, the slower decay.
+    Both are 16 in the paper (section 4.4).
     """
 
     heads: int | None = at_least(1, None)
@@ -42,7 +43,7 @@ class GatedLinearAttention(nn.Module):
     def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
         options, n = mixer_options(config, "gla", Options), config.n_embd
-        heads = options.heads or max(1, n // 384)
+        heads = options.heads or max(1, n // 384)  # as in ArchScale
         self.sizes = head_sizes("gla", n, heads, options.expand_k, options.expand_v)
         values = heads * self.sizes[2]
         self.divisor = options.gate_divisor

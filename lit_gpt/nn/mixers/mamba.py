@@ -49,7 +49,7 @@ class Mamba(nn.Module):
         super().__init__()
         options, n = mixer_options(config, "mamba", Options), config.n_embd
         inner, states = options.expand * n, options.d_state
-        rank = options.dt_rank or math.ceil(n / 16)
+        rank = options.dt_rank or math.ceil(n / 16)  # "auto" in mamba_ssm's code
         self.joint = options.joint
         self.shares_memory = config.layers[layer_index].memory == "mixer"
         self.widths = rank, states, states
@@ -68,6 +68,7 @@ class Mamba(nn.Module):
         self.dt = Linear(rank, inner)
         self.dt_bias = role(nn.Parameter(torch.empty(inner)), "vector", time_step_bias)
         self.A_log = role(nn.Parameter(torch.empty(inner, states)), "vector", _log_count)
+        # The skip D x starts as the identity, as in mamba_ssm.
         self.D = role(nn.Parameter(torch.empty(inner)), "vector", 1.0)
         self.out = Linear(inner, n)
 
@@ -95,6 +96,7 @@ class Mamba(nn.Module):
             self.D,
             self.dt_bias,
             doc_ids=context.doc_ids,
+            # A zero state is left out at the start: the kernel for whole sequences takes none.
             state=None if cache is None or cache.length == 0 else cache.state,
             backend=context.kernels,
         )

@@ -59,6 +59,7 @@ class Mamba2(nn.Module):
         self.conv = role(nn.Parameter(torch.empty(sum(self.widths), 1, options.d_conv)), "conv")
         self.conv_bias = role(nn.Parameter(torch.empty(sum(self.widths))), "vector", 0.0)
         self.dt_bias = role(nn.Parameter(torch.empty(self.heads)), "vector", time_step_bias)
+        # exp(A_log) uniform in [1, 16], and D = 1: A_init_range and D of mamba_ssm's Mamba2.
         self.A_log = role(nn.Parameter(torch.empty(self.heads)), "vector", log_uniform(1.0, 16.0))
         self.D = role(nn.Parameter(torch.empty(self.heads)), "vector", 1.0)
         self.norm = RMSNorm(inner, config.norm_eps)

@@ -58,6 +58,7 @@ class Retention(nn.Module):
         q, k, v = self.qkv(x_BTD, context, cache)
         tables = self._tables(0 if cache is None else cache.length, x_BTD)
         q, k = rotate(q, *tables), rotate(k, *tables)
+        # gamma of the paper's equation 8, made as a logarithm: it never is a number next to 1, which would be rounded.
         log_decay = torch.log1p(-torch.exp2(-5.0 - torch.arange(self.sizes[0], device=x_BTD.device)))
         o_BTHV, state = linear_attention(q, k, v, log_decay, **carried(context, cache))
         advance(cache, state, x_BTD.shape[1])
