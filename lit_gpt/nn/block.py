@@ -48,7 +48,7 @@ class SkipPath(nn.Module):
         self.projection = Linear(n, n) if projected else None
 
     def forward(self, s_BTD: Tensor) -> tuple[Tensor, Tensor]:
-        """(input of the branch, what is added to its output)."""
+        """(the input of the branch, what is added to the branch's output); both (B, T, n)."""
         branch = s_BTD if self.branch_gain is None else s_BTD * self.branch_gain.to(s_BTD.dtype)
         skip = s_BTD if self.gain is None else s_BTD * self.gain.to(s_BTD.dtype)
         return branch, skip if self.projection is None else self.projection(skip)
@@ -59,7 +59,7 @@ class SkipPath(nn.Module):
 
 
 class Block(nn.Module):
-    """norm, mixer, norm, feed-forward; which of them, and how they join, is in ModelConfig.
+    """One layer: norm, mixer, norm, feed-forward network. Its LayerSpec says which; ModelConfig says how they join.
 
     Pre-norm: x + m f(norm(x)), with x in the stream's dtype. Post-norm: s + m f(s) with
     s = norm(x), gains and projection on either path, in compute_dtype. m is the residual
@@ -110,7 +110,7 @@ class Block(nn.Module):
         return self.write(stream, skip, h), SharedState(None if state is None else state.kv, memory)
 
     def read(self, x_BTD: Tensor, norm: nn.Module, skip_path: SkipPath | None) -> tuple[Tensor, Tensor]:
-        """(input of a branch, what goes around it)."""
+        """(the input of a branch, what goes around it and is added to its output); both (B, T, n)."""
         normed = norm(x_BTD, self.compute_dtype)
         return (normed, x_BTD) if skip_path is None else skip_path(normed)
 

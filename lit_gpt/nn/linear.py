@@ -16,7 +16,7 @@ from lit_gpt.roles import Role, role
 
 
 class Linear(nn.Module):
-    """y = x W^T + b with W (fan_out, fan_in) of role "matrix" (or as given), b of role "vector".
+    """A linear map, y = x W^T + b, with W (fan_out, fan_in) of role "matrix" unless given, and b of role "vector".
 
     scores, blocks: what W's rows are made of, for `role`: maps=2, heads=16.
     """

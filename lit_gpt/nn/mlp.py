@@ -19,7 +19,7 @@ from lit_gpt.ops.experts import OSS_ALPHA, OSS_LIMIT
 
 
 class _FeedForward(nn.Module):
-    """up: n -> `maps` times hidden; what a kind makes of it, hidden wide; norm; down: hidden -> n."""
+    """A projection up to `maps` pieces of width hidden, what the kind makes of them, a norm perhaps, and one down."""
 
     def __init__(self, config: ModelConfig, maps: int, hidden: int):
         super().__init__()
@@ -28,15 +28,15 @@ class _FeedForward(nn.Module):
         self.down = Linear(hidden, config.n_embd, bias=config.mlp_bias)
 
     def inner(self, x_BTD: Tensor) -> Tensor:
-        """(..., n) -> (..., hidden)."""
+        """What the down projection reads: (..., n) -> (..., hidden)."""
         raise NotImplementedError
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        """(..., n) -> (..., n), in x's dtype."""
+        """The network's output, (..., n) -> (..., n), in x's dtype."""
         return self.project(self.inner(x_BTD))
 
     def project(self, h: Tensor) -> Tensor:
-        """(..., hidden) -> (..., n): norm where the model has one, and the down projection."""
+        """The norm, where the model has one, and the down projection: (..., hidden) -> (..., n)."""
         return self.down(h if self.norm is None else self.norm(h, h.dtype))
 
     def flops(self) -> float:
@@ -59,7 +59,7 @@ class SwiGLU(_FeedForward):
         return F.silu(gate) * up
 
     def with_memory(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
-        """(forward's result, u): the memory of models whose memory units read a feed-forward network."""
+        """(the output, u): where gated memory units read a feed-forward network, u is what they read."""
         gate, up = self.up.halves(x_BTD)
         return self.project(self.gated(gate, up)), up
 

@@ -16,7 +16,7 @@ from lit_gpt.roles import role
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * gain (arXiv:1910.07467)."""
+    """RMSNorm, x / sqrt(mean(x^2) + eps) * gain (arXiv:1910.07467, equation 4). gain: False leaves the gain out."""
 
     def __init__(self, width: int, eps: float, gain: bool = True):
         super().__init__()
@@ -30,7 +30,7 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """(x - mean) / sqrt(var + eps) * gain + bias (arXiv:1607.06450)."""
+    """LayerNorm, (x - mean) / sqrt(var + eps) * gain + bias (arXiv:1607.06450). gain: False leaves both out."""
 
     def __init__(self, width: int, eps: float, gain: bool = True):
         super().__init__()

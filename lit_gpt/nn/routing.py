@@ -17,7 +17,10 @@ from lit_gpt.ops.experts import Routes, sort_pairs
 
 
 class Choice(NamedTuple):
-    """gates_TK: weights of the pairs, at least fp32. experts_TK: their experts."""
+    """Each token's experts.
+
+    gates_TK: how much each counts in the token's sum, in at least fp32. experts_TK: which they are.
+    """
 
     gates_TK: Tensor
     experts_TK: Tensor

@@ -175,6 +175,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor
 
 def _flex(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor | None) -> Tensor:
     """FlexAttention: windows, documents and sinks on CUDA, skipping empty blocks."""
+    # Uncompiled FlexAttention is a reference that forms all scores; inside a compiled block it is compiled with it.
     kernel = flex_attention if torch.compiler.is_compiling() or not q.is_cuda else _compiled_flex()
     y, aux = kernel(
         q.transpose(1, 2),

@@ -55,7 +55,7 @@ def _counts(ends_E: Tensor, size: int, group: dist.ProcessGroup) -> Tensor:
     counts_E = torch.diff(ends_E, prepend=ends_E.new_zeros(1))
     everyone = [torch.empty_like(counts_E) for _ in range(size)]
     dist.all_gather(everyone, counts_E, group=group)
-    return torch.stack(everyone).cpu()
+    return torch.stack(everyone).cpu()  # the one wait: all-to-all wants the sizes of its pieces on the host
 
 
 def _parts(counts_E: Tensor, share: int, size: int) -> list[Tensor]:
@@ -67,6 +67,7 @@ def _own(rows_RD: Tensor, arriving_We: Tensor, up: Tensor, down: Tensor, options
     """This process's experts on rows ordered by sender, then by expert; in the same order."""
     experts_R = torch.arange(arriving_We.shape[1]).repeat(len(arriving_We)).repeat_interleave(arriving_We.flatten())
     experts_R1 = experts_R.to(rows_RD.device, non_blocking=True)[:, None]
+    # Gates of 1: the process that a token came from weighs what comes back, so gates need not travel.
     ones_R1 = upcast(rows_RD.new_ones(1, 1)).expand(len(rows_RD), 1)
     return expert_ffn(rows_RD, ones_R1, up, down, sort_pairs(experts_R1, len(up)), **options)
 

@@ -73,6 +73,7 @@ def _run(name: str, q: Tensor, k: Tensor, v: Tensor, mask: Visible, scale: float
         "causal": True,
         # Tokens to the left and right of the query, itself not counted; -1 is no limit.
         "window_size": (-1, -1) if mask.window is None else (mask.window - 1, 0),
+        # The backward pass adds up gradients of the queries in any order unless asked not to.
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
     if mask.offsets is None:

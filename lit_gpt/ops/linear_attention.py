@@ -73,7 +73,7 @@ def _chunked(call: Call) -> tuple[Tensor, Tensor | None]:
 
 
 def _gla(call: Call) -> tuple[Tensor, Tensor | None]:
-    """fla's gla kernel; decays per head are repeated on their channels."""
+    """fla's gla kernel; decays per head are repeated on their channels, where Triton miscompiles their own kernel."""
     assert call.log_decay is not None
     g = call.log_decay if call.log_decay.ndim == 4 else call.log_decay[..., None].expand_as(call.k)
     return _run("chunk_gla", call, g=upcast(g))

@@ -31,7 +31,7 @@ class RecurrentCache:
 
 
 class QueriesKeysValues(nn.Module):
-    """Per head: q and k (key_dim) and v (value_dim), each a projection of the input.
+    """Queries and keys of width key_dim and values of width value_dim for each head, all projections of the input.
 
     conv: width of a causal depthwise convolution with silu over all three, 0 for none.
     """
