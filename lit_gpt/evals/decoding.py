@@ -59,6 +59,7 @@ class Decoder:
         stream = model.embed(tokens_BT)
         if length == 1 or not last_only:  # one new token is the last position already
             return model.final(self._run(range(depth), stream, contexts, states))
+        # In order: layers for all positions, one layer whose last query is enough, layers for the last position.
         ends, tail = model.contexts(positions[..., -1:], None, keys), self._tail()
         stream = self._run(range(tail - 1), stream, contexts, states)
         stream = self._last_query(tail - 1, stream, contexts, ends, states)

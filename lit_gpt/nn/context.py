@@ -75,6 +75,7 @@ def layer_contexts(
     cu_seqlens = document_offsets(doc_ids_BT) if doc_ids_BT is not None and device.type == "cuda" else None
     ropes, masks = {}, {}
     for base in {spec.rope_base for spec in attending}:
+        # A base of 0 means a layer without rotation in a model that has it elsewhere.
         turns = config.position == "rope" and base != 0
         ropes[base] = rotary.tables(config, positions, base) if turns else None
     packed, offsets = keys.doc_ids is not None, cu_seqlens is not None

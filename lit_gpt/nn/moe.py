@@ -84,11 +84,13 @@ class MixtureOfExperts(nn.Module):
         self.down = role(nn.Parameter(torch.empty(count, n, hidden)), "expert")
         width = config.intermediate_size // self.experts.top_k
         self.shared = mlp.KINDS[self.kind](config, width) if self.experts.shared else None
+        # Loss-free balancing: a buffer, since the trainer moves it by the loads and no gradient does; see nn.balance.
         if self.experts.bias_rate:
             self.register_buffer("balance", torch.zeros(count, dtype=torch.float32))
 
     def forward(self, x_BTD: Tensor, backend: str = "auto") -> tuple[Tensor, Routed]:
         """(the output, (B, T, n) in x's dtype; what the router did). backend: a row of ops.grouped_gemm."""
+        # Routing looks at single tokens, so rows and positions are one dimension.
         x_ND = x_BTD.flatten(0, 1)
         logits_NE = F.linear(upcast(x_ND), self.router.weight.to(upcast(x_ND).dtype)) * self.multiplier
         if self.experts.routing == "expert_choice":
@@ -123,6 +125,7 @@ class MixtureOfExperts(nn.Module):
         count, capacity = tokens_EC.shape
         tokens_P, index_P = tokens_EC.flatten(), torch.arange(count * capacity, device=x_ND.device)
         ends_E = torch.arange(1, count + 1, device=x_ND.device, dtype=torch.int32) * capacity
+        # Pair p is its own place and its own token: what is handed on is gathered by hand.
         routes = Routes(index_P, index_P, ends_E, capacity)
         out_PD = self._ffn(x_ND[tokens_P], gates_EC.view(-1, 1), routes, backend)
         sums_ND = torch.zeros_like(x_ND, dtype=upcast(out_PD[:0]).dtype).index_add(0, tokens_P, upcast(out_PD))

@@ -37,6 +37,7 @@ def inverse_frequencies(config: ModelConfig, device: torch.device | None = None,
     if config.yarn_scale == 1:
         return frequencies
     low, high = _ramp_bounds(config, base)
+    # 0 for fast pairs, which stay; 1 for slow ones, whose period is as long as the context and is stretched.
     ramp = ((pairs - low) / (high - low)).clamp(0, 1)
     return frequencies * (ramp / config.yarn_scale + 1 - ramp)
 

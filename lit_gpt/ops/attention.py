@@ -150,6 +150,7 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tenso
     logits_BHQK = torch.einsum("bqhd,bkhd->bhqk", upcast(q), upcast(k)) * scale
     logits_BHQK = logits_BHQK.masked_fill(~mask, -torch.inf)
     if sink is not None:
+        # One more column of the softmax, whose weight is then dropped: it takes probability and gives no value.
         column = upcast(sink)[:, None, None].expand(*logits_BHQK.shape[:3], 1).to(logits_BHQK.dtype)
         logits_BHQK = torch.cat([logits_BHQK, column], dim=-1)
     weights_BHQK = logits_BHQK.softmax(-1)[..., : k.shape[1]]
@@ -162,7 +163,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor
     options: dict[str, Any] = {"is_causal": mask is None, "scale": scale}
     # Branches and not expressions: a compiler that lets sizes vary would pass these on as symbols.
     if q_len != k_len:
-        options["is_causal"] = False
+        options["is_causal"] = False  # torch aligns its causal mask with the first key, and queries here are the last
         if mask is None and q_len > 1:
             mask = dense_mask(q_len, k_len, None, None, q.device)
     if q.shape[2] != k.shape[2]:

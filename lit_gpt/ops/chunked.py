@@ -48,6 +48,7 @@ def chunked_attention(
     save_memory = torch.is_grad_enabled() and q_len > chunk
     for start in range(0, q_len, chunk):
         queries = slice(start, min(start + chunk, q_len))
+        # Keys that no query of the chunk sees are cut off: half of the work without a window, nearly all with one.
         first = 0 if window is None else max(0, past + start + 1 - window)
         keys = slice(first, past + queries.stop)
         if visible is not None:

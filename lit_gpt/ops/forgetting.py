@@ -101,6 +101,7 @@ def _fla(
     inputs = (q, k, v, upcast(log_forget_BKH))
     if doc_ids is None:
         return run(*inputs, scale, window)
+    # fla reads cu_seqlens only with a batch of one, so rows are laid end to end.
     packed = (x.flatten(0, 1)[None] for x in inputs)
     return run(*packed, scale, window, cu_seqlens).view(*q.shape[:3], v.shape[-1])
 

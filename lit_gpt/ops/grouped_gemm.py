@@ -106,6 +106,7 @@ def _padded(a: Tensor, b: Tensor, ends_E: Tensor, largest: int | None) -> Tensor
     """One batched product of groups padded to the largest; the host waits for its size unless it is given."""
     rows = a if b.ndim == 3 else a.T
     lengths_E = torch.diff(ends_E, prepend=ends_E.new_zeros(1))
+    # Place c of expert e is row ends_e - length_e + c; places beyond an expert's rows are zeroed.
     width = int(lengths_E.max()) if largest is None else largest
     place_EC = torch.arange(width, device=a.device) + (ends_E - lengths_E)[:, None]
     inside_EC1 = (place_EC < ends_E[:, None])[..., None]

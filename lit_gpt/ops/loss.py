@@ -86,6 +86,7 @@ def chunk_loss(
     # softmax minus the smoothed target, the derivative of the cross-entropy.
     grad_NV = (true_NV - lse_N[:, None]).exp() - (1 - smoothing) * hit_NV - smoothing / vocab_size
     grad_NV = torch.where((targets_N != IGNORE)[:, None], grad_NV, 0.0).to(dtype)
+    # Columns of the padded vocabulary get no gradient.
     return loss_N.sum(), F.pad(grad_NV, (0, logits_NV.shape[1] - vocab_size))
 
 
@@ -119,11 +120,13 @@ class _Chunked(torch.autograd.Function):
         # Summed over chunks, so in fp32.
         d_weight_VD = torch.zeros_like(cast_VD, dtype=torch.promote_types(dtype, torch.float32))
         losses = []
+        # Logits and their gradient exist for one chunk at a time; what stays is of the size of h and of the weight.
         for h, t, dh in zip(hidden_ND.split(chunk), targets_N.split(chunk), d_hidden_ND.split(chunk)):
             loss, d_logits = inner(matmul_fp32(h, cast_VD.T), t, vocab_size, smoothing, dtype)
             torch.mm(d_logits, cast_VD, out=dh)  # into its part of the whole gradient
             d_weight_VD += matmul_fp32(d_logits.T, h)
             losses.append(loss)
+        # The gradients are known already, for an upstream gradient of 1: the loss is a scalar, so backward scales them.
         ctx.save_for_backward(d_hidden_ND, d_weight_VD)
         ctx.weight_dtype = weight_VD.dtype
         return torch.stack(losses).sum()

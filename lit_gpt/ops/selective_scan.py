@@ -149,10 +149,13 @@ def _plain(inputs: Inputs) -> tuple[Tensor, Tensor]:
     terms, length = _terms(inputs), inputs.x_BTC.shape[1]
     forget, added, B, C = (_chunks(t, math.isqrt(length - 1) + 1) for t in terms)
     start_BNC = _start(inputs, terms[1])
+    # First pass: where every chunk ends if it starts from zero, all chunks at once.
     recurrence = _recurrence(forget, added, B, inputs.A_CN)
     ends_MBNC = _states(recurrence, torch.zeros_like(recurrence[0][1]))[-1]
+    # Second: the decay through a whole chunk carries the true state from chunk to chunk.
     through_MBNC = (forget.sum(0)[..., None, :] * inputs.A_CN.T).exp()
     carried = [start_BNC, *_states(zip(through_MBNC, ends_MBNC), start_BNC)]
+    # Third: the same recurrence again, each chunk from its true state.
     y_LMBC = _read(_states(recurrence, torch.stack(carried[:-1])), C)
     return _with_skip(inputs, y_LMBC.permute(2, 1, 0, 3).flatten(1, 2)[:, :length]), carried[-1].transpose(1, 2)
 

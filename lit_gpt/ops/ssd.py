@@ -97,6 +97,7 @@ def _terms(inputs: Inputs) -> Terms:
     batch, length, heads, width = inputs.x_BTHP.shape
     dt_BTH = F.softplus(upcast(inputs.dt_BTH) + inputs.dt_bias_H)
     added = dt_BTH[..., None] * upcast(inputs.x_BTHP)
+    # B and C are shared by the heads of a group, as keys and values are in grouped-query attention.
     repeats = heads // inputs.B_BTGN.shape[2]
     B_BTHN, C_BTHN = (upcast(t).repeat_interleave(repeats, dim=2) for t in (inputs.B_BTGN, inputs.C_BTGN))
     ids, start = inputs.doc_ids, inputs.state_BHPN
@@ -126,16 +127,21 @@ def _plain(inputs: Inputs) -> tuple[Tensor, Tensor]:
     terms, length = _terms(inputs), inputs.x_BTHP.shape[1]
     chunk = min(CHUNK, length)
     log_decay, added, B, C, ids = (_chunks(t, chunk) for t in terms[:5])
+    # Log decay from the chunk's start up to and with each token; decays between tokens are differences of it.
     total_BMLH = log_decay.cumsum(2)
     before_BM = torch.cat([ids[:, 0, :1], ids[:, :-1, -1]], dim=1)  # the document the last chunk ended in
+    # To the chunk's end, from its start, and through all of it: 0 across a document boundary.
     to_end_BMLH = _decay(total_BMLH[:, :, -1:] - total_BMLH, ids == ids[:, :, -1:])
     since_BMLH = _decay(total_BMLH, ids == before_BM[..., None])
     through_BMH = _decay(total_BMLH[:, :, -1], ids[:, :, -1] == before_BM)
+    # What each chunk adds to the state, as if it had started from zero.
     ends_BMHPN = torch.einsum("bmlhp,bmlhn->bmhpn", added * to_end_BMLH[..., None], B)
+    # The states at the starts of the chunks: the one loop, over T / CHUNK steps.
     state, starts = terms.start_BHPN, []
     for m in range(ids.shape[1]):
         starts.append(state)
         state = torch.addcmul(ends_BMHPN[:, m], through_BMH[:, m, :, None, None], state)
+    # A token reads the state that its chunk started with, and the tokens before it in the chunk.
     y_BMLHP = torch.einsum("bmlhn,bmhpn->bmlhp", C * since_BMLH[..., None], torch.stack(starts, dim=1))
     y_BMLHP = y_BMLHP + _within_chunks(total_BMLH, added, B, C, ids)
     return _with_skip(inputs, y_BMLHP.flatten(1, 2)[:, :length]), state

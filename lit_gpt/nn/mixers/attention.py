@@ -77,6 +77,7 @@ class Attention(nn.Module):
         self, x_BTD: Tensor, context: Context, shared: SharedState | None, cache: AttentionCache | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of this call, keys and values of all positions so far."""
+        # One product for all maps; see joint.
         projected = joint(x_BTD, *(m for m in (self.q, self.k, self.v) if m is not None))
         if self.conv is not None:
             projected = self._convolve(projected, context, cache)
@@ -138,6 +139,7 @@ class Attention(nn.Module):
 
     def _place(self, x_BTHD: Tensor, norm: RMSNorm | None, context: Context) -> Tensor:
         """Queries or keys, normalised and rotated."""
+        # The norm comes first: a rotation keeps the length of a vector, and the norm's gain would not commute with it.
         if norm is not None:
             x_BTHD = norm(x_BTHD, x_BTHD.dtype)
         return x_BTHD if context.rope is None else rotate(x_BTHD, *context.rope)
@@ -146,6 +148,7 @@ class Attention(nn.Module):
         """Projections, convolution, and q k^T and the weighted sums over the keys a query sees on average."""
         projections = [m for m in (self.q, self.k, self.v, self.out, self.gate) if m is not None]
         conv = 0 if self.conv is None else 2 * self.conv.numel()
+        # Per key and query head: head_dim multiply-adds for the score, and as many for each head of values.
         per_key = 2 * (1 + self.value_heads) * self.n_head * self.head_dim
         return sum(m.flops() for m in projections) + conv + per_key * visible_keys(context_length, self.window)
 
@@ -159,6 +162,7 @@ class Attention(nn.Module):
 
 def visible_keys(length: int, window: int | None) -> float:
     """Keys a query sees, averaged over a sequence: (T + 1) / 2, or fewer with a window."""
+    # The first w queries see 1, 2, ..., w keys, the rest w each.
     w = length if window is None else min(window, length)
     return (w * (w + 1) / 2 + (length - w) * w) / length
 
