@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from lit_gpt.config.model import Experts, ModelConfig
 from lit_gpt.nn import mlp
 from lit_gpt.nn.linear import Linear
-from lit_gpt.nn.routing import choose_experts, choose_tokens, probabilities, route
+from lit_gpt.nn.router import choose_experts, choose_tokens, probabilities, route
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.expert_parallel import parallel_expert_ffn
 from lit_gpt.ops.experts import MAPS, Routes, expert_ffn

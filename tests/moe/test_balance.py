@@ -15,7 +15,7 @@ from lit_gpt.metrics.routing import pack, unpack
 from lit_gpt.model import GPT
 from lit_gpt.nn import balance
 from lit_gpt.nn.moe import stack
-from lit_gpt.nn.routing import choose_experts
+from lit_gpt.nn.router import choose_experts
 from lit_gpt.ops.grouped_gemm import explain
 from lit_gpt.parallel import launch
 from lit_gpt.train.routing import StepRouting

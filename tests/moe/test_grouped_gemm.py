@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lit_gpt.errors import UserError
-from lit_gpt.nn.routing import Choice, limit
+from lit_gpt.nn.router import Choice, limit
 from lit_gpt.ops.experts import MAPS, activate, activate_backward, expert_ffn, sort_pairs
 from lit_gpt.ops.grouped_gemm import BACKENDS, Request, explain, grouped_mm
 
