@@ -1,10 +1,10 @@
-"""Every library kernel against the plain reference in float64, and its time beside the reference's.
+"""Every library kernel against the plain backend in float64, and its time beside that backend's.
 
     python benchmarks/kernels.py --output docs/benchmarks/kernels_h200.json
 
 Inputs are bf16 at the sizes of a model of the given depth. The error of an output or a gradient
-is |kernel - exact| / |exact| (Frobenius norms), where exact is the reference on the same rounded
-inputs in float64; the row "reference" is the reference in bf16, which shows how much of an error is
+is |kernel - exact| / |exact| (Frobenius norms), where exact is the plain backend on the same rounded
+inputs in float64; the row "plain" is that backend in bf16, which shows how much of an error is
 the format's. Time is forward and backward, the median of 10.
 """
 
@@ -24,9 +24,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.timing import milliseconds
-from lit_gpt.data.varlen import document_offsets
 from lit_gpt.ops import attention, conv, delta_rule, flash, linear_attention, selective_scan, ssd
 from lit_gpt.ops.backends import Backend
+from lit_gpt.ops.boundaries import document_offsets
 
 Tensors = dict[str, Tensor]
 
@@ -180,7 +180,7 @@ def error(found: Tensor, exact: Tensor) -> float:
 
 def compare(case: Case, docs: dict[str, Tensor], device: torch.device) -> list[dict[str, Any]]:
     """A row for each backend of an operation that runs here; an empty error says why one does not."""
-    exact = evaluate(case, docs, "reference", torch.float64)
+    exact = evaluate(case, docs, "plain", torch.float64)
     rows = []
     for name in case.table:
         row: dict[str, Any] = {"operation": case.name, "documents": bool(docs), "backend": name}
@@ -212,7 +212,7 @@ def line(r: dict[str, Any]) -> str:
 
 
 def main(depth: int = 8, batch: int = 2, length: int = 4096, only: str = "", output: str | None = None) -> None:
-    """Compare every kernel that is installed with the reference.
+    """Compare every kernel that is installed with the plain backend.
 
     Args:
         depth: sizes are those of a model of width 128 * depth.

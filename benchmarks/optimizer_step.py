@@ -46,7 +46,7 @@ def backward(model: nn.Module, setup: Setup, runtime: Runtime) -> None:
     shape = (setup.run.micro_bsz, setup.plan.context)
     tokens = torch.randint(0, setup.model.vocab_size, shape, device=runtime.device)
     model.zero_grad(set_to_none=True)
-    (model(tokens, tokens) / tokens.numel()).backward()
+    (model(tokens, tokens).loss / tokens.numel()).backward()
     finish_gradients(model, runtime)
 
 

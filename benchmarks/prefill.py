@@ -20,8 +20,9 @@ from jsonargparse import auto_cli
 
 from benchmarks.timing import milliseconds
 from lit_gpt import architectures
+from lit_gpt.evals.decoding import Decoder
 from lit_gpt.init import init_parameters
-from lit_gpt.model import GPT, Cache
+from lit_gpt.model import GPT
 from lit_gpt.roles import ROLES
 from lit_gpt.scaling.base import Init, Multipliers, RolePlan
 
@@ -38,15 +39,15 @@ def build(family: str, depth: int, aspect_ratio: int | None, context: int, devic
 
 @torch.inference_mode()
 def prefill(model: GPT, tokens_1T: torch.Tensor, last_only: bool) -> float:
-    """Milliseconds of one prefill of a prompt, to the logits of its next token; making its cache is not timed."""
-    cache: Cache | None = None
+    """Milliseconds of one prefill of a prompt, to the logits of its next token; making its caches is not timed."""
+    decoder = Decoder(model, 1, 0)
 
     def fresh() -> None:
-        nonlocal cache
-        cache = model.new_cache(1, tokens_1T.shape[1] + 1)
+        nonlocal decoder
+        decoder = Decoder(model, 1, tokens_1T.shape[1] + 1)
 
     def run() -> None:
-        model.logits(model.hidden(tokens_1T, cache=cache, last_only=last_only)[:, -1])
+        model.logits(decoder.hidden(tokens_1T, last_only=last_only)[:, -1])
 
     return milliseconds(run, tokens_1T.device, steps=5, before=fresh)
 

@@ -1,4 +1,4 @@
-"""The 869 model names of the reference (its section 5.1)."""
+"""The 869 model names of ArchScale (its section 5.1)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PURE = ("mamba", "mamba2", "gdn", "deltanet", "gla", "retnet", "kda")  # of ours
 
 
 def names() -> list[str]:
-    """Every model name of the reference's registry."""
+    """Every model name of ArchScale's registry."""
     dense = [f"{family}_d{d}" for family in AT_EVERY_DEPTH for d in D5]
     single = [*(f"{family}_d16" for family in AT_DEPTH_16), "phi4miniflash_d32"]
     grid = [f"{f}_s{s}_k{k}_d{d}" for f, (all_s, all_k) in MIXTURES.items() for s in all_s for k in all_k for d in D5]

@@ -99,7 +99,7 @@ def batch(step: int, runtime: Runtime, sequences: int = 8) -> tuple[torch.Tensor
 def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, runtime: Runtime, step: int) -> float:
     """One step in one micro-batch; the mean loss."""
     tokens, targets, valid = batch(step, runtime)
-    loss = model(tokens, targets)
+    loss = model(tokens, targets).loss
     (loss * runtime.world_size / valid).backward()
     finish_gradients(model, runtime)
     optimizer.step()

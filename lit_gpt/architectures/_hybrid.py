@@ -90,7 +90,7 @@ def adaptive_base(tokens: int) -> float:
 def paired_kv_heads(depth: int) -> int:
     """Of `depth` query heads, the even divisor nearest to depth / 4, the larger of two.
 
-    It is depth / 4 at depths 8, 16 and 24. The reference has depth / 4 at 12 and 20 too, which is
+    It is depth / 4 at depths 8, 16 and 24. ArchScale has depth / 4 at 12 and 20 too, which is
     odd and cannot be paired.
     """
     even = [k for k in range(2, depth + 1, 2) if depth % k == 0]

@@ -24,18 +24,6 @@ KEY, SUM = "scalelab", "scalelab_sha256"  # where meta and fingerprint are kept 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def export(path: Path, output: Path, dtype: torch.dtype | None = None) -> Path:
-    """Write the full weights of a checkpoint and its meta (plan, model_config, ...) to one file.
-
-    path: a step folder. output: name ending in .pth or .safetensors; replaced as a whole. dtype: see cast.
-    Needs no process group and no GPU, and memory for one copy of the weights.
-    Raises UserError for another suffix or an incomplete checkpoint.
-    """
-    check_suffix(output)
-    weights, meta = load_full(path)
-    return write_exported(cast(weights, dtype), meta, output)
-
-
 def write_exported(weights: Tensors, meta: dict[str, Any], output: Path) -> Path:
     """Write full weights and their meta to a .pth or .safetensors file, replaced as a whole.
 

@@ -17,6 +17,8 @@ Norm = Literal["rmsnorm", "layernorm"]
 Feedforward = Literal["swiglu", "relu2", "oss_swiglu"]
 Skip = Literal["add", "none", "sum"]
 AuxStyle = Literal["switch", "switch_seq", "entropy"]
+# Target of a position whose prediction does not count, in data and in the loss; the default of F.cross_entropy.
+IGNORE = -100
 
 
 @dataclass(frozen=True)

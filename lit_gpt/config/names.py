@@ -2,8 +2,8 @@
 
 train_name is split on "_" and matched token by token (longest match first) against one
 table; a token sets typed RunConfig fields. Unknown tokens are labels and change nothing;
-a near miss of a known token, or a token and a flag that disagree, is an error. The
-reference tests substrings instead, so that `muon` matches inside any label
+a near miss of a known token, or a token and a flag that disagree, is an error.
+ArchScale tests substrings instead, so that `muon` matches inside any label
 (reference/archscale.md section 2 and items 1, 43, 84); whole tokens are the point here.
 """
 

@@ -108,7 +108,7 @@ class RunConfig:
         expert_routing: mixture of experts: tokens choose experts (default), or experts choose tokens.
         expert_capacity: mixture of experts: an expert serves at most this multiple of its mean load; default: all.
         expert_parallel: mixture of experts: processes of a node share the experts, and tokens travel to them.
-        expert_backend: mixture of experts: grouped matrix product; auto picks (torch, quack, padded, reference).
+        expert_backend: mixture of experts: grouped matrix product; auto picks (torch, quack, padded, plain).
         norm_class: rmsnorm or layernorm; default: the family's.
         mlp: kind of feed-forward network; default: the family's.
         post_norm: normalise the skip path itself.
@@ -179,7 +179,7 @@ class RunConfig:
         fsdp_save_mem: offloading and act_ckpt together.
         use_flce: compute head and loss in slices without the full logits; default on.
         attention: attention backend; auto picks the fastest that fits (python -m lit_gpt.tools.inspect env).
-        kernels: reference keeps library kernels out of every operation but attention; auto picks.
+        kernels: plain keeps library kernels out of every operation but attention; auto picks.
         collective_timeout: seconds that processes wait for one another before the run ends and says who is missing.
         deterministic: deterministic kernels, slower; resume is then bit-exact on a GPU too.
         out_dir: root of the run folders; default $LIGHTNING_ARTIFACTS_DIR, else out.
@@ -303,7 +303,7 @@ class RunConfig:
     fsdp_save_mem: bool = False
     use_flce: bool | None = None
     attention: Name = "auto"
-    kernels: Literal["auto", "reference"] = "auto"
+    kernels: Literal["auto", "plain", "reference"] = "auto"
     collective_timeout: Annotated[float, Bounds(1, 1e6)] = 600.0
     deterministic: bool = False
     # run folder and checkpoints

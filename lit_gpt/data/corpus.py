@@ -15,13 +15,13 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
+from lit_gpt.config.model import IGNORE
 from lit_gpt.data.mixture import Interleave
 from lit_gpt.data.origin import agree
 from lit_gpt.data.permutation import Permutation
 from lit_gpt.data.stream import DataError, TokenStream, fingerprint
 from lit_gpt.data.token_bytes import TokenBytes, token_bytes
 from lit_gpt.errors import UserError
-from lit_gpt.ops.loss import IGNORE
 
 ORDER_VERSION = 1  # raise it when the order of samples changes for the same inputs
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from lit_gpt.config.model import IGNORE
 from lit_gpt.data.meta import read_meta
 from lit_gpt.data.origin import BYTES, TOKENIZER, origin, token_ids, tokenizer_json
 from lit_gpt.data.stream import StreamInfo
-from lit_gpt.ops.loss import IGNORE
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's letter for a space
 BYTE_SPACE = "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}"  # that of byte-level BPE (GPT-2)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lit_gpt.errors import UserError
+from lit_gpt.evals.decoding import Decoder
 from lit_gpt.model import GPT
 
 
@@ -69,12 +70,11 @@ def stream(
     batch, length = prompts_BT.shape
     uniform_BN = _uniform([0] * batch if seeds is None else seeds, max_new_tokens).to(prompts_BT.device)
     ended_B = torch.zeros(batch, dtype=torch.bool, device=prompts_BT.device)
-    cache, new_BT, doc_ids_BT = model.new_cache(batch, length + max_new_tokens), prompts_BT, None
+    decoder, new_BT, doc_ids_BT = Decoder(model, batch, length + max_new_tokens), prompts_BT, None
     if padding_B is not None:
         doc_ids_BT = (torch.arange(length, device=prompts_BT.device) >= padding_B[:, None]).int()
     for i in range(max_new_tokens):
-        h_B1D = model.hidden(new_BT, doc_ids_BT=doc_ids_BT if i == 0 else None, cache=cache, last_only=True)
-        logits_BV = model.logits(h_B1D[:, 0])
+        logits_BV = decoder(new_BT, doc_ids_BT if i == 0 else None, last_only=True)[:, 0]
         if i == 0 and logits_BV.isnan().any():
             raise UserError(
                 "The model's logits are not numbers (NaN): its weights are damaged or its training diverged."

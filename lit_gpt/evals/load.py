@@ -22,7 +22,6 @@ def load_model(
     device: torch.device | str = "cpu",
     *,
     compute_dtype: torch.dtype | None = None,
-    attention_backend: str = "auto",
 ) -> tuple[GPT, dict[str, Any]]:
     """The model in evaluation mode, and the meta it was saved with (step, tokens, plan, model, ...).
 
@@ -37,7 +36,7 @@ def load_model(
     config, multipliers = describe_model(meta, path)
     check_weights(weights, config, path)
     with device:
-        model = GPT(config, multipliers, compute_dtype=compute_dtype, attention_backend=attention_backend)
+        model = GPT(config, multipliers, compute_dtype=compute_dtype)
     model.load_state_dict(weights)
     return model.eval(), meta
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from lit_gpt.config.model import Experts
 
-TINY = 1e-30  # ln 0 is not
+TINY = 1e-30  # added under the logarithm, for an expert that no token considers: small against any probability
 
 
 def value(counts_LE: Tensor, probs_LE: Tensor, experts: Experts) -> Tensor:
@@ -47,13 +47,9 @@ def slope(counts_LE: Tensor, probs_LE: Tensor, experts: Experts) -> Tensor:
     return experts.routed * counts_LE / counts_LE.sum(-1, keepdim=True)
 
 
-def max_violation(counts_LE: Tensor) -> Tensor:
-    """MaxVio of every layer (arXiv:2408.15664), (L,): how far the largest load is above the mean, over the mean."""
-    mean_L = counts_LE.mean(-1)
-    return (counts_LE.amax(-1) - mean_L) / mean_L.clamp(min=TINY)
-
-
 @torch.no_grad()
 def move_bias_(bias_E: Tensor, counts_E: Tensor, rate: Tensor | float) -> None:
     """Loss-free balancing (arXiv:2408.15664): up by `rate` where the load is below the mean, down where above."""
+    # The sign alone: in the paper's ablation steps in proportion to the distance balanced a little better, but the
+    # models were not.
     bias_E += rate * torch.sign(counts_E.mean() - counts_E)

@@ -11,13 +11,15 @@ from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn import mlp
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear
-from lit_gpt.nn.mixers import Lent, build_mixer
+from lit_gpt.nn.mixers import SharedState, build_mixer
 from lit_gpt.nn.moe import MixtureOfExperts, Routed
 from lit_gpt.nn.norm import build_norm
 from lit_gpt.roles import role
 from lit_gpt.scaling.base import Multipliers
 
-SKIP_GAIN_START = 1e-4  # a post-norm block starts as nearly only its branch
+# Gain of the path around a branch at the start, so that a post-norm block begins as nearly only its branch. The value
+# is that of ArchScale's token skipgain; LayerScale (arXiv:2103.17239, section 2) is the same idea for the branch.
+SKIP_GAIN_START = 1e-4
 
 
 class Stream(NamedTuple):
@@ -30,10 +32,6 @@ class Stream(NamedTuple):
     x: Tensor
     total: Tensor | None = None
     routed: Routed | None = None
-
-    def last(self) -> Stream:
-        """Its last position, T = 1."""
-        return Stream(self.x[:, -1:], None if self.total is None else self.total[:, -1:])
 
 
 class SkipPath(nn.Module):
@@ -50,7 +48,7 @@ class SkipPath(nn.Module):
         self.projection = Linear(n, n) if projected else None
 
     def forward(self, s_BTD: Tensor) -> tuple[Tensor, Tensor]:
-        """(input of the branch, what is added to its output)."""
+        """(the input of the branch, what is added to the branch's output); both (B, T, n)."""
         branch = s_BTD if self.branch_gain is None else s_BTD * self.branch_gain.to(s_BTD.dtype)
         skip = s_BTD if self.gain is None else s_BTD * self.gain.to(s_BTD.dtype)
         return branch, skip if self.projection is None else self.projection(skip)
@@ -61,7 +59,7 @@ class SkipPath(nn.Module):
 
 
 class Block(nn.Module):
-    """norm, mixer, norm, feed-forward; which of them, and how they join, is in ModelConfig.
+    """One layer: norm, mixer, norm, feed-forward network. Its LayerSpec says which; ModelConfig says how they join.
 
     Pre-norm: x + m f(norm(x)), with x in the stream's dtype. Post-norm: s + m f(s) with
     s = norm(x), gains and projection on either path, in compute_dtype. m is the residual
@@ -72,49 +70,61 @@ class Block(nn.Module):
         super().__init__()
         self.residual, self.skip, self.compute_dtype = multipliers.residual, config.skip, compute_dtype
         projected = config.layers[layer_index].skip_projection
+        # With decoupled_norm the gain is on the branch alone (see SkipPath), so the norm itself has none.
         self.norm1 = build_norm(config, gain=not config.decoupled_norm)
         self.skip1 = SkipPath(config, projected) if config.post_norm else None
         self.mixer = build_mixer(config, layer_index, multipliers)
         mixture = config.layers[layer_index].experts
         router = multipliers.router
         self.ffn = MixtureOfExperts(config, layer_index, router) if mixture else mlp.build(config, layer_index)
-        self.lends_ffn = config.layers[layer_index].memory == "ffn"
+        self.shares_ffn = config.layers[layer_index].memory == "ffn"
         if self.ffn is not None:
             self.norm2 = build_norm(config, gain=not config.decoupled_norm)
             self.skip2 = SkipPath(config, False) if config.post_norm else None
 
     def forward(
-        self, stream: Stream, context: Context, shared: Lent | None = None, cache: Any = None
-    ) -> tuple[Stream, Lent | None]:
-        """The stream after this layer, of the last position only with context.last, and what the layer lends."""
-        branch, skip = self._read(stream.x, self.norm1, self.skip1)
-        h, lent = self.mixer(branch, context, shared, cache)
-        if context.last is not None:
-            stream, skip = stream.last(), skip[:, -1:]
-        stream = self._write(stream, skip, h)
-        if self.ffn is not None:
-            branch, skip = self._read(stream.x, self.norm2, self.skip2)
-            routed = None
-            if self.lends_ffn:
-                h, memory = self.ffn.lending(branch)  # type: ignore[operator]
-                lent = Lent(None if lent is None else lent.kv, memory)  # torch 2.11 cannot compile _replace
-            elif isinstance(self.ffn, MixtureOfExperts):
-                h, routed = self.ffn(branch, context.experts)
-            else:
-                h = self.ffn(branch)
-            stream = self._write(stream, skip, h, routed)
-        return stream, lent
+        self, stream: Stream, context: Context, shared: SharedState | None = None, cache: Any = None
+    ) -> tuple[Stream, SharedState | None]:
+        """The stream after this layer, and what later layers read of it.
 
-    def _read(self, x_BTD: Tensor, norm: nn.Module, skip_path: SkipPath | None) -> tuple[Tensor, Tensor]:
+        shared: what the layer reads of an earlier one. cache: what its mixer remembers, in cached decoding.
+        """
+        branch, skip = self.read(stream.x, self.norm1, self.skip1)
+        h, state = self.mixer(branch, context, shared, cache)
+        return self.feed_forward(self.write(stream, skip, h), state, context.experts)
+
+    def feed_forward(
+        self, stream: Stream, state: SharedState | None, backend: str
+    ) -> tuple[Stream, SharedState | None]:
+        """The layer's second half. state: what the mixer shares. backend: of the experts' matrix products."""
+        if self.ffn is None:
+            return stream, state
+        branch, skip = self.read(stream.x, self.norm2, self.skip2)
+        if isinstance(self.ffn, MixtureOfExperts):
+            h, routed = self.ffn(branch, backend)
+            return self.write(stream, skip, h, routed), state
+        if not self.shares_ffn:
+            return self.write(stream, skip, self.ffn(branch)), state
+        h, memory = self.ffn.with_memory(branch)  # type: ignore[operator]
+        # A new tuple: torch 2.11 compiles no block that returns one made by _replace.
+        return self.write(stream, skip, h), SharedState(None if state is None else state.kv, memory)
+
+    def read(self, x_BTD: Tensor, norm: nn.Module, skip_path: SkipPath | None) -> tuple[Tensor, Tensor]:
+        """(the input of a branch, what goes around it and is added to its output); both (B, T, n)."""
         normed = norm(x_BTD, self.compute_dtype)
         return (normed, x_BTD) if skip_path is None else skip_path(normed)
 
-    def _write(self, stream: Stream, skip_BTD: Tensor, h_BTD: Tensor, routed: Routed | None = None) -> Stream:
-        """Type promotion makes the sum fp32 where the stream is."""
+    def write(self, stream: Stream, skip_BTD: Tensor, h_BTD: Tensor, routed: Routed | None = None) -> Stream:
+        """The stream after a branch whose output is h_BTD.
+
+        Sums are in the stream's dtype: torch promotes a branch in bf16 where the stream is fp32. Dozens of small
+        branches are added to it, which bf16 with its 8 bits would round away.
+        """
         if self.skip == "add":
             return Stream(torch.add(skip_BTD, h_BTD, alpha=self.residual), routed=routed)
         if self.skip == "none":
             return Stream(h_BTD, routed=routed)
+        # skip="sum": a branch reads the branch before it alone, and the last norm reads the sum of all of them.
         assert stream.total is not None
         return Stream(h_BTD, torch.add(stream.total, h_BTD, alpha=self.residual), routed)
 

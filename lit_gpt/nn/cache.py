@@ -15,6 +15,7 @@ class KVCache:
 
     def __init__(self, batch: int, max_len: int, heads: int, head_dim: int, device: torch.device, dtype: torch.dtype):
         shape = (batch, max_len, heads, head_dim)
+        # Allocated once: growing by concatenation would copy all keys and values at every token.
         self.k, self.v = (torch.empty(shape, device=device, dtype=dtype) for _ in range(2))
         self.length = 0
 

@@ -1,33 +1,90 @@
-"""What GPT works out once per forward and hands to every layer."""
+"""What a forward pass works out once and hands to every layer: rotary tables, masks, documents, backends.
+
+Shapes: B batch, T tokens of the call, S positions that they may see (S >= T), R rotary dimensions of a head.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from lit_gpt.ops.attention import Mask
+from lit_gpt.config.model import LayerSpec, ModelConfig
+from lit_gpt.nn import rotary
+from lit_gpt.ops import attention
+from lit_gpt.ops.boundaries import document_offsets
+
+
+class Backends(NamedTuple):
+    """Rows of the tables in lit_gpt.ops: of attention, of the experts' grouped products, of every other kernel."""
+
+    attention: str = "auto"
+    experts: str = "auto"
+    kernels: str = "auto"
 
 
 class Context(NamedTuple):
     """Read-only inputs of a block beside the residual stream.
 
-    rope: cos and sin, (T, R/2) or (B, T, R/2) each, of this layer's base; None without positions.
-    mask: of this layer's window, with the attention backend that reads it. Both None where no
-    layer of that base or window attends.
+    rope: cos and sin of this layer's base, (T, R/2) or (B, T, R/2) each; None without rotary positions.
+    mask: which keys a query sees under this layer's window, in the form that the attention backend reads. Both are
+    None where no layer of that base or window attends.
     doc_ids: (B, T), the documents of this call's tokens; None when each row goes on with one.
     cu_seqlens: (N + 1,) int32, where the N documents start in the B * T tokens, and B * T; on
-    CUDA with documents, else None. backend: of attention. experts: of their grouped matrix
-    products. kernels: of every other operation.
-    last: only the last position's output is asked for, and this is that position's context. For mixers
-    that narrow; keys and values are made for all positions.
+    CUDA with documents, else None. backend, experts, kernels: see Backends.
     """
 
     rope: tuple[Tensor, Tensor] | None = None
-    mask: Mask | None = None
+    mask: attention.Mask | None = None
     doc_ids: Tensor | None = None
     cu_seqlens: Tensor | None = None
     backend: str = "auto"
-    kernels: str = "auto"
     experts: str = "auto"
-    last: Context | None = None
+    kernels: str = "auto"
+
+
+class Keys(NamedTuple):
+    """What attention may see: S positions, of which the queries are the last; their documents, (B, S), if any."""
+
+    length: int
+    doc_ids: Tensor | None
+
+
+Contexts = dict[tuple[int | None, float | None], Context]
+
+
+def layer_contexts(
+    config: ModelConfig,
+    attending: Collection[LayerSpec],
+    positions: Tensor,
+    doc_ids_BT: Tensor | None,
+    keys: Keys,
+    dtype: torch.dtype,
+    backends: Backends,
+) -> Contexts:
+    """One Context for each pair of window and rotary base among the model's layers.
+
+    Layers share masks and tables, which cost as much as a layer where each makes its own; those that no layer of
+    `attending` reads are not made. positions: of the queries, for rotary tables, (T,) or (B, T).
+    doc_ids_BT: documents that may start among the queries. dtype: what attention computes in.
+    """
+    device, queries = positions.device, positions.shape[-1]
+    # Only kernels read the offsets, and finding them waits for the device.
+    cu_seqlens = document_offsets(doc_ids_BT) if doc_ids_BT is not None and device.type == "cuda" else None
+    ropes, masks = {}, {}
+    for base in {spec.rope_base for spec in attending}:
+        # A base of 0 means a layer without rotation in a model that has it elsewhere.
+        turns = config.position == "rope" and base != 0
+        ropes[base] = rotary.tables(config, positions, base) if turns else None
+    packed, offsets = keys.doc_ids is not None, cu_seqlens is not None
+    for window in {spec.window for spec in attending}:
+        request = attention.describe(device, queries, keys.length, window, packed, config.attn_sink, dtype, offsets)
+        masks[window] = attention.prepare_mask(request, keys.doc_ids, device, backends.attention, cu_seqlens)
+    return {
+        (spec.window, spec.rope_base): Context(
+            ropes.get(spec.rope_base), masks.get(spec.window), doc_ids_BT, cu_seqlens, *backends
+        )
+        for spec in config.layers
+    }

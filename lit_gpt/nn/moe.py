@@ -2,9 +2,10 @@
 
     y = sum_j g_j E_j(x) [+ shared(x)],  E(x) = down act(up x)
 
-The router computes in fp32; its weights are fp32 under FSDP2 too (see parallel.setup). Experts are
-one tensor each for up (E, H, n) and down (E, n, I), in the layout of a dense network's up and down,
-whatever multiplies them.
+The router computes in fp32 (Switch Transformer, arXiv:2101.03961, section 2.4): a choice between two nearly equal
+scores flips with their last bits. Its weights are fp32 under FSDP2 too (see parallel.setup). The weights of all
+experts are two tensors, up (E, H, n) and down (E, n, I): what a dense network has, with the expert in front, so that
+every backend of the grouped products reads the same checkpoint.
 
 Shapes: B batch, T tokens, D = n model width, E routed experts, K of them per token, I hidden width,
 N = B T tokens of the micro-batch.
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 from lit_gpt.config.model import Experts, ModelConfig
 from lit_gpt.nn import mlp
 from lit_gpt.nn.linear import Linear
-from lit_gpt.nn.routing import choose_experts, choose_tokens, probabilities, route
+from lit_gpt.nn.router import choose_experts, choose_tokens, probabilities, route
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.expert_parallel import parallel_expert_ffn
 from lit_gpt.ops.experts import MAPS, Routes, expert_ffn
@@ -30,12 +31,17 @@ from lit_gpt.roles import role
 
 
 class Routed(NamedTuple):
-    """What a router did to one micro-batch; sums over its tokens, at least fp32.
+    """What a router did with the tokens of one micro-batch. Each field is a sum over these tokens, in at least fp32.
 
-    counts_E: pairs of each expert. probs_E: probabilities of each expert, with a gradient where a
-    balance loss needs it. z: squared log-sum-exps, with a gradient under a z-loss. sequences: the
-    switch loss at weight 1, summed over the batch's sequences (aux_style switch_seq, else 0).
-    square: mean square of the elements of a token's output of routed experts.
+    Sums can be added over micro-batches and ranks, and a balance loss is a function of the sums; see nn.balance.
+    A pair is a token with one of the experts that it was sent to.
+
+    counts_E: how many pairs each expert has.
+    probs_E: the probability that the router gave each expert. It has a gradient where a balance loss is used.
+    z: the squared log-sum-exp of the router's logits, for the z-loss (arXiv:2202.08906, equation 5), which keeps
+        logits small. It has a gradient where that loss is used.
+    sequences: the balance loss of each sequence by itself, at weight 1; 0 unless aux_style is switch_seq.
+    square: the mean square of what the routed experts gave, for the log. It has no gradient.
     """
 
     counts_E: Tensor
@@ -46,19 +52,25 @@ class Routed(NamedTuple):
 
 
 def stack(routed: list[Routed]) -> Routed:
-    """Layers along a new first dimension."""
+    """The records of several layers as one, with the layers along a new first dimension: counts_E is (L, E)."""
     return Routed(*(torch.stack(values) for values in zip(*routed)))
 
 
 def hidden_width(config: ModelConfig, kind: str) -> int:
-    """Of one expert: I / k; in relu2's case 1.5 of it, as in a dense network."""
+    """Rows of one expert's down projection: I / k, so that k experts together are as wide as a dense network.
+
+    In relu2's case 1.5 times that, as in a dense network: it has two matrices and not three.
+    """
     assert config.experts is not None
     width = config.intermediate_size // config.experts.top_k
     return width if MAPS[kind] == 2 else 3 * width // 2
 
 
 class MixtureOfExperts(nn.Module):
-    """See the module."""
+    """The feed-forward network of a layer with experts; the module's docstring has the formula.
+
+    router_multiplier: the Plan's constant on the router's logits.
+    """
 
     def __init__(self, config: ModelConfig, layer_index: int, router_multiplier: float):
         super().__init__()
@@ -72,11 +84,13 @@ class MixtureOfExperts(nn.Module):
         self.down = role(nn.Parameter(torch.empty(count, n, hidden)), "expert")
         width = config.intermediate_size // self.experts.top_k
         self.shared = mlp.KINDS[self.kind](config, width) if self.experts.shared else None
+        # Loss-free balancing: a buffer, since the trainer moves it by the loads and no gradient does; see nn.balance.
         if self.experts.bias_rate:
             self.register_buffer("balance", torch.zeros(count, dtype=torch.float32))
 
     def forward(self, x_BTD: Tensor, backend: str = "auto") -> tuple[Tensor, Routed]:
-        """(B, T, n) in x's dtype, and what was routed. backend: of ops.grouped_gemm."""
+        """(the output, (B, T, n) in x's dtype; what the router did). backend: a row of ops.grouped_gemm."""
+        # Routing looks at single tokens, so rows and positions are one dimension.
         x_ND = x_BTD.flatten(0, 1)
         logits_NE = F.linear(upcast(x_ND), self.router.weight.to(upcast(x_ND).dtype)) * self.multiplier
         if self.experts.routing == "expert_choice":
@@ -89,7 +103,10 @@ class MixtureOfExperts(nn.Module):
         return self._with_shared(y_ND.view_as(x_BTD), x_BTD), self._statistics(logits_NE, ends_E, sequences, y_ND)
 
     def _ffn(self, x_ND: Tensor, gates_NK: Tensor, routes: Routes, backend: str) -> Tensor:
-        """The weighted sum of experts. Under expert parallelism, and only there, forward sees DTensors."""
+        """The sum of each token's experts, weighted by its gates.
+
+        Under expert parallelism, and only there, forward sees the weights as DTensors: FSDP2 gathers all others.
+        """
         options: dict[str, Any] = {"kind": self.kind, "backend": backend}
         if isinstance(self.up, DTensor) and isinstance(self.down, DTensor):
             options["compiled"] = torch.compiler.is_compiling()  # which it cannot see from within
@@ -100,11 +117,15 @@ class MixtureOfExperts(nn.Module):
         return self.balance if self.experts.bias_rate else None  # type: ignore[return-value]
 
     def _by_expert(self, x_ND: Tensor, logits_NE: Tensor, backend: str) -> tuple[Tensor, Tensor]:
-        """Expert choice: (output, where each expert's pairs end)."""
+        """Expert choice (arXiv:2202.09368): (the output, (N, D); where each expert's pairs end, (E,)).
+
+        Every expert has C tokens, so its pairs lie in order already, each as a row with one gate.
+        """
         gates_EC, tokens_EC = choose_tokens(logits_NE, self.experts)
         count, capacity = tokens_EC.shape
         tokens_P, index_P = tokens_EC.flatten(), torch.arange(count * capacity, device=x_ND.device)
         ends_E = torch.arange(1, count + 1, device=x_ND.device, dtype=torch.int32) * capacity
+        # Pair p is its own place and its own token: what is handed on is gathered by hand.
         routes = Routes(index_P, index_P, ends_E, capacity)
         out_PD = self._ffn(x_ND[tokens_P], gates_EC.view(-1, 1), routes, backend)
         sums_ND = torch.zeros_like(x_ND, dtype=upcast(out_PD[:0]).dtype).index_add(0, tokens_P, upcast(out_PD))
@@ -114,10 +135,12 @@ class MixtureOfExperts(nn.Module):
         if self.shared is None:
             return y_BTD
         y_BTD = y_BTD + self.shared(x_BTD)
+        # Under sqrt_gate the squares of the gates sum to 1, so routed experts have the variance of one; so has the
+        # shared one. Their sum over sqrt(2) has it again.
         return y_BTD * 0.5**0.5 if self.experts.sqrt_gate else y_BTD
 
     def _sequences(self, logits_NE: Tensor, experts_NK: Tensor, rows: int) -> Tensor:
-        """The switch loss of each of the batch's sequences, summed."""
+        """The switch loss (see nn.balance) of each sequence by itself, summed over the batch's sequences."""
         e = self.experts
         if e.aux_style != "switch_seq" or not e.aux_gamma:
             return logits_NE.new_zeros(())
@@ -128,13 +151,14 @@ class MixtureOfExperts(nn.Module):
 
     def _statistics(self, logits_NE: Tensor, ends_E: Tensor, sequences: Tensor, y_ND: Tensor) -> Routed:
         e = self.experts
+        # Without a loss on them the statistics are for the log only: detached, they keep no activations.
         counts_E = torch.diff(ends_E, prepend=ends_E.new_zeros(1)).to(logits_NE.dtype)
         probs_NE = probabilities(logits_NE if e.aux_gamma else logits_NE.detach(), e)
         z = (logits_NE if e.router_z_loss else logits_NE.detach()).logsumexp(-1).square().sum()
         return Routed(counts_E, probs_NE.sum(0), z, sequences, upcast(y_ND.detach()).square().mean(-1).sum())
 
     def inactive_parameters(self) -> int:
-        """Parameters that a token does not use."""
+        """Parameters of the experts that a token does not use."""
         e = self.experts
         return (self.up.numel() + self.down.numel()) // e.routed * (e.routed - e.active)
 

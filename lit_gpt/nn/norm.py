@@ -1,4 +1,8 @@
-"""Normalisation over the last dimension: statistics and gain in fp32, result in a chosen dtype."""
+"""Normalisation over the last dimension: statistics and gain in fp32, result in a chosen dtype.
+
+In bf16 a sum of thousands of squares would have 8 bits, and a gain near 1 would be rounded to
+steps of 1/128.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from lit_gpt.roles import role
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * gain (arXiv:1910.07467)."""
+    """RMSNorm, x / sqrt(mean(x^2) + eps) * gain (arXiv:1910.07467, equation 4). gain: False leaves the gain out."""
 
     def __init__(self, width: int, eps: float, gain: bool = True):
         super().__init__()
@@ -26,7 +30,7 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """(x - mean) / sqrt(var + eps) * gain + bias (arXiv:1607.06450)."""
+    """LayerNorm, (x - mean) / sqrt(var + eps) * gain + bias (arXiv:1607.06450). gain: False leaves both out."""
 
     def __init__(self, width: int, eps: float, gain: bool = True):
         super().__init__()

@@ -17,7 +17,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.ops.dtypes import upcast
 
 # Rotations over the original context at which YaRN stops interpolating (fast) and starts to
-# interpolate fully (slow): beta and alpha of the paper, section 3.2.
+# interpolate fully (slow): beta and alpha of the paper, section 3.2, with its values for Llama.
 FAST_ROTATIONS, SLOW_ROTATIONS = 32.0, 1.0
 
 
@@ -33,10 +33,11 @@ def inverse_frequencies(config: ModelConfig, device: torch.device | None = None,
     """
     dim, base = rotary_dim(config), config.rope_base if base is None else base
     pairs = torch.arange(dim // 2, dtype=torch.float32, device=device)
-    frequencies = base ** (-2.0 * pairs / dim)
+    frequencies = base ** (-2.0 * pairs / dim)  # theta of the paper, section 3.2.2
     if config.yarn_scale == 1:
         return frequencies
     low, high = _ramp_bounds(config, base)
+    # 0 for fast pairs, which stay; 1 for slow ones, whose period is as long as the context and is stretched.
     ramp = ((pairs - low) / (high - low)).clamp(0, 1)
     return frequencies * (ramp / config.yarn_scale + 1 - ramp)
 
@@ -59,12 +60,16 @@ def _ramp_bounds(config: ModelConfig, base: float) -> tuple[float, float]:
 
 
 def attention_factor(config: ModelConfig) -> float:
-    """YaRN's temperature, applied to cos and sin: 0.1 ln(scale) + 1; 1 when YaRN is off."""
+    """YaRN's temperature, 1/sqrt(t) = 0.1 ln(scale) + 1 (section 3.4); 1 when YaRN is off.
+
+    It is applied to cos and sin, so that queries and keys both have it, their product has 1/t, and no kernel changes.
+    """
     return 0.1 * math.log(config.yarn_scale) + 1
 
 
 def tables(config: ModelConfig, positions: Tensor, base: float | None = None) -> tuple[Tensor, Tensor]:
     """cos and sin of every position and pair, fp32, (T, R/2) or (B, T, R/2) each as positions are (T,) or (B, T)."""
+    # In fp32, whatever the model computes in: from position 2,048 on bf16 numbers are 16 and more apart, whole turns.
     angles = positions[..., None].float() * inverse_frequencies(config, positions.device, base)
     factor = attention_factor(config)
     return angles.cos() * factor, angles.sin() * factor

@@ -1,4 +1,4 @@
-"""Causal softmax attention: one entry point, several backends, a plain reference.
+"""Causal softmax attention: one entry point, several kernels, plain torch.
 
     y_BQHV = attention(q_BQHD, k_BKGD, v_BKGV, scale=..., window=..., doc_ids=..., sink=...)
 
@@ -27,9 +27,9 @@ from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attent
 from lit_gpt.ops import flash
 from lit_gpt.ops.backends import Backend, choose, explain_table
 from lit_gpt.ops.dtypes import upcast
-from lit_gpt.ops.masks import block_mask, dense_mask
+from lit_gpt.ops.masks import Request, block_mask, dense_mask
 
-# Fastest first on Hopper; efficient and math are there for fp32 and odd head dimensions.
+# Fastest first on Hopper (docs/performance.md); efficient and math are there for fp32 and odd head dimensions.
 CUDA_PRIORITY = [
     SDPBackend.CUDNN_ATTENTION,
     SDPBackend.FLASH_ATTENTION,
@@ -40,28 +40,7 @@ CUDA_PRIORITY = [
 # ATEN_CPU_CAPABILITY forbids that (2.13: "pack_vnni2 is only supported when avx512 is supported").
 CPU_FLASH_IN_HALF = torch.backends.cpu.get_cpu_capability() == "AVX512"
 
-ALIGNED = 8  # head dimensions that CUDA kernels take are multiples of this
-
-
-class Request(NamedTuple):
-    """What a backend is chosen by.
-
-    window: None also where it covers every key. offsets: the documents are given as
-    cu_seqlens too, which kernels for packed rows read.
-    """
-
-    device: str
-    q_len: int
-    k_len: int
-    window: int | None
-    documents: bool
-    sink: bool
-    dtype: torch.dtype = torch.float32
-    offsets: bool = False
-
-    @property
-    def masked(self) -> bool:
-        return self.documents or self.window is not None
+ALIGNED = 8  # head dimensions that CUDA kernels take are multiples of this: 16 bytes of bf16, one load
 
 
 class Mask(NamedTuple):
@@ -164,15 +143,17 @@ def explain(device: torch.device) -> list[tuple[str, bool, str]]:
     return [row if row[1] else other for row, other in zip(rows, windowed)]
 
 
-def _reference(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor | None) -> Tensor:
+def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor | None) -> Tensor:
     """Explicit masked softmax in fp32; does everything."""
     heads, groups = q.shape[2], k.shape[2]
     if mask is None:
         mask = dense_mask(q.shape[1], k.shape[1], None, None, q.device)
+    # Query heads h * H / G to (h + 1) * H / G read key-value head h (arXiv:2305.13245), here copied for each.
     k, v = (x.repeat_interleave(heads // groups, dim=2) for x in (k, v))
     logits_BHQK = torch.einsum("bqhd,bkhd->bhqk", upcast(q), upcast(k)) * scale
     logits_BHQK = logits_BHQK.masked_fill(~mask, -torch.inf)
     if sink is not None:
+        # One more column of the softmax, whose weight is then dropped: it takes probability and gives no value.
         column = upcast(sink)[:, None, None].expand(*logits_BHQK.shape[:3], 1).to(logits_BHQK.dtype)
         logits_BHQK = torch.cat([logits_BHQK, column], dim=-1)
     weights_BHQK = logits_BHQK.softmax(-1)[..., : k.shape[1]]
@@ -185,7 +166,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor
     options: dict[str, Any] = {"is_causal": mask is None, "scale": scale}
     # Branches and not expressions: a compiler that lets sizes vary would pass these on as symbols.
     if q_len != k_len:
-        options["is_causal"] = False
+        options["is_causal"] = False  # torch aligns its causal mask with the first key, and queries here are the last
         if mask is None and q_len > 1:
             mask = dense_mask(q_len, k_len, None, None, q.device)
     if q.shape[2] != k.shape[2]:
@@ -203,6 +184,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor
 
 def _flex(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor | None) -> Tensor:
     """FlexAttention: windows, documents and sinks on CUDA, skipping empty blocks."""
+    # Uncompiled FlexAttention is a reference that forms all scores; inside a compiled block it is compiled with it.
     kernel = flex_attention if torch.compiler.is_compiling() or not q.is_cuda else _compiled_flex()
     y, aux = kernel(
         q.transpose(1, 2),
@@ -215,6 +197,7 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor
     )
     if sink is not None:
         assert aux.lse is not None
+        # A sink is one more logit without a value (arXiv:2508.10925), so the kernel need not know it:
         # Z / (Z + e^sink) with Z = e^lse: the sink only shrinks the output.
         y = y * torch.sigmoid(aux.lse - upcast(sink)[:, None])[..., None].to(y.dtype)
     return y.transpose(1, 2)
@@ -265,5 +248,5 @@ BACKENDS: dict[str, Backend] = {
     # On Hopper fa4 gains nothing over the two above (docs/performance.md) and both interrupt a compiled block.
     "fa4": Backend(_fitted(flash.fa4), partial(flash.refuses, "fa4")),
     "fa2": Backend(_fitted(flash.fa2), partial(flash.refuses, "fa2")),
-    "reference": Backend(_reference, lambda r: ""),
+    "plain": Backend(_plain, lambda r: ""),
 }

@@ -1,7 +1,8 @@
 """Which implementation of an operation runs: a table per operation, one way to choose.
 
-An operation keeps a dict of name -> Backend, fastest first, its plain-torch "reference" last.
-"auto" is the first row that does not refuse the request. To add a kernel, add a row.
+An operation keeps a dict of name -> Backend, fastest first. The last row is "plain": plain torch, which does every
+request, defines what the operation means, and is what the kernels are tested against. "auto" is the first row that
+does not refuse the request. To add a kernel, add a row.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ class Backend(NamedTuple):
     slow: bool = False
 
 
+def current_name(backend: str) -> str:
+    """The name of a backend today: earlier versions, and config.yaml files that they wrote, say "reference"."""
+    return "plain" if backend == "reference" else backend
+
+
 @functools.cache
 def _load(module: str) -> ModuleType | str:
     """The module, or why there is none."""
@@ -72,12 +78,13 @@ def missing(module: str) -> str:
 def choose(operation: str, table: Mapping[str, Backend], request: Any, wanted: str = "auto") -> str:
     """Name of the row that does a request; request.device is a device type.
 
-    Warns once per operation when a CUDA request is left to the reference or another slow row.
+    Warns once per operation when a CUDA request is left to "plain" or to another slow row.
     Raises UserError when the row asked for is unknown or refuses.
     """
+    wanted = current_name(wanted)
     if wanted == "auto":
         name = next(name for name, backend in table.items() if not backend.refuses(request))
-        if (name == "reference" or table[name].slow) and request.device == "cuda":
+        if (name == "plain" or table[name].slow) and request.device == "cuda":
             reasons = {n: b.refuses(request) for n, b in table.items()}
             _warn(operation, name, "; ".join(f"{n}: {reason}" for n, reason in reasons.items() if reason))
         return name

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.masks import dense_mask
 
-CHUNK = 512  # queries at once: large enough for full-speed matrix products
+CHUNK = 512  # queries at once: large enough for full-speed products; at 4,096 keys a chunk's scores are 8 MiB a head
 
 # (scaled scores (B, H, q, k), -inf where a query does not see a key, queries, keys) -> weights
 Weigh = Callable[[Tensor, slice, slice], Tensor]
@@ -44,9 +44,11 @@ def chunked_attention(
     """
     q_len, k_len = q_BQHD.shape[1], k_BKGD.shape[1]
     past, outputs = k_len - q_len, []
+    # One chunk has nothing to gain: its scores are all there are.
     save_memory = torch.is_grad_enabled() and q_len > chunk
     for start in range(0, q_len, chunk):
         queries = slice(start, min(start + chunk, q_len))
+        # Keys that no query of the chunk sees are cut off: half of the work without a window, nearly all with one.
         first = 0 if window is None else max(0, past + start + 1 - window)
         keys = slice(first, past + queries.stop)
         if visible is not None:

@@ -1,4 +1,4 @@
-"""Depthwise causal convolution over time: one entry point, two kernels, a plain reference.
+"""Depthwise causal convolution over time: one entry point, two kernels, plain torch.
 
     y_BTC, state_BCK = causal_conv(x_BTC, weight_C1K, bias_C, activation="silu", doc_ids=..., state_BCK=...)
 
@@ -78,7 +78,10 @@ def explain(device: torch.device) -> list[tuple[str, bool, str]]:
 
 
 def _before(x_BTC: Tensor, count: int, doc_ids: Tensor | None, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """x and its documents with the `count` tokens before them; those are of the row's first document."""
+    """x and its documents, with the `count` tokens before them in front: the state, or zeros.
+
+    These belong to the document of each row's first token.
+    """
     past = x_BTC.new_zeros(x_BTC.shape[0], count, x_BTC.shape[2]) if state is None else state.transpose(1, 2)
     ids = None if doc_ids is None else torch.cat([doc_ids[:, :1].expand(-1, count), doc_ids], dim=1)
     return torch.cat([past.to(x_BTC.dtype), x_BTC], dim=1), ids
@@ -95,7 +98,7 @@ def _last_inputs(x_BTC: Tensor, width: int, doc_ids: Tensor | None, state: Tenso
     return tail_BKC.transpose(1, 2).contiguous()  # a view would keep all of x alive in a cache
 
 
-def _reference(inputs: Inputs) -> Tensor:
+def _plain(inputs: Inputs) -> Tensor:
     """One shifted product per tap in fp32; does everything."""
     x, weight_CK, bias, activation, doc_ids, state = inputs
     length, width = x.shape[1], weight_CK.shape[1]
@@ -115,7 +118,7 @@ def _causal_conv1d(inputs: Inputs) -> Tensor:
     """The causal_conv1d package's CUDA kernel, channels last."""
     x, weight_CK, bias, activation, doc_ids, state = inputs
     length = x.shape[1]
-    if state is not None:  # as more tokens, whose outputs are dropped
+    if state is not None:  # as more tokens, whose outputs are dropped: the kernel knows states or documents, not both
         x, doc_ids = _before(x, weight_CK.shape[1] - 1, doc_ids, state)
     if x.stride(2) != 1 or any(s % ALIGNED for s in (*x.stride()[:2], x.storage_offset())):
         x = x.contiguous()
@@ -160,5 +163,5 @@ def _fla_refuses(request: Request) -> str:
 BACKENDS: dict[str, Backend] = {
     "causal_conv1d": Backend(_causal_conv1d, _causal_conv1d_refuses),
     "fla": Backend(_fla, _fla_refuses),
-    "reference": Backend(_reference, lambda r: ""),
+    "plain": Backend(_plain, lambda r: ""),
 }

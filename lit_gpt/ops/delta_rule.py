@@ -23,13 +23,14 @@ from lit_gpt.ops.linear_recurrence import (
     decay_form,
     dispatch,
     library_refuses,
-    reference,
+    plain,
     steps_refuse,
     wrong_gradients,
 )
 
 KEY_DIM_LIMIT = 256  # fla's chunked kernels assert it
 
+# Names in fla.ops by the form of the decay: for whole sequences, and token by token.
 CHUNKED: dict[Decay, str] = {"none": "chunk_delta_rule", "head": "chunk_gated_delta_rule", "channel": "chunk_kda"}
 STEPS: dict[Decay, str] = {
     "none": "fused_recurrent_delta_rule",
@@ -80,7 +81,10 @@ def _chunked(call: Call) -> tuple[Tensor, Tensor | None]:
 
 
 def _kda(call: Call) -> tuple[Tensor, Tensor | None]:
-    """fla's kda kernel, with the decay of a head on each of its channels."""
+    """fla's kda kernel, with the decay of a head on each of its channels.
+
+    It does more work than the kernel of its own, whose gradients some versions of Triton compile wrongly.
+    """
     assert call.log_decay is not None
     return _run("chunk_kda", call, call.log_decay[..., None].expand_as(call.k))
 
@@ -110,5 +114,5 @@ BACKENDS: dict[str, Backend] = {
     "fla_steps": Backend(_steps, steps_refuse),
     "fla": Backend(_chunked, _chunked_refuses),
     "fla_kda": Backend(_kda, _kda_refuses),
-    "reference": Backend(reference, lambda r: ""),
+    "plain": Backend(plain, lambda r: ""),
 }

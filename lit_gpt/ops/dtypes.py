@@ -16,6 +16,7 @@ def matmul_fp32(a_MK: Tensor, b_KN: Tensor) -> Tensor:
 
     Not differentiable for half precisions on CUDA: for use inside an autograd.Function.
     """
+    # cuBLAS accumulates in fp32 and would round once at the end; out_dtype hands out the sums themselves.
     if a_MK.is_cuda and a_MK.dtype in (torch.bfloat16, torch.float16):
         return torch.mm(a_MK, b_KN, out_dtype=torch.float32)
     return upcast(a_MK) @ upcast(b_KN)

@@ -39,6 +39,7 @@ def parallel_expert_ffn(
     sent_WE = _counts(routes.ends_E, size, group)
     share = -(-len(up_EHD) // size)  # FSDP2 shards so: all hold as many, the last ones fewer or none
     first = dist.get_rank(group) * share
+    # Row w: what process w sends to my experts. Its sums say how many rows come from w.
     arriving_We = sent_WE[:, first : first + share]
     to = [int(part.sum()) for part in _parts(sent_WE[dist.get_rank(group)], share, size)]
     come = arriving_We.sum(1).tolist()
@@ -55,7 +56,7 @@ def _counts(ends_E: Tensor, size: int, group: dist.ProcessGroup) -> Tensor:
     counts_E = torch.diff(ends_E, prepend=ends_E.new_zeros(1))
     everyone = [torch.empty_like(counts_E) for _ in range(size)]
     dist.all_gather(everyone, counts_E, group=group)
-    return torch.stack(everyone).cpu()
+    return torch.stack(everyone).cpu()  # the one wait: all-to-all wants the sizes of its pieces on the host
 
 
 def _parts(counts_E: Tensor, share: int, size: int) -> list[Tensor]:
@@ -65,8 +66,10 @@ def _parts(counts_E: Tensor, share: int, size: int) -> list[Tensor]:
 
 def _own(rows_RD: Tensor, arriving_We: Tensor, up: Tensor, down: Tensor, options: dict[str, Any]) -> Tensor:
     """This process's experts on rows ordered by sender, then by expert; in the same order."""
+    # Rows arrive ordered by sender; the experts want them by expert, so they are sorted once more.
     experts_R = torch.arange(arriving_We.shape[1]).repeat(len(arriving_We)).repeat_interleave(arriving_We.flatten())
     experts_R1 = experts_R.to(rows_RD.device, non_blocking=True)[:, None]
+    # Gates of 1: the process that a token came from weighs what comes back, so gates need not travel.
     ones_R1 = upcast(rows_RD.new_ones(1, 1)).expand(len(rows_RD), 1)
     return expert_ffn(rows_RD, ones_R1, up, down, sort_pairs(experts_R1, len(up)), **options)
 

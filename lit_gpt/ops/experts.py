@@ -25,7 +25,9 @@ from torch.nn import functional as F
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.grouped_gemm import grouped_mm
 
-OSS_LIMIT, OSS_ALPHA = 7.0, 1.702  # GPT-OSS: clamp of gate and up; slope of its sigmoid
+# GPT-OSS (arXiv:2508.10925 and its code): clamp of gate and up; slope of its sigmoid, with which x sigmoid(1.702 x)
+# is close to GELU (arXiv:1606.08415, section 2).
+OSS_LIMIT, OSS_ALPHA = 7.0, 1.702
 MAPS = {"swiglu": 2, "oss_swiglu": 2, "relu2": 1}  # kind -> maps in the up projection, the gate first
 
 
@@ -45,8 +47,10 @@ class Routes(NamedTuple):
 
 def sort_pairs(experts_TK: Tensor, count: int, largest: int | None = None) -> Routes:
     """Routes of a choice of experts out of `count`; each expert's tokens stay in order."""
+    # As int32 there are half as many bytes to sort. Stable, so that an expert's rows are in the order of the tokens.
     sorted_P, order_P = experts_TK.flatten().int().sort(stable=True)
     index_P = torch.arange(len(order_P), device=order_P.device)
+    # The inverse of a permutation by one scatter; a second sort would cost as much as the first.
     place_P = torch.empty_like(order_P).scatter_(0, order_P, index_P)
     experts_E = torch.arange(count, device=order_P.device, dtype=torch.int32)
     ends_E = torch.searchsorted(sorted_P, experts_E, right=True, out_int32=True)
@@ -64,7 +68,7 @@ def expert_ffn(
     backend: str = "auto",
     compiled: bool = False,
 ) -> Tensor:
-    """See the module; (T, D) in x's dtype, differentiable in the first four.
+    """The formula at the top of the file; (T, D) in x's dtype, differentiable in the first four arguments.
 
     gates in at least fp32, weights are cast to x's dtype. backend: of ops.grouped_gemm. compiled: both
     passes, which they are in a compiled model anyway.
@@ -92,7 +96,7 @@ def activate_backward(kind: str, h_PH: Tensor, da_PI: Tensor) -> Tensor:
     gate, up = h.chunk(2, dim=-1)
     oss = kind == "oss_swiglu"
     g, u, slope = (gate.clamp(max=OSS_LIMIT), up.clamp(-OSS_LIMIT, OSS_LIMIT), OSS_ALPHA) if oss else (gate, up, 1.0)
-    s = torch.sigmoid(slope * g)
+    s = torch.sigmoid(slope * g)  # d/dg of g s is s (1 + slope g (1 - s)); oss, a bool, is the 1 in (u + 1)
     d_gate = da * (u + oss) * s * (1 + slope * g * (1 - s))
     d_up = da * g * s
     if oss:
@@ -152,7 +156,9 @@ def _backward(
     dtype, (tokens, k), options = x_TD.dtype, gates_TK.shape, {"largest": largest, "backend": backend}
     token_P = order_P // k
     dy_PD, a_PI = dy_TD[token_P], activate(kind, h_PH)
-    da_PI = grouped_mm(dy_PD, down_EDI.to(dtype), ends_E, **options)  # less the gates
+    # Without the gates: the gradient of a gate is the product of this with the activations, and the gradient of the
+    # activations is this times the gate. One matrix product serves both.
+    da_PI = grouped_mm(dy_PD, down_EDI.to(dtype), ends_E, **options)
     d_gates_P = (upcast(da_PI) * upcast(a_PI)).sum(-1)
     gates_P1 = gates_TK.flatten()[order_P][:, None]
     dh_PH = activate_backward(kind, h_PH, gates_P1 * da_PI)

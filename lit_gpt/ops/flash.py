@@ -6,15 +6,13 @@ Under torch.compile a call is a graph break.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lit_gpt.ops.backends import missing, optional
-
-if TYPE_CHECKING:
-    from lit_gpt.ops.attention import Request
+from lit_gpt.ops.masks import Request
 
 # Backend -> its module, and the major compute capabilities that it has both passes for. Not "flash_attn" for the
 # first: that is there with FlashAttention 4 alone, too.
@@ -65,6 +63,7 @@ def fa4(q: Tensor, k: Tensor, v: Tensor, mask: Visible, scale: float, sink: Tens
     return _run("fa4", q, k, v, mask, scale)
 
 
+# Dynamo cannot trace these packages' entry points; the block continues compiled after the call.
 @torch.compiler.disable()
 def _run(name: str, q: Tensor, k: Tensor, v: Tensor, mask: Visible, scale: float) -> Tensor:
     """Dense kernels for whole rows; those for packed rows, of the rows laid end to end, for documents."""
@@ -72,7 +71,9 @@ def _run(name: str, q: Tensor, k: Tensor, v: Tensor, mask: Visible, scale: float
     options: dict[str, Any] = {
         "softmax_scale": scale,
         "causal": True,
+        # Tokens to the left and right of the query, itself not counted; -1 is no limit.
         "window_size": (-1, -1) if mask.window is None else (mask.window - 1, 0),
+        # The backward pass adds up gradients of the queries in any order unless asked not to.
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
     if mask.offsets is None:

@@ -61,7 +61,7 @@ def explain(device: torch.device) -> list[tuple[str, bool, str]]:
     return explain_table(BACKENDS, Request(device.type, torch.bfloat16, 64, 64, 64, False, False))
 
 
-def _reference(
+def _plain(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -73,6 +73,7 @@ def _reference(
     visible: Tensor | None,
 ) -> Tensor:
     """Queries in chunks; does everything."""
+    # The decay from j to i is a difference of cumulative sums: in fp32, since the sums grow with the length.
     total_BHK = upcast(log_forget_BKH).cumsum(1).transpose(1, 2)
     of_queries = total_BHK[:, :, k.shape[1] - q.shape[1] :]
 
@@ -100,6 +101,7 @@ def _fla(
     inputs = (q, k, v, upcast(log_forget_BKH))
     if doc_ids is None:
         return run(*inputs, scale, window)
+    # fla reads cu_seqlens only with a batch of one, so rows are laid end to end.
     packed = (x.flatten(0, 1)[None] for x in inputs)
     return run(*packed, scale, window, cu_seqlens).view(*q.shape[:3], v.shape[-1])
 
@@ -120,5 +122,5 @@ def _fla_refuses(request: Request) -> str:
 
 BACKENDS: dict[str, Backend] = {
     "fla": Backend(_fla, _fla_refuses),
-    "reference": Backend(_reference, lambda r: ""),
+    "plain": Backend(_plain, lambda r: ""),
 }

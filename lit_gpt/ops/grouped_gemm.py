@@ -31,7 +31,9 @@ class Request(NamedTuple):
 
 
 def grouped_mm(a: Tensor, b: Tensor, ends_E: Tensor, *, largest: int | None = None, backend: str = "auto") -> Tensor:
-    """See the module; in the dtype of a and b. Empty groups are allowed.
+    """The two forms at the top of the file, told apart by b's dimensions; in the dtype of a and b.
+
+    Empty groups are allowed.
 
     ends_E: (E,) int32, increasing, the last at most P. Rows after it give undefined results in the
     first form and nothing in the second. largest: rows of the largest group, where the host knows.
@@ -104,6 +106,7 @@ def _padded(a: Tensor, b: Tensor, ends_E: Tensor, largest: int | None) -> Tensor
     """One batched product of groups padded to the largest; the host waits for its size unless it is given."""
     rows = a if b.ndim == 3 else a.T
     lengths_E = torch.diff(ends_E, prepend=ends_E.new_zeros(1))
+    # Place c of expert e is row ends_e - length_e + c; places beyond an expert's rows are zeroed.
     width = int(lengths_E.max()) if largest is None else largest
     place_EC = torch.arange(width, device=a.device) + (ends_E - lengths_E)[:, None]
     inside_EC1 = (place_EC < ends_E[:, None])[..., None]
@@ -118,7 +121,7 @@ def _padded(a: Tensor, b: Tensor, ends_E: Tensor, largest: int | None) -> Tensor
 
 
 @torch.compiler.disable
-def _reference(a: Tensor, b: Tensor, ends_E: Tensor, largest: int | None) -> Tensor:
+def _plain(a: Tensor, b: Tensor, ends_E: Tensor, largest: int | None) -> Tensor:
     """One product after the other; the host waits for the sizes."""
     ends = ends_E.tolist()
     spans = [slice(start, end) for start, end in zip([0, *ends], ends)]
@@ -132,5 +135,5 @@ BACKENDS: dict[str, Backend] = {
     "torch": Backend(_torch, _torch_refuses),
     "quack": Backend(_quack, _quack_refuses),
     "padded": Backend(_padded, lambda r: "", slow=True),
-    "reference": Backend(_reference, lambda r: ""),
+    "plain": Backend(_plain, lambda r: ""),
 }

@@ -22,7 +22,7 @@ from lit_gpt.ops.linear_recurrence import (
     decay_form,
     dispatch,
     library_refuses,
-    reference,
+    plain,
     steps_refuse,
     wrong_gradients,
 )
@@ -73,7 +73,7 @@ def _chunked(call: Call) -> tuple[Tensor, Tensor | None]:
 
 
 def _gla(call: Call) -> tuple[Tensor, Tensor | None]:
-    """fla's gla kernel; decays per head are repeated on their channels."""
+    """fla's gla kernel; decays per head are repeated on their channels, where Triton miscompiles their own kernel."""
     assert call.log_decay is not None
     g = call.log_decay if call.log_decay.ndim == 4 else call.log_decay[..., None].expand_as(call.k)
     return _run("chunk_gla", call, g=upcast(g))
@@ -107,5 +107,5 @@ BACKENDS: dict[str, Backend] = {
     "fla_steps": Backend(_steps, steps_refuse),
     "fla": Backend(_chunked, _chunked_refuses),
     "fla_gla": Backend(_gla, _gla_refuses),
-    "reference": Backend(reference, lambda r: ""),
+    "plain": Backend(plain, lambda r: ""),
 }

@@ -1,4 +1,4 @@
-"""What linear attention and the delta rules share: one recurrence, its reference, the way to fla's kernels.
+"""What linear attention and the delta rules share: one recurrence in plain torch, and the way to fla's kernels.
 
     S_t = (I - beta_t k_t k_t^T) diag(exp(g_t)) S_{t-1} + beta_t k_t v_t^T      o_t = scale q_t S_t
 
@@ -25,7 +25,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Decay = Literal["none", "constant", "head", "channel"]
 
 CHUNK = 64  # tokens per chunk: the length of the kernels, and of the DeltaNet paper
-CHANNEL_CHUNK = 16  # with a decay per channel every pair of a chunk has K decays, kept in memory
+CHANNEL_CHUNK = 16  # with a decay per channel every pair of a chunk has K decays, kept in memory: 16 times fewer
 STEP_LIMIT = 64  # up to here token by token is the faster kernel, by fla's own layers
 NORM_EPS = 1e-6  # under the root of the L2 norm, as in fla's kernels
 HOPPER = 9  # major compute capability
@@ -68,7 +68,7 @@ def describe(call: Call) -> Request:
 
 
 def _outside_graphs(function: Function) -> Function:
-    """Not compiled: the kernels break the graph anyway, and the reference's loop would be unrolled."""
+    """Not compiled: the kernels break the graph anyway, and the plain backend's loop would be unrolled."""
     return torch.compiler.disable(function)  # type: ignore[return-value]
 
 
@@ -84,7 +84,7 @@ def decay_form(log_decay: Tensor | None) -> Decay:
     return "none" if log_decay is None else forms[log_decay.ndim]
 
 
-def reference(call: Call) -> tuple[Tensor, Tensor | None]:
+def plain(call: Call) -> tuple[Tensor, Tensor | None]:
     """Plain torch, chunk by chunk, in at least fp32: exact for every form, and slow.
 
     Inside a chunk the WY form (arXiv:2406.06484, 2412.06464) turns the delta rule into linear
@@ -94,22 +94,29 @@ def reference(call: Call) -> tuple[Tensor, Tensor | None]:
     """
     length = call.q.shape[1]
     size = min(length, CHANNEL_CHUNK if decay_form(call.log_decay) == "channel" else CHUNK)
+    # From here on (B, H, N, C, ...): chunks of C tokens, all at once.
     q, k, v = (_chunks(upcast(x), size) for x in (call.q, call.k, call.v))
     if call.normalize:
         q, k = l2_norm(q), l2_norm(k)
+    # g: log decay from the chunk's start up to and with each token. The decay from j to i is exp(g_i - g_j).
     g = _chunks(_four_dimensional(call.log_decay, call.q), size).to(q.dtype).cumsum(-2)
     visible, seen, kept = _masks(call.doc_ids, length, size, q.device)
+    # Masked before exp: of a later position the difference is positive and may overflow, and its gradient with it.
     pairs = torch.where(visible[..., None], g[..., :, None, :] - g[..., None, :, :], -torch.inf).exp()
+    # What a token still sees of the state before the chunk, and what is left of its own writing at the chunk's end.
     from_start = g.exp() * seen[..., None]
     to_end = (g[..., -1:, :] - g).exp() * kept[..., None]
     if call.beta is None:
         (attention,), u, w = _products(k, pairs, q), v, None
     else:
+        # overlaps: k_i . k_j. Row i of the system says what token i writes, given what those before it wrote.
         attention, overlaps = _products(k, pairs, q, k)
         beta = _chunks(call.beta[..., None], size).to(q.dtype)
+        # One solve for both right-hand sides: the values, and what the incoming state predicts for each key.
         right = torch.cat([v, k * from_start], dim=-1) * beta
         solved = torch.linalg.solve_triangular(beta * overlaps, right, upper=False, unitriangular=True)
         u, w = solved.split([v.shape[-1], k.shape[-1]], dim=-1)
+    # Only this part goes from chunk to chunk, one after the other.
     o, state = _scan(q * from_start, attention, u, w, k * to_end, from_start[..., -1, :], call.state)
     o = (o * call.scale).permute(0, 2, 3, 1, 4).flatten(1, 2)[:, :length]
     return o.to(call.v.dtype), None if call.state is None else state
@@ -122,6 +129,7 @@ def _scan(
     state = u.new_zeros(*u.shape[:2], k.shape[-1], u.shape[-1]) if state is None else state.to(u.dtype)
     outputs = []
     for n in range(u.shape[2]):
+        # The delta rule writes the error of the state's prediction, and not the value.
         values = u[:, :, n] if w is None else u[:, :, n] - w[:, :, n] @ state
         outputs.append(q[:, :, n] @ state + attention[:, :, n] @ values)
         state = decay[:, :, n, :, None] * state + k[:, :, n].mT @ values
@@ -130,7 +138,7 @@ def _scan(
 
 def _products(k: Tensor, pairs: Tensor, *queries: Tensor) -> Sequence[Tensor]:
     """(..., C, C) each: the products of x_i and k_j, decayed from j to i, for x in queries."""
-    if pairs.shape[-1] == 1:
+    if pairs.shape[-1] == 1:  # one decay for all K channels: it is a factor of the product
         return [(x @ k.mT) * pairs[..., 0] for x in queries]
     return ((pairs * k[..., None, :, :]) @ torch.stack(queries, dim=-1)).unbind(-1)
 
@@ -158,6 +166,7 @@ def _masks(doc_ids_BT: Tensor | None, length: int, size: int, device: torch.devi
         doc_ids_BT = torch.zeros(1, length, dtype=torch.int32, device=device)
     places = torch.arange(length + -length % size, device=device).clamp(max=length - 1)
     ids = doc_ids_BT[:, places].unflatten(1, (-1, size))[:, None]
+    # The document that the chunk before ended in; of the first chunk its own, since a state given belongs to it.
     before = torch.cat([ids[:, :, :1, 0], ids[:, :, :-1, -1]], dim=2)
     visible = (ids[..., :, None] == ids[..., None, :]).tril()
     return visible, ids == before[..., None], ids == ids[..., -1:]
@@ -180,12 +189,14 @@ def by_document(kernel: Callable[..., Any], call: Call, **tensors: Tensor | None
     if call.cu_seqlens is None:
         o, final = kernel(**given, **options, initial_state=call.state)
         return o.to(call.v.dtype), final
+    # fla reads cu_seqlens only with a batch of one, so rows are laid end to end.
     packed = {name: x.flatten(0, 1)[None] for name, x in given.items()}
     bounds = torch.arange(0, (rows + 1) * length, length, dtype=call.cu_seqlens.dtype, device=call.q.device)
     firsts = torch.searchsorted(call.cu_seqlens, bounds)  # each row's first document, and one past the last row's
     state = call.state
     if state is not None:
         state = state.new_zeros(len(call.cu_seqlens) - 1, *state.shape[1:]).index_copy(0, firsts[:-1], state)
+    # Its final states are of all documents; a row's is that of its last one.
     o, final = kernel(**packed, **options, initial_state=state, cu_seqlens=call.cu_seqlens)
     o = o[0].unflatten(0, (rows, length)).to(call.v.dtype)
     return o, None if state is None else final[firsts[1:] - 1]

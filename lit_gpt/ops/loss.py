@@ -2,7 +2,7 @@
 
     loss = linear_cross_entropy(hidden_ND, weight_VD, targets_N, backend="chunked")
 
-Backends: "plain" forms every logit and is the reference; "chunked" walks over the tokens,
+Backends: "plain" forms every logit; "chunked" walks over the tokens,
 keeps the logits of one chunk, and computes the gradients in the same pass (the idea of
 Liger Kernel's fused linear cross-entropy, arXiv:2410.10989).
 
@@ -18,11 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lit_gpt.config.model import IGNORE
 from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.ops.dtypes import matmul_fp32, upcast
 
-IGNORE = -100  # target of a token that does not count
-CHUNK_LOGITS = 2**29  # logits held at once: 2 GiB in fp32
+# Logits held at once: 2 GiB in fp32, 16,777 tokens of a vocabulary of 32,000. That is small beside a model's
+# activations, and enough for its products to run at full speed.
+CHUNK_LOGITS = 2**29
 
 ChunkLoss = Callable[..., tuple[Tensor, Tensor]]
 
@@ -66,6 +68,7 @@ def _plain(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, vocab_size: 
 
 def token_loss(logits_NV: Tensor, targets_N: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
     """(loss of each token, zero where ignored; log-sum-exp of each token), both (N,)."""
+    # -log p = log sum exp - logit, in this form exact for large logits; IGNORE is no index, so 0 stands in for it.
     lse_N = logits_NV.logsumexp(-1)
     picked_N = logits_NV.gather(-1, targets_N.clamp(min=0)[:, None])[:, 0]
     smooth_N = (1 - smoothing) * picked_N + smoothing * logits_NV.mean(-1) if smoothing else picked_N
@@ -80,8 +83,10 @@ def chunk_loss(
     loss_N, lse_N = token_loss(true_NV, targets_N, smoothing)
     columns_V = torch.arange(vocab_size, device=logits_NV.device)
     hit_NV = columns_V == targets_N[:, None]
+    # softmax minus the smoothed target, the derivative of the cross-entropy.
     grad_NV = (true_NV - lse_N[:, None]).exp() - (1 - smoothing) * hit_NV - smoothing / vocab_size
     grad_NV = torch.where((targets_N != IGNORE)[:, None], grad_NV, 0.0).to(dtype)
+    # Columns of the padded vocabulary get no gradient.
     return loss_N.sum(), F.pad(grad_NV, (0, logits_NV.shape[1] - vocab_size))
 
 
@@ -112,13 +117,16 @@ class _Chunked(torch.autograd.Function):
         dtype = hidden_ND.dtype
         cast_VD = weight_VD.to(dtype)
         d_hidden_ND = torch.empty_like(hidden_ND)
+        # Summed over chunks, so in fp32.
         d_weight_VD = torch.zeros_like(cast_VD, dtype=torch.promote_types(dtype, torch.float32))
         losses = []
+        # Logits and their gradient exist for one chunk at a time; what stays is of the size of h and of the weight.
         for h, t, dh in zip(hidden_ND.split(chunk), targets_N.split(chunk), d_hidden_ND.split(chunk)):
             loss, d_logits = inner(matmul_fp32(h, cast_VD.T), t, vocab_size, smoothing, dtype)
-            torch.mm(d_logits, cast_VD, out=dh)
+            torch.mm(d_logits, cast_VD, out=dh)  # into its part of the whole gradient
             d_weight_VD += matmul_fp32(d_logits.T, h)
             losses.append(loss)
+        # The gradients are known already, for an upstream gradient of 1: the loss is a scalar, so backward scales them.
         ctx.save_for_backward(d_hidden_ND, d_weight_VD)
         ctx.weight_dtype = weight_VD.dtype
         return torch.stack(losses).sum()

@@ -8,16 +8,41 @@ Shapes: B batch, Q queries, K keys, N blocks.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-BLOCK = 128  # FlexAttention's granularity; its kernels are tuned for it
+BLOCK = 128  # tokens of a block: the default of create_block_mask, which FlexAttention's kernels are tuned for
+
+
+class Request(NamedTuple):
+    """What a backend of softmax attention is chosen by.
+
+    window: None also where it covers every key. offsets: the documents are given as
+    cu_seqlens too, which kernels for packed rows read.
+    """
+
+    device: str
+    q_len: int
+    k_len: int
+    window: int | None
+    documents: bool
+    sink: bool
+    dtype: torch.dtype = torch.float32
+    offsets: bool = False
+
+    @property
+    def masked(self) -> bool:
+        """Whether a query may not see every earlier key."""
+        return self.documents or self.window is not None
 
 
 def dense_mask(q_len: int, k_len: int, window: int | None, doc_ids_BK: Tensor | None, device: torch.device) -> Tensor:
     """True where a query sees a key: (B, 1, Q, K), with B = 1 when there are no documents."""
     k_pos = torch.arange(k_len, device=device)
+    # Queries are the last q_len positions, so in cached decoding a query sees all keys before it.
     distance_QK = k_pos[k_len - q_len :, None] - k_pos
     visible = distance_QK >= 0
     if window is not None:
@@ -38,13 +63,16 @@ def block_mask(length: int, window: int | None, doc_ids_BT: Tensor | None, devic
     n = -(-length // BLOCK)
     block = torch.arange(n, device=device)
     distance_NN = block[:, None] - block
+    # some: at least one pair of the block is visible. full: all are, so that the kernel skips mask_mod.
     some, full = distance_NN >= 0, distance_NN > 0
     if window is not None:
+        # The nearest pair of two blocks is (d - 1) BLOCK + 1 tokens apart, the farthest (d + 1) BLOCK - 1.
         some = some & ((distance_NN - 1) * BLOCK + 1 < window)
         full = full & ((distance_NN + 1) * BLOCK - 1 < window)
     some, full = some[None], full[None]
     if doc_ids_BT is not None:
         positions = torch.arange(n * BLOCK, device=device).clamp(max=length - 1)
+        # Two blocks can share a document only where their ranges of ids overlap, and surely do where both hold one.
         low_BN, high_BN = doc_ids_BT[:, positions].unflatten(1, (n, BLOCK)).aminmax(dim=-1)
         overlap = (low_BN[:, :, None] <= high_BN[:, None]) & (low_BN[:, None] <= high_BN[:, :, None])
         single = (low_BN[:, :, None] == high_BN[:, None]) & (low_BN[:, None] == high_BN[:, :, None])

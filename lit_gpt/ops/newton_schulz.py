@@ -101,6 +101,7 @@ def orthogonalize(x_BMN: Tensor, how: Iteration, dtype: torch.dtype, backend: st
     Raises UserError for a backend that is unknown or does not do this.
     """
     rows, columns = x_BMN.shape[1:]
+    # X X^T is the small one of the two Gram matrices on the wide orientation.
     if rows > columns:
         return orthogonalize(x_BMN.mT, how, dtype, backend).mT
     name = choose("Newton-Schulz", BACKENDS, Request(x_BMN.device.type, dtype, rows, columns), backend)

@@ -1,4 +1,4 @@
-"""Selective scan of Mamba (arXiv:2312.00752): one entry point, a kernel, plain references.
+"""Selective scan of Mamba (arXiv:2312.00752): one entry point, a kernel, plain torch.
 
     y_BTC, state_BCN = selective_scan(x_BTC, dt_BTC, A_CN, B_BTN, C_BTN, D_C, dt_bias_C, doc_ids=..., state=...)
 
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from lit_gpt.ops.backends import Backend, choose, explain_table, missing, optional
 from lit_gpt.ops.dtypes import upcast
 
-STEPS = 8  # up to so many tokens, one after the other is fastest
+STEPS = 8  # up to so many tokens, one after the other is faster than chunks: cached decoding gives one at a time
 MAX_STATES = 256  # of mamba_ssm's kernel
 
 # A step this long forgets everything: exp(RESET A) is 0 in fp32 for every A < -1e-7. As a power of
@@ -140,7 +140,7 @@ def _steps(inputs: Inputs) -> tuple[Tensor, Tensor]:
     return _with_skip(inputs, _read(states, C).transpose(0, 1)), states[-1].transpose(1, 2)
 
 
-def _reference(inputs: Inputs) -> tuple[Tensor, Tensor]:
+def _plain(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """sqrt(T) chunks of sqrt(T) tokens, all chunks at once; does everything.
 
     First each chunk's last state from a zero one, then from chunk to chunk, then every state.
@@ -149,10 +149,13 @@ def _reference(inputs: Inputs) -> tuple[Tensor, Tensor]:
     terms, length = _terms(inputs), inputs.x_BTC.shape[1]
     forget, added, B, C = (_chunks(t, math.isqrt(length - 1) + 1) for t in terms)
     start_BNC = _start(inputs, terms[1])
+    # First pass: where every chunk ends if it starts from zero, all chunks at once.
     recurrence = _recurrence(forget, added, B, inputs.A_CN)
     ends_MBNC = _states(recurrence, torch.zeros_like(recurrence[0][1]))[-1]
+    # Second: the decay through a whole chunk carries the true state from chunk to chunk.
     through_MBNC = (forget.sum(0)[..., None, :] * inputs.A_CN.T).exp()
     carried = [start_BNC, *_states(zip(through_MBNC, ends_MBNC), start_BNC)]
+    # Third: the same recurrence again, each chunk from its true state.
     y_LMBC = _read(_states(recurrence, torch.stack(carried[:-1])), C)
     return _with_skip(inputs, y_LMBC.permute(2, 1, 0, 3).flatten(1, 2)[:, :length]), carried[-1].transpose(1, 2)
 
@@ -212,5 +215,5 @@ def _mamba_ssm_refuses(request: Request) -> str:
 BACKENDS: dict[str, Backend] = {
     "steps": Backend(_steps, lambda r: "" if r.length <= STEPS else f"it is for at most {STEPS} tokens"),
     "mamba_ssm": Backend(_mamba_ssm, _mamba_ssm_refuses),
-    "reference": Backend(_reference, lambda r: ""),
+    "plain": Backend(_plain, lambda r: ""),
 }

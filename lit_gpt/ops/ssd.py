@@ -1,4 +1,4 @@
-"""State-space duality of Mamba-2 (arXiv:2405.21060): one entry point, a kernel, plain references.
+"""State-space duality of Mamba-2 (arXiv:2405.21060): one entry point, a kernel, plain torch.
 
     y_BTHP, state_BHPN = ssd(x_BTHP, dt_BTH, A_H, B_BTGN, C_BTGN, D_H, dt_bias_H, doc_ids=..., state=...)
 
@@ -22,9 +22,9 @@ from lit_gpt.ops.backends import Backend, choose, explain_table, missing, option
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.selective_scan import document_starts
 
-STEPS = 8  # up to so many tokens, one after the other is fastest
-CHUNK = 64  # of the reference; products within a chunk grow with it, steps between chunks shrink
-KERNEL_CHUNK = 256  # of mamba_ssm, its authors' choice
+STEPS = 8  # up to so many tokens, one after the other is faster than chunks: cached decoding gives one at a time
+CHUNK = 64  # of the plain form; products within a chunk grow with it, steps between chunks shrink
+KERNEL_CHUNK = 256  # tokens per chunk of mamba_ssm's kernels: chunk_size of its Mamba2 module
 
 
 class Request(NamedTuple):
@@ -80,7 +80,7 @@ def explain(device: torch.device) -> list[tuple[str, bool, str]]:
 
 
 class Terms(NamedTuple):
-    """What the references compute with, in at least fp32; groups repeated for their heads.
+    """What the plain forms compute with, in at least fp32; groups repeated for their heads.
 
     log_decay: d A. added: d x. ids: documents, zeros without any. start: the first state.
     """
@@ -97,6 +97,7 @@ def _terms(inputs: Inputs) -> Terms:
     batch, length, heads, width = inputs.x_BTHP.shape
     dt_BTH = F.softplus(upcast(inputs.dt_BTH) + inputs.dt_bias_H)
     added = dt_BTH[..., None] * upcast(inputs.x_BTHP)
+    # B and C are shared by the heads of a group, as keys and values are in grouped-query attention.
     repeats = heads // inputs.B_BTGN.shape[2]
     B_BTHN, C_BTHN = (upcast(t).repeat_interleave(repeats, dim=2) for t in (inputs.B_BTGN, inputs.C_BTGN))
     ids, start = inputs.doc_ids, inputs.state_BHPN
@@ -121,21 +122,26 @@ def _steps(inputs: Inputs) -> tuple[Tensor, Tensor]:
     return _with_skip(inputs, torch.stack(outputs, dim=1)), state
 
 
-def _reference(inputs: Inputs) -> tuple[Tensor, Tensor]:
+def _plain(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """The paper's chunked algorithm as matrix products in fp32; does everything."""
     terms, length = _terms(inputs), inputs.x_BTHP.shape[1]
     chunk = min(CHUNK, length)
     log_decay, added, B, C, ids = (_chunks(t, chunk) for t in terms[:5])
+    # Log decay from the chunk's start up to and with each token; decays between tokens are differences of it.
     total_BMLH = log_decay.cumsum(2)
     before_BM = torch.cat([ids[:, 0, :1], ids[:, :-1, -1]], dim=1)  # the document the last chunk ended in
+    # To the chunk's end, from its start, and through all of it: 0 across a document boundary.
     to_end_BMLH = _decay(total_BMLH[:, :, -1:] - total_BMLH, ids == ids[:, :, -1:])
     since_BMLH = _decay(total_BMLH, ids == before_BM[..., None])
     through_BMH = _decay(total_BMLH[:, :, -1], ids[:, :, -1] == before_BM)
+    # What each chunk adds to the state, as if it had started from zero.
     ends_BMHPN = torch.einsum("bmlhp,bmlhn->bmhpn", added * to_end_BMLH[..., None], B)
+    # The states at the starts of the chunks: the one loop, over T / CHUNK steps.
     state, starts = terms.start_BHPN, []
     for m in range(ids.shape[1]):
         starts.append(state)
         state = torch.addcmul(ends_BMHPN[:, m], through_BMH[:, m, :, None, None], state)
+    # A token reads the state that its chunk started with, and the tokens before it in the chunk.
     y_BMLHP = torch.einsum("bmlhn,bmhpn->bmlhp", C * since_BMLH[..., None], torch.stack(starts, dim=1))
     y_BMLHP = y_BMLHP + _within_chunks(total_BMLH, added, B, C, ids)
     return _with_skip(inputs, y_BMLHP.flatten(1, 2)[:, :length]), state
@@ -197,5 +203,5 @@ def _mamba_ssm_refuses(request: Request) -> str:
 BACKENDS: dict[str, Backend] = {
     "steps": Backend(_steps, lambda r: "" if r.length <= STEPS else f"it is for at most {STEPS} tokens"),
     "mamba_ssm": Backend(_mamba_ssm, _mamba_ssm_refuses),
-    "reference": Backend(_reference, lambda r: ""),
+    "plain": Backend(_plain, lambda r: ""),
 }

@@ -104,7 +104,7 @@ def activations(model: nn.Module, tokens_BT: Tensor) -> dict[str, Tensor]:
         if block.ffn is not None:
             watched[f"{name} ffn"] = block.ffn
     with _capturing(watched) as seen:
-        logits = model(tokens_BT)
+        logits = model(tokens_BT).logits
     model.train()
     return {**seen, "logits": logits}
 

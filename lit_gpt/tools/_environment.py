@@ -81,7 +81,7 @@ def operations(device: torch.device) -> Rows:
     """(operation, backend, use, reason) in order of preference, for every lit_gpt.ops file with an `explain`."""
     rows: Rows = [
         ("loss", "chunked", "default", "never holds all logits"),
-        ("loss", "plain", "on demand", "--use_flce false; the reference"),
+        ("loss", "plain", "on demand", "--use_flce false"),
     ]
     for module in pkgutil.iter_modules(ops.__path__):
         explain = getattr(importlib.import_module(f"{ops.__name__}.{module.name}"), "explain", None)

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser
 from lit_gpt.config.cli import add_run_options, parse_words, run_config
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
+from lit_gpt.metrics.counting import flops_per_token, param_counts
 from lit_gpt.model import GPT
 from lit_gpt.scaling.budget import token_budget
 from lit_gpt.tools._cli import aligned, parser_for, run_tool
@@ -38,8 +39,8 @@ def layer_table(config: ModelConfig) -> str:
     rows.append(_row("norm", f"{sum(p.numel() for p in model.norm.parameters()):,}", "0"))
     head = "tied" if model.head is None else f"{model.head.weight.numel():,}"
     rows.append(_row("head", head, f"{2 * model.head_weight().numel():,}"))
-    total = model.param_counts()["total"]
-    rows.append(_row("all", f"{total:,}", f"{model.flops_per_token(config.block_size) / 3:,.0f}"))
+    total = param_counts(model)["total"]
+    rows.append(_row("all", f"{total:,}", f"{flops_per_token(model, config.block_size) / 3:,.0f}"))
     return aligned(rows, right=(len(PATTERN) + 1, len(PATTERN) + 2))
 
 

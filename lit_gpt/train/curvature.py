@@ -32,7 +32,7 @@ def estimate_curvature(
     labels = sample_labels(model, tokens, docs, seed)
     samples = tokens.numel() * runtime.world_size
     gradient_sync(model, True)
-    (model(tokens, labels, doc_ids_BT=docs) * (runtime.world_size / samples)).backward()
+    (model(tokens, labels, doc_ids_BT=docs).loss * (runtime.world_size / samples)).backward()
     finish_gradients(model, runtime)
     cast(Any, optimizer).update_curvature(samples)
     optimizer.zero_grad(set_to_none=True)
@@ -42,5 +42,5 @@ def estimate_curvature(
 def sample_labels(model: nn.Module, tokens: Tensor, docs: Tensor | None, seed: int) -> Tensor:
     """(B, T) labels from the model's distribution at every position."""
     generator = torch.Generator(tokens.device).manual_seed(seed)
-    probabilities = model(tokens, doc_ids_BT=docs).float().softmax(-1)
+    probabilities = model(tokens, doc_ids_BT=docs).logits.float().softmax(-1)
     return torch.multinomial(probabilities.flatten(0, 1), 1, generator=generator).view_as(tokens)

@@ -31,7 +31,7 @@ from lit_gpt.train.setup import Setup
 from lit_gpt.train.signals import EXIT_INTERRUPTED
 from lit_gpt.train.step import StepResult
 
-HIDDEN_ROLES, VECTOR_ROLE = ("matrix", "expert"), "vector"
+VECTOR_ROLE = "vector"
 
 
 class Reporter:

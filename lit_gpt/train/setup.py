@@ -24,6 +24,7 @@ from lit_gpt.data.origin import agree
 from lit_gpt.data.remote import NoData, is_remote, local_path
 from lit_gpt.data.stream import StreamInfo
 from lit_gpt.errors import UserError
+from lit_gpt.metrics.counting import flops_per_token, palm_flops_per_token, param_counts
 from lit_gpt.model import GPT
 from lit_gpt.optim import OPTIMIZERS, check_arguments
 from lit_gpt.scaling.base import Multipliers, Plan
@@ -246,7 +247,7 @@ def count(config: ModelConfig) -> Counted:
             "--sparsity or the sizes in --mixer_options."
         ) from error
     length = config.block_size
-    return Counted(config, model.param_counts(), model.flops_per_token(length), model.palm_flops_per_token(length))
+    return Counted(config, param_counts(model), flops_per_token(model, length), palm_flops_per_token(model, length))
 
 
 def world_size() -> int:

@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 from lit_gpt.config.model import Experts
-from lit_gpt.data.varlen import doc_ids
 from lit_gpt.nn.moe import Routed
+from lit_gpt.ops.boundaries import doc_ids
 from lit_gpt.parallel import GradNorms, Runtime, finish_gradients, grad_norms, gradient_sync, scale_gradients_
 from lit_gpt.train.guard import StepGuard
 from lit_gpt.train.routing import StepRouting
@@ -87,13 +87,10 @@ def train_step(
         gradient_sync(model, i == num_micro_batches - 1)
         tokens, targets = to_device(batch.tokens, runtime.device), to_device(batch.targets, runtime.device)
         options = {"doc_ids_BT": documents(tokens, eos_id), "label_smoothing": label_smoothing}
-        if routing is None:
-            loss_sum, auxiliary = model(tokens, targets, **options), 0.0
-        else:
-            loss_sum, routed = model(tokens, targets, **options, routing="with")
-            auxiliary = routing.loss(routed, tokens.shape)
-        (loss_sum * (runtime.world_size / num_valid_global) + runtime.world_size * auxiliary).backward()
-        loss += loss_sum.detach() / num_valid_global
+        output = model(tokens, targets, **options)
+        auxiliary = 0.0 if routing is None else routing.loss(output.routed, tokens.shape)
+        (output.loss * (runtime.world_size / num_valid_global) + runtime.world_size * auxiliary).backward()
+        loss += output.loss.detach() / num_valid_global
     finish_gradients(model, runtime)
     norms = grad_norms(model.parameters(), runtime)
     skipped = guard.skip(step, loss, norms)
@@ -105,7 +102,7 @@ def train_step(
 
 def _routes(model: nn.Module, batch: Any, runtime: Runtime, eos_id: int | None) -> Routed:
     tokens = to_device(batch.tokens, runtime.device)
-    return model(tokens, doc_ids_BT=documents(tokens, eos_id), routing="only")
+    return model(tokens, doc_ids_BT=documents(tokens, eos_id), head=False).routed
 
 
 def update(

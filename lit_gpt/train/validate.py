@@ -41,7 +41,7 @@ def validate(
         for i in range(multiples):
             n = (i + 1) * context
             docs = documents(tokens[:, :n], eos_id)
-            sums[i, 0] += model(tokens[:, :n], targets[:, :n], doc_ids_BT=docs)
+            sums[i, 0] += model(tokens[:, :n], targets[:, :n], doc_ids_BT=docs).loss
             sums[i, 1] += (targets[:, :n] != IGNORE).sum()
             sums[i, 2] += _bytes(corpus, batch, n)
     model.train()

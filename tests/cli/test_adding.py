@@ -21,6 +21,7 @@ import lit_gpt.scaling
 import pretrain
 from lit_gpt.config.model import LayerSpec, ModelConfig
 from lit_gpt.errors import UserError
+from lit_gpt.evals.decoding import Decoder
 from lit_gpt.model import GPT
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.mixers import build_mixer
@@ -101,10 +102,10 @@ def test_the_mixer_of_the_page(in_place: list[str]) -> None:
     for p in model.parameters():
         p.normal_(0.5, 0.5)
     ids = torch.tensor([0] * 4 + [1] * 5).expand(2, -1)
-    alone = torch.cat([model(tokens[:, :4]), model(tokens[:, 4:])], dim=1)
-    torch.testing.assert_close(model(tokens, doc_ids_BT=ids), alone)
-    cache = model.new_cache(2, 9)
-    steps = [model(piece, cache=cache) for piece in tokens.split([4, 1, 1, 3], dim=1)]
-    torch.testing.assert_close(torch.cat(steps, dim=1), model(tokens))
+    alone = torch.cat([model(tokens[:, :4]).logits, model(tokens[:, 4:]).logits], dim=1)
+    torch.testing.assert_close(model(tokens, doc_ids_BT=ids).logits, alone)
+    decoder = Decoder(model, 2, 9)
+    steps = [decoder(piece) for piece in tokens.split([4, 1, 1, 3], dim=1)]
+    torch.testing.assert_close(torch.cat(steps, dim=1), model(tokens).logits)
     with pytest.raises(UserError, match="option width of the mixer short_conv is 1; it must be a whole number of at"):
         build_mixer(short_conv(width=1), 0, Multipliers())

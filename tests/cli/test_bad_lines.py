@@ -100,7 +100,7 @@ LINES = {
     "--schedule linaer": "--schedule cannot be 'linaer'; give one of linear, cosine, wsd, constant.",
     "--decay 3": "--decay cannot be '3'; give one of linear, cosine, 1-sqrt.",
     "--act_ckpt maybe": "--act_ckpt cannot be 'maybe'; give true or false or one of off, full, selective.",
-    "--kernels x": "--kernels cannot be 'x'; give one of auto, reference.",
+    "--kernels x": "--kernels cannot be 'x'; give one of auto, plain, reference.",
     "--skip x": "--skip cannot be 'x'; give one of add, none, sum.",
     "--mlp x": "--mlp cannot be 'x'; give one of swiglu, relu2, oss_swiglu.",
     "--aux_style x": "--aux_style cannot be 'x'; give one of",

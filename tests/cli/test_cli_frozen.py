@@ -1,4 +1,4 @@
-"""The command line is a promise: options of the reference exist, and none changes unseen."""
+"""The command line is a promise: options of ArchScale exist, and none changes unseen."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lit_gpt.config.resolve import ALIASES
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 
 OPTIONS = Path(__file__).with_name("options.txt")
-# Option -> default in the reference system's signature (its section 1.1).
+# Option -> default in ArchScale's signature (its section 1.1).
 REFERENCE: dict[str, Any] = {
     "train_data_dir": "data/redpajama_sample",
     "val_data_dir": None,

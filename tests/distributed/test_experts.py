@@ -112,7 +112,7 @@ def loaded(run: Path, runtime: Runtime, **options: Any) -> dict[str, Any]:
     load_checkpoint(find_checkpoint(run, True), model, optimizer, runtime)
     found = state(model, optimizer)
     with torch.no_grad():
-        return {"state": found, "logits": model(global_batch(9))}
+        return {"state": found, "logits": model(global_batch(9)).logits}
 
 
 def move(run: Path) -> list[dict[str, Any]]:

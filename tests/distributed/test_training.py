@@ -40,7 +40,7 @@ def train(kind: str = "foreach", **options: Any) -> dict[str, Any]:
         for i in range(MICRO_BATCHES):
             gradient_sync(model, i == MICRO_BATCHES - 1)
             tokens, targets, _ = batch(MICRO_BATCHES * step + i, runtime)
-            summed = model(tokens, targets)
+            summed = model(tokens, targets).loss
             (summed * runtime.world_size / valid).backward()
             loss += summed.detach() / valid
         finish_gradients(model, runtime)

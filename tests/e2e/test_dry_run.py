@@ -1,4 +1,4 @@
-"""Plans without data: every dense family under every rule, and the commands of the reference's guide."""
+"""Plans without data: every dense family under every rule, and the commands of ArchScale's guide."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mixtures of experts in the trainer: the reference's command, every routing, resume, refusals."""
+"""Mixtures of experts in the trainer: ArchScale's command, every routing, resume, refusals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tiny_run import folder_of, rows, run
 from lit_gpt.train.signals import EXIT_INTERRUPTED
 
 MOE: dict[str, Any] = {"train_model": "transformer_gqa4_h2_moe", "base_hps__d0": 4, "ar": 8, "async_save": False}
-# The words of the reference's guide, less sizes.
+# The words of ArchScale's guide, less sizes.
 GUIDE = {"share_expert": True, "global_aux": True, "sqrt_gate": True, "fsdp2": True}
 GUIDE |= {"train_name": "v2scale_mup_muonh_ga_qknorm_sgate_shexp", "sparsity": 4, "top_k": 4}
 
@@ -58,8 +58,8 @@ def test_every_option_changes_the_run(data, tmp_path):
         assert run(data, tmp_path / name, **short, **changes) == 0
         found[name] = rows(tmp_path / name)[3]
     assert len(set(found.values())) == len(OPTIONS), found
-    assert run(data, tmp_path / "reference", expert_backend="reference", **short) == 0
-    assert rows(tmp_path / "reference")[3] == pytest.approx(found["plain"], rel=1e-4)
+    assert run(data, tmp_path / "plain torch", expert_backend="plain", **short) == 0
+    assert rows(tmp_path / "plain torch")[3] == pytest.approx(found["plain"], rel=1e-4)
 
 
 def test_stopped_and_continued_with_its_selection_biases(data, tmp_path):

@@ -14,7 +14,7 @@ import torch
 from spawn import start
 from tiny_run import folder_of, pretrain, rows, run, words
 
-from lit_gpt.checkpoint import export, find_checkpoint, load_exported, read_meta
+from lit_gpt.checkpoint import find_checkpoint, load_exported, load_full, read_meta, write_exported
 from lit_gpt.train.signals import EXIT_INTERRUPTED
 
 # A log line covers three steps, so that stops fall inside one. Ramp-up makes the batches grow.
@@ -28,7 +28,7 @@ def newest(out: Path) -> Path:
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
-    return load_exported(export(newest(out), out / "weights.pth"))[0]
+    return load_exported(write_exported(*load_full(newest(out)), out / "weights.pth"))[0]
 
 
 def assert_same_run(out: Path, expected: Path) -> None:

@@ -49,7 +49,7 @@ def test_every_number_of_ranks(sequences):
         for start in range(0, min(sequences * MULTIPLES * LENGTH, len(TOKENS) - 1), MULTIPLES * LENGTH):
             window = torch.from_numpy(TOKENS[start : start + i * LENGTH + 1])[None]
             with torch.no_grad():
-                logits = model(window[:, :-1]).double()[0, :, :VOCAB]
+                logits = model(window[:, :-1]).logits.double()[0, :, :VOCAB]
             losses += torch.nn.functional.cross_entropy(logits, window[0, 1:], reduction="sum").item()
             count += window.shape[1] - 1
             size += sum(1 for token in window[0, 1:].tolist() if token != EOS)

@@ -15,7 +15,7 @@ from lit_gpt.metrics.routing import pack, unpack
 from lit_gpt.model import GPT
 from lit_gpt.nn import balance
 from lit_gpt.nn.moe import stack
-from lit_gpt.nn.routing import choose_experts
+from lit_gpt.nn.router import choose_experts
 from lit_gpt.ops.grouped_gemm import explain
 from lit_gpt.parallel import launch
 from lit_gpt.train.routing import StepRouting
@@ -79,7 +79,6 @@ def test_balanced_routers_have_the_least_loss():
     assert balance.value(even, even, entropy).item() == pytest.approx(-torch.tensor(8.0).log().item())
     uneven = even + torch.arange(8)
     assert (balance.value(uneven, uneven, BASE) > 1).all()
-    assert balance.max_violation(even).item() == 0 and balance.max_violation(uneven).item() == pytest.approx(3.5 / 9.5)
 
 
 @pytest.mark.parametrize("style", ["switch", "entropy"])
@@ -139,7 +138,7 @@ def test_routers_of_a_model_learn_in_every_backend(backend, experts):
     gpt = GPT(config(replace(experts, aux_gamma=0.0)), compute_dtype=torch.bfloat16, expert_backend=backend)
     fill(gpt)
     tokens = torch.randint(0, VOCAB, (2, LENGTH), generator=torch.Generator().manual_seed(0))
-    gpt(tokens, tokens.roll(-1, 1)).backward()
+    gpt(tokens, tokens.roll(-1, 1)).loss.backward()
     assert all(block.ffn.router.weight.grad.abs().sum() > 0 for block in gpt.blocks)
 
 
@@ -177,7 +176,7 @@ def test_a_step_does_not_depend_on_its_micro_batches(style):
 
 def test_without_a_balance_loss_nothing_is_counted_first(monkeypatch):
     forwards = []
-    monkeypatch.setattr(GPT, "_states", lambda *a, then=GPT._states, **k: forwards.append(1) or then(*a, **k))
+    monkeypatch.setattr(GPT, "hidden", lambda *a, then=GPT.hidden, **k: forwards.append(1) or then(*a, **k))
     for gamma, expected in ((0.1, 4), (0.0, 2)):
         forwards.clear()
         one_step(replace(BASE, aux_gamma=gamma, global_aux=True, exact_aux=True), 2)
@@ -198,14 +197,14 @@ def test_selection_biases_move_against_the_load():
 def test_metrics():
     experts, gpt = replace(BASE, aux_gamma=0.0), model(BASE)
     tokens = torch.randint(0, VOCAB, (3, LENGTH), generator=torch.Generator().manual_seed(0))
-    routed = gpt(tokens, routing="only")
+    routed = gpt(tokens, head=False).routed
     values = unpack(pack(routed, torch.tensor(0.25)).tolist(), experts.routed, tokens.numel())
     assert values["metric/bal_loss"] == 0.25
-    violations = balance.max_violation(routed.counts_E)
-    for i in range(2):
-        assert values[f"metric/loop_{i}_maxvio_batch"] == pytest.approx(violations[i].item())
+    for i, counts_E in enumerate(routed.counts_E):
+        violation = (counts_E.max() / counts_E.mean()).item() - 1
+        assert values[f"metric/loop_{i}_maxvio_batch"] == pytest.approx(violation)
         loads = [values[f"metric/loop_{i}_expert_{j}_load"] for j in range(8)]
-        assert sum(loads) == pytest.approx(8) and max(loads) == pytest.approx(1 + violations[i].item())
+        assert sum(loads) == pytest.approx(8) and max(loads) == pytest.approx(1 + violation)
         assert values[f"metric/router_z_layer_{i}"] == pytest.approx(routed.z[i].item() / tokens.numel())
     square = values["metric/expert_output_rms_layer_0"] ** 2
     assert square == pytest.approx(routed.square[0].item() / tokens.numel())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lit_gpt.errors import UserError
-from lit_gpt.nn.routing import Choice, limit
+from lit_gpt.nn.router import Choice, limit
 from lit_gpt.ops.experts import MAPS, activate, activate_backward, expert_ffn, sort_pairs
 from lit_gpt.ops.grouped_gemm import BACKENDS, Request, explain, grouped_mm
 
@@ -46,7 +46,7 @@ def check(name: str, dtype: torch.dtype, device: str = "cpu", scale: int = 1, **
     assert not grouped_mm(b.mT, a, ends, backend=name)[0].any()  # the gradient of an expert without tokens
 
 
-@pytest.mark.parametrize("name", ["padded", "reference"])
+@pytest.mark.parametrize("name", ["padded", "plain"])
 def test_backends_equal_a_loop(name):
     check(name, torch.float64)
 
@@ -116,7 +116,7 @@ def naive_ffn(x, gates, up, down, chosen, kind):
 
 
 @pytest.mark.parametrize("kind", list(MAPS))
-@pytest.mark.parametrize("name", ["padded", "reference"])
+@pytest.mark.parametrize("name", ["padded", "plain"])
 def test_experts_equal_autograd_through_a_loop(name, kind):
     leaves, chosen = pieces(torch.float64, kind)
     y = expert_ffn(*leaves, sort_pairs(chosen, 5), kind=kind, backend=name)
@@ -136,7 +136,7 @@ def test_torchs_kernel_gives_the_same_experts():
         y = expert_ffn(*leaves, sort_pairs(chosen, 5), backend=name)
         results[name] = (y, *torch.autograd.grad(y.float().square().sum(), leaves))
     for name in ("torch", "padded"):
-        for found, expected in zip(results[name], results["reference"]):
+        for found, expected in zip(results[name], results["plain"]):
             assert (found - expected).norm() / expected.norm() < 0.01
 
 
@@ -171,7 +171,7 @@ def test_capacity_drops_the_last_tokens_of_an_expert():
         served = [limited.gates_TK[t, j].item() != 0 for t, j in tokens]
         assert served == [i < 3 for i in range(len(tokens))]
     arguments = (leaves[0], limited.gates_TK, *leaves[2:], routes._replace(largest=3))
-    padded, looped = (expert_ffn(*arguments, backend=name) for name in ("padded", "reference"))
+    padded, looped = (expert_ffn(*arguments, backend=name) for name in ("padded", "plain"))
     torch.testing.assert_close(padded, looped)
     found = torch.autograd.grad(padded.sum(), leaves, retain_graph=True)  # the gates' part is in both
     for a, b in zip(found, torch.autograd.grad(looped.sum(), leaves)):

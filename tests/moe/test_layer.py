@@ -15,7 +15,7 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBl
 from lit_gpt.config.model import Experts
 from lit_gpt.errors import UserError
 from lit_gpt.nn import mlp
-from lit_gpt.nn.routing import choose_experts
+from lit_gpt.nn.router import choose_experts
 
 S2K4 = Experts(sparsity=2, top_k=4, aux_gamma=0.0)
 THEIRS = {"hidden_size": N, "hidden_act": "silu", "num_experts_per_tok": 4}

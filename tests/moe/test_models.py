@@ -14,6 +14,7 @@ from lit_gpt import ops
 from lit_gpt.architectures import build
 from lit_gpt.config.model import Experts, ModelConfig
 from lit_gpt.config.run import RunConfig
+from lit_gpt.evals.decoding import Decoder
 from lit_gpt.init import init_parameters
 from lit_gpt.model import GPT
 from lit_gpt.parallel.activations import recompute_in_backward
@@ -28,7 +29,7 @@ TOKENS = torch.randint(0, VOCAB, (2, LENGTH), generator=torch.Generator().manual
 
 @pytest.mark.parametrize(("depth", "billions"), [(8, 0.913), (12, 2.950), (16, 6.878), (20, 13.327), (24, 22.926)])
 def test_total_parameters_of_the_published_ladder(depth, billions):
-    """S8 k8 of transformer_gqa4_h2_moe, the reference's section 3.8."""
+    """S8 k8 of transformer_gqa4_h2_moe, ArchScale's (section 3.8)."""
     counts = count(build("transformer_gqa4_h2_moe", depth, experts=Experts(8, 8))).parameters
     assert counts["total"] / 1e9 == pytest.approx(billions, abs=6e-4)
 
@@ -46,7 +47,7 @@ def test_active_parameters_and_flops_are_those_of_the_dense_model_and_a_router()
 
 
 def test_token_budgets_are_those_of_the_dense_model():
-    """By active parameters, as the reference's TPP50 ladder: 10.4, 61.9 billion tokens at depths 8 and 16."""
+    """By active parameters, as ArchScale's TPP50 ladder: 10.4, 61.9 billion tokens at depths 8 and 16."""
     options = {"train_name": "v2scale_mup_muonh_ga_qknorm", "sparsity": 8, "top_k": 8, "train_data_dir": "none"}
     for depth, tokens in ((8, 10.4), (16, 61.876)):
         run = RunConfig(train_model="transformer_gqa4_h2_moe", depth=depth, param_count="analytic", **options)
@@ -78,13 +79,13 @@ def test_cached_decoding_equals_one_pass(family):
     roles = {role: RolePlan(1e-2, 0.0, Init("normal", 0.1)) for role in ROLES}
     init_parameters(gpt, roles, 0)
     with torch.no_grad():
-        expected, cache = gpt(TOKENS), gpt.new_cache(2, LENGTH)
-        pieces = [gpt(part, cache=cache) for part in TOKENS.split([5, 1, 1, LENGTH - 7], dim=1)]
+        expected, decoder = gpt(TOKENS).logits, Decoder(gpt, 2, LENGTH)
+        pieces = [decoder(part) for part in TOKENS.split([5, 1, 1, LENGTH - 7], dim=1)]
     torch.testing.assert_close(torch.cat(pieces, dim=1), expected)
 
 
 def gradients(gpt: GPT) -> dict[str, torch.Tensor]:
-    loss, routed = gpt(TOKENS, TOKENS.roll(-1, 1), routing="with")
+    _, loss, routed = gpt(TOKENS, TOKENS.roll(-1, 1))
     (loss + (routed.probs_E * torch.arange(routed.probs_E.shape[-1])).sum()).backward()
     return {name: p.grad for name, p in gpt.named_parameters()}
 
@@ -118,7 +119,7 @@ def test_compiled_blocks_equal_eager_ones(experts, dtype, error, no_machine_code
         return gpt
 
     expected, gpt = gradients(built()), built()
-    assert gpt.expert_backend == "auto"  # in bf16 torch's product, which dynamo captures without a break
+    assert gpt.backends.experts == "auto"  # in bf16 torch's product, which dynamo captures without a break
     for block in gpt.blocks:
         block.forward = torch.compile(block.forward, backend="aot_eager", fullgraph=True)
     for name, value in gradients(gpt).items():
@@ -150,4 +151,4 @@ def test_compiled_blocks_keep_what_eager_ones_keep(no_machine_code):
 
 def test_blocks_shared_by_layers():
     gpt = model(replace(FINE, bias_rate=0.1), share_per_layer=1)
-    assert len(gpt.blocks) == 1 and gpt(TOKENS, routing="only").counts_E.shape == (2, 7)
+    assert len(gpt.blocks) == 1 and gpt(TOKENS, head=False).routed.counts_E.shape == (2, 7)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_gpt.config.model import LayerSpec, ModelConfig
+from lit_gpt.evals.decoding import Decoder
 from lit_gpt.model import GPT
 from lit_gpt.nn.mixers import build_mixer
 from lit_gpt.scaling.base import Multipliers
@@ -61,24 +62,23 @@ def close(a: Tensor, b: Tensor) -> None:
 def check_caches(config: ModelConfig) -> None:
     """Prefill in pieces and steps give the full forward; so do padded rows, and the last position alone."""
     model, x = model_of(config), tokens()
-    full, cache, seen = model(x), model.new_cache(2, LENGTH), []
+    full, decoder, seen = model(x).logits, Decoder(model, 2, LENGTH), []
     for piece in x.split([4, 3, 1, 1, 2, 2], dim=1):
-        seen.append(model(piece, cache=cache))
+        seen.append(decoder(piece))
     close(torch.cat(seen, dim=1), full)
 
-    last = model.hidden(x, cache=model.new_cache(2, LENGTH), last_only=True)
-    close(model.logits(last), full[:, -1:])
+    close(Decoder(model, 2, LENGTH)(x, last_only=True), full[:, -1:])
 
     pads = 2
     padded, ids = torch.cat([x.roll(1)[:, :pads], x], dim=1), torch.ones(2, pads + LENGTH, dtype=torch.long)
     padded[1, :-LENGTH], ids[0, :pads] = x[1, 0], 0  # the second row is as long as padding allows
     padded[1], ids[1] = torch.cat([x[1], x[1, :pads]]), 1
-    cache, steps = model.new_cache(2, pads + LENGTH), []
-    steps.append(model(padded[:, :-4], doc_ids_BT=ids[:, :-4], cache=cache))
-    steps += [model(piece, cache=cache) for piece in padded[:, -4:].split([1, 1, 2], dim=1)]
+    decoder, steps = Decoder(model, 2, pads + LENGTH), []
+    steps.append(decoder(padded[:, :-4], ids[:, :-4]))
+    steps += [decoder(piece) for piece in padded[:, -4:].split([1, 1, 2], dim=1)]
     ours = torch.cat(steps, dim=1)
     close(ours[0, pads:], full[0])
-    close(ours[1], model(padded[1:])[0])
+    close(ours[1], model(padded[1:]).logits[0])
 
 
 def check_documents(config: ModelConfig) -> None:
@@ -86,12 +86,12 @@ def check_documents(config: ModelConfig) -> None:
     model, x = model_of(config), tokens()
     ids = torch.stack([torch.repeat_interleave(torch.tensor(row)) for row in DOCUMENTS])
     weights = torch.randn(2, LENGTH, VOCAB, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    packed = model(x, doc_ids_BT=ids)
+    packed = model(x, doc_ids_BT=ids).logits
     (packed * weights).sum().backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
     alone = torch.stack(
-        [torch.cat([model(d[None])[0] for d in row.split(list(sizes))]) for row, sizes in zip(x, DOCUMENTS)]
+        [torch.cat([model(d[None]).logits[0] for d in row.split(list(sizes))]) for row, sizes in zip(x, DOCUMENTS)]
     )
     (alone * weights).sum().backward()
     close(packed, alone)

@@ -55,7 +55,7 @@ def naive(q, k, v, scale, window=None, doc_ids=None, sink=None) -> Tensor:
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize(("q_len", "k_len"), SHAPES)
-@pytest.mark.parametrize("backend", ["auto", "reference", "sdpa"])
+@pytest.mark.parametrize("backend", ["auto", "plain", "sdpa"])
 def test_backends_agree_with_the_definition(backend, q_len, k_len, window, packed):
     q, k, v = qkv(q_len, k_len)
     doc_ids = documents(k_len) if packed else None
@@ -74,7 +74,7 @@ def test_sinks_agree_with_the_definition(q_len, k_len, window):
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")  # as it is on a CPU
 @pytest.mark.parametrize("width", [3, 12, 16])
-@pytest.mark.parametrize("backend", ["flex", "sdpa", "reference"])
+@pytest.mark.parametrize("backend", ["flex", "sdpa", "plain"])
 def test_values_may_have_a_width_of_their_own(backend, width):
     """One column of the output depends on one column of the values."""
     q, k, _ = qkv(9, 9, torch.float32)
@@ -143,7 +143,7 @@ def test_flash_attention_4_alone_is_not_taken_for_2(tmp_path, monkeypatch):
 @pytest.mark.parametrize("sinks", [False, True])
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("window", [None, 130, 300])
-def test_flex_agrees_with_the_reference(window, packed, sinks):
+def test_flex_agrees_with_plain_torch(window, packed, sinks):
     """FlexAttention's eager form, over more than one block and a ragged last one."""
     length = 300
     q, k, v = qkv(length, length, torch.float32)
@@ -151,7 +151,7 @@ def test_flex_agrees_with_the_reference(window, packed, sinks):
     sink = torch.linspace(-1, 1, HEADS) if sinks else None
     mask = block_mask(length, window, doc_ids, CPU)
     y = ops._flex(q, k, v, mask, 0.3, sink)
-    expected = ops.attention(q, k, v, scale=0.3, window=window, doc_ids=doc_ids, sink=sink, backend="reference")
+    expected = ops.attention(q, k, v, scale=0.3, window=window, doc_ids=doc_ids, sink=sink, backend="plain")
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -191,7 +191,7 @@ def test_choice_of_backend():
     assert ops.pick(plain._replace(window=8)) == "flex"
     assert ops.pick(plain._replace(documents=True)) == "flex"
     assert ops.pick(plain._replace(sink=True)) == "flex"
-    assert ops.pick(plain._replace(sink=True, q_len=1)) == "reference"
+    assert ops.pick(plain._replace(sink=True, q_len=1)) == "plain"
     assert ops.pick(plain._replace(window=8, q_len=1)) == "sdpa"
     assert ops.pick(plain._replace(device="cpu", window=8)) == "sdpa"
     assert ops.describe(CPU, 64, 64, 64, False, False).window is None
@@ -199,7 +199,7 @@ def test_choice_of_backend():
         ops.pick(plain, "spda")
     with pytest.raises(UserError, match="no sinks"):
         ops.pick(plain._replace(sink=True), "sdpa")
-    assert [row[0] for row in ops.explain(CPU) if row[1]] == ["sdpa", "reference"]
+    assert [row[0] for row in ops.explain(CPU) if row[1]] == ["sdpa", "plain"]
 
 
 def test_compiled_where_lengths_vary():

@@ -20,14 +20,15 @@ class Request(NamedTuple):
 TABLE = {
     "library": Backend(lambda x: x + 1, lambda r: missing("a_library_that_nobody_has.ops")),
     "narrow": Backend(lambda x: x + 2, lambda r: "" if r.width < 4 else "it is for widths below 4"),
-    "reference": Backend(lambda x: x + 3, lambda r: ""),
+    "plain": Backend(lambda x: x + 3, lambda r: ""),
 }
 
 
 def test_the_first_row_that_does_not_refuse():
     assert choose("sum", TABLE, Request("cpu", 2)) == "narrow"
-    assert choose("sum", TABLE, Request("cpu")) == "reference"
-    assert choose("sum", TABLE, Request("cpu", 2), "reference") == "reference"
+    assert choose("sum", TABLE, Request("cpu")) == "plain"
+    assert choose("sum", TABLE, Request("cpu", 2), "plain") == "plain"
+    assert choose("sum", TABLE, Request("cpu", 2), "reference") == "plain", "what old command lines say"
 
 
 def test_a_row_that_was_asked_for_and_cannot_run_is_an_error():
@@ -37,8 +38,8 @@ def test_a_row_that_was_asked_for_and_cannot_run_is_an_error():
         choose("sum", TABLE, Request("cpu"), "narow")
 
 
-def test_leaving_a_gpu_to_the_reference_warns_once_and_says_why():
-    with pytest.warns(UserWarning, match="slow backend .reference., plain torch .library: .* not installed.*below 4"):
+def test_leaving_a_gpu_to_plain_torch_warns_once_and_says_why():
+    with pytest.warns(UserWarning, match="slow backend .plain., plain torch .library: .* not installed.*below 4"):
         choose("unique sum", TABLE, Request("cuda"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -62,4 +63,4 @@ def test_choosing_is_not_traced(device):
 def test_a_library_that_is_installed_is_not_missing():
     assert missing("torch.nn") == ""
     rows = explain_table(TABLE, Request("cpu"))
-    assert [(name, usable) for name, usable, _ in rows] == [("library", False), ("narrow", False), ("reference", True)]
+    assert [(name, usable) for name, usable, _ in rows] == [("library", False), ("narrow", False), ("plain", True)]

@@ -186,4 +186,4 @@ def test_logits(name):
     tokens = torch.randint(0, VOCAB, (2, 21), generator=torch.Generator().manual_seed(2))
     expected = theirs(tokens, use_cache=False).logits
     assert expected.std() > 0.1
-    torch.testing.assert_close(ours(tokens), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours(tokens).logits, expected, rtol=1e-4, atol=1e-4)

@@ -111,7 +111,7 @@ def test_what_the_kernel_is_given(packed, with_state, monkeypatch):
         torch.randn(B, 8, 3),
     )
     ids, state = documents() if packed else None, state if with_state else None
-    expected, _ = causal_conv(x, weight, bias, activation="silu", doc_ids=ids, state_BCK=state, backend="reference")
+    expected, _ = causal_conv(x, weight, bias, activation="silu", doc_ids=ids, state_BCK=state, backend="plain")
     y = ops.BACKENDS["causal_conv1d"].run(ops.Inputs(x, weight[:, 0], bias, "silu", ids, state))
     torch.testing.assert_close(y, expected)
 
@@ -125,6 +125,6 @@ def test_choice_of_backend(monkeypatch):
 
     assert chosen() == "causal_conv1d"
     assert chosen(channels=20, documents=False) == "fla"
-    assert chosen(device="cpu") == "reference"
+    assert chosen(device="cpu") == "plain"
     with pytest.warns(UserWarning, match="multiple of 8 channels"):
-        assert chosen(channels=20) == "reference"
+        assert chosen(channels=20) == "plain"

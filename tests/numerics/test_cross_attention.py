@@ -9,7 +9,7 @@ from attention_layers import check_caches, check_documents, layer_config, mixer_
 from lit_gpt.config.model import LayerSpec
 from lit_gpt.nn import rotary
 from lit_gpt.nn.context import Context
-from lit_gpt.nn.mixers import Lent
+from lit_gpt.nn.mixers import SharedState
 from lit_gpt.roles import roles_of
 
 PAIRS = {"attention": "cross_attention", "differential_attention": "differential_cross_attention"}
@@ -59,7 +59,7 @@ def test_gradients(mixer, options):
     context = Context(rope=rotary.tables(config, torch.arange(3)))
     x = torch.randn(1, 3, config.n_embd, dtype=torch.float64, requires_grad=True)
     k, v = (t.detach().requires_grad_() for t in lender(x, context)[1].kv)
-    assert torch.autograd.gradcheck(lambda x, k, v: reader(x, context, Lent(kv=(k, v)))[0], (x, k, v))
+    assert torch.autograd.gradcheck(lambda x, k, v: reader(x, context, SharedState(kv=(k, v)))[0], (x, k, v))
     assert torch.autograd.gradcheck(lambda x: reader(x, context, lender(x, context)[1])[0], (x,))
 
 
@@ -69,10 +69,10 @@ def test_queries_are_normalised_as_keys_are(mixer, options):
     """Scaling what is projected changes nothing where QK-norm follows."""
     config = config_of(mixer, **OPTIONS[options])
     model = model_of(config)
-    before = model(tokens())
+    before = model(tokens()).logits
     with torch.no_grad():
         model.blocks[2].mixer.q.weight.mul_(3)
-    changed = not torch.allclose(before, model(tokens()), rtol=1e-4, atol=1e-4)
+    changed = not torch.allclose(before, model(tokens()).logits, rtol=1e-4, atol=1e-4)
     assert changed == (not config.qk_norm or config.attn_conv)
 
 
@@ -88,10 +88,10 @@ def test_what_it_remembers():
     """Nothing, so that a prefill may skip it; with a convolution, the last projected queries."""
     cpu = torch.device("cpu")
     reader = mixer_of(config_of("attention"), 2)
-    assert reader.stateless and reader.new_cache(2, 9, cpu, torch.float32) is None
+    assert reader.new_cache(2, 9, cpu, torch.float32) is None
     reader = mixer_of(config_of("attention", attn_conv=True), 2)
     cache = reader.new_cache(2, 9, cpu, torch.float32)
-    assert not reader.stateless and cache.kv is None
+    assert cache.kv is None
 
 
 def test_a_short_convolution_has_its_role_and_its_flops():

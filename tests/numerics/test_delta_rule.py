@@ -147,9 +147,9 @@ def test_how_the_kernels_are_called(form, row, packed, monkeypatch):
     documents = (naive.ids(), naive.offsets()) if packed else (None, None)
     q, k, v, beta, g = inputs(form)
     call = Call(q, k, v, beta, g, SCALE, True, *documents, start())
-    torch.testing.assert_close(ops.BACKENDS[row].run(call), ops.BACKENDS["reference"].run(call))
+    torch.testing.assert_close(ops.BACKENDS[row].run(call), ops.BACKENDS["plain"].run(call))
     o, state = ops.BACKENDS[row].run(call._replace(state=None))
-    torch.testing.assert_close(o, ops.BACKENDS["reference"].run(call._replace(state=None))[0])
+    torch.testing.assert_close(o, ops.BACKENDS["plain"].run(call._replace(state=None))[0])
     assert state is None
 
 
@@ -164,9 +164,9 @@ def test_which_kernel_is_chosen(monkeypatch):
         assert chosen(Request(decay=decay), monkeypatch) == "fla"
         assert chosen(Request(decay=decay, gradients=False, length=1), monkeypatch) == "fla_steps"
         assert chosen(Request(decay=decay, gradients=False), monkeypatch) == "fla"
-        assert chosen(Request(decay=decay, device="cpu"), monkeypatch) == "reference"
-        assert chosen(Request(decay=decay, dtype=torch.float32), monkeypatch) == "reference"
-        assert chosen(Request(decay=decay, key_dim=320), monkeypatch) == "reference"
+        assert chosen(Request(decay=decay, device="cpu"), monkeypatch) == "plain"
+        assert chosen(Request(decay=decay, dtype=torch.float32), monkeypatch) == "plain"
+        assert chosen(Request(decay=decay, key_dim=320), monkeypatch) == "plain"
     assert chosen(Request(decay="head"), monkeypatch, "miscompiled") == "fla_kda"
     assert chosen(Request(decay="head", gradients=False), monkeypatch, "miscompiled") == "fla"
     assert chosen(Request(decay="channel"), monkeypatch, "miscompiled") == "fla"

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from lit_gpt.config.model import LayerSpec
 from lit_gpt.nn.context import Context
-from lit_gpt.nn.mixers import Lent, MemoryForm, attention
+from lit_gpt.nn.mixers import MemoryForm, SharedState, attention
 
 
 def config_of(lender: LayerSpec, **options):
@@ -25,7 +25,7 @@ def test_the_formula(bias):
     config = config_of(LENDERS["heads"], mlp_bias=bias)
     unit = mixer_of(config, 1)
     x, memory = (torch.randn(2, 5, 24, dtype=torch.float64) for _ in range(2))
-    y, nothing = unit(x, Context(), Lent(memory=memory))
+    y, nothing = unit(x, Context(), SharedState(memory=memory))
     inner = x @ unit.gate.weight.T + (unit.gate.bias if bias else 0)
     expected = (memory * inner * torch.sigmoid(inner)) @ unit.out.weight.T + (unit.out.bias if bias else 0)
     torch.testing.assert_close(y, expected)
@@ -39,14 +39,14 @@ def test_the_normed_formula(monkeypatch):
     x, memory = torch.randn(2, 5, 24, dtype=torch.float64), torch.randn(2, 5, 40, dtype=torch.float64)
     gated = memory * F.silu(x @ unit.gate.weight.T)
     normed = gated / (gated.square().mean(-1, keepdim=True) + 1e-5).sqrt() * unit.norm.weight
-    torch.testing.assert_close(unit(x, Context(), Lent(memory=memory))[0], normed @ unit.out.weight.T)
+    torch.testing.assert_close(unit(x, Context(), SharedState(memory=memory))[0], normed @ unit.out.weight.T)
 
 
 def test_gradients():
     unit = mixer_of(config_of(LENDERS["heads"]), 1)
     x, memory = (torch.randn(1, 3, 24, dtype=torch.float64, requires_grad=True) for _ in range(2))
     given = tuple(unit.parameters())  # trained in place, so they are leaves here too
-    assert torch.autograd.gradcheck(lambda x, m, *_: unit(x, Context(), Lent(memory=m))[0], (x, memory, *given))
+    assert torch.autograd.gradcheck(lambda x, m, *_: unit(x, Context(), SharedState(memory=m))[0], (x, memory, *given))
 
 
 @pytest.mark.parametrize("lender", LENDERS)
@@ -82,6 +82,6 @@ def test_a_feed_forward_network_lends_its_up_half():
     model = model_of(config_of(LENDERS["ffn"]))
     with torch.no_grad():
         model.blocks[0].ffn.down.weight.zero_()
-    model(tokens()).sum().backward()
+    model(tokens()).logits.sum().backward()
     gate, up = model.blocks[0].ffn.up.weight.grad.chunk(2)
     assert gate.abs().sum() == 0 and up.abs().sum() > 0

@@ -135,9 +135,9 @@ def test_how_the_kernels_are_called(form, row, packed, monkeypatch):
     monkeypatch.setattr(ops, "optional", lambda name: library)
     documents = (naive.ids(), naive.offsets()) if packed else (None, None)
     call = Call(*naive.qkv(), None, naive.log_decay(form), SCALE, False, *documents, start())
-    torch.testing.assert_close(ops.BACKENDS[row].run(call), ops.BACKENDS["reference"].run(call))
+    torch.testing.assert_close(ops.BACKENDS[row].run(call), ops.BACKENDS["plain"].run(call))
     o, state = ops.BACKENDS[row].run(call._replace(state=None))
-    torch.testing.assert_close(o, ops.BACKENDS["reference"].run(call._replace(state=None))[0])
+    torch.testing.assert_close(o, ops.BACKENDS["plain"].run(call._replace(state=None))[0])
     assert state is None
 
 
@@ -151,9 +151,9 @@ def test_which_kernel_is_chosen(monkeypatch):
     for decay in ("none", "constant", "head", "channel"):
         assert chosen(Request(decay=decay), monkeypatch) == "fla"
         assert chosen(Request(decay=decay, gradients=False, length=1), monkeypatch) == "fla_steps"
-        assert chosen(Request(decay=decay, device="cpu"), monkeypatch) == "reference"
-        assert chosen(Request(decay=decay, dtype=torch.float32), monkeypatch) == "reference"
-    assert chosen(Request(decay="constant", key_dim=3), monkeypatch) == "reference"
+        assert chosen(Request(decay=decay, device="cpu"), monkeypatch) == "plain"
+        assert chosen(Request(decay=decay, dtype=torch.float32), monkeypatch) == "plain"
+    assert chosen(Request(decay="constant", key_dim=3), monkeypatch) == "plain"
     assert chosen(Request(decay="head"), monkeypatch, "miscompiled") == "fla_gla"
     assert chosen(Request(decay="head", gradients=False), monkeypatch, "miscompiled") == "fla"
     assert chosen(Request(decay="constant"), monkeypatch, "miscompiled") == "fla"

@@ -1,4 +1,4 @@
-"""fla's kernels in bf16 against the fp32 reference: values, last states, gradients."""
+"""fla's kernels in bf16 against plain torch in fp32: values, last states, gradients."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from lit_gpt.config.model import LayerSpec, ModelConfig
-from lit_gpt.data.varlen import document_offsets
 from lit_gpt.init import init_parameters
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.mixers import build_mixer
 from lit_gpt.ops import delta_rule as delta
 from lit_gpt.ops import linear_attention as linear
+from lit_gpt.ops.boundaries import document_offsets
 from lit_gpt.ops.linear_recurrence import Call, describe
 from lit_gpt.roles import ROLES
 from lit_gpt.scaling.base import Init, Multipliers, RolePlan
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 LENGTH, HEADS = 300, 3
 TABLES = {"linear": linear.BACKENDS, "delta": delta.BACKENDS}
 FORMS = {"linear": ("none", "constant", "head", "channel"), "delta": ("none", "head", "channel")}
-CASES = [(op, row, form) for op, table in TABLES.items() for row in table if row != "reference" for form in FORMS[op]]
+CASES = [(op, row, form) for op, table in TABLES.items() for row in table if row != "plain" for form in FORMS[op]]
 
 
 def documents(length: int) -> Tensor:
@@ -61,7 +61,7 @@ def results(row, given, dtype: torch.dtype, packed: bool, gradients: bool) -> li
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("dims", [(64, 64), (256, 512), (152, 152)])
 @pytest.mark.parametrize(("op", "row", "form"), CASES)
-def test_kernels_agree_with_the_reference(op, row, form, dims, packed):
+def test_kernels_agree_with_plain_torch(op, row, form, dims, packed):
     steps = row == "fla_steps"
     given = inputs(form, 40 if steps else LENGTH, *dims, op == "delta")
     q, k, v = (x.bfloat16().requires_grad_(not steps) for x in given[:3])
@@ -69,7 +69,7 @@ def test_kernels_agree_with_the_reference(op, row, form, dims, packed):
     if reason := TABLES[op][row].refuses(request):
         pytest.skip(reason)
     ours = results(TABLES[op][row], given, torch.bfloat16, packed, not steps)
-    theirs = results(TABLES[op]["reference"], given, torch.float32, packed, not steps)
+    theirs = results(TABLES[op]["plain"], given, torch.float32, packed, not steps)
     for i, (a, b) in enumerate(zip(ours, theirs)):
         assert (a - b).norm() < (0.02 if i < 2 else 0.05) * b.norm(), f"result {i}"
 
@@ -84,12 +84,12 @@ def mixer_of(name: str, width: int) -> nn.Module:
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("name", ["gdn", "deltanet", "gla", "retnet", "kda"])
-def test_mixers_train_as_with_the_reference(name, packed):
+def test_mixers_train_as_with_plain_torch(name, packed):
     x = torch.randn(2, LENGTH, 512, generator=torch.Generator("cuda").manual_seed(2), device="cuda")
     ids = documents(LENGTH) if packed else None
     offsets = None if ids is None else document_offsets(ids)
     found = []
-    for kernels, dtype in (("auto", torch.bfloat16), ("reference", torch.float32)):
+    for kernels, dtype in (("auto", torch.bfloat16), ("plain", torch.float32)):
         mixer = mixer_of(name, 512)
         y, _ = mixer(x.to(dtype), Context(doc_ids=ids, cu_seqlens=offsets, kernels=kernels))
         y.float().square().sum().backward()
@@ -110,5 +110,5 @@ def test_mixers_decode_as_they_read(name):
     parts += [mixer(x[:, t : t + 1], Context(), None, cache)[0] for t in range(120, 130)]
     y = torch.cat(parts, dim=1).float()
     for b, pads in enumerate((0, 13)):
-        whole = mixer(x[b : b + 1, pads:].float(), Context(kernels="reference"))[0][0]
+        whole = mixer(x[b : b + 1, pads:].float(), Context(kernels="plain"))[0][0]
         assert (y[b, pads:] - whole).norm() < 0.03 * whole.norm()

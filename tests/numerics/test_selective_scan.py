@@ -49,7 +49,7 @@ def naive(x, dt, A, B, C, D, dt_bias, doc_ids=None, state=None) -> tuple[Tensor,
 
 @pytest.mark.parametrize("with_state", [False, True])
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize(("backend", "length"), [("reference", T), ("reference", 1), ("reference", 16), ("steps", 7)])
+@pytest.mark.parametrize(("backend", "length"), [("plain", T), ("plain", 1), ("plain", 16), ("steps", 7)])
 def test_against_the_recurrence(backend, length, packed, with_state):
     tensors, ids = inputs(length), documents(length) if packed else None
     state = torch.randn(B, C, N, dtype=torch.float64) if with_state else None
@@ -59,7 +59,7 @@ def test_against_the_recurrence(backend, length, packed, with_state):
     torch.testing.assert_close(last, expected_last)
 
 
-@pytest.mark.parametrize("backend", ["reference", "steps"])
+@pytest.mark.parametrize("backend", ["plain", "steps"])
 def test_gradients(backend):
     tensors = [x.requires_grad_() for x in (*inputs(6), torch.randn(B, C, N, dtype=torch.float64))]
     ids = torch.tensor([[0, 0, 1, 1, 1, 2], [3, 3, 3, 3, 3, 3]])
@@ -95,16 +95,16 @@ def test_strong_decay_neither_overflows_nor_loses_precision():
 
 
 def reset_scan(x, dt, A, B, C, D, dt_bias, ids) -> tuple[Tensor, Tensor]:
-    """What the kernel row does, with the reference in the kernel's place."""
+    """What the kernel row does, with plain torch in the kernel's place."""
     reset_x, reset_dt = ops.reset_at_documents(x, dt, dt_bias, ids)
-    y, state = selective_scan(reset_x, reset_dt, A, B, C, torch.zeros_like(D), dt_bias, backend="reference")
+    y, state = selective_scan(reset_x, reset_dt, A, B, C, torch.zeros_like(D), dt_bias, backend="plain")
     return y + D * x, state
 
 
 def test_the_reset_is_a_document_boundary():
     tensors, ids = [t.requires_grad_() for t in inputs()], documents()
     results = []
-    for run in (lambda: reset_scan(*tensors, ids), lambda: selective_scan(*tensors, doc_ids=ids, backend="reference")):
+    for run in (lambda: reset_scan(*tensors, ids), lambda: selective_scan(*tensors, doc_ids=ids, backend="plain")):
         y, state = run()
         results.append([y, state, *torch.autograd.grad((y * torch.linspace(-1, 1, T)[:, None]).sum(), tensors)])
     for ours, theirs in zip(*results):
@@ -139,13 +139,13 @@ def test_what_the_kernel_is_given(packed, monkeypatch):
         assert delta_softplus and return_last_state and (D is None) == packed
         per_time = [t.transpose(1, 2) for t in (u, delta, B, C)]
         D = torch.zeros(A.shape[0]) if D is None else D
-        y, state = selective_scan(*per_time[:2], A, *per_time[2:], D, delta_bias, backend="reference")
+        y, state = selective_scan(*per_time[:2], A, *per_time[2:], D, delta_bias, backend="plain")
         return y.transpose(1, 2), state
 
     monkeypatch.setattr(ops, "optional", lambda module: SimpleNamespace(selective_scan_fn=selective_scan_fn))
     tensors = [t.float() if i in (2, 5, 6) else t.bfloat16() for i, t in enumerate(inputs())]
     ids = documents() if packed else None
-    expected, expected_state = selective_scan(*tensors, doc_ids=ids, backend="reference")
+    expected, expected_state = selective_scan(*tensors, doc_ids=ids, backend="plain")
     y, state = ops.BACKENDS["mamba_ssm"].run(ops.Inputs(*tensors, ids, None))
     torch.testing.assert_close(y, expected, rtol=2e-2, atol=2e-2)
     torch.testing.assert_close(state, expected_state, rtol=1e-2, atol=1e-2)
@@ -160,8 +160,8 @@ def test_choice_of_backend(monkeypatch):
 
     assert chosen() == chosen(documents=True) == "mamba_ssm"
     assert chosen(length=1, state=True) == "steps"
-    assert chosen(device="cpu") == "reference"
+    assert chosen(device="cpu") == "plain"
     with pytest.warns(UserWarning, match="zero state"):
-        assert chosen(state=True) == "reference"
+        assert chosen(state=True) == "plain"
     with pytest.warns(UserWarning, match="bfloat16 only"):
-        assert chosen(documents=True, dtype=torch.float32) == "reference"
+        assert chosen(documents=True, dtype=torch.float32) == "plain"

@@ -49,9 +49,7 @@ def naive(x, dt, A, B, C, D, dt_bias, doc_ids=None, state=None) -> tuple[Tensor,
 
 @pytest.mark.parametrize("with_state", [False, True])
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize(
-    ("backend", "length"), [("reference", T), ("reference", 1), ("reference", CHUNK), ("steps", 7)]
-)
+@pytest.mark.parametrize(("backend", "length"), [("plain", T), ("plain", 1), ("plain", CHUNK), ("steps", 7)])
 def test_against_the_recurrence(backend, length, packed, with_state):
     tensors, ids = inputs(length), documents(length) if packed else None
     state = torch.randn(B, H, P, N, dtype=torch.float64) if with_state else None
@@ -61,7 +59,7 @@ def test_against_the_recurrence(backend, length, packed, with_state):
     torch.testing.assert_close(last, expected_last)
 
 
-@pytest.mark.parametrize("backend", ["reference", "steps"])
+@pytest.mark.parametrize("backend", ["plain", "steps"])
 def test_gradients(backend, monkeypatch):
     monkeypatch.setattr(ops, "CHUNK", 3)
     tensors = [x.requires_grad_() for x in (*inputs(7), torch.randn(B, H, P, N, dtype=torch.float64))]
@@ -104,12 +102,12 @@ def test_what_the_kernel_is_given(monkeypatch):
         assert x.dtype == B.dtype == C.dtype and A.dtype == D.dtype == dt_bias.dtype == torch.float32
         assert dt_softplus and return_final_states and chunk == 256
         assert seq_idx.dtype == torch.int32 and torch.equal(seq_idx[:, 0], torch.zeros(len(seq_idx), dtype=torch.int32))
-        return ssd(x, dt, A, B, C, D, dt_bias, doc_ids=seq_idx.long(), state=initial_states, backend="reference")
+        return ssd(x, dt, A, B, C, D, dt_bias, doc_ids=seq_idx.long(), state=initial_states, backend="plain")
 
     fake = SimpleNamespace(mamba_chunk_scan_combined=mamba_chunk_scan_combined)
     monkeypatch.setattr(ops, "optional", lambda module: fake)
     tensors, state = inputs(dtype=torch.float32), torch.randn(B, H, P, N)
-    expected = ssd(*tensors, doc_ids=documents(), state=state, backend="reference")
+    expected = ssd(*tensors, doc_ids=documents(), state=state, backend="plain")
     for ours, theirs in zip(ops.BACKENDS["mamba_ssm"].run(ops.Inputs(*tensors, documents(), state)), expected):
         torch.testing.assert_close(ours, theirs)
 
@@ -119,4 +117,4 @@ def test_choice_of_backend(monkeypatch):
     request = ops.Request("cuda", torch.bfloat16, 4096)
     assert ops.choose("ssd", ops.BACKENDS, request) == "mamba_ssm"
     assert ops.choose("ssd", ops.BACKENDS, request._replace(length=1)) == "steps"
-    assert ops.choose("ssd", ops.BACKENDS, request._replace(device="cpu")) == "reference"
+    assert ops.choose("ssd", ops.BACKENDS, request._replace(device="cpu")) == "plain"

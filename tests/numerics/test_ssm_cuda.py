@@ -1,4 +1,4 @@
-"""The CUDA kernels of convolution and scans in bf16 against the fp32 references, forward and backward."""
+"""The CUDA kernels of convolution and scans in bf16 against plain torch in fp32, forward and backward."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def draw(*shapes: tuple[int, ...], seed: int = 0) -> list[Tensor]:
 
 
 def compare(run: Callable[..., tuple[Tensor, Tensor]], half: list[Tensor], full: list[Tensor], name: str, packed: bool):
-    """half: inputs in bf16. full: in fp32. run(*half, *full, doc_ids=, backend=) by name and by the reference."""
+    """half: inputs in bf16. full: in fp32. run(*half, *full, doc_ids=, backend=) by name and in plain torch."""
     ids = documents().cuda() if packed else None
     results = []
-    for backend, dtype in ((name, torch.bfloat16), ("reference", torch.float32)):
+    for backend, dtype in ((name, torch.bfloat16), ("plain", torch.float32)):
         halves = [t.cuda().bfloat16().to(dtype).requires_grad_() for t in half]
         fulls = [t.cuda().requires_grad_() for t in full]
         y, state = run(halves, fulls, doc_ids=ids, backend=backend)
@@ -70,7 +70,7 @@ def test_convolution_after_a_state(length, packed):
     x = x[..., 32:]  # a part of a wider product
     ids = (torch.arange(length, device="cuda") > torch.tensor([[0], [30]], device="cuda")).long() if packed else None
     ours, next_ours = conv.causal_conv(x, weight, bias, doc_ids=ids, state_BCK=state, backend="causal_conv1d")
-    theirs, next_theirs = conv.causal_conv(x, weight, bias, doc_ids=ids, state_BCK=state, backend="reference")
+    theirs, next_theirs = conv.causal_conv(x, weight, bias, doc_ids=ids, state_BCK=state, backend="plain")
     torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-2)
     assert torch.equal(next_ours, next_theirs)
 
@@ -113,7 +113,7 @@ def test_ssd_after_a_state():
     x, dt, b, c = (t.bfloat16() for t in (x, dt, b, c))
     results = [
         ssd.ssd(x.to(d), dt.to(d), -A_log.exp(), b.to(d), c.to(d), D, dt_bias - 4, state=state, backend=backend)
-        for d, backend in ((torch.bfloat16, "mamba_ssm"), (torch.float32, "reference"))
+        for d, backend in ((torch.bfloat16, "mamba_ssm"), (torch.float32, "plain"))
     ]
     for ours, theirs in zip(*results):
         assert (ours.float() - theirs).norm() < 0.02 * theirs.norm()

@@ -77,7 +77,7 @@ def evaluate(model: nn.Module, optimizer: torch.optim.Optimizer, runtime: Runtim
     """Loss on the training batch, with the weights that are evaluated."""
     tokens, targets, valid = batch(0, runtime)
     with evaluated_weights(model, optimizer), torch.no_grad():
-        return model(tokens, targets).item() / valid
+        return model(tokens, targets).loss.item() / valid
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,13 +14,14 @@ from tiny_model import build_adamw, build_model, same, snapshot, train_step
 
 from lit_gpt.checkpoint import (
     Checkpointer,
-    export,
     find_checkpoint,
     list_checkpoints,
     load_checkpoint,
     load_exported,
+    load_full,
     load_weights,
     read_meta,
+    write_exported,
 )
 from lit_gpt.errors import UserError
 from lit_gpt.parallel import launch
@@ -198,7 +199,7 @@ def test_export_round_trip(run, tmp_path, suffix):
     saver = run.saver()
     saver.save(1, run.model, run.optimizer, META)
     saver.close()
-    file = export(find_checkpoint(tmp_path, True), tmp_path / "exported" / f"model{suffix}")
+    file = write_exported(*load_full(find_checkpoint(tmp_path, True)), tmp_path / "exported" / f"model{suffix}")
     weights, meta = load_exported(file)
     assert meta == {**META, "version": 1, "step": 1}
     assert same(weights, snapshot(run.model))
@@ -211,7 +212,7 @@ def test_export_round_trip(run, tmp_path, suffix):
 def test_load_weights_says_what_does_not_fit(run, tmp_path):
     saver = run.saver(async_save=False)
     saver.save(1, run.model, run.optimizer, {})
-    file = export(tmp_path / "checkpoints" / "step-000001", tmp_path / "model.pth")
+    file = write_exported(*load_full(tmp_path / "checkpoints" / "step-000001"), tmp_path / "model.pth")
     tied = build_model(run.runtime, tied=True)
     wide = torch.nn.Module()
     wide.register_parameter("extra", torch.nn.Parameter(torch.zeros(3)))
@@ -224,7 +225,7 @@ def test_load_weights_says_what_does_not_fit(run, tmp_path):
         ):
             load_weights(path, wide, run.runtime)
     with pytest.raises(UserError, match=r"model.pt has the suffix '.pt'"):
-        export(tmp_path / "checkpoints" / "step-000001", tmp_path / "model.pt")
+        write_exported(*load_full(tmp_path / "checkpoints" / "step-000001"), tmp_path / "model.pt")
     torch.save({"weights": {}}, tmp_path / "foreign.pth")
     with pytest.raises(UserError, match="not written by an export"):
         load_exported(tmp_path / "foreign.pth")

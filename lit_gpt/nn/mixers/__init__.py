@@ -1,8 +1,8 @@
 """Token mixers: one file each. The file name is LayerSpec.mixer.
 
 A file exposes `build(config, layer_index, multipliers) -> Mixer`; see Mixer for what the
-module must answer. Its parameters carry roles (lit_gpt.roles). A mixer that can lend a memory
-to Gated Memory Units also has `memory(config, layer_index) -> MemoryForm`.
+module must answer. Its parameters carry roles (lit_gpt.roles). A mixer that can share a memory
+with Gated Memory Units also has `memory(config, layer_index) -> MemoryForm`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ O = TypeVar("O")  # noqa: E741
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
 
 
-class Lent(NamedTuple):
-    """What a layer lends to later ones.
+class SharedState(NamedTuple):
+    """What later layers read of an earlier one.
 
     kv: keys and values (B, K, G, D), as attention reads them, of every position so far.
     memory: (B, T, width), of this call's positions, for Gated Memory Units.
@@ -39,7 +39,7 @@ class Lent(NamedTuple):
 
 
 class MemoryForm(NamedTuple):
-    """The memory a mixer lends: its width, and whether the unit that reads it normalises."""
+    """The memory a mixer shares: its width, and whether the unit that reads it normalises."""
 
     width: int
     normed: bool
@@ -48,16 +48,15 @@ class MemoryForm(NamedTuple):
 class Mixer(Protocol):
     """A causal map over time from (B, T, n) to (B, T, n).
 
-    stateless: it needs nothing of earlier calls but what other layers lend, so that a prefill
-    may ask it for the last position only; absent means no. attends: it reads the context's rope
-    and mask, which are made for layers that do; absent means no. narrows: it takes context.last; absent
-    means no.
+    attends: it reads the context's rope and mask, which are made for layers that do; absent means no.
     """
 
-    def __call__(self, x_BTD: Tensor, context: Context, shared: Lent | None, cache: Any) -> tuple[Tensor, Lent | None]:
+    def __call__(
+        self, x_BTD: Tensor, context: Context, shared: SharedState | None, cache: Any
+    ) -> tuple[Tensor, SharedState | None]:
         """The output, and what later layers read (None when none does).
 
-        shared: what layer LayerSpec.shares lent. cache: from new_cache, updated in place.
+        shared: what layer LayerSpec.shares gave. cache: from new_cache, updated in place.
         """
         ...
 
@@ -66,7 +65,9 @@ class Mixer(Protocol):
         ...
 
     def new_cache(self, batch: int, max_len: int, device: torch.device, dtype: torch.dtype) -> Any:
-        """Empty state for cached decoding; None for a mixer without any."""
+        """Empty state for cached decoding. None for a mixer that needs nothing of earlier positions but what other
+        layers share, so that a prefill may ask it for the last position alone.
+        """
         ...
 
 

@@ -31,7 +31,7 @@ class RecurrentCache:
 
 
 class QueriesKeysValues(nn.Module):
-    """Per head: q and k (key_dim) and v (value_dim), each a projection of the input.
+    """Queries and keys of width key_dim and values of width value_dim for each head, all projections of the input.
 
     conv: width of a causal depthwise convolution with silu over all three, 0 for none.
     """
@@ -60,7 +60,7 @@ class QueriesKeysValues(nn.Module):
             )
             parts = y_BTC.split([self.heads * d for d in self.dims], dim=-1)
             if cache is not None:
-                cache.conv = inputs
+                cache.conv = inputs  # the last taps - 1 inputs, which the next call's first tokens need
         return [part.unflatten(-1, (self.heads, -1)) for part in parts]
 
     def new_cache(self, batch: int, device: torch.device, dtype: torch.dtype) -> RecurrentCache:
@@ -142,7 +142,8 @@ def log_uniform(low: float, high: float) -> Callable[[Tensor, torch.Generator], 
 
 
 def time_step_bias(full: Tensor, generator: torch.Generator) -> None:
-    """A `fill`: softplus of it is log-uniform in [1e-3, 0.1], as Mamba's time steps (arXiv:2312.00752)."""
+    """A `fill`: softplus of it is log-uniform in [1e-3, 0.1], as Mamba's time steps (arXiv:2312.00752, section 3.6)."""
+    # The floor of 1e-4 and the inverse of softplus, x + log(1 - e^-x), are those of mamba_ssm's code.
     step = full.uniform_(math.log(1e-3), math.log(1e-1), generator=generator).exp_().clamp_(min=1e-4)
     full.copy_(step + torch.log(-torch.expm1(-step)))
 

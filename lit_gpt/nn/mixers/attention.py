@@ -13,7 +13,7 @@ from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.cache import KVCache
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear, joint
-from lit_gpt.nn.mixers import Lent, MemoryForm
+from lit_gpt.nn.mixers import MemoryForm, SharedState
 from lit_gpt.nn.norm import RMSNorm, build_norm
 from lit_gpt.nn.rotary import rotate
 from lit_gpt.ops.attention import attention
@@ -35,11 +35,11 @@ class AttentionCache:
 class Attention(nn.Module):
     """Multi-head attention with n_head query heads and n_kv_head key-value heads.
 
-    cross: keys and values are those that another layer lends, so there are no maps for them.
+    cross: keys and values are those of another layer, so there are no maps for them.
     value_heads: how many heads of values each map of weights is applied to.
     """
 
-    attends = narrows = True
+    attends = True
     cross = False
     value_heads = 1
 
@@ -49,10 +49,11 @@ class Attention(nn.Module):
         inner, inner_kv = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
         self.head_dim, self.n_head, self.n_kv_head = config.head_dim, config.n_head, config.n_kv_head
         self.window = spec.window
+        # Keys and values are handed on only where some layer reads them: what is returned is kept in memory.
         readers = [reader for reader in config.layers if reader.shares == layer_index]
-        self.lends = any(reader.mixer.endswith("cross_attention") for reader in readers)
-        self.lends_memory = spec.memory == "mixer"
-        self.scale = multipliers.attention
+        self.shares_kv = any(reader.mixer.endswith("cross_attention") for reader in readers)
+        self.shares_memory = spec.memory == "mixer"
+        self.scale = multipliers.attention  # None is 1/sqrt(head_dim)
         self.q = Linear(n, inner, bias=bias, heads=config.n_head, scores=True)
         self.k = None if self.cross else Linear(n, inner_kv, heads=config.n_kv_head, scores=True)
         self.v = None if self.cross else Linear(n, inner_kv, bias=bias, heads=config.n_kv_head)
@@ -64,29 +65,28 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm and not self.cross else None
         self.norm = build_norm(config, inner) if config.attn_norm else None
         self.sink = role(nn.Parameter(torch.empty(config.n_head)), "vector", 0.0) if config.attn_sink else None
-        self.stateless = self.cross and self.conv is None
 
     def forward(
-        self, x_BTD: Tensor, context: Context, shared: Lent | None = None, cache: AttentionCache | None = None
-    ) -> tuple[Tensor, Lent | None]:
-        """See lit_gpt.nn.mixers.Mixer. Lends its keys and values, or its heads, where later layers read them."""
+        self, x_BTD: Tensor, context: Context, shared: SharedState | None = None, cache: AttentionCache | None = None
+    ) -> tuple[Tensor, SharedState | None]:
+        """See lit_gpt.nn.mixers.Mixer. Shares its keys and values, or its heads, where later layers read them."""
         q, k, v = self.heads(x_BTD, context, shared, cache)
-        if context.last is not None:
-            x_BTD, q, context = x_BTD[:, -1:], q[:, -1:], context.last
         return self.finish(x_BTD, self.attend(q, k, v, context), (k, v))
 
     def heads(
-        self, x_BTD: Tensor, context: Context, shared: Lent | None, cache: AttentionCache | None
+        self, x_BTD: Tensor, context: Context, shared: SharedState | None, cache: AttentionCache | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of this call, keys and values of all positions so far."""
+        # One product for all maps; see joint.
         projected = joint(x_BTD, *(m for m in (self.q, self.k, self.v) if m is not None))
         if self.conv is not None:
             projected = self._convolve(projected, context, cache)
         q, *own = (y.unflatten(-1, (-1, self.head_dim)) for y in projected)
         q = self._place(q, self.q_norm, context)
         if self.cross:
-            assert shared is not None and shared.kv is not None, "the layer that cross-attention reads lends nothing"
+            assert shared is not None and shared.kv is not None, "the layer that cross-attention reads shares nothing"
             return q, *shared.kv
+        # Keys go into the cache rotated: what is rotated once need not be rotated at every later token.
         k, v = self._place(own[0], self.k_norm, context), own[1]
         if cache is not None:
             assert cache.kv is not None
@@ -112,14 +112,15 @@ class Attention(nn.Module):
             backend=context.backend,
         )
 
-    def finish(self, x_BTD: Tensor, y_BTHD: Tensor, kv: tuple[Tensor, Tensor]) -> tuple[Tensor, Lent | None]:
-        """Gate, norm and output projection of the heads, and what is lent."""
+    def finish(self, x_BTD: Tensor, y_BTHD: Tensor, kv: tuple[Tensor, Tensor]) -> tuple[Tensor, SharedState | None]:
+        """Gate, norm and output projection of the heads, and what later layers read."""
         if self.gate is not None:
+            # One gate per head and token (arXiv:2505.06708, the head-wise variant).
             y_BTHD = y_BTHD * torch.sigmoid(self.gate(x_BTD))[..., None]
         heads = y_BTHD.flatten(2)
         y = heads if self.norm is None else self.norm(heads, heads.dtype)
-        lent = Lent(kv if self.lends else None, heads if self.lends_memory else None)
-        return self.out(y), lent if self.lends or self.lends_memory else None
+        state = SharedState(kv if self.shares_kv else None, heads if self.shares_memory else None)
+        return self.out(y), state if self.shares_kv or self.shares_memory else None
 
     def _convolve(self, parts: list[Tensor], context: Context, cache: AttentionCache | None) -> list[Tensor]:
         """Queries, keys and values through one depthwise convolution and silu."""
@@ -133,11 +134,12 @@ class Attention(nn.Module):
             backend=context.kernels,
         )
         if cache is not None:
-            cache.conv = state.clone()  # a view of all inputs otherwise
+            cache.conv = state.clone()  # the operation may return a view, which would keep all inputs in memory
         return list(y.split([p.shape[-1] for p in parts], dim=-1))
 
     def _place(self, x_BTHD: Tensor, norm: RMSNorm | None, context: Context) -> Tensor:
         """Queries or keys, normalised and rotated."""
+        # The norm comes first: a rotation keeps the length of a vector, and the norm's gain would not commute with it.
         if norm is not None:
             x_BTHD = norm(x_BTHD, x_BTHD.dtype)
         return x_BTHD if context.rope is None else rotate(x_BTHD, *context.rope)
@@ -146,12 +148,13 @@ class Attention(nn.Module):
         """Projections, convolution, and q k^T and the weighted sums over the keys a query sees on average."""
         projections = [m for m in (self.q, self.k, self.v, self.out, self.gate) if m is not None]
         conv = 0 if self.conv is None else 2 * self.conv.numel()
+        # Per key and query head: head_dim multiply-adds for the score, and as many for each head of values.
         per_key = 2 * (1 + self.value_heads) * self.n_head * self.head_dim
         return sum(m.flops() for m in projections) + conv + per_key * visible_keys(context_length, self.window)
 
     def new_cache(self, batch: int, max_len: int, device: torch.device, dtype: torch.dtype) -> AttentionCache | None:
         """An empty cache for this layer; None where it has nothing to remember."""
-        if self.stateless:
+        if self.cross and self.conv is None:
             return None
         kv = None if self.cross else KVCache(batch, max_len, self.n_kv_head, self.head_dim, device, dtype)
         return AttentionCache(kv)
@@ -159,6 +162,7 @@ class Attention(nn.Module):
 
 def visible_keys(length: int, window: int | None) -> float:
     """Keys a query sees, averaged over a sequence: (T + 1) / 2, or fewer with a window."""
+    # The first w queries see 1, 2, ..., w keys, the rest w each.
     w = length if window is None else min(window, length)
     return (w * (w + 1) / 2 + (length - w) * w) / length
 

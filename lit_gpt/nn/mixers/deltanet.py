@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear
-from lit_gpt.nn.mixers import Lent, at_least, conv_width, mixer_options, positive
+from lit_gpt.nn.mixers import SharedState, at_least, conv_width, mixer_options, positive
 from lit_gpt.nn.mixers._linear import QueriesKeysValues, RecurrentCache, advance, carried, head_sizes, state_flops
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.ops.delta_rule import KEY_DIM_LIMIT, delta_rule
@@ -45,6 +45,7 @@ class DeltaNet(nn.Module):
         options, n = mixer_options(config, "deltanet", Options), config.n_embd
         heads = options.heads or max(9, math.ceil(options.expand_k * n / KEY_DIM_LIMIT))
         self.sizes = head_sizes("deltanet", n, heads, options.expand_k, options.expand_v)
+        # beta = 2 reflects along k, an eigenvalue of -1: such states can count modulo 2 (arXiv:2411.12537).
         self.top = 2.0 if options.negative_eigenvalues else 1.0
         self.qkv = QueriesKeysValues(n, *self.sizes, conv=options.conv)
         self.b = Linear(n, heads)
@@ -52,8 +53,8 @@ class DeltaNet(nn.Module):
         self.out = Linear(heads * self.sizes[2], n)
 
     def forward(
-        self, x_BTD: Tensor, context: Context, shared: Lent | None = None, cache: RecurrentCache | None = None
-    ) -> tuple[Tensor, Lent | None]:
+        self, x_BTD: Tensor, context: Context, shared: SharedState | None = None, cache: RecurrentCache | None = None
+    ) -> tuple[Tensor, SharedState | None]:
         """See lit_gpt.nn.mixers.Mixer."""
         q, k, v = self.qkv(x_BTD, context, cache)
         beta = self.top * torch.sigmoid(upcast(self.b(x_BTD)))

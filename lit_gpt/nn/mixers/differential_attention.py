@@ -63,6 +63,7 @@ class DifferentialAttention(Attention):
         first, second = (self.softmax(q, k, values, context, s) for q, k, s in zip(queries, keys, sinks))
         # In fp32: what is left of two nearly equal maps is small.
         difference = upcast(first) - self.mix() * upcast(second)
+        # The factor gives the gradients the size that they have in ordinary attention (section 2.1 of the paper).
         y_BTPE = self.pair_norm(difference, q_BTHD.dtype) * (1 - self.lambda_init)
         return y_BTPE.unflatten(-1, (2, -1)).flatten(2, 3)
 

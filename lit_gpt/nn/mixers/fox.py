@@ -17,7 +17,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.nn.cache import KVCache
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear
-from lit_gpt.nn.mixers import Lent
+from lit_gpt.nn.mixers import SharedState
 from lit_gpt.nn.mixers.attention import Attention, AttentionCache, memory
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.forgetting import forgetting_attention
@@ -38,8 +38,6 @@ class ForgettingCache(AttentionCache):
 class ForgettingAttention(Attention):
     """Attention with a forget gate per query head. Raises UserError together with attention sinks."""
 
-    narrows = False
-
     def __init__(self, config: ModelConfig, layer_index: int, multipliers: Multipliers):
         super().__init__(config, layer_index, multipliers)
         if config.attn_sink:
@@ -49,8 +47,8 @@ class ForgettingAttention(Attention):
         self.forget = Linear(config.n_embd, config.n_head, bias=True)
 
     def forward(
-        self, x_BTD: Tensor, context: Context, shared: Lent | None = None, cache: Any = None
-    ) -> tuple[Tensor, Lent | None]:
+        self, x_BTD: Tensor, context: Context, shared: SharedState | None = None, cache: Any = None
+    ) -> tuple[Tensor, SharedState | None]:
         """See Attention."""
         q, k, v = self.heads(x_BTD, context, shared, cache)
         log_forget = F.logsigmoid(upcast(self.forget(x_BTD)))

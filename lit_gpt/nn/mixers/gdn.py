@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear, joint
-from lit_gpt.nn.mixers import Lent, MemoryForm, at_least, conv_width, mixer_options, positive
+from lit_gpt.nn.mixers import MemoryForm, SharedState, at_least, conv_width, mixer_options, positive
 from lit_gpt.nn.mixers._linear import (
     QueriesKeysValues,
     RecurrentCache,
@@ -65,7 +65,7 @@ class GatedDeltaNet(nn.Module):
         super().__init__()
         options, n = mixer_options(config, "gdn", Options), config.n_embd
         self.sizes = heads, _, value_dim = sizes(config)
-        self.lends_memory = config.layers[layer_index].memory == "mixer"
+        self.shares_memory = config.layers[layer_index].memory == "mixer"
         self.top = 2.0 if options.negative_eigenvalues else 1.0
         self.qkv = QueriesKeysValues(n, *self.sizes, conv=options.conv)
         self.a, self.b = Linear(n, heads), Linear(n, heads)
@@ -76,9 +76,9 @@ class GatedDeltaNet(nn.Module):
         self.out = Linear(heads * value_dim, n)
 
     def forward(
-        self, x_BTD: Tensor, context: Context, shared: Lent | None = None, cache: RecurrentCache | None = None
-    ) -> tuple[Tensor, Lent | None]:
-        """See lit_gpt.nn.mixers.Mixer. Lends the heads before gate and norm, where its layer lends a memory."""
+        self, x_BTD: Tensor, context: Context, shared: SharedState | None = None, cache: RecurrentCache | None = None
+    ) -> tuple[Tensor, SharedState | None]:
+        """See lit_gpt.nn.mixers.Mixer. Shares the heads before gate and norm, where its layer shares a memory."""
         q, k, v = self.qkv(x_BTD, context, cache)
         a, b = joint(x_BTD, self.a, self.b)
         o_BTHV, state = delta_rule(
@@ -93,7 +93,7 @@ class GatedDeltaNet(nn.Module):
         advance(cache, state, x_BTD.shape[1])
         heads = o_BTHV.flatten(2)
         y = self.norm(upcast(heads) * F.silu(upcast(self.gate(x_BTD))), x_BTD.dtype)
-        return self.out(y), Lent(memory=heads) if self.lends_memory else None
+        return self.out(y), SharedState(memory=heads) if self.shares_memory else None
 
     def flops(self, context_length: int) -> float:
         """Projections, convolution, and the state's work; see state_flops."""

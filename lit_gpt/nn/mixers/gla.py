@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear
-from lit_gpt.nn.mixers import Lent, at_least, mixer_options, positive
+from lit_gpt.nn.mixers import SharedState, at_least, mixer_options, positive
 from lit_gpt.nn.mixers._linear import QueriesKeysValues, RecurrentCache, advance, carried, head_sizes, state_flops
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.ops.dtypes import upcast
@@ -27,6 +27,7 @@ class Options:
     """heads: None is n // 384, at least one.
     expand_k, expand_v: all keys and all values over n; a head has its share, to the nearest multiple of 8.
     gate_rank: of the projection to the decays. gate_divisor: tau, under the log sigmoid: the larger, the slower decay.
+    Both are 16 in the paper (section 4.4).
     """
 
     heads: int | None = at_least(1, None)
@@ -42,7 +43,7 @@ class GatedLinearAttention(nn.Module):
     def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
         options, n = mixer_options(config, "gla", Options), config.n_embd
-        heads = options.heads or max(1, n // 384)
+        heads = options.heads or max(1, n // 384)  # as in ArchScale
         self.sizes = head_sizes("gla", n, heads, options.expand_k, options.expand_v)
         values = heads * self.sizes[2]
         self.divisor = options.gate_divisor
@@ -54,8 +55,8 @@ class GatedLinearAttention(nn.Module):
         self.out = Linear(values, n)
 
     def forward(
-        self, x_BTD: Tensor, context: Context, shared: Lent | None = None, cache: RecurrentCache | None = None
-    ) -> tuple[Tensor, Lent | None]:
+        self, x_BTD: Tensor, context: Context, shared: SharedState | None = None, cache: RecurrentCache | None = None
+    ) -> tuple[Tensor, SharedState | None]:
         """See lit_gpt.nn.mixers.Mixer."""
         q, k, v = self.qkv(x_BTD, context, cache)
         log_decay = F.logsigmoid(upcast(self.a_up(self.a_down(x_BTD)))) / self.divisor

@@ -3,7 +3,7 @@
     y = out(memory * silu(in(x)))             memories of attention, Mamba, feed-forward networks
     y = out(RMSNorm(memory * silu(in(x))))    memories that their own layer normalises after its gate
 
-LayerSpec.shares names the lending layer; it decides width and form.
+LayerSpec.shares names the layer whose memory this is; it decides width and form.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from torch.nn import functional as F
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear
-from lit_gpt.nn.mixers import MIXERS, Lent, MemoryForm
+from lit_gpt.nn.mixers import MIXERS, MemoryForm, SharedState
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.scaling.base import Multipliers
 
 
 class GatedMemoryUnit(nn.Module):
-    """No mixing of positions: nothing to cache, and any position can be had alone."""
-
-    stateless = True
+    """No mixing of positions: there is nothing to cache."""
 
     def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
@@ -33,10 +31,10 @@ class GatedMemoryUnit(nn.Module):
         self.out = Linear(width, n, bias=config.mlp_bias)
 
     def forward(
-        self, x_BTD: Tensor, context: Context, shared: Lent | None, cache: None = None
-    ) -> tuple[Tensor, Lent | None]:
-        """See lit_gpt.nn.mixers.Mixer. Lends nothing."""
-        assert shared is not None and shared.memory is not None, "the layer that a memory unit reads lends nothing"
+        self, x_BTD: Tensor, context: Context, shared: SharedState | None, cache: None = None
+    ) -> tuple[Tensor, SharedState | None]:
+        """See lit_gpt.nn.mixers.Mixer. Shares nothing."""
+        assert shared is not None and shared.memory is not None, "the layer that a memory unit reads shares nothing"
         gated_BTM = shared.memory * F.silu(self.gate(x_BTD))
         if self.norm is not None:
             gated_BTM = self.norm(gated_BTM, gated_BTM.dtype)
@@ -52,13 +50,13 @@ class GatedMemoryUnit(nn.Module):
 
 def memory_form(config: ModelConfig, layer_index: int) -> MemoryForm:
     """Width and form of the memory that a layer reads."""
-    lender = config.layers[layer_index].shares
-    assert lender is not None, f"layer {layer_index} is a memory unit and shares with no layer"
-    spec = config.layers[lender]
+    source = config.layers[layer_index].shares
+    assert source is not None, f"layer {layer_index} is a memory unit and reads no layer"
+    spec = config.layers[source]
     if spec.memory == "ffn":
         return MemoryForm(config.intermediate_size, normed=False)
-    assert spec.memory == "mixer", f"layer {lender} lends no memory"
-    return MIXERS.load(spec.mixer).memory(config, lender)
+    assert spec.memory == "mixer", f"layer {source} shares no memory"
+    return MIXERS.load(spec.mixer).memory(config, source)
 
 
 def build(config: ModelConfig, layer_index: int, multipliers: Multipliers) -> GatedMemoryUnit:

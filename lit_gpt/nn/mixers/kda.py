@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear, joint
-from lit_gpt.nn.mixers import Lent, at_least, conv_width, mixer_options, positive
+from lit_gpt.nn.mixers import SharedState, at_least, conv_width, mixer_options, positive
 from lit_gpt.nn.mixers._linear import (
     QueriesKeysValues,
     RecurrentCache,
@@ -32,7 +32,7 @@ from lit_gpt.ops.dtypes import upcast
 from lit_gpt.roles import role
 from lit_gpt.scaling.base import Multipliers
 
-RATES = 1.0, 16.0  # exp(A_log) is uniform between them
+RATES = 1.0, 16.0  # exp(A_log) is uniform between them, as in the authors' code in fla and in Mamba-2
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class KimiDeltaAttention(nn.Module):
         self.out = Linear(values, n)
 
     def forward(
-        self, x_BTD: Tensor, context: Context, shared: Lent | None = None, cache: RecurrentCache | None = None
-    ) -> tuple[Tensor, Lent | None]:
+        self, x_BTD: Tensor, context: Context, shared: SharedState | None = None, cache: RecurrentCache | None = None
+    ) -> tuple[Tensor, SharedState | None]:
         """See lit_gpt.nn.mixers.Mixer."""
         q, k, v = self.qkv(x_BTD, context, cache)
         b, a, gate = joint(x_BTD, self.b, self.a_down, self.gate_down)

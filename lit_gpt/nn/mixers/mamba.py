@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear, joint
-from lit_gpt.nn.mixers import Lent, MemoryForm, at_least, mixer_options
+from lit_gpt.nn.mixers import MemoryForm, SharedState, at_least, mixer_options
 from lit_gpt.nn.mixers._linear import RecurrentCache, advance, state_flops, time_step_bias
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.ops.conv import causal_conv
@@ -49,9 +49,9 @@ class Mamba(nn.Module):
         super().__init__()
         options, n = mixer_options(config, "mamba", Options), config.n_embd
         inner, states = options.expand * n, options.d_state
-        rank = options.dt_rank or math.ceil(n / 16)
+        rank = options.dt_rank or math.ceil(n / 16)  # "auto" in mamba_ssm's code
         self.joint = options.joint
-        self.lends_memory = config.layers[layer_index].memory == "mixer"
+        self.shares_memory = config.layers[layer_index].memory == "mixer"
         self.widths = rank, states, states
         if options.joint:
             self.in_proj = Linear(n, 2 * inner, maps=2)
@@ -68,13 +68,14 @@ class Mamba(nn.Module):
         self.dt = Linear(rank, inner)
         self.dt_bias = role(nn.Parameter(torch.empty(inner)), "vector", time_step_bias)
         self.A_log = role(nn.Parameter(torch.empty(inner, states)), "vector", _log_count)
+        # The skip D x starts as the identity, as in mamba_ssm.
         self.D = role(nn.Parameter(torch.empty(inner)), "vector", 1.0)
         self.out = Linear(inner, n)
 
     def forward(
-        self, x_BTD: Tensor, context: Context, shared: Lent | None = None, cache: RecurrentCache | None = None
-    ) -> tuple[Tensor, Lent | None]:
-        """See lit_gpt.nn.mixers.Mixer. Lends the scan's output before the gate, where its layer lends a memory."""
+        self, x_BTD: Tensor, context: Context, shared: SharedState | None = None, cache: RecurrentCache | None = None
+    ) -> tuple[Tensor, SharedState | None]:
+        """See lit_gpt.nn.mixers.Mixer. Shares the scan's output before the gate, where its layer shares a memory."""
         x_BTC, z_BTC = self.in_proj.halves(x_BTD) if self.joint else (self.x(x_BTD), self.z(x_BTD))
         x_BTC, inputs = causal_conv(
             x_BTC,
@@ -95,13 +96,14 @@ class Mamba(nn.Module):
             self.D,
             self.dt_bias,
             doc_ids=context.doc_ids,
+            # A zero state is left out at the start: the kernel for whole sequences takes none.
             state=None if cache is None or cache.length == 0 else cache.state,
             backend=context.kernels,
         )
         if cache is not None:
             cache.conv = inputs
         advance(cache, state, x_BTD.shape[1])
-        return self.out(y_BTC * F.silu(z_BTC)), Lent(memory=y_BTC) if self.lends_memory else None
+        return self.out(y_BTC * F.silu(z_BTC)), SharedState(memory=y_BTC) if self.shares_memory else None
 
     def _selection(self, x_BTC: Tensor) -> list[Tensor]:
         """What the scan's maps depend on the token by: low-rank time steps, B and C."""

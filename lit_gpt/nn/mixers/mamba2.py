@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear
-from lit_gpt.nn.mixers import Lent, MemoryForm, at_least, mixer_options
+from lit_gpt.nn.mixers import MemoryForm, SharedState, at_least, mixer_options
 from lit_gpt.nn.mixers._linear import RecurrentCache, advance, log_uniform, state_flops, time_step_bias
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.ops.conv import causal_conv
@@ -49,7 +49,7 @@ class Mamba2(nn.Module):
         options, n = mixer_options(config, "mamba2", Options), config.n_embd
         self.heads, inner = heads_of(config), memory(config, layer_index).width
         self.widths = inner, options.d_state, options.d_state
-        self.lends_memory = config.layers[layer_index].memory == "mixer"
+        self.shares_memory = config.layers[layer_index].memory == "mixer"
         self.joint = options.joint
         if self.joint:
             self.in_proj = Linear(n, inner + sum(self.widths) + self.heads)
@@ -59,15 +59,16 @@ class Mamba2(nn.Module):
         self.conv = role(nn.Parameter(torch.empty(sum(self.widths), 1, options.d_conv)), "conv")
         self.conv_bias = role(nn.Parameter(torch.empty(sum(self.widths))), "vector", 0.0)
         self.dt_bias = role(nn.Parameter(torch.empty(self.heads)), "vector", time_step_bias)
+        # exp(A_log) uniform in [1, 16], and D = 1: A_init_range and D of mamba_ssm's Mamba2.
         self.A_log = role(nn.Parameter(torch.empty(self.heads)), "vector", log_uniform(1.0, 16.0))
         self.D = role(nn.Parameter(torch.empty(self.heads)), "vector", 1.0)
         self.norm = RMSNorm(inner, config.norm_eps)
         self.out = Linear(inner, n)
 
     def forward(
-        self, x_BTD: Tensor, context: Context, shared: Lent | None = None, cache: RecurrentCache | None = None
-    ) -> tuple[Tensor, Lent | None]:
-        """See lit_gpt.nn.mixers.Mixer. Lends the heads before gate and norm, where its layer lends a memory."""
+        self, x_BTD: Tensor, context: Context, shared: SharedState | None = None, cache: RecurrentCache | None = None
+    ) -> tuple[Tensor, SharedState | None]:
+        """See lit_gpt.nn.mixers.Mixer. Shares the heads before gate and norm, where its layer shares a memory."""
         z, xBC, dt = self._projected(x_BTD)
         x, B, C = self._convolved(xBC, context, cache).split(self.widths, dim=-1)
         y_BTHP, state = ssd(
@@ -85,7 +86,7 @@ class Mamba2(nn.Module):
         advance(cache, state, x_BTD.shape[1])
         heads = y_BTHP.flatten(2)
         y = self.norm(upcast(heads) * F.silu(upcast(z)), x_BTD.dtype)
-        return self.out(y), Lent(memory=heads) if self.lends_memory else None
+        return self.out(y), SharedState(memory=heads) if self.shares_memory else None
 
     def _projected(self, x_BTD: Tensor) -> list[Tensor]:
         """z; x, B and C side by side, one product since the convolution reads it whole; time steps."""

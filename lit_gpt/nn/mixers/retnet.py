@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear
-from lit_gpt.nn.mixers import Lent, at_least, mixer_options, positive
+from lit_gpt.nn.mixers import SharedState, at_least, mixer_options, positive
 from lit_gpt.nn.mixers._linear import QueriesKeysValues, RecurrentCache, advance, carried, head_sizes, state_flops
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.nn.rotary import rotate
@@ -52,12 +52,13 @@ class Retention(nn.Module):
         self.out = Linear(values, n)
 
     def forward(
-        self, x_BTD: Tensor, context: Context, shared: Lent | None = None, cache: RecurrentCache | None = None
-    ) -> tuple[Tensor, Lent | None]:
+        self, x_BTD: Tensor, context: Context, shared: SharedState | None = None, cache: RecurrentCache | None = None
+    ) -> tuple[Tensor, SharedState | None]:
         """See lit_gpt.nn.mixers.Mixer."""
         q, k, v = self.qkv(x_BTD, context, cache)
         tables = self._tables(0 if cache is None else cache.length, x_BTD)
         q, k = rotate(q, *tables), rotate(k, *tables)
+        # gamma of the paper's equation 8, made as a logarithm: it never is a number next to 1, which would be rounded.
         log_decay = torch.log1p(-torch.exp2(-5.0 - torch.arange(self.sizes[0], device=x_BTD.device)))
         o_BTHV, state = linear_attention(q, k, v, log_decay, **carried(context, cache))
         advance(cache, state, x_BTD.shape[1])

@@ -1,4 +1,4 @@
-"""Hybrid, recurrent and mixture families against the reference's tables (its sections 5.1 and 5.2)."""
+"""Hybrid, recurrent and mixture families against ArchScale's tables (its sections 5.1 and 5.2)."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_options_that_act_on_no_layer_are_one_note(flags: dict[str, Any], note: 
 
 
 def test_name_tokens_of_attention_are_for_every_family() -> None:
-    """Commands of the reference have them; so are options that some layer uses, or that change nothing."""
+    """Commands of ArchScale have them; so are options that some layer uses, or that change nothing."""
     name = "mup_rbase_nope_ga_qknorm_anorm"
     for family in ("mamba", "sambay", "sambaywdr"):
         assert not notes(train_name=name, train_model=family)

@@ -1,4 +1,4 @@
-"""Every family as a whole model: caches, documents, training; and the reference's 869 names built."""
+"""Every family as a whole model: caches, documents, training; and ArchScale's 869 names built."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from lit_gpt.config.model import Experts, ModelConfig
 from lit_gpt.config.names import NameFields, read_model_name
 from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
+from lit_gpt.evals.decoding import Decoder
+from lit_gpt.metrics.counting import param_counts
 from lit_gpt.model import GPT
 from lit_gpt.nn import rotary
 from lit_gpt.ops import attention
@@ -66,9 +68,9 @@ def small(family: str) -> ModelConfig:
 def test_cached_decoding_equals_the_full_forward(family: str) -> None:
     """A prompt in two pieces, then token by token. States are kept in fp32."""
     model, x = model_of(small(family)), tokens()
-    full, cache = model(x), model.new_cache(2, LENGTH)
+    full, decoder = model(x).logits, Decoder(model, 2, LENGTH)
     pieces = [x[:, :9], x[:, 9:13], *x[:, 13:].split(1, dim=1)]
-    stepwise = torch.cat([model(piece, cache=cache) for piece in pieces], dim=1)
+    stepwise = torch.cat([decoder(piece) for piece in pieces], dim=1)
     torch.testing.assert_close(stepwise, full, rtol=1e-5, atol=1e-5)
 
 
@@ -79,8 +81,8 @@ def test_packed_documents_equal_separate_ones(family: str) -> None:
     model, x = model_of(small(family)), tokens()
     lengths = [7, 1, 16], [2, 12, 10]
     doc_ids = torch.stack([torch.arange(3).repeat_interleave(torch.tensor(row)) for row in lengths])
-    rows = [torch.cat([model(piece[None]) for piece in x[i].split(row)], dim=1) for i, row in enumerate(lengths)]
-    torch.testing.assert_close(model(x, doc_ids_BT=doc_ids), torch.cat(rows), rtol=1e-5, atol=1e-5)
+    rows = [torch.cat([model(piece[None]).logits for piece in x[i].split(row)], dim=1) for i, row in enumerate(lengths)]
+    torch.testing.assert_close(model(x, doc_ids_BT=doc_ids).logits, torch.cat(rows), rtol=1e-5, atol=1e-5)
 
 
 @MIXED
@@ -91,24 +93,24 @@ def test_prompts_padded_on_the_left(family: str) -> None:
     prompts, rest = [x[0, :9], x[1, :4]], x[:, 9:14]
     padded = torch.stack([torch.nn.functional.pad(p, (9 - len(p), 0)) for p in prompts])
     doc_ids = torch.tensor([[1] * 9, [0] * 5 + [1] * 4])
-    cache = model.new_cache(2, LENGTH)
-    first = model.logits(model.hidden(padded, doc_ids_BT=doc_ids, cache=cache, last_only=True))
-    got = torch.cat([first, *(model(piece, cache=cache) for piece in rest.split(1, dim=1))], dim=1)
+    decoder = Decoder(model, 2, LENGTH)
+    first = decoder(padded, doc_ids, last_only=True)
+    got = torch.cat([first, *(decoder(piece) for piece in rest.split(1, dim=1))], dim=1)
     for i, prompt in enumerate(prompts):
-        alone = model(torch.cat([prompt, rest[i]])[None])[0, len(prompt) - 1 :]
+        alone = model(torch.cat([prompt, rest[i]])[None]).logits[0, len(prompt) - 1 :]
         torch.testing.assert_close(got[i], alone, rtol=1e-5, atol=1e-5)
 
 
 @MIXED
 def test_every_parameter_learns_and_nothing_sees_the_future(family: str) -> None:
     model, x = model_of(small(family)), tokens()
-    before = model(x)
+    before = model(x).logits
     before[:, :10].square().sum().backward()
     unused = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert not unused
     y = x.clone()
     y[:, 10:] = (y[:, 10:] + 1) % VOCAB
-    after = model(y)
+    after = model(y).logits
     torch.testing.assert_close(before[:, :10], after[:, :10], rtol=1e-9, atol=1e-9)
     assert not torch.allclose(before[:, 10:], after[:, 10:])
 
@@ -181,7 +183,7 @@ def trained(run: RunConfig) -> Iterator[float]:
 @functools.cache
 def parameters(family: str, depth: int) -> dict[str, int]:
     with torch.device("meta"):
-        return GPT(build(family, depth)).param_counts()
+        return param_counts(GPT(build(family, depth)))
 
 
 def test_every_name_of_the_reference_builds() -> None:

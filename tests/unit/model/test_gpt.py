@@ -12,7 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lit_gpt.architectures import build
 from lit_gpt.errors import UserError
-from lit_gpt.model import GPT
+from lit_gpt.evals.decoding import Decoder
+from lit_gpt.metrics.counting import flops_per_token, param_counts
+from lit_gpt.model import GPT, Output
 from lit_gpt.nn.mixers.attention import visible_keys
 from lit_gpt.ops.loss import IGNORE
 from lit_gpt.scaling.base import Multipliers
@@ -30,12 +32,12 @@ def config_of(name: str):
 @torch.no_grad()
 def test_cached_decoding_equals_the_full_forward(name):
     model, x = model_of(config_of(name)), tokens()
-    full = model(x)
+    full = model(x).logits
     assert full.shape == (2, LENGTH, VOCAB)
-    cache = model.new_cache(2, LENGTH)
+    decoder = Decoder(model, 2, LENGTH)
     pieces = [x[:, :9], x[:, 9:13], *x[:, 13:].split(1, dim=1)]
-    stepwise = torch.cat([model(piece, cache=cache) for piece in pieces], dim=1)
-    assert cache.length == LENGTH
+    stepwise = torch.cat([decoder(piece) for piece in pieces], dim=1)
+    assert decoder.length == LENGTH
     torch.testing.assert_close(stepwise, full, rtol=1e-5, atol=1e-6)
 
 
@@ -44,8 +46,8 @@ def test_cached_decoding_equals_the_full_forward(name):
 def test_packed_documents_equal_separate_ones(name):
     model, x = model_of(config_of(name)), tokens(rows=1)
     doc_ids = torch.tensor([0] * 7 + [1] * 1 + [2] * 16)[None]
-    packed = model(x, doc_ids_BT=doc_ids)
-    separate = torch.cat([model(piece) for piece in x.split([7, 1, 16], dim=1)], dim=1)
+    packed = model(x, doc_ids_BT=doc_ids).logits
+    separate = torch.cat([model(piece).logits for piece in x.split([7, 1, 16], dim=1)], dim=1)
     torch.testing.assert_close(packed, separate, rtol=1e-5, atol=1e-6)
 
 
@@ -55,7 +57,7 @@ def test_the_future_is_not_seen(name):
     model, x = model_of(config_of(name)), tokens()
     y = x.clone()
     y[:, 10:] = (y[:, 10:] + 1) % VOCAB
-    before, after = model(x), model(y)
+    before, after = model(x).logits, model(y).logits
     assert torch.equal(before[:, :10], after[:, :10])
     assert not torch.allclose(before[:, 10:], after[:, 10:])
 
@@ -64,7 +66,7 @@ def test_the_future_is_not_seen(name):
 def test_every_parameter_learns(name):
     """Nothing is built that the forward pass does not read."""
     model = model_of(config_of(name))
-    model(tokens(), tokens().roll(1)).backward()
+    model(tokens(), tokens().roll(1)).loss.backward()
     unused = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert not unused
 
@@ -73,13 +75,23 @@ def test_every_parameter_learns(name):
 def test_flops_are_those_torch_counts(name):
     """torch counts attention over all T keys and, in this backend, as plain products."""
     config = config_of(name)
-    model = model_of(config, attention_backend="reference", loss_backend="plain")
+    model = model_of(config, attention_backend="plain", loss_backend="plain")
     with FlopCounterMode(display=False) as counter:
-        model(tokens(), tokens()).backward()
+        model(tokens(), tokens()).loss.backward()
     per_key = 3 * 4 * config.n_head * config.head_dim
     unseen = sum(LENGTH - visible_keys(LENGTH, s.window) for s in config.layers)
-    expected = 2 * LENGTH * (model.flops_per_token(LENGTH) + per_key * unseen)
+    expected = 2 * LENGTH * (flops_per_token(model, LENGTH) + per_key * unseen)
     assert counter.get_total_flops() == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_forward_gives_what_it_was_asked_for():
+    """It gave a tensor, a record of routers, or both, depending on an argument."""
+    model, x = model_of(optioned("gate")), tokens()
+    logits, loss, nothing = model(x), model(x, x), model(x, head=False)
+    assert {type(output) for output in (logits, loss, nothing)} == {Output}
+    given = [[field for field, value in output._asdict().items() if value is not None] for output in (logits, loss)]
+    assert given == [["logits"], ["loss"]] and loss.loss.ndim == 0
+    assert nothing == Output(), "a model without experts has no routers"
 
 
 @pytest.mark.parametrize("window", [None, 1, 4, 9, 20])
@@ -92,7 +104,7 @@ def test_visible_keys_counts_the_mask(window):
 @EVERY
 def test_counts_are_exact(name):
     model = model_of(config_of(name))
-    counts = model.param_counts()
+    counts = param_counts(model)
     assert counts["total"] == sum(p.numel() for p in model.parameters())
     roles = ("embedding", "head", "matrix", "expert", "router", "vector", "conv")
     assert sum(counts[r] for r in roles) == counts["total"]
@@ -112,7 +124,7 @@ def test_families_build_without_memory(family, depth):
     attention = 2 * config.n_embd * config.head_dim * (config.n_head + config.n_kv_head)
     gate = config.n_embd * config.n_head if config.attn_gate else 0
     matrices = depth * (attention + gate + 3 * config.n_embd * config.intermediate_size)
-    assert model.param_counts()["matrix"] == matrices
+    assert param_counts(model)["matrix"] == matrices
 
 
 @EVERY_DENSE
@@ -122,7 +134,7 @@ def test_families_learn_a_sequence(family):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses = []
     for _ in range(16):
-        loss = model(x[:, :-1], x[:, 1:]) / x[:, 1:].numel()
+        loss = model(x[:, :-1], x[:, 1:]).loss / x[:, 1:].numel()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -135,9 +147,9 @@ def test_loss_is_the_sum_over_targets_that_count(backend):
     model, x = model_of(optioned("qk_norm"), loss_backend=backend, loss_chunk=7), tokens()
     targets = x.roll(-1, dims=1)
     targets[:, -1] = IGNORE
-    loss = model(x, targets, label_smoothing=0.1)
+    loss = model(x, targets, label_smoothing=0.1).loss
     expected = F.cross_entropy(
-        model(x).flatten(0, 1), targets.flatten(), reduction="sum", ignore_index=IGNORE, label_smoothing=0.1
+        model(x).logits.flatten(0, 1), targets.flatten(), reduction="sum", ignore_index=IGNORE, label_smoothing=0.1
     )
     torch.testing.assert_close(loss, expected)
 
@@ -147,12 +159,12 @@ def test_half_precision_stays_near_and_streams_keep_their_dtypes():
     exact, half = model_of(config), GPT(config, Multipliers(0.5, 0.7, 0.2), compute_dtype=torch.bfloat16)
     half.load_state_dict(exact.state_dict())
     assert all(p.dtype == torch.float32 for p in half.parameters())
-    assert half.hidden(tokens()).dtype == torch.bfloat16
+    assert half.hidden(tokens())[0].dtype == torch.bfloat16
     seen = []
     half.blocks[1].register_forward_pre_hook(lambda _, args: seen.append(args[0].x.dtype))
-    logits = half(tokens())
+    logits = half(tokens()).logits
     assert (logits.dtype, seen) == (torch.float32, [torch.float32])
-    torch.testing.assert_close(logits.double(), exact(tokens()), rtol=0.1, atol=0.1)
+    torch.testing.assert_close(logits.double(), exact(tokens()).logits, rtol=0.1, atol=0.1)
 
 
 def test_post_norm_stream_is_in_compute_dtype():
@@ -170,7 +182,7 @@ def test_unknown_backends_are_user_errors():
 def test_cache_that_is_too_small_is_caught():
     model = model_of(optioned("gate"))
     with pytest.raises(AssertionError, match="holds 8 tokens"):
-        model(tokens(), cache=model.new_cache(2, 8))
+        Decoder(model, 2, 8)(tokens())
 
 
 def test_blocks_compile_without_graph_breaks_and_share_their_code():
@@ -178,7 +190,7 @@ def test_blocks_compile_without_graph_breaks_and_share_their_code():
     config = small_family("transformerls")
     layers = tuple(replace(spec, window=spec.window and 5) for spec in config.layers)
     model = model_of(config.replace(layers=layers), dtype=torch.float32)
-    expected = model(tokens())
+    expected = model(tokens()).logits
     graphs = []
 
     def count(graph, inputs):
@@ -188,5 +200,5 @@ def test_blocks_compile_without_graph_breaks_and_share_their_code():
     torch._dynamo.reset()
     for block in model.blocks:
         block.forward = torch.compile(block.forward, fullgraph=True, backend=count)
-    torch.testing.assert_close(model(tokens()), expected)
+    torch.testing.assert_close(model(tokens()).logits, expected)
     assert len(graphs) == 2, "one per window"

@@ -7,6 +7,7 @@ import torch
 from small_models import LENGTH, model_of, tokens
 from test_every_family import EVERY, small
 
+from lit_gpt.evals.decoding import Decoder
 from lit_gpt.model import GPT
 
 PADDED = (0, 5)  # tokens of padding in each of the two rows
@@ -14,12 +15,11 @@ PADDED = (0, 5)  # tokens of padding in each of the two rows
 
 def prefilled(model: GPT, x: torch.Tensor, doc_ids: torch.Tensor | None, last_only: bool) -> list[torch.Tensor]:
     """Logits after a prompt and after each of three more tokens."""
-    cache = model.new_cache(len(x), LENGTH)
+    decoder = Decoder(model, len(x), LENGTH)
     prompt, *rest = [x[:, :-3], *x[:, -3:].split(1, dim=1)]
     ids = None if doc_ids is None else doc_ids[:, :-3]
-    h = [model.hidden(prompt, doc_ids_BT=ids, cache=cache, last_only=last_only)[:, -1:]]
-    h += [model.hidden(piece, cache=cache, last_only=last_only) for piece in rest]
-    return [model.logits(each) for each in h]
+    first = decoder(prompt, ids, last_only=last_only)[:, -1:]
+    return [first, *(decoder(piece, last_only=last_only) for piece in rest)]
 
 
 @EVERY
@@ -29,7 +29,7 @@ def test_prompts_of_two_lengths_continue_as_each_does_alone(family: str) -> None
     doc_ids = torch.stack([(torch.arange(LENGTH) >= pad).int() for pad in PADDED])
     found = torch.cat(prefilled(model, x, doc_ids, last_only=True), dim=1)
     for i, pad in enumerate(PADDED):
-        alone = model(x[i : i + 1, pad:])[:, -4:]
+        alone = model(x[i : i + 1, pad:]).logits[:, -4:]
         torch.testing.assert_close(found[i : i + 1], alone, rtol=1e-5, atol=1e-5)
 
 
@@ -47,10 +47,10 @@ def test_yoco_computes_its_second_half_for_the_last_position(family: str, skippe
         block.norm1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
     outputs: list[int] = []
     for block in model.blocks:
-        block.mixer.register_forward_hook(lambda _, inputs, found: outputs.append(found[0].shape[1]))
-    model.hidden(x, cache=model.new_cache(2, LENGTH), last_only=True)
+        block.norm2.register_forward_pre_hook(lambda _, inputs: outputs.append(inputs[0].shape[1]))
+    Decoder(model, 2, LENGTH).hidden(x, last_only=True)
     assert seen == [LENGTH] * (8 - skipped) + [1] * skipped
     assert outputs == [LENGTH] * (7 - skipped) + [1] * (1 + skipped)
     seen.clear()
-    model.hidden(x, cache=model.new_cache(2, LENGTH))
+    Decoder(model, 2, LENGTH).hidden(x)
     assert seen == [LENGTH] * 8

@@ -60,7 +60,7 @@ def test_a_llama_becomes_ours_and_theirs_again(name, tmp_path):
     file = tmp_path / "ours.safetensors"
     assert convert.main([str(tmp_path / "hf"), str(file)]) == 0
     ours, _ = load_model(file)
-    torch.testing.assert_close(ours(tokens()), model(tokens()).logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours(tokens()).logits, model(tokens()).logits, rtol=1e-4, atol=1e-4)
     assert convert.main([str(file), str(tmp_path / "again"), "--to", "hf"]) == 0
     again = transformers_model(tmp_path / "again").state_dict()
     assert again.keys() == model.state_dict().keys()
@@ -74,7 +74,7 @@ def test_shards_are_read_together(tmp_path):
     assert len(list((tmp_path / "hf").glob("*.safetensors"))) > 2
     convert.main([str(tmp_path / "hf"), str(tmp_path / "ours.pth")])
     ours, _ = load_model(tmp_path / "ours.pth")
-    torch.testing.assert_close(ours(tokens()), model(tokens()).logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours(tokens()).logits, model(tokens()).logits, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("scaling", [None, {"type": "yarn", "factor": 4.0, "truncate": False}])
@@ -89,7 +89,7 @@ def test_the_config_of_transformers_4_means_the_same(scaling, tmp_path):
     convert.main([str(tmp_path / "hf"), str(tmp_path / "ours.pth")])
     ours, expected = load_model(tmp_path / "ours.pth")[0], transformers_model(tmp_path / "hf")
     assert (ours.config.rope_base, ours.config.yarn_scale) == (20000.0, 4.0 if scaling else 1.0)
-    torch.testing.assert_close(ours(tokens()), expected(tokens()).logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours(tokens()).logits, expected(tokens()).logits, rtol=1e-4, atol=1e-4)
 
 
 REFUSED = {

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from lit_gpt.checkpoint import export, load_full, write_exported
+from lit_gpt.checkpoint import load_full, write_exported
 from lit_gpt.config.model import Experts, LayerSpec, ModelConfig
 from lit_gpt.data.kept_tokenizer import KeptTokenizer, describe_tokenizer, keep_tokenizer, read_kept
 from lit_gpt.data.meta import write_json
@@ -45,7 +45,7 @@ def naive(model, prompt: list[int], count: int) -> list[int]:
     """Greedy decoding by a full forward pass per token."""
     tokens = list(prompt)
     for _ in range(count):
-        tokens.append(int(model(torch.tensor([tokens]))[0, -1].argmax()))
+        tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
     return tokens[len(prompt) :]
 
 
@@ -187,7 +187,8 @@ def test_an_empty_prompt_is_a_user_error(model):
 
 def test_every_form_loads_the_same_model(run_folder, tmp_path):
     newest = run_folder / "checkpoints" / "step-000004"
-    forms = [run_folder, newest, export(newest, tmp_path / "m.pth"), export(newest, tmp_path / "m.safetensors")]
+    exported = [write_exported(*load_full(newest), tmp_path / f"m.{suffix}") for suffix in ("pth", "safetensors")]
+    forms = [run_folder, newest, *exported]
     x = torch.tensor([PROMPTS[1]])
     logits = []
     for form in forms:
@@ -195,7 +196,7 @@ def test_every_form_loads_the_same_model(run_folder, tmp_path):
         assert (meta["step"], loaded.config.vocab_size, loaded.training) == (4, 257, False)
         assert loaded.multipliers.residual == pytest.approx(8**-0.5)
         with torch.no_grad():
-            logits.append(loaded(x))
+            logits.append(loaded(x).logits)
     assert all(torch.equal(logits[0], other) for other in logits)
     older, _ = load_model(run_folder / "checkpoints" / "step-000002")
     assert not torch.equal(older.wte.weight, loaded.wte.weight)
@@ -276,7 +277,7 @@ def test_a_run_keeps_its_tokenizer(run_folder, tmp_path, monkeypatch, capsys):
     moved = shutil.copytree(run_folder, tmp_path / "moved")
     config = yaml.safe_load((moved / "config.yaml").read_text())
     (moved / "config.yaml").write_text(yaml.safe_dump(config | {"train_data_dir": "gone"}))
-    exported = export(run_folder / "checkpoints" / "step-000004", tmp_path / "m.safetensors")
+    exported = write_exported(*load_full(run_folder / "checkpoints" / "step-000004"), tmp_path / "m.safetensors")
     for path in (moved, exported):
         assert tool.main([str(path), "--prompt", "the", "--max_new_tokens", "2"]) == 0
 

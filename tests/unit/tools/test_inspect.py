@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from lit_gpt.checkpoint import export
+from lit_gpt.checkpoint import load_full, write_exported
 from lit_gpt.errors import UserError
 from lit_gpt.evals.load import load_model
 from lit_gpt.ops import attention
@@ -41,7 +41,7 @@ def test_a_library_that_cannot_be_imported_is_reported(monkeypatch, tmp_path):
 
 
 def test_a_run_and_its_checkpoints(run_folder, tmp_path, capsys):
-    exported = export(run_folder / "checkpoints" / "step-000002", tmp_path / "m.safetensors")
+    exported = write_exported(*load_full(run_folder / "checkpoints" / "step-000002"), tmp_path / "m.safetensors")
     assert inspect.main(["run", str(run_folder)]) == 0
     of_run = capsys.readouterr().out
     assert inspect.main(["checkpoint", str(exported)]) == 0

@@ -10,6 +10,7 @@ import torch
 
 from lit_gpt.config.cli import parse
 from lit_gpt.errors import UserError
+from lit_gpt.metrics.counting import flops_per_token, param_counts
 from lit_gpt.model import GPT
 from lit_gpt.tools import plan
 from lit_gpt.tools._cli import aligned
@@ -56,9 +57,9 @@ def test_layers_add_up_to_the_model(name, capsys):
     assert tied == ("tie" in name)
     parameters = [number(r[-2]) for r in [*layers, table["embedding"], table["norm"]]]
     parameters += [] if tied else [number(table["head"][0])]
-    assert sum(parameters) == number(table["all"][0]) == model.param_counts()["total"]
+    assert sum(parameters) == number(table["all"][0]) == param_counts(model)["total"]
     flops = sum(number(r[-1]) for r in [*layers, table["head"]])
-    assert flops == number(table["all"][1]) == pytest.approx(model.flops_per_token(4096) / 3, abs=1)
+    assert flops == number(table["all"][1]) == pytest.approx(flops_per_token(model, 4096) / 3, abs=1)
     assert [row[2] for row in layers] == ["128", "128", "128", "all"]
 
 

@@ -103,7 +103,7 @@ def compare(config: ModelConfig, refused: str | None, folder, multipliers: Multi
     model = model_of(config, multipliers)
     if refused is None:
         theirs = transformers_model(write_llama(model.state_dict(), config, multipliers, folder))
-        torch.testing.assert_close(theirs(tokens()).logits, model(tokens()), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(theirs(tokens()).logits, model(tokens()).logits, rtol=1e-4, atol=1e-4)
         return
     with pytest.raises(UserError, match=refused) as caught:
         write_llama(model.state_dict(), config, multipliers, folder)

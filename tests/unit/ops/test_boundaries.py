@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lit_gpt.data.varlen import doc_ids, doc_positions, doc_starts
+from lit_gpt.ops.boundaries import doc_ids, doc_positions, doc_starts
 
 
 def test_against_a_loop():

@@ -1,4 +1,7 @@
-"""Document boundaries inside packed sequences."""
+"""Document boundaries inside packed sequences, worked out from the tokens: nothing about them is stored in the data.
+
+Shapes: B batch, T tokens, N documents of a batch.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ def doc_starts(ids_BT: torch.Tensor) -> torch.Tensor:
 def doc_positions(ids_BT: torch.Tensor) -> torch.Tensor:
     """int64 (B, T): the position of every token inside its document, from 0."""
     place_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
+    # The last start at or before a position, as a running maximum: no loop, and no wait for the device.
     first_BT = torch.where(doc_starts(ids_BT), place_T, 0).cummax(1).values
     return place_T - first_BT
 

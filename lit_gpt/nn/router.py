@@ -17,7 +17,10 @@ from lit_gpt.ops.experts import Routes, sort_pairs
 
 
 class Choice(NamedTuple):
-    """gates_TK: weights of the pairs, at least fp32. experts_TK: their experts."""
+    """Each token's experts.
+
+    gates_TK: how much each counts in the token's sum, in at least fp32. experts_TK: which they are.
+    """
 
     gates_TK: Tensor
     experts_TK: Tensor
@@ -36,9 +39,11 @@ def choose_experts(logits_TE: Tensor, experts: Experts, bias_E: Tensor | None = 
 
     bias_E: added to the scores (softmax or sigmoid) that experts are selected by, not to the gates.
     """
+    # A choice has no gradient; that of the router comes through the gates.
     scores_TE = logits_TE.detach()
     if bias_E is not None:
         scores_TE = (scores_TE.sigmoid() if experts.gate == "sigmoid" else scores_TE.softmax(-1)) + bias_E
+    # A stable sort and not topk, which breaks ties differently on each device: resume and tests compare routes.
     order_TE = scores_TE.sort(dim=-1, descending=True, stable=True).indices
     experts_TK = order_TE[:, : experts.active].contiguous()
     if experts.gate == "selected":
@@ -47,12 +52,14 @@ def choose_experts(logits_TE: Tensor, experts: Experts, bias_E: Tensor | None = 
         logs_TK = logits_TE.log_softmax(-1).gather(-1, experts_TK)
     else:  # log of s_i / sum s, without underflow
         logs_TK = torch.nn.functional.logsigmoid(logits_TE.gather(-1, experts_TK)).log_softmax(-1)
+    # Gates are made as logarithms: the square root is then a half, whose gradient is finite where a gate is near 0.
     return Choice((0.5 * logs_TK if experts.sqrt_gate else logs_TK).exp(), experts_TK)
 
 
 def capacity_of(tokens: int, experts: Experts) -> int:
     """Tokens that an expert serves at most, or under expert choice exactly."""
     mean = tokens * experts.active / experts.routed
+    # To the nearest whole number, which is not Python's round: that takes 2.5 to 2.
     return min(tokens, max(int(mean * (experts.capacity or 1.0) + 0.5), 1))
 
 

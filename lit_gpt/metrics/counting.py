@@ -1,0 +1,47 @@
+"""How large a model is: its parameters by role, and FLOPs per token by two conventions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, cast
+
+from lit_gpt.model import GPT
+from lit_gpt.nn.moe import MixtureOfExperts
+from lit_gpt.roles import ROLES, roles_of
+
+
+def flops_per_token(model: GPT, context_length: int) -> float:
+    """Matmul FLOPs per token of forward and backward, recomputation left out.
+
+    Backward does two products for each of forward's: one for the gradient of the input, one for that of the weight.
+    Attention counts the keys that a query sees, averaged over a sequence of context_length.
+    """
+    forward = sum(cast(Any, model.blocks[i]).flops(context_length) for i in model.block_of)
+    return 3 * (forward + 2 * model.head_weight().numel())
+
+
+def palm_flops_per_token(model: GPT, context_length: int) -> float:
+    """The same by PaLM's convention (arXiv:2204.02311, appendix B): 6 N + 12 L H Q T.
+
+    N are the active parameters without the input table (a tied one is the output projection too, and counts), L
+    the layers with softmax attention of H heads of size Q, each as if a query saw all T tokens.
+    """
+    counts, config = param_counts(model), model.config
+    n = counts["active"] - (0 if model.head is None else counts["embedding"])
+    return 6.0 * n + 12.0 * len(model.attending) * config.n_head * config.head_dim * context_length
+
+
+def param_counts(model: GPT) -> dict[str, int]:
+    """Parameters by kind: total, active per token, non_embedding (neither table nor head), each role.
+
+    A tied table counts once, as embedding. Padded rows count. Of experts, those that a token uses are active.
+    """
+    roles = roles_of(model)
+    per_role: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        per_role[roles[name]] += parameter.numel()
+    total = sum(per_role.values())
+    outside = total - per_role["embedding"] - per_role["head"]
+    inactive = sum(m.inactive_parameters() for m in model.modules() if isinstance(m, MixtureOfExperts))
+    counts = {"total": total, "active": total - inactive, "non_embedding": outside}
+    return counts | {name: per_role[name] for name in ROLES}
