@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from lit_gpt.config.arguments import arguments_of, check
 from lit_gpt.errors import NotInstalled, UserError
-from lit_gpt.optim._knobs import check, knobs_of
 from lit_gpt.optim._rules import OPTIONS
 from lit_gpt.optim.external import EXTERNAL, Entry
 from lit_gpt.registry import Registry, spelt_like
@@ -80,7 +80,8 @@ def _check_native(chosen: Any, plan: Plan) -> None:
     if not hasattr(chosen, "rules"):
         return
     options = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(chosen.rules).parameters.values())
-    check(plan.optimizer, plan.optimizer_args, (OPTIONS if options else {}) | knobs_of(chosen.rules))
+    allowed = (OPTIONS if options else {}) | arguments_of(chosen.rules)
+    check(f"optimizer {plan.optimizer}", "--optimizer_args", plan.optimizer_args, allowed)
     chosen.rules(plan, **plan.optimizer_args)
 
 

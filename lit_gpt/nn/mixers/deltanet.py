@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear
-from lit_gpt.nn.mixers import Lent, at_least, conv_width, mixer_options, positive
+from lit_gpt.nn.mixers import ConvWidth, Count, Lent, Positive, mixer_options
 from lit_gpt.nn.mixers._linear import QueriesKeysValues, RecurrentCache, advance, carried, head_sizes, state_flops
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.ops.delta_rule import KEY_DIM_LIMIT, delta_rule
@@ -30,10 +30,10 @@ class Options:
     conv: width of the short convolution. negative_eigenvalues: beta in [0, 2] (arXiv:2411.12537).
     """
 
-    heads: int | None = at_least(1, None)
-    expand_k: float = positive(1.5)
-    expand_v: float = positive(1.5)
-    conv: int = conv_width(4)
+    heads: Count | None = None
+    expand_k: Positive = 1.5
+    expand_v: Positive = 1.5
+    conv: ConvWidth = 4
     negative_eigenvalues: bool = False
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear, joint
-from lit_gpt.nn.mixers import Lent, MemoryForm, at_least, conv_width, mixer_options, positive
+from lit_gpt.nn.mixers import ConvWidth, Count, Lent, MemoryForm, Positive, mixer_options
 from lit_gpt.nn.mixers._linear import (
     QueriesKeysValues,
     RecurrentCache,
@@ -44,10 +44,10 @@ class Options:
     negative_eigenvalues: beta in [0, 2] instead of [0, 1] (arXiv:2411.12537).
     """
 
-    heads: int | None = at_least(1, None)
-    key_dim: int = at_least(1, 256)
-    expand_v: float = positive(2.0)
-    conv: int = conv_width(4)
+    heads: Count | None = None
+    key_dim: Count = 256
+    expand_v: Positive = 2.0
+    conv: ConvWidth = 4
     negative_eigenvalues: bool = True
 
 

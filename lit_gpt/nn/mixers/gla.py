@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear
-from lit_gpt.nn.mixers import Lent, at_least, mixer_options, positive
+from lit_gpt.nn.mixers import Count, Lent, Positive, mixer_options
 from lit_gpt.nn.mixers._linear import QueriesKeysValues, RecurrentCache, advance, carried, head_sizes, state_flops
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.ops.dtypes import upcast
@@ -29,11 +29,11 @@ class Options:
     gate_rank: of the projection to the decays. gate_divisor: tau, under the log sigmoid: the larger, the slower decay.
     """
 
-    heads: int | None = at_least(1, None)
-    expand_k: float = positive(0.5)
-    expand_v: float = positive(1.0)
-    gate_rank: int = at_least(1, 16)
-    gate_divisor: float = positive(16.0)
+    heads: Count | None = None
+    expand_k: Positive = 0.5
+    expand_v: Positive = 1.0
+    gate_rank: Count = 16
+    gate_divisor: Positive = 16.0
 
 
 class GatedLinearAttention(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear, joint
-from lit_gpt.nn.mixers import Lent, at_least, conv_width, mixer_options, positive
+from lit_gpt.nn.mixers import ConvWidth, Count, Lent, Positive, mixer_options
 from lit_gpt.nn.mixers._linear import (
     QueriesKeysValues,
     RecurrentCache,
@@ -43,11 +43,11 @@ class Options:
     negative_eigenvalues: beta in [0, 2] (arXiv:2411.12537).
     """
 
-    heads: int | None = at_least(1, None)
-    key_dim: int = at_least(1, 128)
-    expand_v: float = positive(1.0)
-    conv: int = conv_width(4)
-    rank: int | None = at_least(1, None)
+    heads: Count | None = None
+    key_dim: Count = 128
+    expand_v: Positive = 1.0
+    conv: ConvWidth = 4
+    rank: Count | None = None
     negative_eigenvalues: bool = False
 
 

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lit_gpt.config.bounds import Bounds
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear, joint
-from lit_gpt.nn.mixers import Lent, MemoryForm, at_least, mixer_options
+from lit_gpt.nn.mixers import Count, Lent, MemoryForm, mixer_options
 from lit_gpt.nn.mixers._linear import RecurrentCache, advance, state_flops, time_step_bias
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.ops.conv import causal_conv
@@ -34,10 +36,10 @@ class Options:
     another one to optimizers that see whole matrices (the Muon family).
     """
 
-    d_state: int = at_least(1, 16)
-    d_conv: int = at_least(2, 4)
-    expand: int = at_least(1, 2)
-    dt_rank: int | None = at_least(1, None)
+    d_state: Count = 16
+    d_conv: Annotated[int, Bounds(2)] = 4
+    expand: Count = 2
+    dt_rank: Count | None = None
     inner_norms: bool = False
     joint: bool = False
 

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lit_gpt.config.bounds import Bounds
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear
-from lit_gpt.nn.mixers import Lent, MemoryForm, at_least, mixer_options
+from lit_gpt.nn.mixers import Count, Lent, MemoryForm, mixer_options
 from lit_gpt.nn.mixers._linear import RecurrentCache, advance, log_uniform, state_flops, time_step_bias
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.ops.conv import causal_conv
@@ -33,11 +35,11 @@ class Options:
     mamba_ssm: the same model to AdamW, another one to optimizers that see whole matrices (the Muon family).
     """
 
-    d_state: int = at_least(1, 128)
-    d_conv: int = at_least(2, 4)
-    expand: int = at_least(1, 2)
-    head_dim: int = at_least(1, 64)
-    head_multiple: int = at_least(1, 8)
+    d_state: Count = 128
+    d_conv: Annotated[int, Bounds(2)] = 4
+    expand: Count = 2
+    head_dim: Count = 64
+    head_multiple: Count = 8
     joint: bool = False
 
 
