@@ -17,7 +17,7 @@ from transformers.models.lfm2.modeling_lfm2 import Lfm2ShortConv
 import lit_gpt.architectures
 import lit_gpt.nn.mixers
 import lit_gpt.optim
-import lit_gpt.scaling
+import lit_gpt.scaling.rules
 import pretrain
 from lit_gpt.config.model import LayerSpec, ModelConfig
 from lit_gpt.errors import UserError
@@ -31,7 +31,7 @@ PACKAGES = {
     "architectures": lit_gpt.architectures,
     "nn/mixers": lit_gpt.nn.mixers,
     "optim": lit_gpt.optim,
-    "scaling": lit_gpt.scaling,
+    "scaling/rules": lit_gpt.scaling.rules,
 }
 
 

@@ -33,7 +33,7 @@ from math import sqrt
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.base import LEARNED_ROLES, Init, Multipliers, Situation, Transfer
 from lit_gpt.scaling.methods import HIDDEN, growth, steps_of
-from lit_gpt.scaling.sp import embedding_init
+from lit_gpt.scaling.rules.sp import embedding_init
 
 
 def transfer(s: Situation) -> Transfer:

@@ -23,8 +23,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lit_gpt.scaling import mup
 from lit_gpt.scaling.base import LEARNED_ROLES, Situation, Transfer
+from lit_gpt.scaling.rules import mup
 
 
 def transfer(s: Situation) -> Transfer:

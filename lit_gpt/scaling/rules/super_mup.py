@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lit_gpt.scaling import mupp
 from lit_gpt.scaling.base import Situation, Transfer
+from lit_gpt.scaling.rules import mupp
 
 
 def transfer(s: Situation) -> Transfer:

@@ -30,10 +30,10 @@ from dataclasses import replace
 from math import sqrt
 
 from lit_gpt.errors import UserError
-from lit_gpt.scaling import mupp
 from lit_gpt.scaling.base import LEARNED_ROLES, Situation, Transfer
 from lit_gpt.scaling.methods import ORTHOGONAL, growth
-from lit_gpt.scaling.sp import head_init
+from lit_gpt.scaling.rules import mupp
+from lit_gpt.scaling.rules.sp import head_init
 
 TOKEN_EXPONENT = -0.32
 

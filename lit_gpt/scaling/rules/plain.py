@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lit_gpt.scaling import sp
 from lit_gpt.scaling.base import Init, Situation, Transfer
+from lit_gpt.scaling.rules import sp
 
 
 def transfer(s: Situation) -> Transfer:

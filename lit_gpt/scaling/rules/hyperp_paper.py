@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from math import sqrt
 
-from lit_gpt.scaling import hyperp
 from lit_gpt.scaling.base import Situation, Transfer
+from lit_gpt.scaling.rules import hyperp
 
 TABLES = ("embedding", "head")
 
