@@ -31,13 +31,10 @@ NOT_HERE = {
 class OptimizerRegistry(Registry):
     """Files of this folder, then optimizers of other libraries."""
 
-    def names(self) -> list[str]:
-        """Every entry's name, sorted."""
-        return sorted([*super().names(), *EXTERNAL])
-
-    def load(self, name: str) -> Any:
-        """What has `build`. Raises UserError with suggestions when there is none."""
-        return EXTERNAL[name] if name in EXTERNAL else super().load(name)
+    def built_in(self) -> list[str]:
+        """Less the machinery that still lies among the entries."""
+        machinery = ("groups", "external", "memory", "protocol")
+        return [name for name in super().built_in() if name[0] != "_" and name not in machinery]
 
     def resolve(self, name: str) -> str:
         """The entry's name for any spelling of it: case, hyphens and underscores aside, or an alias.
@@ -58,7 +55,7 @@ def _aliases(chosen: Any) -> tuple[str, ...]:
     return chosen.aliases if isinstance(chosen, Entry) else getattr(chosen, "ALIASES", ())
 
 
-OPTIMIZERS = OptimizerRegistry("lit_gpt.optim", "optimizer", exclude=("groups", "external", "memory", "protocol"))
+OPTIMIZERS = OptimizerRegistry("lit_gpt.optim", "optimizer", "build(groups, plan)", EXTERNAL)
 
 
 def check_arguments(plan: Plan) -> None:

@@ -14,7 +14,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.registry import Registry
 from lit_gpt.utils.files import regular
 
-FORMATS = Registry("lit_gpt.data.formats", "data format")
+FORMATS = Registry("lit_gpt.data.formats", "data format", "open_stream(paths, info)")
 
 
 def detect(path: Path) -> str:

@@ -19,7 +19,7 @@ from lit_gpt.nn.context import Context
 from lit_gpt.registry import Registry
 from lit_gpt.scaling.base import Multipliers
 
-MIXERS = Registry("lit_gpt.nn.mixers", "mixer")
+MIXERS = Registry("lit_gpt.nn.mixers", "mixer", "build(config, layer_index, multipliers)")
 O = TypeVar("O")  # noqa: E741
 # What most options of mixers may be; see config/bounds.py.
 Count = Annotated[int, Bounds(1)]

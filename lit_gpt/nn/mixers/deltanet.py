@@ -16,8 +16,8 @@ from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear
 from lit_gpt.nn.mixers import ConvWidth, Count, Lent, Positive, mixer_options
-from lit_gpt.nn.mixers._linear import QueriesKeysValues, RecurrentCache, advance, carried, head_sizes, state_flops
 from lit_gpt.nn.norm import RMSNorm
+from lit_gpt.nn.recurrent import QueriesKeysValues, RecurrentCache, advance, carried, head_sizes, state_flops
 from lit_gpt.ops.delta_rule import KEY_DIM_LIMIT, delta_rule
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.scaling.base import Multipliers

@@ -15,7 +15,8 @@ from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear, joint
 from lit_gpt.nn.mixers import ConvWidth, Count, Lent, Positive, mixer_options
-from lit_gpt.nn.mixers._linear import (
+from lit_gpt.nn.norm import RMSNorm
+from lit_gpt.nn.recurrent import (
     QueriesKeysValues,
     RecurrentCache,
     advance,
@@ -26,7 +27,6 @@ from lit_gpt.nn.mixers._linear import (
     time_step_bias,
     value_dim_of,
 )
-from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.ops.delta_rule import delta_rule
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.roles import role

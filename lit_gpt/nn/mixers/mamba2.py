@@ -18,8 +18,8 @@ from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear
 from lit_gpt.nn.mixers import Count, Lent, MemoryForm, mixer_options
-from lit_gpt.nn.mixers._linear import RecurrentCache, advance, log_uniform, state_flops, time_step_bias
 from lit_gpt.nn.norm import RMSNorm
+from lit_gpt.nn.recurrent import RecurrentCache, advance, log_uniform, state_flops, time_step_bias
 from lit_gpt.ops.conv import causal_conv
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.ssd import ssd

@@ -17,8 +17,8 @@ from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear
 from lit_gpt.nn.mixers import Count, Lent, Positive, mixer_options
-from lit_gpt.nn.mixers._linear import QueriesKeysValues, RecurrentCache, advance, carried, head_sizes, state_flops
 from lit_gpt.nn.norm import RMSNorm
+from lit_gpt.nn.recurrent import QueriesKeysValues, RecurrentCache, advance, carried, head_sizes, state_flops
 from lit_gpt.nn.rotary import rotate
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.linear_attention import linear_attention

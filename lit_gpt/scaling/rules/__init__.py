@@ -2,4 +2,4 @@
 
 from lit_gpt.registry import Registry
 
-RULES = Registry("lit_gpt.scaling.rules", "scaling rule")
+RULES = Registry("lit_gpt.scaling.rules", "scaling rule", "transfer")

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
-from lit_gpt.architectures._dense import BLOCK_SIZE, dense
-from lit_gpt.architectures._shape import Shape
+from lit_gpt.architectures.builders.dense import BLOCK_SIZE, dense
+from lit_gpt.architectures.builders.shape import Shape
 from lit_gpt.config.model import LayerSpec, ModelConfig
 from lit_gpt.errors import UserError
 
@@ -30,7 +30,6 @@ UP = Memory(1, "ffn")  # the up half of its feed-forward network
 
 
 def yoco(
-    family: str,
     depth: int,
     shape: Shape,
     *,
@@ -59,8 +58,8 @@ def yoco(
     """
     if depth % 4:
         raise UserError(
-            f"{family} at depth {depth} cannot be built: it has two halves of paired layers, so the depth must be a "
-            "multiple of 4."
+            f"{shape.family} at depth {depth} cannot be built: it has two halves of paired layers, so the depth "
+            "must be a multiple of 4."
         )
     m = depth // 2
     near = shape.window or window
@@ -79,7 +78,7 @@ def yoco(
             layers[i] = LayerSpec("gmu", shares=lender)
     if differential:
         fields.setdefault("n_kv_head", paired_kv_heads(depth))
-    return dense(family, depth, shape, aspect_ratio=aspect_ratio, layers=tuple(layers), position=position, **fields)
+    return dense(depth, shape, aspect_ratio=aspect_ratio, layers=tuple(layers), position=position, **fields)
 
 
 def adaptive_base(tokens: int) -> float:
