@@ -26,6 +26,7 @@ from lit_gpt.data.stream import StreamInfo
 from lit_gpt.errors import UserError
 from lit_gpt.model import GPT
 from lit_gpt.optim import OPTIMIZERS, check_arguments
+from lit_gpt.plugins import load_plugins
 from lit_gpt.scaling.base import Multipliers, Plan
 from lit_gpt.scaling.plan import Counted, build_plan, describe
 from lit_gpt.train.memory import memory_per_gpu, too_much
@@ -93,6 +94,7 @@ def prepare(typed: RunConfig, ranks: int) -> Setup:
 
     Raises UserError for anything that cannot be trained.
     """
+    load_plugins(typed.plugins)
     if typed.optimizer is not None and not violations(typed):  # resolve() says what is out of bounds
         typed = replace(typed, optimizer=OPTIMIZERS.resolve(typed.optimizer))
     run, name = resolve(typed)
