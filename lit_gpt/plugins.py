@@ -12,6 +12,7 @@ import hashlib
 import sys
 import traceback
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -29,17 +30,19 @@ FOLDER = "plugins"  # of a run folder
 DIGITS = 12  # of a digest, as git shows them
 
 
-class Plugin(ModuleType):
-    """The module of a plugin, with what it was made of."""
+@dataclass(frozen=True)
+class Plugin:
+    """A file that was loaded: where it lies, its bytes, its module, and the registry that it belongs to."""
 
     path: Path
     source: bytes
+    module: ModuleType
     kind: Registry
 
     @property
     def digest(self) -> str:
-        """Of the file's bytes: two plugins are the same where this is."""
-        return hashlib.sha256(self.source).hexdigest()[:DIGITS]
+        """Of the file's bytes; see digest."""
+        return digest(self.source)
 
 
 _loaded: dict[str, Plugin] = {}  # entry name -> plugin, of this process's command line
@@ -60,9 +63,14 @@ def load_plugins(paths: Iterable[str]) -> None:
             )
         found[plugin.path.stem] = plugin
     for kind in KINDS:
-        kind.plugins = {name: plugin for name, plugin in found.items() if plugin.kind is kind}
+        kind.plugins = {name: plugin.module for name, plugin in found.items() if plugin.kind is kind}
     _loaded.clear()
     _loaded.update(found)
+
+
+def digest(source: bytes) -> str:
+    """Two plugins are the same where this is."""
+    return hashlib.sha256(source).hexdigest()[:DIGITS]
 
 
 def digests() -> dict[str, str]:
@@ -91,36 +99,35 @@ def _load(path: Path) -> Plugin:
         raise UserError(f"--plugins {path}: the file's name is the entry's, so it must be such as my_rule.py.")
     plugin = _loaded.get(path.stem)
     if plugin is None or (plugin.path, plugin.source) != (path, source):
-        plugin = Plugin(path.stem)
-        plugin.path, plugin.source = path, source
-        _execute(plugin)
-        plugin.kind = _kind_of(plugin)
+        module = _execute(path, source)
+        plugin = Plugin(path, source, module, _kind_of(path, module))
     if path.stem in plugin.kind.built_in():
         raise UserError(f"--plugins {path} has the name of a built-in {plugin.kind.kind}. Rename the file.")
     return plugin
 
 
-def _execute(plugin: Plugin) -> None:
+def _execute(path: Path, source: bytes) -> ModuleType:
     """Run the file. Its module is found by name afterwards, as dataclasses and torch.compile need."""
-    path = str(plugin.path)
-    plugin.__file__, plugin.__name__ = path, f"plugin_{plugin.path.stem}_{plugin.digest}"
-    sys.modules[plugin.__name__] = plugin
+    module, file = ModuleType(f"plugin_{path.stem}_{digest(source)}"), str(path)
+    module.__file__ = file
+    sys.modules[module.__name__] = module
     try:
-        exec(compile(plugin.source, path, "exec"), plugin.__dict__)
+        exec(compile(source, file, "exec", dont_inherit=True), module.__dict__)  # it has __future__ imports of its own
     except Exception as error:
-        del sys.modules[plugin.__name__]
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-        line = error.lineno if isinstance(error, SyntaxError) and error.filename == path else (lines or [1])[-1]
+        del sys.modules[module.__name__]
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        line = error.lineno if isinstance(error, SyntaxError) and error.filename == file else (lines or [1])[-1]
         what = " ".join(str(error).split())
         raise UserError(f"The plugin {path}, line {line}, fails: {type(error).__name__}: {what}.") from error
+    return module
 
 
-def _kind_of(plugin: Plugin) -> Registry:
-    kinds = [kind for kind in KINDS if kind.takes(plugin)]
+def _kind_of(path: Path, module: ModuleType) -> Registry:
+    kinds = [kind for kind in KINDS if kind.takes(module)]
     if len(kinds) == 1:
         return kinds[0]
     known = ", ".join(f"{kind.hook} makes a {kind.kind}" for kind in KINDS)
     raise UserError(
-        f"The plugin {plugin.path} is {'several entries' if kinds else 'no entry'}: one function must say what it is "
+        f"The plugin {path} is {'several entries' if kinds else 'no entry'}: one function must say what it is "
         f"({known}). See docs/adding.md."
     )
