@@ -10,14 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from spawn import run_distributed
 from test_adding import as_plugins, command  # noqa: F401
 
 import pretrain
 from lit_gpt.architectures import FAMILIES, build
 from lit_gpt.config.cli import parse
+from lit_gpt.config.model import LayerSpec, ModelConfig
 from lit_gpt.errors import UserError
-from lit_gpt.nn.mixers import MIXERS
+from lit_gpt.nn.mixers import MIXERS, build_mixer, gdn
 from lit_gpt.plugins import load_plugins
+from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import convert, generate, inspect
 
 FAMILY = """
@@ -180,6 +183,30 @@ def test_code_of_a_run_folder_never_runs_unasked(
             tool()
     assert not (tmp_path / "sprung").exists()
     assert pretrain.main([*words, *as_plugins]) == 0 and not (tmp_path / "sprung").exists()
+
+
+def test_a_mixer_under_another_name_has_its_own_options(tmp_path: Path, as_plugins: list[str]) -> None:  # noqa: F811
+    """Each mixer named itself to its options, so that those of a copy were dropped in silence."""
+    shutil.copy(tmp_path / "lab/short_conv.py", tmp_path / "wide_conv.py")
+    shutil.copy(gdn.__file__, tmp_path / "my_gdn.py")
+    load_plugins([str(tmp_path / "wide_conv.py"), str(tmp_path / "my_gdn.py")])
+    sizes = {"n_embd": 8, "n_head": 2, "head_dim": 4, "n_kv_head": 2, "intermediate_size": 16}
+    given = {"wide_conv": {"width": 5}, "my_gdn": {"heads": 3, "key_dim": 4}}
+    config = ModelConfig("x", 2, layers=(LayerSpec("wide_conv"), LayerSpec("my_gdn")), mixer_options=given, **sizes)
+    assert build_mixer(config, 0, Multipliers()).conv.shape[-1] == 5
+    assert build_mixer(config, 1, Multipliers()).sizes[:2] == (3, 4)
+    assert MIXERS.load("my_gdn").memory(config, 1).width == 24
+
+
+def train(words: list[str]) -> int:
+    """One rank's run."""
+    return pretrain.main(words)
+
+
+def test_every_rank_loads_them(tmp_path: Path, as_plugins: list[str]) -> None:  # noqa: F811
+    words = [*command(tmp_path, train_model="mine", micro_bsz=1), *as_plugins]
+    assert run_distributed(train, 2, [*words, "--stop_after", "3"]) == [75, 75]
+    assert run_distributed(train, 2, [*words, "--stop_after", "3"]) == [75, 75]
 
 
 def test_the_original_may_move(tmp_path: Path, as_plugins: list[str]) -> None:  # noqa: F811

@@ -91,11 +91,12 @@ def build_mixer(config: ModelConfig, layer_index: int, multipliers: Multipliers)
     return entry.build(config, layer_index, multipliers)
 
 
-def mixer_options(config: ModelConfig, name: str, kind: type[O]) -> O:
-    """The mixer's options, a frozen dataclass of its file: its defaults, and what the model changes.
+def mixer_options(config: ModelConfig, layer_index: int, kind: type[O]) -> O:
+    """The options of a layer's mixer, a frozen dataclass of its file: its defaults, and what the model changes.
 
     Raises UserError for an option that the mixer does not have, and for a value that its type does not allow.
     """
+    name = config.layers[layer_index].mixer
     given = config.mixer_options.get(name, {})
     check(f"mixer {name}", "--mixer_options", given, arguments_of(kind))
     return kind(**given)

@@ -42,7 +42,7 @@ class DeltaNet(nn.Module):
 
     def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
-        options, n = mixer_options(config, "deltanet", Options), config.n_embd
+        options, n = mixer_options(config, layer_index, Options), config.n_embd
         heads = options.heads or max(9, math.ceil(options.expand_k * n / KEY_DIM_LIMIT))
         self.sizes = head_sizes("deltanet", n, heads, options.expand_k, options.expand_v)
         self.top = 2.0 if options.negative_eigenvalues else 1.0

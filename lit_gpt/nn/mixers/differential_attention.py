@@ -51,7 +51,7 @@ class DifferentialAttention(Attention):
                 f"Differential attention takes heads in pairs, but the model has n_head={config.n_head} and "
                 f"n_kv_head={config.n_kv_head}. Both must be even: choose another --depth or --train_model."
             )
-        given = mixer_options(config, config.layers[layer_index].mixer, Options).lambda_init
+        given = mixer_options(config, layer_index, Options).lambda_init
         self.lambda_init = 0.8 - 0.6 * math.exp(-0.3 * layer_index) if given is None else given
         vectors = (role(nn.Parameter(torch.empty(config.head_dim)), "vector", _draw_lambda) for _ in range(4))
         self.lambda_q1, self.lambda_k1, self.lambda_q2, self.lambda_k2 = vectors

@@ -51,9 +51,9 @@ class Options:
     negative_eigenvalues: bool = True
 
 
-def sizes(config: ModelConfig) -> tuple[int, int, int]:
+def sizes(config: ModelConfig, layer_index: int) -> tuple[int, int, int]:
     """Heads, key dimension and value dimension of one head."""
-    options = mixer_options(config, "gdn", Options)
+    options = mixer_options(config, layer_index, Options)
     heads = options.heads or math.ceil(int(0.75 * config.n_embd) / options.key_dim)
     return heads, options.key_dim, value_dim_of("gdn", options.key_dim, options.expand_v)
 
@@ -63,8 +63,8 @@ class GatedDeltaNet(nn.Module):
 
     def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
-        options, n = mixer_options(config, "gdn", Options), config.n_embd
-        self.sizes = heads, _, value_dim = sizes(config)
+        options, n = mixer_options(config, layer_index, Options), config.n_embd
+        self.sizes = heads, _, value_dim = sizes(config, layer_index)
         self.lends_memory = config.layers[layer_index].memory == "mixer"
         self.top = 2.0 if options.negative_eigenvalues else 1.0
         self.qkv = QueriesKeysValues(n, *self.sizes, conv=options.conv)
@@ -112,5 +112,5 @@ def build(config: ModelConfig, layer_index: int, multipliers: Multipliers) -> Ga
 
 def memory(config: ModelConfig, layer_index: int) -> MemoryForm:
     """The heads joined, before gate and norm."""
-    heads, _, value_dim = sizes(config)
+    heads, _, value_dim = sizes(config, layer_index)
     return MemoryForm(heads * value_dim, normed=True)

@@ -41,7 +41,7 @@ class GatedLinearAttention(nn.Module):
 
     def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
-        options, n = mixer_options(config, "gla", Options), config.n_embd
+        options, n = mixer_options(config, layer_index, Options), config.n_embd
         heads = options.heads or max(1, n // 384)
         self.sizes = head_sizes("gla", n, heads, options.expand_k, options.expand_v)
         values = heads * self.sizes[2]

@@ -56,7 +56,7 @@ class KimiDeltaAttention(nn.Module):
 
     def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
-        options, n = mixer_options(config, "kda", Options), config.n_embd
+        options, n = mixer_options(config, layer_index, Options), config.n_embd
         heads = options.heads or max(1, round(n / options.key_dim))
         self.sizes = heads, options.key_dim, value_dim_of("kda", options.key_dim, options.expand_v)
         values, rank = heads * self.sizes[2], options.rank or self.sizes[2]

@@ -49,7 +49,7 @@ class Mamba(nn.Module):
 
     def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
-        options, n = mixer_options(config, "mamba", Options), config.n_embd
+        options, n = mixer_options(config, layer_index, Options), config.n_embd
         inner, states = options.expand * n, options.d_state
         rank = options.dt_rank or math.ceil(n / 16)
         self.joint = options.joint
@@ -138,4 +138,4 @@ def build(config: ModelConfig, layer_index: int, multipliers: Multipliers) -> Ma
 
 def memory(config: ModelConfig, layer_index: int) -> MemoryForm:
     """The scan's output with its D x, before the gate."""
-    return MemoryForm(mixer_options(config, "mamba", Options).expand * config.n_embd, normed=False)
+    return MemoryForm(mixer_options(config, layer_index, Options).expand * config.n_embd, normed=False)

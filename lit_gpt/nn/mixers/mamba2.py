@@ -48,8 +48,8 @@ class Mamba2(nn.Module):
 
     def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
-        options, n = mixer_options(config, "mamba2", Options), config.n_embd
-        self.heads, inner = heads_of(config), memory(config, layer_index).width
+        options, n = mixer_options(config, layer_index, Options), config.n_embd
+        self.heads, inner = heads_of(config, layer_index), memory(config, layer_index).width
         self.widths = inner, options.d_state, options.d_state
         self.lends_memory = config.layers[layer_index].memory == "mixer"
         self.joint = options.joint
@@ -126,9 +126,9 @@ class Mamba2(nn.Module):
         return RecurrentCache(torch.zeros(shape, dtype=torch.float32, device=device), conv)
 
 
-def heads_of(config: ModelConfig) -> int:
+def heads_of(config: ModelConfig, layer_index: int) -> int:
     """expand * n / head_dim, rounded up to a multiple of head_multiple."""
-    options = mixer_options(config, "mamba2", Options)
+    options = mixer_options(config, layer_index, Options)
     unit = options.head_multiple * options.head_dim
     return options.head_multiple * math.ceil(options.expand * config.n_embd / unit)
 
@@ -140,4 +140,4 @@ def build(config: ModelConfig, layer_index: int, multipliers: Multipliers) -> Ma
 
 def memory(config: ModelConfig, layer_index: int) -> MemoryForm:
     """The scan's output with its D x, heads joined, before gate and norm."""
-    return MemoryForm(heads_of(config) * mixer_options(config, "mamba2", Options).head_dim, normed=True)
+    return MemoryForm(heads_of(config, layer_index) * mixer_options(config, layer_index, Options).head_dim, normed=True)

@@ -43,7 +43,7 @@ class Retention(nn.Module):
 
     def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
-        options, n = mixer_options(config, "retnet", Options), config.n_embd
+        options, n = mixer_options(config, layer_index, Options), config.n_embd
         heads = options.heads or max(1, config.n_head // 2)
         self.sizes = head_sizes("retnet", n, heads, options.expand_k, options.expand_v)
         values = heads * self.sizes[2]
