@@ -127,8 +127,8 @@ def refused(name: str, arguments: dict[str, Any]) -> str:
 
 def knobs(name: str) -> list[str]:
     """Those that the message for an unknown one lists."""
-    listed = refused(name, {"no_such": 1}).split("It has: ")[1:]
-    return listed[0].rstrip(".").split(", ") if listed else []
+    listed = refused(name, {"no_such": 1}).split(" It has ")[1].rstrip(".")
+    return [] if listed == "none" else listed.split(", ")
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS.names())
