@@ -1,15 +1,17 @@
 """A registry is a folder: file name = entry name = what the user types.
 
-Adding an entry is adding one file; there is no list to edit. Files that start
-with an underscore are helpers and not entries.
+Every plain file of the folder is an entry, and a sub-package is none: helpers live in one, or in another folder.
+Adding an entry is adding one file; there is no list to edit. A built-in entry that is one call may be a row of a
+table instead, and a file outside the repository may be an entry too (see plugins.py).
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
-from collections.abc import Iterable
-from types import ModuleType
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from lit_gpt.errors import UserError, did_you_mean
 
@@ -19,26 +21,44 @@ class Registry:
 
     package: dotted name of the folder, e.g. "lit_gpt.architectures".
     kind: what an entry is called in messages, e.g. "model family".
-    exclude: modules of the package that are shared machinery rather than entries.
+    hook: the function that makes a file an entry, e.g. "build(depth, shape)": its name and its first parameters.
+    rows: name -> entry, of those that are no files; each has what a file would have.
+    plugins: name -> module, of files of this kind that the command line named.
     """
 
-    def __init__(self, package: str, kind: str, exclude: tuple[str, ...] = ()):
-        self.package, self.kind, self.exclude = package, kind, exclude
+    def __init__(self, package: str, kind: str, hook: str, rows: Mapping[str, Any] | None = None):
+        self.package, self.kind, self.hook, self.rows = package, kind, hook, rows or {}
+        self.plugins: dict[str, Any] = {}
+
+    def built_in(self) -> list[str]:
+        """The names of the folder's files and of the rows."""
+        path = importlib.import_module(self.package).__path__
+        return [*(m.name for m in pkgutil.iter_modules(path) if not m.ispkg), *self.rows]
 
     def names(self) -> list[str]:
         """Every entry's name, sorted."""
-        path = importlib.import_module(self.package).__path__
-        found = (m.name for m in pkgutil.iter_modules(path))
-        return sorted(n for n in found if not n.startswith("_") and n not in self.exclude)
+        return sorted([*self.built_in(), *self.plugins])
 
     def __contains__(self, name: str) -> bool:
         return name in self.names()
 
-    def load(self, name: str) -> ModuleType:
-        """Import the entry's module. Raises UserError with suggestions when there is none."""
+    def load(self, name: str) -> Any:
+        """The entry: its module, imported, or its row. Raises UserError with suggestions when there is none."""
+        for known in (self.plugins, self.rows):
+            if name in known:
+                return known[name]
         if name not in self.names():
             raise self.unknown(name)
         return importlib.import_module(f"{self.package}.{name}")
+
+    def takes(self, entry: Any) -> bool:
+        """Whether a module or row has the hook of this kind."""
+        name, _, parameters = self.hook.rstrip(")").partition("(")
+        function = getattr(entry, name, None)
+        if not callable(function):
+            return False
+        wanted = [parameter for parameter in parameters.split(", ") if parameter]
+        return list(inspect.signature(function).parameters)[: len(wanted)] == wanted
 
     def resolve(self, name: str) -> str:
         """The entry that is spelt like a name (see spelt_like); the name itself where there is none."""

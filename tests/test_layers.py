@@ -22,7 +22,7 @@ FLOORS = (
     ("architectures", "scaling", "ops", "roles"),
     ("data", "nn"),
     ("model", "init", "optim"),
-    ("parallel", "checkpoint", "metrics"),
+    ("parallel", "checkpoint", "metrics", "plugins"),
     ("train", "evals"),
     ("tools",),
 )

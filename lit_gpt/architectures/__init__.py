@@ -1,15 +1,19 @@
-"""Model families: one file each, `build(depth, shape) -> ModelConfig`. The file name is the CLI value."""
+"""Model families: one file each, `build(depth, shape) -> ModelConfig`, or one row of builders/table.py.
+
+The name of the file or row is the CLI value.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from lit_gpt.architectures._shape import Shape
+from lit_gpt.architectures.builders.shape import Shape
+from lit_gpt.architectures.builders.table import TABLE
 from lit_gpt.config.model import Experts, ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.registry import Registry
 
-FAMILIES = Registry("lit_gpt.architectures", "model family")
+FAMILIES = Registry("lit_gpt.architectures", "model family", "build(depth, shape)", TABLE)
 DEPTHS = (8, 12, 16, 20, 24)  # the depths of the published ladders; any depth that fits is allowed
 NEAR = 9  # an error's suggestions are this near; every layout has a period of 4 or less
 
@@ -27,7 +31,7 @@ def build(
 
     Raises UserError for an unknown family or a depth its layout does not allow, with the nearest that it does.
     """
-    at, shape = FAMILIES.load(family).build, Shape(aspect_ratio, block_size, window, experts)
+    at, shape = FAMILIES.load(family).build, Shape(family, aspect_ratio, block_size, window, experts)
     try:
         return at(depth, shape)
     except UserError as error:

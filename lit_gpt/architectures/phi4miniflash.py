@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from lit_gpt.architectures._hybrid import yoco
-from lit_gpt.architectures._shape import Shape
+from lit_gpt.architectures.builders.hybrid import yoco
+from lit_gpt.architectures.builders.shape import Shape
 from lit_gpt.config.model import ModelConfig
 
 
 def build(depth: int, shape: Shape) -> ModelConfig:
-    """The family at a depth; see _hybrid.yoco."""
+    """The family at a depth; see builders.hybrid.yoco."""
     heads = 4 * max((5 * depth + 8) // 16, 1)  # as many of 64 as fill the width, in pairs of pairs: 40 at depth 32
     return yoco(
-        "phi4miniflash",
         depth,
         shape,
         aspect_ratio=80,

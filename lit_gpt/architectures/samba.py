@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from lit_gpt.architectures._dense import dense
-from lit_gpt.architectures._shape import Shape
+from lit_gpt.architectures.builders.dense import dense
+from lit_gpt.architectures.builders.shape import Shape
 from lit_gpt.config.model import LayerSpec, ModelConfig
 
 WINDOW = 2048
 
 
 def build(depth: int, shape: Shape) -> ModelConfig:
-    """The family at a depth; see _dense.dense."""
+    """The family at a depth; see builders.dense.dense."""
     pair = (LayerSpec("mamba"), LayerSpec(window=shape.window or WINDOW))
     layers = tuple(pair[i % 2] for i in range(depth))
-    return dense("samba", depth, shape, aspect_ratio=122, layers=layers)
+    return dense(depth, shape, aspect_ratio=122, layers=layers)

@@ -6,18 +6,17 @@ never gets a gradient; here pre-norm leaves it out (lit_gpt/nn builds what it us
 
 from __future__ import annotations
 
-from lit_gpt.architectures._dense import dense
-from lit_gpt.architectures._shape import Shape
+from lit_gpt.architectures.builders.dense import dense
+from lit_gpt.architectures.builders.shape import Shape
 from lit_gpt.config.model import LayerSpec, ModelConfig
 
 SKIP_EVERY = 4
 
 
 def build(depth: int, shape: Shape) -> ModelConfig:
-    """The family at a depth; see _dense.dense."""
+    """The family at a depth; see builders.dense.dense."""
     layers = tuple(LayerSpec(skip_projection=i % SKIP_EVERY == SKIP_EVERY - 1) for i in range(depth))
     return dense(
-        "transformer_gqa4_h2_skipw",
         depth,
         shape,
         n_head=2 * depth,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lit_gpt.architectures._dense import dense
-from lit_gpt.architectures._shape import Shape
+from lit_gpt.architectures.builders.dense import dense
+from lit_gpt.architectures.builders.shape import Shape
 from lit_gpt.config.model import LayerSpec, ModelConfig
 
 WINDOW = 128
@@ -11,7 +11,7 @@ FULL_EVERY = 4
 
 
 def build(depth: int, shape: Shape) -> ModelConfig:
-    """The family at a depth; see _dense.dense."""
+    """The family at a depth; see builders.dense.dense."""
     window = shape.window or WINDOW
     layers = tuple(LayerSpec(window=None if i % FULL_EVERY == FULL_EVERY - 1 else window) for i in range(depth))
-    return dense("transformerls", depth, shape, head_dim=None, layers=layers)
+    return dense(depth, shape, head_dim=None, layers=layers)

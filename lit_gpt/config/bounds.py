@@ -31,19 +31,21 @@ class Limit(Protocol):
 
 @dataclass(frozen=True)
 class Bounds:
-    """A finite number from low to high; `without`: which of the two is not allowed itself."""
+    """A finite number from low to high; without high, from low on. `without`: which end is not allowed itself."""
 
     low: float
-    high: float
+    high: float = math.inf
     without: Literal["", "low", "high", "both"] = ""
 
     @property
     def words(self) -> str:
-        """Such as "from 1 to 10,000" or "at least 0 and below 1"."""
+        """Such as "from 1 to 10,000", "at least 0 and below 1", "above 0"."""
         low, high = (f"{end:,.10g}".replace("e+", "e") for end in (self.low, self.high))
+        above = "above" if self.without in ("low", "both") else "at least"
+        if self.high == math.inf:
+            return f"{above} {low}"
         if not self.without:
             return f"from {low} to {high}"
-        above = "above" if self.without in ("low", "both") else "at least"
         return f"{above} {low} and {'below' if self.without in ('high', 'both') else 'at most'} {high}"
 
     def allows(self, value: Any) -> bool:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Callable, Collection, Mapping
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
+from lit_gpt.config.arguments import WORDS, described
 from lit_gpt.config.bounds import hints, parts, shown
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.config.words import Tokens, Words
 from lit_gpt.errors import did_you_mean
 
 HELP = "`--help` lists every option."
-KINDS = {int: "a whole number", float: "a number", bool: "true or false", Words: "words joined by commas"}
-KINDS |= {str: "text", list[str]: "several of them"}
+KINDS: dict[Any, str] = {Words: "words joined by commas", list[str]: "several of them"}
 KINDS[Tokens] = "a count of tokens such as 5e9, 10B or 500M,"
 KINDS[BaseHyperparameters] = 'JSON such as {"eta0": 0.001}'
 JSON, NESTED = '{"option": value}', '{"mixer": {"option": value}}'
@@ -118,14 +118,12 @@ def _described(hint: Any) -> str:
 
 
 def _part(hint: Any) -> str:
-    if get_origin(hint) is Annotated:
-        kind, limit = get_args(hint)
-        return limit.words if kind in (str, Words) else f"{_part(kind)} {limit.words}"
-    if get_origin(hint) is Literal:
-        return f"one of {', '.join(map(str, get_args(hint)))}"
+    if get_origin(hint) is Annotated and (kind := get_args(hint)[0]) in KINDS:
+        words = get_args(hint)[1].words
+        return words if kind == Words else f"{KINDS[kind]} {words}"
     if get_origin(hint) is dict:
         return f"JSON such as {JSON if get_args(hint)[1] is Any else NESTED}"
-    return KINDS.get(hint, "a value")
+    return KINDS.get(hint) or (described(hint) if get_origin(hint) or hint in WORDS else "a value")
 
 
 def one_line(text: str) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from typing import Annotated, Any, get_args, get_origin
 
 from lit_gpt.config.bounds import hints, parts, paths, violations
 from lit_gpt.config.names import NameFields, merge, read_model_name, read_train_name, without_tokens
 from lit_gpt.config.run import RunConfig
+from lit_gpt.config.words import Words
 from lit_gpt.errors import UserError
 
 # Old or alternative spellings of command-line options -> today's.
@@ -27,8 +29,9 @@ NOT_YET = {  # field -> what is said of it
 
 def translate_aliases(argv: list[str]) -> list[str]:
     """Command-line words with old option spellings replaced, and with `=` where a value is easily taken for an option:
-    `=true` after a switch without a value, and before a negative number.
+    `=true` after a switch without a value, and before a negative number. Words of a list that stand apart are joined.
     """
+    lists = {f"--{name}" for name, hint in hints(RunConfig).items() if any(_is_list(part) for part in parts(hint))}
     switches = {f"--{name}" for name, hint in hints(RunConfig).items() if bool in parts(hint)}
     words, given = [], list(reversed(argv))
     while given:
@@ -38,8 +41,16 @@ def translate_aliases(argv: list[str]) -> list[str]:
             equals, value = "=", given.pop()
         elif not equals and option in switches and following.startswith("-"):
             equals, value = "=", "true"
+        elif not equals and option in lists and not following.startswith("--"):
+            while given and not given[-1].startswith("--"):
+                value += f",{given.pop()}" if value else given.pop()
+            equals = "="
         words.append(option + equals + value)
     return words
+
+
+def _is_list(hint: Any) -> bool:
+    return (get_args(hint)[0] if get_origin(hint) is Annotated else hint) == Words
 
 
 def resolve(run: RunConfig) -> tuple[RunConfig, NameFields]:

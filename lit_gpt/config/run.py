@@ -168,6 +168,7 @@ class RunConfig:
         validation: only validate the weights of init_from, then stop (token validation).
         layer_configurator: per-layer token router (token lc); not in this version.
         seed: seed of the initial weights and of the order of the data.
+        plugins: Python files of your own, each an entry as docs/adding.md shows them, such as --plugins my_rule.py.
         fsdp2: accepted for old command lines; several processes always train with FSDP2.
         precision: bf16 (fp32 master weights), or fp32; default bf16 on a GPU, fp32 on CPU.
         residual_precision: of the residual stream under pre-norm; bf16 is about 2 percent faster.
@@ -291,6 +292,7 @@ class RunConfig:
     validation: bool | None = None
     layer_configurator: bool | None = None
     seed: Annotated[int, Bounds(0, 2**32 - 1)] = 3407
+    plugins: Words = field(default_factory=list)
     # hardware
     fsdp2: bool = False
     precision: Literal["bf16", "fp32", "bf16-mixed", "32"] | None = None

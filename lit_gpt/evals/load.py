@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from lit_gpt.checkpoint import find_checkpoint, load_exported, load_full, newest
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.model import GPT
+from lit_gpt.nn.mixers import MIXERS
+from lit_gpt.plugins import changed_plugins
 from lit_gpt.scaling.base import Multipliers
 
+KEPT = "the run folder keeps a copy in plugins/"
 FORMS = "Give a run folder, a step-* folder, or an exported .pth or .safetensors file."
 
 
@@ -72,10 +76,18 @@ def describe_model(meta: dict[str, Any], path: Path) -> tuple[ModelConfig, Multi
         raise UserError(
             f"{path} does not say what its weights are: its meta has no {' and no '.join(missing)}. {FORMS}"
         )
+    for name in changed_plugins(meta.get("numerics", {}).get("plugins", {})):
+        print(f"note: the plugin {name} is not what {path} was trained with; {KEPT}", file=sys.stderr)
     try:
-        return ModelConfig.from_dict(meta["model"]), Multipliers(**plan["multipliers"])
+        config, multipliers = ModelConfig.from_dict(meta["model"]), Multipliers(**plan["multipliers"])
     except (TypeError, KeyError) as error:  # a field that was added or renamed later
         raise UserError(f"{path} describes its model in a way that this version does not know ({error}).") from error
+    if strangers := {spec.mixer for spec in config.layers} - set(MIXERS.names()):
+        raise UserError(
+            f"{path} has layers of {', '.join(sorted(strangers))}, a mixer that is not here. If it is a plugin's, give "
+            f"--plugins and its file; {KEPT}."
+        )
+    return config, multipliers
 
 
 def check_weights(weights: Mapping[str, torch.Tensor], config: ModelConfig, path: Path | str) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from lit_gpt.config.arguments import arguments_of, check
 from lit_gpt.errors import NotInstalled, UserError
-from lit_gpt.optim._knobs import check, knobs_of
 from lit_gpt.optim._rules import OPTIONS
 from lit_gpt.optim.external import EXTERNAL, Entry
 from lit_gpt.registry import Registry, spelt_like
@@ -31,13 +31,10 @@ NOT_HERE = {
 class OptimizerRegistry(Registry):
     """Files of this folder, then optimizers of other libraries."""
 
-    def names(self) -> list[str]:
-        """Every entry's name, sorted."""
-        return sorted([*super().names(), *EXTERNAL])
-
-    def load(self, name: str) -> Any:
-        """What has `build`. Raises UserError with suggestions when there is none."""
-        return EXTERNAL[name] if name in EXTERNAL else super().load(name)
+    def built_in(self) -> list[str]:
+        """Less the machinery that still lies among the entries."""
+        machinery = ("groups", "external", "memory", "protocol")
+        return [name for name in super().built_in() if name[0] != "_" and name not in machinery]
 
     def resolve(self, name: str) -> str:
         """The entry's name for any spelling of it: case, hyphens and underscores aside, or an alias.
@@ -58,7 +55,7 @@ def _aliases(chosen: Any) -> tuple[str, ...]:
     return chosen.aliases if isinstance(chosen, Entry) else getattr(chosen, "ALIASES", ())
 
 
-OPTIMIZERS = OptimizerRegistry("lit_gpt.optim", "optimizer", exclude=("groups", "external", "memory", "protocol"))
+OPTIMIZERS = OptimizerRegistry("lit_gpt.optim", "optimizer", "build(groups, plan)", EXTERNAL)
 
 
 def check_arguments(plan: Plan) -> None:
@@ -80,7 +77,8 @@ def _check_native(chosen: Any, plan: Plan) -> None:
     if not hasattr(chosen, "rules"):
         return
     options = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(chosen.rules).parameters.values())
-    check(plan.optimizer, plan.optimizer_args, (OPTIONS if options else {}) | knobs_of(chosen.rules))
+    allowed = (OPTIONS if options else {}) | arguments_of(chosen.rules)
+    check(f"optimizer {plan.optimizer}", "--optimizer_args", plan.optimizer_args, allowed)
     chosen.rules(plan, **plan.optimizer_args)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from lit_gpt.config.arguments import arguments_of
 from lit_gpt.errors import UserError
 from lit_gpt.optim._directions import Adam, Orthogonal
-from lit_gpt.optim._knobs import knobs_of
 from lit_gpt.optim._moves import Step
 from lit_gpt.optim._optimizer import FusedAdamW, Move, Rule
 from lit_gpt.roles import blocks_of
@@ -37,7 +37,7 @@ def orthogonal_rule(
     return make
 
 
-OPTIONS = knobs_of(orthogonal_rule) | knobs_of(Orthogonal)  # what `rules` of Muon and its relatives take as **options
+OPTIONS = arguments_of(orthogonal_rule) | arguments_of(Orthogonal)  # **options of Muon's `rules` and its relatives'
 
 
 def adamw_rule(plan: Plan, betas: tuple[float, float] | None = None, eps: float | None = None) -> MakeRule:

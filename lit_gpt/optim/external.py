@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 import torch
 
+from lit_gpt.config.arguments import UNKNOWN, Argument, arguments_of, check
 from lit_gpt.errors import NotInstalled, UserError
 from lit_gpt.ops.backends import missing, optional
-from lit_gpt.optim._knobs import UNKNOWN, Knob, check, knobs_of
 from lit_gpt.optim._trial import objection
 from lit_gpt.optim._wrapped import Group, Traits, Wrapped
 from lit_gpt.scaling.base import Plan
@@ -99,7 +99,7 @@ class Entry:
             )
         return getattr(optional(self.module), self.name)
 
-    def _refuse_without(self, parameters: Mapping[str, Knob], plan: Plan) -> None:
+    def _refuse_without(self, parameters: Mapping[str, Argument], plan: Plan) -> None:
         for name in self.without.keys() & parameters.keys() & plan.optimizer_args.keys():
             if (value := plan.optimizer_args[name]) != parameters[name].default:
                 why = self.without[name]
@@ -107,15 +107,16 @@ class Entry:
 
     def _arguments(self, cls: Any, plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
         """Arguments of the class, and what groups get from the Plan step by step."""
-        parameters = knobs_of(cls)
+        parameters = arguments_of(cls)
         betas, eps = constants(plan.optimizer, {}, (plan.beta1, plan.beta2), plan.eps)
         ours = {name: value for name, value in (("betas", betas), ("eps", eps)) if name in parameters}
         ours |= {**self.knobs, **({self.total_steps: plan.steps} if self.total_steps else {})}
         hints = HINTS | {name: knob.hint for name, knob in parameters.items()}
-        knobs = parameters | {name: Knob(hints.get(name, UNKNOWN), value) for name, value in ours.items()}
+        knobs = parameters | {name: Argument(hints.get(name, UNKNOWN), value) for name, value in ours.items()}
         self._refuse_without(parameters, plan)
         hidden = OURS | self.fixed.keys()
-        check(plan.optimizer, plan.optimizer_args, {k: v for k, v in knobs.items() if k not in hidden})
+        allowed = {name: knob for name, knob in knobs.items() if name not in hidden}
+        check(f"optimizer {plan.optimizer}", "--optimizer_args", plan.optimizer_args, allowed)
         own = OWN.get(plan.optimizer, {}) | plan.optimizer_args
         scheduled: dict[str, Any] = {}
         if "betas" in ours and own.get("betas", [None])[0] is None:

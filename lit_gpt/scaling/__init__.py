@@ -1,9 +1,1 @@
-"""Scaling rules: one file each, `transfer(situation) -> Transfer`. The file name is the CLI value."""
-
-from lit_gpt.registry import Registry
-
-RULES = Registry(
-    "lit_gpt.scaling",
-    "scaling rule",
-    exclude=("base", "batch", "budget", "decay", "fit", "methods", "plan", "schedule"),
-)
+"""Pure arithmetic from a run and its model to a Plan, and from finished runs to a law; no torch."""

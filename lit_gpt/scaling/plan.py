@@ -14,12 +14,12 @@ from typing import Any
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
-from lit_gpt.scaling import RULES, super_mup
 from lit_gpt.scaling.base import LEARNED_ROLES, Init, Plan, RolePlan, Schedule, Situation, Transfer
 from lit_gpt.scaling.batch import batch_factors
 from lit_gpt.scaling.budget import analytic_parameters, ramped_batch, round_batch, token_budget
 from lit_gpt.scaling.decay import base_decay, check_decay, shrink_per_step
 from lit_gpt.scaling.methods import HIDDEN, KEEPS_ITS_START, ON_A_SPHERE, STEPS, WITH_MOMENTUM, constants, method_of
+from lit_gpt.scaling.rules import RULES, super_mup
 from lit_gpt.scaling.schedule import fraction
 
 # Tokens; where the length of a step does not depend on its gradient (the Muon family), the start is at full rate, as in

@@ -10,7 +10,9 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
+from lit_gpt.config.words import read_words
 from lit_gpt.errors import EXIT_BAD_INPUT, UserError
+from lit_gpt.plugins import load_plugins
 
 
 def run_tool(main: Callable[[list[str]], int]) -> NoReturn:
@@ -47,6 +49,18 @@ def local_path(given: str | Path) -> Path:
 def parser_for(name: str, description: str, **options: Any) -> ArgumentParser:
     """An empty parser of `python -m lit_gpt.tools.<name>`."""
     return ArgumentParser(prog=f"python -m lit_gpt.tools.{name}", description=description, **options)
+
+
+def add_plugins(parser: ArgumentParser) -> None:
+    """The option --plugins, of tools that build the model of a checkpoint. use_plugins loads them."""
+    parser.add_argument(
+        "--plugins", nargs="+", type=str, default=[], help="Python files with mixers of your own that the model has"
+    )
+
+
+def use_plugins(given: Sequence[str]) -> None:
+    """Load what --plugins names. Raises UserError for a file that is no plugin."""
+    load_plugins(read_words(",".join(given)))
 
 
 def aligned(rows: Sequence[Sequence[str]], *, indent: int = 0, right: Collection[int] = ()) -> str:

@@ -19,7 +19,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.evals.load import check_weights, describe_model, load_weights_and_meta
 from lit_gpt.evals.tokenizer import with_tokenizer
 from lit_gpt.scaling.plan import difference
-from lit_gpt.tools._cli import local_path, parser_for, run_tool
+from lit_gpt.tools._cli import add_plugins, local_path, parser_for, run_tool, use_plugins
 
 
 def average(paths: Sequence[Path]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -83,7 +83,9 @@ def main(argv: list[str]) -> int:
         "paths", type=local_path, nargs="+", help="step-* folders, run folders (their newest), exported files"
     )
     parser.add_argument("--output", type=local_path, required=True, help="file to write, .pth or .safetensors")
+    add_plugins(parser)
     values = parser.parse_args(argv)
+    use_plugins(values.plugins)
     check_suffix(values.output)
     weights, meta = average(values.paths)
     print(f"wrote {write_exported(weights, meta, values.output)}: the mean of {len(values.paths)} checkpoints")

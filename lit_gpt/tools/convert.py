@@ -16,7 +16,7 @@ from lit_gpt.checkpoint import DTYPES, cast, check_suffix, write_exported
 from lit_gpt.errors import UserError
 from lit_gpt.evals.load import check_weights, describe_model, load_weights_and_meta
 from lit_gpt.evals.tokenizer import find_tokenizer, with_tokenizer
-from lit_gpt.tools._cli import local_path, parser_for, run_tool
+from lit_gpt.tools._cli import add_plugins, local_path, parser_for, run_tool, use_plugins
 from lit_gpt.tools._hf import is_hf_folder, read_llama, write_llama
 
 
@@ -70,7 +70,9 @@ def main(argv: list[str]) -> int:
         "--dtype", choices=list(DTYPES), default=None, help="of the weights written; default: as stored"
     )
     parser.add_argument("--tokenizer", type=str, default=None, help="with --to hf: another one than the model's own")
+    add_plugins(parser)
     values = parser.parse_args(argv)
+    use_plugins(values.plugins)
     dtype = DTYPES.get(values.dtype)
     if values.to == "hf":
         written = to_hf(values.path, values.output, dtype, values.tokenizer)

@@ -26,6 +26,7 @@ from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.parallel import launch
+from lit_gpt.plugins import load_plugins
 from lit_gpt.tools import _coord_report as report
 from lit_gpt.tools._cli import parser_for, run_tool
 from lit_gpt.tools._coord_fit import Axis, CoordResult, fit_axis
@@ -34,7 +35,7 @@ from lit_gpt.train.setup import model_config
 
 # fmt: off
 KEPT = {  # the options of pretrain.py that mean something here
-    "train_model", "swa_len", "norm_class", "mlp", "post_norm", "decoupled_norm", "skip_gain", "skip",
+    "plugins", "train_model", "swa_len", "norm_class", "mlp", "post_norm", "decoupled_norm", "skip_gain", "skip",
     "qk_norm", "attn_gate", "attn_norm", "ffn_norm", "bias", "position", "rope_base", "tie_embeddings", "mixer_options",
     "train_name", "parameterization", "depth_scale", "base_hps", "batch_rule", "independent_weight_decay",
     "ortho_init", "diag_init", "maxfan_init", "head_init_std", "head_start", "optimizer", "optimizer_args", "grad_clip",
@@ -72,6 +73,7 @@ def run_check(
     seeds: means of |x| are averaged over this many. note: gets a line per trained model.
     Raises UserError for sizes that cannot be compared.
     """
+    load_plugins(run.plugins)
     run, _ = resolve(run if run.optimizer is None else replace(run, optimizer=OPTIMIZERS.resolve(run.optimizer)))
     configs = _configs(run, _sizes("widths", widths), _sizes("depths", depths))
     if not configs:

@@ -20,7 +20,7 @@ from lit_gpt.evals.generation import Sampling, stream
 from lit_gpt.evals.load import load_model
 from lit_gpt.evals.tokenizer import find_tokenizer
 from lit_gpt.model import GPT
-from lit_gpt.tools._cli import local_path, parser_for, run_tool
+from lit_gpt.tools._cli import add_plugins, local_path, parser_for, run_tool, use_plugins
 from lit_gpt.tools._environment import best_device
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the bytes of a character decode to before the last one is there
@@ -43,6 +43,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the draws for the first prompt; each later one adds 1"
     )
+    add_plugins(parser)
     parser.add_argument("--device", type=str, default=str(best_device()), help="where to run")
     return parser
 
@@ -127,6 +128,7 @@ def main(argv: list[str]) -> int:
     if not -(2**63) <= values.seed < 2**63:
         raise UserError(f"--seed is {values.seed}; give a whole number of 64 bits.")
     sampling = Sampling(values.temperature, values.top_k, values.top_p)
+    use_plugins(values.plugins)
     model, meta = load_model(values.path, _usable(values.device))
     tokenizer, bos_id = tokenizer_of(values.path, values.tokenizer, meta)
     for i, prompt in enumerate(prompts(values.prompt)):

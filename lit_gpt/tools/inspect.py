@@ -26,7 +26,7 @@ from lit_gpt.roles import roles_of
 from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.plan import describe
 from lit_gpt.tools import _environment as environment
-from lit_gpt.tools._cli import aligned, local_path, parser_for, run_tool
+from lit_gpt.tools._cli import add_plugins, aligned, local_path, parser_for, run_tool, use_plugins
 from lit_gpt.tools._run_differences import differences
 from lit_gpt.utils.files import read_object
 
@@ -143,12 +143,14 @@ def main(argv: list[str]) -> int:
             command.add_argument(
                 "other", type=local_path, nargs="?", help="another run folder: what differs between the two"
             )
+        add_plugins(command)
         commands.add_subcommand(name, command, help=command.description)
     values = parser.parse_args(argv)
     if values.what == "env":
         print(env())
         return 0
     asked = values[values.what]
+    use_plugins(asked.plugins)
     if asked.get("verify"):
         print(verified(asked.path))
     elif asked.get("other"):

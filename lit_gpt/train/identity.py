@@ -14,6 +14,7 @@ from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.parallel import resolved_precision
+from lit_gpt.plugins import digests
 from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.plan import difference
 from lit_gpt.train.setup import Setup, prepare, world_size
@@ -32,6 +33,8 @@ def identity(setup: Setup) -> dict[str, Any]:
     plan = setup.plan.to_dict()
     del plan["memory"]  # a run may go on with other GPUs, and others of them
     numerics = _numerics(setup.run.precision, setup.run.residual_precision)
+    if plugins := digests():  # their code is computed with, too
+        numerics["plugins"] = plugins
     return json.loads(json.dumps({"plan": plan, "model": setup.model.to_dict(), "numerics": numerics}))
 
 
@@ -40,7 +43,7 @@ def known_as(old: Mapping[str, Any]) -> dict[str, Any]:
     label = old["numerics"].get("precision")
     plan, model, numerics = dict(old["plan"]), old["model"], old["numerics"]
     try:
-        numerics = _numerics(None if label == OLD_DEFAULT else label, numerics["residual_precision"])
+        numerics = {**numerics, **_numerics(None if label == OLD_DEFAULT else label, numerics["residual_precision"])}
         plan, model = Plan.from_dict(plan).to_dict(), ModelConfig.from_dict(model).to_dict()
     except (TypeError, KeyError, ValueError, UserError):  # fields that this version does not know: they differ
         pass
@@ -48,7 +51,7 @@ def known_as(old: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps({"plan": plan, "model": model, "numerics": numerics}))
 
 
-def _numerics(precision: str | None, residual: str) -> dict[str, str]:
+def _numerics(precision: str | None, residual: str) -> dict[str, Any]:
     computed = resolved_precision(precision)
     return {"precision": computed, "residual_precision": "fp32" if residual == "fp32" else computed}
 
@@ -64,6 +67,7 @@ def what_differs(old: Mapping[str, Any], setup: Setup, options: Path) -> list[st
     if not changed:
         return []
     options_changed = changed_options(options, setup.run)
+    options_changed.pop("plugins", None)  # wherever they lie; and what another config names is not run to see
     whole = _with(setup.run, options_changed)
     if whole is None:
         return changed

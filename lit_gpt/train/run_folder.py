@@ -6,7 +6,7 @@
     numerics.json     precisions                  checkpoints/    see lit_gpt/checkpoint
     environment.json  machine, packages, source,  tokenizer/      see lit_gpt/data/kept_tokenizer.py
                       data                        lease-000001    see lease.py
-    patch-*.diff      changes in no commit
+    patch-*.diff      changes in no commit        plugins/        see lit_gpt/plugins.py
 
 A folder belongs to one Plan, one model and one order of data. A run that differs in any of them is refused with the
 difference, whether it resumes or starts. It is this run's once plan.json, model.json and numerics.json are all there;
@@ -35,6 +35,8 @@ from lit_gpt.errors import NotOwner, UserError
 from lit_gpt.metrics.curve import CURVE_FILE
 from lit_gpt.metrics.sinks import CSV_FILE
 from lit_gpt.metrics.summary import METRICS_FILE, SUMMARY_FILE
+from lit_gpt.plugins import FOLDER as PLUGINS
+from lit_gpt.plugins import keep_plugins
 from lit_gpt.train.environment import environment
 from lit_gpt.train.identity import IDENTITY, changed_options, described, identity, what_differs
 from lit_gpt.train.lease import Lease, take_lease
@@ -82,6 +84,8 @@ def _identity_of(folder: Path) -> dict[str, Any] | None:
 def _same_run(old: dict[str, Any], setup: Setup, where: str, options: Path) -> None:
     if differing := what_differs(old, setup, options):
         listed = "\n".join(f"  {line}" for line in differing)
+        if any(line.startswith("numerics.plugins") for line in differing):
+            listed += f"\nThe plugins as they were then are in {options.parent / PLUGINS}."
         raise UserError(
             f"This is not the run that {where} holds. What differs (there -> here):\n{listed}\n"
             "Use the old options to continue it; for a new run add a label to --train_name, or another --out_dir. "
@@ -108,6 +112,8 @@ def take(setup: Setup, checkpoint: dict[str, Any] | None, resumed: Path | None, 
             raise NotOwner(f"Another process trained in {folder} while this one started. Type the same command again.")
         claim(setup, checkpoint, resumed)
         remove_leftovers(folder, WRITTEN)
+        if (folder / PLUGINS).is_dir():
+            remove_leftovers(folder / PLUGINS, ("*.py",))
         if (folder / TOKENIZER).is_dir():
             remove_leftovers(folder / TOKENIZER, (*FILES, NAME))
     except BaseException:
@@ -162,6 +168,7 @@ def create(setup: Setup, data: Mapping[str, Corpus | None] | None = None) -> Kep
         write_text(folder / ENVIRONMENT, json.dumps(record, indent=2) + "\n")
         tokenizer = describe_tokenizer(run.train_data_dir, run.data_mixture, run.eos_token_id)
         kept = keep_tokenizer(tokenizer, folder) if tokenizer else None
+        keep_plugins(folder)
         identifying = {**identity(setup), "plan": setup.plan.to_dict()}
         for part in reversed(IDENTITY):
             write_text(folder / f"{part}.json", json.dumps(identifying[part], indent=2) + "\n")

@@ -27,6 +27,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.metrics.counting import flops_per_token, palm_flops_per_token, param_counts
 from lit_gpt.model import GPT
 from lit_gpt.optim import OPTIMIZERS, check_arguments
+from lit_gpt.plugins import load_plugins
 from lit_gpt.scaling.base import Multipliers, Plan
 from lit_gpt.scaling.plan import Counted, build_plan, describe
 from lit_gpt.train.memory import memory_per_gpu, too_much
@@ -94,6 +95,7 @@ def prepare(typed: RunConfig, ranks: int) -> Setup:
 
     Raises UserError for anything that cannot be trained.
     """
+    load_plugins(typed.plugins)
     if typed.optimizer is not None and not violations(typed):  # resolve() says what is out of bounds
         typed = replace(typed, optimizer=OPTIMIZERS.resolve(typed.optimizer))
     run, name = resolve(typed)

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import json
-import random
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import Lfm2Config
 from transformers.models.lfm2.modeling_lfm2 import Lfm2ShortConv
 
 import lit_gpt.architectures
+import lit_gpt.data.formats
 import lit_gpt.nn.mixers
 import lit_gpt.optim
-import lit_gpt.scaling
+import lit_gpt.scaling.rules
 import pretrain
+from lit_gpt import optim
 from lit_gpt.config.model import LayerSpec, ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.evals.decoding import Decoder
 from lit_gpt.model import GPT
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.mixers import build_mixer
+from lit_gpt.plugins import load_plugins
 from lit_gpt.scaling.base import Multipliers
 
 PAGE = Path(__file__).parents[2] / "docs/adding.md"
@@ -32,47 +36,98 @@ PACKAGES = {
     "architectures": lit_gpt.architectures,
     "nn/mixers": lit_gpt.nn.mixers,
     "optim": lit_gpt.optim,
-    "scaling": lit_gpt.scaling,
+    "scaling/rules": lit_gpt.scaling.rules,
+    "data/formats": lit_gpt.data.formats,
 }
+MINE = """
+def build(depth, shape):
+    return dense(depth, shape, mixer="short_conv")
+from lit_gpt.architectures.builders.dense import dense
+"""
+
+
+def entries() -> Iterator[tuple[str, str, str]]:
+    """Room, name and code of every file of the page. What is a row already gets another name."""
+    for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
+        room, name = re.match(r"# lit_gpt/([\w/]+)/(\w+)\.py\n", code).groups()  # type: ignore[union-attr]
+        yield room, f"my_{name}" if name in optim.EXTERNAL else name, code
 
 
 @pytest.fixture
-def in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The page's files in a second folder of their packages; their module names."""
+def in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The page's files in a second folder of their packages: the options that a command needs to have them, none."""
     modules = []
-    for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
-        room, name = re.match(r"# lit_gpt/([\w/]+)/(\w+)\.py\n", code).groups()  # type: ignore[union-attr]
+    for room, name, code in entries():
         folder = tmp_path / "added" / room
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.py").write_text(code)
         monkeypatch.setattr(PACKAGES[room], "__path__", [*PACKAGES[room].__path__, str(folder)])
         modules.append(f"lit_gpt.{room.replace('/', '.')}.{name}")
-    yield modules
+    yield []
     for module in modules:
         sys.modules.pop(module, None)
 
 
-def test_the_files_of_the_page_train_and_resume(tmp_path: Path, in_place: list[str]) -> None:
-    assert len(in_place) == 4
+@pytest.fixture
+def as_plugins(tmp_path: Path) -> Iterator[list[str]]:
+    """The page's files, and a family of its mixer, in one folder of a person."""
+    folder = tmp_path / "lab"
+    folder.mkdir()
+    for _, name, code in entries():
+        (folder / f"{name}.py").write_text(code)
+    (folder / "mine.py").write_text(MINE)
+    yield ["--plugins", *map(str, sorted(folder.iterdir()))]
+    load_plugins([])
+
+
+@pytest.fixture(params=["in_place", "as_plugins"])
+def options(request: pytest.FixtureRequest) -> list[str]:
+    """Both ways."""
+    return request.getfixturevalue(request.param)
+
+
+def command(tmp_path: Path, **changes: Any) -> list[str]:
+    """A short run on a .npy file of two words in turn, less what makes the page's entries known."""
+    data = tmp_path / "ids"
+    data.mkdir(exist_ok=True)
+    with open(data / "train_0.bin", "wb") as file:
+        np.save(file, np.tile(np.array([3, 9, 4, 1], dtype=np.uint16), 8000))
+    given = {
+        "train_model": "transformer_alternate",
+        "optimizer": "my_signum",
+        "parameterization": "mup_tokens",
+        "depth": 2,
+        "ar": 16,
+        "base_hps.d0": 1,
+        "base_hps.ar0": 128,
+        "base_hps.t0": 2560,
+        "base_hps.eta0": 2e-3,
+        "base_hps.warmup_tokens": 0,
+        "base_hps.b0": 512,
+        "train_name": "added",
+        "vocab_size": 257,
+        "ctx_len": 64,
+        "max_tokens": 10240,
+        "log_step": 1,
+        "train_data_dir": data,
+        "out_dir": tmp_path / "out",
+        "resume": "auto",
+    }
+    return [word for key, value in {**given, **changes}.items() for word in (f"--{key}", str(value))]
+
+
+def test_the_files_of_the_page_train_and_resume(tmp_path: Path, options: list[str]) -> None:
+    assert {room for room, _, _ in entries()} == PACKAGES.keys()
     torch.set_num_threads(1)
-    words = random.Random(0)
-    text = tmp_path / "text"
-    text.mkdir()
-    for i in range(40):
-        (text / f"{i}.txt").write_text(" ".join(words.choices(["to", "be", "or", "not"], k=300)))
-    options = (
-        "--train_model transformer_alternate --optimizer signum --parameterization mup_tokens --depth 2 --ar 16 "
-        "--base_hps.d0 1 --base_hps.ar0 128 --base_hps.t0 2560 --base_hps.warmup_tokens 0 --base_hps.eta0 2e-3 "
-        "--base_hps.b0 512 --train_name added --vocab_size 257 --ctx_len 64 --max_tokens 10240 --log_step 1 "
-        f"--train_data_dir {text} --out_dir {tmp_path / 'out'} --resume auto"
-    ).split()
-    assert pretrain.main([*options, "--stop_after", "10"]) == 75
-    assert pretrain.main(options) == 0
+    words = command(tmp_path)
+    assert pretrain.main([*words, *options, "--stop_after", "10"]) == 75
+    assert pretrain.main([*words, *options]) == 0
     run = tmp_path / "out/added_transformer_alternate_d2_ar16_ctx64"
     plan = json.loads((run / "plan.json").read_text())
     # Width 32, base width 128: matrices 4 x. Four times the base tokens: 1/2.
     assert plan["roles"]["matrix"]["lr"] == pytest.approx(2e-3 * 4 / 2)
     assert plan["roles"]["vector"]["lr"] == pytest.approx(2e-3 / 2)
+    assert json.loads((run / "model.json").read_text())["family"] == "transformer_alternate"
     losses = [json.loads(line)["metric/train_loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 20 and losses[-1] < losses[0] - 1
 

@@ -59,7 +59,7 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     table.write_text(header + bad + "lion,60m,1e-3,1,0.9,0.99,1e-8,0.95,,x\n")
     assert benchmark.main(["--table", str(table), *words(data, out, "all", tokens=1024)]) == 1
     report = (out / "60m.md").read_text()
-    assert "failed: --optimizer_args {'nonsense': 1} do not fit adamw" in report and "| `lion` |" in report
+    assert "failed: The optimizer adamw has no option 'nonsense'" in report and "| `lion` |" in report
 
 
 def test_what_cannot_be_given(tmp_path: Path, capsys: Any) -> None:

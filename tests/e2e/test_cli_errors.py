@@ -31,7 +31,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "no weights": ({"init_from": "nowhere"}, r"no complete checkpoint at nowhere"),
     "validation": ({"train_name": "validation"}, r"validation needs --init_from"),
     "attention": ({"attention": "flsh"}, r"Unknown attention backend 'flsh'.*auto, .*flex"),
-    "optimizer argument": ({"optimizer_args.foo": 1}, r"--optimizer_args {'foo': 1} do not fit adamw: .*'foo'"),
+    "optimizer argument": ({"optimizer_args.foo": 1}, r"The optimizer adamw has no option 'foo' \(--optimizer_args\)"),
     "offloading": ({"offloading": True}, r"torchrun --nproc_per_node 1"),
     "missing tracker": ({"loggers": "[wandb]"}, r"pip install 'scalelab\[log\]'"),
     "no server": (

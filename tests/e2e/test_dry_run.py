@@ -11,8 +11,8 @@ from tiny_run import pretrain
 from lit_gpt.architectures import FAMILIES, has_experts
 from lit_gpt.config.cli import parse
 from lit_gpt.config.resolve import resolve
-from lit_gpt.scaling import RULES
 from lit_gpt.scaling.plan import build_plan
+from lit_gpt.scaling.rules import RULES
 from lit_gpt.train.setup import count, model_config
 
 BASE = 2**21  # tokens of the base batch

@@ -63,7 +63,7 @@ def test_prodigy_says_its_rate(data, tmp_path):
     [
         ({"optimizer": "schedulefree_adamw"}, "--schedule constant"),
         ({"optimizer": "adan", "optimizer_args__max_grad": 1.0}, "Did you mean 'max_grad_norm'"),
-        ({"optimizer": "rmnp", "optimizer_args__momentum": 0.9}, "do not fit rmnp"),
+        ({"optimizer": "rmnp", "optimizer_args__momentum": 0.9}, "The optimizer rmnp has no option"),
         ({"optimizer": "prodigi"}, "Did you mean 'prodigy'"),
     ],
 )

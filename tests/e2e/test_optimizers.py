@@ -62,7 +62,7 @@ def test_options_reach_the_optimizer(data, tmp_path, capsys):
     assert len(losses) == len(outs)
     capsys.readouterr()
     assert run(data, tmp_path / "wrong", **options, optimizer_args__momentun=0.9) == 2
-    assert "--optimizer_args {'momentun': 0.9} do not fit muon: 'momentun' is no knob" in capsys.readouterr().err
+    assert "The optimizer muon has no option 'momentun' (--optimizer_args)" in capsys.readouterr().err
     assert run(data, tmp_path / "wrong", **options, optimizer_args__ns="tunde") == 2
     assert "Did you mean 'tuned'" in capsys.readouterr().err
 

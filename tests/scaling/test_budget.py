@@ -8,7 +8,7 @@ from pytest import approx
 from reference_registry import PURE
 
 from lit_gpt import architectures
-from lit_gpt.architectures._llama import SIZES as LLAMA
+from lit_gpt.architectures.builders.table import LLAMAS
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.budget import analytic_parameters, ramped_batch, round_batch, token_budget
 from lit_gpt.train.setup import count
@@ -27,7 +27,7 @@ TABLE = {
 # Exact over analytic counts where they differ by more than 5 percent at some depth. w8: the formula
 # takes every feed-forward network for 4 n wide. The pure recurrent ones it takes for a transformer, and
 # LLaMA for a hybrid.
-FORMULA_IS_OFF = {"transformer_gqa4_w8", *PURE, *LLAMA}
+FORMULA_IS_OFF = {"transformer_gqa4_w8", *PURE, *LLAMAS}
 
 
 @pytest.mark.parametrize("family", TABLE)

@@ -19,7 +19,7 @@ import torch
 
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.errors import UserError
-from lit_gpt.scaling import mup
+from lit_gpt.scaling.rules import mup
 from lit_gpt.tools import _coord_report as report
 from lit_gpt.tools._coord_fit import Axis, CoordResult, slope_of
 from lit_gpt.tools._coord_measure import FOLLOWS, toy_stream

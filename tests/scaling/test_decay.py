@@ -22,9 +22,9 @@ from plan_helpers import plan_of, run_of
 from pytest import approx
 
 from lit_gpt.errors import UserError
-from lit_gpt.scaling import RULES
 from lit_gpt.scaling.base import Init, Plan
 from lit_gpt.scaling.plan import step_values
+from lit_gpt.scaling.rules import RULES
 
 ADAM = ("adamw", "lion", "hadam", "soap", "adam_mini")
 MUON = ("muon", "normuon", "dmuon", "torch_muon", "rmnp", "scion", "scion_light", "mars_shampoo")

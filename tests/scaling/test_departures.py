@@ -11,7 +11,7 @@ from test_budget import DEPTHS, TABLE
 
 from benchmarks import departures
 from benchmarks.archscale import ALL, Case, formula, plan
-from lit_gpt.scaling import mupp
+from lit_gpt.scaling.rules import mupp
 from lit_gpt.train.setup import count, model_config
 
 

@@ -20,10 +20,10 @@ from plan_helpers import plan_of, run_of
 from pytest import approx
 
 from lit_gpt.errors import UserError
-from lit_gpt.scaling import RULES
 from lit_gpt.scaling.base import LEARNED_ROLES, Init, Plan, Situation, Transfer
 from lit_gpt.scaling.batch import batch_factors
 from lit_gpt.scaling.plan import step_values
+from lit_gpt.scaling.rules import RULES
 
 DEPTHS = (8, 12, 16, 20, 24)
 HIDDEN = ("matrix", "expert", "router")

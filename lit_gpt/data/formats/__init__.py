@@ -1,4 +1,4 @@
-"""Token file formats, one file each: `NAME`, `matches(path)`, `open_stream(paths, info)`.
+"""Token file formats, one file each: `matches(path)` and `open_stream(paths, info)`.
 
 `matches` looks into the file. A format with FALLBACK = True carries no mark of its
 own and is only tried when no other format claims the file.
@@ -14,15 +14,14 @@ from lit_gpt.errors import UserError
 from lit_gpt.registry import Registry
 from lit_gpt.utils.files import regular
 
-FORMATS = Registry("lit_gpt.data.formats", "data format")
+FORMATS = Registry("lit_gpt.data.formats", "data format", "open_stream(paths, info)")
 
 
 def detect(path: Path) -> str:
     """The name of the format of one file. Raises UserError when no format claims it or it cannot be read."""
-    modules = sorted(map(FORMATS.load, FORMATS.names()), key=lambda m: getattr(m, "FALLBACK", False))
-    for module in modules:
-        if module.matches(regular(path)):
-            return module.NAME
+    for name in sorted(FORMATS.names(), key=lambda name: getattr(FORMATS.load(name), "FALLBACK", False)):
+        if FORMATS.load(name).matches(regular(path)):
+            return name
     raise UserError(f"{path} is in none of the data formats {', '.join(FORMATS.names())}.")
 
 

@@ -14,7 +14,6 @@ import numpy as np
 from lit_gpt.data.stream import FileStream, Segment, StreamInfo
 from lit_gpt.errors import UserError
 
-NAME = "llmc"
 HEADER_BYTES = 256 * 4
 # magic -> (version, token type); GPT-2 files and Llama-3 files
 KINDS = {20240520: (1, np.dtype("<u2")), 20240801: (7, np.dtype("<u4"))}

@@ -19,7 +19,6 @@ from lit_gpt.data.stream import FileStream, Segment, StreamInfo
 from lit_gpt.errors import UserError
 from lit_gpt.utils.files import regular
 
-NAME = "megatron"
 HEADER = struct.Struct("<9sQBQQ")
 MAGIC = b"MMIDIDX\x00\x00"
 DTYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}

@@ -21,7 +21,6 @@ import numpy as np
 from lit_gpt.data.stream import FileStream, Segment, StreamInfo
 from lit_gpt.errors import UserError
 
-NAME = "packed"
 MAGIC = b"LITPKDS"
 VERSION = 1
 HEADER = struct.Struct("<7sQBQ")

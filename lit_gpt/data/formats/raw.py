@@ -16,7 +16,6 @@ import numpy as np
 from lit_gpt.data.stream import FileStream, Segment, StreamInfo
 from lit_gpt.errors import UserError
 
-NAME = "raw"
 FALLBACK = True
 UINT16 = np.dtype("<u2")
 # The first bytes of other kinds of files, as their specifications give them: (what it is, what to do).

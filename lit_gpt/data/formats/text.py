@@ -21,7 +21,6 @@ from lit_gpt.data.stream import ArrayStream, StreamInfo
 from lit_gpt.data.tokenizer import Tokenizer, load_tokenizer
 from lit_gpt.errors import UserError
 
-NAME = "text"
 LIMIT_BYTES = 256 * 2**20
 VALIDATION_FRACTION = 0.05
 

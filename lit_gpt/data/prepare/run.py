@@ -145,7 +145,7 @@ def _meta(job: Job, totals: dict[str, dict[str, int]], shards: dict[str, int], i
     tokenizer = load_job_tokenizer(job)
     return {
         "version": VERSION,
-        "format": packed.NAME,
+        "format": "packed",
         "tokenizer": {"kind": "bytes" if job.tokenizer == "bytes" else "json", "name": tokenizer.name},
         "vocab_size": tokenizer.vocab_size,
         "eos_id": tokenizer.eos_id,

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear
-from lit_gpt.nn.mixers import SharedState, at_least, conv_width, mixer_options, positive
-from lit_gpt.nn.mixers._linear import QueriesKeysValues, RecurrentCache, advance, carried, head_sizes, state_flops
+from lit_gpt.nn.mixers import ConvWidth, Count, Positive, SharedState, mixer_options
 from lit_gpt.nn.norm import RMSNorm
+from lit_gpt.nn.recurrent import QueriesKeysValues, RecurrentCache, advance, carried, head_sizes, state_flops
 from lit_gpt.ops.delta_rule import KEY_DIM_LIMIT, delta_rule
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.scaling.base import Multipliers
@@ -30,10 +30,10 @@ class Options:
     conv: width of the short convolution. negative_eigenvalues: beta in [0, 2] (arXiv:2411.12537).
     """
 
-    heads: int | None = at_least(1, None)
-    expand_k: float = positive(1.5)
-    expand_v: float = positive(1.5)
-    conv: int = conv_width(4)
+    heads: Count | None = None
+    expand_k: Positive = 1.5
+    expand_v: Positive = 1.5
+    conv: ConvWidth = 4
     negative_eigenvalues: bool = False
 
 
@@ -42,7 +42,7 @@ class DeltaNet(nn.Module):
 
     def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
-        options, n = mixer_options(config, "deltanet", Options), config.n_embd
+        options, n = mixer_options(config, layer_index, Options), config.n_embd
         heads = options.heads or max(9, math.ceil(options.expand_k * n / KEY_DIM_LIMIT))
         self.sizes = head_sizes("deltanet", n, heads, options.expand_k, options.expand_v)
         # beta = 2 reflects along k, an eigenvalue of -1: such states can count modulo 2 (arXiv:2411.12537).

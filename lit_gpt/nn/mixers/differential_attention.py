@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from lit_gpt.config.bounds import Bounds
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.nn.context import Context
-from lit_gpt.nn.mixers import limited, mixer_options
+from lit_gpt.nn.mixers import mixer_options
 from lit_gpt.nn.mixers.attention import Attention, memory
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.ops.dtypes import upcast
@@ -34,7 +36,7 @@ LAMBDA_STD = 0.1  # of the four lambda vectors at the start; section 2.1 of the 
 class Options:
     """lambda_init: None is the paper's 0.8 - 0.6 exp(-0.3 layer), layers counted from 0."""
 
-    lambda_init: float | None = limited(None, "from 0 to below 1", lambda value: 0 <= value < 1)
+    lambda_init: Annotated[float, Bounds(0, 1, "high")] | None = None
 
 
 class DifferentialAttention(Attention):
@@ -49,7 +51,7 @@ class DifferentialAttention(Attention):
                 f"Differential attention takes heads in pairs, but the model has n_head={config.n_head} and "
                 f"n_kv_head={config.n_kv_head}. Both must be even: choose another --depth or --train_model."
             )
-        given = mixer_options(config, config.layers[layer_index].mixer, Options).lambda_init
+        given = mixer_options(config, layer_index, Options).lambda_init
         self.lambda_init = 0.8 - 0.6 * math.exp(-0.3 * layer_index) if given is None else given
         vectors = (role(nn.Parameter(torch.empty(config.head_dim)), "vector", _draw_lambda) for _ in range(4))
         self.lambda_q1, self.lambda_k1, self.lambda_q2, self.lambda_k2 = vectors

@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear, joint
-from lit_gpt.nn.mixers import MemoryForm, SharedState, at_least, conv_width, mixer_options, positive
-from lit_gpt.nn.mixers._linear import (
+from lit_gpt.nn.mixers import ConvWidth, Count, MemoryForm, Positive, SharedState, mixer_options
+from lit_gpt.nn.norm import RMSNorm
+from lit_gpt.nn.recurrent import (
     QueriesKeysValues,
     RecurrentCache,
     advance,
@@ -28,7 +29,6 @@ from lit_gpt.nn.mixers._linear import (
     time_step_bias,
     value_dim_of,
 )
-from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.ops.delta_rule import delta_rule
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.roles import role
@@ -44,16 +44,16 @@ class Options:
     negative_eigenvalues: beta in [0, 2] instead of [0, 1] (arXiv:2411.12537).
     """
 
-    heads: int | None = at_least(1, None)
-    key_dim: int = at_least(1, 256)
-    expand_v: float = positive(2.0)
-    conv: int = conv_width(4)
+    heads: Count | None = None
+    key_dim: Count = 256
+    expand_v: Positive = 2.0
+    conv: ConvWidth = 4
     negative_eigenvalues: bool = True
 
 
-def sizes(config: ModelConfig) -> tuple[int, int, int]:
+def sizes(config: ModelConfig, layer_index: int) -> tuple[int, int, int]:
     """Heads, key dimension and value dimension of one head."""
-    options = mixer_options(config, "gdn", Options)
+    options = mixer_options(config, layer_index, Options)
     heads = options.heads or math.ceil(int(0.75 * config.n_embd) / options.key_dim)
     return heads, options.key_dim, value_dim_of("gdn", options.key_dim, options.expand_v)
 
@@ -63,8 +63,8 @@ class GatedDeltaNet(nn.Module):
 
     def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
-        options, n = mixer_options(config, "gdn", Options), config.n_embd
-        self.sizes = heads, _, value_dim = sizes(config)
+        options, n = mixer_options(config, layer_index, Options), config.n_embd
+        self.sizes = heads, _, value_dim = sizes(config, layer_index)
         self.shares_memory = config.layers[layer_index].memory == "mixer"
         self.top = 2.0 if options.negative_eigenvalues else 1.0
         self.qkv = QueriesKeysValues(n, *self.sizes, conv=options.conv)
@@ -112,5 +112,5 @@ def build(config: ModelConfig, layer_index: int, multipliers: Multipliers) -> Ga
 
 def memory(config: ModelConfig, layer_index: int) -> MemoryForm:
     """The heads joined, before gate and norm."""
-    heads, _, value_dim = sizes(config)
+    heads, _, value_dim = sizes(config, layer_index)
     return MemoryForm(heads * value_dim, normed=True)

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear
-from lit_gpt.nn.mixers import SharedState, at_least, mixer_options, positive
-from lit_gpt.nn.mixers._linear import QueriesKeysValues, RecurrentCache, advance, carried, head_sizes, state_flops
+from lit_gpt.nn.mixers import Count, Positive, SharedState, mixer_options
 from lit_gpt.nn.norm import RMSNorm
+from lit_gpt.nn.recurrent import QueriesKeysValues, RecurrentCache, advance, carried, head_sizes, state_flops
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.linear_attention import linear_attention
 from lit_gpt.scaling.base import Multipliers
@@ -30,11 +30,11 @@ class Options:
     Both are 16 in the paper (section 4.4).
     """
 
-    heads: int | None = at_least(1, None)
-    expand_k: float = positive(0.5)
-    expand_v: float = positive(1.0)
-    gate_rank: int = at_least(1, 16)
-    gate_divisor: float = positive(16.0)
+    heads: Count | None = None
+    expand_k: Positive = 0.5
+    expand_v: Positive = 1.0
+    gate_rank: Count = 16
+    gate_divisor: Positive = 16.0
 
 
 class GatedLinearAttention(nn.Module):
@@ -42,7 +42,7 @@ class GatedLinearAttention(nn.Module):
 
     def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
-        options, n = mixer_options(config, "gla", Options), config.n_embd
+        options, n = mixer_options(config, layer_index, Options), config.n_embd
         heads = options.heads or max(1, n // 384)  # as in ArchScale
         self.sizes = head_sizes("gla", n, heads, options.expand_k, options.expand_v)
         values = heads * self.sizes[2]

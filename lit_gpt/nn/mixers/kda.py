@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear, joint
-from lit_gpt.nn.mixers import SharedState, at_least, conv_width, mixer_options, positive
-from lit_gpt.nn.mixers._linear import (
+from lit_gpt.nn.mixers import ConvWidth, Count, Positive, SharedState, mixer_options
+from lit_gpt.nn.norm import RMSNorm
+from lit_gpt.nn.recurrent import (
     QueriesKeysValues,
     RecurrentCache,
     advance,
@@ -26,7 +27,6 @@ from lit_gpt.nn.mixers._linear import (
     time_step_bias,
     value_dim_of,
 )
-from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.ops.delta_rule import delta_rule
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.roles import role
@@ -43,11 +43,11 @@ class Options:
     negative_eigenvalues: beta in [0, 2] (arXiv:2411.12537).
     """
 
-    heads: int | None = at_least(1, None)
-    key_dim: int = at_least(1, 128)
-    expand_v: float = positive(1.0)
-    conv: int = conv_width(4)
-    rank: int | None = at_least(1, None)
+    heads: Count | None = None
+    key_dim: Count = 128
+    expand_v: Positive = 1.0
+    conv: ConvWidth = 4
+    rank: Count | None = None
     negative_eigenvalues: bool = False
 
 
@@ -56,7 +56,7 @@ class KimiDeltaAttention(nn.Module):
 
     def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
-        options, n = mixer_options(config, "kda", Options), config.n_embd
+        options, n = mixer_options(config, layer_index, Options), config.n_embd
         heads = options.heads or max(1, round(n / options.key_dim))
         self.sizes = heads, options.key_dim, value_dim_of("kda", options.key_dim, options.expand_v)
         values, rank = heads * self.sizes[2], options.rank or self.sizes[2]

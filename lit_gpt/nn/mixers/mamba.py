@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lit_gpt.config.bounds import Bounds
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear, joint
-from lit_gpt.nn.mixers import MemoryForm, SharedState, at_least, mixer_options
-from lit_gpt.nn.mixers._linear import RecurrentCache, advance, state_flops, time_step_bias
+from lit_gpt.nn.mixers import Count, MemoryForm, SharedState, mixer_options
 from lit_gpt.nn.norm import RMSNorm
+from lit_gpt.nn.recurrent import RecurrentCache, advance, state_flops, time_step_bias
 from lit_gpt.ops.conv import causal_conv
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.selective_scan import selective_scan
@@ -34,10 +36,10 @@ class Options:
     another one to optimizers that see whole matrices (the Muon family).
     """
 
-    d_state: int = at_least(1, 16)
-    d_conv: int = at_least(2, 4)
-    expand: int = at_least(1, 2)
-    dt_rank: int | None = at_least(1, None)
+    d_state: Count = 16
+    d_conv: Annotated[int, Bounds(2)] = 4
+    expand: Count = 2
+    dt_rank: Count | None = None
     inner_norms: bool = False
     joint: bool = False
 
@@ -47,7 +49,7 @@ class Mamba(nn.Module):
 
     def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
-        options, n = mixer_options(config, "mamba", Options), config.n_embd
+        options, n = mixer_options(config, layer_index, Options), config.n_embd
         inner, states = options.expand * n, options.d_state
         rank = options.dt_rank or math.ceil(n / 16)  # "auto" in mamba_ssm's code
         self.joint = options.joint
@@ -138,4 +140,4 @@ def build(config: ModelConfig, layer_index: int, multipliers: Multipliers) -> Ma
 
 def memory(config: ModelConfig, layer_index: int) -> MemoryForm:
     """The scan's output with its D x, before the gate."""
-    return MemoryForm(mixer_options(config, "mamba", Options).expand * config.n_embd, normed=False)
+    return MemoryForm(mixer_options(config, layer_index, Options).expand * config.n_embd, normed=False)

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lit_gpt.config.bounds import Bounds
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear
-from lit_gpt.nn.mixers import MemoryForm, SharedState, at_least, mixer_options
-from lit_gpt.nn.mixers._linear import RecurrentCache, advance, log_uniform, state_flops, time_step_bias
+from lit_gpt.nn.mixers import Count, MemoryForm, SharedState, mixer_options
 from lit_gpt.nn.norm import RMSNorm
+from lit_gpt.nn.recurrent import RecurrentCache, advance, log_uniform, state_flops, time_step_bias
 from lit_gpt.ops.conv import causal_conv
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.ssd import ssd
@@ -33,11 +35,11 @@ class Options:
     mamba_ssm: the same model to AdamW, another one to optimizers that see whole matrices (the Muon family).
     """
 
-    d_state: int = at_least(1, 128)
-    d_conv: int = at_least(2, 4)
-    expand: int = at_least(1, 2)
-    head_dim: int = at_least(1, 64)
-    head_multiple: int = at_least(1, 8)
+    d_state: Count = 128
+    d_conv: Annotated[int, Bounds(2)] = 4
+    expand: Count = 2
+    head_dim: Count = 64
+    head_multiple: Count = 8
     joint: bool = False
 
 
@@ -46,8 +48,8 @@ class Mamba2(nn.Module):
 
     def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
-        options, n = mixer_options(config, "mamba2", Options), config.n_embd
-        self.heads, inner = heads_of(config), memory(config, layer_index).width
+        options, n = mixer_options(config, layer_index, Options), config.n_embd
+        self.heads, inner = heads_of(config, layer_index), memory(config, layer_index).width
         self.widths = inner, options.d_state, options.d_state
         self.shares_memory = config.layers[layer_index].memory == "mixer"
         self.joint = options.joint
@@ -125,9 +127,9 @@ class Mamba2(nn.Module):
         return RecurrentCache(torch.zeros(shape, dtype=torch.float32, device=device), conv)
 
 
-def heads_of(config: ModelConfig) -> int:
+def heads_of(config: ModelConfig, layer_index: int) -> int:
     """expand * n / head_dim, rounded up to a multiple of head_multiple."""
-    options = mixer_options(config, "mamba2", Options)
+    options = mixer_options(config, layer_index, Options)
     unit = options.head_multiple * options.head_dim
     return options.head_multiple * math.ceil(options.expand * config.n_embd / unit)
 
@@ -139,4 +141,4 @@ def build(config: ModelConfig, layer_index: int, multipliers: Multipliers) -> Ma
 
 def memory(config: ModelConfig, layer_index: int) -> MemoryForm:
     """The scan's output with its D x, heads joined, before gate and norm."""
-    return MemoryForm(heads_of(config) * mixer_options(config, "mamba2", Options).head_dim, normed=True)
+    return MemoryForm(heads_of(config, layer_index) * mixer_options(config, layer_index, Options).head_dim, normed=True)

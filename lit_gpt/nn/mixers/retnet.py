@@ -6,17 +6,19 @@ Order: project, rotate, linear attention, norm of each head, gate, project.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lit_gpt.config.bounds import Bounds
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear
-from lit_gpt.nn.mixers import SharedState, at_least, mixer_options, positive
-from lit_gpt.nn.mixers._linear import QueriesKeysValues, RecurrentCache, advance, carried, head_sizes, state_flops
+from lit_gpt.nn.mixers import Count, Positive, SharedState, mixer_options
 from lit_gpt.nn.norm import RMSNorm
+from lit_gpt.nn.recurrent import QueriesKeysValues, RecurrentCache, advance, carried, head_sizes, state_flops
 from lit_gpt.nn.rotary import rotate
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.linear_attention import linear_attention
@@ -30,10 +32,10 @@ class Options:
     rotary_base: of the rotation, which is the decay's imaginary part and so no matter of ModelConfig.position.
     """
 
-    heads: int | None = at_least(1, None)
-    expand_k: float = positive(1.0)
-    expand_v: float = positive(2.0)
-    rotary_base: float = at_least(1, 10_000.0)
+    heads: Count | None = None
+    expand_k: Positive = 1.0
+    expand_v: Positive = 2.0
+    rotary_base: Annotated[float, Bounds(1)] = 10_000.0
 
 
 class Retention(nn.Module):
@@ -41,7 +43,7 @@ class Retention(nn.Module):
 
     def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
-        options, n = mixer_options(config, "retnet", Options), config.n_embd
+        options, n = mixer_options(config, layer_index, Options), config.n_embd
         heads = options.heads or max(1, config.n_head // 2)
         self.sizes = head_sizes("retnet", n, heads, options.expand_k, options.expand_v)
         values = heads * self.sizes[2]

@@ -39,7 +39,7 @@ class SigmoidAttention(Attention):
         super().__init__(config, layer_index, multipliers)
         if config.attn_sink:
             raise UserError("Sigmoid attention has no softmax, so attn_sink=True cannot act. Use attn_sink=False.")
-        options = mixer_options(config, "sigmoid_attention", Options)
+        options = mixer_options(config, layer_index, Options)
         self.bias = -math.log(config.block_size) if options.length_bias else 0.0
         self.head_norm = RMSNorm(config.head_dim, config.norm_eps) if options.head_norm else None
 

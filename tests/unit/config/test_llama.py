@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lit_gpt import architectures
-from lit_gpt.architectures._llama import SIZES
+from lit_gpt.architectures.builders.table import LLAMAS
 from lit_gpt.train.setup import count
 
 # Millions; the tied ones have 50304 rows in their table, as the others have 32000.
@@ -15,7 +15,7 @@ PUBLISHED = {"60m": 58.1, "130m": 134.1, "350m": 368.0, "1b": 1339.1, "124m": 12
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_published_sizes(size: str) -> None:
     family = f"llama_{size}"
-    config = architectures.build(family, SIZES[family][1])
+    config = architectures.build(family, LLAMAS[family].options["layers"])
     assert count(config).parameters["total"] / 1e6 == pytest.approx(PUBLISHED[size], abs=0.05)
     assert config.n_head == config.n_kv_head and config.head_dim * config.n_head == config.n_embd
 

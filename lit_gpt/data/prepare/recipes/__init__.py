@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from lit_gpt.registry import Registry
 
-RECIPES = Registry("lit_gpt.data.prepare.recipes", "recipe")
+RECIPES = Registry("lit_gpt.data.prepare.recipes", "recipe", "read(piece, options, left)")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,5 @@
+"""Scaling rules: one file each, `transfer(situation) -> Transfer`. The file name is the CLI value."""
+
+from lit_gpt.registry import Registry
+
+RULES = Registry("lit_gpt.scaling.rules", "scaling rule", "transfer")

@@ -1,0 +1,66 @@
+"""Maximal update parameterization (arXiv 2203.03466): transfer over width.
+
+With r = base width / width:
+
+| item | rule |
+|---|---|
+| matrix, expert, router learning rate | r^p; p = 1 for Adam and its relatives, 0 for Muon, others in methods.py |
+| every other learning rate | 1; of tables also r^p |
+| rate times weight decay | r for matrices, experts and routers, else 1, vectors included |
+| independent weight decay | 1 with Adam and its relatives, else as rate times decay |
+| logits | r, on the hidden state before the head |
+| router logits | r; 1 where steps are not as Adam's |
+| attention | sqrt(base head dim) / head dim, equal to 1/sqrt(head dim) at the base |
+| matrix init | U(-1/sqrt(fan_in), 1/sqrt(fan_in)) |
+| head init | N(0, head_init_std), or zeros |
+| router init | N(0, 0.02); that of matrices where steps are not as Adam's |
+
+p is the power of the width with which a step's effect would grow (methods.growth): Muon's steps have the
+spectral norm that muP asks for at any width (arXiv:2310.17813), so p is 0. Rate times decay follows r
+whatever p is, as in ArchScale for AdamW and Muon and in the table of arXiv:2603.28743; so the factor on the decay that
+an optimizer multiplies by its rate is r^(1 - p) for matrices, r^-p for tables. Independent decay is ArchScale's: the
+same at any width with AdamW, times r with Muon, and with its relatives, whose steps are Muon's but for the factor.
+
+ArchScale writes r as d0/d because its width is proportional to depth; with --base_hps.ar0 that is not the width
+ratio, so here r is computed from the widths. Tying the embeddings changes no factor (ArchScale shrinks projections
+then).
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+
+from lit_gpt.errors import UserError
+from lit_gpt.scaling.base import LEARNED_ROLES, Init, Multipliers, Situation, Transfer
+from lit_gpt.scaling.methods import HIDDEN, growth, steps_of
+from lit_gpt.scaling.rules.sp import embedding_init
+
+
+def transfer(s: Situation) -> Transfer:
+    """Factors of muP; see the table above. Raises UserError for a head start that cannot act."""
+    if s.head_start == "flat":
+        raise UserError(
+            "Under muP and the rules made from it logits are multiplied by base width / width, so they start smaller "
+            "the wider a model is, and --head_start flat has nothing to undo. Drop it; it is for hyperp, hyperp_paper, "
+            "sp and plain."
+        )
+    r = s.base_width / s.width
+    adam, power = steps_of(s.optimizer, s.optimizer_args) == "adam", growth(s.optimizer, s.optimizer_args)
+    lr = {role: r ** power[role] for role in LEARNED_ROLES}
+    product = {role: r if role in HIDDEN else 1.0 for role in LEARNED_ROLES}
+    hidden = Init("fan_in_uniform")
+    head = Init("zeros") if s.head_init_std is None else Init("normal", s.head_init_std)
+    return Transfer(
+        lr=lr,
+        weight_decay={role: product[role] / lr[role] for role in LEARNED_ROLES},
+        independent_decay=dict.fromkeys(LEARNED_ROLES, 1.0) if adam else product,
+        init={
+            "embedding": embedding_init(s),
+            "head": head,
+            "matrix": hidden,
+            "expert": hidden,
+            "conv": hidden,
+            "router": Init("normal", 0.02) if adam else hidden,
+        },
+        multipliers=Multipliers(logit=r, attention=sqrt(s.base_head_dim) / s.head_dim, router=r if adam else 1.0),
+    )
