@@ -1,4 +1,4 @@
-"""Optimizers: one file each, `build(groups, plan) -> Optimizer`, and the table of external.py.
+"""Optimizers: one file each, with its FACTS and its `rules` (or `build`), and the table of engine/external.py.
 
 The file name, or the name in the table, is the CLI value; other spellings of it are resolved once (`resolve`).
 """
@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import inspect
 from contextlib import suppress
+from types import ModuleType
 from typing import Any
 
 import torch
 
 from lit_gpt.errors import NotInstalled, UserError
 from lit_gpt.optim._knobs import check, knobs_of
-from lit_gpt.optim._rules import OPTIONS
-from lit_gpt.optim.external import EXTERNAL, Entry
+from lit_gpt.optim.engine.external import EXTERNAL, Entry
+from lit_gpt.optim.engine.role_optimizer import RoleOptimizer
+from lit_gpt.optim.engine.rules import OPTIONS
 from lit_gpt.registry import Registry, spelt_like
 from lit_gpt.scaling.base import Plan
+from lit_gpt.scaling.optimizer_facts import OptimizerFacts
 
 # Names that people type, and what to type instead or why there is nothing; more in docs/optimizers.md.
 NOT_HERE = {
@@ -36,7 +39,7 @@ class OptimizerRegistry(Registry):
         return sorted([*super().names(), *EXTERNAL])
 
     def load(self, name: str) -> Any:
-        """What has `build`. Raises UserError with suggestions when there is none."""
+        """The entry: a file, or a row of the table. Raises UserError with suggestions when there is none."""
         return EXTERNAL[name] if name in EXTERNAL else super().load(name)
 
     def resolve(self, name: str) -> str:
@@ -53,12 +56,23 @@ class OptimizerRegistry(Registry):
             raise UserError(f"There is no optimizer {name!r}. {NOT_HERE[missing]}.")
         raise self.unknown(name, aliases)
 
+    def facts(self, name: str) -> OptimizerFacts:
+        """What a Plan must know of it. Raises UserError for a file that does not say."""
+        chosen = self.load(name)
+        facts = chosen.facts if isinstance(chosen, Entry) else getattr(chosen, "FACTS", None)
+        if not isinstance(facts, OptimizerFacts):
+            raise UserError(
+                f"The optimizer {name} does not state its facts, and a Plan needs them. Write FACTS = "
+                f"OptimizerFacts(...) in {chosen.__file__}; docs/adding.md shows how."
+            )
+        return facts
+
 
 def _aliases(chosen: Any) -> tuple[str, ...]:
     return chosen.aliases if isinstance(chosen, Entry) else getattr(chosen, "ALIASES", ())
 
 
-OPTIMIZERS = OptimizerRegistry("lit_gpt.optim", "optimizer", exclude=("groups", "external", "memory", "protocol"))
+OPTIMIZERS = OptimizerRegistry("lit_gpt.optim", "optimizer", exclude=("engine",))
 
 
 def check_arguments(plan: Plan) -> None:
@@ -67,30 +81,43 @@ def check_arguments(plan: Plan) -> None:
     Those of libraries are tried out on small weights, where the library is installed.
     """
     chosen = OPTIMIZERS.load(plan.optimizer)
-    entry = chosen if isinstance(chosen, Entry) else getattr(chosen, "ENTRY", None)
-    if entry is None:
-        _check_native(chosen, plan)
+    if (entry := _entry(chosen)) is None:
+        _check_file(chosen, plan)
         return
     with suppress(NotInstalled):
         entry.try_out(plan)
 
 
-def _check_native(chosen: Any, plan: Plan) -> None:
+def _entry(chosen: Any) -> Entry | None:
+    """A row of the table, or that of a file which has a class as libraries have them."""
+    return chosen if isinstance(chosen, Entry) else getattr(chosen, "ENTRY", None)
+
+
+def _check_file(chosen: ModuleType, plan: Plan) -> None:
     """Against the arguments of `rules`, and what they refuse."""
-    if not hasattr(chosen, "rules"):
-        return
-    options = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(chosen.rules).parameters.values())
-    check(plan.optimizer, plan.optimizer_args, (OPTIONS if options else {}) | knobs_of(chosen.rules))
-    chosen.rules(plan, **plan.optimizer_args)
+    if hasattr(chosen, "rules"):
+        check(plan.optimizer, plan.optimizer_args, options_of(chosen.rules))
+        chosen.rules(plan, **plan.optimizer_args)
+
+
+def options_of(rules: Any) -> dict[str, Any]:
+    """What --optimizer_args may hold for these rules, by name."""
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(rules).parameters.values())
+    return (OPTIONS if open_ended else {}) | knobs_of(rules)
 
 
 def build(groups: list[dict[str, Any]], plan: Plan) -> torch.optim.Optimizer:
     """The Plan's optimizer over role groups (groups.parameter_groups).
 
-    Raises UserError for arguments that it does not take.
+    A file may have its own `build`; else its `rules` are those of a RoleOptimizer. Raises UserError for arguments
+    that it does not take.
     """
     chosen = OPTIMIZERS.load(plan.optimizer)
-    _check_native(chosen, plan)
+    if (entry := _entry(chosen)) is not None:
+        return entry.build(groups, plan)
+    _check_file(chosen, plan)
+    if not hasattr(chosen, "build"):
+        return RoleOptimizer(groups, chosen.rules(plan, **plan.optimizer_args), plan)
     try:
         return chosen.build(groups, plan)
     except TypeError as error:

@@ -5,5 +5,5 @@ from lit_gpt.registry import Registry
 RULES = Registry(
     "lit_gpt.scaling",
     "scaling rule",
-    exclude=("base", "batch", "budget", "decay", "fit", "methods", "plan", "schedule"),
+    exclude=("base", "batch", "budget", "decay", "fit", "optimizer_facts", "plan", "schedule"),
 )

@@ -15,8 +15,7 @@ from dataclasses import replace
 from math import sqrt
 
 from lit_gpt.scaling import mup
-from lit_gpt.scaling.base import Situation, Transfer
-from lit_gpt.scaling.methods import HIDDEN
+from lit_gpt.scaling.base import HIDDEN, Situation, Transfer
 
 
 def transfer(s: Situation) -> Transfer:

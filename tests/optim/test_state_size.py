@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from lit_gpt.errors import UserError
 from lit_gpt.model import GPT
-from lit_gpt.optim import external
-from lit_gpt.optim._batches import local
-from lit_gpt.optim._leaves import leaves
-from lit_gpt.optim.groups import parameter_groups
-from lit_gpt.optim.memory import shard_bytes, state_bytes
+from lit_gpt.optim.engine import external
+from lit_gpt.optim.engine.batches import local
+from lit_gpt.optim.engine.groups import parameter_groups
+from lit_gpt.optim.engine.memory import shard_bytes, state_bytes
+from lit_gpt.optim.engine.state_tree import leaves
 from lit_gpt.parallel import Runtime, launch
 from lit_gpt.roles import REPLICATED
 
