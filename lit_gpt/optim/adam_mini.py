@@ -30,8 +30,9 @@ from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.optimizer_facts import Kept, OptimizerFacts, UpdateRule, everywhere
 
 ALIASES = ("adamw_mini",)
-# Momentum, and one second moment per row.
-ROW_ADAM = UpdateRule("adam_mini", lambda shape, args: Kept(prod(shape) + prod(shape[:-1])))
+
+# Momentum, and one second moment per row; that of a vector is a single number.
+ROW_ADAM = UpdateRule("adam_mini", lambda shape, args: Kept(prod(shape) + (len(shape) > 1) * prod(shape[:-1])))
 FACTS = OptimizerFacts(everywhere(ROW_ADAM))
 
 

@@ -128,7 +128,5 @@ class OptimizerFacts:
     def constants(self, args: Args, betas: tuple[float, float], eps: float) -> tuple[tuple[float, ...], float]:
         """(betas, eps) as --optimizer_args give them, else its own, else the Plan's, which are passed."""
         planned = args.get("betas", self.betas) or betas
-        own_eps = args.get("eps", self.eps)
-        return tuple(
-            b if b is not None else betas[i] for i, b in enumerate(planned)
-        ), eps if own_eps is None else own_eps
+        own_eps = args.get("eps", eps if self.eps is None else self.eps)
+        return tuple(b if b is not None else betas[i] for i, b in enumerate(planned)), own_eps

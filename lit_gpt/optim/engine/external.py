@@ -116,8 +116,8 @@ class Entry:
         hints = HINTS | {name: knob.hint for name, knob in parameters.items()}
         knobs = parameters | {name: Knob(hints.get(name, UNKNOWN), value) for name, value in ours.items()}
         self._refuse_without(parameters, plan)
-        hidden = OURS | self.fixed.keys()
-        check(plan.optimizer, plan.optimizer_args, {k: v for k, v in knobs.items() if k not in hidden})
+        withheld = OURS | self.fixed.keys()
+        check(plan.optimizer, plan.optimizer_args, {k: v for k, v in knobs.items() if k not in withheld})
         given, own_betas = plan.optimizer_args, self.facts.betas or (None,)
         scheduled: dict[str, Any] = {}
         if "betas" in ours and given.get("betas", own_betas)[0] is None:
