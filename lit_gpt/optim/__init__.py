@@ -32,15 +32,15 @@ NOT_HERE = {
 
 
 class OptimizerRegistry(Registry):
-    """Files of this folder, then optimizers of other libraries."""
+    """Files of this folder, and optimizers of other libraries; a file comes before a row of its name."""
 
     def names(self) -> list[str]:
         """Every entry's name, sorted."""
-        return sorted([*super().names(), *EXTERNAL])
+        return sorted({*super().names(), *EXTERNAL})
 
     def load(self, name: str) -> Any:
         """The entry: a file, or a row of the table. Raises UserError with suggestions when there is none."""
-        return EXTERNAL[name] if name in EXTERNAL else super().load(name)
+        return EXTERNAL[name] if name in EXTERNAL and name not in super().names() else super().load(name)
 
     def resolve(self, name: str) -> str:
         """The entry's name for any spelling of it: case, hyphens and underscores aside, or an alias.
@@ -58,9 +58,10 @@ class OptimizerRegistry(Registry):
 
     def facts(self, name: str) -> OptimizerFacts:
         """What a Plan must know of it. Raises UserError for a file that does not say."""
-        chosen = self.load(name)
-        facts = chosen.facts if isinstance(chosen, Entry) else getattr(chosen, "FACTS", None)
-        if not isinstance(facts, OptimizerFacts):
+        chosen: Any = self.load(name)
+        if isinstance(chosen, Entry):
+            return chosen.facts
+        if not isinstance(facts := getattr(chosen, "FACTS", None), OptimizerFacts):
             raise UserError(
                 f"The optimizer {name} does not state its facts, and a Plan needs them. Write FACTS = "
                 f"OptimizerFacts(...) in {chosen.__file__}; docs/adding.md shows how."

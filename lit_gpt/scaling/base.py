@@ -75,9 +75,8 @@ class RolePlan:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RolePlan:
-        """Rebuild from plain values. Plans of early runs call the update rule `method`."""
-        named = {"update_rule" if key == "method" else key: value for key, value in values.items()}
-        return cls(**{**named, "init": Init(**values["init"])})
+        """Rebuild from plain values; see renamed."""
+        return cls(**{**renamed(values), "init": Init(**values["init"])})
 
 
 @dataclass(frozen=True)
@@ -207,3 +206,8 @@ class Plan:
             "multipliers": Multipliers(**values["multipliers"]),
         }
         return cls(**{**values, **rebuilt})
+
+
+def renamed(role: dict[str, Any]) -> dict[str, Any]:
+    """A stored RolePlan under today's names: early runs call the update rule `method`."""
+    return {"update_rule" if key == "method" else key: value for key, value in role.items()}

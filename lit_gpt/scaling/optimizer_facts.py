@@ -121,9 +121,10 @@ class OptimizerFacts:
         given = args.get(self.steps_option) if self.steps_option else None
         kind = given if isinstance(given, str) and given in GROWTH else self.steps
         matrix, router = GROWTH[kind]
-        growth = dict.fromkeys(LEARNED_ROLES, 0.0) | {"matrix": matrix, "expert": matrix, "router": router}
-        typed = "".join(f" --optimizer_args.{key} {value}" for key, value in args.items())
-        return Steps(growth | self.table_growth, kind == "adam", self.fits_hyperp, f"--optimizer {name}{typed}")
+        of_matrices = {"matrix": matrix, "expert": matrix, "router": router}
+        growth = {**dict.fromkeys(LEARNED_ROLES, 0.0), **of_matrices, **self.table_growth}
+        options = "".join(f" --optimizer_args.{key} {value}" for key, value in args.items())
+        return Steps(growth, kind == "adam", self.fits_hyperp, f"--optimizer {name}{options}")
 
     def constants(self, args: Args, betas: tuple[float, float], eps: float) -> tuple[tuple[float, ...], float]:
         """(betas, eps) as --optimizer_args give them, else its own, else the Plan's, which are passed."""

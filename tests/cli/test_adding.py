@@ -52,7 +52,7 @@ def in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_the_files_of_the_page_train_and_resume(tmp_path: Path, in_place: list[str]) -> None:
-    assert len(in_place) == 4
+    assert len(in_place) == 5
     torch.set_num_threads(1)
     words = random.Random(0)
     text = tmp_path / "text"
@@ -60,7 +60,7 @@ def test_the_files_of_the_page_train_and_resume(tmp_path: Path, in_place: list[s
     for i in range(40):
         (text / f"{i}.txt").write_text(" ".join(words.choices(["to", "be", "or", "not"], k=300)))
     options = (
-        "--train_model transformer_alternate --optimizer signum --parameterization mup_tokens --depth 2 --ar 16 "
+        "--train_model transformer_alternate --optimizer sign_momentum --parameterization mup_tokens --depth 2 --ar 16 "
         "--base_hps.d0 1 --base_hps.ar0 128 --base_hps.t0 2560 --base_hps.warmup_tokens 0 --base_hps.eta0 2e-3 "
         "--base_hps.b0 512 --train_name added --vocab_size 257 --ctx_len 64 --max_tokens 10240 --log_step 1 "
         f"--train_data_dir {text} --out_dir {tmp_path / 'out'} --resume auto"
@@ -74,6 +74,11 @@ def test_the_files_of_the_page_train_and_resume(tmp_path: Path, in_place: list[s
     assert plan["roles"]["vector"]["lr"] == pytest.approx(2e-3 / 2)
     losses = [json.loads(line)["metric/train_loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 20 and losses[-1] < losses[0] - 1
+    assert plan["roles"]["matrix"]["update_rule"] == "sign_momentum"
+    of_parts = ["--optimizer", "muon_and_sign", "--optimizer_args.ns_steps", "4", "--train_name", "parts"]
+    assert pretrain.main([*options, *of_parts, "--max_tokens", "2560"]) == 0
+    plan = json.loads((tmp_path / "out/parts_transformer_alternate_d2_ar16_ctx64/plan.json").read_text())
+    assert plan["roles"]["matrix"]["lr"] == pytest.approx(2e-3), "Muon's steps need no factor for the width"
 
 
 def short_conv(**options: Any) -> ModelConfig:
