@@ -9,5 +9,5 @@
 | role_optimizer.py | the optimizer over role groups that runs the rules |
 | external.py, library_memory.py, libraries.py | optimizers of other libraries: the table, what they keep, the wrapper |
 | state_tree.py, trial.py | a library's state as flat tensors; steps on small weights before a run starts |
-| groups.py, memory.py, protocol.py | what the rest of the house asks: groups, bytes, and what the loop does beyond `step` |
+| groups.py, memory.py, protocol.py | what the rest of the house asks: groups, bytes, hooks of the loop |
 """
