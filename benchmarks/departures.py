@@ -25,6 +25,7 @@ from benchmarks.archscale import ALL, COUNT, VOCABULARY, Case, plan
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
+from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.scaling.plan import Counted, build_plan
 from lit_gpt.train.setup import base_config, count, model_config
 
@@ -104,7 +105,7 @@ def ours(case: Case) -> dict[str, Any]:
     """The fields of archscale.plan as this project's Plan has them, of the roles that the model has."""
     run = run_of(case)
     model, base = (_counted(config) for config in (model_config(run, run.depth, run.ar), base_config(run)))
-    p = build_plan(run, model, base, case.ranks)
+    p = build_plan(run, OPTIMIZERS.facts(run.optimizer or "adamw"), model, base, case.ranks)
     roles = {name: role for name, role in p.roles.items() if p.counts.get(name)}
     hidden = [role for name, role in roles.items() if name in ("matrix", "expert", "router")]
     rest = [role for name, role in roles.items() if name not in ("matrix", "expert", "router")]
@@ -133,9 +134,9 @@ def ours(case: Case) -> dict[str, Any]:
         "label smoothing": p.label_smoothing,
         "largest gradient norm": p.grad_clip,
         "context": p.context,
-        "method of matrices": _one(role.method for role in hidden),
-        "method of vectors": _one(role.method for role in vectors),
-        "method of embedding": roles["embedding"].method,
+        "method of matrices": _one(role.update_rule for role in hidden),
+        "method of vectors": _one(role.update_rule for role in vectors),
+        "method of embedding": roles["embedding"].update_rule,
         "logits times": p.multipliers.logit,
         "branches times": p.multipliers.residual,
         "softmax scale": p.multipliers.attention or model.config.head_dim**-0.5,
@@ -144,7 +145,7 @@ def ours(case: Case) -> dict[str, Any]:
         "start of projections": starts["matrix"],
     }
     if "head" in roles:
-        fields |= {"decay of head": roles["head"].weight_decay, "method of head": roles["head"].method}
+        fields |= {"decay of head": roles["head"].weight_decay, "method of head": roles["head"].update_rule}
     if case.experts:
         fields["router logits times"] = p.multipliers.router
     named = {"head": "head", "expert": "experts", "router": "routers", "conv": "convolutions"}

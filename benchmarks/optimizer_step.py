@@ -30,11 +30,11 @@ from torch import nn
 
 from benchmarks.timing import milliseconds
 from lit_gpt.config.run import RunConfig
-from lit_gpt.optim._batches import Task, interleave
-from lit_gpt.optim._directions import Orthogonal
-from lit_gpt.optim._optimizer import RoleOptimizer
+from lit_gpt.optim import OPTIMIZERS, options_of
+from lit_gpt.optim.engine.batches import Task, interleave
+from lit_gpt.optim.engine.directions import Orthogonal
+from lit_gpt.optim.engine.role_optimizer import RoleOptimizer
 from lit_gpt.parallel import Runtime, finish_gradients, launch
-from lit_gpt.scaling.methods import ORTHOGONAL
 from lit_gpt.train.build import build_model, build_optimizer
 from lit_gpt.train.setup import Setup, prepare
 
@@ -85,7 +85,9 @@ def measure(
         rate = tokens_per_sec or runtime.world_size * micro_bsz * setup.plan.context / passes
         rows: list[dict[str, Any]] = []
         for name in ["adamw", *(n for n in names if n != "adamw")]:
-            args = run.optimizer_args if name in ORTHOGONAL else None
+            rules = getattr(OPTIMIZERS.load(name), "rules", None)
+            known = {} if rules is None else options_of(rules)
+            args = {key: value for key, value in (run.optimizer_args or {}).items() if key in known}
             plan = prepare(replace(run, optimizer=name, optimizer_args=args), runtime.world_size).plan
             optimizer: Any = build_optimizer(model, plan)
             optimizer.grad_scale = torch.ones((), device=runtime.device)  # as the trainer does

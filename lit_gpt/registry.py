@@ -22,7 +22,7 @@ class Registry:
     package: dotted name of the folder, e.g. "lit_gpt.architectures".
     kind: what an entry is called in messages, e.g. "model family".
     hook: the function that makes a file an entry, e.g. "build(depth, shape)": its name and its first parameters.
-    rows: name -> entry, of those that are no files; each has what a file would have.
+    rows: name -> entry, of those that are no files; each has what a file would have. A file comes before a row.
     plugins: name -> module, of files of this kind that the command line named.
     """
 
@@ -30,26 +30,31 @@ class Registry:
         self.package, self.kind, self.hook, self.rows = package, kind, hook, rows or {}
         self.plugins: dict[str, Any] = {}
 
-    def built_in(self) -> list[str]:
-        """The names of the folder's files and of the rows."""
+    def files(self) -> list[str]:
+        """The names of the folder's files."""
         path = importlib.import_module(self.package).__path__
-        return [*(m.name for m in pkgutil.iter_modules(path) if not m.ispkg), *self.rows]
+        return [m.name for m in pkgutil.iter_modules(path) if not m.ispkg]
+
+    def built_in(self) -> set[str]:
+        """The names of the folder's files and of the rows."""
+        return {*self.files(), *self.rows}
 
     def names(self) -> list[str]:
         """Every entry's name, sorted."""
-        return sorted([*self.built_in(), *self.plugins])
+        return sorted(self.built_in() | self.plugins.keys())
 
     def __contains__(self, name: str) -> bool:
         return name in self.names()
 
     def load(self, name: str) -> Any:
         """The entry: its module, imported, or its row. Raises UserError with suggestions when there is none."""
-        for known in (self.plugins, self.rows):
-            if name in known:
-                return known[name]
-        if name not in self.names():
-            raise self.unknown(name)
-        return importlib.import_module(f"{self.package}.{name}")
+        if name in self.plugins:
+            return self.plugins[name]
+        if name in self.files():
+            return importlib.import_module(f"{self.package}.{name}")
+        if name in self.rows:
+            return self.rows[name]
+        raise self.unknown(name)
 
     def takes(self, entry: Any) -> bool:
         """Whether a module or row has the hook of this kind."""

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from lit_gpt.config.model import LayerSpec, ModelConfig
 from lit_gpt.init import init_parameters
 from lit_gpt.model import GPT
-from lit_gpt.optim.adamw import AdamW
+from lit_gpt.optim.engine.role_optimizer import FusedAdamW, RoleOptimizer
 from lit_gpt.parallel import Runtime, finish_gradients, setup_model
 from lit_gpt.roles import ROLES
 from lit_gpt.scaling.base import Init, Multipliers, RolePlan
@@ -80,9 +81,11 @@ def copy_into(model: nn.Module, source: nn.Module) -> None:
 def build_adamw(model: nn.Module, kind: str = "foreach") -> torch.optim.Optimizer:
     """foreach: torch's, state at the first step. fused: ours, state at once."""
     by_role = {r: [p for p in model.parameters() if p.role == r] for r in ROLES}
-    groups = [{"params": params, "lr": 1e-2, "weight_decay": 0.1} for params in by_role.values() if params]
+    keys: dict[str, Any] = {"lr": 1e-2, "weight_decay": 0.1, "update_rule": "adamw"}
+    groups = [{"params": params, **keys} for params in by_role.values() if params]
     if kind == "fused":
-        return AdamW(groups, betas=(0.9, 0.95), eps=1e-5)
+        constants: Any = SimpleNamespace(beta1=0.9, beta2=0.95, eps=1e-5)
+        return RoleOptimizer(groups, {"adamw": lambda params: FusedAdamW()}, constants)
     return torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-5, foreach=True)
 
 

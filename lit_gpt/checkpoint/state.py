@@ -42,7 +42,7 @@ def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> Tensors:
 
 def flatten(model: nn.Module, optimizer: Optimizer) -> Tensors:
     """All tensors of a checkpoint, by their names in it, not copied."""
-    if hasattr(optimizer, "expose_state"):  # see optim/protocol.py
+    if hasattr(optimizer, "expose_state"):  # see optim/engine/protocol.py
         cast(Any, optimizer).expose_state()
     weights = {MODEL + name: t.detach() for name, t in model_tensors(model).items()}
     return weights | {OPTIM + name: t for name, t in optimizer_tensors(model, optimizer).items()}

@@ -1,4 +1,4 @@
-"""Optimizers: one file each, `build(groups, plan) -> Optimizer`, and the table of external.py.
+"""Optimizers: one file each, with its FACTS and its `rules` (or `build`), and the table of engine/external.py.
 
 The file name, or the name in the table, is the CLI value; other spellings of it are resolved once (`resolve`).
 """
@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import inspect
 from contextlib import suppress
+from types import ModuleType
 from typing import Any
 
 import torch
 
 from lit_gpt.config.arguments import arguments_of, check
 from lit_gpt.errors import NotInstalled, UserError
-from lit_gpt.optim._rules import OPTIONS
-from lit_gpt.optim.external import EXTERNAL, Entry
+from lit_gpt.optim.engine.external import EXTERNAL, Entry
+from lit_gpt.optim.engine.role_optimizer import RoleOptimizer
+from lit_gpt.optim.engine.rules import OPTIONS
 from lit_gpt.registry import Registry, spelt_like
 from lit_gpt.scaling.base import Plan
+from lit_gpt.scaling.optimizer_facts import OptimizerFacts
 
 # Names that people type, and what to type instead or why there is nothing; more in docs/optimizers.md.
 NOT_HERE = {
@@ -29,12 +32,11 @@ NOT_HERE = {
 
 
 class OptimizerRegistry(Registry):
-    """Files of this folder, then optimizers of other libraries."""
+    """Files of this folder, and optimizers of other libraries; a file comes before a row of its name."""
 
-    def built_in(self) -> list[str]:
-        """Less the machinery that still lies among the entries."""
-        machinery = ("groups", "external", "memory", "protocol")
-        return [name for name in super().built_in() if name[0] != "_" and name not in machinery]
+    def takes(self, entry: Any) -> bool:
+        """Whether a module is an optimizer: it states the facts of one, or builds one."""
+        return hasattr(entry, "FACTS") or super().takes(entry)
 
     def resolve(self, name: str) -> str:
         """The entry's name for any spelling of it: case, hyphens and underscores aside, or an alias.
@@ -50,6 +52,18 @@ class OptimizerRegistry(Registry):
             raise UserError(f"There is no optimizer {name!r}. {NOT_HERE[missing]}.")
         raise self.unknown(name, aliases)
 
+    def facts(self, name: str) -> OptimizerFacts:
+        """What a Plan must know of it. Raises UserError for a file that does not say."""
+        chosen: Any = self.load(name)
+        if isinstance(chosen, Entry):
+            return chosen.facts
+        if not isinstance(facts := getattr(chosen, "FACTS", None), OptimizerFacts):
+            raise UserError(
+                f"The optimizer {name} does not state its facts, and a Plan needs them. Write FACTS = "
+                f"OptimizerFacts(...) in {chosen.__file__}; docs/adding.md shows how."
+            )
+        return facts
+
 
 def _aliases(chosen: Any) -> tuple[str, ...]:
     return chosen.aliases if isinstance(chosen, Entry) else getattr(chosen, "ALIASES", ())
@@ -64,31 +78,43 @@ def check_arguments(plan: Plan) -> None:
     Those of libraries are tried out on small weights, where the library is installed.
     """
     chosen = OPTIMIZERS.load(plan.optimizer)
-    entry = chosen if isinstance(chosen, Entry) else getattr(chosen, "ENTRY", None)
-    if entry is None:
-        _check_native(chosen, plan)
+    if (entry := _entry(chosen)) is None:
+        _check_file(chosen, plan)
         return
     with suppress(NotInstalled):
         entry.try_out(plan)
 
 
-def _check_native(chosen: Any, plan: Plan) -> None:
+def _entry(chosen: Any) -> Entry | None:
+    """A row of the table, or that of a file which has a class as libraries have them."""
+    return chosen if isinstance(chosen, Entry) else getattr(chosen, "ENTRY", None)
+
+
+def _check_file(chosen: ModuleType, plan: Plan) -> None:
     """Against the arguments of `rules`, and what they refuse."""
-    if not hasattr(chosen, "rules"):
-        return
-    options = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(chosen.rules).parameters.values())
-    allowed = (OPTIONS if options else {}) | arguments_of(chosen.rules)
-    check(f"optimizer {plan.optimizer}", "--optimizer_args", plan.optimizer_args, allowed)
-    chosen.rules(plan, **plan.optimizer_args)
+    if hasattr(chosen, "rules"):
+        check(f"optimizer {plan.optimizer}", "--optimizer_args", plan.optimizer_args, options_of(chosen.rules))
+        chosen.rules(plan, **plan.optimizer_args)
+
+
+def options_of(rules: Any) -> dict[str, Any]:
+    """What --optimizer_args may hold for these rules, by name."""
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(rules).parameters.values())
+    return (OPTIONS if open_ended else {}) | arguments_of(rules)
 
 
 def build(groups: list[dict[str, Any]], plan: Plan) -> torch.optim.Optimizer:
     """The Plan's optimizer over role groups (groups.parameter_groups).
 
-    Raises UserError for arguments that it does not take.
+    A file may have its own `build`; else its `rules` are those of a RoleOptimizer. Raises UserError for arguments
+    that it does not take.
     """
     chosen = OPTIMIZERS.load(plan.optimizer)
-    _check_native(chosen, plan)
+    if (entry := _entry(chosen)) is not None:
+        return entry.build(groups, plan)
+    _check_file(chosen, plan)
+    if not hasattr(chosen, "build"):
+        return RoleOptimizer(groups, chosen.rules(plan, **plan.optimizer_args), plan)
     try:
         return chosen.build(groups, plan)
     except TypeError as error:

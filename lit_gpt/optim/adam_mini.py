@@ -15,20 +15,25 @@ Its state is half of Adam's: v is one number per row, also where the rows of a h
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from math import prod
 
 import torch
 from torch import Tensor
 
-from lit_gpt.optim._batches import Batch, Task, is_stacked
-from lit_gpt.optim._directions import buffers
-from lit_gpt.optim._moves import Step
-from lit_gpt.optim._optimizer import Control, Group, RoleOptimizer, Rule, State
-from lit_gpt.optim._rules import MakeRule
+from lit_gpt.optim.engine.batches import Batch, Task, is_stacked
+from lit_gpt.optim.engine.directions import buffers
+from lit_gpt.optim.engine.role_optimizer import Control, Group, Rule, State
+from lit_gpt.optim.engine.rules import MakeRule
+from lit_gpt.optim.engine.updates import Step
 from lit_gpt.roles import blocks_of
 from lit_gpt.scaling.base import Plan
+from lit_gpt.scaling.optimizer_facts import Kept, OptimizerFacts, UpdateRule, everywhere
 
 ALIASES = ("adamw_mini",)
+
+# Momentum, and one second moment per row; that of a vector is a single number.
+ROW_ADAM = UpdateRule("adam_mini", lambda shape, args: Kept(prod(shape) + (len(shape) > 1) * prod(shape[:-1])))
+FACTS = OptimizerFacts(everywhere(ROW_ADAM))
 
 
 @dataclass(frozen=True)
@@ -64,11 +69,6 @@ def _block_means(x_bR1: Tensor, blocks: int) -> Tensor:
     b, rows, _ = x_bR1.shape
     means = x_bR1.reshape(b, blocks, rows // blocks).mean(-1, keepdim=True)
     return means.expand(b, blocks, rows // blocks).reshape(b, rows, 1)
-
-
-def build(groups: list[dict[str, Any]], plan: Plan) -> RoleOptimizer:
-    """Adam-mini over role groups, every role; it has no --optimizer_args."""
-    return RoleOptimizer(groups, rules(plan, **plan.optimizer_args), plan)
 
 
 def rules(plan: Plan) -> dict[str, MakeRule]:

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lit_gpt.optim._wrapped import Group, Wrapped
-from lit_gpt.optim.external import Entry
-from lit_gpt.scaling.base import Plan
+from lit_gpt.optim.engine.external import Entry
+from lit_gpt.optim.engine.libraries import Group
+from lit_gpt.scaling.optimizer_facts import Args, Kept, OptimizerFacts, Shape, UpdateRule, hidden
 
 ALIASES = ("apollo_adamw",)
 
@@ -86,9 +86,10 @@ class Apollo(torch.optim.Optimizer):
         return drawn / rank**0.5
 
 
-ENTRY = Entry("lit_gpt.optim.apollo", "Apollo", "Adam's scales from a random low-rank space")
+def memory(shape: Shape, args: Args) -> Kept:
+    """Two moments of the projected gradient; the projection itself is drawn again when it is needed."""
+    return Kept(2 * min(args.get("rank", 256), *shape) * max(shape))
 
 
-def build(groups: list[Group], plan: Plan) -> Wrapped:
-    """APOLLO over role groups; --optimizer_args are those of Apollo."""
-    return ENTRY.build(groups, plan)
+FACTS = OptimizerFacts(hidden(UpdateRule("apollo", memory)), gathered=True)
+ENTRY = Entry(__name__, "Apollo", "Adam's scales from a random low-rank space", FACTS)

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lit_gpt.optim import apollo
-from lit_gpt.optim._wrapped import Group, Wrapped
-from lit_gpt.scaling.base import Plan
+from lit_gpt.scaling.optimizer_facts import OptimizerFacts, UpdateRule, hidden
 
-ENTRY = replace(apollo.ENTRY, knobs={"rank": 1, "scale": 128.0, "scale_type": "tensor"})
-
-
-def build(groups: list[Group], plan: Plan) -> Wrapped:
-    """APOLLO-Mini over role groups; --optimizer_args are those of Apollo."""
-    return ENTRY.build(groups, plan)
+OPTIONS = {"rank": 1, "scale": 128.0, "scale_type": "tensor"}
+RULE = UpdateRule("apollo_mini", lambda shape, args: apollo.memory(shape, {"rank": 1, **args}))
+FACTS = OptimizerFacts(hidden(RULE), gathered=True)
+ENTRY = replace(apollo.ENTRY, facts=FACTS, options=OPTIONS)

@@ -8,16 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 from lit_gpt.optim import muon
-from lit_gpt.optim._optimizer import RoleOptimizer
-from lit_gpt.optim._rules import MakeRule
+from lit_gpt.optim.engine.rules import MakeRule
 from lit_gpt.scaling.base import Plan
+from lit_gpt.scaling.optimizer_facts import OptimizerFacts, hidden
 
-
-def build(groups: list[dict[str, Any]], plan: Plan) -> RoleOptimizer:
-    """D-Muon over role groups; --optimizer_args are the arguments of `rules`."""
-    return RoleOptimizer(groups, rules(plan, **plan.optimizer_args), plan)
+# Entries as large as AdamW's, which grow with the width as those of "rms" do.
+FACTS = OptimizerFacts(hidden(muon.MUON), steps="rms", plan_momentum=True, cautious_decay=True)
 
 
 def rules(plan: Plan, **options: Any) -> dict[str, MakeRule]:
-    """Muon's rules. options: see _rules.orthogonal_rule."""
+    """Muon's rules. options: see rules.orthogonal_rule."""
     return muon.rules(plan, adjust="rms", **options)

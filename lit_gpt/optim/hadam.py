@@ -6,20 +6,15 @@ AdamW has its own: betas 0.8 and 0.95, eps 1e-10.
 
 from __future__ import annotations
 
-from typing import Any
-
-from lit_gpt.optim._directions import Adam
-from lit_gpt.optim._moves import Step
-from lit_gpt.optim._optimizer import RoleOptimizer, Rule
-from lit_gpt.optim._rules import MakeRule, adamw_rule
+from lit_gpt.optim.engine.directions import Adam
+from lit_gpt.optim.engine.role_optimizer import Rule
+from lit_gpt.optim.engine.rules import MakeRule, adamw_rule
+from lit_gpt.optim.engine.updates import Step
 from lit_gpt.scaling.base import Plan
+from lit_gpt.scaling.optimizer_facts import OptimizerFacts, UpdateRule, copies, hidden
 
-BETAS, EPS = (0.8, 0.95), 1e-10
-
-
-def build(groups: list[dict[str, Any]], plan: Plan) -> RoleOptimizer:
-    """Hadam over role groups; --optimizer_args are the arguments of `rules`."""
-    return RoleOptimizer(groups, rules(plan, **plan.optimizer_args), plan)
+BETAS, EPS = (0.8, 0.95), 1e-10  # ArchScale's, of AdamW
+FACTS = OptimizerFacts(hidden(UpdateRule("nadam", copies(2))), cautious_decay=True)
 
 
 def rules(plan: Plan) -> dict[str, MakeRule]:

@@ -7,16 +7,18 @@ norm is 0 the ratio is 1. Each expert is a tensor of its own; all kernels of a c
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lit_gpt.optim._batches import Batch, Task
-from lit_gpt.optim._directions import Adam
-from lit_gpt.optim._optimizer import Control, Group, RoleOptimizer, Rule, State
-from lit_gpt.optim._rules import MakeRule
+from lit_gpt.optim.engine.batches import Batch, Task
+from lit_gpt.optim.engine.directions import Adam
+from lit_gpt.optim.engine.role_optimizer import Control, Group, Rule, State
+from lit_gpt.optim.engine.rules import MakeRule
 from lit_gpt.scaling.base import Plan
+from lit_gpt.scaling.optimizer_facts import OptimizerFacts, UpdateRule, copies, everywhere
+
+FACTS = OptimizerFacts(everywhere(UpdateRule("lamb", copies(2))))
 
 
 @dataclass(frozen=True)
@@ -30,17 +32,12 @@ class TrustRatio:
     def __call__(
         self, batch: Batch, x_BrC: Tensor, d_BrC: Tensor, group: Group, state: State, control: Control
     ) -> Task[None]:
-        """See Move."""
+        """See Update."""
         d_BrC = d_BrC.add_(x_BrC, alpha=group["weight_decay"])
         weights = yield from batch.norms(x_BrC)
         steps = yield from batch.norms(d_BrC)
         ratio_B = torch.where((weights > 0) & (steps > 0), weights / steps, 1.0)
         x_BrC.sub_(d_BrC.mul_((control.rate(group["lr"]) * ratio_B)[:, None, None]))
-
-
-def build(groups: list[dict[str, Any]], plan: Plan) -> RoleOptimizer:
-    """LAMB over role groups, every role; it has no --optimizer_args."""
-    return RoleOptimizer(groups, rules(plan, **plan.optimizer_args), plan)
 
 
 def rules(plan: Plan) -> dict[str, MakeRule]:

@@ -6,18 +6,14 @@ a decay larger by the same factor; here all of them are the Plan's.
 
 from __future__ import annotations
 
-from typing import Any
-
-from lit_gpt.optim._directions import Sign
-from lit_gpt.optim._moves import Step
-from lit_gpt.optim._optimizer import RoleOptimizer, Rule
-from lit_gpt.optim._rules import MakeRule
+from lit_gpt.optim.engine.directions import Sign
+from lit_gpt.optim.engine.role_optimizer import Rule
+from lit_gpt.optim.engine.rules import MakeRule
+from lit_gpt.optim.engine.updates import Step
 from lit_gpt.scaling.base import Plan
+from lit_gpt.scaling.optimizer_facts import OptimizerFacts, UpdateRule, copies, everywhere
 
-
-def build(groups: list[dict[str, Any]], plan: Plan) -> RoleOptimizer:
-    """Lion over role groups; --optimizer_args are the arguments of `rules`."""
-    return RoleOptimizer(groups, rules(plan, **plan.optimizer_args), plan)
+FACTS = OptimizerFacts(everywhere(UpdateRule("lion", copies(1))), cautious_decay=True)
 
 
 def rules(plan: Plan) -> dict[str, MakeRule]:

@@ -8,22 +8,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from lit_gpt.optim._moves import Step
-from lit_gpt.optim._optimizer import RoleOptimizer
-from lit_gpt.optim._rules import MakeRule, adamw_rule, orthogonal_rule
+from lit_gpt.optim.engine.rules import MakeRule, adamw_rule, orthogonal_rule
+from lit_gpt.optim.engine.updates import Step
 from lit_gpt.scaling.base import Plan
+from lit_gpt.scaling.optimizer_facts import OptimizerFacts, UpdateRule, copies, hidden
 
-
-def build(groups: list[dict[str, Any]], plan: Plan) -> RoleOptimizer:
-    """Muon over role groups; --optimizer_args are the arguments of `rules`."""
-    return RoleOptimizer(groups, rules(plan, **plan.optimizer_args), plan)
+MUON = UpdateRule("muon", copies(1))  # keeps its momentum
+FACTS = OptimizerFacts(
+    hidden(MUON),
+    steps="spectral",
+    steps_option="adjust",
+    fits_hyperp=True,
+    plan_momentum=True,
+    cautious_decay=True,
+)
 
 
 def rules(plan: Plan, *, adjust: str = "spectral", **options: Any) -> dict[str, MakeRule]:
     """Muon's rules.
 
-    adjust: f, one of spectral, clip, rms, none (see _moves.adjusted). The scaling rules know how each of them
-    grows with the width (scaling/methods.py). options: see _rules.orthogonal_rule.
+    adjust: f, one of spectral, clip, rms, none (see updates.adjusted). The scaling rules know how each of them
+    grows with the width (optimizer_facts.GROWTH). options: see rules.orthogonal_rule.
     """
-    move = Step(plan.cautious_weight_decay, adjust)
-    return {"muon": orthogonal_rule(plan, move, **options), "adamw": adamw_rule(plan)}
+    update = Step(plan.cautious_weight_decay, adjust)
+    return {"muon": orthogonal_rule(plan, update, **options), "adamw": adamw_rule(plan)}

@@ -6,19 +6,31 @@ length of a step relative to it. Every other role is trained by AdamW.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
-from lit_gpt.optim._moves import Ball
-from lit_gpt.optim._optimizer import RoleOptimizer
-from lit_gpt.optim._rules import MakeRule, adamw_rule, orthogonal_rule
+from lit_gpt.optim.engine.rules import MakeRule, adamw_rule, orthogonal_rule
+from lit_gpt.optim.engine.updates import Ball
 from lit_gpt.scaling.base import Plan
+from lit_gpt.scaling.optimizer_facts import Args, Kept, OptimizerFacts, Shape, UpdateRule, hidden
 
 
-def build(groups: list[dict[str, Any]], plan: Plan) -> RoleOptimizer:
-    """MuonBall over role groups; --optimizer_args are the arguments of `rules`."""
-    return RoleOptimizer(groups, rules(plan, **plan.optimizer_args), plan)
+def memory(shape: Shape, args: Args) -> Kept:
+    """The momentum, and a vector for each map: experts' are divided with them, that of a matrix is whole everywhere."""
+    *experts, _, columns = shape
+    return Kept(prod(shape) + prod(shape[::2]), 0) if experts else Kept(prod(shape), columns)
+
+
+FACTS = OptimizerFacts(
+    hidden(UpdateRule("muonball", memory, holds_norm=True)),
+    steps="spectral",
+    fits_hyperp=True,
+    plan_momentum=True,
+    cautious_decay=True,
+    default_decay=0.0,  # ArchScale's, for all roles
+)
 
 
 def rules(plan: Plan, *, ns: str = "polar_express", **options: Any) -> dict[str, MakeRule]:
-    """MuonBall's rules. ns, options: see _rules.orthogonal_rule."""
+    """MuonBall's rules. ns, options: see rules.orthogonal_rule."""
     return {"muonball": orthogonal_rule(plan, Ball(), ns=ns, **options), "adamw": adamw_rule(plan)}

@@ -10,20 +10,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from lit_gpt.optim._directions import Adam
-from lit_gpt.optim._moves import Sphere
-from lit_gpt.optim._optimizer import RoleOptimizer, Rule
-from lit_gpt.optim._rules import MakeRule, adamw_rule, orthogonal_rule
+from lit_gpt.optim.engine.directions import Adam
+from lit_gpt.optim.engine.role_optimizer import Rule
+from lit_gpt.optim.engine.rules import MakeRule, adamw_rule, orthogonal_rule
+from lit_gpt.optim.engine.updates import Sphere
 from lit_gpt.scaling.base import Plan
+from lit_gpt.scaling.optimizer_facts import OptimizerFacts, UpdateRule, copies, hidden
 
-
-def build(groups: list[dict[str, Any]], plan: Plan) -> RoleOptimizer:
-    """MuonH over role groups; --optimizer_args are the arguments of `rules`."""
-    return RoleOptimizer(groups, rules(plan, **plan.optimizer_args), plan)
+MUONH = UpdateRule("muonh", copies(1), holds_norm=True, keeps_start=True)
+ADAMH = UpdateRule("adamh", copies(2), holds_norm=True, keeps_start=True)
+FACTS = OptimizerFacts(
+    hidden(MUONH) | {"head": ADAMH},
+    steps="spectral",
+    fits_hyperp=True,
+    plan_momentum=True,
+    cautious_decay=True,
+    default_decay=0.0,  # ArchScale's, for all roles
+)
 
 
 def rules(plan: Plan, **options: Any) -> dict[str, MakeRule]:
-    """MuonH's rules; the norms to keep are those of the weights now. options: see _rules.orthogonal_rule."""
+    """MuonH's rules; the norms to keep are those of the weights now. options: see rules.orthogonal_rule."""
     return {
         "muonh": orthogonal_rule(plan, Sphere(), **options),
         "adamh": lambda params: Rule(params, Adam(), Sphere()),

@@ -8,17 +8,20 @@ other role is trained by AdamW. Rows are whole on every rank, so nothing is comm
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lit_gpt.optim._batches import Batch, Task
-from lit_gpt.optim._directions import buffers
-from lit_gpt.optim._moves import EPS, Step
-from lit_gpt.optim._optimizer import Control, Group, RoleOptimizer, Rule, State
-from lit_gpt.optim._rules import MakeRule, adamw_rule
+from lit_gpt.optim.engine.batches import Batch, Task
+from lit_gpt.optim.engine.directions import buffers
+from lit_gpt.optim.engine.role_optimizer import Control, Group, Rule, State
+from lit_gpt.optim.engine.rules import MakeRule, adamw_rule
+from lit_gpt.optim.engine.updates import EPS, Step
 from lit_gpt.scaling.base import Plan
+from lit_gpt.scaling.optimizer_facts import OptimizerFacts, UpdateRule, copies, hidden
+
+RMNP = UpdateRule("rmnp", copies(1))
+FACTS = OptimizerFacts(hidden(RMNP), steps="rows", plan_momentum=True, cautious_decay=True)
 
 
 @dataclass(frozen=True)
@@ -42,15 +45,10 @@ class RowNormalized:
         return u_BrC.div_(torch.linalg.vector_norm(u_BrC, dim=-1, keepdim=True).clamp(min=EPS))
 
 
-def build(groups: list[dict[str, Any]], plan: Plan) -> RoleOptimizer:
-    """RMNP over role groups; --optimizer_args are the arguments of `rules`."""
-    return RoleOptimizer(groups, rules(plan, **plan.optimizer_args), plan)
-
-
 def rules(plan: Plan, *, beta: float = 0.95) -> dict[str, MakeRule]:
     """RMNP's rules; mu is the Plan's momentum. beta: of the moving average."""
-    move = Step(plan.cautious_weight_decay, "clip")
+    update = Step(plan.cautious_weight_decay, "clip")
     return {
-        "rmnp": lambda params: Rule(params, RowNormalized(plan.momentum, beta), move),
+        "rmnp": lambda params: Rule(params, RowNormalized(plan.momentum, beta), update),
         "adamw": adamw_rule(plan),
     }

@@ -2,7 +2,7 @@
 
 W <- (1 - eta lambda) W - eta clip(m / (rho B h + 1e-15), -1, 1), with h a moving average of g^2 and g the
 gradient of the mean loss over B tokens whose labels the model drew: B g^2 estimates the diagonal of the
-Gauss-Newton matrix. The loop makes g every `period` steps (optim/protocol.py, train/curvature.py), first
+Gauss-Newton matrix. The loop makes g every `period` steps (optim/engine/protocol.py, train/curvature.py), first
 after the first step, which is the momentum's sign.
 """
 
@@ -14,15 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_gpt.optim._batches import Batch, Task, local
-from lit_gpt.optim._directions import buffers
-from lit_gpt.optim._moves import Step
-from lit_gpt.optim._optimizer import Control, Group, RoleOptimizer, Rule, State
-from lit_gpt.optim._rules import MakeRule
+from lit_gpt.optim.engine.batches import Batch, Task, local
+from lit_gpt.optim.engine.directions import buffers
+from lit_gpt.optim.engine.role_optimizer import Control, Group, RoleOptimizer, Rule, State
+from lit_gpt.optim.engine.rules import MakeRule
+from lit_gpt.optim.engine.updates import Step
 from lit_gpt.scaling.base import Plan
+from lit_gpt.scaling.optimizer_facts import OptimizerFacts, UpdateRule, copies, everywhere
 
 ALIASES = ("sophia_g",)
-EPS = 1e-15
+EPS = 1e-15  # of the paper's code
+FACTS = OptimizerFacts(everywhere(UpdateRule("sophia", copies(2))))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ by --dry_run, written to the run folder and into every checkpoint.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,11 +23,13 @@ __all__ = [
     "RolePlan",
     "Schedule",
     "Situation",
+    "Steps",
     "Transfer",
 ]
 
 InitKind = Literal["normal", "fan_in_uniform", "orthogonal", "identity", "fan_max_normal", "zeros"]
 LEARNED_ROLES = ("embedding", "head", "matrix", "expert", "router", "vector", "conv")
+HIDDEN = ("matrix", "expert", "router")  # both dimensions grow with width, but for a router's rows
 
 
 @dataclass(frozen=True)
@@ -61,14 +64,19 @@ class Multipliers:
 class RolePlan:
     """What one role gets: peak learning rate, decoupled weight decay, initial distribution.
 
-    method: how its parameters are updated, see methods.py. eps_factor: on the eps of Adam-like methods.
+    update_rule: how its parameters are updated, see optimizer_facts.py. eps_factor: on the eps of Adam-like rules.
     """
 
     lr: float
     weight_decay: float
     init: Init
-    method: str = "adamw"
+    update_rule: str = "adamw"
     eps_factor: float = 1.0
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> RolePlan:
+        """Rebuild from plain values; see renamed."""
+        return cls(**{**renamed(values), "init": Init(**values["init"])})
 
 
 @dataclass(frozen=True)
@@ -84,12 +92,26 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """What a scaling rule may know of an optimizer's steps; made by OptimizerFacts.steps_with.
+
+    growth: role -> power of the width with which the effect of a step grows, see optimizer_facts.GROWTH.
+    like_adam: their entries have Adam's size. fits_hyperp: rates may do without a factor for the width.
+    typed: the options that chose the optimizer, for messages.
+    """
+
+    growth: Mapping[str, float]
+    like_adam: bool
+    fits_hyperp: bool
+    typed: str
+
+
+@dataclass(frozen=True)
 class Situation:
     """All that a scaling rule may look at.
 
     width, base_width: n_embd of this model and of the base model.
-    batch_ratio: batch / base batch. tied: one table for input and output. optimizer: its name, and
-    optimizer_args what was given with it.
+    batch_ratio: batch / base batch. tied: one table for input and output. steps: those of the optimizer.
     """
 
     depth: int
@@ -102,10 +124,9 @@ class Situation:
     base_tokens: float
     batch_ratio: float
     tied: bool
+    steps: Steps
     head_init_std: float | None = 0.02
     head_start: Literal["fixed", "flat"] = "fixed"
-    optimizer: str = "adamw"
-    optimizer_args: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -179,10 +200,14 @@ class Plan:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Plan:
         """Rebuild from to_dict's values (as found in a run folder or checkpoint)."""
-        roles = {name: RolePlan(**{**r, "init": Init(**r["init"])}) for name, r in values["roles"].items()}
         rebuilt = {
             "schedule": Schedule(**values["schedule"]),
-            "roles": roles,
+            "roles": {name: RolePlan.from_dict(r) for name, r in values["roles"].items()},
             "multipliers": Multipliers(**values["multipliers"]),
         }
         return cls(**{**values, **rebuilt})
+
+
+def renamed(role: dict[str, Any]) -> dict[str, Any]:
+    """A stored RolePlan under today's names: early runs call the update rule `method`."""
+    return {"update_rule" if key == "method" else key: value for key, value in role.items()}

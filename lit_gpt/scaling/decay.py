@@ -10,21 +10,20 @@ from __future__ import annotations
 
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
-from lit_gpt.scaling.methods import CAUTIOUS
+from lit_gpt.scaling.optimizer_facts import OptimizerFacts
 
 DEFAULT = 0.1
 # With independent decay the shrink per step is the decay itself, so 0.1 would destroy a
 # model in a hundred steps; 4e-5 is what ArchScale announces and does not set.
 DEFAULT_INDEPENDENT = 4e-5
-WITHOUT = ("muonh", "muonball")  # spheres; ArchScale sets 0 for all roles of these
 
 
-def base_decay(run: RunConfig) -> float:
-    """--base_hps.weight_decay, or its default."""
+def base_decay(run: RunConfig, facts: OptimizerFacts) -> float:
+    """--base_hps.weight_decay, or the optimizer's default, or that of all."""
     if run.base_hps.weight_decay is not None:
         return run.base_hps.weight_decay
-    if run.optimizer in WITHOUT:
-        return 0.0
+    if facts.default_decay is not None:
+        return facts.default_decay
     return DEFAULT_INDEPENDENT if run.independent_weight_decay else DEFAULT
 
 
@@ -38,15 +37,15 @@ def shrink_per_step(batch_tokens: float, tokens: float, parameters: float) -> fl
     return batch_tokens / (best_timescale(tokens / parameters) * tokens)
 
 
-def check_decay(run: RunConfig) -> None:
+def check_decay(run: RunConfig, facts: OptimizerFacts) -> None:
     """Raise UserError for decay options that contradict each other or cannot act."""
     if run.weight_decay_rule == "power_lines" and run.base_hps.weight_decay is not None:
         raise UserError(
             f"--weight_decay_rule power_lines computes the decay, and --base_hps.weight_decay is "
             f"{run.base_hps.weight_decay}. Drop one of them."
         )
-    if run.cautious_weight_decay and run.optimizer not in CAUTIOUS:
+    if run.cautious_weight_decay and not facts.cautious_decay:
         raise UserError(
             f"--cautious_weight_decay is not known to the optimizer {run.optimizer}. "
-            f"Drop it, or use one of {', '.join(CAUTIOUS)}."
+            "Drop it, or use one that does, such as adamw, lion or muon."
         )

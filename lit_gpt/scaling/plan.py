@@ -14,11 +14,11 @@ from typing import Any
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
-from lit_gpt.scaling.base import LEARNED_ROLES, Init, Plan, RolePlan, Schedule, Situation, Transfer
+from lit_gpt.scaling.base import HIDDEN, LEARNED_ROLES, Init, Plan, RolePlan, Schedule, Situation, Transfer
 from lit_gpt.scaling.batch import batch_factors
 from lit_gpt.scaling.budget import analytic_parameters, ramped_batch, round_batch, token_budget
 from lit_gpt.scaling.decay import base_decay, check_decay, shrink_per_step
-from lit_gpt.scaling.methods import HIDDEN, KEEPS_ITS_START, ON_A_SPHERE, STEPS, WITH_MOMENTUM, constants, method_of
+from lit_gpt.scaling.optimizer_facts import OptimizerFacts
 from lit_gpt.scaling.rules import RULES, super_mup
 from lit_gpt.scaling.schedule import fraction
 
@@ -49,10 +49,10 @@ class Counted:
         return self.parameters["active"] - (0 if run.count_embeddings else tables)
 
 
-def build_plan(run: RunConfig, model: Counted, base: Counted, ranks: int) -> Plan:
+def build_plan(run: RunConfig, facts: OptimizerFacts, model: Counted, base: Counted, ranks: int) -> Plan:
     """The Plan of a resolved run (config/resolve.py) on `ranks` processes.
 
-    base: the same family at base_hps.d0, the model the hyper-parameters were tuned on.
+    facts: of the run's optimizer. base: the same family at base_hps.d0, the model the hyper-parameters were tuned on.
     Raises UserError for budgets and batches that cannot be.
     """
     hps, config = run.base_hps, model.config
@@ -60,13 +60,13 @@ def build_plan(run: RunConfig, model: Counted, base: Counted, ranks: int) -> Pla
     batch = round_batch(run.total_bsz or hps.b0, ranks * run.micro_bsz * config.block_size)
     if tokens < batch:
         raise UserError(f"--max_tokens {tokens:,} is less than one batch of {batch:,} tokens.")
-    transfer = RULES.load(run.parameterization or "sp").transfer(_situation(run, model, base, tokens, batch))
+    transfer = RULES.load(run.parameterization or "sp").transfer(_situation(run, facts, model, base, tokens, batch))
     transfer = _with_overrides(transfer, run)
-    check_decay(run)
-    roles = _roles(run, transfer, batch, tokens, model.parameters["active"])
-    _check_starts(roles, model.parameters)
+    check_decay(run, facts)
+    roles = _roles(run, facts, transfer, batch, tokens, model.parameters["active"])
+    _check_starts(run, facts, roles, model.parameters)
     _check_power_lines(run, roles, model.parameters)
-    warmup = _warmup(run)
+    warmup = _warmup(run, facts)
     if transfer.warmup == "proportional":
         warmup = warmup / hps.t0 * tokens
     if warmup >= tokens:
@@ -122,7 +122,9 @@ def _tokens(run: RunConfig, model: Counted, base: Counted) -> int:
     return token_budget(run.base_hps.t0, model.budget_parameters(run), base.budget_parameters(run))
 
 
-def _situation(run: RunConfig, model: Counted, base: Counted, tokens: int, batch: int) -> Situation:
+def _situation(
+    run: RunConfig, facts: OptimizerFacts, model: Counted, base: Counted, tokens: int, batch: int
+) -> Situation:
     return Situation(
         depth=model.config.depth,
         base_depth=run.base_hps.d0,
@@ -136,17 +138,16 @@ def _situation(run: RunConfig, model: Counted, base: Counted, tokens: int, batch
         tied=model.config.tie_embeddings,
         head_init_std=run.head_init_std or None,  # a std of 0 is a start at zero, too
         head_start=run.head_start,
-        optimizer=run.optimizer or "adamw",
-        optimizer_args=run.optimizer_args or {},
+        steps=facts.steps_with(run.optimizer or "adamw", run.optimizer_args or {}),
     )
 
 
-def _warmup(run: RunConfig) -> float:
+def _warmup(run: RunConfig, facts: OptimizerFacts) -> float:
     if run.midtrain:
         return 0.0
     if run.base_hps.warmup_tokens is not None:
         return run.base_hps.warmup_tokens
-    return 0.0 if run.optimizer in STEPS else DEFAULT_WARMUP
+    return DEFAULT_WARMUP if facts.steps == "adam" else 0.0
 
 
 def _with_overrides(transfer: Transfer, run: RunConfig) -> Transfer:
@@ -162,8 +163,10 @@ def _with_overrides(transfer: Transfer, run: RunConfig) -> Transfer:
     return replace(transfer, init=init, multipliers=multipliers)
 
 
-def _roles(run: RunConfig, transfer: Transfer, batch: int, tokens: int, parameters: int) -> dict[str, RolePlan]:
-    hps, optimizer = run.base_hps, run.optimizer or "adamw"
+def _roles(
+    run: RunConfig, facts: OptimizerFacts, transfer: Transfer, batch: int, tokens: int, parameters: int
+) -> dict[str, RolePlan]:
+    hps = run.base_hps
     factors = batch_factors(run.batch_rule, batch / hps.b0, hps.beta2)
     decays = transfer.independent_decay if run.independent_weight_decay else None
     decays = transfer.weight_decay if decays is None else decays
@@ -175,22 +178,22 @@ def _roles(run: RunConfig, transfer: Transfer, batch: int, tokens: int, paramete
         lr = hps.eta0 * factors.lr * transfer.lr[name]
         if name in HIDDEN:
             lr *= hps.weight_lr_scale
-        method = method_of(optimizer, name)
-        shrink = base_decay(run) * factors.weight_decay * decays[name]
+        rule = facts.rule(name)
+        shrink = base_decay(run, facts) * factors.weight_decay * decays[name]
         if run.weight_decay_rule == "power_lines" and decays[name]:
             shrink = shrink_per_step(batch, tokens, parameters) / (1.0 if run.independent_weight_decay else lr)
-        shrink = 0.0 if method in ON_A_SPHERE else shrink
-        roles[name] = RolePlan(lr, shrink, init, method, transfer.eps.get(name, 1.0))
+        shrink = 0.0 if rule.holds_norm else shrink
+        roles[name] = RolePlan(lr, shrink, init, rule.name, transfer.eps.get(name, 1.0))
     return roles
 
 
-def _check_starts(roles: dict[str, RolePlan], counts: dict[str, int]) -> None:
+def _check_starts(run: RunConfig, facts: OptimizerFacts, roles: dict[str, RolePlan], counts: dict[str, int]) -> None:
     """Raise UserError where a sphere would hold weights at zero for good."""
     for name, r in roles.items():
-        if counts.get(name) and r.method in KEEPS_ITS_START and (r.init.kind == "zeros" or r.init.gain == 0):
+        if counts.get(name) and facts.rule(name).keeps_start and (r.init.kind == "zeros" or r.init.gain == 0):
             raise UserError(
-                f"muonh keeps the norm that weights start with, and the {name} would start at zero and never move. "
-                "Give --head_init_std 0.02 (and --base_hps.w_init_scale 1), or another optimizer, such as muon."
+                f"{run.optimizer} keeps the norm that weights start with, and the {name} would start at zero and never "
+                "move. Give --head_init_std 0.02 (and --base_hps.w_init_scale 1), or another optimizer, such as muon."
             )
 
 
@@ -255,12 +258,15 @@ def difference(a: Any, b: Any, path: str = "") -> list[str]:
     return [] if a == b else [f"{path}: {a} -> {b}"]
 
 
-def describe(plan: Plan) -> str:
-    """The Plan as the table that --dry_run prints."""
+def describe(plan: Plan, facts: OptimizerFacts | None) -> str:
+    """The Plan as the table that --dry_run prints.
+
+    facts: of its optimizer; None for an optimizer that is not here any more, whose own constants nobody knows.
+    """
     counts = ", ".join(f"{k} {v:,}" for k, v in plan.counts.items() if v)
     s, m = plan.schedule, plan.multipliers
     wsd = f", {s.decay} decay over the last {s.decay_fraction:.3g}" if s.name == "wsd" else ""
-    wide = max(9, *(len(r.method) for r in plan.roles.values()))
+    wide = max(9, *(len(r.update_rule) for r in plan.roles.values()))
     attention = "1/sqrt(head_dim)" if m.attention is None else f"{m.attention:.6g}"
     lines = [
         f"model        {plan.family} d{plan.depth}, context {plan.context:,}",
@@ -271,31 +277,31 @@ def describe(plan: Plan) -> str:
         f"tokens       {plan.tokens:,} in {plan.steps:,} steps of {plan.batch_tokens:,}"
         + (f", batch ramps to x{plan.batch_ramp}" if plan.batch_ramp != 1 else ""),
         f"schedule     {s.name}{wsd}, warm-up {s.warmup_tokens:,.0f} tokens, final fraction {s.final:g}",
-        f"adam         {_describe_constants(plan)}"
-        + (f"; muon momentum {plan.momentum:g}" if plan.optimizer in WITH_MOMENTUM else ""),
+        f"adam         {_describe_constants(plan, facts)}"
+        + (f"; muon momentum {plan.momentum:g}" if facts is not None and facts.plan_momentum else ""),
         f"multipliers  logits {m.logit:.6g}, branches {m.residual:.6g}, softmax scale {attention}",
         f"other        grad clip {plan.grad_clip:g}, label smoothing {plan.label_smoothing:g}, seed {plan.seed}"
         + (", independent weight decay" if plan.independent_weight_decay else "")
         + (", cautious weight decay" if plan.cautious_weight_decay else ""),
         *([f"memory       {_describe_memory(plan.memory)}"] if plan.memory else []),
         "",
-        f"{'role':<10} {'peak lr':>12} {'weight decay':>13}  {'method':<{wide}} initial weights",
+        f"{'role':<10} {'peak lr':>12} {'weight decay':>13}  {'update':<{wide}} initial weights",
     ]
     for name, r in plan.roles.items():
         if plan.counts.get(name):
-            row = f"{name:<10} {r.lr:>12.6g} {r.weight_decay:>13.6g}  {r.method:<{wide}}"
+            row = f"{name:<10} {r.lr:>12.6g} {r.weight_decay:>13.6g}  {r.update_rule:<{wide}}"
             lines.append(f"{row} {_describe_init(name, r.init)}")
     return "\n".join(lines)
 
 
-def _describe_constants(plan: Plan) -> str:
+def _describe_constants(plan: Plan, facts: OptimizerFacts | None) -> str:
     """Betas and eps: the Plan's where AdamW trains a role, and those of the optimizer where they differ."""
     args = {k: v for k, v in plan.optimizer_args.items() if _numbers(v)}
-    betas, eps = constants(plan.optimizer, args, (plan.beta1, plan.beta2), plan.eps)
+    betas, eps = (facts or OptimizerFacts({})).constants(args, (plan.beta1, plan.beta2), plan.eps)
     own = {**{f"beta{i}": b for i, b in enumerate(betas, 1)}, "eps": eps}
     planned = {"beta1": plan.beta1, "beta2": plan.beta2, "eps": plan.eps}
     differ = {k: v for k, v in own.items() if planned.get(k) != v}
-    adamw = any(r.method == "adamw" for r in plan.roles.values())
+    adamw = any(r.update_rule == "adamw" for r in plan.roles.values())
     text = _join(planned if adamw else own)
     if plan.scheduled_betas and (adamw or betas[:2] == (plan.beta1, plan.beta2)):
         text += ", betas follow the schedule"

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lit_gpt import optim
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.names import NameFields
 from lit_gpt.config.run import RunConfig
-from lit_gpt.optim import OPTIMIZERS
-from lit_gpt.optim.groups import parameter_groups, set_hyperparameters
+from lit_gpt.optim.engine.groups import parameter_groups, set_hyperparameters
 from lit_gpt.parallel import Runtime
 from lit_gpt.scaling.plan import build_plan, step_values
 from lit_gpt.train.build import build_model
@@ -58,7 +58,7 @@ def coordinates(
     setup = _setup(run, config, base, steps, seed)
     model = build_model(setup, runtime)
     plan = setup.plan
-    optimizer = OPTIMIZERS.load(plan.optimizer).build(parameter_groups(model, plan), plan)
+    optimizer = optim.build(parameter_groups(model, plan), plan)
     data = toy_stream(config.vocab_size, run.micro_bsz, plan.context, seed)
     probe = torch.from_numpy(next(data).tokens).to(runtime.device)
     first = activations(model, probe)
@@ -86,7 +86,8 @@ def _setup(run: RunConfig, config: ModelConfig, base: ModelConfig, steps: int, s
         compile=False,
         seed=seed,
     )
-    return Setup(run, NameFields(), config, build_plan(run, count(config), count(base), 1), Path())
+    facts = optim.OPTIMIZERS.facts(run.optimizer or "adamw")
+    return Setup(run, NameFields(), config, build_plan(run, facts, count(config), count(base), 1), Path())
 
 
 @torch.no_grad()

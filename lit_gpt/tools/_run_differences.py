@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from lit_gpt.errors import UserError
+from lit_gpt.scaling.base import renamed
 from lit_gpt.scaling.plan import difference
 from lit_gpt.train.run_folder import CONFIG, ENVIRONMENT
 
@@ -30,10 +31,8 @@ def differences(a: Path, b: Path) -> str:
     environments = [read_values(path / ENVIRONMENT, json.loads) for path in (a, b)]
     sections = {
         "options": [read_values(path / CONFIG, yaml.safe_load) for path in (a, b)],
-        **{
-            part: [read_values(path / f"{part}.json", json.loads) for path in (a, b)]
-            for part in ("plan", "model", "numerics")
-        },
+        "plan": [read_values(path / "plan.json", _plan) for path in (a, b)],
+        **{part: [read_values(path / f"{part}.json", json.loads) for path in (a, b)] for part in ("model", "numerics")},
         "data": [record.pop("data", {}) for record in environments],
         "packages": [record.pop("packages", {}) for record in environments],
         "source": [_source(record.pop("git", None)) for record in environments],
@@ -48,13 +47,19 @@ def differences(a: Path, b: Path) -> str:
     return "\n".join([*lines, "", f"the same: {', '.join(same) or 'nothing'}"])
 
 
+def _plan(text: str) -> dict[str, Any]:
+    """The values of a plan.json, under today's names."""
+    plan = json.loads(text)
+    return {**plan, "roles": {name: renamed(role) for name, role in plan.get("roles", {}).items()}}
+
+
 def read_values(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     """The values of a file of the archive; empty where an earlier version did not write it."""
     if not path.is_file():
         return {}
     try:
         return dict(parse(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read ({error}). Give the folder of another run.") from error
 
 

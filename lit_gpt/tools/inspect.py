@@ -22,6 +22,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.evals.load import describe_model, load_meta
 from lit_gpt.metrics.summary import SUMMARY_FILE
 from lit_gpt.model import GPT
+from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.roles import roles_of
 from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.plan import describe
@@ -106,7 +107,8 @@ def _progress(meta: dict[str, Any], plan: Plan) -> list[tuple[str, str]]:
 
 
 def _described(state: list[tuple[str, str]], plan: Plan, config: ModelConfig) -> str:
-    return "\n\n".join([aligned(state), describe(plan), parameter_table(config)])
+    facts = OPTIMIZERS.facts(plan.optimizer) if plan.optimizer in OPTIMIZERS else None
+    return "\n\n".join([aligned(state), describe(plan, facts), parameter_table(config)])
 
 
 def parameter_table(config: ModelConfig) -> str:

@@ -19,7 +19,7 @@ from lit_gpt.nn.moe import hidden_width
 from lit_gpt.ops import grouped_gemm
 from lit_gpt.ops.attention import describe, pick
 from lit_gpt.ops.loss import chunk_loss
-from lit_gpt.optim.groups import parameter_groups
+from lit_gpt.optim.engine.groups import parameter_groups
 from lit_gpt.parallel import Runtime, setup_model
 from lit_gpt.scaling.base import Plan
 from lit_gpt.train.setup import Setup

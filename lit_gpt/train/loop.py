@@ -19,8 +19,8 @@ from lit_gpt.data.stream import DataError
 from lit_gpt.errors import EXIT_NOT_FINITE, EXIT_NOT_WRITTEN, EXIT_PEER_LOST, UserError
 from lit_gpt.metrics.health import activation_statistics
 from lit_gpt.metrics.remote import check_installed
-from lit_gpt.optim.groups import set_hyperparameters
-from lit_gpt.optim.protocol import curvature_due, evaluated_weights
+from lit_gpt.optim.engine.groups import set_hyperparameters
+from lit_gpt.optim.engine.protocol import curvature_due, evaluated_weights
 from lit_gpt.parallel import Runtime, launch
 from lit_gpt.parallel.peers import Peers, is_of_collective
 from lit_gpt.scaling.plan import step_values

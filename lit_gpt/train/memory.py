@@ -15,8 +15,9 @@ from torch import nn
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.run import RunConfig
 from lit_gpt.model import GPT
-from lit_gpt.optim.groups import parameter_groups
-from lit_gpt.optim.memory import shard_bytes, state_bytes
+from lit_gpt.optim import OPTIMIZERS
+from lit_gpt.optim.engine.groups import parameter_groups
+from lit_gpt.optim.engine.memory import shard_bytes, state_bytes
 from lit_gpt.roles import REPLICATED
 from lit_gpt.scaling.base import Plan
 from lit_gpt.train.activations import kept_by_layers, of_layers, of_loss
@@ -59,7 +60,7 @@ def _of_parameters(model: GPT, run: RunConfig, plan: Plan, ranks: int) -> dict[s
     weights = sum(shard_bytes(p, shards[p]) for p in on_gpu)
     copies, whole_gradients = _gathered(model, run, plan, ranks) if fsdp else (_casts(model, run), 0)
     sizes = {"weights": weights, "copies": copies, "gradients": weights + whole_gradients}
-    state = state_bytes(groups, plan, shards)
+    state = state_bytes(groups, OPTIMIZERS.facts(plan.optimizer), plan.optimizer_args, shards)
     return sizes if state is None else sizes | {"optimizer": sum(state[p] for p in on_gpu)}
 
 

@@ -23,8 +23,8 @@ from lit_gpt.metrics.routing import unpack
 from lit_gpt.metrics.sinks import Sinks
 from lit_gpt.metrics.summary import METRICS_FILE, read_rows, write_summary
 from lit_gpt.metrics.throughput import CONVENTION, Throughput, peak_flops
-from lit_gpt.optim.groups import describe_groups
-from lit_gpt.optim.protocol import telemetry
+from lit_gpt.optim.engine.groups import describe_groups
+from lit_gpt.optim.engine.protocol import telemetry
 from lit_gpt.parallel import Runtime
 from lit_gpt.scaling.plan import StepValues
 from lit_gpt.train.setup import Setup

@@ -107,7 +107,7 @@ def prepare(typed: RunConfig, ranks: int) -> Setup:
             f"--eos_token_id is {run.eos_token_id}; it must be below the vocabulary of {config.vocab_size:,} tokens."
         )
     base, counted = base_config(run), count(config)
-    plan = build_plan(run, counted, count(base), ranks)
+    plan = build_plan(run, OPTIMIZERS.facts(run.optimizer or "adamw"), counted, count(base), ranks)
     check_arguments(plan)
     if run.dry_run or torch.cuda.is_available():  # a run on a CPU asks nothing of a GPU
         plan = replace(plan, memory=memory_per_gpu(run, config, plan, ranks))
@@ -262,7 +262,12 @@ def dry_run(setup: Setup) -> str:
     whether it fits this GPU.
     """
     labels = ", ".join(setup.name.labels) or "none"
-    lines = [describe(setup.plan), "", f"run folder   {setup.folder}", f"labels only  {labels}"]
+    lines = [
+        describe(setup.plan, OPTIMIZERS.facts(setup.plan.optimizer)),
+        "",
+        f"run folder   {setup.folder}",
+        f"labels only  {labels}",
+    ]
     lines += [f"note         {note}" for note in setup.notes]
     warning = too_much(setup.run, setup.plan.memory)
     return "\n".join([*lines, *_without_data(setup.run), *([warning] if warning else [])])

@@ -21,7 +21,6 @@ import lit_gpt.nn.mixers
 import lit_gpt.optim
 import lit_gpt.scaling.rules
 import pretrain
-from lit_gpt import optim
 from lit_gpt.config.model import LayerSpec, ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.evals.decoding import Decoder
@@ -47,10 +46,10 @@ from lit_gpt.architectures.builders.dense import dense
 
 
 def entries() -> Iterator[tuple[str, str, str]]:
-    """Room, name and code of every file of the page. What is a row already gets another name."""
+    """Room, name and code of every file of the page."""
     for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
         room, name = re.match(r"# lit_gpt/([\w/]+)/(\w+)\.py\n", code).groups()  # type: ignore[union-attr]
-        yield room, f"my_{name}" if name in optim.EXTERNAL else name, code
+        yield room, name, code
 
 
 @pytest.fixture
@@ -94,7 +93,7 @@ def command(tmp_path: Path, **changes: Any) -> list[str]:
         np.save(file, np.tile(np.array([3, 9, 4, 1], dtype=np.uint16), 8000))
     given = {
         "train_model": "transformer_alternate",
-        "optimizer": "my_signum",
+        "optimizer": "sign_momentum",
         "parameterization": "mup_tokens",
         "depth": 2,
         "ar": 16,
@@ -130,6 +129,11 @@ def test_the_files_of_the_page_train_and_resume(tmp_path: Path, options: list[st
     assert json.loads((run / "model.json").read_text())["family"] == "transformer_alternate"
     losses = [json.loads(line)["metric/train_loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 20 and losses[-1] < losses[0] - 1
+    assert plan["roles"]["matrix"]["update_rule"] == "sign_momentum"
+    of_parts = ["--optimizer", "muon_and_sign", "--optimizer_args.ns_steps", "4", "--train_name", "parts"]
+    assert pretrain.main([*words, *options, *of_parts, "--max_tokens", "2560"]) == 0
+    plan = json.loads((tmp_path / "out/parts_transformer_alternate_d2_ar16_ctx64/plan.json").read_text())
+    assert plan["roles"]["matrix"]["lr"] == pytest.approx(2e-3), "Muon's steps need no factor for the width"
 
 
 def short_conv(**options: Any) -> ModelConfig:

@@ -11,6 +11,7 @@ from tiny_run import pretrain
 from lit_gpt.architectures import FAMILIES, has_experts
 from lit_gpt.config.cli import parse
 from lit_gpt.config.resolve import resolve
+from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.scaling.plan import build_plan
 from lit_gpt.scaling.rules import RULES
 from lit_gpt.train.setup import count, model_config
@@ -118,7 +119,7 @@ def test_families_and_rules(i, capsys):
     for rule in RULE_NAMES:
         optimizer = "muonh" if rule.startswith("hyperp") else None  # refused with others
         run, _ = resolve(replace(typed, parameterization=rule, optimizer=optimizer))
-        plan = build_plan(run, counted, counted, 1)
+        plan = build_plan(run, OPTIMIZERS.facts(run.optimizer or "adamw"), counted, counted, 1)
         assert (plan.rule, plan.tokens, plan.batch_tokens) == (rule, 9_500_000_000, BASE)
         assert {plan.roles[role].lr for role in ("matrix", "embedding")} == {6e-4}
     options = " --optimizer muonh" if printed.startswith("hyperp") else ""

@@ -13,14 +13,14 @@ from transformers import Mamba2Config, MambaConfig
 from transformers.models.mamba.modeling_mamba import MambaMixer
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
+from lit_gpt import optim
 from lit_gpt.config.model import LayerSpec, ModelConfig
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.init import init_parameters
 from lit_gpt.model import GPT
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.mixers import MIXERS, build_mixer
-from lit_gpt.optim import OPTIMIZERS
-from lit_gpt.optim.groups import parameter_groups
+from lit_gpt.optim.engine.groups import parameter_groups
 from lit_gpt.roles import ROLES, roles_of
 from lit_gpt.scaling.base import Init, Multipliers, RolePlan
 from lit_gpt.train.setup import prepare
@@ -253,7 +253,7 @@ def test_joint_matrices_take_one_orthogonal_step(name):
     setup = prepare(replace(run, optimizer_args={"ns_dtype": "fp32", "ns_steps": 12}), 1)
     model = GPT(setup.model)
     init_parameters(model, setup.plan.roles, seed=0)
-    optimizer = OPTIMIZERS.load("muon").build(parameter_groups(model, setup.plan), setup.plan)
+    optimizer = optim.build(parameter_groups(model, setup.plan), setup.plan)
     weight = model.blocks[0].mixer.in_proj.weight
     before, generator = weight.detach().clone(), torch.Generator().manual_seed(0)
     for p in model.parameters():

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lit_gpt import optim
-from lit_gpt.optim.groups import parameter_groups
+from lit_gpt.optim.engine.groups import parameter_groups
 from lit_gpt.roles import ROLES, role
 from lit_gpt.scaling.base import Init, Multipliers, Plan, RolePlan, Schedule
-from lit_gpt.scaling.methods import method_of
 
 # name -> (role, shape)
 SHAPES: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -35,7 +34,8 @@ LR, DECAY = 0.03, 0.1
 
 def plan_for(optimizer: str, roles: dict[str, RolePlan] | None = None, **fields: Any) -> Plan:
     """A Plan of which optimizers read the roles, betas, eps, momentum and decay rule."""
-    per_role = {r: RolePlan(LR, DECAY, Init(), method_of(optimizer, r)) for r in ROLES}
+    facts = optim.OPTIMIZERS.facts(optimizer)
+    per_role = {r: RolePlan(LR, DECAY, Init(), facts.rule(r).name) for r in ROLES}
     values: dict[str, Any] = {
         "family": "small",
         "depth": 1,

@@ -17,7 +17,7 @@ from lit_gpt import optim
 from lit_gpt.errors import UserError
 from lit_gpt.ops.backends import missing
 from lit_gpt.optim import EXTERNAL, OPTIMIZERS, check_arguments
-from lit_gpt.optim.groups import parameter_groups
+from lit_gpt.optim.engine.groups import parameter_groups
 from lit_gpt.roles import role
 from lit_gpt.scaling.base import Schedule
 

@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
+from lit_gpt import optim
 from lit_gpt.checkpoint import Checkpointer, load_checkpoint
 from lit_gpt.checkpoint.layout import step_folder
 from lit_gpt.errors import UserError
 from lit_gpt.ops.backends import missing
 from lit_gpt.optim import EXTERNAL, OPTIMIZERS
-from lit_gpt.optim.groups import parameter_groups
-from lit_gpt.optim.protocol import evaluated_weights
+from lit_gpt.optim.engine.groups import parameter_groups
+from lit_gpt.optim.engine.protocol import evaluated_weights
 from lit_gpt.parallel import Runtime, launch
 from lit_gpt.roles import ROLES
 from lit_gpt.scaling.base import Init, RolePlan, Schedule
-from lit_gpt.scaling.methods import method_of
 from lit_gpt.scaling.plan import describe
 
 WRITTEN_HERE = ("adam_mini", "apollo", "apollo_mini", "dmuon", "lamb", "rmnp", "sophia")
@@ -59,9 +59,10 @@ def skip_if_missing(name: str) -> None:
 
 def tiny(name: str, runtime: Runtime) -> tuple[nn.Module, torch.optim.Optimizer]:
     model = build_model(runtime, config=ONE_LAYER)
-    roles = {r: RolePlan(RATES.get(name, 0.01), 0.01, Init(), method_of(name, r)) for r in ROLES}
+    facts = OPTIMIZERS.facts(name)
+    roles = {r: RolePlan(RATES.get(name, 0.01), 0.01, Init(), facts.rule(r).name) for r in ROLES}
     plan = plan_for(name, roles, optimizer_args=ARGS.get(name, {}), steps=20)
-    return model, OPTIMIZERS.load(name).build(parameter_groups(model, plan), plan)
+    return model, optim.build(parameter_groups(model, plan), plan)
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -241,39 +242,6 @@ def test_sophia_is_the_librarys_with_this_curvature() -> None:
         torch.testing.assert_close(p, other.get_parameter(key), rtol=1e-5, atol=1e-5)
 
 
-def definition(name: str, key: str, w: Tensor, steps: int) -> Tensor:
-    """LAMB, RMNP and Adam-mini by their formulas, one float64 matrix at a time; kernels are rows of one."""
-    w = w.flatten(1)
-    w, m, v = w.double(), torch.zeros_like(w).double(), torch.zeros_like(w).double()
-    rows, columns = w.shape
-    for t in range(1, steps + 1):
-        g = gradients(t - 1)[key].double().view(rows, columns)
-        if name == "rmnp":
-            m = 0.95 * m + 0.05 * g
-            u = 0.05 * g + 0.95 * m
-            w = w * (1 - LR * DECAY) - LR * max(1, (rows / columns) ** 0.5) * u / u.norm(dim=1, keepdim=True)
-            continue
-        m = 0.9 * m + 0.1 * g
-        square = g**2 if name == "lamb" else (g**2).mean(1, keepdim=True).expand_as(g)
-        v = 0.95 * v + 0.05 * square
-        d = m / (1 - 0.9**t) / ((v / (1 - 0.95**t)).sqrt() + 1e-8)
-        if name == "lamb":
-            r = d + DECAY * w
-            w = w - LR * w.norm() / r.norm() * r
-        else:
-            w = w * (1 - LR * DECAY) - LR * d
-    return w
-
-
-@pytest.mark.parametrize("name", ["adam_mini", "lamb", "rmnp"])
-def test_against_the_definition(name: str) -> None:
-    bag, start = Bag(), Bag()
-    run_reference(list(dict(bag.named_parameters())), build(bag, name), bag)
-    for key in ("tall3", "wide", *(["kernel"] if name != "rmnp" else [])):
-        expected = definition(name, key, start.get_parameter(key).detach(), 6)
-        torch.testing.assert_close(bag.get_parameter(key).flatten(1).double(), expected, rtol=1e-5, atol=1e-5)
-
-
 def test_adam_mini_shares_a_moment_in_a_head() -> None:
     """`wide` as queries of two heads has two second moments."""
     bag = Bag()
@@ -381,7 +349,7 @@ def test_whose_betas_and_eps(name: str, args: dict[str, Any], betas: Any, eps: A
     for group in optimizer.inner[0].param_groups:
         assert betas is None or tuple(group["betas"]) == betas
         assert eps is None or group["eps"] == eps
-    line = next(line for line in describe(plan).splitlines() if line.startswith("adam "))
+    line = next(line for line in describe(plan, OPTIMIZERS.facts(name)).splitlines() if line.startswith("adam "))
     if name == "torch_muon":
         assert line.endswith("beta1 0.8, beta2 0.7, eps 0.001; torch_muon has eps 1e-07")
     elif eps is not None:
@@ -396,7 +364,7 @@ def test_adamw_trains_what_is_no_matrix(name: str) -> None:
     trained = {group["role"]: type(inner).__name__ for group, inner, _ in optimizer.pairs}
     for role in ROLES:
         hidden = role in ("matrix", "expert", "router")
-        assert (method_of(name, role) == "adamw") == (trained[role] == "AdamW") == (not hidden), role
+        assert (OPTIMIZERS.facts(name).rule(role).name == "adamw") == (trained[role] == "AdamW") == (not hidden), role
 
 
 def test_schedule_free_wants_a_constant_rate() -> None:
@@ -409,7 +377,7 @@ def test_schedule_free_wants_a_constant_rate() -> None:
 def test_names_are_suggested() -> None:
     with pytest.raises(UserError, match=r"Did you mean 'soap'"):
         OPTIMIZERS.load("soapp")
-    assert set(NAMES) < set(OPTIMIZERS.names()) and "protocol" not in OPTIMIZERS
+    assert set(NAMES) < set(OPTIMIZERS.names()) and "engine" not in OPTIMIZERS
     for name, says in {"adam": "adamw with", "kron": "soap", "psgd": "soap"}.items():
         with pytest.raises(UserError, match=f"There is no optimizer '{name}'.*{says}"):
             OPTIMIZERS.resolve(name)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import references
 import torch
 
 from lit_gpt.errors import UserError
 from lit_gpt.ops.newton_schulz import SETS, iteration, orthogonalize
+from lit_gpt.optim.engine import reference
 
 
 def matrices(*shape: int) -> torch.Tensor:
@@ -21,7 +21,7 @@ def test_applies_the_polynomials_to_the_singular_values(name: str, shape: tuple[
     x, how = matrices(*shape), iteration(name, 6)
     found = orthogonalize(x, how, torch.float32)
     for o, m in zip(found, x):
-        np.testing.assert_allclose(o.numpy(), references.newton_schulz(m.double().numpy(), *how), atol=2e-5)
+        np.testing.assert_allclose(o.numpy(), reference.newton_schulz(m.double().numpy(), *how), atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_singular_values_end_near_one(name: str, steps: int, low: float, high: f
 
 def test_polar_express_with_its_safety_factor_is_muonballs() -> None:
     """The published coefficients over 1.01, 1.01^3 and 1.01^5 are those printed for MuonBall, to four digits."""
-    np.testing.assert_allclose(iteration("polar_express", 5).triples, references.BALL, atol=6e-5)
+    np.testing.assert_allclose(iteration("polar_express", 5).triples, reference.POLAR_EXPRESS, atol=6e-5)
     assert iteration("polar_express", 10).triples[-3:] == [(1.875, -1.25, 0.375)] * 3
 
 

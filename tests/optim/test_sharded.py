@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
+from lit_gpt import optim
 from lit_gpt.checkpoint import Checkpointer, find_checkpoint, load_checkpoint
-from lit_gpt.optim import OPTIMIZERS, _batches
-from lit_gpt.optim._batches import local
-from lit_gpt.optim.groups import parameter_groups
+from lit_gpt.optim.engine import batches
+from lit_gpt.optim.engine.batches import local
+from lit_gpt.optim.engine.groups import parameter_groups
 from lit_gpt.parallel import Runtime, launch, replicas_in_sync
 
 STEPS, SKIPPED = 3, 1
@@ -60,7 +61,7 @@ def train(case: str, mesh: DeviceMesh | None) -> tuple[Bag, torch.optim.Optimize
     """Some steps, one of them skipped because gradients are not finite."""
     name, args = ARGS[case]
     bag = sharded_bag(mesh)
-    with mock.patch.object(_batches, "BATCH_ELEMENTS", 1 if case == "batches" else _batches.BATCH_ELEMENTS):
+    with mock.patch.object(batches, "BATCH_ELEMENTS", 1 if case == "batches" else batches.BATCH_ELEMENTS):
         optimizer: Any = build(bag, name, **args)
     for step in range(STEPS):
         skip = step == SKIPPED
@@ -102,7 +103,7 @@ def differences(case: str, mesh: DeviceMesh) -> list[str]:
 def tiny(name: str, runtime: Runtime) -> tuple[nn.Module, torch.optim.Optimizer]:
     model = build_tiny(runtime, config=ONE_LAYER)
     plan = plan_for(name, optimizer_args=options(name))
-    return model, OPTIMIZERS.load(name).build(parameter_groups(model, plan), plan)
+    return model, optim.build(parameter_groups(model, plan), plan)
 
 
 def train_tiny(name: str, runtime: Runtime, folder: Path) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from lit_gpt import architectures
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.resolve import resolve, translate_aliases
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
+from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.plan import Counted, build_plan
 
@@ -47,4 +48,5 @@ def model_of(run: RunConfig, depth: int, aspect_ratio: int | None = None) -> Cou
 def plan_of(run: RunConfig, ranks: int = 1) -> Plan:
     """The Plan of a resolved run, with base model as in train/setup.py."""
     hps = run.base_hps
-    return build_plan(run, model_of(run, run.depth, run.ar), model_of(run, hps.d0, hps.ar0 or run.ar), ranks)
+    model, base = model_of(run, run.depth, run.ar), model_of(run, hps.d0, hps.ar0 or run.ar)
+    return build_plan(run, OPTIMIZERS.facts(run.optimizer or "adamw"), model, base, ranks)

@@ -24,10 +24,11 @@ from pytest import approx
 from test_rules import DEPTHS, HIDDEN, MUPP, SQRT_128_OVER_128, VECTORS, decays, rates, transfer
 
 from lit_gpt.errors import UserError
-from lit_gpt.optim._moves import adjusted
+from lit_gpt.optim import OPTIMIZERS
+from lit_gpt.optim.engine.updates import adjusted
 from lit_gpt.scaling.base import LEARNED_ROLES, Init, Plan
 from lit_gpt.scaling.decay import best_timescale
-from lit_gpt.scaling.methods import GROWTH, METHODS, method_of
+from lit_gpt.scaling.optimizer_facts import GROWTH
 from lit_gpt.scaling.plan import Counted, build_plan, describe, step_values
 
 TABLES, REST = ("embedding", "head"), ("matrix", "expert", "router", "vector", "conv")
@@ -54,8 +55,8 @@ def test_hyperp(depth: int) -> None:
     m = p.multipliers
     assert (m.logit, m.router, m.residual) == (1, 1, approx(MUPP[depth][3]))
     assert m.attention == approx(SQRT_128_OVER_128)
-    assert [p.roles[r].method for r in ("matrix", "expert", "router")] == ["muonh"] * 3
-    assert [p.roles[r].method for r in (*TABLES, "vector", "conv")] == ["adamw", "adamh", "adamw", "adamw"]
+    assert [p.roles[r].update_rule for r in ("matrix", "expert", "router")] == ["muonh"] * 3
+    assert [p.roles[r].update_rule for r in (*TABLES, "vector", "conv")] == ["adamw", "adamh", "adamw", "adamw"]
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
@@ -105,7 +106,7 @@ def test_muon_under_mup_and_sp() -> None:
     assert rates(mup, LEARNED_ROLES) == approx([0.02] * 7)
     assert decays(mup, (*HIDDEN, *VECTORS)) == approx([0.05] * 3 + [0.1] * 4)
     sp = plan("muon", 16, {"eta0": 0.02})
-    assert (sp.rule, sp.optimizer, sp.roles["matrix"].method) == ("sp", "muon", "muon")
+    assert (sp.rule, sp.optimizer, sp.roles["matrix"].update_rule) == ("sp", "muon", "muon")
     assert rates(sp, LEARNED_ROLES) == approx([0.02] * 7)
 
 
@@ -114,7 +115,7 @@ def test_other_optimizers_scale_as_adam(name: str) -> None:
     p, adam = plan("mup", 16, optimizer=name), plan("mup", 16)
     assert rates(p, LEARNED_ROLES) == rates(adam, LEARNED_ROLES) and decays(p, HIDDEN) == approx([0.1] * 3)
     assert p.schedule.warmup_tokens == 1e9
-    assert p.roles["matrix"].method == {"hadam": "nadam", "lion": "lion"}[name]
+    assert p.roles["matrix"].update_rule == {"hadam": "nadam", "lion": "lion"}[name]
 
 
 RELATIVES = {  # at d16: r = 1/2, sqrt(r) = 0.7071067812. (powers of r of matrix, router, embedding, head)
@@ -226,14 +227,14 @@ def test_power_lines() -> None:
     run = run_of("mup", depth=8, weight_decay_rule="power_lines", max_tokens=2e9, hps={"warmup_tokens": 0})
     model = model_of(run, 8)
     sized = Counted(model.config, {**model.parameters, "active": 10**8})
-    p = build_plan(run, sized, sized, 1)
+    p = build_plan(run, OPTIMIZERS.facts("adamw"), sized, sized, 1)
     # B / (tau D) = 2^21 / (0.2235561 * 2e9) = 0.004690438 per step at full rate, over lr 6e-4.
     assert p.roles["matrix"].weight_decay == approx(0.004690438 / 6e-4, rel=1e-5)
     assert decays(p, VECTORS) == [0] * 4, "the rule's own zeros stay"
     independent = run_of(
         "v2scale_mup", depth=8, weight_decay_rule="power_lines", max_tokens=2e9, hps={"warmup_tokens": 0}
     )
-    q = build_plan(independent, sized, sized, 1)
+    q = build_plan(independent, OPTIMIZERS.facts("adamw"), sized, sized, 1)
     assert q.roles["matrix"].weight_decay == approx(0.004690438, rel=1e-5)
     for one in (p, q):
         now = step_values(one, 0, 8192)
@@ -243,8 +244,8 @@ def test_power_lines() -> None:
 def test_decay_options_that_contradict() -> None:
     with pytest.raises(UserError, match=r"power_lines computes the decay, and --base_hps.weight_decay is 0.1"):
         plan("mup", 8, {"weight_decay": 0.1}, weight_decay_rule="power_lines")
-    with pytest.raises(UserError, match="--cautious_weight_decay is not known to the optimizer elsewhere"):
-        plan("mup", 8, optimizer="elsewhere", cautious_weight_decay=True)
+    with pytest.raises(UserError, match="--cautious_weight_decay is not known to the optimizer sgd"):
+        plan("mup", 8, optimizer="sgd", cautious_weight_decay=True)
 
 
 @pytest.mark.parametrize("changes", [{"head_init_std": None}, {"hps": {"w_init_scale": 0.0}}])
@@ -254,16 +255,23 @@ def test_what_starts_at_zero_is_refused_on_a_sphere(changes: dict[str, Any]) -> 
     plan("mup_muon", 8, **changes)
 
 
-def test_methods() -> None:
-    assert method_of("of_somebody_else", "matrix") == "of_somebody_else"
-    assert {method_of(name, "embedding") for name in METHODS} == {"adamw", "lion"}
+@pytest.mark.parametrize("name", OPTIMIZERS.names())
+def test_what_trains_a_role_is_the_optimizers_own_or_adamw(name: str) -> None:
+    rules = {role: OPTIMIZERS.facts(name).rule(role).name for role in LEARNED_ROLES}
+    assert rules["embedding"] in (name, "adamw") and rules["matrix"] == {"hadam": "nadam", "dmuon": "muon"}.get(
+        name, name
+    )
+
+
+def described(p: Plan) -> str:
+    return describe(p, OPTIMIZERS.facts(p.optimizer))
 
 
 def test_the_table_says_who_trains_what() -> None:
-    text = describe(plan("muonh", 16, max_tokens=2 * 10.4e9))
+    text = described(plan("muonh", 16, max_tokens=2 * 10.4e9))
     assert "rule         hyperp, batch rule default, optimizer muonh" in text and "muon momentum 0.95" in text
     for line in ("embedding    0.00906307             0  adamw ", "matrix       0.00906307             0  muonh "):
         assert line in text
-    torchs = describe(plan("x", 16, optimizer="torch_muon"))
+    torchs = described(plan("x", 16, optimizer="torch_muon"))
     assert "  torch_muon N(0, 0.02)" in torchs and "  adamw      N(0, 0.02)" in torchs
-    assert "cautious weight decay" in describe(plan("mup", 8, cautious_weight_decay=True))
+    assert "cautious weight decay" in described(plan("mup", 8, cautious_weight_decay=True))

@@ -13,6 +13,7 @@ from pytest import approx
 from lit_gpt.config.cli import parse
 from lit_gpt.config.resolve import resolve
 from lit_gpt.errors import UserError
+from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.plan import describe, difference, step_values
 from lit_gpt.train.setup import prepare
@@ -168,7 +169,7 @@ def test_an_unknown_rule_is_a_user_error() -> None:
 
 def test_the_table_shows_the_numbers_of_the_plan() -> None:
     p = plan_of(run_of("mup_wsd_cosine", depth=16, bramp_ratio=2))
-    text = describe(p)
+    text = describe(p, OPTIMIZERS.facts(p.optimizer))
     for piece in ("transformer d16", f"{p.tokens:,}", "ramps to x2", "wsd", "cosine", "0.000212132", "0.176777"):
         assert piece in text
     assert "expert" not in text, "roles that the model lacks are left out"

@@ -20,6 +20,7 @@ from plan_helpers import plan_of, run_of
 from pytest import approx
 
 from lit_gpt.errors import UserError
+from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.scaling.base import LEARNED_ROLES, Init, Plan, Situation, Transfer
 from lit_gpt.scaling.batch import batch_factors
 from lit_gpt.scaling.plan import step_values
@@ -44,7 +45,7 @@ def plan(rule: str, depth: int, **fields: Any) -> Plan:
     return plan_of(run_of(parameterization=rule, depth=depth, **fields))
 
 
-def transfer(rule: str, **changes: Any) -> Transfer:
+def transfer(rule: str, optimizer: str = "adamw", **changes: Any) -> Transfer:
     base = Situation(
         depth=8,
         base_depth=8,
@@ -56,6 +57,7 @@ def transfer(rule: str, **changes: Any) -> Transfer:
         base_tokens=9.5e9,
         batch_ratio=1.0,
         tied=False,
+        steps=OPTIMIZERS.facts(optimizer).steps_with(optimizer, {}),
     )
     return RULES.load(rule).transfer(Situation(**{**vars(base), **changes}))
 

@@ -14,8 +14,8 @@ With r = base width / width and l = base depth / depth:
 | attention | sqrt(base head dim) / head dim |
 
 So the factor on the decay that the optimizer multiplies by its rate is 1 / r for matrices, experts and routers under
-AdamW, and the inverse of whatever muP asks for on the rate under Muon and its relatives (methods.py); independent
-decay, which no rate multiplies, has none. At alpha = 1 the paper's depth factor on learning
+AdamW, and the inverse of whatever muP asks for on the rate under Muon and its relatives (optimizer_facts.GROWTH);
+independent decay, which no rate multiplies, has none. At alpha = 1 the paper's depth factor on learning
 rates, (L / L0)^(alpha - 1), is 1.
 """
 

@@ -31,7 +31,6 @@ from math import sqrt
 
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.base import LEARNED_ROLES, Situation, Transfer
-from lit_gpt.scaling.methods import ORTHOGONAL, growth
 from lit_gpt.scaling.rules import mupp
 from lit_gpt.scaling.rules.sp import head_init
 
@@ -40,12 +39,11 @@ TOKEN_EXPONENT = -0.32
 
 def transfer(s: Situation) -> Transfer:
     """Factors of HyperP; see the table above. Raises UserError for optimizers that need a factor for width."""
-    if s.optimizer not in ORTHOGONAL or growth(s.optimizer, s.optimizer_args)["matrix"]:
-        args = "".join(f" --optimizer_args.{key} {value}" for key, value in s.optimizer_args.items())
+    if not s.steps.fits_hyperp or s.steps.growth["matrix"]:
         raise UserError(
             "HyperP (--parameterization hyperp, hyperp_paper) has no factor for the width. That is right only where "
-            f"steps are relative to the size of the weights, and those of --optimizer {s.optimizer}{args} are not. "
-            f"Give --optimizer muonh ({', '.join(ORTHOGONAL)} may be), or --parameterization mupp."
+            f"steps are relative to the size of the weights, and those of {s.steps.typed} are not. "
+            "Give --optimizer muonh (or muon, normuon, muonball), or --parameterization mupp."
         )
     base = mupp.transfer(replace(s, head_start="fixed"))  # its start is muP's no more: see head_init
     lr = sqrt(s.base_depth / s.depth) * (s.tokens / s.base_tokens) ** TOKEN_EXPONENT

@@ -4,7 +4,7 @@ With r = base width / width:
 
 | item | rule |
 |---|---|
-| matrix, expert, router learning rate | r^p; p = 1 for Adam and its relatives, 0 for Muon, others in methods.py |
+| matrix, expert, router learning rate | r^p; p = 1 for Adam and its relatives, 0 for Muon, see GROWTH |
 | every other learning rate | 1; of tables also r^p |
 | rate times weight decay | r for matrices, experts and routers, else 1, vectors included |
 | independent weight decay | 1 with Adam and its relatives, else as rate times decay |
@@ -15,7 +15,7 @@ With r = base width / width:
 | head init | N(0, head_init_std), or zeros |
 | router init | N(0, 0.02); that of matrices where steps are not as Adam's |
 
-p is the power of the width with which a step's effect would grow (methods.growth): Muon's steps have the
+p is the power of the width with which a step's effect would grow (s.steps.growth): Muon's steps have the
 spectral norm that muP asks for at any width (arXiv:2310.17813), so p is 0. Rate times decay follows r
 whatever p is, as in ArchScale for AdamW and Muon and in the table of arXiv:2603.28743; so the factor on the decay that
 an optimizer multiplies by its rate is r^(1 - p) for matrices, r^-p for tables. Independent decay is ArchScale's: the
@@ -31,8 +31,7 @@ from __future__ import annotations
 from math import sqrt
 
 from lit_gpt.errors import UserError
-from lit_gpt.scaling.base import LEARNED_ROLES, Init, Multipliers, Situation, Transfer
-from lit_gpt.scaling.methods import HIDDEN, growth, steps_of
+from lit_gpt.scaling.base import HIDDEN, LEARNED_ROLES, Init, Multipliers, Situation, Transfer
 from lit_gpt.scaling.rules.sp import embedding_init
 
 
@@ -45,8 +44,8 @@ def transfer(s: Situation) -> Transfer:
             "sp and plain."
         )
     r = s.base_width / s.width
-    adam, power = steps_of(s.optimizer, s.optimizer_args) == "adam", growth(s.optimizer, s.optimizer_args)
-    lr = {role: r ** power[role] for role in LEARNED_ROLES}
+    adam = s.steps.like_adam
+    lr = {role: r ** s.steps.growth[role] for role in LEARNED_ROLES}
     product = {role: r if role in HIDDEN else 1.0 for role in LEARNED_ROLES}
     hidden = Init("fan_in_uniform")
     head = Init("zeros") if s.head_init_std is None else Init("normal", s.head_init_std)

@@ -14,8 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 from math import sqrt
 
-from lit_gpt.scaling.base import Situation, Transfer
-from lit_gpt.scaling.methods import HIDDEN
+from lit_gpt.scaling.base import HIDDEN, Situation, Transfer
 from lit_gpt.scaling.rules import mup
 
 

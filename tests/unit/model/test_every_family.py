@@ -12,6 +12,7 @@ import torch
 from reference_registry import PURE, names
 from small_models import DENSE, LENGTH, VOCAB, model_of, tokens
 
+from lit_gpt import optim
 from lit_gpt.architectures import FAMILIES, build
 from lit_gpt.config.model import Experts, ModelConfig
 from lit_gpt.config.names import NameFields, read_model_name
@@ -22,8 +23,8 @@ from lit_gpt.metrics.counting import param_counts
 from lit_gpt.model import GPT
 from lit_gpt.nn import rotary
 from lit_gpt.ops import attention
-from lit_gpt.optim import adamw
-from lit_gpt.optim.groups import parameter_groups, set_hyperparameters
+from lit_gpt.optim import OPTIMIZERS
+from lit_gpt.optim.engine.groups import parameter_groups, set_hyperparameters
 from lit_gpt.parallel import launch
 from lit_gpt.scaling.plan import build_plan, step_values
 from lit_gpt.tools._coord_measure import toy_stream
@@ -169,10 +170,10 @@ def trained(run: RunConfig) -> Iterator[float]:
     run, _ = resolve(run)
     config = model_config(run, run.depth, run.ar).replace(**HEADS)
     counted = count(config)
-    plan = build_plan(run, counted, counted, 1)
+    plan = build_plan(run, OPTIMIZERS.facts("adamw"), counted, counted, 1)
     runtime = launch(precision="fp32")
     model = build_model(Setup(run, NameFields(), config, plan, Path()), runtime)
-    optimizer = adamw.build(parameter_groups(model, plan), plan)
+    optimizer = optim.build(parameter_groups(model, plan), plan)
     batch = next(toy_stream(config.vocab_size, run.micro_bsz, config.block_size, seed=0))
     for step in range(plan.steps):
         set_hyperparameters(optimizer, step_values(plan, step * plan.batch_tokens, plan.batch_tokens))

@@ -1,13 +1,13 @@
-"""Moves: from weights and a direction to new weights. eta is the group's rate, lambda its decay.
+"""Updates: from weights and a direction to new weights. eta is the group's rate, lambda its decay.
 
-| move | what it does |
+| update | what it does |
 |---|---|
 | Step | X <- (1 - eta lambda) X - eta f D, f by the shape: Muon, NAdam, Lion |
 | NormalizedRows | the same with each row of D divided by its running root mean square: NorMuon |
 | Sphere | as far as eta times the Frobenius norm, which is kept at its initial value: MuonH |
 | Ball | X <- X - eta R D, then the spectral norm back to R = sqrt(fan_out / fan_in): MuonBall |
 
-Shapes are those of _batches.py. A rate of 0 (also that of a skipped step) changes no weight.
+Shapes are those of batches.py. A rate of 0 (also that of a skipped step) changes no weight.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lit_gpt.errors import UserError
-from lit_gpt.optim._batches import Batch, Task, local, shard_group
-from lit_gpt.optim._directions import buffers
-from lit_gpt.optim._optimizer import Control, Group, State
+from lit_gpt.optim.engine.batches import Batch, Task, local, shard_group
+from lit_gpt.optim.engine.directions import buffers
+from lit_gpt.optim.engine.role_optimizer import Control, Group, State
 
 EPS = 1e-8  # smallest norm that is divided by
 POWER_STEPS = 10  # power iterations per step, which go on where those of the step before ended
@@ -75,7 +75,7 @@ class Step:
     def __call__(
         self, batch: Batch, x_BrC: Tensor, d_BrC: Tensor, group: Group, state: State, control: Control
     ) -> Task[None]:
-        """See Move."""
+        """See Update."""
         factor = 1.0 if self.adjust is None else adjusted(self.adjust, *_fan(batch))
         decay_(x_BrC, d_BrC, control.rate(group["lr"] * group["weight_decay"]), self.cautious)
         x_BrC.sub_(d_BrC.mul_(control.rate(group["lr"] * factor)))
@@ -104,7 +104,7 @@ class NormalizedRows:
     def __call__(
         self, batch: Batch, x_BrC: Tensor, d_BrC: Tensor, group: Group, state: State, control: Control
     ) -> Task[None]:
-        """See Move."""
+        """See Update."""
         squares = [state[p]["row_square"] for p in batch.params]
         v_Br1 = batch.join(squares).mul_(control.decay(self.beta2))
         v_Br1.add_(d_BrC.square().mean(-1, keepdim=True) * control.rate(1 - self.beta2))
@@ -139,7 +139,7 @@ class Sphere:
     def __call__(
         self, batch: Batch, x_BrC: Tensor, d_BrC: Tensor, group: Group, state: State, control: Control
     ) -> Task[None]:
-        """See Move."""
+        """See Update."""
         rate, nu_B = control.rate(group["lr"]), torch.cat([n.reshape(-1) for n in buffers(batch, state, "norm")])
         lengths = yield from batch.norms(d_BrC)
         x_BrC.sub_(d_BrC.mul_((rate * nu_B / lengths.clamp(min=EPS))[:, None, None]))
@@ -164,7 +164,7 @@ class Ball:
     def __call__(
         self, batch: Batch, x_BrC: Tensor, d_BrC: Tensor, group: Group, state: State, control: Control
     ) -> Task[None]:
-        """See Move."""
+        """See Update."""
         radius = adjusted("spectral", *batch.params[0].shape[-2:])
         rate, vectors = control.rate(group["lr"]), [state[p]["singular_vector"] for p in batch.params]
         x_BrC.sub_(d_BrC.mul_(rate * radius))

@@ -20,7 +20,7 @@ from lit_gpt.scaling.plan import StepValues
 def parameter_groups(model: nn.Module, plan: Plan) -> list[dict[str, Any]]:
     """One group per role that has parameters, in the order of roles.ROLES.
 
-    Keys: params, role, names, method, lr, weight_decay (peak values of the Plan), eps_factor.
+    Keys: params, role, names, update_rule, lr, weight_decay (peak values of the Plan), eps_factor.
     """
     roles, parameters = roles_of(model), dict(model.named_parameters())
     groups = []
@@ -34,7 +34,7 @@ def parameter_groups(model: nn.Module, plan: Plan) -> list[dict[str, Any]]:
                     "params": params,
                     "role": role,
                     "names": names,
-                    "method": values.method,
+                    "update_rule": values.update_rule,
                     "lr": values.lr,
                     "weight_decay": values.weight_decay,
                     "eps_factor": values.eps_factor,
@@ -60,7 +60,7 @@ def describe_groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     return [
         {
             "role": g["role"],
-            "method": g["method"],
+            "update_rule": g["update_rule"],
             "tensors": len(g["params"]),
             "parameters": sum(p.numel() for p in g["params"]),
             "lr": g["lr"],

@@ -1,6 +1,6 @@
-"""Whatever a library keeps as optimizer state (dicts, lists, objects, quantised tensors) as flat tensors.
+"""A state tree is whatever a library keeps as optimizer state: dicts, lists, objects, quantised tensors.
 
-A leaf is a tensor or a number, with its path. Tensors are loaded in place; numbers are assigned.
+Its values are tensors and numbers, each with its path. Tensors are loaded in place; numbers are assigned.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Leaf = tuple[str, Any, Any, Any]  # path, what holds the value, its key there, the value
+Value = tuple[str, Any, Any, Any]  # path, what holds the value, its key there, the value
 
 
-def leaves(tree: Any, path: str = "") -> Iterator[Leaf]:
+def values_of(tree: Any, path: str = "") -> Iterator[Value]:
     """All tensors and numbers below a dict, list or object; texts, functions and None are not state."""
     for key, value in _items(tree):
         here = f"{path}/{key}" if path else str(key)
@@ -23,7 +23,7 @@ def leaves(tree: Any, path: str = "") -> Iterator[Leaf]:
         if plain or isinstance(value, Number):
             yield here, tree, key, value
         else:
-            yield from leaves(value, here)
+            yield from values_of(value, here)
 
 
 def _items(tree: Any) -> list[tuple[Any, Any]]:
@@ -43,9 +43,9 @@ def as_tensor(value: Any) -> Tensor:
     return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
 
 
-def assign(leaf: Leaf, loaded: Tensor) -> None:
+def assign(place: Value, loaded: Tensor) -> None:
     """Put a loaded number where it belongs; a tensor has been loaded in place."""
-    _, holder, key, value = leaf
+    _, holder, key, value = place
     if isinstance(value, Tensor):
         return
     number = type(value)(loaded.item())

@@ -2,12 +2,12 @@
 
 The inner optimizer has parameters of its own, which show it the weights in one of two ways:
 
-| sharding | its parameters are | for |
+| gathered | its parameters are | for |
 |---|---|---|
-| "shards" | each rank's own shards, sharing their memory | elementwise rules |
-| "whole" | whole tensors, gathered for a step; every rank does the same step and keeps its shard | the others |
+| no | each rank's own shards, sharing their memory | elementwise rules |
+| yes | whole tensors, gathered for a step; every rank does the same step and keeps its shard | the others |
 
-So no rule is asked for DTensor support, and either way the result is that of one process. "whole" costs
+So no rule is asked for DTensor support, and either way the result is that of one process. Gathering costs
 what data parallelism costs: the optimizer state of the whole model on every rank. Experts are matrices
 of their own there.
 
@@ -20,17 +20,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from lit_gpt.optim._batches import local
-from lit_gpt.optim._leaves import Leaf, as_tensor, assign, leaves
+from lit_gpt.optim.engine.batches import local
+from lit_gpt.optim.engine.state_tree import Value, as_tensor, assign, values_of
 
 Group = dict[str, Any]
-Sharding = Literal["shards", "whole"]
 WRITTEN = ("params", "lr", "weight_decay")  # keys of the inner groups that are written before every step
 
 
@@ -38,13 +37,12 @@ WRITTEN = ("params", "lr", "weight_decay")  # keys of the inner groups that are 
 class Traits:
     """What the wrapper and the training loop must know of an optimizer.
 
-    sharding: see above. own_decay: it decays by itself (the wrapper does otherwise, decoupled).
+    own_decay: it decays by itself (the wrapper does otherwise, decoupled).
     averages: it trains at one point and is evaluated at another, through train() and eval().
     keeps_gradients: it stores its momentum in the gradients.
     rate: key of its groups that the learning rate is multiplied by (Prodigy's d).
     """
 
-    sharding: Sharding = "whole"
     own_decay: bool = False
     averages: bool = False
     keeps_gradients: bool = False
@@ -55,19 +53,20 @@ class Wrapped(torch.optim.Optimizer):
     """Inner optimizers over role groups.
 
     make: called once with the inner groups, returns the inner optimizers; each inner group has `role`,
-    `lr` 1 and `weight_decay` 0, and goes to one of them. scheduled: betas and eps that groups get from
-    the Plan, where the inner optimizer has them.
+    `lr` 1 and `weight_decay` 0, and goes to one of them. gathered: see above. scheduled: betas and eps that groups
+    get from the Plan, where the inner optimizer has them.
     """
 
     def __init__(
         self,
         groups: list[Group],
         make: Callable[[list[Group]], Sequence[torch.optim.Optimizer]],
+        gathered: bool,
         traits: Traits,
         scheduled: dict[str, Any],
     ):
         super().__init__([{**group, **scheduled} for group in groups], {})
-        self.traits = traits
+        self.gathered, self.traits = gathered, traits
         self.pieces = {p: _parameters(self._view(p, g)) for g in self.param_groups for p in g["params"]}
         fresh = [
             {"params": [q for p in g["params"] for q in self.pieces[p]], "role": g["role"], "lr": 1.0}
@@ -85,11 +84,11 @@ class Wrapped(torch.optim.Optimizer):
 
     def _view(self, tensor: Tensor, group: Group) -> list[Tensor]:
         """What the inner optimizer sees of a parameter or its gradient."""
-        if self.traits.sharding == "whole" and isinstance(tensor, DTensor):
+        if self.gathered and isinstance(tensor, DTensor):
             seen = tensor.full_tensor().detach()
         else:
             seen = local(tensor).detach()
-        if group["role"] == "expert" and self.traits.sharding == "whole":
+        if group["role"] == "expert" and self.gathered:
             return list(seen.unbind())
         return [seen.reshape(1) if seen.ndim == 0 else seen]
 
@@ -133,7 +132,7 @@ class Wrapped(torch.optim.Optimizer):
             seen = self._view(p, group)
             for q, x in zip(self.pieces[p], seen):
                 q.data = x
-            if self.traits.sharding == "whole" and isinstance(p, DTensor):
+            if self.gathered and isinstance(p, DTensor):
                 gathered.append((p, seen))
         return gathered
 
@@ -176,14 +175,14 @@ class Wrapped(torch.optim.Optimizer):
     def expose_state(self) -> None:
         """Fill `state` for a checkpoint: parameter -> path -> tensor, sharing memory with the inner state."""
         self.state.clear()
-        for p, path, leaf in self._leaves():
-            value = as_tensor(leaf[3])
-            self.state[p][path] = _sharded(value, p) if self.traits.sharding == "shards" else value
+        for p, path, place in self._state_tree():
+            value = as_tensor(place[3])
+            self.state[p][path] = value if self.gathered else _sharded(value, p)
 
     def adopt_state(self) -> None:
         """Take over what was loaded into `state`."""
-        for p, path, leaf in self._leaves():
-            assign(leaf, self.state[p][path])
+        for p, path, place in self._state_tree():
+            assign(place, self.state[p][path])
         self.state.clear()
         if self._training_weights:
             self.use_training_weights()
@@ -203,13 +202,13 @@ class Wrapped(torch.optim.Optimizer):
             self.use_averages()
         self.expose_state()
 
-    def _leaves(self) -> Iterator[tuple[Tensor, str, Leaf]]:
-        """All state; that of a group goes with its first parameter."""
+    def _state_tree(self) -> Iterator[tuple[Tensor, str, Value]]:
+        """All state, by parameter and path; that of a group goes with its first parameter."""
         for group, inner, hidden in self.pairs:
             numbers = {k: v for k, v in hidden.items() if k not in WRITTEN}
-            for leaf in leaves(numbers):
-                if "/" not in leaf[0]:
-                    yield group["params"][0], f"group/{leaf[0]}", (leaf[0], hidden, leaf[2], leaf[3])
+            for path, _, key, value in values_of(numbers):
+                if "/" not in path:
+                    yield group["params"][0], f"group/{path}", (path, hidden, key, value)
             for p in group["params"]:
                 for i, q in enumerate(self.pieces[p]):
                     kept: dict[str, Any] = {"state": inner.state.get(q, {})}
@@ -217,8 +216,8 @@ class Wrapped(torch.optim.Optimizer):
                         kept["gradient"] = [q.grad]
                     if q in self._training_weights:
                         kept["training_weights"] = [self._training_weights[q]]
-                    for leaf in leaves(kept, str(i)):
-                        yield p, leaf[0], leaf
+                    for place in values_of(kept, str(i)):
+                        yield p, place[0], place
 
 
 def _parameters(tensors: Sequence[Tensor]) -> list[nn.Parameter]:

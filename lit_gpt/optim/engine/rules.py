@@ -9,9 +9,9 @@ from torch import Tensor
 
 from lit_gpt.config.arguments import arguments_of
 from lit_gpt.errors import UserError
-from lit_gpt.optim._directions import Adam, Orthogonal
-from lit_gpt.optim._moves import Step
-from lit_gpt.optim._optimizer import FusedAdamW, Move, Rule
+from lit_gpt.optim.engine.directions import Adam, Orthogonal
+from lit_gpt.optim.engine.role_optimizer import FusedAdamW, Rule, Update
+from lit_gpt.optim.engine.updates import Step
 from lit_gpt.roles import blocks_of
 from lit_gpt.scaling.base import Plan
 
@@ -19,9 +19,9 @@ MakeRule = Callable[[Sequence[Tensor]], Any]
 
 
 def orthogonal_rule(
-    plan: Plan, move: Move, *, split_maps: bool = False, split_heads: bool = False, **options: Any
+    plan: Plan, update: Update, *, split_maps: bool = False, split_heads: bool = False, **options: Any
 ) -> MakeRule:
-    """Momentum made orthogonal, then a move.
+    """Momentum made orthogonal, then an update.
 
     split_maps: maps that share a matrix (gate and up of a gated feed-forward network) are
     orthogonalised each for itself. split_heads: so is each head of queries, keys and values.
@@ -32,7 +32,7 @@ def orthogonal_rule(
     def make(params: Sequence[Tensor]) -> Rule:
         if split_heads and params[0].role == "matrix" and all(p.heads == 1 for p in params):  # type: ignore[attr-defined]
             raise UserError("No matrix of this model has heads, so --optimizer_args.split_heads cannot act. Drop it.")
-        return Rule(params, direction, move, lambda p: blocks_of(p, maps=split_maps, heads=split_heads))
+        return Rule(params, direction, update, lambda p: blocks_of(p, maps=split_maps, heads=split_heads))
 
     return make
 

@@ -1,9 +1,8 @@
-"""One optimizer over role groups: every group is stepped by the rule of its method.
+"""One optimizer over role groups: every group is stepped by the update rule of its role.
 
-The Plan says which method a role gets (scaling/methods.py); an optimizer's file says what each
-method is made of. A rule is a direction (_directions.py: where to go, from gradients and
-state) and a move (_moves.py: how far, and what is kept), over batches of equal shapes
-(_batches.py); plain AdamW groups are left to torch's fused kernel.
+An optimizer's file says which rule a role gets (FACTS, which the Plan shows) and what each rule is made of
+(`rules`). A rule is a direction (directions.py: where to go, from gradients and state) and an update
+(updates.py: how far, and what is kept), over batches of equal shapes (batches.py); AdamW is torch's fused kernel.
 
 State exists from construction on: checkpoints have the same tensors on every rank, and nothing is
 stepped to make them. Whether a step is skipped, and how gradients are scaled, stays on the device.
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from lit_gpt.optim._batches import Batch, Task, interleave, local, make_batches
+from lit_gpt.optim.engine.batches import Batch, Task, interleave, local, make_batches
 from lit_gpt.scaling.base import Plan
 
 Group = dict[str, Any]
@@ -63,7 +62,7 @@ class Direction(Protocol):
         ...
 
 
-class Move(Protocol):
+class Update(Protocol):
     """How far to go: changes the weights x (B, r, C) in place, by nothing where the rate is 0."""
 
     def new_state(self, p: Tensor) -> dict[str, Tensor]: ...
@@ -74,16 +73,20 @@ class Move(Protocol):
 
 
 class Rule:
-    """A direction and a move over the parameters of one group."""
+    """A direction and an update over the parameters of one group."""
 
     def __init__(
-        self, params: Sequence[Tensor], direction: Direction, move: Move, blocks: Callable[[Tensor], int] = lambda p: 1
+        self,
+        params: Sequence[Tensor],
+        direction: Direction,
+        update: Update,
+        blocks: Callable[[Tensor], int] = lambda p: 1,
     ):
-        self.batches, self.direction, self.move = make_batches(params, blocks), direction, move
+        self.batches, self.direction, self.update = make_batches(params, blocks), direction, update
 
     def new_state(self, p: Tensor) -> dict[str, Tensor]:
         """The tensors that this rule keeps for a parameter."""
-        return {**self.direction.new_state(p), **self.move.new_state(p)}
+        return {**self.direction.new_state(p), **self.update.new_state(p)}
 
     def tasks(self, group: Group, state: State, control: Control) -> Iterator[Task[None]]:
         """One per batch."""
@@ -92,12 +95,12 @@ class Rule:
     def _task(self, batch: Batch, group: Group, state: State, control: Control) -> Task[None]:
         direction = yield from self.direction(batch, group, state, control)
         weights = batch.join(batch.params)
-        yield from self.move(batch, weights, direction, group, state, control)
+        yield from self.update(batch, weights, direction, group, state, control)
         batch.store(weights, batch.params)
 
 
 class FusedAdamW:
-    """AdamW (arXiv:1711.05101) in torch's fused kernel.
+    """AdamW (arXiv:1711.05101) in torch's fused kernel, which scales gradients and skips a step by itself.
 
     betas, eps: in place of the Plan's, which the loop writes into the group.
     """
@@ -137,10 +140,10 @@ class FusedAdamW:
 
 
 class RoleOptimizer(torch.optim.Optimizer):
-    """Steps every group by the rule of its method.
+    """Steps every group by its update rule.
 
-    groups: see groups.parameter_groups. rules: method -> what makes its rule for the parameters of
-    a group. plan: betas and eps of the groups of Adam-like methods, until the loop sets them.
+    groups: see groups.parameter_groups. rules: name of an update rule -> what makes it for the parameters of
+    a group. plan: betas and eps of the groups of Adam-like rules, until the loop sets them.
     """
 
     grad_scale: Tensor | None = None
@@ -153,7 +156,7 @@ class RoleOptimizer(torch.optim.Optimizer):
         plan: Plan,
     ):
         super().__init__(groups, {"betas": (plan.beta1, plan.beta2), "eps": plan.eps})
-        self.rules = [rules[group["method"]](group["params"]) for group in self.param_groups]
+        self.rules = [rules[group["update_rule"]](group["params"]) for group in self.param_groups]
         with torch.no_grad():
             for group, rule in zip(self.param_groups, self.rules):
                 for p in group["params"]:

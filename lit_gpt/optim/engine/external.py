@@ -1,0 +1,251 @@
+"""Optimizers of other libraries, as a table: torch.optim, pytorch-optimizer, torchao.
+
+`--optimizer NAME --optimizer_args.OPTION VALUE`. An entry says where the class is, what it is called with, its facts
+and its Traits. Its options are the arguments of the class; learning rate and weight decay are the Plan's, and
+so are betas and eps unless its facts or the command line give them. Torch's AdamW trains the roles that its facts
+do not name. Decay is decoupled for all.
+
+Not taken from a library, for reasons in docs/optimizers.md: LAMB, Adam-mini, APOLLO, RMNP and Sophia-G.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from lit_gpt.config.arguments import UNKNOWN, Argument, arguments_of, check
+from lit_gpt.errors import NotInstalled, UserError
+from lit_gpt.ops.backends import missing, optional
+from lit_gpt.optim.engine.libraries import Group, Traits, Wrapped
+from lit_gpt.optim.engine.library_memory import conda, factored, galore, momentum, preconditioned, quantised
+from lit_gpt.optim.engine.trial import objection
+from lit_gpt.scaling.base import HIDDEN, Plan
+from lit_gpt.scaling.optimizer_facts import Memory, OptimizerFacts, UpdateRule, copies, everywhere, hidden
+
+PO, TORCH, TORCHAO = "pytorch_optimizer", "torch.optim", "torchao.optim"
+# Arguments that are no options: they are the Plan's or the wrapper's, or only say how a step is computed.
+OURS = {"self", "params", "lr", "weight_decay", "kwargs", "maximize", "foreach", "fused", "capturable"}
+OURS |= {"differentiable", "weight_decouple", "fixed_decay", "decoupled_weight_decay", "clip_lambda"}
+# Types of options that a signature does not show.
+HINTS = {"projection_type": Literal["std", "reverse_std", "right", "left", "full", "random"]}
+
+ORDINARY = Traits()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One optimizer of a library.
+
+    module, name: where its class is. about: what it is, with its paper. options: defaults that differ from the
+    class's, and options that its signature does not show. fixed: arguments that are no options. without: arguments
+    that may only have their defaults, and why. by_role: further keys of the group of a role. schedule: the only
+    one that it allows, if not None. total_steps: option whose default is the length of the run. aliases: other names.
+    """
+
+    module: str
+    name: str
+    about: str
+    facts: OptimizerFacts
+    traits: Traits = ORDINARY
+    options: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    without: Mapping[str, str] = field(default_factory=dict)
+    by_role: Callable[[str], dict[str, Any]] = lambda role: {}
+    schedule: str | None = None
+    total_steps: str | None = None
+    aliases: tuple[str, ...] = ()
+
+    def build(self, groups: list[Group], plan: Plan) -> Wrapped:
+        """The optimizer over role groups.
+
+        Raises NotInstalled without the library; UserError for unknown options, values that they or the class
+        refuse, and a schedule that it cannot follow.
+        """
+        cls = self._load(plan)
+        arguments, scheduled = self._arguments(cls, plan)
+
+        def make(inner: list[Group]) -> list[torch.optim.Optimizer]:
+            chosen = [g | self.by_role(g["role"]) for g in inner if g["role"] in self.facts.rules]
+            rest = [g for g in inner if g["role"] not in self.facts.rules]
+            made: list[torch.optim.Optimizer] = [cls(chosen, weight_decay=0.0, **arguments)] if chosen else []
+            betas = (plan.beta1, plan.beta2)
+            return made + ([torch.optim.AdamW(rest, betas=betas, eps=plan.eps, weight_decay=0.0)] if rest else [])
+
+        try:
+            return Wrapped(groups, make, self.facts.gathered, self.traits, scheduled)
+        except (ValueError, TypeError, NotImplementedError) as error:
+            raise UserError(f"--optimizer {plan.optimizer} cannot be used like this: {error}.") from error
+
+    def try_out(self, plan: Plan) -> None:
+        """Raise UserError for what `build` refuses, and for values with which steps fail."""
+        if problem := objection(lambda groups: self.build(groups, plan), plan.roles):
+            given = f" with --optimizer_args {dict(plan.optimizer_args)}" if plan.optimizer_args else ""
+            raise UserError(
+                f"--optimizer {plan.optimizer}{given} cannot be used: {problem}. Change its arguments, or "
+                "--base_hps.beta1, beta2 or eps."
+            )
+
+    def _load(self, plan: Plan) -> Any:
+        if self.schedule not in (None, plan.schedule.name):
+            raise UserError(
+                f"--optimizer {plan.optimizer} averages weights instead of lowering the learning rate; the schedule "
+                f"is {plan.schedule.name}. Give --schedule {self.schedule} (a warm-up may stay)."
+            )
+        if reason := missing(self.module):
+            raise NotInstalled(
+                f"--optimizer {plan.optimizer} comes from a library: {reason}. "
+                "All of them: EXTRAS=dev,optim bash install.sh"
+            )
+        return getattr(optional(self.module), self.name)
+
+    def _refuse_without(self, parameters: Mapping[str, Argument], plan: Plan) -> None:
+        for name in self.without.keys() & parameters.keys() & plan.optimizer_args.keys():
+            if (value := plan.optimizer_args[name]) != parameters[name].default:
+                why = self.without[name]
+                raise UserError(f"--optimizer_args.{name} {value} cannot be used by {plan.optimizer}: {why}. Drop it.")
+
+    def _arguments(self, cls: Any, plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Arguments of the class, and what groups get from the Plan step by step."""
+        parameters = arguments_of(cls)
+        betas, eps = self.facts.constants({}, (plan.beta1, plan.beta2), plan.eps)
+        ours = {name: value for name, value in (("betas", betas), ("eps", eps)) if name in parameters}
+        ours |= {**self.options, **({self.total_steps: plan.steps} if self.total_steps else {})}
+        hints = HINTS | {name: knob.hint for name, knob in parameters.items()}
+        knobs = parameters | {name: Argument(hints.get(name, UNKNOWN), value) for name, value in ours.items()}
+        self._refuse_without(parameters, plan)
+        withheld = OURS | self.fixed.keys()
+        allowed = {name: knob for name, knob in knobs.items() if name not in withheld}
+        check(f"optimizer {plan.optimizer}", "--optimizer_args", plan.optimizer_args, allowed)
+        given, own_betas = plan.optimizer_args, self.facts.betas or (None,)
+        scheduled: dict[str, Any] = {}
+        if "betas" in ours and given.get("betas", own_betas)[0] is None:
+            scheduled["betas"] = (plan.beta1, plan.beta2)
+        if "eps" in ours and "eps" not in given and self.facts.eps is None:
+            scheduled["eps"] = plan.eps
+        coupled = {"weight_decouple": self.traits.own_decay} if "weight_decouple" in parameters else {}
+        return {**coupled, **self.fixed, **ours, **plan.optimizer_args}, scheduled
+
+
+def elementwise(name: str, memory: Memory, **facts: Any) -> OptimizerFacts:
+    """Of an optimizer that trains every role, and can be asked to step a part of a tensor."""
+    return OptimizerFacts(everywhere(UpdateRule(name, memory)), **facts)
+
+
+def whole(name: str, memory: Memory, **facts: Any) -> OptimizerFacts:
+    """Of one that trains every role, and must see whole tensors."""
+    return OptimizerFacts(everywhere(UpdateRule(name, memory)), gathered=True, **facts)
+
+
+def matrices(name: str, memory: Memory, **facts: Any) -> OptimizerFacts:
+    """Of one that trains matrices, experts and routers, which it must see whole."""
+    return OptimizerFacts(hidden(UpdateRule(name, memory)), gathered=True, **facts)
+
+
+def _torchao(name: str, about: str, facts: OptimizerFacts, *aliases: str) -> Entry:
+    without = {"amsgrad": "the library cannot take the largest of quantised moments"}
+    without |= {"bf16_stochastic_round": "weights are fp32 here, and it rounds bf16 weights only"}
+    return Entry(TORCHAO, name, about, facts, without=without, aliases=aliases)
+
+
+def _mars(kind: str, about: str, *aliases: str, **facts: Any) -> Entry:
+    # Vectors have the rates of their groups, so their factor on the learning rate is 1.
+    fixed = {"mars_type": kind, "lr": 1.0, "lr_1d": 1.0, "weight_decay_1d": 0.0}
+    return Entry(
+        PO, "MARS", about, whole(f"mars_{kind}", copies(3, "ams_bound"), **facts), fixed=fixed, aliases=aliases
+    )
+
+
+def _scion_norm(role: str) -> dict[str, Any]:
+    """Norms and radii of the paper's language models (arXiv:2502.07529)."""
+    if role in HIDDEN:
+        return {"norm_type": 2, "scale": 50.0}
+    return {"norm_type": 4, "scale": 3000.0} if role in ("embedding", "head") else {}
+
+
+def _clip_adopt(step: float) -> float:
+    """ADOPT's clipping at t^(1/4); the library counts from 1 where the paper starts at 0."""
+    return max(step - 1, 1) ** 0.25
+
+
+BY_NORM: dict[str, Any] = {"fixed": {"norm_type": 1, "norm_kwargs": None, "scale": 1.0}, "by_role": _scion_norm}
+# Where muP counts on Adam's entries of size 1 for tables and multiplies logits by 1 / n, Scion steps with signs over
+# C = n, in both.
+SIGNS: dict[str, Any] = {"steps": "spectral", "table_growth": {"embedding": -1.0, "head": -1.0}}
+# MARS-Shampoo: V x n orthogonal times sqrt(V / n), so entries of n^-1/2 and a spectral norm that needs no multiplier.
+SHAMPOO: dict[str, Any] = {"steps": "clip", "table_growth": {"embedding": -0.5, "head": -1.0}}
+# SOAP's for convolutions of images. Merging the axes of a matrix makes a vector of it, and the library fails there.
+_4D: dict[str, str] = dict.fromkeys(
+    ("merge_dims", "data_format"), "it is made for kernels of four axes, which no model here has"
+)
+RANK = 128  # the library's
+LOW_RANK = {"rank": RANK, "update_proj_gap": 200, "scale": 0.25, "projection_type": "std"}
+AVERAGED = Traits(own_decay=True, averages=True)
+
+# eps of adabelief is on the variance too, which is far smaller than Adam's second moment; that of torch_muon is on the
+# norm that Newton-Schulz divides by. Betas of adan are of the gradient, its differences, and squares; the third of
+# ademamix is of the slow momentum, that of came of the confidence.
+EXTERNAL: dict[str, Entry] = {
+    "adabelief": Entry(PO, "AdaBelief", "Adam on the variance around the momentum (arXiv:2010.07468)",
+                       elementwise("adabelief", copies(2, "ams_bound"), eps=1e-16), options={"rectify": True}),
+    "adafactor": Entry(PO, "AdaFactor", "factored second moment (arXiv:1804.04235)",
+                       whole("adafactor", factored(1)),
+                       fixed={**dict.fromkeys(("scale_parameter", "relative_step", "warmup_init"), False),
+                              "momentum_dtype": torch.float32}),
+    "adamp": Entry(PO, "AdamP", "Adam without radial steps (arXiv:2006.08217)", whole("adamp", copies(2))),
+    "adamw4bit": _torchao("AdamW4bit", "AdamW with 4-bit state (arXiv:2309.01507)",
+                          whole("adamw4bit", quantised(4, 128, 16)), "adam4bit"),
+    "adamw8bit": _torchao("AdamW8bit", "AdamW with blockwise 8-bit state (arXiv:2110.02861)",
+                          whole("adamw8bit", quantised(8, 256, 256)), "adam8bit"),
+    "adamwfp8": _torchao("AdamWFp8", "AdamW with fp8 state", whole("adamwfp8", quantised(8, 256, 0)), "adamfp8"),
+    "adan": Entry(PO, "Adan", "Nesterov momentum from gradient differences (arXiv:2208.06677)",
+                  elementwise("adan", copies(4), betas=(0.98, 0.92, 0.99))),
+    "ademamix": Entry(PO, "AdEMAMix", "a fast and a slow momentum (arXiv:2409.03137)",
+                      elementwise("ademamix", copies(3), betas=(None, None, 0.999)),
+                      options={"alpha": 8.0}, total_steps="t_alpha_beta3"),
+    "adopt": Entry(PO, "ADOPT", "Adam with the second moment of the step before (arXiv:2411.02853)",
+                   elementwise("adopt", copies(2), eps=1e-6), fixed={"clip_lambda": _clip_adopt}),
+    "came": Entry(PO, "CAME", "Adafactor with confidence (arXiv:2307.02047)",
+                  whole("came", factored(2), betas=(None, None, 0.9999))),
+    "conda": Entry(PO, "Conda", "Adam in column bases of the momentum (arXiv:2509.24218)", matrices("conda", conda),
+                   options={"scale": 0.25}),
+    "galore": Entry(PO, "GaLore", "Adam on low-rank gradients (arXiv:2403.03507)", matrices("galore", galore(RANK)),
+                    options=LOW_RANK, aliases=("galore_adamw",)),
+    "laprop": Entry(PO, "LaProp", "momentum of normalised gradients (arXiv:2002.04839)",
+                    elementwise("laprop", copies(2, "ams_bound", "centered"))),
+    "lars": Entry(PO, "LARS", "layer-wise rates for SGD (arXiv:1708.03888)", whole("lars", momentum)),
+    "mars_adamw": _mars("adamw", "AdamW on variance-reduced gradients (arXiv:2411.10438)", "mars"),
+    "mars_lion": _mars("lion", "Lion on variance-reduced gradients (arXiv:2411.10438)"),
+    "mars_shampoo": _mars("shampoo", "Newton-Schulz on variance-reduced gradients (arXiv:2411.10438)", **SHAMPOO),
+    "nadam": Entry(TORCH, "NAdam", "Adam with Nesterov momentum (Dozat 2016)", elementwise("nadam", copies(2))),
+    "novograd": Entry(PO, "NovoGrad", "one second moment per layer (arXiv:1905.11286)", whole("novograd", copies(1)),
+                      aliases=("nvnovograd",)),
+    "prodigy": Entry(PO, "Prodigy", "finds the learning rate; eta0 multiplies it (arXiv:2306.06101)",
+                     whole("prodigy", copies(4)), Traits(own_decay=True, rate="d")),
+    "radam": Entry(TORCH, "RAdam", "Adam with a rectified start (arXiv:1908.03265)", elementwise("radam", copies(2))),
+    "schedulefree_adamw": Entry(PO, "ScheduleFreeAdamW", "averages instead of a decay (arXiv:2405.15682)",
+                                elementwise("schedulefree_adamw", copies(2, "ams_bound")), AVERAGED,
+                                schedule="constant", aliases=("sf_adamw",)),
+    "schedulefree_sgd": Entry(PO, "ScheduleFreeSGD", "averages instead of a decay (arXiv:2405.15682)",
+                              elementwise("schedulefree_sgd", copies(1)), AVERAGED,
+                              schedule="constant", aliases=("sf_sgd",)),
+    "scion": Entry(PO, "SCION", "steps of fixed size in the norm of each role (arXiv:2502.07529)",
+                   whole("scion", copies(1), **SIGNS), **BY_NORM),
+    "scion_light": Entry(PO, "SCIONLight", "Scion with its momentum in the gradients (arXiv:2502.07529)",
+                         whole("scion_light", copies(1), **SIGNS), Traits(keeps_gradients=True), **BY_NORM),
+    "sgd": Entry(TORCH, "SGD", "gradient descent with momentum", elementwise("sgd", momentum),
+                 options={"momentum": 0.9}),
+    "shampoo": Entry(PO, "Shampoo", "Kronecker-factored preconditioning (arXiv:1802.09568)",
+                     matrices("shampoo", preconditioned(1)), options={"preconditioning_compute_steps": 10}),
+    "signsgd": Entry(PO, "SignSGD", "the sign of the gradient (arXiv:1802.04434)", elementwise("signsgd", copies(0)),
+                     fixed={"momentum": 0.0}),
+    "signum": Entry(PO, "SignSGD", "the sign of the momentum (arXiv:1802.04434)", elementwise("signum", momentum),
+                    options={"momentum": 0.9}),
+    "soap": Entry(PO, "SOAP", "Adam in Shampoo's eigenbases (arXiv:2409.11321)",
+                  whole("soap", preconditioned(2, 10000)), without=_4D),
+    "torch_muon": Entry(TORCH, "Muon", "torch's own Muon, to compare with",
+                        matrices("torch_muon", copies(1), steps="original", steps_option="adjust_lr_fn", eps=1e-7),
+                        aliases=("muon_pytorch",)),
+}  # fmt: skip

@@ -1,0 +1,49 @@
+"""How much memory an optimizer keeps between steps, from its facts."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any
+
+from torch import Tensor
+
+from lit_gpt.scaling.optimizer_facts import Args, Kept, OptimizerFacts
+
+FP32 = 4  # bytes; state is kept in fp32, and what is smaller is counted in parts of it
+
+
+def state_bytes(
+    groups: list[dict[str, Any]], facts: OptimizerFacts, args: Args, shards: dict[Tensor, int]
+) -> dict[Tensor, int] | None:
+    """Bytes that an optimizer keeps for each parameter on one process between steps.
+
+    groups: of groups.parameter_groups, over a model that may be on the meta device. args: --optimizer_args. shards:
+    into how many parts each parameter is divided, 1 for those that every process has whole. State with the rows of
+    its parameter is divided with it; an optimizer that sees whole tensors keeps all of its state, and those tensors.
+    None where one of its update rules does not say what it keeps.
+    """
+    sizes = {}
+    for group in groups:
+        memory = facts.rule(group["role"]).memory
+        if memory is None:
+            return None
+        for p in group["params"]:
+            shape, n = tuple(p.shape), shards[p]
+            if not facts.gathered:
+                kept = memory(shape, args)
+            elif group["role"] == "expert":  # matrices of their own
+                kept = Kept(0, shape[0] * sum(memory(shape[1:], args)))
+            else:
+                kept = Kept(0, sum(memory(shape, args)))
+            copy = p.numel() if facts.gathered and n > 1 else 0
+            share = ceil(shape[0] / n) / shape[0] if n > 1 else 1.0
+            sizes[p] = round(FP32 * (kept.with_rows * share + kept.whole + copy))
+    return sizes
+
+
+def shard_bytes(x: Tensor, shards: int) -> int:
+    """Bytes of the largest of `shards` parts of a tensor's rows."""
+    if shards == 1 or x.ndim == 0:
+        return x.numel() * x.element_size()
+    rows = x.shape[0]
+    return -(-rows // shards) * (x.numel() // max(rows, 1)) * x.element_size()

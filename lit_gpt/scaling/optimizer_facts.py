@@ -1,0 +1,133 @@
+"""The facts of an optimizer that a Plan is made of.
+
+Every optimizer states them in its own file, as `FACTS` (those of libraries in their rows), and whoever builds a Plan
+hands them to it. No name of an optimizer decides anything here or in the scaling rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, NamedTuple
+
+from lit_gpt.scaling.base import HIDDEN, LEARNED_ROLES, Steps
+
+Shape = tuple[int, ...]
+Args = Mapping[str, Any]  # what was given as --optimizer_args
+
+# How a step's effect grows with the width n at one rate, as powers of n for (matrix and expert, router): what
+# muP's rates undo. A step may change outputs of size 1 by a constant, so its spectral norm has to go as
+# sqrt(R / C) of an R x C map (arXiv:2310.17813): not at all for matrices, whose sides grow together, and as
+# n^-1/2 for routers, whose R is fixed. Every singular value of an orthogonal matrix is 1, so its spectral norm
+# is its factor. Rows of fixed length and Adam's entries of fixed size line up with the n inputs instead
+# (arXiv:2203.03466), and give sqrt(n) and n. Measured as coord_check does, widths 64 to 512 under muP: with
+# factors 1, n^-1/2 and 1/n on matrices the stream of rmnp changes as n^0.9, n^-0.1, n^-0.6 (16 steps), that of dmuon
+# with the other rates near 0 as n^0.4, n^-0.1, n^-0.6 (2 steps).
+GROWTH: dict[str, tuple[float, float]] = {
+    "spectral": (0, 0),  # orthogonal times sqrt(R / C)
+    "clip": (0, 0.5),  # times max(1, sqrt(R / C)), for routers 1
+    "original": (0, 0.5),  # the same under torch's name
+    "none": (0, 0.5),
+    "rms": (0.5, 1),  # times 0.2 sqrt(max(R, C)): entries as large as AdamW's, which do not line up
+    "match_rms_adamw": (0.5, 1),
+    "rows": (0.5, 0.5),  # rows of length max(1, sqrt(R / C))
+    "adam": (1, 1),
+}
+
+
+class Kept(NamedTuple):
+    """How many fp32 numbers of one parameter's state stay between steps; a few single ones need not be counted.
+
+    with_rows: in tensors that have the parameter's first axis, and are divided among processes with it.
+    whole: in tensors that every process has whole.
+    """
+
+    with_rows: float
+    whole: float = 0.0
+
+
+Memory = Callable[[Shape, Args], Kept]
+
+
+def copies(count: float, *options: str) -> Memory:
+    """`count` tensors of the parameter's shape, and one more for each of these options that is on."""
+    return lambda shape, args: Kept((count + sum(bool(args.get(name)) for name in options)) * prod(shape))
+
+
+@dataclass(frozen=True)
+class UpdateRule:
+    """How the weights of a role are updated.
+
+    name: what the Plan shows, and the key of the optimizer's `rules`. memory: what is kept for a parameter between
+    steps, from its shape and --optimizer_args; None where nobody can tell. holds_norm: a step leaves the norm of the
+    weights as it is, so there is nothing to decay. keeps_start: that norm is the one they started with, so zero
+    stays zero.
+    """
+
+    name: str
+    memory: Memory | None = None
+    holds_norm: bool = False
+    keeps_start: bool = False
+
+
+ADAMW = UpdateRule("adamw", copies(2))  # the moments of the gradient and of its square
+
+
+def hidden(rule: UpdateRule) -> dict[str, UpdateRule]:
+    """A rule for matrices, experts and routers."""
+    return dict.fromkeys(HIDDEN, rule)
+
+
+def everywhere(rule: UpdateRule) -> dict[str, UpdateRule]:
+    """A rule for every role."""
+    return dict.fromkeys(LEARNED_ROLES, rule)
+
+
+@dataclass(frozen=True)
+class OptimizerFacts:
+    """All that a Plan and its memory estimate ask of an optimizer.
+
+    rules: role -> update rule; AdamW trains the roles that are not named.
+    steps: how long a step on matrices is, a key of GROWTH. steps_option: which of --optimizer_args says so, too.
+    table_growth: as GROWTH for embedding and head, whose steps under Adam do not grow.
+    fits_hyperp: whether rates without a factor for the width are right, so that HyperP may be used.
+    plan_momentum: its momentum is the Plan's (--base_hps.muon_beta).
+    cautious_decay: it knows --cautious_weight_decay.
+    default_decay: in place of the Plan's default, if not None.
+    betas, eps: its own where they differ from the Plan's: what they multiply is not what Adam's multiply, or its
+    paper says that they matter. None is the Plan's.
+    gathered: every process steps whole parameters, and keeps them and their state whole.
+    """
+
+    rules: Mapping[str, UpdateRule]
+    steps: str = "adam"
+    steps_option: str | None = None
+    table_growth: Mapping[str, float] = field(default_factory=dict)
+    fits_hyperp: bool = False
+    plan_momentum: bool = False
+    cautious_decay: bool = False
+    default_decay: float | None = None
+    betas: tuple[float | None, ...] | None = None
+    eps: float | None = None
+    gathered: bool = False
+
+    def rule(self, role: str) -> UpdateRule:
+        """What trains a role."""
+        return self.rules.get(role, ADAMW)
+
+    def steps_with(self, name: str, args: Args) -> Steps:
+        """What a scaling rule may know of the steps. name: of the optimizer, for messages."""
+        given = args.get(self.steps_option) if self.steps_option else None
+        kind = given if isinstance(given, str) and given in GROWTH else self.steps
+        matrix, router = GROWTH[kind]
+        of_matrices = {"matrix": matrix, "expert": matrix, "router": router}
+        growth = {**dict.fromkeys(LEARNED_ROLES, 0.0), **of_matrices, **self.table_growth}
+        options = "".join(f" --optimizer_args.{key} {value}" for key, value in args.items())
+        return Steps(growth, kind == "adam", self.fits_hyperp, f"--optimizer {name}{options}")
+
+    def constants(self, args: Args, betas: tuple[float, float], eps: float) -> tuple[tuple[float, ...], float]:
+        """(betas, eps) as --optimizer_args give them, else its own, else the Plan's, which are passed."""
+        planned = args.get("betas", self.betas) or betas
+        own_eps = args.get("eps", eps if self.eps is None else self.eps)
+        return tuple(b if b is not None else betas[i] for i, b in enumerate(planned)), own_eps
