@@ -25,8 +25,9 @@ from benchmarks.archscale import ALL, COUNT, VOCABULARY, Case, plan
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
+from lit_gpt.preflight.meta_model import count, meta_model
+from lit_gpt.preflight.model_options import base_config, model_config
 from lit_gpt.scaling.plan import Counted, build_plan
-from lit_gpt.train.setup import base_config, count, model_config
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "departures.md"
 COUNTED: dict[str, dict[str, int]] = {}  # by shape: parameters
@@ -161,7 +162,7 @@ def _counted(config: ModelConfig) -> Counted:
     """`count`, once per shape: the base of one run is the model of another."""
     key = repr(config.replace(rope_base=1.0, varlen=False, block_size=1))
     if key not in COUNTED:
-        COUNTED[key] = count(config).parameters
+        COUNTED[key] = count(meta_model(config)).parameters
     return Counted(config, COUNTED[key])
 
 

@@ -123,7 +123,7 @@ def train(words: list[str], folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FAILED).unlink(missing_ok=True)
     try:
-        code, reason = pretrain.setup(parse(words)), ""
+        code, reason = pretrain.run(parse(words)), ""
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code, reason = error.code, str(error)

@@ -20,6 +20,7 @@ FLOORS = (
     ("data", "nn"),
     ("model", "init", "optim"),
     ("parallel", "checkpoint", "metrics"),
+    ("preflight",),
     ("train", "evals"),
     ("tools",),
 )

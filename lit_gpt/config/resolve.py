@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Callable
 
 from lit_gpt.config.bounds import hints, parts, paths, violations
 from lit_gpt.config.names import NameFields, merge, read_model_name, read_train_name, without_tokens
@@ -42,12 +43,15 @@ def translate_aliases(argv: list[str]) -> list[str]:
     return words
 
 
-def resolve(run: RunConfig) -> tuple[RunConfig, NameFields]:
+def resolve(run: RunConfig, optimizer_name: Callable[[str], str] = str) -> tuple[RunConfig, NameFields]:
     """The run with every token applied and every default filled in that needs no model.
 
+    optimizer_name: the name of an optimizer for any spelling of it, so that a spelling agrees with a token.
     Raises UserError with every value that is not allowed and every contradiction found in the flags.
     """
     flags = {f.name: getattr(run, f.name) for f in dataclasses.fields(run)}
+    if run.optimizer is not None and not violations(run):  # what is out of bounds is said first, below
+        flags["optimizer"] = optimizer_name(run.optimizer)
     if run.train_name == RunConfig.train_name:  # a default, which nobody typed, gives way to flags
         flags["train_name"] = without_tokens(run.train_name, flags)
     name = read_train_name(flags["train_name"])

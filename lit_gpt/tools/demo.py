@@ -28,11 +28,11 @@ from lit_gpt.evals.generation import Sampling, generate
 from lit_gpt.evals.load import load_model
 from lit_gpt.metrics.summary import SUMMARY_FILE
 from lit_gpt.ops.loss import IGNORE
-from lit_gpt.parallel import launch
+from lit_gpt.parallel import start_runtime
+from lit_gpt.preflight.resolved_run import dry_run_text
+from lit_gpt.preflight.resolved_run import resolve_run as plan_run
 from lit_gpt.tools._cli import parser_for, run_tool
 from lit_gpt.train.loop import Result, Trainer
-from lit_gpt.train.setup import dry_run
-from lit_gpt.train.setup import prepare as plan_run
 
 DATA = "demo_data"
 PROMPT = "def "
@@ -115,9 +115,9 @@ def train(values: Any, data: Path) -> Result:
         save_step=10**9,
         num_workers=1,
     )
-    setup = plan_run(run, ranks=1)
-    print(dry_run(setup))
-    return Trainer(setup, launch(precision=run.precision)).fit()
+    resolved = plan_run(run, ranks=1)
+    print(dry_run_text(resolved))
+    return Trainer(resolved, start_runtime(precision=run.precision)).fit()
 
 
 def scaled_warmup(max_tokens: float) -> BaseHyperparameters:

@@ -177,13 +177,13 @@ def rows(heading: str) -> list[str]:
 
 def test_the_family_table_is_true() -> None:
     from lit_gpt.architectures import build
-    from lit_gpt.train.setup import count
+    from lit_gpt.preflight.meta_model import count, meta_model
 
     cells = rows("Families")
     table = {cells[i].strip(" `"): [c.strip() for c in cells[i + 2 : i + 4]] for i in range(0, len(cells), 4)}
     assert set(table) <= set(FAMILIES.names())
     for family, sizes in table.items():
-        counted = [count(build(family, depth)).parameters["non_embedding"] for depth in (8, 16)]
+        counted = [count(meta_model(build(family, depth))).parameters["non_embedding"] for depth in (8, 16)]
         assert sizes == [f"{n / 1e6:.0f}M" for n in counted]
 
 

@@ -20,7 +20,7 @@ from lit_gpt.optim._batches import local
 from lit_gpt.optim._leaves import leaves
 from lit_gpt.optim.groups import parameter_groups
 from lit_gpt.optim.memory import shard_bytes, state_bytes
-from lit_gpt.parallel import Runtime, launch
+from lit_gpt.parallel import Runtime, start_runtime
 from lit_gpt.roles import REPLICATED
 
 LIBRARIES = ("adafactor", "adamw8bit", "galore", "prodigy", "schedulefree_adamw", "scion_light", "sgd", "soap")
@@ -68,11 +68,11 @@ def told(name: str, parts: int) -> tuple[int, int, int]:
 def test_one_process(name: str) -> None:
     skip_if_missing(name)
     weights, state, _ = told(name, 1)
-    assert (weights, state) == after_training(name, launch())
+    assert (weights, state) == after_training(name, start_runtime())
 
 
 def worker() -> dict[str, tuple[int, int]]:
-    runtime = launch()
+    runtime = start_runtime()
     return {name: after_training(name, runtime) for name in (*SHARDED, *GATHERED)}
 
 
