@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -100,6 +101,7 @@ class _Notes(TorchFunctionMode):
         super().__init__()
         self.layers: Layers = []
         self.inside = False  # a block; embedding, last norm and head are of_loss's
+        self.given: dict[Any, Any] = {}
         self.seen: dict[Tensor, Kind] = {}  # by identity, which is how tensors hash
 
     @contextmanager
@@ -139,18 +141,24 @@ class _Notes(TorchFunctionMode):
             a_PK, b_EKN, *_ = arguments
             return a_PK.new_empty(len(a_PK), b_EKN.shape[-1])
         self.note("other", arguments)
-        with torch._C.DisableTorchFunction():
-            # Library kernels write a token's heads next to each other.
-            result = tree_map_only(Tensor, Tensor.contiguous, row.kernel(*arguments))
+        result = self._shapes(row, arguments)
         self.note("attention" if row in attention.BACKENDS.values() else "other", result)
         return result
+
+    def _shapes(self, row: Backend, arguments: tuple[Any, ...]) -> Any:
+        """What a kernel gives, computed once for arguments of the same shapes: some are long loops in plain torch."""
+        key = row, *((x.shape, x.dtype) if isinstance(x, Tensor) else repr(x) for x in tree_leaves(arguments))
+        if key not in self.given:
+            self.given[key] = row.kernel(*arguments)
+        # Library kernels write a token's heads next to each other, which plain torch need not.
+        return tree_map_only(Tensor, partial(torch.empty_like, memory_format=torch.contiguous_format), self.given[key])
 
     def note(self, kind: Kind, tree: Any) -> None:
         """Count the floating-point tensors of a nest of tuples."""
         for x in tree_leaves(tree):
-            if isinstance(x, Tensor) and x.is_floating_point() and SAMPLE in x.shape[:2] and self.inside:
-                if (base := _base(x)) not in self.seen:
-                    self._count(base, kind)
+            counts = isinstance(x, Tensor) and x.is_floating_point() and SAMPLE in x.shape[:2] and self.inside
+            if counts and (base := _base(x)) not in self.seen:
+                self._count(base, kind)
 
     def _count(self, x: Tensor, kind: Kind) -> None:
         size = x.numel() * x.element_size() // SAMPLE

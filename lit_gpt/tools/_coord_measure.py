@@ -86,8 +86,8 @@ def _resolved(run: RunConfig, config: ModelConfig, base: ModelConfig, steps: int
         compile=False,
         seed=seed,
     )
-    counted = (count(meta_model(c)) for c in (config, base))
-    return ResolvedRun(run, NameFields(), config, make_plan(run, *counted, 1), Path())
+    model, tuned = count(meta_model(config)), count(meta_model(base))
+    return ResolvedRun(run, NameFields(), config, make_plan(run, model, tuned, 1), Path())
 
 
 @torch.no_grad()

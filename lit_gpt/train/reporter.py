@@ -193,8 +193,9 @@ class Reporter:
             self.note(f"warning: {skipped - spiked} of the last {window} steps had a non-finite gradient; skipped them")
         if spiked:
             step, loss, norm = result.spike.tolist()
+            sigmas = self.resolved.run.skip_spikes
             self.note(
-                f"warning: {spiked} of the last {window} steps were spikes, more than {self.resolved.run.skip_spikes:g} "
+                f"warning: {spiked} of the last {window} steps were spikes, more than {sigmas:g} "
                 f"sigma above the mean; skipped them (the newest is step {step:.0f}: loss {loss:.4f}, gradient norm "
                 f"{norm:.4g})"
             )

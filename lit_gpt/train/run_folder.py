@@ -94,8 +94,8 @@ def lock_folder(
 ) -> Lease:
     """Become the owner of the folder, which is made where it is not there. Only the main process calls this.
 
-    checkpoint, resumed: what the run goes on from. present: what check_folder returned. Raises NotOwner while another process
-    trains in the folder, and when one did since `check_folder`.
+    checkpoint, resumed: what the run goes on from. present: what check_folder returned. Raises NotOwner while another
+    process trains in the folder, and when one did since `check_folder`.
     """
     folder = resolved.folder
     if resolved.run.resume == "auto" and not present and (note := new_run_note(resolved)):
