@@ -45,9 +45,7 @@ def kinds_kept(recompute: Recompute) -> tuple[Kind, ...]:
     """What stays of a layer until its backward pass under --act_ckpt."""
     if recompute == "off":
         return ("input", "product", "attention", "other")
-    named = KEPT_OPERATIONS if recompute == "selective" else {}
-    # The policy goes by the operation, so it keeps products that are only added to something, too.
-    return ("input", *named, *(["added"] if "product" in named else []))  # type: ignore[return-value]
+    return ("input", *(KEPT_OPERATIONS if recompute == "selective" else ()))  # type: ignore[return-value]
 
 
 def kept_by_layers(model: GPT, expert_parallel: bool = False) -> Layers:
@@ -71,12 +69,12 @@ class NeedsValues(Exception):
     """A model cannot be followed without the values of its tensors."""
 
 
-def of_layers(layers: Layers, tokens: int, recompute: Recompute) -> float:
-    """Bytes that the layers keep, and what one of them computes again at a time."""
+def of_layers(layers: Layers, tokens: int, recompute: Recompute) -> tuple[float, float]:
+    """(bytes that the layers keep, bytes that one of them computes again in its backward pass)."""
     kinds = kinds_kept(recompute)
     kept = sum(layer[kind] for layer in layers for kind in kinds)
     again = (sum(layer[kind] for kind in kinds_kept("off") if kind not in kinds) for layer in layers)
-    return tokens * (kept + max(again))
+    return tokens * kept, tokens * max(again)
 
 
 def of_loss(config: ModelConfig, tokens: int, chunked: bool, dtype: torch.dtype) -> float:

@@ -40,7 +40,8 @@ def memory_per_gpu(run: RunConfig, model: GPT, plan: Plan, ranks: int) -> dict[s
         return sizes
     tokens = run.micro_bsz * model.config.block_size
     loss = of_loss(model.config, tokens, run.use_flce is not False, model.compute_dtype)
-    activations = int(of_layers(layers, tokens, cast(Recompute, run.act_ckpt)) + loss)
+    kept, again = of_layers(layers, tokens, cast(Recompute, run.act_ckpt))
+    activations = int(kept + max(loss, again))  # the logits are gone when the last layer is computed again
     if ranks == 1 and not _accumulates(run, plan, ranks):  # gradients come when activations go
         sizes["gradients"] = max(sizes["gradients"] - activations, 0)
     return sizes | {"activations": activations}
