@@ -7,8 +7,8 @@ import sys
 from typing import NoReturn
 
 from lit_gpt.config.cli import parse
+from lit_gpt.config.command import exit_code
 from lit_gpt.config.run import RunConfig
-from lit_gpt.errors import UserError
 from lit_gpt.metrics.background import hanging
 from lit_gpt.utils.signals import Signals
 
@@ -31,11 +31,7 @@ def run(options: RunConfig, signals: Signals | None = None) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Parse, run, and turn a UserError into one message and its exit code."""
     with Signals() as signals:
-        try:
-            return run(parse(sys.argv[1:] if argv is None else argv), signals)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return error.code
+        return exit_code(lambda words: run(parse(words), signals), sys.argv[1:] if argv is None else argv)
 
 
 def leave(code: int) -> NoReturn:

@@ -11,17 +11,14 @@ are not what the formulas give. With options it prints both Plans of one command
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from math import isclose
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from archscale import ALL, COUNT, VOCABULARY, Case, plan
 
-from jsonargparse import auto_cli
-
-from benchmarks.archscale import ALL, COUNT, VOCABULARY, Case, plan
+from lit_gpt.config.command import command_of, run_command
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
@@ -267,4 +264,4 @@ def main(train_name: str | None = None, family: str = "transformer", depth: int 
 
 
 if __name__ == "__main__":
-    sys.exit(auto_cli(main, as_positional=False))
+    run_command(command_of(main))

@@ -14,21 +14,18 @@ from __future__ import annotations
 
 import gc
 import json
-import sys
 import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
 import torch.distributed as dist
-from jsonargparse import auto_cli
+from timing import milliseconds
 from torch import nn
 
-from benchmarks.timing import milliseconds
+from lit_gpt.config.command import command_of, run_command
 from lit_gpt.config.run import RunConfig
 from lit_gpt.optim._batches import Task, interleave
 from lit_gpt.optim._directions import Orthogonal
@@ -164,4 +161,4 @@ def main(
 
 
 if __name__ == "__main__":
-    auto_cli(main, as_positional=False)
+    run_command(command_of(main))

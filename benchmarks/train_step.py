@@ -23,13 +23,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
 import torch
-from jsonargparse import auto_cli
+from timing import where
 
-from benchmarks.timing import where
+from lit_gpt.config.command import command_of, run_command
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.data.formats.packed import write_shard
 from lit_gpt.metrics.throughput import peak_flops
@@ -216,4 +214,4 @@ def main(
 
 
 if __name__ == "__main__":
-    auto_cli(main, as_positional=False)
+    run_command(command_of(main))

@@ -20,6 +20,7 @@ import numpy as np
 from jsonargparse import Namespace
 
 from lit_gpt.config.cli import add_run_options, parse_words, run_config
+from lit_gpt.config.command import run_command
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import RunConfig
@@ -28,7 +29,7 @@ from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.parallel import start_runtime
 from lit_gpt.preflight.model_options import model_config
 from lit_gpt.tools import _coord_report as report
-from lit_gpt.tools._cli import parser_for, run_tool
+from lit_gpt.tools._cli import parser_for
 from lit_gpt.tools._coord_fit import Axis, CoordResult, fit_axis
 from lit_gpt.tools._coord_measure import Coordinates, coordinates
 
@@ -150,4 +151,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_command(main)

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from lit_gpt.config.command import run_command
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.data import open_corpus
 from lit_gpt.data.corpus import Corpus
@@ -31,7 +32,7 @@ from lit_gpt.ops.loss import IGNORE
 from lit_gpt.parallel import start_runtime
 from lit_gpt.preflight.resolved_run import dry_run_text
 from lit_gpt.preflight.resolved_run import resolve_run as plan_run
-from lit_gpt.tools._cli import parser_for, run_tool
+from lit_gpt.tools._cli import parser_for
 from lit_gpt.train.loop import Result, Trainer
 
 DATA = "demo_data"
@@ -171,4 +172,4 @@ def summary(result: Result, data: Path) -> str:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_command(main)

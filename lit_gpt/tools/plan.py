@@ -10,6 +10,7 @@ from dataclasses import replace
 from jsonargparse import ArgumentParser
 
 from lit_gpt.config.cli import add_run_options, parse_words, run_config
+from lit_gpt.config.command import run_command
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.model import GPT
@@ -18,7 +19,7 @@ from lit_gpt.preflight.meta_model import count, meta_model
 from lit_gpt.preflight.model_options import base_config
 from lit_gpt.preflight.resolved_run import ResolvedRun, dry_run_text, resolve_run
 from lit_gpt.scaling.budget import token_budget
-from lit_gpt.tools._cli import aligned, parser_for, run_tool
+from lit_gpt.tools._cli import aligned, parser_for
 
 PATTERN = ("mixer", "ffn", "window", "reads", "lends")
 
@@ -104,4 +105,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_command(main)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from launch_scripts import sweep
+from lit_gpt.config.command import exit_code
 
 ROOT = Path(__file__).parents[2]
 # Called as: fake.py .../pretrain.py OPTIONS. Its loss is (log10(lr) + 2)^2, so that lr 1e-2 is best.
@@ -37,6 +37,8 @@ sys.exit({"finished": 0, "failed": 1, "interrupted": 75}[ended])
 MEET = """
 import os, sys, time
 from pathlib import Path
+
+sweep = script_module("launch_scripts/sweep.py")
 row = Path(dict(zip(sys.argv[2::2], sys.argv[3::2]))["--out_dir"])
 (row / "gpu").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
 while len(list(row.parent.glob("*/gpu"))) < 2:
@@ -118,7 +120,7 @@ def test_a_failed_row_does_not_stop_the_others(arguments, capsys, monkeypatch) -
 )
 def test_tables_that_cannot_be_run(arguments, capsys, table, says) -> None:
     Path(arguments[0]).write_text(table)
-    assert sweep.main(arguments) == 2
+    assert exit_code(sweep.main, arguments) == 2
     assert says in capsys.readouterr().err
 
 
@@ -126,7 +128,7 @@ def test_a_row_that_changed_under_its_name_is_refused(arguments, capsys) -> None
     table = Path(arguments[0])
     assert sweep.main(arguments) == 0
     table.write_text(table.read_text().replace("1e-2", "2e-2"))
-    assert sweep.main(arguments) == 2
+    assert exit_code(sweep.main, arguments) == 2
     assert "new name" in capsys.readouterr().err
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from script_module import script_module
 
-from launch_scripts import optimizer_benchmark as benchmark
 from lit_gpt.errors import UserError
 from lit_gpt.optim import OPTIMIZERS
 
@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests/e2e"))
 
 from tiny_run import make_corpus  # noqa: E402
+
+benchmark = script_module("launch_scripts/optimizer_benchmark.py")
 
 TINY = "--ar 8 --depth 2 --ctx_len 32 --micro_bsz 4 --total_bsz 256 --eval_sequences 8 --base_hps.d0 2 --num_workers 0"
 

@@ -18,13 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from script_module import script_module
 
 import pretrain
-from benchmarks import reproduce, train_step
 from lit_gpt.architectures import FAMILIES
 from lit_gpt.config.names import TOKENS
 from lit_gpt.data.prepare import prepare as data_prepare
 
+reproduce, train_step = (script_module(f"benchmarks/{name}.py") for name in ("reproduce", "train_step"))
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = sorted(p for p in ROOT.rglob("*.md") if not any(part.startswith(".") for part in p.relative_to(ROOT).parts))

@@ -7,13 +7,16 @@ from dataclasses import replace
 
 import pytest
 from pytest import approx
+from script_module import script_module
 from test_budget import DEPTHS, TABLE
 
-from benchmarks import departures
-from benchmarks.archscale import ALL, Case, formula, plan
 from lit_gpt.preflight.meta_model import count, meta_model
 from lit_gpt.preflight.model_options import model_config
 from lit_gpt.scaling import mupp
+
+departures = script_module("benchmarks/departures.py")
+archscale = script_module("benchmarks/archscale.py")
+Case, formula, plan, ALL = archscale.Case, archscale.formula, archscale.plan, archscale.ALL
 
 
 def test_every_difference_of_a_plan_has_its_number(capsys: pytest.CaptureFixture[str]) -> None:
