@@ -12,9 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+from script_module import script_module
 
 from lit_gpt.config.command import exit_code
 
+sweep = script_module("launch_scripts/sweep.py")
 ROOT = Path(__file__).parents[2]
 # Called as: fake.py .../pretrain.py OPTIONS. Its loss is (log10(lr) + 2)^2, so that lr 1e-2 is best.
 FAKE = """
@@ -37,8 +39,6 @@ sys.exit({"finished": 0, "failed": 1, "interrupted": 75}[ended])
 MEET = """
 import os, sys, time
 from pathlib import Path
-
-sweep = script_module("launch_scripts/sweep.py")
 row = Path(dict(zip(sys.argv[2::2], sys.argv[3::2]))["--out_dir"])
 (row / "gpu").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
 while len(list(row.parent.glob("*/gpu"))) < 2:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from script_module import script_module
 
+from lit_gpt.config.command import exit_code
 from lit_gpt.errors import UserError
 from lit_gpt.optim import OPTIMIZERS
 
@@ -65,9 +66,9 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_given(tmp_path: Path, capsys: Any) -> None:
-    assert benchmark.main(words(tmp_path, tmp_path, "schedulefre_sgd")) == 2
+    assert exit_code(benchmark.main, words(tmp_path, tmp_path, "schedulefre_sgd")) == 2
     assert "Did you mean 'schedulefree_sgd'" in capsys.readouterr().err
-    assert benchmark.main(words(tmp_path, tmp_path, "adamw", "--max_tokens=100")) == 2
+    assert exit_code(benchmark.main, words(tmp_path, tmp_path, "adamw", "--max_tokens=100")) == 2
     assert "before the --" in capsys.readouterr().err
 
 

