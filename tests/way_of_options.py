@@ -3,8 +3,9 @@
     python tests/way_of_options.py
 
 From pretrain.main until the first training step begins, each function of this repository that is called with the
-options, with the resolved run, or with a trainer that holds it is on the way. A return upward is a call from a function
-on the way into a room of a higher floor than its caller's (floors: tests/test_layers.py).
+options, with the resolved run, or with a trainer that holds it is on the way, in the order of the first calls. A return
+upward is a step of that order from a room to one of a higher floor (floors: tests/test_layers.py; the entry point is
+above all of them).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import io
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -36,10 +38,9 @@ class Reached(BaseException):
     """The first training step begins."""
 
 
-def way() -> tuple[dict[str, str], list[str]]:
-    """(function -> its file, in order of the first call; returns upward as "caller -> called")."""
-    on_the_way: dict[str, str] = {}
-    upward: list[str] = []
+def way() -> list[str]:
+    """What is on the way, as "file:function", in order of the first call."""
+    found: dict[str, None] = {}
 
     def watch(frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
@@ -48,16 +49,8 @@ def way() -> tuple[dict[str, str], list[str]]:
         file = str(Path(code.co_filename).relative_to(ROOT))
         if (file, code.co_name) == ("lit_gpt/train/step.py", "train_step"):
             raise Reached
-        if not any(holds(frame.f_locals.get(name)) for name in code.co_varnames[: code.co_argcount]):
-            return
-        name = f"{file}:{code.co_qualname if hasattr(code, 'co_qualname') else code.co_name}"
-        caller = frame.f_back
-        above = str(Path(caller.f_code.co_filename)) if caller else ""
-        if name not in on_the_way and floor(above) is not None and (here := floor(code.co_filename)) is not None:
-            lower = floor(above)
-            if lower is not None and here > lower:
-                upward.append(f"{Path(above).relative_to(ROOT)} -> {name}")
-        on_the_way.setdefault(name, file)
+        if any(holds(frame.f_locals.get(name)) for name in code.co_varnames[: code.co_argcount]):
+            found.setdefault(f"{file}:{getattr(code, 'co_qualname', code.co_name)}")  # of Python 3.11
 
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         write_shard(Path(folder) / "train_0.bin", np.arange(4096, dtype=np.uint16) % 64)
@@ -68,7 +61,7 @@ def way() -> tuple[dict[str, str], list[str]]:
             pass
         finally:
             sys.setprofile(None)
-    return on_the_way, upward
+    return list(found)
 
 
 def holds(value: Any) -> bool:
@@ -76,17 +69,15 @@ def holds(value: Any) -> bool:
     return isinstance(value, RunConfig | ResolvedRun) or isinstance(getattr(value, "resolved", None), ResolvedRun)
 
 
-def floor(path: str) -> int | None:
-    """Of a file of the package, else None."""
-    package = ROOT / "lit_gpt"
-    return (
-        FLOOR_OF.get(Path(path).relative_to(package).parts[0].removesuffix(".py"))
-        if Path(path).is_relative_to(package)
-        else None
-    )
+def floor(step: str) -> int:
+    """Of "lit_gpt/room/file.py:function"; the entry point is above all."""
+    parts = Path(step.partition(":")[0]).parts
+    return FLOOR_OF[parts[1].removesuffix(".py")] if parts[0] == "lit_gpt" else len(FLOOR_OF)
 
 
 if __name__ == "__main__":
-    functions, ups = way()
-    print("\n".join(functions))
-    print(f"{len(functions)} functions, {len(set(functions.values()))} files, {len(ups)} returns upward: {ups}")
+    steps = way()
+    upward = [f"{a} -> {b}" for a, b in pairwise(steps) if floor(b) > floor(a)]
+    print("\n".join(steps))
+    print("returns upward:", *upward, sep="\n  ")
+    print(f"{len(steps)} functions, {len({s.partition(':')[0] for s in steps})} files, {len(upward)} returns upward")

@@ -1,4 +1,4 @@
-"""Scripts run from any folder, without a line that changes Python's path: the package is installed, siblings are found."""
+"""Scripts run from any folder and do not change Python's path: the package is installed, siblings are beside them."""
 
 from __future__ import annotations
 
