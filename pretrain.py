@@ -7,34 +7,31 @@ import sys
 from typing import NoReturn
 
 from lit_gpt.config.cli import parse
+from lit_gpt.config.command import exit_code
 from lit_gpt.config.run import RunConfig
-from lit_gpt.errors import UserError
 from lit_gpt.metrics.background import hanging
 from lit_gpt.utils.signals import Signals
 
 
-def setup(run: RunConfig, signals: Signals | None = None) -> int:
+def run(options: RunConfig, signals: Signals | None = None) -> int:
     """Carry out one command line; returns the exit code. signals: what listens already."""
     # Imported late: `--help` and a mistyped option should not wait for torch.
-    from lit_gpt.train.setup import dry_run, prepare, world_size
+    from lit_gpt.parallel import world_size
+    from lit_gpt.preflight.resolved_run import dry_run_text, resolve_run
 
-    prepared = prepare(run, world_size())
-    if run.dry_run:
-        print(dry_run(prepared))
+    resolved = resolve_run(options, world_size())
+    if options.dry_run:
+        print(dry_run_text(resolved))
         return 0
-    from lit_gpt.train.loop import execute
+    from lit_gpt.train.loop import run_training
 
-    return execute(prepared, signals)
+    return run_training(resolved, signals)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, run, and turn a UserError into one message and its exit code."""
     with Signals() as signals:
-        try:
-            return setup(parse(sys.argv[1:] if argv is None else argv), signals)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return error.code
+        return exit_code(lambda words: run(parse(words), signals), sys.argv[1:] if argv is None else argv)
 
 
 def leave(code: int) -> NoReturn:

@@ -13,7 +13,6 @@ A transformer of the depth with AdamW's state is saved --saves times, as in trai
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import time
 from functools import partial
@@ -22,11 +21,11 @@ from statistics import median
 from typing import Any
 
 import torch
-from jsonargparse import auto_cli
 from torch import nn
 
 from lit_gpt import architectures, checkpoint
 from lit_gpt.checkpoint import Checkpointer, load_checkpoint
+from lit_gpt.config.command import command_of, run_command
 from lit_gpt.model import GPT
 
 
@@ -103,4 +102,4 @@ def main(depth: int = 16, saves: int = 3, folder: Path | None = None, output: Pa
 
 
 if __name__ == "__main__":
-    sys.exit(auto_cli(main, as_positional=False))
+    run_command(command_of(main))

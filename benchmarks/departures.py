@@ -11,23 +11,21 @@ are not what the formulas give. With options it prints both Plans of one command
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from math import isclose
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from archscale import ALL, COUNT, VOCABULARY, Case, plan
 
-from jsonargparse import auto_cli
-
-from benchmarks.archscale import ALL, COUNT, VOCABULARY, Case, plan
+from lit_gpt.config.command import command_of, run_command
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.optim import OPTIMIZERS
+from lit_gpt.preflight.meta_model import count, meta_model
+from lit_gpt.preflight.model_options import base_config, model_config
 from lit_gpt.scaling.plan import Counted, build_plan
-from lit_gpt.train.setup import base_config, count, model_config
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "departures.md"
 COUNTED: dict[str, dict[str, int]] = {}  # by shape: parameters
@@ -162,7 +160,7 @@ def _counted(config: ModelConfig) -> Counted:
     """`count`, once per shape: the base of one run is the model of another."""
     key = repr(config.replace(rope_base=1.0, varlen=False, block_size=1))
     if key not in COUNTED:
-        COUNTED[key] = count(config).parameters
+        COUNTED[key] = count(meta_model(config)).parameters
     return Counted(config, COUNTED[key])
 
 
@@ -267,4 +265,4 @@ def main(train_name: str | None = None, family: str = "transformer", depth: int 
 
 
 if __name__ == "__main__":
-    sys.exit(auto_cli(main, as_positional=False))
+    run_command(command_of(main))

@@ -39,15 +39,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
 import torch
-from jsonargparse import auto_cli
 from tqdm import tqdm
 
 from lit_gpt.checkpoint import all_checkpoints, damage
 from lit_gpt.checkpoint.untrusted import read_tensors, stored_shapes
+from lit_gpt.config.command import command_of, run_command
 from lit_gpt.data.formats.packed import write_shard
 from lit_gpt.utils.files import write_text
 
@@ -261,4 +259,4 @@ def main(kills: int = 200, ranks: int = 1, jobs: int = 2, output: Path | None = 
 
 
 if __name__ == "__main__":
-    sys.exit(auto_cli(main, as_positional=False))
+    run_command(command_of(main))

@@ -11,19 +11,16 @@ the format's. Time is forward and backward, the median of 10.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
-from jsonargparse import auto_cli
+from timing import milliseconds
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.timing import milliseconds
+from lit_gpt.config.command import command_of, run_command
 from lit_gpt.ops import attention, conv, delta_rule, flash, linear_attention, selective_scan, ssd
 from lit_gpt.ops.backends import Backend
 from lit_gpt.ops.boundaries import document_offsets
@@ -242,4 +239,4 @@ def main(depth: int = 8, batch: int = 2, length: int = 4096, only: str = "", out
 
 
 if __name__ == "__main__":
-    auto_cli(main, as_positional=False)
+    run_command(command_of(main))

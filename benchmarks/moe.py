@@ -18,13 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
-from jsonargparse import auto_cli
+from timing import milliseconds, where
 from torch import Tensor
 
-from benchmarks.timing import milliseconds, where
+from lit_gpt.config.command import command_of, run_command
 from lit_gpt.config.model import Experts, LayerSpec, ModelConfig
 from lit_gpt.nn.moe import MixtureOfExperts
 from lit_gpt.ops.experts import expert_ffn, sort_pairs
@@ -166,4 +164,4 @@ def main(
 
 
 if __name__ == "__main__":
-    auto_cli(main, as_positional=False)
+    run_command(command_of(main))

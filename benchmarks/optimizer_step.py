@@ -14,37 +14,34 @@ from __future__ import annotations
 
 import gc
 import json
-import sys
 import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
 import torch.distributed as dist
-from jsonargparse import auto_cli
+from timing import milliseconds
 from torch import nn
 
-from benchmarks.timing import milliseconds
+from lit_gpt.config.command import command_of, run_command
 from lit_gpt.config.run import RunConfig
 from lit_gpt.optim import OPTIMIZERS, options_of
 from lit_gpt.optim.engine.batches import Task, interleave
 from lit_gpt.optim.engine.directions import Orthogonal
 from lit_gpt.optim.engine.role_optimizer import RoleOptimizer
-from lit_gpt.parallel import Runtime, finish_gradients, launch
+from lit_gpt.parallel import Runtime, finish_gradients, start_runtime
+from lit_gpt.preflight.resolved_run import ResolvedRun, resolve_run
 from lit_gpt.train.build import build_model, build_optimizer
-from lit_gpt.train.setup import Setup, prepare
 
 VOCAB, CONTEXT = 32000, 4096
 
 
-def backward(model: nn.Module, setup: Setup, runtime: Runtime) -> None:
+def backward(model: nn.Module, resolved: ResolvedRun, runtime: Runtime) -> None:
     """Fresh gradients from one micro-batch of random tokens."""
-    shape = (setup.run.micro_bsz, setup.plan.context)
-    tokens = torch.randint(0, setup.model.vocab_size, shape, device=runtime.device)
+    shape = (resolved.run.micro_bsz, resolved.plan.context)
+    tokens = torch.randint(0, resolved.model.vocab_size, shape, device=runtime.device)
     model.zero_grad(set_to_none=True)
     (model(tokens, tokens).loss / tokens.numel()).backward()
     finish_gradients(model, runtime)
@@ -78,17 +75,17 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         fields = {"ctx_len": CONTEXT, "vocab_size": VOCAB, "max_tokens": 1e12, "train_name": "mup", **options}
         run = RunConfig(train_data_dir=folder, train_model=family, depth=depth, micro_bsz=micro_bsz, **fields)
-        setup = prepare(replace(run, optimizer_args=None), runtime.world_size)
-        model = build_model(setup, runtime)
+        resolved = resolve_run(replace(run, optimizer_args=None), runtime.world_size)
+        model = build_model(resolved, runtime)
         clock = partial(milliseconds, device=runtime.device, steps=steps, warmup=warmup, before=runtime.barrier)
-        passes = clock(lambda: backward(model, setup, runtime)) / 1e3
-        rate = tokens_per_sec or runtime.world_size * micro_bsz * setup.plan.context / passes
+        passes = clock(lambda: backward(model, resolved, runtime)) / 1e3
+        rate = tokens_per_sec or runtime.world_size * micro_bsz * resolved.plan.context / passes
         rows: list[dict[str, Any]] = []
         for name in ["adamw", *(n for n in names if n != "adamw")]:
             rules = getattr(OPTIMIZERS.load(name), "rules", None)
             known = {} if rules is None else options_of(rules)
             args = {key: value for key, value in (run.optimizer_args or {}).items() if key in known}
-            plan = prepare(replace(run, optimizer=name, optimizer_args=args), runtime.world_size).plan
+            plan = resolve_run(replace(run, optimizer=name, optimizer_args=args), runtime.world_size).plan
             optimizer: Any = build_optimizer(model, plan)
             optimizer.grad_scale = torch.ones((), device=runtime.device)  # as the trainer does
             optimizer.found_inf = torch.zeros((), device=runtime.device)
@@ -141,7 +138,7 @@ def main(
         options: further pretrain.py options, such as {optimizer_args: {ns_backend: torch}}.
     """
     batches = batches or [2**21, 2**18]
-    runtime = launch(precision=(options or {}).get("precision"))
+    runtime = start_runtime(precision=(options or {}).get("precision"))
     rows: list[dict[str, Any]] = []
     for depth, micro in ((int(d), int(m)) for d, m in (pair.split(":") for pair in sizes.split(","))):
         rows += measure(
@@ -166,4 +163,4 @@ def main(
 
 
 if __name__ == "__main__":
-    auto_cli(main, as_positional=False)
+    run_command(command_of(main))

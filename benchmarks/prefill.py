@@ -10,16 +10,13 @@ layer for every position, as training does. Weights are random; the median of 5 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
-from jsonargparse import auto_cli
+from timing import milliseconds
 
-from benchmarks.timing import milliseconds
 from lit_gpt import architectures
+from lit_gpt.config.command import command_of, run_command
 from lit_gpt.evals.decoding import Decoder
 from lit_gpt.init import init_parameters
 from lit_gpt.model import GPT
@@ -85,4 +82,4 @@ def main(
 
 
 if __name__ == "__main__":
-    auto_cli(main, as_positional=False)
+    run_command(command_of(main))

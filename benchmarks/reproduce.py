@@ -26,11 +26,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from jsonargparse import auto_cli
-
-from lit_gpt.errors import EXIT_BAD_INPUT, UserError, did_you_mean
+from lit_gpt.config.command import command_of, run_command
+from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.utils.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -173,13 +170,9 @@ def main(
         list: print the commands and do nothing.
     """
     done = {path.stem for path in output.glob("*.done")}
-    try:
-        todo = choose(only, done)
-        if any("{text}" in job.command for job in todo) and text is None and not list:
-            raise UserError("The corpus is not prepared. Give --text FOLDER, a folder of Python sources.")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    todo = choose(only, done)
+    if any("{text}" in job.command for job in todo) and text is None and not list:
+        raise UserError("The corpus is not prepared. Give --text FOLDER, a folder of Python sources.")
     if list:
         for job in todo:
             print(f"{job.name} ({job.gpus} GPUs, {job.minutes:g} minutes at most)\n  {job.command}")
@@ -196,4 +189,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(auto_cli(main, as_positional=False))
+    run_command(command_of(main))

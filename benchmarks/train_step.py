@@ -23,21 +23,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
 import torch
-from jsonargparse import auto_cli
+from timing import where
 
-from benchmarks.timing import where
+from lit_gpt.config.command import command_of, run_command
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.data.formats.packed import write_shard
 from lit_gpt.metrics.throughput import peak_flops
-from lit_gpt.parallel import launch
+from lit_gpt.parallel import start_runtime
+from lit_gpt.preflight.resolved_run import resolve_run
 from lit_gpt.train.loop import Trainer
 from lit_gpt.train.reporter import Reporter
-from lit_gpt.train.run_folder import create
-from lit_gpt.train.setup import prepare
+from lit_gpt.train.run_folder import write_archive
 from lit_gpt.utils.files import write_text
 
 VOCAB, CONTEXT = 32000, 4096
@@ -93,12 +91,12 @@ def measure(
             base_hps=BaseHyperparameters(warmup_tokens=0),
             **options,
         )
-        runtime = launch(precision=run.precision)
-        setup = prepare(run, 1)
-        trainer = Trainer(setup, runtime)
-        create(setup)
+        runtime = start_runtime(precision=run.precision)
+        resolved = resolve_run(run, 1)
+        trainer = Trainer(resolved, runtime)
+        write_archive(resolved)
         timer, start, first = StepTimer(), time.perf_counter(), 0.0
-        report = Reporter(setup, runtime, trainer.optimizer, trainer.progress, None)
+        report = Reporter(resolved, runtime, trainer.optimizer, trainer.progress, None)
         while trainer.progress.step < steps + warmup:
             trainer.step(report)
             timer.mark()
@@ -108,7 +106,7 @@ def measure(
         kernels = where(lambda: trainer.step(report), profile) if profile else []
         trainer.loader.close()
         report.close(1, saved=False)
-        logged = [json.loads(line) for line in (setup.folder / "metrics.jsonl").read_text().splitlines()]
+        logged = [json.loads(line) for line in (resolved.folder / "metrics.jsonl").read_text().splitlines()]
         memory = max(row.get("system/gpu_memory_peak_gib", 0) for row in logged)
         rate = batch / np.median(times)
         name = torch.cuda.get_device_name() if timer.on_gpu else platform.processor() or platform.machine()
@@ -123,7 +121,7 @@ def measure(
             "tokens_per_sec": round(float(rate), 1),
             "mean_tokens_per_sec": round(float(batch / times.mean()), 1),
             "mfu": round(float(rate * trainer.plan.model_flops_per_token / peak), 4) if peak else None,
-            "mfu_palm": round(float(rate * setup.palm_flops_per_token / peak), 4) if peak else None,
+            "mfu_palm": round(float(rate * resolved.palm_flops_per_token / peak), 4) if peak else None,
             "peak_memory_gib": round(memory, 2) if timer.on_gpu else None,
             "first_step_seconds": round(first, 1),
             "steps": len(times),
@@ -216,4 +214,4 @@ def main(
 
 
 if __name__ == "__main__":
-    auto_cli(main, as_positional=False)
+    run_command(command_of(main))

@@ -24,18 +24,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from sweep import summary
 
 from lit_gpt.config.cli import parse
-from lit_gpt.errors import EXIT_BAD_INPUT, UserError, did_you_mean
+from lit_gpt.config.command import run_command
+from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.optim import EXTERNAL, OPTIMIZERS
+from lit_gpt.parallel import world_size
+from lit_gpt.preflight.resolved_run import resolve_run
+from lit_gpt.train.loop import run_training
 from lit_gpt.utils.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # the entry points are no part of the package
-
-import pretrain  # noqa: E402
-from launch_scripts.sweep import summary  # noqa: E402
-
 TABLE = Path(__file__).with_name("optimizers.csv")
 FAILED = "failed.txt"
 COLUMNS: list[str] = ["optimizer", "scale", "val_loss", "train_loss", "tokens", "tokens_per_sec", "seconds", "state"]
@@ -123,7 +123,7 @@ def train(words: list[str], folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FAILED).unlink(missing_ok=True)
     try:
-        code, reason = pretrain.setup(parse(words)), ""
+        code, reason = run_training(resolve_run(parse(words), world_size())), ""
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code, reason = error.code, str(error)
@@ -221,17 +221,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the benchmark. Returns 0, 1 when an optimizer failed, 2 for bad input, 75 when interrupted."""
+    """Run the benchmark. Returns 0, 1 when an optimizer failed, 75 when interrupted."""
     split = list(argv).index("--") if "--" in argv else len(argv)
     given, common = parser().parse_args(argv[:split]), argv[split + 1 :]
-    try:
-        if any(word.split("=")[0] == "--max_tokens" for word in common):
-            raise UserError("Give --max_tokens before the --: warm-up and evaluations are made for it.")
-        table = read_table(given.table, given.scale)
-        names = choose(table, given.optimizers)
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    if any(word.split("=")[0] == "--max_tokens" for word in common):
+        raise UserError("Give --max_tokens before the --: warm-up and evaluations are made for it.")
+    table = read_table(given.table, given.scale)
+    names = choose(table, given.optimizers)
     given.output.mkdir(parents=True, exist_ok=True)
     stopped = run_workers(names, given, common) if given.workers > 1 else run_all(names, table, given, common)
     rows = results(names, given.output, given.scale)
@@ -245,4 +241,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(main)

@@ -27,7 +27,8 @@ from types import FrameType
 from typing import Any
 
 from lit_gpt.config.bounds import Text
-from lit_gpt.errors import EXIT_BAD_INPUT, UserError
+from lit_gpt.config.command import run_command
+from lit_gpt.errors import UserError
 from lit_gpt.utils.files import write_text
 
 PRETRAIN = Path(__file__).resolve().parents[1] / "pretrain.py"
@@ -156,7 +157,7 @@ def results(rows: Sequence[Row], output: Path, metric: str) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the sweep and print the table. Returns 0, 1 when a row failed, 2 for bad input, 75 when interrupted."""
+    """Run the sweep and print the table. Returns 0, 1 when a row failed, 75 when interrupted."""
     split = list(argv).index("--") if "--" in argv else len(argv)
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], epilog="-- options of pretrain.py")
     parser.add_argument("table", type=Path, help="CSV file")
@@ -165,13 +166,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--gpus", default="", help="run a row at a time on each, such as 0,1,2,3; default one on all")
     parser.add_argument("--metric", default="metric/val_loss@1x", help="key of summary.json to sort by, lowest first")
     given = parser.parse_args(argv[:split])
-    try:
-        rows = read_table(given.table)
-        gpus = [gpu for gpu in given.gpus.split(",") if gpu]
-        failed, interrupted = sweep(rows, shlex.split(given.launcher), argv[split + 1 :], given.output, gpus)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    rows = read_table(given.table)
+    gpus = [gpu for gpu in given.gpus.split(",") if gpu]
+    failed, interrupted = sweep(rows, shlex.split(given.launcher), argv[split + 1 :], given.output, gpus)
     print(f"\n{results(rows, given.output, given.metric)}")
     if interrupted:
         print("interrupted; the same command goes on")
@@ -180,4 +177,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(main)

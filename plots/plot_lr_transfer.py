@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from lit_gpt.errors import EXIT_BAD_INPUT, UserError
+from lit_gpt.config.command import run_command
+from lit_gpt.errors import UserError
 from lit_gpt.metrics.figures import save, subplots
 from lit_gpt.scaling.fit import Parabola, fit_best_lr
 from lit_gpt.utils.files import write_text
@@ -113,8 +114,8 @@ def draw(curves: dict[str, dict[int, Points]], metric: str, output: Path) -> Non
     save(figure, output)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Draw, print a line per rule, write the JSON; returns the exit code."""
+def main(arguments: Sequence[str]) -> None:
+    """Draw, print a line per rule, write the JSON."""
     parser = argparse.ArgumentParser(description="Learning-rate sweeps at several depths, per scaling rule.")
     parser.add_argument(
         "folders", type=Path, nargs="+", metavar="SWEEP", help="folder of runs, such as a sweep's output"
@@ -123,12 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="JSON to write")
     parser.add_argument("--metric", default="metric/val_loss@1x", help="key of summary.json")
     given = parser.parse_args(arguments)
-    try:
-        curves = collect(given.folders, given.metric)
-        results = {rule: summarise(depths) for rule, depths in curves.items()}
-    except UserError as problem:
-        print(problem, file=sys.stderr)
-        return EXIT_BAD_INPUT
+    curves = collect(given.folders, given.metric)
+    results = {rule: summarise(depths) for rule, depths in curves.items()}
     draw(curves, given.metric, given.output)
     if given.json:
         write_text(given.json, json.dumps(results, indent=1) + "\n")
@@ -141,8 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         print(f"{rule:<18}{moved:<40}{rates}")
     print(given.output)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

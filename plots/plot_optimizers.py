@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_gpt.errors import EXIT_BAD_INPUT, UserError
+from lit_gpt.config.command import run_command
+from lit_gpt.errors import UserError
 from lit_gpt.metrics.figures import save, subplots
 
 LOSS = "metric/val_loss@1x"
@@ -59,20 +59,15 @@ def draw(found: dict[str, Curve], output: Path) -> None:
     save(figure, output)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Draw the figure and print its path; returns the exit code."""
+def main(arguments: Sequence[str]) -> None:
+    """Draw the figure and print its path."""
     parser = argparse.ArgumentParser(description="Final validation losses and curves of many optimizers.")
     parser.add_argument("folder", type=Path, help="<output>/<scale> of the benchmark")
     parser.add_argument("--output", type=Path, default=Path("optimizers.png"), help="PNG to write")
     given = parser.parse_args(arguments)
-    try:
-        draw(curves(given.folder), given.output)
-    except UserError as problem:
-        print(problem, file=sys.stderr)
-        return EXIT_BAD_INPUT
+    draw(curves(given.folder), given.output)
     print(given.output)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_gpt.errors import EXIT_BAD_INPUT, UserError
+from lit_gpt.config.command import run_command
 from lit_gpt.metrics.curve import TRAIN, draw_loss_curve, draw_overlay
 from lit_gpt.utils.files import write_text
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Draw the figure and print its path; returns the exit code."""
+def main(arguments: Sequence[str]) -> None:
+    """Draw the figure and print its path."""
     parser = argparse.ArgumentParser(description="Curves of one or several runs, over tokens.")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder, holds metrics.jsonl")
     parser.add_argument("--output", type=Path, default=Path("run.png"), help="PNG to write")
@@ -30,19 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="file for the last values shown, metric -> run -> value")
     parser.add_argument("--bytes_per_token", type=float, help="adds an axis in bits per byte (loss curve)")
     given = parser.parse_args(arguments)
-    try:
-        if len(given.runs) == 1 and not given.metric:
-            draw_loss_curve(given.runs[0], given.bytes_per_token, given.output)
-        else:
-            last = draw_overlay(given.runs, given.metric or [TRAIN], given.output)
-            if given.json:
-                write_text(given.json, json.dumps(last, indent=1) + "\n")
-    except UserError as problem:
-        print(problem, file=sys.stderr)
-        return EXIT_BAD_INPUT
+    if len(given.runs) == 1 and not given.metric:
+        draw_loss_curve(given.runs[0], given.bytes_per_token, given.output)
+    else:
+        last = draw_overlay(given.runs, given.metric or [TRAIN], given.output)
+        if given.json:
+            write_text(given.json, json.dumps(last, indent=1) + "\n")
     print(given.output)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
-from jsonargparse import ArgumentError, ArgumentParser
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from jsonargparse import ArgumentParser
 
 from lit_gpt.config.bounds import hints
-from lit_gpt.config.explain import explained
+from lit_gpt.config.command import exit_code, parsed
 from lit_gpt.data.left_out import sentences
 from lit_gpt.data.prepare import prepare
-from lit_gpt.errors import EXIT_BAD_INPUT, UserError
+from lit_gpt.errors import UserError
 
 ALIASES = {"--input_dir": "--source", "--output_dir": "--output"}
 SEVERAL = ("--source", "--include", "--exclude")  # options that take several values
@@ -67,24 +64,16 @@ def parse(typed: list[str]) -> dict:
     """The arguments of prepare(). Raises UserError for words that are no options, and wrong values."""
     parser = ArgumentParser(prog="prepare_text.py", exit_on_error=False, allow_abbrev=False)
     parser.add_function_arguments(prepare, as_group=False)
-    try:
-        return parser.parse_args(arguments(typed)).as_dict()
-    except ArgumentError as error:
-        raise UserError(explained(str(error), list(hints(prepare)), prepare)) from error
+    return parsed(parser, arguments(typed), prepare).as_dict()
 
 
-def main() -> int:
-    """Run prepare() with the options of the command line; the exit code."""
+def main(words: list[str]) -> None:
+    """Run prepare() with the options of the command line. Raises UserError for files that cannot be used, too."""
     try:
-        print(summary(prepare(**parse(sys.argv[1:]))))
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        print(summary(prepare(**parse(words))))
     except OSError as e:
-        print(f"error: {e.filename or 'The output'}: {e.strerror or e}. What is finished is kept.", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    return 0
+        raise UserError(f"{e.filename or 'The output'}: {e.strerror or e}. What is finished is kept.") from e
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main, sys.argv[1:]))

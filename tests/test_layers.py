@@ -23,6 +23,7 @@ FLOORS = (
     ("data", "nn"),
     ("model", "init", "optim"),
     ("parallel", "checkpoint", "metrics", "plugins"),
+    ("preflight",),
     ("train", "evals"),
     ("tools",),
 )

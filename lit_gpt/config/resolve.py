@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, get_args, get_origin
 
 from lit_gpt.config.bounds import hints, parts, paths, violations
@@ -53,12 +54,15 @@ def _is_list(hint: Any) -> bool:
     return (get_args(hint)[0] if get_origin(hint) is Annotated else hint) == Words
 
 
-def resolve(run: RunConfig) -> tuple[RunConfig, NameFields]:
+def resolve(run: RunConfig, optimizer_name: Callable[[str], str] = str) -> tuple[RunConfig, NameFields]:
     """The run with every token applied and every default filled in that needs no model.
 
+    optimizer_name: the name of an optimizer for any spelling of it, so that a spelling agrees with a token.
     Raises UserError with every value that is not allowed and every contradiction found in the flags.
     """
     flags = {f.name: getattr(run, f.name) for f in dataclasses.fields(run)}
+    if run.optimizer is not None and not violations(run):  # what is out of bounds is said first, below
+        flags["optimizer"] = optimizer_name(run.optimizer)
     if run.train_name == RunConfig.train_name:  # a default, which nobody typed, gives way to flags
         flags["train_name"] = without_tokens(run.train_name, flags)
     name = read_train_name(flags["train_name"])

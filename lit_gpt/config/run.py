@@ -1,7 +1,7 @@
 """The command line: every option of pretrain.py, its default, and its help text.
 
 `None` means "from the train_name token or the family, else the default named in the
-help"; names.py and train/setup.py turn this into resolved values once. What a value may be
+help"; names.py and preflight/resolved_run.py turn this into resolved values once. What a value may be
 stands in its type, and bounds.py checks it, however the options were made.
 """
 

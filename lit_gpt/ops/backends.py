@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import importlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -32,13 +33,34 @@ PACKAGES = {
 
 
 class Backend(NamedTuple):
-    """run: the implementation. refuses(request): the reason why it does not do a request, or "". slow: where a
+    """kernel: the implementation. refuses(request): the reason why it does not do a request, or "". slow: where a
     CUDA request is left to it, that is said.
     """
 
-    run: Callable[..., Any]
+    kernel: Callable[..., Any]
     refuses: Callable[[Any], str]
     slow: bool = False
+
+    def run(self, *arguments: Any) -> Any:
+        """The operation; what `observed` was given stands between, where there is such a thing."""
+        return self.kernel(*arguments) if _observer is None else _observer(self, arguments)
+
+
+_observer: Callable[[Backend, tuple[Any, ...]], Any] | None = None
+
+
+@contextmanager
+def observed(observer: Callable[[Backend, tuple[Any, ...]], Any]) -> Iterator[None]:
+    """Within it every operation is observer(row, its arguments), which must give what row.kernel(*arguments) would.
+
+    For what asks which operations a model has, such as the estimate of its memory; not for training.
+    """
+    global _observer
+    before, _observer = _observer, observer
+    try:
+        yield
+    finally:
+        _observer = before
 
 
 def current_name(backend: str) -> str:
@@ -111,4 +133,4 @@ def _warn_once(operation: str, name: str, reasons: str) -> None:
 def explain_table(table: Mapping[str, Backend], request: Any) -> list[tuple[str, bool, str]]:
     """(row, usable for a request, reason or what it is), for `inspect env`."""
     reasons = {name: backend.refuses(request) for name, backend in table.items()}
-    return [(n, not r, r or (table[n].run.__doc__ or "").split("\n")[0]) for n, r in reasons.items()]
+    return [(n, not r, r or (table[n].kernel.__doc__ or "").split("\n")[0]) for n, r in reasons.items()]

@@ -1,6 +1,6 @@
 """Processes, devices, sharding and gradients. `fabric` holds all knowledge of Fabric."""
 
-from lit_gpt.parallel.fabric import Runtime, launch, resolved_precision
+from lit_gpt.parallel.fabric import Runtime, resolved_precision, start_runtime, world_size
 from lit_gpt.parallel.gradients import (
     GradNorms,
     finish_gradients,
@@ -17,9 +17,10 @@ __all__ = [
     "finish_gradients",
     "grad_norms",
     "gradient_sync",
-    "launch",
     "replicas_in_sync",
     "resolved_precision",
     "scale_gradients_",
     "setup_model",
+    "start_runtime",
+    "world_size",
 ]

@@ -80,7 +80,12 @@ class Runtime:
         return texts
 
 
-def launch(
+def world_size() -> int:
+    """Processes of this run, as its launcher says; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def start_runtime(
     *,
     precision: str | None = None,
     offloading: bool = False,

@@ -12,8 +12,8 @@ from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, Offlo
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from lit_gpt.errors import UserError
-from lit_gpt.parallel.activations import Recompute, compile_blocks, recompute_in_backward
 from lit_gpt.parallel.fabric import Runtime
+from lit_gpt.parallel.recompute import Recompute, compile_blocks, recompute_in_backward
 from lit_gpt.roles import REPLICATED
 
 

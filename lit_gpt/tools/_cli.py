@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from lit_gpt.config.words import read_words
-from lit_gpt.errors import EXIT_BAD_INPUT, UserError
+from lit_gpt.errors import UserError
 from lit_gpt.plugins import load_plugins
-
-
-def run_tool(main: Callable[[list[str]], int]) -> NoReturn:
-    """Exit with what main(argv) returns; a UserError, or a file that cannot be used, is one message and a code."""
-    try:
-        code = main(sys.argv[1:])
-        sys.stdout.flush()
-        sys.exit(code)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.code)
-    except BrokenPipeError:  # whoever reads the output has enough, such as `head`; Python flushes once more at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except OSError as error:
-        where = error.filename2 or error.filename or "a file"
-        print(f"error: {where} cannot be used: {error.strerror or error}. Give another path.", file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT)
 
 
 def local_path(given: str | Path) -> Path:

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lit_gpt import optim
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.names import NameFields
 from lit_gpt.config.run import RunConfig
-from lit_gpt.optim.engine.groups import parameter_groups, set_hyperparameters
+from lit_gpt.optim.engine.groups import set_hyperparameters
 from lit_gpt.parallel import Runtime
-from lit_gpt.scaling.plan import build_plan, step_values
-from lit_gpt.train.build import build_model
-from lit_gpt.train.setup import Setup, count
+from lit_gpt.preflight.meta_model import count, meta_model
+from lit_gpt.preflight.resolved_run import ResolvedRun, make_plan
+from lit_gpt.scaling.plan import step_values
+from lit_gpt.train.build import build_model, build_optimizer
 from lit_gpt.train.step import train_step
 
 FOLLOWS = 0.75  # share of the toy stream's tokens that are the successor of the one before
@@ -55,10 +55,10 @@ def coordinates(
     run: resolved; base becomes what its hyper-parameters were tuned on, whatever the family's
     own model at that depth is. They are of one fixed batch that training does not see.
     """
-    setup = _setup(run, config, base, steps, seed)
-    model = build_model(setup, runtime)
-    plan = setup.plan
-    optimizer = optim.build(parameter_groups(model, plan), plan)
+    resolved = _resolved(run, config, base, steps, seed)
+    model = build_model(resolved, runtime)
+    plan = resolved.plan
+    optimizer = build_optimizer(model, plan)
     data = toy_stream(config.vocab_size, run.micro_bsz, plan.context, seed)
     probe = torch.from_numpy(next(data).tokens).to(runtime.device)
     first = activations(model, probe)
@@ -70,7 +70,7 @@ def coordinates(
     return found
 
 
-def _setup(run: RunConfig, config: ModelConfig, base: ModelConfig, steps: int, seed: int) -> Setup:
+def _resolved(run: RunConfig, config: ModelConfig, base: ModelConfig, steps: int, seed: int) -> ResolvedRun:
     """Constant learning rate eta0, batch and budget of the base: only width and depth transfer."""
     batch = run.micro_bsz * config.block_size
     hps = dataclasses.replace(
@@ -86,8 +86,8 @@ def _setup(run: RunConfig, config: ModelConfig, base: ModelConfig, steps: int, s
         compile=False,
         seed=seed,
     )
-    facts = optim.OPTIMIZERS.facts(run.optimizer or "adamw")
-    return Setup(run, NameFields(), config, build_plan(run, facts, count(config), count(base), 1), Path())
+    model, tuned = count(meta_model(config)), count(meta_model(base))
+    return ResolvedRun(run, NameFields(), config, make_plan(run, model, tuned, 1), Path())
 
 
 @torch.no_grad()

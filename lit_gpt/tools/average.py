@@ -15,11 +15,12 @@ from typing import Any
 import torch
 
 from lit_gpt.checkpoint import check_suffix, write_exported
+from lit_gpt.config.command import run_command
 from lit_gpt.errors import UserError
 from lit_gpt.evals.load import check_weights, describe_model, load_weights_and_meta
 from lit_gpt.evals.tokenizer import with_tokenizer
 from lit_gpt.scaling.plan import difference
-from lit_gpt.tools._cli import add_plugins, local_path, parser_for, run_tool, use_plugins
+from lit_gpt.tools._cli import add_plugins, local_path, parser_for, use_plugins
 
 
 def average(paths: Sequence[Path]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -93,4 +94,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_command(main)

@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 
 from lit_gpt.checkpoint import DTYPES, cast, check_suffix, write_exported
+from lit_gpt.config.command import run_command
 from lit_gpt.errors import UserError
 from lit_gpt.evals.load import check_weights, describe_model, load_weights_and_meta
 from lit_gpt.evals.tokenizer import find_tokenizer, with_tokenizer
-from lit_gpt.tools._cli import add_plugins, local_path, parser_for, run_tool, use_plugins
+from lit_gpt.tools._cli import add_plugins, local_path, parser_for, use_plugins
 from lit_gpt.tools._hf import is_hf_folder, read_llama, write_llama
 
 
@@ -85,4 +86,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_command(main)

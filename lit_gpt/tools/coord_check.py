@@ -20,18 +20,19 @@ import numpy as np
 from jsonargparse import Namespace
 
 from lit_gpt.config.cli import add_run_options, parse_words, run_config
+from lit_gpt.config.command import run_command
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.optim import OPTIMIZERS
-from lit_gpt.parallel import launch
+from lit_gpt.parallel import start_runtime
 from lit_gpt.plugins import load_plugins
+from lit_gpt.preflight.model_options import model_config
 from lit_gpt.tools import _coord_report as report
-from lit_gpt.tools._cli import parser_for, run_tool
+from lit_gpt.tools._cli import parser_for
 from lit_gpt.tools._coord_fit import Axis, CoordResult, fit_axis
 from lit_gpt.tools._coord_measure import Coordinates, coordinates
-from lit_gpt.train.setup import model_config
 
 # fmt: off
 KEPT = {  # the options of pretrain.py that mean something here
@@ -78,7 +79,7 @@ def run_check(
     configs = _configs(run, _sizes("widths", widths), _sizes("depths", depths))
     if not configs:
         raise UserError("One width and one depth leave nothing to compare. Give two or more to --widths or --depths.")
-    runtime, fits = launch(precision=run.precision), []
+    runtime, fits = start_runtime(precision=run.precision), []
     for axis, models in configs.items():
         base, per_size = next(iter(models.values())), []
         for size, config in models.items():
@@ -152,4 +153,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_command(main)

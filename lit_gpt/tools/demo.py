@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from lit_gpt.config.command import run_command
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.data import open_corpus
 from lit_gpt.data.corpus import Corpus
@@ -28,11 +29,11 @@ from lit_gpt.evals.generation import Sampling, generate
 from lit_gpt.evals.load import load_model
 from lit_gpt.metrics.summary import SUMMARY_FILE
 from lit_gpt.ops.loss import IGNORE
-from lit_gpt.parallel import launch
-from lit_gpt.tools._cli import parser_for, run_tool
+from lit_gpt.parallel import start_runtime
+from lit_gpt.preflight.resolved_run import dry_run_text
+from lit_gpt.preflight.resolved_run import resolve_run as plan_run
+from lit_gpt.tools._cli import parser_for
 from lit_gpt.train.loop import Result, Trainer
-from lit_gpt.train.setup import dry_run
-from lit_gpt.train.setup import prepare as plan_run
 
 DATA = "demo_data"
 PROMPT = "def "
@@ -115,9 +116,9 @@ def train(values: Any, data: Path) -> Result:
         save_step=10**9,
         num_workers=1,
     )
-    setup = plan_run(run, ranks=1)
-    print(dry_run(setup))
-    return Trainer(setup, launch(precision=run.precision)).fit()
+    resolved = plan_run(run, ranks=1)
+    print(dry_run_text(resolved))
+    return Trainer(resolved, start_runtime(precision=run.precision)).fit()
 
 
 def scaled_warmup(max_tokens: float) -> BaseHyperparameters:
@@ -171,4 +172,4 @@ def summary(result: Result, data: Path) -> str:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_command(main)

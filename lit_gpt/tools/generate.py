@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser
 
+from lit_gpt.config.command import run_command
 from lit_gpt.data.tokenizer import Tokenizer
 from lit_gpt.errors import UserError
 from lit_gpt.evals.generation import Sampling, stream
 from lit_gpt.evals.load import load_model
 from lit_gpt.evals.tokenizer import find_tokenizer
 from lit_gpt.model import GPT
-from lit_gpt.tools._cli import add_plugins, local_path, parser_for, run_tool, use_plugins
+from lit_gpt.tools._cli import add_plugins, local_path, parser_for, use_plugins
 from lit_gpt.tools._environment import best_device
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the bytes of a character decode to before the last one is there
@@ -145,4 +146,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_command(main)

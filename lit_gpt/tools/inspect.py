@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from lit_gpt.checkpoint import all_checkpoints, damage, load_exported, newest_published
+from lit_gpt.config.command import run_command
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.evals.load import describe_model, load_meta
@@ -27,7 +28,7 @@ from lit_gpt.roles import roles_of
 from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.plan import describe
 from lit_gpt.tools import _environment as environment
-from lit_gpt.tools._cli import add_plugins, aligned, local_path, parser_for, run_tool, use_plugins
+from lit_gpt.tools._cli import add_plugins, aligned, local_path, parser_for, use_plugins
 from lit_gpt.tools._run_differences import differences
 from lit_gpt.utils.files import read_object
 
@@ -163,4 +164,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_command(main)

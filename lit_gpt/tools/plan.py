@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from jsonargparse import ArgumentParser
 
 from lit_gpt.config.cli import add_run_options, parse_words, run_config
+from lit_gpt.config.command import run_command
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.metrics.counting import flops_per_token, param_counts
 from lit_gpt.model import GPT
+from lit_gpt.parallel import world_size
+from lit_gpt.preflight.meta_model import count, meta_model
+from lit_gpt.preflight.model_options import base_config
+from lit_gpt.preflight.resolved_run import ResolvedRun, dry_run_text, resolve_run
 from lit_gpt.scaling.budget import token_budget
-from lit_gpt.tools._cli import aligned, parser_for, run_tool
-from lit_gpt.train.setup import Setup, base_config, count, dry_run, prepare, world_size
+from lit_gpt.tools._cli import aligned, parser_for
 
 PATTERN = ("mixer", "ffn", "window", "reads", "lends")
 
@@ -27,8 +30,7 @@ def layer_table(config: ModelConfig) -> str:
 
     FLOPs are of matrix products, attention averaged over a sequence of the training context.
     """
-    with torch.device("meta"):
-        model = GPT(config)
+    model = meta_model(config)
     rows: list[tuple[str, ...]] = [("layer", *PATTERN, "parameters", "forward FLOPs/token")]
     rows.append(_row("embedding", f"{model.wte.weight.numel():,}", "0"))
     for i in range(config.depth):
@@ -63,11 +65,11 @@ def _pattern(model: GPT, layer: int) -> tuple[str, ...]:
     return mixer, ffn, window, reads, ", ".join(lends) or "-"
 
 
-def comparison(setup: Setup) -> str:
+def comparison(resolved: ResolvedRun) -> str:
     """Exact and analytic active parameters of this model and of the base, and the token budgets they give."""
-    run, hps = setup.run, setup.run.base_hps
+    run, hps = resolved.run, resolved.run.base_hps
     ways = [replace(run, param_count="exact"), replace(run, param_count="analytic")]
-    models = [count(setup.model), count(base_config(run))]
+    models = [count(meta_model(config)) for config in (resolved.model, base_config(run, resolved.data.vocab_size))]
     sizes = [[model.budget_parameters(way) for way in ways] for model in models]
     budgets = [token_budget(hps.t0, n, n0) for n, n0 in zip(*sizes)]
     title = f"active parameters, {'with' if run.count_embeddings else 'without'} embeddings"
@@ -95,13 +97,13 @@ def main(argv: list[str]) -> int:
     values = parse_words(build_parser(), argv)
     if values.ranks < 1:
         raise UserError(f"--ranks is {values.ranks}; give the number of processes, 1 or more.")
-    setup = prepare(run_config(values), values.ranks)
-    parts = [dry_run(setup)]
-    parts += [layer_table(setup.model)] if values.layers else []
-    parts += [comparison(setup)] if values.compare_analytic else []
+    resolved = resolve_run(run_config(values), values.ranks)
+    parts = [dry_run_text(resolved)]
+    parts += [layer_table(resolved.model)] if values.layers else []
+    parts += [comparison(resolved)] if values.compare_analytic else []
     print("\n\n".join(parts))
     return 0
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_command(main)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from lit_gpt.data.corpus import Corpus
-from lit_gpt.train.setup import world_size
+from lit_gpt.parallel import world_size
 
 PATCH_LIMIT = 1 << 20  # bytes of a patch that are kept
 

@@ -13,11 +13,11 @@ import yaml
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
-from lit_gpt.parallel import resolved_precision
+from lit_gpt.parallel import resolved_precision, world_size
 from lit_gpt.plugins import digests
+from lit_gpt.preflight.resolved_run import ResolvedRun, resolve_run
 from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.plan import difference
-from lit_gpt.train.setup import Setup, prepare, world_size
 
 IDENTITY = (
     "plan",
@@ -28,14 +28,14 @@ OLD_DEFAULT = "device default"  # what early runs wrote for no --precision
 Changes = dict[str, tuple[Any, Any]]  # option -> (there, here)
 
 
-def identity(setup: Setup) -> dict[str, Any]:
+def identity(resolved: ResolvedRun) -> dict[str, Any]:
     """What must not change within a run folder. Precisions are what is computed in, whatever was typed."""
-    plan = setup.plan.to_dict()
+    plan = resolved.plan.to_dict()
     del plan["memory"]  # a run may go on with other GPUs, and others of them
-    numerics = _numerics(setup.run.precision, setup.run.residual_precision)
+    numerics = _numerics(resolved.run.precision, resolved.run.residual_precision)
     if plugins := digests():  # their code is computed with, too
         numerics["plugins"] = plugins
-    return json.loads(json.dumps({"plan": plan, "model": setup.model.to_dict(), "numerics": numerics}))
+    return json.loads(json.dumps({"plan": plan, "model": resolved.model.to_dict(), "numerics": numerics}))
 
 
 def known_as(old: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,25 +56,25 @@ def _numerics(precision: str | None, residual: str) -> dict[str, Any]:
     return {"precision": computed, "residual_precision": "fp32" if residual == "fp32" else computed}
 
 
-def what_differs(old: Mapping[str, Any], setup: Setup, options: Path) -> list[str]:
+def what_differs(old: Mapping[str, Any], resolved: ResolvedRun, options: Path) -> list[str]:
     """Lines "what: there -> here", none where `old`, an identity, is this run's.
 
     options: the config.yaml of that run. Named are the options that make the difference, and what of Plan, model and
     precision no option explains, such as a change of the data.
     """
     old = known_as(old)
-    changed = difference(old, identity(setup))
+    changed = difference(old, identity(resolved))
     if not changed:
         return []
-    options_changed = changed_options(options, setup.run)
+    options_changed = changed_options(options, resolved.run)
     options_changed.pop("plugins", None)  # wherever they lie; and what another config names is not run to see
-    whole = _with(setup.run, options_changed)
+    whole = _with(resolved.run, options_changed)
     if whole is None:
         return changed
     guilty = {}
     for name, values in options_changed.items():
         others = {key: value for key, value in options_changed.items() if key != name}
-        if difference(whole, _with(setup.run, others) or whole):
+        if difference(whole, _with(resolved.run, others) or whole):
             guilty[name] = values
     return [*described(guilty), *difference(old, whole)] or changed
 
@@ -111,6 +111,6 @@ def _with(run: RunConfig, changes: Changes) -> dict[str, Any] | None:
     outer = {name: value for name, value in old.items() if "." not in name}
     try:
         changed = dataclasses.replace(run, base_hps=dataclasses.replace(run.base_hps, **inner), **outer)
-        return identity(prepare(changed, world_size()))
+        return identity(resolve_run(changed, world_size()))
     except UserError:
         return None

@@ -21,11 +21,13 @@ from lit_gpt.metrics.health import activation_statistics
 from lit_gpt.metrics.remote import check_installed
 from lit_gpt.optim.engine.groups import set_hyperparameters
 from lit_gpt.optim.engine.protocol import curvature_due, evaluated_weights
-from lit_gpt.parallel import Runtime, launch
+from lit_gpt.parallel import Runtime, start_runtime
 from lit_gpt.parallel.peers import Peers, is_of_collective
+from lit_gpt.preflight.data_facts import document_end
+from lit_gpt.preflight.resolved_run import ResolvedRun, dry_run_text
 from lit_gpt.scaling.plan import step_values
 from lit_gpt.train import run_folder
-from lit_gpt.train.build import build_model, build_optimizer, document_end, open_training, open_validation
+from lit_gpt.train.build import build_model, build_optimizer, open_training, open_validation
 from lit_gpt.train.curvature import estimate_curvature
 from lit_gpt.train.guard import StepGuard
 from lit_gpt.train.lease import Lease
@@ -33,7 +35,6 @@ from lit_gpt.train.profile import StepProfiler
 from lit_gpt.train.reading import on_main, together
 from lit_gpt.train.reporter import Reporter
 from lit_gpt.train.saving import Saver
-from lit_gpt.train.setup import Setup, dry_run
 from lit_gpt.train.signals import EXIT_INTERRUPTED, stop_agreed
 from lit_gpt.train.step import to_device, train_step
 from lit_gpt.train.validate import validate
@@ -62,15 +63,15 @@ class Result:
 class Trainer:
     """Owns what a run is made of; `fit` runs it, `validate` measures it."""
 
-    def __init__(self, setup: Setup, runtime: Runtime):
-        self.setup, self.runtime, self.run, self.plan = setup, runtime, setup.run, setup.plan
+    def __init__(self, resolved: ResolvedRun, runtime: Runtime):
+        self.resolved, self.runtime, self.run, self.plan = resolved, runtime, resolved.run, resolved.plan
         run = self.run
         check_installed(run.loggers)
-        self.train_data, self.val_data = open_training(setup), open_validation(setup)
-        self.eos_id = document_end(setup, self.train_data)
-        resume_from = find_checkpoint(setup.folder, run.resume, runtime)
+        self.train_data, self.val_data = open_training(resolved), open_validation(resolved)
+        self.eos_id = document_end(resolved.model, self.train_data)
+        resume_from = find_checkpoint(resolved.folder, run.resume, runtime)
         meta = read_meta(resume_from) if resume_from else None
-        present = run_folder.claim(setup, meta, resume_from)
+        present = run_folder.check_folder(resolved, meta, resume_from)
         self.progress = Progress(meta["step"], meta["tokens"]) if meta else Progress()
         self.report_state = meta["report"] if meta else None
         guarded = self.report_state.get("guard") if self.report_state else None
@@ -84,17 +85,17 @@ class Trainer:
             run.micro_bsz,
             run.num_workers,
             meta["data"] if meta else None,
-            vocab_size=setup.model.vocab_size,
+            vocab_size=resolved.model.vocab_size,
         )
         self.data_state = self.loader.state()
         self.loader.check_size(self.plan.batch_tokens * self.plan.batch_ramp // self.plan.context)
         # A budget whose last steps were not taken is spent all the same: there is nothing to go on with.
         self.spoilt = bool(guarded and self.finished and guarded["skips"] >= min(run.max_skips, self.progress.step))
-        ended = "ended" if self.finished and (self.spoilt or run_folder.has_ended(setup.folder)) else None
+        ended = "ended" if self.finished and (self.spoilt or run_folder.has_ended(resolved.folder)) else None
         self.done = runtime.gather(ended)[0] is not None
         self.lease: Lease | None = None  # of the main process, while there is something to do
         if not self.done:
-            self.lease = on_main(runtime, lambda: run_folder.take(setup, meta, resume_from, present))
+            self.lease = on_main(runtime, lambda: run_folder.lock_folder(resolved, meta, resume_from, present))
         try:
             self._build(resume_from)
         except BaseException:
@@ -104,7 +105,7 @@ class Trainer:
 
     def _build(self, resume_from: Path | None) -> None:
         run = self.run
-        self.model = build_model(self.setup, self.runtime)
+        self.model = build_model(self.resolved, self.runtime)
         if run.init_from and not resume_from:  # before the optimizer, whose state may come from the weights
             load_weights(Path(run.init_from), self.model, self.runtime)
         self.optimizer = build_optimizer(self.model, self.plan)
@@ -132,19 +133,19 @@ class Trainer:
                 closing.callback(self.lease.close)
             signals = signals or closing.enter_context(Signals())
             data = {"train": self.train_data, "validation": self.val_data}
-            self.tokenizer = on_main(self.runtime, lambda: run_folder.create(self.setup, data))
+            self.tokenizer = on_main(self.runtime, lambda: run_folder.write_archive(self.resolved, data))
             checkpoints = Checkpointer(
-                self.setup.folder / "checkpoints",
+                self.resolved.folder / "checkpoints",
                 self.runtime,
                 keep_last=run.keep_last,
                 keep_every=run.keep_every,
                 async_save=run.async_save,
                 owned=self.owned,
             )
-            report = Reporter(self.setup, self.runtime, self.optimizer, self.progress, self.report_state, self.owned)
-            peers = Peers(self.setup.folder, self.runtime)
+            report = Reporter(self.resolved, self.runtime, self.optimizer, self.progress, self.report_state, self.owned)
+            peers = Peers(self.resolved.folder, self.runtime)
             self.at, saver = peers.at, Saver(checkpoints, report, self.progress.step)
-            profiler = StepProfiler(self.setup.folder, run.profile_steps if self.runtime.is_main else 0)
+            profiler = StepProfiler(self.resolved.folder, run.profile_steps if self.runtime.is_main else 0)
             closing.callback(lambda: report.close(code, saved))
             for close in (checkpoints.close, self.loader.close, profiler.close, peers.stop):
                 closing.callback(close)
@@ -161,7 +162,7 @@ class Trainer:
             except Exception as error:
                 peers.lost(error)
                 raise
-        return Result(self.setup.folder, self.progress, code, said, report.last_validation)
+        return Result(self.resolved.folder, self.progress, code, said, report.last_validation)
 
     def _run(self, saver: Saver, report: Reporter, signals: Signals, profiler: StepProfiler) -> int:
         """Steps until the budget is spent or something ends them; returns the exit code that this deserves."""
@@ -218,7 +219,7 @@ class Trainer:
         self.at(f"step {self.progress.step}, validation")
         assert self.val_data is not None
         with evaluated_weights(self.model, self.optimizer):
-            return measure(self.model, self.val_data, self.setup, self.runtime, self.eos_id)
+            return measure(self.model, self.val_data, self.resolved, self.runtime, self.eos_id)
 
     def health(self) -> dict[str, float]:
         """Activation statistics on the sequence that this rank is about to train on."""
@@ -278,65 +279,67 @@ class Trainer:
                 "data": self.data_state,
                 "report": {**report.state(), "guard": self.guard.state()},
                 "tokenizer": asdict(self.tokenizer) if self.tokenizer else None,
-                **run_folder.identity(self.setup),
+                **run_folder.identity(self.resolved),
             }
             saver.checkpoints.save(step, self.model, self.optimizer, meta)
 
 
-def measure(model: nn.Module, data: Corpus, setup: Setup, runtime: Runtime, eos_id: int | None) -> dict[str, float]:
+def measure(
+    model: nn.Module, data: Corpus, resolved: ResolvedRun, runtime: Runtime, eos_id: int | None
+) -> dict[str, float]:
     """Validation loss of a model at every multiple of the context that the data's windows hold."""
-    context = setup.plan.context
+    context = resolved.plan.context
     return validate(
         model,
         data,
         runtime,
         context=context,
         multiples=data.block // context,
-        sequences=setup.run.eval_sequences,
-        micro_batch=max(2 * setup.run.micro_bsz * context // data.block, 1),  # no gradients: room for twice as much
+        sequences=resolved.run.eval_sequences,
+        micro_batch=max(2 * resolved.run.micro_bsz * context // data.block, 1),  # no gradients: room for twice as much
         eos_id=eos_id,
     )
 
 
-def validate_only(setup: Setup, runtime: Runtime) -> dict[str, float]:
+def validate_only(resolved: ResolvedRun, runtime: Runtime) -> dict[str, float]:
     """Measure the weights of --init_from on the validation data; writes nothing."""
-    data = open_validation(setup)
-    assert data is not None and setup.run.init_from is not None, "checked when the options were resolved"
-    model = build_model(setup, runtime)
-    load_weights(Path(setup.run.init_from), model, runtime)
-    return measure(model, data, setup, runtime, document_end(setup, data))
+    data = open_validation(resolved)
+    assert data is not None and resolved.run.init_from is not None, "checked when the options were resolved"
+    model = build_model(resolved, runtime)
+    load_weights(Path(resolved.run.init_from), model, runtime)
+    return measure(model, data, resolved, runtime, document_end(resolved.model, data))
 
 
-def execute(setup: Setup, signals: Signals | None = None) -> int:
+def run_training(resolved: ResolvedRun, signals: Signals | None = None) -> int:
     """Train or validate as the run asks, and say where things are; returns the exit code."""
     try:
-        return _execute(setup, signals)
+        return _run_training(resolved, signals)
     except Exception as error:
         if is_of_collective(error):
-            limit = f"The limit is --collective_timeout {setup.run.collective_timeout:g} seconds."
+            limit = f"The limit is --collective_timeout {resolved.run.collective_timeout:g} seconds."
             leave(EXIT_PEER_LOST, f"error: before or after training, a connection failed: {error} {limit}")
         raise
 
 
-def _execute(setup: Setup, signals: Signals | None) -> int:
-    run = setup.run
-    runtime = launch(
+def _run_training(resolved: ResolvedRun, signals: Signals | None) -> int:
+    run = resolved.run
+    runtime = start_runtime(
         precision=run.precision,
         offloading=run.offloading,
         deterministic=run.deterministic,
         timeout=run.collective_timeout,
     )
     if run.validation:
-        values = validate_only(setup, runtime)
+        values = validate_only(resolved, runtime)
         if runtime.is_main:
             print("\n".join(f"{key} {value:.6f}" for key, value in values.items()))
         return 0
     if runtime.is_main:
-        print(dry_run(setup), file=sys.stderr)
-    trainer = Trainer(setup, runtime)
+        print(dry_run_text(resolved), file=sys.stderr)
+    trainer = Trainer(resolved, runtime)
     if trainer.done:
         if runtime.is_main:
-            print(f"{setup.folder} is finished already: {trainer.progress.tokens:,} tokens. Nothing to do.")
+            print(f"{resolved.folder} is finished already: {trainer.progress.tokens:,} tokens. Nothing to do.")
             if trainer.spoilt:
                 print("error: its last steps were skipped, and its weights are those before them.", file=sys.stderr)
         return EXIT_NOT_FINITE if trainer.spoilt else 0

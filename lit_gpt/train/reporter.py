@@ -26,8 +26,8 @@ from lit_gpt.metrics.throughput import CONVENTION, Throughput, peak_flops
 from lit_gpt.optim.engine.groups import describe_groups
 from lit_gpt.optim.engine.protocol import telemetry
 from lit_gpt.parallel import Runtime
+from lit_gpt.preflight.resolved_run import ResolvedRun
 from lit_gpt.scaling.plan import StepValues
-from lit_gpt.train.setup import Setup
 from lit_gpt.train.signals import EXIT_INTERRUPTED
 from lit_gpt.train.step import StepResult
 
@@ -43,20 +43,20 @@ class Reporter:
 
     def __init__(
         self,
-        setup: Setup,
+        resolved: ResolvedRun,
         runtime: Runtime,
         optimizer: torch.optim.Optimizer,
         progress: Any,
         state: dict[str, Any] | None,
         owned: Callable[[], None] = lambda: None,
     ):
-        self.setup, self.runtime, self.progress = setup, runtime, progress
+        self.resolved, self.runtime, self.progress = resolved, runtime, progress
         self.optimizer = optimizer
         self.last_validation: dict[str, float] = {}
         self.last_loss = math.nan
         device = runtime.device
         peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-        palm = setup.palm_flops_per_token / (setup.plan.model_flops_per_token or 1.0)
+        palm = resolved.palm_flops_per_token / (resolved.plan.model_flops_per_token or 1.0)
         self.speed = Throughput(runtime.world_size, peak, palm=palm)
         self.hardware = Hardware(device)
         self._window = torch.zeros(3, device=device)  # summed loss of the steps taken, steps skipped, spikes of these
@@ -70,11 +70,11 @@ class Reporter:
         self._sinks = self._open_sinks(optimizer, owned) if runtime.is_main else None
         if self._sinks and progress.step:
             self._recall()
-        plan = setup.plan
+        plan = resolved.plan
         self._console = Console(plan.tokens, plan.steps, enabled=runtime.is_main, start_tokens=progress.tokens)
 
     def _open_sinks(self, optimizer: torch.optim.Optimizer, owned: Callable[[], None]) -> Sinks:
-        run, plan = self.setup.run, self.setup.plan
+        run, plan = self.resolved.run, self.resolved.plan
         config = dataclasses.asdict(run)
         for key, value in config.pop("base_hps").items():
             config[f"base_hps.{key}"] = value
@@ -83,9 +83,9 @@ class Reporter:
         config["parameter_groups"] = describe_groups(optimizer)
         config["plan"] = plan.to_dict()
         return Sinks(
-            self.setup.folder,
+            self.resolved.folder,
             run.loggers,
-            run_name=run.tracker_name or self.setup.folder.name,
+            run_name=run.tracker_name or self.resolved.folder.name,
             project=run.wandb_project,
             entity=run.wandb_entity,
             group=run.tracker_group,
@@ -97,7 +97,7 @@ class Reporter:
 
     def _recall(self) -> None:
         """The last losses of the run that this one continues, for a summary of what ends before it logs anything."""
-        rows = read_rows(self.setup.folder / METRICS_FILE) if self._logged() else []
+        rows = read_rows(self.resolved.folder / METRICS_FILE) if self._logged() else []
         known = {key: value for row in rows for key, value in row.items() if value is not None}
         self.last_loss = known.get("metric/train_loss", math.nan)
         self.last_validation = {key: value for key, value in known.items() if key.startswith("metric/val_")}
@@ -110,12 +110,12 @@ class Reporter:
         self._window_steps += 1
         self.speed.step(
             tokens=tokens,
-            samples=tokens // self.setup.plan.context,
+            samples=tokens // self.resolved.plan.context,
             batches=micro_batches * ranks,
-            flops=tokens * self.setup.plan.model_flops_per_token,
+            flops=tokens * self.resolved.plan.model_flops_per_token,
         )
-        step, last = self.progress.step, self.progress.tokens >= self.setup.plan.tokens
-        if step == 1 or last or step % self.setup.run.log_step == 0:
+        step, last = self.progress.step, self.progress.tokens >= self.resolved.plan.tokens
+        if step == 1 or last or step % self.resolved.run.log_step == 0:
             self._log(values, result, micro_batches, epochs)
         self._console.update(step, self.progress.tokens, None if math.isnan(self.last_loss) else self.last_loss)
 
@@ -143,10 +143,10 @@ class Reporter:
             "metric/train_ppl": math.exp(min(loss, 700.0)),
             "metric/skipped_steps": skipped,
         }
-        if self.setup.run.skip_spikes:
+        if self.resolved.run.skip_spikes:
             row["metric/skipped_spikes"] = spiked
         row |= self._step_values(values, norms_read, micro_batches)
-        if experts := self.setup.model.experts:
+        if experts := self.resolved.model.experts:
             row |= unpack(read[6:], experts.routed, values.batch_tokens)
         row |= telemetry(self.optimizer)
         row |= {f"data/epoch/{name}": epoch for name, epoch in epochs.items()}
@@ -163,7 +163,7 @@ class Reporter:
         )
 
     def _step_values(self, values: StepValues, norms: list[float], micro_batches: int) -> dict[str, float]:
-        plan = self.setup.plan
+        plan = self.resolved.plan
         clip = plan.grad_clip
         row = {
             "metric/grad_norm": norms[0],
@@ -194,8 +194,9 @@ class Reporter:
             self.note(f"warning: {skipped - spiked} of the last {window} steps had a non-finite gradient; skipped them")
         if spiked:
             step, loss, norm = result.spike.tolist()
+            sigmas = self.resolved.run.skip_spikes
             self.note(
-                f"warning: {spiked} of the last {window} steps were spikes, more than {self.setup.run.skip_spikes:g} "
+                f"warning: {spiked} of the last {window} steps were spikes, more than {sigmas:g} "
                 f"sigma above the mean; skipped them (the newest is step {step:.0f}: loss {loss:.4f}, gradient norm "
                 f"{norm:.4g})"
             )
@@ -257,21 +258,21 @@ class Reporter:
             raise NotWritten(" ".join(problems))
 
     def _logged(self) -> bool:
-        metrics = self.setup.folder / METRICS_FILE
+        metrics = self.resolved.folder / METRICS_FILE
         return metrics.is_file() and metrics.stat().st_size > 0
 
     def _draw(self) -> None:
         if self._logged():
-            draw_loss_curve(self.setup.folder, self._bytes_per_token())
+            draw_loss_curve(self.resolved.folder, self._bytes_per_token())
 
     def _summarize(self, code: int, saved: bool) -> None:
         if self._logged():
-            write_summary(self.setup.folder, self._summary(code, saved))
+            write_summary(self.resolved.folder, self._summary(code, saved))
 
     def _summary(self, code: int, saved: bool) -> dict[str, Any]:
-        plan, rates = self.setup.plan, self.speed.metrics()
+        plan, rates = self.resolved.plan, self.speed.metrics()
         return {
-            "run": self.setup.folder.name,
+            "run": self.resolved.folder.name,
             "finished": saved and code == 0 and self.progress.tokens >= plan.tokens,
             "interrupted": code == EXIT_INTERRUPTED,
             "saved": saved,
@@ -282,7 +283,7 @@ class Reporter:
             **{k: v for k, v in rates.items() if k.startswith(("throughput/", "time/"))},
             **{f"parameters/{k}": v for k, v in plan.counts.items()},
             "model_flops_per_token": plan.model_flops_per_token,
-            "palm_flops_per_token": self.setup.palm_flops_per_token,
+            "palm_flops_per_token": self.resolved.palm_flops_per_token,
             "mfu_convention": CONVENTION,
             "learning_rate": plan.roles["matrix"].lr,
             "depth": plan.depth,

@@ -37,10 +37,10 @@ from lit_gpt.metrics.sinks import CSV_FILE
 from lit_gpt.metrics.summary import METRICS_FILE, SUMMARY_FILE
 from lit_gpt.plugins import FOLDER as PLUGINS
 from lit_gpt.plugins import keep_plugins
+from lit_gpt.preflight.resolved_run import ResolvedRun
 from lit_gpt.train.environment import environment
 from lit_gpt.train.identity import IDENTITY, changed_options, described, identity, what_differs
 from lit_gpt.train.lease import Lease, take_lease
-from lit_gpt.train.setup import Setup
 from lit_gpt.utils.files import remove_leftovers, told, write_bytes, write_text
 
 CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
@@ -48,21 +48,21 @@ ARCHIVE = (*(f"{part}.json" for part in IDENTITY), CONFIG, ENVIRONMENT)
 WRITTEN = (*ARCHIVE, "patch-*.diff", METRICS_FILE, CSV_FILE, SUMMARY_FILE, CURVE_FILE)
 
 
-def claim(setup: Setup, checkpoint: dict[str, Any] | None, resumed: Path | None = None) -> list[Path]:
+def check_folder(resolved: ResolvedRun, checkpoint: dict[str, Any] | None, resumed: Path | None = None) -> list[Path]:
     """Check that the folder is this run's or nobody's, and the checkpoint (its meta) too; touches nothing.
 
     resumed: where that checkpoint is. Returns the checkpoints of the folder. Raises UserError with the difference when
     either is another run's, and when the folder holds this run with progress that starting over would lose.
     """
-    folder = setup.folder
+    folder = resolved.folder
     if checkpoint is not None:
         options = (resumed.parent.parent if resumed else folder) / CONFIG
-        _same_run({part: checkpoint[part] for part in IDENTITY}, setup, "the checkpoint", options)
+        _same_run({part: checkpoint[part] for part in IDENTITY}, resolved, "the checkpoint", options)
     blocking = next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None)
     if blocking:
         raise UserError(f"The run folder {folder} cannot be made: {blocking} is a file. Choose another --out_dir.")
     if (old := _identity_of(folder)) is not None:
-        _same_run(old, setup, str(folder), folder / CONFIG)
+        _same_run(old, resolved, str(folder), folder / CONFIG)
     present = list_checkpoints(folder / "checkpoints")
     if checkpoint is None and present:
         raise UserError(
@@ -81,8 +81,8 @@ def _identity_of(folder: Path) -> dict[str, Any] | None:
     return parts if all(part and isinstance(part, dict) for part in parts.values()) else None
 
 
-def _same_run(old: dict[str, Any], setup: Setup, where: str, options: Path) -> None:
-    if differing := what_differs(old, setup, options):
+def _same_run(old: dict[str, Any], resolved: ResolvedRun, where: str, options: Path) -> None:
+    if differing := what_differs(old, resolved, options):
         listed = "\n".join(f"  {line}" for line in differing)
         if any(line.startswith("numerics.plugins") for line in differing):
             listed += f"\nThe plugins as they were then are in {options.parent / PLUGINS}."
@@ -93,14 +93,16 @@ def _same_run(old: dict[str, Any], setup: Setup, where: str, options: Path) -> N
         )
 
 
-def take(setup: Setup, checkpoint: dict[str, Any] | None, resumed: Path | None, present: list[Path]) -> Lease:
+def lock_folder(
+    resolved: ResolvedRun, checkpoint: dict[str, Any] | None, resumed: Path | None, present: list[Path]
+) -> Lease:
     """Become the owner of the folder, which is made where it is not there. Only the main process calls this.
 
-    checkpoint, resumed: what the run goes on from. present: what claim returned. Raises NotOwner while another process
-    trains in the folder, and when one did since `claim`.
+    checkpoint, resumed: what the run goes on from. present: what check_folder returned. Raises NotOwner while another
+    process trains in the folder, and when one did since `check_folder`.
     """
-    folder = setup.folder
-    if setup.run.resume == "auto" and not present and (note := new_run_note(setup)):
+    folder = resolved.folder
+    if resolved.run.resume == "auto" and not present and (note := new_run_note(resolved)):
         print(note, file=sys.stderr)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,7 +112,7 @@ def take(setup: Setup, checkpoint: dict[str, Any] | None, resumed: Path | None, 
     try:
         if list_checkpoints(folder / "checkpoints") != present:
             raise NotOwner(f"Another process trained in {folder} while this one started. Type the same command again.")
-        claim(setup, checkpoint, resumed)
+        check_folder(resolved, checkpoint, resumed)
         remove_leftovers(folder, WRITTEN)
         if (folder / PLUGINS).is_dir():
             remove_leftovers(folder / PLUGINS, ("*.py",))
@@ -130,29 +132,29 @@ def has_ended(folder: Path) -> bool:
         return not (folder / METRICS_FILE).is_file()
 
 
-def new_run_note(setup: Setup) -> str | None:
+def new_run_note(resolved: ResolvedRun) -> str | None:
     """What to say of a run that --resume auto starts, where another one of its --train_name lies beside it."""
     found = {}
-    for path in sorted(setup.folder.parent.glob(f"{escape(setup.run.train_name)}_*/{CONFIG}")):
-        changes = changed_options(path, setup.run)
+    for path in sorted(resolved.folder.parent.glob(f"{escape(resolved.run.train_name)}_*/{CONFIG}")):
+        changes = changed_options(path, resolved.run)
         named = {name: values for name, values in changes.items() if name in IN_RUN_NAME}
-        if path.parent != setup.folder and "train_name" not in changes and named:
+        if path.parent != resolved.folder and "train_name" not in changes and named:
             found[path.parent] = described(named)
     if not found:
         return None
     nearest = min(found, key=lambda folder: len(found[folder]))
     return (
-        f"note: --resume auto starts a new run, {setup.folder}. To continue {nearest} instead, type its options "
+        f"note: --resume auto starts a new run, {resolved.folder}. To continue {nearest} instead, type its options "
         f"(there -> here): {', '.join(found[nearest])}"
     )
 
 
-def create(setup: Setup, data: Mapping[str, Corpus | None] | None = None) -> KeptTokenizer | None:
+def write_archive(resolved: ResolvedRun, data: Mapping[str, Corpus | None] | None = None) -> KeptTokenizer | None:
     """Write the archive's fixed part; the tokenizer that it keeps. Only the owner calls this.
 
     data: name -> corpus, for their fingerprints. Raises NotWritten where something cannot be written.
     """
-    folder, run = setup.folder, setup.run
+    folder, run = resolved.folder, resolved.run
     folder.mkdir(parents=True, exist_ok=True)
     record, patch = environment(data or {})
     if record["git"] and record["git"]["patch_cut"]:
@@ -169,7 +171,7 @@ def create(setup: Setup, data: Mapping[str, Corpus | None] | None = None) -> Kep
         tokenizer = describe_tokenizer(run.train_data_dir, run.data_mixture, run.eos_token_id)
         kept = keep_tokenizer(tokenizer, folder) if tokenizer else None
         keep_plugins(folder)
-        identifying = {**identity(setup), "plan": setup.plan.to_dict()}
+        identifying = {**identity(resolved), "plan": resolved.plan.to_dict()}
         for part in reversed(IDENTITY):
             write_text(folder / f"{part}.json", json.dumps(identifying[part], indent=2) + "\n")
     return kept

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
-from jsonargparse import auto_cli
+from script_module import script_module
 
-from benchmarks import train_step
+from lit_gpt.config.command import command_of, exit_code
+
+train_step = script_module("benchmarks/train_step.py")
 
 TINY = {"ar": 16}
 
@@ -15,7 +17,7 @@ def test_a_row_for_every_size(tmp_path, capsys) -> None:
     output = tmp_path / "rows.json"
     words = ["--sizes", "2:1", "--contexts", "32", "--steps", "3", "--warmup", "2"]
     words += ["--options", json.dumps(TINY), "--output", str(output), "--profile", "5"]
-    auto_cli(train_step.main, as_positional=False, args=words)
+    assert exit_code(command_of(train_step.main), words) == 0
     (row,) = json.loads(output.read_text())
     assert (row["depth"], row["micro_bsz"], row["steps"], row["options"]) == (2, 1, 3, TINY)
     # Two tables of 32000 x 32; per layer q and out 2 x 32 x 32, k and v 2 x 16 x 32, FFN 3 x 32 x 128, two norms.

@@ -12,9 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+from script_module import script_module
 
-from launch_scripts import sweep
+from lit_gpt.config.command import exit_code
 
+sweep = script_module("launch_scripts/sweep.py")
 ROOT = Path(__file__).parents[2]
 # Called as: fake.py .../pretrain.py OPTIONS. Its loss is (log10(lr) + 2)^2, so that lr 1e-2 is best.
 FAKE = """
@@ -118,7 +120,7 @@ def test_a_failed_row_does_not_stop_the_others(arguments, capsys, monkeypatch) -
 )
 def test_tables_that_cannot_be_run(arguments, capsys, table, says) -> None:
     Path(arguments[0]).write_text(table)
-    assert sweep.main(arguments) == 2
+    assert exit_code(sweep.main, arguments) == 2
     assert says in capsys.readouterr().err
 
 
@@ -126,7 +128,7 @@ def test_a_row_that_changed_under_its_name_is_refused(arguments, capsys) -> None
     table = Path(arguments[0])
     assert sweep.main(arguments) == 0
     table.write_text(table.read_text().replace("1e-2", "2e-2"))
-    assert sweep.main(arguments) == 2
+    assert exit_code(sweep.main, arguments) == 2
     assert "new name" in capsys.readouterr().err
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from script_module import script_module
 
-from launch_scripts import optimizer_benchmark as benchmark
+from lit_gpt.config.command import exit_code
 from lit_gpt.errors import UserError
 from lit_gpt.optim import OPTIMIZERS
 
@@ -18,6 +19,8 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests/e2e"))
 
 from tiny_run import make_corpus  # noqa: E402
+
+benchmark = script_module("launch_scripts/optimizer_benchmark.py")
 
 TINY = "--ar 8 --depth 2 --ctx_len 32 --micro_bsz 4 --total_bsz 256 --eval_sequences 8 --base_hps.d0 2 --num_workers 0"
 
@@ -63,9 +66,9 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_given(tmp_path: Path, capsys: Any) -> None:
-    assert benchmark.main(words(tmp_path, tmp_path, "schedulefre_sgd")) == 2
+    assert exit_code(benchmark.main, words(tmp_path, tmp_path, "schedulefre_sgd")) == 2
     assert "Did you mean 'schedulefree_sgd'" in capsys.readouterr().err
-    assert benchmark.main(words(tmp_path, tmp_path, "adamw", "--max_tokens=100")) == 2
+    assert exit_code(benchmark.main, words(tmp_path, tmp_path, "adamw", "--max_tokens=100")) == 2
     assert "before the --" in capsys.readouterr().err
 
 

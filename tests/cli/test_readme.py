@@ -18,13 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from script_module import script_module
 
 import pretrain
-from benchmarks import reproduce, train_step
 from lit_gpt.architectures import FAMILIES
 from lit_gpt.config.names import TOKENS
 from lit_gpt.data.prepare import prepare as data_prepare
 
+reproduce, train_step = (script_module(f"benchmarks/{name}.py") for name in ("reproduce", "train_step"))
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = sorted(p for p in ROOT.rglob("*.md") if not any(part.startswith(".") for part in p.relative_to(ROOT).parts))
@@ -177,13 +178,13 @@ def rows(heading: str) -> list[str]:
 
 def test_the_family_table_is_true() -> None:
     from lit_gpt.architectures import build
-    from lit_gpt.train.setup import count
+    from lit_gpt.preflight.meta_model import count, meta_model
 
     cells = rows("Families")
     table = {cells[i].strip(" `"): [c.strip() for c in cells[i + 2 : i + 4]] for i in range(0, len(cells), 4)}
     assert set(table) <= set(FAMILIES.names())
     for family, sizes in table.items():
-        counted = [count(build(family, depth)).parameters["non_embedding"] for depth in (8, 16)]
+        counted = [count(meta_model(build(family, depth))).parameters["non_embedding"] for depth in (8, 16)]
         assert sizes == [f"{n / 1e6:.0f}M" for n in counted]
 
 

@@ -7,9 +7,12 @@ import shlex
 from pathlib import Path
 
 import pytest
+from script_module import script_module
 
 import pretrain
-from benchmarks import reproduce
+from lit_gpt.config.command import exit_code
+
+reproduce = script_module("benchmarks/reproduce.py")
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,9 +70,9 @@ def test_rows_of_parts_are_joined(table) -> None:
 
 
 def test_unknown_jobs_and_a_missing_corpus(tmp_path, capsys) -> None:
-    assert reproduce.main(tmp_path / "out", only="kernel") == 2
+    assert exit_code(lambda words: reproduce.main(tmp_path / "out", only="kernel"), []) == 2
     assert "Did you mean 'kernels" in capsys.readouterr().err
-    assert reproduce.main(tmp_path / "out", only="curves") == 2
+    assert exit_code(lambda words: reproduce.main(tmp_path / "out", only="curves"), []) == 2
     assert "Give --text FOLDER" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

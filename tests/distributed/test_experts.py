@@ -16,7 +16,7 @@ from tiny_model import CONFIG, LENGTH, VOCAB, build_adamw, build_model, same, sn
 
 from lit_gpt.checkpoint import Checkpointer, find_checkpoint, load_checkpoint
 from lit_gpt.config.model import Experts, LayerSpec
-from lit_gpt.parallel import Runtime, launch, replicas_in_sync
+from lit_gpt.parallel import Runtime, replicas_in_sync, start_runtime
 from lit_gpt.train.step import train_step
 
 ROWS, STEPS = 12, 2
@@ -42,7 +42,7 @@ def global_batch(step: int) -> torch.Tensor:
 
 def train(experts: Experts, micro_batches: int, **options: Any) -> dict[str, Any]:
     """Steps on the same global batches, with so many micro-batches on each rank."""
-    runtime = launch()
+    runtime = start_runtime()
     model, optimizer = built(runtime, experts, **options)
     losses, norms, routing = [], [], []
     for step in range(STEPS):
@@ -117,7 +117,7 @@ def loaded(run: Path, runtime: Runtime, **options: Any) -> dict[str, Any]:
 
 def move(run: Path) -> list[dict[str, Any]]:
     """A step, then a save, with and without expert parallelism; each loaded both ways."""
-    runtime, found = launch(), []
+    runtime, found = start_runtime(), []
     for saves in (True, False):
         model, optimizer = built(runtime, CASES[1][0], expert_parallel=saves)
         mine = global_batch(0).numpy().reshape(runtime.world_size, -1, LENGTH)[runtime.rank]
@@ -136,7 +136,7 @@ def test_checkpoints_move_between_expert_parallelism_and_none(tmp_path):
     """5 experts: 3 on one process, 2 on the other."""
     ranks = run_distributed(move, 2, tmp_path)
     for i, saves in enumerate(("True", "False")):
-        alone = loaded(tmp_path / saves, launch())
+        alone = loaded(tmp_path / saves, start_runtime())
         for found in (each for cases in ranks for each in cases[2 * i : 2 * i + 2]):
             assert same(found["state"], found["saved"]) and same(found["saved"], alone["state"])
             torch.testing.assert_close(found["logits"], alone["logits"])

@@ -17,7 +17,7 @@ from tiny_model import CONFIG, build_adamw, build_model, full, same, snapshot, t
 
 from lit_gpt.checkpoint import Checkpointer, find_checkpoint, load_checkpoint
 from lit_gpt.config.model import Experts, LayerSpec, ModelConfig
-from lit_gpt.parallel import grad_norms, launch, replicas_in_sync, scale_gradients_
+from lit_gpt.parallel import grad_norms, replicas_in_sync, scale_gradients_, start_runtime
 
 pytestmark = pytest.mark.gpu
 
@@ -44,7 +44,7 @@ def train(run: Path, dtype: torch.dtype, noise: int = 0, **options: Any) -> dict
 
     noise: the seed of controls.disturb.
     """
-    runtime = launch(offloading=options.get("offloading", False))
+    runtime = start_runtime(offloading=options.get("offloading", False))
     master = torch.promote_types(dtype, torch.float32)
     options = {"config": GPU_CONFIG, "master": master, "on_host": True, **options}
     model = build_model(runtime, dtype, **options)

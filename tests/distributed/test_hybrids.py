@@ -13,7 +13,7 @@ from tiny_model import LENGTH, VOCAB, build_adamw, build_model, snapshot, train_
 
 from lit_gpt.architectures import build
 from lit_gpt.config.model import ModelConfig
-from lit_gpt.parallel import launch, replicas_in_sync
+from lit_gpt.parallel import replicas_in_sync, start_runtime
 
 OPTIONS = {"mamba": {"d_state": 4}, "gdn": {"heads": 2, "key_dim": 8}}
 CASES: list[dict[str, Any]] = [
@@ -33,7 +33,7 @@ def small(family: str, **changes: Any) -> ModelConfig:
 
 
 def train(family: str, act_ckpt: str = "off", compile: bool = False, **changes: Any) -> dict[str, Any]:
-    runtime = launch()
+    runtime = start_runtime()
     model = build_model(runtime, config=small(family, **changes), act_ckpt=act_ckpt, compile=compile)
     optimizer = build_adamw(model, "fused")  # torch's plans the sharding of each list for seconds
     start = snapshot(model)

@@ -9,13 +9,13 @@ from lightning_fabric.utilities.rank_zero import rank_zero_info
 from tiny_model import build_model
 
 from lit_gpt.errors import UserError
-from lit_gpt.parallel import finish_gradients, gradient_sync, launch, replicas_in_sync
+from lit_gpt.parallel import finish_gradients, gradient_sync, replicas_in_sync, start_runtime
 
 
 def test_one_process_needs_no_process_group():
-    runtime = launch(precision="fp32")
+    runtime = start_runtime(precision="fp32")
     assert (runtime.rank, runtime.world_size, runtime.is_main, runtime.mesh) == (0, 1, True, None)
-    assert runtime.compute_dtype == torch.float32 and launch(precision="bf16").compute_dtype == torch.bfloat16
+    assert runtime.compute_dtype == torch.float32 and start_runtime(precision="bf16").compute_dtype == torch.bfloat16
     value = torch.tensor(3.0, device=runtime.device)
     total = runtime.sum(value)
     assert total == value and total is not value
@@ -29,19 +29,19 @@ def test_one_process_needs_no_process_group():
 
 def test_precision_must_be_known():
     with pytest.raises(UserError, match=r"--precision fp16 is unknown.*bf16"):
-        launch(precision="fp16")
+        start_runtime(precision="fp16")
 
 
 def test_offloading_needs_torchrun():
     with pytest.raises(UserError, match="torchrun --nproc_per_node 1"):
-        launch(offloading=True)
+        start_runtime(offloading=True)
 
 
 def test_slurm_tasks_without_torchrun_are_refused(monkeypatch):
     """Each would train alone and write to the same folder."""
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     with pytest.raises(UserError, match="srun started 4 tasks"):
-        launch()
+        start_runtime()
 
 
 def test_more_processes_than_gpus(monkeypatch):
@@ -50,7 +50,7 @@ def test_more_processes_than_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     with pytest.raises(UserError, match="started 8 processes on this node, which has 4 GPUs"):
-        launch()
+        start_runtime()
 
 
 def test_fabric_does_not_advise_tf32(monkeypatch, caplog):

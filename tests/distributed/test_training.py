@@ -14,9 +14,9 @@ from lit_gpt.parallel import (
     finish_gradients,
     grad_norms,
     gradient_sync,
-    launch,
     replicas_in_sync,
     scale_gradients_,
+    start_runtime,
 )
 
 CASES: list[dict[str, Any]] = [
@@ -30,7 +30,7 @@ STEPS, MICRO_BATCHES = 3, 2
 
 def train(kind: str = "foreach", **options: Any) -> dict[str, Any]:
     """A few accumulated, scaled steps; everything that could differ between numbers of ranks."""
-    runtime = launch()
+    runtime = start_runtime()
     model = build_model(runtime, **options)
     optimizer = build_adamw(model, kind)
     losses, norms, wrong_norms = [], [], []
@@ -78,7 +78,7 @@ def close_to_torch(model, norm) -> bool:
 
 def disturbed() -> tuple[bool, bool]:
     """replicas_in_sync after rank 1 changed a vector, and after it changed a shard."""
-    runtime = launch()
+    runtime = start_runtime()
     answers = []
     for name in ("norm.weight", "wte.weight"):
         model = build_model(runtime)

@@ -12,9 +12,10 @@ from lit_gpt.architectures import FAMILIES, has_experts
 from lit_gpt.config.cli import parse
 from lit_gpt.config.resolve import resolve
 from lit_gpt.optim import OPTIMIZERS
+from lit_gpt.preflight.meta_model import count, meta_model
+from lit_gpt.preflight.model_options import model_config
 from lit_gpt.scaling.plan import build_plan
 from lit_gpt.scaling.rules import RULES
-from lit_gpt.train.setup import count, model_config
 
 BASE = 2**21  # tokens of the base batch
 DATA = "--train_data_dir D --val_data_dir D"
@@ -115,7 +116,7 @@ def test_families_and_rules(i, capsys):
     family, printed = DENSE_FAMILIES[i], RULE_NAMES[i % len(RULE_NAMES)]
     line = f"--train_model {family} --depth 8 --train_name x --parameterization"
     typed = parse(f"{line} sp".split())
-    counted = count(model_config(resolve(typed)[0], 8, None))
+    counted = count(meta_model(model_config(resolve(typed)[0], 8, None)))
     for rule in RULE_NAMES:
         optimizer = "muonh" if rule.startswith("hyperp") else None  # refused with others
         run, _ = resolve(replace(typed, parameterization=rule, optimizer=optimizer))

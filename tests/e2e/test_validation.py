@@ -12,7 +12,7 @@ from tiny_model import LENGTH, VOCAB, build_model
 
 from lit_gpt.data.corpus import Corpus
 from lit_gpt.data.stream import ArrayStream, StreamInfo
-from lit_gpt.parallel import Runtime, launch
+from lit_gpt.parallel import Runtime, start_runtime
 from lit_gpt.train.validate import validate
 
 MULTIPLES = 2
@@ -43,7 +43,7 @@ def on_ranks(model, world_size: int, **options) -> dict[str, float]:
 @pytest.mark.parametrize("sequences", [7, 11, 200])
 def test_every_number_of_ranks(sequences):
     """Bits per byte were of the average bytes per token of the whole corpus, not of the windows evaluated."""
-    model = build_model(launch())
+    model = build_model(start_runtime())
     for i in range(1, MULTIPLES + 1):
         losses, count, size = 0.0, 0, 0
         for start in range(0, min(sequences * MULTIPLES * LENGTH, len(TOKENS) - 1), MULTIPLES * LENGTH):

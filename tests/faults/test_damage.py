@@ -22,7 +22,7 @@ from lit_gpt.checkpoint import (
 )
 from lit_gpt.checkpoint.contents import damage
 from lit_gpt.errors import UserError
-from lit_gpt.parallel import launch
+from lit_gpt.parallel import start_runtime
 from lit_gpt.tools import inspect
 
 FILES = ("__0_0.distcp", ".metadata", "meta.json", "SHA256SUMS", "COMPLETE")
@@ -110,7 +110,7 @@ def test_when_none_is_whole_nothing_starts_anew(run):
 
 def save_and_find(folder: Path) -> tuple[str, int]:
     """Two ranks, a data file of each; that of rank 1 is damaged in the newest checkpoint, and every rank checks one."""
-    runtime = launch()
+    runtime = start_runtime()
     model = build_model(runtime)
     optimizer = build_adamw(model, "fused")
     saver = Checkpointer(folder / "checkpoints", runtime, keep_last=2)

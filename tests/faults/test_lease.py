@@ -18,9 +18,9 @@ from tiny_run import folder_of, pretrain, words
 
 from lit_gpt.config.cli import parse
 from lit_gpt.errors import EXIT_NOT_OWNER, NotOwner
+from lit_gpt.preflight.resolved_run import resolve_run
 from lit_gpt.train import lease
 from lit_gpt.train.lease import take_lease
-from lit_gpt.train.setup import prepare
 
 INTERRUPTED = 75
 STALE = 0.5
@@ -169,7 +169,7 @@ def refused(arguments: list[str]) -> int:
 
 def test_all_ranks_are_refused(data, tmp_path):
     """Only the main process asks, and the others do not wait for it in a collective for good."""
-    setup = prepare(parse(words(data, tmp_path, **OPTIONS)), 1)
+    setup = resolve_run(parse(words(data, tmp_path, **OPTIONS)), 1)
     setup.folder.mkdir()
     process = owner(setup.folder)
     assert run_distributed(refused, 2, words(data, tmp_path, **OPTIONS)) == [EXIT_NOT_OWNER] * 2

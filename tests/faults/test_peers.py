@@ -17,7 +17,7 @@ from spawn import run_distributed
 from tiny_run import make_corpus, pretrain, rows, words
 
 from lit_gpt.errors import EXIT_PEER_LOST
-from lit_gpt.parallel import launch
+from lit_gpt.parallel import start_runtime
 from lit_gpt.train.loop import Trainer
 from lit_gpt.utils import signals
 
@@ -115,7 +115,7 @@ def test_a_cut_link_ends_both_hosts(data, tmp_path, hosts):
 
 def limits() -> set[timedelta]:
     """Of every process group that a run makes: of the world, of both axes of the mesh, of checkpoints."""
-    runtime = launch(timeout=77.0)
+    runtime = start_runtime(timeout=77.0)
     assert runtime.mesh is not None
     groups = [dist.group.WORLD, *runtime.mesh.get_all_groups(), dist.new_group(backend="gloo")]
     return {g._get_backend(torch.device("cpu")).options._timeout for g in groups}

@@ -17,7 +17,7 @@ from tiny_model import build_adamw, build_model
 
 from lit_gpt.checkpoint import Checkpointer, damage, list_checkpoints, load_full, writing
 from lit_gpt.errors import UserError
-from lit_gpt.parallel import launch
+from lit_gpt.parallel import start_runtime
 
 
 def save_and_die(folder: Path, before: tuple[int, ...], then: int, point: int, keep_last: int) -> None:
@@ -158,7 +158,7 @@ def test_a_failure_of_any_part_of_publishing_is_a_failed_save(what, tmp_path, mo
 
 def one_rank_fails(folder: Path) -> tuple[bool, bool, str]:
     """The disk is full for rank 1 alone, in the middle of DCP's collectives; then it is not."""
-    runtime = launch()
+    runtime = start_runtime()
     model = build_model(runtime)
     optimizer = build_adamw(model, "fused")
     saver = Checkpointer(folder, runtime, keep_last=2, async_save=False)

@@ -137,14 +137,14 @@ def newest(out: Path) -> int:
 
 
 def before_training(argv: list[str], number: int) -> int:
-    claim = run_folder.claim
+    claim = run_folder.check_folder
 
     def patched(*args: Any) -> None:
         claim(*args)
         send(number)
         stuck()
 
-    run_folder.claim = patched
+    run_folder.check_folder = patched
     return pretrain.main(argv)
 
 

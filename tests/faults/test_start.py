@@ -15,24 +15,24 @@ from tiny_run import folder_of, run, words
 
 from lit_gpt.config.cli import parse
 from lit_gpt.errors import UserError
+from lit_gpt.preflight.resolved_run import ResolvedRun, resolve_run
 from lit_gpt.train import run_folder
-from lit_gpt.train.setup import Setup, prepare
 
 INTERRUPTED = 75
 
 
-def setup_of(data: Path, out: Path, **options: Any) -> Setup:
-    return prepare(parse(words(data, out, **{**OPTIONS, **options})), 1)
+def setup_of(data: Path, out: Path, **options: Any) -> ResolvedRun:
+    return resolve_run(parse(words(data, out, **{**OPTIONS, **options})), 1)
 
 
-def begin(setup: Setup) -> None:
+def begin(setup: ResolvedRun) -> None:
     """What a run without checkpoints does to its folder before it trains."""
-    lease = run_folder.take(setup, None, None, run_folder.claim(setup, None))
-    run_folder.create(setup)
+    lease = run_folder.lock_folder(setup, None, None, run_folder.check_folder(setup, None))
+    run_folder.write_archive(setup)
     lease.close()
 
 
-def dies(setup: Setup, operation: int) -> bool:
+def dies(setup: ResolvedRun, operation: int) -> bool:
     """Whether a start in another process was killed at its n-th operation on a file; else it went well."""
     if not (pid := os.fork()):
         try:
@@ -69,7 +69,7 @@ def test_every_moment_of_a_start(before, data, tmp_path, monkeypatch):
         assert not list(setup.folder.rglob(".*.tmp")), "what the killed one was writing is gone"
         operation += 1
     with pytest.raises(UserError, match="--seed: 3407 -> 1"):  # it is this run's now
-        run_folder.claim(replace(other, folder=setup.folder), None)
+        run_folder.check_folder(replace(other, folder=setup.folder), None)
     assert operation > 20
 
 

@@ -16,19 +16,19 @@ from tiny_run import folder_of, run, words
 from lit_gpt.config.cli import parse
 from lit_gpt.data.discover import open_corpus
 from lit_gpt.errors import UserError
+from lit_gpt.preflight.resolved_run import ResolvedRun, resolve_run
 from lit_gpt.tools import inspect
 from lit_gpt.train import environment, run_folder
 from lit_gpt.train.identity import identity
-from lit_gpt.train.setup import Setup, prepare
 
 INTERRUPTED = 75
 
 
-def setup_of(data: Path, out: Path, **options: Any) -> Setup:
-    return prepare(parse(words(data, out, **{**OPTIONS, **options})), 1)
+def setup_of(data: Path, out: Path, **options: Any) -> ResolvedRun:
+    return resolve_run(parse(words(data, out, **{**OPTIONS, **options})), 1)
 
 
-def old_meta(setup: Setup, **numerics: str) -> dict[str, Any]:
+def old_meta(setup: ResolvedRun, **numerics: str) -> dict[str, Any]:
     return {**identity(setup), "numerics": numerics}
 
 
@@ -37,7 +37,7 @@ def old_meta(setup: Setup, **numerics: str) -> dict[str, Any]:
 def test_a_precision_is_what_is_computed_in(label, typed, data, tmp_path):
     """fp32 typed on a CPU, where it is the default, made another run of it; so did bf16 and bf16-mixed."""
     setup = setup_of(data, tmp_path, precision=typed)
-    run_folder.claim(setup, old_meta(setup, precision=label, residual_precision="fp32"))
+    run_folder.check_folder(setup, old_meta(setup, precision=label, residual_precision="fp32"))
 
 
 def test_the_default_of_a_gpu_is_bf16(data, tmp_path, monkeypatch):
@@ -45,20 +45,20 @@ def test_the_default_of_a_gpu_is_bf16(data, tmp_path, monkeypatch):
     mixed, single = (setup_of(data, tmp_path, precision=label) for label in ("bf16-mixed", "fp32"))
     assert identity(here) == identity(single)
     with pytest.raises(UserError, match="--precision: bf16 -> not given"):
-        run_folder.create(mixed)
-        run_folder.claim(here, None)
+        run_folder.write_archive(mixed)
+        run_folder.check_folder(here, None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert identity(here) == identity(mixed)
-    run_folder.claim(here, old_meta(here, precision="bf16-mixed", residual_precision="fp32"))
+    run_folder.check_folder(here, old_meta(here, precision="bf16-mixed", residual_precision="fp32"))
     with pytest.raises(UserError, match=r"numerics\.precision: fp32 -> bf16"):  # no option explains it
-        run_folder.claim(here, old_meta(here, precision="fp32", residual_precision="fp32"))
+        run_folder.check_folder(here, old_meta(here, precision="fp32", residual_precision="fp32"))
 
 
 def differing(data: Path, out: Path, *, then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What is said of a folder made with some options to a run with others."""
-    run_folder.create(setup_of(data, out, **then))
+    run_folder.write_archive(setup_of(data, out, **then))
     with pytest.raises(UserError, match="What differs") as raised:
-        run_folder.claim(setup_of(data, out, **now), None)
+        run_folder.check_folder(setup_of(data, out, **now), None)
     return [line.strip() for line in str(raised.value).splitlines()[1:-1]]
 
 
@@ -73,9 +73,9 @@ def test_the_options_that_changed_are_named(data, tmp_path):
 def test_what_no_option_explains_is_told_too(data, tmp_path):
     """Such as a vocabulary that follows the data, when that is replaced in its place."""
     first = setup_of(data, tmp_path)
-    run_folder.create(replace(first, model=first.model.replace(vocab_size=300)))
+    run_folder.write_archive(replace(first, model=first.model.replace(vocab_size=300)))
     with pytest.raises(UserError) as raised:
-        run_folder.claim(setup_of(data, tmp_path, seed=5), None)
+        run_folder.check_folder(setup_of(data, tmp_path, seed=5), None)
     lines = f"  --seed: 3407 -> 5\n  model.vocab_size: 300 -> {first.model.vocab_size}\n"
     assert lines in str(raised.value)
 
@@ -133,7 +133,7 @@ def test_a_large_patch_is_cut_and_that_is_said(checkout, data, tmp_path, capsys,
     monkeypatch.setattr(environment, "PATCH_LIMIT", 1000)
     (checkout / "lit_gpt" / "new.py").write_text("y = 3\n" * 1000)
     setup = setup_of(data, tmp_path / "out")
-    run_folder.create(setup)
+    run_folder.write_archive(setup)
     record = json.loads((setup.folder / "environment.json").read_text())["git"]
     assert record["patch_cut"] and f"{record['patch']} is cut" in capsys.readouterr().err
     kept = (setup.folder / record["patch"]).read_text()
@@ -147,7 +147,7 @@ def test_what_differs_between_two_runs(checkout, data, tmp_path, capsys):
         (checkout / "lit_gpt" / "a.py").write_text(line)
         setup = setup_of(data, tmp_path / str(seed), seed=seed)
         corpus = open_corpus(str(data), "train", 64, seed)
-        run_folder.create(setup, {"train": corpus, "validation": None})
+        run_folder.write_archive(setup, {"train": corpus, "validation": None})
         folders.append(setup.folder)
     record = json.loads((folders[0] / "environment.json").read_text())
     assert record["packages"]["torch"] == torch.__version__

@@ -17,7 +17,7 @@ from lit_gpt.nn import balance
 from lit_gpt.nn.moe import stack
 from lit_gpt.nn.router import choose_experts
 from lit_gpt.ops.grouped_gemm import explain
-from lit_gpt.parallel import launch
+from lit_gpt.parallel import start_runtime
 from lit_gpt.train.routing import StepRouting
 from lit_gpt.train.step import train_step
 
@@ -31,7 +31,7 @@ def logits(moe, x):
 
 def auxiliary(experts: Experts, moe, x, micro_batches: int = 1) -> torch.Tensor:
     """What a step back-propagates for one layer."""
-    routing = StepRouting(experts, launch(), micro_batches)
+    routing = StepRouting(experts, start_runtime(), micro_batches)
     parts = x.chunk(micro_batches)
     if experts.exact_aux:
         routing.count_first(lambda part: stack([moe(part)[1]]), parts)
@@ -67,7 +67,7 @@ def test_gradient_and_value(experts):
     (found,) = torch.autograd.grad(auxiliary(experts, moe, x), moe.router.weight)
     (expected,) = torch.autograd.grad(plain(experts, moe, x), moe.router.weight)
     torch.testing.assert_close(found, expected)
-    routing = StepRouting(experts, launch(), 1)
+    routing = StepRouting(experts, start_runtime(), 1)
     routing.loss(stack([moe(x)[1]]), x.shape)
     torch.testing.assert_close(routing.value, plain(experts, moe, x).detach())
 
@@ -91,7 +91,7 @@ def test_global_balance_does_not_depend_on_the_split(style, micro_batches):
     found = torch.autograd.grad(auxiliary(experts, moe, x, micro_batches), moe.router.weight)[0]
     torch.testing.assert_close(found, expected)
     running = replace(experts, exact_aux=False)
-    routing = StepRouting(running, launch(), micro_batches)
+    routing = StepRouting(running, start_runtime(), micro_batches)
     parts = [routing.loss(stack([moe(part)[1]]), part.shape) for part in x.chunk(micro_batches)]
     torch.testing.assert_close(routing.value, plain(experts, moe, x).detach())
     (last,) = torch.autograd.grad(parts[-1], moe.router.weight)
@@ -159,7 +159,7 @@ def one_step(experts: Experts, micro_batches: int, skip: bool = False):
     if skip:
         with torch.no_grad():
             gpt.norm.weight[0] = float("nan")
-    result = train_step(gpt, optimizer, parts, micro_batches, tokens.size, launch(), grad_clip=0.0)
+    result = train_step(gpt, optimizer, parts, micro_batches, tokens.size, start_runtime(), grad_clip=0.0)
     return gpt, optimizer, result
 
 

@@ -20,9 +20,9 @@ from lit_gpt.config.model import Experts
 from lit_gpt.model import GPT
 from lit_gpt.nn.moe import MixtureOfExperts
 from lit_gpt.ops.expert_parallel import _Combine, _Gather, parallel_expert_ffn
-from lit_gpt.parallel import launch
+from lit_gpt.parallel import start_runtime
 from lit_gpt.parallel.setup import _place_experts
-from lit_gpt.train.activations import kept_by_layers
+from lit_gpt.preflight.activations import kept_by_layers
 
 S2K8, DTYPES = Experts(sparsity=2, top_k=8, aux_gamma=0.0), (torch.float32, torch.bfloat16)
 Tensors = dict[str, torch.Tensor]
@@ -30,7 +30,7 @@ Tensors = dict[str, torch.Tensor]
 
 def on_this_rank(check: Callable[[MixtureOfExperts, Callable[[], None], torch.Tensor], Any], *arguments: Any) -> Any:
     """check(a layer, what shards its experts, this rank's tokens, *arguments)."""
-    runtime = launch()
+    runtime = start_runtime()
     assert runtime.mesh is not None
     moe = layer(S2K8)
     return check(moe, lambda: _place_experts(moe, runtime.mesh), inputs(seed=runtime.rank), *arguments)

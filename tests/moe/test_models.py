@@ -17,11 +17,12 @@ from lit_gpt.config.run import RunConfig
 from lit_gpt.evals.decoding import Decoder
 from lit_gpt.init import init_parameters
 from lit_gpt.model import GPT
-from lit_gpt.parallel.activations import recompute_in_backward
+from lit_gpt.parallel.recompute import recompute_in_backward
+from lit_gpt.preflight.meta_model import count, meta_model
+from lit_gpt.preflight.resolved_run import resolve_run
 from lit_gpt.roles import ROLES
 from lit_gpt.scaling.base import Init, RolePlan
 from lit_gpt.scaling.budget import analytic_parameters
-from lit_gpt.train.setup import count, prepare
 
 FINE = Experts(sparsity=2, top_k=4, shared=True, sqrt_gate=True, aux_gamma=0.1)
 TOKENS = torch.randint(0, VOCAB, (2, LENGTH), generator=torch.Generator().manual_seed(0))
@@ -30,18 +31,18 @@ TOKENS = torch.randint(0, VOCAB, (2, LENGTH), generator=torch.Generator().manual
 @pytest.mark.parametrize(("depth", "billions"), [(8, 0.913), (12, 2.950), (16, 6.878), (20, 13.327), (24, 22.926)])
 def test_total_parameters_of_the_published_ladder(depth, billions):
     """S8 k8 of transformer_gqa4_h2_moe, ArchScale's (section 3.8)."""
-    counts = count(build("transformer_gqa4_h2_moe", depth, experts=Experts(8, 8))).parameters
+    counts = count(meta_model(build("transformer_gqa4_h2_moe", depth, experts=Experts(8, 8)))).parameters
     assert counts["total"] / 1e9 == pytest.approx(billions, abs=6e-4)
 
 
 def test_active_parameters_and_flops_are_those_of_the_dense_model_and_a_router():
     mixture = build("transformer_gqa4_h2_moe", 8, experts=Experts(8, 8))
-    ours, dense = count(mixture), count(build("transformer_gqa4_h2", 8))
+    ours, dense = count(meta_model(mixture)), count(meta_model(build("transformer_gqa4_h2", 8)))
     router = ours.parameters["router"]
     assert router == 8 * 64 * 1024
     assert ours.parameters["active"] - router == dense.parameters["total"]
     assert ours.flops_per_token - 6 * router == dense.flops_per_token
-    shared = count(build("transformer_gqa4_h2_moe", 8, experts=Experts(8, 8, shared=True))).parameters
+    shared = count(meta_model(build("transformer_gqa4_h2_moe", 8, experts=Experts(8, 8, shared=True)))).parameters
     assert shared["total"] == ours.parameters["total"] - 8 * 1024 and shared["expert"] < ours.parameters["expert"]
     assert analytic_parameters(mixture) == analytic_parameters(build("transformer_gqa4_h2", 8))
 
@@ -52,7 +53,7 @@ def test_token_budgets_are_those_of_the_dense_model():
     for depth, tokens in ((8, 10.4), (16, 61.876)):
         run = RunConfig(train_model="transformer_gqa4_h2_moe", depth=depth, param_count="analytic", **options)
         run.base_hps.t0 = 10.4e9
-        assert prepare(run, 1).plan.tokens / 1e9 == pytest.approx(tokens, abs=1e-3)
+        assert resolve_run(run, 1).plan.tokens / 1e9 == pytest.approx(tokens, abs=1e-3)
 
 
 def test_settings_survive_a_checkpoint():
@@ -62,8 +63,8 @@ def test_settings_survive_a_checkpoint():
 
 def test_run_names_and_flags():
     options = {"train_data_dir": "none", "max_tokens": 1e8, "train_name": "x_muon", "ctx_len": 64}
-    by_name = prepare(RunConfig(train_model="sambay_gqa4_moe_s4_k2_d8", sqrt_gate=True, **options), 1)
-    by_flag = prepare(
+    by_name = resolve_run(RunConfig(train_model="sambay_gqa4_moe_s4_k2_d8", sqrt_gate=True, **options), 1)
+    by_flag = resolve_run(
         RunConfig(train_model="sambay_gqa4_moe", depth=8, sparsity=4, top_k=2, sqrt_gate=True, **options), 1
     )
     assert by_name.model == by_flag.model and by_name.folder == by_flag.folder

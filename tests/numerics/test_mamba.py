@@ -21,9 +21,9 @@ from lit_gpt.model import GPT
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.mixers import MIXERS, build_mixer
 from lit_gpt.optim.engine.groups import parameter_groups
+from lit_gpt.preflight.resolved_run import resolve_run
 from lit_gpt.roles import ROLES, roles_of
 from lit_gpt.scaling.base import Init, Multipliers, RolePlan
-from lit_gpt.train.setup import prepare
 
 B, T, WIDTH = 2, 21, 24
 OPTIONS = {
@@ -250,7 +250,7 @@ def test_joint_matrices_take_one_orthogonal_step(name):
     options = {name: {**OPTIONS[name], "joint": True}}
     run = RunConfig(train_model=name, depth=1, ar=WIDTH, vocab_size=64, ctx_len=32, train_name="mup_muon")
     run = replace(run, base_hps=BaseHyperparameters(d0=1, weight_decay=0.0), mixer_options=options, max_tokens=3e6)
-    setup = prepare(replace(run, optimizer_args={"ns_dtype": "fp32", "ns_steps": 12}), 1)
+    setup = resolve_run(replace(run, optimizer_args={"ns_dtype": "fp32", "ns_steps": 12}), 1)
     model = GPT(setup.model)
     init_parameters(model, setup.plan.roles, seed=0)
     optimizer = optim.build(parameter_groups(model, setup.plan), setup.plan)

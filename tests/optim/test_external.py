@@ -24,7 +24,7 @@ from lit_gpt.ops.backends import missing
 from lit_gpt.optim import EXTERNAL, OPTIMIZERS
 from lit_gpt.optim.engine.groups import parameter_groups
 from lit_gpt.optim.engine.protocol import evaluated_weights
-from lit_gpt.parallel import Runtime, launch
+from lit_gpt.parallel import Runtime, start_runtime
 from lit_gpt.roles import ROLES
 from lit_gpt.scaling.base import Init, RolePlan, Schedule
 from lit_gpt.scaling.plan import describe
@@ -85,7 +85,7 @@ def evaluate(model: nn.Module, optimizer: torch.optim.Optimizer, runtime: Runtim
 def test_trains_saves_and_goes_on(name: str, tmp_path: Path) -> None:
     """Twenty steps lower the loss. Saving moves nothing; loading gives what was saved, and the same run."""
     skip_if_missing(name)
-    runtime = launch()
+    runtime = start_runtime()
     model, optimizer = tiny(name, runtime)
     first = evaluate(model, optimizer, runtime)
     for _ in range(8):
@@ -145,7 +145,7 @@ def train_bag(name: str, mesh: DeviceMesh | None) -> Bag:
 
 def sharding_differences(names: list[str]) -> list[str]:
     """Where the gathered weights are not those of one process; the ranks take turns in computing these."""
-    runtime, found = launch(), []
+    runtime, found = start_runtime(), []
     with torch.compiler.set_stance("force_eager"):
         for i, name in enumerate(names):
             gathered = {key: full(p) for key, p in train_bag(name, runtime.mesh).named_parameters()}
@@ -159,7 +159,7 @@ def sharding_differences(names: list[str]) -> list[str]:
 
 def resumed_on_shards(names: list[str], folder: str) -> list[str]:
     """Names of optimizers that do not go on from a sharded checkpoint as if nothing had happened."""
-    runtime, wrong = launch(), []
+    runtime, wrong = start_runtime(), []
     for name in names:
         model, optimizer = tiny(name, runtime)
         for step in range(3):

@@ -18,8 +18,8 @@ import lit_gpt.optim
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.optim import EXTERNAL, OPTIMIZERS
+from lit_gpt.preflight.resolved_run import resolve_run
 from lit_gpt.scaling.base import LEARNED_ROLES, Plan
-from lit_gpt.train.setup import prepare
 
 FOLDER = Path(lit_gpt.optim.__file__).parent
 FILES = sorted(name for name in OPTIMIZERS.names() if name not in EXTERNAL)
@@ -42,7 +42,9 @@ def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[s
 
 def planned(optimizer: str, tmp_path: Path) -> Plan:
     typed = RunConfig(train_model="transformer", depth=16, train_name="x", optimizer=optimizer, vocab_size=32000)
-    return prepare(replace(typed, parameterization="mupp", train_data_dir=str(tmp_path), out_dir=str(tmp_path)), 1).plan
+    return resolve_run(
+        replace(typed, parameterization="mupp", train_data_dir=str(tmp_path), out_dir=str(tmp_path)), 1
+    ).plan
 
 
 def trained(optimizer: str, args: dict[str, Any]) -> dict[str, Tensor]:

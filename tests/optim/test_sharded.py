@@ -26,7 +26,7 @@ from lit_gpt.checkpoint import Checkpointer, find_checkpoint, load_checkpoint
 from lit_gpt.optim.engine import batches
 from lit_gpt.optim.engine.batches import local
 from lit_gpt.optim.engine.groups import parameter_groups
-from lit_gpt.parallel import Runtime, launch, replicas_in_sync
+from lit_gpt.parallel import Runtime, replicas_in_sync, start_runtime
 
 STEPS, SKIPPED = 3, 1
 SAVED = ("hadam", "muonball", "muonh", "normuon")  # every kind of state there is
@@ -127,7 +127,7 @@ def train_tiny(name: str, runtime: Runtime, folder: Path) -> dict[str, Tensor]:
 
 def worker(folder: Path) -> dict[str, Any]:
     """Mesh -> differences, None for a mesh that this rank is not in; and the real model's tensors."""
-    runtime = launch()
+    runtime = start_runtime()
     meshes: dict[str, Any] = {f"{n} ranks": DeviceMesh("cpu", torch.arange(n)) for n in (1, 2, 3, 4)}
     meshes["two nodes"] = runtime.mesh
     found: dict[str, Any] = {}
@@ -156,7 +156,7 @@ def test_sharded_equals_whole(ranks: list[dict[str, Any]], mesh: str) -> None:
 @pytest.mark.parametrize("name", SAVED)
 def test_the_real_model_on_two_nodes_and_on_one_process(ranks: list[dict[str, Any]], folder: Path, name: str) -> None:
     """Four processes train as one does, and one process reads what four saved."""
-    runtime = launch()
+    runtime = start_runtime()
     model, optimizer = tiny(name, runtime)
     for step in range(3):
         train_step(model, optimizer, runtime, step)
@@ -172,4 +172,4 @@ def test_the_real_model_on_two_nodes_and_on_one_process(ranks: list[dict[str, An
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_process_saves_and_loads(tmp_path: Path, name: str) -> None:
-    train_tiny(name, launch(), tmp_path)
+    train_tiny(name, start_runtime(), tmp_path)

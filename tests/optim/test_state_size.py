@@ -20,7 +20,7 @@ from lit_gpt.optim.engine.batches import local
 from lit_gpt.optim.engine.groups import parameter_groups
 from lit_gpt.optim.engine.memory import shard_bytes, state_bytes
 from lit_gpt.optim.engine.state_tree import values_of
-from lit_gpt.parallel import Runtime, launch
+from lit_gpt.parallel import Runtime, start_runtime
 from lit_gpt.roles import REPLICATED, role
 from lit_gpt.scaling.base import Schedule
 
@@ -104,7 +104,7 @@ def test_every_optimizer_keeps_what_it_declares(name: str, args: dict[str, Any])
 
 def worker() -> dict[str, tuple[int, int]]:
     """Bytes of this process's weights, and of its optimizer's state but single numbers."""
-    runtime = launch()
+    runtime = start_runtime()
     return {name: after_training(name, runtime) for name in (*SHARDED, *GATHERED)}
 
 

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from script_module import script_module
 
-from benchmarks import optimizer_step
+optimizer_step = script_module("benchmarks/optimizer_step.py")
 
 
 def test_a_row_for_every_optimizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

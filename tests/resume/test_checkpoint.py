@@ -24,7 +24,7 @@ from lit_gpt.checkpoint import (
     write_exported,
 )
 from lit_gpt.errors import UserError
-from lit_gpt.parallel import launch
+from lit_gpt.parallel import start_runtime
 
 META = {"tokens": 96, "plan": {"depth": 3}, "data_state": {"samples_seen": 8}}
 
@@ -33,7 +33,7 @@ class Run:
     """One process with a model, an optimizer, and a run folder."""
 
     def __init__(self, folder: Path):
-        self.folder, self.runtime = folder, launch()
+        self.folder, self.runtime = folder, start_runtime()
         self.model = build_model(self.runtime)
         self.optimizer = build_adamw(self.model)
         self.steps = 0

@@ -11,14 +11,14 @@ from spawn import run_distributed
 from tiny_model import build_adamw, build_model, same, snapshot, train_step
 
 from lit_gpt.checkpoint import Checkpointer, find_checkpoint, list_checkpoints, load_checkpoint, load_weights
-from lit_gpt.parallel import launch, replicas_in_sync
+from lit_gpt.parallel import replicas_in_sync, start_runtime
 
 KINDS = ("foreach", "fused")  # optimizer state from the first step, or from the start
 
 
 def save(run: Path) -> dict[str, Any]:
     """Three steps with a save after each, training on while it is written."""
-    runtime, states = launch(), {}
+    runtime, states = start_runtime(), {}
     for kind in KINDS:
         model = build_model(runtime)
         optimizer = build_adamw(model, kind)
@@ -51,7 +51,7 @@ def full_disk(staged, tmp) -> None:
 
 def load_and_save(run: Path, again: Path) -> dict[str, Any]:
     """Load into a fresh model and optimizer; save at once, to a new run."""
-    runtime, states = launch(), {}
+    runtime, states = start_runtime(), {}
     for kind in KINDS:
         model = build_model(runtime)
         optimizer = build_adamw(model, kind)
@@ -102,7 +102,7 @@ def test_a_failed_save_keeps_what_was_published(runs):
 def test_one_process_under_torchrun(tmp_path):
     """Its mesh of one rank needs no collectives of the checkpoint; any number can read the result."""
     (found,) = run_distributed(save_alone, 1, tmp_path)
-    runtime = launch()
+    runtime = start_runtime()
     model = build_model(runtime)
     optimizer = build_adamw(model)
     load_checkpoint(find_checkpoint(tmp_path, True), model, optimizer, runtime)
@@ -110,7 +110,7 @@ def test_one_process_under_torchrun(tmp_path):
 
 
 def save_alone(run: Path) -> dict[str, torch.Tensor]:
-    runtime = launch(offloading=True)
+    runtime = start_runtime(offloading=True)
     model = build_model(runtime, offloading=True)
     optimizer = build_adamw(model)
     train_step(model, optimizer, runtime, 0)

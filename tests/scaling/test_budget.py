@@ -10,8 +10,8 @@ from reference_registry import PURE
 from lit_gpt import architectures
 from lit_gpt.architectures.builders.table import LLAMAS
 from lit_gpt.errors import UserError
+from lit_gpt.preflight.meta_model import count, meta_model
 from lit_gpt.scaling.budget import analytic_parameters, ramped_batch, round_batch, token_budget
-from lit_gpt.train.setup import count
 
 DEPTHS = (8, 12, 16, 20, 24)
 # Millions of parameters without / with both 32000-token tables, d = 8, 12, 16, 20, 24:
@@ -76,7 +76,7 @@ def test_exact_counts_beside_the_formula(family: str) -> None:
     """The formula has one recurrent layer too few, and no small maps, norms and rounded heads."""
     for depth in DEPTHS:
         config = architectures.build(family, depth)
-        ratio = analytic_parameters(config) / count(config).parameters["non_embedding"]
+        ratio = analytic_parameters(config) / count(meta_model(config)).parameters["non_embedding"]
         assert (0.95 < ratio < 1.03) == (family not in FORMULA_IS_OFF), (depth, ratio)
 
 

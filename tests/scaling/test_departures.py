@@ -7,12 +7,16 @@ from dataclasses import replace
 
 import pytest
 from pytest import approx
+from script_module import script_module
 from test_budget import DEPTHS, TABLE
 
-from benchmarks import departures
-from benchmarks.archscale import ALL, Case, formula, plan
+from lit_gpt.preflight.meta_model import count, meta_model
+from lit_gpt.preflight.model_options import model_config
 from lit_gpt.scaling.rules import mupp
-from lit_gpt.train.setup import count, model_config
+
+departures = script_module("benchmarks/departures.py")
+archscale = script_module("benchmarks/archscale.py")
+Case, formula, plan, ALL = archscale.Case, archscale.formula, archscale.plan, archscale.ALL
 
 
 def test_every_difference_of_a_plan_has_its_number(capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,5 +70,5 @@ def test_the_page_is_what_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path) 
 def test_the_count_by_hand_is_the_models(family: str) -> None:
     case = Case("v2scale_mup_tie_ga_qknorm", family, 12 if "gqa4" in family else 8, sparsity=4, top_k=2)
     run = departures.run_of(case)
-    found = count(model_config(run, case.depth, None)).budget_parameters(run)
+    found = count(meta_model(model_config(run, case.depth, None))).budget_parameters(run)
     assert plan(case, ALL)["parameters"] == found

@@ -14,9 +14,9 @@ from lit_gpt.config.cli import parse
 from lit_gpt.config.resolve import resolve
 from lit_gpt.errors import UserError
 from lit_gpt.optim import OPTIMIZERS
+from lit_gpt.preflight.resolved_run import resolve_run
 from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.plan import describe, difference, step_values
-from lit_gpt.train.setup import prepare
 
 MICRO = 8192  # one process, micro_bsz 2, context 4096
 DATA = "--train_data_dir D --val_data_dir D"
@@ -188,12 +188,12 @@ PLAIN = "--depth 8 --vocab_size 32000 --train_model"
 def test_ar_reaches_the_base_model_of_a_command() -> None:
     """At d8 --ar 64 planned a quarter of t0, and MuonH's rate at 1.56 times eta0, as if the base were 1024 wide."""
     plans = [
-        prepare(typed(f"{PLAIN} transformer --ar 64 --train_name v2scale_mup_muonh {more}"), 1).plan
+        resolve_run(typed(f"{PLAIN} transformer --ar 64 --train_name v2scale_mup_muonh {more}"), 1).plan
         for more in ("", "--base_hps.ar0 128")
     ]
     assert plans[0].tokens == 9_500_000_000 and plans[0].roles["matrix"].lr == approx(6e-4)
     assert plans[1].tokens < 0.4 * 9.5e9 and plans[1].roles["matrix"].lr > 1.3 * 6e-4
-    deep = prepare(typed("--depth 16 --vocab_size 32000 --ar 64 --train_name scaling_mup"), 1).plan
+    deep = resolve_run(typed("--depth 16 --vocab_size 32000 --ar 64 --train_name scaling_mup"), 1).plan
     assert deep.multipliers.logit == 0.5, "as ArchScale's d0 / d"
     # 12 ar^2 d^3 + 2 ar d^2 (H + K) h with H = d, K = d/4 and h = ar, all in 64^2: 8 times from d8 to d16.
     assert deep.tokens / 9.5e9 == approx(8, rel=1e-3)
@@ -204,16 +204,16 @@ def test_loss_free_balance_trains_without_the_balance_loss() -> None:
     moe = f"{PLAIN} transformer_gqa4_moe --train_name mup --sparsity 4 --top_k 2"
     gammas = {"": 0.001, "--bias_rate 0.001": 0.0, "--bias_rate 0.001 --aux_gamma 0.01": 0.01, "--bias_rate 0": 0.001}
     for more, gamma in gammas.items():
-        experts = prepare(typed(f"{moe} {more}"), 1).model.experts
+        experts = resolve_run(typed(f"{moe} {more}"), 1).model.experts
         assert experts is not None and experts.aux_gamma == gamma, more
-    one = prepare(typed(f"{moe} --top_k 1 --bias_rate 0.001"), 1).model.experts
+    one = resolve_run(typed(f"{moe} --top_k 1 --bias_rate 0.001"), 1).model.experts
     assert one is not None and (one.gate, one.aux_gamma) == ("all", 0.0)
 
 
 def test_plans_and_options_of_older_runs_load() -> None:
     folder = Path(__file__).parents[2] / "docs/examples/transformer_d8"
     old = Plan.from_dict(json.loads((folder / "plan.json").read_text()))
-    again = prepare(parse(["--config", str(folder / "config.yaml")]), 1).plan
+    again = resolve_run(parse(["--config", str(folder / "config.yaml")]), 1).plan
     assert (again.tokens, again.steps, again.schedule) == (old.tokens, old.steps, old.schedule)
     for name, role in old.roles.items():
         assert (again.roles[name].lr, again.roles[name].weight_decay) == approx((role.lr, role.weight_decay))

@@ -16,7 +16,8 @@ from lit_gpt.config.model import Experts, LayerSpec
 from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
-from lit_gpt.train.setup import model_config, prepare
+from lit_gpt.preflight.model_options import model_config
+from lit_gpt.preflight.resolved_run import resolve_run
 
 # Family -> aspect ratio, and its layers at depths 8 and 12: R recurrent, W window, F full
 # attention, X cross-attention, G memory unit, H half of the context, x the same as cross-attention.
@@ -160,7 +161,7 @@ def test_windows_follow_the_command_line() -> None:
 
 
 def notes(**flags: Any) -> tuple[str, ...]:
-    return prepare(RunConfig(**{"train_name": "x", "depth": 8, **flags}), 1).notes
+    return resolve_run(RunConfig(**{"train_name": "x", "depth": 8, **flags}), 1).notes
 
 
 @pytest.mark.parametrize(

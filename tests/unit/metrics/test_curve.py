@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from script_module import script_module
 
+from lit_gpt.config.command import exit_code
 from lit_gpt.errors import UserError
 from lit_gpt.metrics.curve import draw_loss_curve, series, smooth
 from lit_gpt.metrics.summary import read_metrics
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "plots"))
-plot_run = importlib.import_module("plot_run")
+plot_run = script_module("plots/plot_run.py")
 
 
 def make_run(folder: Path, points: int) -> Path:
@@ -65,7 +64,7 @@ def test_series_uses_tokens_and_leaves_nan_out(tmp_path: Path):
 def test_plot_run_overlays_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     runs = [str(make_run(tmp_path / name, 50)) for name in "ab"]
     output = tmp_path / "f.png"
-    assert plot_run.main([*runs, "--output", str(output), "--metric", "metric/val_loss@1x"]) == 0
+    assert plot_run.main([*runs, "--output", str(output), "--metric", "metric/val_loss@1x"]) is None
     assert capsys.readouterr().out.strip() == str(output)
     check_png(output)
 
@@ -78,7 +77,7 @@ def test_plot_run_draws_a_panel_for_every_metric(tmp_path: Path):
     (runs[1] / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     output, last = tmp_path / "f.png", tmp_path / "last.json"
     words = [*map(str, runs), "--output", str(output), "--json", str(last)]
-    assert plot_run.main([*words, "--metric", "metric/val_loss@1x", "metric/extra"]) == 0
+    assert plot_run.main([*words, "--metric", "metric/val_loss@1x", "metric/extra"]) is None
     check_png(output)
     found = json.loads(last.read_text())
     assert found["metric/val_loss@1x"].keys() == {"a", "b"} and found["metric/extra"] == {"b": 3.5}
@@ -86,7 +85,7 @@ def test_plot_run_draws_a_panel_for_every_metric(tmp_path: Path):
 
 def test_plot_run_names_the_metrics_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = make_run(tmp_path / "a", 20)
-    assert plot_run.main([str(run), "--metric", "metric/val_los@1x"]) == 2
+    assert exit_code(plot_run.main, [str(run), "--metric", "metric/val_los@1x"]) == 2
     assert "Did you mean 'metric/val_loss@1x'" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"metrics\.jsonl"):
         draw_loss_curve(tmp_path)

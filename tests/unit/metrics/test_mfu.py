@@ -9,12 +9,12 @@ from test_throughput import Clock, run
 
 from lit_gpt import architectures
 from lit_gpt.metrics.throughput import CONVENTION, Throughput
-from lit_gpt.train.setup import count
+from lit_gpt.preflight.meta_model import count, meta_model
 
 
 def test_transformer_by_hand() -> None:
     """d16 at 4,096 tokens: width 2,048, 16 heads of 128 over 4 key-value heads, feed-forward 8,192, 32,000 tokens."""
-    found = count(architectures.build("transformer", 16))
+    found = count(meta_model(architectures.build("transformer", 16)))
     layer = 2048 * (2048 + 512 + 512) + 2048 * 2048 + 3 * 2048 * 8192
     gains = 16 * 2 * 2048 + 2048
     head = 32000 * 2048
@@ -26,7 +26,7 @@ def test_transformer_by_hand() -> None:
 
 def test_sambay_by_hand() -> None:
     """d8 at 4,096 tokens: three Mambas, two windows of 128, one full and one cross-attention, one GMU; width 992."""
-    found = count(architectures.build("sambay", 8))
+    found = count(meta_model(architectures.build("sambay", 8)))
     n, inner, heads, kv = 992, 2 * 992, 8 * 128, 2 * 128
     mamba = n * inner * 2 + inner * (62 + 16 + 16) + 62 * inner + inner * n
     attention, cross = n * (heads + 2 * kv) + heads * n, 2 * n * heads
@@ -45,8 +45,8 @@ def test_sambay_by_hand() -> None:
 
 
 def test_a_tied_table_counts_once_and_is_multiplied() -> None:
-    tied = count(architectures.build("transformer", 8).replace(tie_embeddings=True))
-    untied = count(architectures.build("transformer", 8))
+    tied = count(meta_model(architectures.build("transformer", 8).replace(tie_embeddings=True)))
+    untied = count(meta_model(architectures.build("transformer", 8)))
     assert tied.palm_flops_per_token == untied.palm_flops_per_token
 
 

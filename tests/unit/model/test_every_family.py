@@ -25,11 +25,13 @@ from lit_gpt.nn import rotary
 from lit_gpt.ops import attention
 from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.optim.engine.groups import parameter_groups, set_hyperparameters
-from lit_gpt.parallel import launch
+from lit_gpt.parallel import start_runtime
+from lit_gpt.preflight.meta_model import count, meta_model
+from lit_gpt.preflight.model_options import model_config
+from lit_gpt.preflight.resolved_run import ResolvedRun
 from lit_gpt.scaling.plan import build_plan, step_values
 from lit_gpt.tools._coord_measure import toy_stream
 from lit_gpt.train.build import build_model
-from lit_gpt.train.setup import Setup, count, model_config
 from lit_gpt.train.step import train_step
 
 FEWER = {  # heads and states of few dimensions
@@ -169,10 +171,10 @@ def trained(run: RunConfig) -> Iterator[float]:
     """The loss of each step on one batch."""
     run, _ = resolve(run)
     config = model_config(run, run.depth, run.ar).replace(**HEADS)
-    counted = count(config)
+    counted = count(meta_model(config))
     plan = build_plan(run, OPTIMIZERS.facts("adamw"), counted, counted, 1)
-    runtime = launch(precision="fp32")
-    model = build_model(Setup(run, NameFields(), config, plan, Path()), runtime)
+    runtime = start_runtime(precision="fp32")
+    model = build_model(ResolvedRun(run, NameFields(), config, plan, Path()), runtime)
     optimizer = optim.build(parameter_groups(model, plan), plan)
     batch = next(toy_stream(config.vocab_size, run.micro_bsz, config.block_size, seed=0))
     for step in range(plan.steps):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
+from script_module import script_module
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "plots"))
-plot = importlib.import_module("plot_lr_transfer")
+from lit_gpt.config.command import exit_code
+
+plot = script_module("plots/plot_lr_transfer.py")
 
 GRID = [2.0**-k for k in range(14, 6, -1)]
 BEST = {"sp": {4: 2**-9.0, 8: 2**-10.2, 16: 2**-11.5}, "mupp": {4: 2**-10.0, 8: 2**-9.9, 16: 2**-10.1}}
@@ -33,7 +33,7 @@ def sweep(folder: Path, best: dict[str, dict[int, float]], grid: list[float] = G
 def test_it_finds_what_moves_and_what_stays(tmp_path, capsys) -> None:
     figure, result = tmp_path / "figure.png", tmp_path / "result.json"
     words = [str(sweep(tmp_path / "runs", BEST)), "--output", str(figure), "--json", str(result)]
-    assert plot.main(words) == 0
+    assert exit_code(plot.main, words) == 0
     found = json.loads(result.read_text())
     assert found["sp"]["moved"] == pytest.approx(-2.5) and found["mupp"]["moved"] == pytest.approx(-0.1)
     for rule, depths in BEST.items():
@@ -45,13 +45,13 @@ def test_it_finds_what_moves_and_what_stays(tmp_path, capsys) -> None:
 
 def test_an_optimum_at_the_end_of_the_sweep_is_not_believed(tmp_path, capsys) -> None:
     runs = sweep(tmp_path, {"sp": {4: GRID[0], 8: GRID[3]}})
-    assert plot.main([str(runs), "--output", str(tmp_path / "figure.png")]) == 0
+    assert exit_code(plot.main, [str(runs), "--output", str(tmp_path / "figure.png")]) == 0
     assert "widen it" in capsys.readouterr().out
 
 
 def test_runs_that_say_nothing_are_left_out(tmp_path, capsys) -> None:
     runs = sweep(tmp_path, {"sp": {4: GRID[2]}}, finished=False)
-    assert plot.main([str(runs), "--output", str(tmp_path / "figure.png")]) == 2
+    assert exit_code(plot.main, [str(runs), "--output", str(tmp_path / "figure.png")]) == 2
     said = capsys.readouterr().err
     assert "not finished" in said and "No finished run" in said
     assert not (tmp_path / "figure.png").exists()
@@ -60,5 +60,5 @@ def test_runs_that_say_nothing_are_left_out(tmp_path, capsys) -> None:
 def test_two_runs_of_one_point_are_an_error(tmp_path, capsys) -> None:
     sweep(tmp_path / "a", {"sp": {4: GRID[2]}})
     sweep(tmp_path / "b", {"sp": {4: GRID[2]}})
-    assert plot.main([str(tmp_path), "--output", str(tmp_path / "figure.png")]) == 2
+    assert exit_code(plot.main, [str(tmp_path), "--output", str(tmp_path / "figure.png")]) == 2
     assert "second run" in capsys.readouterr().err

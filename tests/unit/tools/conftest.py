@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lit_gpt.config.cli import parse
-from lit_gpt.train.loop import execute
-from lit_gpt.train.setup import prepare
+from lit_gpt.preflight.resolved_run import resolve_run
+from lit_gpt.train.loop import run_training
 
 LINE = (
     "--train_model transformerls --depth 4 --ar 16 --swa_len 8 --train_name mup_tie --ctx_len 32 --vocab_size 257 "
@@ -25,8 +25,8 @@ def run_folder(tmp_path_factory) -> Path:
     (root / "data").mkdir()
     for i in range(20):
         (root / "data" / f"{i}.txt").write_text(f"Document {i} says: the cat sat on the mat. " * 5)
-    setup = prepare(parse([*LINE.split(), "--train_data_dir", str(root / "data"), "--out_dir", str(root)]), 1)
-    assert execute(setup) == 0
+    setup = resolve_run(parse([*LINE.split(), "--train_data_dir", str(root / "data"), "--out_dir", str(root)]), 1)
+    assert run_training(setup) == 0
     return setup.folder
 
 

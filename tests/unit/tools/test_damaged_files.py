@@ -15,13 +15,14 @@ import torch
 from llama_models import model_of, small
 
 from lit_gpt.checkpoint import find_checkpoint, load_exported
+from lit_gpt.config.command import run_command
 from lit_gpt.data.kept_tokenizer import KeptTokenizer
 from lit_gpt.data.tokenizer import train_bpe
 from lit_gpt.errors import UserError
 from lit_gpt.evals.generation import Sampling, sample
 from lit_gpt.evals.tokenizer import find_tokenizer
 from lit_gpt.scaling.base import Multipliers
-from lit_gpt.tools import _cli, average, convert, generate, inspect
+from lit_gpt.tools import average, convert, generate, inspect
 from lit_gpt.tools._hf import write_llama
 
 DAMAGE = {"empty": b"", "half": b'{"version": 1,', "binary": bytes(range(256)), "a list": b"[]", "null": b"null"}
@@ -36,7 +37,7 @@ def tool(main: Callable[[list[str]], int], *words: object) -> int:
     """The exit code of a tool."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:
         patch.setattr(sys, "argv", ["tool", *map(str, words)])
-        _cli.run_tool(main)
+        run_command(main)
     assert isinstance(left.value.code, int)
     return left.value.code
 

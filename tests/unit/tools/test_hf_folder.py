@@ -18,11 +18,11 @@ from lit_gpt.data.prepare.run import prepare as prepare_data
 from lit_gpt.data.tokenizer import train_bpe
 from lit_gpt.errors import UserError
 from lit_gpt.evals.load import load_meta, load_model
+from lit_gpt.preflight.resolved_run import resolve_run
 from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import convert, generate
 from lit_gpt.tools._hf import write_llama
-from lit_gpt.train.loop import execute
-from lit_gpt.train.setup import prepare
+from lit_gpt.train.loop import run_training
 from lit_gpt.utils.files import replacing, write_text
 
 TEXT = "Za\u017c\u00f3\u0142\u0107, \u4f60\u597d!  Two  spaces\n\tand a tab.\U0001f600 it's <s> 12345"
@@ -33,8 +33,8 @@ LINE += " --base_hps.b0 64 --base_hps.warmup_tokens 0 --num_workers 0"
 def trained(tmp_path, name: str, *options: str):
     """One step on tmp_path/data; the run folder."""
     line = [*LINE.split(), *options, "--train_name", name, "--train_data_dir", str(tmp_path / "data")]
-    setup = prepare(parse([*line, "--out_dir", str(tmp_path / "out")]), 1)
-    assert execute(setup) == 0
+    setup = resolve_run(parse([*line, "--out_dir", str(tmp_path / "out")]), 1)
+    assert run_training(setup) == 0
     return setup.folder
 
 

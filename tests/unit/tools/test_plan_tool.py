@@ -12,9 +12,9 @@ from lit_gpt.config.cli import parse
 from lit_gpt.errors import UserError
 from lit_gpt.metrics.counting import flops_per_token, param_counts
 from lit_gpt.model import GPT
+from lit_gpt.preflight.resolved_run import dry_run_text, resolve_run
 from lit_gpt.tools import plan
 from lit_gpt.tools._cli import aligned
-from lit_gpt.train.setup import dry_run, prepare
 
 NAMED = "--train_model transformerls --depth 4 --train_name mup_tie"
 LINE = [*NAMED.split(), "--base_hps.t0", "1e9", "--base_hps.warmup_tokens", "1e6"]
@@ -32,7 +32,7 @@ def number(text: str) -> int:
 
 def test_it_prints_what_a_dry_run_prints(capsys):
     assert plan.main(LINE) == 0
-    assert capsys.readouterr().out == dry_run(prepare(parse(LINE), 1)) + "\n"
+    assert capsys.readouterr().out == dry_run_text(resolve_run(parse(LINE), 1)) + "\n"
 
 
 def test_ranks_divide_the_batch(capsys):
@@ -51,7 +51,7 @@ def test_layers_add_up_to_the_model(name, capsys):
     assert plan.main(line) == 0
     table = cells(capsys.readouterr().out.split("\n\n")[-1])
     with torch.device("meta"):
-        model = GPT(prepare(parse(line[:-2]), 1).model)
+        model = GPT(resolve_run(parse(line[:-2]), 1).model)
     layers = [table[str(i)] for i in range(4)]
     tied = table["head"][0] == "tied"
     assert tied == ("tie" in name)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from spawn import run_distributed
 
-from lit_gpt.parallel import GradNorms, launch
+from lit_gpt.parallel import GradNorms, start_runtime
 from lit_gpt.train.guard import WINDOW, StepGuard
 
 Numbers = list[tuple[float, float]]  # loss and gradient norm of every step
@@ -65,33 +65,33 @@ def test_spikes_against_plain_python(sigmas):
     numbers = rounded(noisy(700, seed=1))
     expected = naive(numbers, sigmas)
     assert 20 < sum(expected) < 200
-    assert decide(StepGuard(launch(), 10, sigmas), numbers) == expected
+    assert decide(StepGuard(start_runtime(), 10, sigmas), numbers) == expected
 
 
 def test_a_restart_decides_alike():
     numbers = noisy(400, seed=2)
-    whole = decide(StepGuard(launch(), 10, 4.0), numbers)
-    first = StepGuard(launch(), 10, 4.0)
+    whole = decide(StepGuard(start_runtime(), 10, 4.0), numbers)
+    first = StepGuard(start_runtime(), 10, 4.0)
     parts = decide(first, numbers[:150])
     state = json.loads(json.dumps(first.state()))
-    assert parts + decide(StepGuard(launch(), 10, 4.0, state), numbers[150:], 151) == whole
-    assert decide(StepGuard(launch(), 10, 0.0, state), [(99.0, 99.0)]) == [False], "the option may be dropped"
+    assert parts + decide(StepGuard(start_runtime(), 10, 4.0, state), numbers[150:], 151) == whole
+    assert decide(StepGuard(start_runtime(), 10, 0.0, state), [(99.0, 99.0)]) == [False], "the option may be dropped"
 
 
 def on_each_rank(numbers: Numbers) -> list[bool]:
-    return decide(StepGuard(launch(), 10, 4.0), numbers)
+    return decide(StepGuard(start_runtime(), 10, 4.0), numbers)
 
 
 def test_two_ranks_decide_alike():
     """Each has half of the loss."""
     numbers = noisy(150, seed=3)
     first, second = run_distributed(on_each_rank, 2, numbers)
-    assert first == second == decide(StepGuard(launch(), 10, 4.0), numbers)
+    assert first == second == decide(StepGuard(start_runtime(), 10, 4.0), numbers)
 
 
 def test_the_limit_and_what_is_said():
     """One finite step in between starts the count again; after the limit nothing is taken any more."""
-    guard = StepGuard(launch(), 3, 0.0)
+    guard = StepGuard(start_runtime(), 3, 0.0)
     bad = math.inf
     assert decide(guard, [(1, bad), (1, bad), (1, 1), (1, bad), (1, bad)]) == [True, True, False, True, True]
     assert not guard.ended(6, last=False)
@@ -101,18 +101,18 @@ def test_the_limit_and_what_is_said():
         "Steps 4 to 6 were skipped one after the other (--max_skips 3): in step 6 the gradients of role matrix were "
         "not finite. The weights are those after step 3."
     )
-    assert decide(StepGuard(launch(), 3, 0.0, guard.state()), [(1, 1)]) == [False], "who resumes wants to try"
+    assert decide(StepGuard(start_runtime(), 3, 0.0, guard.state()), [(1, 1)]) == [False], "who resumes wants to try"
 
 
 def test_a_run_that_trained_nothing_is_ended_at_its_last_step():
-    guard = StepGuard(launch(), 10, 0.0)
+    guard = StepGuard(start_runtime(), 10, 0.0)
     decide(guard, [(1, math.nan)] * 4)
     assert not guard.ended(4, last=False) and guard.ended(4, last=True)
 
 
 def test_a_decision_does_not_wait_for_the_device():
     """Tensors without values, as on the meta device, cannot be read: nothing here tries."""
-    runtime = launch()
+    runtime = start_runtime()
     object.__setattr__(runtime, "device", torch.device("meta"))
     guard = StepGuard(runtime, 3, 6.0)
     total = torch.zeros((), device="meta")

@@ -19,12 +19,12 @@ from lit_gpt.data.corpus import Batch
 from lit_gpt.model import GPT
 from lit_gpt.nn.mixers.attention import Attention
 from lit_gpt.ops import attention
-from lit_gpt.parallel import launch
+from lit_gpt.parallel import start_runtime
+from lit_gpt.preflight.activations import kept_by_layers
+from lit_gpt.preflight.resolved_run import ResolvedRun, dry_run_text, resolve_run
 from lit_gpt.scaling.plan import difference
 from lit_gpt.train import run_folder
-from lit_gpt.train.activations import kept_by_layers
 from lit_gpt.train.build import build_model, build_optimizer
-from lit_gpt.train.setup import Setup, dry_run, prepare
 from lit_gpt.train.step import train_step
 
 GIB = 2**30
@@ -38,9 +38,9 @@ MEASURED = [
 SMALL = "--depth 8 --ar 32 --ctx_len 512 --vocab_size 1000 --train_name x --max_tokens 1e9"
 
 
-def setup(line: str, ranks: int = 1, train_model: str = "transformer") -> Setup:
+def setup(line: str, ranks: int = 1, train_model: str = "transformer") -> ResolvedRun:
     words = f"--train_model {train_model} --base_hps.warmup_tokens 0 --dry_run true {line}"
-    return prepare(parse(words.split()), ranks)
+    return resolve_run(parse(words.split()), ranks)
 
 
 def on_meta(family: str) -> GPT:
@@ -128,7 +128,7 @@ def test_options_keep_the_estimate() -> None:
 
 def test_a_mixer_that_needs_values_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Attention, "attend", lambda self, q, k, v, context: q * q.sum().item())
-    shown = dry_run(setup(SMALL))
+    shown = dry_run_text(setup(SMALL))
     assert "optimizer 0.0" in shown and "+ activations, which cannot be told here" in shown
 
 
@@ -141,12 +141,12 @@ def test_the_estimate_leaves_the_operations_as_they_were() -> None:
 def test_it_is_printed_and_belongs_to_no_run(tmp_path: Path) -> None:
     """It is in plan.json, but a run goes on with other GPUs and other ways to save memory."""
     here, there = (setup(f"{SMALL} --out_dir {tmp_path} --act_ckpt {x}") for x in ("off", "full"))
-    assert "\nmemory       about " in dry_run(here) and "(estimated)" in dry_run(here)
+    assert "\nmemory       about " in dry_run_text(here) and "(estimated)" in dry_run_text(here)
     assert here.plan == there.plan and here.plan.memory != there.plan.memory
     assert difference(run_folder.identity(here), run_folder.identity(there)) == []
-    run_folder.create(here)
+    run_folder.write_archive(here)
     assert json.loads((here.folder / "plan.json").read_text())["memory"] == here.plan.memory
-    run_folder.claim(there, None)
+    run_folder.check_folder(there, None)
 
 
 @pytest.mark.parametrize(("gpu_gib", "warned"), [(0.01, True), (80, False)])
@@ -154,7 +154,7 @@ def test_a_gpu_that_is_too_small(gpu_gib: float, warned: bool, monkeypatch: pyte
     gpu = SimpleNamespace(name="Small GPU", total_memory=int(gpu_gib * GIB))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: gpu)
-    shown = dry_run(setup(f"{SMALL} --micro_bsz 8 --act_ckpt selective"))
+    shown = dry_run_text(setup(f"{SMALL} --micro_bsz 8 --act_ckpt selective"))
     assert ("Small GPU" in shown) == warned
     if warned:
         assert "--micro_bsz 4" in shown and "--act_ckpt true" in shown and "--act_ckpt selective" not in shown
@@ -170,7 +170,7 @@ def test_rows_that_travel_to_experts_are_kept() -> None:
     n, tokens = setup(line, 2, "transformer_gqa4_moe").model.n_embd, 4 * 512
     layer = 2 * 3 * n * 2 * tokens
     assert activations("--expert_parallel true") - activations("") == 8 * layer
-    assert activations("--expert_parallel true --act_ckpt full") - activations("--act_ckpt full") == layer
+    assert activations("--expert_parallel true --act_ckpt full") == activations("--act_ckpt full"), "computed again"
     assert activations("--expert_parallel true", ranks=1) == activations("", ranks=1)
 
 
@@ -180,7 +180,7 @@ def test_rows_that_travel_to_experts_are_kept() -> None:
 def test_within_a_third_of_the_measured_peak(options: str) -> None:
     """Two steps of two micro-batches on a GPU."""
     s = setup(f"--depth 8 --ctx_len 2048 --micro_bsz 16 --total_bsz 65536 --train_name x {options}")
-    runtime = launch()
+    runtime = start_runtime()
     model = build_model(s, runtime)
     optimizer = build_optimizer(model, s.plan)
     tokens = np.random.default_rng(0).integers(0, s.model.vocab_size, (16, 2048))

@@ -8,43 +8,41 @@ step, the CUDA context, and what the allocator loses between tensors.
 from __future__ import annotations
 
 import os
+from typing import cast
 
 import torch
 from torch import nn
 
-from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.run import RunConfig
 from lit_gpt.model import GPT
 from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.optim.engine.groups import parameter_groups
 from lit_gpt.optim.engine.memory import shard_bytes, state_bytes
+from lit_gpt.parallel.recompute import Recompute
+from lit_gpt.preflight.activations import NeedsValues, kept_by_layers, of_layers, of_loss
 from lit_gpt.roles import REPLICATED
 from lit_gpt.scaling.base import Plan
-from lit_gpt.train.activations import kept_by_layers, of_layers, of_loss
 
 GIB = 2**30
 NODE = 8  # GPUs of a node, where no launcher says it
 
 
-def memory_per_gpu(run: RunConfig, config: ModelConfig, plan: Plan, ranks: int) -> dict[str, int]:
+def memory_per_gpu(run: RunConfig, model: GPT, plan: Plan, ranks: int) -> dict[str, int]:
     """Bytes on one of `ranks` GPUs: weights, copies of weights, gradients, optimizer, activations.
 
     Gradients are those beyond the activations whose place they take, where a step is one micro-batch of
     one process. They are a GPU's also where the run would be on a CPU: bf16 unless --precision says otherwise, compiled
     blocks, library kernels. Without the keys "optimizer" or "activations" where these cannot be told.
     """
-    dtype = torch.float32 if run.precision == "fp32" else torch.bfloat16
-    stream = torch.float32 if run.residual_precision == "fp32" else dtype
-    with torch.device("meta"):
-        model = GPT(config, plan.multipliers, compute_dtype=dtype, residual_dtype=stream)
     sizes = _of_parameters(model, run, plan, ranks)
     try:
         layers = kept_by_layers(model, run.expert_parallel and ranks > 1)
-    except Exception:  # a mixer of one's own may need values, and must not be refused for that
+    except NeedsValues:  # a mixer of one's own may, and must not be refused for that
         return sizes
-    tokens = run.micro_bsz * config.block_size
-    loss = of_loss(config, tokens, run.use_flce is not False, dtype)
-    activations = int(of_layers(layers, tokens, str(run.act_ckpt)) + loss)
+    tokens = run.micro_bsz * model.config.block_size
+    loss = of_loss(model.config, tokens, run.use_flce is not False, model.compute_dtype)
+    kept, again = of_layers(layers, tokens, cast(Recompute, run.act_ckpt))
+    activations = int(kept + max(loss, again))  # the logits are gone when the last layer is computed again
     if ranks == 1 and not _accumulates(run, plan, ranks):  # gradients come when activations go
         sizes["gradients"] = max(sizes["gradients"] - activations, 0)
     return sizes | {"activations": activations}

@@ -1,0 +1,67 @@
+"""How every command of this project ends, and how a plain function becomes one.
+
+if __name__ == "__main__":
+    run_command(main)                 main(words) -> exit code; main parses them itself
+    run_command(command_of(main))     main's parameters are the options, its docstring is their help
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from lit_gpt.config.bounds import hints
+from lit_gpt.config.explain import explained
+from lit_gpt.errors import EXIT_BAD_INPUT, UserError
+
+Main = Callable[[list[str]], int | None]
+
+
+def exit_code(main: Main, words: Sequence[str]) -> int:
+    """What main(words) returns, 0 for None; a UserError is one sentence on stderr and its code."""
+    try:
+        return main(list(words)) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.code
+
+
+def run_command(main: Main) -> NoReturn:
+    """End the process with exit_code of its command line; a file that cannot be used is a sentence and a code, too."""
+    try:
+        code = exit_code(main, sys.argv[1:])
+        sys.stdout.flush()
+        sys.exit(code)
+    except BrokenPipeError:  # whoever reads the output has enough, such as `head`; Python flushes once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        where = error.filename2 or error.filename or "a file"
+        print(f"error: {where} cannot be used: {error.strerror or error}. Give another path.", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+
+
+def command_of(function: Callable[..., int | None]) -> Main:
+    """The function as a command: --name value for each parameter, --help from its docstring."""
+
+    def main(words: list[str]) -> int | None:
+        parser = ArgumentParser(description=(function.__doc__ or "").split("\n")[0], exit_on_error=False)
+        parser.add_function_arguments(function, as_group=False)
+        return function(**parsed(parser, words, function).as_dict())
+
+    return main
+
+
+def parsed(parser: ArgumentParser, words: list[str], function: Callable[..., Any]) -> Namespace:
+    """The function's arguments among the words of a parser made with exit_on_error=False.
+
+    Raises UserError for words that are no options, and for wrong values.
+    """
+    try:
+        return parser.parse_args(words)
+    except ArgumentError as error:
+        raise UserError(explained(str(error), list(hints(function)), function)) from error

@@ -1,0 +1,74 @@
+"""Recomputation: what a block keeps for its backward pass, and compilation of one block.
+
+The policy is KEPT_OPERATIONS, and nothing else says what is kept: the trainer checkpoints by it, and the memory
+estimate (preflight/activations.py) counts by it.
+
+Both wrap `block.forward` and not the block: module wrappers would leak into the names of a
+checkpoint, and FSDP2's hooks must stay outside of both (they gather the weights that the
+compiled or recomputed code reads).
+"""
+
+from __future__ import annotations
+
+from functools import partial, wraps
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+Recompute = Literal["off", "full", "selective"]
+
+aten = torch.ops.aten
+# Under "selective" the outputs of these are kept and the rest is computed again: they cost the most to compute, per
+# byte that is kept (selective recomputation, arXiv:2205.05198, and torchtitan's list of operations).
+KEPT_OPERATIONS: dict[str, tuple[Any, ...]] = {
+    "product": (aten.mm.default, aten.addmm.default),
+    "attention": (
+        aten._scaled_dot_product_cudnn_attention.default,
+        aten._scaled_dot_product_flash_attention.default,
+        aten._scaled_dot_product_flash_attention_for_cpu.default,
+        aten._scaled_dot_product_efficient_attention.default,
+        torch.ops.higher_order.flex_attention,  # windows and documents on a GPU without FlashAttention 3
+    ),
+}
+# FlashAttention 2 and 3 register their operations under these names (flash_attn_interface.py of either); 4 registers
+# none, so it is computed again.
+FLASH_NAMESPACES = ("flash_attn", "flash_attn_3")
+
+
+def is_kept(operation: Any) -> bool:
+    """Whether "selective" keeps the output of an operation that torch dispatches."""
+    named = any(operation in operations for operations in KEPT_OPERATIONS.values())
+    return named or getattr(operation, "namespace", "") in FLASH_NAMESPACES
+
+
+def _policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if is_kept(operation) else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def recompute_in_backward(block: nn.Module, what: Recompute) -> None:
+    """Keep fewer activations of `block`. full: only its inputs. selective: also what KEPT_OPERATIONS give."""
+    if what == "off":
+        return
+    kept = {"context_fn": partial(create_selective_checkpoint_contexts, _policy)} if what == "selective" else {}
+    inner = block.forward
+
+    @wraps(inner)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        # No random numbers in the forward pass, so no generator state to restore.
+        return checkpoint(inner, *args, use_reentrant=False, preserve_rng_state=False, **kept, **kwargs)
+
+    block.forward = forward
+
+
+def compile_blocks(blocks: nn.ModuleList) -> None:
+    """Compile each block's forward; blocks of one structure share the compiled code."""
+    # One version per layer and mode (training, validation) is fine; the default of 8 is not.
+    limit = 2 * len(blocks) + 8
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, limit)
+    # A multiplier is a constant of its model: as an input that may change, which it becomes when a process trains
+    # a second model, it costs a wait for the device and fails with recomputation.
+    torch._dynamo.config.specialize_float = True
+    for block in blocks:
+        block.forward = torch.compile(block.forward)

@@ -1,0 +1,79 @@
+"""What the data says of itself before it is opened: its vocabulary, its tokenizer, the end of its documents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.run import RunConfig
+from lit_gpt.data.corpus import Corpus
+from lit_gpt.data.discover import describe_sources
+from lit_gpt.data.origin import agree
+from lit_gpt.data.remote import NoData, is_remote, local_path
+from lit_gpt.data.stream import StreamInfo
+from lit_gpt.errors import UserError
+
+# ArchScale's shards are Llama-2's tokens and carry no side file; its </s> is id 2
+# (huggingface.co/meta-llama/Llama-2-7b-hf, tokenizer_config.json).
+LLAMA_VOCABULARY, LLAMA_EOS = 32000, 2
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What is known of the training data. missing: why nothing is, "" where something is or nobody asked."""
+
+    sources: tuple[tuple[str, StreamInfo], ...] = ()
+    missing: str = ""
+
+    @property
+    def vocab_size(self) -> int | None:
+        """What the sources agree on; None where none of them says. Raises UserError where they disagree."""
+        return agree(self.sources).vocab_size
+
+
+def describe_training_data(run: RunConfig) -> TrainingData:
+    """What the sources of the run's training data say, without opening them.
+
+    A folder that is not there says nothing, which a run finds out later. Raises NoData where there is a place and no
+    data in it; a dry run goes on without.
+    """
+    if not is_remote(run.train_data_dir) and not local_path(run.train_data_dir).exists():
+        return TrainingData()
+    try:
+        return TrainingData(tuple(describe_sources(run.train_data_dir, "train", run.data_mixture, run.eos_token_id)))
+    except NoData as missing:
+        if not run.dry_run:
+            raise
+        return TrainingData(missing=str(missing))
+
+
+def check_tokenizer(run: RunConfig, known: TrainingData, validation: Corpus) -> None:
+    """Raise UserError for validation data of another tokenizer than the training data, where there is some.
+
+    known: of the training data; empty where --vocab_size was given, so that nobody asked yet.
+    """
+    if run.vocab_size is not None:
+        if run.validation:  # nothing was taken from the training data
+            return
+        try:
+            known = describe_training_data(run)
+        except NoData:
+            return
+    agree([*known.sources, (str(run.val_data_dir), validation.common)])
+
+
+def document_end(model: ModelConfig, data: Corpus) -> int | None:
+    """The token that ends a document, None when documents are not kept apart.
+
+    Raises UserError when the run needs it and nothing says what it is.
+    """
+    if not model.varlen:
+        return None
+    if data.eos_id is not None:
+        return data.eos_id
+    if model.vocab_size == LLAMA_VOCABULARY:
+        return LLAMA_EOS
+    raise UserError(
+        "Document boundaries (varlen) need the end-of-document token, and the data does not say which it is. "
+        "Give --eos_token_id."
+    )

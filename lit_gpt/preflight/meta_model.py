@@ -1,0 +1,40 @@
+"""The model on torch's meta device: every shape is there and no number, so that any size is counted in a moment."""
+
+from __future__ import annotations
+
+import torch
+
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.run import RunConfig
+from lit_gpt.errors import UserError
+from lit_gpt.metrics.counting import flops_per_token, palm_flops_per_token, param_counts
+from lit_gpt.model import GPT
+from lit_gpt.scaling.plan import Counted
+
+
+def meta_model(config: ModelConfig, run: RunConfig | None = None) -> GPT:
+    """The model without memory; with `run`, in the dtypes that its options mean on a GPU: bf16 unless --precision
+    says otherwise.
+
+    Raises UserError for a model with a tensor that no computer can number.
+    """
+    dtype = torch.float32 if run is None or run.precision == "fp32" else torch.bfloat16
+    stream = torch.float32 if run is None or run.residual_precision == "fp32" else dtype
+    try:
+        with torch.device("meta"):
+            return GPT(config, compute_dtype=dtype, residual_dtype=stream)
+    except (RuntimeError, TypeError) as error:  # what torch makes of a size beyond 64 bits
+        if "overflow" not in str(error).lower():
+            raise
+        sizes = f"width {config.n_embd:,}, hidden width {config.intermediate_size:,}, vocabulary {config.vocab_size:,}"
+        raise UserError(
+            f"{config.family} at depth {config.depth} is too large to be described: {sizes}. Lower --depth, --ar, "
+            "--sparsity or the sizes in --mixer_options."
+        ) from error
+
+
+def count(model: GPT) -> Counted:
+    """Exact parameter counts, and FLOPs per token at the model's own context."""
+    length = model.config.block_size
+    flops, by_palm = flops_per_token(model, length), palm_flops_per_token(model, length)
+    return Counted(model.config, param_counts(model), flops, by_palm)

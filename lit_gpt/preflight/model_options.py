@@ -1,0 +1,131 @@
+"""The model that the options describe: a family at a depth, with the run's flags applied."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from lit_gpt import architectures
+from lit_gpt.config.model import Experts, ModelConfig
+from lit_gpt.config.names import NameFields
+from lit_gpt.config.run import RunConfig
+from lit_gpt.errors import UserError
+from lit_gpt.model import GPT
+
+# RunConfig field -> ModelConfig field, where a given flag simply replaces the family's value.
+MODEL_FLAGS = {
+    "norm_class": "norm",
+    "post_norm": "post_norm",
+    "decoupled_norm": "decoupled_norm",
+    "skip_gain": "skip_gain",
+    "skip": "skip",
+    "qk_norm": "qk_norm",
+    "attn_gate": "attn_gate",
+    "attn_norm": "attn_norm",
+    "ffn_norm": "ffn_norm",
+    "position": "position",
+    "rope_base": "rope_base",
+    "tie_embeddings": "tie_embeddings",
+    "varlen": "varlen",
+    "doc_positions": "doc_positions",
+    "attn_conv": "attn_conv",
+    "share_per_layer": "share_per_layer",
+    "share_group": "share_group",
+    "mixer_options": "mixer_options",
+    "vocab_size": "vocab_size",
+}
+# RunConfig field -> Experts field, likewise.
+EXPERT_FLAGS = {
+    "share_expert": "shared",
+    "sqrt_gate": "sqrt_gate",
+    "global_aux": "global_aux",
+    "aux_style": "aux_style",
+    "aux_gamma": "aux_gamma",
+    "exact_aux": "exact_aux",
+    "router_gate": "gate",
+    "router_z_loss": "router_z_loss",
+    "bias_rate": "bias_rate",
+    "expert_routing": "routing",
+    "expert_capacity": "capacity",
+}
+EXPERT_OPTIONS = ("sparsity", "top_k", *EXPERT_FLAGS, "expert_parallel", "expert_backend")
+ATTENTION_FLAGS = ("qk_norm", "attn_gate", "attn_norm", "attn_conv", "position", "rope_base", "yarn_scale")
+NORM_NAMES = {"FusedRMSNorm": "rmsnorm", "RMSNorm": "rmsnorm", "LayerNorm": "layernorm"}
+
+
+def base_config(run: RunConfig, vocab_size: int | None = None) -> ModelConfig:
+    """What the hyper-parameters were tuned on: the run's own family, flags and aspect ratio at the base depth.
+
+    --base_hps.ar0 is another aspect ratio for it. vocab_size: see model_config.
+    """
+    return model_config(run, run.base_hps.d0, run.base_hps.ar0 or run.ar, vocab_size)
+
+
+def model_config(run: RunConfig, depth: int, aspect_ratio: int | None, vocab_size: int | None = None) -> ModelConfig:
+    """The family at a depth with the run's flags applied.
+
+    vocab_size: what the data says, for a run without --vocab_size; None leaves the family's own.
+    Raises UserError for a family or flags that cannot be.
+    """
+    config = architectures.build(
+        run.train_model,
+        depth,
+        aspect_ratio=aspect_ratio,
+        block_size=run.ctx_len,
+        window=run.swa_len,
+        experts=_experts(run),
+    )
+    changes: dict[str, Any] = {} if vocab_size is None else {"vocab_size": vocab_size}
+    for flag, target in MODEL_FLAGS.items():
+        value = getattr(run, flag)
+        if value is not None:
+            changes[target] = NORM_NAMES.get(value, value) if target == "norm" else value
+    if changes.get("norm", "rmsnorm") not in ("rmsnorm", "layernorm"):
+        raise UserError(f"--norm_class {run.norm_class} is unknown. Use rmsnorm or layernorm.")
+    if run.bias is not None:
+        changes |= {"attn_bias": run.bias, "mlp_bias": run.bias}
+    if run.midtrain or run.validation:
+        changes["yarn_scale"] = run.yarn_scale
+    if run.mlp is not None:
+        changes["layers"] = tuple(s if s.ffn is None else replace(s, ffn=run.mlp) for s in config.layers)
+    return config.replace(**changes)
+
+
+def _experts(run: RunConfig) -> Experts | None:
+    """The experts that the flags describe; None for a family without."""
+    if not architectures.has_experts(run.train_model):
+        return None
+    given = {flag: getattr(run, flag) for flag in EXPERT_FLAGS if getattr(run, flag) is not None}
+    fields = {EXPERT_FLAGS[flag]: value for flag, value in given.items()}
+    choice, plain = run.expert_routing == "expert_choice", Experts(run.sparsity, run.top_k, bool(run.share_expert))
+    if choice or run.bias_rate:  # which balance without a loss
+        fields.setdefault("aux_gamma", 0.0)
+    if not choice and plain.active == 1 < plain.routed:
+        fields.setdefault("gate", "all")  # over one expert, softmax is 1
+    return Experts(run.sparsity, run.top_k, **fields)
+
+
+def unread_options(run: RunConfig, name: NameFields, model: GPT) -> tuple[str, ...]:
+    """A note about the typed options that nothing in this model reads, () where there are none.
+
+    Launch commands are written for many families at once (ArchScale's dense ones have --sparsity and --aux_style), so
+    this is no error. Tokens of a name are not noted, and neither is what switches off what such a model lacks.
+    """
+    config, default = model.config, RunConfig()
+
+    def typed(*flags: str) -> list[str]:
+        given = [flag for flag in flags if getattr(run, flag) not in (None, False, "none", getattr(default, flag))]
+        return [flag for flag in given if flag not in name.fields]
+
+    attends = bool(model.attending)
+    turned = config.position == "rope" and any(spec.rope_base is None for spec in model.attending)
+    lacking = {
+        "experts": typed(*EXPERT_OPTIONS) if config.experts is None else [],
+        "windows": typed("swa_len") if all(spec.window is None for spec in config.layers) else [],
+        "attention": [] if attends else typed(*ATTENTION_FLAGS),
+        "rotary positions with the model's base": typed("rope_base") if attends and not turned else [],
+        "--varlen": [] if config.varlen else typed("doc_positions"),
+        "wsd schedule": [] if run.schedule == "wsd" else typed("decay", "decay_fraction"),
+    }
+    parts = [f"{', '.join(f'--{flag}' for flag in flags)} (no {what})" for what, flags in lacking.items() if flags]
+    return (f"nothing in {run.train_model} reads {', '.join(parts)}",) if parts else ()

@@ -1,0 +1,103 @@
+"""From typed options to what will be trained: the one way, and each question on it is asked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.names import NameFields, run_name
+from lit_gpt.config.resolve import resolve
+from lit_gpt.config.run import RunConfig
+from lit_gpt.errors import UserError
+from lit_gpt.optim import OPTIMIZERS, check_arguments
+from lit_gpt.plugins import load_plugins
+from lit_gpt.preflight.data_facts import TrainingData, describe_training_data
+from lit_gpt.preflight.memory import memory_per_gpu, too_much
+from lit_gpt.preflight.meta_model import count, meta_model
+from lit_gpt.preflight.model_options import base_config, model_config, unread_options
+from lit_gpt.scaling.base import Plan
+from lit_gpt.scaling.plan import Counted, build_plan, describe
+
+
+@dataclass(frozen=True)
+class ResolvedRun:
+    """Everything that is decided before training: training executes it and decides nothing again.
+
+    run: the options, with names and defaults applied. folder: where the run will live; nothing has been written yet.
+    palm_flops_per_token: for the MFU by PaLM's convention. notes: sentences for the person who typed it, about what is
+    allowed and may not be what was meant. data: what the training data says of itself.
+    """
+
+    run: RunConfig
+    name: NameFields
+    model: ModelConfig
+    plan: Plan
+    folder: Path
+    palm_flops_per_token: float = 0.0
+    notes: tuple[str, ...] = ()
+    data: TrainingData = TrainingData()  # noqa: RUF009 (frozen)
+
+
+def resolve_run(typed: RunConfig, ranks: int) -> ResolvedRun:
+    """Names, model, data, Plan and memory of a run on `ranks` processes.
+
+    Nothing is allocated and no token is read, so it takes a second at any size. Raises UserError for anything that
+    cannot be trained.
+    """
+    load_plugins(typed.plugins)
+    run, name = resolve(typed, OPTIMIZERS.resolve)
+    config, data = model_config(run, run.depth, run.ar), TrainingData()
+    if run.vocab_size is None:
+        data = describe_training_data(run)
+        config = config if data.vocab_size is None else config.replace(vocab_size=data.vocab_size)
+    if run.eos_token_id is not None and run.eos_token_id >= config.vocab_size:
+        raise UserError(
+            f"--eos_token_id is {run.eos_token_id}; it must be below the vocabulary of {config.vocab_size:,} tokens."
+        )
+    model, base = meta_model(config, run), base_config(run, data.vocab_size)
+    notes = unread_options(run, name, model)
+    run = replace(run, expert_parallel=run.expert_parallel and config.experts is not None)
+    counted = count(model)
+    plan = make_plan(run, counted, counted if base == config else count(meta_model(base)), ranks)
+    if run.dry_run or torch.cuda.is_available():  # a run on a CPU asks nothing of a GPU
+        plan = replace(plan, memory=memory_per_gpu(run, model, plan, ranks))
+    folder = Path(str(run.out_dir)) / _label(run, config, plan)
+    return ResolvedRun(run, name, config, plan, folder, counted.palm_flops_per_token, notes, data)
+
+
+def make_plan(run: RunConfig, model: Counted, base: Counted, ranks: int) -> Plan:
+    """The Plan of resolved options, with arguments that its optimizer takes. Raises UserError as build_plan does."""
+    plan = build_plan(run, OPTIMIZERS.facts(run.optimizer or "adamw"), model, base, ranks)
+    check_arguments(plan)
+    return plan
+
+
+def _label(run: RunConfig, model: ModelConfig, plan: Plan) -> str:
+    """The name of the run folder."""
+    return run_name(
+        run.train_name,
+        run.train_model,
+        run.depth,
+        model.block_size,
+        moe=None if model.experts is None else (run.sparsity, run.top_k),
+        ar=run.ar,
+        swa=run.swa_len,
+        ramp=plan.batch_ramp,
+    )
+
+
+def dry_run_text(resolved: ResolvedRun) -> str:
+    """What --dry_run prints, and a run at its start: the Plan, the folder, the labels that switch nothing, notes, and
+    whether it fits this GPU.
+    """
+    labels = ", ".join(resolved.name.labels) or "none"
+    lines = [describe(resolved.plan, OPTIMIZERS.facts(resolved.plan.optimizer)), ""]
+    lines += [f"run folder   {resolved.folder}", f"labels only  {labels}"]
+    lines += [f"note         {note}" for note in resolved.notes]
+    if resolved.data.missing:
+        lines.append(f"note: the vocabulary is the family's, since there is no data. {resolved.data.missing}")
+    warning = too_much(resolved.run, resolved.plan.memory)
+    return "\n".join([*lines, *([warning] if warning else [])])
