@@ -78,15 +78,15 @@ def copy_into(model: nn.Module, source: nn.Module) -> None:
             p.copy_(whole)
 
 
-def build_adamw(model: nn.Module, kind: str = "foreach") -> torch.optim.Optimizer:
+def build_adamw(model: nn.Module, kind: str = "foreach", eps: float = 1e-5) -> torch.optim.Optimizer:
     """foreach: torch's, state at the first step. fused: ours, state at once."""
     by_role = {r: [p for p in model.parameters() if p.role == r] for r in ROLES}
     keys: dict[str, Any] = {"lr": 1e-2, "weight_decay": 0.1, "update_rule": "adamw"}
     groups = [{"params": params, **keys} for params in by_role.values() if params]
     if kind == "fused":
-        constants: Any = SimpleNamespace(beta1=0.9, beta2=0.95, eps=1e-5)
+        constants: Any = SimpleNamespace(beta1=0.9, beta2=0.95, eps=eps)
         return RoleOptimizer(groups, {"adamw": lambda params: FusedAdamW()}, constants)
-    return torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-5, foreach=True)
+    return torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=eps, foreach=True)
 
 
 def batch(step: int, runtime: Runtime, sequences: int = 8) -> tuple[torch.Tensor, torch.Tensor, int]:
