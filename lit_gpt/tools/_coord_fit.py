@@ -17,7 +17,7 @@ Axis = Literal["width", "depth"]
 Quantity = Literal["activation", "change"]
 
 TOLERANCE = 0.25
-"""Largest power of width or depth that counts as flat; see tests/scaling/test_coord_check.py for what is measured."""
+"""Largest power of width or depth that counts as flat; see tests/tools/test_coord_check.py for what is measured."""
 
 
 @dataclass(frozen=True)

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import csv
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from script_module import script_module
+from tiny_run import make_corpus
 
 from lit_gpt.config.command import exit_code
 from lit_gpt.errors import UserError
 from lit_gpt.optim import OPTIMIZERS
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests/e2e"))
-
-from tiny_run import make_corpus  # noqa: E402
-
 benchmark = script_module("launch_scripts/optimizer_benchmark.py")
 
 TINY = "--ar 8 --depth 2 --ctx_len 32 --micro_bsz 4 --total_bsz 256 --eval_sequences 8 --base_hps.d0 2 --num_workers 0"

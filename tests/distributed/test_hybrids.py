@@ -35,8 +35,8 @@ def small(family: str, **changes: Any) -> ModelConfig:
 def train(family: str, act_ckpt: str = "off", compile: bool = False, **changes: Any) -> dict[str, Any]:
     runtime = start_runtime()
     model = build_model(runtime, config=small(family, **changes), act_ckpt=act_ckpt, compile=compile)
-    # torch's plans the sharding of each list for seconds. With this eps, above the root of the second moments, a step is
-    # about proportional to the gradients: a smaller one turns the rounding of a gradient near zero into a part of a
+    # torch's plans the sharding of each list for seconds. With this eps, above the root of the second moments, steps
+    # are about proportional to gradients: a smaller one turns the rounding of a gradient near zero into a part of a
     # step, of single tensors up to 7e-3 by the instruction set.
     optimizer = build_adamw(model, "fused", eps=1.0)
     start = snapshot(model)

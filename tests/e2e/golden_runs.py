@@ -1,11 +1,11 @@
-"""Runs whose losses are kept in tests/golden: fifty steps, each of two micro-batches."""
+"""Runs whose losses are kept in tests/e2e/golden: fifty steps, each of two micro-batches."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from tiny_run import ROOT, rows, run
+from tiny_run import rows, run
 
 RUNS: dict[str, dict[str, Any]] = {"adamw_transformer": {"optimizer": "adamw"}}
 COMMON: dict[str, Any] = {"max_tokens": 50 * 512, "micro_bsz": 4, "precision": "fp32"}
@@ -19,4 +19,4 @@ def losses(name: str, data: Path, out: Path) -> list[float]:
 
 def file_of(name: str) -> Path:
     """Where they are kept, as a JSON list."""
-    return ROOT / "tests" / "golden" / f"{name}.json"
+    return Path(__file__).parent / "golden" / f"{name}.json"

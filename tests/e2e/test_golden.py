@@ -17,5 +17,5 @@ TOLERANCE = 5e-5
 @pytest.mark.parametrize("name", RUNS)
 def test_losses(name, data, tmp_path):
     expected, found = json.loads(file_of(name).read_text()), losses(name, data, tmp_path)
-    message = "If the numbers are meant to change: python tests/golden/make.py, and say why in the commit."
+    message = "If the numbers are meant to change: python tests/e2e/make_golden.py, and say why in the commit."
     np.testing.assert_allclose(found, expected, rtol=TOLERANCE, atol=0, err_msg=message)

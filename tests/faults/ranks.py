@@ -18,14 +18,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import tiny_run
 import torch
 from spawn import start
 
 from lit_gpt.train import reporter
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
-
-import tiny_run
 
 CLONE_NEWNET, CLONE_NEWUTS = 0x40000000, 0x04000000  # sched.h
 _names = itertools.count()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from small import DECAY, LR, build
+from small_optimizers import DECAY, LR, build
 from tiny_model import ONE_LAYER
 
 from lit_gpt.config.model import Experts, LayerSpec, ModelConfig

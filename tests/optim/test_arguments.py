@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import plan_for
+from small_optimizers import plan_for
 from test_external import skip_if_missing
 from torch import nn
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import DECAY, LR, Bag, build, gradients, plan_for
+from small_optimizers import DECAY, LR, Bag, build, gradients, plan_for
 from spawn import run_distributed
 from test_sharded import shard, sharded_bag
 from tiny_model import ONE_LAYER, batch, build_model, full, train_step

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import DECAY, LR, NAMES, SHAPES, Bag, build, gradients, options, plan_for
+from small_optimizers import DECAY, LR, NAMES, SHAPES, Bag, build, gradients, options, plan_for
 from torch import Tensor
 
 from lit_gpt.errors import UserError

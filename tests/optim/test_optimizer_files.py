@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import Bag, build, gradients, options, plan_for
+from small_optimizers import Bag, build, gradients, options, plan_for
 from torch import Tensor
 
 import lit_gpt.optim

@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 import torch
-from small import NAMES, Bag, build, gradients, options, plan_for
+from small_optimizers import NAMES, Bag, build, gradients, options, plan_for
 from spawn import run_distributed
 from tiny_model import ONE_LAYER, full, same, snapshot, train_step
 from tiny_model import build_model as build_tiny

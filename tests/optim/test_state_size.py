@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import plan_for
+from small_optimizers import plan_for
 from spawn import run_distributed
 from test_external import ARGS, skip_if_missing, tiny
 from tiny_model import ONE_LAYER, train_step

@@ -16,7 +16,7 @@ from lit_gpt.data.formats.packed import shard_name, write_shard
 from lit_gpt.data.stream import DataError
 from lit_gpt.errors import UserError
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 READ_ALL = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))

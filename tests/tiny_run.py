@@ -10,7 +10,7 @@ from typing import Any
 
 from lit_gpt.data.prepare import prepare
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # the entry points are no part of the package
 
 import pretrain  # noqa: E402

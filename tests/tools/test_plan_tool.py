@@ -76,7 +76,7 @@ def test_what_hybrid_layers_read_and_lend(capsys):
     """A bare --layers, as the documentation types it, prints what the documentation shows."""
     assert plan.main(["--train_model", "sambay", "--depth", "8", "--train_name", "mup", "--layers"]) == 0
     table = capsys.readouterr().out.split("\n\n")[-1].strip()
-    page = (Path(__file__).parents[3] / "docs/architectures.md").read_text()
+    page = (Path(__file__).parents[2] / "docs/architectures.md").read_text()
     assert table == page.split("```text\n")[1].split("\n```")[0]
     rows = {line.split()[0]: re.split(" {2,}", line)[1:6] for line in table.splitlines()}
     assert rows["1"] == ["attention", "swiglu", "128", "-", "-"]

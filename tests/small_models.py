@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lit_gpt.architectures import FAMILIES, build, has_experts
-from lit_gpt.config.model import LayerSpec, ModelConfig
+from lit_gpt.config.model import Experts, LayerSpec, ModelConfig
 from lit_gpt.model import GPT
 from lit_gpt.scaling.base import Multipliers
 
@@ -37,6 +37,26 @@ OPTIONS = {
     "no_ffn": {"layers": (LayerSpec(ffn=None), LayerSpec())},
     "layernorm": {"norm": "layernorm"},
 }
+FEWER = {  # heads and states of few dimensions
+    "mamba": {"d_state": 4},
+    "mamba2": {"d_state": 8, "head_dim": 8, "head_multiple": 2},
+    "gdn": {"heads": 2, "key_dim": 8},
+    "deltanet": {"heads": 2},
+    "gla": {"heads": 2, "gate_rank": 4},
+    "kda": {"heads": 2, "key_dim": 8},
+}
+HEADS = {"n_head": 4, "n_kv_head": 2, "head_dim": 8}
+
+
+def options_of(config: ModelConfig) -> dict:
+    return {name: FEWER[name] for name in {spec.mixer for spec in config.layers} & set(FEWER)}
+
+
+def small(family: str) -> ModelConfig:
+    """8 layers (YOCO's second half is empty in 4) of width 32, windows of 5 or half of the context."""
+    experts = Experts(sparsity=2, top_k=2)
+    config = build(family, 8, aspect_ratio=4, block_size=LENGTH, window=5, experts=experts)
+    return config.replace(vocab_size=VOCAB, mixer_options=options_of(config), **HEADS)
 
 
 def optioned(name: str) -> ModelConfig:

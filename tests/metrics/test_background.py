@@ -133,5 +133,5 @@ pretrain.leave(7)
 
 
 def test_a_process_does_not_wait_for_exit_hooks_of_a_library_that_hangs():
-    ended = subprocess.run([sys.executable, "-W", "ignore", "-c", HANGS], cwd=Path(__file__).parents[3], timeout=60)
+    ended = subprocess.run([sys.executable, "-W", "ignore", "-c", HANGS], cwd=Path(__file__).parents[2], timeout=60)
     assert ended.returncode == 7

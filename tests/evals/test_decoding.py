@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_models import LENGTH, model_of, tokens
-from test_every_family import EVERY, small
+from small_models import LENGTH, model_of, small, tokens
 
+from lit_gpt.architectures import FAMILIES
 from lit_gpt.evals.decoding import Decoder
 from lit_gpt.model import GPT
 
@@ -22,7 +22,7 @@ def prefilled(model: GPT, x: torch.Tensor, doc_ids: torch.Tensor | None, last_on
     return [first, *(decoder(piece, last_only=last_only) for piece in rest)]
 
 
-@EVERY
+@pytest.mark.parametrize("family", FAMILIES.names())
 @torch.no_grad()
 def test_prompts_of_two_lengths_continue_as_each_does_alone(family: str) -> None:
     model, x = model_of(small(family)), tokens()

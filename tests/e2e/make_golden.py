@@ -1,4 +1,4 @@
-"""Write the golden files anew: `python tests/golden/make.py`.
+"""Write the golden files anew: `python tests/e2e/make_golden.py`.
 
 Do so only when a change is meant to change the numbers, and say in the commit why it does.
 """
@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
+sys.path.insert(0, str(Path(__file__).parents[1]))  # as pytest does
 
 from golden_runs import RUNS, file_of, losses
 from tiny_run import make_corpus

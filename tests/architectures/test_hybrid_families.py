@@ -83,7 +83,7 @@ def test_patterns(family: str) -> None:
 
 
 def test_the_table_of_the_documentation() -> None:
-    page = (Path(__file__).parents[3] / "docs/architectures.md").read_text()
+    page = (Path(__file__).parents[2] / "docs/architectures.md").read_text()
     rows = [
         [cell.strip(" `") for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:3] == "| `"
     ]

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from reference_registry import PURE, names
-from small_models import DENSE, LENGTH, VOCAB, model_of, tokens
+from small_models import DENSE, HEADS, LENGTH, VOCAB, model_of, options_of, small, tokens
 
 from lit_gpt import optim
 from lit_gpt.architectures import FAMILIES, build
-from lit_gpt.config.model import Experts, ModelConfig
 from lit_gpt.config.names import NameFields, read_model_name
 from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
@@ -34,15 +33,6 @@ from lit_gpt.tools._coord_measure import toy_stream
 from lit_gpt.train.build import build_model
 from lit_gpt.train.step import train_step
 
-FEWER = {  # heads and states of few dimensions
-    "mamba": {"d_state": 4},
-    "mamba2": {"d_state": 8, "head_dim": 8, "head_multiple": 2},
-    "gdn": {"heads": 2, "key_dim": 8},
-    "deltanet": {"heads": 2},
-    "gla": {"heads": 2, "gate_rank": 4},
-    "kda": {"heads": 2, "key_dim": 8},
-}
-HEADS = {"n_head": 4, "n_kv_head": 2, "head_dim": 8}
 EVERY = pytest.mark.parametrize("family", FAMILIES.names())
 MIXED = pytest.mark.parametrize("family", [family for family in FAMILIES.names() if family not in DENSE])
 
@@ -53,17 +43,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def options_of(config: ModelConfig) -> dict:
-    return {name: FEWER[name] for name in {spec.mixer for spec in config.layers} & set(FEWER)}
-
-
-def small(family: str) -> ModelConfig:
-    """8 layers (YOCO's second half is empty in 4) of width 32, windows of 5 or half of the context."""
-    experts = Experts(sparsity=2, top_k=2)
-    config = build(family, 8, aspect_ratio=4, block_size=LENGTH, window=5, experts=experts)
-    return config.replace(vocab_size=VOCAB, mixer_options=options_of(config), **HEADS)
 
 
 @MIXED

@@ -22,7 +22,7 @@ from lit_gpt.data.splits import Splitter
 from lit_gpt.data.tokenizer import load_tokenizer
 from lit_gpt.errors import UserError
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 SCRIPT = runpy.run_path(str(ROOT / "scripts/prepare_text.py"))
 
 

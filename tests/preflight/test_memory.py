@@ -28,7 +28,7 @@ from lit_gpt.train.build import build_model, build_optimizer
 from lit_gpt.train.step import train_step
 
 GIB = 2**30
-DOCS = Path(__file__).parents[3] / "docs/benchmarks"
+DOCS = Path(__file__).parents[2] / "docs/benchmarks"
 MEASURED = [
     row
     for name in ("train_step_h200.json", "families_h200.json")
