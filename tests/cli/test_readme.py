@@ -110,11 +110,11 @@ def sweep(words: list[str], folder: Path) -> None:
 
 def benchmark(words: list[str], folder: Path) -> None:
     """Of the optimizers that it names, some are planned as the benchmark would train them."""
-    script = runpy.run_path(str(ROOT / "launch_scripts/optimizer_benchmark.py"))
-    given = script["parser"]().parse_args(words)
-    table = script["read_table"](given.table, given.scale)
-    for name in script["choose"](table, given.optimizers)[:3]:
-        options = script["command"](table[name], given.scale, given, ["--vocab_size=32000", "--dry_run=true"])
+    script = script_module("launch_scripts/optimizer_benchmark.py")
+    given = script.parser().parse_args(words)
+    table = script.read_table(given.table, given.scale)
+    for name in script.choose(table, given.optimizers)[:3]:
+        options = script.command(table[name], given.scale, given, ["--vocab_size=32000", "--dry_run=true"])
         assert pretrain.main(options) == 0, name
 
 
