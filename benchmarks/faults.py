@@ -141,9 +141,9 @@ class Outcome:
         return {row["step"]: row["metric/train_loss"] for row in rows if "metric/train_loss" in row}
 
     def files(self) -> set[str]:
-        """Names below the run folder; numbers of leases, and of the patch, aside."""
+        """Names below the run folder, without the numbers of leases, patches and steps (a stopped rank saves, too)."""
         found = {str(path.relative_to(self.run)) for path in self.run.rglob("*")}
-        return {re.sub(r"lease-\d+", "lease", re.sub(r"patch-\w+", "patch", name)) for name in found}
+        return {re.sub(r"(lease|patch|step)-\w+", r"\1", name) for name in found}
 
 
 class Undisturbed:

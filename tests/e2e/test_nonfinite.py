@@ -39,9 +39,9 @@ def nan_at(monkeypatch):
     steps = Steps()
 
     def patched(self, tokens, *args, **kwargs):
-        loss = forward(self, tokens, *args, **kwargs)
-        steps.losses.append(loss.item() / tokens.numel())
-        return loss * (torch.nan if next(count) in steps else 1.0)
+        output = forward(self, tokens, *args, **kwargs)
+        steps.losses.append(output.loss.item() / tokens.numel())
+        return output._replace(loss=output.loss * (torch.nan if next(count) in steps else 1.0))
 
     monkeypatch.setattr(GPT, "forward", patched)
     return steps
@@ -121,7 +121,12 @@ def test_spikes_are_skipped_alike_after_a_resume(data, tmp_path, monkeypatch, ca
     """A step ten times above its past moved the weights; nothing could keep it from that."""
     monkeypatch.setattr(guard, "WINDOW", 4)
     forward, count = GPT.forward, itertools.count(1)
-    monkeypatch.setattr(GPT, "forward", lambda *a, **k: forward(*a, **k) * (10.0 if next(count) in (5, 12) else 1.0))
+
+    def patched(*args, **kwargs):
+        output = forward(*args, **kwargs)
+        return output._replace(loss=output.loss * (10.0 if next(count) in (5, 12) else 1.0))
+
+    monkeypatch.setattr(GPT, "forward", patched)
     options = {**OPTIONS, "max_tokens": 14 * 512, "skip_spikes": 6, "save_step": 1, "keep_last": 20}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run(data, whole, **options) == 0

@@ -152,7 +152,7 @@ def test_a_run_folder_that_is_removed(data, tmp_path, capsys, monkeypatch):
 
     def step_and_remove(self: Trainer, report: Any) -> None:
         if self.progress.step == 2:
-            shutil.rmtree(self.setup.folder)
+            shutil.rmtree(self.resolved.folder)
         step(self, report)
 
     monkeypatch.setattr(Trainer, "step", step_and_remove)
