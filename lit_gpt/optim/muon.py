@@ -10,7 +10,8 @@ It trains matrices, experts (each expert is a matrix of its own) and routers. Ad
 
 `muon` in engine/reference.py is this step in ten lines of numpy; read it first. The fast one is put together from
 Orthogonal (engine/directions.py: M and O), Step (engine/updates.py: f, decay and the new X) and ops/newton_schulz.py;
-RoleOptimizer (engine/role_optimizer.py) runs them, and gathers the rows of a sharded matrix for O.
+RoleOptimizer (engine/role_optimizer.py) runs them for every role. Under FSDP2 each process has some rows of a matrix;
+for O the matrix is put together on one process, which sends the rows of the result back (`assemble` and `scatter`).
 """
 
 from __future__ import annotations
