@@ -1,4 +1,15 @@
-"""Write checkpoints: staged at once, written in the background, published as a whole."""
+"""Write checkpoints: staged at once, written in the background, published as a whole.
+
+What `Checkpointer.save` does, in this order:
+
+1. Every rank copies its tensors to host memory, and training goes on (staging.py).
+2. A thread of every rank writes them to .tmp-step-<n> with torch's distributed checkpoint (DCP), and syncs them.
+3. When all ranks have written, the main rank adds meta.json, SHA256SUMS and at last COMPLETE, and syncs the folder.
+4. It renames the folder to step-<n>, so no reader ever sees half a checkpoint, and deletes those that are too old.
+
+A crash before step 4 leaves a .tmp folder, which the next start deletes; the checkpoints before it are untouched. A
+failure on one rank is told to all of them, so that all agree on whether there is a checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +121,7 @@ class Checkpointer:
         staged = self.staging.copy(flatten(model, optimizer))
         text = json.dumps({**meta, "version": CHECKPOINT_VERSION, "step": step}, indent=1)
         self.saved = False
-        self.thread = threading.Thread(target=self._run, args=(step, staged, text), name="checkpoint")
+        self.thread = threading.Thread(target=self._write_and_publish, args=(step, staged, text), name="checkpoint")
         self.thread.start()
         if not self.async_save:
             self.wait()
@@ -128,33 +139,38 @@ class Checkpointer:
         if self.group is not None:
             dist.destroy_process_group(self.group)
 
-    def _run(self, step: int, staged: Tensors, meta: str) -> None:
+    def _write_and_publish(self, step: int, staged: Tensors, meta: str) -> None:
+        """The work of the thread. A failure to write is counted and said, and does not end training."""
         final = step_folder(self.folder, step)
         tmp = final.with_name(TMP + final.name)
         try:
-            sums = self._together(lambda: self._write(staged, tmp))
-            self._together(lambda: self._publish(tmp, final, meta, {k: v for part in sums for k, v in part.items()}))
+            of_ranks = self._together(lambda: self._write(staged, tmp))
+            sums = {name: value for of_rank in of_ranks for name, value in of_rank.items()}
+            self._together(lambda: self._publish(tmp, final, meta, sums))
             self.saved = True
         except Exception as error:
             self.failures += 1
             if self.is_main:
                 shutil.rmtree(tmp, ignore_errors=True)  # its space may be what the next save lacks
-                self._tell(step, error)
+                self._warn(step, error)
         else:
             self._retain()
 
-    def _tell(self, step: int, error: Exception) -> None:
+    def _warn(self, step: int, error: Exception) -> None:
         say(
             f"warning: NOT SAVED: the checkpoint of step {step:,} could not be written to {self.folder} ({error}). "
             f"The newest is {self.newest}; the next save tries again."
         )
 
     def _together(self, work: Callable[[], T]) -> list[T]:
-        """Do `work` on every rank; what each returned. Raises OSError on all of them if it failed on one."""
+        """Do `work` on every rank; what each of them returned, by rank.
+
+        Raises OSError on all of them if it failed on one: a rank that went on alone would wait for ever.
+        """
         mine, failure = None, None
         try:
             mine = work()
-        except (Exception, CheckpointException) as error:  # the latter is a BaseException
+        except (Exception, CheckpointException) as error:  # CheckpointException is a BaseException only
             failure = reason(error)
         everyone = everyones((mine, failure), self.ranks, self.group)
         failed = next(((rank, why) for rank, (_, why) in enumerate(everyone) if why), None)
@@ -164,20 +180,21 @@ class Checkpointer:
         return [cast(T, value) for value, _ in everyone]
 
     def _write(self, staged: Tensors, tmp: Path) -> dict[str, str]:
-        """The tensors; name and SHA-256 of the data files that this rank wrote."""
+        """Write this rank's tensors into `tmp`; returns name -> SHA-256 of the data files that it wrote."""
         local = [t.to_local() if isinstance(t, DTensor) else t for t in staged.values()]
         writer = Writer(tmp, sum(t.nbytes for t in local))
         dcp.save(staged, storage_writer=writer, process_group=self.group, no_dist=self.group is None)
         return {name: value for name, value in writer.files.sums.items() if DATA_FILE.fullmatch(name)}
 
     def _publish(self, tmp: Path, final: Path, meta: str, sums: dict[str, str]) -> None:
+        """Complete the folder `tmp` and give it its name. sums: name -> SHA-256 of the data files of all ranks."""
         if not self.is_main:
             return
         write_text(tmp / META, meta)
         text = sums_text(sums | {name: digest(tmp / name) for name in (INDEX, META)})
         write_text(tmp / SUMS, text)
-        write_text(tmp / COMPLETE, seal(next_number(self.folder), text))
-        sync_folder(tmp)
+        write_text(tmp / COMPLETE, seal(next_number(self.folder), text))  # last: it vouches for all the others
+        sync_folder(tmp)  # contents first: a rename that outlives a power cut must not name an empty folder
         self.owned()
         take_place(tmp, final)
         sync_folder(final.parent)

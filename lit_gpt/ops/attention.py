@@ -2,7 +2,10 @@
 
     y_BQHV = attention(q_BQHD, k_BKGD, v_BKGV, scale=..., window=..., doc_ids=..., sink=...)
 
-BACKENDS says which implementations there are; see lit_gpt.ops.backends.
+Read `attention` and then `_plain`: it is the definition, in a few lines of torch, and every other backend is tested
+against it. A call has three steps: `describe` what is asked for, `prepare_mask` (which picks the backend, since each
+reads a mask of its own form), and run the backend's row of BACKENDS; see lit_gpt.ops.backends. A model does the first
+two once per forward pass for all its layers (lit_gpt.nn.context).
 
 Shapes: B batch, Q queries, K keys, H query heads, G key-value heads (H % G == 0), D head
 dimension, V head dimension of the values, D unless said otherwise. With Q < K the queries
@@ -84,13 +87,30 @@ def attention(
             q_BQHD.shape[1],
             k_BKGD.shape[1],
             window,
-            doc_ids is not None,
-            sink is not None,
-            q_BQHD.dtype,
-            cu_seqlens is not None,
+            documents=doc_ids is not None,
+            sink=sink is not None,
+            dtype=q_BQHD.dtype,
+            offsets=cu_seqlens is not None,
         )
         mask = prepare_mask(request, doc_ids, q_BQHD.device, backend, cu_seqlens)
     return BACKENDS[mask.backend].run(q_BQHD, k_BKGD, v_BKGV, mask.value, scale, sink)
+
+
+def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor | None) -> Tensor:
+    """Explicit masked softmax in fp32; does everything. mask: (B or 1, 1, Q, K), True where a query sees a key."""
+    heads, groups = q.shape[2], k.shape[2]
+    if mask is None:
+        mask = dense_mask(q.shape[1], k.shape[1], None, None, q.device)
+    # Query heads h * H / G to (h + 1) * H / G read key-value head h (arXiv:2305.13245), here copied for each.
+    k, v = (x.repeat_interleave(heads // groups, dim=2) for x in (k, v))
+    logits_BHQK = torch.einsum("bqhd,bkhd->bhqk", upcast(q), upcast(k)) * scale
+    logits_BHQK = logits_BHQK.masked_fill(~mask, -torch.inf)
+    if sink is not None:
+        # One more column of the softmax, whose weight is then dropped: it takes probability and gives no value.
+        column = upcast(sink)[:, None, None].expand(*logits_BHQK.shape[:3], 1).to(logits_BHQK.dtype)
+        logits_BHQK = torch.cat([logits_BHQK, column], dim=-1)
+    weights_BHQK = logits_BHQK.softmax(-1)[..., : k.shape[1]]
+    return torch.einsum("bhqk,bkhd->bqhd", weights_BHQK, upcast(v)).to(q.dtype)
 
 
 def describe(
@@ -141,23 +161,6 @@ def explain(device: torch.device) -> list[tuple[str, bool, str]]:
     rows = explain_table(BACKENDS, plain)
     windowed = explain_table(BACKENDS, plain._replace(window=1))
     return [row if row[1] else other for row, other in zip(rows, windowed)]
-
-
-def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor | None) -> Tensor:
-    """Explicit masked softmax in fp32; does everything."""
-    heads, groups = q.shape[2], k.shape[2]
-    if mask is None:
-        mask = dense_mask(q.shape[1], k.shape[1], None, None, q.device)
-    # Query heads h * H / G to (h + 1) * H / G read key-value head h (arXiv:2305.13245), here copied for each.
-    k, v = (x.repeat_interleave(heads // groups, dim=2) for x in (k, v))
-    logits_BHQK = torch.einsum("bqhd,bkhd->bhqk", upcast(q), upcast(k)) * scale
-    logits_BHQK = logits_BHQK.masked_fill(~mask, -torch.inf)
-    if sink is not None:
-        # One more column of the softmax, whose weight is then dropped: it takes probability and gives no value.
-        column = upcast(sink)[:, None, None].expand(*logits_BHQK.shape[:3], 1).to(logits_BHQK.dtype)
-        logits_BHQK = torch.cat([logits_BHQK, column], dim=-1)
-    weights_BHQK = logits_BHQK.softmax(-1)[..., : k.shape[1]]
-    return torch.einsum("bhqk,bkhd->bqhd", weights_BHQK, upcast(v)).to(q.dtype)
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor | None) -> Tensor:

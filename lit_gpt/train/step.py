@@ -7,6 +7,9 @@ their auxiliary losses, see routing.py; the loss that is reported is without the
 
 A step whose gradient norm is not finite is not taken, nor one that guard.py finds to be a spike: the check happens
 on the device and the optimizer skips its update there.
+
+Read `train_step`: forward and backward of each micro-batch, reduce the gradients, norm, skip or not, clip, update.
+What only a model with experts needs is in `_account_for_routers`.
 """
 
 from __future__ import annotations
@@ -76,19 +79,16 @@ def train_step(
     taken, default: if its gradient is finite.
     """
     guard = guard or StepGuard(runtime, max_skips=1, sigmas=0.0)
-    experts: Experts | None = getattr(getattr(model, "config", None), "experts", None)
-    routing = None if experts is None else StepRouting(experts, runtime, num_micro_batches)
-    exact = experts is not None and experts.exact_aux and experts.aux_gamma != 0
-    if exact and routing is not None and num_micro_batches > 1:
-        micro_batches = list(micro_batches)
-        routing.count_first(lambda batch: _routes(model, batch, runtime, eos_id), micro_batches)
+    routing, micro_batches = _account_for_routers(model, micro_batches, num_micro_batches, runtime, eos_id)
     loss = torch.zeros((), device=runtime.device)
     for i, batch in enumerate(micro_batches):
+        # Gradients add up locally and travel once, with the last micro-batch.
         gradient_sync(model, i == num_micro_batches - 1)
         tokens, targets = to_device(batch.tokens, runtime.device), to_device(batch.targets, runtime.device)
         options = {"doc_ids_BT": documents(tokens, eos_id), "label_smoothing": label_smoothing}
         output = model(tokens, targets, **options)
         auxiliary = 0.0 if routing is None else routing.loss(output.routed, tokens.shape)
+        # The reduction takes the mean over ranks, and the loss of a step is a sum over ranks: hence world_size.
         (output.loss * (runtime.world_size / num_valid_global) + runtime.world_size * auxiliary).backward()
         loss += output.loss.detach() / num_valid_global
     finish_gradients(model, runtime)
@@ -100,6 +100,24 @@ def train_step(
     return StepResult(loss, norms, skipped, guard.spiked, guard.spike, routing.result() if routing else None)
 
 
+def _account_for_routers(
+    model: nn.Module, micro_batches: Iterable, num_micro_batches: int, runtime: Runtime, eos_id: int | None
+) -> tuple[StepRouting | None, Iterable]:
+    """(what adds up the auxiliary losses of a model with experts, else None; the micro-batches to train on).
+
+    With --exact_aux the balance loss of the first micro-batch needs the routes of the last one, so all of them
+    are routed once before any is trained on.
+    """
+    experts: Experts | None = getattr(getattr(model, "config", None), "experts", None)
+    if experts is None:
+        return None, micro_batches
+    routing = StepRouting(experts, runtime, num_micro_batches)
+    if experts.exact_aux and experts.aux_gamma != 0 and num_micro_batches > 1:
+        micro_batches = list(micro_batches)
+        routing.count_first(lambda batch: _routes(model, batch, runtime, eos_id), micro_batches)
+    return routing, micro_batches
+
+
 def _routes(model: nn.Module, batch: Any, runtime: Runtime, eos_id: int | None) -> Routed:
     tokens = to_device(batch.tokens, runtime.device)
     return model(tokens, doc_ids_BT=documents(tokens, eos_id), head=False).routed
@@ -109,11 +127,12 @@ def update(
     model: nn.Module, optimizer: torch.optim.Optimizer, norm: torch.Tensor, grad_clip: float, skipped: torch.Tensor
 ) -> None:
     """Clip, step unless `skipped` is 1, clear gradients; norm and skipped are 0-d tensors on the device."""
+    # Clipping divides gradients by norm / grad_clip where that is above 1, and so gives them the norm grad_clip.
     divisor = (norm / grad_clip).clamp(min=1.0) if grad_clip > 0 else torch.ones_like(norm)
-    if hasattr(optimizer, "grad_scale"):  # the fused kernel divides and skips by itself
+    if hasattr(optimizer, "grad_scale"):  # it divides and skips by itself, on the device
         optimizer.grad_scale, optimizer.found_inf = divisor, skipped  # type: ignore[attr-defined]
         optimizer.step()
-    elif not skipped.item():
+    elif not skipped.item():  # other optimizers cannot, so the host must wait and ask
         scale_gradients_(model.parameters(), 1 / divisor)
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -1,7 +1,17 @@
-"""Softmax attention: grouped queries, RoPE, and the options of ModelConfig.
+"""Softmax attention with grouped queries, rotary positions, and the options of ModelConfig.
 
-Order: project, short convolution, QK-norm, RoPE, attend, gate, (memory,) norm, project.
-Other kinds of attention replace a part of it; see the files beside this one.
+    q, k, v = x W_q, x W_k, x W_v              # split into H query heads and G key-value heads of size D
+    q, k = rotate(norm(q)), rotate(norm(k))    # norm: --qk_norm; rotate: RoPE (arXiv:2104.09864)
+    y = softmax(scale q k^T) v                 # over the keys that a query may see; lit_gpt.ops.attention
+    out = y W_out
+
+Options add steps. With all of them the order is: project, short convolution, QK-norm, RoPE, attend, gate, norm,
+project.
+`forward` calls `heads` (everything before the softmax), `attend` (the softmax) and `finish` (everything after it), so
+that the kinds of attention in the files beside this one can replace one of the three.
+
+Shapes: B batch, T positions of this call, K positions so far (T without a cache), H query heads, G key-value heads,
+D head size; in x_BTD, as in every mixer, D is the width n of the model.
 """
 
 from __future__ import annotations
@@ -36,7 +46,7 @@ class Attention(nn.Module):
     """Multi-head attention with n_head query heads and n_kv_head key-value heads.
 
     cross: keys and values are those of another layer, so there are no maps for them.
-    value_heads: how many heads of values each map of weights is applied to.
+    value_heads: how many heads of values share the softmax of one query head (differential attention has 2).
     """
 
     attends = True
@@ -55,6 +65,8 @@ class Attention(nn.Module):
         self.shares_memory = spec.memory == "mixer"
         self.scale = multipliers.attention  # None is 1/sqrt(head_dim)
         self.q = Linear(n, inner, bias=bias, heads=config.n_head, scores=True)
+        # Keys never have a bias, as in ArchScale: without RoPE it would add the same number to all scores of a query,
+        # and the softmax does not change when it does.
         self.k = None if self.cross else Linear(n, inner_kv, heads=config.n_kv_head, scores=True)
         self.v = None if self.cross else Linear(n, inner_kv, bias=bias, heads=config.n_kv_head)
         self.out = Linear(inner, n, bias=bias)
@@ -76,8 +88,8 @@ class Attention(nn.Module):
     def heads(
         self, x_BTD: Tensor, context: Context, shared: SharedState | None, cache: AttentionCache | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries of this call, keys and values of all positions so far."""
-        # One product for all maps; see joint.
+        """Queries of this call (B, T, H, D), keys and values of all positions so far (B, K, G, D)."""
+        # One matrix product for all three maps is faster than three; see joint.
         projected = joint(x_BTD, *(m for m in (self.q, self.k, self.v) if m is not None))
         if self.conv is not None:
             projected = self._convolve(projected, context, cache)
@@ -94,7 +106,7 @@ class Attention(nn.Module):
         return q, k, v
 
     def attend(self, q_BTHD: Tensor, k_BKGD: Tensor, v_BKGD: Tensor, context: Context) -> Tensor:
-        """What each head gathers from the values, (B, T, H, D)."""
+        """The weighted sums of the values, (B, T, H, D). This is the part that other kinds of attention replace."""
         return self.softmax(q_BTHD, k_BKGD, v_BKGD, context, self.sink)
 
     def softmax(self, q: Tensor, k: Tensor, v: Tensor, context: Context, sink: Tensor | None) -> Tensor:
@@ -113,7 +125,7 @@ class Attention(nn.Module):
         )
 
     def finish(self, x_BTD: Tensor, y_BTHD: Tensor, kv: tuple[Tensor, Tensor]) -> tuple[Tensor, SharedState | None]:
-        """Gate, norm and output projection of the heads, and what later layers read."""
+        """The output (B, T, n) from the heads (B, T, H, D): gate, norm, projection. Also what later layers read."""
         if self.gate is not None:
             # One gate per head and token (arXiv:2505.06708, the head-wise variant).
             y_BTHD = y_BTHD * torch.sigmoid(self.gate(x_BTD))[..., None]
@@ -138,7 +150,7 @@ class Attention(nn.Module):
         return list(y.split([p.shape[-1] for p in parts], dim=-1))
 
     def _place(self, x_BTHD: Tensor, norm: RMSNorm | None, context: Context) -> Tensor:
-        """Queries or keys, normalised and rotated."""
+        """Queries or keys after QK-norm and RoPE, where the model has them."""
         # The norm comes first: a rotation keeps the length of a vector, and the norm's gain would not commute with it.
         if norm is not None:
             x_BTHD = norm(x_BTHD, x_BTHD.dtype)
