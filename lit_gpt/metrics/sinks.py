@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lit_gpt.errors import NotWritten, UserError, did_you_mean
-from lit_gpt.metrics.remote import TRACKERS, RunInfo, Tracker
 from lit_gpt.metrics.summary import METRICS_FILE, jsonable, parse_rows, read_rows
+from lit_gpt.metrics.trackers import TRACKERS, RunInfo, Tracker
 from lit_gpt.utils.files import write_bytes, write_text
 
 CSV_FILE, CORRUPT = "metrics.csv", ".corrupt"

@@ -20,8 +20,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from lit_gpt.optim.engine.batches import Batch, Task, is_stacked
 from lit_gpt.optim.engine.directions import buffers
+from lit_gpt.optim.engine.matrix_batches import Batch, Task, is_stacked
 from lit_gpt.optim.engine.role_optimizer import Control, Group, Rule, State
 from lit_gpt.optim.engine.rules import MakeRule
 from lit_gpt.optim.engine.updates import Step

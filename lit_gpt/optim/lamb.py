@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lit_gpt.optim.engine.batches import Batch, Task
 from lit_gpt.optim.engine.directions import Adam
+from lit_gpt.optim.engine.matrix_batches import Batch, Task
 from lit_gpt.optim.engine.role_optimizer import Control, Group, Rule, State
 from lit_gpt.optim.engine.rules import MakeRule
 from lit_gpt.scaling.base import Plan

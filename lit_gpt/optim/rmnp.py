@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lit_gpt.optim.engine.batches import Batch, Task
 from lit_gpt.optim.engine.directions import buffers
+from lit_gpt.optim.engine.matrix_batches import Batch, Task
 from lit_gpt.optim.engine.role_optimizer import Control, Group, Rule, State
 from lit_gpt.optim.engine.rules import MakeRule, adamw_rule
 from lit_gpt.optim.engine.updates import EPS, Step

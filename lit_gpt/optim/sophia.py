@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_gpt.optim.engine.batches import Batch, Task, local
 from lit_gpt.optim.engine.directions import buffers
+from lit_gpt.optim.engine.matrix_batches import Batch, Task, local
 from lit_gpt.optim.engine.role_optimizer import Control, Group, RoleOptimizer, Rule, State
 from lit_gpt.optim.engine.rules import MakeRule
 from lit_gpt.optim.engine.updates import Step

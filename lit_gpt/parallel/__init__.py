@@ -9,7 +9,7 @@ from lit_gpt.parallel.gradients import (
     replicas_in_sync,
     scale_gradients_,
 )
-from lit_gpt.parallel.setup import setup_model
+from lit_gpt.parallel.parallelize import parallelize_model
 
 __all__ = [
     "GradNorms",
@@ -17,10 +17,10 @@ __all__ = [
     "finish_gradients",
     "grad_norms",
     "gradient_sync",
+    "parallelize_model",
     "replicas_in_sync",
     "resolved_precision",
     "scale_gradients_",
-    "setup_model",
     "start_runtime",
     "world_size",
 ]

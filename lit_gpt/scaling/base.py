@@ -111,7 +111,7 @@ class Situation:
     """All that a scaling rule may look at.
 
     width, base_width: n_embd of this model and of the base model.
-    batch_ratio: batch / base batch. tied: one table for input and output. steps: those of the optimizer.
+    tied: one table for input and output. steps: those of the optimizer.
     """
 
     depth: int
@@ -122,7 +122,6 @@ class Situation:
     base_head_dim: int
     tokens: float
     base_tokens: float
-    batch_ratio: float
     tied: bool
     steps: Steps
     head_init_std: float | None = 0.02

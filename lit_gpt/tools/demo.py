@@ -26,7 +26,7 @@ from lit_gpt.data.corpus import Corpus
 from lit_gpt.data.prepare import prepare
 from lit_gpt.data.tokenizer import load_tokenizer
 from lit_gpt.evals.generation import Sampling, generate
-from lit_gpt.evals.load import load_model
+from lit_gpt.evals.trained_model import load_model
 from lit_gpt.metrics.summary import SUMMARY_FILE
 from lit_gpt.ops.loss import IGNORE
 from lit_gpt.parallel import start_runtime

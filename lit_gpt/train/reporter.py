@@ -19,7 +19,7 @@ from lit_gpt.metrics.console import Console
 from lit_gpt.metrics.curve import draw_loss_curve
 from lit_gpt.metrics.hardware import Hardware
 from lit_gpt.metrics.health import SpikeDetector
-from lit_gpt.metrics.routing import unpack
+from lit_gpt.metrics.router_metrics import unpack
 from lit_gpt.metrics.sinks import Sinks
 from lit_gpt.metrics.summary import METRICS_FILE, read_rows, write_summary
 from lit_gpt.metrics.throughput import CONVENTION, Throughput, peak_flops
@@ -28,8 +28,8 @@ from lit_gpt.optim.engine.protocol import telemetry
 from lit_gpt.parallel import Runtime
 from lit_gpt.preflight.resolved_run import ResolvedRun
 from lit_gpt.scaling.plan import StepValues
-from lit_gpt.train.signals import EXIT_INTERRUPTED
 from lit_gpt.train.step import StepResult
+from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 VECTOR_ROLE = "vector"
 

@@ -15,7 +15,7 @@ from lit_gpt.config.cli import parse
 from lit_gpt.data.prepare import prepare
 from lit_gpt.preflight.resolved_run import resolve_run as prepare_run
 from lit_gpt.train.build import open_training
-from lit_gpt.train.signals import EXIT_INTERRUPTED
+from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 SHORT: dict[str, Any] = {"max_tokens": 2 * 512, "base_hps__warmup_tokens": 512, "depth": 2}
 

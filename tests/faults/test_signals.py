@@ -16,7 +16,7 @@ from tiny_run import folder_of, make_corpus, pretrain, rows, words
 from lit_gpt.checkpoint import Checkpointer, find_checkpoint, read_meta
 from lit_gpt.train import run_folder
 from lit_gpt.train.loop import Trainer
-from lit_gpt.train.signals import EXIT_INTERRUPTED
+from lit_gpt.train.stopping import EXIT_INTERRUPTED
 from lit_gpt.utils import signals
 from lit_gpt.utils.signals import Signals
 

@@ -18,7 +18,7 @@ from lit_gpt.data.discover import open_corpus
 from lit_gpt.errors import UserError
 from lit_gpt.preflight.resolved_run import ResolvedRun, resolve_run
 from lit_gpt.tools import inspect
-from lit_gpt.train import environment, run_folder
+from lit_gpt.train import provenance, run_folder
 from lit_gpt.train.identity import identity
 
 INTERRUPTED = 75
@@ -101,23 +101,23 @@ def git(folder: Path, *words: str) -> str:
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch) -> Path:
-    """A repository with a commit, which environment.py believes to be in."""
+    """A repository with a commit, which provenance.py believes to be in."""
     root = tmp_path / "source"
     (root / "lit_gpt" / "train").mkdir(parents=True)
     (root / "lit_gpt" / "a.py").write_text("x = 1\n")
     git(root, "init", "-q")
     git(root, "add", "-A")
     git(root, "commit", "-q", "-m", "first")
-    monkeypatch.setattr(environment, "__file__", str(root / "lit_gpt" / "train" / "environment.py"))
+    monkeypatch.setattr(provenance, "__file__", str(root / "lit_gpt" / "train" / "provenance.py"))
     return root
 
 
 def test_the_patch_is_the_whole_difference(checkout, tmp_path):
     """Only names of changed files were kept, so that nobody could tell what had run."""
-    assert environment._source()[1] == b""
+    assert provenance._source()[1] == b""
     (checkout / "lit_gpt" / "a.py").write_text("x = 2\n")
     (checkout / "lit_gpt" / "new file.py").write_text("y = 3\n")
-    source, patch = environment._source()
+    source, patch = provenance._source()
     assert source is not None and source["untracked"] == ["lit_gpt/new file.py"] and not source["patch_cut"]
     clone = tmp_path / "clone"
     git(tmp_path, "clone", "-q", str(checkout), str(clone))
@@ -130,7 +130,7 @@ def test_the_patch_is_the_whole_difference(checkout, tmp_path):
 
 
 def test_a_large_patch_is_cut_and_that_is_said(checkout, data, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(environment, "PATCH_LIMIT", 1000)
+    monkeypatch.setattr(provenance, "PATCH_LIMIT", 1000)
     (checkout / "lit_gpt" / "new.py").write_text("y = 3\n" * 1000)
     setup = setup_of(data, tmp_path / "out")
     run_folder.write_archive(setup)

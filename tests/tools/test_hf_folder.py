@@ -17,7 +17,7 @@ from lit_gpt.config.cli import parse
 from lit_gpt.data.prepare.run import prepare as prepare_data
 from lit_gpt.data.tokenizer import train_bpe
 from lit_gpt.errors import UserError
-from lit_gpt.evals.load import load_meta, load_model
+from lit_gpt.evals.trained_model import load_meta, load_model
 from lit_gpt.preflight.resolved_run import resolve_run
 from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import convert, generate

@@ -6,7 +6,7 @@
 | Adam | m / (sqrt(v) + eps) (arXiv:1412.6980), or with Nesterov momentum: NAdam (Dozat 2016) |
 | Sign | the sign of an interpolated momentum: Lion (arXiv:2302.06675) |
 
-Shapes are those of batches.py. State that has the shape of its parameter is sharded like it.
+Shapes are those of matrix_batches.py. State that has the shape of its parameter is sharded like it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lit_gpt.errors import UserError
 from lit_gpt.ops.newton_schulz import iteration, orthogonalize
-from lit_gpt.optim.engine.batches import Batch, Task, local
+from lit_gpt.optim.engine.matrix_batches import Batch, Task, local
 from lit_gpt.optim.engine.role_optimizer import Control, Group, State
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

@@ -20,7 +20,7 @@ from lit_gpt.config.arguments import UNKNOWN, Argument, arguments_of, check
 from lit_gpt.errors import NotInstalled, UserError
 from lit_gpt.ops.backends import missing, optional
 from lit_gpt.optim.engine.libraries import Group, Traits, Wrapped
-from lit_gpt.optim.engine.library_memory import conda, factored, galore, momentum, preconditioned, quantised
+from lit_gpt.optim.engine.library_state_size import conda, factored, galore, momentum, preconditioned, quantised
 from lit_gpt.optim.engine.trial import objection
 from lit_gpt.scaling.base import HIDDEN, Plan
 from lit_gpt.scaling.optimizer_facts import Memory, OptimizerFacts, UpdateRule, copies, everywhere, hidden

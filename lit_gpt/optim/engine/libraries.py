@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from lit_gpt.optim.engine.batches import local
+from lit_gpt.optim.engine.matrix_batches import local
 from lit_gpt.optim.engine.state_tree import Value, as_tensor, assign, values_of
 
 Group = dict[str, Any]

@@ -2,7 +2,8 @@
 
 An optimizer's file says which rule a role gets (FACTS, which the Plan shows) and what each rule is made of
 (`rules`). A rule is a direction (directions.py: where to go, from gradients and state) and an update
-(updates.py: how far, and what is kept), over batches of equal shapes (batches.py); AdamW is torch's fused kernel.
+(updates.py: how far, and what is kept), over batches of equal shapes (matrix_batches.py); AdamW is the fused kernel of
+torch.
 
 State exists from construction on: checkpoints have the same tensors on every rank, and nothing is
 stepped to make them. Whether a step is skipped, and how gradients are scaled, stays on the device.
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from lit_gpt.optim.engine.batches import Batch, Task, interleave, local, make_batches
+from lit_gpt.optim.engine.matrix_batches import Batch, Task, interleave, local, make_batches
 from lit_gpt.scaling.base import Plan
 
 Group = dict[str, Any]

@@ -7,7 +7,7 @@
 | Sphere | as far as eta times the Frobenius norm, which is kept at its initial value: MuonH |
 | Ball | X <- X - eta R D, then the spectral norm back to R = sqrt(fan_out / fan_in): MuonBall |
 
-Shapes are those of batches.py. A rate of 0 (also that of a skipped step) changes no weight.
+Shapes are those of matrix_batches.py. A rate of 0 (also that of a skipped step) changes no weight.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lit_gpt.errors import UserError
-from lit_gpt.optim.engine.batches import Batch, Task, local, shard_group
 from lit_gpt.optim.engine.directions import buffers
+from lit_gpt.optim.engine.matrix_batches import Batch, Task, local, shard_group
 from lit_gpt.optim.engine.role_optimizer import Control, Group, State
 
 EPS = 1e-8  # smallest norm that is divided by

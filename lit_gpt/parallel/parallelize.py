@@ -17,7 +17,7 @@ from lit_gpt.parallel.recompute import Recompute, compile_blocks, recompute_in_b
 from lit_gpt.roles import REPLICATED
 
 
-def setup_model(
+def parallelize_model(
     runtime: Runtime,
     build: Callable[[], nn.Module],
     initialise: Callable[[nn.Module], None],

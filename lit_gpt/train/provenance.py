@@ -22,7 +22,7 @@ from lit_gpt.parallel import world_size
 PATCH_LIMIT = 1 << 20  # bytes of a patch that are kept
 
 
-def environment(data: Mapping[str, Corpus | None]) -> tuple[dict[str, Any], bytes]:
+def provenance(data: Mapping[str, Corpus | None]) -> tuple[dict[str, Any], bytes]:
     """The record as JSON values, and the patch from the commit that it names to what ran, b"" where there is none.
 
     data: name -> corpus.

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from lit_gpt.config.model import Experts, ModelConfig
-from lit_gpt.metrics.routing import pack
+from lit_gpt.metrics.router_metrics import pack
 from lit_gpt.model import GPT
 from lit_gpt.nn import balance
 from lit_gpt.nn.moe import MixtureOfExperts, Routed
@@ -70,7 +70,7 @@ class StepRouting:
         self.everywhere = summed if self.everywhere is None else self.everywhere + summed
 
     def result(self) -> torch.Tensor:
-        """This rank's sums, for `metrics.routing.unpack`."""
+        """This rank's sums, for `metrics.router_metrics.unpack`."""
         assert self.total is not None
         return pack(self.total, self.value)
 
