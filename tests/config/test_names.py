@@ -20,7 +20,7 @@ from lit_gpt.config.names import (
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
 
-# ArchScale's token table (its section 2.1), as fields of ours.
+# ArchScale's token table, as fields of ours.
 MEANING: dict[str, dict[str, Any]] = {
     "mup": {"parameterization": "mupp"},
     "ori_mup": {"parameterization": "mup"},

@@ -1,4 +1,4 @@
-"""What layers lend travels through FSDP2, activation checkpointing and compiled blocks; shared blocks too."""
+"""What layers share travels through FSDP2, activation checkpointing and compiled blocks; shared blocks too."""
 
 from __future__ import annotations
 
@@ -67,5 +67,5 @@ def test_compiled_blocks_equal_eager_ones(monkeypatch):
     compiler = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f, **options: compiler(f, backend="aot_eager", **options))
     layers = tuple(replace(s, shares=s.shares and s.shares - 4) for s in build("sambay", 8).layers[4:])
-    second_half = {"family": "sambay", "depth": 4, "layers": layers}  # what lends and what reads
+    second_half = {"family": "sambay", "depth": 4, "layers": layers}  # what shares and what reads
     agree(train(**second_half, compile=True, act_ckpt="full"), train(**second_half))

@@ -137,10 +137,10 @@ def newest(out: Path) -> int:
 
 
 def before_training(argv: list[str], number: int) -> int:
-    claim = run_folder.check_folder
+    check_folder = run_folder.check_folder
 
     def patched(*args: Any) -> None:
-        claim(*args)
+        check_folder(*args)
         send(number)
         stuck()
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from archscale_registry import PURE
 from plan_helpers import counted, plan_of, run_of
 from pytest import approx
-from reference_registry import PURE
 
 from lit_gpt import architectures
 from lit_gpt.architectures.builders.table import LLAMAS

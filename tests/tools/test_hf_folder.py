@@ -33,9 +33,9 @@ LINE += " --base_hps.b0 64 --base_hps.warmup_tokens 0 --num_workers 0"
 def trained(tmp_path, name: str, *options: str):
     """One step on tmp_path/data; the run folder."""
     line = [*LINE.split(), *options, "--train_name", name, "--train_data_dir", str(tmp_path / "data")]
-    setup = resolve_run(parse([*line, "--out_dir", str(tmp_path / "out")]), 1)
-    assert run_training(setup) == 0
-    return setup.folder
+    resolved = resolve_run(parse([*line, "--out_dir", str(tmp_path / "out")]), 1)
+    assert run_training(resolved) == 0
+    return resolved.folder
 
 
 def bpe_with_ends(path) -> None:

@@ -1,9 +1,9 @@
 """Layer patterns of the hybrid families: Samba (arXiv:2406.07522), YOCO (2405.05254), SambaY (2507.06607).
 
 YOCO is two halves around m = depth / 2. Layers before m are recurrent or see a window. Layer
-m is recurrent, and lends its state as a memory; layer m + 1 is attention, and lends its keys
-and values. Layers after that keep no state: odd ones attend to the lent keys and values, even
-ones are Gated Memory Units on the lent memory.
+m is recurrent, and shares its state as a memory; layer m + 1 is attention, and shares its keys
+and values. Layers after that keep no state: odd ones attend to these keys and values, even
+ones are Gated Memory Units on that memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lit_gpt.errors import UserError
 
 
 class Memory(NamedTuple):
-    """Which layer lends the memory, counted from m, and which part of it."""
+    """Which layer shares its memory, counted from m, and which part of it."""
 
     after: int
     part: Literal["mixer", "ffn"]

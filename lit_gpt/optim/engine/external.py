@@ -113,11 +113,11 @@ class Entry:
         betas, eps = self.facts.constants({}, (plan.beta1, plan.beta2), plan.eps)
         ours = {name: value for name, value in (("betas", betas), ("eps", eps)) if name in parameters}
         ours |= {**self.options, **({self.total_steps: plan.steps} if self.total_steps else {})}
-        hints = HINTS | {name: knob.hint for name, knob in parameters.items()}
-        knobs = parameters | {name: Argument(hints.get(name, UNKNOWN), value) for name, value in ours.items()}
+        hints = HINTS | {name: option.hint for name, option in parameters.items()}
+        options = parameters | {name: Argument(hints.get(name, UNKNOWN), value) for name, value in ours.items()}
         self._refuse_without(parameters, plan)
         withheld = OURS | self.fixed.keys()
-        allowed = {name: knob for name, knob in knobs.items() if name not in withheld}
+        allowed = {name: option for name, option in options.items() if name not in withheld}
         check(f"optimizer {plan.optimizer}", "--optimizer_args", plan.optimizer_args, allowed)
         given, own_betas = plan.optimizer_args, self.facts.betas or (None,)
         scheduled: dict[str, Any] = {}
