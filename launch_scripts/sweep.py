@@ -73,7 +73,7 @@ def summary(folder: Path) -> dict[str, Any]:
 
 
 def mark_folder(row: Row, output: Path) -> None:
-    """Write row.json, which says of which row this folder is. Raises UserError when it is another row's of this name."""
+    """Write row.json, which says of which row this folder is. Raises UserError when it is another's of this name."""
     note = output / row["name"] / "row.json"
     if note.is_file() and (before := json.loads(note.read_text(encoding="utf-8"))) != row:
         raise UserError(f"{note.parent} was run as {before}, the table now says {row}. Give the row a new name.")

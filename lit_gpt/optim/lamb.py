@@ -26,7 +26,7 @@ class TrustRatio:
     """W <- W - eta |W| / |r| r with r = D + lambda W."""
 
     def new_state(self, p: Tensor) -> dict[str, Tensor]:
-        """None."""
+        """There is no state."""
         return {}
 
     def __call__(

@@ -29,9 +29,10 @@ FACTS = OptimizerFacts(everywhere(UpdateRule("sophia", copies(2))))
 
 @dataclass(frozen=True)
 class ClippedNewton:
-    """clip(m / (rho h)), h with its factor B.
+    """clip(m / (rho B h), -1, 1); the state "curvature" is B h.
 
-    rho: the curvature's weight; smaller clips more. period: steps between two estimates of h, for the loop.
+    rho: weight of the curvature; with a smaller one more entries are clipped. period: steps between two estimates of
+    the curvature, which the training loop makes.
     """
 
     rho: float
@@ -69,7 +70,10 @@ class Sophia(RoleOptimizer):
 
     @torch.no_grad()
     def update_curvature(self, samples: int) -> None:
-        """h <- beta2 h + (1 - beta2) samples g^2 where that is finite; g are the gradients now."""
+        """B h <- beta2 B h + (1 - beta2) samples g^2, with g the gradients that the parameters have now.
+
+        samples: the number of tokens B. An estimate that is not finite counts as 0.
+        """
         for group in self.param_groups:
             beta2 = group["betas"][1]
             for p in group["params"]:

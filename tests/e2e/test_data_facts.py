@@ -13,7 +13,7 @@ from tiny_run import folder_of, make_text, rows, run, words
 from lit_gpt.checkpoint import find_checkpoint
 from lit_gpt.config.cli import parse
 from lit_gpt.data.prepare import prepare
-from lit_gpt.preflight.resolved_run import resolve_run as resolve_run
+from lit_gpt.preflight.resolved_run import resolve_run
 from lit_gpt.train.build import open_training
 from lit_gpt.train.stopping import EXIT_INTERRUPTED
 

@@ -33,11 +33,12 @@ def buffers(batch: Batch, state: State, key: str) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class Orthogonal:
-    """U V^T of the momentum M <- mu M + G, or of mu M + G with it (nesterov).
+    """Momentum made orthogonal: U V^T, where U S V^T is the singular value decomposition of the momentum.
 
-    ns: set of Newton-Schulz coefficients, ns_steps of them, in ns_dtype; see ops/newton_schulz.py. auto: bf16 on a
-    GPU, fp32 on a CPU, where products in bf16 take five to ten times as long.
-    Blocks of a matrix that are maps of their own are orthogonalised each for itself.
+    The momentum is M <- mu M + G; with nesterov, mu M + G of the new M takes its place. Newton-Schulz iterations
+    approximate U V^T: ns names their coefficients, ns_steps is their number, ns_dtype what they compute in (see
+    ops/newton_schulz.py). "auto" is bf16 on a GPU and fp32 on a CPU, where products in bf16 take five to ten times
+    as long. Every block of a matrix (matrix_batches.Batch) is made orthogonal by itself.
     """
 
     momentum: float
@@ -68,7 +69,8 @@ class Orthogonal:
             torch._foreach_add_(grads, momenta, alpha=self.momentum)
         else:
             torch._foreach_copy_(grads, momenta)
-        # fp16 has no room for the size of gradients, which only the norm takes out.
+        # What travels is bf16 or fp32 and never fp16: gradients are divided by their norm only after they have
+        # travelled, and before that they may be too large or too small for fp16.
         wire = torch.bfloat16 if self._dtype(batch.device) == torch.bfloat16 else torch.float32
         whole = yield from batch.assemble(u_BrC.to(batch.device, wire))
         direction = yield from batch.scatter(self._orthogonal(whole, batch.blocks).to(wire))
@@ -86,7 +88,10 @@ class Orthogonal:
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam's direction. nesterov: NAdam's. betas, eps: in place of those of the group."""
+    """Adam's direction m / (sqrt(v) + eps), bias-corrected; with nesterov that of NAdam (Dozat 2016).
+
+    betas, eps: in place of those of the group.
+    """
 
     nesterov: bool = False
     betas: tuple[float, float] | None = None
@@ -114,6 +119,7 @@ class Adam:
         root = v_BrC.div_(1 - beta2**step).sqrt_().add_(group["eps"] if self.eps is None else self.eps)
         if not self.nesterov:
             return m_BrC.div_(1 - beta1**step).div_(root)
+        # torch.optim.NAdam's schedule: mu_t = beta1 (1 - 0.96^(t psi) / 2), and its running product for the bias.
         mu, following = (beta1 * (1 - 0.5 * 0.96 ** (t * MOMENTUM_DECAY)) for t in (step, step + 1))
         products = buffers(batch, state, "mu_product")
         product = products[0] * mu

@@ -26,9 +26,10 @@ State = Mapping[Tensor, dict[str, Tensor]]
 
 
 class Control(NamedTuple):
-    """What the loop found out about the gradients of this step, on one device.
+    """What the training loop found out about the gradients of this step.
 
-    skip: 0-d bool, whether the step must change nothing. divisor: 0-d, of the gradients.
+    Both are 0-d tensors on the device, so that nothing waits for the host to read them.
+    skip: bool, whether the step must change nothing. divisor: what the gradients are to be divided by.
     """
 
     skip: Tensor
@@ -43,7 +44,10 @@ class Control(NamedTuple):
         return torch.where(self.skip, 1.0, value)
 
     def gradients(self, batch: Batch) -> Tensor:
-        """The scaled gradients of a batch, (B, r, C); zeros, even for NaNs, in a step that is skipped."""
+        """The gradients of a batch after division, (B, r, C); zeros in a step that is skipped.
+
+        `where` and not a product with 0, because 0 times NaN is NaN.
+        """
         g_BrC = batch.join([_grad(p) for p in batch.params])
         return torch.where(self.skip, 0.0, g_BrC).div_(self.divisor)
 
@@ -54,17 +58,17 @@ def _grad(p: Tensor) -> Tensor:
 
 
 class Direction(Protocol):
-    """Where to go. Both parts work on local shards; state may be sharded like the parameter."""
+    """Where to go. It sees this rank's rows of a batch of matrices; its state may be sharded like the parameter."""
 
     def new_state(self, p: Tensor) -> dict[str, Tensor]: ...
 
     def __call__(self, batch: Batch, group: Group, state: State, control: Control) -> Task[Tensor]:
-        """Updates its state; returns the direction (B, r, C), fp32, finite even in a skipped step."""
+        """Update the state and return the direction (B, r, C), in fp32 and finite even in a skipped step."""
         ...
 
 
 class Update(Protocol):
-    """How far to go: changes the weights x (B, r, C) in place, by nothing where the rate is 0."""
+    """How far to go: moves the weights x (B, r, C) along a direction d, in place; not at all at a rate of 0."""
 
     def new_state(self, p: Tensor) -> dict[str, Tensor]: ...
 
@@ -74,7 +78,10 @@ class Update(Protocol):
 
 
 class Rule:
-    """A direction and an update over the parameters of one group."""
+    """A direction and an update, over the parameters of one group in batches of equal shapes.
+
+    blocks: of a parameter, see matrix_batches.Batch.
+    """
 
     def __init__(
         self,
@@ -90,7 +97,7 @@ class Rule:
         return {**self.direction.new_state(p), **self.update.new_state(p)}
 
     def tasks(self, group: Group, state: State, control: Control) -> Iterator[Task[None]]:
-        """One per batch."""
+        """The step as one task per batch, for `interleave`."""
         return (self._task(batch, group, state, control) for batch in self.batches)
 
     def _task(self, batch: Batch, group: Group, state: State, control: Control) -> Task[None]:

@@ -5,7 +5,7 @@
 | Step | X <- (1 - eta lambda) X - eta f D, f by the shape: Muon, NAdam, Lion |
 | NormalizedRows | the same with each row of D divided by its running root mean square: NorMuon |
 | Sphere | as far as eta times the Frobenius norm, which is kept at its initial value: MuonH |
-| Ball | X <- X - eta R D, then the spectral norm back to R = sqrt(fan_out / fan_in): MuonBall |
+| Ball | X <- X - eta R D, then scaled to the spectral norm R = sqrt(fan_out / fan_in): MuonBall |
 
 Shapes are those of matrix_batches.py. A rate of 0 (also that of a skipped step) changes no weight.
 """
@@ -24,16 +24,18 @@ from lit_gpt.optim.engine.directions import buffers
 from lit_gpt.optim.engine.matrix_batches import Batch, Task, local, shard_group
 from lit_gpt.optim.engine.role_optimizer import Control, Group, State
 
-EPS = 1e-8  # smallest norm that is divided by
-POWER_STEPS = 10  # power iterations per step, which go on where those of the step before ended
+EPS = 1e-8  # smallest norm that is divided by: a direction of zeros must give a step of zeros, not NaN
+# Power iterations per step. Each step goes on from the vector of the step before, and weights turn little within one
+# step, so few are enough.
+POWER_STEPS = 10
 
 
 def adjusted(mode: str, rows: int, columns: int) -> float:
-    """Factor on an orthogonal direction of rows x columns (fan_out x fan_in).
+    """The factor on an orthogonal direction of rows x columns (fan_out x fan_in).
 
-    spectral: sqrt(rows / columns), so that inputs and outputs of unit RMS stay so (arXiv:2310.17813);
-    clip: not below 1; rms: 0.2 sqrt(max), entries as large as AdamW's (arXiv:2502.16982); none: 1.
-    Raises UserError for another mode.
+    spectral: sqrt(rows / columns), with which a step changes outputs of unit RMS by as much at any width
+    (arXiv:2310.17813). clip: the same, but not below 1. rms: 0.2 sqrt(max(rows, columns)), which makes the entries
+    as large as those of AdamW's steps (arXiv:2502.16982). none: 1. Raises UserError for another mode.
     """
     factors = {
         "spectral": sqrt(rows / columns),
@@ -122,7 +124,8 @@ class Sphere:
     """Hyperball (arXiv:2603.28743): eta is the step's length relative to the weights' norm.
 
     With nu the Frobenius norm at the start of training, X' = X - eta nu D / |D| and X <- nu X' / |X'|.
-    Every expert is a matrix on a sphere of its own. A matrix with blocks is on one.
+    Every expert is a matrix on a sphere of its own, whatever the number of processes (departure D49). A matrix that
+    has blocks is on one sphere as a whole.
     """
 
     def new_state(self, p: Tensor) -> dict[str, Tensor]:
@@ -149,10 +152,11 @@ class Sphere:
 
 @dataclass(frozen=True)
 class Ball:
-    """Spectral ball (ArchScale's MuonBall), with the retraction after the step and not before it.
+    """Spectral ball: weights keep the spectral norm R = sqrt(fan_out / fan_in).
 
-    X' = X - eta R D, X <- R X' / sigma(X'), R = sqrt(fan_out / fan_in). sigma comes from power
-    iterations on X'^T X', each with one small all-reduce, that start from their last vector.
+    X' = X - eta R D, then X <- R X' / sigma(X'). ArchScale's MuonBall scales the weights before a step; here it is
+    after it, so that the weights that are evaluated and saved have that norm (departure D52). The spectral norm
+    sigma comes from power iterations on X'^T X', each with one small all-reduce, that go on from their last vector.
     """
 
     def new_state(self, p: Tensor) -> dict[str, Tensor]:
