@@ -3,8 +3,8 @@
 train_name is split on "_" and matched token by token (longest match first) against one
 table; a token sets typed RunConfig fields. Unknown tokens are labels and change nothing;
 a near miss of a known token, or a token and a flag that disagree, is an error.
-ArchScale tests substrings instead, so that `muon` matches inside any label
-(reference/archscale.md section 2 and items 1, 43, 84); whole tokens are the point here.
+ArchScale looks for substrings instead, so that `muon` inside any label switches the optimizer
+(departure D6 of docs/departures.md).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ COMBINATIONS: dict[frozenset[str], dict[str, Any]] = {
     frozenset({"mup", "muonh"}): {"optimizer": "muonh", "parameterization": "hyperp"},
 }
 
-# Pieces of ArchScale's own scripts that never had an effect: labels by design.
+# Words that ArchScale's own scripts put into names although nothing reads them: labels, and no misspelt tokens (D6).
 LABELS = {"scaling", "prolong", "sgate", "shexp", "slr", "test", "mfu", "base", "norm", "scale", "adam", "time", "note"}
 LABEL_WITH_NUMBER = re.compile(r"(bsz?|lr|wd|tok|gblaux|ctx|swa|seed|d|ar)[\d.].*", re.IGNORECASE)
 

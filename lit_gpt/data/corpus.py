@@ -2,9 +2,9 @@
 
 A source's stream is cut into windows of block + 1 tokens that start every `block` tokens, so
 neighbours share one token and every token of the source but its first is a target exactly
-once per epoch. (ArchScale cuts disjoint blocks of block + 1, never predicts the first
-token of a block and drops what is left at the end of every file.) The last window is
-usually short and is padded with IGNORE. Each epoch visits the windows in a new order.
+once per epoch. (ArchScale cuts disjoint blocks of block + 1 tokens, never predicts the first
+token of a block, and drops what is left at the end of every file: departure D64.) The last
+window is usually short and is padded with IGNORE. Each epoch visits the windows in a new order.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from lit_gpt.data.stream import DataError, TokenStream, fingerprint
 from lit_gpt.data.token_bytes import TokenBytes, token_bytes
 from lit_gpt.errors import UserError
 
-ORDER_VERSION = 1  # raise it when the order of samples changes for the same inputs
+# Part of the fingerprint, so that a checkpoint does not go on in another order of samples. Raise it when the order
+# changes for the same inputs.
+ORDER_VERSION = 1
 
 
 @dataclass(frozen=True)

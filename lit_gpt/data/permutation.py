@@ -6,7 +6,7 @@ import hashlib
 import struct
 from math import isqrt
 
-MASK = 2**64 - 1
+MASK = 2**64 - 1  # keeps Python's integers to 64 bits, as the hash is defined
 
 
 def _mix(x: int, key: int) -> int:
@@ -20,10 +20,10 @@ def _mix(x: int, key: int) -> int:
 class Permutation:
     """A bijection of range(n) chosen by `key`.
 
-    An unbalanced Feistel network on a rows x cols grid just larger than n, eight
-    rounds of modular addition, walked until it lands inside range(n) (Black and
-    Rogaway 2002, "Ciphers with Arbitrary Finite Domains"). The grid has fewer than
-    n + sqrt(n) + 1 cells, so a second step is rare for large n.
+    An index i is a cell (row, column) of a grid just larger than n. Each of eight rounds of a Feistel network adds to
+    one coordinate a hash of the other one, which can be undone, so cells are only permuted. A result outside of
+    range(n) is permuted again until it is inside (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains").
+    The grid has fewer than n + sqrt(n) + 1 cells, so a second time is rare for large n.
     """
 
     def __init__(self, n: int, key: str):

@@ -18,12 +18,18 @@ import numpy as np
 
 from lit_gpt.errors import UserError
 
-WHOLE = 1 << 24  # tokens; up to here every token is looked at before a run: a tenth of a second
-PROBES, PROBE = 256, 1 << 14  # above: the start of every file and this many evenly spaced stretches of this many tokens
+# Data of up to so many tokens is read as a whole before a run, to find ids that do not fit and to hash the content. It
+# takes a tenth of a second.
+WHOLE = 1 << 24
+# Of larger data, the start of every file and 256 evenly spaced stretches of 16,384 tokens are read.
+PROBES, PROBE = 256, 1 << 14
 
 
 class DataError(UserError):
-    """Data that was fine when the run started cannot be used in the middle of it: progress is worth saving."""
+    """Data that was fine when the run started cannot be used in the middle of it.
+
+    Other than after a plain UserError, there is progress then, and the loop saves it.
+    """
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def start_runtime(
 
 
 def _join(precision: str | None, timeout: float) -> Runtime:
-    # What torchrun started, not what is visible: a job may use some of a node's GPUs.
+    # What torchrun started, not what is visible: a job may use some of a node's GPUs (departure D12).
     devices = int(os.environ["LOCAL_WORLD_SIZE"])
     num_nodes = int(os.environ["WORLD_SIZE"]) // devices
     cuda = torch.cuda.is_available()

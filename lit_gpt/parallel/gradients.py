@@ -139,6 +139,7 @@ def _norms(parameters: list[nn.Parameter]) -> list[tuple[list[nn.Parameter], tor
 
 
 def _sum_of_squares(norms: list[tuple[list[nn.Parameter], torch.Tensor]], device: torch.device) -> torch.Tensor:
+    """The sum over all norms that `_norms` gave of their squares, a 0-d tensor on `device`."""
     total = torch.zeros((), dtype=torch.float32, device=device)
     for _, group in norms:
         total += group.square().sum().to(device)
@@ -146,10 +147,12 @@ def _sum_of_squares(norms: list[tuple[list[nn.Parameter], torch.Tensor]], device
 
 
 def _bits(parameter: torch.Tensor) -> torch.Tensor:
+    """The fp32 numbers of this rank's part as integers, so that NaNs and signed zeros compare, too."""
     return _local(parameter.detach()).contiguous().view(torch.int32)
 
 
 def _equal_on_all(bits: torch.Tensor, group: dist.ProcessGroup | None) -> bool:
+    """Whether a tensor is the same on all ranks of a group: its smallest values are its largest. Collective."""
     low, high = bits.clone(), bits.clone()
     dist.all_reduce(low, dist.ReduceOp.MIN, group=group)
     dist.all_reduce(high, dist.ReduceOp.MAX, group=group)

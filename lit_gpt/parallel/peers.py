@@ -28,7 +28,9 @@ from lit_gpt.parallel.fabric import Runtime
 from lit_gpt.utils.files import write_text
 from lit_gpt.utils.signals import leave
 
-NEARLY = 0.9  # of the limit: who can name the late rank speaks before who cannot
+# Share of the limit after which a rank that waits looks for who is late: it can name that rank, so it has to end the run
+# before the collective fails, which cannot.
+NEARLY = 0.9
 FOLDER = ".ranks"
 ENDED = "has ended"
 
@@ -100,7 +102,8 @@ class Peers:
 
     @property
     def _interval(self) -> float:
-        return min(5.0, self.runtime.timeout / 10)  # seconds between signs of life
+        """Seconds between two signs of life: short beside the limit, which tests set to a few seconds."""
+        return min(5.0, self.runtime.timeout / 10)
 
     def _watch(self) -> None:
         while not self._closed.wait(self._interval):
@@ -110,6 +113,7 @@ class Peers:
                 self._end(f"nothing moved for {waited:.0f} seconds", late)
 
     def _tell(self) -> None:
+        """Write this rank's sign of life."""
         said = {"place": self._place, "doing": self._doing, "host": socket.gethostname(), "pid": os.getpid()}
         with suppress(OSError):  # no folder, no room: nothing is learned then
             write_text(self.folder / f"{self.runtime.rank}.json", json.dumps(said))
@@ -140,6 +144,7 @@ class Peers:
                     yield rank, said, age
 
     def _state(self, said: dict[str, Any], age: float, at_once: bool) -> str | None:
+        """What is wrong with a rank, in words; None where nothing is. See _others and _late for the arguments."""
         if at_once and said["host"] == socket.gethostname() and _ended(said["pid"]):
             return ENDED
         if age > max(3 * self._interval, self.patience / 2):

@@ -52,7 +52,7 @@ def test_every_moment_of_a_start(before, data, tmp_path, monkeypatch):
     monkeypatch.setattr("lit_gpt.train.lease.STALE_AFTER", 0.2)  # waited for where the owner did not yet say its name
     monkeypatch.setattr("lit_gpt.train.lease.RENEW_EVERY", 0.05)
     monkeypatch.setattr(
-        run_folder, "environment", lambda data: ({"git": {"patch": "patch-1.diff", "patch_cut": False}}, b"patch")
+        run_folder, "provenance", lambda data: ({"git": {"patch": "patch-1.diff", "patch_cut": False}}, b"patch")
     )
     first = resolved_of(data, tmp_path)
     other = replace(first, run=replace(first.run, seed=1), plan=replace(first.plan, seed=1))

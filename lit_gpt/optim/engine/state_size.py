@@ -21,8 +21,8 @@ def state_bytes(
     shards: parameter -> into how many parts its rows are divided, 1 for those that every process has whole.
 
     State that has the rows of its parameter is divided with it. An optimizer that must see whole tensors
-    (facts.gathered) keeps all of its state on every process, and whole copies of divided weights. Returns None where one
-    of the update rules does not say what it keeps.
+    (facts.gathered) keeps all of its state on every process, and whole copies of divided weights. Returns None where
+    one of the update rules does not say what it keeps.
     """
     sizes = {}
     for group in groups:
