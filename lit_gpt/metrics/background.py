@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Protocol
 
-ROOM = 10_000  # records that wait to be sent: a day with one every ten seconds, and some MB
+ROOM = 10_000  # records that may wait to be sent, some MB: those of a day with one every ten seconds
 PATIENCE = 30.0  # seconds that the end of a run waits for what is still to be sent
 THREAD = "tracker "  # how the names of the threads begin
 

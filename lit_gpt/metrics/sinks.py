@@ -1,4 +1,4 @@
-"""Where metrics go: metrics.jsonl always, then CSV and the trackers the user asked for."""
+"""Where metrics go: metrics.jsonl always, then CSV and the trackers that the user asked for (departure D81)."""
 
 from __future__ import annotations
 

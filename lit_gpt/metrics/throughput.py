@@ -8,7 +8,7 @@ a query sees (the causal half; windows as windows), convolutions and states of r
 
 `throughput/device/mfu_palm` counts 6 N + 12 L H Q T per token (arXiv:2204.02311, appendix B): attention over all T
 tokens, in every layer that has it, and nothing for states. Most published figures are of this kind. It is larger, by
-11% for a transformer of d16 at 4,096 tokens.
+11% for a transformer of d16 at 4,096 tokens. How ArchScale counts is departure D79.
 """
 
 from __future__ import annotations

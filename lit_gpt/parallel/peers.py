@@ -28,8 +28,8 @@ from lit_gpt.parallel.fabric import Runtime
 from lit_gpt.utils.files import write_text
 from lit_gpt.utils.signals import leave
 
-# Share of the limit after which a rank that waits looks for who is late: it can name that rank, so it has to end the run
-# before the collective fails, which cannot.
+# The share of the limit after which a waiting rank looks for who is late. It can name that rank, and the failing
+# collective cannot, so it has to end the run first.
 NEARLY = 0.9
 FOLDER = ".ranks"
 ENDED = "has ended"

@@ -30,9 +30,10 @@ from typing import Any
 from lit_gpt.errors import NotOwner
 from lit_gpt.utils.files import told
 
-RENEW_EVERY = 5.0  # seconds
-# A thread that renews may be held up: by a slow file server, or by native code that keeps Python's lock.
-STALE_AFTER = 60.0  # seconds
+RENEW_EVERY = 5.0  # seconds: a small write that no file server notices
+# Seconds without a renewal after which an owner counts as dead. That is twelve renewals, because the thread that renews
+# may be held up by a slow file server, or by native code that keeps Python's lock.
+STALE_AFTER = 60.0
 NAME = re.compile(r"lease-(\d{6,})")
 SIZE = 512  # bytes of the file, always: a renewal needs no space on a full disk
 

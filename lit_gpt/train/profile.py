@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-SKIPPED = 5  # steps before the trace: compilation and the allocator's warm-up
+SKIPPED = 5  # steps before the trace, in which blocks compile and the allocator's pool grows to its size
 
 
 class StepProfiler:

@@ -1,7 +1,7 @@
 """What a run says about itself: metrics, console lines, the summary and the curve.
 
 The device is asked for numbers once per log interval, in one transfer; between two log
-steps everything stays on the device.
+steps everything stays on the device (departure D77).
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class Reporter:
             return
         row = {
             "metric/train_loss": loss,
-            "metric/train_ppl": math.exp(min(loss, 700.0)),
+            "metric/train_ppl": math.exp(min(loss, 700.0)),  # e^710 is more than the largest float
             "metric/skipped_steps": skipped,
         }
         if self.resolved.run.skip_spikes:
@@ -202,6 +202,7 @@ class Reporter:
             )
 
     def _watch(self, values: dict[str, float]) -> None:
+        """Warn of each value that is a spike."""
         for name, value in values.items():
             if self._spikes[name].update(value):
                 step = self.progress.step
