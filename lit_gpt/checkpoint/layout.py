@@ -61,7 +61,7 @@ def everyones(value: T, world_size: int, group: dist.ProcessGroup | None = None)
 
 
 def say(text: str) -> None:
-    """A line on stderr, at once."""
+    """Print one line on stderr, without a buffer that a killed process would lose."""
     print(text, file=sys.stderr, flush=True)
 
 

@@ -90,11 +90,11 @@ class Experts:
 
     @property
     def active(self) -> int:
-        """Routed experts that a token uses."""
+        """How many routed experts a token uses, which leaves out the shared one."""
         return self.top_k - self.shared
 
     def problems(self, intermediate_size: int) -> dict[str, bool]:
-        """Message -> whether it applies."""
+        """Message -> whether these values are wrong in that way."""
         choice = self.routing == "expert_choice"
         return {
             f"sparsity is {self.sparsity} and top_k is {self.top_k}; both must be at least 1": (
@@ -144,7 +144,7 @@ class ModelConfig:
     position: "rope" or "none". rope_base: base of the rotary frequencies.
     yarn_scale: YaRN context extension factor over yarn_context tokens; 1 is off.
     varlen: attention and recurrence stop at document boundaries. doc_positions: rotary
-        positions "restart" at each document or "continue" (ArchScale's way): attention
+        positions "restart" at each document or "continue" (as ArchScale does, departure D61): attention
         scores are the same, since they depend on distances, but restarting rounds less.
     share_per_layer, share_group: P and G: the layers are G groups of equal length, each of which
         repeats the P blocks it has; 0 gives each layer a block of its own.

@@ -72,7 +72,7 @@ class NameFields:
 
 
 def _edit_distance(a: str, b: str) -> int:
-    """Levenshtein distance."""
+    """Levenshtein distance: insertions, deletions and substitutions of one character."""
     row = list(range(len(b) + 1))
     for i, ca in enumerate(a, 1):
         row, diagonal = [i] + row[1:], i - 1

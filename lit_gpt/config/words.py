@@ -42,7 +42,7 @@ else:
         """A number of tokens; see read_tokens."""
 
     class Words(str):  # of the types whose name is all that the help shows
-        """Words; see read_words."""
+        """A list of words; see read_words."""
 
     register_type(Tokens, float, read_tokens, type_check=lambda value, _: type(value) is float)
     register_type(Words, list, read_words, type_check=lambda value, _: False)

@@ -42,7 +42,7 @@ class LeftOut:
         self._merge(what, reason, count, [[piece.key, where]])
 
     def merge(self, counts: Counts) -> None:
-        """Add the counts of another one."""
+        """Add the counts of another LeftOut."""
         for what, reasons in counts.items():
             for reason, entry in reasons.items():
                 self._merge(what, reason, entry["count"], entry["examples"])

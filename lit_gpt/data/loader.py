@@ -30,6 +30,7 @@ class StepData:
 
     @property
     def num_micro_batches(self) -> int:
+        """How many micro-batches this rank has in the step."""
         return len(self.micro_batches)
 
 
@@ -79,7 +80,7 @@ class Loader:
         return self.cursor.state()
 
     def close(self) -> None:
-        """Stop the threads."""
+        """Stop the threads that read ahead."""
         self._drop_ahead()
         if self._pool:
             self._pool.shutdown(wait=True)

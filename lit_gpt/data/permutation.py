@@ -34,7 +34,7 @@ class Permutation:
         self.keys = struct.unpack("<8Q", hashlib.blake2b(key.encode(), digest_size=64).digest())
 
     def __call__(self, i: int) -> int:
-        """Where element i goes."""
+        """Where element i goes: an index in range(n)."""
         while True:
             a, b = divmod(i, self.cols)
             for even, odd in zip(self.keys[::2], self.keys[1::2]):
@@ -45,7 +45,7 @@ class Permutation:
                 return i
 
     def inverse(self, i: int) -> int:
-        """Which element goes to i."""
+        """Which element goes to i, so that inverse(self(i)) is i."""
         while True:
             a, b = divmod(i, self.cols)
             for even, odd in zip(self.keys[-2::-2], self.keys[::-2]):

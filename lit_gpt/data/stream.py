@@ -176,7 +176,7 @@ class FileStream(TokenStream):
         self._number = next(_numbers)
 
     def place(self, index: int) -> str:
-        """File and place in it."""
+        """The file of token `index`, and its number in that file."""
         i = bisect_right(self.ends, index)
         return f"{self._paths[i]}, token {index - (self.ends[i] - self.segments[i].count):,}"
 
@@ -226,7 +226,7 @@ class ArrayStream(TokenStream):
         self.fingerprint = fingerprint("array", tokens.dtype.str, len(tokens), digest)
 
     def place(self, index: int) -> str:
-        """Its number: there is no file."""
+        """The number of the token, since there is no file."""
         return f"token {index:,}"
 
     def read(self, start: int, length: int) -> np.ndarray:

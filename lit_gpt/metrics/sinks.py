@@ -151,7 +151,7 @@ class _Jsonl:
 
     @property
     def complete(self) -> bool:
-        """Whether the file has all lines."""
+        """Whether the file has all lines that were logged."""
         return self.replacement is None and not self.waiting
 
     def close(self) -> str:

@@ -106,7 +106,7 @@ class Throughput:
         self._switch(kind)
 
     def resume(self) -> None:
-        """Training goes on."""
+        """Training goes on: the time from here counts as training."""
         self._switch("train")
 
     def metrics(self) -> dict[str, float]:

@@ -32,7 +32,7 @@ class TrustRatio:
     def __call__(
         self, batch: Batch, x_BrC: Tensor, d_BrC: Tensor, group: Group, state: State, control: Control
     ) -> Task[None]:
-        """See Update."""
+        """See role_optimizer.Update."""
         d_BrC = d_BrC.add_(x_BrC, alpha=group["weight_decay"])
         weights = yield from batch.norms(x_BrC)
         steps = yield from batch.norms(d_BrC)
@@ -41,5 +41,5 @@ class TrustRatio:
 
 
 def rules(plan: Plan) -> dict[str, MakeRule]:
-    """LAMB for every role."""
+    """LAMB for every role; there are no --optimizer_args."""
     return {"lamb": lambda params: Rule(params, Adam(), TrustRatio())}

@@ -32,11 +32,11 @@ class RowNormalized:
     beta: float
 
     def new_state(self, p: Tensor) -> dict[str, Tensor]:
-        """The momentum."""
+        """The momentum B, in the shape of the parameter."""
         return {"momentum": torch.zeros_like(p)}
 
     def __call__(self, batch: Batch, group: Group, state: State, control: Control) -> Task[Tensor]:
-        """See Direction."""
+        """See role_optimizer.Direction."""
         yield from ()
         g_BrC, momenta = control.gradients(batch), buffers(batch, state, "momentum")
         torch._foreach_mul_(momenta, control.decay(self.beta))

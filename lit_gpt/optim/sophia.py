@@ -44,7 +44,7 @@ class ClippedNewton:
         return state | {"step": torch.zeros((), dtype=torch.int64)}
 
     def __call__(self, batch: Batch, group: Group, state: State, control: Control) -> Task[Tensor]:
-        """See Direction."""
+        """See role_optimizer.Direction."""
         yield from ()
         g_BrC, momenta, (beta1, _) = control.gradients(batch), buffers(batch, state, "exp_avg"), group["betas"]
         torch._foreach_mul_(momenta, control.decay(beta1))

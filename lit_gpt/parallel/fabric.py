@@ -62,7 +62,7 @@ class Runtime:
         return self.rank == 0
 
     def barrier(self) -> None:
-        """Wait for all ranks."""
+        """Wait until all ranks are here. Collective."""
         self.fabric.barrier()
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -60,7 +60,7 @@ class Peers:
         self._place, self._doing, self._since = self._place + 1, doing, time.monotonic()
 
     def stop(self) -> None:
-        """Watch no more."""
+        """End the thread that watches; this rank shows no more signs of life."""
         self._closed.set()
         if self._thread:
             self._thread.join(10)  # seconds; it may hang in a file system
@@ -130,7 +130,7 @@ class Peers:
         return late
 
     def _elsewhere(self) -> list[str]:
-        """The ranks of other hosts."""
+        """The ranks of other hosts, in words."""
         return [_named(rank, said) for rank, said, _ in self._others() if said["host"] != socket.gethostname()]
 
     def _others(self) -> Iterator[tuple[int, dict[str, Any], float]]:

@@ -75,12 +75,12 @@ ADAMW = UpdateRule("adamw", copies(2))  # the moments of the gradient and of its
 
 
 def hidden(rule: UpdateRule) -> dict[str, UpdateRule]:
-    """A rule for matrices, experts and routers."""
+    """Role -> the same update rule, for matrices, experts and routers."""
     return dict.fromkeys(HIDDEN, rule)
 
 
 def everywhere(rule: UpdateRule) -> dict[str, UpdateRule]:
-    """A rule for every role."""
+    """Role -> the same update rule, for every role that is trained."""
     return dict.fromkeys(LEARNED_ROLES, rule)
 
 
@@ -113,7 +113,7 @@ class OptimizerFacts:
     gathered: bool = False
 
     def rule(self, role: str) -> UpdateRule:
-        """What trains a role."""
+        """The update rule that trains a role."""
         return self.rules.get(role, ADAMW)
 
     def steps_with(self, name: str, args: Args) -> Steps:

@@ -2,7 +2,7 @@
 
     python -m lit_gpt.tools.average out/my_run/checkpoints/step-* --output average.safetensors
 
-Averages along one run (arXiv 2306.03241) or over runs from one start (arXiv 2203.05482).
+Averages along one run (arXiv:2306.03241) or over runs from one start (arXiv:2203.05482).
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ HPS = BaseHyperparameters(
     b0=SEQUENCES * CONTEXT,
     t0=TOKENS,
     warmup_tokens=3e4,
-    beta2=0.99,  # small batches: average the second moment over more steps (arXiv 2507.07101)
+    beta2=0.99,  # small batches: average the second moment over more steps (arXiv:2507.07101)
 )
 
 
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> int:
 
 
 def say(number: int, what: str) -> None:
-    """A heading."""
+    """Print a heading."""
     print(f"\n[{number}/4] {what}", flush=True)
 
 

@@ -28,7 +28,7 @@ UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the bytes of a character decode
 
 
 def build_parser() -> ArgumentParser:
-    """The command line."""
+    """The parser of this tool's command line."""
     parser = parser_for("generate", "Continue text with a trained model.")
     parser.add_argument(
         "path", type=local_path, help="run folder, step-* folder, or exported .pth or .safetensors file"

@@ -67,7 +67,7 @@ class Lease:
         )
 
     def close(self) -> None:
-        """Give the folder back."""
+        """Stop renewing, and mark the lease as given back."""
         self._closing.set()
         self._thread.join()
         self._write(released=True)
@@ -188,7 +188,7 @@ def _runs(pid: int, started: str) -> bool:
 
 
 def _leases(folder: Path) -> list[Path]:
-    """By number, the newest last."""
+    """The lease files of a run folder by number, the newest last."""
     found = [folder / name for name in os.listdir(folder) if NAME.fullmatch(name)]
     return sorted(found, key=_number)
 

@@ -26,12 +26,12 @@ class StepProfiler:
             self.profile.start()
 
     def step(self) -> None:
-        """One optimizer step is done."""
+        """To be called after every optimizer step."""
         if self.profile is not None:
             self.profile.step()
 
     def close(self) -> None:
-        """Stop; what was recorded is written."""
+        """Stop; what was recorded until now is written."""
         if self.profile is not None:
             self.profile.stop()
 

@@ -73,7 +73,7 @@ class Signals:
             _listening.remove(self)
 
     def forget(self) -> None:
-        """Put back what was there before."""
+        """Put back the handlers of signals that were there before."""
         signal.set_wakeup_fd(self._fd_before)
         for number, handler in self._before.items():
             signal.signal(number, handler)

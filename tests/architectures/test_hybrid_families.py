@@ -202,7 +202,7 @@ def notes(**flags: Any) -> tuple[str, ...]:
     ],
 )
 def test_options_that_act_on_no_layer_are_one_note(flags: dict[str, Any], note: str) -> None:
-    """ArchScale's launch commands are written for many families at once; each of these was an error."""
+    """ArchScale's launch commands are written for many families at once (D8); each of these was an error."""
     assert notes(**flags) == (note,)
 
 

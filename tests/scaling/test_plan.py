@@ -78,7 +78,7 @@ def ramped(**fields: object) -> Plan:
 
 
 def test_a_growing_batch_keeps_depth_and_width_factors() -> None:
-    """ArchScale falls back to eta0 sqrt(r) for every parameter once the ramp starts."""
+    """ArchScale falls back to eta0 sqrt(r) for every parameter once the ramp starts (departure D31)."""
     p, plain = ramped(), plan_of(run_of("mup", depth=16, max_tokens=4e10))
     first, full = step_values(p, 0, MICRO), step_values(p, 4 * 10**9, MICRO)
     assert first.batch_tokens == 2**21 and full.batch_tokens == 2**23

@@ -1,4 +1,4 @@
-"""The coordinate check, on rules that transfer and on some that do not (arXiv 2203.03466, 2310.02244).
+"""The coordinate check, on rules that transfer and on some that do not (arXiv:2203.03466, 2310.02244).
 
 Measured with `check` below, at steps 1 to 3. Over sites that must be flat, the largest
 |power|: width 0.16 (muP), 0.18 (muP++); depth 0.15 (muP++). Of the stream where it must

@@ -82,15 +82,15 @@ def yoco(
 
 
 def adaptive_base(tokens: int) -> float:
-    """Base of the rotary frequencies for so many visible tokens, 0.09 w^1.628: ArchScale's ada_rope."""
+    """Base of the rotary frequencies where a layer sees w = `tokens` tokens: 0.09 w^1.628, ArchScale's ada_rope."""
     return 0.09 * tokens**1.628
 
 
 def paired_kv_heads(depth: int) -> int:
     """Of `depth` query heads, the even divisor nearest to depth / 4, the larger of two.
 
-    It is depth / 4 at depths 8, 16 and 24. ArchScale has depth / 4 at 12 and 20 too, which is
-    odd and cannot be paired.
+    It is depth / 4 at depths 8, 16 and 24. ArchScale has depth / 4 at 12 and 20 too, which is odd, while
+    differential attention needs pairs of heads (departure D18).
     """
     even = [k for k in range(2, depth + 1, 2) if depth % k == 0]
     return min(even, key=lambda k: (abs(k - depth / 4), -k))

@@ -24,7 +24,7 @@ class Unit:
 
     @property
     def size(self) -> int:
-        """Bytes on disk."""
+        """Bytes on disk of all pieces."""
         return sum(p.size for p in self.pieces)
 
 

@@ -142,7 +142,7 @@ _state: tuple[Job, Tokenizer] | None = None
 
 
 def start_worker(job: Job) -> None:
-    """Called once in every worker process."""
+    """Prepare a worker process: load the tokenizer once, and end when the parent ends."""
     global _state
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
@@ -158,6 +158,6 @@ def _leave_with_parent() -> None:
 
 
 def run_in_worker(unit: Unit) -> int:
-    """encode_unit with what start_worker loaded."""
+    """encode_unit in a worker process, with the job and tokenizer that start_worker loaded."""
     assert _state
     return encode_unit(*_state, unit)

@@ -56,11 +56,11 @@ class Orthogonal:
             )
 
     def new_state(self, p: Tensor) -> dict[str, Tensor]:
-        """The momentum, in fp32."""
+        """The momentum M, in fp32 and in the shape of the parameter."""
         return {"momentum": torch.zeros_like(p)}
 
     def __call__(self, batch: Batch, group: Group, state: State, control: Control) -> Task[Tensor]:
-        """See Direction."""
+        """See role_optimizer.Direction."""
         u_BrC, momenta = control.gradients(batch), buffers(batch, state, "momentum")
         grads = batch.split(u_BrC)
         torch._foreach_mul_(momenta, control.decay(self.momentum))
@@ -104,7 +104,7 @@ class Adam:
         return state | ({"mu_product": torch.ones((), device=p.device)} if self.nesterov else {})
 
     def __call__(self, batch: Batch, group: Group, state: State, control: Control) -> Task[Tensor]:
-        """See Direction."""
+        """See role_optimizer.Direction."""
         yield from ()
         g_BrC, (beta1, beta2) = control.gradients(batch), self.betas or group["betas"]
         grads, m, v = batch.split(g_BrC), buffers(batch, state, "exp_avg"), buffers(batch, state, "exp_avg_sq")
@@ -133,11 +133,11 @@ class Sign:
     """sign(beta1 M + (1 - beta1) G), and M <- beta2 M + (1 - beta2) G after it; the group has betas."""
 
     def new_state(self, p: Tensor) -> dict[str, Tensor]:
-        """The momentum."""
+        """The momentum M, in the shape of the parameter."""
         return {"exp_avg": torch.zeros_like(p)}
 
     def __call__(self, batch: Batch, group: Group, state: State, control: Control) -> Task[Tensor]:
-        """See Direction."""
+        """See role_optimizer.Direction."""
         yield from ()
         g_BrC, momenta, (beta1, beta2) = control.gradients(batch), buffers(batch, state, "exp_avg"), group["betas"]
         direction = batch.join(momenta).mul_(beta1).add_(g_BrC, alpha=1 - beta1).sign_()

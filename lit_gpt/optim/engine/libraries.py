@@ -164,7 +164,7 @@ class Wrapped(torch.optim.Optimizer):
 
     @torch.no_grad()
     def use_training_weights(self) -> None:
-        """Undo use_averages."""
+        """Put the weights to train back into the model, bit by bit as they were before use_averages."""
         self._show_weights()
         for inner in self.inner:
             inner.train()  # type: ignore[attr-defined]

@@ -71,13 +71,13 @@ class Step:
             adjusted(self.adjust, 1, 1)
 
     def new_state(self, p: Tensor) -> dict[str, Tensor]:
-        """None."""
+        """There is no state."""
         return {}
 
     def __call__(
         self, batch: Batch, x_BrC: Tensor, d_BrC: Tensor, group: Group, state: State, control: Control
     ) -> Task[None]:
-        """See Update."""
+        """See role_optimizer.Update."""
         factor = 1.0 if self.adjust is None else adjusted(self.adjust, *_fan(batch))
         decay_(x_BrC, d_BrC, control.rate(group["lr"] * group["weight_decay"]), self.cautious)
         x_BrC.sub_(d_BrC.mul_(control.rate(group["lr"] * factor)))
@@ -106,7 +106,7 @@ class NormalizedRows:
     def __call__(
         self, batch: Batch, x_BrC: Tensor, d_BrC: Tensor, group: Group, state: State, control: Control
     ) -> Task[None]:
-        """See Update."""
+        """See role_optimizer.Update."""
         squares = [state[p]["row_square"] for p in batch.params]
         v_Br1 = batch.join(squares).mul_(control.decay(self.beta2))
         v_Br1.add_(d_BrC.square().mean(-1, keepdim=True) * control.rate(1 - self.beta2))
@@ -142,7 +142,7 @@ class Sphere:
     def __call__(
         self, batch: Batch, x_BrC: Tensor, d_BrC: Tensor, group: Group, state: State, control: Control
     ) -> Task[None]:
-        """See Update."""
+        """See role_optimizer.Update."""
         rate, nu_B = control.rate(group["lr"]), torch.cat([n.reshape(-1) for n in buffers(batch, state, "norm")])
         lengths = yield from batch.norms(d_BrC)
         x_BrC.sub_(d_BrC.mul_((rate * nu_B / lengths.clamp(min=EPS))[:, None, None]))
@@ -168,7 +168,7 @@ class Ball:
     def __call__(
         self, batch: Batch, x_BrC: Tensor, d_BrC: Tensor, group: Group, state: State, control: Control
     ) -> Task[None]:
-        """See Update."""
+        """See role_optimizer.Update."""
         radius = adjusted("spectral", *batch.params[0].shape[-2:])
         rate, vectors = control.rate(group["lr"]), [state[p]["singular_vector"] for p in batch.params]
         x_BrC.sub_(d_BrC.mul_(rate * radius))

@@ -39,7 +39,7 @@ def head_init(s: Situation, std: float | None) -> Init:
 
 
 def transfer(s: Situation) -> Transfer:
-    """Factors of the standard parameterization."""
+    """Factors of the standard parameterization; see the top of this file."""
     linear = Init("normal", 0.02)
     init = dict.fromkeys(("matrix", "expert", "router"), linear)
     return Transfer(
