@@ -82,7 +82,10 @@ def _edit_distance(a: str, b: str) -> int:
 
 
 def _is_near(text: str, token: str) -> bool:
-    """One edit away; two for a single word when the token is long or letters are swapped."""
+    """Whether a text is one edit away from a token; or two, if it is one word and the token is long or has its letters.
+
+    Two edits lead from a short token to words that people use as labels.
+    """
     generous = "_" not in text and (len(token) >= 7 or sorted(text.lower()) == sorted(token))
     return _edit_distance(text.lower(), token) <= (2 if generous else 1)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import register_type
 
+# 1e9 is G for engineers and B for people who count parameters and tokens.
 UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
 COUNT = re.compile(r"(?P<number>[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?)(?P<unit>[kmgbt]?)")
 
