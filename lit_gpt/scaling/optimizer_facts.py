@@ -22,7 +22,7 @@ Args = Mapping[str, Any]  # what was given as --optimizer_args
 # A step should change outputs of size 1 by a constant amount. For that its spectral norm, as an R x C map, has to be
 # proportional to sqrt(R / C) (arXiv:2310.17813): constant for matrices, whose sides grow together, and n^-1/2 for
 # routers, whose R is fixed. All singular values of an orthogonal matrix are 1, so the spectral norm of an orthogonal
-# step is the factor before it. Rows of fixed length, and entries of fixed size (Adam), line up with the n inputs instead
+# step is its factor. Rows of fixed length, and entries of fixed size (Adam), line up with the n inputs instead
 # (arXiv:2203.03466), and their effect grows as sqrt(n) and n.
 #
 # Measured as tools/coord_check.py does, over widths 64 to 512 under muP: with factors 1, n^-1/2 and 1/n on the rate of
@@ -41,7 +41,7 @@ GROWTH: dict[str, tuple[float, float]] = {
 
 
 class Kept(NamedTuple):
-    """How many fp32 numbers an optimizer keeps for one parameter between steps, but for single ones such as step counts.
+    """How many fp32 numbers an optimizer keeps for one parameter between steps, but for single ones like step counts.
 
     with_rows: in tensors that have the parameter's rows, and are divided among processes as these are.
     whole: in tensors that every process has whole.
