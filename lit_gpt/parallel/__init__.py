@@ -6,7 +6,6 @@ from lit_gpt.parallel.gradients import (
     finish_gradients,
     grad_norms,
     gradient_sync,
-    replicas_in_sync,
     scale_gradients_,
 )
 from lit_gpt.parallel.parallelize import parallelize_model
@@ -18,7 +17,6 @@ __all__ = [
     "grad_norms",
     "gradient_sync",
     "parallelize_model",
-    "replicas_in_sync",
     "resolved_precision",
     "scale_gradients_",
     "start_runtime",

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 from controls import FP32_BOUNDS, tensors_near
+from replicas import replicas_in_sync
 from spawn import run_distributed
 from tiny_model import LENGTH, VOCAB, build_adamw, build_model, snapshot, train_step
 
 from lit_gpt.architectures import build
 from lit_gpt.config.model import ModelConfig
-from lit_gpt.parallel import replicas_in_sync, start_runtime
+from lit_gpt.parallel import start_runtime
 
 OPTIONS = {"mamba": {"d_state": 4}, "gdn": {"heads": 2, "key_dim": 8}}
 CASES: list[dict[str, Any]] = [

@@ -13,6 +13,7 @@ from unittest import mock
 
 import pytest
 import torch
+from replicas import replicas_in_sync
 from small_optimizers import NAMES, Bag, build, gradients, options, plan_for
 from spawn import run_distributed
 from tiny_model import ONE_LAYER, full, same, snapshot, train_step
@@ -26,7 +27,7 @@ from lit_gpt.checkpoint import Checkpointer, find_checkpoint, load_checkpoint
 from lit_gpt.optim.engine import matrix_batches
 from lit_gpt.optim.engine.groups import parameter_groups
 from lit_gpt.optim.engine.matrix_batches import local
-from lit_gpt.parallel import Runtime, replicas_in_sync, start_runtime
+from lit_gpt.parallel import Runtime, start_runtime
 
 STEPS, SKIPPED = 3, 1
 SAVED = ("hadam", "muonball", "muonh", "normuon")  # every kind of state there is
