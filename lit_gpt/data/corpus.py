@@ -52,6 +52,7 @@ class Source:
         self.name, self.stream, self.block, self.repeat = name, stream, block, repeat
         self.num_windows = -(-(stream.num_tokens - 1) // block)
         self.last_targets = stream.num_tokens - 1 - (self.num_windows - 1) * block
+        # Of the newest epochs: threads that read ahead and the step itself may be on two sides of the end of one.
         make = lru_cache(4)(lambda epoch: Permutation(self.num_windows, f"{seed}/{name}/{epoch}"))
         self.order = make if shuffle else None
 
@@ -83,6 +84,7 @@ class Source:
         if not self.repeat:
             k = min(k, self.num_windows)
         epoch, place = divmod(k, self.num_windows)
+        # All windows have `block` targets but the stream's last one, which every epoch visits once, in its own place.
         last = self.num_windows - 1
         where = self.order(epoch).inverse(last) if self.order else last
         short_windows = epoch + (where < place)

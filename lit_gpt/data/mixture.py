@@ -91,7 +91,8 @@ class Interleave:
             return first
         half = len(weights) // 2
         fraction = math.fsum(weights[:half]) / math.fsum(weights)
-        share = min(max(round(fraction * ONE), 1), ONE - 1)
+        share = min(max(round(fraction * ONE), 1), ONE - 1)  # neither side is empty, however small its weight
+        # Drawn for each node, so that the nodes of a tree do not all step at the same samples.
         phase = Permutation(ONE, f"{seed}/mixture/{first}/{len(weights)}")(0)
         left = self._build(weights[:half], first, seed)
         right = self._build(weights[half:], first + half, seed)

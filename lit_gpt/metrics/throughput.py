@@ -88,7 +88,7 @@ class Throughput:
         self._seconds = {"train": 0.0, "val": 0.0}
         self._kind, self._since = "train", clock()
         self._total: dict[str, float] = {"batches": 0, "samples": 0, "tokens": 0, "flops": 0}
-        self._marks: deque[tuple[float, dict[str, float]]] = deque(maxlen=window + 1)
+        self._marks: deque[tuple[float, dict[str, float]]] = deque(maxlen=window + 1)  # a rate is between two
 
     def step(self, *, tokens: float, samples: float, batches: float, flops: float) -> None:
         """One optimizer step is done; how much work it was, summed over all devices.

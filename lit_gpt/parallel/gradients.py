@@ -62,6 +62,7 @@ def finish_gradients(model: nn.Module, runtime: Runtime) -> None:
                 dist.all_reduce(own, group=runtime.mesh.get_group("replicate"))
     if not grads:
         return
+    # One buffer: there are several small vectors in every layer, and an all-reduce costs its latency, not their bytes.
     flat = torch.cat([g.reshape(-1) for g in grads])
     dist.all_reduce(flat)
     flat /= runtime.world_size

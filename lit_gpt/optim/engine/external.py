@@ -127,6 +127,8 @@ class Entry:
         allowed = {name: option for name, option in options.items() if name not in withheld}
         check(f"optimizer {plan.optimizer}", "--optimizer_args", plan.optimizer_args, allowed)
         given, own_betas = plan.optimizer_args, self.facts.betas or (None,)
+        # What was typed, or is the optimizer's own, stays; other betas and eps follow the Plan, whose batch ramp and
+        # schedule may change them from step to step.
         scheduled: dict[str, Any] = {}
         if "betas" in ours and given.get("betas", own_betas)[0] is None:
             scheduled["betas"] = (plan.beta1, plan.beta2)

@@ -134,7 +134,7 @@ class FusedAdamW:
             [],
             lists[2],
             fused=True,
-            grad_scale=control.divisor,
+            grad_scale=control.divisor,  # the kernel divides by it, and does nothing where found_inf is 1
             found_inf=control.skip.float(),
             amsgrad=False,
             beta1=beta1,

@@ -38,7 +38,7 @@ def state_bytes(
             else:
                 kept = Kept(0, sum(memory(shape, args)))
             copy = p.numel() if facts.gathered and n > 1 else 0
-            share = ceil(shape[0] / n) / shape[0] if n > 1 else 1.0
+            share = ceil(shape[0] / n) / shape[0] if n > 1 else 1.0  # of a process with as many rows as any
             sizes[p] = round(FP32 * (kept.with_rows * share + kept.whole + copy))
     return sizes
 
