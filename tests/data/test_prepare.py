@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lit_gpt.config.command import exit_code
 from lit_gpt.data import open_corpus
 from lit_gpt.data.documents import Document, read_documents
 from lit_gpt.data.kinds import Piece
@@ -436,11 +437,10 @@ def test_aliases_and_several_values(typed, meant):
         ("--source " + "a" * 300 + " --output {out}", "File name too long"),
     ],
 )
-def test_a_bad_command_line_is_one_sentence(tmp_path, monkeypatch, capsys, typed, message):
+def test_a_bad_command_line_is_one_sentence(tmp_path, capsys, typed, message):
     """These were a page of usage, or a traceback."""
     names = {"src": write_folder(tmp_path / "src", texts(3)), "out": str(tmp_path / "out")}
-    monkeypatch.setattr(sys, "argv", ["prepare_text.py", *(word.format(**names) for word in typed.split())])
-    assert SCRIPT["main"]() == 2
+    assert exit_code(SCRIPT["main"], [word.format(**names) for word in typed.split()]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and message.format(**names) in error
 
@@ -461,10 +461,10 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(tmp_path):
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-def test_command_line_with_aliases_and_a_summary_of_what_was_left_out(tmp_path, monkeypatch, capsys):
+def test_command_line_with_aliases_and_a_summary_of_what_was_left_out(tmp_path, capsys):
     def call(*words):
-        monkeypatch.setattr(sys, "argv", ["prepare_text.py", "--num_workers", "1", "--progress", "false", *words])
-        return SCRIPT["main"](), *capsys.readouterr()
+        code = exit_code(SCRIPT["main"], ["--num_workers", "1", "--progress", "false", *words])
+        return code, *capsys.readouterr()
 
     sources = [write_folder(tmp_path / name, texts(3)) for name in ("one", "two")]
     (tmp_path / "two/x.csv").write_text("1,2")
