@@ -28,8 +28,8 @@ from torch import nn
 from lit_gpt.config.command import command_of, run_command
 from lit_gpt.config.run import RunConfig
 from lit_gpt.optim import OPTIMIZERS, options_of
-from lit_gpt.optim.engine.batches import Task, interleave
 from lit_gpt.optim.engine.directions import Orthogonal
+from lit_gpt.optim.engine.matrix_batches import Task, interleave
 from lit_gpt.optim.engine.role_optimizer import RoleOptimizer
 from lit_gpt.parallel import Runtime, finish_gradients, start_runtime
 from lit_gpt.preflight.resolved_run import ResolvedRun, resolve_run

@@ -72,8 +72,8 @@ def summary(folder: Path) -> dict[str, Any]:
     return json.loads(found[-1].read_text(encoding="utf-8")) if found else {}
 
 
-def claim(row: Row, output: Path) -> None:
-    """Make the row's folder its own. Raises UserError when it holds the results of another row of this name."""
+def mark_folder(row: Row, output: Path) -> None:
+    """Write row.json, which says of which row this folder is. Raises UserError when it is another's of this name."""
     note = output / row["name"] / "row.json"
     if note.is_file() and (before := json.loads(note.read_text(encoding="utf-8"))) != row:
         raise UserError(f"{note.parent} was run as {before}, the table now says {row}. Give the row a new name.")
@@ -118,7 +118,7 @@ def sweep(
     gpus: one row at a time on each of them; without any, one row at a time on all there are.
     """
     for row in rows:
-        claim(row, output)
+        mark_folder(row, output)
     children, failed = Children(), []
     waiting = iter(list(enumerate(rows, 1)))
 

@@ -12,7 +12,8 @@ from lit_gpt.config.resolve import resolve, translate_aliases
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.scaling.base import Plan
-from lit_gpt.scaling.plan import Counted, build_plan
+from lit_gpt.scaling.plan import Counted, StepValues, build_plan
+from lit_gpt.scaling.schedule import fraction
 
 
 def typed(line: str) -> RunConfig:
@@ -46,7 +47,12 @@ def model_of(run: RunConfig, depth: int, aspect_ratio: int | None = None) -> Cou
 
 
 def plan_of(run: RunConfig, ranks: int = 1) -> Plan:
-    """The Plan of a resolved run, with base model as in train/setup.py."""
+    """The Plan of a resolved run, with its base model as preflight/resolved_run.py has it."""
     hps = run.base_hps
     model, base = model_of(run, run.depth, run.ar), model_of(run, hps.d0, hps.ar0 or run.ar)
     return build_plan(run, OPTIMIZERS.facts(run.optimizer or "adamw"), model, base, ranks)
+
+
+def lr_fraction(plan: Plan, tokens_seen: int, step: StepValues) -> float:
+    """The schedule in the middle of the part of the budget that this step trains on."""
+    return fraction(plan.schedule, tokens_seen + min(step.batch_tokens, plan.tokens - tokens_seen) / 2)

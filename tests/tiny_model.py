@@ -16,7 +16,7 @@ from lit_gpt.config.model import LayerSpec, ModelConfig
 from lit_gpt.init import init_parameters
 from lit_gpt.model import GPT
 from lit_gpt.optim.engine.role_optimizer import FusedAdamW, RoleOptimizer
-from lit_gpt.parallel import Runtime, finish_gradients, setup_model
+from lit_gpt.parallel import Runtime, finish_gradients, parallelize_model
 from lit_gpt.roles import ROLES
 from lit_gpt.scaling.base import Init, Multipliers, RolePlan
 
@@ -63,7 +63,7 @@ def build_model(
     if on_host:
         initialise(drawn := build())
         initialise = partial(copy_into, source=drawn)
-    return setup_model(runtime, build, initialise, compute_dtype=compute_dtype, **options)
+    return parallelize_model(runtime, build, initialise, compute_dtype=compute_dtype, **options)
 
 
 @torch.no_grad()

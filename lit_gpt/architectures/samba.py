@@ -6,7 +6,7 @@ from lit_gpt.architectures.builders.dense import dense
 from lit_gpt.architectures.builders.shape import Shape
 from lit_gpt.config.model import LayerSpec, ModelConfig
 
-WINDOW = 2048
+WINDOW = 2048  # the paper's; with --swa_len that
 
 
 def build(depth: int, shape: Shape) -> ModelConfig:

@@ -1,7 +1,7 @@
 """transformer_gqa4_h2 with a projection on the skip path of every fourth layer.
 
 Only post-norm reads a skip projection. ArchScale builds it in pre-norm too, where it
-never gets a gradient; here pre-norm leaves it out (lit_gpt/nn builds what it uses).
+never gets a gradient; here pre-norm leaves it out (departure D20).
 """
 
 from __future__ import annotations

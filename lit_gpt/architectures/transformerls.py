@@ -6,7 +6,7 @@ from lit_gpt.architectures.builders.dense import dense
 from lit_gpt.architectures.builders.shape import Shape
 from lit_gpt.config.model import LayerSpec, ModelConfig
 
-WINDOW = 128
+WINDOW = 128  # ArchScale's, as is the place of the full layers; with --swa_len that
 FULL_EVERY = 4
 
 

@@ -53,6 +53,7 @@ def fingerprint(weights: Tensors, meta: dict[str, Any]) -> str:
 
 
 def _contents(tensor: torch.Tensor) -> str:
+    """The SHA-256 of a tensor's bytes; viewed as uint8, because NumPy has no bf16."""
     return hashlib.sha256(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
 
 

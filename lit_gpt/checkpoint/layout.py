@@ -28,7 +28,7 @@ import torch.distributed as dist
 
 from lit_gpt.errors import UserError
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 1  # raise it when an older program would misread what is written
 COMPLETE, META, SUMS, INDEX = "COMPLETE", "meta.json", "SHA256SUMS", ".metadata"  # INDEX is DCP's name
 TMP, OLD = ".tmp-", ".tmp-old-"
 NEW = ".new"  # of a step that was saved again, until the one before it is out of the way
@@ -61,7 +61,7 @@ def everyones(value: T, world_size: int, group: dist.ProcessGroup | None = None)
 
 
 def say(text: str) -> None:
-    """A line on stderr, at once."""
+    """Print one line on stderr, without a buffer that a killed process would lose."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -87,6 +87,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def is_complete(path: Path) -> bool:
+    """Whether a folder has a file COMPLETE, whatever it says; `published` reads it."""
     return (path / COMPLETE).is_file()
 
 
@@ -109,7 +110,7 @@ def published(path: Path) -> int | None:
 
 
 def next_number(folder: Path) -> int:
-    """For the checkpoint to be published next: higher than all, also where the highest is a time."""
+    """The number of the checkpoint to be published next: one more than all, even where the highest is a time in ns."""
     return 1 + max((published(path) or 0 for path in step_folders(folder)), default=0)
 
 
@@ -130,7 +131,10 @@ def take_place(tmp: Path, final: Path) -> None:
 
 
 def settle(new: Path) -> None:
-    """Give a step that was saved again its name; where the old one cannot be moved, it counts as it is."""
+    """Give a step that was saved again (`<name>.new`) its final name.
+
+    Where the old folder of that name cannot be moved away, the new one stays as it is, which counts as well.
+    """
     final = new.with_name(new.name.removesuffix(NEW))
     if not os.path.lexists(final) or discard(final):
         os.replace(new, final)
@@ -146,9 +150,10 @@ def tidy(folder: Path) -> None:
 
 
 def discard(path: Path) -> bool:
-    """Delete a checkpoint, renamed first, so that a half-deleted one never counts; whether the name is free.
+    """Delete a checkpoint; returns whether its name is free now.
 
-    Of a link only the link goes. A failure is a warning.
+    It is renamed first, so that one that is half deleted never counts. Of a link only the link is removed. A failure
+    is a warning.
     """
     try:
         if path.is_symlink():

@@ -47,7 +47,7 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer, runtime:
 
 
 def load_weights(path: Path, model: nn.Module, runtime: Where) -> dict[str, Any]:
-    """Load weights only (`--init_from`), and return the meta they were saved with.
+    """Load weights only (`--init_from`), in place, and return the meta they were saved with.
 
     path: a step folder, a run folder (its newest whole checkpoint), or an exported .pth or
     .safetensors file. Collective. Raises UserError as load_checkpoint does.
@@ -70,6 +70,7 @@ def load_weights(path: Path, model: nn.Module, runtime: Where) -> dict[str, Any]
 
 @torch.no_grad()
 def _copy(weights: Tensors, own: Tensors) -> None:
+    """Copy whole tensors into those of the same names, each process into its own shards."""
     for name, target in own.items():
         full = weights[name].to(target.dtype)
         if isinstance(target, DTensor):
@@ -79,6 +80,7 @@ def _copy(weights: Tensors, own: Tensors) -> None:
 
 
 def _check(path: Path, wanted: Mapping[str, tuple[int, ...]], found: Shapes) -> None:
+    """Raise UserError unless the tensors `found` in a checkpoint have the names and shapes that are `wanted`."""
     shapes = [
         f"{n} is {tuple(found[n][0])}, the model has {wanted[n]}"
         for n in wanted

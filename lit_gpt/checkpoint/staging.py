@@ -1,4 +1,4 @@
-"""Copy a state to host memory, so that training may change it while the copy is written."""
+"""Copy a state to host memory, so that training may change it while the copy is being written to disk."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from lit_gpt.checkpoint.state import Tensors
 
 
 class Staging:
-    """Host buffers, allocated at the first copy (page-locked for CUDA tensors) and reused."""
+    """Buffers in host memory for the tensors of a state, allocated at the first copy and used again.
+
+    Those of CUDA tensors are page-locked, without which a copy cannot be asynchronous, and is slower.
+    """
 
     def __init__(self) -> None:
         self.buffers: Tensors = {}

@@ -152,7 +152,7 @@ class Reader(dcp.FileSystemReader):
         return self.index
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        """Fill the tensors of the plan."""
+        """Fill the tensors of the plan; what DCP calls. Raises ValueError for a stored part of another shape."""
         with ThreadPoolExecutor(THREADS) as pool:
             for first in range(0, len(plan.items), THREADS):  # a few at a time: they are copies
                 items = plan.items[first : first + THREADS]

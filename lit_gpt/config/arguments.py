@@ -20,7 +20,7 @@ from lit_gpt.config.bounds import parts
 from lit_gpt.errors import UserError, did_you_mean
 
 UNKNOWN = inspect.Parameter.empty
-UP_TO_0 = math.nextafter(0.0, math.inf)  # the first number that is more
+UP_TO_0 = math.nextafter(0.0, math.inf)  # the first number above 0: as an end that is left out, it allows 0
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", NoneType: "null"}
 
 
@@ -107,7 +107,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _range(name: str, default: float) -> tuple[float, float, str]:
-    """From where, to below what, and both in words."""
+    """The range of a library's argument, guessed from its name and default: low, high (left out), and in words."""
     if "beta" in name and 0 <= default < 1:
         return 0, 1, "numbers from 0 to below 1"
     if isinstance(default, int) and default >= 1:
@@ -116,5 +116,6 @@ def _range(name: str, default: float) -> tuple[float, float, str]:
 
 
 def _numbers(value: Any) -> list[float]:
+    """The numbers of a value that is one or a sequence of them; true and false are none."""
     values = value if isinstance(value, (tuple, list)) else [value]
     return [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]

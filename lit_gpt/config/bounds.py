@@ -49,7 +49,7 @@ class Bounds:
         return f"{above} {low} and {'below' if self.without in ('high', 'both') else 'at most'} {high}"
 
     def allows(self, value: Any) -> bool:
-        """NaN is in no range."""
+        """Whether the number is within; NaN is in no range."""
         inside = self.low <= value <= self.high
         without = {"low": (self.low,), "high": (self.high,), "both": (self.low, self.high)}.get(self.without, ())
         return inside and value not in without

@@ -29,7 +29,7 @@ class LayerSpec:
     ffn: kind of feed-forward network, None for a block without one.
     window: tokens an attention layer sees, itself included; None is everything before it.
     shares: index of the layer whose keys and values (or memory) this layer reads.
-    memory: what this layer lends to Gated Memory Units: the inner state of its "mixer", or
+    memory: what this layer shares with Gated Memory Units: the inner state of its "mixer", or
         the up half of its "ffn".
     rope_base: base of this layer's rotary frequencies; None is the model's, 0 no positions.
     skip_projection: an n x n matrix on the skip path of the mixer (post-norm only).
@@ -90,11 +90,11 @@ class Experts:
 
     @property
     def active(self) -> int:
-        """Routed experts that a token uses."""
+        """How many routed experts a token uses, which leaves out the shared one."""
         return self.top_k - self.shared
 
     def problems(self, intermediate_size: int) -> dict[str, bool]:
-        """Message -> whether it applies."""
+        """Message -> whether these values are wrong in that way."""
         choice = self.routing == "expert_choice"
         return {
             f"sparsity is {self.sparsity} and top_k is {self.top_k}; both must be at least 1": (
@@ -144,7 +144,7 @@ class ModelConfig:
     position: "rope" or "none". rope_base: base of the rotary frequencies.
     yarn_scale: YaRN context extension factor over yarn_context tokens; 1 is off.
     varlen: attention and recurrence stop at document boundaries. doc_positions: rotary
-        positions "restart" at each document or "continue" (ArchScale's way): attention
+        positions "restart" at each document or "continue" (as ArchScale does, departure D61): attention
         scores are the same, since they depend on distances, but restarting rounds less.
     share_per_layer, share_group: P and G: the layers are G groups of equal length, each of which
         repeats the P blocks it has; 0 gives each layer a block of its own.
@@ -237,7 +237,7 @@ class ModelConfig:
         bad_windows = [i for i, s in enumerate(self.layers) if s.window is not None and s.window < 1]
         bad_shares = [i for i, s in enumerate(self.layers) if s.shares is not None and not 0 <= s.shares < i]
         plain = [i for i, s in enumerate(self.layers) if s.memory == "ffn" and s.ffn not in ("swiglu", "oss_swiglu")]
-        checks[f"layers {plain} lend the up half of their ffn, so it must be swiglu or oss_swiglu"] = bool(plain)
+        checks[f"layers {plain} share the up half of their ffn, so it must be swiglu or oss_swiglu"] = bool(plain)
         checks[f"windows of layers {bad_windows} are below 1"] = bool(bad_windows)
         checks[f"layers {bad_shares} share with a layer that does not come before them"] = bool(bad_shares)
         return [message for message, wrong in checks.items() if wrong]
@@ -264,7 +264,7 @@ class ModelConfig:
             "the model describes experts that no layer has": not mixtures,
             "a layer with experts has no feed-forward network (ffn)": any(s.ffn is None for s in mixtures),
             "experts have no biases (mlp_bias) and no inner norm (ffn_norm)": self.mlp_bias or self.ffn_norm,
-            "a mixture of experts has no inner state to lend (memory='ffn')": any(s.memory == "ffn" for s in mixtures),
+            "a mixture of experts has no inner state to share (memory='ffn')": any(s.memory == "ffn" for s in mixtures),
         } | self.experts.problems(self.intermediate_size)
 
     def first_layer(self, layer: int) -> int:

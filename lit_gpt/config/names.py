@@ -3,8 +3,8 @@
 train_name is split on "_" and matched token by token (longest match first) against one
 table; a token sets typed RunConfig fields. Unknown tokens are labels and change nothing;
 a near miss of a known token, or a token and a flag that disagree, is an error.
-ArchScale tests substrings instead, so that `muon` matches inside any label
-(reference/archscale.md section 2 and items 1, 43, 84); whole tokens are the point here.
+ArchScale looks for substrings instead, so that `muon` inside any label switches the optimizer
+(departure D6 of docs/departures.md).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ COMBINATIONS: dict[frozenset[str], dict[str, Any]] = {
     frozenset({"mup", "muonh"}): {"optimizer": "muonh", "parameterization": "hyperp"},
 }
 
-# Pieces of ArchScale's own scripts that never had an effect: labels by design.
+# Words that ArchScale's own scripts put into names although nothing reads them: labels, and no misspelt tokens (D6).
 LABELS = {"scaling", "prolong", "sgate", "shexp", "slr", "test", "mfu", "base", "norm", "scale", "adam", "time", "note"}
 LABEL_WITH_NUMBER = re.compile(r"(bsz?|lr|wd|tok|gblaux|ctx|swa|seed|d|ar)[\d.].*", re.IGNORECASE)
 
@@ -72,7 +72,7 @@ class NameFields:
 
 
 def _edit_distance(a: str, b: str) -> int:
-    """Levenshtein distance."""
+    """Levenshtein distance: insertions, deletions and substitutions of one character."""
     row = list(range(len(b) + 1))
     for i, ca in enumerate(a, 1):
         row, diagonal = [i] + row[1:], i - 1
@@ -82,7 +82,10 @@ def _edit_distance(a: str, b: str) -> int:
 
 
 def _is_near(text: str, token: str) -> bool:
-    """One edit away; two for a single word when the token is long or letters are swapped."""
+    """Whether a text is one edit away from a token; or two, if it is one word and the token is long or has its letters.
+
+    Two edits lead from a short token to words that people use as labels.
+    """
     generous = "_" not in text and (len(token) >= 7 or sorted(text.lower()) == sorted(token))
     return _edit_distance(text.lower(), token) <= (2 if generous else 1)
 

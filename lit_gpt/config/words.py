@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import register_type
 
+# 1e9 is G for engineers and B for people who count parameters and tokens.
 UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
 COUNT = re.compile(r"(?P<number>[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?)(?P<unit>[kmgbt]?)")
 
@@ -42,7 +43,7 @@ else:
         """A number of tokens; see read_tokens."""
 
     class Words(str):  # of the types whose name is all that the help shows
-        """Words; see read_words."""
+        """A list of words; see read_words."""
 
     register_type(Tokens, float, read_tokens, type_check=lambda value, _: type(value) is float)
     register_type(Words, list, read_words, type_check=lambda value, _: False)

@@ -106,7 +106,7 @@ def parquet_file(path: Path) -> Any:
 
 
 def decode(data: bytes, encoding: str = "utf-8") -> tuple[str, int]:
-    """(text, undecodable bytes); those become U+FFFD."""
+    """(the text of these bytes, how many of them could not be decoded and became U+FFFD)."""
     try:
         return data.decode(encoding), 0
     except UnicodeDecodeError:

@@ -2,9 +2,9 @@
 
 A source's stream is cut into windows of block + 1 tokens that start every `block` tokens, so
 neighbours share one token and every token of the source but its first is a target exactly
-once per epoch. (ArchScale cuts disjoint blocks of block + 1, never predicts the first
-token of a block and drops what is left at the end of every file.) The last window is
-usually short and is padded with IGNORE. Each epoch visits the windows in a new order.
+once per epoch. (ArchScale cuts disjoint blocks of block + 1 tokens, never predicts the first
+token of a block, and drops what is left at the end of every file: departure D64.) The last
+window is usually short and is padded with IGNORE. Each epoch visits the windows in a new order.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from lit_gpt.data.stream import DataError, TokenStream, fingerprint
 from lit_gpt.data.token_bytes import TokenBytes, token_bytes
 from lit_gpt.errors import UserError
 
-ORDER_VERSION = 1  # raise it when the order of samples changes for the same inputs
+# Part of the fingerprint, so that a checkpoint does not go on in another order of samples. Raise it when the order
+# changes for the same inputs.
+ORDER_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Source:
         self.name, self.stream, self.block, self.repeat = name, stream, block, repeat
         self.num_windows = -(-(stream.num_tokens - 1) // block)
         self.last_targets = stream.num_tokens - 1 - (self.num_windows - 1) * block
+        # Of the newest epochs: threads that read ahead and the step itself may be on two sides of the end of one.
         make = lru_cache(4)(lambda epoch: Permutation(self.num_windows, f"{seed}/{name}/{epoch}"))
         self.order = make if shuffle else None
 
@@ -81,6 +84,7 @@ class Source:
         if not self.repeat:
             k = min(k, self.num_windows)
         epoch, place = divmod(k, self.num_windows)
+        # All windows have `block` targets but the stream's last one, which every epoch visits once, in its own place.
         last = self.num_windows - 1
         where = self.order(epoch).inverse(last) if self.order else last
         short_windows = epoch + (where < place)

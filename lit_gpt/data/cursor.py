@@ -13,7 +13,10 @@ VERSION = 1
 
 @dataclass
 class Cursor:
-    """samples_seen of the corpus with this fingerprint and content. Independent of ranks and micro-batches."""
+    """How many samples of a corpus a run has seen, which is all that is needed to continue.
+
+    It does not depend on the number of ranks or the micro-batch. fingerprint, content: of the corpus, see Corpus.
+    """
 
     fingerprint: str
     content: str

@@ -21,7 +21,7 @@ from lit_gpt.errors import UserError
 
 
 class Document(NamedTuple):
-    """key: where it came from, the same on every machine and run."""
+    """One text. key: where it came from, such as "a.jsonl@120", the same on every machine and in every run."""
 
     key: str
     text: str

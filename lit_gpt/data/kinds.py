@@ -21,8 +21,10 @@ JSON_SUFFIXES = frozenset((".json", ".jsonl", ".ndjson"))
 DATA_SUFFIXES = TEXT_SUFFIXES | JSON_SUFFIXES | {".parquet"}  # taken without being asked for
 COMPRESSION_SUFFIXES = frozenset((".gz", ".zst", ".zstd", ".bz2", ".xz"))
 
-HEAD = 1 << 16  # bytes that are looked at; more only where a first JSON value is longer
-# The rule of Perl's -T and -B: above 30% of odd bytes, or with NULs at its start, a file is not text.
+# Bytes of a file that are looked at: enough to see records and control characters, quick for many files. More are read
+# only where the first JSON value is longer.
+HEAD = 1 << 16
+# The rule of Perl's -T and -B (perldoc -f -X): above 30% of odd bytes, or with NULs at its start, a file is no text.
 ODD_SHARE = 0.3
 _CONTROLS = [chr(i) for i in range(32) if chr(i) not in "\t\n\v\f\r\b\x1b"]
 

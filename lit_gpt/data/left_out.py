@@ -8,7 +8,7 @@ from lit_gpt.data.codec import opened_utf8, parquet_file
 from lit_gpt.data.kinds import Piece
 from lit_gpt.errors import UserError
 
-EXAMPLES = 3  # places that are kept per reason
+EXAMPLES = 3  # places that are kept per reason: enough to go and look
 PHRASES = {  # of what is counted: (one, several)
     "files": ("file left out", "files left out"),
     "records": ("record left out", "records left out"),
@@ -29,7 +29,11 @@ class LeftOut:
         self.counts: Counts = {}
 
     def add(self, what: str, reason: str, piece: Piece, where: Any = None, count: int = 1, fault: bool = True) -> None:
-        """Count something. where: its place in the piece's file, as documents know it; fault: see strict."""
+        """Count something that is not in the data as it was found.
+
+        what: a key of PHRASES. where: its place in the piece's file, as documents know it. fault: whether it is a fault
+        of the input, at which `strict` stops.
+        """
         if self.strict and fault:
             raise UserError(
                 f"{place(piece, where, str(piece.path))}: {reason}. Mend it, or leave out --strict to have such "
@@ -38,7 +42,7 @@ class LeftOut:
         self._merge(what, reason, count, [[piece.key, where]])
 
     def merge(self, counts: Counts) -> None:
-        """Add the counts of another one."""
+        """Add the counts of another LeftOut."""
         for what, reasons in counts.items():
             for reason, entry in reasons.items():
                 self._merge(what, reason, entry["count"], entry["examples"])
@@ -64,7 +68,10 @@ class LeftOut:
 
 
 def place(piece: Piece, where: Any, name: str) -> str:
-    """In words: the line of a byte offset, the row of "group.row", the record of an index; counted from 1."""
+    """A place in a file in words, such as "a.jsonl, line 21"; lines, rows and records are counted from 1.
+
+    where: a byte offset in JSON lines, "group.row" in parquet, an index in other JSON.
+    """
     form = piece.kind.form if piece.kind else ""
     if where is None or form not in ("lines", "values", "parquet"):
         return name

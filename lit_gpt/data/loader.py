@@ -30,16 +30,18 @@ class StepData:
 
     @property
     def num_micro_batches(self) -> int:
+        """How many micro-batches this rank has in the step."""
         return len(self.micro_batches)
 
 
 class Loader:
     """Deals a corpus out to ranks. The order depends on the corpus alone.
 
-    Rank r takes the r-th contiguous slice of every global batch. With num_workers > 0 as many
-    threads read ahead, one step at most, guessing that the next step is as large as the last.
+    Rank r takes the r-th contiguous slice of every global batch, so a batch holds the same samples on any number of
+    ranks (departure D68). With num_workers > 0 that many threads read ahead by one step; they guess that it is as
+    large as the last one, and what they read is dropped where it is not (a batch that ramps up).
     state: a state() to go on from, of any number of ranks and any micro-batch.
-    vocab_size: of the model; batches with a larger token id are a UserError.
+    vocab_size: of the model; batches with a larger token id raise DataError.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class Loader:
         return self.cursor.state()
 
     def close(self) -> None:
-        """Stop the threads."""
+        """Stop the threads that read ahead."""
         self._drop_ahead()
         if self._pool:
             self._pool.shutdown(wait=True)

@@ -27,7 +27,7 @@ VERSION = 1
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON atomically."""
+    """Write a value as JSON; the file appears or is replaced as a whole."""
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 

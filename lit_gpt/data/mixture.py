@@ -15,7 +15,7 @@ from lit_gpt.utils.files import regular
 
 BITS = 62  # shares are exact fractions of 2**62, so that counts are exact integers at any index
 ONE = 1 << BITS
-LARGEST = 1e100  # weight: the sum of as many as fit into memory is finite
+LARGEST = 1e100  # a weight; far below the largest float, 1.8e308, so that no sum of weights is infinite
 
 
 def load_mixture(path: str | Path) -> dict[str, float]:
@@ -54,7 +54,10 @@ EXAMPLE = 'A mixture is a JSON file such as {"web/train": 0.7, "code/train": 0.3
 
 @dataclass(frozen=True)
 class _Split:
-    """Sends `share` / 2**62 of the samples that reach it left, the rest right."""
+    """A node of the tree: `share` / 2**62 of the samples that reach it go left, the others right.
+
+    phase: from 0 to 2**62 - 1, shifts which ones. left, right: another node, or the number of a source.
+    """
 
     share: int
     phase: int
@@ -75,7 +78,7 @@ class Interleave:
     multiplication. Hence both the source and the sample's number within the source are exact in
     O(log sources), each source counts 0, 1, 2, ... without a gap, and after any i samples a source
     with weight w has received i * w of them to within the depth of the tree. ArchScale draws
-    sources at random, which has the same proportions in the limit only.
+    sources at random, which has the same proportions in the limit only (departure D67).
     """
 
     def __init__(self, weights: Sequence[float], seed: int):
@@ -88,7 +91,8 @@ class Interleave:
             return first
         half = len(weights) // 2
         fraction = math.fsum(weights[:half]) / math.fsum(weights)
-        share = min(max(round(fraction * ONE), 1), ONE - 1)
+        share = min(max(round(fraction * ONE), 1), ONE - 1)  # neither side is empty, however small its weight
+        # Drawn for each node, so that the nodes of a tree do not all step at the same samples.
         phase = Permutation(ONE, f"{seed}/mixture/{first}/{len(weights)}")(0)
         left = self._build(weights[:half], first, seed)
         right = self._build(weights[half:], first + half, seed)

@@ -6,7 +6,7 @@ import hashlib
 import struct
 from math import isqrt
 
-MASK = 2**64 - 1
+MASK = 2**64 - 1  # keeps Python's integers to 64 bits, as the hash is defined
 
 
 def _mix(x: int, key: int) -> int:
@@ -20,10 +20,10 @@ def _mix(x: int, key: int) -> int:
 class Permutation:
     """A bijection of range(n) chosen by `key`.
 
-    An unbalanced Feistel network on a rows x cols grid just larger than n, eight
-    rounds of modular addition, walked until it lands inside range(n) (Black and
-    Rogaway 2002, "Ciphers with Arbitrary Finite Domains"). The grid has fewer than
-    n + sqrt(n) + 1 cells, so a second step is rare for large n.
+    An index i is a cell (row, column) of a grid just larger than n. Each of eight rounds of a Feistel network adds to
+    one coordinate a hash of the other one, which can be undone, so cells are only permuted. A result outside of
+    range(n) is permuted again until it is inside (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains").
+    The grid has fewer than n + sqrt(n) + 1 cells, so a second time is rare for large n.
     """
 
     def __init__(self, n: int, key: str):
@@ -34,7 +34,7 @@ class Permutation:
         self.keys = struct.unpack("<8Q", hashlib.blake2b(key.encode(), digest_size=64).digest())
 
     def __call__(self, i: int) -> int:
-        """Where element i goes."""
+        """Where element i goes: an index in range(n)."""
         while True:
             a, b = divmod(i, self.cols)
             for even, odd in zip(self.keys[::2], self.keys[1::2]):
@@ -45,7 +45,7 @@ class Permutation:
                 return i
 
     def inverse(self, i: int) -> int:
-        """Which element goes to i."""
+        """Which element goes to i, so that inverse(self(i)) is i."""
         while True:
             a, b = divmod(i, self.cols)
             for even, odd in zip(self.keys[-2::-2], self.keys[::-2]):

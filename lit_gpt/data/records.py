@@ -74,7 +74,7 @@ def json_values(piece: Piece, kind: Kind, text_key: str | None, left: LeftOut) -
 
 
 def parquet_rows(piece: Piece, kind: Kind, text_key: str | None, left: LeftOut) -> Iterator[tuple[str, Any]]:
-    """("row group.row", record), of the columns that may hold the text."""
+    """("<row group>.<row>", record) for every row, read from the columns that may hold the text."""
     with parquet_file(piece.path) as f:
         names = f.schema_arrow.names
         columns = {name if name in names else name.split(".")[0] for name in wanted_keys(text_key)} & set(names)

@@ -15,8 +15,8 @@ from lit_gpt.data.meta import NAME
 from lit_gpt.errors import UserError
 
 LOCAL = ("file://", "local://")
-BESIDE = (NAME, "tokenizer.json", "tokenizer_config.json")
-TOKENS = (".bin", ".idx")
+BESIDE = (NAME, "tokenizer.json", "tokenizer_config.json")  # what is fetched with token files
+TOKENS = (".bin", ".idx")  # how the names of token files end; .idx is Megatron's index
 
 
 class NoData(UserError):
@@ -40,8 +40,9 @@ def fetch(root: str, cache: Path | None = None, tokens: bool = True) -> Path:
     """A local folder with the data files under a remote root: token files and what belongs to them, or text.
 
     tokens: False leaves out the token files.
-    Files land in `cache` (default ~/.cache/scalelab/data, or $SCALELAB_CACHE), each under its final
-    name only when complete, and are fetched again only when their size changed.
+    Files land in `cache` (default $SCALELAB_CACHE, else ~/.cache/scalelab/data), in a folder that is named by a hash
+    of the address. A file gets its final name when it is complete, and is fetched again only when its size changed
+    (departure D71).
     Raises NoData, before anything is copied, when fsspec or the protocol's package is missing, or no
     data is there.
     """

@@ -18,12 +18,18 @@ import numpy as np
 
 from lit_gpt.errors import UserError
 
-WHOLE = 1 << 24  # tokens; up to here every token is looked at before a run: a tenth of a second
-PROBES, PROBE = 256, 1 << 14  # above: the start of every file and this many evenly spaced stretches of this many tokens
+# Data of up to so many tokens is read as a whole before a run, to find ids that do not fit and to hash the content. It
+# takes a tenth of a second.
+WHOLE = 1 << 24
+# Of larger data, the start of every file and 256 evenly spaced stretches of 16,384 tokens are read.
+PROBES, PROBE = 256, 1 << 14
 
 
 class DataError(UserError):
-    """Data that was fine when the run started cannot be used in the middle of it: progress is worth saving."""
+    """Data that was fine when the run started cannot be used in the middle of it.
+
+    Other than after a plain UserError, there is progress then, and the loop saves it.
+    """
 
 
 @dataclass(frozen=True)
@@ -170,7 +176,7 @@ class FileStream(TokenStream):
         self._number = next(_numbers)
 
     def place(self, index: int) -> str:
-        """File and place in it."""
+        """The file of token `index`, and its number in that file."""
         i = bisect_right(self.ends, index)
         return f"{self._paths[i]}, token {index - (self.ends[i] - self.segments[i].count):,}"
 
@@ -220,7 +226,7 @@ class ArrayStream(TokenStream):
         self.fingerprint = fingerprint("array", tokens.dtype.str, len(tokens), digest)
 
     def place(self, index: int) -> str:
-        """Its number: there is no file."""
+        """The number of the token, since there is no file."""
         return f"token {index:,}"
 
     def read(self, start: int, length: int) -> np.ndarray:

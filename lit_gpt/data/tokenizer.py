@@ -36,7 +36,8 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]: ...
     def encode_batch(self, texts: Sequence[str]) -> Sequence[Sequence[int]]: ...
     def decode(self, ids: Sequence[int]) -> str: ...
-    def save(self, folder: Path) -> None: ...
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer's files into a folder, from which load_tokenizer reads them."""
 
 
 class ByteTokenizer:
@@ -61,7 +62,7 @@ class ByteTokenizer:
         return bytes(i for i in ids if i < 256).decode(errors="replace")
 
     def save(self, folder: Path) -> None:
-        """Nothing to write: meta.json names the tokenizer."""
+        """Writes nothing, since meta.json names this tokenizer."""
 
 
 class JsonTokenizer:
@@ -105,7 +106,7 @@ class JsonTokenizer:
         return [e.ids for e in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text, special tokens included."""
+        """The text of these ids; special tokens appear as they are written, such as <|endoftext|>."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
 
     def save(self, folder: Path) -> None:

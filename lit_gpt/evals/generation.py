@@ -22,7 +22,7 @@ class Sampling:
     """How the next token is drawn.
 
     temperature: 0 is greedy. top_k: only the k likeliest tokens. top_p: only the fewest
-    tokens whose probabilities, after top_k, reach p (nucleus sampling, arXiv 1904.09751).
+    tokens whose probabilities, after top_k, reach p (nucleus sampling, arXiv:1904.09751).
     Raises UserError for values that mean nothing.
     """
 

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Protocol
 
-ROOM = 10_000  # records that wait to be sent: a day with one every ten seconds, and some MB
+ROOM = 10_000  # records that may wait to be sent, some MB: those of a day with one every ten seconds
 PATIENCE = 30.0  # seconds that the end of a run waits for what is still to be sent
 THREAD = "tracker "  # how the names of the threads begin
 
 
 class Tracker(Protocol):
-    """What a run logs to."""
+    """What a run logs numbers to: wandb, mlflow or TensorBoard."""
 
     def log(self, values: Mapping[str, float], step: int) -> None: ...
     def close(self) -> None: ...
@@ -36,7 +36,7 @@ class Background:
         self._thread.start()
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Returns at once."""
+        """Put a record into the queue; returns at once, and drops the record where the queue is full."""
         try:
             self._queue.put_nowait((values, step))
         except queue.Full:
@@ -72,7 +72,7 @@ class Background:
         return True
 
     def _warn(self, what: str, why: str) -> None:
-        """Once per kind."""
+        """Warn, once for each kind of problem."""
         if what not in self._warned:
             self._warned.add(what)
             text = f"The {self.name} logger {what} ({why}). The run does not need it; metrics.jsonl is complete."

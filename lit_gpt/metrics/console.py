@@ -85,7 +85,7 @@ class Console:
             self._stream.flush()
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """End the progress bar, which stays on the terminal as it is."""
         if self._bar is not None:
             self._bar.close()
 

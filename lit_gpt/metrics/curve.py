@@ -131,7 +131,7 @@ def _dress(axes: Any, title: str, y_label: str) -> None:
 
 
 def _limits(axes: Any, losses: Sequence[np.ndarray]) -> None:
-    """Let the steep fall of the first 5 percent leave the figure at the top."""
+    """Scale the y axis to what comes after the first 5 percent of the points, whose steep fall leaves at the top."""
     low = min(float(y.min()) for y in losses)
     high = max(float(y[len(y) // 20 :].max()) for y in losses)
     margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
@@ -139,10 +139,12 @@ def _limits(axes: Any, losses: Sequence[np.ndarray]) -> None:
 
 
 def _marker(values: np.ndarray) -> str:
+    """Dots where there are few enough points to tell them apart."""
     return "o" if len(values) <= 60 else ""
 
 
 def _bits_per_byte(axes: Any, bytes_per_token: float) -> None:
+    """A second y axis: a loss in nats per token is loss / (ln 2 * bytes per token) bits per byte."""
     scale = math.log(2) * bytes_per_token
     axis = axes.secondary_yaxis("right", functions=(lambda y: y / scale, lambda y: y * scale))
     axis.set_ylabel("bits per byte")

@@ -34,7 +34,7 @@ class Hardware:
         self._queries = {k: q for k, q in _GPU_QUERIES.items() if device.type == "cuda" and _works(q, device)}
 
     def metrics(self) -> dict[str, float]:
-        """One sample; no device synchronisation."""
+        """One sample of these numbers, taken without waiting for the device."""
         wall, busy = self._clock
         self._clock = (time.perf_counter(), time.process_time())
         found = {

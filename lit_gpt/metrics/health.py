@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-OUTLIER_SIGMAS = 5.0
-SPIKE_SIGMAS = 6.0
+OUTLIER_SIGMAS = 5.0  # a normal distribution has one value in 1.7 million beyond
+SPIKE_SIGMAS = 6.0  # OLMo-core's, see SpikeDetector
 _PARTS = {"attn": "mixer", "mlp": "ffn"}  # name in the metric keys -> attribute of a block
 
 
@@ -34,9 +34,10 @@ def activation_statistics(
 ) -> dict[str, float]:
     """Statistics of what every mixer and feed-forward network adds to the residual stream.
 
-    One extra forward in evaluation mode, without gradient and without compiled code, because
-    hooks inside a compiled block do not fire; with one transfer to the host at the end. All
-    ranks of a sharded model must call it together; the numbers are of this rank's tokens.
+    It takes one extra forward pass in evaluation mode and without gradients, at the end of which the numbers go to
+    the host in one transfer. Nothing is compiled in it, because hooks inside a compiled block do not fire. ArchScale
+    takes the statistics in every forward pass (departure D80). All ranks of a sharded model must call it together;
+    the numbers are those of this rank's tokens.
 
     model: has `blocks`, each with `mixer` and `ffn` (None where there is none).
     tokens_BT: a micro-batch. forward: how to run the model, default `model(tokens_BT)`.

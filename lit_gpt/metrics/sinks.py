@@ -1,4 +1,4 @@
-"""Where metrics go: metrics.jsonl always, then CSV and the trackers the user asked for."""
+"""Where metrics go: metrics.jsonl always, then CSV and the trackers that the user asked for (departure D81)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lit_gpt.errors import NotWritten, UserError, did_you_mean
-from lit_gpt.metrics.remote import TRACKERS, RunInfo, Tracker
 from lit_gpt.metrics.summary import METRICS_FILE, jsonable, parse_rows, read_rows
+from lit_gpt.metrics.trackers import TRACKERS, RunInfo, Tracker
 from lit_gpt.utils.files import write_bytes, write_text
 
 CSV_FILE, CORRUPT = "metrics.csv", ".corrupt"
@@ -151,7 +151,7 @@ class _Jsonl:
 
     @property
     def complete(self) -> bool:
-        """Whether the file has all lines."""
+        """Whether the file has all lines that were logged."""
         return self.replacement is None and not self.waiting
 
     def close(self) -> str:

@@ -8,7 +8,7 @@ a query sees (the causal half; windows as windows), convolutions and states of r
 
 `throughput/device/mfu_palm` counts 6 N + 12 L H Q T per token (arXiv:2204.02311, appendix B): attention over all T
 tokens, in every layer that has it, and nothing for states. Most published figures are of this kind. It is larger, by
-11% for a transformer of d16 at 4,096 tokens.
+11% for a transformer of d16 at 4,096 tokens. How ArchScale counts is departure D79.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Throughput:
         self._seconds = {"train": 0.0, "val": 0.0}
         self._kind, self._since = "train", clock()
         self._total: dict[str, float] = {"batches": 0, "samples": 0, "tokens": 0, "flops": 0}
-        self._marks: deque[tuple[float, dict[str, float]]] = deque(maxlen=window + 1)
+        self._marks: deque[tuple[float, dict[str, float]]] = deque(maxlen=window + 1)  # a rate is between two
 
     def step(self, *, tokens: float, samples: float, batches: float, flops: float) -> None:
         """One optimizer step is done; how much work it was, summed over all devices.
@@ -106,7 +106,7 @@ class Throughput:
         self._switch(kind)
 
     def resume(self) -> None:
-        """Training goes on."""
+        """Training goes on: the time from here counts as training."""
         self._switch("train")
 
     def metrics(self) -> dict[str, float]:

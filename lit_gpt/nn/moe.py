@@ -3,7 +3,7 @@
     y = sum_j g_j E_j(x) [+ shared(x)],  E(x) = down act(up x)
 
 The router computes in fp32 (Switch Transformer, arXiv:2101.03961, section 2.4): a choice between two nearly equal
-scores flips with their last bits. Its weights are fp32 under FSDP2 too (see parallel.setup). The weights of all
+scores flips with their last bits. Its weights are fp32 under FSDP2 too (see parallel.parallelize). The weights of all
 experts are two tensors, up (E, H, n) and down (E, n, I): what a dense network has, with the expert in front, so that
 every backend of the grouped products reads the same checkpoint.
 

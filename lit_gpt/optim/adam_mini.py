@@ -20,8 +20,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from lit_gpt.optim.engine.batches import Batch, Task, is_stacked
 from lit_gpt.optim.engine.directions import buffers
+from lit_gpt.optim.engine.matrix_batches import Batch, Task, is_stacked
 from lit_gpt.optim.engine.role_optimizer import Control, Group, Rule, State
 from lit_gpt.optim.engine.rules import MakeRule
 from lit_gpt.optim.engine.updates import Step
@@ -46,7 +46,7 @@ class BlockAdam:
         return {"step": torch.zeros((), device=p.device), "exp_avg": torch.zeros_like(p), "row_square": v}
 
     def __call__(self, batch: Batch, group: Group, state: State, control: Control) -> Task[Tensor]:
-        """See Direction."""
+        """See role_optimizer.Direction."""
         g_BrC, (beta1, beta2) = control.gradients(batch), group["betas"]
         momenta, squares = buffers(batch, state, "exp_avg"), buffers(batch, state, "row_square")
         torch._foreach_mul_(momenta, control.decay(beta1))
@@ -72,7 +72,7 @@ def _block_means(x_bR1: Tensor, blocks: int) -> Tensor:
 
 
 def rules(plan: Plan) -> dict[str, MakeRule]:
-    """Adam-mini for every role."""
+    """Adam-mini for every role; there are no --optimizer_args."""
     return {"adam_mini": lambda params: Rule(params, BlockAdam(), Step(), _blocks)}
 
 

@@ -25,7 +25,8 @@ class Apollo(torch.optim.Optimizer):
     """Over matrices.
 
     rank: of the projection. gap: steps between projections. scale_type: one factor per channel, or one per
-    tensor. growth: of the norm of updates from step to step; 0 sets no limit. Decay is left to the caller.
+    tensor. growth: how much larger than the one before an update may be, as a factor on its norm (the limiter of
+    Fira, arXiv:2410.01623); 0 sets no limit. Decay is left to the caller. Raises ValueError for values out of range.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Apollo(torch.optim.Optimizer):
     def _projection(self, g_RC: Tensor, state: dict[str, Any]) -> Tensor:
         """P (rank x R), the same one for `gap` steps and on every process."""
         rank, rows = len(state["exp_avg"]), g_RC.shape[0]
+        # A prime far above the number of projections of a run, so that no two parameters ever share a seed.
         seed = 1_000_003 * state["seed"] + state["step"] // self.gap
         generator = torch.Generator(g_RC.device).manual_seed(seed)
         drawn = torch.randn(rank, rows, generator=generator, device=g_RC.device, dtype=g_RC.dtype)

@@ -13,7 +13,7 @@ from lit_gpt.optim.engine.updates import Step
 from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.optimizer_facts import OptimizerFacts, UpdateRule, copies, hidden
 
-BETAS, EPS = (0.8, 0.95), 1e-10  # ArchScale's, of AdamW
+BETAS, EPS = (0.8, 0.95), 1e-10  # of AdamW, as in ArchScale, whose defaults stay (docs/departures.md)
 FACTS = OptimizerFacts(hidden(UpdateRule("nadam", copies(2))), cautious_decay=True)
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lit_gpt.optim.engine.batches import Batch, Task
 from lit_gpt.optim.engine.directions import Adam
+from lit_gpt.optim.engine.matrix_batches import Batch, Task
 from lit_gpt.optim.engine.role_optimizer import Control, Group, Rule, State
 from lit_gpt.optim.engine.rules import MakeRule
 from lit_gpt.scaling.base import Plan
@@ -26,13 +26,13 @@ class TrustRatio:
     """W <- W - eta |W| / |r| r with r = D + lambda W."""
 
     def new_state(self, p: Tensor) -> dict[str, Tensor]:
-        """None."""
+        """There is no state."""
         return {}
 
     def __call__(
         self, batch: Batch, x_BrC: Tensor, d_BrC: Tensor, group: Group, state: State, control: Control
     ) -> Task[None]:
-        """See Update."""
+        """See role_optimizer.Update."""
         d_BrC = d_BrC.add_(x_BrC, alpha=group["weight_decay"])
         weights = yield from batch.norms(x_BrC)
         steps = yield from batch.norms(d_BrC)
@@ -41,5 +41,5 @@ class TrustRatio:
 
 
 def rules(plan: Plan) -> dict[str, MakeRule]:
-    """LAMB for every role."""
+    """LAMB for every role; there are no --optimizer_args."""
     return {"lamb": lambda params: Rule(params, Adam(), TrustRatio())}

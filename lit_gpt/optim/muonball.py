@@ -27,7 +27,7 @@ FACTS = OptimizerFacts(
     fits_hyperp=True,
     plan_momentum=True,
     cautious_decay=True,
-    default_decay=0.0,  # ArchScale's, for all roles
+    default_decay=0.0,  # ArchScale's, for all roles; a decay that is given acts off the spheres (departure D39)
 )
 
 

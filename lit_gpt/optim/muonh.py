@@ -3,7 +3,7 @@
 Matrices, experts (each on a sphere of its own, however many processes there are) and routers go
 along the orthogonalised momentum, the untied head along AdamW's direction; the learning rate is the
 length of a step relative to the norm. Embeddings, vectors and convolutions are plain AdamW.
-Weights that start at zero could never move: a Plan with such a head is refused.
+Weights that start at zero could never move: a Plan with such a head is refused (departure D50).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FACTS = OptimizerFacts(
     fits_hyperp=True,
     plan_momentum=True,
     cautious_decay=True,
-    default_decay=0.0,  # ArchScale's, for all roles
+    default_decay=0.0,  # ArchScale's, for all roles; a decay that is given acts off the spheres (departure D39)
 )
 
 

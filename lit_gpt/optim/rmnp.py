@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lit_gpt.optim.engine.batches import Batch, Task
 from lit_gpt.optim.engine.directions import buffers
+from lit_gpt.optim.engine.matrix_batches import Batch, Task
 from lit_gpt.optim.engine.role_optimizer import Control, Group, Rule, State
 from lit_gpt.optim.engine.rules import MakeRule, adamw_rule
 from lit_gpt.optim.engine.updates import EPS, Step
@@ -32,11 +32,11 @@ class RowNormalized:
     beta: float
 
     def new_state(self, p: Tensor) -> dict[str, Tensor]:
-        """The momentum."""
+        """The momentum B, in the shape of the parameter."""
         return {"momentum": torch.zeros_like(p)}
 
     def __call__(self, batch: Batch, group: Group, state: State, control: Control) -> Task[Tensor]:
-        """See Direction."""
+        """See role_optimizer.Direction."""
         yield from ()
         g_BrC, momenta = control.gradients(batch), buffers(batch, state, "momentum")
         torch._foreach_mul_(momenta, control.decay(self.beta))

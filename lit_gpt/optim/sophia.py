@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_gpt.optim.engine.batches import Batch, Task, local
 from lit_gpt.optim.engine.directions import buffers
+from lit_gpt.optim.engine.matrix_batches import Batch, Task, local
 from lit_gpt.optim.engine.role_optimizer import Control, Group, RoleOptimizer, Rule, State
 from lit_gpt.optim.engine.rules import MakeRule
 from lit_gpt.optim.engine.updates import Step
@@ -29,9 +29,10 @@ FACTS = OptimizerFacts(everywhere(UpdateRule("sophia", copies(2))))
 
 @dataclass(frozen=True)
 class ClippedNewton:
-    """clip(m / (rho h)), h with its factor B.
+    """clip(m / (rho B h), -1, 1); the state "curvature" is B h.
 
-    rho: the curvature's weight; smaller clips more. period: steps between two estimates of h, for the loop.
+    rho: weight of the curvature; with a smaller one more entries are clipped. period: steps between two estimates of
+    the curvature, which the training loop makes.
     """
 
     rho: float
@@ -43,7 +44,7 @@ class ClippedNewton:
         return state | {"step": torch.zeros((), dtype=torch.int64)}
 
     def __call__(self, batch: Batch, group: Group, state: State, control: Control) -> Task[Tensor]:
-        """See Direction."""
+        """See role_optimizer.Direction."""
         yield from ()
         g_BrC, momenta, (beta1, _) = control.gradients(batch), buffers(batch, state, "exp_avg"), group["betas"]
         torch._foreach_mul_(momenta, control.decay(beta1))
@@ -69,7 +70,10 @@ class Sophia(RoleOptimizer):
 
     @torch.no_grad()
     def update_curvature(self, samples: int) -> None:
-        """h <- beta2 h + (1 - beta2) samples g^2 where that is finite; g are the gradients now."""
+        """B h <- beta2 B h + (1 - beta2) samples g^2, with g the gradients that the parameters have now.
+
+        samples: the number of tokens B. An estimate that is not finite counts as 0.
+        """
         for group in self.param_groups:
             beta2 = group["betas"][1]
             for p in group["params"]:

@@ -6,10 +6,9 @@ from lit_gpt.parallel.gradients import (
     finish_gradients,
     grad_norms,
     gradient_sync,
-    replicas_in_sync,
     scale_gradients_,
 )
-from lit_gpt.parallel.setup import setup_model
+from lit_gpt.parallel.parallelize import parallelize_model
 
 __all__ = [
     "GradNorms",
@@ -17,10 +16,9 @@ __all__ = [
     "finish_gradients",
     "grad_norms",
     "gradient_sync",
-    "replicas_in_sync",
+    "parallelize_model",
     "resolved_precision",
     "scale_gradients_",
-    "setup_model",
     "start_runtime",
     "world_size",
 ]

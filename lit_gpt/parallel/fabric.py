@@ -50,8 +50,6 @@ class Runtime:
     fabric: Fabric
     rank: int
     world_size: int
-    local_rank: int
-    num_nodes: int
     device: torch.device
     compute_dtype: torch.dtype
     mesh: DeviceMesh | None
@@ -62,7 +60,7 @@ class Runtime:
         return self.rank == 0
 
     def barrier(self) -> None:
-        """Wait for all ranks."""
+        """Wait until all ranks are here. Collective."""
         self.fabric.barrier()
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -112,7 +110,7 @@ def start_runtime(
 
 
 def _join(precision: str | None, timeout: float) -> Runtime:
-    # What torchrun started, not what is visible: a job may use some of a node's GPUs.
+    # What torchrun started, not what is visible: a job may use some of a node's GPUs (departure D12).
     devices = int(os.environ["LOCAL_WORLD_SIZE"])
     num_nodes = int(os.environ["WORLD_SIZE"]) // devices
     cuda = torch.cuda.is_available()
@@ -138,7 +136,7 @@ def _join(precision: str | None, timeout: float) -> Runtime:
         plugins=[TorchElasticEnvironment()],
     )
     fabric.launch()
-    return _runtime(fabric, num_nodes, precision, _mesh(strategy.device_mesh), timeout)
+    return _runtime(fabric, precision, _mesh(strategy.device_mesh), timeout)
 
 
 def _mesh(fabric_mesh: DeviceMesh) -> DeviceMesh:
@@ -162,17 +160,15 @@ def _alone(precision: str | None, offloading: bool) -> Runtime:
         )
     fabric = Fabric(accelerator="cuda" if torch.cuda.is_available() else "cpu", devices=1)
     fabric.launch()
-    return _runtime(fabric, 1, precision, None, COLLECTIVE_TIMEOUT)
+    return _runtime(fabric, precision, None, COLLECTIVE_TIMEOUT)
 
 
-def _runtime(fabric: Fabric, num_nodes: int, precision: str | None, mesh: DeviceMesh | None, timeout: float) -> Runtime:
+def _runtime(fabric: Fabric, precision: str | None, mesh: DeviceMesh | None, timeout: float) -> Runtime:
     device = fabric.device
     return Runtime(
         fabric=fabric,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
-        local_rank=fabric.local_rank,
-        num_nodes=num_nodes,
         device=device,
         compute_dtype=DTYPES[resolved_precision(precision)],
         mesh=mesh,

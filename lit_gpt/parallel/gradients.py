@@ -62,6 +62,7 @@ def finish_gradients(model: nn.Module, runtime: Runtime) -> None:
                 dist.all_reduce(own, group=runtime.mesh.get_group("replicate"))
     if not grads:
         return
+    # One buffer: there are several small vectors in every layer, and an all-reduce costs its latency, not their bytes.
     flat = torch.cat([g.reshape(-1) for g in grads])
     dist.all_reduce(flat)
     flat /= runtime.world_size
@@ -93,25 +94,6 @@ def scale_gradients_(parameters: Iterable[nn.Parameter], factor: torch.Tensor) -
         torch._foreach_mul_(_grads(group), factor.to(device))
 
 
-@torch.no_grad()
-def replicas_in_sync(model: nn.Module, runtime: Runtime) -> bool:
-    """Whether every parameter that several ranks hold has the same bits on all of them.
-
-    Replicated vectors are compared bit by bit over all ranks; copies of shards (HSDP) by a
-    checksum per parameter. Collective, and it waits for the device: a check, not for every step.
-    """
-    if runtime.mesh is None:
-        return True
-    model.state_dict()  # its hook puts the sharded parameters back after a forward without backward
-    parameters = list(model.parameters())
-    plain = [_bits(p).reshape(-1) for p in parameters if not isinstance(p, DTensor)]
-    same = _equal_on_all(torch.cat(plain), None) if plain else True
-    if "replicate" in (runtime.mesh.mesh_dim_names or ()):
-        sums = [_bits(p).sum(dtype=torch.int64) for p in parameters if isinstance(p, DTensor)]
-        same &= _equal_on_all(torch.stack(sums), runtime.mesh.get_group("replicate"))
-    return bool(runtime.sum(torch.tensor(float(same), device=runtime.device)) == runtime.world_size)
-
-
 def _local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
@@ -139,18 +121,8 @@ def _norms(parameters: list[nn.Parameter]) -> list[tuple[list[nn.Parameter], tor
 
 
 def _sum_of_squares(norms: list[tuple[list[nn.Parameter], torch.Tensor]], device: torch.device) -> torch.Tensor:
+    """The sum over all norms that `_norms` gave of their squares, a 0-d tensor on `device`."""
     total = torch.zeros((), dtype=torch.float32, device=device)
     for _, group in norms:
         total += group.square().sum().to(device)
     return total
-
-
-def _bits(parameter: torch.Tensor) -> torch.Tensor:
-    return _local(parameter.detach()).contiguous().view(torch.int32)
-
-
-def _equal_on_all(bits: torch.Tensor, group: dist.ProcessGroup | None) -> bool:
-    low, high = bits.clone(), bits.clone()
-    dist.all_reduce(low, dist.ReduceOp.MIN, group=group)
-    dist.all_reduce(high, dist.ReduceOp.MAX, group=group)
-    return torch.equal(low, high)

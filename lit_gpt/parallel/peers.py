@@ -28,7 +28,9 @@ from lit_gpt.parallel.fabric import Runtime
 from lit_gpt.utils.files import write_text
 from lit_gpt.utils.signals import leave
 
-NEARLY = 0.9  # of the limit: who can name the late rank speaks before who cannot
+# The share of the limit after which a waiting rank looks for who is late. It can name that rank, and the failing
+# collective cannot, so it has to end the run first.
+NEARLY = 0.9
 FOLDER = ".ranks"
 ENDED = "has ended"
 
@@ -58,7 +60,7 @@ class Peers:
         self._place, self._doing, self._since = self._place + 1, doing, time.monotonic()
 
     def stop(self) -> None:
-        """Watch no more."""
+        """End the thread that watches; this rank shows no more signs of life."""
         self._closed.set()
         if self._thread:
             self._thread.join(10)  # seconds; it may hang in a file system
@@ -100,7 +102,8 @@ class Peers:
 
     @property
     def _interval(self) -> float:
-        return min(5.0, self.runtime.timeout / 10)  # seconds between signs of life
+        """Seconds between two signs of life: short beside the limit, which tests set to a few seconds."""
+        return min(5.0, self.runtime.timeout / 10)
 
     def _watch(self) -> None:
         while not self._closed.wait(self._interval):
@@ -110,6 +113,7 @@ class Peers:
                 self._end(f"nothing moved for {waited:.0f} seconds", late)
 
     def _tell(self) -> None:
+        """Write this rank's sign of life."""
         said = {"place": self._place, "doing": self._doing, "host": socket.gethostname(), "pid": os.getpid()}
         with suppress(OSError):  # no folder, no room: nothing is learned then
             write_text(self.folder / f"{self.runtime.rank}.json", json.dumps(said))
@@ -126,7 +130,7 @@ class Peers:
         return late
 
     def _elsewhere(self) -> list[str]:
-        """The ranks of other hosts."""
+        """The ranks of other hosts, in words."""
         return [_named(rank, said) for rank, said, _ in self._others() if said["host"] != socket.gethostname()]
 
     def _others(self) -> Iterator[tuple[int, dict[str, Any], float]]:
@@ -140,6 +144,7 @@ class Peers:
                     yield rank, said, age
 
     def _state(self, said: dict[str, Any], age: float, at_once: bool) -> str | None:
+        """What is wrong with a rank, in words; None where nothing is. See _others and _late for the arguments."""
         if at_once and said["host"] == socket.gethostname() and _ended(said["pid"]):
             return ENDED
         if age > max(3 * self._interval, self.patience / 2):

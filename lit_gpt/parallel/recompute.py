@@ -64,7 +64,8 @@ def recompute_in_backward(block: nn.Module, what: Recompute) -> None:
 
 def compile_blocks(blocks: nn.ModuleList) -> None:
     """Compile each block's forward; blocks of one structure share the compiled code."""
-    # One version per layer and mode (training, validation) is fine; the default of 8 is not.
+    # Dynamo stops compiling a function after recompile_limit versions of it, 8 by default, and runs it uncompiled. All
+    # blocks have one forward function, of which each layer and mode (training, validation) may need a version.
     limit = 2 * len(blocks) + 8
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, limit)
     # A multiplier is a constant of its model: as an input that may change, which it becomes when a process trains

@@ -17,7 +17,7 @@ from lit_gpt.config.run import RunConfig
 from lit_gpt.model import GPT
 from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.optim.engine.groups import parameter_groups
-from lit_gpt.optim.engine.memory import shard_bytes, state_bytes
+from lit_gpt.optim.engine.state_size import shard_bytes, state_bytes
 from lit_gpt.parallel.recompute import Recompute
 from lit_gpt.preflight.activations import NeedsValues, kept_by_layers, of_layers, of_loss
 from lit_gpt.roles import REPLICATED
@@ -76,7 +76,7 @@ def _casts(model: GPT, run: RunConfig) -> int:
 
 
 def _gathered(model: GPT, run: RunConfig, plan: Plan, ranks: int) -> tuple[int, int]:
-    """Bytes of gathered weights and of whole gradients under FSDP2, see parallel.setup.
+    """Bytes of gathered weights and of whole gradients under FSDP2, see parallel.parallelize.
 
     Token table and head stay gathered in fp32; of the blocks this one and the next are there. Between
     micro-batches gradients are kept whole, in fp32.

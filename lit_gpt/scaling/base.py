@@ -29,7 +29,9 @@ __all__ = [
 
 InitKind = Literal["normal", "fan_in_uniform", "orthogonal", "identity", "fan_max_normal", "zeros"]
 LEARNED_ROLES = ("embedding", "head", "matrix", "expert", "router", "vector", "conv")
-HIDDEN = ("matrix", "expert", "router")  # both dimensions grow with width, but for a router's rows
+# The linear maps between hidden vectors, what muP calls matrix-like: both their dimensions grow with the width, except
+# for the rows of a router, which are its experts.
+HIDDEN = ("matrix", "expert", "router")
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class RolePlan:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RolePlan:
-        """Rebuild from plain values; see renamed."""
+        """Rebuild from plain values, as `dataclasses.asdict` makes them; see `renamed`."""
         return cls(**{**renamed(values), "init": Init(**values["init"])})
 
 
@@ -108,10 +110,11 @@ class Steps:
 
 @dataclass(frozen=True)
 class Situation:
-    """All that a scaling rule may look at.
+    """All that a scaling rule may look at: this model, the base model, and the optimizer's steps.
 
-    width, base_width: n_embd of this model and of the base model.
-    batch_ratio: batch / base batch. tied: one table for input and output. steps: those of the optimizer.
+    width, base_width: n_embd of this model and of the base model. tokens, base_tokens: their token budgets.
+    tied: whether one table serves as input and output. steps: see Steps.
+    head_init_std, head_start: the options of these names; a std of None starts the head at zero.
     """
 
     depth: int
@@ -122,7 +125,6 @@ class Situation:
     base_head_dim: int
     tokens: float
     base_tokens: float
-    batch_ratio: float
     tied: bool
     steps: Steps
     head_init_std: float | None = 0.02
@@ -209,5 +211,5 @@ class Plan:
 
 
 def renamed(role: dict[str, Any]) -> dict[str, Any]:
-    """A stored RolePlan under today's names: early runs call the update rule `method`."""
+    """A stored RolePlan under today's field names: early runs wrote the update rule as `method`."""
     return {"update_rule" if key == "method" else key: value for key, value in role.items()}

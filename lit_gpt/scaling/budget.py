@@ -1,9 +1,9 @@
 """Token budgets, batch rounding, and ArchScale's analytic parameter count.
 
-Budget: tokens = t0 * N / N0, with N and N0 the active parameters of this model and of the
-family at the base depth (tokens per parameter stay constant, arXiv 2203.15556). N is
-exact, counted on the model; `analytic_parameters` is ArchScale's formula, kept for comparison and for
-`--param_count analytic`.
+The budget is t0 * N / N0 tokens, with N and N0 the active parameters of this model and of the model of the family at
+the base depth: the number of tokens per parameter stays the same (arXiv:2203.15556, section 3). N is counted on the
+model; `analytic_parameters` is ArchScale's formula, kept for comparison and for `--param_count analytic` (departures
+D34 and D35).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CUBIC: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("samba",), (15, 160)),
     **dict.fromkeys(("sambay", "sambay2", "sambayda", "phi4miniflash"), (14.5, 144)),
     **dict.fromkeys(("sambayw", "sambaywr", "sambaywdr", "sambaywsa"), (14.5, 144)),
-    "sgdny": (14.5, 144),  # ArchScale takes it for gdny, whose name it contains
+    "sgdny": (14.5, 144),  # ArchScale takes it for gdny, whose name it contains (departure D29)
     **dict.fromkeys(("sambayoco", "sambayattn", "sambayattnall"), (13.5, 208)),
     **dict.fromkeys(("mambay", "gdny", "mambay2"), (16, 64)),
     "sambaymlp": (15.5, 144),
@@ -30,7 +30,11 @@ DEFAULT_CUBIC = (14.5, 0)
 
 
 def analytic_parameters(config: ModelConfig, count_embeddings: bool = False) -> float:
-    """ArchScale's active-parameter formula; not counted: gates, routers, norms, mlp_expand."""
+    """Active parameters by ArchScale's formula, (a ar^2 + b ar) depth^3 with ar = width / depth.
+
+    It does not count gates, routers and norms, nor how wide a feed-forward network is where it is not 4 times the
+    width; departure D34 compares it with the exact count.
+    """
     stem = "transformer" if config.family.startswith("transformer") else config.family.split("_")[0]
     a, b = CUBIC.get(stem, DEFAULT_CUBIC)
     ratio = config.n_embd / config.depth
@@ -64,10 +68,10 @@ def round_batch(requested_tokens: float, multiple: int) -> int:
 
 
 def ramped_batch(tokens_seen: float, total_tokens: float, initial: int, ratio: int, multiple: int) -> int:
-    """Global batch in tokens under ramp-up: initial * m, rounded down to a multiple.
+    """The global batch in tokens while it grows: initial * m, rounded down to a multiple of `multiple` tokens.
 
-    m grows linearly from 1 to `ratio` over the first 5 percent of the tokens (by
-    tokens, where ArchScale counts micro-batches, so that a change of the batch cannot shift it).
+    m grows linearly from 1 to `ratio` over the first 5 percent of the tokens. ArchScale counts micro-batches;
+    here it is tokens, so that a change of the micro-batch cannot shift the ramp (departure D31).
     """
     progress = min(tokens_seen / (0.05 * total_tokens), 1.0)
     wanted = initial * (1 + (ratio - 1) * progress)

@@ -1,9 +1,10 @@
 """How much weight decay: a number, or the timescale law of Power Lines.
 
-Decoupled decay makes the weights a moving average of updates over B / (eta lambda) tokens; as a
-fraction of the run, tau = B / (eta lambda D). Power Lines (arXiv:2505.13738) finds the best tau to be
-1.084 TPP^-0.527 with TPP = D / N tokens per parameter, so lambda = B TPP^0.527 / (1.084 eta D).
-B and D in tokens, N the active parameters with embeddings, eta the peak rate of the role.
+With decoupled decay lambda and learning rate eta, the weights are a moving average of their updates over the last
+B / (eta lambda) tokens, where B is the batch in tokens. As a fraction of a run of D tokens that is
+tau = B / (eta lambda D). Power Lines (arXiv:2505.13738) measured the best tau as 1.084 TPP^-0.527, where TPP = D / N
+is the number of tokens per parameter. So lambda = B TPP^0.527 / (1.084 eta D). N are the active parameters with
+embeddings, eta is the peak rate of the role.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.optimizer_facts import OptimizerFacts
 
-DEFAULT = 0.1
-# With independent decay the shrink per step is the decay itself, so 0.1 would destroy a
-# model in a hundred steps; 4e-5 is what ArchScale announces and does not set.
+DEFAULT = 0.1  # ArchScale's
+# Independent decay takes this share off every weight in every step, whatever the learning rate. With 0.1 nothing would
+# be left of a model after a hundred steps; 4e-5 is what ArchScale announces and does not set (departure D38).
 DEFAULT_INDEPENDENT = 4e-5
 
 
 def base_decay(run: RunConfig, facts: OptimizerFacts) -> float:
-    """--base_hps.weight_decay, or the optimizer's default, or that of all."""
+    """The decay before any rule: --base_hps.weight_decay, else the optimizer's own default, else that of all."""
     if run.base_hps.weight_decay is not None:
         return run.base_hps.weight_decay
     if facts.default_decay is not None:
@@ -28,12 +29,12 @@ def base_decay(run: RunConfig, facts: OptimizerFacts) -> float:
 
 
 def best_timescale(tokens_per_parameter: float) -> float:
-    """tau of Power Lines: the averaging time of decay as a fraction of the run."""
+    """Power Lines' best tau: over which fraction of the run decay averages the updates."""
     return 1.084 * tokens_per_parameter**-0.527
 
 
 def shrink_per_step(batch_tokens: float, tokens: float, parameters: float) -> float:
-    """eta lambda of Power Lines: B / (tau D)."""
+    """Power Lines' eta lambda = B / (tau D): the share of a weight that one step at the peak rate takes off."""
     return batch_tokens / (best_timescale(tokens / parameters) * tokens)
 
 

@@ -16,14 +16,18 @@ from lit_gpt.scaling.base import HIDDEN, LEARNED_ROLES, Steps
 Shape = tuple[int, ...]
 Args = Mapping[str, Any]  # what was given as --optimizer_args
 
-# How a step's effect grows with the width n at one rate, as powers of n for (matrix and expert, router): what
-# muP's rates undo. A step may change outputs of size 1 by a constant, so its spectral norm has to go as
-# sqrt(R / C) of an R x C map (arXiv:2310.17813): not at all for matrices, whose sides grow together, and as
-# n^-1/2 for routers, whose R is fixed. Every singular value of an orthogonal matrix is 1, so its spectral norm
-# is its factor. Rows of fixed length and Adam's entries of fixed size line up with the n inputs instead
-# (arXiv:2203.03466), and give sqrt(n) and n. Measured as coord_check does, widths 64 to 512 under muP: with
-# factors 1, n^-1/2 and 1/n on matrices the stream of rmnp changes as n^0.9, n^-0.1, n^-0.6 (16 steps), that of dmuon
-# with the other rates near 0 as n^0.4, n^-0.1, n^-0.6 (2 steps).
+# How the effect of a step grows with the width n while the learning rate stays the same: powers of n, for (matrices and
+# experts, routers). muP's rates undo this growth.
+#
+# A step should change outputs of size 1 by a constant amount. For that its spectral norm, as an R x C map, has to be
+# proportional to sqrt(R / C) (arXiv:2310.17813): constant for matrices, whose sides grow together, and n^-1/2 for
+# routers, whose R is fixed. All singular values of an orthogonal matrix are 1, so the spectral norm of an orthogonal
+# step is its factor. Rows of fixed length, and entries of fixed size (Adam), line up with the n inputs instead
+# (arXiv:2203.03466), and their effect grows as sqrt(n) and n.
+#
+# Measured as tools/coord_check.py does, over widths 64 to 512 under muP: with factors 1, n^-1/2 and 1/n on the rate of
+# matrices, the stream of rmnp changes as n^0.9, n^-0.1 and n^-0.6 (16 steps), and that of dmuon, with the other rates
+# near 0, as n^0.4, n^-0.1 and n^-0.6 (2 steps).
 GROWTH: dict[str, tuple[float, float]] = {
     "spectral": (0, 0),  # orthogonal times sqrt(R / C)
     "clip": (0, 0.5),  # times max(1, sqrt(R / C)), for routers 1
@@ -37,9 +41,9 @@ GROWTH: dict[str, tuple[float, float]] = {
 
 
 class Kept(NamedTuple):
-    """How many fp32 numbers of one parameter's state stay between steps; a few single ones need not be counted.
+    """How many fp32 numbers an optimizer keeps for one parameter between steps, but for single ones like step counts.
 
-    with_rows: in tensors that have the parameter's first axis, and are divided among processes with it.
+    with_rows: in tensors that have the parameter's rows, and are divided among processes as these are.
     whole: in tensors that every process has whole.
     """
 
@@ -75,12 +79,12 @@ ADAMW = UpdateRule("adamw", copies(2))  # the moments of the gradient and of its
 
 
 def hidden(rule: UpdateRule) -> dict[str, UpdateRule]:
-    """A rule for matrices, experts and routers."""
+    """Role -> the same update rule, for matrices, experts and routers."""
     return dict.fromkeys(HIDDEN, rule)
 
 
 def everywhere(rule: UpdateRule) -> dict[str, UpdateRule]:
-    """A rule for every role."""
+    """Role -> the same update rule, for every role that is trained."""
     return dict.fromkeys(LEARNED_ROLES, rule)
 
 
@@ -95,8 +99,8 @@ class OptimizerFacts:
     plan_momentum: its momentum is the Plan's (--base_hps.muon_beta).
     cautious_decay: it knows --cautious_weight_decay.
     default_decay: in place of the Plan's default, if not None.
-    betas, eps: its own where they differ from the Plan's: what they multiply is not what Adam's multiply, or its
-    paper says that they matter. None is the Plan's.
+    betas, eps: its own where the Plan's would be wrong, because they multiply other things than Adam's do, or because
+    its paper says that they matter. None is the Plan's.
     gathered: every process steps whole parameters, and keeps them and their state whole.
     """
 
@@ -113,11 +117,11 @@ class OptimizerFacts:
     gathered: bool = False
 
     def rule(self, role: str) -> UpdateRule:
-        """What trains a role."""
+        """The update rule that trains a role."""
         return self.rules.get(role, ADAMW)
 
     def steps_with(self, name: str, args: Args) -> Steps:
-        """What a scaling rule may know of the steps. name: of the optimizer, for messages."""
+        """What a scaling rule may know of the steps. name: of the optimizer, for messages. args: --optimizer_args."""
         given = args.get(self.steps_option) if self.steps_option else None
         kind = given if isinstance(given, str) and given in GROWTH else self.steps
         matrix, router = GROWTH[kind]

@@ -1,6 +1,6 @@
 """RunConfig + models + rule -> Plan, and the tables a person reads.
 
-The chain, each factor from one file: base value -> batch rule (batch.py) -> scaling rule
+The chain, each factor from one file: base value -> batch rule (batch_rules.py) -> scaling rule
 (sp, mup, mupp, super_mup, ...) -> `weight_lr_scale` on matrices -> peak learning rate and
 decay per role. Batch ramp-up walks the same chain with the batch of the moment, so depth
 and token factors stay (ArchScale loses them, docs/departures.md).
@@ -15,7 +15,7 @@ from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.base import HIDDEN, LEARNED_ROLES, Init, Plan, RolePlan, Schedule, Situation, Transfer
-from lit_gpt.scaling.batch import batch_factors
+from lit_gpt.scaling.batch_rules import batch_factors
 from lit_gpt.scaling.budget import analytic_parameters, ramped_batch, round_batch, token_budget
 from lit_gpt.scaling.decay import base_decay, check_decay, shrink_per_step
 from lit_gpt.scaling.optimizer_facts import OptimizerFacts
@@ -60,7 +60,7 @@ def build_plan(run: RunConfig, facts: OptimizerFacts, model: Counted, base: Coun
     batch = round_batch(run.total_bsz or hps.b0, ranks * run.micro_bsz * config.block_size)
     if tokens < batch:
         raise UserError(f"--max_tokens {tokens:,} is less than one batch of {batch:,} tokens.")
-    transfer = RULES.load(run.parameterization or "sp").transfer(_situation(run, facts, model, base, tokens, batch))
+    transfer = RULES.load(run.parameterization or "sp").transfer(_situation(run, facts, model, base, tokens))
     transfer = _with_overrides(transfer, run)
     check_decay(run, facts)
     roles = _roles(run, facts, transfer, batch, tokens, model.parameters["active"])
@@ -122,9 +122,7 @@ def _tokens(run: RunConfig, model: Counted, base: Counted) -> int:
     return token_budget(run.base_hps.t0, model.budget_parameters(run), base.budget_parameters(run))
 
 
-def _situation(
-    run: RunConfig, facts: OptimizerFacts, model: Counted, base: Counted, tokens: int, batch: int
-) -> Situation:
+def _situation(run: RunConfig, facts: OptimizerFacts, model: Counted, base: Counted, tokens: int) -> Situation:
     return Situation(
         depth=model.config.depth,
         base_depth=run.base_hps.d0,
@@ -134,7 +132,6 @@ def _situation(
         base_head_dim=run.base_hps.hd0,
         tokens=tokens,
         base_tokens=run.base_hps.t0,
-        batch_ratio=batch / run.base_hps.b0,
         tied=model.config.tie_embeddings,
         head_init_std=run.head_init_std or None,  # a std of 0 is a start at zero, too
         head_start=run.head_start,
@@ -213,7 +210,6 @@ class StepValues:
     """Hyper-parameters of one optimizer step."""
 
     batch_tokens: int
-    lr_fraction: float
     lr: dict[str, float]
     weight_decay: dict[str, float]
     betas: dict[str, tuple[float, float]]
@@ -246,7 +242,7 @@ def step_values(plan: Plan, tokens_seen: int, multiple: int) -> StepValues:
     if plan.independent_weight_decay:  # the optimizer multiplies by its learning rate: undo that
         decay = {name: value / lr[name] if lr[name] else 0.0 for name, value in decay.items()}
     scheduled = {name: value * at for name, value in lr.items()}
-    return StepValues(batch, at, scheduled, decay, betas, eps)
+    return StepValues(batch, scheduled, decay, betas, eps)
 
 
 def difference(a: Any, b: Any, path: str = "") -> list[str]:

@@ -9,8 +9,9 @@ With w = warm-up tokens, T = total tokens, f = final fraction and p = (t - w) / 
 | wsd | 1 until p = 1 - decay_fraction, then the decay shape down to f |
 | constant | 1 |
 
-Warm-up is t / w. The decay shapes of wsd are linear, cosine and 1-sqrt (arXiv 2405.18392),
-each over the last decay_fraction (2/7 in ArchScale) of the tokens after warm-up.
+During warm-up the fraction is t / w. The decay shapes of wsd are linear, cosine and 1-sqrt (arXiv:2405.18392), each
+over the last decay_fraction (2/7 in ArchScale) of the tokens after warm-up. t are tokens and not micro-batches, so a
+resume with another micro-batch does not shift the schedule (departure D43).
 """
 
 from __future__ import annotations

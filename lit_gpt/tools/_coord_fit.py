@@ -16,8 +16,9 @@ from lit_gpt.tools._coord_measure import Coordinates
 Axis = Literal["width", "depth"]
 Quantity = Literal["activation", "change"]
 
+# Largest power of width or depth that counts as flat: between what right rules and wrong ones have, which
+# tests/tools/test_coord_check.py measures.
 TOLERANCE = 0.25
-"""Largest power of width or depth that counts as flat; see tests/tools/test_coord_check.py for what is measured."""
 
 
 @dataclass(frozen=True)

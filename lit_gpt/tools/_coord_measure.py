@@ -23,7 +23,8 @@ from lit_gpt.scaling.plan import step_values
 from lit_gpt.train.build import build_model, build_optimizer
 from lit_gpt.train.step import train_step
 
-FOLLOWS = 0.75  # share of the toy stream's tokens that are the successor of the one before
+# Share of the toy stream's tokens that are the successor of the one before: learnable in a few steps, and not solved.
+FOLLOWS = 0.75
 
 Coordinates = list[dict[str, tuple[float, float]]]  # step -> site -> (mean |x|, mean |x - x of step 0|)
 

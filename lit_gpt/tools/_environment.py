@@ -16,7 +16,7 @@ from lit_gpt import ops
 
 Rows = list[tuple[str, ...]]
 
-# Module -> the distributions that may bring it. Found is not used: see the operations.
+# Module -> the distributions that may bring it. A library that is found need not be used: see `operations`.
 LIBRARIES = {
     "flash_attn": ("flash-attn",),
     "flash_attn.cute": ("flash-attn-4", "flash-attn-cute"),

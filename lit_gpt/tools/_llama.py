@@ -78,8 +78,8 @@ def to_llama(weights: Weights, config: ModelConfig, multipliers: Multipliers, dt
         whole = whole if row.factor == 1 else whole.double() * row.factor
         parts = whole.chunk(len(row.theirs))  # views, which cast may return: safetensors wants memory of their own
         out |= {name: t.clone() for name, t in cast(dict(zip(row.theirs, parts)), dtype or ours.dtype).items()}
-    reference = out["model.layers.0.self_attn.k_proj.weight"]
-    return out | {name: torch.zeros(reference.shape[0], dtype=reference.dtype) for name in key_biases(config)}
+    key_weight = out["model.layers.0.self_attn.k_proj.weight"]
+    return out | {name: torch.zeros(key_weight.shape[0], dtype=key_weight.dtype) for name in key_biases(config)}
 
 
 def from_llama(weights: Weights, config: ModelConfig) -> Weights:

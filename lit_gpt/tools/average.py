@@ -2,7 +2,7 @@
 
     python -m lit_gpt.tools.average out/my_run/checkpoints/step-* --output average.safetensors
 
-Averages along one run (arXiv 2306.03241) or over runs from one start (arXiv 2203.05482).
+Averages along one run (arXiv:2306.03241) or over runs from one start (arXiv:2203.05482).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 from lit_gpt.checkpoint import check_suffix, write_exported
 from lit_gpt.config.command import run_command
 from lit_gpt.errors import UserError
-from lit_gpt.evals.load import check_weights, describe_model, load_weights_and_meta
-from lit_gpt.evals.tokenizer import with_tokenizer
+from lit_gpt.evals.model_tokenizer import with_tokenizer
+from lit_gpt.evals.trained_model import check_weights, describe_model, load_weights_and_meta
 from lit_gpt.scaling.plan import difference
 from lit_gpt.tools._cli import add_plugins, local_path, parser_for, use_plugins
 
@@ -26,7 +26,7 @@ from lit_gpt.tools._cli import add_plugins, local_path, parser_for, use_plugins
 def average(paths: Sequence[Path]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Mean weights, summed in float64, and the meta of the last path with "averaged" added.
 
-    paths: any of the forms of evals.load, of models that are the same in everything but their
+    paths: any of the forms of evals.trained_model, of models that are the same in everything but their
     weights. averaged lists the step and the tokens of each.
     Raises UserError for fewer than two, for models or dtypes that differ, for weights that are not those of their
     model or not finite, and for tensors of whole numbers that differ: those have no mean.

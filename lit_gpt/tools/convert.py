@@ -15,8 +15,8 @@ import torch
 from lit_gpt.checkpoint import DTYPES, cast, check_suffix, write_exported
 from lit_gpt.config.command import run_command
 from lit_gpt.errors import UserError
-from lit_gpt.evals.load import check_weights, describe_model, load_weights_and_meta
-from lit_gpt.evals.tokenizer import find_tokenizer, with_tokenizer
+from lit_gpt.evals.model_tokenizer import find_tokenizer, with_tokenizer
+from lit_gpt.evals.trained_model import check_weights, describe_model, load_weights_and_meta
 from lit_gpt.tools._cli import add_plugins, local_path, parser_for, use_plugins
 from lit_gpt.tools._hf import is_hf_folder, read_llama, write_llama
 

@@ -5,7 +5,7 @@
 Trains a family for a few steps at several widths and at several depths, through the same
 Plan, parameter groups and optimizer as pretrain.py, and fits the power of the size with
 which each activation, and its change since initialisation, goes (the coordinate check of
-arXiv 2203.03466's mup package; arXiv 2310.02244 for depth). A right rule has powers near
+arXiv:2203.03466's mup package; arXiv:2310.02244 for depth). A right rule has powers near
 zero: sizes differ in quality but not in dynamics, so a learning rate tuned on one is right
 for all. It sees sizes, not attention patterns: a wrong softmax scale goes unnoticed.
 """
@@ -123,7 +123,7 @@ def _average(runs: list[Coordinates]) -> Coordinates:
 
 
 def parse(argv: list[str]) -> Namespace:
-    """The command line."""
+    """The parsed command line of this tool."""
     parser = parser_for("coord_check", DESCRIPTION, epilog=CODES, exit_on_error=False)
     parser.add_argument(
         "--widths", type=int, nargs="+", default=[64, 128, 256, 512], help="trained at the smallest depth"

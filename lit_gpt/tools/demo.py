@@ -26,7 +26,7 @@ from lit_gpt.data.corpus import Corpus
 from lit_gpt.data.prepare import prepare
 from lit_gpt.data.tokenizer import load_tokenizer
 from lit_gpt.evals.generation import Sampling, generate
-from lit_gpt.evals.load import load_model
+from lit_gpt.evals.trained_model import load_model
 from lit_gpt.metrics.summary import SUMMARY_FILE
 from lit_gpt.ops.loss import IGNORE
 from lit_gpt.parallel import start_runtime
@@ -53,7 +53,7 @@ HPS = BaseHyperparameters(
     b0=SEQUENCES * CONTEXT,
     t0=TOKENS,
     warmup_tokens=3e4,
-    beta2=0.99,  # small batches: average the second moment over more steps (arXiv 2507.07101)
+    beta2=0.99,  # small batches: average the second moment over more steps (arXiv:2507.07101)
 )
 
 
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> int:
 
 
 def say(number: int, what: str) -> None:
-    """A heading."""
+    """Print a heading."""
     print(f"\n[{number}/4] {what}", flush=True)
 
 

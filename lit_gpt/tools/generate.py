@@ -18,8 +18,8 @@ from lit_gpt.config.command import run_command
 from lit_gpt.data.tokenizer import Tokenizer
 from lit_gpt.errors import UserError
 from lit_gpt.evals.generation import Sampling, stream
-from lit_gpt.evals.load import load_model
-from lit_gpt.evals.tokenizer import find_tokenizer
+from lit_gpt.evals.model_tokenizer import find_tokenizer
+from lit_gpt.evals.trained_model import load_model
 from lit_gpt.model import GPT
 from lit_gpt.tools._cli import add_plugins, local_path, parser_for, use_plugins
 from lit_gpt.tools._environment import best_device
@@ -28,7 +28,7 @@ UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the bytes of a character decode
 
 
 def build_parser() -> ArgumentParser:
-    """The command line."""
+    """The parser of this tool's command line."""
     parser = parser_for("generate", "Continue text with a trained model.")
     parser.add_argument(
         "path", type=local_path, help="run folder, step-* folder, or exported .pth or .safetensors file"

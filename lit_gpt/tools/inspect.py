@@ -20,7 +20,7 @@ from lit_gpt.checkpoint import all_checkpoints, damage, load_exported, newest_pu
 from lit_gpt.config.command import run_command
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
-from lit_gpt.evals.load import describe_model, load_meta
+from lit_gpt.evals.trained_model import describe_model, load_meta
 from lit_gpt.metrics.summary import SUMMARY_FILE
 from lit_gpt.model import GPT
 from lit_gpt.optim import OPTIMIZERS

@@ -22,7 +22,7 @@ from lit_gpt.preflight.resolved_run import ResolvedRun, dry_run_text, resolve_ru
 from lit_gpt.scaling.budget import token_budget
 from lit_gpt.tools._cli import aligned, parser_for
 
-PATTERN = ("mixer", "ffn", "window", "reads", "lends")
+PATTERN = ("mixer", "ffn", "window", "reads", "shares")
 
 
 def layer_table(config: ModelConfig) -> str:
@@ -51,18 +51,18 @@ def _row(name: str, *numbers: str) -> tuple[str, ...]:
 
 
 def _pattern(model: GPT, layer: int) -> tuple[str, ...]:
-    """The cells of PATTERN. Reads and lends: keys and values (K,V), or a memory for Gated Memory Units."""
+    """The cells of PATTERN. Reads and shares: keys and values (K,V), or a memory for Gated Memory Units."""
     layers = model.config.layers
     spec = layers[layer]
     attends = spec in model.attending
     window = f"{spec.window:,}" if spec.window is not None else "all" if attends else "-"
     reads = "-" if spec.shares is None else f"{'K,V' if attends else 'memory'} of {spec.shares}"
     readers = [other for other in layers if other.shares == layer]
-    lends = ["K,V"] if any("attention" in other.mixer for other in readers) else []
-    lends += [] if spec.memory is None else [f"memory ({spec.memory})"]
+    shared = ["K,V"] if any("attention" in other.mixer for other in readers) else []
+    shared += [] if spec.memory is None else [f"memory ({spec.memory})"]
     mixer = spec.mixer + (" + skip projection" if spec.skip_projection else "")
     ffn = "-" if spec.ffn is None else spec.ffn + (" experts" if spec.experts else "")
-    return mixer, ffn, window, reads, ", ".join(lends) or "-"
+    return mixer, ffn, window, reads, ", ".join(shared) or "-"
 
 
 def comparison(resolved: ResolvedRun) -> str:

@@ -14,7 +14,7 @@ from lit_gpt.init import init_parameters
 from lit_gpt.model import GPT
 from lit_gpt.ops.loss import chunk_loss
 from lit_gpt.optim.engine.groups import parameter_groups
-from lit_gpt.parallel import Runtime, setup_model
+from lit_gpt.parallel import Runtime, parallelize_model
 from lit_gpt.preflight.backend_checks import check_attention, check_experts
 from lit_gpt.preflight.data_facts import check_tokenizer
 from lit_gpt.preflight.resolved_run import ResolvedRun
@@ -59,7 +59,7 @@ def build_model(resolved: ResolvedRun, runtime: Runtime) -> nn.Module:
     check_experts(resolved.model, run.expert_backend, runtime.device, runtime.compute_dtype)
     on_gpu = runtime.device.type == "cuda"
     compiled = on_gpu if run.compile is None else run.compile
-    model = setup_model(
+    model = parallelize_model(
         runtime,
         lambda: GPT(
             resolved.model,

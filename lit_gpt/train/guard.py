@@ -1,7 +1,7 @@
 """Which steps are not taken: decided on the device, counted there, and read now and then.
 
-A step whose gradient norm is not finite is never taken. With --skip_spikes a step far above its past is not taken
-either, as by OLMo-core's SkipStepOptimizer
+A step whose gradient norm is not finite is never taken, and changes neither weights nor momentum (departure D54). With
+--skip_spikes a step far above its past is not taken either, as by OLMo-core's SkipStepOptimizer
 (https://github.com/allenai/OLMo-core/blob/main/src/olmo_core/optim/skip_step_optimizer.py); there the past holds all
 steps, here those that were taken, so that a spike does not widen the band for the next one.
 
@@ -59,7 +59,10 @@ class StepGuard:
         return skip.float()
 
     def _watch(self, step: int, now_2: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
-        """Whether a step that is not skipped anyway is a spike; one that is none joins the past. float64."""
+        """Whether a step that is not skipped anyway is a spike, a 0-d bool; one that is none joins the past.
+
+        now_2: loss and gradient norm, in float64, since the variance of 128 nearly equal numbers is a small difference.
+        """
         kept = self._slots < self._taken
         n = kept.sum()
         mean_2 = self._past.where(kept, 0).sum(1) / n

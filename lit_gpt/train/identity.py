@@ -19,19 +19,19 @@ from lit_gpt.preflight.resolved_run import ResolvedRun, resolve_run
 from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.plan import difference
 
-IDENTITY = (
-    "plan",
-    "model",
-    "numerics",
-)  # each a JSON file in a run folder (plan.json is written last), and in a checkpoint's meta
+# Each is a JSON file in a run folder (plan.json is written last), and a key of a checkpoint's meta.
+IDENTITY = ("plan", "model", "numerics")
 OLD_DEFAULT = "device default"  # what early runs wrote for no --precision
 Changes = dict[str, tuple[Any, Any]]  # option -> (there, here)
 
 
 def identity(resolved: ResolvedRun) -> dict[str, Any]:
-    """What must not change within a run folder. Precisions are what is computed in, whatever was typed."""
+    """What must not change within a run folder: Plan, model and numerics, as JSON values (departure D9).
+
+    Precisions are those that are computed in, however they were typed.
+    """
     plan = resolved.plan.to_dict()
-    del plan["memory"]  # a run may go on with other GPUs, and others of them
+    del plan["memory"]  # a run may go on with another kind or number of GPUs
     numerics = _numerics(resolved.run.precision, resolved.run.residual_precision)
     if plugins := digests():  # their code is computed with, too
         numerics["plugins"] = plugins

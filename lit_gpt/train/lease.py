@@ -30,9 +30,10 @@ from typing import Any
 from lit_gpt.errors import NotOwner
 from lit_gpt.utils.files import told
 
-RENEW_EVERY = 5.0  # seconds
-# A thread that renews may be held up: by a slow file server, or by native code that keeps Python's lock.
-STALE_AFTER = 60.0  # seconds
+RENEW_EVERY = 5.0  # seconds: a small write that no file server notices
+# Seconds without a renewal after which an owner counts as dead. That is twelve renewals, because the thread that renews
+# may be held up by a slow file server, or by native code that keeps Python's lock.
+STALE_AFTER = 60.0
 NAME = re.compile(r"lease-(\d{6,})")
 SIZE = 512  # bytes of the file, always: a renewal needs no space on a full disk
 
@@ -66,7 +67,7 @@ class Lease:
         )
 
     def close(self) -> None:
-        """Give the folder back."""
+        """Stop renewing, and mark the lease as given back."""
         self._closing.set()
         self._thread.join()
         self._write(released=True)
@@ -187,7 +188,7 @@ def _runs(pid: int, started: str) -> bool:
 
 
 def _leases(folder: Path) -> list[Path]:
-    """By number, the newest last."""
+    """The lease files of a run folder by number, the newest last."""
     found = [folder / name for name in os.listdir(folder) if NAME.fullmatch(name)]
     return sorted(found, key=_number)
 

@@ -18,7 +18,7 @@ from lit_gpt.data.loader import Loader
 from lit_gpt.data.stream import DataError
 from lit_gpt.errors import EXIT_NOT_FINITE, EXIT_NOT_WRITTEN, EXIT_PEER_LOST, UserError
 from lit_gpt.metrics.health import activation_statistics
-from lit_gpt.metrics.remote import check_installed
+from lit_gpt.metrics.trackers import check_installed
 from lit_gpt.optim.engine.groups import set_hyperparameters
 from lit_gpt.optim.engine.protocol import curvature_due, evaluated_weights
 from lit_gpt.parallel import Runtime, start_runtime
@@ -34,9 +34,9 @@ from lit_gpt.train.lease import Lease
 from lit_gpt.train.profile import StepProfiler
 from lit_gpt.train.reading import on_main, together
 from lit_gpt.train.reporter import Reporter
-from lit_gpt.train.saving import Saver
-from lit_gpt.train.signals import EXIT_INTERRUPTED, stop_agreed
+from lit_gpt.train.save_retries import Saver
 from lit_gpt.train.step import to_device, train_step
+from lit_gpt.train.stopping import EXIT_INTERRUPTED, stop_agreed
 from lit_gpt.train.validate import validate
 from lit_gpt.utils.signals import ENDING, FIRST_STEP, TRAINING, Signals, leave
 

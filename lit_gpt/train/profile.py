@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-SKIPPED = 5  # steps before the trace: compilation and the allocator's warm-up
+SKIPPED = 5  # steps before the trace, in which blocks compile and the allocator's pool grows to its size
 
 
 class StepProfiler:
@@ -26,12 +26,12 @@ class StepProfiler:
             self.profile.start()
 
     def step(self) -> None:
-        """One optimizer step is done."""
+        """To be called after every optimizer step."""
         if self.profile is not None:
             self.profile.step()
 
     def close(self) -> None:
-        """Stop; what was recorded is written."""
+        """Stop; what was recorded until now is written."""
         if self.profile is not None:
             self.profile.stop()
 

@@ -1,7 +1,7 @@
 """What a run says about itself: metrics, console lines, the summary and the curve.
 
 The device is asked for numbers once per log interval, in one transfer; between two log
-steps everything stays on the device.
+steps everything stays on the device (departure D77).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lit_gpt.metrics.console import Console
 from lit_gpt.metrics.curve import draw_loss_curve
 from lit_gpt.metrics.hardware import Hardware
 from lit_gpt.metrics.health import SpikeDetector
-from lit_gpt.metrics.routing import unpack
+from lit_gpt.metrics.router_metrics import unpack
 from lit_gpt.metrics.sinks import Sinks
 from lit_gpt.metrics.summary import METRICS_FILE, read_rows, write_summary
 from lit_gpt.metrics.throughput import CONVENTION, Throughput, peak_flops
@@ -28,8 +28,8 @@ from lit_gpt.optim.engine.protocol import telemetry
 from lit_gpt.parallel import Runtime
 from lit_gpt.preflight.resolved_run import ResolvedRun
 from lit_gpt.scaling.plan import StepValues
-from lit_gpt.train.signals import EXIT_INTERRUPTED
 from lit_gpt.train.step import StepResult
+from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 VECTOR_ROLE = "vector"
 
@@ -140,7 +140,7 @@ class Reporter:
             return
         row = {
             "metric/train_loss": loss,
-            "metric/train_ppl": math.exp(min(loss, 700.0)),
+            "metric/train_ppl": math.exp(min(loss, 700.0)),  # e^710 is more than the largest float
             "metric/skipped_steps": skipped,
         }
         if self.resolved.run.skip_spikes:
@@ -202,6 +202,7 @@ class Reporter:
             )
 
     def _watch(self, values: dict[str, float]) -> None:
+        """Warn of each value that is a spike."""
         for name, value in values.items():
             if self._spikes[name].update(value):
                 step = self.progress.step

@@ -38,9 +38,9 @@ from lit_gpt.metrics.summary import METRICS_FILE, SUMMARY_FILE
 from lit_gpt.plugins import FOLDER as PLUGINS
 from lit_gpt.plugins import keep_plugins
 from lit_gpt.preflight.resolved_run import ResolvedRun
-from lit_gpt.train.environment import environment
 from lit_gpt.train.identity import IDENTITY, changed_options, described, identity, what_differs
 from lit_gpt.train.lease import Lease, take_lease
+from lit_gpt.train.provenance import provenance
 from lit_gpt.utils.files import remove_leftovers, told, write_bytes, write_text
 
 CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
@@ -156,7 +156,7 @@ def write_archive(resolved: ResolvedRun, data: Mapping[str, Corpus | None] | Non
     """
     folder, run = resolved.folder, resolved.run
     folder.mkdir(parents=True, exist_ok=True)
-    record, patch = environment(data or {})
+    record, patch = provenance(data or {})
     if record["git"] and record["git"]["patch_cut"]:
         print(
             f"note: the changes that are in no commit are too large; {record['git']['patch']} is cut", file=sys.stderr

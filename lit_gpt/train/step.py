@@ -3,7 +3,7 @@
 Each rank back-propagates loss_sum * world_size / (valid targets of the global batch), so
 the mean over ranks that gradient reduction takes is the gradient of the mean loss over
 every valid target, however they are spread over ranks and micro-batches. A model with experts adds
-their auxiliary losses, see routing.py; the loss that is reported is without them.
+their auxiliary losses, see step_routing.py; the loss that is reported is without them.
 
 A step whose gradient norm is not finite is not taken, nor one that guard.py finds to be a spike: the check happens
 on the device and the optimizer skips its update there.
@@ -27,7 +27,7 @@ from lit_gpt.nn.moe import Routed
 from lit_gpt.ops.boundaries import doc_ids
 from lit_gpt.parallel import GradNorms, Runtime, finish_gradients, grad_norms, gradient_sync, scale_gradients_
 from lit_gpt.train.guard import StepGuard
-from lit_gpt.train.routing import StepRouting
+from lit_gpt.train.step_routing import StepRouting
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class StepResult:
     loss: this rank's share of the mean loss; the sum over ranks is the loss of the step.
     norms: of the gradients before clipping.
     skipped: 1 when the step was not taken. spiked: 1 when that was for a spike, whose (step, loss, norm) is `spike`.
-    routing: this rank's sums of what its routers did, see metrics.routing; None without experts.
+    routing: this rank's sums of what its routers did, see metrics.router_metrics; None without experts.
     """
 
     loss: torch.Tensor

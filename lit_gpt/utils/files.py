@@ -81,12 +81,12 @@ def told(what: Path | str) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """write_bytes in UTF-8."""
+    """Replace `path` by this text in UTF-8, in one step; see replacing."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace `path` in one step; see replacing."""
+    """Replace `path` by these bytes, in one step; see replacing."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 

@@ -1,4 +1,6 @@
-"""Signals that end a run, from the first line of pretrain.py to its last. No torch: it is not imported yet.
+"""Signals that end a run, from the first line of pretrain.py to its last (departure D76).
+
+This file imports no torch, which takes seconds in which a signal may come.
 
 | where the run is | TERM, INT (Ctrl-C), USR1, HUP |
 |---|---|
@@ -28,7 +30,7 @@ from typing import Any, NoReturn
 
 from lit_gpt.errors import EXIT_PEER_LOST
 
-GRACE = 20.0  # seconds; torchrun kills 30 seconds after it passed a signal on
+GRACE = 20.0  # seconds; less than the 30 after which torchrun kills a process that it passed a signal on to
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 STARTING, FIRST_STEP, TRAINING, ENDING = "starting", "first step", "training", "ending"
 
@@ -71,7 +73,7 @@ class Signals:
             _listening.remove(self)
 
     def forget(self) -> None:
-        """Put back what was there before."""
+        """Put back the handlers of signals that were there before."""
         signal.set_wakeup_fd(self._fd_before)
         for number, handler in self._before.items():
             signal.signal(number, handler)

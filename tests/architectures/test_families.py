@@ -1,4 +1,4 @@
-"""The dense families against ArchScale's registry table (its section 5.1)."""
+"""The dense families against ArchScale's registry table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hybrid, recurrent and mixture families against ArchScale's tables (its sections 5.1 and 5.2)."""
+"""Hybrid, recurrent and mixture families against ArchScale's tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reference_registry import AT_EVERY_DEPTH, D5, MIXTURES, PURE, names
+from archscale_registry import AT_EVERY_DEPTH, DEPTHS, MIXTURES, PURE, names
 
 from lit_gpt import architectures
 from lit_gpt.architectures import FAMILIES, build
@@ -21,7 +21,7 @@ from lit_gpt.preflight.resolved_run import resolve_run
 
 # Family -> aspect ratio, and its layers at depths 8 and 12: R recurrent, W window, F full
 # attention, X cross-attention, G memory unit, H half of the context, x the same as cross-attention.
-# A star marks the layer that lends the memory.
+# A star marks the layer that shares its memory.
 YOCO: dict[str, tuple[int, str, str]] = {
     "sambay": (124, "R W R W R* F G X", "R W R W R W R* F G X G X"),
     "sambayda": (124, "R W R W R* F G X", "R W R W R W R* F G X G X"),
@@ -129,12 +129,12 @@ def test_depths_of_yoco(family: str) -> None:
         near = " or ".join(str(d) for d in (depth // 4 * 4, depth // 4 * 4 + 4) if d)
         with pytest.raises(UserError, match=rf"{family} at depth {depth} .* multiple of 4\.\nGive --depth {near} \("):
             build(family, depth)
-    assert not any(s.memory or s.shares for s in build(family, 4).layers), "nobody is left to lend to"
+    assert not any(s.memory or s.shares for s in build(family, 4).layers), "nobody is left to share with"
 
 
 def test_differential_heads_come_in_pairs() -> None:
     """depth / 4 where that is even."""
-    assert {d: build("sambayda", d).n_kv_head for d in D5} == {8: 2, 12: 4, 16: 4, 20: 4, 24: 6}
+    assert {d: build("sambayda", d).n_kv_head for d in DEPTHS} == {8: 2, 12: 4, 16: 4, 20: 4, 24: 6}
 
 
 def test_rotary_bases_by_window() -> None:
@@ -202,7 +202,7 @@ def notes(**flags: Any) -> tuple[str, ...]:
     ],
 )
 def test_options_that_act_on_no_layer_are_one_note(flags: dict[str, Any], note: str) -> None:
-    """ArchScale's launch commands are written for many families at once; each of these was an error."""
+    """ArchScale's launch commands are written for many families at once (D8); each of these was an error."""
     assert notes(**flags) == (note,)
 
 
@@ -233,7 +233,7 @@ def test_options_of_mixers_that_no_layer_has() -> None:
         model_config(run, 8, None)
 
 
-def test_every_name_of_the_reference_resolves() -> None:
+def test_every_name_of_archscale_resolves() -> None:
     assert len(set(names())) == 869
     for name in names():
         run, _ = resolve(RunConfig(train_name="x", train_model=name))
@@ -257,4 +257,4 @@ def test_mixtures_are_their_dense_family_with_experts(family: str) -> None:
 
 def test_the_list_of_families_with_experts() -> None:
     assert [f for f in FAMILIES.names() if architectures.has_experts(f)] == sorted(MIXTURES)
-    assert [build("sambay_gqa4_moe", d).n_kv_head for d in D5] == [4] * 5
+    assert [build("sambay_gqa4_moe", d).n_kv_head for d in DEPTHS] == [4] * 5

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from replicas import replicas_in_sync
 from spawn import run_distributed
 from tiny_model import build_adamw, build_model, same, snapshot, train_step
 
 from lit_gpt.checkpoint import Checkpointer, find_checkpoint, list_checkpoints, load_checkpoint, load_weights
-from lit_gpt.parallel import replicas_in_sync, start_runtime
+from lit_gpt.parallel import start_runtime
 
 KINDS = ("foreach", "fused")  # optimizer state from the first step, or from the start
 

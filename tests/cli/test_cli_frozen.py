@@ -13,8 +13,8 @@ from lit_gpt.config.resolve import ALIASES
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 
 OPTIONS = Path(__file__).with_name("options.txt")
-# Option -> default in ArchScale's signature (its section 1.1).
-REFERENCE: dict[str, Any] = {
+# Option -> default in ArchScale's signature.
+ARCHSCALE: dict[str, Any] = {
     "train_data_dir": "data/redpajama_sample",
     "val_data_dir": None,
     "load_dir": None,
@@ -57,8 +57,8 @@ REFERENCE: dict[str, Any] = {
     "ar": None,
     "wandb_project": "discrete-llm",
 }
-# Fields of base_hps (its section 1.2). None here: resolved in the Plan, to 0.1 or 4e-5, and to 1e9 or 0.
-REFERENCE_HPS: dict[str, Any] = {
+# Fields of base_hps. None here: resolved in the Plan, to 0.1 or 4e-5, and to 1e9 or 0.
+ARCHSCALE_HPS: dict[str, Any] = {
     "d0": 8,
     "eta0": 6e-4,
     "b0": 2_097_152,
@@ -99,19 +99,19 @@ def options() -> dict[str, Any]:
     return dict(parser().get_defaults().items())
 
 
-def test_options_of_the_reference_exist_with_their_defaults() -> None:
+def test_options_of_archscale_exist_with_their_defaults() -> None:
     ours = options()
-    expected = REFERENCE | {f"base_hps.{key}": value for key, value in REFERENCE_HPS.items()}
+    expected = ARCHSCALE | {f"base_hps.{key}": value for key, value in ARCHSCALE_HPS.items()}
     assert expected.keys() - ours.keys() == set()
     assert {key: ours[key] for key in expected} == expected
 
 
-def test_options_of_the_reference_take_the_values_that_its_users_type() -> None:
+def test_options_of_archscale_take_the_values_that_its_users_type() -> None:
     words = TYPED.split()
-    assert {w.removeprefix("--").partition("=")[0] for w in words if w.startswith("--")} == REFERENCE.keys()
+    assert {w.removeprefix("--").partition("=")[0] for w in words if w.startswith("--")} == ARCHSCALE.keys()
     parsed = parser().parse_args(words)
     assert (parsed.max_tokens, parsed.micro_bsz, parsed.head_init_std, parsed.act_ckpt) == (1e10, 16, None, True)
-    hps = [f"--base_hps.{key}={value}" for key, value in REFERENCE_HPS.items() if value is not None]
+    hps = [f"--base_hps.{key}={value}" for key, value in ARCHSCALE_HPS.items() if value is not None]
     parsed = parser().parse_args([*hps, "--base_hps.weight_decay=0.1"])
     assert parsed.base_hps.weight_decay == 0.1 and parsed.base_hps.b0 == 2**21
 

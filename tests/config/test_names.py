@@ -20,7 +20,7 @@ from lit_gpt.config.names import (
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
 
-# ArchScale's token table (its section 2.1), as fields of ours.
+# ArchScale's token table, as fields of ours.
 MEANING: dict[str, dict[str, Any]] = {
     "mup": {"parameterization": "mupp"},
     "ori_mup": {"parameterization": "mup"},
@@ -62,7 +62,7 @@ def test_the_table_is_complete() -> None:
 
 @pytest.mark.parametrize("token", MEANING)
 def test_every_token_works_in_every_place(token: str) -> None:
-    """ArchScale wants underscores around some: `..._ga` at the end does nothing there."""
+    """ArchScale wants underscores around some: `..._ga` at the end does nothing there (departure D6)."""
     places = {token: (), f"run_{token}": ("run",), f"{token}_run": ("run",), f"a_{token}_b": ("a", "b")}
     for name, labels in places.items():
         assert read_train_name(name) == NameFields(MEANING[token], (token,), labels)
@@ -108,7 +108,7 @@ def test_names(name: str, fields: dict[str, Any], labels: tuple[str, ...]) -> No
 
 @pytest.mark.parametrize("label", ["amuonx", "stolsen", "resuperb", "xcosinex", "lightning", "bases", "tagatha"])
 def test_a_token_inside_a_word_is_a_label(label: str) -> None:
-    """ArchScale tests substrings: any word with muon in it changes the optimizer."""
+    """ArchScale tests substrings: any word with muon in it changes the optimizer (departure D6)."""
     assert read_train_name(f"run_{label}").labels == ("run", label)
 
 

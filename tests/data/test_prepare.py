@@ -463,8 +463,8 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(tmp_path):
 
 def test_command_line_with_aliases_and_a_summary_of_what_was_left_out(tmp_path, capsys):
     def call(*words):
-        typed = ["--num_workers", "1", "--progress", "false", *words]
-        return exit_code(SCRIPT["main"], typed), *capsys.readouterr()
+        code = exit_code(SCRIPT["main"], ["--num_workers", "1", "--progress", "false", *words])
+        return code, *capsys.readouterr()
 
     sources = [write_folder(tmp_path / name, texts(3)) for name in ("one", "two")]
     (tmp_path / "two/x.csv").write_text("1,2")

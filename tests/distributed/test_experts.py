@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from replicas import replicas_in_sync
 from spawn import run_distributed
 from tiny_model import CONFIG, LENGTH, VOCAB, build_adamw, build_model, same, snapshot
 
 from lit_gpt.checkpoint import Checkpointer, find_checkpoint, load_checkpoint
 from lit_gpt.config.model import Experts, LayerSpec
-from lit_gpt.parallel import Runtime, replicas_in_sync, start_runtime
+from lit_gpt.parallel import Runtime, start_runtime
 from lit_gpt.train.step import train_step
 
 ROWS, STEPS = 12, 2

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import torch
 from controls import FP32_BOUNDS, by_role, disturb, tensors_near, within_controls
+from replicas import replicas_in_sync
 from spawn import run_distributed
 from tiny_model import CONFIG, build_adamw, build_model, full, same, snapshot, train_step
 
 from lit_gpt.checkpoint import Checkpointer, find_checkpoint, load_checkpoint
 from lit_gpt.config.model import Experts, LayerSpec, ModelConfig
-from lit_gpt.parallel import grad_norms, replicas_in_sync, scale_gradients_, start_runtime
+from lit_gpt.parallel import grad_norms, scale_gradients_, start_runtime
 
 pytestmark = pytest.mark.gpu
 

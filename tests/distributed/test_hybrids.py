@@ -1,4 +1,4 @@
-"""What layers lend travels through FSDP2, activation checkpointing and compiled blocks; shared blocks too."""
+"""What layers share travels through FSDP2, activation checkpointing and compiled blocks; shared blocks too."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 from controls import FP32_BOUNDS, tensors_near
+from replicas import replicas_in_sync
 from spawn import run_distributed
 from tiny_model import LENGTH, VOCAB, build_adamw, build_model, snapshot, train_step
 
 from lit_gpt.architectures import build
 from lit_gpt.config.model import ModelConfig
-from lit_gpt.parallel import replicas_in_sync, start_runtime
+from lit_gpt.parallel import start_runtime
 
 OPTIONS = {"mamba": {"d_state": 4}, "gdn": {"heads": 2, "key_dim": 8}}
 CASES: list[dict[str, Any]] = [
@@ -67,5 +68,5 @@ def test_compiled_blocks_equal_eager_ones(monkeypatch):
     compiler = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f, **options: compiler(f, backend="aot_eager", **options))
     layers = tuple(replace(s, shares=s.shares and s.shares - 4) for s in build("sambay", 8).layers[4:])
-    second_half = {"family": "sambay", "depth": 4, "layers": layers}  # what lends and what reads
+    second_half = {"family": "sambay", "depth": 4, "layers": layers}  # what shares and what reads
     agree(train(**second_half, compile=True, act_ckpt="full"), train(**second_half))

@@ -6,10 +6,11 @@ import pytest
 import torch
 from lightning_fabric.accelerators import cuda
 from lightning_fabric.utilities.rank_zero import rank_zero_info
+from replicas import replicas_in_sync
 from tiny_model import build_model
 
 from lit_gpt.errors import UserError
-from lit_gpt.parallel import finish_gradients, gradient_sync, replicas_in_sync, start_runtime
+from lit_gpt.parallel import finish_gradients, gradient_sync, start_runtime
 
 
 def test_one_process_needs_no_process_group():

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from replicas import replicas_in_sync
 from spawn import run_distributed
 from tiny_model import ONE_LAYER, batch, build_adamw, build_model, full, snapshot
 from torch.distributed.tensor import DTensor
@@ -14,7 +15,6 @@ from lit_gpt.parallel import (
     finish_gradients,
     grad_norms,
     gradient_sync,
-    replicas_in_sync,
     scale_gradients_,
     start_runtime,
 )

@@ -12,7 +12,7 @@ import pytest
 from tiny_run import folder_of, pretrain, run
 
 from lit_gpt.data.formats.packed import write_shard
-from lit_gpt.train.signals import EXIT_INTERRUPTED
+from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown family": ({"train_model": "transfomer"}, r"Unknown model family 'transfomer'. Did you mean 'transformer'"),

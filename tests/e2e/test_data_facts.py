@@ -13,9 +13,9 @@ from tiny_run import folder_of, make_text, rows, run, words
 from lit_gpt.checkpoint import find_checkpoint
 from lit_gpt.config.cli import parse
 from lit_gpt.data.prepare import prepare
-from lit_gpt.preflight.resolved_run import resolve_run as prepare_run
+from lit_gpt.preflight.resolved_run import resolve_run
 from lit_gpt.train.build import open_training
-from lit_gpt.train.signals import EXIT_INTERRUPTED
+from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 SHORT: dict[str, Any] = {"max_tokens": 2 * 512, "base_hps__warmup_tokens": 512, "depth": 2}
 
@@ -80,8 +80,8 @@ def test_headerless_ids_of_32_bits(tmp_path, capsys):
     assert run(tmp_path, tmp_path / "out", vocab_size=128256, **SHORT) == 2
     assert 'such as {"dtype": "uint32"}' in said(capsys)
     (tmp_path / "meta.json").write_text('{"dtype": "uint32", "vocab_size": 128256}')
-    setup = prepare_run(parse(words(tmp_path, tmp_path / "out", **SHORT)), 1)
-    assert (setup.model.vocab_size, open_training(setup).num_tokens) == (128256, 4000)
+    resolved = resolve_run(parse(words(tmp_path, tmp_path / "out", **SHORT)), 1)
+    assert (resolved.model.vocab_size, open_training(resolved).num_tokens) == (128256, 4000)
 
 
 def test_checkpoints_of_a_release_without_content(data, tmp_path, capsys):

@@ -38,7 +38,7 @@ COMMANDS: dict[str, list[str]] = {
         r"tokens +9,500,000,000 in",
         r"warm-up 0 tokens, final fraction 0$",
         r"logits 1, branches 0.25,",
-        *(rf"{role} +0.0006 +0  {method} " for role, method in HYPERBALL.items()),
+        *(rf"{role} +0.0006 +0  {rule} " for role, rule in HYPERBALL.items()),
     ],
     f"{MOE} --depth 24 {LADDER} --act_ckpt=true": [
         r"warm-up 0 tokens, final fraction 0.1$",
@@ -50,7 +50,7 @@ COMMANDS: dict[str, list[str]] = {
     f"{HYPERP} --depth 8 {LADDER}": [
         r"rule +hyperp, batch rule default, optimizer muonh",
         r"tokens +10,400,000,000 in",
-        *(rf"{role} +0.0006 +0  {method} " for role, method in HYPERBALL.items() if role not in ("expert", "router")),
+        *(rf"{role} +0.0006 +0  {rule} " for role, rule in HYPERBALL.items() if role not in ("expert", "router")),
     ],
     f"{HYPERP} --depth 16 {LADDER} --act_ckpt=true --max_tokens 4.16e10": [
         r"warm-up 0 tokens, final fraction 0.1$",

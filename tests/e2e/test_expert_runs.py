@@ -9,7 +9,7 @@ import pytest
 from test_resume import assert_same_run, weights
 from tiny_run import folder_of, rows, run
 
-from lit_gpt.train.signals import EXIT_INTERRUPTED
+from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 MOE: dict[str, Any] = {"train_model": "transformer_gqa4_h2_moe", "base_hps__d0": 4, "ar": 8, "async_save": False}
 # The words of ArchScale's guide, less sizes.

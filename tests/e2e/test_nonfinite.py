@@ -15,7 +15,7 @@ from lit_gpt.checkpoint.load import stored_shapes
 from lit_gpt.errors import EXIT_NOT_FINITE
 from lit_gpt.model import GPT
 from lit_gpt.train import guard
-from lit_gpt.train.signals import EXIT_INTERRUPTED
+from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 OPTIONS = {"max_tokens": 6 * 512, "async_save": False, "num_workers": 0}
 

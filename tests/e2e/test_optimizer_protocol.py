@@ -10,7 +10,7 @@ from test_resume import assert_same_run, newest, weights
 from tiny_run import rows, run
 
 from lit_gpt.checkpoint.load import stored_shapes
-from lit_gpt.train.signals import EXIT_INTERRUPTED
+from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 SHORT: dict[str, Any] = {"async_save": False, "max_tokens": 6 * 512, "train_name": "x", "log_step": 1, "depth": 2}
 RATES = {"schedulefree_adamw": 4e-3, "sophia": 1e-3, "prodigy": 1.0, "apollo": 4e-3}

@@ -11,7 +11,7 @@ from test_resume import assert_same_run, newest, weights
 from tiny_run import folder_of, rows, run
 
 from lit_gpt.checkpoint.load import stored_shapes
-from lit_gpt.train.signals import EXIT_INTERRUPTED
+from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 NAMES = {"muon": 0.02, "muonh": 0.02, "muonball": 0.02, "normuon": 0.02, "hadam": 4e-3, "lion": 5e-4}  # with eta0
 SHORT: dict[str, Any] = {"async_save": False, "max_tokens": 12 * 512, "depth": 2}

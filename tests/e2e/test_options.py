@@ -12,7 +12,7 @@ from unittest.mock import MagicMock
 import pytest
 from tiny_run import folder_of, pretrain, rows, run, words
 
-from lit_gpt.train.signals import EXIT_INTERRUPTED
+from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 SHORT: dict[str, Any] = {"max_tokens": 3 * 512, "base_hps__warmup_tokens": 512, "async_save": False, "depth": 2}
 SAME: dict[str, dict[str, Any]] = {

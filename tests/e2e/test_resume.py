@@ -15,7 +15,7 @@ from spawn import start
 from tiny_run import folder_of, pretrain, rows, run, words
 
 from lit_gpt.checkpoint import find_checkpoint, load_exported, load_full, read_meta, write_exported
-from lit_gpt.train.signals import EXIT_INTERRUPTED
+from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 # A log line covers three steps, so that stops fall inside one. Ramp-up makes the batches grow.
 OPTIONS: dict[str, Any] = {"log_step": 3, "total_bsz": 128, "micro_bsz": 2, "bramp_ratio": 4, "num_workers": 1}

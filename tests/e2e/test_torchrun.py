@@ -14,7 +14,7 @@ from spawn import run_distributed
 from tiny_run import ROOT, pretrain, rows, run, words
 
 from lit_gpt.train.reporter import Reporter
-from lit_gpt.train.signals import EXIT_INTERRUPTED
+from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 STEPS = 9
 OPTIONS: dict[str, Any] = {"micro_bsz": 2, "max_tokens": STEPS * 512, "eval_step": 4, "eval_sequences": 6}

@@ -13,7 +13,7 @@ from tiny_run import folder_of, make_corpus, pretrain, rows, words
 from lit_gpt.checkpoint import Checkpointer, find_checkpoint, read_meta
 from lit_gpt.errors import EXIT_NOT_FINITE, EXIT_NOT_WRITTEN
 from lit_gpt.model import GPT
-from lit_gpt.train.signals import EXIT_INTERRUPTED
+from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 OPTIONS: dict[str, Any] = {"max_tokens": 6 * 512, "save_step": 2, "keep_last": 9}
 

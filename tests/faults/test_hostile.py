@@ -20,7 +20,7 @@ from lit_gpt.checkpoint import find_checkpoint, load_exported, load_full, load_w
 from lit_gpt.checkpoint.contents import digest, sums_text
 from lit_gpt.checkpoint.layout import seal
 from lit_gpt.errors import UserError
-from lit_gpt.evals.load import load_model
+from lit_gpt.evals.trained_model import load_model
 from lit_gpt.tools import average, convert, generate, inspect
 
 

@@ -169,9 +169,9 @@ def refused(arguments: list[str]) -> int:
 
 def test_all_ranks_are_refused(data, tmp_path):
     """Only the main process asks, and the others do not wait for it in a collective for good."""
-    setup = resolve_run(parse(words(data, tmp_path, **OPTIONS)), 1)
-    setup.folder.mkdir()
-    process = owner(setup.folder)
+    resolved = resolve_run(parse(words(data, tmp_path, **OPTIONS)), 1)
+    resolved.folder.mkdir()
+    process = owner(resolved.folder)
     assert run_distributed(refused, 2, words(data, tmp_path, **OPTIONS)) == [EXIT_NOT_OWNER] * 2
     kill(process)
 

@@ -16,7 +16,7 @@ from tiny_run import folder_of, make_corpus, pretrain, rows, words
 from lit_gpt.checkpoint import Checkpointer, find_checkpoint, read_meta
 from lit_gpt.train import run_folder
 from lit_gpt.train.loop import Trainer
-from lit_gpt.train.signals import EXIT_INTERRUPTED
+from lit_gpt.train.stopping import EXIT_INTERRUPTED
 from lit_gpt.utils import signals
 from lit_gpt.utils.signals import Signals
 
@@ -137,10 +137,10 @@ def newest(out: Path) -> int:
 
 
 def before_training(argv: list[str], number: int) -> int:
-    claim = run_folder.check_folder
+    check_folder = run_folder.check_folder
 
     def patched(*args: Any) -> None:
-        claim(*args)
+        check_folder(*args)
         send(number)
         stuck()
 

@@ -21,23 +21,23 @@ from lit_gpt.train import run_folder
 INTERRUPTED = 75
 
 
-def setup_of(data: Path, out: Path, **options: Any) -> ResolvedRun:
+def resolved_of(data: Path, out: Path, **options: Any) -> ResolvedRun:
     return resolve_run(parse(words(data, out, **{**OPTIONS, **options})), 1)
 
 
-def begin(setup: ResolvedRun) -> None:
+def begin(resolved: ResolvedRun) -> None:
     """What a run without checkpoints does to its folder before it trains."""
-    lease = run_folder.lock_folder(setup, None, None, run_folder.check_folder(setup, None))
-    run_folder.write_archive(setup)
+    lease = run_folder.lock_folder(resolved, None, None, run_folder.check_folder(resolved, None))
+    run_folder.write_archive(resolved)
     lease.close()
 
 
-def dies(setup: ResolvedRun, operation: int) -> bool:
+def dies(resolved: ResolvedRun, operation: int) -> bool:
     """Whether a start in another process was killed at its n-th operation on a file; else it went well."""
     if not (pid := os.fork()):
         try:
-            kill_at(operation, setup.folder)
-            begin(setup)
+            kill_at(operation, resolved.folder)
+            begin(resolved)
             os._exit(0)
         finally:
             os._exit(1)
@@ -52,24 +52,24 @@ def test_every_moment_of_a_start(before, data, tmp_path, monkeypatch):
     monkeypatch.setattr("lit_gpt.train.lease.STALE_AFTER", 0.2)  # waited for where the owner did not yet say its name
     monkeypatch.setattr("lit_gpt.train.lease.RENEW_EVERY", 0.05)
     monkeypatch.setattr(
-        run_folder, "environment", lambda data: ({"git": {"patch": "patch-1.diff", "patch_cut": False}}, b"patch")
+        run_folder, "provenance", lambda data: ({"git": {"patch": "patch-1.diff", "patch_cut": False}}, b"patch")
     )
-    first = setup_of(data, tmp_path)
+    first = resolved_of(data, tmp_path)
     other = replace(first, run=replace(first.run, seed=1), plan=replace(first.plan, seed=1))
     operation, died = 0, True
     while died:
-        setup = replace(first, folder=tmp_path / str(operation))
+        resolved = replace(first, folder=tmp_path / str(operation))
         if before != "nothing":
-            setup.folder.mkdir()
-            (setup.folder / "plan.json").write_text(json.dumps(other.plan.to_dict()))
-        died = dies(setup, operation)
-        begin(setup)
-        written = {part: json.loads((setup.folder / f"{part}.json").read_text()) for part in run_folder.IDENTITY}
+            resolved.folder.mkdir()
+            (resolved.folder / "plan.json").write_text(json.dumps(other.plan.to_dict()))
+        died = dies(resolved, operation)
+        begin(resolved)
+        written = {part: json.loads((resolved.folder / f"{part}.json").read_text()) for part in run_folder.IDENTITY}
         assert written == {**run_folder.identity(first), "plan": first.plan.to_dict()}
-        assert not list(setup.folder.rglob(".*.tmp")), "what the killed one was writing is gone"
+        assert not list(resolved.folder.rglob(".*.tmp")), "what the killed one was writing is gone"
         operation += 1
     with pytest.raises(UserError, match="--seed: 3407 -> 1"):  # it is this run's now
-        run_folder.check_folder(replace(other, folder=setup.folder), None)
+        run_folder.check_folder(replace(other, folder=resolved.folder), None)
     assert operation > 20
 
 
@@ -111,14 +111,14 @@ def test_a_checkpoint_says_whose_the_folder_is(data, tmp_path, capsys):
 
 def test_files_that_killed_starts_left(data, tmp_path):
     """.plan.json.<pid>.tmp stayed for good; those of a process that runs, and a person's own files, must."""
-    setup = setup_of(data, tmp_path)
-    setup.folder.mkdir()
+    resolved = resolved_of(data, tmp_path)
+    resolved.folder.mkdir()
     dead = os.spawnlp(os.P_NOWAIT, "true", "true")
     os.waitpid(dead, 0)
     names = {".plan.json.%d.tmp": False, ".notes.txt.%d.tmp": True, "plan.json.%d.tmp": True}
-    paths = {setup.folder / (name % dead): stays for name, stays in names.items()}
-    paths[setup.folder / f".plan.json.{os.getppid()}.tmp"] = True
+    paths = {resolved.folder / (name % dead): stays for name, stays in names.items()}
+    paths[resolved.folder / f".plan.json.{os.getppid()}.tmp"] = True
     for path in paths:
         path.write_text("mine")
-    begin(setup)
+    begin(resolved)
     assert {path: path.exists() for path in paths} == paths

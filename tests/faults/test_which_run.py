@@ -18,31 +18,31 @@ from lit_gpt.data.discover import open_corpus
 from lit_gpt.errors import UserError
 from lit_gpt.preflight.resolved_run import ResolvedRun, resolve_run
 from lit_gpt.tools import inspect
-from lit_gpt.train import environment, run_folder
+from lit_gpt.train import provenance, run_folder
 from lit_gpt.train.identity import identity
 
 INTERRUPTED = 75
 
 
-def setup_of(data: Path, out: Path, **options: Any) -> ResolvedRun:
+def resolved_of(data: Path, out: Path, **options: Any) -> ResolvedRun:
     return resolve_run(parse(words(data, out, **{**OPTIONS, **options})), 1)
 
 
-def old_meta(setup: ResolvedRun, **numerics: str) -> dict[str, Any]:
-    return {**identity(setup), "numerics": numerics}
+def old_meta(resolved: ResolvedRun, **numerics: str) -> dict[str, Any]:
+    return {**identity(resolved), "numerics": numerics}
 
 
 @pytest.mark.parametrize("label", ["device default", "fp32", "32"])
 @pytest.mark.parametrize("typed", [None, "fp32", "32"])
 def test_a_precision_is_what_is_computed_in(label, typed, data, tmp_path):
     """fp32 typed on a CPU, where it is the default, made another run of it; so did bf16 and bf16-mixed."""
-    setup = setup_of(data, tmp_path, precision=typed)
-    run_folder.check_folder(setup, old_meta(setup, precision=label, residual_precision="fp32"))
+    resolved = resolved_of(data, tmp_path, precision=typed)
+    run_folder.check_folder(resolved, old_meta(resolved, precision=label, residual_precision="fp32"))
 
 
 def test_the_default_of_a_gpu_is_bf16(data, tmp_path, monkeypatch):
-    here = setup_of(data, tmp_path)
-    mixed, single = (setup_of(data, tmp_path, precision=label) for label in ("bf16-mixed", "fp32"))
+    here = resolved_of(data, tmp_path)
+    mixed, single = (resolved_of(data, tmp_path, precision=label) for label in ("bf16-mixed", "fp32"))
     assert identity(here) == identity(single)
     with pytest.raises(UserError, match="--precision: bf16 -> not given"):
         run_folder.write_archive(mixed)
@@ -56,9 +56,9 @@ def test_the_default_of_a_gpu_is_bf16(data, tmp_path, monkeypatch):
 
 def differing(data: Path, out: Path, *, then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What is said of a folder made with some options to a run with others."""
-    run_folder.write_archive(setup_of(data, out, **then))
+    run_folder.write_archive(resolved_of(data, out, **then))
     with pytest.raises(UserError, match="What differs") as raised:
-        run_folder.check_folder(setup_of(data, out, **now), None)
+        run_folder.check_folder(resolved_of(data, out, **now), None)
     return [line.strip() for line in str(raised.value).splitlines()[1:-1]]
 
 
@@ -72,10 +72,10 @@ def test_the_options_that_changed_are_named(data, tmp_path):
 
 def test_what_no_option_explains_is_told_too(data, tmp_path):
     """Such as a vocabulary that follows the data, when that is replaced in its place."""
-    first = setup_of(data, tmp_path)
+    first = resolved_of(data, tmp_path)
     run_folder.write_archive(replace(first, model=first.model.replace(vocab_size=300)))
     with pytest.raises(UserError) as raised:
-        run_folder.check_folder(setup_of(data, tmp_path, seed=5), None)
+        run_folder.check_folder(resolved_of(data, tmp_path, seed=5), None)
     lines = f"  --seed: 3407 -> 5\n  model.vocab_size: 300 -> {first.model.vocab_size}\n"
     assert lines in str(raised.value)
 
@@ -101,23 +101,23 @@ def git(folder: Path, *words: str) -> str:
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch) -> Path:
-    """A repository with a commit, which environment.py believes to be in."""
+    """A repository with a commit, which provenance.py believes to be in."""
     root = tmp_path / "source"
     (root / "lit_gpt" / "train").mkdir(parents=True)
     (root / "lit_gpt" / "a.py").write_text("x = 1\n")
     git(root, "init", "-q")
     git(root, "add", "-A")
     git(root, "commit", "-q", "-m", "first")
-    monkeypatch.setattr(environment, "__file__", str(root / "lit_gpt" / "train" / "environment.py"))
+    monkeypatch.setattr(provenance, "__file__", str(root / "lit_gpt" / "train" / "provenance.py"))
     return root
 
 
 def test_the_patch_is_the_whole_difference(checkout, tmp_path):
     """Only names of changed files were kept, so that nobody could tell what had run."""
-    assert environment._source()[1] == b""
+    assert provenance._source()[1] == b""
     (checkout / "lit_gpt" / "a.py").write_text("x = 2\n")
     (checkout / "lit_gpt" / "new file.py").write_text("y = 3\n")
-    source, patch = environment._source()
+    source, patch = provenance._source()
     assert source is not None and source["untracked"] == ["lit_gpt/new file.py"] and not source["patch_cut"]
     clone = tmp_path / "clone"
     git(tmp_path, "clone", "-q", str(checkout), str(clone))
@@ -130,13 +130,13 @@ def test_the_patch_is_the_whole_difference(checkout, tmp_path):
 
 
 def test_a_large_patch_is_cut_and_that_is_said(checkout, data, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(environment, "PATCH_LIMIT", 1000)
+    monkeypatch.setattr(provenance, "PATCH_LIMIT", 1000)
     (checkout / "lit_gpt" / "new.py").write_text("y = 3\n" * 1000)
-    setup = setup_of(data, tmp_path / "out")
-    run_folder.write_archive(setup)
-    record = json.loads((setup.folder / "environment.json").read_text())["git"]
+    resolved = resolved_of(data, tmp_path / "out")
+    run_folder.write_archive(resolved)
+    record = json.loads((resolved.folder / "environment.json").read_text())["git"]
     assert record["patch_cut"] and f"{record['patch']} is cut" in capsys.readouterr().err
-    kept = (setup.folder / record["patch"]).read_text()
+    kept = (resolved.folder / record["patch"]).read_text()
     assert len(kept) < 1100 and "# Cut here: the patch has 7," in kept
 
 
@@ -145,10 +145,10 @@ def test_what_differs_between_two_runs(checkout, data, tmp_path, capsys):
     folders = []
     for seed, line in ((1, "x = 2\n"), (2, "x = 3\n")):
         (checkout / "lit_gpt" / "a.py").write_text(line)
-        setup = setup_of(data, tmp_path / str(seed), seed=seed)
+        resolved = resolved_of(data, tmp_path / str(seed), seed=seed)
         corpus = open_corpus(str(data), "train", 64, seed)
-        run_folder.write_archive(setup, {"train": corpus, "validation": None})
-        folders.append(setup.folder)
+        run_folder.write_archive(resolved, {"train": corpus, "validation": None})
+        folders.append(resolved.folder)
     record = json.loads((folders[0] / "environment.json").read_text())
     assert record["packages"]["torch"] == torch.__version__
     assert record["data"]["train"]["content"] == corpus.content

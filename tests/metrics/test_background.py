@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lit_gpt.metrics import background, remote
+from lit_gpt.metrics import background, trackers
 from lit_gpt.metrics.background import Background, hanging
-from lit_gpt.metrics.remote import RunInfo
 from lit_gpt.metrics.sinks import Sinks
+from lit_gpt.metrics.trackers import RunInfo
 
 
 class Fake:
@@ -111,8 +111,8 @@ def test_sinks_run_all_trackers_like_this(tmp_path, monkeypatch):
         made.append(info)
         return Fake(gate).connect()
 
-    monkeypatch.setitem(remote.CLASSES, "wandb", connect)
-    monkeypatch.setattr(remote, "check_installed", lambda names: None)
+    monkeypatch.setitem(trackers.CLASSES, "wandb", connect)
+    monkeypatch.setattr(trackers, "check_installed", lambda names: None)
     sinks = Sinks(tmp_path, ["wandb"], run_name="r", project="p", config={}, resume_step=0)
     sinks.log({"loss": 1.0}, 1)
     assert (tmp_path / "metrics.jsonl").read_text()

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from lit_gpt.errors import UserError
-from lit_gpt.metrics.remote import check_installed
 from lit_gpt.metrics.sinks import Sinks
 from lit_gpt.metrics.summary import read_metrics, write_summary
+from lit_gpt.metrics.trackers import check_installed
 
 
 def make(folder: Path, *names: str, resume_step: int = 0, config: dict[str, Any] | None = None, **of: Any) -> Sinks:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from reference_registry import PURE, names
+from archscale_registry import PURE, names
 from small_models import DENSE, HEADS, LENGTH, VOCAB, model_of, options_of, small, tokens
 
 from lit_gpt import optim
@@ -168,7 +168,7 @@ def parameters(family: str, depth: int) -> dict[str, int]:
         return param_counts(GPT(build(family, depth)))
 
 
-def test_every_name_of_the_reference_builds() -> None:
+def test_every_name_of_archscale_builds() -> None:
     """On the meta device; mixtures of one family and depth once, with S = 1."""
     sizes = {}
     for name in names():

@@ -11,15 +11,15 @@ from moe_models import LENGTH, VOCAB, config, fill, inputs, layer, model
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from lit_gpt.config.model import Experts
-from lit_gpt.metrics.routing import pack, unpack
+from lit_gpt.metrics.router_metrics import pack, unpack
 from lit_gpt.model import GPT
 from lit_gpt.nn import balance
 from lit_gpt.nn.moe import stack
 from lit_gpt.nn.router import choose_experts
 from lit_gpt.ops.grouped_gemm import explain
 from lit_gpt.parallel import start_runtime
-from lit_gpt.train.routing import StepRouting
 from lit_gpt.train.step import train_step
+from lit_gpt.train.step_routing import StepRouting
 
 BASE = Experts(sparsity=2, top_k=4, aux_gamma=0.5)
 STYLES = [BASE, replace(BASE, aux_style="entropy"), replace(BASE, aux_style="switch_seq")]

@@ -32,20 +32,20 @@ def config_of(mixer: str, window: int | None = None, **options):
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("mixer", PAIRS)
 @torch.no_grad()
-def test_with_the_lender_s_weights_it_is_the_lender(mixer, options):
-    """So its queries get the same norm, convolution and rotation as the lender's."""
+def test_with_the_weights_of_its_source_it_is_the_source(mixer, options):
+    """So its queries get the same norm, convolution and rotation as the source's."""
     config = config_of(mixer, **OPTIONS[options])
-    lender, reader = mixer_of(config, 1), mixer_of(config, 2)
-    shared = lender.state_dict()
+    source, reader = mixer_of(config, 1), mixer_of(config, 2)
+    shared = source.state_dict()
     if config.attn_conv:
         shared["conv"] = shared["conv"][: reader.conv.shape[0]]  # queries come first
     reader.load_state_dict({name: shared[name] for name in reader.state_dict()})
     if mixer == "differential_attention":
-        reader.lambda_init = lender.lambda_init
+        reader.lambda_init = source.lambda_init
     x = torch.randn(2, 9, config.n_embd, dtype=torch.float64)
     context = Context(rope=rotary.tables(config, torch.arange(9)) if config.position == "rope" else None)
-    expected, lent = lender(x, context)
-    y, nothing = reader(x, context, lent)
+    expected, shared = source(x, context)
+    y, nothing = reader(x, context, shared)
     torch.testing.assert_close(y, expected)
     assert nothing is None and not {"k", "v", "k_norm"} & {name.split(".")[0] for name in reader.state_dict()}
 
@@ -53,14 +53,14 @@ def test_with_the_lender_s_weights_it_is_the_lender(mixer, options):
 @pytest.mark.parametrize("options", ["plain", "conv", "gate", "sink"])
 @pytest.mark.parametrize("mixer", PAIRS)
 def test_gradients(mixer, options):
-    """Of the input, of what is lent, and through the layer that lends it."""
+    """Of the input, of what is shared, and through the layer that shares it."""
     config = config_of(mixer, **OPTIONS[options])
-    lender, reader = mixer_of(config, 1), mixer_of(config, 2)
+    source, reader = mixer_of(config, 1), mixer_of(config, 2)
     context = Context(rope=rotary.tables(config, torch.arange(3)))
     x = torch.randn(1, 3, config.n_embd, dtype=torch.float64, requires_grad=True)
-    k, v = (t.detach().requires_grad_() for t in lender(x, context)[1].kv)
+    k, v = (t.detach().requires_grad_() for t in source(x, context)[1].kv)
     assert torch.autograd.gradcheck(lambda x, k, v: reader(x, context, SharedState(kv=(k, v)))[0], (x, k, v))
-    assert torch.autograd.gradcheck(lambda x: reader(x, context, lender(x, context)[1])[0], (x,))
+    assert torch.autograd.gradcheck(lambda x: reader(x, context, source(x, context)[1])[0], (x,))
 
 
 @pytest.mark.parametrize("options", OPTIONS)

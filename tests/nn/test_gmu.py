@@ -58,12 +58,12 @@ def test_width_and_flops_follow_the_lender(lender):
 
 
 @torch.no_grad()
-def test_attention_lends_its_heads_after_the_gate_before_the_norm():
+def test_attention_shares_its_heads_after_the_gate_before_the_norm():
     config = config_of(LENDERS["heads"], attn_gate=True, attn_norm=True)
     layer = mixer_of(config, 0)
     x = torch.randn(2, 5, 24, dtype=torch.float64)
-    y, lent = layer(x, Context())
-    torch.testing.assert_close(layer.out(layer.norm(lent.memory, lent.memory.dtype)), y)
+    y, shared = layer(x, Context())
+    torch.testing.assert_close(layer.out(layer.norm(shared.memory, shared.memory.dtype)), y)
     layer.gate.weight.zero_()
     halved, layer.gate = layer(x, Context())[1].memory, None
     torch.testing.assert_close(2 * halved, layer(x, Context())[1].memory)
@@ -77,7 +77,7 @@ def test_caches_and_documents(lender, options):
     check_documents(config)
 
 
-def test_a_feed_forward_network_lends_its_up_half():
+def test_a_feed_forward_network_shares_its_up_half():
     """It reaches the output by way of the unit when the network's own output does not."""
     model = model_of(config_of(LENDERS["ffn"]))
     with torch.no_grad():

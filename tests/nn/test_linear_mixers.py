@@ -138,9 +138,9 @@ def test_the_memory_of_gdn(width, heads):
     form = MIXERS.load("gdn").memory(config_of("gdn", width, small=False), 0)
     assert form == (512 * heads, True)
     mixer, x = mixer_of("gdn", memory="mixer"), tokens(9)
-    y, lent = mixer(x, Context())
-    assert lent.memory.shape == (*x.shape[:2], MIXERS.load("gdn").memory(config_of("gdn"), 0).width)
-    gated = lent.memory * F.silu(mixer.gate(x))
+    y, shared = mixer(x, Context())
+    assert shared.memory.shape == (*x.shape[:2], MIXERS.load("gdn").memory(config_of("gdn"), 0).width)
+    gated = shared.memory * F.silu(mixer.gate(x))
     torch.testing.assert_close(mixer.out(mixer.norm(gated, x.dtype)), y)
     assert mixer_of("gdn")(x, Context())[1] is None
 

@@ -122,12 +122,12 @@ def test_against_transformers(name):
 @pytest.mark.parametrize("name", MIXER_NAMES)
 def test_cached_calls_make_the_whole(name, calls):
     module, x = mixer(name), sequence()
-    whole, lent = module(x, Context())
+    whole, shared = module(x, Context())
     cache, pieces = module.new_cache(B, T, CPU, torch.float64), []
     for part in x.split(calls, dim=1):
         pieces.append(module(part, Context(), None, cache))
     torch.testing.assert_close(torch.cat([y for y, _ in pieces], dim=1), whole)
-    torch.testing.assert_close(torch.cat([m.memory for _, m in pieces], dim=1), lent.memory)
+    torch.testing.assert_close(torch.cat([m.memory for _, m in pieces], dim=1), shared.memory)
 
 
 @pytest.mark.parametrize("name", MIXER_NAMES)
@@ -173,8 +173,8 @@ def test_bfloat16_stays_close(name):
     expected, _ = module(sequence(dtype=torch.float32), Context())
     for p in module.parameters():
         p.data = p.data if p.role == "vector" else p.data.bfloat16()
-    y, lent = module(sequence(dtype=torch.bfloat16), Context(doc_ids=torch.zeros(B, T, dtype=torch.long)))
-    assert y.dtype == lent.memory.dtype == torch.bfloat16
+    y, shared = module(sequence(dtype=torch.bfloat16), Context(doc_ids=torch.zeros(B, T, dtype=torch.long)))
+    assert y.dtype == shared.memory.dtype == torch.bfloat16
     y.float().square().sum().backward()
     assert all(p.grad.isfinite().all() for p in module.parameters())
     assert (y - expected).norm() < 0.02 * expected.norm()
@@ -198,8 +198,8 @@ def test_default_sizes_and_initial_values(name):
         torch.testing.assert_close(module.A_log.exp(), torch.arange(1.0, 17).expand(80, 16))
     else:
         assert module.A_log.shape == (8,) and ((module.A_log >= 0) & (module.A_log <= math.log(16))).all()
-    y, lent = module(torch.randn(1, 9, 40), Context())
-    assert y.isfinite().all() and lent.memory.shape == (1, 9, inner)
+    y, shared = module(torch.randn(1, 9, 40), Context())
+    assert y.isfinite().all() and shared.memory.shape == (1, 9, inner)
     matrices = sum(p.numel() for p in module.parameters() if p.role != "vector")
     assert module.flops(100) == 2 * matrices + 4 * inner * {"mamba": 16, "mamba2": 128}[name]
 
@@ -223,7 +223,7 @@ def test_joint_matrices_are_the_same_map(name):
     results = []
     for module in (separate, whole):
         module.zero_grad()
-        y, lent = module(x, Context(doc_ids=ids))
+        y, shared = module(x, Context(doc_ids=ids))
         (y * torch.linspace(-1, 1, WIDTH, dtype=torch.float64)).sum().backward()
         cache = module.new_cache(B, T, CPU, torch.float64)
         steps = torch.cat([module(part, Context(), None, cache)[0] for part in x.split([5, 1, T - 6], dim=1)], dim=1)
@@ -231,7 +231,7 @@ def test_joint_matrices_are_the_same_map(name):
         for matrix, parts in JOINT[name].items():
             if module is separate:
                 gradients[f"{matrix}.weight"] = torch.cat([gradients.pop(f"{part}.weight") for part in parts])
-        results.append({"y": y, "memory": lent.memory, "steps": steps, **gradients})
+        results.append({"y": y, "memory": shared.memory, "steps": steps, **gradients})
     assert results[0].keys() == results[1].keys()
     for key in results[0]:
         torch.testing.assert_close(results[1][key], results[0][key])
@@ -250,10 +250,10 @@ def test_joint_matrices_take_one_orthogonal_step(name):
     options = {name: {**OPTIONS[name], "joint": True}}
     run = RunConfig(train_model=name, depth=1, ar=WIDTH, vocab_size=64, ctx_len=32, train_name="mup_muon")
     run = replace(run, base_hps=BaseHyperparameters(d0=1, weight_decay=0.0), mixer_options=options, max_tokens=3e6)
-    setup = resolve_run(replace(run, optimizer_args={"ns_dtype": "fp32", "ns_steps": 12}), 1)
-    model = GPT(setup.model)
-    init_parameters(model, setup.plan.roles, seed=0)
-    optimizer = optim.build(parameter_groups(model, setup.plan), setup.plan)
+    resolved = resolve_run(replace(run, optimizer_args={"ns_dtype": "fp32", "ns_steps": 12}), 1)
+    model = GPT(resolved.model)
+    init_parameters(model, resolved.plan.roles, seed=0)
+    optimizer = optim.build(parameter_groups(model, resolved.plan), resolved.plan)
     weight = model.blocks[0].mixer.in_proj.weight
     before, generator = weight.detach().clone(), torch.Generator().manual_seed(0)
     for p in model.parameters():

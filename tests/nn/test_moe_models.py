@@ -30,7 +30,7 @@ TOKENS = torch.randint(0, VOCAB, (2, LENGTH), generator=torch.Generator().manual
 
 @pytest.mark.parametrize(("depth", "billions"), [(8, 0.913), (12, 2.950), (16, 6.878), (20, 13.327), (24, 22.926)])
 def test_total_parameters_of_the_published_ladder(depth, billions):
-    """S8 k8 of transformer_gqa4_h2_moe, ArchScale's (section 3.8)."""
+    """S8 k8 of transformer_gqa4_h2_moe, ArchScale's."""
     counts = count(meta_model(build("transformer_gqa4_h2_moe", depth, experts=Experts(8, 8)))).parameters
     assert counts["total"] / 1e9 == pytest.approx(billions, abs=6e-4)
 

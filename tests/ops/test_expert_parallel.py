@@ -21,7 +21,7 @@ from lit_gpt.model import GPT
 from lit_gpt.nn.moe import MixtureOfExperts
 from lit_gpt.ops.expert_parallel import _Combine, _Gather, parallel_expert_ffn
 from lit_gpt.parallel import start_runtime
-from lit_gpt.parallel.setup import _place_experts
+from lit_gpt.parallel.parallelize import _place_experts
 from lit_gpt.preflight.activations import kept_by_layers
 
 S2K8, DTYPES = Experts(sparsity=2, top_k=8, aux_gamma=0.0), (torch.float32, torch.bfloat16)

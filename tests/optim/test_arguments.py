@@ -125,7 +125,7 @@ def refused(name: str, arguments: dict[str, Any]) -> str:
     return ""
 
 
-def knobs(name: str) -> list[str]:
+def options(name: str) -> list[str]:
     """Those that the message for an unknown one lists."""
     listed = refused(name, {"no_such": 1}).split(" It has ")[1].rstrip(".")
     return [] if listed == "none" else listed.split(", ")
@@ -138,10 +138,10 @@ def test_every_argument(name: str) -> None:
     The check is a run of each value by itself where the optimizer is a library's; another with all of them follows.
     """
     skip_if_missing(name)
-    accepted = {knob: [v for v in VALUES[knob] if not refused(name, {knob: v})] for knob in knobs(name)}
-    assert all(accepted.values()), "every value of a knob is refused"
-    singly = [{knob: v} for knob, values in accepted.items() for v in values]
-    together = [{knob: values[i] for knob, values in accepted.items()} for i in (0, -1)]
+    accepted = {option: [v for v in VALUES[option] if not refused(name, {option: v})] for option in options(name)}
+    assert all(accepted.values()), "every value of an option is refused"
+    singly = [{option: v} for option, values in accepted.items() for v in values]
+    together = [{option: values[i] for option, values in accepted.items()} for i in (0, -1)]
     together = [arguments for arguments in together if not refused(name, arguments)]
     wrong = {str(a): trouble(name, a) for a in ([] if name in LIBRARIES else singly) + together}
     assert not {arguments: problem for arguments, problem in wrong.items() if problem}
@@ -171,7 +171,7 @@ def test_the_documentation_lists_them() -> None:
     text = (Path(__file__).parents[2] / "docs/optimizers.md").read_text(encoding="utf-8")
     for name in (name for name, entry in EXTERNAL.items() if not missing(entry.module)):
         (row,) = re.findall(rf"^\| `{name}` \|.*$", text, re.MULTILINE)
-        assert re.findall(r"`(\w+)`", row.split("|")[6]) == sorted(knobs(name)), name
+        assert re.findall(r"`(\w+)`", row.split("|")[6]) == sorted(options(name)), name
 
 
 @pytest.mark.parametrize(

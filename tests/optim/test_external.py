@@ -192,11 +192,11 @@ def test_sharded_is_whole_and_resumes(tmp_path: Path) -> None:
     assert run_distributed(on_shards, 2, names, str(tmp_path)) == [([], [])] * 2
 
 
-def run_reference(keys: list[str], reference: torch.optim.Optimizer, bag: Bag) -> None:
+def run_alone(keys: list[str], optimizer: torch.optim.Optimizer, bag: Bag) -> None:
     for step in range(6):
         for key in keys:
             bag.get_parameter(key).grad = gradients(step)[key].clone()
-        reference.step()
+        optimizer.step()
 
 
 @pytest.mark.parametrize(
@@ -216,8 +216,8 @@ def test_the_wrapper_changes_nothing(name: str) -> None:
     theirs = type(optimizer.inner[0])([other.get_parameter(key) for key in keys if key != "scale"], **arguments)
     if "lr_1d_factor" in theirs.param_groups[0]:
         theirs.param_groups[0]["lr_1d_factor"] = 1.0
-    run_reference(list(dict(bag.named_parameters())), optimizer, bag)
-    run_reference(keys, theirs, other)
+    run_alone(list(dict(bag.named_parameters())), optimizer, bag)
+    run_alone(keys, theirs, other)
     assert not equal({k: bag.get_parameter(k) for k in keys if k != "scale"}, dict(other.named_parameters()))
 
 
@@ -247,7 +247,7 @@ def test_adam_mini_shares_a_moment_in_a_head() -> None:
     bag = Bag()
     bag.wide.heads, bag.wide.scores = 2, True  # type: ignore[attr-defined]
     optimizer = build(bag, "adam_mini")
-    run_reference(list(dict(bag.named_parameters())), optimizer, bag)
+    run_alone(list(dict(bag.named_parameters())), optimizer, bag)
     moments = optimizer.state[bag.wide]["row_square"].view(2, 47)
     assert torch.equal(moments, moments[:, :1].expand(2, 47)) and not torch.equal(moments[0], moments[1])
 
@@ -257,7 +257,7 @@ def test_apollo_of_full_rank(kind: str, growth: float) -> None:
     """Adam's direction in the projected space, norms by channel or tensor, applied to the gradient itself."""
     bag, start = Bag(), Bag()
     optimizer: Any = build(bag, "apollo", rank=17, gap=3, scale_type=kind, growth=growth, scale=4.0)
-    run_reference(list(dict(bag.named_parameters())), optimizer, bag)
+    run_alone(list(dict(bag.named_parameters())), optimizer, bag)
     inner = optimizer.inner[0]
     (q,) = optimizer.pieces[bag.tall3]
     w, m, v, before = start.tall3.detach().T.double(), 0.0, 0.0, 0.0
@@ -345,7 +345,7 @@ def test_whose_betas_and_eps(name: str, args: dict[str, Any], betas: Any, eps: A
     plan = plan_for(name, optimizer_args=args, beta1=0.8, beta2=0.7, eps=1e-3)
     bag = Bag()
     optimizer: Any = build(bag, name, plan)
-    run_reference(list(dict(bag.named_parameters())), optimizer, bag)
+    run_alone(list(dict(bag.named_parameters())), optimizer, bag)
     for group in optimizer.inner[0].param_groups:
         assert betas is None or tuple(group["betas"]) == betas
         assert eps is None or group["eps"] == eps

@@ -13,6 +13,7 @@ from unittest import mock
 
 import pytest
 import torch
+from replicas import replicas_in_sync
 from small_optimizers import NAMES, Bag, build, gradients, options, plan_for
 from spawn import run_distributed
 from tiny_model import ONE_LAYER, full, same, snapshot, train_step
@@ -23,10 +24,10 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 
 from lit_gpt import optim
 from lit_gpt.checkpoint import Checkpointer, find_checkpoint, load_checkpoint
-from lit_gpt.optim.engine import batches
-from lit_gpt.optim.engine.batches import local
+from lit_gpt.optim.engine import matrix_batches
 from lit_gpt.optim.engine.groups import parameter_groups
-from lit_gpt.parallel import Runtime, replicas_in_sync, start_runtime
+from lit_gpt.optim.engine.matrix_batches import local
+from lit_gpt.parallel import Runtime, start_runtime
 
 STEPS, SKIPPED = 3, 1
 SAVED = ("hadam", "muonball", "muonh", "normuon")  # every kind of state there is
@@ -61,7 +62,7 @@ def train(case: str, mesh: DeviceMesh | None) -> tuple[Bag, torch.optim.Optimize
     """Some steps, one of them skipped because gradients are not finite."""
     name, args = ARGS[case]
     bag = sharded_bag(mesh)
-    with mock.patch.object(batches, "BATCH_ELEMENTS", 1 if case == "batches" else batches.BATCH_ELEMENTS):
+    with mock.patch.object(matrix_batches, "BATCH_ELEMENTS", 1 if case == "batches" else matrix_batches.BATCH_ELEMENTS):
         optimizer: Any = build(bag, name, **args)
     for step in range(STEPS):
         skip = step == SKIPPED

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from lit_gpt import optim
 from lit_gpt.model import GPT
 from lit_gpt.optim import OPTIMIZERS
-from lit_gpt.optim.engine.batches import local
 from lit_gpt.optim.engine.groups import parameter_groups
-from lit_gpt.optim.engine.memory import shard_bytes, state_bytes
+from lit_gpt.optim.engine.matrix_batches import local
+from lit_gpt.optim.engine.state_size import shard_bytes, state_bytes
 from lit_gpt.optim.engine.state_tree import values_of
 from lit_gpt.parallel import Runtime, start_runtime
 from lit_gpt.roles import REPLICATED, role

@@ -58,7 +58,7 @@ def saved_by_blocks(config: ModelConfig, recompute: Recompute) -> int:
         return run
 
     for block in model.blocks:
-        recompute_in_backward(block, recompute)  # as parallel.setup does, with a compiler that makes no machine code
+        recompute_in_backward(block, recompute)  # with a compiler that makes no machine code
         block.forward = watched(torch.compile(block.forward, backend="aot_eager_decomp_partition"))
     model(torch.zeros(1, T, dtype=torch.long))
     return sum(x.untyped_storage().nbytes() for key, x in found.items() if key not in weights) // T

@@ -38,7 +38,7 @@ MEASURED = [
 SMALL = "--depth 8 --ar 32 --ctx_len 512 --vocab_size 1000 --train_name x --max_tokens 1e9"
 
 
-def setup(line: str, ranks: int = 1, train_model: str = "transformer") -> ResolvedRun:
+def resolved(line: str, ranks: int = 1, train_model: str = "transformer") -> ResolvedRun:
     words = f"--train_model {train_model} --base_hps.warmup_tokens 0 --dry_run true {line}"
     return resolve_run(parse(words.split()), ranks)
 
@@ -58,7 +58,7 @@ def test_measured_peaks(row: dict[str, Any]) -> None:
     """One micro-batch per step."""
     tokens = row["micro_bsz"] * row["context"]
     line = f"--depth {row['depth']} --micro_bsz {row['micro_bsz']} --ctx_len {row['context']} --train_name x"
-    plan = setup(f"{line} --total_bsz {tokens} --vocab_size 32000", train_model=row["family"]).plan
+    plan = resolved(f"{line} --total_bsz {tokens} --vocab_size 32000", train_model=row["family"]).plan
     rel = 0.03 if row["family"] == "transformer" and row["depth"] < 24 else 0.04
     assert total(plan.memory) == pytest.approx(row["peak_memory_gib"], rel=rel)
 
@@ -66,14 +66,14 @@ def test_measured_peaks(row: dict[str, Any]) -> None:
 def test_measured_peaks_of_several_micro_batches() -> None:
     """system/gpu_memory_peak_gib of the runs in docs/benchmarks/two_gpus_h200.json."""
     line = "--depth 8 --micro_bsz 16 --total_bsz 262144 --train_name mup"
-    assert total(setup(line).plan.memory) == pytest.approx(28.42, rel=0.03)
-    assert total(setup(line, ranks=2).plan.memory) == pytest.approx(27.57, rel=0.03)
+    assert total(resolved(line).plan.memory) == pytest.approx(28.42, rel=0.03)
+    assert total(resolved(line, ranks=2).plan.memory) == pytest.approx(27.57, rel=0.03)
 
 
 @pytest.mark.parametrize("family", ["transformer", "samba", "transformer_gqa4_moe"])
 def test_activations_grow_with_the_micro_batch_and_fall_with_recomputation(family: str) -> None:
     def activations(options: str) -> int:
-        return setup(f"{SMALL} {options}", train_model=family).plan.memory["activations"]
+        return resolved(f"{SMALL} {options}", train_model=family).plan.memory["activations"]
 
     one, two, four = (activations(f"--micro_bsz {b}") for b in (1, 2, 4))
     assert four - two == pytest.approx(2 * (two - one), rel=1e-6) and two > one
@@ -85,7 +85,7 @@ def test_activations_grow_with_the_micro_batch_and_fall_with_recomputation(famil
 
 
 def test_weights_and_gradients_are_exact() -> None:
-    one, four = (setup(f"{SMALL} --total_bsz 65536", ranks).plan for ranks in (1, 4))
+    one, four = (resolved(f"{SMALL} --total_bsz 65536", ranks).plan for ranks in (1, 4))
     count = 4 * one.counts["total"]
     assert one.memory["weights"] == one.memory["gradients"] == count
     assert one.memory["optimizer"] == 2 * count
@@ -97,7 +97,7 @@ def test_weights_and_gradients_are_exact() -> None:
 
 
 def test_offloading_leaves_only_what_is_not_sharded() -> None:
-    plan = setup(f"{SMALL} --offloading true").plan
+    plan = resolved(f"{SMALL} --offloading true").plan
     assert plan.memory["weights"] == 4 * plan.counts["vector"]
     assert plan.memory["optimizer"] == 8 * plan.counts["vector"]
 
@@ -123,24 +123,24 @@ OPTIONS = (
 
 def test_options_keep_the_estimate() -> None:
     for line in OPTIONS:
-        assert {"optimizer", "activations"} <= setup(f"{SMALL} {line}").plan.memory.keys(), line
+        assert {"optimizer", "activations"} <= resolved(f"{SMALL} {line}").plan.memory.keys(), line
 
 
 def test_a_mixer_that_needs_values_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Attention, "attend", lambda self, q, k, v, context: q * q.sum().item())
-    shown = dry_run_text(setup(SMALL))
+    shown = dry_run_text(resolved(SMALL))
     assert "optimizer 0.0" in shown and "+ activations, which cannot be told here" in shown
 
 
 def test_the_estimate_leaves_the_operations_as_they_were() -> None:
     before = dict(attention.BACKENDS)
-    setup(SMALL)
+    resolved(SMALL)
     assert before == attention.BACKENDS
 
 
 def test_it_is_printed_and_belongs_to_no_run(tmp_path: Path) -> None:
     """It is in plan.json, but a run goes on with other GPUs and other ways to save memory."""
-    here, there = (setup(f"{SMALL} --out_dir {tmp_path} --act_ckpt {x}") for x in ("off", "full"))
+    here, there = (resolved(f"{SMALL} --out_dir {tmp_path} --act_ckpt {x}") for x in ("off", "full"))
     assert "\nmemory       about " in dry_run_text(here) and "(estimated)" in dry_run_text(here)
     assert here.plan == there.plan and here.plan.memory != there.plan.memory
     assert difference(run_folder.identity(here), run_folder.identity(there)) == []
@@ -154,7 +154,7 @@ def test_a_gpu_that_is_too_small(gpu_gib: float, warned: bool, monkeypatch: pyte
     gpu = SimpleNamespace(name="Small GPU", total_memory=int(gpu_gib * GIB))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: gpu)
-    shown = dry_run_text(setup(f"{SMALL} --micro_bsz 8 --act_ckpt selective"))
+    shown = dry_run_text(resolved(f"{SMALL} --micro_bsz 8 --act_ckpt selective"))
     assert ("Small GPU" in shown) == warned
     if warned:
         assert "--micro_bsz 4" in shown and "--act_ckpt true" in shown and "--act_ckpt selective" not in shown
@@ -165,9 +165,9 @@ def test_rows_that_travel_to_experts_are_kept() -> None:
     line = f"{SMALL} --micro_bsz 4 --sparsity 2 --top_k 4 --share_expert true"
 
     def activations(options: str, ranks: int = 2) -> int:
-        return setup(f"{line} {options}", ranks, "transformer_gqa4_moe").plan.memory["activations"]
+        return resolved(f"{line} {options}", ranks, "transformer_gqa4_moe").plan.memory["activations"]
 
-    n, tokens = setup(line, 2, "transformer_gqa4_moe").model.n_embd, 4 * 512
+    n, tokens = resolved(line, 2, "transformer_gqa4_moe").model.n_embd, 4 * 512
     layer = 2 * 3 * n * 2 * tokens
     assert activations("--expert_parallel true") - activations("") == 8 * layer
     assert activations("--expert_parallel true --act_ckpt full") == activations("--act_ckpt full"), "computed again"
@@ -179,7 +179,7 @@ def test_rows_that_travel_to_experts_are_kept() -> None:
 @pytest.mark.parametrize("options", ["", "--act_ckpt full"])
 def test_within_a_third_of_the_measured_peak(options: str) -> None:
     """Two steps of two micro-batches on a GPU."""
-    s = setup(f"--depth 8 --ctx_len 2048 --micro_bsz 16 --total_bsz 65536 --train_name x {options}")
+    s = resolved(f"--depth 8 --ctx_len 2048 --micro_bsz 16 --total_bsz 65536 --train_name x {options}")
     runtime = start_runtime()
     model = build_model(s, runtime)
     optimizer = build_optimizer(model, s.plan)

@@ -18,7 +18,7 @@ head: rate 1 and decay 1 under mup and completep whatever undoes the optimizer's
 from __future__ import annotations
 
 import pytest
-from plan_helpers import plan_of, run_of
+from plan_helpers import lr_fraction, plan_of, run_of
 from pytest import approx
 
 from lit_gpt.errors import UserError
@@ -45,7 +45,7 @@ EXPECTED = {
 def shrink(plan: Plan, role: str) -> float:
     """What one step at full rate takes off a weight of this role."""
     now = step_values(plan, 2 * 10**9, 8192)
-    return now.lr[role] * now.weight_decay[role] / now.lr_fraction
+    return now.lr[role] * now.weight_decay[role] / lr_fraction(plan, 2 * 10**9, now)
 
 
 def plan(rule: str, optimizer: str, independent: bool, depth: int) -> Plan:

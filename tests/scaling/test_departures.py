@@ -66,6 +66,15 @@ def test_the_page_is_what_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path) 
         departures.numbered(page.replace("**D17**", "**D18**"))
 
 
+def test_every_number_that_is_cited_exists() -> None:
+    numbers = departures.numbered(departures.PAGE.read_text(encoding="utf-8"))
+    root = departures.PAGE.parents[1]
+    files = [*(root / "lit_gpt").rglob("*.py"), *(root / "docs").glob("*.md")]
+    cited = {(f.name, int(n)) for f in files for n in re.findall(r"\bD(\d+)\b", f.read_text(encoding="utf-8"))}
+    assert len(cited) > len(numbers), "the page itself, and files that cite it"
+    assert not [(name, n) for name, n in cited if n not in numbers]
+
+
 @pytest.mark.parametrize("family", [*departures.FAMILIES, "transformer_gqa4_moe"])
 def test_the_count_by_hand_is_the_models(family: str) -> None:
     case = Case("v2scale_mup_tie_ga_qknorm", family, 12 if "gqa4" in family else 8, sparsity=4, top_k=2)

@@ -19,7 +19,7 @@ from math import log2
 from typing import Any
 
 import pytest
-from plan_helpers import model_of, plan_of, run_of
+from plan_helpers import lr_fraction, model_of, plan_of, run_of
 from pytest import approx
 from test_rules import DEPTHS, HIDDEN, MUPP, SQRT_128_OVER_128, VECTORS, decays, rates, transfer
 
@@ -238,7 +238,7 @@ def test_power_lines() -> None:
     assert q.roles["matrix"].weight_decay == approx(0.004690438, rel=1e-5)
     for one in (p, q):
         now = step_values(one, 0, 8192)
-        assert now.lr["matrix"] * now.weight_decay["matrix"] == approx(0.004690438 * now.lr_fraction, rel=1e-5)
+        assert now.lr["matrix"] * now.weight_decay["matrix"] == approx(0.004690438 * lr_fraction(one, 0, now), rel=1e-5)
 
 
 def test_decay_options_that_contradict() -> None:

@@ -16,13 +16,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from plan_helpers import plan_of, run_of
+from plan_helpers import lr_fraction, plan_of, run_of
 from pytest import approx
 
 from lit_gpt.errors import UserError
 from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.scaling.base import LEARNED_ROLES, Init, Plan, Situation, Transfer
-from lit_gpt.scaling.batch import batch_factors
+from lit_gpt.scaling.batch_rules import batch_factors
 from lit_gpt.scaling.plan import step_values
 from lit_gpt.scaling.rules import RULES
 
@@ -55,7 +55,6 @@ def transfer(rule: str, optimizer: str = "adamw", **changes: Any) -> Transfer:
         base_head_dim=128,
         tokens=9.5e9,
         base_tokens=9.5e9,
-        batch_ratio=1.0,
         tied=False,
         steps=OPTIMIZERS.facts(optimizer).steps_with(optimizer, {}),
     )
@@ -329,11 +328,12 @@ def test_independent_decay_shrinks_by_decay_times_schedule(depth: int, extra: di
     p = plan_of(run_of("v2scale_mup", depth=depth, **extra))
     for tokens in (0, 10**8, 10**9, 5 * 10**9):
         now = step_values(p, tokens, 8192)
-        assert now.lr["matrix"] * now.weight_decay["matrix"] == approx(4e-5 * now.lr_fraction)
+        assert now.lr["matrix"] * now.weight_decay["matrix"] == approx(4e-5 * lr_fraction(p, tokens, now))
         assert now.weight_decay["vector"] == 0
 
 
 def test_coupled_decay_shrinks_by_the_learning_rate() -> None:
-    now = step_values(plan("mupp", 16), 10**9, 8192)
+    p = plan("mupp", 16)
+    now = step_values(p, 10**9, 8192)
     assert now.weight_decay["matrix"] == 0.1
-    assert now.lr["matrix"] == approx(2.121320344e-4 * now.lr_fraction)
+    assert now.lr["matrix"] == approx(2.121320344e-4 * lr_fraction(p, 10**9, now))

@@ -25,9 +25,9 @@ def run_folder(tmp_path_factory) -> Path:
     (root / "data").mkdir()
     for i in range(20):
         (root / "data" / f"{i}.txt").write_text(f"Document {i} says: the cat sat on the mat. " * 5)
-    setup = resolve_run(parse([*LINE.split(), "--train_data_dir", str(root / "data"), "--out_dir", str(root)]), 1)
-    assert run_training(setup) == 0
-    return setup.folder
+    resolved = resolve_run(parse([*LINE.split(), "--train_data_dir", str(root / "data"), "--out_dir", str(root)]), 1)
+    assert run_training(resolved) == 0
+    return resolved.folder
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The coordinate check, on rules that transfer and on some that do not (arXiv 2203.03466, 2310.02244).
+"""The coordinate check, on rules that transfer and on some that do not (arXiv:2203.03466, 2310.02244).
 
 Measured with `check` below, at steps 1 to 3. Over sites that must be flat, the largest
 |power|: width 0.16 (muP), 0.18 (muP++); depth 0.15 (muP++). Of the stream where it must
@@ -68,7 +68,7 @@ HYBRIDS = {"sambay": {"mamba": {"d_state": 4}}, "gdny": {"gdn": {"key_dim": 16}}
 
 @pytest.mark.parametrize("family", HYBRIDS)
 def test_hybrids_are_flat_under_mupp(family):
-    """In depth from 16 on: at 8 one layer alone reads lent keys, and the stream is a third smaller.
+    """In depth from 16 on: at 8 one layer alone reads shared keys, and the stream is a third smaller.
 
     The largest power over sites that must be flat: width 0.09 and 0.07, depth 0.18 and 0.04.
     """

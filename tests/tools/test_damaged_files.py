@@ -20,7 +20,7 @@ from lit_gpt.data.kept_tokenizer import KeptTokenizer
 from lit_gpt.data.tokenizer import train_bpe
 from lit_gpt.errors import UserError
 from lit_gpt.evals.generation import Sampling, sample
-from lit_gpt.evals.tokenizer import find_tokenizer
+from lit_gpt.evals.model_tokenizer import find_tokenizer
 from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import average, convert, generate, inspect
 from lit_gpt.tools._hf import write_llama

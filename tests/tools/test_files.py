@@ -12,7 +12,7 @@ from llama_models import model_of, small
 
 from lit_gpt.checkpoint import load_exported, load_full, write_exported
 from lit_gpt.errors import UserError
-from lit_gpt.evals.load import load_model
+from lit_gpt.evals.trained_model import load_model
 from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import average, convert
 from lit_gpt.tools._hf import write_llama

@@ -19,7 +19,7 @@ from lit_gpt.data.meta import write_json
 from lit_gpt.data.tokenizer import ByteTokenizer, train_bpe
 from lit_gpt.errors import UserError
 from lit_gpt.evals.generation import Sampling, generate, sample, stream
-from lit_gpt.evals.load import load_model
+from lit_gpt.evals.trained_model import load_model
 from lit_gpt.model import GPT
 from lit_gpt.tools import generate as tool
 

@@ -17,7 +17,7 @@ from lit_gpt.config.cli import parse
 from lit_gpt.data.prepare.run import prepare as prepare_data
 from lit_gpt.data.tokenizer import train_bpe
 from lit_gpt.errors import UserError
-from lit_gpt.evals.load import load_meta, load_model
+from lit_gpt.evals.trained_model import load_meta, load_model
 from lit_gpt.preflight.resolved_run import resolve_run
 from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import convert, generate
@@ -33,9 +33,9 @@ LINE += " --base_hps.b0 64 --base_hps.warmup_tokens 0 --num_workers 0"
 def trained(tmp_path, name: str, *options: str):
     """One step on tmp_path/data; the run folder."""
     line = [*LINE.split(), *options, "--train_name", name, "--train_data_dir", str(tmp_path / "data")]
-    setup = resolve_run(parse([*line, "--out_dir", str(tmp_path / "out")]), 1)
-    assert run_training(setup) == 0
-    return setup.folder
+    resolved = resolve_run(parse([*line, "--out_dir", str(tmp_path / "out")]), 1)
+    assert run_training(resolved) == 0
+    return resolved.folder
 
 
 def bpe_with_ends(path) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from lit_gpt.checkpoint import load_full, write_exported
 from lit_gpt.errors import UserError
-from lit_gpt.evals.load import load_model
+from lit_gpt.evals.trained_model import load_model
 from lit_gpt.ops import attention
 from lit_gpt.tools import _environment, inspect
 

@@ -63,7 +63,7 @@ def test_layers_add_up_to_the_model(name, capsys):
     assert [row[2] for row in layers] == ["128", "128", "128", "all"]
 
 
-def test_the_reference_formula_beside_the_exact_count(capsys):
+def test_archscales_formula_beside_the_exact_count(capsys):
     """Its count has no gains: 8 layers of 2 and the last norm, of width 1024 each (depth 8)."""
     line = "--train_model transformer --depth 8 --train_name plain --compare_analytic true"
     assert plan.main(line.split()) == 0

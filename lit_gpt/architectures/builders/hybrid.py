@@ -1,9 +1,9 @@
 """Layer patterns of the hybrid families: Samba (arXiv:2406.07522), YOCO (2405.05254), SambaY (2507.06607).
 
 YOCO is two halves around m = depth / 2. Layers before m are recurrent or see a window. Layer
-m is recurrent, and lends its state as a memory; layer m + 1 is attention, and lends its keys
-and values. Layers after that keep no state: odd ones attend to the lent keys and values, even
-ones are Gated Memory Units on the lent memory.
+m is recurrent, and shares its state as a memory; layer m + 1 is attention, and shares its keys
+and values. Layers after that keep no state: odd ones attend to these keys and values, even
+ones are Gated Memory Units on that memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lit_gpt.errors import UserError
 
 
 class Memory(NamedTuple):
-    """Which layer lends the memory, counted from m, and which part of it."""
+    """Which layer shares its memory, counted from m, and which part of it."""
 
     after: int
     part: Literal["mixer", "ffn"]
@@ -82,15 +82,15 @@ def yoco(
 
 
 def adaptive_base(tokens: int) -> float:
-    """Base of the rotary frequencies for so many visible tokens, 0.09 w^1.628: ArchScale's ada_rope."""
+    """Base of the rotary frequencies where a layer sees w = `tokens` tokens: 0.09 w^1.628, ArchScale's ada_rope."""
     return 0.09 * tokens**1.628
 
 
 def paired_kv_heads(depth: int) -> int:
     """Of `depth` query heads, the even divisor nearest to depth / 4, the larger of two.
 
-    It is depth / 4 at depths 8, 16 and 24. ArchScale has depth / 4 at 12 and 20 too, which is
-    odd and cannot be paired.
+    It is depth / 4 at depths 8, 16 and 24. ArchScale has depth / 4 at 12 and 20 too, which is odd, while
+    differential attention needs pairs of heads (departure D18).
     """
     even = [k for k in range(2, depth + 1, 2) if depth % k == 0]
     return min(even, key=lambda k: (abs(k - depth / 4), -k))

@@ -1,7 +1,7 @@
 """Token file formats, one file each: `matches(path)` and `open_stream(paths, info)`.
 
 `matches` looks into the file. A format with FALLBACK = True carries no mark of its
-own and is only tried when no other format claims the file.
+own and is only tried when no other format matches the file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FORMATS = Registry("lit_gpt.data.formats", "data format", "open_stream(paths, in
 
 
 def detect(path: Path) -> str:
-    """The name of the format of one file. Raises UserError when no format claims it or it cannot be read."""
+    """The name of the format of one file. Raises UserError when no format matches it or it cannot be read."""
     for name in sorted(FORMATS.names(), key=lambda name: getattr(FORMATS.load(name), "FALLBACK", False)):
         if FORMATS.load(name).matches(regular(path)):
             return name

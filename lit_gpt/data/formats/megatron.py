@@ -21,6 +21,7 @@ from lit_gpt.utils.files import regular
 
 HEADER = struct.Struct("<9sQBQQ")
 MAGIC = b"MMIDIDX\x00\x00"
+# Megatron's codes; those of floats (6, 7) are no token ids.
 DTYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
 
 

@@ -25,7 +25,7 @@ MAGIC = b"LITPKDS"
 VERSION = 1
 HEADER = struct.Struct("<7sQBQ")
 DTYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 6: "<f4", 7: "<f8", 8: "<u2"}
-UINT16_VOCAB = 65500  # ArchScale's limit for uint16, kept so that its files and ours agree
+UINT16_VOCAB = 65500  # ArchScale's limit for uint16, below the possible 65,536; kept so that its files and ours agree
 
 
 def matches(path: Path) -> bool:

@@ -34,7 +34,7 @@ MARKS = {
 }
 TEXT_BYTES = 32  # so many bytes that are all text by chance: under 1e-12 for ids that use most of a vocabulary
 CONTROL = set(range(32)) - set(map(ord, string.whitespace)) | {127}
-STRETCH = 1 << 12  # ids looked at, at each of three places of a file
+STRETCH = 1 << 12  # numbers that are looked at in each of three places of a file: its start, middle and end
 
 
 def matches(path: Path) -> bool:
@@ -98,7 +98,7 @@ def _wider(path: Path, size: int) -> int | None:
     for width in (4, 2):
         ids = halves[: len(halves) // width * width].reshape(-1, width)
         upper = ids[:, 1:][ids[:, 1:] != 0xFFFF]
-        if len(ids) >= 16 and len(upper) > len(ids) // 2:
+        if len(ids) >= 16 and len(upper) > len(ids) // 2:  # fewer tell nothing
             most = upper.max()
             if most < 16 and ids[:, 0].max() > (15 if most else 0):
                 return 16 * width

@@ -21,7 +21,10 @@ from lit_gpt.data.stream import ArrayStream, StreamInfo
 from lit_gpt.data.tokenizer import Tokenizer, load_tokenizer
 from lit_gpt.errors import UserError
 
+# More is to be prepared once: every rank tokenises all of the text at every start, and holds the ids in memory.
 LIMIT_BYTES = 256 * 2**20
+# Of the documents, where no folder is called validation. It is more than the 0.5% of scripts/prepare_text.py, because
+# in a small set a larger share is needed for a loss that says something.
 VALIDATION_FRACTION = 0.05
 
 

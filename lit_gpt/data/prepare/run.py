@@ -60,8 +60,8 @@ def prepare(
 ) -> dict:
     """Tokenise documents into packed shards `<output>/<split>_<counter>.bin`.
 
-    Every document is followed by EOS; nothing is dropped in silence and nothing is padded. The bytes written
-    do not depend on the number of workers. Killed at any moment, the same call goes on where it was and
+    Every document is followed by EOS; nothing is dropped in silence and nothing is padded (departure D69). The bytes
+    written do not depend on the number of workers. Killed at any moment, the same call goes on where it was and
     ends with the same bytes. Files are read by what they hold, compressed or not. What cannot be used is
     left out, undecodable bytes become U+FFFD, and both are counted in the summary and in meta.json.
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from lit_gpt.data.codec import parquet_file
 from lit_gpt.data.kinds import Kind, Piece
 
-UNIT_BYTES = 8 * 2**20  # small files are grouped up to this size
-PIECE_BYTES = 32 * 2**20  # larger files that can be cut are cut into pieces of about this size
+# A unit is what a worker does in one go, and what is lost when it is killed: seconds of work. Small files are grouped
+# up to the first size; larger ones that can be cut are cut into pieces of about the second.
+UNIT_BYTES = 8 * 2**20
+PIECE_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Unit:
 
     @property
     def size(self) -> int:
-        """Bytes on disk."""
+        """Bytes on disk of all pieces."""
         return sum(p.size for p in self.pieces)
 
 

@@ -21,7 +21,9 @@ from lit_gpt.data.splits import Splitter
 from lit_gpt.data.tokenizer import Tokenizer, load_tokenizer
 from lit_gpt.errors import UserError
 
-BATCH_CHARS = 1 << 20  # texts are tokenised together up to this many characters
+# Texts are tokenised together up to this many characters: a call of the tokenizer for each short text would cost more
+# than its work, and a worker holds little at a time.
+BATCH_CHARS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class _Part:
 
     def flush(self) -> None:
         for (piece, text), ids in zip(self.texts, self.tokenizer.encode_batch([text for _, text in self.texts])):
-            ids_as_array = np.frombuffer(ids, np.uint8) if isinstance(ids, bytes) else ids  # ten times as fast
+            # Bytes are their own ids; reading the buffer is ten times as fast as a list.
+            ids_as_array = np.frombuffer(ids, np.uint8) if isinstance(ids, bytes) else ids
             array = np.concatenate([np.asarray(a, self.dtype) for a in (self.before, ids_as_array, self.after)])
             array.tofile(self.file)
             self.tokens += len(array)
@@ -139,7 +142,7 @@ _state: tuple[Job, Tokenizer] | None = None
 
 
 def start_worker(job: Job) -> None:
-    """Called once in every worker process."""
+    """Prepare a worker process: load the tokenizer once, and end when the parent ends."""
     global _state
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
@@ -155,6 +158,6 @@ def _leave_with_parent() -> None:
 
 
 def run_in_worker(unit: Unit) -> int:
-    """encode_unit with what start_worker loaded."""
+    """encode_unit in a worker process, with the job and tokenizer that start_worker loaded."""
     assert _state
     return encode_unit(*_state, unit)

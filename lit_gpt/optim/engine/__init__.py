@@ -5,9 +5,10 @@
 | reference.py | every native optimizer in plain numpy: read it first |
 | directions.py, updates.py | where to go, and how far: the two parts of an update rule |
 | rules.py | update rules that several optimizers share |
-| batches.py | matrices of one shape together, made whole where weights are sharded |
+| matrix_batches.py | matrices of one shape together, made whole where weights are sharded |
 | role_optimizer.py | the optimizer over role groups that runs the rules |
-| external.py, library_memory.py, libraries.py | optimizers of other libraries: the table, what they keep, the wrapper |
+| external.py, libraries.py | optimizers of other libraries: the table, the wrapper |
+| library_state_size.py | what those keep between steps |
 | state_tree.py, trial.py | a library's state as flat tensors; steps on small weights before a run starts |
-| groups.py, memory.py, protocol.py | what the rest of the house asks: groups, bytes, hooks of the loop |
+| groups.py, state_size.py, protocol.py | what the rest of the house asks: groups, bytes, hooks of the loop |
 """

@@ -6,7 +6,7 @@
 | Adam | m / (sqrt(v) + eps) (arXiv:1412.6980), or with Nesterov momentum: NAdam (Dozat 2016) |
 | Sign | the sign of an interpolated momentum: Lion (arXiv:2302.06675) |
 
-Shapes are those of batches.py. State that has the shape of its parameter is sharded like it.
+Shapes are those of matrix_batches.py. State that has the shape of its parameter is sharded like it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lit_gpt.errors import UserError
 from lit_gpt.ops.newton_schulz import iteration, orthogonalize
-from lit_gpt.optim.engine.batches import Batch, Task, local
+from lit_gpt.optim.engine.matrix_batches import Batch, Task, local
 from lit_gpt.optim.engine.role_optimizer import Control, Group, State
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -33,11 +33,12 @@ def buffers(batch: Batch, state: State, key: str) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class Orthogonal:
-    """U V^T of the momentum M <- mu M + G, or of mu M + G with it (nesterov).
+    """Momentum made orthogonal: U V^T, where U S V^T is the singular value decomposition of the momentum.
 
-    ns: set of Newton-Schulz coefficients, ns_steps of them, in ns_dtype; see ops/newton_schulz.py. auto: bf16 on a
-    GPU, fp32 on a CPU, where products in bf16 take five to ten times as long.
-    Blocks of a matrix that are maps of their own are orthogonalised each for itself.
+    The momentum is M <- mu M + G; with nesterov, mu M + G of the new M takes its place. Newton-Schulz iterations
+    approximate U V^T: ns names their coefficients, ns_steps is their number, ns_dtype what they compute in (see
+    ops/newton_schulz.py). "auto" is bf16 on a GPU and fp32 on a CPU, where products in bf16 take five to ten times
+    as long. Every block of a matrix (matrix_batches.Batch) is made orthogonal by itself.
     """
 
     momentum: float
@@ -55,11 +56,11 @@ class Orthogonal:
             )
 
     def new_state(self, p: Tensor) -> dict[str, Tensor]:
-        """The momentum, in fp32."""
+        """The momentum M, in fp32 and in the shape of the parameter."""
         return {"momentum": torch.zeros_like(p)}
 
     def __call__(self, batch: Batch, group: Group, state: State, control: Control) -> Task[Tensor]:
-        """See Direction."""
+        """See role_optimizer.Direction."""
         u_BrC, momenta = control.gradients(batch), buffers(batch, state, "momentum")
         grads = batch.split(u_BrC)
         torch._foreach_mul_(momenta, control.decay(self.momentum))
@@ -68,7 +69,8 @@ class Orthogonal:
             torch._foreach_add_(grads, momenta, alpha=self.momentum)
         else:
             torch._foreach_copy_(grads, momenta)
-        # fp16 has no room for the size of gradients, which only the norm takes out.
+        # What travels is bf16 or fp32 and never fp16: gradients are divided by their norm only after they have
+        # travelled, and before that they may be too large or too small for fp16.
         wire = torch.bfloat16 if self._dtype(batch.device) == torch.bfloat16 else torch.float32
         whole = yield from batch.assemble(u_BrC.to(batch.device, wire))
         direction = yield from batch.scatter(self._orthogonal(whole, batch.blocks).to(wire))
@@ -86,7 +88,10 @@ class Orthogonal:
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam's direction. nesterov: NAdam's. betas, eps: in place of those of the group."""
+    """Adam's direction m / (sqrt(v) + eps), bias-corrected; with nesterov that of NAdam (Dozat 2016).
+
+    betas, eps: in place of those of the group.
+    """
 
     nesterov: bool = False
     betas: tuple[float, float] | None = None
@@ -99,7 +104,7 @@ class Adam:
         return state | ({"mu_product": torch.ones((), device=p.device)} if self.nesterov else {})
 
     def __call__(self, batch: Batch, group: Group, state: State, control: Control) -> Task[Tensor]:
-        """See Direction."""
+        """See role_optimizer.Direction."""
         yield from ()
         g_BrC, (beta1, beta2) = control.gradients(batch), self.betas or group["betas"]
         grads, m, v = batch.split(g_BrC), buffers(batch, state, "exp_avg"), buffers(batch, state, "exp_avg_sq")
@@ -114,6 +119,7 @@ class Adam:
         root = v_BrC.div_(1 - beta2**step).sqrt_().add_(group["eps"] if self.eps is None else self.eps)
         if not self.nesterov:
             return m_BrC.div_(1 - beta1**step).div_(root)
+        # torch.optim.NAdam's schedule: mu_t = beta1 (1 - 0.96^(t psi) / 2), and its running product for the bias.
         mu, following = (beta1 * (1 - 0.5 * 0.96 ** (t * MOMENTUM_DECAY)) for t in (step, step + 1))
         products = buffers(batch, state, "mu_product")
         product = products[0] * mu
@@ -127,11 +133,11 @@ class Sign:
     """sign(beta1 M + (1 - beta1) G), and M <- beta2 M + (1 - beta2) G after it; the group has betas."""
 
     def new_state(self, p: Tensor) -> dict[str, Tensor]:
-        """The momentum."""
+        """The momentum M, in the shape of the parameter."""
         return {"exp_avg": torch.zeros_like(p)}
 
     def __call__(self, batch: Batch, group: Group, state: State, control: Control) -> Task[Tensor]:
-        """See Direction."""
+        """See role_optimizer.Direction."""
         yield from ()
         g_BrC, momenta, (beta1, beta2) = control.gradients(batch), buffers(batch, state, "exp_avg"), group["betas"]
         direction = batch.join(momenta).mul_(beta1).add_(g_BrC, alpha=1 - beta1).sign_()

@@ -20,7 +20,7 @@ from lit_gpt.config.arguments import UNKNOWN, Argument, arguments_of, check
 from lit_gpt.errors import NotInstalled, UserError
 from lit_gpt.ops.backends import missing, optional
 from lit_gpt.optim.engine.libraries import Group, Traits, Wrapped
-from lit_gpt.optim.engine.library_memory import conda, factored, galore, momentum, preconditioned, quantised
+from lit_gpt.optim.engine.library_state_size import conda, factored, galore, momentum, preconditioned, quantised
 from lit_gpt.optim.engine.trial import objection
 from lit_gpt.scaling.base import HIDDEN, Plan
 from lit_gpt.scaling.optimizer_facts import Memory, OptimizerFacts, UpdateRule, copies, everywhere, hidden
@@ -39,10 +39,14 @@ ORDINARY = Traits()
 class Entry:
     """One optimizer of a library.
 
-    module, name: where its class is. about: what it is, with its paper. options: defaults that differ from the
-    class's, and options that its signature does not show. fixed: arguments that are no options. without: arguments
-    that may only have their defaults, and why. by_role: further keys of the group of a role. schedule: the only
-    one that it allows, if not None. total_steps: option whose default is the length of the run. aliases: other names.
+    module, name: where its class is. about: what it is, with its paper.
+    options: defaults that differ from the class's, and options that the signature of the class does not show.
+    fixed: arguments that are no options, with their values.
+    without: argument -> why it may only have its default.
+    by_role: role -> further keys of its group.
+    schedule: the only learning-rate schedule that it allows; None for any.
+    total_steps: the option whose default is the number of steps of the run; None where it has no such option.
+    aliases: other names that people type.
     """
 
     module: str
@@ -108,18 +112,23 @@ class Entry:
                 raise UserError(f"--optimizer_args.{name} {value} cannot be used by {plan.optimizer}: {why}. Drop it.")
 
     def _arguments(self, cls: Any, plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Arguments of the class, and what groups get from the Plan step by step."""
+        """(arguments of the class; the betas and eps that groups get from the Plan before every step).
+
+        Raises UserError for --optimizer_args that the class does not take.
+        """
         parameters = arguments_of(cls)
         betas, eps = self.facts.constants({}, (plan.beta1, plan.beta2), plan.eps)
         ours = {name: value for name, value in (("betas", betas), ("eps", eps)) if name in parameters}
         ours |= {**self.options, **({self.total_steps: plan.steps} if self.total_steps else {})}
-        hints = HINTS | {name: knob.hint for name, knob in parameters.items()}
-        knobs = parameters | {name: Argument(hints.get(name, UNKNOWN), value) for name, value in ours.items()}
+        hints = HINTS | {name: option.hint for name, option in parameters.items()}
+        options = parameters | {name: Argument(hints.get(name, UNKNOWN), value) for name, value in ours.items()}
         self._refuse_without(parameters, plan)
         withheld = OURS | self.fixed.keys()
-        allowed = {name: knob for name, knob in knobs.items() if name not in withheld}
+        allowed = {name: option for name, option in options.items() if name not in withheld}
         check(f"optimizer {plan.optimizer}", "--optimizer_args", plan.optimizer_args, allowed)
         given, own_betas = plan.optimizer_args, self.facts.betas or (None,)
+        # What was typed, or is the optimizer's own, stays; other betas and eps follow the Plan, whose batch ramp and
+        # schedule may change them from step to step.
         scheduled: dict[str, Any] = {}
         if "betas" in ours and given.get("betas", own_betas)[0] is None:
             scheduled["betas"] = (plan.beta1, plan.beta2)
@@ -130,17 +139,17 @@ class Entry:
 
 
 def elementwise(name: str, memory: Memory, **facts: Any) -> OptimizerFacts:
-    """Of an optimizer that trains every role, and can be asked to step a part of a tensor."""
+    """Facts of an optimizer that trains every role and whose step on a part of a tensor needs no other part."""
     return OptimizerFacts(everywhere(UpdateRule(name, memory)), **facts)
 
 
 def whole(name: str, memory: Memory, **facts: Any) -> OptimizerFacts:
-    """Of one that trains every role, and must see whole tensors."""
+    """Facts of an optimizer that trains every role and must see whole tensors."""
     return OptimizerFacts(everywhere(UpdateRule(name, memory)), gathered=True, **facts)
 
 
 def matrices(name: str, memory: Memory, **facts: Any) -> OptimizerFacts:
-    """Of one that trains matrices, experts and routers, which it must see whole."""
+    """Facts of an optimizer that trains matrices, experts and routers and must see them whole; AdamW trains others."""
     return OptimizerFacts(hidden(UpdateRule(name, memory)), gathered=True, **facts)
 
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from lit_gpt.optim.engine.batches import local
+from lit_gpt.optim.engine.matrix_batches import local
 from lit_gpt.optim.engine.state_tree import Value, as_tensor, assign, values_of
 
 Group = dict[str, Any]
@@ -35,12 +35,12 @@ WRITTEN = ("params", "lr", "weight_decay")  # keys of the inner groups that are 
 
 @dataclass(frozen=True)
 class Traits:
-    """What the wrapper and the training loop must know of an optimizer.
+    """What the wrapper and the training loop must know of a library's optimizer.
 
-    own_decay: it decays by itself (the wrapper does otherwise, decoupled).
-    averages: it trains at one point and is evaluated at another, through train() and eval().
-    keeps_gradients: it stores its momentum in the gradients.
-    rate: key of its groups that the learning rate is multiplied by (Prodigy's d).
+    own_decay: it decays the weights by itself; otherwise the wrapper does, decoupled, as AdamW.
+    averages: it trains at one point and is evaluated at another, between which its train() and eval() switch.
+    keeps_gradients: it stores its momentum in the gradients, which must then not be thrown away.
+    rate: the key of its groups that it multiplies the learning rate by (Prodigy's d); None where there is none.
     """
 
     own_decay: bool = False
@@ -111,7 +111,7 @@ class Wrapped(torch.optim.Optimizer):
         self._keep(gathered)
 
     def _hand_over(self, group: Group, inner: torch.optim.Optimizer, hidden: Group) -> None:
-        """The numbers of this step. A group without own decay is decayed here, as AdamW decays."""
+        """Give an inner group the numbers of this step, and decay its weights where the optimizer does not do so."""
         if isinstance(hidden["lr"], Tensor):  # torchao's
             hidden["lr"].fill_(group["lr"])
         else:
@@ -126,7 +126,10 @@ class Wrapped(torch.optim.Optimizer):
             hidden["eps"] = group["eps"]
 
     def _show_weights(self) -> list[tuple[DTensor, list[Tensor]]]:
-        """Point the inner parameters at the weights of now; returns those that are copies."""
+        """Let the inner parameters show the weights as they are now.
+
+        Returns the parameters whose weights had to be gathered, with these copies: `_keep` writes them back.
+        """
         gathered = []
         for group, p in self._parameters():
             seen = self._view(p, group)
@@ -137,7 +140,7 @@ class Wrapped(torch.optim.Optimizer):
         return gathered
 
     def _keep(self, gathered: list[tuple[DTensor, list[Tensor]]]) -> None:
-        """This rank's shards of the gathered weights."""
+        """Take this rank's shards out of the gathered weights, and drop the gradients."""
         for p, seen in gathered:
             whole = (torch.stack(seen) if p.ndim == seen[0].ndim + 1 else seen[0]).view(p.shape)
             local(p).copy_(local(distribute_tensor(whole, p.device_mesh, p.placements, src_data_rank=None)))
@@ -164,7 +167,7 @@ class Wrapped(torch.optim.Optimizer):
 
     @torch.no_grad()
     def use_training_weights(self) -> None:
-        """Undo use_averages."""
+        """Put the weights to train back into the model, bit by bit as they were before use_averages."""
         self._show_weights()
         for inner in self.inner:
             inner.train()  # type: ignore[attr-defined]

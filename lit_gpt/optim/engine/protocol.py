@@ -52,5 +52,5 @@ def curvature_due(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def telemetry(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """Numbers of the optimizer to log."""
+    """Metric key -> number that the optimizer wants logged; empty for most."""
     return cast(Any, optimizer).telemetry() if hasattr(optimizer, "telemetry") else {}

@@ -2,7 +2,8 @@
 
 An optimizer's file says which rule a role gets (FACTS, which the Plan shows) and what each rule is made of
 (`rules`). A rule is a direction (directions.py: where to go, from gradients and state) and an update
-(updates.py: how far, and what is kept), over batches of equal shapes (batches.py); AdamW is torch's fused kernel.
+(updates.py: how far, and what is kept), over batches of equal shapes (matrix_batches.py); AdamW is the fused kernel of
+torch.
 
 State exists from construction on: checkpoints have the same tensors on every rank, and nothing is
 stepped to make them. Whether a step is skipped, and how gradients are scaled, stays on the device.
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from lit_gpt.optim.engine.batches import Batch, Task, interleave, local, make_batches
+from lit_gpt.optim.engine.matrix_batches import Batch, Task, interleave, local, make_batches
 from lit_gpt.scaling.base import Plan
 
 Group = dict[str, Any]
@@ -25,9 +26,10 @@ State = Mapping[Tensor, dict[str, Tensor]]
 
 
 class Control(NamedTuple):
-    """What the loop found out about the gradients of this step, on one device.
+    """What the training loop found out about the gradients of this step.
 
-    skip: 0-d bool, whether the step must change nothing. divisor: 0-d, of the gradients.
+    Both are 0-d tensors on the device, so that nothing waits for the host to read them.
+    skip: bool, whether the step must change nothing. divisor: what the gradients are to be divided by.
     """
 
     skip: Tensor
@@ -42,7 +44,10 @@ class Control(NamedTuple):
         return torch.where(self.skip, 1.0, value)
 
     def gradients(self, batch: Batch) -> Tensor:
-        """The scaled gradients of a batch, (B, r, C); zeros, even for NaNs, in a step that is skipped."""
+        """The gradients of a batch after division, (B, r, C); zeros in a step that is skipped.
+
+        `where` and not a product with 0, because 0 times NaN is NaN.
+        """
         g_BrC = batch.join([_grad(p) for p in batch.params])
         return torch.where(self.skip, 0.0, g_BrC).div_(self.divisor)
 
@@ -53,17 +58,17 @@ def _grad(p: Tensor) -> Tensor:
 
 
 class Direction(Protocol):
-    """Where to go. Both parts work on local shards; state may be sharded like the parameter."""
+    """Where to go. It sees this rank's rows of a batch of matrices; its state may be sharded like the parameter."""
 
     def new_state(self, p: Tensor) -> dict[str, Tensor]: ...
 
     def __call__(self, batch: Batch, group: Group, state: State, control: Control) -> Task[Tensor]:
-        """Updates its state; returns the direction (B, r, C), fp32, finite even in a skipped step."""
+        """Update the state and return the direction (B, r, C), in fp32 and finite even in a skipped step."""
         ...
 
 
 class Update(Protocol):
-    """How far to go: changes the weights x (B, r, C) in place, by nothing where the rate is 0."""
+    """How far to go: moves the weights x (B, r, C) along a direction d, in place; not at all at a rate of 0."""
 
     def new_state(self, p: Tensor) -> dict[str, Tensor]: ...
 
@@ -73,7 +78,10 @@ class Update(Protocol):
 
 
 class Rule:
-    """A direction and an update over the parameters of one group."""
+    """A direction and an update, over the parameters of one group in batches of equal shapes.
+
+    blocks: of a parameter, see matrix_batches.Batch.
+    """
 
     def __init__(
         self,
@@ -89,7 +97,7 @@ class Rule:
         return {**self.direction.new_state(p), **self.update.new_state(p)}
 
     def tasks(self, group: Group, state: State, control: Control) -> Iterator[Task[None]]:
-        """One per batch."""
+        """The step as one task per batch, for `interleave`."""
         return (self._task(batch, group, state, control) for batch in self.batches)
 
     def _task(self, batch: Batch, group: Group, state: State, control: Control) -> Task[None]:
@@ -126,7 +134,7 @@ class FusedAdamW:
             [],
             lists[2],
             fused=True,
-            grad_scale=control.divisor,
+            grad_scale=control.divisor,  # the kernel divides by it, and does nothing where found_inf is 1
             found_inf=control.skip.float(),
             amsgrad=False,
             beta1=beta1,

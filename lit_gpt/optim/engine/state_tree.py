@@ -1,6 +1,7 @@
-"""A state tree is whatever a library keeps as optimizer state: dicts, lists, objects, quantised tensors.
+"""The state of a library's optimizer as a tree: dicts, lists, objects and quantised tensors, nested in any way.
 
-Its values are tensors and numbers, each with its path. Tensors are loaded in place; numbers are assigned.
+The values of the tree are the tensors and numbers in it, each with its path, such as "state/exp_avg/scale".
+Checkpoints hold tensors, so tensors are loaded in place, and numbers travel as 0-d tensors and are assigned.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def _items(tree: Any) -> list[tuple[Any, Any]]:
 
 
 def as_tensor(value: Any) -> Tensor:
-    """A tensor itself; a number as a 0-d tensor that holds all its digits."""
+    """A tensor itself; a number as a 0-d tensor, a float in float64, which is what Python's float is."""
     if isinstance(value, Tensor):
         return value
     return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)

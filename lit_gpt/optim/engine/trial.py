@@ -15,7 +15,10 @@ from torch import nn
 from lit_gpt.errors import UserError
 from lit_gpt.roles import role
 
-STEPS = 12  # rectified starts end after 5, bases are renewed every 10
+# More than 10, after which SOAP and Shampoo renew their bases, and more than 5, after which RAdam's start ends: what
+# fails in either is seen.
+STEPS = 12
+# Small, and with sides that differ, so that a transposed use of a shape fails.
 SHAPES = {
     "embedding": (12, 8),
     "head": (12, 8),

@@ -5,9 +5,9 @@
 | Step | X <- (1 - eta lambda) X - eta f D, f by the shape: Muon, NAdam, Lion |
 | NormalizedRows | the same with each row of D divided by its running root mean square: NorMuon |
 | Sphere | as far as eta times the Frobenius norm, which is kept at its initial value: MuonH |
-| Ball | X <- X - eta R D, then the spectral norm back to R = sqrt(fan_out / fan_in): MuonBall |
+| Ball | X <- X - eta R D, then scaled to the spectral norm R = sqrt(fan_out / fan_in): MuonBall |
 
-Shapes are those of batches.py. A rate of 0 (also that of a skipped step) changes no weight.
+Shapes are those of matrix_batches.py. A rate of 0 (also that of a skipped step) changes no weight.
 """
 
 from __future__ import annotations
@@ -20,20 +20,22 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lit_gpt.errors import UserError
-from lit_gpt.optim.engine.batches import Batch, Task, local, shard_group
 from lit_gpt.optim.engine.directions import buffers
+from lit_gpt.optim.engine.matrix_batches import Batch, Task, local, shard_group
 from lit_gpt.optim.engine.role_optimizer import Control, Group, State
 
-EPS = 1e-8  # smallest norm that is divided by
-POWER_STEPS = 10  # power iterations per step, which go on where those of the step before ended
+EPS = 1e-8  # smallest norm that is divided by: a direction of zeros must give a step of zeros, not NaN
+# Power iterations per step. Each step goes on from the vector of the step before, and weights turn little within one
+# step, so few are enough.
+POWER_STEPS = 10
 
 
 def adjusted(mode: str, rows: int, columns: int) -> float:
-    """Factor on an orthogonal direction of rows x columns (fan_out x fan_in).
+    """The factor on an orthogonal direction of rows x columns (fan_out x fan_in).
 
-    spectral: sqrt(rows / columns), so that inputs and outputs of unit RMS stay so (arXiv:2310.17813);
-    clip: not below 1; rms: 0.2 sqrt(max), entries as large as AdamW's (arXiv:2502.16982); none: 1.
-    Raises UserError for another mode.
+    spectral: sqrt(rows / columns), with which a step changes outputs of unit RMS by as much at any width
+    (arXiv:2310.17813). clip: the same, but not below 1. rms: 0.2 sqrt(max(rows, columns)), which makes the entries
+    as large as those of AdamW's steps (arXiv:2502.16982). none: 1. Raises UserError for another mode.
     """
     factors = {
         "spectral": sqrt(rows / columns),
@@ -69,13 +71,13 @@ class Step:
             adjusted(self.adjust, 1, 1)
 
     def new_state(self, p: Tensor) -> dict[str, Tensor]:
-        """None."""
+        """There is no state."""
         return {}
 
     def __call__(
         self, batch: Batch, x_BrC: Tensor, d_BrC: Tensor, group: Group, state: State, control: Control
     ) -> Task[None]:
-        """See Update."""
+        """See role_optimizer.Update."""
         factor = 1.0 if self.adjust is None else adjusted(self.adjust, *_fan(batch))
         decay_(x_BrC, d_BrC, control.rate(group["lr"] * group["weight_decay"]), self.cautious)
         x_BrC.sub_(d_BrC.mul_(control.rate(group["lr"] * factor)))
@@ -104,7 +106,7 @@ class NormalizedRows:
     def __call__(
         self, batch: Batch, x_BrC: Tensor, d_BrC: Tensor, group: Group, state: State, control: Control
     ) -> Task[None]:
-        """See Update."""
+        """See role_optimizer.Update."""
         squares = [state[p]["row_square"] for p in batch.params]
         v_Br1 = batch.join(squares).mul_(control.decay(self.beta2))
         v_Br1.add_(d_BrC.square().mean(-1, keepdim=True) * control.rate(1 - self.beta2))
@@ -122,7 +124,8 @@ class Sphere:
     """Hyperball (arXiv:2603.28743): eta is the step's length relative to the weights' norm.
 
     With nu the Frobenius norm at the start of training, X' = X - eta nu D / |D| and X <- nu X' / |X'|.
-    Every expert is a matrix on a sphere of its own. A matrix with blocks is on one.
+    Every expert is a matrix on a sphere of its own, whatever the number of processes (departure D49). A matrix that
+    has blocks is on one sphere as a whole.
     """
 
     def new_state(self, p: Tensor) -> dict[str, Tensor]:
@@ -139,7 +142,7 @@ class Sphere:
     def __call__(
         self, batch: Batch, x_BrC: Tensor, d_BrC: Tensor, group: Group, state: State, control: Control
     ) -> Task[None]:
-        """See Update."""
+        """See role_optimizer.Update."""
         rate, nu_B = control.rate(group["lr"]), torch.cat([n.reshape(-1) for n in buffers(batch, state, "norm")])
         lengths = yield from batch.norms(d_BrC)
         x_BrC.sub_(d_BrC.mul_((rate * nu_B / lengths.clamp(min=EPS))[:, None, None]))
@@ -149,10 +152,11 @@ class Sphere:
 
 @dataclass(frozen=True)
 class Ball:
-    """Spectral ball (ArchScale's MuonBall), with the retraction after the step and not before it.
+    """Spectral ball: weights keep the spectral norm R = sqrt(fan_out / fan_in).
 
-    X' = X - eta R D, X <- R X' / sigma(X'), R = sqrt(fan_out / fan_in). sigma comes from power
-    iterations on X'^T X', each with one small all-reduce, that start from their last vector.
+    X' = X - eta R D, then X <- R X' / sigma(X'). ArchScale's MuonBall scales the weights before a step; here it is
+    after it, so that the weights that are evaluated and saved have that norm (departure D52). The spectral norm
+    sigma comes from power iterations on X'^T X', each with one small all-reduce, that go on from their last vector.
     """
 
     def new_state(self, p: Tensor) -> dict[str, Tensor]:
@@ -164,7 +168,7 @@ class Ball:
     def __call__(
         self, batch: Batch, x_BrC: Tensor, d_BrC: Tensor, group: Group, state: State, control: Control
     ) -> Task[None]:
-        """See Update."""
+        """See role_optimizer.Update."""
         radius = adjusted("spectral", *batch.params[0].shape[-2:])
         rate, vectors = control.rate(group["lr"]), [state[p]["singular_vector"] for p in batch.params]
         x_BrC.sub_(d_BrC.mul_(rate * radius))

@@ -21,7 +21,8 @@ and their change as n^0.52 to n^0.55 in the first 16 steps, while the rest of th
 
 There is no factor for sparsity and granularity either: the best rate was found not to move between 2 and 64 active
 experts, with square-root gates, nor between 1 and 32 times as many in all. The paper leaves the factor of tokens out
-of the rates of embedding and head; that is the rule hyperp_paper, which measured worse (docs/optimizers.md).
+of the rates of embedding and head; that is the rule hyperp_paper, which measured worse (docs/optimizers.md and
+departure D40).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from lit_gpt.scaling.base import LEARNED_ROLES, Situation, Transfer
 from lit_gpt.scaling.rules import mupp
 from lit_gpt.scaling.rules.sp import head_init
 
-TOKEN_EXPONENT = -0.32
+TOKEN_EXPONENT = -0.32  # fitted in arXiv:2603.28743; ArchScale's code has the same
 
 
 def transfer(s: Situation) -> Transfer:

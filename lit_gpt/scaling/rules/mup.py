@@ -1,4 +1,4 @@
-"""Maximal update parameterization (arXiv 2203.03466): transfer over width.
+"""Maximal update parameterization (arXiv:2203.03466): transfer over width.
 
 With r = base width / width:
 
@@ -22,8 +22,8 @@ an optimizer multiplies by its rate is r^(1 - p) for matrices, r^-p for tables. 
 same at any width with AdamW, times r with Muon, and with its relatives, whose steps are Muon's but for the factor.
 
 ArchScale writes r as d0/d because its width is proportional to depth; with --base_hps.ar0 that is not the width
-ratio, so here r is computed from the widths. Tying the embeddings changes no factor (ArchScale shrinks projections
-then).
+ratio, so here r is computed from the widths (departure D28). Tying the embeddings changes no factor, while ArchScale
+shrinks projections then (departure D33).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""muP++ (arXiv 2507.06607): muP, depth transfer, and no decay on vector-like parameters.
+"""muP++ (arXiv:2507.06607): muP, depth transfer, and no decay on vector-like parameters.
 
 On top of muP, with L = depth and L0 = base depth:
 

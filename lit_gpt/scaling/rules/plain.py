@@ -13,7 +13,7 @@ from lit_gpt.scaling.rules import sp
 
 
 def transfer(s: Situation) -> Transfer:
-    """Factors of the plain parameterization."""
+    """Factors of the plain parameterization; see the top of this file."""
     base = sp.transfer(s)
     return replace(
         base,

@@ -11,8 +11,10 @@ from math import sqrt
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.base import LEARNED_ROLES, Init, Multipliers, Situation, Transfer
 
-TIED_STD = 0.02
-UNTIED_EMBEDDING_STD = 1e-4  # ArchScale's; under norm eps 1e-5 the first norm gives 0.03 until it has grown
+TIED_STD = 0.02  # that of GPT-2; a tied table is the output projection too
+# ArchScale's. The square of 1e-4 is far below the 1e-5 that a norm adds to it, so the first norm gives entries of
+# 1e-4 / sqrt(1e-5) = 0.03 instead of 1 until the table has grown.
+UNTIED_EMBEDDING_STD = 1e-4
 
 
 def embedding_init(s: Situation) -> Init:
@@ -37,7 +39,7 @@ def head_init(s: Situation, std: float | None) -> Init:
 
 
 def transfer(s: Situation) -> Transfer:
-    """Factors of the standard parameterization."""
+    """Factors of the standard parameterization; see the top of this file."""
     linear = Init("normal", 0.02)
     init = dict.fromkeys(("matrix", "expert", "router"), linear)
     return Transfer(

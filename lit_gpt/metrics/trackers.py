@@ -41,9 +41,8 @@ class RunInfo:
 
 
 def _require(module: str, logger: str) -> ModuleType:
-    os.environ.setdefault(
-        "MLFLOW_DISABLE_TELEMETRY", "true"
-    )  # read at import: else mlflow reports its use to its makers
+    # Read when mlflow is imported; without it mlflow reports its use to its makers.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
         return importlib.import_module(module)
     except ImportError as missing:
@@ -68,7 +67,10 @@ def _mlflow_is_local() -> bool:
 
 
 class _RunId:
-    """The id a tracker gave a run, kept in the run folder so that a resume continues that run."""
+    """The id that a tracker gave a run, kept in the run folder so that a resume continues that run (departure D73).
+
+    known: the id of the run to continue, None for a new run.
+    """
 
     def __init__(self, info: RunInfo, logger: str):
         self._path = info.folder / f"{logger}_run_id.txt"
@@ -80,6 +82,8 @@ class _RunId:
 
 
 class TensorBoard:
+    """Writes event files into the folder `tensorboard` of the run folder."""
+
     def __init__(self, info: RunInfo):
         _require("tensorboard", "tensorboard")
         module = _require("torch.utils.tensorboard", "tensorboard")
@@ -164,6 +168,7 @@ class Mlflow:
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(name with dots, value as text) of every value in nested mappings, which mlflow's parameters cannot be."""
     for key, value in config.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")

@@ -1,4 +1,4 @@
-"""Stopping together: every rank asks after each step, and all stop at the same one."""
+"""Stopping together: every rank asks after each step, and all stop after the same one (departure D76)."""
 
 from __future__ import annotations
 

@@ -14,11 +14,17 @@ import torch
 
 from lit_gpt.nn.moe import Routed
 
-SINGLE_LOADS = 2048  # experts in all layers, up to which the load of each is logged
+# Experts in all layers up to which the load of each one is logged; with more, a line of metrics.jsonl would hold little
+# else.
+SINGLE_LOADS = 2048
 
 
 def pack(routed: Routed, balance_loss: torch.Tensor) -> torch.Tensor:
-    """(L E + 2 L + 1,): counts, z, squares of all L layers, and the balance loss."""
+    """One vector (L E + 2 L + 1,), for L layers with E experts each.
+
+    It holds the counts of tokens per expert, the sums of squared log-sum-exps (z) and of squared outputs of every
+    layer, and the balance loss.
+    """
     parts = [routed.counts_E.flatten(), routed.z, routed.square, balance_loss.reshape(1)]
     return torch.cat([part.detach() for part in parts])
 

@@ -1,4 +1,4 @@
-"""How much memory an optimizer keeps between steps, from its facts."""
+"""How many bytes of state an optimizer keeps between steps, from its facts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ FP32 = 4  # bytes; state is kept in fp32, and what is smaller is counted in part
 def state_bytes(
     groups: list[dict[str, Any]], facts: OptimizerFacts, args: Args, shards: dict[Tensor, int]
 ) -> dict[Tensor, int] | None:
-    """Bytes that an optimizer keeps for each parameter on one process between steps.
+    """Parameter -> bytes that the optimizer keeps for it on one process between steps.
 
-    groups: of groups.parameter_groups, over a model that may be on the meta device. args: --optimizer_args. shards:
-    into how many parts each parameter is divided, 1 for those that every process has whole. State with the rows of
-    its parameter is divided with it; an optimizer that sees whole tensors keeps all of its state, and those tensors.
-    None where one of its update rules does not say what it keeps.
+    groups: made by groups.parameter_groups, over a model that may be on the meta device. args: --optimizer_args.
+    shards: parameter -> into how many parts its rows are divided, 1 for those that every process has whole.
+
+    State that has the rows of its parameter is divided with it. An optimizer that must see whole tensors
+    (facts.gathered) keeps all of its state on every process, and whole copies of divided weights. Returns None where
+    one of the update rules does not say what it keeps.
     """
     sizes = {}
     for group in groups:
@@ -31,12 +33,12 @@ def state_bytes(
             shape, n = tuple(p.shape), shards[p]
             if not facts.gathered:
                 kept = memory(shape, args)
-            elif group["role"] == "expert":  # matrices of their own
+            elif group["role"] == "expert":  # the library sees each expert as a matrix of its own
                 kept = Kept(0, shape[0] * sum(memory(shape[1:], args)))
             else:
                 kept = Kept(0, sum(memory(shape, args)))
             copy = p.numel() if facts.gathered and n > 1 else 0
-            share = ceil(shape[0] / n) / shape[0] if n > 1 else 1.0
+            share = ceil(shape[0] / n) / shape[0] if n > 1 else 1.0  # of a process with as many rows as any
             sizes[p] = round(FP32 * (kept.with_rows * share + kept.whole + copy))
     return sizes
 

@@ -1,19 +1,23 @@
 """Matrices of one shape, in batches: which rank works on which, and how they get there and back.
 
-Under FSDP2 a rank holds some rows of every matrix; what needs whole matrices (Newton-Schulz)
-is done by one owner each:
+Under FSDP2 every rank holds some of the rows of every matrix. Newton-Schulz needs whole matrices, so every
+matrix has one owner: the rank that collects its rows, does the work, and sends the rows of the result back.
 
-    u_BrC (my rows of all) -- all-to-all --> u_bRC (all rows of mine) -- work -- all-to-all --> u_BrC
+    u_BrC (this rank's rows of all matrices of the batch)
+      -- all-to-all --> u_bRC (all rows of the matrices that this rank owns)
+      -- the work, such as Newton-Schulz -->
+      -- all-to-all --> u_BrC (this rank's rows of all results)
 
-Owners are spread evenly, and nothing is assumed about shards: each rank says once how many rows
-it holds (none, for some). Experts (E, R, C) are sharded by expert, so they are whole already. Kernels of
-convolutions (R, 1, K) are matrices of R rows.
-Under HSDP each group of ranks that shards the weights does all the work.
+Here a batch has B matrices of R rows and C columns; this rank holds r of the R rows of each, and owns b of the
+B matrices. This is how distributed Muon is done in dion (https://github.com/microsoft/dion).
 
-Work is written as generators that yield where they wait for the network; `interleave` runs
-several of them shifted by one stage, so that one batch travels while another is computed.
+The matrices are dealt out evenly by cost. FSDP2 may give ranks different numbers of rows, and some ranks none, so
+every rank says once how many it holds. Experts (E, R, C) are sharded by expert, so each of their matrices is whole
+on one rank already. Kernels of convolutions (R, 1, K) count as matrices of R rows. Under HSDP, where several groups
+of ranks hold the same weights, each group does all the work for itself.
 
-B matrices of a batch, b of them owned here, R x C whole, r of the R rows held here.
+The work on a batch is a generator that yields where it waits for the network. `interleave` runs several such
+generators, each one stage behind the one before it, so that one batch travels while another one is computed.
 """
 
 from __future__ import annotations
@@ -31,8 +35,8 @@ from torch.distributed.tensor import DTensor, Shard
 T = TypeVar("T")
 Task = Generator[None, None, T]
 
-# Elements of one batch per rank: enough to keep a GPU busy (an 8,192 x 4,096 matrix), few enough
-# that a model has several batches, so that they overlap, and temporaries of some 100 MB each.
+# Elements of one batch on one rank, those of an 8,192 x 4,096 matrix. That is enough work to keep a GPU busy, and
+# little enough that a model has several batches, which can overlap; a temporary in fp32 then takes 128 MiB.
 BATCH_ELEMENTS = 2**25
 
 
@@ -42,7 +46,10 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def interleave(tasks: Iterable[Task[None]]) -> None:
-    """Run all tasks; each starts one stage after the one before it, on every rank in the same order."""
+    """Run all tasks to their ends, each one stage (from one `yield` to the next) behind the task before it.
+
+    Stages contain collectives, so the order has to be the same on every rank, as it is here.
+    """
     running: list[Task[None]] = []
     for task in tasks:
         running = [t for t in [task, *running] if _goes_on(t)]
@@ -51,6 +58,7 @@ def interleave(tasks: Iterable[Task[None]]) -> None:
 
 
 def _goes_on(task: Task[None]) -> bool:
+    """Run one stage of a task; whether there is another one."""
     try:
         next(task)
     except StopIteration:
@@ -60,12 +68,13 @@ def _goes_on(task: Task[None]) -> bool:
 
 @dataclass(frozen=True)
 class Batch:
-    """Parameters whose matrices are worked on together.
+    """Parameters of one shape, whose matrices are worked on together.
 
-    blocks: row blocks of each matrix that are maps of their own. group: the ranks that hold their
-    rows, None where every matrix is whole here. rank: this rank's place in it. rows: how many rows
-    of each matrix every rank of the group holds. owned: how many of the matrices every rank
-    works on, in the order of params.
+    blocks: into how many blocks of rows each matrix is to be cut, each a linear map of its own.
+    group: the ranks that share the rows of these matrices; None where every matrix is whole on this rank.
+    rank: the place of this rank in the group.
+    rows: for every rank of the group, how many rows of each matrix it holds.
+    owned: for every rank of the group, how many of the matrices it works on; the first ranks own the first params.
     """
 
     params: Sequence[Tensor]
@@ -77,31 +86,34 @@ class Batch:
 
     @property
     def stacked(self) -> bool:
-        """Whether each parameter holds several matrices."""
+        """Whether each parameter holds several matrices, as experts do."""
         return is_stacked(self.params[0])
 
     @property
     def device(self) -> torch.device:
-        """Where whole matrices are worked on: that of the mesh, also for shards in host memory."""
+        """Where whole matrices are worked on: the device of the mesh, even when the shards lie in host memory."""
         first = self.params[0]
         return torch.device(first.device_mesh.device_type) if isinstance(first, DTensor) else first.device
 
     def join(self, tensors: Iterable[Tensor]) -> Tensor:
-        """A copy of the local parts of one tensor per parameter, (B, r, C)."""
+        """One new tensor (B, r, C), copied from the local parts of `tensors`, which are one per parameter."""
         return torch.cat([_matrices(local(t), self.stacked) for t in tensors])
 
     def split(self, joined: Tensor, like: Sequence[Tensor] | None = None) -> list[Tensor]:
-        """Views of a (B, ...) tensor in the local shapes of `like` (default: of the parameters)."""
+        """Views of a (B, r, C) tensor, one per tensor of `like` (default: the parameters), in its local shape."""
         targets = [local(t) for t in like or self.params]
         parts = joined.split([len(_matrices(t, self.stacked)) for t in targets])
         return [part.view(t.shape) for part, t in zip(parts, targets)]
 
     def store(self, joined: Tensor, into: Sequence[Tensor]) -> None:
-        """The inverse of join: copy into one tensor per parameter."""
+        """The inverse of join: copy a (B, r, C) tensor into the local parts of `into`, one per parameter."""
         torch._foreach_copy_([local(t) for t in into], self.split(joined, into))
 
     def assemble(self, u_BrC: Tensor) -> Task[Tensor]:
-        """The whole matrices that this rank owns, (b, R, C)."""
+        """From this rank's rows of all matrices, (B, r, C), to the whole matrices that it owns, (b, R, C).
+
+        Collective; waits at one `yield`.
+        """
         if self.group is None:
             return u_BrC
         b, columns = self.owned[self.rank], u_BrC.shape[-1]
@@ -110,7 +122,7 @@ class Batch:
         return torch.cat([part.view(b, r, columns) for part, r in zip(parts, self.rows)], dim=1)
 
     def scatter(self, u_bRC: Tensor) -> Task[Tensor]:
-        """The inverse of assemble: this rank's rows of all matrices, (B, r, C)."""
+        """The inverse of assemble: from the whole matrices that this rank owns to its rows of all, (B, r, C)."""
         if self.group is None:
             return u_bRC
         b, columns = self.owned[self.rank], u_bRC.shape[-1]
@@ -120,7 +132,7 @@ class Batch:
         return torch.cat(parts).view(sum(self.owned), self.rows[self.rank], columns)
 
     def _exchange(self, buffer: Tensor, sent: list[int], received: list[int]) -> Task[list[Tensor]]:
-        """All-to-all of rows; what came from each rank."""
+        """Send sent[i] rows of `buffer` to rank i; the rows received[i] that came from it, for every i."""
         arrived = buffer.new_empty(sum(received), buffer.shape[1])
         work: Any = dist.all_to_all_single(arrived, buffer, received, sent, group=self.group, async_op=True)
         yield
@@ -128,13 +140,13 @@ class Batch:
         return list(arrived.split(received))
 
     def total_(self, values: Tensor) -> Tensor:
-        """The sum over the ranks that hold rows of these matrices, in place, waited for."""
+        """Add up `values` over the ranks that hold rows of these matrices, in place; returns when that is done."""
         if self.group is not None:
             dist.all_reduce(values, group=self.group)
         return values
 
     def norms(self, x_BrC: Tensor) -> Task[Tensor]:
-        """Frobenius norms of the whole matrices, (B,)."""
+        """Frobenius norms (B,) of the whole matrices, from this rank's rows of them. Collective."""
         squares = torch.linalg.vector_norm(x_BrC, dim=(1, 2)).square()
         if self.group is not None:
             work: Any = dist.all_reduce(squares, group=self.group, async_op=True)
@@ -144,9 +156,10 @@ class Batch:
 
 
 def make_batches(params: Sequence[Tensor], blocks: Callable[[Tensor], int] = lambda p: 1) -> list[Batch]:
-    """Batches of equal shapes over all params, each in exactly one; the same ones on every rank.
+    """Put every parameter into exactly one batch of parameters that are alike; the same batches on every rank.
 
-    blocks: of a parameter, see Batch. Collective where params are sharded.
+    Alike are parameters of one shape, one number of blocks and one sharding. blocks: of a parameter, see Batch.
+    Collective where parameters are sharded.
     """
     rows = _rows_on_every_rank(params)
     alike: dict[Any, list[Tensor]] = defaultdict(list)
@@ -156,6 +169,7 @@ def make_batches(params: Sequence[Tensor], blocks: Callable[[Tensor], int] = lam
     loads: dict[Any, list[int]] = {}
     for (shape, k, group, held), same in alike.items():
         share = max(same[0].numel() // _shards(same[0]), 1)
+        # At least one matrix for each rank of the group, so that no rank is idle.
         count = max(BATCH_ELEMENTS // share, 1 if group is None else len(held))
         for start in range(0, len(same), count):
             chosen = same[start : start + count]
@@ -163,6 +177,7 @@ def make_batches(params: Sequence[Tensor], blocks: Callable[[Tensor], int] = lam
                 found.append(Batch(chosen, k))
             else:
                 work = loads.setdefault(group, [0] * len(held))
+                # Newton-Schulz on R x C takes products of min(R, C) R C multiplications.
                 owned = _owners(len(chosen), work, min(shape) * same[0].numel())
                 found.append(Batch(chosen, k, group, dist.get_rank(group), held, owned))
     return found
@@ -190,7 +205,7 @@ def _shards(p: Tensor) -> int:
 
 
 def _rows_on_every_rank(params: Sequence[Tensor]) -> dict[Tensor, tuple[int, ...]]:
-    """Rows of each parameter on each rank of its group, as those ranks say; () where it is whole."""
+    """Parameter -> how many of its rows each rank of its group holds, which the ranks tell; () where it is whole."""
     rows: dict[Tensor, tuple[int, ...]] = dict.fromkeys(params, ())
     by_group: dict[dist.ProcessGroup, list[DTensor]] = defaultdict(list)
     for p in params:
@@ -205,7 +220,10 @@ def _rows_on_every_rank(params: Sequence[Tensor]) -> dict[Tensor, tuple[int, ...
 
 
 def _owners(count: int, loads: list[int], cost: int) -> tuple[int, ...]:
-    """Deal `count` matrices to the ranks with the least work so far; adds to the loads."""
+    """How many of `count` matrices each rank gets; each goes to the rank with the least work so far.
+
+    loads: the work of every rank, to which this adds `cost` per matrix.
+    """
     owned = [0] * len(loads)
     for _ in range(count):
         rank = loads.index(min(loads))
@@ -215,7 +233,11 @@ def _owners(count: int, loads: list[int], cost: int) -> tuple[int, ...]:
 
 
 def _matrices(x: Tensor, stacked: bool) -> Tensor:
-    """As a batch of matrices: stacked (E, R, C) as it is, (R, 1, K) as (1, R, K), less with axes of one before."""
+    """A tensor as a batch of matrices.
+
+    Experts (E, R, C) stay as they are; a kernel (R, 1, K) becomes (1, R, K); matrices, vectors and scalars get axes
+    of length one in front, (1, R, C), (1, 1, C) and (1, 1, 1).
+    """
     if x.ndim == 3 and not stacked:
         return x.flatten(1).unsqueeze(0)
     return x.view((1,) * (3 - x.ndim) + tuple(x.shape))

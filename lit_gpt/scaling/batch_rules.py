@@ -1,4 +1,4 @@
-"""How hyper-parameters follow the batch: ArchScale's rules.
+"""The batch rules: how hyper-parameters follow the batch, as in ArchScale.
 
 With r = batch / base batch:
 
@@ -9,7 +9,9 @@ With r = batch / base batch:
 | sdew | 1 | 1/sqrt(r) | 1 - (1 - beta2) sqrt(r) | sqrt(r) |
 | none | 1 | 1 | beta2 | 1 |
 
-The SDE rules are arXiv 2205.10287 (square-root scaling for Adam).
+`sde` is the square-root scaling rule of arXiv:2205.10287: Adam follows one stochastic differential equation, whatever
+the batch, if its rate grows with sqrt(r), 1 - beta2 with r, and eps falls with 1/sqrt(r). The paper scales 1 - beta1
+too; here, as in ArchScale's formulas, beta1 stays. In ArchScale the SDE rules cannot be chosen (departure D30).
 """
 
 from __future__ import annotations

@@ -3,11 +3,12 @@
 Every micro-batch of a step has as many tokens as any other, so the loss of the step is the mean
 over ranks and micro-batches of what `loss` returns.
 
-With global_aux, counts and probabilities are summed over ranks, one small all-reduce per micro-batch
-for all layers together, and over the micro-batches so far. So the gradient of the last micro-batch, and
-of the only one without accumulation, is exactly that of the loss over the global batch, on any number
-of ranks; those before it are of the part seen up to them. exact_aux makes all of them exact: a pass
-without gradients counts the whole step first. The value that is logged is exact in either case.
+With global_aux the balance is that of the global batch (departure D26). Counts and probabilities are summed over
+ranks, in one small all-reduce per micro-batch for all layers together, and over the micro-batches so far. So the
+gradient of the last micro-batch of a step (without accumulation, of the only one) is exactly that of the loss over
+the global batch, on any number of ranks; the gradient of an earlier one is that of the part of the batch seen until
+then. With exact_aux all of them are exact, because a pass without gradients counts the whole step first. The value
+that is logged is exact either way.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 
 from lit_gpt.config.model import Experts, ModelConfig
-from lit_gpt.metrics.routing import pack
+from lit_gpt.metrics.router_metrics import pack
 from lit_gpt.model import GPT
 from lit_gpt.nn import balance
 from lit_gpt.nn.moe import MixtureOfExperts, Routed
@@ -27,7 +28,10 @@ from lit_gpt.parallel import Runtime
 
 
 class StepRouting:
-    """Follows the routers through one step; a new one for each. micro_batches: of each rank."""
+    """Follows the routers through one optimizer step; every step makes a new one.
+
+    experts: the model's. micro_batches: how many each rank has in this step.
+    """
 
     def __init__(self, experts: Experts, runtime: Runtime, micro_batches: int):
         self.experts, self.runtime = experts, runtime
@@ -39,13 +43,19 @@ class StepRouting:
 
     @torch.no_grad()
     def count_first(self, forward: Callable[[Any], Routed], batches: Iterable[Any]) -> None:
-        """See exact_aux. forward: what the routers do to one micro-batch."""
+        """Count all micro-batches before the first backward pass, as exact_aux asks for. Collective.
+
+        forward: one micro-batch -> what the routers did with it.
+        """
         for batch in batches:
             self._see_everywhere(forward(batch))
         self.counted = True
 
     def loss(self, routed: Routed, shape: Sequence[int]) -> torch.Tensor:
-        """What to back-propagate for a micro-batch, for its share of the step. shape: (B, T)."""
+        """The auxiliary loss of one micro-batch to back-propagate, a 0-d tensor, already times its share of the step.
+
+        routed: what the routers did with this micro-batch, not detached. shape: (B, T). Collective with global_aux.
+        """
         e, here = self.experts, Routed(*(v.detach() for v in routed))
         self.total = here if self.total is None else Routed(*(a + b for a, b in zip(self.total, here)))
         rows, tokens = shape[0], shape[0] * shape[1]
@@ -66,16 +76,20 @@ class StepRouting:
         return self.share * (loss + e.aux_gamma * term)
 
     def _see_everywhere(self, routed: Routed) -> None:
+        """Add the counts and probabilities of all ranks' micro-batches. Collective."""
         summed = self.runtime.sum(torch.stack([routed.counts_E, routed.probs_E]))
         self.everywhere = summed if self.everywhere is None else self.everywhere + summed
 
     def result(self) -> torch.Tensor:
-        """This rank's sums, for `metrics.routing.unpack`."""
+        """This rank's sums, for `metrics.router_metrics.unpack`."""
         assert self.total is not None
         return pack(self.total, self.value)
 
     def move_biases(self, model: nn.Module, skipped: torch.Tensor) -> None:
-        """Loss-free balancing after the step, unless it was skipped. Collective."""
+        """Loss-free balancing (arXiv:2408.15664) after the step, unless it was skipped. Collective.
+
+        Layers that share a block share its biases, which move by the sum of the layers' counts.
+        """
         if not self.experts.bias_rate:
             return
         assert self.total is not None

@@ -1,4 +1,4 @@
-"""From a description of a model to the module that trains: sharded, materialised, initialised."""
+"""From the builder of a model to the module that trains: recomputing, compiled, sharded, initialised."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lit_gpt.parallel.recompute import Recompute, compile_blocks, recompute_in_b
 from lit_gpt.roles import REPLICATED
 
 
-def setup_model(
+def parallelize_model(
     runtime: Runtime,
     build: Callable[[], nn.Module],
     initialise: Callable[[nn.Module], None],
@@ -28,24 +28,27 @@ def setup_model(
     offloading: bool = False,
     expert_parallel: bool = False,
 ) -> nn.Module:
-    """Build on the meta device, shard, allocate, initialise. The same steps alone and distributed.
+    """Build on the meta device, shard, allocate, initialise; one process goes through the same steps as many.
 
     build: makes a module whose `blocks` is an nn.ModuleList and whose parameters have roles.
-    initialise: fills every parameter by role, plain tensors and DTensors alike.
+    initialise: fills every parameter by its role, plain tensors and DTensors alike.
     compute_dtype: dtype in which the weights of blocks are gathered; the master weights are fp32.
-    expert_parallel: weights of experts, sharded as ever, are never gathered: tokens travel to them, over
-    the mesh axis "shard" (one node, where there are several). Checkpoints are the same either way.
-    Call the result directly, and `loss.backward()`: no Fabric wrapper is involved.
+    compile: compile every block. act_ckpt: what its backward pass computes again, see recompute.py.
+    offloading: keep the shards, and so the optimizer's state, in host memory.
+    expert_parallel: weights of experts are sharded like the others, but never gathered. Tokens travel to them
+    instead, over the mesh axis "shard" (within one node, where there are several). Checkpoints are the same.
 
-    Under FSDP2 the parameters of role "vector" (gains, biases, A_log, ...: tiny, and sensitive to
-    rounding), and those of routers, stay replicated in fp32, see `finish_gradients`; all others are DTensors.
+    Returns a plain module: call it, and `loss.backward()`, with no wrapper of Fabric. Under FSDP2 the parameters of
+    role "vector" (gains, biases, A_log) and of routers stay replicated in fp32, because they are tiny and sensitive
+    to rounding (departure D55); `finish_gradients` reduces their gradients. All others are DTensors.
+    Raises UserError where expert_parallel cannot act.
     """
     if expert_parallel and (runtime.mesh is None or offloading):
         raise UserError(
             "--expert_parallel true sends tokens to the processes that hold their experts: it needs torchrun "
             "with several processes, and no --offloading."
         )
-    with torch.device("meta"):
+    with torch.device("meta"):  # no process has to hold the whole model
         model = build()
     tags = {name: dict(vars(p)) for name, p in model.named_parameters()}
     blocks = cast(nn.ModuleList, model.blocks)
@@ -90,7 +93,7 @@ def _shard(
 
 
 def _place_experts(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Weights of experts as DTensors sharded as FSDP2 would, but not under it."""
+    """Make the weights of experts DTensors that are sharded as FSDP2 would do it, and that FSDP2 leaves alone."""
     placements = [Shard(0) if axis == "shard" else Replicate() for axis in mesh.mesh_dim_names or ()]
     for module in model.modules():
         for name, p in list(module.named_parameters(recurse=False)):
@@ -101,7 +104,7 @@ def _place_experts(model: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def _materialise(model: nn.Module, device: torch.device, shard_device: torch.device) -> None:
-    """nn.Module.to_empty with one device for the shards and one for everything else."""
+    """Give every tensor memory, as nn.Module.to_empty does, with one device for shards and one for all else."""
 
     def empty(tensor: torch.Tensor) -> torch.Tensor:
         return torch.empty_like(tensor, device=shard_device if isinstance(tensor, DTensor) else device)
@@ -110,8 +113,11 @@ def _materialise(model: nn.Module, device: torch.device, shard_device: torch.dev
 
 
 def _restore(model: nn.Module, tags: dict[str, dict[str, Any]]) -> None:
-    """Sharding and materialising replace the Parameter objects, and with them their roles."""
+    """Give the parameters their roles again: sharding and materialising have replaced the Parameter objects.
+
+    tags: name of a parameter -> its attributes before.
+    """
     parameters = dict(model.named_parameters())
-    assert parameters.keys() == tags.keys(), "setting up the model changed the names of its parameters"
+    assert parameters.keys() == tags.keys(), "sharding changed the names of the parameters"
     for name, p in parameters.items():
         vars(p).update(tags[name])

@@ -29,8 +29,8 @@ def load_model(
 ) -> tuple[GPT, dict[str, Any]]:
     """The model in evaluation mode, and the meta it was saved with (step, tokens, plan, model, ...).
 
-    path: run folder (its newest checkpoint), step folder, or exported file. What the model is
-    comes from that meta, never from a name. compute_dtype: default bf16 on CUDA, else fp32.
+    path: run folder (its newest checkpoint), step folder, or exported file. What the model is comes from that meta,
+    where ArchScale reads it off the path (departure D10). compute_dtype: default bf16 on CUDA, else fp32.
     Raises UserError when there is no model at the path.
     """
     weights, meta = load_weights_and_meta(path)

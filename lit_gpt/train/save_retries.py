@@ -1,4 +1,4 @@
-"""Saves that may fail: each failure is said, training goes on, and the last save is tried twice."""
+"""Saves that may fail: each failure is said, training goes on, and the last save is tried twice (departure D88)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from lit_gpt.train.reporter import Reporter
 
 
 class Saver:
-    """Knows which checkpoint is there. All ranks call its methods at the same points, and see the same failures.
+    """Starts saves, and knows which checkpoint is published and which one is being written.
 
-    published: step of the newest checkpoint that is whole, 0 for none.
+    All ranks call its methods at the same points, and see the same failures, since the Checkpointer tells all of them.
+    published: the step of the newest checkpoint that is whole, 0 for none.
     """
 
     def __init__(self, checkpoints: Checkpointer, report: Reporter, published: int):
@@ -47,7 +48,7 @@ class Saver:
         return self.published == step
 
     def newest(self) -> str:
-        """In words."""
+        """Which checkpoint is there, in words that end a sentence."""
         there = (
             f"the newest checkpoint is that of step {self.published}" if self.published else "there is no checkpoint"
         )

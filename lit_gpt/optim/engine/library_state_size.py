@@ -11,14 +11,14 @@ from lit_gpt.scaling.optimizer_facts import Args, Kept, Memory, Shape, copies
 
 
 def momentum(shape: Shape, args: Args) -> Kept:
-    """One copy, which these libraries do not make where the momentum is 0."""
+    """One copy of the weights; none where the momentum is 0, for which these libraries make no buffer."""
     return copies(1.0 if args.get("momentum", 1.0) else 0.0)(shape, args)
 
 
 def factored(times: int) -> Memory:
-    """Momentum, and second moments per row and column, `times` of each; of a vector one per weight.
+    """The momentum, and `times` factored second moments: one number per row and one per column (Adafactor).
 
-    A kernel (R, 1, K) has R rows of one row and K columns.
+    A vector has one per weight. A kernel (R, 1, K) is R matrices of one row and K columns.
     """
 
     def memory(shape: Shape, args: Args) -> Kept:
@@ -29,7 +29,11 @@ def factored(times: int) -> Memory:
 
 
 def preconditioned(copies_of_weights: int, largest: float = inf) -> Memory:
-    """Copies, and for every axis up to the largest its statistics and a basis or inverse. SOAP leaves out vectors."""
+    """Copies of the weights, and two n x n matrices for every axis of length n.
+
+    The two are the statistics of the axis, and their eigenbasis (SOAP) or inverse root (Shampoo). An axis longer than
+    `largest` has none, and so has a vector unless the option precondition_1d is on.
+    """
 
     def memory(shape: Shape, args: Args) -> Kept:
         limit = args.get("max_precondition_dim", largest)
@@ -40,7 +44,10 @@ def preconditioned(copies_of_weights: int, largest: float = inf) -> Memory:
 
 
 def _projected(shape: Shape, args: Args, rank: float) -> tuple[float, float]:
-    """Numbers of a projection onto a rank, and of a projected gradient (pytorch-optimizer's GaLoreProjector)."""
+    """How many numbers a projection onto a rank has, and how many a projected gradient has.
+
+    As pytorch-optimizer's GaLoreProjector does it.
+    """
     rows, columns = shape
     r, kind = min(rank, rows, columns), args.get("projection_type", "std")
     if kind == "full":
@@ -69,7 +76,7 @@ def conda(shape: Shape, args: Args) -> Kept:
 def quantised(bits: int, block: int, codes: int) -> Memory:
     """Two moments of so many bits, with a scale per block and a table of `codes` values.
 
-    torchao keeps small tensors, and those that are no whole number of blocks, in fp32.
+    torchao keeps tensors of fewer than 4,096 values, and those that are no whole number of blocks, in fp32.
     """
 
     def memory(shape: Shape, args: Args) -> Kept:

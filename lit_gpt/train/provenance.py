@@ -19,13 +19,13 @@ import torch
 from lit_gpt.data.corpus import Corpus
 from lit_gpt.parallel import world_size
 
-PATCH_LIMIT = 1 << 20  # bytes of a patch that are kept
+PATCH_LIMIT = 1 << 20  # bytes of a patch that are kept: more than a person's changes, less than data that slipped in
 
 
-def environment(data: Mapping[str, Corpus | None]) -> tuple[dict[str, Any], bytes]:
-    """The record as JSON values, and the patch from the commit that it names to what ran, b"" where there is none.
+def provenance(data: Mapping[str, Corpus | None]) -> tuple[dict[str, Any], bytes]:
+    """(the record of what ran, as JSON values; the patch that turns the commit it names into the source that ran).
 
-    data: name -> corpus.
+    The patch is b"" where there is none. data: name -> corpus, whose fingerprints are recorded.
     """
     source, patch = _source()
     return {
@@ -80,7 +80,7 @@ def patch_name(patch: bytes) -> str | None:
 
 
 def _patch(root: str) -> tuple[bytes, list[str]]:
-    """What `git apply` turns the commit into the working tree with, as far as it is text; and new Python files."""
+    """(the patch from the commit to the working tree, without binary files; the new Python files, which it adds)."""
     listed = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", "*.py").decode()
     untracked = [name for name in listed.split("\0") if name]
     patch = _git(root, "diff", "--no-ext-diff", "--no-color", "HEAD")
