@@ -93,15 +93,18 @@ def _accumulates(run: RunConfig, plan: Plan, ranks: int) -> bool:
     return plan.batch_tokens * plan.batch_ramp > ranks * run.micro_bsz * plan.context
 
 
-def too_much(run: RunConfig, memory: dict[str, int]) -> str:
-    """A warning where this machine's GPU has less memory than that, or ""."""
+def too_much(needed: int, micro_bsz: int, recompute: str, offloading: bool) -> str:
+    """A warning where this machine's GPU has less than `needed` bytes of memory, or "".
+
+    The others are options of the run, for what could be changed.
+    """
     if not torch.cuda.is_available():
         return ""
     gpu = torch.cuda.get_device_properties(0)
-    if sum(memory.values()) <= gpu.total_memory:
+    if needed <= gpu.total_memory:
         return ""
-    ways = [f"--micro_bsz {run.micro_bsz // 2}"] if run.micro_bsz > 1 else []
-    ways += ["--act_ckpt selective"] if run.act_ckpt == "off" else []
-    ways += ["--act_ckpt true"] if run.act_ckpt != "full" else []
-    ways += ["more GPUs with torchrun"] + ([] if run.offloading else ["--fsdp_save_mem true with torchrun"])
+    ways = [f"--micro_bsz {micro_bsz // 2}"] if micro_bsz > 1 else []
+    ways += ["--act_ckpt selective"] if recompute == "off" else []
+    ways += ["--act_ckpt true"] if recompute != "full" else []
+    ways += ["more GPUs with torchrun"] + ([] if offloading else ["--fsdp_save_mem true with torchrun"])
     return f"warning      more than the {gpu.total_memory / GIB:.3g} GiB of {gpu.name}. Try {', '.join(ways)}."
