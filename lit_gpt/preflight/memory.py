@@ -34,7 +34,9 @@ def memory_per_gpu(run: RunConfig, model: GPT, plan: Plan, ranks: int) -> dict[s
     one process. They are a GPU's also where the run would be on a CPU: bf16 unless --precision says otherwise, compiled
     blocks, library kernels. Without the keys "optimizer" or "activations" where these cannot be told.
     """
-    sizes = _of_parameters(model, run, plan, ranks)
+    # Whether a step is of several micro-batches.
+    accumulates = plan.batch_tokens * plan.batch_ramp > ranks * run.micro_bsz * plan.context
+    sizes = _of_parameters(model, run, plan, ranks, accumulates)
     try:
         layers = kept_by_layers(model, run.expert_parallel and ranks > 1)
     except NeedsValues:  # a mixer of one's own may, and must not be refused for that
@@ -43,12 +45,12 @@ def memory_per_gpu(run: RunConfig, model: GPT, plan: Plan, ranks: int) -> dict[s
     loss = of_loss(model.config, tokens, run.use_flce is not False, model.compute_dtype)
     kept, again = of_layers(layers, tokens, cast(Recompute, run.act_ckpt))
     activations = int(kept + max(loss, again))  # the logits are gone when the last layer is computed again
-    if ranks == 1 and not _accumulates(run, plan, ranks):  # gradients come when activations go
+    if ranks == 1 and not accumulates:  # gradients come when activations go
         sizes["gradients"] = max(sizes["gradients"] - activations, 0)
     return sizes | {"activations": activations}
 
 
-def _of_parameters(model: GPT, run: RunConfig, plan: Plan, ranks: int) -> dict[str, int]:
+def _of_parameters(model: GPT, run: RunConfig, plan: Plan, ranks: int, accumulates: bool) -> dict[str, int]:
     """All but the activations."""
     fsdp = ranks > 1 or run.offloading or "WORLD_SIZE" in os.environ
     parts = int(os.environ.get("LOCAL_WORLD_SIZE", min(ranks, NODE)))
@@ -56,7 +58,10 @@ def _of_parameters(model: GPT, run: RunConfig, plan: Plan, ranks: int) -> dict[s
     shards = {p: 1 if g["role"] in REPLICATED else parts for g in groups for p in g["params"]}
     on_gpu = [p for g in groups for p in g["params"] if g["role"] in REPLICATED or not run.offloading]
     weights = sum(shard_bytes(p, shards[p]) for p in on_gpu)
-    copies, whole_gradients = _gathered(model, run, plan, ranks) if fsdp else (_casts(model, run), 0)
+    if fsdp:
+        copies, whole_gradients = _gathered(model, run.expert_parallel, accumulates)
+    else:
+        copies, whole_gradients = _casts(model, run.act_ckpt == "off"), 0
     sizes = {"weights": weights, "copies": copies, "gradients": weights + whole_gradients}
     state = state_bytes(groups, OPTIMIZERS.facts(plan.optimizer), plan.optimizer_args, shards)
     return sizes if state is None else sizes | {"optimizer": sum(state[p] for p in on_gpu)}
@@ -67,30 +72,28 @@ def _size(module: nn.Module, *left_out: str) -> int:
     return sum(p.numel() for p in module.parameters() if p.role not in left_out)  # type: ignore[attr-defined]
 
 
-def _casts(model: GPT, run: RunConfig) -> int:
-    """Weights in the compute dtype that backward keeps of each block; experts are cast again."""
+def _casts(model: GPT, all_blocks: bool) -> int:
+    """Bytes of the weights in the compute dtype that backward keeps; experts are cast again.
+
+    all_blocks: of each block, without recomputation; else of one at a time.
+    """
     if model.compute_dtype == torch.float32:
         return 0
     sizes = [_size(block, *REPLICATED, "expert") for block in model.blocks]
-    return (sum(sizes) if run.act_ckpt == "off" else max(sizes)) * model.compute_dtype.itemsize
+    return (sum(sizes) if all_blocks else max(sizes)) * model.compute_dtype.itemsize
 
 
-def _gathered(model: GPT, run: RunConfig, plan: Plan, ranks: int) -> tuple[int, int]:
+def _gathered(model: GPT, expert_parallel: bool, accumulates: bool) -> tuple[int, int]:
     """Bytes of gathered weights and of whole gradients under FSDP2, see parallel.setup.
 
     Token table and head stay gathered in fp32; of the blocks this one and the next are there. Between
     micro-batches gradients are kept whole, in fp32.
     """
-    left_out = (*REPLICATED, "expert") if run.expert_parallel else REPLICATED
+    left_out = (*REPLICATED, "expert") if expert_parallel else REPLICATED
     blocks = [_size(block, *left_out) for block in model.blocks]
     tables = _size(model, *left_out) - sum(blocks)
-    whole = tables + sum(blocks) if _accumulates(run, plan, ranks) else max(tables, *blocks)
+    whole = tables + sum(blocks) if accumulates else max(tables, *blocks)
     return 4 * tables + 2 * max(blocks) * model.compute_dtype.itemsize, 4 * whole
-
-
-def _accumulates(run: RunConfig, plan: Plan, ranks: int) -> bool:
-    """Whether a step is of several micro-batches."""
-    return plan.batch_tokens * plan.batch_ramp > ranks * run.micro_bsz * plan.context
 
 
 def too_much(needed: int, micro_bsz: int, recompute: str, offloading: bool) -> str:

@@ -5,7 +5,6 @@ python -m lit_gpt.tools.plan --train_model transformer --depth 16 --layers --com
 
 from __future__ import annotations
 
-
 from jsonargparse import ArgumentParser
 
 from lit_gpt.config.cli import add_run_options, parse_words, run_config
