@@ -24,22 +24,23 @@ from lit_gpt.roles import REPLICATED
 from lit_gpt.scaling.base import Plan
 
 GIB = 2**30
-NODE = 8  # GPUs of a node, where no launcher says it
+# GPUs of a node, where no launcher says it: as in NVIDIA's HGX and DGX machines with A100, H100 or H200.
+NODE = 8
 
 
 def memory_per_gpu(run: RunConfig, model: GPT, plan: Plan, ranks: int) -> dict[str, int]:
     """Bytes on one of `ranks` GPUs: weights, copies of weights, gradients, optimizer, activations.
 
-    Gradients are those beyond the activations whose place they take, where a step is one micro-batch of
-    one process. They are a GPU's also where the run would be on a CPU: bf16 unless --precision says otherwise, compiled
-    blocks, library kernels. Without the keys "optimizer" or "activations" where these cannot be told.
+    Where one process takes a step of one micro-batch, gradients take the place of activations, and only those beyond
+    that count. The bytes are a GPU's also where this process has none: bf16 unless --precision says otherwise, compiled
+    blocks, library kernels. The keys "optimizer" and "activations" are missing where these cannot be told.
     """
     # Whether a step is of several micro-batches.
     accumulates = plan.batch_tokens * plan.batch_ramp > ranks * run.micro_bsz * plan.context
     sizes = _of_parameters(model, run, plan, ranks, accumulates)
     try:
         layers = kept_by_layers(model, run.expert_parallel and ranks > 1)
-    except NeedsValues:  # a mixer of one's own may, and must not be refused for that
+    except NeedsValues:  # a mixer from a plugin may read its tensors, and must not be refused for that
         return sizes
     tokens = run.micro_bsz * model.config.block_size
     loss = of_loss(model.config, tokens, run.use_flce is not False, model.compute_dtype)
@@ -51,7 +52,7 @@ def memory_per_gpu(run: RunConfig, model: GPT, plan: Plan, ranks: int) -> dict[s
 
 
 def _of_parameters(model: GPT, run: RunConfig, plan: Plan, ranks: int, accumulates: bool) -> dict[str, int]:
-    """All but the activations."""
+    """All but the activations. accumulates: whether a step is of several micro-batches."""
     fsdp = ranks > 1 or run.offloading or "WORLD_SIZE" in os.environ
     parts = int(os.environ.get("LOCAL_WORLD_SIZE", min(ranks, NODE)))
     groups = parameter_groups(model, plan)
@@ -84,10 +85,11 @@ def _casts(model: GPT, all_blocks: bool) -> int:
 
 
 def _gathered(model: GPT, expert_parallel: bool, accumulates: bool) -> tuple[int, int]:
-    """Bytes of gathered weights and of whole gradients under FSDP2, see parallel.setup.
+    """Bytes of gathered weights and of whole gradients under FSDP2, see parallel/setup.py.
 
-    Token table and head stay gathered in fp32; of the blocks this one and the next are there. Between
-    micro-batches gradients are kept whole, in fp32.
+    Token table and head stay gathered in fp32 (4 bytes); of the blocks, the one that runs and the next one are gathered
+    in the compute dtype. Where a step accumulates several micro-batches, all gradients are kept whole between them, in
+    fp32; otherwise those of one block, or of table and head, at a time.
     """
     left_out = (*REPLICATED, "expert") if expert_parallel else REPLICATED
     blocks = [_size(block, *left_out) for block in model.blocks]

@@ -76,7 +76,7 @@ class Reporter:
         self._console = Console(self.plan.tokens, self.plan.steps, enabled=runtime.is_main, start_tokens=start)
 
     def _open_sinks(self, run: RunConfig, owned: Callable[[], None]) -> Sinks:
-        """Where metrics go, told what the run is; trackers take options, Plan and parameter groups for their tables."""
+        """Open the files and trackers that metrics go to; trackers are given options, Plan and parameter groups."""
         plan, config = self.plan, dataclasses.asdict(run)
         for key, value in config.pop("base_hps").items():
             config[f"base_hps.{key}"] = value
