@@ -81,7 +81,7 @@ def test_a_flag_beats_the_default_name_and_leaves_the_run_name_true() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "name"), [({"depth": None}, "depth"), ({"base_hps": BaseHyperparameters(**{"d0": None})}, "base_hps.d0")]
+    ("fields", "name"), [({"depth": None}, "depth"), ({"base_hps": BaseHyperparameters(d0=None)}, "base_hps.d0")]
 )
 def test_null_is_refused_however_the_options_were_made(fields: dict[str, Any], name: str) -> None:
     with pytest.raises(UserError, match=f"^--{name} was given null, which it cannot be. Leave it out"):
