@@ -51,7 +51,7 @@ def resolve_run(typed: RunConfig, ranks: int) -> ResolvedRun:
     run, name = resolve(typed, OPTIMIZERS.resolve)
     config, data = model_config(run, run.depth, run.ar), TrainingData()
     if run.vocab_size is None:
-        data = describe_training_data(run)
+        data = describe_training_data(run.train_data_dir, run.data_mixture, run.eos_token_id, run.dry_run)
         config = config if data.vocab_size is None else config.replace(vocab_size=data.vocab_size)
     if run.eos_token_id is not None and run.eos_token_id >= config.vocab_size:
         raise UserError(
