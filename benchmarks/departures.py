@@ -112,8 +112,8 @@ def ours(case: Case) -> dict[str, Any]:
     inits = {name: role.init for name, role in roles.items()}
     starts = {name: (i.kind, i.std if i.kind == "normal" else 0.0, i.gain) for name, i in inits.items()}
     fields = {
-        "parameters": model.budget_parameters(run),
-        "base parameters": base.budget_parameters(run),
+        "parameters": model.budget_parameters(run.param_count, run.count_embeddings),
+        "base parameters": base.budget_parameters(run.param_count, run.count_embeddings),
         "tokens": p.tokens,
         "batch": p.batch_tokens,
         "steps": p.steps,

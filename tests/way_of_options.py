@@ -75,9 +75,14 @@ def floor(step: str) -> int:
     return FLOOR_OF[parts[1].removesuffix(".py")] if parts[0] == "lit_gpt" else len(FLOOR_OF)
 
 
+def upward(steps: list[str]) -> list[str]:
+    """The returns upward of a way, as "from -> to"."""
+    return [f"{a} -> {b}" for a, b in pairwise(steps) if floor(b) > floor(a)]
+
+
 if __name__ == "__main__":
     steps = way()
-    upward = [f"{a} -> {b}" for a, b in pairwise(steps) if floor(b) > floor(a)]
+    returns = upward(steps)
     print("\n".join(steps))
-    print("returns upward:", *upward, sep="\n  ")
-    print(f"{len(steps)} functions, {len({s.partition(':')[0] for s in steps})} files, {len(upward)} returns upward")
+    print("returns upward:", *returns, sep="\n  ")
+    print(f"{len(steps)} functions, {len({s.partition(':')[0] for s in steps})} files, {len(returns)} returns upward")

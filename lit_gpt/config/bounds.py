@@ -59,7 +59,7 @@ class Bounds:
 class Text:
     """Characters that can be printed and stored, from one to `longest` bytes of UTF-8, none of `without`.
 
-    what: "a path" and the like. path: `~` at the start is the home folder; see `paths`.
+    what: "a path" and the like. path: `~` at the start is the home folder; see `path_fields`.
     """
 
     what: str
@@ -107,7 +107,7 @@ PATH = Text("a path", LONGEST_PATH, path=True)
 def violations(options: Any, prefix: str = "") -> list[str]:
     """A sentence for every field of a dataclass of options, and of those within it, whose value is not allowed."""
     found: list[str] = []
-    for name, value in _values(options):
+    for name, value in vars(options).items():
         if dataclasses.is_dataclass(value):
             found += violations(value, f"{prefix}{name}.")
             continue
@@ -122,7 +122,7 @@ def violations(options: Any, prefix: str = "") -> list[str]:
 def unset(options: Any, prefix: str = "") -> list[str]:
     """Names of the fields that are None against their type, as null in a YAML file makes them."""
     kinds, found = hints(type(options)), list[str]()
-    for name, value in _values(options):
+    for name, value in vars(options).items():
         if dataclasses.is_dataclass(value):
             found += unset(value, f"{prefix}{name}.")
         elif value is None and type(None) not in parts(kinds[name]):
@@ -130,11 +130,9 @@ def unset(options: Any, prefix: str = "") -> list[str]:
     return found
 
 
-def paths(options: Any) -> dict[str, str]:
-    """Field -> path, of the options that were given one."""
-    limits = _limits(type(options))
-    given = {name: value for name, value in _values(options) if isinstance(value, str)}
-    return {name: value for name, value in given.items() if isinstance(li := limits.get(name), Text) and li.path}
+def path_fields(kind: type) -> list[str]:
+    """The fields of a dataclass of options that hold paths."""
+    return [name for name, limit in _limits(kind).items() if isinstance(limit, Text) and limit.path]
 
 
 def shown(value: Any) -> str:
@@ -158,10 +156,6 @@ def hints(kind: Callable[..., Any]) -> dict[str, Any]:
 def _limits(kind: type) -> dict[str, Limit]:
     noted = {name: [p for p in parts(hint) if get_origin(p) is Annotated] for name, hint in hints(kind).items()}
     return {name: found[0].__metadata__[0] for name, found in noted.items() if found}
-
-
-def _values(options: Any) -> Iterator[tuple[str, Any]]:
-    return ((f.name, getattr(options, f.name)) for f in dataclasses.fields(options))
 
 
 def _numbers(value: Any) -> Iterator[float]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from lit_gpt.config.bounds import hints, unset
+from lit_gpt.config.bounds import hints
 from lit_gpt.config.explain import explained, one_line
 from lit_gpt.config.resolve import translate_aliases
 from lit_gpt.config.run import RunConfig
@@ -56,10 +56,7 @@ def parse_words(parser: ArgumentParser, argv: list[str]) -> Namespace:
 def run_config(values: Namespace) -> RunConfig:
     """The RunConfig among parsed values; options that are not its fields are left out."""
     fields = RunConfig.__dataclass_fields__
-    run = RunConfig(**{key: value for key, value in values.items() if key in fields})
-    if missing := unset(run):
-        raise UserError(f"--{missing[0]} was given null, which it cannot be. Leave it out to have its default.")
-    return run
+    return RunConfig(**{key: value for key, value in values.items() if key in fields})
 
 
 def _with_files(words: list[str]) -> Iterator[str]:

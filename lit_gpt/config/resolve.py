@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any, get_args, get_origin
 
-from lit_gpt.config.bounds import hints, parts, paths, violations
+from lit_gpt.config.bounds import hints, parts, path_fields, unset, violations
 from lit_gpt.config.names import NameFields, merge, read_model_name, read_train_name, without_tokens
 from lit_gpt.config.run import RunConfig
 from lit_gpt.config.words import Words
@@ -20,6 +20,15 @@ ALIASES = {
     "--base_hps.warmup_tokens0": "--base_hps.warmup_tokens",
 }
 NEGATIVE = re.compile(r"-\.?\d")  # argparse knows -1 and -0.1 as numbers, but not -1e-8
+# Of options that were not given (None; a 0 was given, and is checked) and need neither another option nor a model.
+DEFAULTS = {
+    "parameterization": "sp",
+    "optimizer": "adamw",
+    "schedule": "linear",
+    "save_step": 1000,
+    "num_extrp": 4,
+    "bramp_ratio": 1,
+}
 NOT_YET = {  # field -> what is said of it
     "layer_configurator": "the layer configurator (token lc) is not in this version; every token passes every "
     "layer: drop it, and for less work per token lower --depth or --ar",
@@ -60,19 +69,23 @@ def resolve(run: RunConfig, optimizer_name: Callable[[str], str] = str) -> tuple
     optimizer_name: the name of an optimizer for any spelling of it, so that a spelling agrees with a token.
     Raises UserError with every value that is not allowed and every contradiction found in the flags.
     """
-    flags = {f.name: getattr(run, f.name) for f in dataclasses.fields(run)}
+    if missing := unset(run):
+        raise UserError(f"--{missing[0]} was given null, which it cannot be. Leave it out to have its default.")
+    flags = dict(vars(run))
     if run.optimizer is not None and not violations(run):  # what is out of bounds is said first, below
         flags["optimizer"] = optimizer_name(run.optimizer)
     if run.train_name == RunConfig.train_name:  # a default, which nobody typed, gives way to flags
         flags["train_name"] = without_tokens(run.train_name, flags)
     name = read_train_name(flags["train_name"])
     run = dataclasses.replace(run, **merge(flags, name, flags["train_name"]))
-    run = _apply_model_name(run)
+    run = dataclasses.replace(run, **_of_model_name(run.train_model, run.depth, run.sparsity, run.top_k))
     problems = violations(run)
-    run = dataclasses.replace(run, **{k: v for k, v in _defaults(run).items() if getattr(run, k) is None})
+    artifacts = os.environ.get("LIGHTNING_ARTIFACTS_DIR")
+    defaults = {**DEFAULTS, "total_bsz": run.base_hps.b0, "init_from": run.load_dir, "out_dir": artifacts or "out"}
+    run = dataclasses.replace(run, **{key: value for key, value in defaults.items() if getattr(run, key) is None})
     run = dataclasses.replace(
         run,
-        act_ckpt=_act_ckpt(run),
+        act_ckpt=_recomputed(run.act_ckpt, run.fsdp_save_mem),
         offloading=run.offloading or run.fsdp_save_mem,
         precision={"bf16-mixed": "bf16", "32": "fp32"}.get(run.precision or "", run.precision),
         loggers=[*run.loggers, *(["mlflow"] if run.use_mlflow and "mlflow" not in run.loggers else [])],
@@ -82,40 +95,28 @@ def resolve(run: RunConfig, optimizer_name: Callable[[str], str] = str) -> tuple
         raise UserError(f"{problems[0]}.")
     if problems:
         raise UserError("These options cannot be used:\n" + "\n".join(f"  - {p}" for p in problems))
-    return dataclasses.replace(run, **{key: os.path.expanduser(path) for key, path in paths(run).items()}), name
+    given = {key: path for key in path_fields(RunConfig) if isinstance(path := getattr(run, key), str)}
+    return dataclasses.replace(run, **{key: os.path.expanduser(path) for key, path in given.items()}), name
 
 
-def _defaults(run: RunConfig) -> dict[str, object]:
-    """Values of options that were not given (None; a 0 was given, and is checked)."""
-    return {
-        "total_bsz": run.base_hps.b0,
-        "parameterization": "sp",
-        "optimizer": "adamw",
-        "schedule": "linear",
-        "init_from": run.load_dir,
-        "out_dir": os.environ.get("LIGHTNING_ARTIFACTS_DIR") or "out",
-        "save_step": 1000,
-        "num_extrp": 4,
-        "bramp_ratio": 1,
-    }
+def _of_model_name(train_model: str, depth: int, sparsity: int, top_k: int) -> dict[str, Any]:
+    """The options that `--train_model transformer_gqa4_moe_s8_k4_d8` stands for.
 
-
-def _apply_model_name(run: RunConfig) -> RunConfig:
-    """Accept `--train_model transformer_gqa4_moe_s8_k4_d8` when no flag contradicts it."""
-    model = read_model_name(run.train_model)
+    Raises UserError where a typed --depth, --sparsity or --top_k is another number than the name says.
+    """
+    model = read_model_name(train_model)
     given = {"depth": model.depth, "sparsity": model.sparsity, "top_k": model.top_k}
-    changes = {key: value for key, value in given.items() if value is not None}
-    for key, value in changes.items():
-        flag = getattr(run, key)
-        if flag not in (getattr(RunConfig, key), value):
-            raise UserError(f"--train_model {run.train_model} and --{key} {flag} disagree. Drop one.")
-    return dataclasses.replace(run, train_model=model.family, **changes)
+    for key, flag in {"depth": depth, "sparsity": sparsity, "top_k": top_k}.items():
+        if given[key] is not None and flag not in (getattr(RunConfig, key), given[key]):
+            raise UserError(f"--train_model {train_model} and --{key} {flag} disagree. Drop one.")
+    return {"train_model": model.family, **{key: value for key, value in given.items() if value is not None}}
 
 
-def _act_ckpt(run: RunConfig) -> str:
-    if run.act_ckpt is True or (run.fsdp_save_mem and run.act_ckpt in (False, "off")):
+def _recomputed(act_ckpt: bool | str, save_memory: bool) -> str:
+    """--act_ckpt in today's words; --fsdp_save_mem turns recomputation on where it is off."""
+    if act_ckpt is True or (save_memory and act_ckpt in (False, "off")):
         return "full"
-    return "off" if run.act_ckpt is False else run.act_ckpt
+    return "off" if act_ckpt is False else act_ckpt
 
 
 def _contradictions(run: RunConfig) -> list[str]:

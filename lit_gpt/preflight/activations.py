@@ -5,8 +5,8 @@ what a compiler keeps of a block that is not recomputed. The latter is a rule, c
 (docs/performance.md, Memory): what goes into or comes out of a matrix product or a kernel, each tensor once, but no
 product that is only added to something; the rest is cheap and computed again inside the backward kernels.
 
-Both are read off one forward pass of a few tokens on the meta device, at the level of torch's functions (Tensor views
-still know their base there). So no mixer has to declare anything, and what is kept grows with the tokens.
+Both are read off one forward pass of a few tokens on the meta device, at the level of torch's functions, where a view
+still knows its base. So no mixer has to declare what it keeps, and the bytes of a real batch follow by proportion.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from lit_gpt.ops.backends import Backend, observed
 from lit_gpt.ops.loss import CHUNK_LOGITS
 from lit_gpt.parallel.recompute import KEPT_OPERATIONS, Recompute
 
-SAMPLE = 251  # tokens of that pass; a prime, so that a dimension of this size counts tokens
+# Tokens of that pass. It is a prime, which no width or number of heads is: a dimension of this size counts tokens.
+SAMPLE = 251
 PRODUCTS = (F.linear, torch.matmul, Tensor.matmul)
 SUMS = ("add", "__add__", "__radd__", "__iadd__")  # names: `a + b` and torch.add arrive as different functions
 
@@ -42,7 +43,7 @@ Layers = list[Counter[Kind]]
 
 
 def kinds_kept(recompute: Recompute) -> tuple[Kind, ...]:
-    """What stays of a layer until its backward pass under --act_ckpt."""
+    """The kinds of tensors that a layer keeps until its backward pass under this --act_ckpt."""
     if recompute == "off":
         return ("input", "product", "attention", "other")
     return ("input", *(KEPT_OPERATIONS if recompute == "selective" else ()))  # type: ignore[return-value]
@@ -51,7 +52,7 @@ def kinds_kept(recompute: Recompute) -> tuple[Kind, ...]:
 def kept_by_layers(model: GPT, expert_parallel: bool = False) -> Layers:
     """Bytes per token that each layer of a model on the meta device keeps, by kind.
 
-    expert_parallel: tokens travel to their experts, and on average as many rows arrive as are sent.
+    expert_parallel: whether tokens travel to their experts on other ranks; on average, as many arrive as are sent.
     Raises NeedsValues for a model with a mixer that reads numbers out of its tensors.
     """
     notes = _Notes()
@@ -70,7 +71,11 @@ class NeedsValues(Exception):
 
 
 def of_layers(layers: Layers, tokens: int, recompute: Recompute) -> tuple[float, float]:
-    """(bytes that the layers keep, bytes that one of them computes again in its backward pass)."""
+    """Two numbers of bytes for a batch of `tokens` tokens.
+
+    The first is what all layers keep. The second is what the largest layer computes again in its backward pass, which
+    exists for one layer at a time.
+    """
     kinds = kinds_kept(recompute)
     kept = sum(layer[kind] for layer in layers for kind in kinds)
     again = (sum(layer[kind] for kind in kinds_kept("off") if kind not in kinds) for layer in layers)
@@ -80,9 +85,11 @@ def of_layers(layers: Layers, tokens: int, recompute: Recompute) -> tuple[float,
 def of_loss(config: ModelConfig, tokens: int, chunked: bool, dtype: torch.dtype) -> float:
     """Bytes around the head: the logits that exist at once, the final state, the head's gradient.
 
-    chunked: a chunk's logits in fp32 and three times their gradient (as computed, padded, and of the chunk
-    before), which is what was measured; the head's weight cast, its gradient and a chunk's part of it.
-    Otherwise all logits in fp32, their log-softmax and its gradient.
+    chunked: the loss is computed for a chunk of tokens at a time, see ops/loss.py. A chunk has its logits in fp32 (4
+    bytes) and their gradient in `dtype` three times, as the H200 measured it (docs/performance.md, Memory): as
+    computed, padded, and that of the chunk before. The head has its weight cast to `dtype`, and in fp32 its gradient
+    and a chunk's part of it (4 + 4 bytes). Otherwise there are all logits, their log-softmax and its gradient, in fp32
+    (3 x 4 bytes).
     """
     vocab, n = config.padded_vocab_size, config.n_embd
     state = tokens * n * (4 + 2 * dtype.itemsize)  # of the last block; normalised; its gradient
@@ -93,18 +100,18 @@ def of_loss(config: ModelConfig, tokens: int, chunked: bool, dtype: torch.dtype)
 
 
 class _Notes(TorchFunctionMode):
-    """Counts each tensor of SAMPLE tokens the first time that it plays a part in the rule."""
+    """Counts each tensor of SAMPLE tokens once, at the first operation for which the rule keeps it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layers: Layers = []
-        self.inside = False  # a block; embedding, last norm and head are of_loss's
-        self.given: dict[Any, Any] = {}
+        self.inside = False  # whether a block runs; of_loss counts the last norm and the head
+        self.given: dict[Any, Any] = {}  # kernel and shapes of its arguments -> its result
         self.seen: dict[Tensor, Kind] = {}  # by identity, which is how tensors hash
 
     @contextmanager
     def of_blocks(self, model: GPT, expert_parallel: bool) -> Iterator[None]:
-        """A new layer wherever a block begins, also one that several layers share."""
+        """Begin a new layer wherever a block begins; a block that several layers share begins several."""
 
         def enter(block: torch.nn.Module, args: tuple[Any, ...]) -> None:
             self.layers.append(Counter())
@@ -134,7 +141,7 @@ class _Notes(TorchFunctionMode):
         return result
 
     def kernel(self, row: Backend, arguments: tuple[Any, ...]) -> Any:
-        """Of a kernel only the ends are noted, whichever row of its table it is."""
+        """Note a kernel's arguments and its result, and nothing in between, where the backends differ."""
         if row in grouped_gemm.BACKENDS.values():  # see _of_experts
             a_PK, b_EKN, *_ = arguments
             return a_PK.new_empty(len(a_PK), b_EKN.shape[-1])
@@ -144,7 +151,7 @@ class _Notes(TorchFunctionMode):
         return result
 
     def _shapes(self, row: Backend, arguments: tuple[Any, ...]) -> Any:
-        """What a kernel gives, computed once for arguments of the same shapes: some are long loops in plain torch."""
+        """A kernel's result; computed once for arguments of the same shapes, since plain torch has long loops."""
         key = row, *((x.shape, x.dtype) if isinstance(x, Tensor) else repr(x) for x in tree_leaves(arguments))
         if key not in self.given:
             self.given[key] = row.kernel(*arguments)
@@ -152,13 +159,14 @@ class _Notes(TorchFunctionMode):
         return tree_map_only(Tensor, partial(torch.empty_like, memory_format=torch.contiguous_format), self.given[key])
 
     def note(self, kind: Kind, tree: Any) -> None:
-        """Count the floating-point tensors of a nest of tuples."""
+        """Count the floating-point tensors in `tree` (nested tuples) that have a row for each token and are new."""
         for x in tree_leaves(tree):
             counts = isinstance(x, Tensor) and x.is_floating_point() and SAMPLE in x.shape[:2] and self.inside
             if counts and (base := _base(x)) not in self.seen:
                 self._count(base, kind)
 
     def _count(self, x: Tensor, kind: Kind) -> None:
+        """Add a tensor's bytes per token to the layer; one that was counted before moves to `kind`."""
         size = x.numel() * x.element_size() // SAMPLE
         if (before := self.seen.get(x)) is not None:
             self.layers[-1][before] -= size
@@ -170,11 +178,14 @@ class _Notes(TorchFunctionMode):
 
 
 def _base(x: Any) -> Any:
-    """What a view is a view of: it keeps all of that alive."""
+    """The tensor that a view shows a part of, since a view keeps all of it alive; any other value as it is."""
     return x if not isinstance(x, Tensor) or x._base is None else x._base
 
 
 def _of_experts(moe: MixtureOfExperts, dtype: torch.dtype, expert_parallel: bool) -> int:
-    """Of every pair the up projection, see ops.experts; of one that travelled its rows too, there and back."""
+    """Bytes per token that the experts keep: each pair of a token and one of its experts keeps what the up projection
+    gives (ops/experts.py says why no more). A pair that travels to its expert's rank also keeps two rows of the model's
+    width, one for each way.
+    """
     _, hidden, n = moe.up.shape
     return moe.experts.active * (hidden + 2 * n * expert_parallel) * dtype.itemsize

@@ -9,6 +9,7 @@ from lit_gpt.nn.moe import hidden_width
 from lit_gpt.ops import grouped_gemm
 from lit_gpt.ops.attention import describe, pick
 
+# The mixers that call ops/attention, whose backend --attention chooses.
 SOFTMAX_ATTENTION = ("attention", "cross_attention", "differential_attention", "differential_cross_attention")
 
 

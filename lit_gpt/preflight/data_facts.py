@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lit_gpt.config.model import ModelConfig
-from lit_gpt.config.run import RunConfig
 from lit_gpt.data.corpus import Corpus
 from lit_gpt.data.discover import describe_sources
 from lit_gpt.data.origin import agree
@@ -31,35 +30,22 @@ class TrainingData:
         return agree(self.sources).vocab_size
 
 
-def describe_training_data(run: RunConfig) -> TrainingData:
-    """What the sources of the run's training data say, without opening them.
+def describe_training_data(
+    folder: str, mixture: str | None, eos_token_id: int | None, may_be_missing: bool
+) -> TrainingData:
+    """What the sources in --train_data_dir say, without opening them.
 
-    A folder that is not there says nothing, which a run finds out later. Raises NoData where there is a place and no
-    data in it; a dry run goes on without.
+    A folder that is not there says nothing, which a run finds out later. may_be_missing: go on where there is a place
+    and no data in it, as a dry run does; otherwise that raises NoData.
     """
-    if not is_remote(run.train_data_dir) and not local_path(run.train_data_dir).exists():
+    if not is_remote(folder) and not local_path(folder).exists():
         return TrainingData()
     try:
-        return TrainingData(tuple(describe_sources(run.train_data_dir, "train", run.data_mixture, run.eos_token_id)))
+        return TrainingData(tuple(describe_sources(folder, "train", mixture, eos_token_id)))
     except NoData as missing:
-        if not run.dry_run:
+        if not may_be_missing:
             raise
         return TrainingData(missing=str(missing))
-
-
-def check_tokenizer(run: RunConfig, known: TrainingData, validation: Corpus) -> None:
-    """Raise UserError for validation data of another tokenizer than the training data, where there is some.
-
-    known: of the training data; empty where --vocab_size was given, so that nobody asked yet.
-    """
-    if run.vocab_size is not None:
-        if run.validation:  # nothing was taken from the training data
-            return
-        try:
-            known = describe_training_data(run)
-        except NoData:
-            return
-    agree([*known.sources, (str(run.val_data_dir), validation.common)])
 
 
 def document_end(model: ModelConfig, data: Corpus) -> int | None:

@@ -24,39 +24,45 @@ from lit_gpt.roles import REPLICATED
 from lit_gpt.scaling.base import Plan
 
 GIB = 2**30
-NODE = 8  # GPUs of a node, where no launcher says it
+# GPUs of a node, where no launcher says it: as in NVIDIA's HGX and DGX machines with A100, H100 or H200.
+NODE = 8
 
 
 def memory_per_gpu(run: RunConfig, model: GPT, plan: Plan, ranks: int) -> dict[str, int]:
     """Bytes on one of `ranks` GPUs: weights, copies of weights, gradients, optimizer, activations.
 
-    Gradients are those beyond the activations whose place they take, where a step is one micro-batch of
-    one process. They are a GPU's also where the run would be on a CPU: bf16 unless --precision says otherwise, compiled
-    blocks, library kernels. Without the keys "optimizer" or "activations" where these cannot be told.
+    Where one process takes a step of one micro-batch, gradients take the place of activations, and only those beyond
+    that count. The bytes are a GPU's also where this process has none: bf16 unless --precision says otherwise, compiled
+    blocks, library kernels. The keys "optimizer" and "activations" are missing where these cannot be told.
     """
-    sizes = _of_parameters(model, run, plan, ranks)
+    # Whether a step is of several micro-batches.
+    accumulates = plan.batch_tokens * plan.batch_ramp > ranks * run.micro_bsz * plan.context
+    sizes = _of_parameters(model, run, plan, ranks, accumulates)
     try:
         layers = kept_by_layers(model, run.expert_parallel and ranks > 1)
-    except NeedsValues:  # a mixer of one's own may, and must not be refused for that
+    except NeedsValues:  # a mixer from a plugin may read its tensors, and must not be refused for that
         return sizes
     tokens = run.micro_bsz * model.config.block_size
     loss = of_loss(model.config, tokens, run.use_flce is not False, model.compute_dtype)
     kept, again = of_layers(layers, tokens, cast(Recompute, run.act_ckpt))
     activations = int(kept + max(loss, again))  # the logits are gone when the last layer is computed again
-    if ranks == 1 and not _accumulates(run, plan, ranks):  # gradients come when activations go
+    if ranks == 1 and not accumulates:  # gradients come when activations go
         sizes["gradients"] = max(sizes["gradients"] - activations, 0)
     return sizes | {"activations": activations}
 
 
-def _of_parameters(model: GPT, run: RunConfig, plan: Plan, ranks: int) -> dict[str, int]:
-    """All but the activations."""
+def _of_parameters(model: GPT, run: RunConfig, plan: Plan, ranks: int, accumulates: bool) -> dict[str, int]:
+    """All but the activations. accumulates: whether a step is of several micro-batches."""
     fsdp = ranks > 1 or run.offloading or "WORLD_SIZE" in os.environ
     parts = int(os.environ.get("LOCAL_WORLD_SIZE", min(ranks, NODE)))
     groups = parameter_groups(model, plan)
     shards = {p: 1 if g["role"] in REPLICATED else parts for g in groups for p in g["params"]}
     on_gpu = [p for g in groups for p in g["params"] if g["role"] in REPLICATED or not run.offloading]
     weights = sum(shard_bytes(p, shards[p]) for p in on_gpu)
-    copies, whole_gradients = _gathered(model, run, plan, ranks) if fsdp else (_casts(model, run), 0)
+    if fsdp:
+        copies, whole_gradients = _gathered(model, run.expert_parallel, accumulates)
+    else:
+        copies, whole_gradients = _casts(model, run.act_ckpt == "off"), 0
     sizes = {"weights": weights, "copies": copies, "gradients": weights + whole_gradients}
     state = state_bytes(groups, OPTIMIZERS.facts(plan.optimizer), plan.optimizer_args, shards)
     return sizes if state is None else sizes | {"optimizer": sum(state[p] for p in on_gpu)}
@@ -67,41 +73,43 @@ def _size(module: nn.Module, *left_out: str) -> int:
     return sum(p.numel() for p in module.parameters() if p.role not in left_out)  # type: ignore[attr-defined]
 
 
-def _casts(model: GPT, run: RunConfig) -> int:
-    """Weights in the compute dtype that backward keeps of each block; experts are cast again."""
+def _casts(model: GPT, all_blocks: bool) -> int:
+    """Bytes of the weights in the compute dtype that backward keeps; experts are cast again.
+
+    all_blocks: of each block, without recomputation; else of one at a time.
+    """
     if model.compute_dtype == torch.float32:
         return 0
     sizes = [_size(block, *REPLICATED, "expert") for block in model.blocks]
-    return (sum(sizes) if run.act_ckpt == "off" else max(sizes)) * model.compute_dtype.itemsize
+    return (sum(sizes) if all_blocks else max(sizes)) * model.compute_dtype.itemsize
 
 
-def _gathered(model: GPT, run: RunConfig, plan: Plan, ranks: int) -> tuple[int, int]:
-    """Bytes of gathered weights and of whole gradients under FSDP2, see parallel.parallelize.
+def _gathered(model: GPT, expert_parallel: bool, accumulates: bool) -> tuple[int, int]:
+    """Bytes of gathered weights and of whole gradients under FSDP2, see parallel/parallelize.py.
 
-    Token table and head stay gathered in fp32; of the blocks this one and the next are there. Between
-    micro-batches gradients are kept whole, in fp32.
+    Token table and head stay gathered in fp32 (4 bytes); of the blocks, the one that runs and the next one are gathered
+    in the compute dtype. Where a step accumulates several micro-batches, all gradients are kept whole between them, in
+    fp32; otherwise those of one block, or of table and head, at a time.
     """
-    left_out = (*REPLICATED, "expert") if run.expert_parallel else REPLICATED
+    left_out = (*REPLICATED, "expert") if expert_parallel else REPLICATED
     blocks = [_size(block, *left_out) for block in model.blocks]
     tables = _size(model, *left_out) - sum(blocks)
-    whole = tables + sum(blocks) if _accumulates(run, plan, ranks) else max(tables, *blocks)
+    whole = tables + sum(blocks) if accumulates else max(tables, *blocks)
     return 4 * tables + 2 * max(blocks) * model.compute_dtype.itemsize, 4 * whole
 
 
-def _accumulates(run: RunConfig, plan: Plan, ranks: int) -> bool:
-    """Whether a step is of several micro-batches."""
-    return plan.batch_tokens * plan.batch_ramp > ranks * run.micro_bsz * plan.context
+def too_much(needed: int, micro_bsz: int, recompute: str, offloading: bool) -> str:
+    """A warning where this machine's GPU has less than `needed` bytes of memory, or "".
 
-
-def too_much(run: RunConfig, memory: dict[str, int]) -> str:
-    """A warning where this machine's GPU has less memory than that, or ""."""
+    The others are options of the run, for what could be changed.
+    """
     if not torch.cuda.is_available():
         return ""
     gpu = torch.cuda.get_device_properties(0)
-    if sum(memory.values()) <= gpu.total_memory:
+    if needed <= gpu.total_memory:
         return ""
-    ways = [f"--micro_bsz {run.micro_bsz // 2}"] if run.micro_bsz > 1 else []
-    ways += ["--act_ckpt selective"] if run.act_ckpt == "off" else []
-    ways += ["--act_ckpt true"] if run.act_ckpt != "full" else []
-    ways += ["more GPUs with torchrun"] + ([] if run.offloading else ["--fsdp_save_mem true with torchrun"])
+    ways = [f"--micro_bsz {micro_bsz // 2}"] if micro_bsz > 1 else []
+    ways += ["--act_ckpt selective"] if recompute == "off" else []
+    ways += ["--act_ckpt true"] if recompute != "full" else []
+    ways += ["more GPUs with torchrun"] + ([] if offloading else ["--fsdp_save_mem true with torchrun"])
     return f"warning      more than the {gpu.total_memory / GIB:.3g} GiB of {gpu.name}. Try {', '.join(ways)}."

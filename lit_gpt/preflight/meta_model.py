@@ -5,21 +5,19 @@ from __future__ import annotations
 import torch
 
 from lit_gpt.config.model import ModelConfig
-from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.metrics.counting import flops_per_token, palm_flops_per_token, param_counts
 from lit_gpt.model import GPT
 from lit_gpt.scaling.plan import Counted
 
 
-def meta_model(config: ModelConfig, run: RunConfig | None = None) -> GPT:
-    """The model without memory; with `run`, in the dtypes that its options mean on a GPU: bf16 unless --precision
-    says otherwise.
+def meta_model(config: ModelConfig, precision: str | None = "fp32", residual_precision: str = "fp32") -> GPT:
+    """The model without memory, in the dtypes that these options mean on a GPU, where no --precision is bf16.
 
     Raises UserError for a model with a tensor that no computer can number.
     """
-    dtype = torch.float32 if run is None or run.precision == "fp32" else torch.bfloat16
-    stream = torch.float32 if run is None or run.residual_precision == "fp32" else dtype
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    stream = torch.float32 if residual_precision == "fp32" else dtype
     try:
         with torch.device("meta"):
             return GPT(config, compute_dtype=dtype, residual_dtype=stream)

@@ -48,9 +48,14 @@ EXPERT_FLAGS = {
     "expert_routing": "routing",
     "expert_capacity": "capacity",
 }
+# What unread_options notes for a family without experts, and for one without attention.
 EXPERT_OPTIONS = ("sparsity", "top_k", *EXPERT_FLAGS, "expert_parallel", "expert_backend")
 ATTENTION_FLAGS = ("qk_norm", "attn_gate", "attn_norm", "attn_conv", "position", "rope_base", "yarn_scale")
-NORM_NAMES = {"FusedRMSNorm": "rmsnorm", "RMSNorm": "rmsnorm", "LayerNorm": "layernorm"}
+NORM_NAMES = {  # ArchScale's spellings -> ours; its fused RMSNorm computes the same
+    "FusedRMSNorm": "rmsnorm",
+    "RMSNorm": "rmsnorm",
+    "LayerNorm": "layernorm",
+}
 
 
 def base_config(run: RunConfig, vocab_size: int | None = None) -> ModelConfig:

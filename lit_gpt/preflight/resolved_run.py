@@ -19,7 +19,7 @@ from lit_gpt.preflight.memory import memory_per_gpu, too_much
 from lit_gpt.preflight.meta_model import count, meta_model
 from lit_gpt.preflight.model_options import base_config, model_config, unread_options
 from lit_gpt.scaling.base import Plan
-from lit_gpt.scaling.plan import Counted, build_plan, describe
+from lit_gpt.scaling.plan import build_plan, describe
 
 
 @dataclass(frozen=True)
@@ -51,42 +51,33 @@ def resolve_run(typed: RunConfig, ranks: int) -> ResolvedRun:
     run, name = resolve(typed, OPTIMIZERS.resolve)
     config, data = model_config(run, run.depth, run.ar), TrainingData()
     if run.vocab_size is None:
-        data = describe_training_data(run)
+        data = describe_training_data(run.train_data_dir, run.data_mixture, run.eos_token_id, run.dry_run)
         config = config if data.vocab_size is None else config.replace(vocab_size=data.vocab_size)
     if run.eos_token_id is not None and run.eos_token_id >= config.vocab_size:
         raise UserError(
             f"--eos_token_id is {run.eos_token_id}; it must be below the vocabulary of {config.vocab_size:,} tokens."
         )
-    model, base = meta_model(config, run), base_config(run, data.vocab_size)
+    model, base = meta_model(config, run.precision, run.residual_precision), base_config(run, data.vocab_size)
     notes = unread_options(run, name, model)
     run = replace(run, expert_parallel=run.expert_parallel and config.experts is not None)
     counted = count(model)
-    plan = make_plan(run, counted, counted if base == config else count(meta_model(base)), ranks)
+    tuned = counted if base == config else count(meta_model(base))
+    plan = build_plan(run, OPTIMIZERS.facts(run.optimizer or "adamw"), counted, tuned, ranks)
+    check_arguments(plan)
     if run.dry_run or torch.cuda.is_available():  # a run on a CPU asks nothing of a GPU
         plan = replace(plan, memory=memory_per_gpu(run, model, plan, ranks))
-    folder = Path(str(run.out_dir)) / _label(run, config, plan)
-    return ResolvedRun(run, name, config, plan, folder, counted.palm_flops_per_token, notes, data)
-
-
-def make_plan(run: RunConfig, model: Counted, base: Counted, ranks: int) -> Plan:
-    """The Plan of resolved options, with arguments that its optimizer takes. Raises UserError as build_plan does."""
-    plan = build_plan(run, OPTIMIZERS.facts(run.optimizer or "adamw"), model, base, ranks)
-    check_arguments(plan)
-    return plan
-
-
-def _label(run: RunConfig, model: ModelConfig, plan: Plan) -> str:
-    """The name of the run folder."""
-    return run_name(
+    label = run_name(
         run.train_name,
         run.train_model,
         run.depth,
-        model.block_size,
-        moe=None if model.experts is None else (run.sparsity, run.top_k),
+        config.block_size,
+        moe=None if config.experts is None else (run.sparsity, run.top_k),
         ar=run.ar,
         swa=run.swa_len,
         ramp=plan.batch_ramp,
     )
+    folder = Path(str(run.out_dir)) / label
+    return ResolvedRun(run, name, config, plan, folder, counted.palm_flops_per_token, notes, data)
 
 
 def dry_run_text(resolved: ResolvedRun) -> str:
@@ -99,5 +90,6 @@ def dry_run_text(resolved: ResolvedRun) -> str:
     lines += [f"note         {note}" for note in resolved.notes]
     if resolved.data.missing:
         lines.append(f"note: the vocabulary is the family's, since there is no data. {resolved.data.missing}")
-    warning = too_much(resolved.run, resolved.plan.memory)
+    needed, run = sum(resolved.plan.memory.values()), resolved.run
+    warning = too_much(needed, run.micro_bsz, str(run.act_ckpt), run.offloading)
     return "\n".join([*lines, *([warning] if warning else [])])

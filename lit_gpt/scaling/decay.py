@@ -19,13 +19,13 @@ DEFAULT = 0.1  # ArchScale's
 DEFAULT_INDEPENDENT = 4e-5
 
 
-def base_decay(run: RunConfig, facts: OptimizerFacts) -> float:
-    """The decay before any rule: --base_hps.weight_decay, else the optimizer's own default, else that of all."""
-    if run.base_hps.weight_decay is not None:
-        return run.base_hps.weight_decay
+def base_decay(given: float | None, facts: OptimizerFacts, independent: bool) -> float:
+    """The given --base_hps.weight_decay, or the optimizer's default, or that of all."""
+    if given is not None:
+        return given
     if facts.default_decay is not None:
         return facts.default_decay
-    return DEFAULT_INDEPENDENT if run.independent_weight_decay else DEFAULT
+    return DEFAULT_INDEPENDENT if independent else DEFAULT
 
 
 def best_timescale(tokens_per_parameter: float) -> float:
@@ -38,8 +38,11 @@ def shrink_per_step(batch_tokens: float, tokens: float, parameters: float) -> fl
     return batch_tokens / (best_timescale(tokens / parameters) * tokens)
 
 
-def check_decay(run: RunConfig, facts: OptimizerFacts) -> None:
-    """Raise UserError for decay options that contradict each other or cannot act."""
+def check_decay(run: RunConfig, facts: OptimizerFacts, decays: bool) -> None:
+    """Raise UserError for decay options that contradict each other or cannot act.
+
+    decays: whether the Plan decays any role that the model has.
+    """
     if run.weight_decay_rule == "power_lines" and run.base_hps.weight_decay is not None:
         raise UserError(
             f"--weight_decay_rule power_lines computes the decay, and --base_hps.weight_decay is "
@@ -49,4 +52,9 @@ def check_decay(run: RunConfig, facts: OptimizerFacts) -> None:
         raise UserError(
             f"--cautious_weight_decay is not known to the optimizer {run.optimizer}. "
             "Drop it, or use one that does, such as adamw, lion or muon."
+        )
+    if run.weight_decay_rule == "power_lines" and not decays:
+        raise UserError(
+            f"Nothing is decayed by --optimizer {run.optimizer} under --parameterization {run.parameterization}, so "
+            "--weight_decay_rule power_lines cannot act. Drop it."
         )

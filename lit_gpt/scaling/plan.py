@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lit_gpt.config.model import ModelConfig
-from lit_gpt.config.run import RunConfig
+from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.base import HIDDEN, LEARNED_ROLES, Init, Plan, RolePlan, Schedule, Situation, Transfer
 from lit_gpt.scaling.batch_rules import batch_factors
@@ -41,12 +41,12 @@ class Counted:
     flops_per_token: float = 0.0
     palm_flops_per_token: float = 0.0
 
-    def budget_parameters(self, run: RunConfig) -> float:
-        """What the token budget counts: exact or analytic, with or without embeddings."""
-        if run.param_count == "analytic":
-            return analytic_parameters(self.config, bool(run.count_embeddings))
+    def budget_parameters(self, param_count: str, embeddings: bool | None) -> float:
+        """What the token budget counts: exact or analytic (--param_count), with or without embeddings."""
+        if param_count == "analytic":
+            return analytic_parameters(self.config, bool(embeddings))
         tables = self.parameters["embedding"] + self.parameters["head"]
-        return self.parameters["active"] - (0 if run.count_embeddings else tables)
+        return self.parameters["active"] - (0 if embeddings else tables)
 
 
 def build_plan(run: RunConfig, facts: OptimizerFacts, model: Counted, base: Counted, ranks: int) -> Plan:
@@ -56,24 +56,17 @@ def build_plan(run: RunConfig, facts: OptimizerFacts, model: Counted, base: Coun
     Raises UserError for budgets and batches that cannot be.
     """
     hps, config = run.base_hps, model.config
-    tokens = _tokens(run, model, base)
+    sizes = (counted.budget_parameters(run.param_count, run.count_embeddings) for counted in (model, base))
+    tokens = token_budget(hps.t0, *sizes) if run.max_tokens is None else int(run.max_tokens)
     batch = round_batch(run.total_bsz or hps.b0, ranks * run.micro_bsz * config.block_size)
     if tokens < batch:
         raise UserError(f"--max_tokens {tokens:,} is less than one batch of {batch:,} tokens.")
-    transfer = RULES.load(run.parameterization or "sp").transfer(_situation(run, facts, model, base, tokens))
-    transfer = _with_overrides(transfer, run)
-    check_decay(run, facts)
+    transfer = _transfer(run, facts, config, base.config, tokens)
     roles = _roles(run, facts, transfer, batch, tokens, model.parameters["active"])
-    _check_starts(run, facts, roles, model.parameters)
-    _check_power_lines(run, roles, model.parameters)
-    warmup = _warmup(run, facts)
-    if transfer.warmup == "proportional":
-        warmup = warmup / hps.t0 * tokens
-    if warmup >= tokens:
-        raise UserError(
-            f"Warm-up of {warmup:,.0f} tokens does not fit in a budget of {tokens:,} tokens. "
-            "Lower --base_hps.warmup_tokens or raise --max_tokens."
-        )
+    present = {name: role for name, role in roles.items() if model.parameters.get(name)}
+    check_decay(run, facts, any(role.weight_decay for role in present.values()))
+    _check_starts(run.optimizer, facts, present)
+    warmup = 0.0 if run.midtrain else _warmup(hps, facts, transfer.warmup == "proportional", tokens)
     factors = batch_factors(run.batch_rule, batch / hps.b0, hps.beta2)
     ramp = run.bramp_ratio or 1
     batch_factors(run.batch_rule, ramp * batch / hps.b0, hps.beta2)  # refuse now what would fail in mid-run
@@ -116,55 +109,57 @@ def build_plan(run: RunConfig, facts: OptimizerFacts, model: Counted, base: Coun
     )
 
 
-def _tokens(run: RunConfig, model: Counted, base: Counted) -> int:
-    if run.max_tokens is not None:
-        return int(run.max_tokens)
-    return token_budget(run.base_hps.t0, model.budget_parameters(run), base.budget_parameters(run))
-
-
-def _situation(run: RunConfig, facts: OptimizerFacts, model: Counted, base: Counted, tokens: int) -> Situation:
-    return Situation(
-        depth=model.config.depth,
-        base_depth=run.base_hps.d0,
-        width=model.config.n_embd,
-        base_width=base.config.n_embd,
-        head_dim=model.config.head_dim,
-        base_head_dim=run.base_hps.hd0,
+def _transfer(run: RunConfig, facts: OptimizerFacts, model: ModelConfig, base: ModelConfig, tokens: int) -> Transfer:
+    """What the rule says of this model, with the flags that change it: the matrix initialiser, and depth_scale."""
+    hps = run.base_hps
+    situation = Situation(
+        depth=model.depth,
+        base_depth=hps.d0,
+        width=model.n_embd,
+        base_width=base.n_embd,
+        head_dim=model.head_dim,
+        base_head_dim=hps.hd0,
         tokens=tokens,
-        base_tokens=run.base_hps.t0,
-        tied=model.config.tie_embeddings,
+        base_tokens=hps.t0,
+        tied=model.tie_embeddings,
         head_init_std=run.head_init_std or None,  # a std of 0 is a start at zero, too
         head_start=run.head_start,
         steps=facts.steps_with(run.optimizer or "adamw", run.optimizer_args or {}),
     )
-
-
-def _warmup(run: RunConfig, facts: OptimizerFacts) -> float:
-    if run.midtrain:
-        return 0.0
-    if run.base_hps.warmup_tokens is not None:
-        return run.base_hps.warmup_tokens
-    return DEFAULT_WARMUP if facts.steps == "adam" else 0.0
-
-
-def _with_overrides(transfer: Transfer, run: RunConfig) -> Transfer:
-    """Flags that change what a rule says: the matrix initialiser, and depth_scale."""
+    transfer = RULES.load(run.parameterization or "sp").transfer(situation)
     chosen = {"orthogonal": run.ortho_init, "identity": run.diag_init, "fan_max_normal": run.maxfan_init}
-    kinds = [kind for kind, on in chosen.items() if on]
-    init = dict(transfer.init)
-    if kinds:  # the last of (ortho, diag, maxfan) wins, as in ArchScale
-        init |= dict.fromkeys(("matrix", "expert", "conv"), Init(kinds[-1]))  # type: ignore[arg-type]
-    multipliers = transfer.multipliers
+    if kinds := [kind for kind, on in chosen.items() if on]:  # the last one wins, as in ArchScale
+        own = dict.fromkeys(("matrix", "expert", "conv"), Init(kinds[-1]))  # type: ignore[arg-type]
+        transfer = replace(transfer, init={**transfer.init, **own})
     if run.depth_scale:
-        multipliers = replace(multipliers, residual=(2 * run.depth) ** -0.5)
-    return replace(transfer, init=init, multipliers=multipliers)
+        transfer = replace(transfer, multipliers=replace(transfer.multipliers, residual=(2 * run.depth) ** -0.5))
+    return transfer
+
+
+def _warmup(hps: BaseHyperparameters, facts: OptimizerFacts, proportional: bool, tokens: int) -> float:
+    """Tokens of the warm-up. proportional: to the budget, as some rules transfer it; else the same at any budget.
+
+    Raises UserError for a warm-up that is as long as the budget of `tokens` tokens.
+    """
+    default = DEFAULT_WARMUP if facts.steps == "adam" else 0.0
+    warmup = default if hps.warmup_tokens is None else hps.warmup_tokens
+    if proportional:
+        warmup = warmup / hps.t0 * tokens
+    if warmup >= tokens:
+        raise UserError(
+            f"Warm-up of {warmup:,.0f} tokens does not fit in a budget of {tokens:,} tokens. "
+            "Lower --base_hps.warmup_tokens or raise --max_tokens."
+        )
+    return warmup
 
 
 def _roles(
     run: RunConfig, facts: OptimizerFacts, transfer: Transfer, batch: int, tokens: int, parameters: int
 ) -> dict[str, RolePlan]:
+    """Peak rate, decay, start and update rule of every role; parameters: the active ones, embeddings included."""
     hps = run.base_hps
     factors = batch_factors(run.batch_rule, batch / hps.b0, hps.beta2)
+    base = base_decay(hps.weight_decay, facts, bool(run.independent_weight_decay))
     decays = transfer.independent_decay if run.independent_weight_decay else None
     decays = transfer.weight_decay if decays is None else decays
     roles = {}
@@ -176,7 +171,7 @@ def _roles(
         if name in HIDDEN:
             lr *= hps.weight_lr_scale
         rule = facts.rule(name)
-        shrink = base_decay(run, facts) * factors.weight_decay * decays[name]
+        shrink = base * factors.weight_decay * decays[name]
         if run.weight_decay_rule == "power_lines" and decays[name]:
             shrink = shrink_per_step(batch, tokens, parameters) / (1.0 if run.independent_weight_decay else lr)
         shrink = 0.0 if rule.holds_norm else shrink
@@ -184,25 +179,14 @@ def _roles(
     return roles
 
 
-def _check_starts(run: RunConfig, facts: OptimizerFacts, roles: dict[str, RolePlan], counts: dict[str, int]) -> None:
+def _check_starts(optimizer: str | None, facts: OptimizerFacts, roles: dict[str, RolePlan]) -> None:
     """Raise UserError where a sphere would hold weights at zero for good."""
     for name, r in roles.items():
-        if counts.get(name) and facts.rule(name).keeps_start and (r.init.kind == "zeros" or r.init.gain == 0):
+        if facts.rule(name).keeps_start and (r.init.kind == "zeros" or r.init.gain == 0):
             raise UserError(
-                f"{run.optimizer} keeps the norm that weights start with, and the {name} would start at zero and never "
+                f"{optimizer} keeps the norm that weights start with, and the {name} would start at zero and never "
                 "move. Give --head_init_std 0.02 (and --base_hps.w_init_scale 1), or another optimizer, such as muon."
             )
-
-
-def _check_power_lines(run: RunConfig, roles: dict[str, RolePlan], counts: dict[str, int]) -> None:
-    """Raise UserError where a rule for the decay meets one that decays nothing."""
-    if run.weight_decay_rule == "power_lines" and not any(
-        r.weight_decay for name, r in roles.items() if counts.get(name)
-    ):
-        raise UserError(
-            f"Nothing is decayed by --optimizer {run.optimizer} under --parameterization {run.parameterization}, so "
-            "--weight_decay_rule power_lines cannot act. Drop it."
-        )
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.names import NameFields
 from lit_gpt.config.run import RunConfig
+from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.optim.engine.groups import set_hyperparameters
 from lit_gpt.parallel import Runtime
 from lit_gpt.preflight.meta_model import count, meta_model
-from lit_gpt.preflight.resolved_run import ResolvedRun, make_plan
-from lit_gpt.scaling.plan import step_values
+from lit_gpt.preflight.resolved_run import ResolvedRun
+from lit_gpt.scaling.plan import build_plan, step_values
 from lit_gpt.train.build import build_model, build_optimizer
 from lit_gpt.train.step import train_step
 
@@ -88,7 +89,8 @@ def _resolved(run: RunConfig, config: ModelConfig, base: ModelConfig, steps: int
         seed=seed,
     )
     model, tuned = count(meta_model(config)), count(meta_model(base))
-    return ResolvedRun(run, NameFields(), config, make_plan(run, model, tuned, 1), Path())
+    plan = build_plan(run, OPTIMIZERS.facts(run.optimizer or "adamw"), model, tuned, 1)
+    return ResolvedRun(run, NameFields(), config, plan, Path())
 
 
 @torch.no_grad()

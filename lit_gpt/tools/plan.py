@@ -5,8 +5,6 @@ python -m lit_gpt.tools.plan --train_model transformer --depth 16 --layers --com
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from jsonargparse import ArgumentParser
 
 from lit_gpt.config.cli import add_run_options, parse_words, run_config
@@ -68,9 +66,8 @@ def _pattern(model: GPT, layer: int) -> tuple[str, ...]:
 def comparison(resolved: ResolvedRun) -> str:
     """Exact and analytic active parameters of this model and of the base, and the token budgets they give."""
     run, hps = resolved.run, resolved.run.base_hps
-    ways = [replace(run, param_count="exact"), replace(run, param_count="analytic")]
     models = [count(meta_model(config)) for config in (resolved.model, base_config(run, resolved.data.vocab_size))]
-    sizes = [[model.budget_parameters(way) for way in ways] for model in models]
+    sizes = [[m.budget_parameters(way, run.count_embeddings) for way in ("exact", "analytic")] for m in models]
     budgets = [token_budget(hps.t0, n, n0) for n, n0 in zip(*sizes)]
     title = f"active parameters, {'with' if run.count_embeddings else 'without'} embeddings"
     rows = [(title, "exact", "analytic", "analytic / exact")]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -43,10 +43,16 @@ from lit_gpt.utils.signals import ENDING, FIRST_STEP, TRAINING, Signals, leave
 
 @dataclass
 class Progress:
-    """Where a run stands. tokens: targets trained on, padding included."""
+    """Where a run stands. budget, tokens: targets to train on, and those trained on, padding included."""
 
+    budget: int
     step: int = 0
     tokens: int = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether the token budget is spent."""
+        return self.tokens >= self.budget
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class Trainer:
         resume_from = find_checkpoint(resolved.folder, run.resume, runtime)
         meta = read_meta(resume_from) if resume_from else None
         present = run_folder.check_folder(resolved, meta, resume_from)
-        self.progress = Progress(meta["step"], meta["tokens"]) if meta else Progress()
+        self.progress = Progress(self.plan.tokens, *((meta["step"], meta["tokens"]) if meta else ()))
         self.report_state = meta["report"] if meta else None
         guarded = self.report_state.get("guard") if self.report_state else None
         self.guard = StepGuard(runtime, run.max_skips, run.skip_spikes or 0.0, guarded)
@@ -90,8 +96,9 @@ class Trainer:
         self.data_state = self.loader.state()
         self.loader.check_size(self.plan.batch_tokens * self.plan.batch_ramp // self.plan.context)
         # A budget whose last steps were not taken is spent all the same: there is nothing to go on with.
-        self.spoilt = bool(guarded and self.finished and guarded["skips"] >= min(run.max_skips, self.progress.step))
-        ended = "ended" if self.finished and (self.spoilt or run_folder.has_ended(resolved.folder)) else None
+        finished = self.progress.finished
+        self.spoilt = bool(guarded and finished and guarded["skips"] >= min(run.max_skips, self.progress.step))
+        ended = "ended" if finished and (self.spoilt or run_folder.has_ended(resolved.folder)) else None
         self.done = runtime.gather(ended)[0] is not None
         self.lease: Lease | None = None  # of the main process, while there is something to do
         if not self.done:
@@ -111,11 +118,6 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, self.plan)
         if resume_from:
             load_checkpoint(resume_from, self.model, self.optimizer, self.runtime)
-
-    @property
-    def finished(self) -> bool:
-        """Whether the token budget is spent."""
-        return self.progress.tokens >= self.plan.tokens
 
     def owned(self) -> None:
         """Before anything is written: raise NotOwner where the run folder is another process's by now, or gone."""
@@ -167,24 +169,24 @@ class Trainer:
     def _run(self, saver: Saver, report: Reporter, signals: Signals, profiler: StepProfiler) -> int:
         """Steps until the budget is spent or something ends them; returns the exit code that this deserves."""
         run, progress, first = self.run, self.progress, self.progress.step
-        while not self.finished:
+        while not progress.finished:
             self.step(report)
             signals.phase = TRAINING
             profiler.step()
-            if self.guard.ended(progress.step, self.finished):
+            if self.guard.ended(progress.step, progress.finished):
                 return EXIT_NOT_FINITE
             if run.health_step and progress.step % run.health_step == 0:
                 with report.pause("health"):
                     report.record(self.health())
-            hurry = not self.finished and stop_agreed(self.runtime, signals)
-            interrupted = hurry or (not self.finished and progress.step - first == run.stop_after)
-            due = self.finished or progress.step % run.eval_step == 0
+            hurry = not progress.finished and stop_agreed(self.runtime, signals)
+            interrupted = hurry or (not progress.finished and progress.step - first == run.stop_after)
+            due = progress.finished or progress.step % run.eval_step == 0
             if self.val_data and due and not hurry:
                 with report.pause("val"):
                     report.validation(self.validate())
             if interrupted:
                 return EXIT_INTERRUPTED
-            if not self.finished and progress.step % cast(int, run.save_step) == 0:
+            if not progress.finished and progress.step % cast(int, run.save_step) == 0:
                 saver.save(progress.step, lambda: self._save(saver))
         return 0
 
@@ -196,7 +198,7 @@ class Trainer:
             return EXIT_NOT_WRITTEN, f"{said} Make room; the same command with --resume auto continues from there."
         if code == EXIT_NOT_FINITE:
             after = "--resume auto goes on with the data after them. If that ends alike,"
-            after = "the budget of tokens is spent. To train on," if self.finished else after
+            after = "the budget of tokens is spent. To train on," if self.progress.finished else after
             return code, (
                 f"error: {self.guard.why(step)} The checkpoint of step {step} is saved, and {after} lower "
                 "--base_hps.eta0 or raise --base_hps.warmup_tokens, and start again, or from an earlier checkpoint "
@@ -310,44 +312,47 @@ def validate_only(resolved: ResolvedRun, runtime: Runtime) -> dict[str, float]:
     return measure(model, data, resolved, runtime, document_end(resolved.model, data))
 
 
-def run_training(resolved: ResolvedRun, signals: Signals | None = None) -> int:
-    """Train or validate as the run asks, and say where things are; returns the exit code."""
+@contextmanager
+def _failed_connections(limit: float) -> Iterator[None]:
+    """Before and after the steps: end the process where a connection to another rank fails or takes `limit` seconds."""
     try:
-        return _run_training(resolved, signals)
+        yield
     except Exception as error:
         if is_of_collective(error):
-            limit = f"The limit is --collective_timeout {resolved.run.collective_timeout:g} seconds."
-            leave(EXIT_PEER_LOST, f"error: before or after training, a connection failed: {error} {limit}")
+            said = f"before or after training, a connection failed: {error}"
+            leave(EXIT_PEER_LOST, f"error: {said} The limit is --collective_timeout {limit:g} seconds.")
         raise
 
 
-def _run_training(resolved: ResolvedRun, signals: Signals | None) -> int:
+def run_training(resolved: ResolvedRun, signals: Signals | None = None) -> int:
+    """Train or validate as the run asks, and say where things are; returns the exit code."""
     run = resolved.run
-    runtime = start_runtime(
-        precision=run.precision,
-        offloading=run.offloading,
-        deterministic=run.deterministic,
-        timeout=run.collective_timeout,
-    )
-    if run.validation:
-        values = validate_only(resolved, runtime)
+    with _failed_connections(run.collective_timeout):
+        runtime = start_runtime(
+            precision=run.precision,
+            offloading=run.offloading,
+            deterministic=run.deterministic,
+            timeout=run.collective_timeout,
+        )
+        if run.validation:
+            values = validate_only(resolved, runtime)
+            if runtime.is_main:
+                print("\n".join(f"{key} {value:.6f}" for key, value in values.items()))
+            return 0
         if runtime.is_main:
-            print("\n".join(f"{key} {value:.6f}" for key, value in values.items()))
-        return 0
-    if runtime.is_main:
-        print(dry_run_text(resolved), file=sys.stderr)
-    trainer = Trainer(resolved, runtime)
-    if trainer.done:
+            print(dry_run_text(resolved), file=sys.stderr)
+        trainer = Trainer(resolved, runtime)
+        if trainer.done:
+            if runtime.is_main:
+                print(f"{resolved.folder} is finished already: {trainer.progress.tokens:,} tokens. Nothing to do.")
+                if trainer.spoilt:
+                    print("error: its last steps were skipped, and its weights are those before them.", file=sys.stderr)
+            return EXIT_NOT_FINITE if trainer.spoilt else 0
+        result = trainer.fit(signals)
         if runtime.is_main:
-            print(f"{resolved.folder} is finished already: {trainer.progress.tokens:,} tokens. Nothing to do.")
-            if trainer.spoilt:
-                print("error: its last steps were skipped, and its weights are those before them.", file=sys.stderr)
-        return EXIT_NOT_FINITE if trainer.spoilt else 0
-    result = trainer.fit(signals)
-    if runtime.is_main:
-        print(f"run folder: {result.folder}")
-        if result.said:
-            print(result.said, file=sys.stderr if result.said.startswith("error") else sys.stdout)
-        sys.stdout.flush()
-    runtime.barrier()  # torchrun ends all processes as soon as one leaves with a code other than 0
-    return result.code
+            print(f"run folder: {result.folder}")
+            if result.said:
+                print(result.said, file=sys.stderr if result.said.startswith("error") else sys.stdout)
+            sys.stdout.flush()
+        runtime.barrier()  # torchrun ends all processes as soon as one leaves with a code other than 0
+        return result.code

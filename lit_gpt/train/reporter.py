@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import NotWritten
 from lit_gpt.metrics.console import Console
 from lit_gpt.metrics.curve import draw_loss_curve
@@ -50,13 +51,14 @@ class Reporter:
         state: dict[str, Any] | None,
         owned: Callable[[], None] = lambda: None,
     ):
-        self.resolved, self.runtime, self.progress = resolved, runtime, progress
-        self.optimizer = optimizer
+        run, self.plan, self.folder, self.experts = resolved.run, resolved.plan, resolved.folder, resolved.model.experts
+        self.log_step, self.skip_spikes, self.palm = run.log_step, run.skip_spikes, resolved.palm_flops_per_token
+        self.runtime, self.optimizer, self.progress = runtime, optimizer, progress
         self.last_validation: dict[str, float] = {}
         self.last_loss = math.nan
         device = runtime.device
         peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-        palm = resolved.palm_flops_per_token / (resolved.plan.model_flops_per_token or 1.0)
+        palm = self.palm / (self.plan.model_flops_per_token or 1.0)
         self.speed = Throughput(runtime.world_size, peak, palm=palm)
         self.hardware = Hardware(device)
         self._window = torch.zeros(3, device=device)  # summed loss of the steps taken, steps skipped, spikes of these
@@ -67,25 +69,25 @@ class Reporter:
             loss, skipped, spiked = (*state["window"], 0)[:3]  # older checkpoints know no spikes
             self._window += torch.tensor([loss if runtime.is_main else 0.0, skipped, spiked], device=device)
             self._window_steps = state["window_steps"]
-        self._sinks = self._open_sinks(optimizer, owned) if runtime.is_main else None
+        self._sinks = self._open_sinks(run, owned) if runtime.is_main else None
         if self._sinks and progress.step:
             self._recall()
-        plan = resolved.plan
-        self._console = Console(plan.tokens, plan.steps, enabled=runtime.is_main, start_tokens=progress.tokens)
+        start = progress.tokens
+        self._console = Console(self.plan.tokens, self.plan.steps, enabled=runtime.is_main, start_tokens=start)
 
-    def _open_sinks(self, optimizer: torch.optim.Optimizer, owned: Callable[[], None]) -> Sinks:
-        run, plan = self.resolved.run, self.resolved.plan
-        config = dataclasses.asdict(run)
+    def _open_sinks(self, run: RunConfig, owned: Callable[[], None]) -> Sinks:
+        """Open the files and trackers that metrics go to; trackers are given options, Plan and parameter groups."""
+        plan, config = self.plan, dataclasses.asdict(run)
         for key, value in config.pop("base_hps").items():
             config[f"base_hps.{key}"] = value
         matrix = plan.roles["matrix"]
         config |= {"learning_rate": matrix.lr, "weight_decay": matrix.weight_decay, "train_tokens": plan.tokens}
-        config["parameter_groups"] = describe_groups(optimizer)
+        config["parameter_groups"] = describe_groups(self.optimizer)
         config["plan"] = plan.to_dict()
         return Sinks(
-            self.resolved.folder,
+            self.folder,
             run.loggers,
-            run_name=run.tracker_name or self.resolved.folder.name,
+            run_name=run.tracker_name or self.folder.name,
             project=run.wandb_project,
             entity=run.wandb_entity,
             group=run.tracker_group,
@@ -97,7 +99,7 @@ class Reporter:
 
     def _recall(self) -> None:
         """The last losses of the run that this one continues, for a summary of what ends before it logs anything."""
-        rows = read_rows(self.resolved.folder / METRICS_FILE) if self._logged() else []
+        rows = read_rows(self.folder / METRICS_FILE) if self._logged() else []
         known = {key: value for row in rows for key, value in row.items() if value is not None}
         self.last_loss = known.get("metric/train_loss", math.nan)
         self.last_validation = {key: value for key, value in known.items() if key.startswith("metric/val_")}
@@ -110,12 +112,12 @@ class Reporter:
         self._window_steps += 1
         self.speed.step(
             tokens=tokens,
-            samples=tokens // self.resolved.plan.context,
+            samples=tokens // self.plan.context,
             batches=micro_batches * ranks,
-            flops=tokens * self.resolved.plan.model_flops_per_token,
+            flops=tokens * self.plan.model_flops_per_token,
         )
-        step, last = self.progress.step, self.progress.tokens >= self.resolved.plan.tokens
-        if step == 1 or last or step % self.resolved.run.log_step == 0:
+        step = self.progress.step
+        if step == 1 or self.progress.finished or step % self.log_step == 0:
             self._log(values, result, micro_batches, epochs)
         self._console.update(step, self.progress.tokens, None if math.isnan(self.last_loss) else self.last_loss)
 
@@ -143,11 +145,11 @@ class Reporter:
             "metric/train_ppl": math.exp(min(loss, 700.0)),  # e^710 is more than the largest float
             "metric/skipped_steps": skipped,
         }
-        if self.resolved.run.skip_spikes:
+        if self.skip_spikes:
             row["metric/skipped_spikes"] = spiked
         row |= self._step_values(values, norms_read, micro_batches)
-        if experts := self.resolved.model.experts:
-            row |= unpack(read[6:], experts.routed, values.batch_tokens)
+        if self.experts:
+            row |= unpack(read[6:], self.experts.routed, values.batch_tokens)
         row |= telemetry(self.optimizer)
         row |= {f"data/epoch/{name}": epoch for name, epoch in epochs.items()}
         self._sinks.log(row | rates | self.hardware.metrics(), self.progress.step)
@@ -163,8 +165,7 @@ class Reporter:
         )
 
     def _step_values(self, values: StepValues, norms: list[float], micro_batches: int) -> dict[str, float]:
-        plan = self.resolved.plan
-        clip = plan.grad_clip
+        plan, clip = self.plan, self.plan.grad_clip
         row = {
             "metric/grad_norm": norms[0],
             "metric/grad_norm_clip_ratio": min(clip / max(norms[0], 1e-30), 1.0) if clip else 1.0,
@@ -194,9 +195,8 @@ class Reporter:
             self.note(f"warning: {skipped - spiked} of the last {window} steps had a non-finite gradient; skipped them")
         if spiked:
             step, loss, norm = result.spike.tolist()
-            sigmas = self.resolved.run.skip_spikes
             self.note(
-                f"warning: {spiked} of the last {window} steps were spikes, more than {sigmas:g} "
+                f"warning: {spiked} of the last {window} steps were spikes, more than {self.skip_spikes:g} "
                 f"sigma above the mean; skipped them (the newest is step {step:.0f}: loss {loss:.4f}, gradient norm "
                 f"{norm:.4g})"
             )
@@ -259,22 +259,22 @@ class Reporter:
             raise NotWritten(" ".join(problems))
 
     def _logged(self) -> bool:
-        metrics = self.resolved.folder / METRICS_FILE
+        metrics = self.folder / METRICS_FILE
         return metrics.is_file() and metrics.stat().st_size > 0
 
     def _draw(self) -> None:
         if self._logged():
-            draw_loss_curve(self.resolved.folder, self._bytes_per_token())
+            draw_loss_curve(self.folder, self._bytes_per_token())
 
     def _summarize(self, code: int, saved: bool) -> None:
         if self._logged():
-            write_summary(self.resolved.folder, self._summary(code, saved))
+            write_summary(self.folder, self._summary(code, saved))
 
     def _summary(self, code: int, saved: bool) -> dict[str, Any]:
-        plan, rates = self.resolved.plan, self.speed.metrics()
+        plan, rates = self.plan, self.speed.metrics()
         return {
-            "run": self.resolved.folder.name,
-            "finished": saved and code == 0 and self.progress.tokens >= plan.tokens,
+            "run": self.folder.name,
+            "finished": saved and code == 0 and self.progress.finished,
             "interrupted": code == EXIT_INTERRUPTED,
             "saved": saved,
             "step": self.progress.step,
@@ -284,7 +284,7 @@ class Reporter:
             **{k: v for k, v in rates.items() if k.startswith(("throughput/", "time/"))},
             **{f"parameters/{k}": v for k, v in plan.counts.items()},
             "model_flops_per_token": plan.model_flops_per_token,
-            "palm_flops_per_token": self.resolved.palm_flops_per_token,
+            "palm_flops_per_token": self.palm,
             "mfu_convention": CONVENTION,
             "learning_rate": plan.roles["matrix"].lr,
             "depth": plan.depth,

@@ -80,6 +80,14 @@ def test_a_flag_beats_the_default_name_and_leaves_the_run_name_true() -> None:
     assert run.train_name == "scaling_tie_prolong_varlen" and name.tokens == ("tie", "varlen")
 
 
+@pytest.mark.parametrize(
+    ("fields", "name"), [({"depth": None}, "depth"), ({"base_hps": BaseHyperparameters(d0=None)}, "base_hps.d0")]
+)
+def test_null_is_refused_however_the_options_were_made(fields: dict[str, Any], name: str) -> None:
+    with pytest.raises(UserError, match=f"^--{name} was given null, which it cannot be. Leave it out"):
+        resolved(**fields)
+
+
 def test_forms_of_act_ckpt() -> None:
     assert [resolve(typed(f"--act_ckpt {v}"))[0].act_ckpt for v in ("true", "off")] == ["full", "off"]
     meaning = {True: "full", False: "off", "full": "full", "selective": "selective", "off": "off"}

@@ -118,10 +118,13 @@ def test_the_base_model_gets_exactly_the_base_budget() -> None:
 
 def test_what_the_budget_counts() -> None:
     model = counted(architectures.build("transformer_gqa4_h2", 8))
-    assert model.budget_parameters(run_of(param_count="analytic")) == 142_606_336
-    assert model.budget_parameters(run_of()) == 142_606_336, "exact, but for norms"
-    assert model.budget_parameters(run_of(count_embeddings=True)) == 208_142_336
-    assert model.budget_parameters(run_of("v2scale", param_count="analytic")) == 208_142_336
+    plain, scale = run_of(), run_of("v2scale")
+    assert (plain.param_count, scale.param_count) == ("exact", "exact")
+    assert not plain.count_embeddings and scale.count_embeddings
+    assert model.budget_parameters("analytic", plain.count_embeddings) == 142_606_336
+    assert model.budget_parameters("exact", plain.count_embeddings) == 142_606_336, "exact, but for norms"
+    assert model.budget_parameters("exact", embeddings=True) == 208_142_336
+    assert model.budget_parameters("analytic", scale.count_embeddings) == 208_142_336
 
 
 def test_an_exact_count_sees_what_the_formula_does_not() -> None:

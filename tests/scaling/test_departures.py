@@ -79,5 +79,6 @@ def test_every_number_that_is_cited_exists() -> None:
 def test_the_count_by_hand_is_the_models(family: str) -> None:
     case = Case("v2scale_mup_tie_ga_qknorm", family, 12 if "gqa4" in family else 8, sparsity=4, top_k=2)
     run = departures.run_of(case)
-    found = count(meta_model(model_config(run, case.depth, None))).budget_parameters(run)
+    counted = count(meta_model(model_config(run, case.depth, None)))
+    found = counted.budget_parameters(run.param_count, run.count_embeddings)
     assert plan(case, ALL)["parameters"] == found
