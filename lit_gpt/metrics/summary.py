@@ -63,8 +63,8 @@ def parse_rows(path: Path) -> tuple[list[dict[str, Any]], list[bytes]]:
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-            rows.append({**row, "step": int(row["step"])})
-        except (ValueError, TypeError, KeyError, RecursionError):
+            rows.append(jsonable({**row, "step": int(row["step"])}))  # Python's json reads NaN, which JSON has not
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             if line and number < len(lines):
                 corrupt.append(line)
     return rows, corrupt

@@ -61,6 +61,10 @@ def build_plan(run: RunConfig, facts: OptimizerFacts, model: Counted, base: Coun
     if tokens < batch:
         raise UserError(f"--max_tokens {tokens:,} is less than one batch of {batch:,} tokens.")
     transfer = RULES.load(run.parameterization or "sp").transfer(_situation(run, facts, model, base, tokens, batch))
+    if not isinstance(transfer, Transfer):  # a plugin's mistake
+        raise UserError(
+            f"transfer of the rule {run.parameterization!r} returned {type(transfer).__name__}; return a Transfer."
+        )
     transfer = _with_overrides(transfer, run)
     check_decay(run, facts)
     roles = _roles(run, facts, transfer, batch, tokens, model.parameters["active"])

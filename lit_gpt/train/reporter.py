@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from lit_gpt.checkpoint import understood
 from lit_gpt.errors import NotWritten
 from lit_gpt.metrics.console import Console
 from lit_gpt.metrics.curve import draw_loss_curve
@@ -63,10 +64,11 @@ class Reporter:
         self._window_steps = 0
         self._spikes = {"loss": SpikeDetector(), "gradient norm": SpikeDetector()}
         if state:
-            self.speed.load_state_dict(state["speed"])
-            loss, skipped, spiked = (*state["window"], 0)[:3]  # older checkpoints know no spikes
-            self._window += torch.tensor([loss if runtime.is_main else 0.0, skipped, spiked], device=device)
-            self._window_steps = state["window_steps"]
+            with understood("The checkpoint's report"):
+                self.speed.load_state_dict(state["speed"])
+                loss, skipped, spiked = (*state["window"], 0)[:3]  # older checkpoints know no spikes
+                self._window += torch.tensor([loss if runtime.is_main else 0.0, skipped, spiked], device=device)
+                self._window_steps = 0 + state["window_steps"]
         self._sinks = self._open_sinks(optimizer, owned) if runtime.is_main else None
         if self._sinks and progress.step:
             self._recall()

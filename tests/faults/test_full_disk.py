@@ -120,6 +120,16 @@ def test_corrupt_lines_are_set_aside(tmp_path):
     assert file.with_name("metrics.jsonl.corrupt").read_bytes() == b'\x00\x00\xff\n{"loss": 2}\n'
 
 
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "1e400"])
+def test_numbers_that_json_has_not(value, tmp_path):
+    """A step of 1e400 was an OverflowError, and a loss of NaN a ValueError, at every resume."""
+    file = tmp_path / "metrics.jsonl"
+    file.write_text(f'{{"step": 1, "loss": {value}}}\n{{"step": {value}}}\n{{"step": 2, "loss": 2}}\n')
+    with pytest.warns(UserWarning, match="no records"):
+        make(tmp_path, resume_step=2).close()
+    assert logged(tmp_path) == [(1, None), (2, 2)]
+
+
 def test_summary_and_figures(disk, tmp_path):
     (tmp_path / "summary.json").write_text("old")
     disk.room = 0
@@ -152,7 +162,7 @@ def test_a_run_folder_that_is_removed(data, tmp_path, capsys, monkeypatch):
 
     def step_and_remove(self: Trainer, report: Any) -> None:
         if self.progress.step == 2:
-            shutil.rmtree(self.setup.folder)
+            shutil.rmtree(self.resolved.folder)
         step(self, report)
 
     monkeypatch.setattr(Trainer, "step", step_and_remove)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hostile import resealed
 from killed_run import KILLED, OPTIONS, kill_at, run_killed
 from tiny_run import folder_of, run, words
 
@@ -96,6 +97,35 @@ def test_folders_that_early_versions_left(resume, data, tmp_path):
     (folder / "numerics.json").unlink()
     assert run(data, tmp_path, **{**options, "base_hps.eta0": 1e-3}) == 0
     assert json.loads((folder / "summary.json").read_text())["learning_rate"] == pytest.approx(8e-3)
+
+
+@pytest.mark.parametrize(
+    "part", ["plan", "report", "report.speed.seconds", "data", "data.samples_seen", "report.guard"]
+)
+@pytest.mark.parametrize("value", [None, "x", -1, [], {}])
+def test_a_resume_of_a_checkpoint_of_another_shape(part, value, data, tmp_path, capsys):
+    """With sums that fit. They were tracebacks."""
+    assert run(data, tmp_path, **OPTIONS, stop_after=1) == INTERRUPTED
+    path = folder_of(tmp_path) / "checkpoints" / "step-000001"
+    meta = json.loads((path / "meta.json").read_text())
+    *outer, last = part.split(".")
+    inner = meta
+    for key in outer:
+        inner = inner[key]
+    inner[last] = value
+    (path / "meta.json").write_text(json.dumps(meta))
+    resealed(path)
+    code = run(data, tmp_path, **OPTIONS, resume="auto", stop_after=1)
+    assert code == 2 or (part == "report.guard" and not value)  # of versions without a guard
+    assert code != 2 or "error: " in capsys.readouterr().err
+
+
+def test_an_identity_that_is_nested_too_deep(data, tmp_path):
+    """It was a RecursionError; it is nobody's, as any other that is damaged."""
+    assert run(data, tmp_path, **OPTIONS, stop_after=1) == INTERRUPTED
+    for name in ("plan.json", "summary.json", "config.yaml"):
+        (folder_of(tmp_path) / name).write_text("[" * 100_000)
+        assert run(data, tmp_path, **OPTIONS, resume="auto", stop_after=1) in (INTERRUPTED, 0)
 
 
 def test_a_checkpoint_says_whose_the_folder_is(data, tmp_path, capsys):
