@@ -150,6 +150,6 @@ class Throughput:
         """Continue the totals of an earlier run; rates start anew."""
         self._switch("train")
         # Added to 0, so that what is no number is an error here and not at a later step.
-        self._seconds = {key: 0.0 + seconds for key, seconds in state["seconds"].items()}
+        self._seconds = {key: 0.0 + state["seconds"][key] for key in self._seconds | state["seconds"]}
         self._total = {key: 0 + state["total"][key] for key in self._total}
         self._marks.clear()

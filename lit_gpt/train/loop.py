@@ -74,7 +74,7 @@ class Trainer:
         self.progress = Progress(meta["step"], meta["tokens"]) if meta else Progress()
         with understood(resume_from):
             present = run_folder.check_folder(resolved, meta, resume_from)
-            self.report_state, data_state = (meta["report"], meta["data"]) if meta else (None, None)
+            self.report_state, data_state = (dict(meta["report"]), dict(meta["data"])) if meta else (None, None)
             guarded = self.report_state.get("guard") if self.report_state else None
             self.guard = StepGuard(runtime, run.max_skips, run.skip_spikes or 0.0, guarded)
         self.at: Callable[[str], None] = lambda doing: None  # tells the other ranks, once there is a run folder

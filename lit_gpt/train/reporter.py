@@ -28,7 +28,7 @@ from lit_gpt.optim.engine.groups import describe_groups
 from lit_gpt.optim.engine.protocol import telemetry
 from lit_gpt.parallel import Runtime
 from lit_gpt.preflight.resolved_run import ResolvedRun
-from lit_gpt.scaling.plan import StepValues
+from lit_gpt.scaling.plan import StepValues, count_steps
 from lit_gpt.train.signals import EXIT_INTERRUPTED
 from lit_gpt.train.step import StepResult
 
@@ -63,7 +63,7 @@ class Reporter:
         self._window = torch.zeros(3, device=device)  # summed loss of the steps taken, steps skipped, spikes of these
         self._window_steps = 0
         self._spikes = {"loss": SpikeDetector(), "gradient norm": SpikeDetector()}
-        if state:
+        if state is not None:
             with understood("The checkpoint's report"):
                 self.speed.load_state_dict(state["speed"])
                 loss, skipped, spiked = (*state["window"], 0)[:3]  # older checkpoints know no spikes
@@ -73,7 +73,8 @@ class Reporter:
         if self._sinks and progress.step:
             self._recall()
         plan = resolved.plan
-        self._console = Console(plan.tokens, plan.steps, enabled=runtime.is_main, start_tokens=progress.tokens)
+        steps = count_steps(plan, runtime.world_size * resolved.run.micro_bsz * plan.context)
+        self._console = Console(plan.tokens, steps, enabled=runtime.is_main, start_tokens=progress.tokens)
 
     def _open_sinks(self, optimizer: torch.optim.Optimizer, owned: Callable[[], None]) -> Sinks:
         run, plan = self.resolved.run, self.resolved.plan

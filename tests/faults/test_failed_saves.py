@@ -94,7 +94,13 @@ def no_summary(*_: Any) -> None:
 
 def test_a_run_that_is_ended_without_room(data, tmp_path, monkeypatch):
     """EXIT_NOT_FINITE promises a checkpoint too."""
-    monkeypatch.setattr(GPT, "forward", lambda *a, _f=GPT.forward, **k: _f(*a, **k) * float("nan"))
+    forward = GPT.forward
+
+    def spoilt(*args: Any, **options: Any) -> Any:
+        output = forward(*args, **options)
+        return output._replace(loss=output.loss * float("nan"))
+
+    monkeypatch.setattr(GPT, "forward", spoilt)
     options = {**OPTIONS, "max_skips": 2, "save_step": 100}
     assert run(data, tmp_path / "with", **options) == EXIT_NOT_FINITE
     monkeypatch.setattr(Checkpointer, "_write", refuse(1, 2))

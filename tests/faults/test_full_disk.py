@@ -130,6 +130,23 @@ def test_numbers_that_json_has_not(value, tmp_path):
     assert logged(tmp_path) == [(1, None), (2, 2)]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": 1, "loss": "x"}',
+        '{"step": 1, "loss": {}}',
+        '{"step": 1, "\\ud800": 1}',
+        f'{{"step": 1, "loss": {"9" * 400}}}',
+    ],
+)
+def test_records_of_no_numbers_are_set_aside(line, tmp_path):
+    """They were a TypeError at the end of the run, and a UnicodeEncodeError at its start."""
+    (tmp_path / "metrics.jsonl").write_text(f'{line}\n{{"step": 2, "loss": 2}}\n')
+    with pytest.warns(UserWarning, match="no records"):
+        make(tmp_path, resume_step=2).close()
+    assert logged(tmp_path) == [(2, 2)]
+
+
 def test_summary_and_figures(disk, tmp_path):
     (tmp_path / "summary.json").write_text("old")
     disk.room = 0
