@@ -74,8 +74,8 @@ def _record(line: bytes) -> dict[str, Any]:
     row = json.loads(line)
     for name, value in row.items():
         name.encode()  # lone surrogates go into no file
-        if value is not None:
-            0.0 + value  # neither text nor a whole number beyond all floats
+        if value is not None and not isinstance(0.0 + value, float):  # raises for text, and for numbers beyond floats
+            raise TypeError(f"{name} is no number")
     return jsonable({**row, "step": int(row["step"])})  # Python's json reads NaN, which JSON has not
 
 

@@ -38,6 +38,7 @@ def make_unfailing() -> None:
 
 def lost_output() -> str:
     """Why stdout has not all that was printed; "" where it has, and where its reader had enough, such as `head`."""
-    sys.stdout and sys.stdout.flush()
+    if sys.stdout:
+        sys.stdout.flush()
     failure = getattr(sys.stdout, "failure", None)
     return "" if failure is None or isinstance(failure, BrokenPipeError) else str(failure.strerror or failure)
