@@ -9,8 +9,10 @@ from typing import NoReturn
 from lit_gpt.config.cli import parse
 from lit_gpt.config.command import exit_code
 from lit_gpt.config.run import RunConfig
+from lit_gpt.errors import EXIT_NOT_WRITTEN
 from lit_gpt.metrics.background import hanging
 from lit_gpt.utils.signals import Signals
+from lit_gpt.utils.streams import lost_output, make_unfailing
 
 
 def run(options: RunConfig, signals: Signals | None = None) -> int:
@@ -36,11 +38,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def leave(code: int) -> NoReturn:
     """End the process with `code`, without the exit hooks of a tracker's library that waits for its server."""
+    if (why := lost_output()) and code == 0:
+        code = EXIT_NOT_WRITTEN
+        print(f"error: standard output could not be written ({why}); nothing else is missing.", file=sys.stderr)
     if hanging():
-        sys.stdout.flush()
         os._exit(code)
     sys.exit(code)
 
 
 if __name__ == "__main__":
+    make_unfailing()
     leave(main())

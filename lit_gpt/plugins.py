@@ -113,7 +113,7 @@ def _execute(path: Path, source: bytes) -> ModuleType:
     sys.modules[module.__name__] = module
     try:
         exec(compile(source, file, "exec", dont_inherit=True), module.__dict__)  # it has __future__ imports of its own
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that calls sys.exit would end the run with its code
         del sys.modules[module.__name__]
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
         line = error.lineno if isinstance(error, SyntaxError) and error.filename == file else (lines or [1])[-1]

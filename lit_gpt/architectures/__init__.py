@@ -33,7 +33,7 @@ def build(
     """
     at, shape = FAMILIES.load(family).build, Shape(family, aspect_ratio, block_size, window, experts)
     try:
-        return at(depth, shape)
+        model = at(depth, shape)
     except UserError as error:
         message = str(error)
         if depths := _near(depth, lambda d: at(d, shape)):
@@ -41,6 +41,9 @@ def build(
         if aspect_ratio and (ratios := _near(aspect_ratio, lambda ar: at(depth, shape._replace(aspect_ratio=ar)))):
             message += f"\nGive --ar {ratios} (--base_hps.ar0 if this is the base model)."
         raise UserError(message) from None
+    if not isinstance(model, ModelConfig):  # a plugin's mistake
+        raise UserError(f"build of the family {family!r} returned {type(model).__name__}; return a ModelConfig.")
+    return model
 
 
 def _near(given: int, at: Callable[[int], ModelConfig]) -> str:

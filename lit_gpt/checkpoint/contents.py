@@ -11,10 +11,22 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lit_gpt.checkpoint.layout import COMPLETE, INDEX, META, SUMS, Where, everyones, is_complete, published, read_meta
+from lit_gpt.checkpoint.layout import (
+    COMPLETE,
+    INDEX,
+    META,
+    SUMS,
+    Where,
+    everyones,
+    is_complete,
+    published,
+    read_meta,
+    small_text,
+)
 from lit_gpt.checkpoint.untrusted import data_files, read_index
 from lit_gpt.checkpoint.writing import THREADS
 from lit_gpt.errors import UserError
+from lit_gpt.utils.files import regular
 
 LINE = re.compile(r"([0-9a-f]{64})  (\S+)")  # as sha256sum writes and reads it: `sha256sum -c SHA256SUMS`
 # SHA-256 because every machine has a command for it. zlib.crc32 is faster (3.4 against 1.3 GB/s
@@ -30,7 +42,7 @@ def sums_text(sums: dict[str, str]) -> str:
 
 def digest(path: Path) -> str:
     """The SHA-256 of a file, computed once for as long as nobody touches the file."""
-    stat = path.stat()
+    stat = regular(path).stat()
     return _digest(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
@@ -63,8 +75,8 @@ def _damage(path: Path, rank: int, ranks: int) -> str | None:
     if published(path) is None:
         return f"its file {COMPLETE} is cut or changed, or {SUMS} is"
     sums = {}
-    if len((path / COMPLETE).read_text().split()) == 2:
-        sums = {name: value for value, name in LINE.findall((path / SUMS).read_text())}
+    if len(small_text(path / COMPLETE).split()) == 2:
+        sums = {name: value for value, name in LINE.findall(small_text(path / SUMS))}
     lengths = {META: 1, INDEX: 1}
     if not sums or digest(path / INDEX) == sums.get(INDEX):  # else it is damaged, which is said below
         lengths |= data_files(read_index(path))

@@ -20,13 +20,15 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 import torch.distributed as dist
 
 from lit_gpt.errors import UserError
+from lit_gpt.utils.files import regular
 
 CHECKPOINT_VERSION = 1  # raise it when an older program would misread what is written
 COMPLETE, META, SUMS, INDEX = "COMPLETE", "meta.json", "SHA256SUMS", ".metadata"  # INDEX is DCP's name
@@ -36,6 +38,8 @@ STEP = re.compile(r"step-(\d{6,})(\.new)?")
 LEFTOVER = re.compile(rf"\.tmp-(old-)?{STEP.pattern}")
 # The second word is missing in COMPLETE of early runs, whose number is the time in ns.
 SEAL = re.compile(r"(\d{1,20})(?: ([0-9a-f]{64}))?\n?", re.ASCII)
+COUNTS = ("step", "tokens")  # of meta.json, whole numbers
+SMALL = 1 << 28  # bytes; SHA256SUMS has 90 for each file, meta.json a few kB for each layer
 T = TypeVar("T")
 
 
@@ -97,15 +101,22 @@ def seal(number: int, sums: str) -> str:
     return f"{number} {digest}\n"
 
 
+def small_text(path: Path) -> str:
+    """The contents of one of our small files. Raises UserError for pipes, devices, and files that are none of ours."""
+    if (size := regular(path).stat().st_size) > SMALL:
+        raise UserError(f"{path} has {size:,} bytes, more than any that this program wrote. Remove it.")
+    return path.read_text()
+
+
 def published(path: Path) -> int | None:
     """The place of a checkpoint in the order of publishing; None when it has none, or a damaged one."""
     try:
-        found = SEAL.fullmatch((path / COMPLETE).read_text())
+        found = SEAL.fullmatch(small_text(path / COMPLETE))
         if found is None:
             return None
         number = int(found[1])
-        return number if not found[2] or found[0] == seal(number, (path / SUMS).read_text()) else None
-    except (OSError, UnicodeDecodeError):
+        return number if not found[2] or found[0] == seal(number, small_text(path / SUMS)) else None
+    except (UserError, OSError, UnicodeDecodeError):
         return None
 
 
@@ -184,14 +195,32 @@ def read_meta(path: Path) -> dict[str, Any]:
     if not is_complete(path):
         raise UserError(f"{path} is no complete checkpoint: it has no {COMPLETE} file. Give a step-* folder.")
     try:
-        meta = json.loads((path / META).read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        meta = json.loads(small_text(path / META))
+    except (UserError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path / META} is damaged or missing ({error}); use another step of this run.") from error
-    return check_version(meta, path)
+    check_version(meta, path)
+    if missing := [name for name in COUNTS if name not in meta]:
+        raise UserError(f"{path / META} does not say {' and '.join(missing)}; use another step of this run.")
+    return meta
+
+
+@contextmanager
+def understood(what: Path | str | None) -> Iterator[None]:
+    """Raise UserError where the block takes apart a stored description that is not of the shape we write.
+
+    A file with good sums may still be another program's, or hostile.
+    """
+    try:
+        yield
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
+        raise UserError(
+            f"{what} describes its run in a way that this version does not know ({type(error).__name__}: {error}). "
+            "Use another step or run."
+        ) from error
 
 
 def check_version(meta: Any, path: Path) -> dict[str, Any]:
-    """`meta` itself. Raises UserError for another version's checkpoint."""
+    """`meta` itself. Raises UserError for another version's checkpoint, and for counts that are none."""
     if not isinstance(meta, dict):
         raise UserError(f"{path} has a {META} that is no table of names and values; use another checkpoint.")
     if meta.get("version") != CHECKPOINT_VERSION:
@@ -199,4 +228,7 @@ def check_version(meta: Any, path: Path) -> dict[str, Any]:
             f"{path} has checkpoint version {meta.get('version')}; this program reads version {CHECKPOINT_VERSION}. "
             "Load it with the release that wrote it."
         )
+    for name in COUNTS:  # which imported weights do not have
+        if name in meta and not (type(meta[name]) is int and 0 <= meta[name] < 1 << 63):
+            raise UserError(f"{path} says {name} {str(meta[name])[:40]}, which is no count; use another checkpoint.")
     return meta

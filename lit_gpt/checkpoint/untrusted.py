@@ -32,6 +32,7 @@ from torch.futures import Future
 from lit_gpt.checkpoint.layout import INDEX
 from lit_gpt.checkpoint.writing import THREADS
 from lit_gpt.errors import UserError
+from lit_gpt.utils.files import regular
 
 # What torch 2.11 to 2.14 name in an index that describes tensors alone. BytesStorageMetadata is
 # left out on purpose: it announces pickled objects.
@@ -67,7 +68,7 @@ class _Unpickler(pickle.Unpickler):
 def read_index(path: Path) -> Metadata:
     """The index of a step folder. Raises UserError when it is damaged or holds more than descriptions of tensors."""
     try:
-        with (path / INDEX).open("rb") as file:
+        with regular(path / INDEX).open("rb") as file:
             index = _Unpickler(file).load()
         _check(index)
     except Exception as error:  # a damaged pickle may raise anything

@@ -33,6 +33,9 @@ class Cursor:
 
         Checkpoints of releases that did not look at the content have none, and any fits.
         """
+        seen = state.get("samples_seen") if isinstance(state, Mapping) else None
+        if type(seen) is not int or not 0 <= seen < 1 << 63 or not {"version", "fingerprint"} <= state.keys():
+            raise UserError(f"The checkpoint's data state is none: {str(state)[:80]}. Use another step of the run.")
         if state["version"] != VERSION:
             raise UserError(
                 f"The checkpoint's data state has version {state['version']}, this program reads {VERSION}. "
@@ -49,4 +52,4 @@ class Cursor:
                 "The data is not what the checkpoint was trained on: the files have the same names and sizes, but "
                 "other tokens. Put the old files back to resume, or start a new run from these weights: --init_from."
             )
-        return cls(fingerprint, content, int(state["samples_seen"]))
+        return cls(fingerprint, content, seen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ from lit_gpt.data.kinds import DATA_SUFFIXES, ODD_SHARE, Kind, Piece, look, suff
 from lit_gpt.data.left_out import LeftOut, sentences
 from lit_gpt.data.records import READERS
 from lit_gpt.errors import UserError
+
+LEASE = re.compile(r"lease-\d{6,}")  # see train/lease.py
 
 
 class Document(NamedTuple):
@@ -111,7 +114,11 @@ def _walk(source: Path, search: Search) -> Iterator[tuple[str, Path, os.stat_res
                 _leave(search, path, key, "another name of a folder that is read already", fault=False)
             else:
                 search.seen.add(_identity(stat))
-                for entry in sorted(os.scandir(path), key=lambda e: e.name):
+                entries = sorted(os.scandir(path), key=lambda e: e.name)
+                if key and _is_run({entry.name for entry in entries}):
+                    _leave(search, path, key, "a run folder", fault=False)
+                    continue
+                for entry in entries:
                     name = f"{key}/{entry.name}" if key else entry.name
                     if entry.name.startswith("."):
                         _leave(search, path, name, "hidden, its name starts with a dot", fault=False)
@@ -121,6 +128,14 @@ def _walk(source: Path, search: Search) -> Iterator[tuple[str, Path, os.stat_res
             if path == source:
                 raise
             _leave(search, path, key, f"cannot be opened: {e.strerror}")
+
+
+def _is_run(names: set[str]) -> bool:
+    """Whether a folder of these names is a run's (train/run_folder.py): --out_dir may lie in the text itself.
+
+    Its files would be new text at each resume. A lease is what a start writes first; early runs have none.
+    """
+    return {"config.yaml", "plan.json"} <= names or any(LEASE.fullmatch(name) for name in names)
 
 
 def _leave(search: Search, path: Path, key: str, reason: str, fault: bool = True) -> None:

@@ -49,7 +49,7 @@ class KeptTokenizer:
 
     def __post_init__(self) -> None:
         ids = (self.eos_id, self.bos_id)
-        whole = all(i is None or (isinstance(i, int) and not isinstance(i, bool) and i >= 0) for i in ids)
+        whole = all(i is None or (type(i) is int and 0 <= i < 1 << 63) for i in ids)
         if not whole or not all(isinstance(text, str) for text in (self.kind, self.name, self.source)):
             raise UserError(f"The tokenizer {self.name!r} is described by {self}: ids are whole numbers or null.")
 

@@ -58,7 +58,7 @@ class Loader:
         self.corpus, self.rank, self.world_size, self.micro_batch = corpus, rank, world_size, micro_batch
         self.vocab_size = vocab_size
         known = corpus.fingerprint, corpus.content
-        self.cursor = Cursor.restore(state, *known) if state else Cursor(*known)
+        self.cursor = Cursor(*known) if state is None else Cursor.restore(state, *known)
         self._pool = ThreadPoolExecutor(num_workers, "loader") if num_workers else None
         self._ahead: dict[tuple[int, int], list[Future[Batch]]] = {}  # (start, num_samples) -> its batches
 

@@ -58,7 +58,7 @@ def _options(path: Path) -> dict[str, Any]:
     """The resolved options of a run. Raises UserError where the file does not say them."""
     try:
         run = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read as YAML ({error}). Restore it, or remove it.") from error
     if not isinstance(run, dict) or not isinstance(run.get("train_data_dir"), str):
         raise UserError(f"{path} does not say the run's options. Restore it, or remove it.")

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lit_gpt.checkpoint import find_checkpoint, load_exported, load_full, newest_published, read_meta
+from lit_gpt.checkpoint import find_checkpoint, load_exported, load_full, newest_published, read_meta, understood
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.model import GPT
@@ -71,17 +71,17 @@ def describe_model(meta: dict[str, Any], path: Path) -> tuple[ModelConfig, Multi
     version does not know.
     """
     plan = meta.get("plan") or meta
-    missing = [what for what, there in (("model", "model" in meta), ("plan", "multipliers" in plan)) if not there]
+    described = isinstance(plan, dict) and "multipliers" in plan
+    missing = [what for what, there in (("model", "model" in meta), ("plan", described)) if not there]
     if missing:
         raise UserError(
             f"{path} does not say what its weights are: its meta has no {' and no '.join(missing)}. {FORMS}"
         )
-    for name in changed_plugins(meta.get("numerics", {}).get("plugins", {})):
-        print(f"note: the plugin {name} is not what {path} was trained with; {KEPT}", file=sys.stderr)
-    try:
+    with understood(path):  # a field may have been added or renamed later
+        changed = changed_plugins(meta.get("numerics", {}).get("plugins", {}))
         config, multipliers = ModelConfig.from_dict(meta["model"]), Multipliers(**plan["multipliers"])
-    except (TypeError, KeyError) as error:  # a field that was added or renamed later
-        raise UserError(f"{path} describes its model in a way that this version does not know ({error}).") from error
+    for name in changed:
+        print(f"note: the plugin {name} is not what {path} was trained with; {KEPT}", file=sys.stderr)
     if strangers := {spec.mixer for spec in config.layers} - set(MIXERS.names()):
         raise UserError(
             f"{path} has layers of {', '.join(sorted(strangers))}, a mixer that is not here. If it is a plugin's, give "

@@ -62,12 +62,21 @@ def parse_rows(path: Path) -> tuple[list[dict[str, Any]], list[bytes]]:
     corrupt: list[bytes] = []
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
-            rows.append({**row, "step": int(row["step"])})
-        except (ValueError, TypeError, KeyError, RecursionError):
+            rows.append(_record(line))
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             if line and number < len(lines):
                 corrupt.append(line)
     return rows, corrupt
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    """The record of a line: a step, and numbers or null by name. Raises one of several exceptions where it is none."""
+    row = json.loads(line)
+    for name, value in row.items():
+        name.encode()  # lone surrogates go into no file
+        if value is not None and not isinstance(0.0 + value, float):  # raises for text, and for numbers beyond floats
+            raise TypeError(f"{name} is no number")
+    return jsonable({**row, "step": int(row["step"])})  # Python's json reads NaN, which JSON has not
 
 
 def read_metrics(path: Path) -> dict[str, np.ndarray]:

@@ -149,5 +149,7 @@ class Throughput:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue the totals of an earlier run; rates start anew."""
         self._switch("train")
-        self._seconds, self._total = dict(state["seconds"]), dict(state["total"])
+        # Added to 0, so that what is no number is an error here and not at a later step.
+        self._seconds = {key: 0.0 + state["seconds"][key] for key in self._seconds | state["seconds"]}
+        self._total = {key: 0 + state["total"][key] for key in self._total}
         self._marks.clear()

@@ -127,6 +127,10 @@ def _transfer(run: RunConfig, facts: OptimizerFacts, model: ModelConfig, base: M
         steps=facts.steps_with(run.optimizer or "adamw", run.optimizer_args or {}),
     )
     transfer = RULES.load(run.parameterization or "sp").transfer(situation)
+    if not isinstance(transfer, Transfer):  # a plugin's mistake
+        raise UserError(
+            f"transfer of the rule {run.parameterization!r} returned {type(transfer).__name__}; return a Transfer."
+        )
     chosen = {"orthogonal": run.ortho_init, "identity": run.diag_init, "fan_max_normal": run.maxfan_init}
     if kinds := [kind for kind, on in chosen.items() if on]:  # the last one wins, as in ArchScale
         own = dict.fromkeys(("matrix", "expert", "conv"), Init(kinds[-1]))  # type: ignore[arg-type]
@@ -229,6 +233,17 @@ def step_values(plan: Plan, tokens_seen: int, multiple: int) -> StepValues:
     return StepValues(batch, scheduled, decay, betas, eps)
 
 
+def count_steps(plan: Plan, multiple: int) -> int:
+    """Optimizer steps of a run. multiple: see step_values; under ramp-up the count depends on it a little."""
+    if plan.batch_ramp == 1:
+        return plan.steps
+    steps = tokens = 0
+    while tokens < plan.tokens:
+        tokens += ramped_batch(tokens, plan.tokens, plan.batch_tokens, plan.batch_ramp, multiple)
+        steps += 1
+    return steps
+
+
 def difference(a: Any, b: Any, path: str = "") -> list[str]:
     """Lines "key: a -> b" for every leaf in which two nested dicts differ."""
     if isinstance(a, dict) and isinstance(b, dict):
@@ -244,7 +259,7 @@ def describe(plan: Plan, facts: OptimizerFacts | None) -> str:
     facts: of its optimizer; None for an optimizer that is not here any more, whose own constants nobody knows.
     """
     counts = ", ".join(f"{k} {v:,}" for k, v in plan.counts.items() if v)
-    s, m = plan.schedule, plan.multipliers
+    s, m, ramps = plan.schedule, plan.multipliers, plan.batch_ramp != 1
     wsd = f", {s.decay} decay over the last {s.decay_fraction:.3g}" if s.name == "wsd" else ""
     wide = max(9, *(len(r.update_rule) for r in plan.roles.values()))
     attention = "1/sqrt(head_dim)" if m.attention is None else f"{m.attention:.6g}"
@@ -254,8 +269,8 @@ def describe(plan: Plan, facts: OptimizerFacts | None) -> str:
         f"flops        {plan.model_flops_per_token:.4g} per token (forward and backward), "
         f"{plan.model_flops_per_token * plan.tokens:.4g} in all",
         f"rule         {plan.rule}, batch rule {plan.batch_rule}, optimizer {plan.optimizer}",
-        f"tokens       {plan.tokens:,} in {plan.steps:,} steps of {plan.batch_tokens:,}"
-        + (f", batch ramps to x{plan.batch_ramp}" if plan.batch_ramp != 1 else ""),
+        f"tokens       {plan.tokens:,} in {'at most ' * ramps}{plan.steps:,} steps of {plan.batch_tokens:,}"
+        + f", batch ramps to x{plan.batch_ramp}" * ramps,
         f"schedule     {s.name}{wsd}, warm-up {s.warmup_tokens:,.0f} tokens, final fraction {s.final:g}",
         f"adam         {_describe_constants(plan, facts)}"
         + (f"; muon momentum {plan.momentum:g}" if facts is not None and facts.plan_momentum else ""),

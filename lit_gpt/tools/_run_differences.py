@@ -59,7 +59,7 @@ def read_values(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
         return {}
     try:
         return dict(parse(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read ({error}). Give the folder of another run.") from error
 
 

@@ -50,7 +50,7 @@ def average(paths: Sequence[Path]) -> tuple[dict[str, torch.Tensor], dict[str, A
     }
     return mean, {
         **with_tokenizer(metas[-1], paths[-1]),
-        "averaged": [{"step": m["step"], "tokens": m.get("tokens")} for m in metas],
+        "averaged": [{"step": m.get("step"), "tokens": m.get("tokens")} for m in metas],
     }
 
 

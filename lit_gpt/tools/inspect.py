@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from lit_gpt.checkpoint import all_checkpoints, damage, load_exported, newest_published
+from lit_gpt.checkpoint import all_checkpoints, damage, load_exported, newest_published, understood
 from lit_gpt.config.command import run_command
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
@@ -53,11 +53,12 @@ def run(path: Path) -> str:
     """
     if not (path / PLAN).is_file():
         raise UserError(f"{path} is no run folder: it has no {PLAN}. Give the folder that pretrain.py printed.")
-    try:
+    with understood(path):
         plan, model = Plan.from_dict(read_object(path / PLAN)), ModelConfig.from_dict(read_object(path / MODEL))
-    except (TypeError, KeyError) as error:
-        raise UserError(f"{path} describes its run in a way that this version does not know ({error}).") from error
-    return _described(_state(path), plan, model)
+    with understood(path / "checkpoints"):
+        state = _state(path)
+    with understood(path):
+        return _described(state, plan, model)
 
 
 def checkpoint(path: Path) -> str:
@@ -66,8 +67,9 @@ def checkpoint(path: Path) -> str:
     config, _ = describe_model(meta, path)
     if "plan" not in meta:  # imported from elsewhere
         return "\n\n".join([aligned([("step", "none: these weights were imported")]), parameter_table(config)])
-    plan = Plan.from_dict(meta["plan"])
-    return _described(_progress(meta, plan), plan, config)
+    with understood(path):
+        plan = Plan.from_dict(meta["plan"])
+        return _described(_progress(meta, plan), plan, config)
 
 
 def verified(path: Path) -> str:

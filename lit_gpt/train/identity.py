@@ -18,6 +18,7 @@ from lit_gpt.plugins import digests
 from lit_gpt.preflight.resolved_run import ResolvedRun, resolve_run
 from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.plan import difference
+from lit_gpt.utils.files import regular
 
 # Each is a JSON file in a run folder (plan.json is written last), and a key of a checkpoint's meta.
 IDENTITY = ("plan", "model", "numerics")
@@ -91,8 +92,8 @@ def _typed(value: Any) -> str:
 def changed_options(options: Path, run: RunConfig) -> Changes:
     """The options in which a config.yaml and a run differ; none where there is no such file."""
     try:
-        old = yaml.safe_load(options.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        old = yaml.safe_load(regular(options).read_text(encoding="utf-8"))
+    except (UserError, OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     there, here = (_flat(values) for values in (old if isinstance(old, dict) else {}, dataclasses.asdict(run)))
     there, here = (json.loads(json.dumps(values, default=str)) for values in (there, here))  # tuples are lists there

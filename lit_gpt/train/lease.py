@@ -27,8 +27,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lit_gpt.errors import NotOwner
-from lit_gpt.utils.files import told
+from lit_gpt.errors import NotOwner, UserError
+from lit_gpt.utils.files import regular, told
 
 RENEW_EVERY = 5.0  # seconds: a small write that no file server notices
 # Seconds without a renewal after which an owner counts as dead. That is twelve renewals, because the thread that renews
@@ -138,7 +138,8 @@ def take_lease(folder: Path) -> Lease:
             time.sleep(random.random() * RENEW_EVERY / 10)
             continue
         for old in before:
-            old.unlink(missing_ok=True)
+            if not old.is_dir():  # else a person's; only its number counts
+                old.unlink(missing_ok=True)
         return Lease(path, record)
 
 
@@ -200,8 +201,8 @@ def _number(path: Path) -> int:
 def _read(path: Path) -> bytes | None:
     """The file as its server has it (opening asks); None where there is none."""
     try:
-        return path.read_bytes()
-    except OSError:
+        return regular(path).read_bytes()
+    except (UserError, OSError):
         return None
 
 
@@ -210,7 +211,7 @@ def _parse(text: bytes | None) -> dict[str, Any]:
     try:
         record = json.loads(text or b"")
         return record if {"token", "host", "pid", "started", "renewed"} <= record.keys() else {}
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return {}
 
 

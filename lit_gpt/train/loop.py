@@ -11,12 +11,12 @@ from typing import Any, cast
 
 from torch import nn
 
-from lit_gpt.checkpoint import Checkpointer, find_checkpoint, load_checkpoint, load_weights, read_meta
+from lit_gpt.checkpoint import Checkpointer, find_checkpoint, load_checkpoint, load_weights, read_meta, understood
 from lit_gpt.data.corpus import Corpus
 from lit_gpt.data.kept_tokenizer import KeptTokenizer
 from lit_gpt.data.loader import Loader
 from lit_gpt.data.stream import DataError
-from lit_gpt.errors import EXIT_NOT_FINITE, EXIT_NOT_WRITTEN, EXIT_PEER_LOST, UserError
+from lit_gpt.errors import EXIT_NOT_FINITE, EXIT_NOT_WRITTEN, EXIT_PEER_LOST, NotWritten, UserError
 from lit_gpt.metrics.health import activation_statistics
 from lit_gpt.metrics.trackers import check_installed
 from lit_gpt.optim.engine.groups import set_hyperparameters
@@ -77,11 +77,12 @@ class Trainer:
         self.eos_id = document_end(resolved.model, self.train_data)
         resume_from = find_checkpoint(resolved.folder, run.resume, runtime)
         meta = read_meta(resume_from) if resume_from else None
-        present = run_folder.check_folder(resolved, meta, resume_from)
         self.progress = Progress(self.plan.tokens, *((meta["step"], meta["tokens"]) if meta else ()))
-        self.report_state = meta["report"] if meta else None
-        guarded = self.report_state.get("guard") if self.report_state else None
-        self.guard = StepGuard(runtime, run.max_skips, run.skip_spikes or 0.0, guarded)
+        with understood(resume_from):
+            present = run_folder.check_folder(resolved, meta, resume_from)
+            self.report_state, data_state = (dict(meta["report"]), dict(meta["data"])) if meta else (None, None)
+            guarded = self.report_state.get("guard") if self.report_state else None
+            self.guard = StepGuard(runtime, run.max_skips, run.skip_spikes or 0.0, guarded)
         self.at: Callable[[str], None] = lambda doing: None  # tells the other ranks, once there is a run folder
         self.tokenizer: KeptTokenizer | None = None  # known to the main process once the run folder is there
         self.loader = Loader(
@@ -90,7 +91,7 @@ class Trainer:
             runtime.world_size,
             run.micro_bsz,
             run.num_workers,
-            meta["data"] if meta else None,
+            data_state,
             vocab_size=resolved.model.vocab_size,
         )
         self.data_state = self.loader.state()
@@ -148,7 +149,7 @@ class Trainer:
             peers = Peers(self.resolved.folder, self.runtime)
             self.at, saver = peers.at, Saver(checkpoints, report, self.progress.step)
             profiler = StepProfiler(self.resolved.folder, run.profile_steps if self.runtime.is_main else 0)
-            closing.callback(lambda: report.close(code, saved))
+            closing.callback(lambda: _close(report, code, saved))
             for close in (checkpoints.close, self.loader.close, profiler.close, peers.stop):
                 closing.callback(close)
             closing.callback(setattr, signals, "phase", ENDING)
@@ -284,6 +285,16 @@ class Trainer:
                 **run_folder.identity(self.resolved),
             }
             saver.checkpoints.save(step, self.model, self.optimizer, meta)
+
+
+def _close(report: Reporter, code: int, saved: bool) -> None:
+    """Close it. Raises NotWritten where that is the only thing that went wrong; else says so beside what did."""
+    try:
+        report.close(code, saved)
+    except NotWritten as lost:
+        if code in (0, EXIT_INTERRUPTED):
+            raise
+        print(f"error: {lost}", file=sys.stderr)
 
 
 def measure(

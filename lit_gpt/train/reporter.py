@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from lit_gpt.checkpoint import understood
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import NotWritten
 from lit_gpt.metrics.console import Console
@@ -28,7 +29,7 @@ from lit_gpt.optim.engine.groups import describe_groups
 from lit_gpt.optim.engine.protocol import telemetry
 from lit_gpt.parallel import Runtime
 from lit_gpt.preflight.resolved_run import ResolvedRun
-from lit_gpt.scaling.plan import StepValues
+from lit_gpt.scaling.plan import StepValues, count_steps
 from lit_gpt.train.step import StepResult
 from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
@@ -64,16 +65,17 @@ class Reporter:
         self._window = torch.zeros(3, device=device)  # summed loss of the steps taken, steps skipped, spikes of these
         self._window_steps = 0
         self._spikes = {"loss": SpikeDetector(), "gradient norm": SpikeDetector()}
-        if state:
-            self.speed.load_state_dict(state["speed"])
-            loss, skipped, spiked = (*state["window"], 0)[:3]  # older checkpoints know no spikes
-            self._window += torch.tensor([loss if runtime.is_main else 0.0, skipped, spiked], device=device)
-            self._window_steps = state["window_steps"]
+        if state is not None:
+            with understood("The checkpoint's report"):
+                self.speed.load_state_dict(state["speed"])
+                loss, skipped, spiked = (*state["window"], 0)[:3]  # older checkpoints know no spikes
+                self._window += torch.tensor([loss if runtime.is_main else 0.0, skipped, spiked], device=device)
+                self._window_steps = 0 + state["window_steps"]
         self._sinks = self._open_sinks(run, owned) if runtime.is_main else None
         if self._sinks and progress.step:
             self._recall()
-        start = progress.tokens
-        self._console = Console(self.plan.tokens, self.plan.steps, enabled=runtime.is_main, start_tokens=start)
+        steps = count_steps(self.plan, runtime.world_size * run.micro_bsz * self.plan.context)
+        self._console = Console(self.plan.tokens, steps, enabled=runtime.is_main, start_tokens=progress.tokens)
 
     def _open_sinks(self, run: RunConfig, owned: Callable[[], None]) -> Sinks:
         """Open the files and trackers that metrics go to; trackers are given options, Plan and parameter groups."""

@@ -41,7 +41,7 @@ from lit_gpt.preflight.resolved_run import ResolvedRun
 from lit_gpt.train.identity import IDENTITY, changed_options, described, identity, what_differs
 from lit_gpt.train.lease import Lease, take_lease
 from lit_gpt.train.provenance import provenance
-from lit_gpt.utils.files import remove_leftovers, told, write_bytes, write_text
+from lit_gpt.utils.files import read_object, remove_leftovers, told, write_bytes, write_text
 
 CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
 ARCHIVE = (*(f"{part}.json" for part in IDENTITY), CONFIG, ENVIRONMENT)
@@ -75,10 +75,10 @@ def check_folder(resolved: ResolvedRun, checkpoint: dict[str, Any] | None, resum
 def _identity_of(folder: Path) -> dict[str, Any] | None:
     """Whose folder it is; None where it is nobody's: a start was killed, or the power failed, before all was there."""
     try:
-        parts = {part: json.loads((folder / f"{part}.json").read_text()) for part in IDENTITY}
-    except (OSError, ValueError):
+        parts = {part: read_object(folder / f"{part}.json") for part in IDENTITY}
+    except UserError:
         return None
-    return parts if all(part and isinstance(part, dict) for part in parts.values()) else None
+    return parts if all(parts.values()) else None
 
 
 def _same_run(old: dict[str, Any], resolved: ResolvedRun, where: str, options: Path) -> None:
@@ -127,8 +127,8 @@ def lock_folder(
 def has_ended(folder: Path) -> bool:
     """Whether a run whose last checkpoint is published said how it ended too, as far as it logged anything."""
     try:
-        return bool(json.loads((folder / SUMMARY_FILE).read_text())["finished"])
-    except (OSError, ValueError, TypeError, KeyError):
+        return bool(read_object(folder / SUMMARY_FILE)["finished"])
+    except (UserError, KeyError):
         return not (folder / METRICS_FILE).is_file()
 
 

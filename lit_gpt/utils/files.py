@@ -41,7 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object of a file. Raises UserError when it holds anything else."""
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(regular(path).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}). Write it again.") from error
     if not isinstance(value, dict):

@@ -20,6 +20,7 @@ from lit_gpt.config.model import LayerSpec, ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.nn.mixers import MIXERS, build_mixer, gdn
 from lit_gpt.plugins import load_plugins
+from lit_gpt.preflight.resolved_run import resolve_run
 from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import convert, generate, inspect
 
@@ -64,6 +65,7 @@ def test_a_family_of_ones_own(tmp_path: Path) -> None:
         ("a.py", "def f(:\n", "a.py, line 1, fails: SyntaxError: invalid syntax"),
         ("a.py", "import lit_gpt.nothing\n", "a.py, line 1, fails: ModuleNotFoundError: No module named"),
         ("a.py", "a = '\x00'\n", "a.py, line 1, fails: "),
+        ("a.py", "import sys\n\nsys.exit(0)\n", "a.py, line 3, fails: SystemExit: 0."),
         ("a.py", "x = 1\n", "is no entry: one function must say what it is (build(depth, shape) makes a model family,"),
         ("a.py", "def build(width, shape):\n    pass\n", "is no entry"),
         ("a.py", f"{FAMILY}\n\ndef transfer(s):\n    pass\n", "is several entries"),
@@ -76,6 +78,18 @@ def test_a_family_of_ones_own(tmp_path: Path) -> None:
 def test_files_that_are_no_plugins(tmp_path: Path, name: str, code: str, says: str) -> None:
     assert says in refusal(tmp_path, name, code)
     assert "a" not in FAMILIES.names()
+
+
+def test_entries_that_return_nothing(tmp_path: Path) -> None:
+    """They were AttributeErrors about None, far from the plugin."""
+    (tmp_path / "my_net.py").write_text("def build(depth, shape):\n    pass\n")
+    (tmp_path / "my_rule.py").write_text("def transfer(situation):\n    pass\n")
+    load_plugins([str(tmp_path / "my_net.py"), str(tmp_path / "my_rule.py")])
+    with pytest.raises(UserError, match="build of the family 'my_net' returned NoneType; return a ModelConfig"):
+        build("my_net", 8)
+    line = ["--parameterization", "my_rule", "--train_model", "transformer", "--depth", "8"]
+    with pytest.raises(UserError, match="transfer of the rule 'my_rule' returned NoneType; return a Transfer"):
+        resolve_run(parse([*line, "--plugins", str(tmp_path / "my_rule.py"), "--vocab_size", "257"]), 1)
 
 
 def test_paths_that_are_no_files(tmp_path: Path) -> None:

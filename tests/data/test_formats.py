@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from lit_gpt.data.discover import open_corpus
 from lit_gpt.data.formats import detect, open_files, packed
+from lit_gpt.data.formats import text as text_files
 from lit_gpt.data.stream import StreamInfo
 from lit_gpt.errors import UserError
 
@@ -174,3 +176,11 @@ def test_detect_names_the_formats(tmp_path):
     (tmp_path / "x.csv").write_text("a")
     with pytest.raises(UserError, match="llmc, megatron, packed, raw, text"):
         detect(tmp_path / "x.csv")
+
+
+def test_compressed_text_counts_as_what_is_inside(tmp_path, monkeypatch):
+    """The limit was one of the files' lengths: a megabyte of gzip became gigabytes of tokens, for minutes."""
+    monkeypatch.setattr(text_files, "LIMIT_BYTES", 10_000)
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"many words " * 1000))
+    with pytest.raises(UserError, match=r"holds 11,000 bytes of text or more; up to 10,000 are tokenised"):
+        open_corpus(str(tmp_path), "train", 8, 0)

@@ -115,7 +115,7 @@ def save_and_find(folder: Path) -> tuple[str, int]:
     optimizer = build_adamw(model, "fused")
     saver = Checkpointer(folder / "checkpoints", runtime, keep_last=2)
     for i in (1, 2):
-        saver.save(i, model, optimizer, {})
+        saver.save(i, model, optimizer, {"tokens": i})
     saver.close()
     if runtime.is_main:
         flip(folder / "checkpoints" / step(2) / "__1_0.distcp", 5000)

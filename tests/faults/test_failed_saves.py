@@ -11,8 +11,9 @@ from ranks import run, start_ranks
 from tiny_run import folder_of, make_corpus, pretrain, rows, words
 
 from lit_gpt.checkpoint import Checkpointer, find_checkpoint, read_meta
-from lit_gpt.errors import EXIT_NOT_FINITE, EXIT_NOT_WRITTEN
+from lit_gpt.errors import EXIT_NOT_FINITE, EXIT_NOT_WRITTEN, NotWritten
 from lit_gpt.model import GPT
+from lit_gpt.train import reporter
 from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 OPTIONS: dict[str, Any] = {"max_tokens": 6 * 512, "save_step": 2, "keep_last": 9}
@@ -77,15 +78,29 @@ def test_a_last_save_that_fails_twice(stop_after, data, tmp_path, monkeypatch, c
     assert run(data, tmp_path, resume="auto", **OPTIONS) == 0
 
 
+def test_a_last_save_and_a_summary_that_fail(data, tmp_path, monkeypatch, capsys):
+    """On a disk that is really full: the last line named the figure alone, and not the checkpoint."""
+    monkeypatch.setattr(Checkpointer, "_write", refuse(3, 4))
+    monkeypatch.setattr(reporter, "write_summary", no_summary)
+    assert run(data, tmp_path, **OPTIONS) == EXIT_NOT_WRITTEN
+    summary, save = capsys.readouterr().err.splitlines()[-2:]
+    assert summary == "error: summary.json could not be written."
+    assert save.startswith("error: the checkpoint of step 6 could not be written in two tries;")
+
+
+def no_summary(*_: Any) -> None:
+    raise NotWritten("summary.json could not be written.")
+
+
 def test_a_run_that_is_ended_without_room(data, tmp_path, monkeypatch):
     """EXIT_NOT_FINITE promises a checkpoint too."""
     forward = GPT.forward
 
-    def patched(*args: Any, **kwargs: Any) -> Any:
-        output = forward(*args, **kwargs)
+    def spoilt(*args: Any, **options: Any) -> Any:
+        output = forward(*args, **options)
         return output._replace(loss=output.loss * float("nan"))
 
-    monkeypatch.setattr(GPT, "forward", patched)
+    monkeypatch.setattr(GPT, "forward", spoilt)
     options = {**OPTIONS, "max_skips": 2, "save_step": 100}
     assert run(data, tmp_path / "with", **options) == EXIT_NOT_FINITE
     monkeypatch.setattr(Checkpointer, "_write", refuse(1, 2))

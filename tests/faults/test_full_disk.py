@@ -120,6 +120,33 @@ def test_corrupt_lines_are_set_aside(tmp_path):
     assert file.with_name("metrics.jsonl.corrupt").read_bytes() == b'\x00\x00\xff\n{"loss": 2}\n'
 
 
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "1e400"])
+def test_numbers_that_json_has_not(value, tmp_path):
+    """A step of 1e400 was an OverflowError, and a loss of NaN a ValueError, at every resume."""
+    file = tmp_path / "metrics.jsonl"
+    file.write_text(f'{{"step": 1, "loss": {value}}}\n{{"step": {value}}}\n{{"step": 2, "loss": 2}}\n')
+    with pytest.warns(UserWarning, match="no records"):
+        make(tmp_path, resume_step=2).close()
+    assert logged(tmp_path) == [(1, None), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": 1, "loss": "x"}',
+        '{"step": 1, "loss": {}}',
+        '{"step": 1, "\\ud800": 1}',
+        f'{{"step": 1, "loss": {"9" * 400}}}',
+    ],
+)
+def test_records_of_no_numbers_are_set_aside(line, tmp_path):
+    """They were a TypeError at the end of the run, and a UnicodeEncodeError at its start."""
+    (tmp_path / "metrics.jsonl").write_text(f'{line}\n{{"step": 2, "loss": 2}}\n')
+    with pytest.warns(UserWarning, match="no records"):
+        make(tmp_path, resume_step=2).close()
+    assert logged(tmp_path) == [(2, 2)]
+
+
 def test_summary_and_figures(disk, tmp_path):
     (tmp_path / "summary.json").write_text("old")
     disk.room = 0

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hostile import resealed
 from safetensors.torch import save_file
 from small_run import Alone, Run, step
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
 from lit_gpt.checkpoint import find_checkpoint, load_exported, load_full, load_weights
-from lit_gpt.checkpoint.contents import digest, sums_text
 from lit_gpt.checkpoint.layout import seal
 from lit_gpt.errors import UserError
 from lit_gpt.evals.trained_model import load_model
@@ -49,15 +49,6 @@ def run(tmp_path) -> Run:
     run = Run(tmp_path / "run")
     run.save(2)
     return run
-
-
-def resealed(path: Path) -> Path:
-    """With sums that fit: who makes a hostile checkpoint can do that too."""
-    names = [p.name for p in path.iterdir() if p.name not in ("SHA256SUMS", "COMPLETE")]
-    text = sums_text({name: digest(path / name) for name in names})
-    (path / "SHA256SUMS").write_text(text)
-    (path / "COMPLETE").write_text(seal(7, text))
-    return path
 
 
 def edit_index(path: Path, change) -> None:
@@ -280,9 +271,20 @@ def test_sums_of_files_elsewhere_are_not_asked_for(run, tmp_path):
     assert not any("secret" in name for name in opened)
 
 
-def test_a_pipe_in_place_of_a_file_does_not_hang(run):
-    path = run.checkpoints / step(2)
-    (path / "__0_0.distcp").unlink()
-    os.mkfifo(path / "__0_0.distcp")
-    with pytest.raises(UserError, match=r"__0_0\.distcp is missing"):
-        run.load()
+@pytest.mark.parametrize("name", ["__0_0.distcp", "meta.json", "SHA256SUMS", "COMPLETE", ".metadata"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "huge"])
+def test_a_pipe_or_a_device_in_place_of_a_file_does_not_hang(kind, name, run):
+    """A meta.json, sums or index that is a pipe hung for good, and /dev/zero filled the memory."""
+    path = run.checkpoints / step(2) / name
+    path.unlink()
+    if kind == "huge":
+        path.touch()
+        os.truncate(path, 1 << 33)  # takes no room on the disk
+    else:
+        os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+    if kind == "huge" and name in ("__0_0.distcp", ".metadata"):
+        return  # read in pieces
+    for use in (run.load, lambda: inspect.main(["checkpoint", str(run.checkpoints), "--verify"])):
+        with pytest.raises(UserError) as caught:
+            use()
+        assert "\n" not in str(caught.value).removeprefix("Not every checkpoint").partition("\n")[0]

@@ -109,6 +109,19 @@ def test_an_owner_of_whom_nothing_is_known(text, folder, capsys):
     assert "looking for up to 0.5 s whether that still runs" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["nested too deep", "a folder", "a pipe"])
+def test_a_lease_that_is_none(kind, folder):
+    """A RecursionError, an IsADirectoryError, and a start that hung for good."""
+    path = folder / "lease-000004"
+    if kind == "nested too deep":
+        path.write_text("[" * 100_000)
+    else:
+        path.mkdir() if kind == "a folder" else os.mkfifo(path)
+    held = take_lease(folder)
+    assert held.path.name == "lease-000005" and path.exists() == (kind == "a folder")
+    held.close()
+
+
 def test_a_frozen_owner_finds_out_when_it_wakes_up(folder):
     """It would have gone on writing over what its successor wrote."""
     process = owner(folder)

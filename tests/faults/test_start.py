@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hostile import resealed
 from killed_run import KILLED, OPTIONS, kill_at, run_killed
 from tiny_run import folder_of, run, words
 
 from lit_gpt.config.cli import parse
+from lit_gpt.data.documents import find_files
 from lit_gpt.errors import UserError
 from lit_gpt.preflight.resolved_run import ResolvedRun, resolve_run
 from lit_gpt.train import run_folder
@@ -96,6 +98,52 @@ def test_folders_that_early_versions_left(resume, data, tmp_path):
     (folder / "numerics.json").unlink()
     assert run(data, tmp_path, **{**options, "base_hps.eta0": 1e-3}) == 0
     assert json.loads((folder / "summary.json").read_text())["learning_rate"] == pytest.approx(8e-3)
+
+
+@pytest.mark.parametrize(
+    "part", ["plan", "report", "report.speed.seconds", "data", "data.samples_seen", "report.guard"]
+)
+@pytest.mark.parametrize("value", [None, "x", -1, [], {}])
+def test_a_resume_of_a_checkpoint_of_another_shape(part, value, data, tmp_path, capsys):
+    """With sums that fit. They were tracebacks."""
+    assert run(data, tmp_path, **OPTIONS, stop_after=1) == INTERRUPTED
+    path = folder_of(tmp_path) / "checkpoints" / "step-000001"
+    meta = json.loads((path / "meta.json").read_text())
+    *outer, last = part.split(".")
+    inner = meta
+    for key in outer:
+        inner = inner[key]
+    inner[last] = value
+    (path / "meta.json").write_text(json.dumps(meta))
+    resealed(path)
+    code = run(data, tmp_path, **OPTIONS, resume="auto", stop_after=1)
+    assert code == 2 or (part == "report.guard" and not value)  # of versions without a guard
+    assert code != 2 or "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names", [("lease-000001", "config.yaml"), ("plan.json", "config.yaml")])
+def test_a_run_folder_in_the_text_is_no_text(names, tmp_path):
+    """With --train_data_dir . and the default --out_dir, config.yaml was new text, and no resume fitted the data."""
+    (tmp_path / "a.txt").write_text("words")
+    (tmp_path / "out" / "run").mkdir(parents=True)
+    for name in names:
+        (tmp_path / "out" / "run" / name).write_text("x: 1")
+    assert [piece.key for piece in find_files(tmp_path)] == ["a.txt"]
+
+
+def test_a_run_in_its_own_text_goes_on(tmp_path):
+    for i in range(20):
+        (tmp_path / f"{i}.txt").write_text(f"Document {i} says: the cat sat on the mat. " * 5)
+    assert run(tmp_path, tmp_path / "out", **OPTIONS, stop_after=1) == INTERRUPTED
+    assert run(tmp_path, tmp_path / "out", **OPTIONS, resume="auto") == 0
+
+
+def test_an_identity_that_is_nested_too_deep(data, tmp_path):
+    """It was a RecursionError; it is nobody's, as any other that is damaged."""
+    assert run(data, tmp_path, **OPTIONS, stop_after=1) == INTERRUPTED
+    for name in ("plan.json", "summary.json", "config.yaml"):
+        (folder_of(tmp_path) / name).write_text("[" * 100_000)
+        assert run(data, tmp_path, **OPTIONS, resume="auto", stop_after=1) in (INTERRUPTED, 0)
 
 
 def test_a_checkpoint_says_whose_the_folder_is(data, tmp_path, capsys):

@@ -16,7 +16,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.preflight.resolved_run import resolve_run
 from lit_gpt.scaling.base import Plan
-from lit_gpt.scaling.plan import describe, difference, step_values
+from lit_gpt.scaling.plan import count_steps, describe, difference, step_values
 
 MICRO = 8192  # one process, micro_bsz 2, context 4096
 DATA = "--train_data_dir D --val_data_dir D"
@@ -114,7 +114,9 @@ def test_every_step_is_whole_micro_batches_and_the_budget_is_spent() -> None:
         seen += batches[-1]
     assert {b % MICRO for b in batches} == {0}
     assert batches == sorted(batches) and (batches[0], batches[-1]) == (2**16, 3 * 2**16)
-    assert len(batches) < p.steps
+    assert len(batches) < p.steps and count_steps(p, MICRO) == len(batches)
+    assert count_steps(replace(p, batch_ramp=1), MICRO) == p.steps
+    assert f"in at most {p.steps:,} steps" in describe(p, None), "the table said that it takes all of them"
 
 
 def test_learning_rates_of_steps() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from hostile import resealed
 from llama_models import model_of, small
 
 from lit_gpt.checkpoint import find_checkpoint, load_exported
@@ -55,6 +56,38 @@ def test_a_damaged_file_of_a_run_is_one_sentence(name: str, content: bytes, run:
         assert tool(*command) == 2
         assert capsys.readouterr().err.startswith("error: ")
     assert {p.name for p in tmp_path.iterdir()} == {"run"}
+
+
+@pytest.mark.parametrize("value", [None, "x", -1, [], {}, True, 1e400, 10**30, "gone"], ids=str)
+@pytest.mark.parametrize("name", ["step", "tokens", "plan", "numerics", "tokenizer.eos_id"])
+def test_a_meta_of_another_shape_is_one_sentence(name: str, value: object, run: Path, tmp_path: Path, capsys) -> None:
+    """With sums that fit. They were a KeyError in average, a TypeError in inspect, an OverflowError in generate."""
+    step = run / "checkpoints" / "step-000004"
+    meta = json.loads((step / "meta.json").read_text())
+    inner, key = (meta["tokenizer"], "eos_id") if "." in name else (meta, name)
+    inner.pop(key)
+    if value != "gone":
+        inner[key] = value
+    (step / "meta.json").write_text(json.dumps(meta))
+    resealed(step)
+    said = []
+    for main, words in (
+        (inspect.main, ["checkpoint", step]),
+        (inspect.main, ["run", run]),
+        (average.main, [step, step, "--output", tmp_path / "b.pth"]),
+        (generate.main, [step, "--prompt", "a", "--max_new_tokens", 1]),
+    ):
+        said.append(tool(main, *words))  # raises what is no UserError
+    assert set(said) <= {0, 2}
+    assert name not in ("step", "tokens") or set(said) == {2}
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "plan.json", "model.json", "environment.json"])
+def test_a_file_that_is_nested_too_deep_is_one_sentence(name: str, run: Path, run_folder: Path, capsys) -> None:
+    """They were RecursionErrors."""
+    (run / name).write_text("[" * 100_000)
+    assert tool(inspect.main, "run", run, run_folder) == 2
+    assert tool(generate.main, run, "--prompt", "a", "--max_new_tokens", 1) in (0, 2)
 
 
 def test_a_damaged_marker_blocks_no_other_way(run: Path) -> None:

@@ -47,14 +47,10 @@ def open_stream(paths: Sequence[Path], info: StreamInfo) -> ArrayStream:
     root = Path(paths[0]).parent if len(paths) == 1 else _common(paths)
     pieces = [looked_at(Piece(p, p.relative_to(root).as_posix(), p.stat().st_size)) for p in paths]
     total = sum(p.size for p in pieces)
-    if total > LIMIT_BYTES:
-        raise UserError(
-            f"{str(root)!r} holds {total:,} bytes of text; up to {LIMIT_BYTES:,} are tokenised on the fly. "
-            f"Prepare it once: python scripts/prepare_text.py --source {root} --output DIR"
-        )
+    _check_size(total, root)
     tokenizer = load_tokenizer(info.tokenizer)
     eos_id = tokenizer.eos_id if info.eos_id is None else info.eos_id
-    tokens = _tokenise(pieces, info.split, tokenizer, eos_id)
+    tokens = _tokenise(_read(pieces, root), pieces, info.split, tokenizer, eos_id)
     return ArrayStream(tokens, replace(info, eos_id=eos_id, vocab_size=tokenizer.vocab_size))
 
 
@@ -65,9 +61,10 @@ def _common(paths: Sequence[Path]) -> Path:
     return common
 
 
-def _tokenise(pieces: Sequence[Piece], split: str, tokenizer: Tokenizer, eos_id: int | None) -> np.ndarray:
+def _tokenise(
+    documents: Sequence[Document], pieces: Sequence[Piece], split: str, tokenizer: Tokenizer, eos_id: int | None
+) -> np.ndarray:
     """The tokens of the split."""
-    documents = _read(pieces)
     divisible = [p.key for p in pieces] == [d.key for d in documents]  # records have keys of their own
     splitter = Splitter((d.key for d in documents), VALIDATION_FRACTION if split else 0.0, divisible)
     parts = [np.empty(0, np.int32)]
@@ -79,10 +76,20 @@ def _tokenise(pieces: Sequence[Piece], split: str, tokenizer: Tokenizer, eos_id:
     return np.concatenate(parts)
 
 
-def _read(pieces: Sequence[Piece]) -> list[Document]:
-    """Every document; what cannot be used is a warning."""
-    left = LeftOut()
-    documents = [document for piece in pieces for document in read_documents(piece, left=left)]
+def _check_size(size: int, root: Path) -> None:
+    if size > LIMIT_BYTES:
+        raise UserError(
+            f"{str(root)!r} holds {size:,} bytes of text or more; up to {LIMIT_BYTES:,} are tokenised on the fly. "
+            f"Prepare it once: python scripts/prepare_text.py --source {root} --output DIR"
+        )
+
+
+def _read(pieces: Sequence[Piece], root: Path) -> list[Document]:
+    """Every document; what cannot be used is a warning. Compressed files may hold much more than their length."""
+    left, documents, size = LeftOut(), list[Document](), 0
+    for document in (document for piece in pieces for document in read_documents(piece, left=left)):
+        documents.append(document)
+        _check_size(size := size + len(document.text), root)
     if left.counts:
         warnings.warn("Of the text: " + "; ".join(sentences(left.placed({p.key: p for p in pieces}))), stacklevel=2)
     return documents

@@ -1,0 +1,50 @@
+"""A log that cannot be written, or a reader that is gone, ends no run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from killed_run import OPTIONS
+from tiny_run import ROOT, folder_of, words
+
+from lit_gpt.errors import EXIT_NOT_WRITTEN
+
+
+def pretrain(data: Path, out: Path, **streams: Any) -> subprocess.CompletedProcess:
+    line = [sys.executable, str(ROOT / "pretrain.py"), *words(data, out, **OPTIONS)]
+    return subprocess.run(line, timeout=120, text=True, **streams)
+
+
+def gone() -> int:
+    """A pipe that nobody reads, as behind a `tee` that Ctrl-C ended."""
+    read, write = os.pipe()
+    os.close(read)
+    return write
+
+
+def full() -> int:
+    return os.open("/dev/full", os.O_WRONLY)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("log", [gone, full])
+def test_a_log_that_cannot_be_written(log, data, tmp_path):
+    """A line of the console raised, and the steps since the newest checkpoint were lost, with code 1."""
+    done = pretrain(data, tmp_path, stderr=log(), stdout=subprocess.PIPE)
+    assert done.returncode == 0 and "run folder: " in done.stdout
+    assert json.loads((folder_of(tmp_path) / "summary.json").read_text())["finished"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize(("out", "code"), [(gone, 0), (full, EXIT_NOT_WRITTEN)])
+def test_output_that_cannot_be_written(out, code, data, tmp_path):
+    """They were tracebacks. `| head` had enough; results on a full disk are missing, which is said."""
+    done = pretrain(data, tmp_path, stdout=out(), stderr=subprocess.PIPE)
+    assert done.returncode == code and "Traceback" not in done.stderr
+    assert ("standard output could not be written (No space left on device)" in done.stderr) == bool(code)
