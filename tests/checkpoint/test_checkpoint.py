@@ -81,7 +81,7 @@ def test_what_is_written_is_the_state_at_the_call(run, monkeypatch):
     write = Checkpointer._write
     monkeypatch.setattr(Checkpointer, "_write", lambda *args: go.wait() and write(*args))
     run.train()
-    saved, meta = run.snapshot(), {"report": [1]}
+    saved, meta = run.snapshot(), {"tokens": 0, "report": [1]}
     saver = run.saver()
     saver.save(1, run.model, run.optimizer, meta)
     meta["report"].append(2)
@@ -93,7 +93,7 @@ def test_what_is_written_is_the_state_at_the_call(run, monkeypatch):
     assert other.load()["report"] == [1]
     assert same(other.snapshot(), saved)
     saver = run.saver(async_save=False)
-    saver.save(2, run.model, run.optimizer, {})
+    saver.save(2, run.model, run.optimizer, {"tokens": 0})
     assert names(run.folder) == ["step-000001", "step-000002"]
     other.load()
     assert same(other.snapshot(), run.snapshot())
@@ -102,7 +102,7 @@ def test_what_is_written_is_the_state_at_the_call(run, monkeypatch):
 def test_retention(run):
     saver = run.saver(keep_last=2, keep_every=3, async_save=False)
     for step in range(1, 9):
-        saver.save(step, run.model, run.optimizer, {})
+        saver.save(step, run.model, run.optimizer, {"tokens": 0})
     assert names(run.folder) == ["step-000003", "step-000006", "step-000007", "step-000008"]
     assert sorted(p.name for p in (run.folder / "checkpoints").iterdir()) == names(run.folder)
     with pytest.raises(UserError, match="--keep_last 0"):
@@ -113,12 +113,12 @@ def test_newest_is_the_one_published_last(run):
     """Also after going back to an older step and saving that step anew."""
     saver = run.saver(async_save=False)
     for step in (10, 20):
-        saver.save(step, run.model, run.optimizer, {"branch": "old"})
+        saver.save(step, run.model, run.optimizer, {"tokens": 0, "branch": "old"})
     run.train()
-    saver.save(10, run.model, run.optimizer, {"branch": "new"})
+    saver.save(10, run.model, run.optimizer, {"tokens": 0, "branch": "new"})
     assert names(run.folder) == ["step-000020", "step-000010"]
     assert Run(run.folder).load()["branch"] == "new"
-    saver.save(15, run.model, run.optimizer, {})
+    saver.save(15, run.model, run.optimizer, {"tokens": 0})
     assert names(run.folder) == ["step-000010", "step-000015"]
 
 
@@ -129,7 +129,7 @@ def test_find(run, tmp_path):
         find_checkpoint(tmp_path, True)
     saver = run.saver(async_save=False)
     for step in (1, 2):
-        saver.save(step, run.model, run.optimizer, {})
+        saver.save(step, run.model, run.optimizer, {"tokens": 0})
     one, two = (tmp_path / "checkpoints" / f"step-00000{i}" for i in (1, 2))
     elsewhere = tmp_path / "elsewhere"
     assert find_checkpoint(tmp_path, True) == find_checkpoint(tmp_path, "auto") == two
@@ -144,20 +144,20 @@ def test_find(run, tmp_path):
 def test_a_failed_save_is_said_and_the_next_one_tries_again(run, monkeypatch, capsys):
     """It ended the run, or nobody knew: training goes on, and `wait` says what is not on the disk."""
     saver = run.saver()
-    saver.save(1, run.model, run.optimizer, {})
+    saver.save(1, run.model, run.optimizer, {"tokens": 0})
     saver.wait()
     with monkeypatch.context() as patch:
         patch.setattr(torch.distributed.checkpoint, "save", full_disk)
-        saver.save(2, run.model, run.optimizer, {})
+        saver.save(2, run.model, run.optimizer, {"tokens": 0})
         assert not saver.wait()
     (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("warning"))
     assert all(words in line for words in ("NOT SAVED: the checkpoint of step 2 ", "No space left", "is step-000001"))
-    saver.save(3, run.model, run.optimizer, {})
+    saver.save(3, run.model, run.optimizer, {"tokens": 0})
     assert saver.wait() and saver.failures == 1
     saver.close()
     assert names(run.folder) == ["step-000001", "step-000003"]
     with pytest.raises(TypeError):  # not JSON: said at the call
-        saver.save(4, run.model, run.optimizer, {"plan": object()})
+        saver.save(4, run.model, run.optimizer, {"tokens": 0, "plan": object()})
 
 
 def full_disk(*args, **kwargs):
@@ -168,12 +168,12 @@ def save_then_hang(folder: Path, written) -> None:
     """A process that is killed in its second save: all tensors on the disk, nothing published."""
     run = Run(folder)
     saver = run.saver()
-    saver.save(1, run.model, run.optimizer, {})
+    saver.save(1, run.model, run.optimizer, {"tokens": 0})
     run.train()
     write = saver._write
     saver.wait()
     saver._write = lambda *args: (write(*args), written.set(), time.sleep(600))
-    saver.save(2, run.model, run.optimizer, {})
+    saver.save(2, run.model, run.optimizer, {"tokens": 0})
 
 
 def test_kill_during_a_save_leaves_the_one_before(tmp_path):
@@ -211,7 +211,7 @@ def test_export_round_trip(run, tmp_path, suffix):
 
 def test_load_weights_says_what_does_not_fit(run, tmp_path):
     saver = run.saver(async_save=False)
-    saver.save(1, run.model, run.optimizer, {})
+    saver.save(1, run.model, run.optimizer, {"tokens": 0})
     file = write_exported(*load_full(tmp_path / "checkpoints" / "step-000001"), tmp_path / "model.pth")
     tied = build_model(run.runtime, tied=True)
     wide = torch.nn.Module()
@@ -234,7 +234,7 @@ def test_load_weights_says_what_does_not_fit(run, tmp_path):
 def test_another_optimizer_is_an_error(run):
     run.train()
     saver = run.saver(async_save=False)
-    saver.save(1, run.model, run.optimizer, {})
+    saver.save(1, run.model, run.optimizer, {"tokens": 0})
     run.optimizer = torch.optim.SGD(run.model.parameters(), lr=0.1, momentum=0.9)
     run.train()
     with pytest.raises(UserError, match="momentum_buffer"):
@@ -243,7 +243,7 @@ def test_another_optimizer_is_an_error(run):
 
 def test_another_version_is_an_error(run):
     saver = run.saver(async_save=False)
-    saver.save(1, run.model, run.optimizer, {})
+    saver.save(1, run.model, run.optimizer, {"tokens": 0})
     path = run.folder / "checkpoints" / "step-000001"
     meta = read_meta(path)
     (path / "meta.json").write_text(json.dumps({**meta, "version": 0}))

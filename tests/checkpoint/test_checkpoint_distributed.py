@@ -41,7 +41,7 @@ def failing_writer(run: Path, runtime, model, optimizer) -> None:
         saver._write = full_disk
     else:
         saver._write = lambda staged, tmp: tmp.mkdir()
-    saver.save(4, model, optimizer, {})
+    saver.save(4, model, optimizer, {"tokens": 0})
     assert not saver.wait()
     saver.close()
 
@@ -63,7 +63,7 @@ def load_and_save(run: Path, again: Path) -> dict[str, Any]:
         assert replicas_in_sync(model, runtime)
         states[kind] = snapshot(model, optimizer)
         saver = Checkpointer(again / kind / "checkpoints", runtime, keep_last=1, async_save=False)
-        saver.save(3, model, optimizer, {})
+        saver.save(3, model, optimizer, {"tokens": 0})
         saver.close()
         states[kind + " next loss"] = train_step(model, optimizer, runtime, 3)
     model = build_model(runtime)
@@ -116,6 +116,6 @@ def save_alone(run: Path) -> dict[str, torch.Tensor]:
     optimizer = build_adamw(model)
     train_step(model, optimizer, runtime, 0)
     saver = Checkpointer(run / "checkpoints", runtime, keep_last=1)
-    saver.save(1, model, optimizer, {})
+    saver.save(1, model, optimizer, {"tokens": 0})
     saver.close()
     return snapshot(model, optimizer)

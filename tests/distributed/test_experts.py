@@ -125,7 +125,7 @@ def move(run: Path) -> list[dict[str, Any]]:
         batch = SimpleNamespace(tokens=mine, targets=mine)
         train_step(model, optimizer, [batch], 1, ROWS * LENGTH, runtime, grad_clip=1.0)
         saver = Checkpointer(run / str(saves) / "checkpoints", runtime, keep_last=1, async_save=False)
-        saver.save(1, model, optimizer, {})
+        saver.save(1, model, optimizer, {"tokens": 0})
         saver.close()
         saved = state(model, optimizer)
         for loads in (False, True):

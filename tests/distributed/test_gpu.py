@@ -56,7 +56,7 @@ def train(run: Path, dtype: torch.dtype, noise: int = 0, **options: Any) -> dict
     hook.remove()
     losses += [train_step(model, optimizer, runtime, step) for step in (1, 2)]
     saver = Checkpointer(run / "checkpoints", runtime, keep_last=1)
-    saver.save(3, model, optimizer, {})
+    saver.save(3, model, optimizer, {"tokens": 0})
     saved = snapshot(model, optimizer)
     losses.append(train_step(model, optimizer, runtime, 3))
     moved = {name: value - start[name] for name, value in snapshot(model).items()}

@@ -93,7 +93,7 @@ def test_trains_saves_and_goes_on(name: str, tmp_path: Path) -> None:
     before = weights(model)
     saver = Checkpointer(tmp_path, runtime, keep_last=1, async_save=False)
     with evaluated_weights(model, optimizer):
-        saver.save(8, model, optimizer, {})
+        saver.save(8, model, optimizer, {"tokens": 0})
         saved = weights(model)
     optimizer.state_dict()
     assert not equal(before, weights(model)), "saving moves nothing"
@@ -166,7 +166,7 @@ def resumed_on_shards(names: list[str], folder: str) -> list[str]:
             train_step(model, optimizer, runtime, step)
         saver = Checkpointer(Path(folder, name), runtime, keep_last=1, async_save=False)
         with evaluated_weights(model, optimizer):
-            saver.save(3, model, optimizer, {})
+            saver.save(3, model, optimizer, {"tokens": 0})
         saver.close()
         again, loaded = tiny(name, runtime)
         load_checkpoint(step_folder(Path(folder, name), 3), again, loaded, runtime)

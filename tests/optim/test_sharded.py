@@ -113,7 +113,7 @@ def train_tiny(name: str, runtime: Runtime, folder: Path) -> dict[str, Tensor]:
     for step in range(2):
         train_step(model, optimizer, runtime, step)
     saver = Checkpointer(folder / name / "checkpoints", runtime, keep_last=1, async_save=False)
-    saver.save(2, model, optimizer, {})
+    saver.save(2, model, optimizer, {"tokens": 0})
     saver.close()
     saved = snapshot(model, optimizer)
     train_step(model, optimizer, runtime, 2)
