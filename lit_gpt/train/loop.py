@@ -149,6 +149,8 @@ class Trainer:
             peers = Peers(self.resolved.folder, self.runtime)
             self.at, saver = peers.at, Saver(checkpoints, report, self.progress.step)
             profiler = StepProfiler(self.resolved.folder, run.profile_steps if self.runtime.is_main else 0)
+            # The stack closes from its end: first what watches and reads, then the last checkpoint is waited for, then
+            # the summary says whether it is there, and the lease goes last, since all of that writes to the folder.
             closing.callback(lambda: _close(report, code, saved))
             for close in (checkpoints.close, self.loader.close, profiler.close, peers.stop):
                 closing.callback(close)
