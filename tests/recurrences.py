@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
+from types import ModuleType, SimpleNamespace
 
+import pytest
 import torch
 from torch import Tensor
+
+from lit_gpt.ops import linear_recurrence
+from lit_gpt.ops.linear_recurrence import Call, Request
 
 BATCH, HEADS, KEY, VALUE = 2, 3, 4, 5
 DOCUMENTS = ((3, 40, 37), (64, 1, 15))  # lengths in each row of 80 tokens: inside, across and at the ends of chunks
@@ -100,3 +106,20 @@ def library_kernel(
 
 def normalized(x: Tensor) -> Tensor:
     return x / (x.square().sum(-1, keepdim=True) + 1e-6).sqrt()
+
+
+def check_call(ops: ModuleType, row: str, kernels: Iterable[str], call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row gives its library what it wants: with these kernels written out in Python, it agrees with plain torch."""
+    library = SimpleNamespace(**dict.fromkeys(kernels, library_kernel))
+    monkeypatch.setattr(ops, "optional", lambda name: library)
+    torch.testing.assert_close(ops.BACKENDS[row].run(call), ops.BACKENDS["plain"].run(call))
+    o, state = ops.BACKENDS[row].run(call._replace(state=None))
+    torch.testing.assert_close(o, ops.BACKENDS["plain"].run(call._replace(state=None))[0])
+    assert state is None
+
+
+def chosen(ops: ModuleType, request: Request, monkeypatch: pytest.MonkeyPatch, wrong_gradients: str = "") -> str:
+    """The row of an operation's table that does a request where every library is installed."""
+    monkeypatch.setattr(linear_recurrence, "missing", lambda name: "")
+    monkeypatch.setattr(ops, "wrong_gradients", lambda **_: wrong_gradients)
+    return next(name for name, row in ops.BACKENDS.items() if not row.refuses(request))

@@ -24,7 +24,7 @@ BYTES_PER_THREAD = 1 << 28
 class Writer(dcp.FileSystemWriter):
     """DCP's writer of one folder; `files` has the sums of what it wrote. size: bytes that this rank will write."""
 
-    def __init__(self, path: Path, size: int = 0) -> None:
+    def __init__(self, path: Path, size: int) -> None:
         super().__init__(path, sync_files=True, thread_count=min(max(size // BYTES_PER_THREAD, 1), THREADS))
         self.fs = self.files = SummedFiles()
 

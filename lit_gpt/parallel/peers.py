@@ -82,9 +82,9 @@ class Peers:
         enough = time.monotonic() + self._interval
 
         def look() -> None:  # a process that ends closes its connections a moment before it is seen to have ended
+            elsewhere.extend(self._elsewhere())  # once: ranks do not move
             while time.monotonic() < enough and not any(late.endswith(ENDED) for late in found):
                 found[:] = self._late(at_once=True)
-                elsewhere[:] = self._elsewhere()
                 time.sleep(0.1)
 
         # In a thread, for a file system that went with the network would keep this process for ever.

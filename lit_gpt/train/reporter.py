@@ -70,7 +70,7 @@ class Reporter:
                 self.speed.load_state_dict(state["speed"])
                 loss, skipped, spiked = (*state["window"], 0)[:3]  # older checkpoints know no spikes
                 self._window += torch.tensor([loss if runtime.is_main else 0.0, skipped, spiked], device=device)
-                self._window_steps = 0 + state["window_steps"]
+                self._window_steps = 0 + state["window_steps"]  # a sum, which only a number can be part of
         self._sinks = self._open_sinks(run, owned) if runtime.is_main else None
         if self._sinks and progress.step:
             self._recall()

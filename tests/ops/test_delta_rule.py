@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import types
 
 import pytest
 import recurrences as naive
@@ -12,7 +11,6 @@ from transformers.models.kimi_linear import modeling_kimi_linear as kimi
 from transformers.models.qwen3_next import modeling_qwen3_next as qwen
 
 from lit_gpt.ops import delta_rule as ops
-from lit_gpt.ops import linear_recurrence
 from lit_gpt.ops.delta_rule import delta_rule
 from lit_gpt.ops.linear_recurrence import Call, Request
 
@@ -142,31 +140,20 @@ def test_against_kimi_linear(theirs):
 def test_how_the_kernels_are_called(form, row, packed, monkeypatch):
     """On kernels written out in Python: which argument a decay is, and documents as one long row."""
     names = (*ops.CHUNKED.values(), *ops.STEPS.values())
-    library = types.SimpleNamespace(**dict.fromkeys(names, naive.library_kernel))
-    monkeypatch.setattr(ops, "optional", lambda name: library)
     documents = (naive.ids(), naive.offsets()) if packed else (None, None)
     q, k, v, beta, g = inputs(form)
     call = Call(q, k, v, beta, g, SCALE, True, *documents, start())
-    torch.testing.assert_close(ops.BACKENDS[row].run(call), ops.BACKENDS["plain"].run(call))
-    o, state = ops.BACKENDS[row].run(call._replace(state=None))
-    torch.testing.assert_close(o, ops.BACKENDS["plain"].run(call._replace(state=None))[0])
-    assert state is None
-
-
-def chosen(request: Request, monkeypatch, wrong_gradients: str = "") -> str:
-    monkeypatch.setattr(linear_recurrence, "missing", lambda name: "")
-    monkeypatch.setattr(ops, "wrong_gradients", lambda **_: wrong_gradients)
-    return next(name for name, row in ops.BACKENDS.items() if not row.refuses(request))
+    naive.check_call(ops, row, names, call, monkeypatch)
 
 
 def test_which_kernel_is_chosen(monkeypatch):
     for decay in FORMS:
-        assert chosen(Request(decay=decay), monkeypatch) == "fla"
-        assert chosen(Request(decay=decay, gradients=False, length=1), monkeypatch) == "fla_steps"
-        assert chosen(Request(decay=decay, gradients=False), monkeypatch) == "fla"
-        assert chosen(Request(decay=decay, device="cpu"), monkeypatch) == "plain"
-        assert chosen(Request(decay=decay, dtype=torch.float32), monkeypatch) == "plain"
-        assert chosen(Request(decay=decay, key_dim=320), monkeypatch) == "plain"
-    assert chosen(Request(decay="head"), monkeypatch, "miscompiled") == "fla_kda"
-    assert chosen(Request(decay="head", gradients=False), monkeypatch, "miscompiled") == "fla"
-    assert chosen(Request(decay="channel"), monkeypatch, "miscompiled") == "fla"
+        assert naive.chosen(ops, Request(decay=decay), monkeypatch) == "fla"
+        assert naive.chosen(ops, Request(decay=decay, gradients=False, length=1), monkeypatch) == "fla_steps"
+        assert naive.chosen(ops, Request(decay=decay, gradients=False), monkeypatch) == "fla"
+        assert naive.chosen(ops, Request(decay=decay, device="cpu"), monkeypatch) == "plain"
+        assert naive.chosen(ops, Request(decay=decay, dtype=torch.float32), monkeypatch) == "plain"
+        assert naive.chosen(ops, Request(decay=decay, key_dim=320), monkeypatch) == "plain"
+    assert naive.chosen(ops, Request(decay="head"), monkeypatch, "miscompiled") == "fla_kda"
+    assert naive.chosen(ops, Request(decay="head", gradients=False), monkeypatch, "miscompiled") == "fla"
+    assert naive.chosen(ops, Request(decay="channel"), monkeypatch, "miscompiled") == "fla"

@@ -131,32 +131,21 @@ def test_against_lightning_attention():
 def test_how_the_kernels_are_called(form, row, packed, monkeypatch):
     """On kernels written out in Python: which argument a decay is, and documents as one long row."""
     names = ("fused_recurrent_simple_gla", "fused_recurrent_gla", "chunk_simple_gla", "chunk_gla")
-    library = types.SimpleNamespace(**dict.fromkeys(names, naive.library_kernel))
-    monkeypatch.setattr(ops, "optional", lambda name: library)
     documents = (naive.ids(), naive.offsets()) if packed else (None, None)
     call = Call(*naive.qkv(), None, naive.log_decay(form), SCALE, False, *documents, start())
-    torch.testing.assert_close(ops.BACKENDS[row].run(call), ops.BACKENDS["plain"].run(call))
-    o, state = ops.BACKENDS[row].run(call._replace(state=None))
-    torch.testing.assert_close(o, ops.BACKENDS["plain"].run(call._replace(state=None))[0])
-    assert state is None
-
-
-def chosen(request: Request, monkeypatch, wrong_gradients: str = "") -> str:
-    monkeypatch.setattr(linear_recurrence, "missing", lambda name: "")
-    monkeypatch.setattr(ops, "wrong_gradients", lambda **_: wrong_gradients)
-    return next(name for name, row in ops.BACKENDS.items() if not row.refuses(request))
+    naive.check_call(ops, row, names, call, monkeypatch)
 
 
 def test_which_kernel_is_chosen(monkeypatch):
     for decay in ("none", "constant", "head", "channel"):
-        assert chosen(Request(decay=decay), monkeypatch) == "fla"
-        assert chosen(Request(decay=decay, gradients=False, length=1), monkeypatch) == "fla_steps"
-        assert chosen(Request(decay=decay, device="cpu"), monkeypatch) == "plain"
-        assert chosen(Request(decay=decay, dtype=torch.float32), monkeypatch) == "plain"
-    assert chosen(Request(decay="constant", key_dim=3), monkeypatch) == "plain"
-    assert chosen(Request(decay="head"), monkeypatch, "miscompiled") == "fla_gla"
-    assert chosen(Request(decay="head", gradients=False), monkeypatch, "miscompiled") == "fla"
-    assert chosen(Request(decay="constant"), monkeypatch, "miscompiled") == "fla"
+        assert naive.chosen(ops, Request(decay=decay), monkeypatch) == "fla"
+        assert naive.chosen(ops, Request(decay=decay, gradients=False, length=1), monkeypatch) == "fla_steps"
+        assert naive.chosen(ops, Request(decay=decay, device="cpu"), monkeypatch) == "plain"
+        assert naive.chosen(ops, Request(decay=decay, dtype=torch.float32), monkeypatch) == "plain"
+    assert naive.chosen(ops, Request(decay="constant", key_dim=3), monkeypatch) == "plain"
+    assert naive.chosen(ops, Request(decay="head"), monkeypatch, "miscompiled") == "fla_gla"
+    assert naive.chosen(ops, Request(decay="head", gradients=False), monkeypatch, "miscompiled") == "fla"
+    assert naive.chosen(ops, Request(decay="constant"), monkeypatch, "miscompiled") == "fla"
 
 
 @pytest.mark.parametrize(

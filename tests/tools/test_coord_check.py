@@ -15,7 +15,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.errors import UserError
@@ -33,14 +32,6 @@ RUN = RunConfig(
     precision="fp32",
     base_hps=BaseHyperparameters(eta0=2e-3),
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def check(rule: str, widths=(64, 128, 256), depths=(4, 8, 16), seeds=2) -> CoordResult:
