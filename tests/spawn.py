@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-STACKS_AFTER = 300  # seconds: long after every call here has ended, and before gloo gives up waiting
+STACKS_AFTER = 300.0  # seconds: long after every call here has ended, and before gloo gives up waiting
 
 # Imports take longer than what the tests do, so one server imports and the processes are its forks.
 PRELOAD = ["pytest", "torch._dynamo", "lit_gpt.checkpoint", "lit_gpt.optim", "lit_gpt.train.loop", "pretrain"]
@@ -28,7 +28,7 @@ def run_distributed(
     """fn(*args) on every rank, with the start of torchrun; what each rank returned, by rank.
 
     fn must be importable (top level of a test file). An exception on any rank fails the call
-    with that rank's traceback, and with the stacks of ranks that hung.
+    with that rank's traceback, and with the stacks of ranks that crashed or hung.
     """
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -38,10 +38,10 @@ def run_distributed(
         arguments = (fn, world_size, nodes, port, gpu, folder, args)
         try:
             mp.start_processes(_process, arguments, nprocs=world_size, start_method="forkserver")
-        except mp.ProcessRaisedException as error:
+        except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
             stacks = {file.name: file.read_text() for file in Path(folder).glob("*.stacks")}
-            hung = "".join(f"\n\n{name}\n{text}" for name, text in sorted(stacks.items()) if text)
-            raise AssertionError(f"{error}{hung}") from error
+            found = "".join(f"\n\n{name}\n{text}" for name, text in sorted(stacks.items()) if text)
+            raise AssertionError(f"{error}{found}") from error
         return [torch.load(Path(folder, f"{r}.pt"), weights_only=False) for r in range(world_size)]
 
 
@@ -67,9 +67,9 @@ def _process(rank: int, fn: Callable[..., Any], world_size: int, nodes: int, por
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(1)
     gc.disable()  # a short life; and a search for garbage would copy the server's memory
-    with Path(folder, f"{rank}.stacks").open("w") as stacks:
-        faulthandler.dump_traceback_later(STACKS_AFTER, file=stacks)
-        torch.save(fn(*args), Path(folder, f"{rank}.pt"))
-        faulthandler.cancel_dump_traceback_later()
+    stacks = Path(folder, f"{rank}.stacks").open("w")  # noqa: SIM115 (a crash at the very end is written down, too)
+    faulthandler.enable(stacks)
+    faulthandler.dump_traceback_later(STACKS_AFTER, file=stacks)
+    torch.save(fn(*args), Path(folder, f"{rank}.pt"))
     if dist.is_initialized():
         dist.destroy_process_group()
