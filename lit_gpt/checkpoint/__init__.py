@@ -11,8 +11,8 @@ from lit_gpt.checkpoint.export import (
     write_exported,
 )
 from lit_gpt.checkpoint.find import all_checkpoints, find_checkpoint, newest_published
-from lit_gpt.checkpoint.layout import CHECKPOINT_VERSION, list_checkpoints, read_meta, understood
-from lit_gpt.checkpoint.load import load_checkpoint, load_weights
+from lit_gpt.checkpoint.layout import CHECKPOINT_VERSION, identity_of, list_checkpoints, read_meta, understood
+from lit_gpt.checkpoint.load import load_checkpoint, load_optimizer, load_weights
 from lit_gpt.checkpoint.save import Checkpointer
 
 __all__ = [
@@ -24,10 +24,12 @@ __all__ = [
     "check_suffix",
     "damage",
     "find_checkpoint",
+    "identity_of",
     "list_checkpoints",
     "load_checkpoint",
     "load_exported",
     "load_full",
+    "load_optimizer",
     "load_weights",
     "newest_published",
     "read_meta",

@@ -204,6 +204,11 @@ def read_meta(path: Path) -> dict[str, Any]:
     return meta
 
 
+def identity_of(path: Path) -> str:
+    """A SHA-256 that tells a checkpoint from all others but its copies: of the sums of its files."""
+    return hashlib.sha256(small_text(path / (SUMS if (path / SUMS).is_file() else META)).encode()).hexdigest()
+
+
 @contextmanager
 def understood(what: Path | str | None) -> Iterator[None]:
     """Raise UserError where the block takes apart a stored description that is not of the shape we write.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,27 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer, runtime:
     read_tensors(path, state, no_dist=runtime.world_size == 1)
     put_back_numbers(model, optimizer, state)
     return meta
+
+
+def load_optimizer(path: Path, model: nn.Module, optimizer: Optimizer, runtime: Where, fresh: Collection[str]) -> None:
+    """Load the optimizer's state in place, but for the roles in `fresh`, whose state stays as it is.
+
+    path: a step folder, which load_weights has checked. Collective. Raises UserError where the state of another role
+    has other names or shapes.
+    """
+    shapes = stored_shapes(path)
+    left_out = {f"{OPTIM}{name}" for g in optimizer.param_groups if g["role"] in fresh for name in g["names"]}
+
+    def kept(stored: str) -> bool:
+        return stored.startswith(OPTIM) and stored.rpartition(".")[0] not in left_out
+
+    found = {name: shape for name, shape in shapes.items() if kept(name)}
+    create_optimizer_state(model, optimizer, found)
+    state = flatten(model, optimizer)
+    wanted = {name: t for name, t in state.items() if kept(name)}
+    _check(path, {name: tuple(t.shape) for name, t in wanted.items()}, found)
+    read_tensors(path, wanted, no_dist=runtime.world_size == 1)
+    put_back_numbers(model, optimizer, state)
 
 
 def load_weights(path: Path, model: nn.Module, runtime: Where) -> dict[str, Any]:
@@ -93,7 +114,8 @@ def _check(path: Path, wanted: Mapping[str, tuple[int, ...]], found: Shapes) -> 
     }
     lines = [f"  {what}: {_some(names)}" for what, names in problems.items() if names]
     if lines:
-        hint = "the same model and optimizer" if any(n.startswith(OPTIM) for n in wanted) else "the same model"
+        state = any(n.startswith(OPTIM) for n in wanted)
+        hint = "the same model and optimizer, with the same --optimizer_args" if state else "the same model"
         raise UserError("\n".join([f"{path} does not fit this run. It needs {hint}.", *lines]))
 
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
+from lit_gpt.config.words import read_ends
+
 LONGEST_FILE_NAME = 255  # bytes, of every file system in use
 LONGEST_PATH = 4096  # bytes, Linux
 SHOWN = 60  # characters of a value that a message repeats
@@ -99,6 +101,21 @@ class Choices:
     def allows(self, value: Any) -> bool:
         """Whether every word is one of them."""
         return set(value) <= set(self.choices)
+
+
+@dataclass(frozen=True)
+class Ends:
+    """A list of token counts, or of multiples of the default budget, in rising order; see words.read_ends."""
+
+    words: str = "token counts such as 500M or multiples of the default budget such as 0.5x, rising, joined by commas"
+
+    def allows(self, value: Any) -> bool:
+        """Whether it can be read; where both kinds are mixed, the order is known once the budget is."""
+        kinds = [[word for word in value if word.endswith("x") is multiple] for multiple in (False, True)]
+        try:
+            return all(not kind or read_ends(kind, 1 << 62) for kind in kinds)
+        except (ValueError, ZeroDivisionError, OverflowError):
+            return False
 
 
 PATH = Text("a path", LONGEST_PATH, path=True)

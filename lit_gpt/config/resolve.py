@@ -24,7 +24,6 @@ NEGATIVE = re.compile(r"-\.?\d")  # argparse knows -1 and -0.1 as numbers, but n
 DEFAULTS = {
     "parameterization": "sp",
     "optimizer": "adamw",
-    "schedule": "linear",
     "save_step": 1000,
     "num_extrp": 4,
     "bramp_ratio": 1,
@@ -81,7 +80,13 @@ def resolve(run: RunConfig, optimizer_name: Callable[[str], str] = str) -> tuple
     run = dataclasses.replace(run, **_of_model_name(run.train_model, run.depth, run.sparsity, run.top_k))
     problems = violations(run)
     artifacts = os.environ.get("LIGHTNING_ARTIFACTS_DIR")
-    defaults = {**DEFAULTS, "total_bsz": run.base_hps.b0, "init_from": run.load_dir, "out_dir": artifacts or "out"}
+    defaults = {
+        **DEFAULTS,
+        "schedule": "wsd_s" if run.decay_at else "wsd" if run.decay_tokens else "linear",
+        "total_bsz": run.base_hps.b0,
+        "init_from": run.load_dir,
+        "out_dir": artifacts or "out",
+    }
     run = dataclasses.replace(run, **{key: value for key, value in defaults.items() if getattr(run, key) is None})
     run = dataclasses.replace(
         run,
@@ -131,8 +136,36 @@ def _contradictions(run: RunConfig) -> list[str]:
             "--resume continues a run and --init_from starts one; give one of them, or --resume auto with "
             "--init_from: start from the weights, later go on from the run's own checkpoints"
         )
+    if run.fork_from:
+        problems += _fork_contradictions(run)
+    if run.schedule == "wsd_s" and not run.decay_at:
+        problems.append("--schedule wsd_s needs the ends of its decays, such as --decay_at 0.5x,1x,2x,4x")
+    if run.schedule != "wsd_s" and (run.decay_at or run.lower_peaks):
+        given = "--decay_at" if run.decay_at else "--lower_peaks"
+        problems.append(f"{given} acts in --schedule wsd_s, and this run has {run.schedule}; drop one of them")
+    if run.decay_tokens and run.schedule not in ("wsd", "wsd_s"):
+        problems.append(f"--decay_tokens acts in wsd and wsd_s, and this run has {run.schedule}; drop one of them")
     if run.validation and not (run.init_from and run.val_data_dir):
         problems.append("validation needs --init_from (or --load_dir) and --val_data_dir")
     if run.yarn_scale > 1 and not (run.midtrain or run.validation):
         problems.append("--yarn_scale only acts in a midtrain or validation run; add that token to --train_name")
+    return problems
+
+
+def _fork_contradictions(run: RunConfig) -> list[str]:
+    """Options that say otherwise where a run starts."""
+    problems = []
+    if run.init_from:
+        problems.append(
+            "--fork_from brings weights, optimizer state and counts, --init_from weights alone; give one of them"
+        )
+    if run.resume not in (False, "auto"):
+        problems.append(
+            "--resume continues a run and --fork_from starts one; give one of them, or --resume auto with --fork_from: "
+            "start as a fork, later go on from the run's own checkpoints"
+        )
+    if run.validation:
+        problems.append(
+            "validation measures the weights of --init_from, and --fork_from starts a run; drop one of them"
+        )
     return problems

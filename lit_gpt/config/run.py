@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from lit_gpt.config.bounds import PATH, Bounds, Choices, Text
+from lit_gpt.config.bounds import PATH, Bounds, Choices, Ends, Text
 from lit_gpt.config.words import Tokens, Words
 
-ScheduleName = Literal["linear", "cosine", "wsd", "constant"]
+ScheduleName = Literal["linear", "cosine", "wsd", "wsd_s", "constant"]
 # Where several options have one meaning. Upper ends are far above what anyone trains: they catch slips, such as a
 # budget typed for a depth.
 Depth = Annotated[int, Bounds(1, 2_000)]
@@ -156,9 +156,14 @@ class RunConfig:
         total_bsz: global batch in tokens; default base_hps.b0.
         micro_bsz: sequences per device and forward pass.
         bramp_ratio: grow the batch from total_bsz to this multiple over the first 5 percent of the tokens.
-        schedule: learning-rate schedule (tokens wsd, cosine); default linear.
+        schedule: learning-rate schedule (tokens wsd, cosine); default linear. wsd_s decays several times, at decay_at.
         decay: shape of the final decay of wsd; default linear, with token cosine too: cosine.
         decay_fraction: fraction of the run after warm-up that wsd decays over.
+        decay_tokens: tokens that wsd, or each decay of wsd_s, decays over, in place of decay_fraction. A fork trains
+            for just so many more where it has no max_tokens.
+        decay_at: where the decays of wsd_s end, in tokens or in multiples of the default budget, such as
+            --decay_at 0.5x,1x,2x,4x; a checkpoint and a validation follow each, and then the peak again.
+        lower_peaks: with decay_at, the rate before a decay is lower by the square root of its end over the first end.
         grad_clip: largest global gradient norm; 0 switches clipping off.
         skip_spikes: do not take a step whose loss or gradient norm is more than this many standard deviations above
             its mean over the last 128 steps taken, such as 6; default: take it.
@@ -186,6 +191,8 @@ class RunConfig:
         out_dir: root of the run folders; default $LIGHTNING_ARTIFACTS_DIR, else out.
         resume: true continues the newest checkpoint or fails, auto continues or starts, a path continues that one.
         init_from: checkpoint whose weights start this run; everything else starts from zero.
+        fork_from: run, or checkpoint of one, that this run goes on from under its own Plan: with its weights, optimizer
+            state, counts of tokens and steps, and place in the data. max_tokens counts those of that run, too.
         load_dir: old name of init_from.
         save_step: steps between checkpoints.
         keep_last: newest checkpoints that are kept.
@@ -284,6 +291,9 @@ class RunConfig:
     schedule: ScheduleName | None = None
     decay: Literal["linear", "cosine", "1-sqrt"] | None = None
     decay_fraction: Annotated[float, Bounds(0, 1, "low")] = 2 / 7
+    decay_tokens: Budget | None = None
+    decay_at: Annotated[Words, Ends()] = field(default_factory=list)
+    lower_peaks: bool = False
     grad_clip: Annotated[float, Bounds(0, 1e9)] = 1.0
     skip_spikes: Annotated[float, Bounds(0, 1000, "low")] | None = None
     max_skips: Steps = 10
@@ -312,6 +322,7 @@ class RunConfig:
     out_dir: Path | None = None
     resume: bool | Path = False
     init_from: Path | None = None
+    fork_from: Path | None = None
     load_dir: Path | None = None
     save_step: Steps | None = None
     keep_last: Steps = 2

@@ -6,6 +6,8 @@ To the rest of the program they are float and list[str].
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import register_type
@@ -32,6 +34,18 @@ def read_words(given: Any) -> list[str]:
     if not isinstance(given, list) or not all(isinstance(word, str) and word for word in given):
         raise ValueError(given)
     return list(dict.fromkeys(given))
+
+
+def read_ends(given: Sequence[str], budget: int) -> list[int]:
+    """Counts of tokens in rising order: as read_tokens takes them, or such as 0.5x, multiples of `budget`.
+
+    Raises ValueError for what is neither, and where the order is another.
+    """
+    exact = [Fraction(word[:-1]) * budget if word.endswith("x") else Fraction(read_tokens(word)) for word in given]
+    ends = [int(end) for end in exact]
+    if not ends or ends[0] < 1 or ends != sorted(set(ends)):
+        raise ValueError(given)
+    return ends
 
 
 if TYPE_CHECKING:

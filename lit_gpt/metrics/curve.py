@@ -12,6 +12,7 @@ import numpy as np
 from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.metrics.figures import save, subplots
 from lit_gpt.metrics.summary import read_metrics
+from lit_gpt.utils.files import read_object
 
 CURVE_FILE = "loss_curve.png"
 TRAIN, VALIDATION, LEARNING_RATE = "metric/train_loss", "metric/val_loss@1x", "metric/weight_learning_rate"
@@ -44,7 +45,7 @@ def draw_loss_curve(folder: Path, bytes_per_token: float | None = None, output: 
         top.plot(x, y, "o-", color=_ORANGE, markersize=4, linewidth=1, label=f"validation: {y[-1]:.4f}")
         shown.append(y)
     _limits(top, shown)
-    _dress(top, folder.resolve().name, "loss (nats per token)")
+    _dress(top, folder.resolve().name + _origin(folder), "loss (nats per token)")
     if bytes_per_token:
         _bits_per_byte(top, bytes_per_token)
     if has_lr:
@@ -93,7 +94,18 @@ def draw_overlay(folders: Sequence[Path], metrics: Sequence[str], output: Path) 
 def _names(folders: Sequence[Path]) -> list[str]:
     """Folder names; those of their parents, rows of a sweep, where runs are called the same."""
     names = [folder.resolve().name for folder in folders]
-    return names if len(set(names)) == len(names) else [folder.resolve().parent.name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [folder.resolve().parent.name for folder in folders]
+    return [name + _origin(folder) for name, folder in zip(names, folders)]
+
+
+def _origin(folder: Path) -> str:
+    """Where a fork comes from, in words that follow its name; "" for other runs."""
+    try:
+        fork = read_object(folder / "plan.json").get("fork")
+        return f"\nfork of {Path(fork['path']).parent.parent.name} after {fork['tokens']:,} tokens" if fork else ""
+    except (UserError, TypeError, KeyError, ValueError):  # metrics without a run folder, or of another program
+        return ""
 
 
 def series(curves: Curves, metric: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -123,7 +135,9 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 
 def _dress(axes: Any, title: str, y_label: str) -> None:
-    axes.set_title(title, fontsize=min(11, 960 / len(title)))  # a long run name still fits 8 inches
+    axes.set_title(
+        title, fontsize=min(11, 960 / max(map(len, title.splitlines())))
+    )  # a long run name still fits 8 inches
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=9)

@@ -72,6 +72,14 @@ def _aliases(chosen: Any) -> tuple[str, ...]:
 OPTIMIZERS = OptimizerRegistry("lit_gpt.optim", "optimizer", "build(groups, plan)", EXTERNAL)
 
 
+def share_rules(one: str, other: str) -> bool:
+    """Whether update rules of one name keep the same state in both optimizers.
+
+    So it is in one optimizer, and among those that are made of `rules`; libraries have names of their own.
+    """
+    return one == other or all(hasattr(OPTIMIZERS.load(name), "rules") for name in (one, other))
+
+
 def check_arguments(plan: Plan) -> None:
     """Raise UserError for --optimizer_args that the Plan's optimizer does not take, or whose steps fail.
 

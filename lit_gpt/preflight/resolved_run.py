@@ -15,6 +15,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.optim import OPTIMIZERS, check_arguments
 from lit_gpt.plugins import load_plugins
 from lit_gpt.preflight.data_facts import TrainingData, describe_training_data
+from lit_gpt.preflight.fork import known_fork, read_origin, taken_over
 from lit_gpt.preflight.memory import memory_per_gpu, too_much
 from lit_gpt.preflight.meta_model import count, meta_model
 from lit_gpt.preflight.model_options import base_config, model_config, unread_options
@@ -62,10 +63,6 @@ def resolve_run(typed: RunConfig, ranks: int) -> ResolvedRun:
     run = replace(run, expert_parallel=run.expert_parallel and config.experts is not None)
     counted = count(model)
     tuned = counted if base == config else count(meta_model(base))
-    plan = build_plan(run, OPTIMIZERS.facts(run.optimizer or "adamw"), counted, tuned, ranks)
-    check_arguments(plan)
-    if run.dry_run or torch.cuda.is_available():  # a run on a CPU asks nothing of a GPU
-        plan = replace(plan, memory=memory_per_gpu(run, model, plan, ranks))
     label = run_name(
         run.train_name,
         run.train_model,
@@ -74,9 +71,18 @@ def resolve_run(typed: RunConfig, ranks: int) -> ResolvedRun:
         moe=None if config.experts is None else (run.sparsity, run.top_k),
         ar=run.ar,
         swa=run.swa_len,
-        ramp=plan.batch_ramp,
+        ramp=run.bramp_ratio or 1,
     )
     folder = Path(str(run.out_dir)) / label
+    fork = known_fork(run.fork_from, folder)
+    origin = read_origin(Path(run.fork_from)) if run.fork_from and fork is None else None
+    facts = OPTIMIZERS.facts(run.optimizer or "adamw")
+    plan = build_plan(run, facts, counted, tuned, ranks, origin.fork if origin else fork)
+    if origin:
+        plan = replace(plan, fork=taken_over(origin, plan))
+    check_arguments(plan)
+    if run.dry_run or torch.cuda.is_available():  # a run on a CPU asks nothing of a GPU
+        plan = replace(plan, memory=memory_per_gpu(run, model, plan, ranks))
     return ResolvedRun(run, name, config, plan, folder, counted.palm_flops_per_token, notes, data)
 
 

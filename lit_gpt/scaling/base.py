@@ -9,6 +9,7 @@ by --dry_run, written to the run folder and into every checkpoint.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,6 +18,8 @@ from lit_gpt.config.run import BaseHyperparameters
 
 __all__ = [
     "BaseHyperparameters",
+    "Decay",
+    "Fork",
     "Init",
     "Multipliers",
     "Plan",
@@ -82,15 +85,62 @@ class RolePlan:
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """Learning rate as a fraction of its peak, over tokens; see scaling/schedule.py."""
+class Decay:
+    """One decay of a WSD schedule: the rate is `peak` until `start` tokens, then falls to peak * final at `end`.
 
-    name: Literal["linear", "cosine", "wsd", "constant"]
+    peak: as a fraction of the run's peak rate.
+    """
+
+    start: int
+    end: int
+    peak: float = 1.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate as a fraction of its peak, over tokens; see scaling/schedule.py.
+
+    decays: those of wsd_s, or the one of wsd whose length was given in tokens; then decay_fraction says nothing.
+    """
+
+    name: Literal["linear", "cosine", "wsd", "wsd_s", "constant"]
     warmup_tokens: float
     total_tokens: float
     final: float = 0.0
     decay: Literal["linear", "cosine", "1-sqrt"] = "linear"
     decay_fraction: float = 2 / 7
+    decays: tuple[Decay, ...] = ()
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Schedule:
+        """Rebuild from plain values; earlier versions wrote no decays."""
+        return cls(**{**values, "decays": tuple(Decay(**decay) for decay in values.get("decays", ()))})
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Where a run starts that goes on from a checkpoint of another one (--fork_from).
+
+    path: that checkpoint. identity: the SHA-256 that seals it. step, tokens: how far it had come.
+    fresh: role -> why the optimizer's state of its parameters starts anew; that of the others is kept.
+    data: what becomes of the place in the data, in words. offsets: source -> windows of it that were seen before this
+    run's first sample; empty where the order of samples goes on.
+    parents: "path, after n tokens" of the forks that the other run came from, the first first.
+    """
+
+    path: str
+    identity: str
+    step: int
+    tokens: int
+    fresh: dict[str, str] = field(default_factory=dict)
+    data: str = ""
+    offsets: dict[str, int] = field(default_factory=dict)
+    parents: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Fork:
+        """Rebuild from plain values."""
+        return cls(**{**values, "parents": tuple(values["parents"])})
 
 
 @dataclass(frozen=True)
@@ -161,6 +211,7 @@ class Plan:
     model_flops_per_token: forward and backward, attention included. base_batch_tokens and
     base_beta2: what the batch rule starts from, for ramp-up. momentum: of the Muon family.
     cautious_weight_decay: decay only what the update shrinks too (arXiv:2510.12402).
+    fork: where it goes on from another run; then tokens and steps count those of that run too.
     memory: bytes on one GPU by what they are for, empty where nobody asked. They depend on the machines of the
     day and not on the run, so two Plans that differ in them are equal.
     """
@@ -193,19 +244,21 @@ class Plan:
     momentum: float = 0.95
     cautious_weight_decay: bool = False
     optimizer_args: dict[str, Any] = field(default_factory=dict)
+    fork: Fork | None = None
     memory: dict[str, int] = field(default_factory=dict, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-able values; the inverse of from_dict."""
-        return dataclasses.asdict(self)
+        """As JSON has it, with lists for tuples; the inverse of from_dict."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Plan:
         """Rebuild from to_dict's values (as found in a run folder or checkpoint)."""
         rebuilt = {
-            "schedule": Schedule(**values["schedule"]),
+            "schedule": Schedule.from_dict(values["schedule"]),
             "roles": {name: RolePlan.from_dict(r) for name, r in values["roles"].items()},
             "multipliers": Multipliers(**values["multipliers"]),
+            "fork": Fork.from_dict(values["fork"]) if values.get("fork") else None,
         }
         return cls(**{**values, **rebuilt})
 

@@ -8,19 +8,21 @@ and token factors stay (ArchScale loses them, docs/departures.md).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
+from lit_gpt.config.words import read_ends
 from lit_gpt.errors import UserError
-from lit_gpt.scaling.base import HIDDEN, LEARNED_ROLES, Init, Plan, RolePlan, Schedule, Situation, Transfer
+from lit_gpt.scaling.base import HIDDEN, LEARNED_ROLES, Fork, Init, Plan, RolePlan, Schedule, Situation, Transfer
 from lit_gpt.scaling.batch_rules import batch_factors
 from lit_gpt.scaling.budget import analytic_parameters, ramped_batch, round_batch, token_budget
 from lit_gpt.scaling.decay import base_decay, check_decay, shrink_per_step
 from lit_gpt.scaling.optimizer_facts import OptimizerFacts
 from lit_gpt.scaling.rules import RULES, super_mup
-from lit_gpt.scaling.schedule import fraction
+from lit_gpt.scaling.schedule import fraction, period_end, plan_decays
 
 # Tokens; where the length of a step does not depend on its gradient (the Muon family), the start is at full rate, as in
 # ArchScale.
@@ -49,24 +51,45 @@ class Counted:
         return self.parameters["active"] - (0 if embeddings else tables)
 
 
-def build_plan(run: RunConfig, facts: OptimizerFacts, model: Counted, base: Counted, ranks: int) -> Plan:
+def build_plan(
+    run: RunConfig, facts: OptimizerFacts, model: Counted, base: Counted, ranks: int, fork: Fork | None = None
+) -> Plan:
     """The Plan of a resolved run (config/resolve.py) on `ranks` processes.
 
     facts: of the run's optimizer. base: the same family at base_hps.d0, the model the hyper-parameters were tuned on.
-    Raises UserError for budgets and batches that cannot be.
+    fork: where the run goes on from another one. Raises UserError for budgets and batches that cannot be.
     """
     hps, config = run.base_hps, model.config
     sizes = (counted.budget_parameters(run.param_count, run.count_embeddings) for counted in (model, base))
-    tokens = token_budget(hps.t0, *sizes) if run.max_tokens is None else int(run.max_tokens)
+    chinchilla, length = token_budget(hps.t0, *sizes), None if run.decay_tokens is None else int(run.decay_tokens)
+    ends = _budgets(run.decay_at, run.max_tokens, chinchilla, fork.tokens + length if fork and length else chinchilla)
+    tokens, done = ends[-1], fork.tokens if fork else 0
     batch = round_batch(run.total_bsz or hps.b0, ranks * run.micro_bsz * config.block_size)
+    if tokens <= done:
+        raise UserError(
+            f"The budget of {tokens:,} tokens counts from the start of the run that is forked, which has trained on "
+            f"{done:,} of them. Give a larger --max_tokens, or --decay_tokens N to decay over N more."
+        )
     if tokens < batch:
         raise UserError(f"--max_tokens {tokens:,} is less than one batch of {batch:,} tokens.")
-    transfer = _transfer(run, facts, config, base.config, tokens)
-    roles = _roles(run, facts, transfer, batch, tokens, model.parameters["active"])
+
+    def of_budget(tokens: int) -> tuple[Transfer, dict[str, RolePlan], float]:
+        transfer = _transfer(run, facts, config, base.config, tokens)
+        roles = _roles(run, facts, transfer, batch, tokens, model.parameters["active"])
+        proportional = transfer.warmup == "proportional"
+        return transfer, roles, 0.0 if run.midtrain else _warmup(hps, facts, proportional, tokens)
+
+    transfer, roles, warmup = of_budget(tokens)
+    if any(of_budget(end)[1:] != (roles, warmup) for end in ends):
+        rule = f"--parameterization {run.parameterization} and --weight_decay_rule {run.weight_decay_rule}"
+        raise UserError(
+            f"--schedule wsd_s trains all its budgets at one rate, and under {rule} each budget has "
+            "rates, decay or warm-up of its own. Train one run with --schedule constant, and decay in forks of it: "
+            "--fork_from RUN --decay_tokens N, whose Plans have their own."
+        )
     present = {name: role for name, role in roles.items() if model.parameters.get(name)}
     check_decay(run, facts, any(role.weight_decay for role in present.values()))
     _check_starts(run.optimizer, facts, present)
-    warmup = 0.0 if run.midtrain else _warmup(hps, facts, transfer.warmup == "proportional", tokens)
     factors = batch_factors(run.batch_rule, batch / hps.b0, hps.beta2)
     ramp = run.bramp_ratio or 1
     batch_factors(run.batch_rule, ramp * batch / hps.b0, hps.beta2)  # refuse now what would fail in mid-run
@@ -79,7 +102,7 @@ def build_plan(run: RunConfig, facts: OptimizerFacts, model: Counted, base: Coun
         tokens=tokens,
         batch_tokens=batch,
         context=config.block_size,
-        steps=-(-tokens // batch),
+        steps=-(-(tokens - done) // batch) + (fork.step if fork else 0),
         batch_ramp=ramp,
         schedule=Schedule(
             run.schedule or "linear",
@@ -88,6 +111,9 @@ def build_plan(run: RunConfig, facts: OptimizerFacts, model: Counted, base: Coun
             hps.min_lr_mult,
             run.decay or "linear",
             run.decay_fraction,
+            plan_decays(ends, warmup, length, run.decay_fraction, run.lower_peaks)
+            if run.schedule == "wsd_s" or (run.schedule == "wsd" and length)
+            else (),
         ),
         roles=roles,
         multipliers=transfer.multipliers,
@@ -106,7 +132,25 @@ def build_plan(run: RunConfig, facts: OptimizerFacts, model: Counted, base: Coun
         momentum=hps.muon_beta,
         cautious_weight_decay=run.cautious_weight_decay,
         optimizer_args=run.optimizer_args or {},
+        fork=fork,
     )
+
+
+def _budgets(decay_at: Sequence[str], max_tokens: float | None, chinchilla: int, default: int) -> list[int]:
+    """The tokens after which each decay of wsd_s ends, the last of which is the budget; of other schedules the budget.
+
+    decay_at, max_tokens: the options. chinchilla: 1x. Raises UserError where these ends do not rise, or end elsewhere.
+    """
+    if not decay_at:
+        return [default if max_tokens is None else int(max_tokens)]
+    try:
+        ends = read_ends(decay_at, chinchilla)
+    except ValueError as error:
+        given = ",".join(decay_at)
+        raise UserError(f"--decay_at {given} does not rise, since 1x is {chinchilla:,} tokens here.") from error
+    if max_tokens is not None and int(max_tokens) != ends[-1]:
+        raise UserError(f"The last decay ends at {ends[-1]:,} tokens, which is the budget. Drop --max_tokens.")
+    return ends
 
 
 def _transfer(run: RunConfig, facts: OptimizerFacts, model: ModelConfig, base: ModelConfig, tokens: int) -> Transfer:
@@ -223,7 +267,7 @@ def step_values(plan: Plan, tokens_seen: int, multiple: int) -> StepValues:
         lr = {name: value * now.lr / first.lr for name, value in lr.items()}
         decay = {name: value * now.weight_decay / first.weight_decay for name, value in decay.items()}
         beta2, eps = now.beta2, eps * now.eps / first.eps
-    at = fraction(plan.schedule, tokens_seen + min(batch, plan.tokens - tokens_seen) / 2)
+    at = fraction(plan.schedule, tokens_seen + min(batch, period_end(plan.schedule, tokens_seen) - tokens_seen) / 2)
     betas = dict.fromkeys(plan.roles, (plan.beta1, beta2))
     if plan.scheduled_betas:  # of the decayed roles only
         betas |= {name: super_mup.betas(at) for name, value in decay.items() if value > 0}
@@ -237,11 +281,31 @@ def count_steps(plan: Plan, multiple: int) -> int:
     """Optimizer steps of a run. multiple: see step_values; under ramp-up the count depends on it a little."""
     if plan.batch_ramp == 1:
         return plan.steps
-    steps = tokens = 0
+    steps, tokens = (plan.fork.step, plan.fork.tokens) if plan.fork else (0, 0)
     while tokens < plan.tokens:
         tokens += ramped_batch(tokens, plan.tokens, plan.batch_tokens, plan.batch_ramp, multiple)
         steps += 1
     return steps
+
+
+def unaffected(old: Plan, new: Plan, tokens: int, multiple: int) -> bool:
+    """Whether `tokens` tokens were trained under `old` just as they would have been under `new`.
+
+    So it is where the Plans differ in their budget alone, and every step so far has the same values. multiple: see
+    step_values.
+    """
+    s, t = old.schedule, new.schedule
+    budget = {"tokens": new.tokens, "steps": new.steps}
+    schedule = replace(s, total_tokens=t.total_tokens, decays=t.decays)
+    if replace(old, schedule=schedule, **budget) != new or bool(s.decays) != bool(t.decays) or tokens > new.tokens:
+        return False
+    seen = new.fork.tokens if new.fork else 0
+    while seen < tokens:
+        values = step_values(old, seen, multiple)
+        if values != step_values(new, seen, multiple):
+            return False
+        seen += values.batch_tokens
+    return True
 
 
 def difference(a: Any, b: Any, path: str = "") -> list[str]:
@@ -260,7 +324,6 @@ def describe(plan: Plan, facts: OptimizerFacts | None) -> str:
     """
     counts = ", ".join(f"{k} {v:,}" for k, v in plan.counts.items() if v)
     s, m, ramps = plan.schedule, plan.multipliers, plan.batch_ramp != 1
-    wsd = f", {s.decay} decay over the last {s.decay_fraction:.3g}" if s.name == "wsd" else ""
     wide = max(9, *(len(r.update_rule) for r in plan.roles.values()))
     attention = "1/sqrt(head_dim)" if m.attention is None else f"{m.attention:.6g}"
     lines = [
@@ -271,13 +334,15 @@ def describe(plan: Plan, facts: OptimizerFacts | None) -> str:
         f"rule         {plan.rule}, batch rule {plan.batch_rule}, optimizer {plan.optimizer}",
         f"tokens       {plan.tokens:,} in {'at most ' * ramps}{plan.steps:,} steps of {plan.batch_tokens:,}"
         + f", batch ramps to x{plan.batch_ramp}" * ramps,
-        f"schedule     {s.name}{wsd}, warm-up {s.warmup_tokens:,.0f} tokens, final fraction {s.final:g}",
+        f"schedule     {s.name}{_describe_decays(s)}, warm-up {s.warmup_tokens:,.0f} tokens, "
+        f"final fraction {s.final:g}",
         f"adam         {_describe_constants(plan, facts)}"
         + (f"; muon momentum {plan.momentum:g}" if facts is not None and facts.plan_momentum else ""),
         f"multipliers  logits {m.logit:.6g}, branches {m.residual:.6g}, softmax scale {attention}",
         f"other        grad clip {plan.grad_clip:g}, label smoothing {plan.label_smoothing:g}, seed {plan.seed}"
         + (", independent weight decay" if plan.independent_weight_decay else "")
         + (", cautious weight decay" if plan.cautious_weight_decay else ""),
+        *(_describe_fork(plan.fork) if plan.fork else ()),
         *([f"memory       {_describe_memory(plan.memory)}"] if plan.memory else []),
         "",
         f"{'role':<10} {'peak lr':>12} {'weight decay':>13}  {'update':<{wide}} initial weights",
@@ -301,6 +366,24 @@ def _describe_constants(plan: Plan, facts: OptimizerFacts | None) -> str:
     if plan.scheduled_betas and (adamw or betas[:2] == (plan.beta1, plan.beta2)):
         text += ", betas follow the schedule"
     return text + (f"; {plan.optimizer} has {_join(differ)}" if adamw and differ else "")
+
+
+def _describe_decays(s: Schedule) -> str:
+    """How the rate of a WSD schedule comes down."""
+    if s.decays:
+        spans = (f"{d.start:,} to {d.end:,}" + f" from x{d.peak:.3g}" * (d.peak != 1) for d in s.decays)
+        return f", {s.decay} decay over tokens {'; '.join(spans)}"
+    return f", {s.decay} decay over the last {s.decay_fraction:.3g}" if s.name == "wsd" else ""
+
+
+def _describe_fork(fork: Fork) -> list[str]:
+    """Where a run comes from, and what it keeps of it."""
+    fresh = "; ".join(f"that of {role} starts anew ({why})" for role, why in fork.fresh.items())
+    return [
+        f"fork         of {fork.path}, after {fork.tokens:,} tokens and {fork.step:,} steps",
+        *(f"             which is a fork of {parent}" for parent in reversed(fork.parents)),
+        f"             optimizer state is kept{', but ' + fresh if fresh else ''}; {fork.data}",
+    ]
 
 
 def _join(values: dict[str, float]) -> str:

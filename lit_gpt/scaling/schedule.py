@@ -7,18 +7,22 @@ With w = warm-up tokens, T = total tokens, f = final fraction and p = (t - w) / 
 | linear | 1 + p (f - 1) |
 | cosine | f + (1 + cos(pi p)) / 2 * (1 - f) |
 | wsd | 1 until p = 1 - decay_fraction, then the decay shape down to f |
+| wsd_s | several times: a constant peak, then the decay shape down to f times that peak (arXiv:2410.05192) |
 | constant | 1 |
 
 During warm-up the fraction is t / w. The decay shapes of wsd are linear, cosine and 1-sqrt (arXiv:2405.18392), each
-over the last decay_fraction (2/7 in ArchScale) of the tokens after warm-up. t are tokens and not micro-batches, so a
-resume with another micro-batch does not shift the schedule (departure D43).
+over the last decay_fraction (2/7 in ArchScale) of the tokens after warm-up, or over the tokens that --decay_tokens
+gives. t are tokens and not micro-batches, so a resume with another micro-batch does not shift the schedule (departure
+D43).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import cos, pi, sqrt
 
-from lit_gpt.scaling.base import Schedule
+from lit_gpt.errors import UserError
+from lit_gpt.scaling.base import Decay, Schedule
 
 
 def _decay(shape: str, p: float, final: float) -> float:
@@ -37,6 +41,8 @@ def fraction(schedule: Schedule, tokens: float) -> float:
         return tokens / s.warmup_tokens
     if s.name == "constant":
         return 1.0
+    if s.decays:
+        return _of_decays(s, tokens)
     if tokens >= s.total_tokens:
         return s.final
     p = (tokens - s.warmup_tokens) / (s.total_tokens - s.warmup_tokens)
@@ -44,3 +50,42 @@ def fraction(schedule: Schedule, tokens: float) -> float:
         start = 1 - s.decay_fraction
         return 1.0 if p <= start else _decay(s.decay, (p - start) / s.decay_fraction, s.final)
     return _decay(s.name, p, s.final)
+
+
+def _of_decays(s: Schedule, tokens: float) -> float:
+    for d in s.decays:
+        if tokens <= d.start:
+            return d.peak
+        if tokens < d.end:
+            return d.peak * _decay(s.decay, (tokens - d.start) / (d.end - d.start), s.final)
+    return s.decays[-1].peak * s.final
+
+
+def period_end(schedule: Schedule, tokens: float) -> float:
+    """Where the decay ends that comes next after `tokens`: what a step must not look beyond."""
+    return next((d.end for d in schedule.decays if d.end > tokens), schedule.total_tokens)
+
+
+def plan_decays(
+    ends: Sequence[int], warmup: float, length: int | None, share: float, lower_peaks: bool
+) -> tuple[Decay, ...]:
+    """The decays of wsd_s that end after `ends` tokens.
+
+    length: of each in tokens; None is the last `share` of the tokens after warm-up that are trained by its end, as in
+    a wsd run of that budget. lower_peaks: the rate before a decay is sqrt(ends[0] / end) times the peak.
+    Raises UserError for a decay that would begin within the warm-up or before the decay before it has ended.
+    """
+    decays, free = list[Decay](), warmup
+    for end in ends:
+        start = end - (length if length is not None else round(share * (end - warmup)))
+        if start < free:
+            what = f"the decay before it ends at {free:,.0f}" if decays else f"the warm-up lasts until {warmup:,.0f}"
+            raise UserError(
+                f"The decay that ends at {end:,} tokens would begin at {start:,}, and {what}. "
+                "Give a shorter --decay_tokens, or ends that are further apart."
+            )
+        if start == end:
+            raise UserError(f"The decay that ends at {end:,} tokens would have no tokens. Give --decay_tokens.")
+        decays.append(Decay(start, end, sqrt(ends[0] / end) if lower_peaks else 1.0))
+        free = float(end)
+    return tuple(decays)

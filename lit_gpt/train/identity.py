@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lit_gpt.parallel import resolved_precision, world_size
 from lit_gpt.plugins import digests
 from lit_gpt.preflight.resolved_run import ResolvedRun, resolve_run
 from lit_gpt.scaling.base import Plan
-from lit_gpt.scaling.plan import difference
+from lit_gpt.scaling.plan import difference, unaffected
 from lit_gpt.utils.files import regular
 
 # Each is a JSON file in a run folder (plan.json is written last), and a key of a checkpoint's meta.
@@ -46,10 +47,36 @@ def known_as(old: Mapping[str, Any]) -> dict[str, Any]:
     try:
         numerics = {**numerics, **_numerics(None if label == OLD_DEFAULT else label, numerics["residual_precision"])}
         plan, model = Plan.from_dict(plan).to_dict(), ModelConfig.from_dict(model).to_dict()
-    except (TypeError, KeyError, ValueError, UserError):  # fields that this version does not know: they differ
+    except (
+        TypeError,
+        KeyError,
+        ValueError,
+        AttributeError,
+        UserError,
+    ):  # fields that this version does not know: they differ
         pass
     plan.pop("memory", None)
     return json.loads(json.dumps({"plan": plan, "model": model, "numerics": numerics}))
+
+
+def _wherever(parts: dict[str, Any]) -> dict[str, Any]:
+    """An identity without the places of the runs that it is a fork of, which may move."""
+    plan = parts["plan"]
+    if not isinstance(fork := plan.get("fork"), dict):
+        return parts
+    return {**parts, "plan": {**plan, "fork": {**fork, "path": "", "parents": []}}}
+
+
+def is_extension(old: Mapping[str, Any], resolved: ResolvedRun, tokens: int) -> bool:
+    """Whether `old`, an identity, differs from this run's in the budget alone, and `tokens` tokens are the same."""
+    there, here = _wherever(known_as(old)), _wherever(identity(resolved))
+    if there["model"] != here["model"] or there["numerics"] != here["numerics"]:
+        return False
+    try:
+        old_plan, plan = (Plan.from_dict(parts["plan"]) for parts in (there, here))
+    except (TypeError, KeyError, ValueError, AttributeError):  # of another version
+        return False
+    return unaffected(old_plan, plan, tokens, world_size() * resolved.run.micro_bsz * plan.context)
 
 
 def _numerics(precision: str | None, residual: str) -> dict[str, Any]:
@@ -63,8 +90,8 @@ def what_differs(old: Mapping[str, Any], resolved: ResolvedRun, options: Path) -
     options: the config.yaml of that run. Named are the options that make the difference, and what of Plan, model and
     precision no option explains, such as a change of the data.
     """
-    old = known_as(old)
-    changed = difference(old, identity(resolved))
+    old = _wherever(known_as(old))
+    changed = difference(old, _wherever(identity(resolved)))
     if not changed:
         return []
     options_changed = changed_options(options, resolved.run)
@@ -86,6 +113,8 @@ def described(changes: Changes) -> list[str]:
 
 
 def _typed(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer() and abs(value) >= 1000:  # tokens
+        return str(int(value))
     return "not given" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -111,7 +140,7 @@ def _with(run: RunConfig, changes: Changes) -> dict[str, Any] | None:
     inner = {name.partition(".")[2]: value for name, value in old.items() if "." in name}
     outer = {name: value for name, value in old.items() if "." not in name}
     try:
-        changed = dataclasses.replace(run, base_hps=dataclasses.replace(run.base_hps, **inner), **outer)
-        return identity(resolve_run(changed, world_size()))
+        changed = replace(run, base_hps=replace(run.base_hps, **inner), **outer)
+        return _wherever(identity(resolve_run(changed, world_size())))
     except UserError:
         return None

@@ -11,7 +11,15 @@ from typing import Any, cast
 
 from torch import nn
 
-from lit_gpt.checkpoint import Checkpointer, find_checkpoint, load_checkpoint, load_weights, read_meta, understood
+from lit_gpt.checkpoint import (
+    Checkpointer,
+    find_checkpoint,
+    load_checkpoint,
+    load_optimizer,
+    load_weights,
+    read_meta,
+    understood,
+)
 from lit_gpt.data.corpus import Corpus
 from lit_gpt.data.kept_tokenizer import KeptTokenizer
 from lit_gpt.data.loader import Loader
@@ -26,6 +34,7 @@ from lit_gpt.parallel.peers import Peers, is_of_collective
 from lit_gpt.preflight.data_facts import document_end
 from lit_gpt.preflight.resolved_run import ResolvedRun, dry_run_text
 from lit_gpt.scaling.plan import step_values
+from lit_gpt.scaling.schedule import period_end
 from lit_gpt.train import run_folder
 from lit_gpt.train.build import build_model, build_optimizer, open_training, open_validation
 from lit_gpt.train.curvature import estimate_curvature
@@ -77,10 +86,14 @@ class Trainer:
         self.eos_id = document_end(resolved.model, self.train_data)
         resume_from = find_checkpoint(resolved.folder, run.resume, runtime)
         meta = read_meta(resume_from) if resume_from else None
-        self.progress = Progress(self.plan.tokens, *((meta["step"], meta["tokens"]) if meta else ()))
+        self.fork = None if meta else self.plan.fork
+        start = read_meta(Path(self.fork.path)) if self.fork else meta
+        self.progress = Progress(self.plan.tokens, *((start["step"], start["tokens"]) if start else ()))
+        self.published = self.progress.step if meta else 0
         with understood(resume_from):
             present = run_folder.check_folder(resolved, meta, resume_from)
-            self.report_state, data_state = (dict(meta["report"]), dict(meta["data"])) if meta else (None, None)
+        with understood(self.fork.path if self.fork else resume_from):
+            self.report_state, data_state = (dict(start["report"]), dict(start["data"])) if start else (None, None)
             guarded = self.report_state.get("guard") if self.report_state else None
             self.guard = StepGuard(runtime, run.max_skips, run.skip_spikes or 0.0, guarded)
         self.at: Callable[[str], None] = lambda doing: None  # tells the other ranks, once there is a run folder
@@ -114,11 +127,14 @@ class Trainer:
     def _build(self, resume_from: Path | None) -> None:
         run = self.run
         self.model = build_model(self.resolved, self.runtime)
-        if run.init_from and not resume_from:  # before the optimizer, whose state may come from the weights
-            load_weights(Path(run.init_from), self.model, self.runtime)
+        weights = None if resume_from else self.fork.path if self.fork else run.init_from
+        if weights:  # before the optimizer, whose state may come from the weights
+            load_weights(Path(weights), self.model, self.runtime)
         self.optimizer = build_optimizer(self.model, self.plan)
         if resume_from:
             load_checkpoint(resume_from, self.model, self.optimizer, self.runtime)
+        elif self.fork:
+            load_optimizer(Path(self.fork.path), self.model, self.optimizer, self.runtime, self.fork.fresh)
 
     def owned(self) -> None:
         """Before anything is written: raise NotOwner where the run folder is another process's by now, or gone."""
@@ -147,7 +163,7 @@ class Trainer:
             )
             report = Reporter(self.resolved, self.runtime, self.optimizer, self.progress, self.report_state, self.owned)
             peers = Peers(self.resolved.folder, self.runtime)
-            self.at, saver = peers.at, Saver(checkpoints, report, self.progress.step)
+            self.at, saver = peers.at, Saver(checkpoints, report, self.published)
             profiler = StepProfiler(self.resolved.folder, run.profile_steps if self.runtime.is_main else 0)
             # The stack closes from its end: first what watches and reads, then the last checkpoint is waited for, then
             # the summary says whether it is there, and the lease goes last, since all of that writes to the folder.
@@ -173,7 +189,9 @@ class Trainer:
         """Steps until the budget is spent or something ends them; returns the exit code that this deserves."""
         run, progress, first = self.run, self.progress, self.progress.step
         while not progress.finished:
+            before = progress.tokens
             self.step(report)
+            decayed = period_end(self.plan.schedule, before) <= progress.tokens  # a decay ended with this step
             signals.phase = TRAINING
             profiler.step()
             if self.guard.ended(progress.step, progress.finished):
@@ -183,13 +201,13 @@ class Trainer:
                     report.record(self.health())
             hurry = not progress.finished and stop_agreed(self.runtime, signals)
             interrupted = hurry or (not progress.finished and progress.step - first == run.stop_after)
-            due = progress.finished or progress.step % run.eval_step == 0
+            due = progress.finished or decayed or progress.step % run.eval_step == 0
             if self.val_data and due and not hurry:
                 with report.pause("val"):
                     report.validation(self.validate())
             if interrupted:
                 return EXIT_INTERRUPTED
-            if not progress.finished and progress.step % cast(int, run.save_step) == 0:
+            if not progress.finished and (decayed or progress.step % cast(int, run.save_step) == 0):
                 saver.save(progress.step, lambda: self._save(saver))
         return 0
 

@@ -292,6 +292,7 @@ class Reporter:
             "depth": plan.depth,
             "family": plan.family,
             "rule": plan.rule,
+            **({"fork": dataclasses.asdict(plan.fork)} if plan.fork else {}),
         }
 
     def _bytes_per_token(self) -> float | None:

@@ -38,7 +38,7 @@ from lit_gpt.metrics.summary import METRICS_FILE, SUMMARY_FILE
 from lit_gpt.plugins import FOLDER as PLUGINS
 from lit_gpt.plugins import keep_plugins
 from lit_gpt.preflight.resolved_run import ResolvedRun
-from lit_gpt.train.identity import IDENTITY, changed_options, described, identity, what_differs
+from lit_gpt.train.identity import IDENTITY, changed_options, described, identity, is_extension, what_differs
 from lit_gpt.train.lease import Lease, take_lease
 from lit_gpt.train.provenance import provenance
 from lit_gpt.utils.files import read_object, remove_leftovers, told, write_bytes, write_text
@@ -56,13 +56,13 @@ def check_folder(resolved: ResolvedRun, checkpoint: dict[str, Any] | None, resum
     """
     folder = resolved.folder
     if checkpoint is not None:
-        options = (resumed.parent.parent if resumed else folder) / CONFIG
-        _same_run({part: checkpoint[part] for part in IDENTITY}, resolved, "the checkpoint", options)
+        place = resumed.parent.parent if resumed else folder
+        _same_run(_parts(checkpoint), resolved, "the checkpoint", place, checkpoint["tokens"])
     blocking = next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None)
     if blocking:
         raise UserError(f"The run folder {folder} cannot be made: {blocking} is a file. Choose another --out_dir.")
     if (old := _identity_of(folder)) is not None:
-        _same_run(old, resolved, str(folder), folder / CONFIG)
+        _same_run(old, resolved, str(folder), folder, checkpoint["tokens"] if checkpoint else 0)
     present = list_checkpoints(folder / "checkpoints")
     if checkpoint is None and present:
         raise UserError(
@@ -81,15 +81,26 @@ def _identity_of(folder: Path) -> dict[str, Any] | None:
     return parts if all(parts.values()) else None
 
 
-def _same_run(old: dict[str, Any], resolved: ResolvedRun, where: str, options: Path) -> None:
-    if differing := what_differs(old, resolved, options):
+def _parts(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    return {part: checkpoint[part] for part in IDENTITY}
+
+
+def _same_run(old: dict[str, Any], resolved: ResolvedRun, where: str, folder: Path, tokens: int) -> None:
+    """Raise UserError unless `old`, of a run in `folder` with `tokens` tokens behind it, is this run's identity.
+
+    It may have another budget where what was trained is the same under both.
+    """
+    if is_extension(old, resolved, tokens):
+        return
+    if differing := what_differs(old, resolved, folder / CONFIG):
         listed = "\n".join(f"  {line}" for line in differing)
         if any(line.startswith("numerics.plugins") for line in differing):
-            listed += f"\nThe plugins as they were then are in {options.parent / PLUGINS}."
+            listed += f"\nThe plugins as they were then are in {folder / PLUGINS}."
         raise UserError(
             f"This is not the run that {where} holds. What differs (there -> here):\n{listed}\n"
-            "Use the old options to continue it; for a new run add a label to --train_name, or another --out_dir. "
-            "To start a new run from its weights, use --init_from."
+            "Use the old options to continue it. To go on from it under the new ones, as a run of its own, add "
+            f"--fork_from {folder} and a label to --train_name (--init_from takes the weights alone); for a new run "
+            "add the label, or another --out_dir."
         )
 
 
@@ -102,6 +113,12 @@ def lock_folder(
     process trains in the folder, and when one did since `check_folder`.
     """
     folder = resolved.folder
+    if checkpoint and (before := _parts(checkpoint)["plan"]["tokens"]) != resolved.plan.tokens:
+        print(
+            f"note: the budget was {before:,} tokens and is {resolved.plan.tokens:,} now; the {checkpoint['tokens']:,} "
+            "that were trained are the same under both",
+            file=sys.stderr,
+        )
     if resolved.run.resume == "auto" and not present and (note := new_run_note(resolved)):
         print(note, file=sys.stderr)
     try:

@@ -85,7 +85,7 @@ def test_the_end_does_not_wait_for_ever(monkeypatch):
 def test_nothing_that_it_raises_ends_a_run(error):
     """A library that called sys.exit ended the training of a week."""
     tracker = Background("fake", Fake(error=error).connect)
-    with pytest.warns(UserWarning, match="fake logger failed") as caught:
+    with pytest.warns(UserWarning, match="fake logger (failed|has not everything)") as caught:
         for step in range(3):
             tracker.log({}, step)
         tracker.close()
@@ -96,7 +96,7 @@ def test_one_that_cannot_connect():
     def connect() -> Fake:
         raise SystemExit("no login")
 
-    with pytest.warns(UserWarning, match="fake logger failed"):
+    with pytest.warns(UserWarning, match="fake logger (failed|has not everything)"):
         tracker = Background("fake", connect)
         tracker.log({}, 1)
         tracker.close()

@@ -189,7 +189,7 @@ def test_mlflow_on_this_machine_needs_a_database(monkeypatch: pytest.MonkeyPatch
 def test_a_failing_tracker_warns_once_and_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "wandb", FakeWandb(broken=True))
     sinks = make(tmp_path, "wandb")
-    with pytest.warns(UserWarning, match="wandb logger failed") as caught:
+    with pytest.warns(UserWarning, match="wandb logger (failed|has not everything)") as caught:
         sinks.log({"loss": 1.0}, 1)
         sinks.log({"loss": 2.0}, 2)
         sinks.close()
@@ -223,6 +223,7 @@ def test_read_metrics_merges_steps_and_survives_a_cut(tmp_path: Path):
     np.testing.assert_array_equal(found["val"], [np.nan, 2.5])
 
 
+@pytest.mark.filterwarnings("ignore:.*lines that are no records")
 @pytest.mark.parametrize("text", [None, "", "oops\n{}\n"])
 def test_read_metrics_refuses_what_is_no_log(tmp_path: Path, text: str | None):
     if text is not None:

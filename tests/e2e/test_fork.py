@@ -1,0 +1,246 @@
+"""Extensions and forks are the runs that their Plans describe, to the bit; what cannot be one names what to type."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from spawn import run_distributed
+from tiny_run import folder_of, pretrain, rows, run, words
+
+from lit_gpt.checkpoint.layout import read_meta, step_folder
+from lit_gpt.checkpoint.untrusted import read_tensors, stored_shapes
+from lit_gpt.train.stopping import EXIT_INTERRUPTED
+
+STEP = 512  # tokens
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "adamw": {},
+    "muon": {},
+    "normuon": {},
+    "muonh": {"head_init_std": 0.02},
+}
+CONSTANT: dict[str, Any] = {"schedule": "constant", "save_step": 2, "keep_last": 99}
+
+
+def tensors(out: Path, step: int) -> dict[str, torch.Tensor]:
+    """Weights and optimizer state of a checkpoint."""
+    path = step_folder(folder_of(out) / "checkpoints", step)
+    state = {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in stored_shapes(path).items()}
+    read_tensors(path, state, no_dist=True)
+    return state
+
+
+def assert_same(one: Path, other: Path, step: int) -> None:
+    """Checkpoints of one step have the same bits, counts and places in the data."""
+    a, b = tensors(one, step), tensors(other, step)
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    metas = [read_meta(step_folder(folder_of(out) / "checkpoints", step)) for out in (one, other)]
+    assert metas[0]["tokens"] == metas[1]["tokens"] and metas[0]["data"] == metas[1]["data"]
+
+
+def trunk_and_step(out: Path, step: int) -> Path:
+    return step_folder(folder_of(out) / "checkpoints", step)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_larger_budget_goes_on(data, tmp_path, capsys, optimizer):
+    """A finished run at a constant rate, given a larger budget, is the run that had it from the start."""
+    options = {"optimizer": optimizer, **OPTIMIZERS[optimizer], **CONSTANT}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(data, whole, **options | {"max_tokens": 9 * STEP}) == 0
+    assert run(data, parts, **options | {"max_tokens": 5 * STEP - 100}) == 0
+    assert run(data, parts, resume="auto", **options | {"max_tokens": 9 * STEP}) == 0
+    assert "2,460 tokens and is 4,608 now" in capsys.readouterr().err
+    assert_same(whole, parts, 9)
+    assert rows(whole) == rows(parts)
+
+
+def test_wsd_goes_on_before_its_decay_and_not_in_it(data, tmp_path, capsys):
+    options = {"schedule": "wsd", "decay_tokens": 2 * STEP}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(data, whole, **options, max_tokens=10 * STEP) == 0
+    assert run(data, parts, **options, max_tokens=8 * STEP, stop_after=6) == EXIT_INTERRUPTED
+    assert run(data, parts, **options, max_tokens=10 * STEP, resume="auto", stop_after=3) == EXIT_INTERRUPTED
+    capsys.readouterr()
+    assert run(data, parts, **options, max_tokens=20 * STEP, resume="auto") == 2, "its decay has begun"
+    said = capsys.readouterr().err
+    assert "--max_tokens: 5120 -> 10240" in said and "--fork_from" in said
+    assert run(data, parts, **options, max_tokens=10 * STEP, resume="auto") == 0
+    assert_same(whole, parts, 10)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"schedule": "linear"}, "every rate would be another"),
+        ({"schedule": "constant", "bramp_ratio": 2, "micro_bsz": 2}, "every batch would be another"),
+        ({"schedule": "constant", "parameterization": "hyperp", "optimizer": "muonh"}, "every rate would be another"),
+    ],
+)
+def test_other_budgets_are_refused_with_the_fork_to_type(data, tmp_path, capsys, options, why):
+    options = {"train_name": "run", "base_hps__warmup_tokens": 0, **options}
+    assert run(data, tmp_path, **options, max_tokens=64 * STEP, stop_after=2) == EXIT_INTERRUPTED
+    capsys.readouterr()
+    assert run(data, tmp_path, **options, max_tokens=128 * STEP, resume="auto") == 2, why
+    assert f"--fork_from {folder_of(tmp_path)}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_fork_under_the_same_options_is_the_run_itself(data, tmp_path, optimizer):
+    options = {"optimizer": optimizer, **OPTIMIZERS[optimizer], **CONSTANT, "max_tokens": 8 * STEP}
+    trunk, fork = tmp_path / "trunk", tmp_path / "fork"
+    assert run(data, trunk, **options) == 0
+    assert run(data, fork, **options, fork_from=trunk_and_step(trunk, 4), stop_after=2) == EXIT_INTERRUPTED
+    again = {**options, "fork_from": trunk_and_step(trunk, 4), "resume": "auto"}
+    assert run(data, fork, **again) == 0
+    assert_same(trunk, fork, 8)
+
+
+def test_the_trunk_may_be_deleted_and_trained_on(data, tmp_path):
+    """What a fork came from is in its own Plan: a newer checkpoint of the trunk, or none, changes nothing."""
+    trunk, fork, whole = tmp_path / "trunk", tmp_path / "fork", tmp_path / "whole"
+    options = {**CONSTANT, "max_tokens": 4 * STEP}
+    decay = {"decay_tokens": 4 * STEP, "save_step": 2, "keep_last": 99}
+    assert run(data, trunk, **options) == 0
+    typed = folder_of(trunk)
+    assert run(data, whole, **decay, max_tokens=None, fork_from=typed) == 0
+    assert run(data, fork, **decay, max_tokens=None, fork_from=typed, stop_after=1) == EXIT_INTERRUPTED
+    assert run(data, trunk, **options | {"max_tokens": 6 * STEP}, resume="auto") == 0
+    assert run(data, fork, **decay, max_tokens=None, fork_from=typed, resume="auto", stop_after=1) == EXIT_INTERRUPTED
+    typed.rename(tmp_path / "gone")
+    assert run(data, fork, **decay, max_tokens=None, fork_from=typed, resume="auto") == 0
+    assert_same(whole, fork, 8)
+
+
+def decays(at: list[int]) -> dict[str, Any]:
+    return {
+        "decay_at": ",".join(str(n * STEP) for n in at),
+        "decay_tokens": 2 * STEP,
+        "max_tokens": None,
+        "save_step": 2,
+        "keep_last": 99,
+    }
+
+
+def test_the_first_decay_of_wsd_s_is_a_fork_that_decays_there(data, tmp_path):
+    trunk, fork, several = tmp_path / "trunk", tmp_path / "fork", tmp_path / "several"
+    assert run(data, trunk, **CONSTANT, max_tokens=20 * STEP, stop_after=4) == EXIT_INTERRUPTED
+    options = {"decay_tokens": 2 * STEP, "max_tokens": 6 * STEP}
+    assert run(data, fork, **options, fork_from=folder_of(trunk)) == 0
+    assert run(data, several, **decays([6, 12])) == 0
+    assert_same(fork, several, 6)
+    assert rows(fork) == {step: loss for step, loss in rows(several).items() if 4 < step <= 6}
+
+
+def test_periods_go_on_after_a_stop(data, tmp_path):
+    """Stopped in a decay and after one, with a validation and a checkpoint at the end of each."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    options = {**decays([5, 9, 13]), "lower_peaks": True, "val_data_dir": data, "eval_sequences": 4, "save_step": 100}
+    assert run(data, whole, **options) == 0
+    for steps in (4, 2, 5):
+        assert run(data, parts, **options, resume="auto", stop_after=steps) == EXIT_INTERRUPTED
+    assert run(data, parts, **options, resume="auto") == 0
+    assert_same(whole, parts, 13)
+    assert_same(whole, parts, 9)
+    assert list(rows(whole, "metric/val_loss@1x")) == [5, 9, 13]
+    rates = rows(whole, "metric/weight_learning_rate")
+    peak = rates[3]
+    assert rates[6] == pytest.approx(peak * (5 / 9) ** 0.5) and rates[10] == pytest.approx(peak * (5 / 13) ** 0.5)
+    assert rates[5] == pytest.approx(peak / 4) and rates[4] == pytest.approx(peak * 3 / 4), "middles of two steps"
+
+
+def test_wsd_s_refuses_rates_of_one_budget(data, tmp_path, capsys):
+    for options in (
+        {"train_name": "x", "parameterization": "hyperp", "optimizer": "muonh"},
+        {"weight_decay_rule": "power_lines"},
+    ):
+        assert run(data, tmp_path, **decays([6, 12]), **options) == 2
+        assert "--fork_from RUN --decay_tokens N" in capsys.readouterr().err
+
+
+def fork_on_two(arguments: list[str]) -> int:
+    return pretrain.main(arguments)
+
+
+def test_two_processes_and_another_number_of_them(data, tmp_path):
+    """On two processes as on one; from two to one, equal but for rounding."""
+    two, parts, fork, one = (tmp_path / name for name in ("two", "parts", "fork", "one"))
+    options = {**CONSTANT, "micro_bsz": 2, "optimizer": "muon", "max_tokens": 8 * STEP}
+    assert run_distributed(fork_on_two, 2, words(data, two, **options)) == [0, 0]
+    short = words(data, parts, **options | {"max_tokens": 4 * STEP})
+    assert run_distributed(fork_on_two, 2, short) == [0, 0]
+    longer = words(data, parts, resume="auto", **options)
+    assert run_distributed(fork_on_two, 2, longer) == [0, 0]
+    assert_same(two, parts, 8)
+    forked = words(data, fork, fork_from=trunk_and_step(two, 4), **options)
+    assert run_distributed(fork_on_two, 2, forked) == [0, 0]
+    assert_same(two, fork, 8)
+    assert run(data, one, fork_from=trunk_and_step(two, 4), **options) == 0
+    a, b = tensors(one, 8), tensors(two, 8)
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=2e-3, atol=2e-3)
+    assert rows(one) == pytest.approx({s: loss for s, loss in rows(two).items() if s > 4}, rel=1e-4)
+
+
+def test_what_starts_anew_is_said(data, tmp_path, capsys):
+    """From AdamW to Muon the matrices' state is another; vectors and tables keep theirs."""
+    trunk, fork = tmp_path / "trunk", tmp_path / "fork"
+    assert run(data, trunk, **CONSTANT, max_tokens=4 * STEP) == 0
+    options = {**CONSTANT, "optimizer": "muon", "fork_from": folder_of(trunk), "max_tokens": 6 * STEP}
+    assert run(data, fork, **options) == 0
+    said = capsys.readouterr().err
+    assert "that of matrix starts anew (muon, which was adamw)" in said and "embedding starts" not in said
+    moments = {name: t for name, t in tensors(fork, 6).items() if name.endswith(".step")}
+    assert set(torch.stack(list(moments.values())).tolist()) == {6.0}, "of AdamW's roles, all of which go on"
+    assert run(data, fork, **options | {"optimizer": "lion", "train_name": "mup_lion"}) == 0
+    assert "that of embedding starts anew (lion, which was adamw)" in capsys.readouterr().err
+
+
+def test_chains(data, tmp_path, capsys):
+    """A fork of a fork names both; its counts go on from the first run."""
+    first, second, third = (tmp_path / str(i) for i in range(3))
+    options = {**CONSTANT, "base_hps__warmup_tokens": 512}
+    assert run(data, first, **options, max_tokens=2 * STEP) == 0
+    assert run(data, second, **options, max_tokens=4 * STEP, fork_from=folder_of(first), total_bsz=1024) == 0
+    assert run(data, third, **options, max_tokens=8 * STEP, fork_from=folder_of(second), grad_clip=0.5) == 0
+    said = capsys.readouterr().err
+    assert f"which is a fork of {folder_of(first)}/checkpoints/step-000002, after 1,024 tokens" in said
+    assert rows(third, "total_tokens") == {s: 2048 + 512 * (s - 3) for s in range(4, 8)}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"fork_from": "nowhere"}, "there is no checkpoint"),
+        ({"init_from": "x", "fork_from": "y"}, "give one of them"),
+        ({"resume": True, "fork_from": "y"}, "--resume auto with --fork_from"),
+        ({"schedule": "wsd_s"}, "--decay_at 0.5x"),
+        ({"schedule": "linear", "decay_tokens": 100}, "--decay_tokens acts in wsd"),
+        ({"decay_at": "2x,1x"}, "--decay_at"),
+        ({"decay_at": "0.5x,soon"}, "--decay_at"),
+        ({"decay_at": "2048,2500", "decay_tokens": 512, "max_tokens": None}, "further apart"),
+        ({"decay_at": "2048", "max_tokens": 4096}, "Drop --max_tokens"),
+        ({"lower_peaks": True}, "--lower_peaks"),
+    ],
+)
+def test_what_cannot_be(data, tmp_path, capsys, options, said):
+    assert run(data, tmp_path, **options) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_forks_that_cannot_be(data, tmp_path, capsys):
+    trunk, fork = tmp_path / "trunk", tmp_path / "fork"
+    assert run(data, trunk, **CONSTANT, max_tokens=4 * STEP) == 0
+    cases = [
+        ({"max_tokens": 4 * STEP}, "--decay_tokens N to decay over N more"),
+        ({"depth": 2}, "does not fit this run"),
+        ({"optimizer": "muon", "out_dir": str(trunk)}, "not the run that"),
+    ]
+    for options, said in cases:
+        typed = {"max_tokens": 8 * STEP, "fork_from": folder_of(trunk), **CONSTANT, **options}
+        assert run(data, typed.pop("out_dir", fork), **typed) == 2
+        assert said in capsys.readouterr().err
