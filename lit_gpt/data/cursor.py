@@ -1,4 +1,4 @@
-"""The cursor: where in the global order of samples a run stands."""
+"""The cursor: where in the global order of samples a run stands, and a fork of it in each of its sources."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lit_gpt.data.corpus import Corpus
 from lit_gpt.errors import UserError
 
 VERSION = 1
@@ -23,7 +24,7 @@ class Cursor:
     samples_seen: int = 0
 
     def state(self) -> dict[str, Any]:
-        """{"samples_seen", "fingerprint", "content", "version"}: all that a checkpoint needs to hold."""
+        """{"samples_seen", "fingerprint", "content", "version"}: all that a resume needs."""
         seen = {"samples_seen": self.samples_seen, "fingerprint": self.fingerprint}
         return {**seen, "content": self.content, "version": VERSION}
 
@@ -53,3 +54,21 @@ class Cursor:
                 "other tokens. Put the old files back to resume, or start a new run from these weights: --init_from."
             )
         return cls(fingerprint, content, seen)
+
+
+def offsets_from(state: Mapping[str, Any], corpus: Corpus) -> dict[str, int]:
+    """Source -> windows of it that another run had seen, to go on behind them: corpus.starting_at(offsets_from(...)).
+
+    state: the data state of that run's checkpoint. corpus: the new run's, without offsets. 0 for a source whose name,
+    files, context or seed were others there, since it was not read or its windows were in another order. Earlier
+    checkpoints do not say it of sources, so theirs count where the whole corpus is the same.
+    """
+    here = corpus.place(0)
+    if "sources" not in state and state["fingerprint"] == corpus.fingerprint:
+        state = corpus.place(state["samples_seen"])
+    same = all(state.get(key) == here[key] for key in ("block", "seed"))
+    there = state.get("sources", {}) if same else {}
+    return {
+        name: there[name]["windows"] if name in there and there[name]["stream"] == source["stream"] else 0
+        for name, source in here["sources"].items()
+    }

@@ -14,7 +14,7 @@ from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.optim import OPTIMIZERS, check_arguments
 from lit_gpt.plugins import load_plugins
-from lit_gpt.preflight.data_facts import TrainingData, describe_training_data
+from lit_gpt.preflight.data_facts import TrainingData, curriculum, describe_training_data, unreached
 from lit_gpt.preflight.memory import memory_per_gpu, too_much
 from lit_gpt.preflight.meta_model import count, meta_model
 from lit_gpt.preflight.model_options import base_config, model_config, unread_options
@@ -63,6 +63,8 @@ def resolve_run(typed: RunConfig, ranks: int) -> ResolvedRun:
     counted = count(model)
     tuned = counted if base == config else count(meta_model(base))
     plan = build_plan(run, OPTIMIZERS.facts(run.optimizer or "adamw"), counted, tuned, ranks)
+    plan = replace(plan, curriculum=curriculum(run.data_mixture))
+    notes += unreached(plan)
     check_arguments(plan)
     if run.dry_run or torch.cuda.is_available():  # a run on a CPU asks nothing of a GPU
         plan = replace(plan, memory=memory_per_gpu(run, model, plan, ranks))

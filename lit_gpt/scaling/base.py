@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from lit_gpt.config.run import BaseHyperparameters
 
@@ -19,6 +19,7 @@ __all__ = [
     "BaseHyperparameters",
     "Init",
     "Multipliers",
+    "Phase",
     "Plan",
     "RolePlan",
     "Schedule",
@@ -152,6 +153,13 @@ class Transfer:
     independent_decay: dict[str, float] | None = None
 
 
+class Phase(TypedDict):
+    """Source -> weight from so many tokens of the run on, up to the next phase; see data/mixture.py."""
+
+    from_tokens: int
+    weights: dict[str, float]
+
+
 @dataclass(frozen=True)
 class Plan:
     """The numbers of one run.
@@ -161,6 +169,7 @@ class Plan:
     model_flops_per_token: forward and backward, attention included. base_batch_tokens and
     base_beta2: what the batch rule starts from, for ramp-up. momentum: of the Muon family.
     cautious_weight_decay: decay only what the update shrinks too (arXiv:2510.12402).
+    curriculum: the phases of a data mixture, empty where it is the same throughout or there is none.
     memory: bytes on one GPU by what they are for, empty where nobody asked. They depend on the machines of the
     day and not on the run, so two Plans that differ in them are equal.
     """
@@ -193,6 +202,7 @@ class Plan:
     momentum: float = 0.95
     cautious_weight_decay: bool = False
     optimizer_args: dict[str, Any] = field(default_factory=dict)
+    curriculum: list[Phase] = field(default_factory=list)
     memory: dict[str, int] = field(default_factory=dict, compare=False)
 
     def to_dict(self) -> dict[str, Any]:

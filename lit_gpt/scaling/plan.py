@@ -8,13 +8,14 @@ and token factors stay (ArchScale loses them, docs/departures.md).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.errors import UserError
-from lit_gpt.scaling.base import HIDDEN, LEARNED_ROLES, Init, Plan, RolePlan, Schedule, Situation, Transfer
+from lit_gpt.scaling.base import HIDDEN, LEARNED_ROLES, Init, Phase, Plan, RolePlan, Schedule, Situation, Transfer
 from lit_gpt.scaling.batch_rules import batch_factors
 from lit_gpt.scaling.budget import analytic_parameters, ramped_batch, round_batch, token_budget
 from lit_gpt.scaling.decay import base_decay, check_decay, shrink_per_step
@@ -271,6 +272,7 @@ def describe(plan: Plan, facts: OptimizerFacts | None) -> str:
         f"rule         {plan.rule}, batch rule {plan.batch_rule}, optimizer {plan.optimizer}",
         f"tokens       {plan.tokens:,} in {'at most ' * ramps}{plan.steps:,} steps of {plan.batch_tokens:,}"
         + f", batch ramps to x{plan.batch_ramp}" * ramps,
+        *_describe_curriculum(plan.curriculum),
         f"schedule     {s.name}{wsd}, warm-up {s.warmup_tokens:,.0f} tokens, final fraction {s.final:g}",
         f"adam         {_describe_constants(plan, facts)}"
         + (f"; muon momentum {plan.momentum:g}" if facts is not None and facts.plan_momentum else ""),
@@ -287,6 +289,16 @@ def describe(plan: Plan, facts: OptimizerFacts | None) -> str:
             row = f"{name:<10} {r.lr:>12.6g} {r.weight_decay:>13.6g}  {r.update_rule:<{wide}}"
             lines.append(f"{row} {_describe_init(name, r.init)}")
     return "\n".join(lines)
+
+
+def _describe_curriculum(phases: list[Phase]) -> list[str]:
+    """A line for each phase: from which token on, and the share of every source."""
+    lines = []
+    for n, phase in enumerate(phases):
+        total = math.fsum(phase["weights"].values())
+        shares = (f"{name} {weight / total:.4g}" for name, weight in phase["weights"].items())
+        lines.append(f"{'' if n else 'curriculum':<12} from {phase['from_tokens']:,}: {', '.join(shares)}")
+    return lines
 
 
 def _describe_constants(plan: Plan, facts: OptimizerFacts | None) -> str:

@@ -30,7 +30,7 @@ def open_training(resolved: ResolvedRun) -> Corpus:
         "train",
         resolved.plan.context,
         run.seed,
-        mixture=run.data_mixture,
+        mixture=resolved.plan.curriculum or run.data_mixture,
         eos_token_id=run.eos_token_id,
     )
     check_vocab(corpus, resolved.model.vocab_size)
