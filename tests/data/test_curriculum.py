@@ -166,7 +166,7 @@ def test_a_source_goes_on_behind_its_offset() -> None:
 
 
 def test_a_fork_reads_nothing_twice() -> None:
-    """A trunk on two sources, a fork that brings a third, and a fork of the fork: no window of the first epoch twice."""
+    """A trunk on two sources, a fork that brings a third, and a fork of it: no window of the first epoch twice."""
     given = streams()
     trunk = Corpus([("web", given["web"], 2.0), ("code", given["code"], 1.0)], BLOCK, 1)
     first = Loader(trunk, 0, 1, 1, 0)
@@ -210,6 +210,15 @@ def test_checkpoints_that_do_not_say_it_of_sources() -> None:
     old = Cursor(whole.fingerprint, whole.content, 300).state()
     assert sum(offsets_from(old, whole).values()) == 300
     assert set(offsets_from(old, corpus(WHOLE[:1])).values()) == {0}
+
+
+def test_a_state_with_odd_counts_is_refused() -> None:
+    whole = corpus(WHOLE)
+    for windows in (-1, 1.5, True, "3", None, 1 << 63):
+        state = whole.place(300)
+        state["sources"]["code"]["windows"] = windows
+        with pytest.raises(UserError, match="data state is none"):
+            offsets_from(state, whole)
 
 
 # files
