@@ -154,7 +154,10 @@ def path_fields(kind: type) -> list[str]:
 
 def shown(value: Any) -> str:
     """A value as a message repeats it: in one line, and not without end."""
-    text = ",".join(value) if isinstance(value, list) else repr(value) if isinstance(value, str) else str(value)
+    if isinstance(value, list):
+        text = ",".join(map(str, value))
+    else:
+        text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text):,} characters)"
 
 

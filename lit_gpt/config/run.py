@@ -81,7 +81,8 @@ class RunConfig:
         train_data_dir: folder (or az://, gs://, s3:// root) of packed .bin shards, nanoGPT, llm.c
             or Megatron files, or plain text.
         val_data_dir: the same for validation; leave it out to skip validation.
-        data_mixture: JSON file, {path prefix relative to train_data_dir: weight}.
+        data_mixture: JSON file, {path prefix relative to train_data_dir: weight}; or such weights by ranges of tokens:
+            [{"until": "10B", "weights": {...}}, {"weights": {...}}].
         num_workers: threads that read ahead.
         eos_token_id: end-of-document token; default: what the prepared data says.
         vocab_size: size of the vocabulary; default: the family's (32000 unless it says otherwise).

@@ -9,14 +9,15 @@ window is usually short and is padded with IGNORE. Each epoch visits the windows
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 
 from lit_gpt.config.model import IGNORE
-from lit_gpt.data.mixture import Interleave
+from lit_gpt.data.mixture import Curriculum, first_sample
 from lit_gpt.data.origin import agree
 from lit_gpt.data.permutation import Permutation
 from lit_gpt.data.stream import DataError, TokenStream, fingerprint
@@ -94,10 +95,14 @@ class Source:
 class Corpus:
     """Weighted token streams as one endless, seekable sequence of samples.
 
-    sources: (name, stream, weight); names key the shuffle, weights need not sum to 1.
+    sources: (name, stream, weight); names key the shuffle, weights need not sum to 1. In a curriculum a source has a
+    weight for every phase.
     block: targets per sample (the context length T).
     shuffle: visit each epoch's windows in a pseudo-random order; else in stream order.
     repeat: start another epoch when a source is used up; else serve windows of nothing but IGNORE.
+    starts: tokens from which the phases of a curriculum are on, the first one 0.
+    offsets: windows of each source, by name, that were seen before sample 0; none where not named. They count as
+    served, so a source goes on behind them, epochs included.
 
     num_tokens: tokens in all sources. num_samples: windows in one epoch of all sources.
     fingerprint: of the order of samples and of the files' names, sizes and layout. content: of the ids,
@@ -107,22 +112,36 @@ class Corpus:
 
     def __init__(
         self,
-        sources: Sequence[tuple[str, TokenStream, float]],
+        sources: Sequence[tuple[str, TokenStream, float | Sequence[float]]],
         block: int,
         seed: int,
         shuffle: bool = True,
         repeat: bool = True,
+        starts: Sequence[int] = (0,),
+        offsets: Mapping[str, int] | None = None,
     ):
+        self._made_of = sources, block, seed, shuffle, repeat, starts
         self.sources = [Source(name, stream, block, seed, shuffle, repeat) for name, stream, _ in sources]
-        streams, weights = [s for _, s, _ in sources], [w for _, _, w in sources]
-        self.interleave = Interleave(weights, seed)
-        self.block, self.repeat = block, repeat
+        streams, seen = [s for _, s, _ in sources], offsets or {}
+        weights = [tuple(map(float, w)) if isinstance(w, Sequence) else (float(w),) for _, _, w in sources]
+        assert seen.keys() <= {s.name for s in self.sources} and min(seen.values(), default=0) >= 0
+        assert {len(w) for w in weights} == {len(starts)}
+        served = [seen.get(s.name, 0) for s in self.sources]
+        firsts = (first_sample(start, block) for start in starts)
+        self.interleave = Curriculum(list(zip(firsts, zip(*weights))), seed, served)
+        self.block, self.seed, self.repeat = block, seed, repeat
         self.num_tokens = sum(s.num_tokens for s in streams)
         self.num_samples = sum(s.num_windows for s in self.sources)
         self.common = agree([(s.name, s.stream.info) for s in self.sources])
         self.eos_id, self.vocab_size = self.common.eos_id, self.common.vocab_size
-        described = [(name, stream.fingerprint, float(weight)) for name, stream, weight in sources]
-        self.fingerprint = fingerprint(ORDER_VERSION, block, seed, shuffle, repeat, *described)
+        later = [("starts", *starts)] if len(starts) > 1 else []
+        later += [("offsets", *served)] if any(served) else []  # neither is part of what has neither
+        described = [(s.name, s.stream.fingerprint, *w) for s, w in zip(self.sources, weights)]
+        self.fingerprint = fingerprint(ORDER_VERSION, block, seed, shuffle, repeat, *described, *later)
+
+    def starting_at(self, offsets: Mapping[str, int]) -> Corpus:
+        """The same data with other offsets; nothing is opened or looked at again."""
+        return Corpus(*self._made_of, offsets)
 
     @cached_property
     def content(self) -> str:
@@ -167,6 +186,12 @@ class Corpus:
         """How many times each source has been gone through after that many samples."""
         counts = self.interleave.counts(samples_seen)
         return {s.name: n / s.num_windows for s, n in zip(self.sources, counts)}
+
+    def place(self, samples_seen: int) -> dict[str, Any]:
+        """Which windows of each source are seen after that many samples: JSON values, for `offsets_from`."""
+        counts = zip(self.sources, self.interleave.counts(samples_seen))
+        sources = {s.name: {"stream": s.stream.fingerprint, "windows": n} for s, n in counts}
+        return {"block": self.block, "seed": self.seed, "sources": sources}
 
 
 def check_vocab(corpus: Corpus, vocab_size: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,11 +12,12 @@ from lit_gpt.data.corpus import Corpus
 from lit_gpt.data.documents import find_files
 from lit_gpt.data.formats import open_files, text
 from lit_gpt.data.meta import NAME, read_meta, stream_info
-from lit_gpt.data.mixture import load_mixture
+from lit_gpt.data.mixture import load_mixture, source_names
 from lit_gpt.data.remote import NoData, fetch, is_remote, local_path
 from lit_gpt.data.stream import StreamInfo, TokenStream
 from lit_gpt.data.tokenizer import load_tokenizer
 from lit_gpt.errors import UserError
+from lit_gpt.scaling.base import Phase
 
 
 def open_corpus(
@@ -24,29 +25,31 @@ def open_corpus(
     split_prefix: str,
     block: int,
     seed: int,
-    mixture: str | None = None,
+    mixture: str | Sequence[Phase] | None = None,
     shuffle: bool = True,
     eos_token_id: int | None = None,
     tokenizer: str = "bytes",
     repeat: bool = True,
+    offsets: Mapping[str, int] | None = None,
 ) -> Corpus:
     """Open one split of a data folder.
 
     data_dir: folder, or remote root such as s3://bucket/data, of token files or of plain text.
     split_prefix: the files are `<data_dir>/<split_prefix>*.bin` ("validation" also finds val*.bin,
     and both also find names like fineweb_train_*.bin), or whatever is in the folder of that name.
-    block: targets per sample. seed, shuffle, repeat: see Corpus.
-    mixture: a JSON file {path prefix relative to data_dir: weight} to use instead of split_prefix; a
-    prefix that is a folder stands for that folder's split.
+    block: targets per sample. seed, shuffle, repeat, offsets: see Corpus.
+    mixture: a JSON file {path prefix relative to data_dir: weight} to use instead of split_prefix, or one of phases, or
+    what load_mixture makes of it; a prefix that is a folder stands for that folder's split.
     eos_token_id: overrides what the data's meta.json says.
     tokenizer: spec for plain text. Raises UserError for everything wrong with any of them.
     """
     root = fetch(data_dir) if is_remote(data_dir) else local_path(data_dir)
     given = StreamInfo(split_prefix, eos_token_id, tokenizer=tokenizer)
-    weights = load_mixture(mixture) if mixture else {"": 1.0}
-    found = _find_all(root, list(weights), given)
-    sources = [(name or split_prefix, found[name].open(), weight) for name, weight in weights.items()]
-    return Corpus(sources, block, seed, shuffle, repeat)
+    phases = load_mixture(mixture) if isinstance(mixture, str) else mixture or [Phase(from_tokens=0, weights={"": 1.0})]
+    found = _find_all(root, source_names(phases), given)
+    weights = {name: [phase["weights"].get(name, 0.0) for phase in phases] for name in found}
+    sources = [(name or split_prefix, source.open(), weights[name]) for name, source in found.items()]
+    return Corpus(sources, block, seed, shuffle, repeat, [phase["from_tokens"] for phase in phases], offsets)
 
 
 def describe_sources(
@@ -57,13 +60,13 @@ def describe_sources(
     Of a remote root everything but the token files is copied. Raises NoData where there is none.
     """
     given = StreamInfo(split_prefix, eos_token_id)
-    names = load_mixture(mixture) if mixture else [""]
+    names = source_names(load_mixture(mixture)) if mixture else [""]
     remote = is_remote(data_dir)
     root = fetch(data_dir, tokens=False) if remote else local_path(data_dir)
     if remote and not _holds_text(root):
         known = {name: _beside(root, name, given) for name in names}
     else:
-        known = {name: source.info for name, source in _find_all(root, list(names), given).items()}
+        known = {name: source.info for name, source in _find_all(root, names, given).items()}
     return [(os.path.join(data_dir, name) if name else data_dir, known[name]) for name in names]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_gpt.data.meta import NAME, VERSION, read_meta, write_json
-from lit_gpt.data.mixture import load_mixture
+from lit_gpt.data.mixture import load_mixture, source_names
 from lit_gpt.data.remote import fetch, is_remote, local_path
 from lit_gpt.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 from lit_gpt.errors import UserError
@@ -76,7 +76,7 @@ def describe_tokenizer(data_dir: str, mixture: str | None = None, eos_id: int | 
     if not any(root.rglob("*.bin")):  # plain text is tokenised as bytes
         end = ByteTokenizer.eos_id if eos_id is None else eos_id
         return KeptTokenizer("bytes", ByteTokenizer.name, str(root.resolve()), end)
-    names = list(load_mixture(mixture)) if mixture else ["train"]
+    names = source_names(load_mixture(mixture)) if mixture else ["train"]
     # A source of a mixture is a folder, or a prefix in one.
     folders = [root, *(folder for name in names for folder in (root / name, (root / name).parent))]
     return next((kept for kept in (read_kept(folder, eos_id) for folder in folders) if kept), None)

@@ -76,8 +76,11 @@ class Loader:
         return StepData(micro_batches, self.corpus.num_valid(start, num_samples), self.cursor.samples_seen)
 
     def state(self) -> dict[str, Any]:
-        """The data state after the steps handed out so far; what is read ahead does not count."""
-        return self.cursor.state()
+        """The data state after the steps handed out so far; what is read ahead does not count.
+
+        The cursor's state, and for forks, where that is in each source: see Corpus.place.
+        """
+        return {**self.cursor.state(), **self.corpus.place(self.cursor.samples_seen)}
 
     def close(self) -> None:
         """Stop the threads that read ahead."""

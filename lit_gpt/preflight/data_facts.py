@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.data.corpus import Corpus
-from lit_gpt.data.discover import describe_sources
+from lit_gpt.config.run import RunConfig
+from lit_gpt.data.discover import describe_sources, open_corpus
+from lit_gpt.data.mixture import first_sample, load_mixture, shifted
 from lit_gpt.data.origin import agree
 from lit_gpt.data.remote import NoData, is_remote, local_path
 from lit_gpt.data.stream import StreamInfo
 from lit_gpt.errors import UserError
+from lit_gpt.scaling.base import Fork, Phase, Plan
 
 # ArchScale's shards are Llama-2's tokens and carry no side file; its </s> is id 2
 # (huggingface.co/meta-llama/Llama-2-7b-hf, tokenizer_config.json).
@@ -46,6 +49,38 @@ def describe_training_data(
         if not may_be_missing:
             raise
         return TrainingData(missing=str(missing))
+
+
+def curriculum(mixture: str | None) -> list[Phase]:
+    """The phases of --data_mixture; [] where it is the same throughout, or not given."""
+    phases = load_mixture(mixture) if mixture else []
+    return phases if len(phases) > 1 else []
+
+
+def training_corpus(run: RunConfig, plan: Plan, fork: Fork | None) -> Corpus:
+    """The shuffled training data; fork: where its order begins, and what was seen of it before."""
+    phases = shifted(plan.curriculum, fork.order_start(plan.context)) if fork else plan.curriculum
+    return open_corpus(
+        run.train_data_dir,
+        "train",
+        plan.context,
+        run.seed,
+        mixture=phases or run.data_mixture,
+        eos_token_id=run.eos_token_id,
+        offsets=fork.offsets if fork else None,
+    )
+
+
+def unreached(plan: Plan) -> tuple[str, ...]:
+    """A note for every phase of the Plan's curriculum that none of its sequences is of."""
+    starts = [phase["from_tokens"] for phase in plan.curriculum]
+    firsts = [first_sample(min(tokens, plan.tokens), plan.context) for tokens in (*starts, plan.tokens)]
+    return tuple(
+        f"the phase from {tokens:,} tokens on is "
+        + (f"never reached, the run has {plan.tokens:,}" if tokens >= plan.tokens else "shorter than one sequence")
+        for tokens, first, end in zip(starts, firsts, firsts[1:])
+        if first == end
+    )
 
 
 def document_end(model: ModelConfig, data: Corpus) -> int | None:

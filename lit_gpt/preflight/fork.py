@@ -6,11 +6,15 @@ deleted.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lit_gpt.checkpoint import identity_of, newest_published, read_meta, understood
+from lit_gpt.data.corpus import Corpus
+from lit_gpt.data.cursor import offsets_from
+from lit_gpt.data.remote import NoData
 from lit_gpt.errors import UserError
 from lit_gpt.optim import share_rules
 from lit_gpt.scaling.base import Fork, Plan
@@ -70,3 +74,22 @@ def taken_over(origin: Origin, plan: Plan) -> Fork:
         elif not share_rules(origin.plan.optimizer, plan.optimizer):
             fresh[role] = f"{plan.optimizer}, which was {origin.plan.optimizer}"
     return replace(origin.fork, fresh=fresh)
+
+
+def place_in_data(fork: Fork, origin: Origin, open_with: Callable[[Fork], Corpus]) -> Fork:
+    """Where the data goes on: at the next sample where its order is the other run's, else source by source.
+
+    open_with: the training data as a fork reads it, by its samples and offsets.
+    """
+    state, before = origin.data, origin.plan.fork
+    with understood(fork.path):
+        same = replace(fork, samples=int(state["samples_seen"]), offsets=dict(before.offsets) if before else {})
+        try:
+            if open_with(same).fingerprint == state["fingerprint"]:
+                return replace(same, data="the place in the data is kept")
+            offsets = {name: n for name, n in offsets_from(state, open_with(fork)).items() if n}
+        except NoData as missing:  # which is an error once the run opens it
+            return replace(fork, data=f"the place in the data is not known ({missing})")
+    seen = ", ".join(f"{name} goes on after {n:,} windows" for name, n in offsets.items())
+    data = f"the order of samples is another: {seen + ', other sources' if seen else 'all sources'} from the start"
+    return replace(fork, data=data, offsets=offsets)

@@ -14,8 +14,8 @@ from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.optim import OPTIMIZERS, check_arguments
 from lit_gpt.plugins import load_plugins
-from lit_gpt.preflight.data_facts import TrainingData, describe_training_data
-from lit_gpt.preflight.fork import known_fork, read_origin, taken_over
+from lit_gpt.preflight.data_facts import TrainingData, curriculum, describe_training_data, training_corpus, unreached
+from lit_gpt.preflight.fork import known_fork, place_in_data, read_origin, taken_over
 from lit_gpt.preflight.memory import memory_per_gpu, too_much
 from lit_gpt.preflight.meta_model import count, meta_model
 from lit_gpt.preflight.model_options import base_config, model_config, unread_options
@@ -78,8 +78,11 @@ def resolve_run(typed: RunConfig, ranks: int) -> ResolvedRun:
     origin = read_origin(Path(run.fork_from)) if run.fork_from and fork is None else None
     facts = OPTIMIZERS.facts(run.optimizer or "adamw")
     plan = build_plan(run, facts, counted, tuned, ranks, origin.fork if origin else fork)
+    plan = replace(plan, curriculum=curriculum(run.data_mixture))
+    notes += unreached(plan)
     if origin:
-        plan = replace(plan, fork=taken_over(origin, plan))
+        fork = place_in_data(taken_over(origin, plan), origin, lambda fork: training_corpus(run, plan, fork))
+        plan = replace(plan, fork=fork)
     check_arguments(plan)
     if run.dry_run or torch.cuda.is_available():  # a run on a CPU asks nothing of a GPU
         plan = replace(plan, memory=memory_per_gpu(run, model, plan, ranks))

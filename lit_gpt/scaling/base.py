@@ -12,7 +12,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from lit_gpt.config.run import BaseHyperparameters
 
@@ -22,6 +22,7 @@ __all__ = [
     "Fork",
     "Init",
     "Multipliers",
+    "Phase",
     "Plan",
     "RolePlan",
     "Schedule",
@@ -123,8 +124,9 @@ class Fork:
 
     path: that checkpoint. identity: the SHA-256 that seals it. step, tokens: how far it had come.
     fresh: role -> why the optimizer's state of its parameters starts anew; that of the others is kept.
-    data: what becomes of the place in the data, in words. offsets: source -> windows of it that were seen before this
-    run's first sample; empty where the order of samples goes on.
+    data: what becomes of the place in the data, in words. samples: how many of the samples in this run's order were
+    seen before, 0 where that is another order than the other run's. offsets: source -> windows of it that were seen
+    before the first sample of this order.
     parents: "path, after n tokens" of the forks that the other run came from, the first first.
     """
 
@@ -134,8 +136,13 @@ class Fork:
     tokens: int
     fresh: dict[str, str] = field(default_factory=dict)
     data: str = ""
+    samples: int = 0
     offsets: dict[str, int] = field(default_factory=dict)
     parents: tuple[str, ...] = ()
+
+    def order_start(self, context: int) -> int:
+        """After how many tokens the order of samples begins that this run reads; 0 for that of a first run."""
+        return self.tokens - self.samples * context
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Fork:
@@ -202,6 +209,13 @@ class Transfer:
     independent_decay: dict[str, float] | None = None
 
 
+class Phase(TypedDict):
+    """Source -> weight from so many tokens of the run on, up to the next phase; see data/mixture.py."""
+
+    from_tokens: int
+    weights: dict[str, float]
+
+
 @dataclass(frozen=True)
 class Plan:
     """The numbers of one run.
@@ -212,6 +226,7 @@ class Plan:
     base_beta2: what the batch rule starts from, for ramp-up. momentum: of the Muon family.
     cautious_weight_decay: decay only what the update shrinks too (arXiv:2510.12402).
     fork: where it goes on from another run; then tokens and steps count those of that run too.
+    curriculum: the phases of a data mixture, empty where it is the same throughout or there is none.
     memory: bytes on one GPU by what they are for, empty where nobody asked. They depend on the machines of the
     day and not on the run, so two Plans that differ in them are equal.
     """
@@ -245,6 +260,7 @@ class Plan:
     cautious_weight_decay: bool = False
     optimizer_args: dict[str, Any] = field(default_factory=dict)
     fork: Fork | None = None
+    curriculum: list[Phase] = field(default_factory=list)
     memory: dict[str, int] = field(default_factory=dict, compare=False)
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ and token factors stay (ArchScale loses them, docs/departures.md).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +17,7 @@ from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.config.words import read_ends
 from lit_gpt.errors import UserError
-from lit_gpt.scaling.base import HIDDEN, LEARNED_ROLES, Fork, Init, Plan, RolePlan, Schedule, Situation, Transfer
+from lit_gpt.scaling.base import HIDDEN, LEARNED_ROLES, Fork, Init, Phase, Plan, RolePlan, Schedule, Situation, Transfer
 from lit_gpt.scaling.batch_rules import batch_factors
 from lit_gpt.scaling.budget import analytic_parameters, ramped_batch, round_batch, token_budget
 from lit_gpt.scaling.decay import base_decay, check_decay, shrink_per_step
@@ -334,6 +335,7 @@ def describe(plan: Plan, facts: OptimizerFacts | None) -> str:
         f"rule         {plan.rule}, batch rule {plan.batch_rule}, optimizer {plan.optimizer}",
         f"tokens       {plan.tokens:,} in {'at most ' * ramps}{plan.steps:,} steps of {plan.batch_tokens:,}"
         + f", batch ramps to x{plan.batch_ramp}" * ramps,
+        *_describe_curriculum(plan.curriculum),
         f"schedule     {s.name}{_describe_decays(s)}, warm-up {s.warmup_tokens:,.0f} tokens, "
         f"final fraction {s.final:g}",
         f"adam         {_describe_constants(plan, facts)}"
@@ -352,6 +354,16 @@ def describe(plan: Plan, facts: OptimizerFacts | None) -> str:
             row = f"{name:<10} {r.lr:>12.6g} {r.weight_decay:>13.6g}  {r.update_rule:<{wide}}"
             lines.append(f"{row} {_describe_init(name, r.init)}")
     return "\n".join(lines)
+
+
+def _describe_curriculum(phases: list[Phase]) -> list[str]:
+    """A line for each phase: from which token on, and the share of every source."""
+    lines = []
+    for n, phase in enumerate(phases):
+        total = math.fsum(phase["weights"].values())
+        shares = (f"{name} {weight / total:.4g}" for name, weight in phase["weights"].items())
+        lines.append(f"{'' if n else 'curriculum':<12} from {phase['from_tokens']:,}: {', '.join(shares)}")
+    return lines
 
 
 def _describe_constants(plan: Plan, facts: OptimizerFacts | None) -> str:

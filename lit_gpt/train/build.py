@@ -17,22 +17,14 @@ from lit_gpt.ops.loss import chunk_loss
 from lit_gpt.optim.engine.groups import parameter_groups
 from lit_gpt.parallel import Runtime, parallelize_model
 from lit_gpt.preflight.backend_checks import check_attention, check_experts
-from lit_gpt.preflight.data_facts import describe_training_data
+from lit_gpt.preflight.data_facts import describe_training_data, training_corpus
 from lit_gpt.preflight.resolved_run import ResolvedRun
 from lit_gpt.scaling.base import Plan
 
 
 def open_training(resolved: ResolvedRun) -> Corpus:
     """The shuffled training corpus, checked against the model's vocabulary."""
-    run = resolved.run
-    corpus = open_corpus(
-        run.train_data_dir,
-        "train",
-        resolved.plan.context,
-        run.seed,
-        mixture=run.data_mixture,
-        eos_token_id=run.eos_token_id,
-    )
+    corpus = training_corpus(resolved.run, resolved.plan, resolved.plan.fork)
     check_vocab(corpus, resolved.model.vocab_size)
     return corpus
 

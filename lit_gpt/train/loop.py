@@ -94,6 +94,7 @@ class Trainer:
             present = run_folder.check_folder(resolved, meta, resume_from)
         with understood(self.fork.path if self.fork else resume_from):
             self.report_state, data_state = (dict(start["report"]), dict(start["data"])) if start else (None, None)
+            data_state = None if self.fork and not self.fork.samples else data_state  # another order of samples
             guarded = self.report_state.get("guard") if self.report_state else None
             self.guard = StepGuard(runtime, run.max_skips, run.skip_spikes or 0.0, guarded)
         self.at: Callable[[str], None] = lambda doing: None  # tells the other ranks, once there is a run folder

@@ -110,7 +110,7 @@ def test_weights_without_end(tmp_path, weight):
 
 def test_byte_order_marks_of_json_are_understood(tmp_path):
     (tmp_path / "mix.json").write_text('\ufeff{"a": 1}', encoding="utf-8")
-    assert load_mixture(tmp_path / "mix.json") == {"a": 1.0}
+    assert load_mixture(tmp_path / "mix.json") == [{"from_tokens": 0, "weights": {"a": 1.0}}]
     shard(tmp_path)
     (tmp_path / "meta.json").write_text('\ufeff{"vocab_size": 300}', encoding="utf-8")
     assert open_corpus(str(tmp_path), "train", 8, 0).vocab_size == 300

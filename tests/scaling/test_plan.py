@@ -140,6 +140,20 @@ def test_plans_survive_json() -> None:
     assert Plan.from_dict(json.loads(json.dumps(p.to_dict()))) == p
 
 
+def test_a_curriculum_is_told_phase_by_phase() -> None:
+    p = plan_of(run_of("mup"))
+    phases = [{"from_tokens": 0, "weights": {"web": 2.0, "code": 1.0}}, {"from_tokens": 10**10, "weights": {"code": 7}}]
+    curriculum = replace(p, curriculum=phases)
+    assert Plan.from_dict(json.loads(json.dumps(curriculum.to_dict()))) == curriculum != p
+    lines = describe(curriculum, None).splitlines()
+    n = lines.index("curriculum   from 0: web 0.6667, code 0.3333")
+    assert lines[n + 1] == "             from 10,000,000,000: code 1"
+    assert "curriculum" not in describe(p, None)
+    old = p.to_dict()
+    del old["curriculum"]
+    assert Plan.from_dict(old) == p, "of a version without curricula"
+
+
 def test_difference_names_every_leaf() -> None:
     a = plan_of(run_of("mup"))
     assert difference(a.to_dict(), a.to_dict()) == []
