@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 from lit_gpt.checkpoint.contents import require_whole
 from lit_gpt.checkpoint.export import load_exported
 from lit_gpt.checkpoint.find import find_checkpoint
-from lit_gpt.checkpoint.layout import Where, read_meta
+from lit_gpt.checkpoint.layout import Where, read_meta, say
 from lit_gpt.checkpoint.state import (
     MODEL,
     OPTIM,
@@ -25,6 +26,7 @@ from lit_gpt.checkpoint.state import (
     put_back_numbers,
 )
 from lit_gpt.checkpoint.untrusted import Shapes, read_tensors, stored_shapes
+from lit_gpt.checkpoint.upcycle import dense_places, mixture_of, upcycling
 from lit_gpt.errors import UserError
 
 
@@ -67,26 +69,53 @@ def load_optimizer(path: Path, model: nn.Module, optimizer: Optimizer, runtime: 
     put_back_numbers(model, optimizer, state)
 
 
+class _Source(NamedTuple):
+    """Weights that a model may start from.
+
+    shapes: of all its tensors. fill: reads some of them by name, in place, DTensors too. Collective.
+    """
+
+    path: Path
+    meta: dict[str, Any]
+    shapes: Shapes
+    fill: Callable[[Tensors], None]
+
+
 def load_weights(path: Path, model: nn.Module, runtime: Where) -> dict[str, Any]:
     """Load weights only (`--init_from`), in place, and return the meta they were saved with.
 
     path: a step folder, a run folder (its newest whole checkpoint), or an exported .pth or
-    .safetensors file. Collective. Raises UserError as load_checkpoint does.
+    .safetensors file. Of a dense model's, a model with experts makes these (see upcycle.py), and says so.
+    Collective. Raises UserError as load_checkpoint does.
     """
-    own = model_tensors(model)
-    if path.is_file():
-        weights, meta = load_exported(path)
-        _check(path, {n: tuple(t.shape) for n, t in own.items()}, {n: (t.shape, t.dtype) for n, t in weights.items()})
-        _copy(weights, own)
-        return meta
+    source = _file(path) if path.is_file() else _folder(path, runtime)
+    own, up = model_tensors(model), upcycling(source.path, source.meta, model)
+    same = {name: tensor.detach() for name, tensor in own.items() if not up.owns(name)}
+    _check(source.path, {n: tuple(t.shape) for n, t in same.items()} | up.dense_shapes(), source.shapes)
+    source.fill(same)
+    for name, mixture in up.mixtures.items():  # one after the other: they are whole on every process
+        source.fill(dense := dense_places(name, mixture))
+        made = mixture_of(name, mixture, dense)
+        _copy(made, {n: own[n] for n in made})
+    if up.mixtures and runtime.is_main:
+        say(up.said(len(same)))
+    return source.meta
+
+
+def _file(path: Path) -> _Source:
+    weights, meta = load_exported(path)
+    return _Source(path, meta, {n: (t.shape, t.dtype) for n, t in weights.items()}, partial(_copy, weights))
+
+
+def _folder(path: Path, runtime: Where) -> _Source:
     folder = find_checkpoint(path, str(path), runtime)
     assert folder is not None, "a path names one, or it is an error"
-    meta = read_meta(folder)
-    shapes = {name: s for name, s in stored_shapes(folder).items() if name.startswith(MODEL)}
-    state = {MODEL + name: t.detach() for name, t in own.items()}
-    _check(folder, {name: tuple(t.shape) for name, t in state.items()}, shapes)
-    read_tensors(folder, state, no_dist=runtime.world_size == 1)
-    return meta
+    stored = {name: s for name, s in stored_shapes(folder).items() if name.startswith(MODEL)}
+
+    def fill(targets: Tensors) -> None:
+        read_tensors(folder, {MODEL + n: t for n, t in targets.items()}, no_dist=runtime.world_size == 1)
+
+    return _Source(folder, read_meta(folder), {n.removeprefix(MODEL): s for n, s in stored.items()}, fill)
 
 
 @torch.no_grad()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lit_gpt.config.model import ModelConfig
-from lit_gpt.data.corpus import Corpus
 from lit_gpt.config.run import RunConfig
+from lit_gpt.data.corpus import Corpus
 from lit_gpt.data.discover import describe_sources, open_corpus
 from lit_gpt.data.mixture import first_sample, load_mixture, shifted
 from lit_gpt.data.origin import agree
