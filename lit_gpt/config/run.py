@@ -190,6 +190,8 @@ class RunConfig:
         save_step: steps between checkpoints.
         keep_last: newest checkpoints that are kept.
         keep_every: checkpoints at multiples of this many steps are kept for good; 0 keeps none but the newest.
+        keep_best: save whenever the validation loss is below that of every checkpoint, and keep that checkpoint until
+            there is a better one.
         async_save: write checkpoints while training goes on.
         log_step: steps between log lines.
         eval_step: steps between validations.
@@ -316,6 +318,7 @@ class RunConfig:
     save_step: Steps | None = None
     keep_last: Steps = 2
     keep_every: StepsOrNever = 0
+    keep_best: bool = False
     async_save: bool = True
     # logging and validation
     log_step: Steps = 10

@@ -12,12 +12,14 @@ from typing import Any, cast
 from torch import nn
 
 from lit_gpt.checkpoint import Checkpointer, find_checkpoint, load_checkpoint, load_weights, read_meta, understood
+from lit_gpt.checkpoint.retention import KEPT, VALIDATION
 from lit_gpt.data.corpus import Corpus
 from lit_gpt.data.kept_tokenizer import KeptTokenizer
 from lit_gpt.data.loader import Loader
 from lit_gpt.data.stream import DataError
 from lit_gpt.errors import EXIT_NOT_FINITE, EXIT_NOT_WRITTEN, EXIT_PEER_LOST, NotWritten, UserError
 from lit_gpt.metrics.health import activation_statistics
+from lit_gpt.metrics.summary import jsonable
 from lit_gpt.metrics.trackers import check_installed
 from lit_gpt.optim.engine.groups import set_hyperparameters
 from lit_gpt.optim.engine.protocol import curvature_due, evaluated_weights
@@ -84,6 +86,7 @@ class Trainer:
             guarded = self.report_state.get("guard") if self.report_state else None
             self.guard = StepGuard(runtime, run.max_skips, run.skip_spikes or 0.0, guarded)
         self.at: Callable[[str], None] = lambda doing: None  # tells the other ranks, once there is a run folder
+        self.measured: dict[str, float] = {}  # by the validation of this very step
         self.tokenizer: KeptTokenizer | None = None  # known to the main process once the run folder is there
         self.loader = Loader(
             self.train_data,
@@ -142,6 +145,7 @@ class Trainer:
                 self.runtime,
                 keep_last=run.keep_last,
                 keep_every=run.keep_every,
+                keep_best=run.keep_best,
                 async_save=run.async_save,
                 owned=self.owned,
             )
@@ -186,10 +190,12 @@ class Trainer:
             due = progress.finished or progress.step % run.eval_step == 0
             if self.val_data and due and not hurry:
                 with report.pause("val"):
-                    report.validation(self.validate())
+                    self.measured = self.validate()
+                    report.validation(self.measured)
             if interrupted:
                 return EXIT_INTERRUPTED
-            if not progress.finished and progress.step % cast(int, run.save_step) == 0:
+            best = bool(self.measured) and saver.improves(self.measured)
+            if not progress.finished and (best or progress.step % cast(int, run.save_step) == 0):
                 saver.save(progress.step, lambda: self._save(saver))
         return 0
 
@@ -260,6 +266,7 @@ class Trainer:
         if curvature_due(self.optimizer):
             self._estimate_curvature()
         progress.step += 1
+        self.measured = {}
         progress.tokens += values.batch_tokens
         self.data_state = self.loader.state()
         report.step(values, result, data.num_micro_batches, self.train_data.epochs(data.samples_seen))
@@ -282,6 +289,8 @@ class Trainer:
                 "step": step,
                 "tokens": self.progress.tokens,
                 "data": self.data_state,
+                VALIDATION: jsonable(self.measured),
+                KEPT: "",
                 "report": {**report.state(), "guard": self.guard.state()},
                 "tokenizer": asdict(self.tokenizer) if self.tokenizer else None,
                 **run_folder.identity(self.resolved),
