@@ -27,7 +27,7 @@ def copy_checkpoint(source: Path, folder: Path) -> Path:
     final = step_folder(folder, read_meta(source)["step"])
     if os.path.lexists(final):
         raise UserError(f"{final} is there already, and is not replaced. Give another folder, or delete it first.")
-    tmp, made = final.with_name(TMP + final.name), [p for p in (folder, *folder.parents) if not p.exists()]
+    tmp, made = final.with_name(TMP + final.name), [p for p in (folder, *folder.parents) if not os.path.exists(p)]
     try:
         if tmp.is_dir() and not tmp.is_symlink():  # left by a copy that was killed
             shutil.rmtree(tmp)

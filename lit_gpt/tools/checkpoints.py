@@ -123,8 +123,8 @@ def _of_word(folder: Path, word: str) -> list[Path]:
         found = [path for path in entries if path.name == word and (path in steps or is_left(path))]
     if not found and folder / word in entries:
         raise UserError(
-            f"{folder / word} is no checkpoint of the run but a person's own, which is not changed here. To list, verify "
-            "or copy it, give its path in place of the run's."
+            f"{folder / word} is no checkpoint of the run but a person's own, which is not changed here. To list, "
+            "verify or copy it, give its path in place of the run's."
         )
     if not found:
         there = ", ".join(dict.fromkeys(steps.values())) or "none"
