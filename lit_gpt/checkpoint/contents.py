@@ -55,20 +55,21 @@ def _digest(path: Path, *_: int) -> str:
     return sha.hexdigest()
 
 
-def damage(path: Path, runtime: Where | None = None) -> str | None:
+def damage(path: Path, runtime: Where | None = None, *, summed: bool = True) -> str | None:
     """What is wrong with the contents of a step folder, or None. Collective: the ranks share the files.
 
-    Early checkpoints have no sums; of those the lengths are checked.
+    Early checkpoints have no sums; of those the lengths are checked, and so they are of all without `summed`, which
+    takes a moment at any size.
     """
     rank, ranks = (runtime.rank, runtime.world_size) if runtime else (0, 1)
     try:
-        mine = _damage(path, rank, ranks)
+        mine = _damage(path, rank, ranks, summed)
     except (UserError, OSError) as error:
         mine = str(error)
     return next((found for found in everyones(mine, ranks) if found), None)
 
 
-def _damage(path: Path, rank: int, ranks: int) -> str | None:
+def _damage(path: Path, rank: int, ranks: int, summed: bool) -> str | None:
     if not is_complete(path):
         return f"it has no file {COMPLETE}"
     read_meta(path)
@@ -86,7 +87,7 @@ def _damage(path: Path, rank: int, ranks: int) -> str | None:
             return f"its file {name} is missing"
         if (path / name).stat().st_size < lengths[name]:
             return f"its file {name} is cut: {(path / name).stat().st_size:,} of {lengths[name]:,} bytes"
-    if sums:
+    if sums and summed:
         with ThreadPoolExecutor(THREADS) as pool:
             for name, found in zip(mine, pool.map(lambda name: digest(path / name), mine)):
                 if found != sums.get(name):

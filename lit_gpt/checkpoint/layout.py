@@ -163,14 +163,14 @@ def tidy(folder: Path) -> None:
 def discard(path: Path) -> bool:
     """Delete a checkpoint; returns whether its name is free now.
 
-    It is renamed first, so that one that is half deleted never counts. Of a link only the link is removed. A failure
-    is a warning.
+    It is renamed first, so that one that is half deleted never counts; what a killed run left does not count anyway. Of
+    a link only the link is removed. A failure is a warning.
     """
     try:
         if path.is_symlink():
             path.unlink()
             return True
-        doomed = path.with_name(OLD + path.name)
+        doomed = path if LEFTOVER.fullmatch(path.name) else path.with_name(OLD + path.name)
         os.replace(path, doomed)
     except OSError as error:
         say(f"warning: the old checkpoint {path} could not be removed ({error}); it stays.")

@@ -5,7 +5,8 @@ What `Checkpointer.save` does, in this order:
 1. Every rank copies its tensors to host memory, and training goes on (staging.py).
 2. A thread of every rank writes them to .tmp-step-<n> with torch's distributed checkpoint (DCP), and syncs them.
 3. When all ranks have written, the main rank adds meta.json, SHA256SUMS and at last COMPLETE, and syncs the folder.
-4. It renames the folder to step-<n>, so no reader ever sees half a checkpoint, and deletes those that are too old.
+4. It renames the folder to step-<n>, so no reader ever sees half a checkpoint, and deletes those that nothing keeps
+   (retention.py).
 
 A crash before step 4 leaves a .tmp folder, which the next start deletes; the checkpoints before it are untouched. A
 failure on one rank is told to all of them, so that all agree on whether there is a checkpoint.
@@ -45,10 +46,10 @@ from lit_gpt.checkpoint.layout import (
     say,
     seal,
     step_folder,
-    step_of,
     take_place,
     tidy,
 )
+from lit_gpt.checkpoint.retention import improves, why_kept
 from lit_gpt.checkpoint.staging import Staging
 from lit_gpt.checkpoint.state import Tensors, flatten
 from lit_gpt.checkpoint.untrusted import DATA_FILE, reason
@@ -63,10 +64,9 @@ T = TypeVar("T")
 class Checkpointer:
     """Saves checkpoints of one run and keeps the ones asked for.
 
-    folder: <run>/checkpoints, on a file system that all ranks see. keep_last: newest checkpoints
-    that stay. keep_every: those at multiples of this many steps stay for good, 0 for none.
-    async_save: write in the background. owned: called on the main rank right before a checkpoint gets its name;
-    raises where the run folder is another process's by then.
+    folder: <run>/checkpoints, on a file system that all ranks see. keep_last, keep_every, keep_best: which checkpoints
+    stay, see retention.py. async_save: write in the background. owned: called on the main rank right before a
+    checkpoint gets its name; raises where the run folder is another process's by then.
     A save that fails is said on stderr at once, and the next one tries again: `failures` counts
     them, and `wait` says whether the last one was published.
     Every rank makes one, at the same point, and calls its methods at the same points.
@@ -80,6 +80,7 @@ class Checkpointer:
         *,
         keep_last: int,
         keep_every: int = 0,
+        keep_best: bool = False,
         async_save: bool = True,
         owned: Callable[[], None] = lambda: None,
     ) -> None:
@@ -89,6 +90,7 @@ class Checkpointer:
         self.is_main = runtime.is_main
         self.keep_last = keep_last
         self.keep_every = keep_every
+        self.keep_best = keep_best
         self.async_save = async_save
         self.owned = owned
         self.staging = Staging()
@@ -132,6 +134,17 @@ class Checkpointer:
             self.thread.join()
         self.thread = None
         return self.saved
+
+    def improves(self, values: dict[str, float]) -> bool:
+        """Whether --keep_best asks to save what was measured just now, as it is better than every checkpoint here.
+
+        values: metrics of a validation. Waits for the last save, which may be the best. The same on all ranks.
+        """
+        if not self.keep_best:
+            return False
+        self.wait()
+        better = self.is_main and improves(values, list_checkpoints(self.folder))
+        return everyones(better, self.ranks, self.group)[0]
 
     def close(self) -> None:
         """Wait, and release the process group. The Checkpointer cannot be used afterwards."""
@@ -201,10 +214,10 @@ class Checkpointer:
         self.newest = final.name
 
     def _retain(self) -> None:
-        """Delete old checkpoints, on the main rank. Links, which a person made, stay and do not count."""
+        """Delete the checkpoints that nothing keeps, on the main rank."""
         if not self.is_main:
             return
-        ours = [path for path in list_checkpoints(self.folder) if not path.is_symlink()]
-        for path in ours[: -self.keep_last]:
-            if not (self.keep_every and step_of(path) % self.keep_every == 0):
+        reasons = why_kept(list_checkpoints(self.folder), self.keep_last, self.keep_every, self.keep_best)
+        for path, why in reasons.items():
+            if not why:
                 discard(path)

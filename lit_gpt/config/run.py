@@ -191,13 +191,16 @@ class RunConfig:
         deterministic: deterministic kernels, slower; resume is then bit-exact on a GPU too.
         out_dir: root of the run folders; default $LIGHTNING_ARTIFACTS_DIR, else out.
         resume: true continues the newest checkpoint or fails, auto continues or starts, a path continues that one.
-        init_from: checkpoint whose weights (or, for experts, a dense model's) start this run; all else starts from zero.
+        init_from: checkpoint whose weights start this run, or for experts that of the dense model; all else starts from
+            zero.
         fork_from: run, or checkpoint of one, that this run goes on from under its own Plan: with its weights, optimizer
             state, counts of tokens and steps, and place in the data. max_tokens counts those of that run, too.
         load_dir: old name of init_from.
         save_step: steps between checkpoints.
         keep_last: newest checkpoints that are kept.
         keep_every: checkpoints at multiples of this many steps are kept for good; 0 keeps none but the newest.
+        keep_best: save whenever the validation loss is below that of every checkpoint, and keep that checkpoint until
+            there is a better one.
         async_save: write checkpoints while training goes on.
         log_step: steps between log lines.
         eval_step: steps between validations.
@@ -328,6 +331,7 @@ class RunConfig:
     save_step: Steps | None = None
     keep_last: Steps = 2
     keep_every: StepsOrNever = 0
+    keep_best: bool = False
     async_save: bool = True
     # logging and validation
     log_step: Steps = 10

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from lit_gpt.checkpoint import check_suffix, write_exported
+from lit_gpt.checkpoint.retention import KEPT, VALIDATION
 from lit_gpt.config.command import run_command
 from lit_gpt.errors import UserError
 from lit_gpt.evals.model_tokenizer import with_tokenizer
@@ -48,8 +49,9 @@ def average(paths: Sequence[Path]) -> tuple[dict[str, torch.Tensor], dict[str, A
     mean = {
         n: (t / len(paths)).to(first[n].dtype) if first[n].is_floating_point() else first[n] for n, t in total.items()
     }
+    meta = with_tokenizer(metas[-1], paths[-1])
     return mean, {
-        **with_tokenizer(metas[-1], paths[-1]),
+        **{key: value for key, value in meta.items() if key not in (VALIDATION, KEPT)},  # of the last one alone
         "averaged": [{"step": m.get("step"), "tokens": m.get("tokens")} for m in metas],
     }
 
@@ -77,6 +79,13 @@ def _check_kind(name: str, here: torch.Tensor, there: torch.Tensor, first: Path,
         raise UserError(f"{name} holds whole numbers that differ between {first} and {path}: those have no mean.")
 
 
+def write_average(paths: Sequence[Path], output: Path) -> str:
+    """Write the mean to an exported file; what was done, in words. Raises UserError as the parts of it do."""
+    check_suffix(output)
+    weights, meta = average(paths)
+    return f"wrote {write_exported(weights, meta, output)}: the mean of {len(paths)} checkpoints"
+
+
 def main(argv: list[str]) -> int:
     """Average and write."""
     parser = parser_for("average", "Average the weights of several checkpoints of one model into an exported file.")
@@ -87,9 +96,7 @@ def main(argv: list[str]) -> int:
     add_plugins(parser)
     values = parser.parse_args(argv)
     use_plugins(values.plugins)
-    check_suffix(values.output)
-    weights, meta = average(values.paths)
-    print(f"wrote {write_exported(weights, meta, values.output)}: the mean of {len(values.paths)} checkpoints")
+    print(write_average(values.paths, values.output))
     return 0
 
 

@@ -143,6 +143,12 @@ def take_lease(folder: Path) -> Lease:
         return Lease(path, record)
 
 
+def owner_of(folder: Path) -> str:
+    """Who trains in a run folder, in words, or "". One look, so another host's process may be dead meanwhile."""
+    texts = [text for text in map(_read, _leases(folder)) if not _free(text)]
+    return (_describe(texts[-1]) or "another process") if texts else ""
+
+
 def _require_gone(path: Path) -> None:
     """Return once this lease cannot be used any more; raise NotOwner as soon as it is renewed."""
     first = _read(path)

@@ -20,12 +20,14 @@ from lit_gpt.checkpoint import (
     read_meta,
     understood,
 )
+from lit_gpt.checkpoint.retention import KEPT, VALIDATION
 from lit_gpt.data.corpus import Corpus
 from lit_gpt.data.kept_tokenizer import KeptTokenizer
 from lit_gpt.data.loader import Loader
 from lit_gpt.data.stream import DataError
 from lit_gpt.errors import EXIT_NOT_FINITE, EXIT_NOT_WRITTEN, EXIT_PEER_LOST, NotWritten, UserError
 from lit_gpt.metrics.health import activation_statistics
+from lit_gpt.metrics.summary import jsonable
 from lit_gpt.metrics.trackers import check_installed
 from lit_gpt.optim.engine.groups import set_hyperparameters
 from lit_gpt.optim.engine.protocol import curvature_due, evaluated_weights
@@ -98,6 +100,8 @@ class Trainer:
             guarded = self.report_state.get("guard") if self.report_state else None
             self.guard = StepGuard(runtime, run.max_skips, run.skip_spikes or 0.0, guarded)
         self.at: Callable[[str], None] = lambda doing: None  # tells the other ranks, once there is a run folder
+        self.measured: dict[str, float] = {}  # by the validation of this very step
+        self.decayed = ""  # which decay ended with this very step
         self.tokenizer: KeptTokenizer | None = None  # known to the main process once the run folder is there
         self.loader = Loader(
             self.train_data,
@@ -159,6 +163,7 @@ class Trainer:
                 self.runtime,
                 keep_last=run.keep_last,
                 keep_every=run.keep_every,
+                keep_best=run.keep_best,
                 async_save=run.async_save,
                 owned=self.owned,
             )
@@ -190,9 +195,7 @@ class Trainer:
         """Steps until the budget is spent or something ends them; returns the exit code that this deserves."""
         run, progress, first = self.run, self.progress, self.progress.step
         while not progress.finished:
-            before = progress.tokens
             self.step(report)
-            decayed = period_end(self.plan.schedule, before) <= progress.tokens  # a decay ended with this step
             signals.phase = TRAINING
             profiler.step()
             if self.guard.ended(progress.step, progress.finished):
@@ -202,13 +205,15 @@ class Trainer:
                     report.record(self.health())
             hurry = not progress.finished and stop_agreed(self.runtime, signals)
             interrupted = hurry or (not progress.finished and progress.step - first == run.stop_after)
-            due = progress.finished or decayed or progress.step % run.eval_step == 0
+            due = progress.finished or self.decayed or progress.step % run.eval_step == 0
             if self.val_data and due and not hurry:
                 with report.pause("val"):
-                    report.validation(self.validate())
+                    self.measured = self.validate()
+                    report.validation(self.measured)
             if interrupted:
                 return EXIT_INTERRUPTED
-            if not progress.finished and (decayed or progress.step % cast(int, run.save_step) == 0):
+            best = bool(self.measured) and saver.improves(self.measured)
+            if not progress.finished and (best or self.decayed or progress.step % cast(int, run.save_step) == 0):
                 saver.save(progress.step, lambda: self._save(saver))
         return 0
 
@@ -279,7 +284,10 @@ class Trainer:
         if curvature_due(self.optimizer):
             self._estimate_curvature()
         progress.step += 1
+        self.measured, end = {}, period_end(plan.schedule, progress.tokens)
         progress.tokens += values.batch_tokens
+        ended = plan.schedule.decays and end <= progress.tokens
+        self.decayed = f"the end of the decay at {end:,} tokens" if ended else ""
         self.data_state = self.loader.state()
         report.step(values, result, data.num_micro_batches, self.train_data.epochs(data.samples_seen))
 
@@ -301,6 +309,8 @@ class Trainer:
                 "step": step,
                 "tokens": self.progress.tokens,
                 "data": self.data_state,
+                VALIDATION: jsonable(self.measured),
+                KEPT: self.decayed,
                 "report": {**report.state(), "guard": self.guard.state()},
                 "tokenizer": asdict(self.tokenizer) if self.tokenizer else None,
                 **run_folder.identity(self.resolved),

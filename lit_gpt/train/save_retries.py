@@ -26,6 +26,11 @@ class Saver:
         with self.report.pause("checkpoint"):
             write()
 
+    def improves(self, measured: dict[str, float]) -> bool:
+        """Whether --keep_best asks to save what was measured just now."""
+        self.settle()
+        return self.checkpoints.improves(measured)
+
     def settle(self) -> None:
         """Wait for the save that is being written, if one is."""
         if self._writing is None:

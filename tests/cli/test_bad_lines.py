@@ -181,6 +181,7 @@ LINES = {
     "--resume true --init_from c": "--resume continues a run and --init_from starts one",
     "--load_dir a --init_from b": "--load_dir a is the old name of --init_from",
     "--train_name validation": "validation needs --init_from",
+    "--keep_best": "--keep_best needs --val_data_dir, since the best is",
     "--yarn_scale 4": "--yarn_scale only acts in a midtrain or validation run",
     "--fp8": "8-bit training (--fp8) is not in this version",
     "--train_name tie --tie_embeddings false": "--tie_embeddings False disagrees with the token 'tie'",

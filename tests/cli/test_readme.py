@@ -92,7 +92,8 @@ def prepare(words: list[str], folder: Path) -> None:
 def tool(words: list[str], folder: Path) -> None:
     """A program whose inputs are another command's outputs: its help knows the options."""
     program = words[: 2 if words[0] == "-m" else 1]
-    subcommand = [w for w in words[len(program) :][:1] if w in ("run", "checkpoint", "env")]
+    known = ("run", "checkpoint", "env", "verify", "delete", "copy", "average")
+    subcommand = [w for w in words[len(program) :][:1] if w in known]
     shown = shown_help([*program, *subcommand])
     assert {w for w in words if w.startswith("--") and w not in shown} == set()
 
