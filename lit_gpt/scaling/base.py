@@ -161,6 +161,7 @@ class Plan:
     model_flops_per_token: forward and backward, attention included. base_batch_tokens and
     base_beta2: what the batch rule starts from, for ramp-up. momentum: of the Muon family.
     cautious_weight_decay: decay only what the update shrinks too (arXiv:2510.12402).
+    ema: half-lives in tokens of the averages of the weights, smallest first.
     memory: bytes on one GPU by what they are for, empty where nobody asked. They depend on the machines of the
     day and not on the run, so two Plans that differ in them are equal.
     """
@@ -193,6 +194,7 @@ class Plan:
     momentum: float = 0.95
     cautious_weight_decay: bool = False
     optimizer_args: dict[str, Any] = field(default_factory=dict)
+    ema: list[int] = field(default_factory=list)
     memory: dict[str, int] = field(default_factory=dict, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
