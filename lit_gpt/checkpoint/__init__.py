@@ -12,7 +12,7 @@ from lit_gpt.checkpoint.export import (
 )
 from lit_gpt.checkpoint.find import all_checkpoints, find_checkpoint, newest_published
 from lit_gpt.checkpoint.layout import CHECKPOINT_VERSION, identity_of, list_checkpoints, read_meta, understood
-from lit_gpt.checkpoint.load import load_checkpoint, load_optimizer, load_weights
+from lit_gpt.checkpoint.load import load_averages, load_checkpoint, load_optimizer, load_weights
 from lit_gpt.checkpoint.save import Checkpointer
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "find_checkpoint",
     "identity_of",
     "list_checkpoints",
+    "load_averages",
     "load_checkpoint",
     "load_exported",
     "load_full",

@@ -12,11 +12,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from lit_gpt.checkpoint.averages import half_life_of, weights_of
 from lit_gpt.checkpoint.contents import require_whole
 from lit_gpt.checkpoint.layout import check_version, read_meta
-from lit_gpt.checkpoint.state import MODEL, Tensors
+from lit_gpt.checkpoint.state import Tensors
 from lit_gpt.checkpoint.untrusted import load_zip, plain_tensors, read_tensors, reason, stored_shapes
 from lit_gpt.errors import UserError
+from lit_gpt.optim.engine.averages import label
 from lit_gpt.utils.files import replacing
 
 FORMATS = (".pth", ".safetensors")
@@ -74,17 +76,21 @@ def cast(weights: Tensors, dtype: torch.dtype | None) -> Tensors:
     return out
 
 
-def load_full(path: Path) -> tuple[Tensors, dict[str, Any]]:
+def load_full(path: Path, weights: str | None = None) -> tuple[Tensors, dict[str, Any]]:
     """Full weights by name, on the host, and the meta of a step folder; without optimizer state.
 
-    Raises UserError for a checkpoint whose files are damaged.
+    weights: an average, such as "ema_1B", which the meta then says under "weights"; default: the trained weights.
+    Raises UserError for a checkpoint whose files are damaged, and for an average that it does not have.
     """
     meta = read_meta(path)
     require_whole(path)
-    shapes = {name: stored for name, stored in stored_shapes(path).items() if name.startswith(MODEL)}
-    state = {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in shapes.items()}
+    shapes = stored_shapes(path)
+    half_life = None if weights is None else half_life_of(weights, path, shapes)
+    chosen = weights_of(shapes, half_life)
+    state = {name: torch.empty(shapes[name][0], dtype=shapes[name][1]) for name in chosen.values()}
     read_tensors(path, state, no_dist=True)
-    return {name.removeprefix(MODEL): t for name, t in state.items()}, meta
+    loaded = {name: state[stored] for name, stored in chosen.items()}
+    return loaded, meta if half_life is None else {**meta, "weights": label(half_life)}
 
 
 def load_exported(path: Path) -> tuple[Tensors, dict[str, Any]]:

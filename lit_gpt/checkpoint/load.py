@@ -12,12 +12,15 @@ from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from lit_gpt.checkpoint.averages import half_lives
 from lit_gpt.checkpoint.contents import require_whole
 from lit_gpt.checkpoint.export import load_exported
 from lit_gpt.checkpoint.find import find_checkpoint
 from lit_gpt.checkpoint.layout import Where, read_meta, say
 from lit_gpt.checkpoint.state import (
+    EMA,
     MODEL,
+    NONE,
     OPTIM,
     Tensors,
     create_optimizer_state,
@@ -30,18 +33,25 @@ from lit_gpt.checkpoint.upcycle import dense_places, mixture_of, upcycling
 from lit_gpt.errors import UserError
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer, runtime: Where) -> dict[str, Any]:
-    """Load weights and optimizer state in place; the meta that was saved with them.
+def load_checkpoint(
+    path: Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    runtime: Where,
+    averages: Mapping[str, torch.Tensor] = NONE,
+) -> dict[str, Any]:
+    """Load weights, optimizer state and averages in place; the meta that was saved with them.
 
     Call it on all ranks, before the first backward. Parameters keep their identity and sharding,
-    which need not be those of the run that saved. Raises UserError for an incomplete or damaged
-    checkpoint, another version's, and when tensors are missing, extra, or of another shape.
+    which need not be those of the run that saved. averages: of the weights, see state.flatten.
+    Raises UserError for an incomplete or damaged checkpoint, another version's, and when tensors are missing, extra,
+    or of another shape.
     """
     require_whole(path, runtime)
     meta = read_meta(path)
     shapes = stored_shapes(path)
     create_optimizer_state(model, optimizer, shapes)
-    state = flatten(model, optimizer)
+    state = flatten(model, optimizer, averages)
     _check(path, {name: tuple(t.shape) for name, t in state.items()}, shapes)
     read_tensors(path, state, no_dist=runtime.world_size == 1)
     put_back_numbers(model, optimizer, state)
@@ -79,6 +89,23 @@ class _Source(NamedTuple):
     meta: dict[str, Any]
     shapes: Shapes
     fill: Callable[[Tensors], None]
+
+
+def load_averages(path: Path, averages: Mapping[str, torch.Tensor], runtime: Where) -> list[int]:
+    """Load those averages in place whose half-lives a step folder has; the others stay as they are, as a fork wants it.
+
+    averages: see state.flatten. Returns the half-lives that were loaded. Collective. Raises UserError as
+    load_checkpoint does.
+    """
+    require_whole(path, runtime)
+    shapes = stored_shapes(path)
+    kept = [half_life for half_life in half_lives(shapes) if half_life in half_lives(EMA + name for name in averages)]
+    mine = tuple(f"{EMA}{half_life}." for half_life in kept)
+    state = {EMA + name: t for name, t in averages.items() if (EMA + name).startswith(mine)}
+    found = {name: stored for name, stored in shapes.items() if name.startswith(mine)}
+    _check(path, {name: tuple(t.shape) for name, t in state.items()}, found)
+    read_tensors(path, state, no_dist=runtime.world_size == 1)
+    return kept
 
 
 def load_weights(path: Path, model: nn.Module, runtime: Where) -> dict[str, Any]:

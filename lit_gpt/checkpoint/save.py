@@ -19,10 +19,11 @@ import os
 import shutil
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
@@ -51,7 +52,7 @@ from lit_gpt.checkpoint.layout import (
 )
 from lit_gpt.checkpoint.retention import improves, why_kept
 from lit_gpt.checkpoint.staging import Staging
-from lit_gpt.checkpoint.state import Tensors, flatten
+from lit_gpt.checkpoint.state import NONE, Tensors, flatten
 from lit_gpt.checkpoint.untrusted import DATA_FILE, reason
 from lit_gpt.checkpoint.writing import Writer, sync_folder, write_text
 from lit_gpt.errors import UserError
@@ -113,14 +114,21 @@ class Checkpointer:
         if not os.access(self.folder, os.W_OK | os.X_OK):
             raise UserError(f"{self.folder} cannot be written, so no checkpoint can be saved. Make it writable.")
 
-    def save(self, step: int, model: nn.Module, optimizer: Optimizer, meta: dict[str, Any]) -> None:
+    def save(
+        self,
+        step: int,
+        model: nn.Module,
+        optimizer: Optimizer,
+        meta: dict[str, Any],
+        averages: Mapping[str, torch.Tensor] = NONE,
+    ) -> None:
         """Save after `step` optimizer steps.
 
-        meta: JSON values, such as tokens, plan, model_config, data_state. Returns when all tensors
-        are copied to host memory; first waits for the save before, if that is still being written.
+        meta: JSON values, such as tokens, plan, model_config, data_state. averages: see state.flatten. Returns when
+        all tensors are copied to host memory; first waits for the save before, if that is still being written.
         """
         self.wait()
-        staged = self.staging.copy(flatten(model, optimizer))
+        staged = self.staging.copy(flatten(model, optimizer, averages))
         text = json.dumps({**meta, "version": CHECKPOINT_VERSION, "step": step}, indent=1)
         self.saved = False
         self.thread = threading.Thread(target=self._write_and_publish, args=(step, staged, text), name="checkpoint")

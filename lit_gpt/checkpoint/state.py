@@ -2,6 +2,7 @@
 
     model.<parameter or persistent buffer>          DTensors (sharded) or plain tensors (replicated)
     optim.<parameter>.<key of optimizer.state>      likewise; numbers become 0-d tensors
+    ema.<half-life in tokens>.<parameter>           averages of the weights, where the run keeps some
 
 Hyper-parameters of the optimizer's groups are not part of it: the Plan rebuilds them. Neither is
 the state of random number generators: nothing in training draws numbers but the order of the
@@ -12,6 +13,7 @@ helpers are not used because they call optimizer.step() on an optimizer without 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -19,8 +21,9 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-MODEL, OPTIM = "model.", "optim."
+MODEL, OPTIM, EMA = "model.", "optim.", "ema."
 Tensors = dict[str, torch.Tensor]
+NONE: Mapping[str, torch.Tensor] = MappingProxyType({})
 
 
 def model_tensors(model: nn.Module) -> Tensors:
@@ -40,12 +43,16 @@ def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> Tensors:
     }
 
 
-def flatten(model: nn.Module, optimizer: Optimizer) -> Tensors:
-    """All tensors of a checkpoint, by their names in it, not copied."""
+def flatten(model: nn.Module, optimizer: Optimizer, averages: Mapping[str, torch.Tensor] = NONE) -> Tensors:
+    """All tensors of a checkpoint, by their names in it, not copied.
+
+    averages: of the weights, see WeightAverages.tensors in optim/engine/averages.py.
+    """
     if hasattr(optimizer, "expose_state"):  # see optim/engine/protocol.py
         cast(Any, optimizer).expose_state()
     weights = {MODEL + name: t.detach() for name, t in model_tensors(model).items()}
-    return weights | {OPTIM + name: t for name, t in optimizer_tensors(model, optimizer).items()}
+    state = {OPTIM + name: t for name, t in optimizer_tensors(model, optimizer).items()}
+    return weights | state | {EMA + name: t for name, t in averages.items()}
 
 
 def create_optimizer_state(model: nn.Module, optimizer: Optimizer, sizes: Mapping[str, Any]) -> None:

@@ -118,6 +118,22 @@ class Ends:
             return False
 
 
+@dataclass(frozen=True)
+class Each:
+    """A list of numbers that are all within a limit."""
+
+    limit: Limit
+
+    @property
+    def words(self) -> str:
+        """Such as "numbers joined by commas, each from 1 to 10"."""
+        return f"numbers joined by commas, each {self.limit.words}"
+
+    def allows(self, value: Any) -> bool:
+        """Whether the limit allows every number."""
+        return all(map(self.limit.allows, value))
+
+
 PATH = Text("a path", LONGEST_PATH, path=True)
 
 
@@ -154,10 +170,9 @@ def path_fields(kind: type) -> list[str]:
 
 def shown(value: Any) -> str:
     """A value as a message repeats it: in one line, and not without end."""
+    text = repr(value) if isinstance(value, str) else str(value)
     if isinstance(value, list):
         text = ",".join(map(str, value))
-    else:
-        text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text):,} characters)"
 
 

@@ -10,12 +10,13 @@ from typing import Annotated, Any, get_args, get_origin
 from lit_gpt.config.arguments import WORDS, described
 from lit_gpt.config.bounds import hints, parts, shown
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
-from lit_gpt.config.words import Tokens, Words
+from lit_gpt.config.words import TokenCounts, Tokens, Words
 from lit_gpt.errors import did_you_mean
 
 HELP = "`--help` lists every option."
 KINDS: dict[Any, str] = {Words: "words joined by commas", list[str]: "several of them"}
 KINDS[Tokens] = "a count of tokens such as 5e9, 10B or 500M,"
+KINDS[TokenCounts] = "counts of tokens such as 100M,1B:"
 KINDS[BaseHyperparameters] = 'JSON such as {"eta0": 0.001}'
 JSON, NESTED = '{"option": value}', '{"mixer": {"option": value}}'
 GIVEN = (r"Given value: (.*)", r"Got value: (.*)", r"Not of type \w+: (.*)", r"Unable to load config '(.*?)'")
@@ -60,6 +61,8 @@ ELSEWHERE = {
     "save_every save_interval save_steps": "The steps between checkpoints are --save_step.",
     "eval_every eval_interval eval_steps": "The steps between validations are --eval_step.",
     "log_every log_interval logging_steps": "The steps between log lines are --log_step.",
+    "ema_decay use_ema ema_half_life ema_halflife": "Averages of the weights are --ema, with half-lives in tokens such "
+    "as --ema 1B.",
     "checkpoint ckpt load pretrained checkpoint_dir ckpt_dir": "Weights are --init_from, "
     "a run is continued with --resume.",
     "wandb_name wandb_run_name": "The name of a run in a tracker is --tracker_name.",

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args, get_origin
 from lit_gpt.config.bounds import hints, parts, path_fields, unset, violations
 from lit_gpt.config.names import NameFields, merge, read_model_name, read_train_name, without_tokens
 from lit_gpt.config.run import RunConfig
-from lit_gpt.config.words import Words
+from lit_gpt.config.words import TokenCounts, Words
 from lit_gpt.errors import UserError
 
 # Old or alternative spellings of command-line options -> today's.
@@ -59,7 +59,7 @@ def translate_aliases(argv: list[str]) -> list[str]:
 
 
 def _is_list(hint: Any) -> bool:
-    return (get_args(hint)[0] if get_origin(hint) is Annotated else hint) == Words
+    return (get_args(hint)[0] if get_origin(hint) is Annotated else hint) in (Words, TokenCounts)
 
 
 def resolve(run: RunConfig, optimizer_name: Callable[[str], str] = str) -> tuple[RunConfig, NameFields]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from lit_gpt.config.bounds import PATH, Bounds, Choices, Ends, Text
-from lit_gpt.config.words import Tokens, Words
+from lit_gpt.config.bounds import PATH, Bounds, Choices, Each, Ends, Text
+from lit_gpt.config.words import TokenCounts, Tokens, Words
 
 ScheduleName = Literal["linear", "cosine", "wsd", "wsd_s", "constant"]
 # Where several options have one meaning. Upper ends are far above what anyone trains: they catch slips, such as a
@@ -170,6 +170,8 @@ class RunConfig:
             its mean over the last 128 steps taken, such as 6; default: take it.
         max_skips: end the run, with a checkpoint, when this many steps in a row could not be taken.
         label_smoothing: smoothing of the training targets; token ls is 0.1.
+        ema: keep exponential moving averages of the weights with these half-lives in tokens, such as --ema 100M,1B;
+            they are validated and saved beside the weights, which train as without them.
         midtrain: continue at full learning rate: no warm-up, YaRN active (token midtrain).
         validation: only validate the weights of init_from, then stop (token validation).
         layer_configurator: per-layer token router (token lc); not in this version.
@@ -302,6 +304,7 @@ class RunConfig:
     skip_spikes: Annotated[float, Bounds(0, 1000, "low")] | None = None
     max_skips: Steps = 10
     label_smoothing: Annotated[float, Bounds(0, 1, "high")] | None = None
+    ema: Annotated[TokenCounts, Each(Bounds(1, 1e16))] = field(default_factory=list)
     midtrain: bool | None = None
     validation: bool | None = None
     layer_configurator: bool | None = None

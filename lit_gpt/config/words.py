@@ -1,12 +1,13 @@
-"""Types of options that people write in several ways, for jsonargparse: counts of tokens, and lists of words.
+"""Types of options that people write in several ways, for jsonargparse: counts of tokens, and lists of both.
 
-To the rest of the program they are float and list[str].
+To the rest of the program they are float, list[str] and list[float].
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +27,15 @@ def read_tokens(given: Any) -> float:
     return round(float(found["number"]) * UNITS[found["unit"]], 3)  # 0.0011B is 1,100,000.0000000001 in floats
 
 
+def write_tokens(count: int) -> str:
+    """The shortest spelling of a count that read_tokens reads back: 100M, 1.5B, 2.048k, 512."""
+    unit = next((unit for unit in "TBMk" if count >= UNITS[unit.lower()]), "")
+    return f"{(Decimal(count) / Decimal(UNITS[unit.lower()])).normalize():f}{unit}"
+
+
 def read_words(given: Any) -> list[str]:
     """A list of words: one word, several joined by commas, or a JSON list. Raises ValueError for anything else."""
-    if isinstance(given, str):
-        given = [word.strip(" \"'") for word in given.strip("[] ").split(",")]
-        given = [] if given == [""] else given
+    given = _parts(given)
     if not isinstance(given, list) or not all(isinstance(word, str) and word for word in given):
         raise ValueError(given)
     return list(dict.fromkeys(given))
@@ -48,9 +53,27 @@ def read_ends(given: Sequence[str], budget: int) -> list[int]:
     return ends
 
 
+def read_token_counts(given: Any) -> list[float]:
+    """Counts of tokens, smallest first, each once: one, several joined by commas, or a JSON list.
+
+    Raises ValueError as read_tokens does.
+    """
+    given = _parts(given)
+    return sorted({read_tokens(count) for count in (given if isinstance(given, list) else [given])})
+
+
+def _parts(given: Any) -> Any:
+    """The parts of a text that commas join, with brackets or without; what is no text, as it is."""
+    if not isinstance(given, str):
+        return given
+    parts = [part.strip(" \"'") for part in given.strip("[] ").split(",")]
+    return [] if parts == [""] else parts
+
+
 if TYPE_CHECKING:
     Tokens = float
     Words = list[str]
+    TokenCounts = list[float]
 else:
 
     class Tokens(float):
@@ -59,5 +82,9 @@ else:
     class Words(str):  # of the types whose name is all that the help shows
         """A list of words; see read_words."""
 
+    class TokenCounts(str):
+        """Several numbers of tokens; see read_token_counts."""
+
     register_type(Tokens, float, read_tokens, type_check=lambda value, _: type(value) is float)
     register_type(Words, list, read_words, type_check=lambda value, _: False)
+    register_type(TokenCounts, list, read_token_counts, type_check=lambda value, _: False)

@@ -26,28 +26,40 @@ def load_model(
     device: torch.device | str = "cpu",
     *,
     compute_dtype: torch.dtype | None = None,
+    weights: str | None = None,
 ) -> tuple[GPT, dict[str, Any]]:
     """The model in evaluation mode, and the meta it was saved with (step, tokens, plan, model, ...).
 
     path: run folder (its newest checkpoint), step folder, or exported file. What the model is comes from that meta,
-    where ArchScale reads it off the path (departure D10). compute_dtype: default bf16 on CUDA, else fp32.
-    Raises UserError when there is no model at the path.
+    where ArchScale reads it off the path (departure D10). compute_dtype: default bf16 on CUDA, else fp32. weights:
+    see load_weights_and_meta. Raises UserError when there is no model at the path.
     """
-    weights, meta = load_weights_and_meta(path)
+    tensors, meta = load_weights_and_meta(path, weights)
     device = torch.device(device)
     if compute_dtype is None:
         compute_dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     config, multipliers = describe_model(meta, path)
-    check_weights(weights, config, path)
+    check_weights(tensors, config, path)
     with device:
         model = GPT(config, multipliers, compute_dtype=compute_dtype)
-    model.load_state_dict(weights)
+    model.load_state_dict(tensors)
     return model.eval(), meta
 
 
-def load_weights_and_meta(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Full weights on the host by name, and the meta, of any of the three forms."""
-    return load_exported(path) if path.is_file() else load_full(_found(path, find_checkpoint(path, "auto")))
+def load_weights_and_meta(path: Path, weights: str | None = None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Full weights on the host by name, and the meta, of any of the three forms.
+
+    weights: what --weights chose, an average of a run or checkpoint such as "ema_1B"; None for the trained weights.
+    Raises UserError for an average that is not there; an exported file holds one set of weights.
+    """
+    if not path.is_file():
+        return load_full(_found(path, find_checkpoint(path, "auto")), weights)
+    if weights is not None:
+        raise UserError(
+            f"{path} is an exported file, which holds one set of weights; --weights {weights} chooses among those of a "
+            "run folder or a step-* folder. Give one of these, or drop --weights."
+        )
+    return load_exported(path)
 
 
 def load_meta(path: Path) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from lit_gpt.utils.files import read_object
 
 CURVE_FILE = "loss_curve.png"
 TRAIN, VALIDATION, LEARNING_RATE = "metric/train_loss", "metric/val_loss@1x", "metric/weight_learning_rate"
-_BLUE, _ORANGE, _GREY = "#1f5fa8", "#e07b00", "#5a6570"
+AVERAGE = re.compile(r"metric/val_loss_(ema_[^@]+)@1x")  # of an average of the weights, see train/validate.py
+_BLUE, _GREY = "#1f5fa8", "#5a6570"
+_OF_VALIDATION = ("#e07b00", "#2a8f5b", "#8e44ad", "#b03a2e")  # the weights first, then their averages
 _SMOOTH_OVER = 0.02  # length of the moving average, as a fraction of the points
 
 Curves = dict[str, np.ndarray]
@@ -40,9 +44,11 @@ def draw_loss_curve(folder: Path, bytes_per_token: float | None = None, output: 
     name = f"train, smoothed: {smoothed[-1]:.4f}"
     top.plot(train_x, smoothed, color=_BLUE, linewidth=1.6, marker=_marker(smoothed), markersize=3, label=name)
     shown = [smoothed]
-    if VALIDATION in curves:
-        x, y = series(curves, VALIDATION, folder)
-        top.plot(x, y, "o-", color=_ORANGE, markersize=4, linewidth=1, label=f"validation: {y[-1]:.4f}")
+    averages = {key: f"validation, {found[1]}" for key in curves if (found := AVERAGE.fullmatch(key))}
+    validations = ({VALIDATION: "validation"} if VALIDATION in curves else {}) | averages
+    for (key, name), color in zip(validations.items(), cycle(_OF_VALIDATION)):
+        x, y = series(curves, key, folder)
+        top.plot(x, y, "o-", color=color, markersize=4, linewidth=1, label=f"{name}: {y[-1]:.4f}")
         shown.append(y)
     _limits(top, shown)
     _dress(top, folder.resolve().name + _origin(folder), "loss (nats per token)")

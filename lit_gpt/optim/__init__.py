@@ -89,6 +89,7 @@ def check_arguments(plan: Plan) -> None:
     if (entry := _entry(chosen)) is None:
         _check_file(chosen, plan)
         return
+    _check_averages(entry.traits.averages, plan)
     with suppress(NotInstalled):
         entry.try_out(plan)
 
@@ -105,6 +106,15 @@ def _check_file(chosen: ModuleType, plan: Plan) -> None:
         chosen.rules(plan, **plan.optimizer_args)
 
 
+def _check_averages(own: bool, plan: Plan) -> None:
+    """Raise UserError for --ema beside an optimizer with averages of its `own`, which are what it evaluates."""
+    if own and plan.ema:
+        raise UserError(
+            f"--optimizer {plan.optimizer} averages the weights itself, and its averages are validated, saved and "
+            "exported. Drop --ema, or take another optimizer."
+        )
+
+
 def options_of(rules: Any) -> dict[str, Any]:
     """What --optimizer_args may hold for these rules, by name."""
     open_ended = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(rules).parameters.values())
@@ -115,8 +125,14 @@ def build(groups: list[dict[str, Any]], plan: Plan) -> torch.optim.Optimizer:
     """The Plan's optimizer over role groups (groups.parameter_groups).
 
     A file may have its own `build`; else its `rules` are those of a RoleOptimizer. Raises UserError for arguments
-    that it does not take.
+    that it does not take, and for --ema where it averages itself.
     """
+    optimizer = _built(groups, plan)
+    _check_averages(getattr(optimizer, "averages", False), plan)
+    return optimizer
+
+
+def _built(groups: list[dict[str, Any]], plan: Plan) -> torch.optim.Optimizer:
     chosen = OPTIMIZERS.load(plan.optimizer)
     if (entry := _entry(chosen)) is not None:
         return entry.build(groups, plan)

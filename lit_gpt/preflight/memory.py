@@ -1,7 +1,7 @@
 """About how much memory one GPU needs, before anything is allocated.
 
-Weights, sharded gradients and optimizer state are exact: they are added up, tensor by tensor, over a model on the
-meta device. Activations are an estimate, see activations.py. Left out: what an optimizer needs within its
+Weights, their averages, sharded gradients and optimizer state are exact: they are added up, tensor by tensor, over a
+model on the meta device. Activations are an estimate, see activations.py. Left out: what an optimizer needs within its
 step, the CUDA context, and what the allocator loses between tensors.
 """
 
@@ -29,7 +29,7 @@ NODE = 8
 
 
 def memory_per_gpu(run: RunConfig, model: GPT, plan: Plan, ranks: int) -> dict[str, int]:
-    """Bytes on one of `ranks` GPUs: weights, copies of weights, gradients, optimizer, activations.
+    """Bytes on one of `ranks` GPUs: weights, copies of weights, gradients, averages, optimizer, activations.
 
     Where one process takes a step of one micro-batch, gradients take the place of activations, and only those beyond
     that count. The bytes are a GPU's also where this process has none: bf16 unless --precision says otherwise, compiled
@@ -64,6 +64,7 @@ def _of_parameters(model: GPT, run: RunConfig, plan: Plan, ranks: int, accumulat
     else:
         copies, whole_gradients = _casts(model, run.act_ckpt == "off"), 0
     sizes = {"weights": weights, "copies": copies, "gradients": weights + whole_gradients}
+    sizes["averages"] = len(plan.ema) * weights  # each where its weights are, and sharded like them
     state = state_bytes(groups, OPTIMIZERS.facts(plan.optimizer), plan.optimizer_args, shards)
     return sizes if state is None else sizes | {"optimizer": sum(state[p] for p in on_gpu)}
 

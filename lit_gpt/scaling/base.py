@@ -227,6 +227,7 @@ class Plan:
     cautious_weight_decay: decay only what the update shrinks too (arXiv:2510.12402).
     fork: where it goes on from another run; then tokens and steps count those of that run too.
     curriculum: the phases of a data mixture, empty where it is the same throughout or there is none.
+    ema: half-lives in tokens of the averages of the weights, smallest first.
     memory: bytes on one GPU by what they are for, empty where nobody asked. They depend on the machines of the
     day and not on the run, so two Plans that differ in them are equal.
     """
@@ -261,6 +262,7 @@ class Plan:
     optimizer_args: dict[str, Any] = field(default_factory=dict)
     fork: Fork | None = None
     curriculum: list[Phase] = field(default_factory=list)
+    ema: list[int] = field(default_factory=list)
     memory: dict[str, int] = field(default_factory=dict, compare=False)
 
     def to_dict(self) -> dict[str, Any]:

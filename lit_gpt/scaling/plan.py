@@ -15,7 +15,7 @@ from typing import Any
 
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
-from lit_gpt.config.words import read_ends
+from lit_gpt.config.words import read_ends, write_tokens
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.base import HIDDEN, LEARNED_ROLES, Fork, Init, Phase, Plan, RolePlan, Schedule, Situation, Transfer
 from lit_gpt.scaling.batch_rules import batch_factors
@@ -134,6 +134,7 @@ def build_plan(
         cautious_weight_decay=run.cautious_weight_decay,
         optimizer_args=run.optimizer_args or {},
         fork=fork,
+        ema=sorted({int(half_life) for half_life in run.ema}),
     )
 
 
@@ -278,6 +279,14 @@ def step_values(plan: Plan, tokens_seen: int, multiple: int) -> StepValues:
     return StepValues(batch, scheduled, decay, betas, eps)
 
 
+def ema_decay(tokens: int, half_life: int) -> float:
+    """The share that an average of the weights keeps of itself in a step of `tokens` tokens (arXiv:2307.13813).
+
+    It follows the batch: to the power of the ratio of two batches, the decay of the one is that of the other.
+    """
+    return 0.5 ** (tokens / half_life)
+
+
 def count_steps(plan: Plan, multiple: int) -> int:
     """Optimizer steps of a run. multiple: see step_values; under ramp-up the count depends on it a little."""
     if plan.batch_ramp == 1:
@@ -345,6 +354,7 @@ def describe(plan: Plan, facts: OptimizerFacts | None) -> str:
         + (", independent weight decay" if plan.independent_weight_decay else "")
         + (", cautious weight decay" if plan.cautious_weight_decay else ""),
         *(_describe_fork(plan.fork) if plan.fork else ()),
+        *([f"averages     {_describe_averages(plan)}"] if plan.ema else []),
         *([f"memory       {_describe_memory(plan.memory)}"] if plan.memory else []),
         "",
         f"{'role':<10} {'peak lr':>12} {'weight decay':>13}  {'update':<{wide}} initial weights",
@@ -405,6 +415,13 @@ def _join(values: dict[str, float]) -> str:
 def _numbers(value: Any) -> bool:
     """Whether a given argument can be printed as a number or several; optim.build refuses it otherwise."""
     return all(isinstance(v, (int, float)) for v in (value if isinstance(value, (list, tuple)) else [value]))
+
+
+def _describe_averages(plan: Plan) -> str:
+    names = " and ".join(map(write_tokens, plan.ema))
+    decays = " and ".join(f"{ema_decay(plan.batch_tokens, half_life):.6g}" for half_life in plan.ema)
+    half_lives = "half-lives" if len(plan.ema) > 1 else "a half-life"
+    return f"EMA with {half_lives} of {names} tokens (decay {decays} per step of {plan.batch_tokens:,})"
 
 
 def _describe_memory(memory: dict[str, int]) -> str:

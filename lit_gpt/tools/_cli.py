@@ -43,6 +43,16 @@ def use_plugins(given: Sequence[str]) -> None:
     load_plugins(read_words(",".join(given)))
 
 
+def add_weights(parser: ArgumentParser) -> None:
+    """The option --weights, of tools that load a trained model; evals.trained_model reads its value."""
+    parser.add_argument(
+        "--weights",
+        type=str | None,
+        default=None,
+        help="an average that --ema kept, such as ema_1B; default: the trained weights",
+    )
+
+
 def aligned(rows: Sequence[Sequence[str]], *, indent: int = 0, right: Collection[int] = ()) -> str:
     """Rows of cells as lines with aligned columns; `right`: columns aligned to the right."""
     widths = [max(map(len, column)) for column in zip(*rows)]

@@ -21,14 +21,15 @@ from lit_gpt.errors import UserError
 from lit_gpt.evals.model_tokenizer import with_tokenizer
 from lit_gpt.evals.trained_model import check_weights, describe_model, load_weights_and_meta
 from lit_gpt.scaling.plan import difference
-from lit_gpt.tools._cli import add_plugins, local_path, parser_for, use_plugins
+from lit_gpt.tools._cli import add_plugins, add_weights, local_path, parser_for, use_plugins
 
 
-def average(paths: Sequence[Path]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def average(paths: Sequence[Path], weights: str | None = None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Mean weights, summed in float64, and the meta of the last path with "averaged" added.
 
     paths: any of the forms of evals.trained_model, of models that are the same in everything but their
-    weights. averaged lists the step and the tokens of each.
+    weights. averaged lists the step and the tokens of each. weights: which average of each, see
+    load_weights_and_meta.
     Raises UserError for fewer than two, for models or dtypes that differ, for weights that are not those of their
     model or not finite, and for tensors of whole numbers that differ: those have no mean.
     """
@@ -38,12 +39,12 @@ def average(paths: Sequence[Path]) -> tuple[dict[str, torch.Tensor], dict[str, A
     first: dict[str, torch.Tensor] = {}
     metas: list[dict[str, Any]] = []
     for path in paths:
-        weights, meta = load_weights_and_meta(path)
+        tensors, meta = load_weights_and_meta(path, weights)
         metas.append(meta)
         _check_same(paths[0], metas[0], path, meta)
-        check_weights(weights, describe_model(meta, path)[0], path)
-        first = first or weights
-        for name, tensor in weights.items():
+        check_weights(tensors, describe_model(meta, path)[0], path)
+        first = first or tensors
+        for name, tensor in tensors.items():
             _check_kind(name, first[name], tensor, paths[0], path)
             total[name] = total[name] + tensor if name in total else tensor.double()
     mean = {
@@ -79,11 +80,11 @@ def _check_kind(name: str, here: torch.Tensor, there: torch.Tensor, first: Path,
         raise UserError(f"{name} holds whole numbers that differ between {first} and {path}: those have no mean.")
 
 
-def write_average(paths: Sequence[Path], output: Path) -> str:
+def write_average(paths: Sequence[Path], output: Path, weights: str | None = None) -> str:
     """Write the mean to an exported file; what was done, in words. Raises UserError as the parts of it do."""
     check_suffix(output)
-    weights, meta = average(paths)
-    return f"wrote {write_exported(weights, meta, output)}: the mean of {len(paths)} checkpoints"
+    tensors, meta = average(paths, weights)
+    return f"wrote {write_exported(tensors, meta, output)}: the mean of {len(paths)} checkpoints"
 
 
 def main(argv: list[str]) -> int:
@@ -93,10 +94,11 @@ def main(argv: list[str]) -> int:
         "paths", type=local_path, nargs="+", help="step-* folders, run folders (their newest), exported files"
     )
     parser.add_argument("--output", type=local_path, required=True, help="file to write, .pth or .safetensors")
+    add_weights(parser)
     add_plugins(parser)
     values = parser.parse_args(argv)
     use_plugins(values.plugins)
-    print(write_average(values.paths, values.output))
+    print(write_average(values.paths, values.output, values.weights))
     return 0
 
 

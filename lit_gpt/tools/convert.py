@@ -2,6 +2,7 @@
 
 python -m lit_gpt.tools.convert out/my_run model.safetensors
 python -m lit_gpt.tools.convert out/my_run hf_model --to hf --dtype bf16
+python -m lit_gpt.tools.convert out/my_run average.safetensors --weights ema_1B
 python -m lit_gpt.tools.convert hf_model model.safetensors
 """
 
@@ -17,42 +18,52 @@ from lit_gpt.config.command import run_command
 from lit_gpt.errors import UserError
 from lit_gpt.evals.model_tokenizer import find_tokenizer, with_tokenizer
 from lit_gpt.evals.trained_model import check_weights, describe_model, load_weights_and_meta
-from lit_gpt.tools._cli import add_plugins, local_path, parser_for, use_plugins
+from lit_gpt.tools._cli import add_plugins, add_weights, local_path, parser_for, use_plugins
 from lit_gpt.tools._hf import is_hf_folder, read_llama, write_llama
 
 
-def to_file(path: Path, output: Path, dtype: torch.dtype | None = None) -> Path:
+def to_file(path: Path, output: Path, dtype: torch.dtype | None = None, weights: str | None = None) -> Path:
     """Weights, model and Plan in one .pth or .safetensors file.
 
     path: run folder (its newest checkpoint), step folder, exported file of either kind, or Hugging Face folder.
+    weights: which average, see load_weights_and_meta.
     Raises UserError for another suffix, when nothing that can be used is at the path, and for weights that are not
     those of their model.
     """
     check_suffix(output)
     if is_hf_folder(path):
-        weights, meta = read_llama(path)
+        if weights is not None:
+            raise UserError(f"{path} is a Hugging Face model, which has no averages. Drop --weights {weights}.")
+        tensors, meta = read_llama(path)
     else:
-        weights, meta = load_weights_and_meta(path)
-        check_weights(weights, describe_model(meta, path)[0], path)
+        tensors, meta = load_weights_and_meta(path, weights)
+        check_weights(tensors, describe_model(meta, path)[0], path)
         meta = with_tokenizer(meta, path)
-    return write_exported(cast(weights, dtype), meta, output)
+    return write_exported(cast(tensors, dtype), meta, output)
 
 
-def to_hf(path: Path, output: Path, dtype: torch.dtype | None = None, tokenizer: str | None = None) -> Path:
+def to_hf(
+    path: Path,
+    output: Path,
+    dtype: torch.dtype | None = None,
+    tokenizer: str | None = None,
+    weights: str | None = None,
+) -> Path:
     """A folder that transformers loads as LlamaForCausalLM, with the model's tokenizer where one is known.
 
+    weights: which average, see load_weights_and_meta.
     Raises UserError when the model is not Llama's.
     """
     if is_hf_folder(path):
         raise UserError(f"{path} is a Hugging Face model already. Copy it, or give --to file.")
-    weights, meta = load_weights_and_meta(path)
+    tensors, meta = load_weights_and_meta(path, weights)
     config, multipliers = describe_model(meta, path)
     kept = find_tokenizer(path, meta, tokenizer)
     if kept is None or not kept.present:
         why = "no tokenizer of this model is known" if kept is None else f"its tokenizer is no longer at {kept.source}"
         print(f"note: {why}, so none is written; --tokenizer gives one", file=sys.stderr)
         kept = None
-    return write_llama(weights, config, multipliers, output, kept, dtype)
+    return write_llama(tensors, config, multipliers, output, kept, dtype)
 
 
 def main(argv: list[str]) -> int:
@@ -71,16 +82,17 @@ def main(argv: list[str]) -> int:
         "--dtype", choices=list(DTYPES), default=None, help="of the weights written; default: as stored"
     )
     parser.add_argument("--tokenizer", type=str, default=None, help="with --to hf: another one than the model's own")
+    add_weights(parser)
     add_plugins(parser)
     values = parser.parse_args(argv)
     use_plugins(values.plugins)
     dtype = DTYPES.get(values.dtype)
     if values.to == "hf":
-        written = to_hf(values.path, values.output, dtype, values.tokenizer)
+        written = to_hf(values.path, values.output, dtype, values.tokenizer, values.weights)
     elif values.tokenizer:
         raise UserError("--tokenizer acts with --to hf only: a file holds no tokenizer. Drop it.")
     else:
-        written = to_file(values.path, values.output, dtype)
+        written = to_file(values.path, values.output, dtype, values.weights)
     print(f"wrote {written}")
     return 0
 

@@ -21,7 +21,7 @@ from lit_gpt.evals.generation import Sampling, stream
 from lit_gpt.evals.model_tokenizer import find_tokenizer
 from lit_gpt.evals.trained_model import load_model
 from lit_gpt.model import GPT
-from lit_gpt.tools._cli import add_plugins, local_path, parser_for, use_plugins
+from lit_gpt.tools._cli import add_plugins, add_weights, local_path, parser_for, use_plugins
 from lit_gpt.tools._environment import best_device
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the bytes of a character decode to before the last one is there
@@ -44,6 +44,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the draws for the first prompt; each later one adds 1"
     )
+    add_weights(parser)
     add_plugins(parser)
     parser.add_argument("--device", type=str, default=str(best_device()), help="where to run")
     return parser
@@ -130,7 +131,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--seed is {values.seed}; give a whole number of 64 bits.")
     sampling = Sampling(values.temperature, values.top_k, values.top_p)
     use_plugins(values.plugins)
-    model, meta = load_model(values.path, _usable(values.device))
+    model, meta = load_model(values.path, _usable(values.device), weights=values.weights)
     tokenizer, bos_id = tokenizer_of(values.path, values.tokenizer, meta)
     for i, prompt in enumerate(prompts(values.prompt)):
         ids = prompt_ids(model, tokenizer, prompt, bos_id)

@@ -106,7 +106,8 @@ def _state(path: Path) -> list[tuple[str, str]]:
 
 def _progress(meta: dict[str, Any], plan: Plan) -> list[tuple[str, str]]:
     share = meta["tokens"] / plan.tokens
-    return [("step", f"{meta['step']:,}"), ("tokens", f"{meta['tokens']:,} of {plan.tokens:,} ({share:.1%})")]
+    rows = [("step", f"{meta['step']:,}"), ("tokens", f"{meta['tokens']:,} of {plan.tokens:,} ({share:.1%})")]
+    return [*rows, *([("weights", str(meta["weights"]))] if "weights" in meta else [])]  # an exported average
 
 
 def _described(state: list[tuple[str, str]], plan: Plan, config: ModelConfig) -> str:

@@ -14,6 +14,7 @@ from torch import nn
 from lit_gpt.checkpoint import (
     Checkpointer,
     find_checkpoint,
+    load_averages,
     load_checkpoint,
     load_optimizer,
     load_weights,
@@ -29,6 +30,7 @@ from lit_gpt.errors import EXIT_NOT_FINITE, EXIT_NOT_WRITTEN, EXIT_PEER_LOST, No
 from lit_gpt.metrics.health import activation_statistics
 from lit_gpt.metrics.summary import jsonable
 from lit_gpt.metrics.trackers import check_installed
+from lit_gpt.optim.engine.averages import WeightAverages, label
 from lit_gpt.optim.engine.groups import set_hyperparameters
 from lit_gpt.optim.engine.protocol import curvature_due, evaluated_weights
 from lit_gpt.parallel import Runtime, start_runtime
@@ -48,7 +50,7 @@ from lit_gpt.train.reporter import Reporter
 from lit_gpt.train.save_retries import Saver
 from lit_gpt.train.step import to_device, train_step
 from lit_gpt.train.stopping import EXIT_INTERRUPTED, stop_agreed
-from lit_gpt.train.validate import validate
+from lit_gpt.train.validate import of_average, validate
 from lit_gpt.utils.signals import ENDING, FIRST_STEP, TRAINING, Signals, leave
 
 
@@ -136,10 +138,12 @@ class Trainer:
         if weights:  # before the optimizer, whose state may come from the weights
             load_weights(Path(weights), self.model, self.runtime)
         self.optimizer = build_optimizer(self.model, self.plan)
+        self.averages = WeightAverages(self.model, self.plan.ema)
         if resume_from:
-            load_checkpoint(resume_from, self.model, self.optimizer, self.runtime)
+            load_checkpoint(resume_from, self.model, self.optimizer, self.runtime, self.averages.tensors())
         elif self.fork:
             load_optimizer(Path(self.fork.path), self.model, self.optimizer, self.runtime, self.fork.fresh)
+            load_averages(Path(self.fork.path), self.averages.tensors(), self.runtime)
 
     def owned(self) -> None:
         """Before anything is written: raise NotOwner where the run folder is another process's by now, or gone."""
@@ -244,11 +248,16 @@ class Trainer:
         return saver.finish(self.progress.step, lambda: self._save(saver))
 
     def validate(self) -> dict[str, float]:
-        """Loss at every multiple of the context on the validation data."""
+        """Loss at every multiple of the context on the validation data, of the weights and of their averages."""
         self.at(f"step {self.progress.step}, validation")
         assert self.val_data is not None
         with evaluated_weights(self.model, self.optimizer):
-            return measure(self.model, self.val_data, self.resolved, self.runtime, self.eos_id)
+            values = measure(self.model, self.val_data, self.resolved, self.runtime, self.eos_id)
+        for half_life in self.plan.ema:
+            with self.averages.in_model(half_life):
+                averaged = measure(self.model, self.val_data, self.resolved, self.runtime, self.eos_id)
+            values |= of_average(averaged, label(half_life))
+        return values
 
     def health(self) -> dict[str, float]:
         """Activation statistics on the sequence that this rank is about to train on."""
@@ -281,6 +290,7 @@ class Trainer:
             guard=self.guard,
             step=progress.step + 1,
         )
+        self.averages.update(values.batch_tokens)
         if curvature_due(self.optimizer):
             self._estimate_curvature()
         progress.step += 1
@@ -315,7 +325,7 @@ class Trainer:
                 "tokenizer": asdict(self.tokenizer) if self.tokenizer else None,
                 **run_folder.identity(self.resolved),
             }
-            saver.checkpoints.save(step, self.model, self.optimizer, meta)
+            saver.checkpoints.save(step, self.model, self.optimizer, meta, self.averages.tensors())
 
 
 def _close(report: Reporter, code: int, saved: bool) -> None:

@@ -25,6 +25,7 @@ from lit_gpt.metrics.router_metrics import unpack
 from lit_gpt.metrics.sinks import Sinks
 from lit_gpt.metrics.summary import METRICS_FILE, read_rows, write_summary
 from lit_gpt.metrics.throughput import CONVENTION, Throughput, peak_flops
+from lit_gpt.optim.engine.averages import label
 from lit_gpt.optim.engine.groups import describe_groups
 from lit_gpt.optim.engine.protocol import telemetry
 from lit_gpt.parallel import Runtime
@@ -219,9 +220,10 @@ class Reporter:
         """Log the result of a validation."""
         self.last_validation = values
         self.record({**values, "total_tokens": self.progress.tokens})
-        shown = ", ".join(f"{k.split('@')[1]} {v:.4f}" for k, v in values.items() if "val_loss" in k)
         bits = values.get("metric/val_bpb@1x")
-        self.note(f"validation loss: {shown}" + (f" ({bits:.3f} bits per byte)" if bits is not None else ""))
+        shown = _losses(values) + (f" ({bits:.3f} bits per byte)" if bits is not None else "")
+        averages = "".join(f"; {name} {_losses(values, f'_{name}')}" for name in map(label, self.plan.ema))
+        self.note(f"validation loss: {shown}{averages}")
 
     @contextmanager
     def pause(self, kind: str) -> Iterator[None]:
@@ -299,3 +301,9 @@ class Reporter:
         """Of the text that was validated on, where it is known."""
         bits = self.last_validation.get("metric/val_bpb@1x")
         return self.last_validation["metric/val_loss@1x"] / math.log(2) / bits if bits else None
+
+
+def _losses(values: dict[str, float], of: str = "") -> str:
+    """Validation losses at every multiple, such as "1x 3.0120, 2x 2.9871". of: "_ema_1B" for those of an average."""
+    prefix = f"metric/val_loss{of}@"
+    return ", ".join(f"{k.removeprefix(prefix)} {v:.4f}" for k, v in values.items() if k.startswith(prefix))

@@ -51,6 +51,11 @@ def validate(
     return _report(runtime.sum(sums).tolist())
 
 
+def of_average(values: dict[str, float], label: str) -> dict[str, float]:
+    """The same values under the keys of an average: metric/val_loss@1x -> metric/val_loss_ema_1B@1x."""
+    return {key.replace("@", f"_{label}@"): value for key, value in values.items()}
+
+
 def _slices(corpus: Corpus, sequences: int, micro_batch: int, runtime: Runtime) -> Iterator[Batch]:
     """This rank's batches. Every rank gets as many (sharded layers meet in every forward);
     windows past the end of the data hold nothing but IGNORE and count for nothing.

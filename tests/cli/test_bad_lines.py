@@ -108,6 +108,8 @@ LINES = {
     "--loggers foo": "--loggers is foo; it must be any of csv, tensorboard, wandb, mlflow",
     "--loggers csv,foo": "--loggers is csv,foo; it must be any of",
     "--loggers ,": "--loggers cannot be",
+    "--ema ten": "--ema cannot be 'ten'; give counts of tokens such as 100M,1B: numbers joined by commas, each",
+    "--ema 1B,0": "--ema is 0.0,1000000000.0; it must be numbers joined by commas, each from 1 to 1e16",
     # structure
     "--mixer_options 3": '--mixer_options cannot be \'3\'; give JSON such as {"mixer": {"option": value}}.',
     "--mixer_options {": "--mixer_options cannot be '{'; give JSON",

@@ -12,7 +12,7 @@ from lit_gpt.config.cli import build_parser, parse
 from lit_gpt.config.explain import ELSEWHERE
 from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
-from lit_gpt.config.words import read_tokens
+from lit_gpt.config.words import read_tokens, write_tokens
 from lit_gpt.errors import UserError
 
 
@@ -39,6 +39,24 @@ def test_a_list_of_loggers_needs_no_brackets(typed: str, tmp_path: Path) -> None
     run = parse(["--config", str(tmp_path / "run.yaml")])
     assert (run.loggers, run.tracker_tags) == (["wandb", "csv"], ["a"])
     assert parse(["--loggers", "csv"]).loggers == ["csv"] and parse(["--loggers", "[]"]).loggers == []
+
+
+@pytest.mark.parametrize("typed", ["1B,100M", "[1e9, 100M]", '["100m", "1G"]', "100M,1B,1000M", "1e8,1e9"])
+def test_a_list_of_counts_is_sorted(typed: str, tmp_path: Path) -> None:
+    """Words that stand apart, and numbers of a YAML file, are a list too."""
+    assert parse(["--ema", typed]).ema == parse(["--ema", *typed.strip("[]").split(",")]).ema == [1e8, 1e9]
+    (tmp_path / "run.yaml").write_text(f"ema: {typed}")
+    assert parse(["--config", str(tmp_path / "run.yaml")]).ema == [1e8, 1e9]
+    (tmp_path / "run.yaml").write_text("ema: 5e8")
+    assert parse(["--config", str(tmp_path / "run.yaml")]).ema == parse(["--ema", "500M"]).ema == [5e8]
+    assert parse([]).ema == parse(["--ema", "[]"]).ema == []
+
+
+def test_counts_are_written_as_they_are_typed() -> None:
+    written = {1: "1", 512: "512", 2048: "2.048k", 10**8: "100M", 15 * 10**8: "1.5B", 123_456_789: "123.456789M"}
+    assert {count: write_tokens(count) for count in written} == written
+    for count in (*written, 10**16, 999_999_999_999_999):
+        assert read_tokens(write_tokens(count)) == count
 
 
 def test_switches_need_no_value() -> None:

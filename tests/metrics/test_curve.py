@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from script_module import script_module
 
 from lit_gpt.config.command import exit_code
 from lit_gpt.errors import UserError
+from lit_gpt.metrics import curve
 from lit_gpt.metrics.curve import draw_loss_curve, series, smooth
 from lit_gpt.metrics.summary import read_metrics
 
@@ -44,6 +46,19 @@ def test_loss_curve(tmp_path: Path, points: int):
     assert path == run / "loss_curve.png"
     check_png(path)
     assert sorted(p.name for p in run.iterdir()) == ["loss_curve.png", "metrics.jsonl"]
+
+
+def test_averages_of_the_weights_are_further_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = make_run(tmp_path / "run", 20)
+    with (run / "metrics.jsonl").open("a") as file:
+        for name, loss in (("ema_1.5B@1x", 2.5), ("ema_100M@1x", 2.25), ("ema_100M@2x", 9.0)):
+            file.write(json.dumps({"step": 20, f"metric/val_loss_{name}": loss}) + "\n")
+    figures: list[Any] = []
+    monkeypatch.setattr(curve, "_save", lambda figure, path: figures.append(figure))
+    draw_loss_curve(run)
+    names = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
+    assert names[2].startswith("validation: ")
+    assert names[3:] == ["validation, ema_1.5B: 2.5000", "validation, ema_100M: 2.2500"]
 
 
 def test_smoothing_has_no_lag_and_keeps_a_line():

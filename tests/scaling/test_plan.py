@@ -235,3 +235,18 @@ def test_plans_and_options_of_older_runs_load() -> None:
     assert (again.tokens, again.steps, again.schedule) == (old.tokens, old.steps, old.schedule)
     for name, role in old.roles.items():
         assert (again.roles[name].lr, again.roles[name].weight_decay) == approx((role.lr, role.weight_decay))
+
+
+def test_averages_are_part_of_the_plan() -> None:
+    """Plans of runs without them, also of versions that knew none, are what they were."""
+    line = f"{DATA} --train_model transformer --depth 16 --train_name x --max_tokens 1e10"
+    two, one, none = (plan_typed(f"{line} {ema}") for ema in ("--ema 1B,100M", "--ema 1.5B", ""))
+    assert (two.ema, one.ema, none.ema) == ([10**8, 10**9], [15 * 10**8], [])
+    said = "EMA with half-lives of 100M and 1B tokens (decay 0.98557 and 0.998547 per step of 2,097,152)"
+    assert f"averages     {said}\n" in describe(two, OPTIMIZERS.facts("adamw"))
+    assert "EMA with a half-life of 1.5B tokens (decay 0.999031 per" in describe(one, OPTIMIZERS.facts("adamw"))
+    assert "averages" not in describe(none, OPTIMIZERS.facts("adamw"))
+    assert Plan.from_dict(json.loads(json.dumps(two.to_dict()))) == two != none
+    old = {key: value for key, value in none.to_dict().items() if key != "ema"}
+    assert Plan.from_dict(old) == none
+    assert difference(none.to_dict(), two.to_dict()) == ["ema: [] -> [100000000, 1000000000]"]

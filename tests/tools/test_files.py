@@ -144,7 +144,7 @@ def test_whole_numbers_have_no_mean(folders, monkeypatch):
     loaded = {p: load_full(p) for p in folders}
     for i, (weights, _) in enumerate(loaded.values()):
         weights["count"] = torch.tensor([7, i])
-    monkeypatch.setattr(average, "load_weights_and_meta", loaded.__getitem__)
+    monkeypatch.setattr(average, "load_weights_and_meta", lambda path, weights: loaded[path])
     monkeypatch.setattr(average, "check_weights", lambda *_: None)  # no model has such a buffer today
     with pytest.raises(UserError, match="count holds whole numbers that differ"):
         average.average(folders)

@@ -31,16 +31,16 @@ def evaluated_weights(model: nn.Module, optimizer: torch.optim.Optimizer) -> Ite
     if not getattr(optimizer, "averages", False):
         yield
         return
-    _reshard(model)
+    reshard(model)
     cast(Any, optimizer).use_averages()
     try:
         yield
     finally:
-        _reshard(model)
+        reshard(model)
         cast(Any, optimizer).use_training_weights()
 
 
-def _reshard(model: nn.Module) -> None:
+def reshard(model: nn.Module) -> None:
     """Drop gathered weights, which a change of the shards would leave stale."""
     if isinstance(model, FSDPModule):
         model.reshard()
