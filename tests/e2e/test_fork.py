@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from spawn import run_distributed
-from tiny_run import folder_of, pretrain, rows, run, words
+from tiny_run import folder_of, make_corpus, pretrain, rows, run, words
 
 from lit_gpt.checkpoint.layout import read_meta, step_folder
 from lit_gpt.checkpoint.untrusted import read_tensors, stored_shapes
@@ -244,3 +245,81 @@ def test_forks_that_cannot_be(data, tmp_path, capsys):
         typed = {"max_tokens": 8 * STEP, "fork_from": folder_of(trunk), **CONSTANT, **options}
         assert run(data, typed.pop("out_dir", fork), **typed) == 2
         assert said in capsys.readouterr().err
+
+
+def mixed(tmp_path: Path, name: str, weights: Any) -> Path:
+    path = tmp_path / f"{name}.json"
+    path.write_text(json.dumps(weights))
+    return path
+
+
+@pytest.fixture(scope="module")
+def two_sources(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("sources")
+    for name in ("web", "code"):
+        make_corpus(root / name, 20).rename(root / f"{name}_data")
+    return root
+
+
+def test_a_fork_with_another_mixture_reads_its_sources_on(two_sources, tmp_path, capsys):
+    """No window of a source is read again, and the fork of such a fork goes on to the sample."""
+    even, uneven = (mixed(tmp_path, str(share), {"web_data": 1, "code_data": share}) for share in (1, 3))
+    trunk, fork, second = (tmp_path / str(i) for i in range(3))
+    options = {**CONSTANT, "micro_bsz": 2}
+    assert run(two_sources, trunk, **options, data_mixture=even, max_tokens=4 * STEP) == 0
+    capsys.readouterr()
+    forked = {**options, "data_mixture": uneven, "max_tokens": 10 * STEP}
+    assert run(two_sources, fork, **forked, fork_from=folder_of(trunk)) == 0
+    assert "web_data goes on after 16 windows, code_data goes on after 16 windows" in capsys.readouterr().err
+    before, after = (rows(out, "data/epoch/web_data") for out in (trunk, fork))
+    assert before[4] < after[5] < before[4] + (after[10] - before[4]) / 2
+    assert run(two_sources, second, **forked, fork_from=trunk_and_step(fork, 6)) == 0
+    assert "the place in the data is kept" in capsys.readouterr().err
+    assert_same(fork, second, 10)
+
+
+def test_a_fork_of_a_curriculum_counts_from_the_first_run(two_sources, tmp_path):
+    """Its phases begin where they would have begun, also where the order of samples begins anew."""
+    phases = [{"until": 6 * STEP, "weights": {"web_data": 1}}, {"weights": {"code_data": 1}}]
+    later = [{"until": 7 * STEP, "weights": {"web_data": 1}}, {"weights": {"code_data": 1}}]
+    trunk, same, other = (tmp_path / name for name in ("trunk", "same", "other"))
+    options = {**CONSTANT, "max_tokens": 9 * STEP}
+    assert run(two_sources, trunk, **options, data_mixture=mixed(tmp_path, "a", phases)) == 0
+    start = {"fork_from": trunk_and_step(trunk, 4)}
+    assert run(two_sources, same, **options, **start, data_mixture=mixed(tmp_path, "a", phases)) == 0
+    assert_same(trunk, same, 9)
+    assert run(two_sources, other, **options, **start, data_mixture=mixed(tmp_path, "b", later)) == 0
+    read = rows(other, "data/epoch/code_data")
+    assert read[7] == 0 and read[8] > 0
+    assert rows(trunk, "data/epoch/code_data")[6] == 0
+
+
+def test_other_data_begins_at_its_start(data, two_sources, tmp_path, capsys):
+    trunk = tmp_path / "trunk"
+    assert run(data, trunk, **CONSTANT, max_tokens=4 * STEP) == 0
+    fork = {**CONSTANT, "max_tokens": 6 * STEP, "fork_from": folder_of(trunk)}
+    assert run(two_sources / "web_data", tmp_path / "a", **fork) == 0
+    assert run(data, tmp_path / "b", **fork, ctx_len=32) == 0
+    assert capsys.readouterr().err.count("the order of samples is another: all sources from the start") == 2
+    assert rows(tmp_path / "b", "total_tokens") == {5: 5 * STEP, 6: 6 * STEP}
+
+
+def test_averages_go_on_in_a_fork(data, tmp_path):
+    """One that the trunk has is taken over, and a new one begins as the weights."""
+    trunk, fork, more = (tmp_path / name for name in ("trunk", "fork", "more"))
+    options = {**CONSTANT, "max_tokens": 8 * STEP}
+    assert run(data, trunk, **options, ema="1k") == 0
+    start = {"fork_from": trunk_and_step(trunk, 4)}
+    assert run(data, fork, **options, **start, ema="1k") == 0
+    assert_same(trunk, fork, 8)
+    assert run(data, more, **options, **start, ema="1k,4k") == 0
+    found, wanted = tensors(more, 8), tensors(trunk, 8)
+    assert all(torch.equal(found[name], t) for name, t in wanted.items())
+    weights = {n.removeprefix("model."): t for n, t in tensors(trunk, 4).items() if n.startswith("model.")}
+    for step in range(5, 9):
+        assert run(data, tmp_path / str(step), **options | {"max_tokens": step * STEP}) == 0
+        rho = 0.5 ** (STEP / 4000)
+        now = tensors(tmp_path / str(step), step)
+        weights = {n: t.double() * rho + now[f"model.{n}"].double() * (1 - rho) for n, t in weights.items()}
+    for name, average in weights.items():
+        torch.testing.assert_close(found[f"ema.4000.{name}"].double(), average, rtol=1e-5, atol=1e-6)
