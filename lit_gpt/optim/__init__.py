@@ -77,7 +77,7 @@ def share_rules(one: str, other: str) -> bool:
 
     So it is in one optimizer, and among those that are made of `rules`; libraries have names of their own.
     """
-    return one == other or all(hasattr(OPTIMIZERS.load(name), "rules") for name in (one, other))
+    return one == other or all(name in OPTIMIZERS and hasattr(OPTIMIZERS.load(name), "rules") for name in (one, other))
 
 
 def check_arguments(plan: Plan) -> None:

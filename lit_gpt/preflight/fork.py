@@ -14,7 +14,10 @@ from typing import Any
 from lit_gpt.checkpoint import identity_of, newest_published, read_meta, understood
 from lit_gpt.data.corpus import Corpus
 from lit_gpt.data.cursor import offsets_from
+from lit_gpt.data.kept_tokenizer import FOLDER as TOKENIZER
+from lit_gpt.data.origin import agree
 from lit_gpt.data.remote import NoData
+from lit_gpt.data.stream import StreamInfo
 from lit_gpt.errors import UserError
 from lit_gpt.optim import share_rules
 from lit_gpt.scaling.base import Fork, Plan
@@ -41,7 +44,8 @@ def known_fork(fork_from: str | None, folder: Path) -> Fork | None:
     except (UserError, TypeError, KeyError, ValueError, AttributeError):
         return None  # no run folder yet, or one that check_folder refuses
     typed = Path(fork_from).resolve()
-    return fork if fork and typed in (Path(fork.path), *Path(fork.path).parents) else None
+    step = Path(fork.path) if fork else typed
+    return fork if typed in (step, step.parent, step.parent.parent) else None
 
 
 def read_origin(path: Path) -> Origin:
@@ -76,6 +80,12 @@ def taken_over(origin: Origin, plan: Plan) -> Fork:
     return replace(origin.fork, fresh=fresh)
 
 
+def _check_tokenizer(kept: Path, corpus: Corpus) -> None:
+    """Raise UserError for data of another tokenizer than the one in the other run's folder, where there is one."""
+    if kept.is_dir():
+        agree([(str(kept), StreamInfo(made_with=str(kept))), ("the data of this run", corpus.common)])
+
+
 def place_in_data(fork: Fork, origin: Origin, open_with: Callable[[Fork], Corpus]) -> Fork:
     """Where the data goes on: at the next sample where its order is the other run's, else source by source.
 
@@ -85,7 +95,9 @@ def place_in_data(fork: Fork, origin: Origin, open_with: Callable[[Fork], Corpus
     with understood(fork.path):
         same = replace(fork, samples=int(state["samples_seen"]), offsets=dict(before.offsets) if before else {})
         try:
-            if open_with(same).fingerprint == state["fingerprint"]:
+            corpus = open_with(same)
+            _check_tokenizer(Path(fork.path).parent.parent / TOKENIZER, corpus)
+            if corpus.fingerprint == state["fingerprint"]:
                 return replace(same, data="the place in the data is kept")
             offsets = {name: n for name, n in offsets_from(state, open_with(fork)).items() if n}
         except NoData as missing:  # which is an error once the run opens it

@@ -13,6 +13,8 @@ from tiny_run import folder_of, make_corpus, pretrain, rows, run, words
 
 from lit_gpt.checkpoint.layout import read_meta, step_folder
 from lit_gpt.checkpoint.untrusted import read_tensors, stored_shapes
+from lit_gpt.data.prepare import prepare
+from lit_gpt.metrics.curve import _names, draw_loss_curve
 from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 STEP = 512  # tokens
@@ -323,3 +325,23 @@ def test_averages_go_on_in_a_fork(data, tmp_path):
         weights = {n: t.double() * rho + now[f"model.{n}"].double() * (1 - rho) for n, t in weights.items()}
     for name, average in weights.items():
         torch.testing.assert_close(found[f"ema.4000.{name}"].double(), average, rtol=1e-5, atol=1e-6)
+
+
+def test_data_of_another_tokenizer_is_refused(data, tmp_path, capsys):
+    """The trunk read bytes; ids of a tokenizer of characters would be other words to it."""
+    trunk = tmp_path / "trunk"
+    assert run(data, trunk, **CONSTANT, max_tokens=4 * STEP, vocab_size=300) == 0
+    (tmp_path / "a.txt").write_text("the quick brown fox jumps over the lazy dog. " * 200)
+    prepare(str(tmp_path / "a.txt"), str(tmp_path / "chars"), tokenizer="char", num_workers=1, progress=False)
+    options = {**CONSTANT, "max_tokens": 6 * STEP, "vocab_size": 300, "fork_from": folder_of(trunk)}
+    assert run(tmp_path / "chars", tmp_path / "fork", **options) == 2
+    assert "different tokenizers" in capsys.readouterr().err
+
+
+def test_every_figure_says_where_a_fork_comes_from(data, tmp_path):
+    trunk, fork = tmp_path / "trunk", tmp_path / "fork"
+    assert run(data, trunk, **CONSTANT, max_tokens=4 * STEP) == 0
+    assert run(data, fork, **CONSTANT, max_tokens=6 * STEP, fork_from=folder_of(trunk)) == 0
+    (title,) = _names([folder_of(fork)])
+    assert title == f"{folder_of(fork).name}\nfork of {folder_of(trunk).name} after 2,048 tokens"
+    assert draw_loss_curve(folder_of(fork), output=tmp_path / "fork.png").stat().st_size > 1000
