@@ -185,7 +185,7 @@ class RunConfig:
         deterministic: deterministic kernels, slower; resume is then bit-exact on a GPU too.
         out_dir: root of the run folders; default $LIGHTNING_ARTIFACTS_DIR, else out.
         resume: true continues the newest checkpoint or fails, auto continues or starts, a path continues that one.
-        init_from: checkpoint whose weights (or, for experts, a dense model's) start this run; all else starts from zero.
+        init_from: checkpoint whose weights (for experts: or a dense model's) start this run; all else starts from zero.
         load_dir: old name of init_from.
         save_step: steps between checkpoints.
         keep_last: newest checkpoints that are kept.
