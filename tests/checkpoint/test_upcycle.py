@@ -123,6 +123,8 @@ def test_scores_of_a_group_are_equal_bits(experts, width):
     drawn, length = moe.router.weight.norm() * len(rows_EN) ** -0.5, rows_EN.norm(dim=1)
     assert (length > 0.7 * drawn).all() and (length < 1.42 * drawn).all()
     group_E, _ = groups(experts)
+    ends_E2 = torch.stack([rows_EN.max(1).values, -rows_EN.min(1).values], 1)
+    assert (rows_EN != 0).sum(1).eq(2).all() and ends_E2.frexp().mantissa.eq(0.5).all()  # powers of two
     assert len({tuple(row) for row in rows_EN.tolist()}) == group_E[-1] + 1
     for rows in (1, 3, 250):
         x_TN = torch.randn(rows, width, generator=torch.Generator().manual_seed(rows))
