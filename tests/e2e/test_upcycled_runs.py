@@ -15,13 +15,14 @@ from lit_gpt.train.stopping import EXIT_INTERRUPTED
 DENSE: dict[str, Any] = {"train_model": "transformer_gqa4_h2", "base_hps__d0": 4, "ar": 8, "async_save": False}
 DENSE |= {"train_name": "v2scale_mup_muonh_ga_qknorm", "base_hps__eta0": 0.02, "base_hps__warmup_tokens": 512}
 EXPERTS = {"train_model": "transformer_gqa4_h2_moe", "sparsity": 4, "top_k": 4, "sqrt_gate": True, "share_expert": True}
-MOE = {**DENSE, **EXPERTS, "max_tokens": 5 * 512, "aux_gamma": 0.0}
+ON = {"max_tokens": 5 * 512, "base_hps__eta0": 0.002}  # a rate with which a few steps harm no trained model
+MOE = {**DENSE, **EXPERTS, **ON, "aux_gamma": 0.0}
 
 
 @pytest.fixture(scope="module")
 def dense(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("dense")
-    assert run(data, out, val_data_dir=data, eval_sequences=8, **DENSE, max_tokens=30 * 512) == 0
+    assert run(data, out, val_data_dir=data, eval_sequences=8, **DENSE, max_tokens=16 * 512) == 0
     return out
 
 
@@ -34,7 +35,7 @@ def validated(data, out, capsys, **options) -> float:
 
 
 def test_it_starts_at_the_dense_models_loss(data, dense, tmp_path, capsys):
-    expected = rows(dense, "metric/val_loss@1x")[30]
+    expected = rows(dense, "metric/val_loss@1x")[16]
     assert expected < rows(dense)[1] - 0.5
     step = find_checkpoint(folder_of(dense), True)
     file = write_exported(*load_full(step), tmp_path / "dense.safetensors")
@@ -50,14 +51,14 @@ def test_it_learns_and_goes_on(data, dense, tmp_path, capsys):
     assert run(data, whole, **options) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("init_from: ")]
     assert len(said) == 1 and "became 4 x 15 experts (slices of 1/4, 5 of each" in said[0]
-    assert run(data, tmp_path / "dense", **{**DENSE, "max_tokens": 5 * 512, "init_from": folder_of(dense)}) == 0
+    assert run(data, tmp_path / "dense", **{**DENSE, **ON, "init_from": folder_of(dense)}) == 0
     losses, fresh = rows(whole), rows(tmp_path / "dense")
     assert losses[1] == pytest.approx(fresh[1], rel=1e-5)
-    assert max(losses.values()) < rows(dense)[1] - 0.5  # far from where the dense run began
+    assert max(losses.values()) < rows(dense)[1] - 1.5  # the dense run began 3 above
     loads = json.loads((folder_of(whole) / "metrics.jsonl").read_text().splitlines()[0])
     assert sum(loads[f"metric/loop_0_expert_{j}_load"] > 0 for j in range(15)) > 3
-    for key, start in (("up", "up"), ("down", "down")):
-        found, slices = weights(whole)[f"blocks.1.ffn.{key}"], weights(dense)[f"blocks.1.ffn.{start}.weight"]
+    for key in ("up", "down"):
+        found, slices = weights(whole)[f"blocks.1.ffn.{key}"], weights(dense)[f"blocks.1.ffn.{key}.weight"]
         parts_of = slices.view(2, 4, 32, -1).transpose(0, 1).flatten(1) if key == "up" else slices.view(-1, 4, 32)
         norms = parts_of.norm(dim=1) if key == "up" else parts_of.norm(dim=(0, 2)) * 6**0.5
         assert found.flatten(1).norm(dim=1).tolist() == pytest.approx(norms[[0, 1, 2] * 5].tolist(), rel=1e-4)
