@@ -368,7 +368,9 @@ def test_average(run: Path, tmp_path: Path, manage) -> None:
     assert "is one checkpoint" in manage(*words, code=2)
     assert "suffix" in manage("average", run, "--last", 2, "--output", tmp_path / "b", code=2)
     flip(run / "checkpoints" / step(6) / "__0_0.distcp")
-    assert f"is whole ({step(6)}: its file" in manage("average", run, "--last", 2, "--output", tmp_path / "b.pth", code=2)
+    assert f"is whole ({step(6)}: its file" in manage(
+        "average", run, "--last", 2, "--output", tmp_path / "b.pth", code=2
+    )
     assert {path.name for path in tmp_path.iterdir()} == {"out", "mean.pth"}
 
 
