@@ -83,7 +83,7 @@ def table(place: Place) -> str:
     ordered, run = list_checkpoints(place.folder), place.run
     kept = why_kept(ordered, **_options(run)) if run else {}
     losses, owner = _train_losses(run), owner_of(run) if run else ""
-    others = [place.folder / name for name in sorted(os.listdir(place.folder))]
+    others = sorted((place.folder / name for name in os.listdir(place.folder)), key=lambda p: (not is_ours(p), p))
     rows: list[tuple[str, ...]] = [HEADER]
     sizes: dict[Path, int] = {}
     for path in [place.step] if place.step else [*ordered, *(path for path in others if path not in ordered)]:

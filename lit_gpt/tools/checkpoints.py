@@ -127,8 +127,9 @@ def _of_word(folder: Path, word: str) -> list[Path]:
             "verify or copy it, give its path in place of the run's."
         )
     if not found:
-        there = ", ".join(dict.fromkeys(steps.values())) or "none"
-        raise UserError(f"{folder} has no checkpoint {word[:40]!r}; its steps are: {there}.")
+        there = sorted({int(step) for step in steps.values()})
+        listed = ", ".join(map(str, there if len(there) <= 8 else [*there[:3], "...", *there[-3:]])) or "none"
+        raise UserError(f"{folder} has no checkpoint {word[:40]!r}; its steps are: {listed}.")
     return found
 
 

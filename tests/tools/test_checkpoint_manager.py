@@ -135,7 +135,7 @@ def with_strangers(run: Path) -> list[str]:
     (folder / "notes").mkdir()
     (folder / "notes" / "thesis.txt").write_text("mine")
     (folder / "README").write_text("mine")
-    (folder / "best").symlink_to(step(2))
+    (folder / "best").symlink_to(step(8))
     (folder / "lost").symlink_to("nowhere")
     (folder / step(12)).write_text("a file in the way")
     (folder / "odd\x1b[31m").touch()
@@ -205,7 +205,7 @@ def test_what_is_no_checkpoint_of_the_run(run: Path, manage) -> None:
         f"{step(4)}-backup": "a person's own: no run touches it",
         "notes": "no checkpoint  a person's own: no run touches it",
         "README": "no checkpoint  a person's own",
-        "best": "damaged",
+        "best": "whole a person's own: no run touches it",
         "lost": "no checkpoint",
         step(12): "no checkpoint  a person's own",
         "odd?[31m": "no checkpoint",
@@ -368,7 +368,9 @@ def test_average(run: Path, tmp_path: Path, manage) -> None:
     assert "is one checkpoint" in manage(*words, code=2)
     assert "suffix" in manage("average", run, "--last", 2, "--output", tmp_path / "b", code=2)
     flip(run / "checkpoints" / step(6) / "__0_0.distcp")
-    assert f"{step(6)} is damaged" in manage("average", run, "--last", 2, "--output", tmp_path / "b.pth", code=2)
+    assert f"is whole ({step(6)}: its file" in manage(
+        "average", run, "--last", 2, "--output", tmp_path / "b.pth", code=2
+    )
     assert {path.name for path in tmp_path.iterdir()} == {"out", "mean.pth"}
 
 
