@@ -26,6 +26,12 @@ def parts(half_lives: Sequence[int]) -> tuple[Any, Any, Any, WeightAverages]:
     return runtime, model, build_adamw(model, "fused"), WeightAverages(model, half_lives)
 
 
+def newest(run: Path) -> Path:
+    path = find_checkpoint(run, True)
+    assert path is not None
+    return path
+
+
 def saved(run: Path, half_lives: Sequence[int]) -> dict[str, torch.Tensor]:
     """Three steps, then a checkpoint; everything that is in it, whole."""
     runtime, model, optimizer, averages = parts(half_lives)
@@ -44,9 +50,7 @@ def everything(model: Any, optimizer: Any, averages: WeightAverages) -> dict[str
 
 def loaded(run: Path) -> dict[str, torch.Tensor]:
     runtime, model, optimizer, averages = parts(HALF_LIVES)
-    path = find_checkpoint(run, True)
-    assert path is not None
-    load_checkpoint(path, model, optimizer, runtime, averages.tensors())
+    load_checkpoint(newest(run), model, optimizer, runtime, averages.tensors())
     return everything(model, optimizer, averages)
 
 
@@ -56,9 +60,7 @@ def forked(run: Path) -> tuple[list[int], dict[str, torch.Tensor], dict[str, tor
     model = build_model(runtime)
     load_weights(run, model, runtime)
     averages = WeightAverages(model, (3000, 9000))
-    path = find_checkpoint(run, True)
-    assert path is not None
-    taken = load_averages(path, averages.tensors(), runtime)
+    taken = load_averages(newest(run), averages.tensors(), runtime)
     return taken, {name: full(t) for name, t in averages.tensors().items()}, snapshot(model)
 
 
@@ -87,13 +89,12 @@ def test_a_fork_takes_over_what_it_shares(run):
 def test_other_averages_are_another_run(run):
     runtime, model, optimizer, averages = parts((200,))
     with pytest.raises(UserError, match=r"not part of this run: ema\.3000"):
-        load_checkpoint(find_checkpoint(run[0], True), model, optimizer, runtime, averages.tensors())
+        load_checkpoint(newest(run[0]), model, optimizer, runtime, averages.tensors())
 
 
 def test_one_is_chosen_by_name(run):
     folder, expected = run
-    path = find_checkpoint(folder, True)
-    assert path is not None
+    path = newest(folder)
     trained, meta = load_full(path)
     assert "weights" not in meta and all(torch.equal(trained[name], expected[name]) for name in trained)
     for spelt in ("ema_3k", "ema_3000", "3k"):
@@ -107,8 +108,7 @@ def test_one_is_chosen_by_name(run):
 
 def test_without_averages_nothing_is_added(tmp_path):
     saved(tmp_path, ())
-    path = find_checkpoint(tmp_path, True)
-    assert path is not None
+    path = newest(tmp_path)
     assert {name.partition(".")[0] for name in stored_shapes(path)} == {"model", "optim"}
     with pytest.raises(UserError, match="It has none, since it was trained without --ema"):
         load_full(path, "ema_1B")
