@@ -12,6 +12,7 @@ from spawn import run_distributed
 from tiny_model import build_adamw, build_model, full, same, snapshot, train_step
 
 from lit_gpt.checkpoint import Checkpointer, find_checkpoint, load_averages, load_checkpoint, load_full, load_weights
+from lit_gpt.checkpoint.averages import half_lives, weights_of
 from lit_gpt.checkpoint.untrusted import stored_shapes
 from lit_gpt.errors import UserError
 from lit_gpt.optim.engine.averages import WeightAverages
@@ -104,6 +105,13 @@ def test_one_is_chosen_by_name(run):
     for wrong in ("ema_1B", "ema_", "best", "ema_1e999"):
         with pytest.raises(UserError, match=rf"no average '{wrong}'. It has ema_200, ema_3k; without --weights"):
             load_full(path, wrong)
+
+
+def test_buffers_are_those_of_the_trained_weights():
+    names = ["model.a", "model.bias", "ema.5.a", "ema.50.a", "ema.x.a", "optim.a.step"]
+    assert half_lives(names) == [5, 50]
+    assert weights_of(names, 5) == {"a": "ema.5.a", "bias": "model.bias"}
+    assert weights_of(names, None) == {"a": "model.a", "bias": "model.bias"}
 
 
 def test_without_averages_nothing_is_added(tmp_path):
