@@ -12,6 +12,7 @@ from spawn import run_distributed
 from tiny_model import build_adamw, build_model, full, same, snapshot, train_step
 
 from lit_gpt.checkpoint import Checkpointer, find_checkpoint, load_averages, load_checkpoint, load_full, load_weights
+from lit_gpt.checkpoint.averages import half_lives, weights_of
 from lit_gpt.checkpoint.untrusted import stored_shapes
 from lit_gpt.errors import UserError
 from lit_gpt.optim.engine.averages import WeightAverages
@@ -24,6 +25,12 @@ def parts(half_lives: Sequence[int]) -> tuple[Any, Any, Any, WeightAverages]:
     runtime = start_runtime()
     model = build_model(runtime)
     return runtime, model, build_adamw(model, "fused"), WeightAverages(model, half_lives)
+
+
+def newest(run: Path) -> Path:
+    path = find_checkpoint(run, True)
+    assert path is not None
+    return path
 
 
 def saved(run: Path, half_lives: Sequence[int]) -> dict[str, torch.Tensor]:
@@ -44,9 +51,7 @@ def everything(model: Any, optimizer: Any, averages: WeightAverages) -> dict[str
 
 def loaded(run: Path) -> dict[str, torch.Tensor]:
     runtime, model, optimizer, averages = parts(HALF_LIVES)
-    path = find_checkpoint(run, True)
-    assert path is not None
-    load_checkpoint(path, model, optimizer, runtime, averages.tensors())
+    load_checkpoint(newest(run), model, optimizer, runtime, averages.tensors())
     return everything(model, optimizer, averages)
 
 
@@ -56,9 +61,7 @@ def forked(run: Path) -> tuple[list[int], dict[str, torch.Tensor], dict[str, tor
     model = build_model(runtime)
     load_weights(run, model, runtime)
     averages = WeightAverages(model, (3000, 9000))
-    path = find_checkpoint(run, True)
-    assert path is not None
-    taken = load_averages(path, averages.tensors(), runtime)
+    taken = load_averages(newest(run), averages.tensors(), runtime)
     return taken, {name: full(t) for name, t in averages.tensors().items()}, snapshot(model)
 
 
@@ -87,13 +90,12 @@ def test_a_fork_takes_over_what_it_shares(run):
 def test_other_averages_are_another_run(run):
     runtime, model, optimizer, averages = parts((200,))
     with pytest.raises(UserError, match=r"not part of this run: ema\.3000"):
-        load_checkpoint(find_checkpoint(run[0], True), model, optimizer, runtime, averages.tensors())
+        load_checkpoint(newest(run[0]), model, optimizer, runtime, averages.tensors())
 
 
 def test_one_is_chosen_by_name(run):
     folder, expected = run
-    path = find_checkpoint(folder, True)
-    assert path is not None
+    path = newest(folder)
     trained, meta = load_full(path)
     assert "weights" not in meta and all(torch.equal(trained[name], expected[name]) for name in trained)
     for spelt in ("ema_3k", "ema_3000", "3k"):
@@ -105,10 +107,16 @@ def test_one_is_chosen_by_name(run):
             load_full(path, wrong)
 
 
+def test_buffers_are_those_of_the_trained_weights():
+    names = ["model.a", "model.bias", "ema.5.a", "ema.50.a", "ema.x.a", "optim.a.step"]
+    assert half_lives(names) == [5, 50]
+    assert weights_of(names, 5) == {"a": "ema.5.a", "bias": "model.bias"}
+    assert weights_of(names, None) == {"a": "model.a", "bias": "model.bias"}
+
+
 def test_without_averages_nothing_is_added(tmp_path):
     saved(tmp_path, ())
-    path = find_checkpoint(tmp_path, True)
-    assert path is not None
+    path = newest(tmp_path)
     assert {name.partition(".")[0] for name in stored_shapes(path)} == {"model", "optim"}
     with pytest.raises(UserError, match="It has none, since it was trained without --ema"):
         load_full(path, "ema_1B")

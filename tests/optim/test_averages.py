@@ -44,10 +44,8 @@ def averaged(offloading: bool = False) -> dict[str, Any]:
     sharded = {name: isinstance(t, DTensor) for name, t in averages.tensors().items()}
     after = snapshot(model), whole(averages)
     next_loss = train_step(model, optimizer, runtime, len(BATCHES))
-    return {"weights": weights, "found": found, "inside": (inside, kept), "after": after} | {
-        "sharded": sharded,
-        "next_loss": next_loss,
-    }
+    result = {"weights": weights, "found": found, "inside": (inside, kept), "after": after}
+    return result | {"sharded": sharded, "next_loss": next_loss}
 
 
 def whole(averages: WeightAverages) -> dict[str, torch.Tensor]:
@@ -70,12 +68,14 @@ def naive(weights: list[np.ndarray], half_life: int) -> np.ndarray:
 
 def check(result: dict[str, Any]) -> None:
     for half_life in HALF_LIVES:
+        lag = 0.0
         for name, found in of(half_life, result["found"]).items():
             seen = [weights[name].numpy().astype(np.float64) for weights in result["weights"]]
             expected = naive(seen, half_life)
             assert found.dtype == torch.float32
             np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-6, err_msg=f"{half_life} {name}")
-            assert np.abs(seen[-1] - expected).max() > 1e-4 or not np.ptp(seen, axis=0).any(), "they are no weights"
+            lag = max(lag, np.abs(seen[-1] - expected).max())
+        assert lag > 1e-3, "an average is not the weights"
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_one_process(alone):
 
 @pytest.mark.parametrize(("world_size", "offloading"), [(2, False), (1, True)])
 def test_shards(alone, world_size, offloading):
-    """Offloaded shards are in host memory, and vectors are not."""
+    """Two processes, and one with its shards in host memory."""
     for found in run_distributed(averaged, world_size, offloading):
         check(found)
         vectors = {name for name, sharded in found["sharded"].items() if not sharded}

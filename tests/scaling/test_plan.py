@@ -242,7 +242,7 @@ def test_averages_are_part_of_the_plan() -> None:
     line = f"{DATA} --train_model transformer --depth 16 --train_name x --max_tokens 1e10"
     two, one, none = (plan_typed(f"{line} {ema}") for ema in ("--ema 1B,100M", "--ema 1.5B", ""))
     assert (two.ema, one.ema, none.ema) == ([10**8, 10**9], [15 * 10**8], [])
-    said = "EMA with half-lives of 100M and 1B tokens (decay 0.98557 and 0.998547 per step of 2,097,152)"
+    said = "EMA with half-lives of 100M and 1B tokens (decay 0.985569 and 0.998547 per step of 2,097,152)"
     assert f"averages     {said}\n" in describe(two, OPTIMIZERS.facts("adamw"))
     assert "EMA with a half-life of 1.5B tokens (decay 0.999031 per" in describe(one, OPTIMIZERS.facts("adamw"))
     assert "averages" not in describe(none, OPTIMIZERS.facts("adamw"))
