@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lit_gpt.config.model import ModelConfig
-from lit_gpt.config.run import RunConfig
 from lit_gpt.data.corpus import Corpus
 from lit_gpt.data.discover import describe_sources, open_corpus
 from lit_gpt.data.mixture import first_sample, load_mixture, shifted
@@ -57,16 +56,18 @@ def curriculum(mixture: str | None) -> list[Phase]:
     return phases if len(phases) > 1 else []
 
 
-def training_corpus(run: RunConfig, plan: Plan, fork: Fork | None) -> Corpus:
+def training_corpus(
+    folder: str, mixture: str | None, eos_token_id: int | None, plan: Plan, fork: Fork | None
+) -> Corpus:
     """The shuffled training data; fork: where its order begins, and what was seen of it before."""
     phases = shifted(plan.curriculum, fork.order_start(plan.context)) if fork else plan.curriculum
     return open_corpus(
-        run.train_data_dir,
+        folder,
         "train",
         plan.context,
-        run.seed,
-        mixture=phases or run.data_mixture,
-        eos_token_id=run.eos_token_id,
+        plan.seed,
+        mixture=phases or mixture,
+        eos_token_id=eos_token_id,
         offsets=fork.offsets if fork else None,
     )
 

@@ -81,7 +81,8 @@ def resolve_run(typed: RunConfig, ranks: int) -> ResolvedRun:
     plan = replace(plan, curriculum=curriculum(run.data_mixture))
     notes += unreached(plan)
     if origin:
-        fork = place_in_data(taken_over(origin, plan), origin, lambda fork: training_corpus(run, plan, fork))
+        where = run.train_data_dir, run.data_mixture, run.eos_token_id, plan
+        fork = place_in_data(taken_over(origin, plan), origin, lambda fork: training_corpus(*where, fork))
         plan = replace(plan, fork=fork)
     check_arguments(plan)
     if run.dry_run or torch.cuda.is_available():  # a run on a CPU asks nothing of a GPU

@@ -24,7 +24,8 @@ from lit_gpt.scaling.base import Plan
 
 def open_training(resolved: ResolvedRun) -> Corpus:
     """The shuffled training corpus, checked against the model's vocabulary."""
-    corpus = training_corpus(resolved.run, resolved.plan, resolved.plan.fork)
+    run, plan = resolved.run, resolved.plan
+    corpus = training_corpus(run.train_data_dir, run.data_mixture, run.eos_token_id, plan, plan.fork)
     check_vocab(corpus, resolved.model.vocab_size)
     return corpus
 
