@@ -83,6 +83,23 @@ def test_from_two_processes_to_one(data, trained, tmp_path):
         assert rows(tmp_path, key) == pytest.approx(rows(trained, key), rel=1e-4)
 
 
+def test_experts_of_two_processes(data, tmp_path, capsys):
+    """Their shards are no unit of FSDP2's, and the selection biases of the day are used."""
+    options = {**OPTIONS, "train_model": "transformer_gqa4_h2_moe", "base_hps__d0": 4, "ar": 8, "sparsity": 2}
+    options |= {"bias_rate": 0.01, "val_data_dir": data, "micro_bsz": 1, "tie_embeddings": True}
+    assert run_distributed(on_two, 2, words(data, tmp_path, expert_parallel=True, **options)) == [0, 0]
+    file = tmp_path / "average.safetensors"
+    assert convert.main([str(folder_of(tmp_path)), str(file), "--weights", "ema_2k"]) == 0
+    biases = [t for name, t in load_full(newest(tmp_path))[0].items() if name.endswith(".balance")]
+    assert biases and all(t.any() for t in biases), "they have moved"
+    capsys.readouterr()
+    assert run(data, tmp_path, **{**options, "train_name": "mup_validation", "init_from": file}) == 0
+    found = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    logged = list(rows(tmp_path, "metric/val_loss_ema_2k@1x").values())[-1]
+    assert logged == pytest.approx(float(found["metric/val_loss@1x"]), rel=1e-5)
+    assert logged != rows(tmp_path, "metric/val_loss@1x").popitem()[1]
+
+
 def test_training_is_as_without(data, trained, tmp_path):
     options = {key: value for key, value in OPTIONS.items() if key != "ema"}
     assert run(data, tmp_path, val_data_dir=data, **options) == 0
