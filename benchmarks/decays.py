@@ -139,6 +139,7 @@ def draw(rows: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
             right.errorbar(x, [c["bias"] for c in cells.values()], errors, marker="o", markersize=4, label=way)
     for axes, label in ((left, "validation loss (nats per token)"), (right, "minus that of a fresh run (nats)")):
         axes.set_xscale("log", base=2)
+        axes.set_xticks(BUDGETS, [f"{budget:g}" for budget in BUDGETS])
         axes.set_xlabel("budget (units of tokens)")
         axes.set_ylabel(label)
         axes.grid(alpha=0.25)
