@@ -101,8 +101,8 @@ class Corpus:
     shuffle: visit each epoch's windows in a pseudo-random order; else in stream order.
     repeat: start another epoch when a source is used up; else serve windows of nothing but IGNORE.
     starts: tokens from which the phases of a curriculum are on, the first one 0.
-    offsets: windows of each source, by name, that were seen before sample 0; none where not named. They count as
-    served, so a source goes on behind them, epochs included.
+    offsets: windows of each source, by name, that were seen before sample 0; none where not named, and names of other
+    sources do not count. A source goes on behind them, epochs included.
 
     num_tokens: tokens in all sources. num_samples: windows in one epoch of all sources.
     fingerprint: of the order of samples and of the files' names, sizes and layout. content: of the ids,
@@ -120,11 +120,10 @@ class Corpus:
         starts: Sequence[int] = (0,),
         offsets: Mapping[str, int] | None = None,
     ):
-        self._made_of = sources, block, seed, shuffle, repeat, starts
         self.sources = [Source(name, stream, block, seed, shuffle, repeat) for name, stream, _ in sources]
         streams, seen = [s for _, s, _ in sources], offsets or {}
         weights = [tuple(map(float, w)) if isinstance(w, Sequence) else (float(w),) for _, _, w in sources]
-        assert seen.keys() <= {s.name for s in self.sources} and min(seen.values(), default=0) >= 0
+        assert min(seen.values(), default=0) >= 0
         assert {len(w) for w in weights} == {len(starts)}
         served = [seen.get(s.name, 0) for s in self.sources]
         firsts = (first_sample(start, block) for start in starts)
@@ -138,10 +137,6 @@ class Corpus:
         later += [("offsets", *served)] if any(served) else []  # neither is part of what has neither
         described = [(s.name, s.stream.fingerprint, *w) for s, w in zip(self.sources, weights)]
         self.fingerprint = fingerprint(ORDER_VERSION, block, seed, shuffle, repeat, *described, *later)
-
-    def starting_at(self, offsets: Mapping[str, int]) -> Corpus:
-        """The same data with other offsets; nothing is opened or looked at again."""
-        return Corpus(*self._made_of, offsets)
 
     @cached_property
     def content(self) -> str:

@@ -62,7 +62,7 @@ class Cursor:
 
 
 def offsets_from(state: Mapping[str, Any], corpus: Corpus) -> dict[str, int]:
-    """Source -> windows of it that another run had seen, to go on behind them: corpus.starting_at(offsets_from(...)).
+    """Source -> windows of it that another run had seen, to go on behind them: the offsets of its corpus.
 
     state: the data state of that run's checkpoint. corpus: the new run's, without offsets. 0 for a source whose name,
     files, context or seed were others there, since it was not read or its windows were in another order. Earlier

@@ -129,3 +129,28 @@ def test_only_the_training_data_has_a_curriculum(sources, tmp_path):
     old = identity(plain)
     del old["plan"]["curriculum"]
     assert known_as(old) == identity(plain)
+
+
+def test_a_fork_on_other_data(sources, tmp_path):
+    """The fork's phases count the tokens of its trunk, and no window is read twice."""
+    plain = tmp_path / "plain.json"
+    plain.write_text(json.dumps({"code/data": 1, "web/data": 1}))
+    trunk, whole, parts = (tmp_path / name for name in ("trunk", "whole", "parts"))
+    assert run(sources, trunk, schedule="constant", stop_after=4, data_mixture=plain, **OPTIONS) == EXIT_INTERRUPTED
+    options = {"data_mixture": sources / "phases.json", "fork_from": newest(trunk), **OPTIONS}
+    assert run(sources, whole, **options) == 0
+    for steps in (1, 3):
+        assert run(sources, parts, resume="auto", stop_after=steps, **options) == EXIT_INTERRUPTED
+    assert run(sources, parts, resume="auto", **options) == 0
+    assert_same_run(parts, whole)
+    assert list(rows(parts)) == list(range(5, STEPS + 1))
+    web, code = (rows(parts, key) for key in EPOCHS)
+    assert web[6] == web[STEPS] and code[6] < code[7], "the last phase begins after 1,500 tokens of both"
+    seen, now = (read_meta(newest(out))["data"]["sources"] for out in (trunk, parts))
+    assert sum(source["windows"] for source in seen.values()) == 16
+    assert sum(source["windows"] for source in now.values()) == 4 * STEPS
+    again = {"data_mixture": tmp_path / "again.json", "fork_from": newest(parts), **OPTIONS, "max_tokens": 12 * 256}
+    again["data_mixture"].write_text(json.dumps({"code/data": 1}))
+    assert run(sources, tmp_path / "again", **again) == 0, "a source that an earlier fork went on with is gone"
+    last = read_meta(newest(tmp_path / "again"))["data"]["sources"]
+    assert last["code/data"]["windows"] == now["code/data"]["windows"] + 8 and len(last) == 1
