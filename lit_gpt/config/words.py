@@ -16,6 +16,8 @@ from jsonargparse.typing import register_type
 # 1e9 is G for engineers and B for people who count parameters and tokens.
 UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
 COUNT = re.compile(r"(?P<number>[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?)(?P<unit>[kmgbt]?)")
+# Short, since Fraction("1e99999999") never ends.
+MULTIPLE = re.compile(r"(\d{1,9}|\d{0,9}\.\d{1,9}|\d{1,9}/[1-9]\d{0,8})x", re.ASCII)
 
 
 def read_tokens(given: Any) -> float:
@@ -46,7 +48,7 @@ def read_ends(given: Sequence[str], budget: int) -> list[int]:
 
     Raises ValueError for what is neither, and where the order is another.
     """
-    exact = [Fraction(word[:-1]) * budget if word.endswith("x") else Fraction(read_tokens(word)) for word in given]
+    exact = [Fraction(w[:-1]) * budget if MULTIPLE.fullmatch(w) else Fraction(read_tokens(w)) for w in given]
     ends = [int(end) for end in exact]
     if not ends or ends[0] < 1 or ends != sorted(set(ends)):
         raise ValueError(given)

@@ -6,7 +6,7 @@ deleted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from lit_gpt.data.stream import StreamInfo
 from lit_gpt.errors import UserError
 from lit_gpt.optim import share_rules
 from lit_gpt.scaling.base import Fork, Plan
+from lit_gpt.scaling.schedule import fraction
 from lit_gpt.utils.files import read_object
 
 PLAN = "plan.json"  # of a run folder, see train/run_folder.py
@@ -43,9 +44,15 @@ def known_fork(fork_from: str | None, folder: Path) -> Fork | None:
         fork = Plan.from_dict(read_object(folder / PLAN)).fork
     except (UserError, TypeError, KeyError, ValueError, AttributeError):
         return None  # no run folder yet, or one that check_folder refuses
-    typed = Path(fork_from).resolve()
-    step = Path(fork.path) if fork else typed
-    return fork if typed in (step, step.parent, step.parent.parent) else None
+    if fork is None:
+        return None
+    typed, step = Path(fork_from), Path(fork.path)
+    return fork if {typed.resolve(), _place(typed)} & {step, step.parent, step.parent.parent} else None
+
+
+def _place(path: Path) -> Path:
+    """The absolute path; a step that was moved and linked back stays in its run, where --fork_from RUN finds it."""
+    return path.parent.resolve() / path.name
 
 
 def read_origin(path: Path) -> Origin:
@@ -64,8 +71,29 @@ def read_origin(path: Path) -> Origin:
         plan = Plan.from_dict(meta["plan"])
         before = plan.fork
         parents = (*before.parents, f"{before.path}, after {before.tokens:,} tokens") if before else ()
-        fork = Fork(str(step.resolve()), identity_of(step), meta["step"], meta["tokens"], parents=parents)
+        fork = Fork(str(_place(step)), identity_of(step), meta["step"], meta["tokens"], parents=parents)
+        fraction(plan.schedule, meta["tokens"])  # of numbers
         return Origin(fork, plan, dict(meta["data"]))
+
+
+def start_of(fork: Fork, found: Sequence[str | None]) -> dict[str, Any]:
+    """The meta of the checkpoint that a fork starts from, where it is still the one that its Plan was made for.
+
+    found: the identity that each process found there. Raises UserError where the other run wrote another one since.
+    """
+    step = Path(fork.path)
+    if len(set(found)) > 1:
+        raise UserError(
+            f"--fork_from: the run in {step.parent.parent} saved a checkpoint while this one started, and its "
+            "processes found different ones. Type the same command again, or name a step-* folder."
+        )
+    meta = read_meta(step)
+    if identity_of(step) != fork.identity:
+        raise UserError(
+            f"{step} is another checkpoint by now than the one that this fork began with, and the fork has none of its "
+            "own yet. Put the old one back, or start under another --train_name."
+        )
+    return meta
 
 
 def taken_over(origin: Origin, plan: Plan) -> Fork:
@@ -78,6 +106,16 @@ def taken_over(origin: Origin, plan: Plan) -> Fork:
         elif not share_rules(origin.plan.optimizer, plan.optimizer):
             fresh[role] = f"{plan.optimizer}, which was {origin.plan.optimizer}"
     return replace(origin.fork, fresh=fresh)
+
+
+def jump(origin: Origin, plan: Plan) -> tuple[str, ...]:
+    """A note where the learning rate is another at the start of a fork than at the end of what it goes on from."""
+    tokens, plans = origin.fork.tokens, (origin.plan, plan)
+    for role in (name for name in plan.roles if plan.counts.get(name) and name in origin.plan.roles):
+        before, now = (p.roles[role].lr * fraction(p.schedule, tokens) for p in plans)
+        if origin.plan.roles[role].update_rule == plan.roles[role].update_rule and abs(now - before) > 0.01 * before:
+            return (f"the learning rate of the {role} was {before:.3g} where the fork begins and is {now:.3g} now",)
+    return ()
 
 
 def _check_tokenizer(kept: Path, corpus: Corpus) -> None:

@@ -130,7 +130,7 @@ def unread_options(run: RunConfig, name: NameFields, model: GPT) -> tuple[str, .
         "attention": [] if attends else typed(*ATTENTION_FLAGS),
         "rotary positions with the model's base": typed("rope_base") if attends and not turned else [],
         "--varlen": [] if config.varlen else typed("doc_positions"),
-        "wsd schedule": [] if run.schedule == "wsd" else typed("decay", "decay_fraction"),
+        "wsd schedule": [] if run.schedule in ("wsd", "wsd_s") else typed("decay", "decay_fraction"),
     }
     parts = [f"{', '.join(f'--{flag}' for flag in flags)} (no {what})" for what, flags in lacking.items() if flags]
     return (f"nothing in {run.train_model} reads {', '.join(parts)}",) if parts else ()

@@ -15,7 +15,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.optim import OPTIMIZERS, check_arguments
 from lit_gpt.plugins import load_plugins
 from lit_gpt.preflight.data_facts import TrainingData, curriculum, describe_training_data, training_corpus, unreached
-from lit_gpt.preflight.fork import known_fork, place_in_data, read_origin, taken_over
+from lit_gpt.preflight.fork import jump, known_fork, place_in_data, read_origin, taken_over
 from lit_gpt.preflight.memory import memory_per_gpu, too_much
 from lit_gpt.preflight.meta_model import count, meta_model
 from lit_gpt.preflight.model_options import base_config, model_config, unread_options
@@ -83,7 +83,7 @@ def resolve_run(typed: RunConfig, ranks: int) -> ResolvedRun:
     if origin:
         where = run.train_data_dir, run.data_mixture, run.eos_token_id, plan
         fork = place_in_data(taken_over(origin, plan), origin, lambda fork: training_corpus(*where, fork))
-        plan = replace(plan, fork=fork)
+        plan, notes = replace(plan, fork=fork), notes + jump(origin, plan)
     check_arguments(plan)
     if run.dry_run or torch.cuda.is_available():  # a run on a CPU asks nothing of a GPU
         plan = replace(plan, memory=memory_per_gpu(run, model, plan, ranks))

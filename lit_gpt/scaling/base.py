@@ -141,13 +141,21 @@ class Fork:
     parents: tuple[str, ...] = ()
 
     def order_start(self, context: int) -> int:
-        """After how many tokens the order of samples begins that this run reads; 0 for that of a first run."""
-        return self.tokens - self.samples * context
+        """After how many tokens the order of samples begins that this run reads; 0 for that of a first run.
+
+        And where `samples` were of a shorter context: whether the order is the same is asked before that is known.
+        """
+        return max(self.tokens - self.samples * context, 0)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Fork:
-        """Rebuild from plain values."""
-        return cls(**{**values, "parents": tuple(values["parents"])})
+        """Rebuild from plain values. Raises ValueError for other types, and for negative counts."""
+        fork = cls(**{**values, "parents": tuple(values["parents"])})
+        texts = [fork.path, fork.identity, fork.data, *fork.parents, *fork.fresh, *fork.fresh.values(), *fork.offsets]
+        counts = [fork.step, fork.tokens, fork.samples, *fork.offsets.values()]
+        if not all(isinstance(t, str) for t in texts) or not all(type(n) is int and 0 <= n < 1 << 63 for n in counts):
+            raise ValueError(f"the fork {str(values)[:200]} is none")
+        return fork
 
 
 @dataclass(frozen=True)

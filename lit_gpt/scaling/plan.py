@@ -28,6 +28,7 @@ from lit_gpt.scaling.schedule import fraction, period_end, plan_decays
 # Tokens; where the length of a step does not depend on its gradient (the Muon family), the start is at full rate, as in
 # ArchScale.
 DEFAULT_WARMUP = 1e9
+LARGEST_BUDGET = 10**16  # as --max_tokens is bounded
 SCALED_BY_W_INIT = ("matrix", "expert", "router", "head")
 
 
@@ -112,7 +113,7 @@ def build_plan(
             hps.min_lr_mult,
             run.decay or "linear",
             run.decay_fraction,
-            plan_decays(ends, warmup, length, run.decay_fraction, run.lower_peaks)
+            plan_decays(ends, warmup, length, run.decay_fraction, run.lower_peaks, ramp * batch)
             if run.schedule == "wsd_s" or (run.schedule == "wsd" and length)
             else (),
         ),
@@ -150,6 +151,8 @@ def _budgets(decay_at: Sequence[str], max_tokens: float | None, chinchilla: int,
     except ValueError as error:
         given = ",".join(decay_at)
         raise UserError(f"--decay_at {given} does not rise, since 1x is {chinchilla:,} tokens here.") from error
+    if ends[-1] > LARGEST_BUDGET:
+        raise UserError(f"The last decay ends at {ends[-1]:.3g} tokens; it must be at most {LARGEST_BUDGET:.3g}.")
     if max_tokens is not None and int(max_tokens) != ends[-1]:
         raise UserError(f"The last decay ends at {ends[-1]:,} tokens, which is the budget. Drop --max_tokens.")
     return ends

@@ -67,13 +67,14 @@ def period_end(schedule: Schedule, tokens: float) -> float:
 
 
 def plan_decays(
-    ends: Sequence[int], warmup: float, length: int | None, share: float, lower_peaks: bool
+    ends: Sequence[int], warmup: float, length: int | None, share: float, lower_peaks: bool, batch: int = 1
 ) -> tuple[Decay, ...]:
     """The decays of wsd_s that end after `ends` tokens.
 
     length: of each in tokens; None is the last `share` of the tokens after warm-up that are trained by its end, as in
     a wsd run of that budget. lower_peaks: the rate before a decay is sqrt(ends[0] / end) times the peak.
-    Raises UserError for a decay that would begin within the warm-up or before the decay before it has ended.
+    batch: tokens of the longest step. Raises UserError for a decay that would begin within the warm-up or before the
+    decay before it has ended, and for one shorter than a step, which may have no step in it and then would not happen.
     """
     decays, free = list[Decay](), warmup
     for end in ends:
@@ -84,8 +85,11 @@ def plan_decays(
                 f"The decay that ends at {end:,} tokens would begin at {start:,}, and {what}. "
                 "Give a shorter --decay_tokens, or ends that are further apart."
             )
-        if start == end:
-            raise UserError(f"The decay that ends at {end:,} tokens would have no tokens. Give --decay_tokens.")
+        if end - start < batch:
+            raise UserError(
+                f"The decay that ends at {end:,} tokens would have {end - start:,} tokens, fewer than the {batch:,} of "
+                "a step. Give a longer --decay_tokens, or a smaller batch."
+            )
         decays.append(Decay(start, end, sqrt(ends[0] / end) if lower_peaks else 1.0))
         free = float(end)
     return tuple(decays)

@@ -36,6 +36,7 @@ from lit_gpt.optim.engine.protocol import curvature_due, evaluated_weights
 from lit_gpt.parallel import Runtime, start_runtime
 from lit_gpt.parallel.peers import Peers, is_of_collective
 from lit_gpt.preflight.data_facts import document_end
+from lit_gpt.preflight.fork import start_of
 from lit_gpt.preflight.resolved_run import ResolvedRun, dry_run_text
 from lit_gpt.scaling.plan import step_values
 from lit_gpt.scaling.schedule import period_end
@@ -91,7 +92,7 @@ class Trainer:
         resume_from = find_checkpoint(resolved.folder, run.resume, runtime)
         meta = read_meta(resume_from) if resume_from else None
         self.fork = None if meta else self.plan.fork
-        start = read_meta(Path(self.fork.path)) if self.fork else meta
+        start = start_of(self.fork, runtime.gather(self.fork.identity)) if self.fork else meta
         self.progress = Progress(self.plan.tokens, *((start["step"], start["tokens"]) if start else ()))
         self.published = self.progress.step if meta else 0
         with understood(resume_from):

@@ -206,6 +206,10 @@ def test_options_that_act_on_no_layer_are_one_note(flags: dict[str, Any], note: 
     assert notes(**flags) == (note,)
 
 
+def test_decays_of_wsd_s_have_a_shape() -> None:
+    assert not notes(decay="1-sqrt", decay_fraction=0.1, decay_at=["1x", "2x"])
+
+
 def test_name_tokens_of_attention_are_for_every_family() -> None:
     """Commands of ArchScale have them; so are options that some layer uses, or that change nothing."""
     name = "mup_rbase_nope_ga_qknorm_anorm"

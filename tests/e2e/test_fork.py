@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from tiny_run import folder_of, make_corpus, pretrain, rows, run, words
 from lit_gpt.checkpoint.layout import read_meta, step_folder
 from lit_gpt.checkpoint.untrusted import read_tensors, stored_shapes
 from lit_gpt.data.prepare import prepare
+from lit_gpt.errors import UserError
 from lit_gpt.metrics.curve import _names, draw_loss_curve
+from lit_gpt.preflight.fork import start_of
+from lit_gpt.scaling.base import Fork
 from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 STEP = 512  # tokens
@@ -227,6 +231,9 @@ def test_chains(data, tmp_path, capsys):
         ({"decay_at": "0.5x,soon"}, "--decay_at"),
         ({"decay_at": "2048,2500", "decay_tokens": 512, "max_tokens": None}, "further apart"),
         ({"decay_at": "2048", "max_tokens": 4096}, "Drop --max_tokens"),
+        ({"decay_at": "2048,4096", "decay_tokens": 20, "max_tokens": None}, "fewer than the 512 of a step"),
+        ({"decay_at": "1e999x", "max_tokens": None}, "--decay_at"),
+        ({"decay_at": "999999999x", "max_tokens": None}, "at most 1e+16"),
         ({"lower_peaks": True}, "--lower_peaks"),
     ],
 )
@@ -296,6 +303,38 @@ def test_a_fork_of_a_curriculum_counts_from_the_first_run(two_sources, tmp_path)
     assert rows(trunk, "data/epoch/code_data")[6] == 0
 
 
+def test_a_fork_of_a_fork_may_drop_a_source(two_sources, tmp_path, capsys):
+    """What the first fork had read of the dropped source is no matter; so is it where another mixture is refused."""
+    both, uneven, one = (
+        mixed(tmp_path, name, weights)
+        for name, weights in (
+            ("both", {"web_data": 1, "code_data": 1}),
+            ("uneven", {"web_data": 1, "code_data": 3}),
+            ("one", {"code_data": 1}),
+        )
+    )
+    trunk, fork, second = (tmp_path / str(i) for i in range(3))
+    assert run(two_sources, trunk, **CONSTANT, data_mixture=both, max_tokens=4 * STEP) == 0
+    forked = {**CONSTANT, "fork_from": folder_of(trunk), "max_tokens": 8 * STEP}
+    assert run(two_sources, fork, **forked, data_mixture=uneven, stop_after=2) == EXIT_INTERRUPTED
+    assert run(two_sources, fork, **forked, data_mixture=one, resume="auto") == 2
+    assert "the mixture" in capsys.readouterr().err
+    onward = {**CONSTANT, "fork_from": folder_of(fork), "data_mixture": one, "max_tokens": 7 * STEP}
+    assert run(two_sources, second, **onward) == 0
+    assert "code_data goes on after 28 windows" in capsys.readouterr().err
+
+
+def test_a_longer_context_under_a_curriculum(two_sources, tmp_path):
+    """32 samples of 64 tokens are more than 2,048 / 128: the other order is found out, and nothing is asserted."""
+    phases = [{"until": 6 * STEP, "weights": {"web_data": 1}}, {"weights": {"code_data": 1}}]
+    trunk, fork = tmp_path / "trunk", tmp_path / "fork"
+    options = {**CONSTANT, "micro_bsz": 2, "data_mixture": mixed(tmp_path, "phases", phases)}
+    assert run(two_sources, trunk, **options, max_tokens=4 * STEP) == 0
+    assert run(two_sources, fork, **options, max_tokens=8 * STEP, fork_from=folder_of(trunk), ctx_len=128) == 0
+    read = rows(fork, "data/epoch/code_data")
+    assert read[6] == 0 < read[7]
+
+
 def test_other_data_begins_at_its_start(data, two_sources, tmp_path, capsys):
     trunk = tmp_path / "trunk"
     assert run(data, trunk, **CONSTANT, max_tokens=4 * STEP) == 0
@@ -325,6 +364,79 @@ def test_averages_go_on_in_a_fork(data, tmp_path):
         weights = {n: t.double() * rho + now[f"model.{n}"].double() * (1 - rho) for n, t in weights.items()}
     for name, average in weights.items():
         torch.testing.assert_close(found[f"ema.4000.{name}"].double(), average, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"path": 5},
+        {"tokens": "x"},
+        {"step": None},
+        {"samples": -1},
+        {"offsets": {"data": "many"}},
+        {"offsets": [1]},
+        {"fresh": 5},
+        {"parents": [[1]]},
+    ],
+    ids=str,
+)
+def test_a_plan_with_a_fork_that_is_none(data, tmp_path, wrong):
+    """The fork is found out anew, and the run goes on where only places of other runs, which may move, differ."""
+    trunk, fork = tmp_path / "trunk", tmp_path / "fork"
+    assert run(data, trunk, **CONSTANT, max_tokens=4 * STEP) == 0
+    options = {**CONSTANT, "max_tokens": 6 * STEP, "fork_from": folder_of(trunk)}
+    assert run(data, fork, **options, stop_after=1) == EXIT_INTERRUPTED
+    path = folder_of(fork) / "plan.json"
+    plan = json.loads(path.read_text())
+    path.write_text(json.dumps({**plan, "fork": {**plan["fork"], **wrong}}))
+    assert run(data, fork, **options, resume="auto") == (0 if wrong.keys() <= {"path", "parents"} else 2)
+
+
+def test_a_step_that_was_moved_and_linked_back(data, tmp_path):
+    """The fork is known again by the run that was typed, also when that has trained on or is gone."""
+    trunk, fork = tmp_path / "trunk", tmp_path / "fork"
+    assert run(data, trunk, **CONSTANT, max_tokens=4 * STEP) == 0
+    typed, step = folder_of(trunk), trunk_and_step(trunk, 4)
+    step.rename(tmp_path / "elsewhere")
+    step.symlink_to(tmp_path / "elsewhere")
+    options = {**CONSTANT, "max_tokens": 6 * STEP, "fork_from": typed}
+    assert run(data, fork, **options, stop_after=1) == EXIT_INTERRUPTED
+    assert run(data, trunk, **CONSTANT, max_tokens=6 * STEP, resume="auto") == 0
+    assert run(data, fork, **options, stop_after=1, resume="auto") == 0
+    typed.rename(tmp_path / "gone")
+    assert run(data, fork, **options, resume="auto") == 0
+
+
+def test_a_start_that_was_replaced_is_refused(data, tmp_path, capsys):
+    """A fork that was killed before its first checkpoint would begin from other weights than its Plan says."""
+    trunk, other, fork = (tmp_path / name for name in ("trunk", "other", "fork"))
+    options = {**CONSTANT, "max_tokens": 4 * STEP}
+    assert run(data, trunk, **options) == 0 == run(data, other, **options, grad_clip=0.5)
+    forked = {**CONSTANT, "max_tokens": 6 * STEP, "fork_from": folder_of(trunk)}
+    assert run(data, fork, **forked, stop_after=1) == EXIT_INTERRUPTED
+    shutil.rmtree(folder_of(fork) / "checkpoints")
+    shutil.rmtree(trunk_and_step(trunk, 4))
+    shutil.copytree(trunk_and_step(other, 4), trunk_and_step(trunk, 4))
+    assert run(data, fork, **forked, resume="auto") == 2
+    assert "is another checkpoint by now" in capsys.readouterr().err
+
+
+def test_processes_that_found_different_starts():
+    """The trunk saved a checkpoint between two looks at it."""
+    with pytest.raises(UserError, match="saved a checkpoint while this one started"):
+        start_of(Fork("/run/checkpoints/step-000002", "a", 2, 2 * STEP), ["a", "b"])
+
+
+def test_a_rate_that_jumps_is_noted(data, tmp_path, capsys):
+    """A decay that would have begun before the fork does begin before it, and that is said."""
+    trunk = tmp_path / "trunk"
+    assert run(data, trunk, **CONSTANT, max_tokens=4 * STEP) == 0
+    start = {"fork_from": folder_of(trunk), "dry_run": True}
+    assert run(data, tmp_path / "a", **start, max_tokens=6 * STEP, decay_tokens=4 * STEP) == 0
+    said = capsys.readouterr().out
+    assert "was 0.002 where the fork begins and is 0.001 now" in said
+    assert run(data, tmp_path / "b", **start, max_tokens=6 * STEP, decay_tokens=2 * STEP) == 0
+    assert "where the fork begins" not in capsys.readouterr().out
 
 
 def test_data_of_another_tokenizer_is_refused(data, tmp_path, capsys):

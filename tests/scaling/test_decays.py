@@ -41,17 +41,18 @@ def test_a_decay_in_tokens_is_the_same_share(shape):
     [
         ([1000, 1200], 300, "the decay before it ends at 1,000"),
         ([150], 100, "warm-up lasts until 100"),
-        ([200], 0, "no tokens"),
+        ([200], 0, "0 tokens, fewer than the 8 of a step"),
+        ([1000, 1200], 7, "7 tokens, fewer than the 8 of a step"),
     ],
 )
 def test_decays_that_overlap(ends, length, said):
     with pytest.raises(UserError, match=said):
-        plan_decays(ends, 100, length, 0.1, lower_peaks=False)
+        plan_decays(ends, 100, length, 0.1, lower_peaks=False, batch=8)
 
 
 def test_ends():
     assert read_ends(["0.5x", "1x", "2x"], 999) == [499, 999, 1998]
     assert read_ends(["500k", "1M", "2x"], 1_000_000) == [500_000, 1_000_000, 2_000_000]
-    for wrong in ([], ["2x", "1x"], ["1M", "1M"], ["x"], ["-1M"], ["1/0x"], ["soon"]):
+    for wrong in ([], ["2x", "1x"], ["1M", "1M"], ["x"], ["-1M"], ["1/0x"], ["soon"], ["1e99999999x"]):
         with pytest.raises((ValueError, ZeroDivisionError)):
             read_ends(wrong, 1000)
