@@ -15,6 +15,7 @@ from lit_gpt.checkpoint import identity_of, newest_published, read_meta, underst
 from lit_gpt.data.corpus import Corpus
 from lit_gpt.data.cursor import offsets_from
 from lit_gpt.data.kept_tokenizer import FOLDER as TOKENIZER
+from lit_gpt.data.kept_tokenizer import tokenizer_from
 from lit_gpt.data.origin import agree
 from lit_gpt.data.remote import NoData
 from lit_gpt.data.stream import StreamInfo
@@ -29,11 +30,15 @@ PLAN = "plan.json"  # of a run folder, see train/run_folder.py
 
 @dataclass(frozen=True)
 class Origin:
-    """The checkpoint that a fork starts from. fork: without what depends on the fork's own Plan."""
+    """The checkpoint that a fork starts from. fork: without what depends on the fork's own Plan.
+
+    made_with: the tokenizer of its data, see _made_with.
+    """
 
     fork: Fork
     plan: Plan
     data: dict[str, Any]
+    made_with: str | None = None
 
 
 def known_fork(fork_from: str | None, folder: Path) -> Fork | None:
@@ -73,7 +78,7 @@ def read_origin(path: Path) -> Origin:
         parents = (*before.parents, f"{before.path}, after {before.tokens:,} tokens") if before else ()
         fork = Fork(str(_place(step)), identity_of(step), meta["step"], meta["tokens"], parents=parents)
         fraction(plan.schedule, meta["tokens"])  # of numbers
-        return Origin(fork, plan, dict(meta["data"]))
+        return Origin(fork, plan, dict(meta["data"]), _made_with(step, meta))
 
 
 def start_of(fork: Fork, found: Sequence[str | None]) -> dict[str, Any]:
@@ -118,10 +123,20 @@ def jump(origin: Origin, plan: Plan) -> tuple[str, ...]:
     return ()
 
 
-def _check_tokenizer(kept: Path, corpus: Corpus) -> None:
-    """Raise UserError for data of another tokenizer than the one in the other run's folder, where there is one."""
-    if kept.is_dir():
-        agree([(str(kept), StreamInfo(made_with=str(kept))), ("the data of this run", corpus.common)])
+def _made_with(step: Path, meta: dict[str, Any]) -> str | None:
+    """Where the tokenizer of the other run is, or "bytes"; None where nobody knows. Copies have none beside them."""
+    if (kept := step.parent.parent / TOKENIZER).is_dir():
+        return str(kept)
+    said = tokenizer_from(meta)
+    if said is None or not said.present:
+        return None
+    return "bytes" if said.kind == "bytes" else said.source
+
+
+def _check_tokenizer(made_with: str | None, corpus: Corpus) -> None:
+    """Raise UserError for data of another tokenizer than that of the other run, where it is known."""
+    if made_with is not None:
+        agree([(made_with, StreamInfo(made_with=made_with)), ("the data of this run", corpus.common)])
 
 
 def place_in_data(fork: Fork, origin: Origin, open_with: Callable[[Fork], Corpus]) -> Fork:
@@ -134,7 +149,7 @@ def place_in_data(fork: Fork, origin: Origin, open_with: Callable[[Fork], Corpus
         same = replace(fork, samples=int(state["samples_seen"]), offsets=dict(before.offsets) if before else {})
         try:
             corpus = open_with(same)
-            _check_tokenizer(Path(fork.path).parent.parent / TOKENIZER, corpus)
+            _check_tokenizer(origin.made_with, corpus)
             if corpus.fingerprint == state["fingerprint"]:
                 return replace(same, data="the place in the data is kept")
             offsets = {name: n for name, n in offsets_from(state, open_with(fork)).items() if n}

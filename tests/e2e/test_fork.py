@@ -448,6 +448,10 @@ def test_data_of_another_tokenizer_is_refused(data, tmp_path, capsys):
     options = {**CONSTANT, "max_tokens": 6 * STEP, "vocab_size": 300, "fork_from": folder_of(trunk)}
     assert run(tmp_path / "chars", tmp_path / "fork", **options) == 2
     assert "different tokenizers" in capsys.readouterr().err
+    copied = tmp_path / "copy/checkpoints/step-000004"  # without tokenizer/ beside it
+    shutil.copytree(trunk_and_step(trunk, 4), copied)
+    assert run(tmp_path / "chars", tmp_path / "fork", **options | {"fork_from": copied}) == 2
+    assert "different tokenizers" in capsys.readouterr().err
 
 
 def test_every_figure_says_where_a_fork_comes_from(data, tmp_path):
