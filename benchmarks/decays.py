@@ -150,7 +150,7 @@ def draw(rows: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Run, read, print, write, draw."""
     at = list(arguments).index("--") if "--" in arguments else len(arguments)
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--gpus", help="GPU numbers, such as 0,0,1,1: a run at a time on each")
     parser.add_argument("--unit_steps", type=int, default=512, help="steps of one unit, a multiple of 8")
