@@ -158,8 +158,8 @@ class RunConfig:
         micro_bsz: sequences per device and forward pass.
         bramp_ratio: grow the batch from total_bsz to this multiple over the first 5 percent of the tokens.
         schedule: learning-rate schedule (tokens wsd, cosine); default linear. wsd_s decays several times, at decay_at.
-        decay: shape of the final decay of wsd; default linear, with token cosine too: cosine.
-        decay_fraction: fraction of the run after warm-up that wsd decays over.
+        decay: shape of the decays of wsd and wsd_s; default linear, with token cosine too: cosine.
+        decay_fraction: fraction of the tokens after warm-up that wsd, or each decay of wsd_s, decays over.
         decay_tokens: tokens that wsd, or each decay of wsd_s, decays over, in place of decay_fraction. A fork trains
             for just so many more where it has no max_tokens.
         decay_at: where the decays of wsd_s end, in tokens or in multiples of the default budget, such as

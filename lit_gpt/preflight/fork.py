@@ -60,10 +60,11 @@ def _place(path: Path) -> Path:
     return path.parent.resolve() / path.name
 
 
-def read_origin(path: Path) -> Origin:
+def read_origin(path: Path, experts: bool) -> Origin:
     """The newest checkpoint of a run, or the one that `path` is. Its tensors are checked when they are loaded.
 
-    Raises UserError where there is none, and for exported files, which have no optimizer state.
+    experts: whether the fork has some. Raises UserError where there is none, for exported files, which have no
+    optimizer state, and for a dense model that is to have experts.
     """
     step = None if path.is_file() else newest_published(path)
     if step is None:
@@ -75,6 +76,11 @@ def read_origin(path: Path) -> Origin:
     with understood(step):
         plan = Plan.from_dict(meta["plan"])
         before = plan.fork
+        if experts and not meta["model"].get("experts"):
+            raise UserError(
+                f"--fork_from {path} is a dense model, whose optimizer has no state for experts. Give --init_from "
+                "instead, which makes the experts of its weights."
+            )
         parents = (*before.parents, f"{before.path}, after {before.tokens:,} tokens") if before else ()
         fork = Fork(str(_place(step)), identity_of(step), meta["step"], meta["tokens"], parents=parents)
         fraction(plan.schedule, meta["tokens"])  # of numbers
@@ -113,14 +119,19 @@ def taken_over(origin: Origin, plan: Plan) -> Fork:
     return replace(origin.fork, fresh=fresh)
 
 
-def jump(origin: Origin, plan: Plan) -> tuple[str, ...]:
-    """A note where the learning rate is another at the start of a fork than at the end of what it goes on from."""
+def not_kept(origin: Origin, plan: Plan) -> tuple[str, ...]:
+    """Notes on what a fork does not go on with: averages, and the learning rate where it jumps."""
     tokens, plans = origin.fork.tokens, (origin.plan, plan)
+    left = ", ".join(f"{half_life:,}" for half_life in origin.plan.ema if half_life not in plan.ema)
+    notes = (
+        (f"the averages with half-lives of {left} tokens are not kept, since --ema does not name them",) if left else ()
+    )
     for role in (name for name in plan.roles if plan.counts.get(name) and name in origin.plan.roles):
         before, now = (p.roles[role].lr * fraction(p.schedule, tokens) for p in plans)
         if origin.plan.roles[role].update_rule == plan.roles[role].update_rule and abs(now - before) > 0.01 * before:
-            return (f"the learning rate of the {role} was {before:.3g} where the fork begins and is {now:.3g} now",)
-    return ()
+            said = f"the learning rate of the {role} was {before:.3g} where the fork begins and is {now:.3g} now"
+            return (*notes, said)
+    return notes
 
 
 def _made_with(step: Path, meta: dict[str, Any]) -> str | None:

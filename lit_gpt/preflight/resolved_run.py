@@ -15,7 +15,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.optim import OPTIMIZERS, check_arguments
 from lit_gpt.plugins import load_plugins
 from lit_gpt.preflight.data_facts import TrainingData, curriculum, describe_training_data, training_corpus, unreached
-from lit_gpt.preflight.fork import jump, known_fork, place_in_data, read_origin, taken_over
+from lit_gpt.preflight.fork import known_fork, not_kept, place_in_data, read_origin, taken_over
 from lit_gpt.preflight.memory import memory_per_gpu, too_much
 from lit_gpt.preflight.meta_model import count, meta_model
 from lit_gpt.preflight.model_options import base_config, model_config, unread_options
@@ -75,7 +75,7 @@ def resolve_run(typed: RunConfig, ranks: int) -> ResolvedRun:
     )
     folder = Path(str(run.out_dir)) / label
     fork = known_fork(run.fork_from, folder)
-    origin = read_origin(Path(run.fork_from)) if run.fork_from and fork is None else None
+    origin = read_origin(Path(run.fork_from), config.experts is not None) if run.fork_from and fork is None else None
     facts = OPTIMIZERS.facts(run.optimizer or "adamw")
     plan = build_plan(run, facts, counted, tuned, ranks, origin.fork if origin else fork)
     plan = replace(plan, curriculum=curriculum(run.data_mixture))
@@ -83,7 +83,7 @@ def resolve_run(typed: RunConfig, ranks: int) -> ResolvedRun:
     if origin:
         where = run.train_data_dir, run.data_mixture, run.eos_token_id, plan
         fork = place_in_data(taken_over(origin, plan), origin, lambda fork: training_corpus(*where, fork))
-        plan, notes = replace(plan, fork=fork), notes + jump(origin, plan)
+        plan, notes = replace(plan, fork=fork), notes + not_kept(origin, plan)
     check_arguments(plan)
     if run.dry_run or torch.cuda.is_available():  # a run on a CPU asks nothing of a GPU
         plan = replace(plan, memory=memory_per_gpu(run, model, plan, ranks))

@@ -92,7 +92,12 @@ def _same_run(old: dict[str, Any], resolved: ResolvedRun, where: str, folder: Pa
     """
     if is_extension(old, resolved, tokens):
         return
-    if differing := what_differs(old, resolved, folder / CONFIG):
+    differing = what_differs(old, resolved, folder / CONFIG)
+    if len(differing) == 1 and resolved.plan.tokens < tokens:
+        raise UserError(
+            f"{where} has trained on {tokens:,} tokens already. Give a larger --max_tokens, or the old one."
+        )
+    if differing:
         listed = "\n".join(f"  {line}" for line in differing)
         if any(line.startswith("numerics.plugins") for line in differing):
             listed += f"\nThe plugins as they were then are in {folder / PLUGINS}."

@@ -28,6 +28,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "normuon": {},
     "muonh": {"head_init_std": 0.02},
 }
+EXPERTS = {"train_model": "transformer_gqa4_h2_moe", "sparsity": 4, "top_k": 4, "base_hps__d0": 4, "ar": 8}
 CONSTANT: dict[str, Any] = {"schedule": "constant", "save_step": 2, "keep_last": 99}
 
 
@@ -249,11 +250,18 @@ def test_forks_that_cannot_be(data, tmp_path, capsys):
         ({"max_tokens": 4 * STEP}, "--decay_tokens N to decay over N more"),
         ({"depth": 2}, "does not fit this run"),
         ({"optimizer": "muon", "out_dir": str(trunk)}, "not the run that"),
+        (EXPERTS, "Give --init_from instead"),
     ]
     for options, said in cases:
         typed = {"max_tokens": 8 * STEP, "fork_from": folder_of(trunk), **CONSTANT, **options}
         assert run(data, typed.pop("out_dir", fork), **typed) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_budget_below_what_is_trained(data, tmp_path, capsys):
+    assert run(data, tmp_path, **CONSTANT, max_tokens=8 * STEP) == 0
+    assert run(data, tmp_path, **CONSTANT, max_tokens=6 * STEP, resume="auto") == 2
+    assert "has trained on 4,096 tokens already" in capsys.readouterr().err
 
 
 def mixed(tmp_path: Path, name: str, weights: Any) -> Path:
@@ -345,7 +353,7 @@ def test_other_data_begins_at_its_start(data, two_sources, tmp_path, capsys):
     assert rows(tmp_path / "b", "total_tokens") == {5: 5 * STEP, 6: 6 * STEP}
 
 
-def test_averages_go_on_in_a_fork(data, tmp_path):
+def test_averages_go_on_in_a_fork(data, tmp_path, capsys):
     """One that the trunk has is taken over, and a new one begins as the weights."""
     trunk, fork, more = (tmp_path / name for name in ("trunk", "fork", "more"))
     options = {**CONSTANT, "max_tokens": 8 * STEP}
@@ -354,6 +362,9 @@ def test_averages_go_on_in_a_fork(data, tmp_path):
     assert run(data, fork, **options, **start, ema="1k") == 0
     assert_same(trunk, fork, 8)
     assert run(data, more, **options, **start, ema="1k,4k") == 0
+    capsys.readouterr()
+    assert run(data, tmp_path / "none", **options, **start, dry_run=True) == 0
+    assert "the averages with half-lives of 1,000 tokens are not kept" in capsys.readouterr().out
     found, wanted = tensors(more, 8), tensors(trunk, 8)
     assert all(torch.equal(found[name], t) for name, t in wanted.items())
     weights = {n.removeprefix("model."): t for n, t in tensors(trunk, 4).items() if n.startswith("model.")}

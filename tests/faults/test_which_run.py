@@ -30,7 +30,7 @@ def resolved_of(data: Path, out: Path, **options: Any) -> ResolvedRun:
 
 
 def old_meta(resolved: ResolvedRun, **numerics: str) -> dict[str, Any]:
-    return {**identity(resolved), "numerics": numerics, "tokens": 512}
+    return {**identity(resolved), "numerics": numerics, "tokens": 0}
 
 
 @pytest.mark.parametrize("label", ["device default", "fp32", "32"])
