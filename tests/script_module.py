@@ -1,11 +1,16 @@
-"""A script of the repository as a module, imported as Python runs it: the siblings it imports are in its own folder."""
+"""Scripts and tools as Python runs them: a script with its siblings to import, a tool with its exit code."""
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+
+import pytest
+
+from lit_gpt.config.command import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -17,3 +22,12 @@ def script_module(path: str) -> ModuleType:
         return importlib.import_module(Path(path).stem)
     finally:
         sys.path.pop(0)
+
+
+def tool(main: Callable[[list[str]], int], *words: object) -> int:
+    """The exit code of a tool."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:
+        patch.setattr(sys, "argv", ["tool", *map(str, words)])
+        run_command(main)
+    assert isinstance(left.value.code, int)
+    return left.value.code

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_run
+from script_module import tool
 from tiny_run import folder_of, make_corpus
 
 from lit_gpt.checkpoint import (
@@ -26,7 +26,6 @@ from lit_gpt.checkpoint import (
     load_full,
     read_meta,
 )
-from lit_gpt.config.command import run_command
 from lit_gpt.parallel import start_runtime
 from lit_gpt.tools import checkpoints, inspect
 from lit_gpt.tools._checkpoint_folder import human
@@ -83,15 +82,6 @@ def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
     path.write_bytes(data)
-
-
-def tool(main: Callable[[list[str]], int], *words: object) -> int:
-    """The exit code of a tool."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:
-        patch.setattr(sys, "argv", ["tool", *map(str, words)])
-        run_command(main)
-    assert isinstance(left.value.code, int)
-    return left.value.code
 
 
 @pytest.fixture

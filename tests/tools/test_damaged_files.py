@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,9 @@ import pytest
 import torch
 from hostile import resealed
 from llama_models import model_of, small
+from script_module import tool
 
 from lit_gpt.checkpoint import find_checkpoint, load_exported
-from lit_gpt.config.command import run_command
 from lit_gpt.data.kept_tokenizer import KeptTokenizer
 from lit_gpt.data.tokenizer import train_bpe
 from lit_gpt.errors import UserError
@@ -32,15 +30,6 @@ DAMAGE = {"empty": b"", "half": b'{"version": 1,', "binary": bytes(range(256)), 
 @pytest.fixture
 def run(run_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run_folder, tmp_path / "run"))
-
-
-def tool(main: Callable[[list[str]], int], *words: object) -> int:
-    """The exit code of a tool."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:
-        patch.setattr(sys, "argv", ["tool", *map(str, words)])
-        run_command(main)
-    assert isinstance(left.value.code, int)
-    return left.value.code
 
 
 @pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
