@@ -57,7 +57,9 @@ def check_folder(resolved: ResolvedRun, checkpoint: dict[str, Any] | None, resum
     folder = resolved.folder
     if checkpoint is not None:
         place = resumed.parent.parent if resumed else folder
-        _same_run(_parts(checkpoint), resolved, "the checkpoint", place, checkpoint["tokens"])
+        _same_run(
+            {part: checkpoint[part] for part in IDENTITY}, resolved, "the checkpoint", place, checkpoint["tokens"]
+        )
     blocking = next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None)
     if blocking:
         raise UserError(f"The run folder {folder} cannot be made: {blocking} is a file. Choose another --out_dir.")
@@ -79,10 +81,6 @@ def _identity_of(folder: Path) -> dict[str, Any] | None:
     except UserError:
         return None
     return parts if all(parts.values()) else None
-
-
-def _parts(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    return {part: checkpoint[part] for part in IDENTITY}
 
 
 def _same_run(old: dict[str, Any], resolved: ResolvedRun, where: str, folder: Path, tokens: int) -> None:
@@ -118,7 +116,7 @@ def lock_folder(
     process trains in the folder, and when one did since `check_folder`.
     """
     folder = resolved.folder
-    if checkpoint and (before := _parts(checkpoint)["plan"]["tokens"]) != resolved.plan.tokens:
+    if checkpoint and (before := checkpoint["plan"]["tokens"]) != resolved.plan.tokens:
         print(
             f"note: the budget was {before:,} tokens and is {resolved.plan.tokens:,} now; the {checkpoint['tokens']:,} "
             "that were trained are the same under both",

@@ -27,8 +27,9 @@ class Saver:
             write()
 
     def improves(self, measured: dict[str, float]) -> bool:
-        """Whether --keep_best asks to save what was measured just now."""
-        self.settle()
+        """Whether --keep_best asks to save what was measured just now. Without it no save is waited for."""
+        if self.checkpoints.keep_best:
+            self.settle()
         return self.checkpoints.improves(measured)
 
     def settle(self) -> None:

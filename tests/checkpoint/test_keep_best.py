@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,8 +16,10 @@ from tiny_run import folder_of, make_corpus, pretrain, rows, run, words
 
 from lit_gpt.checkpoint import Checkpointer, read_meta
 from lit_gpt.checkpoint.retention import LOSS
+from lit_gpt.parallel import start_runtime
 from lit_gpt.train import reporter
 from lit_gpt.train.loop import Trainer
+from lit_gpt.train.save_retries import Saver
 from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 # Of steps 1 to 8. Saved are: 1, 2 and 4, which are the best so far; 3 and 6, as --save_step says; 8, the end.
@@ -144,3 +147,15 @@ def test_two_processes(data: Path, tmp_path: Path) -> None:
     argv = words(data, tmp_path, val_data_dir=data, **OPTIONS | {"micro_bsz": 4})
     assert run_distributed(on_a_rank, 2, argv) == [(0, [1, 2, 3, 4, 6, 8])] * 2
     assert there(tmp_path) == {"4": {LOSS: 3.0}, "8": {LOSS: 3.1}}
+
+
+def test_without_it_a_validation_waits_for_no_save(tmp_path):
+    """Training would stand still until a large checkpoint is written."""
+    checkpoints, written = Checkpointer(tmp_path, start_runtime(), keep_last=1), threading.Event()
+    checkpoints.thread = threading.Thread(target=written.wait)
+    checkpoints.thread.start()
+    saver: Any = Saver(checkpoints, cast(Any, None), 0)
+    saver._writing = 3
+    assert not saver.improves({LOSS: 1.0}) and checkpoints.thread.is_alive()
+    written.set()
+    checkpoints.close()
