@@ -15,7 +15,7 @@ from typing import Any
 from lit_gpt.errors import NotWritten, UserError, did_you_mean
 from lit_gpt.metrics.summary import METRICS_FILE, jsonable, parse_rows, read_rows
 from lit_gpt.metrics.trackers import TRACKERS, RunInfo, Tracker
-from lit_gpt.utils.files import write_bytes, write_text
+from lit_gpt.utils.files import replacing
 
 CSV_FILE, CORRUPT = "metrics.csv", ".corrupt"
 SINK_NAMES = ("csv", *TRACKERS)
@@ -29,6 +29,10 @@ class Sinks:
     these. resume_step: the optimizer step training continues from; records after it are
     removed, so that the local files read as one uninterrupted run. 0 starts the files afresh.
     owned: called before anything is written; raises where the folder is not this process's any more.
+
+    A process can be suspended between that question and the write, and lose the folder meanwhile. Lines are therefore
+    appended through a handle that was open before the question, and a new owner starts with new files (made beside the
+    old ones, and renamed): what the old owner still appends goes to a file that has no name any more.
 
     A tracker that fails warns once and never stops training. While a local file cannot be written, its lines wait
     in memory, and one warning says so; `close` raises NotWritten when that is still so at the end.
@@ -58,8 +62,8 @@ class Sinks:
         info = RunInfo(folder, run_name, project, jsonable(config), resume_step, entity, group, tuple(tags))
         self._owned, self._failed = owned, set[str]()
         self._trackers = self._start([n for n in TRACKERS if n in names], info)
-        self._jsonl = _Jsonl(folder / METRICS_FILE, resume_step)
-        self._csv = _Csv(folder / CSV_FILE, self._jsonl) if "csv" in names else None
+        self._jsonl = _Jsonl(_Appended(folder / METRICS_FILE, owned), resume_step)
+        self._csv = _Csv(_Appended(folder / CSV_FILE, owned), self._jsonl) if "csv" in names else None
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Record scalars of one optimizer step; NaN and infinities are null in the local files."""
@@ -106,15 +110,57 @@ class Sinks:
             )
 
 
+class _Appended:
+    """A file that grows at its end, through a handle that stays open (`Sinks` says why)."""
+
+    def __init__(self, path: Path, owned: Callable[[], None]):
+        self.path, self._owned, self._handle = path, owned, -1
+
+    def beside(self, suffix: str) -> _Appended:
+        return _Appended(self.path.with_name(self.path.name + suffix), self._owned)
+
+    def replace(self, data: bytes) -> None:
+        """The whole content, in one step and as a new file."""
+        with replacing(self.path) as temporary:
+            temporary.write_bytes(data)
+            self._owned()
+
+    def append(self, data: bytes) -> None:
+        """All of it, or nothing."""
+        if not self._is_open():
+            self.close()
+            self._handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            self._owned()  # once more: the handle may be to another owner's file
+        end, done = os.fstat(self._handle).st_size, 0
+        try:
+            while done < len(data):
+                done += os.write(self._handle, data[done:])
+        except OSError:
+            os.ftruncate(self._handle, end)
+            raise
+
+    def close(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def _is_open(self) -> bool:
+        """Whether the handle is to the file that has the name now: a person may have moved the old one."""
+        try:
+            return self._handle >= 0 and os.path.samestat(os.fstat(self._handle), self.path.stat())
+        except FileNotFoundError:
+            return False
+
+
 class _Jsonl:
     """One JSON object per line, handed to the system line by line."""
 
-    def __init__(self, path: Path, resume_step: int):
-        self.path, self.waiting = path, ""  # waiting: text that is not in the file yet
-        before = path.read_bytes() if path.is_file() else b""
-        rows, self.corrupt = parse_rows(path) if resume_step and before else ([], [])
-        text = "".join(_line(row) for row in rows if row["step"] <= resume_step)
-        self.replacement: str | None = None if text.encode() == before and before else text  # of the whole file
+    def __init__(self, file: _Appended, resume_step: int):
+        self.file, self.path, self.waiting = file, file.path, ""  # waiting: text that is not in the file yet
+        before = self.path.read_bytes() if self.path.is_file() else b""
+        rows, self.corrupt = parse_rows(self.path) if resume_step and before else ([], [])
+        # Of the whole file. A continued run's is written anew even where nothing changes: see `Sinks`.
+        self.replacement: str | None = "".join(_line(row) for row in rows if row["step"] <= resume_step)
         self._warned = False
         self._try()
 
@@ -124,15 +170,16 @@ class _Jsonl:
 
     def _flush(self) -> None:
         if self.corrupt:
-            aside = self.path.with_name(self.path.name + CORRUPT)
-            _append(aside, b"".join(line + b"\n" for line in self.corrupt))
-            warnings.warn(f"{self.path} had lines that are no records; they are in {aside} now.", stacklevel=4)
+            aside = self.file.beside(CORRUPT)
+            aside.append(b"".join(line + b"\n" for line in self.corrupt))
+            aside.close()
+            warnings.warn(f"{self.path} had lines that are no records; they are in {aside.path} now.", stacklevel=4)
             self.corrupt = []
         if self.replacement is not None:
-            write_text(self.path, self.replacement + self.waiting)
+            self.file.replace((self.replacement + self.waiting).encode())
             self.replacement = None
         else:
-            _append(self.path, self.waiting.encode())
+            self.file.append(self.waiting.encode())
         self.waiting = ""
 
     def _try(self) -> bool:
@@ -156,7 +203,9 @@ class _Jsonl:
 
     def close(self) -> str:
         """Try for the last time; what is lost, in words."""
-        if self.complete or self._try():
+        written = self.complete or self._try()
+        self.file.close()
+        if written or not self.waiting:
             return ""
         return (
             f"The last {self.waiting.count(chr(10))} lines of {self.path} could not be written and are lost; those "
@@ -168,26 +217,11 @@ def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(row, allow_nan=False) + "\n"
 
 
-def _append(path: Path, data: bytes) -> None:
-    """All of it, or nothing. The file is opened for each call, since a person may have moved it."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    try:
-        end, done = os.fstat(handle).st_size, 0
-        try:
-            while done < len(data):
-                done += os.write(handle, data[done:])
-        except OSError:
-            os.ftruncate(handle, end)
-            raise
-    finally:
-        os.close(handle)
-
-
 class _Csv:
     """The records of metrics.jsonl as a table; made from it anew when a new key appears, and after a failed write."""
 
-    def __init__(self, path: Path, source: _Jsonl):
-        self.path, self.source = path, source
+    def __init__(self, file: _Appended, source: _Jsonl):
+        self.file, self.path, self.source = file, file.path, source
         self._columns: list[str] = []  # of the file, where it has all rows
         self._rebuild()
 
@@ -195,7 +229,7 @@ class _Csv:
         """`row` is in metrics.jsonl already, so that a rebuild includes it."""
         if self._columns and row.keys() <= set(self._columns):
             try:
-                _append(self.path, _table(self._columns, [row]))
+                self.file.append(_table(self._columns, [row]))
             except OSError:  # of which metrics.jsonl warns; it is on the same disk
                 self._columns = []
         else:
@@ -208,7 +242,7 @@ class _Csv:
             rows = read_rows(self.source.path)
             columns = list(dict.fromkeys(["step", "time", *(key for row in rows for key in row)]))
             header = dict(zip(columns, columns))
-            write_bytes(self.path, _table(columns, [header, *rows]))
+            self.file.replace(_table(columns, [header, *rows]))
         except OSError as error:
             return str(error.strerror)
         self._columns = columns if self.source.complete else []
@@ -217,6 +251,7 @@ class _Csv:
     def close(self) -> str:
         """Try for the last time; what is lost, in words."""
         why = "" if self._columns else self._rebuild()
+        self.file.close()
         return f"{self.path} could not be written ({why}); metrics.jsonl has the same numbers." if why else ""
 
 

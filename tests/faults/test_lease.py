@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -18,6 +19,8 @@ from tiny_run import folder_of, pretrain, words
 
 from lit_gpt.config.cli import parse
 from lit_gpt.errors import EXIT_NOT_OWNER, NotOwner
+from lit_gpt.metrics.sinks import Sinks
+from lit_gpt.metrics.summary import read_metrics
 from lit_gpt.preflight.resolved_run import resolve_run
 from lit_gpt.train import lease
 from lit_gpt.train.lease import take_lease
@@ -209,3 +212,41 @@ def test_two_runs_in_one_folder(data, tmp_path):
     assert first.exitcode == EXIT_NOT_OWNER
     assert "no longer owns" in said.read_text() and "Traceback" not in said.read_text()
     assert {path: path.read_bytes() for path in files} == before
+
+
+@pytest.mark.parametrize("moment", ["its first line", "a later line", "a person moved the file"])
+def test_a_run_suspended_between_the_question_and_the_write(moment, tmp_path):
+    """It had asked whether the folder is its own, slept, and on waking appended a line to its successor's log."""
+    lost: list[Sinks] = []
+    suspend = False
+
+    def opened(owned: Any, resume_step: int = 0) -> Sinks:
+        return Sinks(tmp_path, ["csv"], run_name="r", project="p", config={}, resume_step=resume_step, owned=owned)
+
+    def owned() -> None:
+        """The answer is true; then the process sleeps, and another one takes over."""
+        if lost:
+            raise NotOwner("no longer owns")
+        if suspend:
+            lost.append(opened(lambda: None, 1))
+            lost[0].log({"loss": 20.0}, 2)
+
+    first = opened(owned)
+    if moment != "its first line":
+        first.log({"loss": 1.0}, 1)
+    if moment == "a person moved the file":
+        (tmp_path / "metrics.jsonl").rename(tmp_path / "moved")
+        (tmp_path / "metrics.jsonl").write_bytes((tmp_path / "moved").read_bytes())
+    suspend = True
+    with contextlib.suppress(NotOwner):
+        first.log({"loss": 2.0}, 2)
+    with pytest.raises(NotOwner):
+        first.log({"loss": 3.0}, 3)
+    steps = [1, 2] if moment != "its first line" else [2]
+    for name, text in (("metrics.jsonl", '"step": {},'), ("metrics.csv", "{},")):
+        lines = (tmp_path / name).read_text().splitlines()
+        assert [text.format(step) in line for step, line in zip(steps, lines[-len(steps) :])] == [True] * len(steps)
+        assert len(lines) == len(steps) + (name == "metrics.csv"), lines
+    lost[0].log({"loss": 30.0}, 3)
+    lost[0].close()
+    assert read_metrics(tmp_path)["step"].tolist() == [*steps, 3]
