@@ -12,12 +12,12 @@ import shlex
 import sys
 
 from jsonargparse import ArgumentParser
-from prepare_text import summary
 
 from lit_gpt.config.bounds import hints
 from lit_gpt.config.command import exit_code, parsed
 from lit_gpt.data.prepare.corpora import CORPORA, listing
 from lit_gpt.data.prepare.fetch import plan_fetch
+from lit_gpt.data.prepare.summary import summary
 from lit_gpt.errors import UserError
 
 
@@ -34,13 +34,14 @@ def arguments(words: list[str]) -> list[str]:
 def parse(words: list[str]) -> dict:
     """The arguments of plan_fetch(). Raises UserError for words that are no options, and wrong values."""
     parser = ArgumentParser(prog="fetch.py NAME", exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--list", action="store_true", help="print the table of corpora and stop")
     parser.add_function_arguments(plan_fetch, as_group=False)
-    return parsed(parser, arguments(words), plan_fetch).as_dict()
+    return {name: value for name, value in parsed(parser, arguments(words), plan_fetch).items() if name != "list"}
 
 
 def main(words: list[str]) -> None:
     """Fetch what the command line names. Raises UserError for files that cannot be used, too."""
-    if words == ["--list"]:
+    if "--list" in words:
         print(listing())
         return
     if not words:

@@ -21,8 +21,8 @@ class HubServer(ThreadingHTTPServer):
     """repos: {"owner/name": {path: bytes}}, of data sets and models alike. requests: (method, path, headers).
 
     gated: names of repositories that answer 403. Of the contents of large files: cut: {path: how many bytes of the next
-    answers to send}. damaged: {path: how many answers are still wrong in a byte}. refuse: {path: the numbers of those
-    requests, from 0, that are answered with 503}.
+    answers to send}. damaged: {path: how many answers are still wrong in a byte}. refuse: {path: from which request
+    on, counted from 0, the answer is 503}.
     """
 
     daemon_threads = True
@@ -34,7 +34,7 @@ class HubServer(ThreadingHTTPServer):
         self.gated: set[str] = set()
         self.cut: dict[str, list[int]] = {}
         self.damaged: dict[str, int] = {}
-        self.refuse: dict[str, list[int]] = {}
+        self.refuse: dict[str, int] = {}
 
     @property
     def address(self) -> str:
@@ -50,7 +50,7 @@ class HubServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: HubServer
+    server: HubServer  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing on stderr."""
@@ -110,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(302, b"", headers)
 
     def _content(self, path: str) -> None:
-        if len(self.server.ranges(path)) - 1 in self.server.refuse.get(path, ()):
+        if len(self.server.ranges(path)) > self.server.refuse.get(path, 1 << 30):
             return self._send(503, b"", {})
         data = next(files[path] for files in self.server.repos.values() if path in files)
         if self.server.damaged.get(path, 0):

@@ -87,28 +87,41 @@ class Hub:
     def _complete(self, file: HubFile, path: Path) -> None:
         """Fetch what is missing behind the end of what came before, and give it its name.
 
-        The library's own functions begin a file again when the process was killed (as of huggingface_hub 2.4).
+        The library's own functions begin a file again when the process was killed (as of huggingface_hub 2.4), and
+        not every version goes on by itself when a connection is cut.
         """
-        from huggingface_hub import hf_hub_url
-        from huggingface_hub.file_download import http_get
-        from huggingface_hub.utils import build_hf_headers
-
-        url = hf_hub_url(self.repo, file.path, repo_type="dataset", revision=self.revision, endpoint=self.api.endpoint)
         partial = path.with_name(path.name + PARTIAL)
         with self._explained(file.path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if partial.exists() and partial.stat().st_size > file.size:
                 partial.unlink()
-            with open(partial, "ab") as f:
+            while not self._more(file, partial):
+                pass
+            os.replace(partial, path)
+
+    def _more(self, file: HubFile, partial: Path) -> bool:
+        """Fetch to the end: True; or something of it: False. Raises the library's error when nothing more came."""
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.file_download import http_get
+        from huggingface_hub.utils import build_hf_headers
+
+        where = {"repo_type": "dataset", "revision": self.revision, "endpoint": self.api.endpoint}
+        with open(partial, "ab") as f:
+            start = f.tell()
+            try:
                 http_get(
-                    url,
+                    hf_hub_url(self.repo, file.path, **where),
                     f,
-                    resume_size=f.tell(),
+                    resume_size=start,
                     headers=build_hf_headers(),
                     expected_size=file.size,
-                    displayed_filename=path.name,
+                    displayed_filename=os.path.basename(file.path),
                 )
-            os.replace(partial, path)
+            except Exception:
+                if f.tell() <= start:
+                    raise
+                return False
+        return True
 
     def _explained(self, what: str) -> AbstractContextManager[None]:
         return explained(self.repo, what, self.revision, f"{self.api.endpoint}/datasets/{self.repo}")
