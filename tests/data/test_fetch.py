@@ -7,6 +7,7 @@ import gzip
 import json
 import random
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +24,9 @@ from script_module import script_module
 from lit_gpt.config.command import exit_code
 from lit_gpt.data import open_corpus
 from lit_gpt.data.prepare import corpora, fetch
+from lit_gpt.data.prepare.hub import HubFile
 from lit_gpt.data.tokenizer import TOKENIZER_FILES, load_tokenizer, train_bpe
-from lit_gpt.errors import NotWritten, UserError
+from lit_gpt.errors import NotInstalled, NotWritten, UserError
 
 SCRIPT = script_module("scripts/fetch.py")
 EDU = "HuggingFaceFW/fineweb-edu"
@@ -151,8 +153,9 @@ def test_killed_anywhere_the_same_call_ends_with_the_same_folder(hub, tmp_path, 
         return {p.relative_to(folder): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
 
     monkeypatch.setattr(fetch, "BATCH_BYTES", 1)
-    (tmp_path / "whole").mkdir()
-    run(tmp_path / "whole/out", shards=2, tokenizer="char")
+    files = {f"en/c4-train.0000{i}-of-01024.json.gz": json_gz(texts(5, i)) for i in range(2)}
+    hub.repos["allenai/c4"] = files | {"en/c4-validation.00000-of-00008.json.gz": json_gz(texts(5, 2))}
+    run(tmp_path / "whole/out", "c4", shards=2, tokenizer="char")
     real = {name: getattr(module, name) for module, name in STEPS}
     left = allowed = 0
     for allowed in range(100):
@@ -168,11 +171,11 @@ def test_killed_anywhere_the_same_call_ends_with_the_same_folder(hub, tmp_path, 
 
             monkeypatch.setattr(module, name, step)
         try:
-            run(tmp_path / "out", shards=2, tokenizer="char")
+            run(tmp_path / "out", "c4", shards=2, tokenizer="char")
         except Killed:
             continue
         break
-    assert allowed >= 8
+    assert allowed >= 10
     assert content(tmp_path / "out") == content(tmp_path / "whole/out")
 
 
@@ -230,6 +233,18 @@ def test_without_a_network(hub, tmp_path, capsys, monkeypatch):
         assert exit_code(SCRIPT.main, ["fineweb_edu", "--output", str(tmp_path / "out"), *words]) == 2
         shown = capsys.readouterr().err
         assert shown.startswith("error: Cannot get ") and "set HF_ENDPOINT" in shown and shown.count("\n") == 1
+
+
+def test_files_that_git_itself_holds_are_checked_too(tmp_path):
+    """The number is what `echo hello | git hash-object --stdin` prints."""
+    (tmp_path / "a").write_text("hello\n")
+    assert HubFile("a", 6, "0" * 40).checksum_of(tmp_path / "a") == "ce013625030ba8dba906f756967f9e9ca394464a"
+
+
+def test_without_the_library_it_says_what_to_type(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(NotInstalled, match=r"pip install 'scalelab\[data\]'"):
+        run(tmp_path / "out")
 
 
 def test_too_little_disk_is_said_before_and_while_it_fills(hub, tmp_path, monkeypatch):

@@ -145,7 +145,8 @@ def joined(meta: dict, made: dict, splits: dict, files: Iterable[HubFile], name:
 
     meta: as it was. made: prepare()'s for these files. splits: its counts. name: of the tokenizer.
     """
-    fetched = {**meta["fetched"], "files": meta["fetched"]["files"] | {f.path: f.checksum for f in files}}
+    sources = meta["fetched"]["files"] | {f.path: f.checksum for f in files}
+    fetched = {**meta["fetched"], "files": dict(sorted(sources.items()))}
     left = LeftOut()
     for counts in (meta.get("left_out", {}), made["left_out"]):
         left.merge(counts)
@@ -159,7 +160,7 @@ def joined(meta: dict, made: dict, splits: dict, files: Iterable[HubFile], name:
         "tokenizer": {"kind": kind, "name": name if kind == "json" else kind},
         "splits": dict(sorted(total.items())),
         "left_out": left.counts,
-        "identity": fingerprint(sorted(fetched["asked"].items()), *sorted(fetched["files"].items())),
+        "identity": fingerprint(sorted(fetched["asked"].items()), *fetched["files"].items()),
         "fetched": fetched,
     }
 
