@@ -225,12 +225,13 @@ def plan_fetch(
     asked |= {"validation_fraction": validation_fraction, "source_tokenizer": source_tokenizer}
     folder = Path(output or f"data/{name}").expanduser()
     done, batches = _done(folder, asked), []
-    if sum(fnmatch(os.path.basename(path), corpus.files) for path in done) < shards:
+    own = corpus.validation if validation_fraction is None else ""
+    if len(_named(done, corpus.files)) < shards or (own and not _named(done, own)):
         hub.commit()  # where there is no network this says so at once, and the calls below after 25 seconds
         for spec in {tokenizer, source_tokenizer or "bytes"} - set(MADE):
             fetch_tokenizer(spec)
         check_options(num_workers=num_workers, validation_fraction=fraction, **options)
-        batches = _batches(hub.files(asked["subset"]), corpus, shards, done, may_own=validation_fraction is None)
+        batches = _batches(hub.files(asked["subset"]), corpus, own, shards, done)
     options |= {"source_tokenizer": source_tokenizer, "validation_fraction": fraction, "num_workers": num_workers}
     options |= {"text_key": corpus.text_key, "recipe": corpus.recipe}
     space = _space(batches, corpus, tokenizer, keep_raw)
@@ -258,27 +259,33 @@ def _done(folder: Path, asked: dict[str, Any]) -> dict[str, str]:
     return fetched["files"]
 
 
-def _batches(listed: list[HubFile], corpus: Public, shards: int, done: dict[str, str], may_own: bool) -> list[Batch]:
-    """The files that are not done. may_own: take a validation file of the corpus's own, where it has one."""
-    train = [f for f in listed if fnmatch(os.path.basename(f.path), corpus.files)]
-    own = [f for f in listed if may_own and corpus.validation and fnmatch(os.path.basename(f.path), corpus.validation)]
+def _named(paths: Iterable[str], pattern: str) -> list[str]:
+    """The paths whose last part has that shape; none for the pattern ""."""
+    return [path for path in paths if fnmatch(os.path.basename(path), pattern)]
+
+
+def _batches(listed: list[HubFile], corpus: Public, own: str, shards: int, done: dict[str, str]) -> list[Batch]:
+    """The files that are not done. own: pattern of validation files to take one of, where there are some."""
+    files = {file.path: file for file in listed}
+    train, validation = _named(files, corpus.files), _named(files, own)[:1]
     if not train:
         raise UserError(f"{corpus.repo} has no files {corpus.files} there. Type another --subset; --list shows some.")
     if shards > len(train):
         raise UserError(
             f"{corpus.repo} has {len(train)} files {corpus.files} there. Type --shards {len(train)} or less."
         )
-    if train[0].path.endswith(".parquet"):
+    if train[0].endswith(".parquet"):
         parquet_library()
-    validation = [Batch((f,), "validation") for f in own[:1] if f.path not in done]
     todo: list[Batch] = []
-    for file in (f for f in train[:shards] if f.path not in done):
-        split = "train" if own else None
+    for file in (files[path] for path in train[:shards] if path not in done):
+        split = "train" if validation else None
         if todo and todo[-1].size + file.size <= BATCH_BYTES:
             todo[-1] = Batch((*todo[-1].files, file), split)
         else:
             todo.append(Batch((file,), split))
-    return todo[:1] + validation + todo[1:]  # a tokenizer that is made needs training text
+    first = 0 if _named(done, corpus.files) else 1  # a tokenizer that is made needs training text
+    todo[first:first] = [Batch((files[path],), "validation") for path in validation if path not in done]
+    return todo
 
 
 def _space(batches: list[Batch], corpus: Public, tokenizer: str, keep_raw: bool) -> int:
