@@ -96,13 +96,18 @@ class _Zstd(io.RawIOBase):
         return count
 
 
-def parquet_file(path: Path) -> Any:
-    """A pyarrow.parquet.ParquetFile. Raises UserError without pyarrow."""
+def parquet_library() -> Any:
+    """The module pyarrow.parquet. Raises UserError without it."""
     try:
         import pyarrow.parquet
     except ImportError as e:
         raise UserError("Reading parquet needs the package pyarrow: pip install 'scalelab[data]'.") from e
-    return pyarrow.parquet.ParquetFile(path)
+    return pyarrow.parquet
+
+
+def parquet_file(path: Path) -> Any:
+    """A pyarrow.parquet.ParquetFile. Raises UserError without pyarrow."""
+    return parquet_library().ParquetFile(path)
 
 
 def decode(data: bytes, encoding: str = "utf-8") -> tuple[str, int]:

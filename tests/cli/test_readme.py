@@ -24,8 +24,10 @@ import pretrain
 from lit_gpt.architectures import FAMILIES
 from lit_gpt.config.names import TOKENS
 from lit_gpt.data.prepare import prepare as data_prepare
+from lit_gpt.data.prepare.corpora import public_corpus
 
 reproduce, train_step = (script_module(f"benchmarks/{name}.py") for name in ("reproduce", "train_step"))
+fetch_script = script_module("scripts/fetch.py")
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = sorted(p for p in ROOT.rglob("*.md") if not any(part.startswith(".") for part in p.relative_to(ROOT).parts))
@@ -89,6 +91,13 @@ def prepare(words: list[str], folder: Path) -> None:
     assert {p.name for p in (folder / "out").glob("*.bin")} == {"train_0000000000.bin", "validation_0000000000.bin"}
 
 
+def fetch(words: list[str], folder: Path) -> None:
+    """The words are understood, and the corpus is in the table; tests/data/test_fetch.py downloads some."""
+    if "--list" not in words:
+        public_corpus(fetch_script.parse(words[1:])["name"])
+    tool(words, folder)
+
+
 def tool(words: list[str], folder: Path) -> None:
     """A program whose inputs are another command's outputs: its help knows the options."""
     program = words[: 2 if words[0] == "-m" else 1]
@@ -131,6 +140,7 @@ HANDLERS: list[tuple[str, Callable[[list[str], Path], None], int]] = [  # start,
     ("make ", make, 0),
     ("python pretrain.py ", dry_run, 2),
     ("python scripts/prepare_text.py ", prepare, 1),
+    ("python scripts/fetch.py ", fetch, 1),
     ("python -m lit_gpt.tools.", tool, 1),
     ("python plots/", tool, 1),
     ("python launch_scripts/sweep.py ", sweep, 1),
@@ -227,7 +237,7 @@ def test_options_that_the_pages_name_exist() -> None:
     programs += [ROOT / "lit_gpt/config/resolve.py", ROOT / "lit_gpt/config/cli.py"]
     code = "".join(p.read_text() for p in programs)
     known |= set(re.findall(r'"(--\w+)"', code))
-    for program in (data_prepare, train_step.main, reproduce.main):
+    for program in (data_prepare, fetch_script.plan_fetch, train_step.main, reproduce.main):
         known |= {f"--{name}" for name in inspect.signature(program).parameters}
     for page in PAGES:
         flags = set(re.findall(r"(?<![\w-])--[a-z]\w+(?:\.[a-z]\w*)*", page.read_text()))

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mds_shard import MDS, MDS_TEXTS
 
 from lit_gpt.config.command import exit_code
-from lit_gpt.data import open_corpus
+from lit_gpt.data import mds, open_corpus
 from lit_gpt.data.documents import Document, read_documents
 from lit_gpt.data.kinds import Piece
 from lit_gpt.data.prepare import prepare, publish, run, units, worker
@@ -282,28 +283,40 @@ def test_slimpajama_recipe(tmp_path):
         prepare(str(tmp_path), str(tmp_path / "no"), recipe="slimpajama", **OPTIONS)
 
 
-def test_prolong_recipe(tmp_path, monkeypatch):
+def test_prolong_recipe(tmp_path):
+    """The writer is MosaicML's. Compressed shards are read too, and cut ones are left out and counted."""
     (tmp_path / "src/books").mkdir(parents=True)
-    for name in ("index.json", "shard.00000.mds"):
-        (tmp_path / "src/books" / name).write_text("{}")
     job = dict(recipe="prolong", **{**OPTIONS, "validation_fraction": 0})
-    monkeypatch.setitem(sys.modules, "streaming", None)
-    with pytest.raises(UserError, match="mosaicml-streaming"):
+    with pytest.raises(UserError, match=r"No MDS shard"):
         prepare(str(tmp_path / "src"), str(tmp_path / "out"), **job)
-
-    class Mosaic:
-        @staticmethod
-        def StreamingDataset(local, shuffle, batch_size):
-            ids = np.frombuffer(b"hello\x00world", np.uint8).astype(np.uint32)
-            ids[5] = 256
-            yield {"input_ids": ids, "indices": [(0, 6), (6, 11)]}
-            yield {"input_ids": ids[:5]}
-
-    monkeypatch.setitem(sys.modules, "streaming", Mosaic)
+    (tmp_path / "src/books/index.json").write_text("{}")
+    (tmp_path / "src/books/shard.00000.mds").write_bytes(MDS)
     with pytest.raises(UserError, match="--source_tokenizer"):
         prepare(str(tmp_path / "src"), str(tmp_path / "out"), **job)
-    prepare(str(tmp_path / "src"), str(tmp_path / "out2"), source_tokenizer="bytes", **job)
-    assert documents(tmp_path / "out2", "train") == ["hello", "world", "hello"]
+    (tmp_path / "src/books/shard.00001.mds.gz").write_bytes(gzip.compress(MDS))
+    (tmp_path / "src/books/shard.00002.mds").write_bytes(MDS[:-1])
+    meta = prepare(str(tmp_path / "src"), str(tmp_path / "out2"), source_tokenizer="bytes", **job)
+    assert documents(tmp_path / "out2", "train") == MDS_TEXTS * 2
+    (reason,) = meta["left_out"]["files"]
+    assert "a damaged one (1,654 bytes of 1,655)" in reason
+
+
+def test_arrays_of_mds_shards_in_every_encoding(tmp_path):
+    """Type and shape may be given or not: the encodings' own description (streaming/base/format/mds/encodings.py)."""
+    values = np.arange(6, dtype="<i2")
+    shapeless = bytes([2 << 2 | 1]) + np.array([2, 3], "<u2").tobytes() + values.tobytes()
+    cells = [b"text", bytes([17]) + shapeless, shapeless, values.tobytes()]
+    header = {"column_names": list("abcd"), "column_sizes": [None, None, None, 12]}
+    header["column_encodings"] = ["str", "ndarray", "ndarray:int16", "ndarray:int16:2,3"]
+    columns = json.dumps(header).encode()
+    sample = np.array([len(cell) for cell in cells[:3]], "<u4").tobytes() + b"".join(cells)
+    start = 12 + len(columns)
+    bounds = np.array([1, start, start + len(sample)], "<u4").tobytes()
+    (tmp_path / "a.mds").write_bytes(bounds + columns + sample)
+    (found,) = mds.arrays(tmp_path / "a.mds")
+    assert list(found) == list("bcd")
+    for array in found.values():
+        np.testing.assert_array_equal(array, values.reshape(2, 3))
 
 
 @pytest.mark.parametrize(

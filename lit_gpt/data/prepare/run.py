@@ -89,16 +89,22 @@ def prepare(
 
     Returns the contents of meta.json. Raises UserError for everything that cannot be used.
     """
-    _check_numbers(validation_fraction, shard_tokens, vocab_size, num_workers, train_bytes)
-    _check_words(source=source, output=output, tokenizer=tokenizer, text_key=text_key)
+    _check_words(source=source, output=output, text_key=text_key)
+    check_options(
+        tokenizer,
+        vocab_size=vocab_size,
+        validation_fraction=validation_fraction,
+        shard_tokens=shard_tokens,
+        num_workers=num_workers,
+        train_bytes=train_bytes,
+        bos=bos,
+        eos_token=eos_token,
+        parse_special=parse_special,
+    )
     makers = {
         "char": lambda path: make_char(texts([p for _, p in found], recipe, options), path),
         "train": lambda path: train_bpe(sample(found, recipe, options, train_bytes), vocab_size, path),
     }
-    if tokenizer not in makers:
-        check_tokenizer(load_tokenizer(tokenizer, eos_token, parse_special), bos)
-    elif bos:
-        raise UserError(f"--bos was given, but the tokenizer {tokenizer!r} has no BOS token.")
     folder = Path(output).expanduser()
     parts = folder / ".parts"
     left, options = LeftOut(strict), ReadOptions(text_key, source_tokenizer, strict)
@@ -154,6 +160,27 @@ def _meta(job: Job, totals: dict[str, dict[str, int]], shards: dict[str, int], i
         "splits": {split: {**totals[split], "shards": shards[split]} for split in sorted(totals)},
         "identity": identity,
     }
+
+
+def check_options(
+    tokenizer: str,
+    *,
+    vocab_size: int,
+    validation_fraction: float,
+    shard_tokens: int,
+    num_workers: int | None,
+    train_bytes: int,
+    bos: bool,
+    eos_token: str | None,
+    parse_special: bool,
+) -> None:
+    """Raise UserError for options of prepare() that cannot be used, whatever the source is."""
+    _check_numbers(validation_fraction, shard_tokens, vocab_size, num_workers, train_bytes)
+    _check_words(tokenizer=tokenizer)
+    if tokenizer not in MADE[1:]:
+        check_tokenizer(load_tokenizer(tokenizer, eos_token, parse_special), bos)
+    elif bos:
+        raise UserError(f"--bos was given, but the tokenizer {tokenizer!r} has no BOS token.")
 
 
 def _check_numbers(

@@ -1,0 +1,63 @@
+"""Download a part of a public corpus and turn it into packed shards.
+
+    python scripts/fetch.py --list
+    python scripts/fetch.py fineweb_edu --shards 2 --output data/fineweb_edu --tokenizer gpt2
+
+Every option: --help. Stopped anywhere, the same command goes on where it was; with more --shards it adds files.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+from jsonargparse import ArgumentParser
+
+from lit_gpt.config.bounds import hints
+from lit_gpt.config.command import exit_code, parsed
+from lit_gpt.data.prepare.corpora import CORPORA, listing
+from lit_gpt.data.prepare.fetch import plan_fetch
+from lit_gpt.data.prepare.summary import summary
+from lit_gpt.errors import UserError
+
+
+def arguments(words: list[str]) -> list[str]:
+    """The words, with the name of the corpus as an option and `true` behind the switches that stand alone."""
+    words = ["--name", *words] if words and not words[0].startswith("-") else words
+    switches = {f"--{name}" for name, hint in hints(plan_fetch).items() if hint is bool}
+    followed = zip(words, [*words[1:], "--"])
+    return [
+        w for word, after in followed for w in ([word, "true"] if word in switches and after[:2] == "--" else [word])
+    ]
+
+
+def parse(words: list[str]) -> dict:
+    """The arguments of plan_fetch(). Raises UserError for words that are no options, and wrong values."""
+    parser = ArgumentParser(prog="fetch.py NAME", exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--list", action="store_true", help="print the table of corpora and stop")
+    parser.add_function_arguments(plan_fetch, as_group=False)
+    return {name: value for name, value in parsed(parser, arguments(words), plan_fetch).items() if name != "list"}
+
+
+def main(words: list[str]) -> None:
+    """Fetch what the command line names. Raises UserError for files that cannot be used, too."""
+    if "--list" in words:
+        print(listing())
+        return
+    if not words:
+        raise UserError(f"Type the name of a corpus: {', '.join(CORPORA)}. --list describes them.")
+    try:
+        plan = plan_fetch(**parse(words))
+        print(plan, flush=True)
+        print(summary(plan.run()))
+    except OSError as e:
+        raise UserError(f"{e.filename or 'The output'}: {e.strerror or e}. What is finished is kept.") from e
+    folder = shlex.quote(str(plan.folder))
+    print(
+        f"Train on it: python pretrain.py --train_data_dir {folder} --val_data_dir {folder} "
+        "--train_model transformer --depth 8 --train_name mup"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main, sys.argv[1:]))
