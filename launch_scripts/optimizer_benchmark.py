@@ -28,6 +28,7 @@ from sweep import summary
 
 from lit_gpt.config.cli import parse
 from lit_gpt.config.command import run_command
+from lit_gpt.config.parsers import PlainParser
 from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.optim import EXTERNAL, OPTIMIZERS
 from lit_gpt.parallel import world_size
@@ -202,9 +203,9 @@ def report(rows: list[dict[str, Any]], table: dict[str, Row], output: Path, scal
         subprocess.run(plot, check=True)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> PlainParser:
     """The options of this script."""
-    made = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], epilog="-- options of pretrain.py")
+    made = PlainParser(description=(__doc__ or "").split("\n")[0], epilog="-- options of pretrain.py")
     made.add_argument("--scale", required=True, choices=SCALES)
     made.add_argument("--optimizers", default="all", help="names with commas between them, or all")
     made.add_argument("--train_data_dir", required=True)

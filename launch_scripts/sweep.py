@@ -11,7 +11,6 @@ four rows run at a time, each on a GPU of its own.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import csv
 import json
@@ -28,6 +27,7 @@ from typing import Any
 
 from lit_gpt.config.bounds import Text
 from lit_gpt.config.command import run_command
+from lit_gpt.config.parsers import PlainParser
 from lit_gpt.errors import UserError
 from lit_gpt.utils.files import write_text
 
@@ -159,7 +159,7 @@ def results(rows: Sequence[Row], output: Path, metric: str) -> str:
 def main(argv: Sequence[str]) -> int:
     """Run the sweep and print the table. Returns 0, 1 when a row failed, 75 when interrupted."""
     split = list(argv).index("--") if "--" in argv else len(argv)
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], epilog="-- options of pretrain.py")
+    parser = PlainParser(description=(__doc__ or "").split("\n")[0], epilog="-- options of pretrain.py")
     parser.add_argument("table", type=Path, help="CSV file")
     parser.add_argument("--output", type=Path, required=True, help="folder of the sweep")
     parser.add_argument("--launcher", default=sys.executable, help="such as 'torchrun --nproc_per_node 8'")

@@ -10,19 +10,19 @@ panels beside each other; a run that does not log one is left out of its panel.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from lit_gpt.config.command import run_command
+from lit_gpt.config.parsers import PlainParser
 from lit_gpt.metrics.curve import TRAIN, draw_loss_curve, draw_overlay
 from lit_gpt.utils.files import write_text
 
 
 def main(arguments: Sequence[str]) -> None:
     """Draw the figure and print its path."""
-    parser = argparse.ArgumentParser(description="Curves of one or several runs, over tokens.")
+    parser = PlainParser(description="Curves of one or several runs, over tokens.")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder, holds metrics.jsonl")
     parser.add_argument("--output", type=Path, default=Path("run.png"), help="PNG to write")
     parser.add_argument("--metric", nargs="+", help=f"keys to draw; default {TRAIN}, and for one run its loss curve")

@@ -6,8 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
+from lit_gpt.config.parsers import Parser
 from lit_gpt.config.words import read_words
 from lit_gpt.errors import UserError
 from lit_gpt.plugins import load_plugins
@@ -26,12 +25,12 @@ def local_path(given: str | Path) -> Path:
     return Path(text).expanduser()
 
 
-def parser_for(name: str, description: str, **options: Any) -> ArgumentParser:
+def parser_for(name: str, description: str, **options: Any) -> Parser:
     """An empty parser of `python -m lit_gpt.tools.<name>`."""
-    return ArgumentParser(prog=f"python -m lit_gpt.tools.{name}", description=description, **options)
+    return Parser(prog=f"python -m lit_gpt.tools.{name}", description=description, **options)
 
 
-def add_plugins(parser: ArgumentParser) -> None:
+def add_plugins(parser: Parser) -> None:
     """The option --plugins, of tools that build the model of a checkpoint. use_plugins loads them."""
     parser.add_argument(
         "--plugins", nargs="+", type=str, default=[], help="Python files with mixers of your own that the model has"
@@ -43,7 +42,7 @@ def use_plugins(given: Sequence[str]) -> None:
     load_plugins(read_words(",".join(given)))
 
 
-def add_weights(parser: ArgumentParser) -> None:
+def add_weights(parser: Parser) -> None:
     """The option --weights, of tools that load a trained model; evals.trained_model reads its value."""
     parser.add_argument(
         "--weights",

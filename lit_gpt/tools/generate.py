@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
 
 from lit_gpt.config.command import run_command
+from lit_gpt.config.parsers import Parser
 from lit_gpt.data.tokenizer import Tokenizer
 from lit_gpt.errors import UserError
 from lit_gpt.evals.generation import Sampling, stream
@@ -27,7 +27,7 @@ from lit_gpt.tools._environment import best_device
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the bytes of a character decode to before the last one is there
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> Parser:
     """The parser of this tool's command line."""
     parser = parser_for("generate", "Continue text with a trained model.")
     parser.add_argument(

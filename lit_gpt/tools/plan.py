@@ -5,11 +5,10 @@ python -m lit_gpt.tools.plan --train_model transformer --depth 16 --layers --com
 
 from __future__ import annotations
 
-from jsonargparse import ArgumentParser
-
 from lit_gpt.config.cli import add_run_options, parse_words, run_config
 from lit_gpt.config.command import run_command
 from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.parsers import Parser
 from lit_gpt.errors import UserError
 from lit_gpt.metrics.counting import flops_per_token, param_counts
 from lit_gpt.model import GPT
@@ -77,7 +76,7 @@ def comparison(resolved: ResolvedRun) -> str:
     return aligned(rows, right=(1, 2, 3))
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> Parser:
     """The command line: pretrain.py's options and what to show."""
     about = "The Plan of a run, and the model layer by layer, without touching data or a GPU."
     parser = parser_for("plan", about, exit_on_error=False)
