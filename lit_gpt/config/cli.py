@@ -54,7 +54,7 @@ def add_run_options(parser: Parser, skip: Collection[str] = ()) -> None:
     printing.metavar, printing.help = "", "Print all options as such a file, and end."
     before = {action.dest for action in parser._actions}
     parser.add_class_arguments(RunConfig, as_group=False, skip=set(skip))
-    parser.run_options = {action.dest for action in parser._actions} - before
+    parser.run_options = {action.dest: action.default for action in parser._actions if action.dest not in before}
 
 
 def parse(argv: list[str]) -> RunConfig:

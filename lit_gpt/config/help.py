@@ -19,7 +19,7 @@ import inspect
 import re
 import shutil
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -120,9 +120,14 @@ def groups() -> tuple[Group, ...]:
     return tuple(found)
 
 
-def taken(names: Collection[str]) -> tuple[Group, ...]:
-    """The groups of a command that has only these options, such as "depth" or "base_hps.d0"."""
-    kept = [(group, tuple(o for o in group.options if o.name[2:] in names)) for group in groups()]
+def taken(names: Collection[str], defaults: Mapping[str, Any]) -> tuple[Group, ...]:
+    """The groups of a command that has only these options, such as "base_hps.d0". defaults: those that are its own."""
+
+    def here(option: Option) -> Option:
+        own = option.name[2:] in defaults
+        return dataclasses.replace(option, default=shown_value(defaults[option.name[2:]])) if own else option
+
+    kept = [(group, tuple(here(o) for o in group.options if o.name[2:] in names)) for group in groups()]
     return tuple(dataclasses.replace(group, options=options) for group, options in kept if options)
 
 
@@ -202,12 +207,18 @@ def _option(kind: type, prefix: str, name: str, said: str, usual: bool) -> Optio
     said_of = dict(zip(rest[::2], rest[1::2]))
     default = said_of.get("Default") or shown_value(getattr(declared(), last))
     setters = {token: fields[name] for token, fields in TOKENS.items() if not prefix and name in fields}
-    unasked = read_train_name(RunConfig.train_name).fields
+    unasked = _of_default_name()
     if setters and name in unasked:
         default += f"; {shown_value(unasked[name])} with the default --train_name"
     tokens = tuple(t if v in (True, t) else f"{t} ({shown_value(v)})" for t, v in setters.items())
     value = value_of(hints(declared)[last])
     return Option(f"--{prefix}{name}", value, meaning, default, said_of.get("Example", ""), usual, tokens)
+
+
+@functools.cache
+def _of_default_name() -> dict[str, Any]:
+    """The options that the default of --train_name sets."""
+    return read_train_name(RunConfig.train_name).fields
 
 
 def wrapped(text: str, first: str, rest: str | None = None) -> list[str]:

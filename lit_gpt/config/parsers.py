@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from lit_gpt.config.help import Option, about, shown_value, taken, value_of, wrapped
+from lit_gpt.config.help import Group, Option, about, shown_value, taken, value_of, wrapped
 
 ALL = 100  # sentences of a meaning
 OF_RUNS = (
@@ -26,11 +26,11 @@ OF_RUNS = (
 class PlainParser(argparse.ArgumentParser):
     """Python's own parser with this help.
 
-    run_options: names of the options of runs that it has, such as "base_hps.d0". examples: command lines for the top
-    of the page, each with what it does.
+    run_options: the options of runs that it has, such as "base_hps.d0", with their defaults in RunConfig. examples:
+    command lines for the top of the page, each with what it does.
     """
 
-    run_options: Collection[str] = ()
+    run_options: Mapping[str, Any] = {}
     examples: Sequence[tuple[str, str]] = ()
 
     def format_usage(self) -> str:
@@ -48,9 +48,14 @@ class PlainParser(argparse.ArgumentParser):
             title = "Options:" if action.option_strings else "Commands:" if _has_commands(action) else "Arguments:"
             sections[title] += [line for option in _described(action) for line in option.in_short(ALL)]
         pages += ["\n".join([title, *lines]) for title, lines in sections.items() if lines]
-        if groups := taken(self.run_options):
+        if groups := self.of_runs():
             pages += [*_paragraph(OF_RUNS), *(group.in_short() for group in groups)]
         return "\n\n".join([*pages, *_paragraph(self.epilog)]) + "\n"
+
+    def of_runs(self) -> tuple[Group, ...]:
+        """The options of runs that it has, with its own defaults where it has any."""
+        own = {a.dest: a.default for a in self._actions if a.dest in self.run_options}
+        return taken(own, {name: value for name, value in own.items() if value != self.run_options[name]})
 
 
 class Parser(ArgumentParser, PlainParser):  # type: ignore[misc]
@@ -64,7 +69,7 @@ class Parser(ArgumentParser, PlainParser):  # type: ignore[misc]
         place = next((i for i, word in enumerate(words) if word.partition("=")[0] in ("-h", "--help")), len(words))
         asked = [part for word in words[place : place + 2] for part in word.split("=", 1)][1:2]
         if asked:
-            print(about(asked[0], taken(self.run_options)))
+            print(about(asked[0], self.of_runs()))
             sys.exit(0)
 
 

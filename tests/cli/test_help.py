@@ -17,7 +17,7 @@ import pretrain
 from lit_gpt.architectures import FAMILIES, build
 from lit_gpt.config import resolve
 from lit_gpt.config.cli import build_parser, parse
-from lit_gpt.config.help import NARROWEST, WIDEST, Option, groups, taken
+from lit_gpt.config.help import NARROWEST, WIDEST, Option, groups
 from lit_gpt.config.names import TOKENS
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.errors import UserError
@@ -161,7 +161,7 @@ def test_tools_show_their_own_options_and_those_of_runs(capsys: pytest.CaptureFi
         coord_check.parse(["--help", "batch"])
     shown = capsys.readouterr().out
     assert "--micro_bsz INTEGER" in shown and "--max_tokens" not in shown
-    assert not taken(_cli.parser_for("x", "y").run_options)
+    assert "Default: 16." in shown and not _cli.parser_for("x", "y").of_runs()
 
 
 def test_types_and_defaults_of_other_commands(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
