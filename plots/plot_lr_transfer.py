@@ -120,9 +120,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "folders", type=Path, nargs="+", metavar="SWEEP", help="folder of runs, such as a sweep's output"
     )
-    parser.add_argument("--output", type=Path, default=Path("lr_transfer.png"), help="PNG to write")
-    parser.add_argument("--json", type=Path, help="JSON to write")
-    parser.add_argument("--metric", default="metric/val_loss@1x", help="key of summary.json")
+    parser.add_argument("--output", type=Path, default=Path("lr_transfer.png"), help="picture to write, a PNG file")
+    parser.add_argument("--json", type=Path, help="file for the numbers of the picture; default: none")
+    parser.add_argument("--metric", default="metric/val_loss@1x", help="key of summary.json to draw")
     given = parser.parse_args(arguments)
     curves = collect(given.folders, given.metric)
     results = {rule: summarise(depths) for rule, depths in curves.items()}

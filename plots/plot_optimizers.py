@@ -62,8 +62,8 @@ def draw(found: dict[str, Curve], output: Path) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Draw the figure and print its path."""
     parser = PlainParser(description="Final validation losses and curves of many optimizers.")
-    parser.add_argument("folder", type=Path, help="<output>/<scale> of the benchmark")
-    parser.add_argument("--output", type=Path, default=Path("optimizers.png"), help="PNG to write")
+    parser.add_argument("folder", type=Path, help="folder <output>/<scale> that the benchmark wrote")
+    parser.add_argument("--output", type=Path, default=Path("optimizers.png"), help="picture to write, a PNG file")
     given = parser.parse_args(arguments)
     draw(curves(given.folder), given.output)
     print(given.output)

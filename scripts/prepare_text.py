@@ -61,7 +61,9 @@ def arguments(typed: list[str]) -> list[str]:
 
 def parse(typed: list[str]) -> dict:
     """The arguments of prepare(). Raises UserError for words that are no options, and wrong values."""
-    parser = Parser(prog="prepare_text.py", exit_on_error=False, allow_abbrev=False)
+    parser = Parser(
+        prog="prepare_text.py", description="Tokenise text into packed shards.", exit_on_error=False, allow_abbrev=False
+    )
     parser.add_function_arguments(prepare, as_group=False)
     return parsed(parser, arguments(typed), prepare).as_dict()
 

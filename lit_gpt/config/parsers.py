@@ -89,7 +89,7 @@ def _described(action: argparse.Action) -> Iterator[Option]:
     if not default and names and action.nargs != 0 and action.default not in (None, "", [], argparse.SUPPRESS):
         default = shown_value(action.default)
     meaning = " ".join(meaning.split())
-    if re.match("[a-z]+ ", meaning):
+    if re.match("[a-z-]+[ ,;]", meaning):
         meaning = meaning[0].upper() + meaning[1:]
     if action.required and names:
         meaning = f"{meaning.rstrip('.')} (required)"

@@ -33,7 +33,12 @@ def parser_for(name: str, description: str, **options: Any) -> Parser:
 def add_plugins(parser: Parser) -> None:
     """The option --plugins, of tools that build the model of a checkpoint. use_plugins loads them."""
     parser.add_argument(
-        "--plugins", nargs="+", type=str, default=[], help="Python files with mixers of your own that the model has"
+        "--plugins",
+        nargs="+",
+        type=str,
+        default=[],
+        metavar="FILE",
+        help="Python files with mixers of your own, where the model has some; default: none",
     )
 
 
@@ -48,7 +53,7 @@ def add_weights(parser: Parser) -> None:
         "--weights",
         type=str | None,
         default=None,
-        help="an average that --ema kept, such as ema_1B; default: the trained weights",
+        help="weights to take: the name of an average that --ema kept, such as ema_1B; default: the trained weights",
     )
 
 

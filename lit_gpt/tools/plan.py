@@ -81,9 +81,13 @@ def build_parser() -> Parser:
     about = "The Plan of a run, and the model layer by layer, without touching data or a GPU."
     parser = parser_for("plan", about, exit_on_error=False)
     switch = {"type": bool, "nargs": "?", "const": True, "default": False}
-    parser.add_argument("--layers", **switch, help="one line per layer")
-    parser.add_argument("--compare_analytic", **switch, help="exact and analytic parameter counts")
-    parser.add_argument("--ranks", type=int, default=world_size(), help="processes that the batch is divided over")
+    parser.add_argument("--layers", **switch, help="also print one line per layer")
+    parser.add_argument(
+        "--compare_analytic", **switch, help="also print our count of parameters beside ArchScale's formula"
+    )
+    parser.add_argument(
+        "--ranks", type=int, default=world_size(), help="number of processes that the batch is divided over"
+    )
     add_run_options(parser, skip={"dry_run"})
     return parser
 
