@@ -93,20 +93,20 @@ class Group:
 
     def answers_to(self, word: str) -> bool:
         """Whether a word means this group: one of its title, or the first part of all its options."""
-        words = re.findall(r"[\w-]+", self.title.lower())
+        words = re.findall(r"[\w-]{4,}", self.title.lower())
         return word.lower() in words or all(o.name.startswith(f"--{word}.") for o in self.options)
 
     def in_full(self) -> str:
         """The help of the group."""
         lines = [line for option in self.options for line in option.in_full()]
-        return "\n".join([*wrapped(f"{self.title}: {self.about}", ""), *lines])
+        return "\n".join([*wrapped(f"{self.title}: {self.about}", "", " " * 4), *lines])
 
     def in_short(self) -> str:
         """The group in the overview: what most runs need, and the names of the rest."""
         lines = [line for option in self.options if option.usual for line in option.in_short()]
         if rest := [option.name for option in self.options if not option.usual]:
             lines += wrapped(f"{'also: ' if lines else ''}{', '.join(rest)}", "  ", " " * 8)
-        return "\n".join([*wrapped(f"{self.title}: {self.about} (--help {self.key})", ""), *lines])
+        return "\n".join([*wrapped(f"{self.title} (--help {self.key}): {self.about}", "", " " * 4), *lines])
 
 
 @functools.cache

@@ -17,9 +17,9 @@ from lit_gpt.config.words import Words
 class RunOptions:
     """Run folder and checkpoints: where a run is kept, and what it starts from.
 
-    train_name: Name of the run and of its folder. Words between underscores that are known tokens set options (README,
-        "Tokens"); all other words are labels.
-        Example: --train_name my_first_mup sets --parameterization mupp
+    train_name: Name of the run and of its folder; words of it that are tokens, such as mup, set options. Words are what
+        stands between underscores; those that are no token are labels. README lists all tokens.
+        Example: --train_name first_try_mup sets --parameterization mupp
     out_dir: Folder that the run folders are in.
         Default: $LIGHTNING_ARTIFACTS_DIR, else out
     resume: Continue the run: true needs a checkpoint of it, auto starts where there is none, a path is that of the
