@@ -60,12 +60,12 @@ def timed(run: Any) -> float:
 
 
 def main(depth: int = 16, saves: int = 3, folder: Path | None = None, output: Path | None = None) -> int:
-    """Save and load.
+    """Measure how long saving and loading a checkpoint takes.
 
     Args:
-        depth: of the transformer.
-        saves: how many; the first one is shown by itself.
-        folder: on the disk to measure; by default one for temporary files.
+        depth: depth of the transformer.
+        saves: number of saves; the first one is shown by itself.
+        folder: folder on the disk to measure; default: one for temporary files.
         output: JSON file for the figures.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_gpt.config.command import run_command
+from lit_gpt.config.parsers import PlainParser
 from lit_gpt.errors import UserError
 from lit_gpt.metrics.figures import save, subplots
 from lit_gpt.metrics.summary import read_metrics
@@ -150,12 +151,14 @@ def draw(rows: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Run, read, print, write, draw."""
     at = list(arguments).index("--") if "--" in arguments else len(arguments)
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = PlainParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--gpus", help="GPU numbers, such as 0,0,1,1: a run at a time on each")
-    parser.add_argument("--unit_steps", type=int, default=512, help="steps of one unit, a multiple of 8")
+    parser.add_argument(
+        "--gpus", help="GPUs that train one run each at a time, such as 0,0,1,1; default: one run on all"
+    )
+    parser.add_argument("--unit_steps", type=int, default=512, help="steps of one unit of the budgets, a multiple of 8")
     parser.add_argument("--total_bsz", type=int, default=32768, help="tokens of a step")
-    parser.add_argument("--seeds", default="1,2", help="one run of each kind for each")
+    parser.add_argument("--seeds", default="1,2", help="seeds; there is a run of each kind for each")
     given = parser.parse_args(list(arguments)[:at])
     given.options = [*list(arguments)[at + 1 :], "--total_bsz", str(given.total_bsz)]
     if given.unit_steps % (2 * SHARE):

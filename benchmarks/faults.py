@@ -223,14 +223,14 @@ def disturbed(number: int, data: Path, folder: Path, ranks: int, normal: Undistu
 
 
 def main(kills: int = 200, ranks: int = 1, jobs: int = 2, output: Path | None = None, keep: Path | None = None) -> int:
-    """Kill and count.
+    """Kill training runs at random moments, continue them, and count what was lost.
 
     Args:
-        kills: how many.
+        kills: number of kills.
         ranks: processes of a run; more than one under torchrun.
-        jobs: runs at a time.
+        jobs: number of runs at a time.
         output: JSON file for the counts.
-        keep: an empty folder for the runs; those in which something was wrong stay in it. By default a temporary one.
+        keep: an empty folder for the runs; those in which something was wrong stay in it; default: a temporary one.
     """
     with tempfile.TemporaryDirectory() as temporary:
         place = keep or Path(temporary)

@@ -114,14 +114,14 @@ def main(
     """Measure experts and print a table.
 
     Args:
-        tokens: T of a micro-batch.
-        width: n of the model.
-        hidden: I of one expert.
-        experts: E.
-        top_k: K.
+        tokens: tokens of a micro-batch (T).
+        width: width of the model (n).
+        hidden: hidden width of one expert (I).
+        experts: number of experts (E).
+        top_k: experts that a token uses (K).
         train: depth:micro_bsz pairs of whole training runs with S = k = 8, smallest first; empty for none.
         train_dense: the same for the dense model of equal active size.
-        batch: tokens of their steps.
+        batch: tokens of one step of these runs.
         steps: timed steps of each.
         output: JSON file for everything.
     """

@@ -28,6 +28,7 @@ from sweep import summary
 
 from lit_gpt.config.cli import parse
 from lit_gpt.config.command import run_command
+from lit_gpt.config.parsers import PlainParser
 from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.optim import EXTERNAL, OPTIMIZERS
 from lit_gpt.parallel import world_size
@@ -202,20 +203,26 @@ def report(rows: list[dict[str, Any]], table: dict[str, Row], output: Path, scal
         subprocess.run(plot, check=True)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> PlainParser:
     """The options of this script."""
-    made = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], epilog="-- options of pretrain.py")
-    made.add_argument("--scale", required=True, choices=SCALES)
+    made = PlainParser(
+        description=(__doc__ or "").split("\n")[0], epilog="Options of pretrain.py for all runs follow after --."
+    )
+    made.add_argument("--scale", required=True, choices=SCALES, help="size of the model, of a published benchmark")
     made.add_argument("--optimizers", default="all", help="names with commas between them, or all")
-    made.add_argument("--train_data_dir", required=True)
-    made.add_argument("--val_data_dir", required=True)
+    made.add_argument("--train_data_dir", required=True, help="folder with the tokens to train on")
+    made.add_argument("--val_data_dir", required=True, help="folder with the tokens to validate on")
     made.add_argument(
         "--output", type=Path, default=Path("out/optimizers"), help="runs in <output>/<scale>/<optimizer>"
     )
-    made.add_argument("--max_tokens", type=float, help="shorter runs than the published ones")
+    made.add_argument(
+        "--max_tokens", type=float, help="tokens of each run, to make it shorter; default: the published budget"
+    )
     made.add_argument("--micro_bsz", type=int, default=64, help="sequences per forward pass")
-    made.add_argument("--table", type=Path, default=TABLE, help="hyper-parameters, as in optimizers.csv")
-    made.add_argument("--workers", type=int, default=1, help="processes, one per GPU of CUDA_VISIBLE_DEVICES")
+    made.add_argument(
+        "--table", type=Path, default=TABLE, help="hyper-parameters; default: optimizers.csv beside this script"
+    )
+    made.add_argument("--workers", type=int, default=1, help="number of processes, one per GPU of CUDA_VISIBLE_DEVICES")
     made.add_argument("--report", choices=["true", "false"], default="true", help=argparse.SUPPRESS)
     return made
 

@@ -11,7 +11,6 @@ four rows run at a time, each on a GPU of its own.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import csv
 import json
@@ -28,6 +27,7 @@ from typing import Any
 
 from lit_gpt.config.bounds import Text
 from lit_gpt.config.command import run_command
+from lit_gpt.config.parsers import PlainParser
 from lit_gpt.errors import UserError
 from lit_gpt.utils.files import write_text
 
@@ -159,11 +159,19 @@ def results(rows: Sequence[Row], output: Path, metric: str) -> str:
 def main(argv: Sequence[str]) -> int:
     """Run the sweep and print the table. Returns 0, 1 when a row failed, 75 when interrupted."""
     split = list(argv).index("--") if "--" in argv else len(argv)
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], epilog="-- options of pretrain.py")
-    parser.add_argument("table", type=Path, help="CSV file")
+    parser = PlainParser(
+        description=(__doc__ or "").split("\n")[0], epilog="Options of pretrain.py for all rows follow after --."
+    )
+    parser.add_argument("table", type=Path, help="CSV file: a column for each option, and a row for each run")
     parser.add_argument("--output", type=Path, required=True, help="folder of the sweep")
-    parser.add_argument("--launcher", default=sys.executable, help="such as 'torchrun --nproc_per_node 8'")
-    parser.add_argument("--gpus", default="", help="run a row at a time on each, such as 0,1,2,3; default one on all")
+    parser.add_argument(
+        "--launcher",
+        default=sys.executable,
+        help="what starts a run, such as 'torchrun --nproc_per_node 8'; default: this Python",
+    )
+    parser.add_argument(
+        "--gpus", default="", help="GPUs that run one row each at a time, such as 0,1,2,3; default: one row on all GPUs"
+    )
     parser.add_argument("--metric", default="metric/val_loss@1x", help="key of summary.json to sort by, lowest first")
     given = parser.parse_args(argv[:split])
     rows = read_table(given.table)

@@ -10,7 +10,6 @@ far the vertex moves from the shallowest to the deepest model, in steps of the s
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import statistics
@@ -24,6 +23,7 @@ import numpy as np
 import yaml
 
 from lit_gpt.config.command import run_command
+from lit_gpt.config.parsers import PlainParser
 from lit_gpt.errors import UserError
 from lit_gpt.metrics.figures import save, subplots
 from lit_gpt.scaling.fit import Parabola, fit_best_lr
@@ -116,13 +116,13 @@ def draw(curves: dict[str, dict[int, Points]], metric: str, output: Path) -> Non
 
 def main(arguments: Sequence[str]) -> None:
     """Draw, print a line per rule, write the JSON."""
-    parser = argparse.ArgumentParser(description="Learning-rate sweeps at several depths, per scaling rule.")
+    parser = PlainParser(description="Learning-rate sweeps at several depths, per scaling rule.")
     parser.add_argument(
         "folders", type=Path, nargs="+", metavar="SWEEP", help="folder of runs, such as a sweep's output"
     )
-    parser.add_argument("--output", type=Path, default=Path("lr_transfer.png"), help="PNG to write")
-    parser.add_argument("--json", type=Path, help="JSON to write")
-    parser.add_argument("--metric", default="metric/val_loss@1x", help="key of summary.json")
+    parser.add_argument("--output", type=Path, default=Path("lr_transfer.png"), help="picture to write, a PNG file")
+    parser.add_argument("--json", type=Path, help="file for the numbers of the picture; default: none")
+    parser.add_argument("--metric", default="metric/val_loss@1x", help="key of summary.json to draw")
     given = parser.parse_args(arguments)
     curves = collect(given.folders, given.metric)
     results = {rule: summarise(depths) for rule, depths in curves.items()}

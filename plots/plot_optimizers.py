@@ -7,12 +7,12 @@ The folder is that of launch_scripts/optimizer_benchmark.py: one folder per opti
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from lit_gpt.config.command import run_command
+from lit_gpt.config.parsers import PlainParser
 from lit_gpt.errors import UserError
 from lit_gpt.metrics.figures import save, subplots
 
@@ -61,9 +61,9 @@ def draw(found: dict[str, Curve], output: Path) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Draw the figure and print its path."""
-    parser = argparse.ArgumentParser(description="Final validation losses and curves of many optimizers.")
-    parser.add_argument("folder", type=Path, help="<output>/<scale> of the benchmark")
-    parser.add_argument("--output", type=Path, default=Path("optimizers.png"), help="PNG to write")
+    parser = PlainParser(description="Final validation losses and curves of many optimizers.")
+    parser.add_argument("folder", type=Path, help="folder <output>/<scale> that the benchmark wrote")
+    parser.add_argument("--output", type=Path, default=Path("optimizers.png"), help="picture to write, a PNG file")
     given = parser.parse_args(arguments)
     draw(curves(given.folder), given.output)
     print(given.output)

@@ -10,24 +10,26 @@ panels beside each other; a run that does not log one is left out of its panel.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from lit_gpt.config.command import run_command
+from lit_gpt.config.parsers import PlainParser
 from lit_gpt.metrics.curve import TRAIN, draw_loss_curve, draw_overlay
 from lit_gpt.utils.files import write_text
 
 
 def main(arguments: Sequence[str]) -> None:
     """Draw the figure and print its path."""
-    parser = argparse.ArgumentParser(description="Curves of one or several runs, over tokens.")
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder, holds metrics.jsonl")
-    parser.add_argument("--output", type=Path, default=Path("run.png"), help="PNG to write")
+    parser = PlainParser(description="Curves of one or several runs, over tokens.")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder, which holds metrics.jsonl")
+    parser.add_argument("--output", type=Path, default=Path("run.png"), help="picture to write, a PNG file")
     parser.add_argument("--metric", nargs="+", help=f"keys to draw; default {TRAIN}, and for one run its loss curve")
-    parser.add_argument("--json", type=Path, help="file for the last values shown, metric -> run -> value")
-    parser.add_argument("--bytes_per_token", type=float, help="adds an axis in bits per byte (loss curve)")
+    parser.add_argument("--json", type=Path, help="file for the last values shown, by metric and run; default: none")
+    parser.add_argument(
+        "--bytes_per_token", type=float, help="add an axis in bits per byte to the loss curve; default: none"
+    )
     given = parser.parse_args(arguments)
     if len(given.runs) == 1 and not given.metric:
         draw_loss_curve(given.runs[0], given.bytes_per_token, given.output)

@@ -11,10 +11,9 @@ from __future__ import annotations
 import shlex
 import sys
 
-from jsonargparse import ArgumentParser
-
 from lit_gpt.config.bounds import hints
 from lit_gpt.config.command import exit_code, parsed
+from lit_gpt.config.parsers import Parser
 from lit_gpt.data.prepare.corpora import CORPORA, listing
 from lit_gpt.data.prepare.fetch import plan_fetch
 from lit_gpt.data.prepare.summary import summary
@@ -33,7 +32,7 @@ def arguments(words: list[str]) -> list[str]:
 
 def parse(words: list[str]) -> dict:
     """The arguments of plan_fetch(). Raises UserError for words that are no options, and wrong values."""
-    parser = ArgumentParser(prog="fetch.py NAME", exit_on_error=False, allow_abbrev=False)
+    parser = Parser(prog="fetch.py NAME", exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--list", action="store_true", help="print the table of corpora and stop")
     parser.add_function_arguments(plan_fetch, as_group=False)
     return {name: value for name, value in parsed(parser, arguments(words), plan_fetch).items() if name != "list"}

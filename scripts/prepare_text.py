@@ -12,10 +12,9 @@ from __future__ import annotations
 import json
 import sys
 
-from jsonargparse import ArgumentParser
-
 from lit_gpt.config.bounds import hints
 from lit_gpt.config.command import exit_code, parsed
+from lit_gpt.config.parsers import Parser
 from lit_gpt.data.prepare import prepare
 from lit_gpt.data.prepare.summary import summary
 from lit_gpt.errors import UserError
@@ -43,7 +42,9 @@ def arguments(typed: list[str]) -> list[str]:
 
 def parse(typed: list[str]) -> dict:
     """The arguments of prepare(). Raises UserError for words that are no options, and wrong values."""
-    parser = ArgumentParser(prog="prepare_text.py", exit_on_error=False, allow_abbrev=False)
+    parser = Parser(
+        prog="prepare_text.py", description="Tokenise text into packed shards.", exit_on_error=False, allow_abbrev=False
+    )
     parser.add_function_arguments(prepare, as_group=False)
     return parsed(parser, arguments(typed), prepare).as_dict()
 

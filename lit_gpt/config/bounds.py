@@ -61,13 +61,15 @@ class Bounds:
 class Text:
     """Characters that can be printed and stored, from one to `longest` bytes of UTF-8, none of `without`.
 
-    what: "a path" and the like. path: `~` at the start is the home folder; see `path_fields`.
+    what: "a path" and the like. path: `~` at the start is the home folder; see `path_fields`. shown: what the help
+    calls such a value.
     """
 
     what: str
     longest: int
     without: str = ""
     path: bool = False
+    shown: str = "NAME"
 
     @property
     def words(self) -> str:
@@ -108,6 +110,7 @@ class Ends:
     """A list of token counts, or of multiples of the default budget, in rising order; see words.read_ends."""
 
     words: str = "token counts such as 500M or multiples of the default budget such as 0.5x, rising, joined by commas"
+    shown: str = "TOKENS,TOKENS,..."
 
     def allows(self, value: Any) -> bool:
         """Whether it can be read; where both kinds are mixed, the order is known once the budget is."""
@@ -132,9 +135,6 @@ class Each:
     def allows(self, value: Any) -> bool:
         """Whether the limit allows every number."""
         return all(map(self.limit.allows, value))
-
-
-PATH = Text("a path", LONGEST_PATH, path=True)
 
 
 def violations(options: Any, prefix: str = "") -> list[str]:

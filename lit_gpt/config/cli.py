@@ -10,34 +10,51 @@ from dataclasses import is_dataclass
 from pathlib import Path
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, Namespace
 
 from lit_gpt.config.bounds import hints
 from lit_gpt.config.explain import explained, one_line
+from lit_gpt.config.parsers import Parser
 from lit_gpt.config.resolve import translate_aliases
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.utils.files import regular
 
+# The shortest lines that teach something, for the top of `--help`.
+EXAMPLES = (
+    ("python pretrain.py --depth 8 --train_name mup --dry_run", "show the Plan of a run: parameters, rates, memory"),
+    ("python pretrain.py --train_data_dir data/mine --depth 8 --train_name mup", "train it"),
+    (
+        "torchrun --nproc_per_node 8 pretrain.py --depth 8 --resume auto",
+        "train on 8 GPUs, and go on from the newest checkpoint if there is one",
+    ),
+    ("python pretrain.py --help model", "explain one group of options; --help depth explains one option"),
+)
+
 
 @functools.cache
-def build_parser() -> ArgumentParser:
+def build_parser() -> Parser:
     """The parser of pretrain.py; every option is a field of RunConfig. Built once: it takes a tenth of a second."""
-    parser = ArgumentParser(
-        prog="pretrain.py",
-        description="Train a language model: a family, a depth, a scaling rule, a folder of tokens.",
-        epilog="Start with: python pretrain.py --train_model transformer --depth 8 --train_name mup --dry_run",
+    parser = Parser(
+        prog="python pretrain.py",
+        description=RunConfig.__doc__,
         exit_on_error=False,
         allow_abbrev=False,  # a typo must not become the option that it happens to begin
     )
+    parser.examples = EXAMPLES
     add_run_options(parser)
     return parser
 
 
-def add_run_options(parser: ArgumentParser, skip: Collection[str] = ()) -> None:
+def add_run_options(parser: Parser, skip: Collection[str] = ()) -> None:
     """Add the fields of RunConfig as options, and --config for a file of them."""
-    parser.add_argument("--config", action="config", help="YAML file with any of these options")
+    about = "YAML file of options, as --print_config prints it; options that follow overrule it."
+    parser.add_argument("--config", action="config", metavar="FILE", help=about)
+    printing = parser._actions[-1]  # --print_config, which came with it
+    printing.metavar, printing.help = "", "Print all options as such a file, and end."
+    before = {action.dest for action in parser._actions}
     parser.add_class_arguments(RunConfig, as_group=False, skip=set(skip))
+    parser.run_options = {action.dest: action.default for action in parser._actions if action.dest not in before}
 
 
 def parse(argv: list[str]) -> RunConfig:
@@ -45,8 +62,12 @@ def parse(argv: list[str]) -> RunConfig:
     return run_config(parse_words(build_parser(), argv))
 
 
-def parse_words(parser: ArgumentParser, argv: list[str]) -> Namespace:
-    """What a parser with add_run_options (made with exit_on_error=False) reads. Raises UserError likewise."""
+def parse_words(parser: Parser, argv: list[str]) -> Namespace:
+    """What a parser with add_run_options (made with exit_on_error=False) reads. Raises UserError likewise.
+
+    `--help TOPIC` among the words prints it and ends the process.
+    """
+    parser.answer(argv)
     try:
         return parser.instantiate(parser.parse_args(list(_with_files(translate_aliases(argv)))))
     except ArgumentError as error:

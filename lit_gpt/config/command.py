@@ -12,10 +12,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, Namespace
 
 from lit_gpt.config.bounds import hints
 from lit_gpt.config.explain import explained
+from lit_gpt.config.parsers import Parser
 from lit_gpt.errors import EXIT_BAD_INPUT, UserError
 
 Main = Callable[[list[str]], int | None]
@@ -49,14 +50,14 @@ def command_of(function: Callable[..., int | None]) -> Main:
     """The function as a command: --name value for each parameter, --help from its docstring."""
 
     def main(words: list[str]) -> int | None:
-        parser = ArgumentParser(description=(function.__doc__ or "").split("\n")[0], exit_on_error=False)
+        parser = Parser(description=(function.__doc__ or "").split("\n")[0], exit_on_error=False)
         parser.add_function_arguments(function, as_group=False)
         return function(**parsed(parser, words, function).as_dict())
 
     return main
 
 
-def parsed(parser: ArgumentParser, words: list[str], function: Callable[..., Any]) -> Namespace:
+def parsed(parser: Parser, words: list[str], function: Callable[..., Any]) -> Namespace:
     """The function's arguments among the words of a parser made with exit_on_error=False.
 
     Raises UserError for words that are no options, and for wrong values.

@@ -87,18 +87,16 @@ def explained(message: str, options: Collection[str], of: Callable[..., Any] = R
         return f"--{found[1]} needs a value: {_described(_hint(found[1], of))}."
     if found := re.search(r"(?:Group '(\w+)' does not accept o|O)ption '([\w.-]+)'", message):
         name = ".".join(filter(None, found.groups()))
-        return f"{name!r} is no option{_meant(name, options, elsewhere)}"
+        return f"{name!r} is no option{meant(name, options, elsewhere)}"
     if found := re.match(r"unrecognized arguments: (-*)(\S*)", message):
-        meant = (
-            _meant(found[2].partition("=")[0], options, elsewhere)
-            if found[1]
-            else f". An option begins with --; {HELP}"
+        end = (
+            meant(found[2].partition("=")[0], options, elsewhere) if found[1] else f". An option begins with --; {HELP}"
         )
-        return textwrap.shorten(message, LONGEST, placeholder=" ...") + meant
+        return textwrap.shorten(message, LONGEST, placeholder=" ...") + end
     return f"{one_line(message)}. {HELP}"
 
 
-def _meant(name: str, options: Collection[str], elsewhere: Mapping[str, str]) -> str:
+def meant(name: str, options: Collection[str], elsewhere: Mapping[str, str]) -> str:
     """The end of a sentence about a name that is no option: which one may have been meant."""
     name = name.replace("-", "_").lower()
     for names, sentence in elsewhere.items():

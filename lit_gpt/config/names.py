@@ -64,11 +64,15 @@ MODEL_NAME = re.compile(  # of any text: what is no family is refused by name, a
 
 @dataclass(frozen=True)
 class NameFields:
-    """What a train_name means. fields: RunConfig field -> value. tokens, labels: its pieces."""
+    """What a train_name means. fields: RunConfig field -> value. tokens, labels: its pieces.
+
+    default: the name is the default of --train_name, or what flags leave of it.
+    """
 
     fields: dict[str, Any] = field(default_factory=dict)
     tokens: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    default: bool = False
 
 
 def _edit_distance(a: str, b: str) -> int:

@@ -73,9 +73,10 @@ def resolve(run: RunConfig, optimizer_name: Callable[[str], str] = str) -> tuple
     flags = dict(vars(run))
     if run.optimizer is not None and not violations(run):  # what is out of bounds is said first, below
         flags["optimizer"] = optimizer_name(run.optimizer)
-    if run.train_name == RunConfig.train_name:  # a default, which nobody typed, gives way to flags
+    unasked = run.train_name == RunConfig.train_name
+    if unasked:  # a default, which nobody typed, gives way to flags
         flags["train_name"] = without_tokens(run.train_name, flags)
-    name = read_train_name(flags["train_name"])
+    name = dataclasses.replace(read_train_name(flags["train_name"]), default=unasked)
     run = dataclasses.replace(run, **merge(flags, name, flags["train_name"]))
     run = dataclasses.replace(run, **_of_model_name(run.train_model, run.depth, run.sparsity, run.top_k))
     problems = violations(run)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from lit_gpt.config.help import shown_value
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.names import NameFields, run_name
 from lit_gpt.config.resolve import resolve
@@ -97,6 +98,9 @@ def dry_run_text(resolved: ResolvedRun) -> str:
     labels = ", ".join(resolved.name.labels) or "none"
     lines = [describe(resolved.plan, OPTIMIZERS.facts(resolved.plan.optimizer)), ""]
     lines += [f"run folder   {resolved.folder}", f"labels only  {labels}"]
+    if resolved.name.default:
+        sets = ", ".join(f"--{key} {shown_value(value)}" for key, value in resolved.name.fields.items()) or "nothing"
+        lines.append(f"name         --train_name was not given: its default sets {sets}; give one to choose")
     lines += [f"note         {note}" for note in resolved.notes]
     if resolved.data.missing:
         lines.append(f"note: the vocabulary is the family's, since there is no data. {resolved.data.missing}")

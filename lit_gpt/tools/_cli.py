@@ -6,8 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
+from lit_gpt.config.parsers import Parser
 from lit_gpt.config.words import read_words
 from lit_gpt.errors import UserError
 from lit_gpt.plugins import load_plugins
@@ -26,15 +25,20 @@ def local_path(given: str | Path) -> Path:
     return Path(text).expanduser()
 
 
-def parser_for(name: str, description: str, **options: Any) -> ArgumentParser:
+def parser_for(name: str, description: str, **options: Any) -> Parser:
     """An empty parser of `python -m lit_gpt.tools.<name>`."""
-    return ArgumentParser(prog=f"python -m lit_gpt.tools.{name}", description=description, **options)
+    return Parser(prog=f"python -m lit_gpt.tools.{name}", description=description, **options)
 
 
-def add_plugins(parser: ArgumentParser) -> None:
+def add_plugins(parser: Parser) -> None:
     """The option --plugins, of tools that build the model of a checkpoint. use_plugins loads them."""
     parser.add_argument(
-        "--plugins", nargs="+", type=str, default=[], help="Python files with mixers of your own that the model has"
+        "--plugins",
+        nargs="+",
+        type=str,
+        default=[],
+        metavar="FILE",
+        help="Python files with mixers of your own, where the model has some; default: none",
     )
 
 
@@ -43,13 +47,13 @@ def use_plugins(given: Sequence[str]) -> None:
     load_plugins(read_words(",".join(given)))
 
 
-def add_weights(parser: ArgumentParser) -> None:
+def add_weights(parser: Parser) -> None:
     """The option --weights, of tools that load a trained model; evals.trained_model reads its value."""
     parser.add_argument(
         "--weights",
         type=str | None,
         default=None,
-        help="an average that --ema kept, such as ema_1B; default: the trained weights",
+        help="weights to take: the name of an average that --ema kept, such as ema_1B; default: the trained weights",
     )
 
 

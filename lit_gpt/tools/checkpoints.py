@@ -167,14 +167,17 @@ ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
     "verify": {},
     "delete": {
         "steps": {"nargs": "*", "default": [], "help": "numbers of steps, or names as the list shows them"},
-        "--force": {"action": "store_true", "help": "the newest too; or older ones while a process trains"},
+        "--force": {"action": "store_true", "help": "delete the newest, too, or older ones while a process trains"},
     },
     "copy": {
-        "step": {"nargs": "?", "help": "number of a step, or a name as the list shows it"},
-        "to": {"type": local_path, "help": "folder, whose checkpoints folder the copy is for"},
+        "step": {
+            "nargs": "?",
+            "help": "number of a step, or a name as the list shows it; not needed for a step folder",
+        },
+        "to": {"type": local_path, "help": "run folder to copy it to; it goes into its folder checkpoints"},
     },
     "average": {
-        "--last": {"type": int, "required": True, "help": "how many"},
+        "--last": {"type": int, "required": True, "help": "number of newest checkpoints to average"},
         "--output": {"type": local_path, "required": True, "help": "file to write, .pth or .safetensors"},
     },
 }

@@ -77,11 +77,21 @@ def main(argv: list[str]) -> int:
         help="run folder (its newest checkpoint), step-* folder, exported file, or Hugging Face folder",
     )
     parser.add_argument("output", type=local_path, help="file to write, .pth or .safetensors; with --to hf a folder")
-    parser.add_argument("--to", choices=["file", "hf"], default="file", help="hf: LlamaForCausalLM, where the model is")
     parser.add_argument(
-        "--dtype", choices=list(DTYPES), default=None, help="of the weights written; default: as stored"
+        "--to",
+        choices=["file", "hf"],
+        default="file",
+        help="one file, or a Hugging Face LlamaForCausalLM, where the model is one",
     )
-    parser.add_argument("--tokenizer", type=str, default=None, help="with --to hf: another one than the model's own")
+    parser.add_argument(
+        "--dtype",
+        choices=list(DTYPES),
+        default=None,
+        help="precision of the written weights; default: that of the checkpoint",
+    )
+    parser.add_argument(
+        "--tokenizer", type=str, default=None, help="tokenizer to write with --to hf; default: the model's own"
+    )
     add_weights(parser)
     add_plugins(parser)
     values = parser.parse_args(argv)

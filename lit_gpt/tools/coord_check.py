@@ -126,12 +126,23 @@ def parse(argv: list[str]) -> Namespace:
     """The parsed command line of this tool."""
     parser = parser_for("coord_check", DESCRIPTION, epilog=CODES, exit_on_error=False)
     parser.add_argument(
-        "--widths", type=int, nargs="+", default=[64, 128, 256, 512], help="trained at the smallest depth"
+        "--widths",
+        type=int,
+        nargs="+",
+        default=[64, 128, 256, 512],
+        help="widths of the models, which have the smallest depth",
     )
-    parser.add_argument("--depths", type=int, nargs="+", default=DEPTHS, help="trained at the smallest width")
-    parser.add_argument("--steps", type=int, default=4, help="optimizer steps")
+    parser.add_argument(
+        "--depths", type=int, nargs="+", default=DEPTHS, help="depths of the models, which have the smallest width"
+    )
+    parser.add_argument("--steps", type=int, default=4, help="optimizer steps that each is trained")
     parser.add_argument("--seeds", type=int, default=2, help="seeds to average over")
-    parser.add_argument("--output_dir", type=Path, default=None, help="folder for coord_<rule>.json and .png")
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        default=None,
+        help="folder for coord_<rule>.json and .png; default: nothing is written",
+    )
     add_run_options(parser, skip=set(RunConfig.__dataclass_fields__) - KEPT)
     parser.set_defaults(DEFAULTS)
     return parse_words(parser, argv)

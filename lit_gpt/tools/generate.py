@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
 
 from lit_gpt.config.command import run_command
+from lit_gpt.config.parsers import Parser
 from lit_gpt.data.tokenizer import Tokenizer
 from lit_gpt.errors import UserError
 from lit_gpt.evals.generation import Sampling, stream
@@ -27,26 +27,45 @@ from lit_gpt.tools._environment import best_device
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the bytes of a character decode to before the last one is there
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> Parser:
     """The parser of this tool's command line."""
     parser = parser_for("generate", "Continue text with a trained model.")
     parser.add_argument(
         "path", type=local_path, help="run folder, step-* folder, or exported .pth or .safetensors file"
     )
-    parser.add_argument("--prompt", type=str, default=None, help="text to continue; without it, lines of stdin are")
     parser.add_argument(
-        "--tokenizer", type=str, default=None, help="'bytes', a tokenizer.json or its folder; default: the run's data"
+        "--prompt", type=str, default=None, help="text to continue; default: each line of the standard input"
     )
-    parser.add_argument("--max_new_tokens", type=int, default=200, help="longest continuation, in tokens")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 always takes the likeliest token")
-    parser.add_argument("--top_k", type=int | None, default=None, help="only the k likeliest tokens")
-    parser.add_argument("--top_p", type=float | None, default=None, help="only the likeliest tokens that reach p")
+    parser.add_argument(
+        "--tokenizer",
+        type=str,
+        default=None,
+        help="bytes, a tokenizer.json, or its folder; default: that of the run's data",
+    )
+    parser.add_argument("--max_new_tokens", type=int, default=200, help="length of the continuation in tokens, at most")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=0.8,
+        help="how daring the choice of a token is; 0 always takes the likeliest",
+    )
+    parser.add_argument(
+        "--top_k", type=int | None, default=None, help="choose among so many likeliest tokens; default: among all"
+    )
+    parser.add_argument(
+        "--top_p",
+        type=float | None,
+        default=None,
+        help="choose among the likeliest tokens that have this probability together; default: among all",
+    )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the draws for the first prompt; each later one adds 1"
     )
     add_weights(parser)
     add_plugins(parser)
-    parser.add_argument("--device", type=str, default=str(best_device()), help="where to run")
+    parser.add_argument(
+        "--device", type=str, default=str(best_device()), help="device to run on, such as cpu or cuda:1"
+    )
     return parser
 
 

@@ -5,11 +5,10 @@ python -m lit_gpt.tools.plan --train_model transformer --depth 16 --layers --com
 
 from __future__ import annotations
 
-from jsonargparse import ArgumentParser
-
 from lit_gpt.config.cli import add_run_options, parse_words, run_config
 from lit_gpt.config.command import run_command
 from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.parsers import Parser
 from lit_gpt.errors import UserError
 from lit_gpt.metrics.counting import flops_per_token, param_counts
 from lit_gpt.model import GPT
@@ -77,14 +76,18 @@ def comparison(resolved: ResolvedRun) -> str:
     return aligned(rows, right=(1, 2, 3))
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> Parser:
     """The command line: pretrain.py's options and what to show."""
     about = "The Plan of a run, and the model layer by layer, without touching data or a GPU."
     parser = parser_for("plan", about, exit_on_error=False)
     switch = {"type": bool, "nargs": "?", "const": True, "default": False}
-    parser.add_argument("--layers", **switch, help="one line per layer")
-    parser.add_argument("--compare_analytic", **switch, help="exact and analytic parameter counts")
-    parser.add_argument("--ranks", type=int, default=world_size(), help="processes that the batch is divided over")
+    parser.add_argument("--layers", **switch, help="also print one line per layer")
+    parser.add_argument(
+        "--compare_analytic", **switch, help="also print our count of parameters beside ArchScale's formula"
+    )
+    parser.add_argument(
+        "--ranks", type=int, default=world_size(), help="number of processes that the batch is divided over"
+    )
     add_run_options(parser, skip={"dry_run"})
     return parser
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
-import pytest
 from jsonargparse import ArgumentParser
 
 from lit_gpt.config.resolve import ALIASES
-from lit_gpt.config.run import BaseHyperparameters, RunConfig
+from lit_gpt.config.run import RunConfig
 
 OPTIONS = Path(__file__).with_name("options.txt")
 # Option -> default in ArchScale's signature.
@@ -130,9 +128,3 @@ def test_aliases_lead_to_options_and_are_none() -> None:
     names = {f"--{option}" for option in options()}
     assert set(ALIASES.values()) <= names
     assert names.isdisjoint(ALIASES)
-
-
-@pytest.mark.parametrize("kind", [RunConfig, BaseHyperparameters])
-def test_every_option_has_a_help_text(kind: type) -> None:
-    described = set(re.findall(r"^ {8}(\w+): \S", kind.__doc__ or "", re.MULTILINE))
-    assert described == set(kind.__dataclass_fields__)  # type: ignore[attr-defined]

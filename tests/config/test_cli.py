@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -129,9 +128,3 @@ def test_names_of_other_programs_lead_to_options() -> None:
         told = [word.strip(".,;") for word in sentence.split() if word.startswith("--")]
         assert told and set(told) <= options, sentence
         assert not {f"--{name}" for name in names.split()} & options, names
-
-
-def test_the_help_has_an_example_of_loggers() -> None:
-    shown = " ".join(build_parser().format_help().split())
-    assert "such as --loggers wandb,csv" in shown and "(type: Words, default: [])" in shown
-    assert not {"Annotated", "Bounds", "<class"} & set(re.findall(r"[<\w]+", shown))

@@ -140,13 +140,13 @@ def test_every_contradiction_is_in_one_message() -> None:
     )
     assert found == [
         "  - --depth is 0; it must be from 1 to 2,000",
+        "  - --max_tokens is -1.0; it must be from 1 to 1e16",
+        "  - --micro_bsz is 0; it must be from 1 to 1,000,000",
         "  - --base_hps.b0 is 0.0; it must be from 1 to 1e12",
         "  - --base_hps.hd0 is 0; it must be from 1 to 65,536",
         "  - --base_hps.min_lr_mult is 1.5; it must be from 0 to 1",
         "  - --base_hps.warmup_tokens is -1.0; it must be from 0 to 1e16",
         "  - --base_hps.muon_beta is 1.0; it must be at least 0 and below 1",
-        "  - --max_tokens is -1.0; it must be from 1 to 1e16",
-        "  - --micro_bsz is 0; it must be from 1 to 1,000,000",
         "  - --grad_clip is -1.0; it must be from 0 to 1,000,000,000",
         "  - --label_smoothing is 2.0; it must be at least 0 and below 1",
         "  - --resume continues a run and --init_from starts one; give one of them, or --resume auto with "

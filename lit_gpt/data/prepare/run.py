@@ -70,20 +70,21 @@ def prepare(
         output: folder for the shards, meta.json and the tokenizer (also --output_dir).
         tokenizer: "bytes", "char" (every character of the source), "train" (a BPE), the path of a tokenizer.json
             or its folder, or a name in the local Hugging Face cache.
-        vocab_size: of the BPE that "train" makes.
+        vocab_size: size of the vocabulary that "train" makes.
         validation_fraction: share of documents, chosen by the hash of their path, that go to "validation"; above 0
             each split gets at least one.
         shard_tokens: tokens per shard; the last shard of a split is smaller.
-        num_workers: processes; all cores by default.
+        num_workers: number of processes; default: one per core.
         recipe: how the source is laid out: folder, slimpajama or prolong.
-        text_key: field of a record that holds its text; "a.b" is the field b of the field a.
-        include: file name pattern or several, such as "*.py"; suffixes do not matter then.
-        exclude: file name pattern or several to leave out.
+        text_key: field of a record that holds its text; "a.b" is the field b of the field a; default: text, content,
+            and other usual names.
+        include: file name pattern or several, such as "*.py"; default: files with the suffix of a known format.
+        exclude: file name pattern or several to leave out; default: none.
         bos: put BOS before every document.
-        eos_token: the token that ends a document, when the tokenizer's usual one is not wanted.
+        eos_token: the token that ends a document; default: the tokenizer's.
         parse_special: let "<|endoftext|>" inside a text become the special token.
         train_bytes: characters of text that the BPE is trained on.
-        source_tokenizer: tokenizer that a source of token ids (prolong) was made with.
+        source_tokenizer: tokenizer that made a source of token ids (prolong); default: none.
         strict: stop at the first record or file that cannot be used, and name its line.
         progress: show a progress bar.
 

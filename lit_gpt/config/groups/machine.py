@@ -1,0 +1,167 @@
+"""Options of the machine, the run folder and logging, and those that only old command lines have.
+
+The format of the docstrings is that of lit_gpt/config/help.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from lit_gpt.config.bounds import Bounds, Choices
+from lit_gpt.config.groups.kinds import AutoOrPath, Folder, Label, Name, Path, Steps, StepsOrNever
+from lit_gpt.config.words import Words
+
+
+@dataclass
+class RunOptions:
+    """Run folder and checkpoints: where a run is kept, and what it starts from.
+
+    train_name: Name of the run and of its folder; words of it that are tokens, such as mup, set options. Words are what
+        stands between underscores; those that are no token are labels. README lists all tokens.
+        Example: --train_name first_try_mup sets --parameterization mupp
+    out_dir: Folder that the run folders are in.
+        Default: $LIGHTNING_ARTIFACTS_DIR, else out
+    resume: Continue the run: true needs a checkpoint of it, auto starts where there is none, a path is that of the
+        checkpoint or run to continue.
+        Example: --resume auto
+    dry_run: Print the Plan of the run and end: nothing is trained or written.
+
+    init_from: Start from the weights of this checkpoint, and everything else from zero. A mixture of experts can start
+        from a dense model.
+        Default: random weights
+        Example: --init_from out/mup_transformer_d8_ctx4096
+    fork_from: Go on from this run or checkpoint under a Plan of its own: with weights, optimizer state, counts of
+        tokens and steps, and place in the data. --max_tokens includes what that run had trained.
+        Default: no fork
+        Example: --fork_from out/trunk_transformer_d8_ctx4096/checkpoints/step-005000 --decay_tokens 1B
+    validation: Validate the weights of --init_from, and end.
+        Default: false
+    stop_after: End, with a checkpoint, after this many steps of this start; for schedulers with short time limits.
+        Default: the whole budget
+    seed: Seed of the initial weights and of the order of the data.
+    save_step: Steps between checkpoints.
+        Default: 1000
+    keep_last: Number of newest checkpoints to keep; older ones are deleted.
+    keep_every: Keep every checkpoint whose step is a multiple of this; 0 keeps none for that reason.
+    keep_best: Save whenever the validation loss is a new lowest one, and keep that checkpoint until there is a better.
+    async_save: Write checkpoints while training goes on.
+    """
+
+    train_name: Label = "scaling_mup_tie_rbase_prolong_varlen"
+    out_dir: Folder | None = None
+    resume: bool | AutoOrPath = False
+    dry_run: bool = False
+    init_from: Path | None = None
+    fork_from: Path | None = None
+    validation: bool | None = None
+    stop_after: Steps | None = None
+    seed: Annotated[int, Bounds(0, 2**32 - 1)] = 3407
+    save_step: Steps | None = None
+    keep_last: Steps = 2
+    keep_every: StepsOrNever = 0
+    keep_best: bool = False
+    async_save: bool = True
+
+
+@dataclass
+class LoggingOptions:
+    """Logging and validation: what is measured, how often, and where it goes.
+
+    log_step: Steps between log lines.
+    eval_step: Steps between validations.
+    loggers: Where numbers go, beside metrics.jsonl in the run folder.
+        Default: metrics.jsonl only
+        Example: --loggers wandb,csv
+
+    eval_sequences: Number of sequences in a validation.
+    num_extrp: Validate at 1, 2, ... and up to this many times the training context.
+        Default: 4
+    wandb_project: Project of wandb, and experiment of mlflow.
+    wandb_entity: Team or user of wandb.
+        Default: that of the login
+    tracker_name: Name of the run in wandb and mlflow.
+        Default: that of the run folder
+    tracker_group: Group of the run in wandb, and its tag "group" in mlflow; launch_scripts/sweep.py gives its own.
+        Default: none
+    tracker_tags: Tags of the run in wandb and mlflow.
+        Default: none
+        Example: --tracker_tags d8,ablation
+    health_step: Steps between statistics of the activations (size and outliers of every branch); 0 is never.
+    profile_steps: Profile this many steps, from the sixth on, into the folder profile of the run; 0 is off.
+        Example: --profile_steps 3
+    """
+
+    log_step: Steps = 10
+    eval_step: Steps = 1000
+    loggers: Annotated[Words, Choices(("csv", "tensorboard", "wandb", "mlflow"))] = field(default_factory=list)
+    eval_sequences: Steps = 200
+    num_extrp: Annotated[int, Bounds(1, 1024)] | None = None
+    wandb_project: Name = "discrete-llm"
+    wandb_entity: Name | None = None
+    tracker_name: Name | None = None
+    tracker_group: Name | None = None
+    tracker_tags: Words | None = None
+    health_step: StepsOrNever = 0
+    profile_steps: StepsOrNever = 0
+
+
+@dataclass
+class PrecisionOptions:
+    """Precision and memory: how the machine computes.
+
+    precision: bf16 computes in bf16 and keeps weights in fp32; fp32 does both in fp32. bf16-mixed and 32 are older
+        names of the two.
+        Default: bf16 on a GPU, fp32 on a CPU
+    act_ckpt: Recompute activations in the backward pass, which saves memory and costs time: full (or true) all of
+        them, selective only the cheap ones. An older name is --gradient_checkpointing.
+        Example: --act_ckpt selective
+
+    compile: Compile each block with torch.compile.
+        Default: true on a GPU, false on a CPU
+    offloading: Keep parameters and optimizer state in the memory of the host, not of the GPU.
+    fsdp_save_mem: Both --offloading true and --act_ckpt full.
+    use_flce: Compute head and loss in slices, so that there is never a table of all logits.
+        Default: true
+    residual_precision: Precision of the residual stream of pre-norm models; bf16 is about 2 percent faster.
+    kernels: Implementation of all operations but attention: auto takes the kernels of libraries where they fit, plain
+        never does; reference is an older name of plain.
+    deterministic: Use deterministic kernels, which are slower: a resumed run then has the same bits on a GPU, too.
+    collective_timeout: Seconds that processes wait for one another, before the run ends and says who is missing.
+    """
+
+    precision: Literal["bf16", "fp32", "bf16-mixed", "32"] | None = None
+    act_ckpt: bool | Literal["off", "full", "selective"] = False
+    compile: bool | None = None
+    offloading: bool = False
+    fsdp_save_mem: bool = False
+    use_flce: bool | None = None
+    residual_precision: Literal["fp32", "bf16"] = "fp32"
+    kernels: Literal["auto", "plain", "reference"] = "auto"
+    deterministic: bool = False
+    collective_timeout: Annotated[float, Bounds(1, 1e6)] = 600.0
+
+
+@dataclass
+class ArchScaleOptions:
+    """ArchScale compatibility: options of ArchScale that have another name here, do nothing, or are refused.
+
+    load_dir: Older name of --init_from.
+        Default: none
+    use_mlflow: Older name of --loggers mlflow.
+    fsdp2: Does nothing: several processes always train with FSDP2.
+    logging_multiprocessing: Does nothing: logging never holds up training.
+    base_hps.n0_mult: Does nothing.
+    fp8: Refused when true: 8-bit training is not in this version.
+    fp4: Refused when true: 4-bit training is not in this version.
+    layer_configurator: Refused when true: the layer configurator, a router of tokens to layers, is not in this version.
+        Default: false
+    """
+
+    load_dir: Path | None = None
+    use_mlflow: bool = False
+    fsdp2: bool = False
+    logging_multiprocessing: bool = True
+    fp8: bool = False
+    fp4: bool = False
+    layer_configurator: bool | None = None
