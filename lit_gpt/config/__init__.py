@@ -2,7 +2,7 @@
 
     from lit_gpt.config import BaseHyperparameters, Config, RunConfig
 
-Config is ModelConfig under the name that ArchScale and litgpt have for it; docs/from_python.md shows what to do with it.
+Config is ModelConfig by the name that it has in ArchScale and litgpt. docs/from_python.md shows what to do with it.
 """
 
 from lit_gpt.config.model import ModelConfig as Config

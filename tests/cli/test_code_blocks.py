@@ -2,7 +2,8 @@
 
 Commands (bash) are carried out by test_readme.py. Here the blocks in Python are executed, one after the other and in
 one namespace per page, in a folder that has a tiny trained run (out/my_run), prepared data (data/mine) and the
-summaries of a ladder (out/ladder). Files of options (YAML) are read by the parser of pretrain.py, and JSON is parsed. What a program prints (text) needs no test.
+summaries of a ladder (out/ladder). Files of options (YAML) are read by the parser of pretrain.py, and JSON is parsed.
+What a program prints (text) needs no test.
 """
 
 from __future__ import annotations

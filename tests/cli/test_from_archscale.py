@@ -23,7 +23,7 @@ share_expert global_aux sqrt_gate head_init_std logging_multiprocessing ar wandb
 base_hps.d0 base_hps.eta0 base_hps.b0 base_hps.t0 base_hps.hd0 base_hps.w_init_scale base_hps.n0_mult
 base_hps.weight_decay base_hps.eps base_hps.min_lr_mult base_hps.warmup_tokens base_hps.beta1 base_hps.beta2
 base_hps.muon_beta base_hps.weight_lr_scale
-""".split()
+"""
 SCRIPTS = {
     "eval_phonebook.py": "checkpoint_path config output_dir min_eval_len max_eval_len eval_num_batches eval_batch_size "
     "num_eval verbose dtype tokenizer_name seed",
@@ -36,7 +36,7 @@ TOKEN_ROWS = {cells[0]: cells[1:] for cells in re.findall(r"^\| `(\w+)` \| (.*?)
 
 
 def test_every_option_has_a_verdict() -> None:
-    assert set(ROWS) == set(OPTIONS)
+    assert set(ROWS) == set(OPTIONS.split())
     assert set(ROWS.values()) == {"same", "better", "different", "absent"}
 
 

@@ -214,6 +214,19 @@ def test_relative_links_exist(page: Path) -> None:
     assert not missing
 
 
+def headings(page: Path) -> set[str]:
+    """The anchors of a page, as GitHub makes them of its headings."""
+    titles = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_to_headings(page: Path) -> None:
+    links = re.findall(r"\]\(([\w./-]*)#([\w-]+)\)", prose(page))
+    to = [((page.parent / path if path else page), anchor) for path, anchor in links]
+    assert [(path.name, anchor) for path, anchor in to if path.is_file() and anchor not in headings(path)] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_pages_are_ascii_and_name_no_machine(page: Path) -> None:
     text = page.read_text(encoding="ascii")
@@ -221,9 +234,9 @@ def test_pages_are_ascii_and_name_no_machine(page: Path) -> None:
 
 
 def test_options_that_the_pages_name_exist() -> None:
-    """A flag in running text is an option of pretrain.py, of another program here, or of torchrun or Slurm."""
+    """A flag in running text is an option of pretrain.py, or of another program that the pages call."""
     known = {f"--{line}" for line in (ROOT / "tests/cli/options.txt").read_text().split()}
-    known |= {"--nproc_per_node", "--nodes", "--help", "--base_hps", *ALIASES}
+    known |= {"--nproc_per_node", "--nodes", "--help", "--logdir", "--base_hps", *ALIASES}
     folders = ("scripts", "plots", "launch_scripts", "lit_gpt/tools")
     programs = [p for folder in folders for p in (ROOT / folder).glob("*.py")]
     programs += [ROOT / "lit_gpt/config/resolve.py", ROOT / "lit_gpt/config/cli.py"]
