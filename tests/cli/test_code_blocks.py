@@ -52,6 +52,8 @@ def test_every_block_says_what_it_is_and_why_it_is_not_run(page: Path) -> None:
     for block in blocks(page):
         assert block.language in LANGUAGES, f"{block} needs one of {LANGUAGES} behind its ```"
         assert block.reason is None or len(block.reason.split()) > 1, f"{block} needs a reason in its comment"
+        typed = re.search(r"^\$? ?(python|pretrain\.py|torchrun|bash|make|pip|git) (?! )", block.text, re.MULTILINE)
+        assert block.language != "text" or typed is None, f"{block} is no output but a command: {typed}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
