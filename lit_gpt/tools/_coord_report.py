@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -91,5 +92,18 @@ def _panel(panel: Any, result: CoordResult, axis: str, site: str) -> None:
         panel.plot(result.sizes[axis], fit.values, "o-", color=color, markersize=3, label=f"step {fit.step}")
     panel.set(xscale="log", yscale="log", title=site, xlabel=SIZES[axis])
     panel.set_xticks(result.sizes[axis], [str(s) for s in result.sizes[axis]], minor=False)
+    _scale(panel, [value for fit in fits for value in fit.values if value > 0])
     panel.minorticks_off()
     panel.grid(alpha=0.25)
+
+
+def _scale(panel: Any, values: list[float]) -> None:
+    """Let the y axis span a factor of 4 at least, so that what is flat looks flat, and put numbers to it."""
+    from matplotlib.ticker import LogLocator
+
+    ratio = max(max(values) / min(values), 4) if values else 4
+    if values:
+        middle, half = math.sqrt(min(values) * max(values)), 1.1 * math.sqrt(ratio)
+        panel.set_ylim(middle / half, middle * half)
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio < 100 else (1,), numticks=7))
+    panel.yaxis.set_major_formatter("{x:g}")
