@@ -28,6 +28,7 @@ from lit_gpt.config.command import run_command
 from lit_gpt.config.parsers import PlainParser
 from lit_gpt.errors import UserError
 from lit_gpt.metrics.figures import save, subplots
+from lit_gpt.metrics.labels import axis_label
 from lit_gpt.metrics.summary import read_metrics
 from lit_gpt.utils.files import write_text
 
@@ -138,10 +139,10 @@ def draw(rows: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
         errors = [0.0 if math.isnan(c["standard_error"]) else c["standard_error"] for c in cells.values()]
         if not way.startswith("trunk"):
             right.errorbar(x, [c["bias"] for c in cells.values()], errors, marker="o", markersize=4, label=way)
-    for axes, label in ((left, "validation loss (nats per token)"), (right, "minus that of a fresh run (nats)")):
+    for axes, label in ((left, axis_label(LOSS)), (right, "loss minus that of a fresh run (nats per token)")):
         axes.set_xscale("log", base=2)
         axes.set_xticks(BUDGETS, [f"{budget:g}" for budget in BUDGETS])
-        axes.set_xlabel("budget (units of tokens)")
+        axes.set_xlabel("token budget (in units of --unit_steps steps)")
         axes.set_ylabel(label)
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, fontsize=8)

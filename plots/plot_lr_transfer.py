@@ -26,6 +26,7 @@ from lit_gpt.config.command import run_command
 from lit_gpt.config.parsers import PlainParser
 from lit_gpt.errors import UserError
 from lit_gpt.metrics.figures import save, subplots
+from lit_gpt.metrics.labels import axis_label
 from lit_gpt.scaling.fit import Parabola, fit_best_lr
 from lit_gpt.utils.files import write_text
 
@@ -106,9 +107,9 @@ def draw(curves: dict[str, dict[int, Points]], metric: str, output: Path) -> Non
         moved = summarise(by_depth)["moved"]
         axes.set_title(rule + ("" if moved is None else f": best rate moves {moved:+.2f} steps"), fontsize=10)
         axes.set_xscale("log", base=2)
-        axes.set_xlabel("base learning rate")
+        axes.set_xlabel("base learning rate (--base_hps.eta0)")
         axes.grid(alpha=0.25)
-    panels[0].set_ylabel(metric.removeprefix("metric/"))
+    panels[0].set_ylabel(axis_label(metric))
     most = max(range(len(panels)), key=lambda i: len(list(curves.values())[i]))
     panels[most].legend(frameon=False, fontsize=9)
     save(figure, output)

@@ -14,7 +14,8 @@ from pathlib import Path
 from lit_gpt.config.command import run_command
 from lit_gpt.config.parsers import PlainParser
 from lit_gpt.errors import UserError
-from lit_gpt.metrics.figures import save, subplots
+from lit_gpt.metrics.figures import count_tokens, save, subplots
+from lit_gpt.metrics.labels import TOKENS, axis_label
 
 LOSS = "metric/val_loss@1x"
 NAMED = 8  # the best ones have colours in the curves
@@ -45,7 +46,7 @@ def draw(found: dict[str, Curve], output: Path) -> None:
     for i, value in enumerate(final):
         dots.text(min(value, high), i, f"  {value:.3f}", va="center", fontsize=7)
     margin = 0.15 * (high - low)
-    dots.set(xlim=(low - margin, high + 2 * margin), xlabel="final validation loss (nats per token)")
+    dots.set(xlim=(low - margin, high + 2 * margin), xlabel=f"final {axis_label(LOSS)}")
     dots.invert_yaxis()
     dots.margins(y=0.01)
     dots.tick_params(axis="y", labelsize=7)
@@ -53,7 +54,8 @@ def draw(found: dict[str, Curve], output: Path) -> None:
         style = {"label": name, "color": f"C{i}"} if i < NAMED else {"color": "0.8", "linewidth": 0.8}
         lines.plot(*zip(*found[name]), **style)
     worst = max(found[name][0][1] for name in names[: len(names) // 2 + 1])
-    lines.set(xlabel="tokens", ylabel="validation loss", ylim=(low - margin, max(high, worst) + margin))
+    lines.set(xlabel=TOKENS, ylabel=axis_label(LOSS), ylim=(low - margin, max(high, worst) + margin))
+    count_tokens(lines.xaxis)
     handles, labels = lines.get_legend_handles_labels()
     lines.legend(handles[::-1], labels[::-1], fontsize=7)
     save(figure, output)

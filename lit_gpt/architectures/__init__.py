@@ -6,10 +6,12 @@ The name of the file or row is the CLI value.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from lit_gpt.architectures.builders.shape import Shape
 from lit_gpt.architectures.builders.table import TABLE
 from lit_gpt.config.model import Experts, ModelConfig
+from lit_gpt.config.names import read_model_name
 from lit_gpt.errors import UserError
 from lit_gpt.registry import Registry
 
@@ -44,6 +46,19 @@ def build(
     if not isinstance(model, ModelConfig):  # a plugin's mistake
         raise UserError(f"build of the family {family!r} returned {type(model).__name__}; return a ModelConfig.")
     return model
+
+
+def from_name(name: str, **changes: Any) -> ModelConfig:
+    """The model of a whole name, such as "sambay_d16" or "transformer_gqa4_moe_s8_k4_d16".
+
+    It is what Config.from_name is in ArchScale and litgpt. changes: fields of ModelConfig with other values.
+    Raises UserError for a name without a depth, and as `build` does.
+    """
+    model = read_model_name(name)
+    if model.depth is None:
+        raise UserError(f"The name {name!r} has no depth. Write it behind the family, such as {model.family}_d16.")
+    experts = Experts(model.sparsity or 1, model.top_k or 2) if has_experts(model.family) else None
+    return build(model.family, model.depth, experts=experts).replace(**changes)
 
 
 def _near(given: int, at: Callable[[int], ModelConfig]) -> str:

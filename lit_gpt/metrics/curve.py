@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from lit_gpt.errors import UserError, did_you_mean
-from lit_gpt.metrics.figures import save, subplots
+from lit_gpt.metrics.figures import count_tokens, save, subplots
+from lit_gpt.metrics.labels import STEPS, TOKENS, axis_label
 from lit_gpt.metrics.summary import read_metrics
 from lit_gpt.utils.files import read_object
 
@@ -56,7 +57,7 @@ def draw_loss_curve(folder: Path, bytes_per_token: float | None = None, output: 
         _bits_per_byte(top, bytes_per_token)
     if has_lr:
         bottom.plot(*series(curves, LEARNING_RATE, folder), color=_GREY, linewidth=1.3)
-        bottom.set_ylabel("learning rate")
+        bottom.set_ylabel("learning rate\nof matrices")
         bottom.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
         bottom.grid(alpha=0.25)
     bottom.set_xlabel(_x_label(curves))
@@ -91,7 +92,7 @@ def draw_overlay(folders: Sequence[Path], metrics: Sequence[str], output: Path) 
             last.setdefault(metric, {})[name] = float(line[-1])
         if "loss" in metric:
             _limits(axes, shown)
-        _dress(axes, metric, metric.removeprefix("metric/"))
+        _dress(axes, metric, axis_label(metric))
         axes.set_xlabel(_x_label(next(iter(runs.values()))))
     _save(figure, output)
     return last
@@ -167,17 +168,14 @@ def _bits_per_byte(axes: Any, bytes_per_token: float) -> None:
     """A second y axis: a loss in nats per token is loss / (ln 2 * bytes per token) bits per byte."""
     scale = math.log(2) * bytes_per_token
     axis = axes.secondary_yaxis("right", functions=(lambda y: y / scale, lambda y: y * scale))
-    axis.set_ylabel("bits per byte")
+    axis.set_ylabel("loss (bits per byte)")
 
 
 def _x_label(curves: Curves) -> str:
-    return "tokens" if "total_tokens" in curves else "optimizer step"
+    return TOKENS if "total_tokens" in curves else STEPS
 
 
 def _save(figure: Any, path: Path) -> Path:
-    from matplotlib.ticker import EngFormatter, FuncFormatter
-
-    units = EngFormatter(sep="")
     for axes in figure.axes:
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: units(x).replace("G", "B")))
+        count_tokens(axes.xaxis)
     return save(figure, path)

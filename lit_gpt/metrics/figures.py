@@ -19,6 +19,14 @@ def subplots(width: float, height: float, rows: int = 1, columns: int = 1, **opt
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
+def count_tokens(axis: Any) -> None:
+    """Write the numbers of an axis as people say them: 10k, 25M, 1B."""
+    from matplotlib.ticker import EngFormatter, FuncFormatter
+
+    units = EngFormatter(sep="")
+    axis.set_major_formatter(FuncFormatter(lambda x, _: units(x).replace("G", "B")))
+
+
 def save(figure: Any, path: Path) -> Path:
     """Write a PNG, whole or not at all; returns its path. Raises NotWritten where that cannot be."""
     from PIL import Image

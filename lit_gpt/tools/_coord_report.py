@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
+from lit_gpt.metrics.figures import save, subplots
 from lit_gpt.tools._coord_fit import TOLERANCE, Axis, CoordResult, Fit
-from lit_gpt.utils.files import replacing, write_text
+from lit_gpt.utils.files import write_text
 
+SIZES = {"width": "width (channels)", "depth": "depth (layers)"}
 DRAWN = ("embedding", "middle mixer", "middle ffn", "stream", "logits")
 
 
@@ -68,23 +71,16 @@ def write(result: CoordResult, folder: Path) -> list[Path]:
 
 def _draw(result: CoordResult, path: Path) -> None:
     """One row per axis, one panel per site, one line per step."""
-    # not pyplot: it keeps global state and may pick a backend that needs a display
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = len(result.sizes)
-    figure = Figure(figsize=(3 * len(DRAWN), 2.9 * rows + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(rows, len(DRAWN), squeeze=False)
+    figure, grid = subplots(3 * len(DRAWN), 2.9 * rows + 0.4, rows, len(DRAWN))
     for axis, panels in zip(result.sizes, grid):
         verdict = "PASS" if result.passed(axis) else "FAIL"  # type: ignore[arg-type]
         for site, panel in zip(DRAWN, panels):
             _panel(panel, result, axis, site)
-        panels[0].set_ylabel(f"mean |x| over {axis}: {verdict}")
+        panels[0].set_ylabel(f"mean absolute activation\n(over {axis}: {verdict})")
     grid[0][0].legend(frameon=False, fontsize=8)
     figure.suptitle(f"Coordinate check of {result.rule}: flat lines transfer")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+    save(figure, path)
 
 
 def _panel(panel: Any, result: CoordResult, axis: str, site: str) -> None:
@@ -94,7 +90,20 @@ def _panel(panel: Any, result: CoordResult, axis: str, site: str) -> None:
     colors = matplotlib.colormaps["viridis"]([0.9 * f.step / len(fits) for f in fits])
     for fit, color in zip(fits, colors):
         panel.plot(result.sizes[axis], fit.values, "o-", color=color, markersize=3, label=f"step {fit.step}")
-    panel.set(xscale="log", yscale="log", title=site, xlabel=axis)
+    panel.set(xscale="log", yscale="log", title=site, xlabel=SIZES[axis])
     panel.set_xticks(result.sizes[axis], [str(s) for s in result.sizes[axis]], minor=False)
+    _scale(panel, [value for fit in fits for value in fit.values if value > 0])
     panel.minorticks_off()
     panel.grid(alpha=0.25)
+
+
+def _scale(panel: Any, values: list[float]) -> None:
+    """Let the y axis span a factor of 4 at least, so that what is flat looks flat, and put numbers to it."""
+    from matplotlib.ticker import LogLocator
+
+    ratio = max(max(values) / min(values), 4) if values else 4
+    if values:
+        middle, half = math.sqrt(min(values) * max(values)), 1.1 * math.sqrt(ratio)
+        panel.set_ylim(middle / half, middle * half)
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio < 100 else (1,), numticks=7))
+    panel.yaxis.set_major_formatter("{x:g}")

@@ -1,7 +1,7 @@
 """The documentation is true: its commands run, its links lead somewhere, its tables match the code.
 
-Every command of the README and of the pages in WITH_COMMANDS is carried out in a tiny form or checked
-without carrying it out; one that nothing here knows fails the test. Training commands are dry-run.
+Every command of every page is carried out in a tiny form or checked without carrying it out; one that nothing here
+knows fails the test. Training commands are dry-run. The other code blocks are run by test_code_blocks.py.
 """
 
 from __future__ import annotations
@@ -18,51 +18,36 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pages import PAGES, ROOT, commands, prose
 from script_module import script_module
 
 import pretrain
 from lit_gpt.architectures import FAMILIES
 from lit_gpt.config.names import TOKENS
+from lit_gpt.config.resolve import ALIASES
 from lit_gpt.data.prepare import prepare as data_prepare
 from lit_gpt.data.prepare.corpora import public_corpus
 
 reproduce, train_step = (script_module(f"benchmarks/{name}.py") for name in ("reproduce", "train_step"))
 fetch_script = script_module("scripts/fetch.py")
-ROOT = Path(__file__).parents[2]
+prepare_text = script_module("scripts/prepare_text.py")
 README = ROOT / "README.md"
-PAGES = sorted(p for p in ROOT.rglob("*.md") if not any(part.startswith(".") for part in p.relative_to(ROOT).parts))
-WITH_COMMANDS = [README, ROOT / "CONTRIBUTING.md", ROOT / "launch_scripts/README.md", ROOT / "docs/data.md"]
-WITH_COMMANDS += [
-    ROOT / "docs/architectures.md",
-    ROOT / "docs/checkpoints.md",
-    ROOT / "docs/demo.md",
-    ROOT / "docs/optimizers.md",
-    ROOT / "docs/examples/transformer_d8/README.md",
-]
 NOT_YET = {"lc"}  # tokens that the README names as refused
-
-
-def fenced(page: Path) -> list[str]:
-    """The commands of the page's bash blocks, one string each, continued lines joined."""
-    blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    return [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
-
-
-COMMANDS = [pytest.param(page, line, id=line[:60]) for page in WITH_COMMANDS for line in fenced(page)]
+PAGE_OF = {line: page for page in reversed(PAGES) for line in commands(page)}  # the first one that has a command
+COMMANDS = [pytest.param(page, line, id=f"{page.stem}-{line[:60]}") for line, page in PAGE_OF.items()]
 
 
 def shown_help(words: list[str]) -> str:
     """What `python WORDS --help` prints; run in this process, for the imports are the slow part."""
-    argv, shown = sys.argv, io.StringIO()
-    try:
-        with contextlib.redirect_stdout(shown), pytest.raises(SystemExit) as end:
-            if words[0] == "-m":
-                sys.argv = [words[1], *words[2:], "--help"]
-                runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-            sys.argv = [str(ROOT / words[0]), *words[1:], "--help"]
-            runpy.run_path(sys.argv[0], run_name="__main__")
-    finally:
-        sys.argv = argv
+    shown = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(shown), pytest.raises(SystemExit) as end:
+        if words[0] == "-m":
+            patch.setattr(sys, "argv", [words[1], *words[2:], "--help"])
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        script = ROOT / words[0]
+        patch.syspath_prepend(script.parent)  # a script finds its siblings in its own folder
+        patch.setattr(sys, "argv", [str(script), *words[1:], "--help"])
+        runpy.run_path(str(script), run_name="__main__")
     assert end.value.code in (0, None)
     return shown.getvalue()
 
@@ -80,14 +65,14 @@ def dry_run(words: list[str], folder: Path) -> None:
 
 
 def prepare(words: list[str], folder: Path) -> None:
-    """The command as it is, on two small files and a small vocabulary."""
+    """The command as it is, on four small files and a small vocabulary."""
     source = folder / "my_text"
     source.mkdir()
-    for name in ("a", "b"):
-        (source / f"{name}.txt").write_text("To be, or not to be, that is the question. " * 20)
+    for name in ("a.txt", "b.txt", "a.py", "b.py"):  # some pages take --include '*.py'
+        (source / name).write_text("To be, or not to be, that is the question. " * 20)
     tiny = {"--source": str(source), "--output": str(folder / "out"), "--vocab_size": "300"}
     words = [tiny.get(before, word) for before, word in zip(["", *words], words)]
-    subprocess.run([sys.executable, str(ROOT / words[0]), *words[1:], "--num_workers", "1"], check=True)
+    prepare_text.main([*words[1:], "--num_workers", "1"])
     assert {p.name for p in (folder / "out").glob("*.bin")} == {"train_0000000000.bin", "validation_0000000000.bin"}
 
 
@@ -121,10 +106,11 @@ def sweep(words: list[str], folder: Path) -> None:
 def benchmark(words: list[str], folder: Path) -> None:
     """Of the optimizers that it names, some are planned as the benchmark would train them."""
     script = script_module("launch_scripts/optimizer_benchmark.py")
-    given = script.parser().parse_args(words)
+    split = words.index("--") if "--" in words else len(words)
+    given, rest = script.parser().parse_args(words[:split]), words[split + 1 :]
     table = script.read_table(given.table, given.scale)
-    for name in script.choose(table, given.optimizers)[:3]:
-        options = script.command(table[name], given.scale, given, ["--vocab_size=32000", "--dry_run=true"])
+    for name in script.choose(table, given.optimizers)[:2]:
+        options = script.command(table[name], given.scale, given, [*rest, "--vocab_size=32000", "--dry_run=true"])
         assert pretrain.main(options) == 0, name
 
 
@@ -136,6 +122,18 @@ def launcher(words: list[str], folder: Path) -> None:
     dry_run(words[script + 1 :], folder)
 
 
+def install(words: list[str], folder: Path) -> None:
+    """The script is read by bash, and knows the variables and options that are given to it."""
+    script = next(word for word in words if word.endswith(".sh"))
+    subprocess.run(["bash", "-n", str(ROOT / script)], check=True)
+    given = {word.partition("=")[0] for word in words if "=" in word or word.startswith("--")}
+    assert {name for name in given if name not in (ROOT / script).read_text()} == set()
+
+
+def activate(words: list[str], folder: Path) -> None:
+    assert words == [".venv/bin/activate"]
+
+
 HANDLERS: list[tuple[str, Callable[[list[str], Path], None], int]] = [  # start, handler, words it does not get
     ("make ", make, 0),
     ("python pretrain.py ", dry_run, 2),
@@ -143,6 +141,11 @@ HANDLERS: list[tuple[str, Callable[[list[str], Path], None], int]] = [  # start,
     ("python scripts/fetch.py ", fetch, 1),
     ("python -m lit_gpt.tools.", tool, 1),
     ("python plots/", tool, 1),
+    ("python benchmarks/", tool, 1),
+    ("python scripts/", tool, 1),
+    ("bash install.sh", install, 0),
+    ("EXTRAS=", install, 0),
+    ("source ", activate, 1),
     ("python launch_scripts/sweep.py ", sweep, 1),
     ("python launch_scripts/optimizer_benchmark.py ", benchmark, 2),
     ("torchrun ", torchrun, 1),
@@ -164,7 +167,7 @@ def test_commands(page: Path, command: str, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_readme_begins_with_the_two_commands() -> None:
-    assert fenced(README)[:2] == ["make demo", "make test"]
+    assert commands(README)[:2] == ["make demo", "make test"]
     assert len(README.read_text().splitlines()) <= 250
 
 
@@ -217,9 +220,22 @@ def test_paths_of_the_file_tree_exist() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_relative_links_exist(page: Path) -> None:
-    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S))
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", prose(page))
     missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert not missing
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page, as GitHub makes them of its headings."""
+    titles = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_to_headings(page: Path) -> None:
+    links = re.findall(r"\]\(([\w./-]*)#([\w-]+)\)", prose(page))
+    to = [((page.parent / path if path else page), anchor) for path, anchor in links]
+    assert [(path.name, anchor) for path, anchor in to if path.is_file() and anchor not in headings(path)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -229,9 +245,9 @@ def test_pages_are_ascii_and_name_no_machine(page: Path) -> None:
 
 
 def test_options_that_the_pages_name_exist() -> None:
-    """A flag in running text is an option of pretrain.py, of another program here, or of torchrun or Slurm."""
+    """A flag in running text is an option of pretrain.py, or of another program that the pages call."""
     known = {f"--{line}" for line in (ROOT / "tests/cli/options.txt").read_text().split()}
-    known |= {"--nproc_per_node", "--nodes", "--help"}
+    known |= {"--nproc_per_node", "--nodes", "--help", "--logdir", "--base_hps", *ALIASES}
     folders = ("scripts", "plots", "launch_scripts", "lit_gpt/tools")
     programs = [p for folder in folders for p in (ROOT / folder).glob("*.py")]
     programs += [ROOT / "lit_gpt/config/resolve.py", ROOT / "lit_gpt/config/cli.py"]
@@ -240,6 +256,7 @@ def test_options_that_the_pages_name_exist() -> None:
     for program in (data_prepare, fetch_script.plan_fetch, train_step.main, reproduce.main):
         known |= {f"--{name}" for name in inspect.signature(program).parameters}
     for page in PAGES:
-        flags = set(re.findall(r"(?<![\w-])--[a-z]\w+(?:\.[a-z]\w*)*", page.read_text()))
+        text = re.sub(r"^\| `eval\w*\.py` \|.*$", "", page.read_text(), flags=re.MULTILINE)  # ArchScale's, not here
+        flags = set(re.findall(r"(?<![\w-])--[a-z]\w+(?:\.[a-z]\w*)*", text))
         flags = {flag for flag in flags if not flag.startswith("--optimizer_args.")}  # checked by the optimizer
         assert flags <= known, page

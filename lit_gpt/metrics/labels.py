@@ -1,0 +1,40 @@
+"""Keys of metrics in words and units, for the axes of figures. docs/loggers.md says what each of them is."""
+
+from __future__ import annotations
+
+import re
+
+TOKENS, STEPS = "training tokens", "optimizer steps"
+_LABELS = {  # the first pattern that is the whole key decides
+    r"metric/train_loss": "training loss (nats per token)",
+    r"metric/val_loss@1x": "validation loss (nats per token)",
+    r"metric/val_loss@(\d+)x": r"validation loss at \1 times the context (nats per token)",
+    r"metric/val_loss_ema_(\w+)@(\d+)x": r"validation loss of the average over \1 tokens (nats per token)",
+    r"metric/val_bpb(_ema_\w+)?@(\d+)x": "validation loss (bits per byte)",
+    r"metric/(train|val)_ppl.*": "perplexity",
+    r"metric/grad_norm": "norm of the gradient",
+    r"metric/weight_learning_rate": "learning rate of matrices",
+    r"metric/vector_learning_rate": "learning rate of vectors",
+    r"metric/bal_loss": "balance loss (weighted, sum over layers)",
+    r"metric/maxvio_batch_avg": "largest load / mean load - 1, mean over layers",
+    r"metric/loop_(\d+)_maxvio_batch": r"largest load / mean load - 1, layer \1",
+    r"metric/router_z_mean": "mean square of log-sum-exp of router logits",
+    r"metric/expert_output_rms_mean": "root mean square of expert outputs",
+    r"throughput/tokens_per_sec": "speed (tokens per second)",
+    r"throughput/device/tokens_per_sec": "speed (tokens per second and device)",
+    r"throughput/device/mfu": "model FLOPs utilisation (share of the peak)",
+    r"throughput/device/mfu_palm": "model FLOPs utilisation, PaLM's count (share of the peak)",
+    r"time/(\w+)": r"time for \1 (seconds)",
+    r"system/(\w+)_gib": r"\1 (GiB)",
+    r"system/(\w+)_pct": r"\1 (percent)",
+    r"system/(\w+)_w": r"\1 (watts)",
+    r"system/(\w+)_c": r"\1 (degrees Celsius)",
+}
+
+
+def axis_label(key: str) -> str:
+    """What an axis that shows this metric says."""
+    for pattern, words in _LABELS.items():
+        if found := re.fullmatch(pattern, key):
+            return found.expand(words).replace("_", " ")
+    return re.sub(r"[_/]", " ", key.removeprefix("metric/"))
