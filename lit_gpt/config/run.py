@@ -39,7 +39,7 @@ class BaseHyperparameters:
         ar0: aspect ratio of the base model; default that of the run (--ar), so that a run at the base depth is at
             the base. Give it to study the width at one depth.
         eta0: peak learning rate at the base depth, batch and token budget.
-        b0: base batch in tokens.
+        b0: base batch in tokens; where neither it nor total_bsz is given, at most a thousandth of the budget.
         t0: base token budget at depth d0.
         hd0: base head dimension.
         w_init_scale: multiplier on the initial weights of every linear map and expert.
@@ -48,7 +48,8 @@ class BaseHyperparameters:
             with muonh and muonball.
         eps: epsilon of AdamW.
         min_lr_mult: final learning rate as a fraction of the peak.
-        warmup_tokens: length of the linear warm-up in tokens; default 1e9, or 0 with the Muon family.
+        warmup_tokens: length of the linear warm-up in tokens; default 1e9, less for budgets below 9.5e9 (10.5 percent),
+            or 0 with the Muon family.
         beta1: first Adam beta.
         beta2: second Adam beta.
         muon_beta: momentum of the Muon family.
