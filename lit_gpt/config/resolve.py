@@ -84,7 +84,6 @@ def resolve(run: RunConfig, optimizer_name: Callable[[str], str] = str) -> tuple
     defaults = {
         **DEFAULTS,
         "schedule": "wsd_s" if run.decay_at else "wsd" if run.decay_tokens else "linear",
-        "total_bsz": run.base_hps.b0,
         "init_from": run.load_dir,
         "out_dir": artifacts or "out",
     }

@@ -11,7 +11,17 @@ from __future__ import annotations
 from fractions import Fraction
 
 from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.run import BaseHyperparameters
 from lit_gpt.errors import UserError
+
+# Tokens: ArchScale's warm-up, and the budget t0 that it is meant for. A fixed number of tokens is too long for small
+# runs (arXiv:2406.19146, section 3.3), so below this budget it keeps its share of it, 10.5 percent (departure D89).
+DEFAULT_WARMUP, ITS_BUDGET = 1e9, 9.5e9
+# ArchScale's batch of 2M tokens would end a run of 10M tokens after five steps, so below 2.1e9 tokens the default of b0
+# is what makes this many (departure D90). Its rates stay: the batch rule alone would lower them by the square root of
+# the batch, and HyperP's exponent of the budget (rules/hyperp.py) raises them by its -0.32th power, which is near to
+# the inverse. A thousand steps are fifty times the memory of Adam's second moment, 1 / (1 - 0.95) steps.
+FEWEST_STEPS = 1000
 
 # Coefficients (a, b) of (a * ar^2 + b * ar) * depth^3, by family; the mixture-of-experts
 # and skip-projection variants of a family count as the family itself.
@@ -50,6 +60,19 @@ def analytic_parameters(config: ModelConfig, count_embeddings: bool = False) -> 
 def token_budget(base_tokens: float, parameters: float, base_parameters: float) -> int:
     """t0 * N / N0, rounded down to whole tokens; exact, since floats miss t0 itself at N = N0."""
     return int(Fraction(base_tokens) * Fraction(parameters) / Fraction(base_parameters))
+
+
+def default_warmup(tokens: float) -> float:
+    """Tokens of a warm-up that nobody gave, in a budget of `tokens` tokens."""
+    return min(DEFAULT_WARMUP, tokens * DEFAULT_WARMUP / ITS_BUDGET)
+
+
+def default_batch(b0: float, tokens: float, multiple: int) -> float:
+    """The base batch in tokens where no batch was given: b0, and where that is the default one that fits the budget.
+
+    tokens: the budget. multiple: the smallest batch, see round_batch.
+    """
+    return b0 if b0 != BaseHyperparameters.b0 else min(b0, max(tokens / FEWEST_STEPS, multiple))
 
 
 def round_batch(requested_tokens: float, multiple: int) -> int:

@@ -19,15 +19,20 @@ from lit_gpt.config.words import read_ends, write_tokens
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.base import HIDDEN, LEARNED_ROLES, Fork, Init, Phase, Plan, RolePlan, Schedule, Situation, Transfer
 from lit_gpt.scaling.batch_rules import batch_factors
-from lit_gpt.scaling.budget import analytic_parameters, ramped_batch, round_batch, token_budget
+from lit_gpt.scaling.budget import (
+    DEFAULT_WARMUP,
+    analytic_parameters,
+    default_batch,
+    default_warmup,
+    ramped_batch,
+    round_batch,
+    token_budget,
+)
 from lit_gpt.scaling.decay import base_decay, check_decay, shrink_per_step
 from lit_gpt.scaling.optimizer_facts import OptimizerFacts
 from lit_gpt.scaling.rules import RULES, super_mup
 from lit_gpt.scaling.schedule import fraction, period_end, plan_decays
 
-# Tokens; where the length of a step does not depend on its gradient (the Muon family), the start is at full rate, as in
-# ArchScale.
-DEFAULT_WARMUP = 1e9
 LARGEST_BUDGET = 10**16  # as --max_tokens is bounded
 SCALED_BY_W_INIT = ("matrix", "expert", "router", "head")
 
@@ -66,7 +71,11 @@ def build_plan(
     chinchilla, length = token_budget(hps.t0, *sizes), None if run.decay_tokens is None else int(run.decay_tokens)
     ends = _budgets(run.decay_at, run.max_tokens, chinchilla, fork.tokens + length if fork and length else chinchilla)
     tokens, done = ends[-1], fork.tokens if fork else 0
-    batch = round_batch(run.total_bsz or hps.b0, ranks * run.micro_bsz * config.block_size)
+    multiple = ranks * run.micro_bsz * config.block_size
+    if run.total_bsz is None:
+        hps = replace(hps, b0=default_batch(hps.b0, tokens, multiple))
+        run = replace(run, base_hps=hps)
+    batch = round_batch(run.total_bsz or hps.b0, multiple)
     if tokens <= done:
         raise UserError(
             f"The budget of {tokens:,} tokens counts from the start of the run that is forked, which has trained on "
@@ -79,7 +88,7 @@ def build_plan(
         transfer = _transfer(run, facts, config, base.config, tokens)
         roles = _roles(run, facts, transfer, batch, tokens, model.parameters["active"])
         proportional = transfer.warmup == "proportional"
-        return transfer, roles, 0.0 if run.midtrain else _warmup(hps, facts, proportional, tokens)
+        return transfer, roles, 0.0 if run.midtrain else _warmup(hps, facts, proportional, tokens, ends[0])
 
     transfer, roles, warmup = of_budget(tokens)
     if any(of_budget(end)[1:] != (roles, warmup) for end in ends):
@@ -189,12 +198,14 @@ def _transfer(run: RunConfig, facts: OptimizerFacts, model: ModelConfig, base: M
     return transfer
 
 
-def _warmup(hps: BaseHyperparameters, facts: OptimizerFacts, proportional: bool, tokens: int) -> float:
+def _warmup(hps: BaseHyperparameters, facts: OptimizerFacts, proportional: bool, tokens: int, first: int) -> float:
     """Tokens of the warm-up. proportional: to the budget, as some rules transfer it; else the same at any budget.
 
+    first: where the first decay ends; a warm-up that nobody gave is short enough for it. Where the length of a step
+    does not depend on its gradient (the Muon family), the start is at full rate, as in ArchScale.
     Raises UserError for a warm-up that is as long as the budget of `tokens` tokens.
     """
-    default = DEFAULT_WARMUP if facts.steps == "adam" else 0.0
+    default = 0.0 if facts.steps != "adam" else DEFAULT_WARMUP if proportional else default_warmup(first)
     warmup = default if hps.warmup_tokens is None else hps.warmup_tokens
     if proportional:
         warmup = warmup / hps.t0 * tokens
@@ -204,6 +215,16 @@ def _warmup(hps: BaseHyperparameters, facts: OptimizerFacts, proportional: bool,
             "Lower --base_hps.warmup_tokens or raise --max_tokens."
         )
     return warmup
+
+
+def small_budget(run: RunConfig, plan: Plan) -> tuple[str, ...]:
+    """A note about the defaults that are smaller because the budget is, () where none is."""
+    warmup, hps, parts = plan.schedule.warmup_tokens, run.base_hps, []
+    if hps.warmup_tokens is None and 0 < warmup < DEFAULT_WARMUP:
+        parts.append(f"a warm-up of {warmup:,.0f} tokens, not {DEFAULT_WARMUP:.0e} (--base_hps.warmup_tokens)")
+    if plan.base_batch_tokens < hps.b0:
+        parts.append(f"a batch of {plan.batch_tokens:,} tokens, not {hps.b0:,} (--total_bsz)")
+    return (f"defaults for so small a budget: {' and '.join(parts)}",) if parts else ()
 
 
 def _roles(

@@ -51,7 +51,7 @@ def test_numbers_and_null_as_the_launch_scripts_type_them() -> None:
 def test_defaults_are_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LIGHTNING_ARTIFACTS_DIR", raising=False)
     run = resolved()
-    assert (run.ctx_len, run.total_bsz, run.save_step, run.num_extrp, run.bramp_ratio) == (None, 2**21, 1000, 4, 1)
+    assert (run.ctx_len, run.total_bsz, run.save_step, run.num_extrp, run.bramp_ratio) == (None, None, 1000, 4, 1)
     assert (run.parameterization, run.optimizer, run.schedule) == ("sp", "adamw", "linear")
     assert (run.act_ckpt, run.offloading, run.out_dir, run.precision) == ("off", False, "out", None)
     assert run.base_hps == BaseHyperparameters()

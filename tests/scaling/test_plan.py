@@ -16,7 +16,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.preflight.resolved_run import resolve_run
 from lit_gpt.scaling.base import Plan
-from lit_gpt.scaling.plan import count_steps, describe, difference, step_values
+from lit_gpt.scaling.plan import count_steps, describe, difference, small_budget, step_values
 
 MICRO = 8192  # one process, micro_bsz 2, context 4096
 DATA = "--train_data_dir D --val_data_dir D"
@@ -166,18 +166,50 @@ def test_difference_names_every_leaf() -> None:
     ]
 
 
-def test_warmup_must_fit() -> None:
+def test_a_warmup_that_is_given_must_fit() -> None:
     with pytest.raises(UserError, match=r"1,000,000,000 tokens does not fit.*1,000,000,000 tokens.*warmup_tokens"):
-        plan_of(run_of(max_tokens=1e9))
-    assert plan_of(run_of(max_tokens=1e9 + 1)).tokens == 10**9 + 1
+        plan_of(run_of(max_tokens=1e9, hps={"warmup_tokens": 1e9}))
+    assert plan_of(run_of(max_tokens=1e9 + 1, hps={"warmup_tokens": 1e9})).tokens == 10**9 + 1
+
+
+def test_a_small_budget_has_a_warmup_of_its_own() -> None:
+    """It was 1e9 tokens in a budget of 1e7, which stopped `--depth 4 --ar 32 --max_tokens 1e7` (departure D89)."""
+    warmups = {
+        n: plan_of(run_of(max_tokens=n)).schedule.warmup_tokens for n in (1e7, 9.5e9 - 1, 9.5e9, 9.5e9 + 1, 1e12)
+    }
+    assert warmups == {1e7: approx(1e7 / 9.5), 9.5e9 - 1: approx(1e9 - 1 / 9.5), 9.5e9: 1e9, 9.5e9 + 1: 1e9, 1e12: 1e9}
     assert plan_of(run_of("midtrain", max_tokens=1e9)).schedule.warmup_tokens == 0
+    assert plan_of(run_of("mup_muon", max_tokens=1e9)).schedule.warmup_tokens == 0
     assert plan_of(run_of("super_mup", max_tokens=1e8)).schedule.warmup_tokens == approx(1e8 / 9.5)
 
 
+def test_all_budgets_of_wsd_s_have_the_warmup_of_the_first() -> None:
+    p = plan_of(run_of("mup", depth=8, decay_at=["1B", "2B"]))
+    assert p.schedule.warmup_tokens == approx(1e9 / 9.5) and len(p.schedule.decays) == 2
+
+
+def test_a_small_budget_has_a_batch_of_its_own_at_the_same_rates() -> None:
+    """Two million tokens a step ended it after five (departure D90)."""
+    small, large = plan_of(run_of(max_tokens=8.192e7)), plan_of(run_of(max_tokens=9.5e9))
+    assert (small.batch_tokens, small.steps, large.batch_tokens) == (81920, 1000, 2**21)
+    assert small.roles == large.roles and small.beta2 == large.beta2
+    assert plan_of(run_of(max_tokens=1e6)).batch_tokens == 8192, "one micro-batch"
+    assert plan_of(run_of(max_tokens=1e7, total_bsz=2**20)).batch_tokens == 2**20
+    assert plan_of(run_of(max_tokens=1e7, hps={"b0": 2**20})).batch_tokens == 2**20
+
+
+def test_what_is_smaller_is_said() -> None:
+    run = run_of(max_tokens=1e7)
+    (note,) = small_budget(run, plan_of(run))
+    assert "warm-up of 1,052,632 tokens, not 1e+09" in note and "batch of 8,192 tokens, not 2,097,152" in note
+    given = run_of(max_tokens=1e7, total_bsz=8192, hps={"warmup_tokens": 1e5})
+    assert small_budget(given, plan_of(given)) == () == small_budget(run_of(), plan_of(run_of()))
+
+
 def test_a_budget_must_hold_one_batch() -> None:
-    with pytest.raises(UserError, match=r"2,097,151 is less than one batch of 2,097,152"):
-        plan_of(run_of("midtrain", max_tokens=2**21 - 1))
-    assert plan_of(run_of("midtrain", max_tokens=2**21)).steps == 1
+    with pytest.raises(UserError, match=r"8,191 is less than one batch of 8,192"):
+        plan_of(run_of("midtrain", max_tokens=2**13 - 1))
+    assert plan_of(run_of("midtrain", max_tokens=2**13)).steps == 1
 
 
 def test_an_unknown_rule_is_a_user_error() -> None:

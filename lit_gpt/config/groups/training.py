@@ -21,7 +21,7 @@ class BatchOptions:
         Default: the token budget base_hps.t0, times the size of this model over that of the base model
         Example: --max_tokens 10B
     total_bsz: Tokens in one optimizer step, of all processes together.
-        Default: base_hps.b0, which is 2097152
+        Default: base_hps.b0, which is 2097152, and less for budgets below 2.1e9: a thousandth of them
         Example: --total_bsz 512k
     micro_bsz: Sequences that a device takes at once. More are faster, until the memory is full; the batch remains
         --total_bsz, rounded to whole micro-batches of all devices.
@@ -65,7 +65,7 @@ class BaseHyperparameters:
 
     eta0: Peak learning rate of the base model.
     warmup_tokens: Tokens in which the learning rate rises from zero to its peak.
-        Default: 1e9; 0 with Muon and its relatives
+        Default: 1e9, less (10.5 percent) for budgets below 9.5e9; 0 with Muon and its relatives
         Example: --base_hps.warmup_tokens 100M
     weight_decay: Weight decay: each step shrinks a weight by learning rate times this.
         Default: 0.1; 4e-5 with --independent_weight_decay true; 0 with muonh and muonball

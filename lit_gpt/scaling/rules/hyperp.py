@@ -33,7 +33,7 @@ from math import sqrt
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.base import LEARNED_ROLES, Situation, Transfer
 from lit_gpt.scaling.rules import mupp
-from lit_gpt.scaling.rules.sp import head_init
+from lit_gpt.scaling.rules.sp import embedding_init, head_init
 
 TOKEN_EXPONENT = -0.32  # fitted in arXiv:2603.28743; ArchScale's code has the same
 
@@ -53,6 +53,11 @@ def transfer(s: Situation) -> Transfer:
         lr=dict.fromkeys(LEARNED_ROLES, lr),
         weight_decay=dict.fromkeys(LEARNED_ROLES, 0.0),
         independent_decay=dict.fromkeys(LEARNED_ROLES, 0.0),
-        init={**base.init, "router": base.init["matrix"], "head": head_init(s, s.head_init_std)},
+        init={
+            **base.init,
+            "embedding": embedding_init(s),
+            "router": base.init["matrix"],
+            "head": head_init(s, s.head_init_std),
+        },
         multipliers=replace(base.multipliers, logit=1.0, router=1.0),
     )

@@ -12,7 +12,8 @@ With r = base width / width:
 | router logits | r; 1 where steps are not as Adam's |
 | attention | sqrt(base head dim) / head dim, equal to 1/sqrt(head dim) at the base |
 | matrix init | U(-1/sqrt(fan_in), 1/sqrt(fan_in)) |
-| head init | N(0, head_init_std), or zeros |
+| head init | N(0, g head_init_std), or zeros |
+| tied table init | N(0, 0.02 g) |
 | router init | N(0, 0.02); that of matrices where steps are not as Adam's |
 
 p is the power of the width with which a step's effect would grow (s.steps.growth): Muon's steps have the
@@ -21,6 +22,11 @@ whatever p is, as in ArchScale for AdamW and Muon and in the table of arXiv:2603
 an optimizer multiplies by its rate is r^(1 - p) for matrices, r^-p for tables. Independent decay is ArchScale's: the
 same at any width with AdamW, times r with Muon, and with its relatives, whose steps are Muon's but for the factor.
 
+A normalised hidden vector has length sqrt(n), so logits start at std r sqrt(n), which grows as 1 / sqrt(n) towards
+narrow models: one of an eighth of the base width would start 1.6 nats above a uniform guess. So below the base width n0
+g = min(1, sqrt(max(n0, 1024) n) / n0) keeps them at most as large as those of the base model, or of ArchScale's base
+width 1024 where that is larger; from n0 on g is 1 (departure D91).
+
 ArchScale writes r as d0/d because its width is proportional to depth; with --base_hps.ar0 that is not the width
 ratio, so here r is computed from the widths (departure D28). Tying the embeddings changes no factor, while ArchScale
 shrinks projections then (departure D33).
@@ -28,11 +34,14 @@ shrinks projections then (departure D33).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import sqrt
 
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.base import HIDDEN, LEARNED_ROLES, Init, Multipliers, Situation, Transfer
 from lit_gpt.scaling.rules.sp import embedding_init
+
+ARCHSCALE_WIDTH = 1024  # depth 8 at aspect ratio 128, where the sizes of its start were chosen
 
 
 def transfer(s: Situation) -> Transfer:
@@ -48,13 +57,15 @@ def transfer(s: Situation) -> Transfer:
     lr = {role: r ** s.steps.growth[role] for role in LEARNED_ROLES}
     product = {role: r if role in HIDDEN else 1.0 for role in LEARNED_ROLES}
     hidden = Init("fan_in_uniform")
-    head = Init("zeros") if s.head_init_std is None else Init("normal", s.head_init_std)
+    narrow = min(1.0, sqrt(max(s.base_width, ARCHSCALE_WIDTH) * s.width) / s.base_width)
+    head = Init("zeros") if s.head_init_std is None else Init("normal", s.head_init_std * narrow)
+    table = embedding_init(s)
     return Transfer(
         lr=lr,
         weight_decay={role: product[role] / lr[role] for role in LEARNED_ROLES},
         independent_decay=dict.fromkeys(LEARNED_ROLES, 1.0) if adam else product,
         init={
-            "embedding": embedding_init(s),
+            "embedding": replace(table, std=table.std * narrow) if s.tied else table,
             "head": head,
             "matrix": hidden,
             "expert": hidden,
