@@ -193,6 +193,8 @@ def torch_indexes(for_gpu: bool) -> tuple[list[str], str]:
 
 def why_silent(index: str) -> str:
     """Why an index does not answer for torch, or "". In a thread, for looking up a name has no limit of its own."""
+    if "@" in index:  # with a password in its address, which only pip can use
+        return ""
     found = [f"no answer within {ANSWER_SECONDS:g} seconds"]
 
     def ask_index() -> None:
