@@ -128,9 +128,9 @@ def install(plan: Plan) -> list[tuple[Kernel, str]]:
         make_environment(plan.venv)
     if plan.indexes:
         install_torch(plan)
-    step(f"this project with {', '.join(plan.extras)}")
+    step(f"this project ({plan.project})")
     # Named once more, so that nothing below brings another torch along.
-    pip_or_stop(plan.venv, "this project", "-e", f".[{','.join(plan.extras)}]", f"torch=={plan.torch}")
+    pip_or_stop(plan.venv, "this project", "-e", plan.project, f"torch=={plan.torch}")
     if plan.kernels:
         step("what compiles kernels")
         pip_or_stop(plan.venv, "what compiles kernels", "setuptools", "wheel", "packaging", "ninja", *OF_MAMBA)

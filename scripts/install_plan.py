@@ -85,17 +85,21 @@ class Plan(NamedTuple):
     extras: list[str]
     kernels: list[Kernel]
 
+    @property
+    def project(self) -> str:
+        return f".[{','.join(self.extras)}]" if self.extras else "."
+
 
 def make_plan() -> Plan:
     """Look at the machine and at the settings; install and change nothing."""
-    venv = ROOT / os.environ.get("VENV", ".venv")
+    venv = ROOT / (os.environ.get("VENV") or ".venv")
     there, gpus, names = look_into(venv), find_gpus(), chosen_extras()
     for_gpu = bool(gpus) or bool({"gpu", "kernels"} & set(names))
     wanted = os.environ.get("TORCH_VERSION")
-    if wanted is not None and not supported(wanted):
+    if wanted and not supported(wanted):
         raise Stop(f"TORCH_VERSION is {wanted!r}; this project works with {torch_range()}, such as {TORCH}.")
     torch = wanted or TORCH
-    if there and supported(there.torch) and wanted in (None, there.torch, there.torch.split("+")[0]):
+    if there and supported(there.torch) and wanted in (None, "", there.torch, there.torch.split("+")[0]):
         torch = there.torch
     keeps = there is not None and there.torch == torch
     indexes, reason = ([], "") if keeps else torch_indexes(for_gpu)
@@ -258,7 +262,7 @@ def described(plan: Plan) -> str:
         "gpu": ", ".join(f"{n} x {gpu}" for gpu, n in counted.items()) or "none of NVIDIA",
         "torch": f"torch=={plan.torch}" if plan.indexes else f"torch=={plan.torch} stays",
         "index": f"{shown(plan.indexes[0])} ({plan.reason})" if plan.indexes else "not needed",
-        "project": f".[{','.join(plan.extras)}]",
+        "project": plan.project,
         "kernels": ", ".join(pin(kernel.package) for kernel in plan.kernels) or no_kernels(plan),
     }
     return "\n".join(f"{name:<9}{value}" for name, value in rows.items())
