@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes .venv and installs the project in it. Here only a Python is chosen; scripts/install.py does the rest.
-#   bash install.sh --help        what can be chosen
-#   bash install.sh --dry-run     what would be installed
+#   bash install.sh --dry-run           what would be installed
+#   EXTRAS=dev,kernels bash install.sh  with kernels; other settings: PYTHON, VENV, TORCH_VERSION, TORCH_INDEX
+#   bash install.sh --help              what they mean
 set -eu
 cd "$(dirname "$0")"
 

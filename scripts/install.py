@@ -186,8 +186,11 @@ def install_kernel(plan: Plan, kernel: Kernel) -> str:
 
 def last_error(log: Path) -> str:
     """The line of pip's output that says most: the last one about an error."""
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    telling = [line for line in lines if re.match(r"(\w*Error|ERROR)\b", line)]
+    text = log.read_text(encoding="utf-8", errors="replace")
+    if "nvcc was not found" in text:  # mamba-ssm and causal-conv1d, before an error that does not say so
+        return "nvcc was not found, the compiler of the CUDA toolkit"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if re.match(r"([\w.]*Error|ERROR)\b", line)]
     return (telling or lines or ["pip said nothing"])[-1][:200]
 
 

@@ -1,19 +1,8 @@
 """What the whole node is doing: every GPU, the host's CPU, memory, disk and network. Sampled at log steps only.
 
-| key, after `monitor/` | what it is |
-|---|---|
-| `host_cpu_pct` | of all cores together: 100 is all of them busy |
-| `host_memory_used_gib`, `host_memory_available_gib` | of the host, by all processes |
-| `disk_free_gib` | of the disk that the run folder is on |
-| `disk_read_mib_per_sec`, `disk_write_mib_per_sec` | all disks of this host; network file systems are none |
-| `network_received_mib_per_sec`, `network_sent_mib_per_sec` | all interfaces but loopback, without RDMA |
-| `gpu<i>/utilization_pct` | share of the time in which a kernel ran |
-| `gpu<i>/memory_used_gib`, `gpu<i>/power_w`, `gpu<i>/temperature_c`, `gpu<i>/sm_clock_mhz` | of all processes |
-| `gpu<i>/power_capped` | 1 where the clock is lowered to stay below the power limit, else 0 |
-| `gpu<i>/slowed_down` | 1 where it is lowered for heat, or by the power supply, else 0 |
-
-GPUs are counted as nvidia-smi counts them. Numbers "per second" are means since the sample before. What cannot be read
-is left out: without nvidia-ml-py all of `gpu<i>/`.
+The keys, all below `monitor/`, are explained in docs/troubleshooting.md. GPUs are counted as nvidia-smi counts
+them. Numbers "per second" are means since the sample before. What cannot be read is left out: without nvidia-ml-py all
+of `gpu<i>/`.
 """
 
 from __future__ import annotations

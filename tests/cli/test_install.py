@@ -204,27 +204,33 @@ def test_an_index_that_does_not_deliver_gives_way_to_pips_own(installer, monkeyp
 def test_a_kernel_that_fails_takes_nothing_along(installer, monkeypatch, tmp_path, capsys):
     def pip(venv, *words, stdout=None, **_):
         if "causal-conv1d==1.7.0" in words:
-            stdout.write("Collecting it\nNameError: name 'bare_metal_version' is not defined\nnote: no fault of pip\n")
-            return 1
-        return 0
+            stdout.write("Collecting it\nNameError: name 'version' is not defined\nnote: no fault of pip\n")
+        if "mamba-ssm==2.3.2.post1" in words:
+            assert "--no-deps" in words
+            stdout.write("<string>:118: UserWarning: mamba_ssm was requested, but nvcc was not found.\nInvalid: None\n")
+        return int("--no-build-isolation" in words and "quack-kernels==0.6.5" not in words)
 
     monkeypatch.setattr(installer, "pip", pip)
     monkeypatch.setattr(installer, "make_environment", lambda venv: None)
     monkeypatch.setattr(installer, "ask", lambda venv, code: ["2.13.0", None])
-    plan = make_plan(installer, tmp_path, kernels=list(installer.offered([])))
+    plan = make_plan(installer, tmp_path, kernels=installer.offered([])[1:4])
     failed = installer.install(plan)
-    assert [kernel.package for kernel, _ in failed] == ["causal-conv1d"]
+    assert [kernel.package for kernel, _ in failed] == ["causal-conv1d", "mamba-ssm"]
     pins = (tmp_path / "kernels.txt").read_text().split()
     assert "torch==2.13.0" in pins and "nvidia-cutlass-dsl==4.8.1" in pins
     installer.report(plan, failed, 61.0)
     said = capsys.readouterr().out
     assert "Not installed: causal-conv1d. Without it the short convolutions" in said
-    assert "NameError: name 'bare_metal_version' is not defined (all of it: " in said
+    assert "NameError: name 'version' is not defined (all of it: " in said
+    assert "Mamba-2's 5 times. The reason: nvcc was not found, the compiler of the CUDA toolkit (all of it: " in said
     assert "Ready after 61 seconds: torch 2.13.0, 0.0 GB in" in said and (tmp_path / ".installed").exists()
 
 
 def test_every_kernel_has_a_tested_version(plan_module):
+    """In pyproject.toml, and on the page."""
     assert [plan_module.pin(kernel.package) for kernel in plan_module.KERNELS] == FOR_HOPPER
+    page = (ROOT / "docs/installation.md").read_text()
+    assert set(re.findall(r"^\| `([\w-]+==[\w.]+)`", page, re.MULTILINE)) == set(FOR_HOPPER)
 
 
 def test_no_room(installer, monkeypatch, tmp_path):

@@ -42,6 +42,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return now
 
 
+def test_every_key_is_explained():
+    page = (Path(__file__).parents[2] / "docs/troubleshooting.md").read_text()
+    keys = {f"gpu<i>/{name}" for name in node._GPU_QUERIES} | {*node._cpu(), *node._memory()}
+    keys |= {f"{name}_mib_per_sec" for name in node._bytes_moved()}
+    assert [key for key in keys if f"`{key}`" not in page] == []
+
+
 def of_gpus(found: dict[str, float]) -> dict[str, float]:
     return {key: value for key, value in found.items() if "/gpu" in key}
 
