@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import venv
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +115,9 @@ def existing_parent(path: Path) -> Path:
 def check_venv_module() -> None:
     try:
         import ensurepip  # noqa: F401
-        import venv  # noqa: F401
     except ImportError as error:
         raise Stop(
-            f"{sys.executable} has no module {error.name}, which Debian and Ubuntu keep in a package of its own. Type: "
+            f"{sys.executable} has no module ensurepip, which Debian and Ubuntu keep in a package of its own. Type: "
             f"sudo apt install python{python_version()}-venv (or: PYTHON=/path/to/another/python3 bash install.sh)"
         ) from error
 
@@ -142,16 +142,15 @@ def step(what: str) -> None:
     print(f"Installing {what} ...", flush=True)
 
 
-def make_environment(venv: Path) -> None:
-    step(f"an environment in {venv}")
+def make_environment(folder: Path) -> None:
+    step(f"an environment in {folder}")
     try:
-        done = subprocess.run([sys.executable, "-m", "venv", str(venv)]).returncode
-    except BaseException:  # of an interrupt too: half an environment helps no one
-        shutil.rmtree(venv, ignore_errors=True)
-        raise
-    if done:
-        shutil.rmtree(venv, ignore_errors=True)
-        raise Stop(f"{sys.executable} could not make {venv}; the lines above say why. {room(venv)}", NOT_WRITTEN)
+        venv.create(folder, with_pip=True, symlinks=True)
+    except BaseException as error:  # of an interrupt too: half an environment helps no one
+        shutil.rmtree(folder, ignore_errors=True)
+        if not isinstance(error, (OSError, subprocess.CalledProcessError)):
+            raise
+        raise Stop(f"{sys.executable} could not make {folder}: {error}. {room(folder)}", NOT_WRITTEN) from error
 
 
 def install_torch(plan: Plan) -> None:

@@ -255,13 +255,22 @@ def test_no_venv_module(installer, monkeypatch):
         installer.check_venv_module()
 
 
-def test_an_interrupted_environment_is_removed(installer, monkeypatch, tmp_path):
-    def interrupted(command):
-        Path(command[-1]).mkdir()
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (OSError(28, "No space left on device"), "Stop"),
+        (subprocess.CalledProcessError(1, ["python", "-m", "ensurepip"]), "Stop"),
+    ],
+    ids=["interrupted", "full disk", "no pip"],
+)
+def test_half_an_environment_is_removed(installer, monkeypatch, tmp_path, error, raised):
+    def fails(folder, **_):
+        folder.mkdir()
+        raise error
 
-    monkeypatch.setattr(installer.subprocess, "run", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(installer.venv, "create", fails)
+    with pytest.raises(installer.Stop if raised == "Stop" else raised):
         installer.make_environment(tmp_path / "half")
     assert not (tmp_path / "half").exists()
 
