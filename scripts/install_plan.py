@@ -272,4 +272,4 @@ def no_kernels(plan: Plan) -> str:
     if not plan.gpus:
         return "none: they need an NVIDIA GPU"
     names = ", ".join(pin(kernel.package) for kernel in offered(plan.gpus))
-    return f"none. For {names} type: EXTRAS={','.join([*plan.extras, 'kernels'])} bash install.sh"
+    return f"not asked for. To have {names} type: EXTRAS={','.join([*plan.extras, 'kernels'])} bash install.sh"

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from script_module import script_module
 
 ROOT = Path(__file__).parents[2]
@@ -92,7 +93,7 @@ def test_a_gpu_and_its_kernels(machine, gpus, shown, kernels):
     program(machine, "nvidia-smi", nvidia_smi(*gpus))
     rows = planned(machine, TORCH_INDEX="")
     assert rows["gpu"] == shown and rows["project"] == ".[dev,gpu]" and rows["torch"] == "torch==2.13.0"
-    assert rows["kernels"] == f"none. For {', '.join(kernels)} type: EXTRAS=dev,gpu,kernels bash install.sh"
+    assert rows["kernels"] == f"not asked for. To have {', '.join(kernels)} type: EXTRAS=dev,gpu,kernels bash install.sh"
     chosen = planned(machine, EXTRAS="dev,gpu,kernels")
     assert chosen["kernels"] == ", ".join(kernels) and chosen["project"] == ".[dev,gpu]"
 
@@ -340,6 +341,15 @@ def test_help_names_every_setting(machine):
     settings = set(re.findall(r'environ\.get\("(\w+)"', sources))
     assert done.returncode == 0 and settings == {"PYTHON", "VENV", "EXTRAS", "TORCH_VERSION", "TORCH_INDEX"}
     assert settings <= set(re.findall(r"^  (\w+)  ", done.stdout, re.MULTILINE))
+
+
+def test_the_citation_is_of_this_version():
+    """The keys that the Citation File Format 1.2 requires, and the facts of pyproject.toml."""
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys() and citation["cff-version"] == "1.2.0"
+    project = (ROOT / "pyproject.toml").read_text()
+    assert f'version = "{citation["version"]}"' in project and f'license = "{citation["license"]}"' in project
+    assert all(f'name = "{author["name"]}"' in project for author in citation["authors"])
 
 
 @functools.cache
