@@ -93,7 +93,8 @@ def test_a_gpu_and_its_kernels(machine, gpus, shown, kernels):
     program(machine, "nvidia-smi", nvidia_smi(*gpus))
     rows = planned(machine, TORCH_INDEX="")
     assert rows["gpu"] == shown and rows["project"] == ".[dev,gpu]" and rows["torch"] == "torch==2.13.0"
-    assert rows["kernels"] == f"not asked for. To have {', '.join(kernels)} type: EXTRAS=dev,gpu,kernels bash install.sh"
+    typed = "EXTRAS=dev,gpu,kernels bash install.sh"
+    assert rows["kernels"] == f"not asked for. To have {', '.join(kernels)} type: {typed}"
     chosen = planned(machine, EXTRAS="dev,gpu,kernels")
     assert chosen["kernels"] == ", ".join(kernels) and chosen["project"] == ".[dev,gpu]"
 
