@@ -5,7 +5,8 @@
 # --build-arg EXTRAS=gpu,kernels and --build-arg BASE=nvidia/cuda:13.0.1-devel-ubuntu24.04
 #                                            with kernels: two of them are compiled, by the nvcc of this base
 #
-# Tried: what install.sh does, in new folders on a machine without Docker. Not tried: this file itself. torch's wheels
+# Tried: the commands of both RUN lines, one after the other in a new Debian 12 (debootstrap, Python 3.11, no GPU). Not
+# tried: a build by Docker, and the bases named here, for there was no Docker daemon at hand. torch's wheels
 # bring CUDA's libraries, so the small base is enough for GPUs; the host needs the driver and NVIDIA's container toolkit.
 ARG BASE=python:3.12-slim
 FROM ${BASE}
