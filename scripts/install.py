@@ -52,7 +52,7 @@ Settings stand before the command, as in: EXTRAS=dev,kernels bash install.sh
 More: docs/installation.md"""
 
 GB = 10**9
-NEEDED = {"cpu": 3 * GB, "cuda": 10 * GB}  # of disk, with what pip unpacks meanwhile; measured: 1.8 and about 6
+NEEDED = {"cpu": 3 * GB, "cuda": 10 * GB}  # of disk, with what pip unpacks meanwhile; what stays: 1.8, and about 6
 FULL = GB // 5  # a disk with less than this is why something failed
 NOT_INSTALLED, NOT_WRITTEN, INTERRUPTED = 1, 3, 130  # exit codes; the second as in lit_gpt/errors.py
 # What mamba-ssm needs for Mamba and Mamba-2; pyproject.toml says why it does not bring it along.
