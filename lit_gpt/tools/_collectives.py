@@ -10,6 +10,7 @@ import re
 import subprocess
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
@@ -249,6 +250,7 @@ def _work(
     collectives: Mapping[str, Collective],
 ) -> None:
     """What a process does; it says (what happened, where it is, seconds)."""
+    warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 has new names for two of these, which 2.11 has not
     try:
         cuda = backend == "nccl"
         device = torch.device("cuda", rank) if cuda else torch.device("cpu")
