@@ -3,7 +3,7 @@ PY := .venv/bin/python
 
 setup: .venv/.installed ## make .venv and install everything the tests need
 
-.venv/.installed: pyproject.toml install.sh
+.venv/.installed: pyproject.toml install.sh scripts/install.py scripts/install_plan.py
 	@bash install.sh
 
 demo: setup ## train a small model on the standard library's source, on this machine, in minutes

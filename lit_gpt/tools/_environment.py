@@ -23,6 +23,7 @@ LIBRARIES = {
     "fla": ("flash-linear-attention", "fla-core"),
     "mamba_ssm": ("mamba-ssm",),
     "causal_conv1d": ("causal-conv1d",),
+    "quack": ("quack-kernels",),
     "transformer_engine": ("transformer-engine",),
     "liger_kernel": ("liger-kernel", "liger-kernel-nightly"),
     "torchao": ("torchao",),

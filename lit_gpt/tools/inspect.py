@@ -1,6 +1,7 @@
 """What is on this machine, in a run folder, or in a checkpoint.
 
 python -m lit_gpt.tools.inspect env
+python -m lit_gpt.tools.inspect env --nccl
 python -m lit_gpt.tools.inspect run out/my_run
 python -m lit_gpt.tools.inspect run out/my_run out/other_run
 python -m lit_gpt.tools.inspect checkpoint out/my_run/checkpoints/step-000100
@@ -27,6 +28,7 @@ from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.roles import roles_of
 from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.plan import describe
+from lit_gpt.tools import _collectives as collectives
 from lit_gpt.tools import _environment as environment
 from lit_gpt.tools._cli import add_plugins, aligned, local_path, parser_for, use_plugins
 from lit_gpt.tools._run_differences import differences
@@ -138,7 +140,9 @@ def main(argv: list[str]) -> int:
     """Print what was asked for."""
     parser = parser_for("inspect", "What is on this machine, in a run folder, or in a checkpoint?")
     commands = parser.add_subcommands(required=True, dest="what")
-    commands.add_subcommand("env", parser_for("inspect env", env.__doc__ or ""), help=env.__doc__)
+    of_env = parser_for("inspect env", env.__doc__ or "")
+    of_env.add_argument("--nccl", action="store_true", help="check the links and collectives between this node's GPUs")
+    commands.add_subcommand("env", of_env, help=env.__doc__)
     shown: dict[str, Callable[[Path], str]] = {"run": run, "checkpoint": checkpoint}
     for name, show in shown.items():
         command = parser_for(f"inspect {name}", (show.__doc__ or "").split("\n")[0])
@@ -153,7 +157,7 @@ def main(argv: list[str]) -> int:
         commands.add_subcommand(name, command, help=command.description)
     values = parser.parse_args(argv)
     if values.what == "env":
-        print(env())
+        print(collectives.report() if values.env.nccl else env())
         return 0
     asked = values[values.what]
     use_plugins(asked.plugins)

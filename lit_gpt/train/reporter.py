@@ -21,6 +21,7 @@ from lit_gpt.metrics.console import Console
 from lit_gpt.metrics.curve import draw_loss_curve
 from lit_gpt.metrics.hardware import Hardware
 from lit_gpt.metrics.health import SpikeDetector
+from lit_gpt.metrics.node import Node
 from lit_gpt.metrics.router_metrics import unpack
 from lit_gpt.metrics.sinks import Sinks
 from lit_gpt.metrics.summary import METRICS_FILE, read_rows, write_summary
@@ -73,6 +74,7 @@ class Reporter:
                 self._window += torch.tensor([loss if runtime.is_main else 0.0, skipped, spiked], device=device)
                 self._window_steps = 0 + state["window_steps"]  # a sum, which only a number can be part of
         self._sinks = self._open_sinks(run, owned) if runtime.is_main else None
+        self._node = Node(self.folder, gpus=device.type == "cuda") if runtime.is_main else None
         if self._sinks and progress.step:
             self._recall()
         steps = count_steps(self.plan, runtime.world_size * run.micro_bsz * self.plan.context)
@@ -141,7 +143,7 @@ class Reporter:
         self._window_steps = 0
         self._window.zero_()
         rates = self.speed.metrics()
-        if not self._sinks:
+        if not self._sinks or not self._node:
             return
         row = {
             "metric/train_loss": loss,
@@ -155,7 +157,7 @@ class Reporter:
             row |= unpack(read[6:], self.experts.routed, values.batch_tokens)
         row |= telemetry(self.optimizer)
         row |= {f"data/epoch/{name}": epoch for name, epoch in epochs.items()}
-        self._sinks.log(row | rates | self.hardware.metrics(), self.progress.step)
+        self._sinks.log(row | rates | self.hardware.metrics() | self._node.metrics(), self.progress.step)
         self._console.line(
             self.progress.step,
             self.progress.tokens,

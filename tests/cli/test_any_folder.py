@@ -12,7 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("scripts", "benchmarks", "plots", "launch_scripts")
+BEFORE = ("install.py",)  # runs before the package is installed
 SCRIPTS = [p for folder in FOLDERS for p in sorted((ROOT / folder).glob("*.py")) if "__main__" in p.read_text()]
+SCRIPTS = [path for path in SCRIPTS if path.name not in BEFORE]
 
 
 @pytest.mark.parametrize("script", ["scripts/prepare_text.py", "benchmarks/prefill.py", "launch_scripts/sweep.py"])
