@@ -1,0 +1,88 @@
+"""lm-eval's command line with our model in it; every task's result is also kept beside the run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lit_gpt.errors import UserError
+from lit_gpt.evals.results import Metric, Result, save, subject_of
+from lit_gpt.evals.soft import soft_metrics
+
+NAMES = ("ArchScale", "scalelab")
+SETTINGS = ("num_fewshot", "limit", "gen_kwargs", "system_instruction", "fewshot_as_multiturn", "fewshot_random_seed")
+
+
+def main(argv: list[str]) -> int:
+    """Run lm-eval with these words. Raises UserError where it is not installed."""
+    try:
+        import lm_eval
+        from lm_eval._cli import HarnessCLI
+        from lm_eval.utils import setup_logging
+    except ImportError as error:
+        raise UserError(f'eval.py needs lm-eval ({error}). Type: pip install -e ".[eval]"') from error
+    evaluate = lm_eval.simple_evaluate
+
+    def recorded(**options: Any) -> Any:
+        """As lm-eval evaluates; the examples, which soft metrics are made of, go again where nobody asked for them."""
+        if options["model"] not in NAMES:
+            return evaluate(**options)
+        model = _model(options)
+        results = evaluate(**options | {"model": model, "log_samples": True})
+        if results is not None:
+            keep(model, results, options)
+            if not options["log_samples"]:
+                results.pop("samples")
+        return results
+
+    setup_logging()
+    sys.argv = ["eval.py", *argv]  # lm-eval's parser reads its words from there
+    lm_eval.simple_evaluate = recorded
+    try:
+        harness = HarnessCLI()
+        harness.execute(harness.parse_args())
+    finally:
+        lm_eval.simple_evaluate = evaluate
+    return 0
+
+
+def _model(options: Mapping[str, Any]) -> Any:
+    from lit_gpt.evals.lm_eval_model import TrainedModel
+
+    given = dict(options["model_args"] or {})
+    for name in ("batch_size", "device"):
+        given.setdefault(name, options[name])
+    if "pretrained" not in given:
+        raise UserError("--model_args needs pretrained=PATH: a run folder, a step folder, or an exported file.")
+    return TrainedModel(**given)
+
+
+def keep(model: Any, results: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """A Result of every task, with its soft metrics, beside the model."""
+    path = Path(model.pretrained)
+    subject = subject_of(path, model.meta, model.weights)
+    for task, found in results["results"].items():
+        examples = results.get("n-samples", {}).get(task, {}).get("effective")
+        if examples is None:  # a group: its tasks have results of their own
+            continue
+        settings = {name: options[name] for name in SETTINGS if options.get(name) is not None}
+        settings |= {"max_length": model.max_length, "task_version": results["versions"].get(task)}
+        metrics = metrics_of(found, results.get("higher_is_better", {}).get(task, {}))
+        metrics |= soft_metrics(results["samples"].get(task, []))
+        print(f"kept: {save(Result(task, examples, metrics, subject, settings), path)}")
+
+
+def metrics_of(found: Mapping[str, Any], higher: Mapping[str, bool]) -> dict[str, Metric]:
+    """lm-eval's `acc,none` and `acc_stderr,none` as one Metric each; the filter is named where there is one."""
+    metrics = {}
+    for key, value in found.items():
+        name, comma, kind = key.partition(",")
+        if not comma or name.endswith("_stderr") or not isinstance(value, int | float):
+            continue
+        error = found.get(f"{name}_stderr,{kind}")
+        better = "higher" if higher.get(name, True) else "lower"
+        full = name if kind == "none" else f"{name} ({kind})"
+        metrics[full] = Metric(float(value), error if isinstance(error, int | float) else None, better)
+    return metrics
