@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lit_gpt.errors import UserError
-from lit_gpt.evals.results import Metric, Result, save, subject_of
+from lit_gpt.evals.results import Metric, Result, save
 from lit_gpt.evals.soft import soft_metrics
 
 NAMES = ("ArchScale", "scalelab")
@@ -29,7 +28,7 @@ def main(argv: list[str]) -> int:
         """As lm-eval evaluates; the examples, which soft metrics are made of, go again where nobody asked for them."""
         if options["model"] not in NAMES:
             return evaluate(**options)
-        model = _model(options)
+        model = _model(options, any(word.partition("=")[0] == "--device" for word in argv))
         results = evaluate(**options | {"model": model, "log_samples": True})
         if results is not None:
             keep(model, results, options)
@@ -43,17 +42,27 @@ def main(argv: list[str]) -> int:
     try:
         harness = HarnessCLI()
         harness.execute(harness.parse_args())
+    except ConnectionError as error:  # of datasets, which is also an OSError
+        raise UserError(
+            f"The data of a task could not be fetched ({error}). Fetch it where there is a network, with the same "
+            "command; or give tasks of your own: --include_path FOLDER."
+        ) from error
+    except ValueError as error:
+        if "Tasks not found" not in str(error):
+            raise
+        raise UserError(f"{error}. Type `python eval.py ls tasks`, or --include_path and their folder.") from error
     finally:
         lm_eval.simple_evaluate = evaluate
     return 0
 
 
-def _model(options: Mapping[str, Any]) -> Any:
+def _model(options: Mapping[str, Any], device_given: bool) -> Any:
+    """device_given: else options has lm-eval's default, a GPU."""
     from lit_gpt.evals.lm_eval_model import TrainedModel
 
-    given = dict(options["model_args"] or {})
-    for name in ("batch_size", "device"):
-        given.setdefault(name, options[name])
+    given = {"batch_size": options["batch_size"], **dict(options["model_args"] or {})}
+    if device_given:
+        given["device"] = options["device"]
     if "pretrained" not in given:
         raise UserError("--model_args needs pretrained=PATH: a run folder, a step folder, or an exported file.")
     return TrainedModel(**given)
@@ -61,8 +70,7 @@ def _model(options: Mapping[str, Any]) -> Any:
 
 def keep(model: Any, results: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """A Result of every task, with its soft metrics, beside the model."""
-    path = Path(model.pretrained)
-    subject = subject_of(path, model.meta, model.weights)
+    subject = model.judged.subject()
     for task, found in results["results"].items():
         examples = results.get("n-samples", {}).get(task, {}).get("effective")
         if examples is None:  # a group: its tasks have results of their own
@@ -71,7 +79,7 @@ def keep(model: Any, results: Mapping[str, Any], options: Mapping[str, Any]) -> 
         settings |= {"max_length": model.max_length, "task_version": results["versions"].get(task)}
         metrics = metrics_of(found, results.get("higher_is_better", {}).get(task, {}))
         metrics |= soft_metrics(results["samples"].get(task, []))
-        print(f"kept: {save(Result(task, examples, metrics, subject, settings), path)}")
+        print(f"kept: {save(Result(task, examples, metrics, subject, settings), model.judged.path)}")
 
 
 def metrics_of(found: Mapping[str, Any], higher: Mapping[str, bool]) -> dict[str, Metric]:

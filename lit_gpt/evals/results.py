@@ -89,12 +89,14 @@ def subject_of(path: Path, meta: Mapping[str, Any], weights: str | None = None) 
     )
 
 
-def save(result: Result, path: Path) -> Path:
-    """Write a result beside the model that was at `path`, in the place of one of the same task and settings."""
+def save(result: Result, path: Path, folder: Path | None = None) -> Path:
+    """Write a result beside the model that was at `path`, or into a folder, over one of the same task and settings."""
     same = json.dumps([result.subject.weights, result.settings], sort_keys=True, default=str)
     short = hashlib.sha256(same.encode()).hexdigest()[:6]
-    target = folder_of(path) / f"{result.task.replace('/', '_')}-step-{result.subject.step:06d}-{short}.json"
-    target.parent.mkdir(exist_ok=True)
+    target = (
+        folder or folder_of(path)
+    ) / f"{result.task.replace('/', '_')}-step-{result.subject.step:06d}-{short}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
     written = {
         "version": VERSION,
         **asdict(result),

@@ -33,15 +33,20 @@ class Request(NamedTuple):
 
 
 class Score(NamedTuple):
-    """ln p of each token of the continuation, and whether each was the likeliest."""
+    """ln p of each token of the continuation, and whether it was the likeliest."""
 
     log_p: list[float]
-    greedy: bool
+    likeliest: list[bool]
 
     @property
     def total(self) -> float:
         """ln p of the continuation, in nats."""
         return sum(self.log_p)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the continuation is what always taking the likeliest token gives."""
+        return all(self.likeliest)
 
 
 class Group(NamedTuple):
@@ -202,7 +207,7 @@ def _read(model: GPT, rows: _Rows, asked: Sequence[tuple[Request, int, int]]) ->
     found, start = {}, 0
     for request, _, _ in asked:
         end = start + len(request.continuation)
-        found[request] = Score(values[start:end], all(likeliest[start:end]))
+        found[request] = Score(values[start:end], likeliest[start:end])
         start = end
     return found
 
