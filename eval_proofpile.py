@@ -1,6 +1,6 @@
 """Loss and perplexity of long texts, over the length of the context.
 
-    python eval_proofpile.py --checkpoint_path out/my_run --data_path proofpile.bin --seq_length 32768 --sliding_window 4096
+    python eval_proofpile.py --checkpoint_path out/my_run --data_path proofpile.bin --seq_length 32768
 
 lit_gpt/evals/tasks/proofpile.py says what is measured; docs/evaluation.md, how to read it.
 """

@@ -24,19 +24,19 @@ WINDOW = 4096  # tokens read at a time
 
 
 def main(
-    source: list[str],
+    source: str,
     output: Path,
     tokenizer: str,
-    include: list[str] | None = None,
+    include: str | None = None,
     max_tokens: float = 1e8,
 ) -> None:
     """Turn text into one stream of tokens for eval_proofpile.py.
 
     Args:
-        source: files or folders of text, as of prepare_text.py
+        source: a file or folder of text, as of prepare_text.py
         output: the file to write, .bin
         tokenizer: the one that the model was trained with: bytes, a tokenizer.json or its folder
-        include: patterns of file names, such as *.tex; default: text files of all kinds that are known
+        include: a pattern of file names, such as *.tex; default: text files of all kinds that are known
         max_tokens: stop after so many
     """
     with tempfile.TemporaryDirectory(dir=output.absolute().parent) as folder:

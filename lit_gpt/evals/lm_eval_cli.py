@@ -6,7 +6,12 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import lm_eval
+from lm_eval._cli import HarnessCLI
+from lm_eval.utils import setup_logging
+
 from lit_gpt.errors import UserError
+from lit_gpt.evals.lm_eval_model import TrainedModel
 from lit_gpt.evals.results import Metric, Result, save
 from lit_gpt.evals.soft import soft_metrics
 
@@ -15,13 +20,7 @@ SETTINGS = ("num_fewshot", "limit", "gen_kwargs", "system_instruction", "fewshot
 
 
 def main(argv: list[str]) -> int:
-    """Run lm-eval with these words. Raises UserError where it is not installed."""
-    try:
-        import lm_eval
-        from lm_eval._cli import HarnessCLI
-        from lm_eval.utils import setup_logging
-    except ImportError as error:
-        raise UserError(f'eval.py needs lm-eval ({error}). Type: pip install -e ".[eval]"') from error
+    """Run lm-eval with these words. Raises UserError for tasks that are not there, and data that cannot be fetched."""
     evaluate = lm_eval.simple_evaluate
 
     def recorded(**options: Any) -> Any:
@@ -56,10 +55,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _model(options: Mapping[str, Any], device_given: bool) -> Any:
+def _model(options: Mapping[str, Any], device_given: bool) -> TrainedModel:
     """device_given: else options has lm-eval's default, a GPU."""
-    from lit_gpt.evals.lm_eval_model import TrainedModel
-
     given = {"batch_size": options["batch_size"], **dict(options["model_args"] or {})}
     if device_given:
         given["device"] = options["device"]
@@ -68,7 +65,7 @@ def _model(options: Mapping[str, Any], device_given: bool) -> Any:
     return TrainedModel(**given)
 
 
-def keep(model: Any, results: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+def keep(model: TrainedModel, results: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """A Result of every task, with its soft metrics, beside the model."""
     subject = model.judged.subject()
     for task, found in results["results"].items():

@@ -20,14 +20,15 @@ from lit_gpt.evals.judged import Judged
 from lit_gpt.evals.results import Metric
 from lit_gpt.evals.tasks import Outcome
 
-FIRST = (
-    "Ada Ben Cara Dan Eva Finn Gina Hugo Ida Jack Kate Liam Mona Noah Olga Paul Quin Rosa Sam Tina Umar Vera Will Xena "
-    "Yara Zack Amir Bela Ciro Dora Egon Fay"
-).split()
-LAST = (
-    "Adams Baker Clark Davis Evans Ford Green Hill Irwin Jones King Lewis Moore Nash Owens Price Quinn Reed Smith Tate "
-    "Usher Vance White Xu Young Zane Abbott Burns Cole Dunn Ellis Fox"
-).split()
+FIRST_NAMES = (
+    "Ada Ben Cara Dan Eva Finn Gina Hugo Ida Jack Kate Liam Mona Noah Olga Paul Quin Rosa Sam Tina Umar Vera Will "
+    "Xena Yara Zack Amir Bela Ciro Dora Egon Fay"
+)
+LAST_NAMES = (
+    "Adams Baker Clark Davis Evans Ford Green Hill Irwin Jones King Lewis Moore Nash Owens Price Quinn Reed Smith "
+    "Tate Usher Vance White Xu Young Zane Abbott Burns Cole Dunn Ellis Fox"
+)
+FIRST, LAST = FIRST_NAMES.split(), LAST_NAMES.split()
 MIDDLE = [f" {letter}." for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"]
 NEW_TOKENS = 20  # ArchScale's; ten digits need no more, even one token each
 EXAMPLES = 2
@@ -78,13 +79,23 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
         if longest + NEW_TOKENS > judged.max_length:
             raise UserError(
                 f"{entries} entries are {longest} tokens, and with {NEW_TOKENS} for the answer they do not fit into "
-                f"max_length {judged.max_length}. Give a smaller --max_eval_len, or --max_length {longest + NEW_TOKENS}."
+                f"max_length {judged.max_length}. Give a smaller --max_eval_len, or --max_length "
+                f"{longest + NEW_TOKENS}."
             )
         answers = judged.continue_texts([prompt for prompt, _ in asked], NEW_TOKENS, until=["\n"])
-        share = sum(a.strip() == number for a, (_, number) in zip(answers, asked)) / count
-        metrics[f"acc@{entries}"] = Metric(share, math.sqrt(share * (1 - share) / count))
+        right = sum(a.strip() == number for a, (_, number) in zip(answers, asked))
+        metrics[f"acc@{entries}"] = Metric(right / count, error_of_share(right, count))
         metrics[f"tokens@{entries}"] = Metric(longest, better="lower")
     return Outcome(count * len(options.lengths), metrics, {"max_length": judged.max_length})
+
+
+def error_of_share(right: int, count: int) -> float:
+    """The standard error of right / count after two more of either kind, so that none of 8 is not certainty.
+
+    Source: Agresti and Coull, The American Statistician 52 (1998), 119-126.
+    """
+    share = (right + 2) / (count + 4)
+    return math.sqrt(share * (1 - share) / (count + 4))
 
 
 def question(entries: int, seed: str) -> tuple[str, str]:
