@@ -125,6 +125,8 @@ class Trainer:
         self.lease: Lease | None = None  # of the main process, while there is something to do
         if not self.done:
             self.lease = on_main(runtime, lambda: run_folder.lock_folder(resolved, meta, resume_from, present))
+        # Asked before anything is written: raises NotOwner where the run folder is another process's by now, or gone.
+        self.owned: Callable[[], None] = self.lease.check if self.lease else lambda: None
         try:
             self._build(resume_from)
         except BaseException:
@@ -145,11 +147,6 @@ class Trainer:
         elif self.fork:
             load_optimizer(Path(self.fork.path), self.model, self.optimizer, self.runtime, self.fork.fresh)
             load_averages(Path(self.fork.path), self.averages.tensors(), self.runtime)
-
-    def owned(self) -> None:
-        """Before anything is written: raise NotOwner where the run folder is another process's by now, or gone."""
-        if self.lease:
-            self.lease.check()
 
     def fit(self, signals: Signals | None = None) -> Result:
         """Train to the end of the token budget, or until asked to stop; ends the process where a peer is lost.
