@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -88,7 +88,7 @@ class TrainedModel(TemplateLM):
         return self.judged.encode(string, start=add_special_tokens is not False)
 
     def _loglikelihood_tokens(
-        self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool = False, **_: Any
+        self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool = False, **others: Any
     ) -> list[tuple[float, bool]]:
         found = self._score([Request(tuple(before), tuple(after)) for _, before, after in requests], disable_tqdm)
         for (texts, _, _), answer in zip(requests, found):
@@ -110,16 +110,16 @@ class TrainedModel(TemplateLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Continuations until one of each request's stop texts; those with the same options share batches."""
-        options = [repr(request.args[1]) for request in requests]
+        asked: list[tuple[str, dict[str, Any]]] = [cast(Any, request.args) for request in requests]
+        options = [repr(given) for _, given in asked]
         texts: dict[int, str] = {}
-        for _, same in groupby(sorted(range(len(requests)), key=options.__getitem__), key=options.__getitem__):
+        for _, same in groupby(sorted(range(len(asked)), key=options.__getitem__), key=options.__getitem__):
             rows = list(same)
-            prompts = [requests[i].args[0] for i in rows]
-            texts |= zip(rows, self._continue(prompts, dict(requests[rows[0]].args[1])))
-        return [texts[i] for i in range(len(requests))]
+            texts |= zip(rows, self._continue([asked[i][0] for i in rows], dict(asked[rows[0]][1])))
+        return [texts[i] for i in range(len(asked))]
 
     def _continue(self, prompts: list[str], arguments: dict[str, Any]) -> list[str]:
-        given = dict(normalize_gen_kwargs(arguments, self.max_gen_toks))
+        given: dict[str, Any] = {**normalize_gen_kwargs(arguments, self.max_gen_toks)}
         sampling = Sampling(given["temperature"], given.get("top_k"), given.get("top_p"))
         until = handle_stop_sequences(given.get("until"), None)
         return self.judged.continue_texts(prompts, int(given["max_gen_toks"]), until=until, sampling=sampling)
@@ -131,11 +131,12 @@ class TrainedModel(TemplateLM):
         dist.all_gather(everyone, tensor.cpu())
         return torch.stack(everyone)
 
-    def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
+    def gather_object(self, obj: Any, dst: int = 0) -> list[Any]:
+        """Of every process, on `dst`; nothing on the others."""
         if self._world_size == 1:
             return [obj]
-        everyone = [None] * self._world_size if self._rank == dst else None
-        dist.gather_object(obj, everyone, dst=dst)
+        everyone = [None] * self._world_size if self._rank == dst else []
+        dist.gather_object(obj, everyone or None, dst=dst)
         return everyone
 
     def barrier(self) -> None:

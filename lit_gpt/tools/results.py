@@ -67,7 +67,7 @@ def rows_of(paths: Sequence[Path], task: str | None, metric: str | None) -> list
 
 def table(rows: Sequence[Row]) -> str:
     """One line for each figure."""
-    cells = [HEADER]
+    cells: list[tuple[str, ...]] = [HEADER]
     for result, name, metric in rows:
         subject, error = result.subject, "" if metric.stderr is None else f"{metric.stderr:.4g}"
         who = (subject.name, f"{subject.step}", subject.weights, result.task, f"{result.examples:,}")
