@@ -21,6 +21,7 @@ from lit_gpt.evals.scoring import Request, windows
 
 IGNORED = ("trust_remote_code", "max_batch_size")  # lm-eval hands these to every model
 NEW_TOKENS = 256  # lm-eval's own default
+Encoded = tuple[tuple[str, str], list[int], list[int]]  # context and continuation as texts, and their tokens
 
 
 class TrainedModel(TemplateLM):
@@ -88,7 +89,7 @@ class TrainedModel(TemplateLM):
         return self.judged.encode(string, start=add_special_tokens is not False)
 
     def _loglikelihood_tokens(
-        self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool = False, **others: Any
+        self, requests: Sequence[Encoded], disable_tqdm: bool = False, **others: Any
     ) -> list[tuple[float, bool]]:
         found = self._score([Request(tuple(before), tuple(after)) for _, before, after in requests], disable_tqdm)
         for (texts, _, _), answer in zip(requests, found):
