@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lit_gpt.model import GPT
 from lit_gpt.nn.block import Block, Stream
+from lit_gpt.nn.cache import select_rows
 from lit_gpt.nn.context import Context, Contexts, Keys
 from lit_gpt.nn.mixers import SharedState
 from lit_gpt.nn.mixers.attention import Attention
@@ -65,6 +66,14 @@ class Decoder:
         stream = self._last_query(tail - 1, stream, contexts, ends, states)
         states = {i: _of_last_position(state) for i, state in states.items()}
         return model.final(self._run(range(tail, depth), stream, ends, states))
+
+    def select(self, index_R: Tensor) -> None:
+        """Go on with these rows only; a row that is there several times can be continued in several ways."""
+        for cache in self.caches:
+            if cache is not None:
+                select_rows(cache, index_R)
+        self.start_B = self.start_B[index_R]
+        self.doc_ids_BS = None if self.doc_ids_BS is None else self.doc_ids_BS[index_R]
 
     def _see(self, count: int, doc_ids_BT: Tensor | None) -> tuple[Tensor, Keys]:
         """Take account of `count` more tokens per row: their positions, (T,) or (B, T), and all keys so far."""

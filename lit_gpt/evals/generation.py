@@ -6,7 +6,7 @@ Shapes: B rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +39,7 @@ class Sampling:
             raise UserError(f"--top_p is {self.top_p}; give more than 0 and at most 1.")
 
 
+Ended = Callable[[Sequence[int]], bool]  # of the new tokens of one row
 GREEDY = Sampling()
 # Below it, differences of fp32 logits that rounding leaves (2e-38 and more) decide by themselves, while its inverse is
 # still finite in fp32.
@@ -55,13 +56,15 @@ def stream(
     padding_B: Tensor | None = None,
     seeds: Sequence[int] | None = None,
     stop: int | None = None,
+    ended: Ended | None = None,
 ) -> Iterator[Tensor]:
     """The next token of every row, (B,), again and again.
 
     prompts_BT: on the model's device. padding_B: how many tokens at the start of each row are
     padding; they are a document of their own, which the prompt does not see. seeds: one per row, default all
     0; a row's draws depend on its own seed only, not on the batch it is in. stop: ends a row,
-    which then repeats it; the stream ends after max_new_tokens or when all rows have ended.
+    which then repeats it; the stream ends after max_new_tokens or when all rows have ended. ended: looks at the new
+    tokens of a row, and says whether it is over for another reason.
     Raises UserError for a model whose experts choose their tokens, and for one whose logits are NaN.
     """
     experts = model.config.experts
@@ -70,6 +73,7 @@ def stream(
     batch, length = prompts_BT.shape
     uniform_BN = _uniform([0] * batch if seeds is None else seeds, max_new_tokens).to(prompts_BT.device)
     ended_B = torch.zeros(batch, dtype=torch.bool, device=prompts_BT.device)
+    new: list[list[int]] = [[] for _ in range(batch)]
     decoder, new_BT, doc_ids_BT = Decoder(model, batch, length + max_new_tokens), prompts_BT, None
     if padding_B is not None:
         doc_ids_BT = (torch.arange(length, device=prompts_BT.device) >= padding_B[:, None]).int()
@@ -84,7 +88,11 @@ def stream(
             token_B = torch.where(ended_B, stop, token_B)
             ended_B |= token_B == stop
         yield token_B
-        if stop is not None and ended_B.all():
+        if ended is not None:
+            for row, token in enumerate(token_B.tolist()):
+                new[row].append(token)
+            ended_B |= torch.tensor([over or ended(ids) for over, ids in zip(ended_B.tolist(), new)]).to(ended_B.device)
+        if ended_B.all():
             return
         new_BT = token_B[:, None]
 
@@ -121,10 +129,12 @@ def generate(
     *,
     seed: int = 0,
     stop: int | None = None,
+    ended: Ended | None = None,
     batch_size: int = 32,
 ) -> list[list[int]]:
     """Continuations of prompts of any lengths, in their order, without the stop token.
 
+    stop, ended: see stream; what comes after the end of a row in a batch of longer ones is no part of its result.
     Prompts of similar length share a batch, the shorter ones padded on the left. Prompt i draws with seed + i.
     Raises UserError for an empty prompt.
     """
@@ -141,7 +151,16 @@ def generate(
         prompts_BT = torch.tensor([[0] * pad + list(prompts[i]) for i, pad in zip(rows, padding)], device=device)
         padding_B = torch.tensor(padding, device=device) if any(padding) else None
         seeds = [seed + i for i in rows]
-        steps = list(stream(model, prompts_BT, max_new_tokens, sampling, padding_B=padding_B, seeds=seeds, stop=stop))
+        options = {"padding_B": padding_B, "seeds": seeds, "stop": stop, "ended": ended}
+        steps = list(stream(model, prompts_BT, max_new_tokens, sampling, **options))
         for i, tokens in zip(rows, torch.stack(steps, dim=1).tolist() if steps else [[] for _ in rows]):
-            results[i] = tokens[: tokens.index(stop)] if stop in tokens else tokens
+            results[i] = _until_end(tokens, stop, ended)
     return results
+
+
+def _until_end(tokens: list[int], stop: int | None, ended: Ended | None) -> list[int]:
+    """The tokens before `stop`, and none after the one with which the row was over."""
+    tokens = tokens[: tokens.index(stop)] if stop in tokens else tokens
+    if ended is None:
+        return tokens
+    return tokens[: next((n for n in range(1, len(tokens) + 1) if ended(tokens[:n])), len(tokens))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -27,3 +29,12 @@ class KVCache:
         self.v[:, self.length : end] = v_BTGD
         self.length = end
         return self.k[:, :end], self.v[:, :end]
+
+
+def select_rows(cache: Any, index_R: Tensor) -> None:
+    """Keep these rows of everything that a layer remembers, in place; a row may be asked for several times."""
+    for name, value in vars(cache).items():
+        if isinstance(value, Tensor):
+            setattr(cache, name, value.index_select(0, index_R))
+        elif hasattr(value, "__dict__"):
+            select_rows(value, index_R)

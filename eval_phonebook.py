@@ -1,0 +1,12 @@
+"""Look up numbers in lists of many lengths: accuracy over length.
+
+    python eval_phonebook.py --checkpoint_path out/my_run --min_eval_len 40 --max_eval_len 480 --num_eval 12
+
+lit_gpt/evals/tasks/phonebook.py says what is measured; docs/evaluation.md, how to read it.
+"""
+
+from lit_gpt.config.command import run_command
+from lit_gpt.evals.command import judge
+
+if __name__ == "__main__":
+    run_command(lambda words: judge("phonebook", words))

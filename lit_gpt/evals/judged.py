@@ -1,0 +1,140 @@
+"""A trained model with its tokenizer, ready to be asked: what every evaluation is given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from lit_gpt.errors import UserError
+from lit_gpt.evals.generation import GREEDY, Sampling, generate
+from lit_gpt.evals.model_tokenizer import find_tokenizer
+from lit_gpt.evals.results import Subject, subject_of
+from lit_gpt.evals.scoring import Request, Score, score
+from lit_gpt.evals.trained_model import load_model
+
+DTYPES = {
+    "auto": None,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "float64": torch.float64,
+}
+GENERATED = {"cuda": 2**17, "cpu": 2**13}  # tokens of rows that are continued together, prompts included
+
+
+class Judged:
+    """A model to be judged.
+
+    path: run folder, step folder or exported file. config: `<family>_d<depth>`, only compared with what the checkpoint
+    says (departure D10). tokenizer: a spec of load_tokenizer, by default the one of the model's data. weights: an
+    average that --ema kept. dtype: of DTYPES; auto is bf16 on a GPU, fp32 elsewhere. max_length: longest input in
+    tokens, by default the training context. batch_tokens: of one batch; by default what memory takes.
+    Raises UserError where one of these means nothing.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        config: str | None = None,
+        device: str | None = None,
+        dtype: str = "auto",
+        weights: str | None = None,
+        tokenizer: str | None = None,
+        max_length: int | None = None,
+        batch_tokens: int | None = None,
+    ):
+        if dtype not in DTYPES:
+            raise UserError(f"dtype is {dtype}; give one of {', '.join(DTYPES)}.")
+        if max_length is not None and max_length < 2:
+            raise UserError(f"max_length is {max_length}; give 2 tokens or more.")
+        self.path, self.weights, self.batch_tokens = path, weights, batch_tokens
+        self.device = device_of(device)
+        self.model, self.meta = load_model(path, self.device, compute_dtype=DTYPES[dtype], weights=weights)
+        family = f"{self.model.config.family}_d{self.model.config.depth}"
+        if config is not None and config.strip("\"'") != family:
+            raise UserError(f"config is {config}, but {path} is {family}. Drop config.")
+        self.max_length = max_length or self.model.config.block_size
+        found = find_tokenizer(path, self.meta, tokenizer)
+        if found is None:
+            raise UserError(f"{path} does not say which tokenizer its data had. Give the tokenizer.")
+        if not found.present:
+            raise UserError(f"The tokenizer of {path} is no longer at {found.source}. Give the tokenizer.")
+        self.tokenizer, self.bos_id = found.load(), found.bos_id
+        if self.tokenizer.vocab_size > self.model.config.padded_vocab_size:
+            raise UserError(
+                f"The tokenizer {self.tokenizer.name!r} has {self.tokenizer.vocab_size} tokens, and the model "
+                f"{self.model.config.vocab_size}. Give the tokenizer that it was trained with."
+            )
+
+    @property
+    def eos_id(self) -> int:
+        """What ends a document. Raises UserError where the tokenizer has no such token."""
+        if self.tokenizer.eos_id is None:
+            raise UserError(f"The tokenizer {self.tokenizer.name!r} has no token that ends a document. Give another.")
+        return self.tokenizer.eos_id
+
+    @property
+    def prefix_id(self) -> int:
+        """What a text without context follows: what starts or else ends a document of the training data."""
+        return self.eos_id if self.bos_id is None else self.bos_id
+
+    def encode(self, text: str, *, start: bool = True) -> list[int]:
+        """Tokens of a text; with `start` after BOS, where the training data has it."""
+        return ([self.bos_id] if start and self.bos_id is not None else []) + list(self.tokenizer.encode(text))
+
+    def score(self, requests: Sequence[Request], *, show: bool = False) -> list[Score]:
+        """See lit_gpt.evals.scoring.score."""
+        return score(self.model, requests, max_length=self.max_length, batch_tokens=self.batch_tokens, show=show)
+
+    def continue_texts(
+        self, prompts: Sequence[str], max_new_tokens: int, *, until: Sequence[str] = (), sampling: Sampling = GREEDY
+    ) -> list[str]:
+        """Continuations of texts, each up to the first of `until`, which is no part of it, or EOS.
+
+        Of a prompt that leaves no room for max_new_tokens the first tokens are left out.
+        """
+        room = self.max_length - max_new_tokens
+        if room < 1:
+            raise UserError(
+                f"{max_new_tokens} new tokens leave no room for a prompt in max_length {self.max_length}. Give a "
+                "larger max_length, or fewer new tokens."
+            )
+        stops, decode = [stop for stop in until if stop], self.tokenizer.decode
+        budget = self.batch_tokens or GENERATED.get(self.device.type, GENERATED["cpu"])
+        rows = generate(
+            self.model,
+            [(self.encode(text) or [self.prefix_id])[-room:] for text in prompts],
+            max_new_tokens,
+            sampling,
+            stop=self.tokenizer.eos_id,
+            ended=(lambda ids: any(stop in decode(ids) for stop in stops)) if stops else None,
+            batch_size=max(1, budget // self.max_length),
+        )
+        return [_before(decode(ids), stops) for ids in rows]
+
+    def subject(self) -> Subject:
+        """Which weights these are."""
+        return subject_of(self.path, self.meta, self.weights)
+
+
+def device_of(given: str | None) -> torch.device:
+    """The device that was asked for, by default a GPU where there is one; each process of a node has its own GPU.
+
+    Raises UserError for one that is not here.
+    """
+    if given in (None, "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    try:
+        torch.zeros(1, device=given or "cpu").item()
+    except (RuntimeError, AssertionError) as error:  # no such name, not in this build of torch, or no such GPU
+        raise UserError(f"--device {given!r} cannot be used here; give cpu, or leave it out.") from error
+    return torch.device(given or "cpu")
+
+
+def _before(text: str, stops: Sequence[str]) -> str:
+    return min((text.partition(stop)[0] for stop in stops), key=len, default=text)

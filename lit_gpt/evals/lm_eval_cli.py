@@ -1,0 +1,93 @@
+"""lm-eval's command line with our model in it; every task's result is also kept beside the run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import lm_eval
+from lm_eval._cli import HarnessCLI
+from lm_eval.utils import setup_logging
+
+from lit_gpt.errors import UserError
+from lit_gpt.evals.lm_eval_model import TrainedModel
+from lit_gpt.evals.results import Metric, Result, save
+from lit_gpt.evals.soft import soft_metrics
+
+NAMES = ("ArchScale", "scalelab")
+SETTINGS = ("num_fewshot", "limit", "gen_kwargs", "system_instruction", "fewshot_as_multiturn", "fewshot_random_seed")
+
+
+def main(argv: list[str]) -> int:
+    """Run lm-eval with these words. Raises UserError for tasks that are not there, and data that cannot be fetched."""
+    evaluate = getattr(lm_eval, "simple_evaluate")  # noqa: B009 (made when it is first asked for)
+
+    def recorded(**options: Any) -> Any:
+        """As lm-eval evaluates; the examples, which soft metrics are made of, go again where nobody asked for them."""
+        if options["model"] not in NAMES:
+            return evaluate(**options)
+        model = _model(options, any(word.partition("=")[0] == "--device" for word in argv))
+        results = evaluate(**options | {"model": model, "log_samples": True})
+        if results is not None:
+            keep(model, results, options)
+            if not options["log_samples"]:
+                results.pop("samples")
+        return results
+
+    setup_logging()
+    sys.argv = ["eval.py", *argv]  # lm-eval's parser reads its words from there
+    setattr(lm_eval, "simple_evaluate", recorded)  # noqa: B010 (from where its command line takes it)
+    try:
+        harness = HarnessCLI()
+        harness.execute(harness.parse_args())
+    except ConnectionError as error:  # of datasets, which is also an OSError
+        raise UserError(
+            f"The data of a task could not be fetched ({error}). Fetch it where there is a network, with the same "
+            "command; or give tasks of your own: --include_path FOLDER."
+        ) from error
+    except ValueError as error:
+        if "Tasks not found" not in str(error):
+            raise
+        raise UserError(f"{error}. Type `python eval.py ls tasks`, or --include_path and their folder.") from error
+    finally:
+        setattr(lm_eval, "simple_evaluate", evaluate)  # noqa: B010
+    return 0
+
+
+def _model(options: Mapping[str, Any], device_given: bool) -> TrainedModel:
+    """device_given: else options has lm-eval's default, a GPU."""
+    given = {"batch_size": options["batch_size"], **dict(options["model_args"] or {})}
+    if device_given:
+        given["device"] = options["device"]
+    if "pretrained" not in given:
+        raise UserError("--model_args needs pretrained=PATH: a run folder, a step folder, or an exported file.")
+    return TrainedModel(**given)
+
+
+def keep(model: TrainedModel, results: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """A Result of every task, with its soft metrics, beside the model."""
+    subject = model.judged.subject()
+    for task, found in results["results"].items():
+        examples = results.get("n-samples", {}).get(task, {}).get("effective")
+        if examples is None:  # a group: its tasks have results of their own
+            continue
+        settings = {name: options[name] for name in SETTINGS if options.get(name) is not None}
+        settings |= {"max_length": model.max_length, "task_version": results["versions"].get(task)}
+        metrics = metrics_of(found, results.get("higher_is_better", {}).get(task, {}))
+        metrics |= soft_metrics(results["samples"].get(task, []))
+        print(f"kept: {save(Result(task, examples, metrics, subject, settings), model.judged.path)}")
+
+
+def metrics_of(found: Mapping[str, Any], higher: Mapping[str, bool]) -> dict[str, Metric]:
+    """lm-eval's `acc,none` and `acc_stderr,none` as one Metric each; the filter is named where there is one."""
+    metrics = {}
+    for key, value in found.items():
+        name, comma, kind = key.partition(",")
+        if not comma or name.endswith("_stderr") or not isinstance(value, int | float):
+            continue
+        error = found.get(f"{name}_stderr,{kind}")
+        better = "higher" if higher.get(name, True) else "lower"
+        full = name if kind == "none" else f"{name} ({kind})"
+        metrics[full] = Metric(float(value), error if isinstance(error, int | float) else None, better)
+    return metrics

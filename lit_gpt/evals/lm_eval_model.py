@@ -1,0 +1,153 @@
+"""A trained model as lm-eval sees one: `--model ArchScale --model_args pretrained=...` (pip install -e ".[eval]")."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
+
+from lit_gpt.errors import UserError
+from lit_gpt.evals.generation import Sampling
+from lit_gpt.evals.judged import Judged
+from lit_gpt.evals.scoring import Request, windows
+
+IGNORED = ("trust_remote_code", "max_batch_size")  # lm-eval hands these to every model
+NEW_TOKENS = 256  # lm-eval's own default
+Encoded = tuple[tuple[str, str], list[int], list[int]]  # context and continuation as texts, and their tokens
+
+
+class TrainedModel(TemplateLM):
+    """lm-eval's questions, asked of a Judged.
+
+    pretrained: its path; config, max_length, tokenizer, weights, dtype: as there. batch_size: sequences of max_length
+    that a batch may hold; "auto", and 1, which lm-eval gives when nothing was typed: as many as memory takes.
+    max_gen_toks: longest continuation where a task names none. Under torchrun or accelerate each process takes a part
+    of the examples. Raises UserError for arguments that mean nothing.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        config: str | None = None,
+        max_length: int | None = None,
+        tokenizer: str | None = None,
+        weights: str | None = None,
+        dtype: str = "auto",
+        batch_size: int | str | None = None,
+        device: str | None = None,
+        max_gen_toks: int = NEW_TOKENS,
+        **others: Any,
+    ):
+        super().__init__()
+        if unknown := sorted(set(others) - set(IGNORED)):
+            raise UserError(
+                f"--model_args {unknown[0]} is unknown; give pretrained, config, max_length, tokenizer, weights, dtype "
+                "or max_gen_toks."
+            )
+        self._rank, self._world_size = _join()
+        rows = str(batch_size or "auto").partition(":")[0]
+        if rows != "auto" and not rows.isdecimal():
+            raise UserError(f"--batch_size is {batch_size}; give a number of sequences, or auto.")
+        self.judged = Judged(
+            Path(pretrained).expanduser(),
+            config=config,
+            device=device,
+            dtype=dtype,
+            weights=weights,
+            tokenizer=tokenizer,
+            max_length=max_length,
+        )
+        if rows not in ("auto", "1"):
+            self.judged.batch_tokens = int(rows) * self.judged.max_length
+        self.batch_size, self.max_gen_toks, self._device = batch_size, max_gen_toks, self.judged.device
+
+    @property
+    def max_length(self) -> int:
+        return self.judged.max_length
+
+    @property
+    def eot_token_id(self) -> int:
+        return self.judged.eos_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        return self.judged.prefix_id
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self.judged.tokenizer.name
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        return self.judged.encode(string, start=add_special_tokens is not False)
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[Encoded], disable_tqdm: bool = False, **others: Any
+    ) -> list[tuple[float, bool]]:
+        found = self._score([Request(tuple(before), tuple(after)) for _, before, after in requests], disable_tqdm)
+        for (texts, _, _), answer in zip(requests, found):
+            self.cache_hook.add_partial("loglikelihood", texts, answer)
+        return found
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """ln p of whole texts, each token with as much context as fits."""
+        parts = [
+            list(windows(self.judged.encode(text, start=False), self.prefix_token_id, self.max_length))
+            for (text,) in (request.args for request in requests)
+        ]
+        scores = iter(self._score([window for part in parts for window in part], disable_tqdm))
+        return [sum(next(scores)[0] for _ in part) for part in parts]
+
+    def _score(self, asked: list[Request], disable_tqdm: bool) -> list[tuple[float, bool]]:
+        found = self.judged.score(asked, show=not disable_tqdm and self._rank == 0)
+        return [(one.total, one.greedy) for one in found]
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Continuations until one of each request's stop texts; those with the same options share batches."""
+        asked: list[tuple[str, dict[str, Any]]] = [cast(Any, request.args) for request in requests]
+        options = [repr(given) for _, given in asked]
+        texts: dict[int, str] = {}
+        for _, same in groupby(sorted(range(len(asked)), key=options.__getitem__), key=options.__getitem__):
+            rows = list(same)
+            texts |= zip(rows, self._continue([asked[i][0] for i in rows], dict(asked[rows[0]][1])))
+        return [texts[i] for i in range(len(asked))]
+
+    def _continue(self, prompts: list[str], arguments: dict[str, Any]) -> list[str]:
+        given: dict[str, Any] = {**normalize_gen_kwargs(arguments, self.max_gen_toks)}
+        sampling = Sampling(given["temperature"], given.get("top_k"), given.get("top_p"))
+        until = handle_stop_sequences(given.get("until"), None)
+        return self.judged.continue_texts(prompts, int(given["max_gen_toks"]), until=until, sampling=sampling)
+
+    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self._world_size == 1:
+            return tensor
+        everyone = [torch.empty_like(tensor, device="cpu") for _ in range(self._world_size)]
+        dist.all_gather(everyone, tensor.cpu())
+        return torch.stack(everyone)
+
+    def gather_object(self, obj: Any, dst: int = 0) -> list[Any]:
+        """Of every process, on `dst`; nothing on the others."""
+        if self._world_size == 1:
+            return [obj]
+        everyone = [None] * self._world_size if self._rank == dst else []
+        dist.gather_object(obj, everyone or None, dst=dst)
+        return everyone
+
+    def barrier(self) -> None:
+        if self._world_size > 1:
+            dist.barrier()
+
+
+def _join() -> tuple[int, int]:
+    """Rank and number of the processes that torchrun or accelerate started. They exchange results only, over gloo."""
+    count = int(os.environ.get("WORLD_SIZE", 1))
+    if count > 1 and not dist.is_initialized():
+        dist.init_process_group("gloo")
+    return (dist.get_rank(), count) if count > 1 else (0, 1)

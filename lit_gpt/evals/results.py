@@ -1,0 +1,145 @@
+"""What an evaluation found, in a file beside the run: enough to compare it, and to do it again.
+
+<run>/evals/hellaswag-step-000100-1f3a9c.json          the last part is of the settings
+model.safetensors.evals/hellaswag-step-000100-1f3a9c.json
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lit_gpt.checkpoint import newest_published, understood
+from lit_gpt.checkpoint.contents import digest
+from lit_gpt.checkpoint.layout import SUMS
+from lit_gpt.errors import UserError
+from lit_gpt.utils.files import read_object, write_text
+
+FOLDER, VERSION = "evals", 1
+PACKAGES = ("torch", "lm_eval", "scalelab")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure, and its standard error where the spread of the examples gives one."""
+
+    value: float
+    stderr: float | None = None
+    better: str = "higher"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Which weights were judged.
+
+    checkpoint: the step folder or exported file. checksum: SHA-256 of the file, or of the step's SHA256SUMS.
+    weights: "trained" or the name of an average. parameters: of the Plan, without embeddings. flops: of training,
+    forward and backward. These are None where the checkpoint has no Plan.
+    """
+
+    name: str
+    checkpoint: str
+    checksum: str
+    weights: str
+    step: int
+    tokens: int
+    parameters: int | None = None
+    flops: float | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """One task on one model. settings: all that the figures depend on besides the model."""
+
+    task: str
+    examples: int
+    metrics: dict[str, Metric]
+    subject: Subject
+    settings: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    time: str = ""
+
+
+def subject_of(path: Path, meta: Mapping[str, Any], weights: str | None = None) -> Subject:
+    """The model of a run folder, step folder or exported file, and the meta that it was loaded with."""
+    found = path if path.is_file() else newest_published(path)
+    assert found is not None, "a model was loaded from there"
+    plan = meta.get("plan")
+    counts = {}
+    if plan:
+        flops = plan["model_flops_per_token"] * meta.get("tokens", 0)
+        counts = {"parameters": plan["counts"]["non_embedding"], "flops": flops}
+    return Subject(
+        name=_owner(path).name,
+        checkpoint=found.name,
+        checksum=digest(found if found.is_file() else found / SUMS),
+        weights=weights or "trained",
+        step=meta.get("step", 0),
+        tokens=meta.get("tokens", 0),
+        **counts,
+    )
+
+
+def save(result: Result, path: Path, folder: Path | None = None) -> Path:
+    """Write a result beside the model that was at `path`, or into a folder, over one of the same task and settings."""
+    same = json.dumps([result.subject.weights, result.settings], sort_keys=True, default=str)
+    short = hashlib.sha256(same.encode()).hexdigest()[:6]
+    target = (
+        folder or folder_of(path)
+    ) / f"{result.task.replace('/', '_')}-step-{result.subject.step:06d}-{short}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    written = {
+        "version": VERSION,
+        **asdict(result),
+        "versions": _versions(),
+        "time": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+    }
+    write_text(target, json.dumps(written, indent=1, default=str, allow_nan=True) + "\n")
+    return target
+
+
+def read_results(path: Path) -> list[Result]:
+    """All results beside a run, a step or an exported file, by task and step. Raises UserError for damaged ones."""
+    return sorted(map(_read, folder_of(path).glob("*.json")), key=lambda r: (r.task, r.subject.step))
+
+
+def folder_of(path: Path) -> Path:
+    """Where the results of a model go: into its run folder, or beside an exported file."""
+    return path.with_name(path.name + ".evals") if path.is_file() else _owner(path) / FOLDER
+
+
+def _owner(path: Path) -> Path:
+    """The run folder of a step or checkpoints folder; else the path itself."""
+    path = path.absolute()
+    for folder in (path, *path.parents[:2]):
+        if (folder / "plan.json").is_file():
+            return folder
+    return path
+
+
+def _read(path: Path) -> Result:
+    found = read_object(path)
+    if found.pop("version", None) != VERSION:
+        raise UserError(f"{path} is no result of this version's evaluations. Remove it, or evaluate again.")
+    with understood(path):
+        metrics = {name: Metric(**metric) for name, metric in found.pop("metrics").items()}
+        return Result(metrics=metrics, subject=Subject(**found.pop("subject")), **found)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    for package in PACKAGES[1:]:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,232 @@
+"""How likely a model finds given texts: many continuations of many contexts, each token computed once.
+
+Requests are sorted by length, and share batches of a fixed number of tokens. The head, whose logits are most of the
+memory, is applied to the positions that are asked for. Continuations of one context are computed from one copy of its
+cache, which is what multiple choice needs: its context is the long part.
+
+Shapes: B rows, T tokens, R selected rows, N selected positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lit_gpt.errors import UserError
+from lit_gpt.evals.decoding import Decoder
+from lit_gpt.model import GPT
+
+Ids = tuple[int, ...]
+LOGITS = 2**26  # numbers of one chunk of logits: 256 MiB in fp32
+BATCH_TOKENS = {"cuda": 2**17, "cpu": 2**12}  # halved where memory does not suffice
+
+
+class Request(NamedTuple):
+    """What is to be scored: the tokens of `continuation`, each given all before it. Both hold one token or more."""
+
+    context: Ids
+    continuation: Ids
+
+
+class Score(NamedTuple):
+    """ln p of each token of the continuation, and whether it was the likeliest."""
+
+    log_p: list[float]
+    likeliest: list[bool]
+
+    @property
+    def total(self) -> float:
+        """ln p of the continuation, in nats."""
+        return sum(self.log_p)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the continuation is what always taking the likeliest token gives."""
+        return all(self.likeliest)
+
+
+class Group(NamedTuple):
+    """The distinct continuations of one context."""
+
+    context: Ids
+    continuations: list[Ids]
+
+    @property
+    def inputs(self) -> list[Ids]:
+        """What is fed after the context, once each: a continuation's last token is only predicted."""
+        return sorted({c[:-1] for c in self.continuations})
+
+    @property
+    def tokens(self) -> int:
+        """Of memory: rows times their length."""
+        longest = max(len(c) for c in self.continuations) - 1
+        return len(self.inputs) * (len(self.context) + longest)
+
+
+@torch.inference_mode()
+def score(
+    model: GPT,
+    requests: Sequence[Request],
+    *,
+    max_length: int,
+    batch_tokens: int | None = None,
+    show: bool = False,
+) -> list[Score]:
+    """The score of each request, in their order.
+
+    max_length: the longest input in tokens; of a longer request the first tokens of the context are left out.
+    batch_tokens: tokens of one batch, by default what the device takes. show: a progress bar. Raises UserError for a
+    continuation longer than max_length, and for a model whose experts choose among the tokens of a batch.
+    """
+    experts = model.config.experts
+    if experts is not None and (experts.routing == "expert_choice" or experts.capacity is not None):
+        raise UserError(
+            "This model's experts choose among the tokens of a batch (expert_choice, or a capacity): what it says "
+            "about a text would depend on its neighbours. Evaluate it with --expert_capacity null."
+        )
+    cut = [_cut(request, max_length) for request in requests]
+    groups: dict[Ids, dict[Ids, None]] = {}
+    for context, continuation in cut:
+        groups.setdefault(context, {})[continuation] = None
+    found: dict[Request, Score] = {}
+    limit = _Limit(batch_tokens or BATCH_TOKENS.get(model.head_weight().device.type, BATCH_TOKENS["cpu"]))
+    waiting = sorted((Group(c, list(many)) for c, many in groups.items()), key=lambda g: (-g.tokens, g.context))
+    with tqdm(total=len(waiting), desc="scoring", unit="context", disable=not show) as bar:
+        while waiting:
+            batch = _next(waiting, limit.tokens)
+            scores = limit.attempt(lambda batch=batch: _batch(model, batch), batch)
+            if scores is not None:
+                found.update(scores)
+                waiting = waiting[len(batch) :]
+                bar.update(len(batch))
+    return [found[request] for request in cut]
+
+
+class _Limit:
+    """Tokens of a batch, as many as memory takes."""
+
+    def __init__(self, tokens: int):
+        self.tokens = tokens
+
+    def attempt(self, work: Callable[[], dict[Request, Score]], batch: Sequence[Group]) -> dict[Request, Score] | None:
+        """The result; None where memory did not suffice, and then the next batch is half as large."""
+        try:
+            return work()
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+        torch.cuda.empty_cache()
+        self.tokens = min(self.tokens, sum(group.tokens for group in batch)) // 2
+        return None
+
+
+def _cut(request: Request, max_length: int) -> Request:
+    context, continuation = tuple(request.context), tuple(request.continuation)
+    assert context and continuation, "the caller puts a token before what has no context"
+    if len(continuation) > max_length:
+        raise UserError(
+            f"A continuation of {len(continuation)} tokens is longer than max_length {max_length}. Give a larger "
+            "max_length."
+        )
+    return Request(context[max(0, len(context) + len(continuation) - 1 - max_length) :], continuation)
+
+
+def _next(waiting: Sequence[Group], tokens: int) -> list[Group]:
+    """The first groups that fit into so many tokens, of one kind: with one input each, or with several."""
+    several, rows, longest, batch = len(waiting[0].inputs) > 1, 0, 0, []
+    for group in waiting:
+        count = len(group.inputs)
+        rows, longest = rows + count, max(longest, group.tokens // count)
+        if batch and (rows * longest > tokens or (count > 1) != several):
+            break
+        batch.append(group)
+    return batch
+
+
+def _batch(model: GPT, groups: Sequence[Group]) -> dict[Request, Score]:
+    several = len(groups[0].inputs) > 1
+    rows = _shared(model, groups) if several else _alone(model, groups)
+    asked: list[tuple[Request, int, int]] = []  # request, its row, where its first token is predicted
+    for (group, inputs), row, offset in rows.places:
+        for c in group.continuations:
+            if c[:-1] == inputs:
+                asked.append((Request(group.context, c), row, offset))
+    return _read(model, rows, asked)
+
+
+class _Rows(NamedTuple):
+    """hidden_RTn: what the head reads. places: (group, input), its row, and the column before the continuation."""
+
+    hidden: Tensor
+    places: list[tuple[tuple[Group, Ids], int, int]]
+
+
+def _alone(model: GPT, groups: Sequence[Group]) -> _Rows:
+    """One row per group, padded on the right, where a causal model does not see it."""
+    rows = [g.context + g.inputs[0] for g in groups]
+    hidden, _ = model.hidden(_padded(model, rows))
+    return _Rows(hidden, [((g, g.inputs[0]), i, len(g.context) - 1) for i, g in enumerate(groups)])
+
+
+def _shared(model: GPT, groups: Sequence[Group]) -> _Rows:
+    """Contexts first, padded on the left as documents of their own; then every input from a copy of its cache."""
+    contexts = [g.context for g in groups]
+    longest = max(map(len, contexts))
+    fed = [(i, inputs) for i, g in enumerate(groups) for inputs in g.inputs]
+    length = longest + max(len(inputs) for _, inputs in fed)
+    decoder = Decoder(model, len(groups), length)
+    padding = torch.tensor([longest - len(c) for c in contexts], device=decoder.start_B.device)
+    tokens_BT = _padded(model, contexts, left=True)
+    doc_ids_BT = None
+    if padding.any():
+        doc_ids_BT = (torch.arange(longest, device=padding.device) >= padding[:, None]).int()
+    last_B1n = decoder.hidden(tokens_BT, doc_ids_BT, last_only=True)
+    index_R = torch.tensor([i for i, _ in fed], device=padding.device)
+    decoder.select(index_R)
+    hidden = torch.cat([last_B1n[index_R], decoder.hidden(_padded(model, [inputs for _, inputs in fed]))], dim=1)
+    return _Rows(hidden, [((groups[i], inputs), row, 0) for row, (i, inputs) in enumerate(fed)])
+
+
+def _read(model: GPT, rows: _Rows, asked: Sequence[tuple[Request, int, int]]) -> dict[Request, Score]:
+    """The head at the positions that predict the continuations, in chunks of LOGITS numbers."""
+    device = rows.hidden.device
+    where = [(row, offset + t) for request, row, offset in asked for t in range(len(request.continuation))]
+    target_N = torch.tensor([t for request, *_ in asked for t in request.continuation], device=device)
+    row_N, column_N = torch.tensor(where, device=device).T
+    log_p, greedy = [], []
+    size = max(1, LOGITS // model.config.padded_vocab_size)
+    for row, column, target in zip(row_N.split(size), column_N.split(size), target_N.split(size)):
+        logits_NV = model.logits(rows.hidden[row, column])
+        log_p.append(logits_NV.gather(1, target[:, None])[:, 0] - logits_NV.logsumexp(1))
+        greedy.append(logits_NV.argmax(1) == target)
+    values, likeliest = torch.cat(log_p).tolist(), torch.cat(greedy).tolist()
+    found, start = {}, 0
+    for request, _, _ in asked:
+        end = start + len(request.continuation)
+        found[request] = Score(values[start:end], likeliest[start:end])
+        start = end
+    return found
+
+
+def _padded(model: GPT, rows: Sequence[Ids], left: bool = False) -> Tensor:
+    """(B, T) on the model's device, token 0 where a row is over."""
+    longest = max(map(len, rows))
+    filled = [(0,) * (longest - len(r)) + r if left else r + (0,) * (longest - len(r)) for r in rows]
+    return torch.tensor(filled, dtype=torch.long, device=model.head_weight().device)
+
+
+def windows(tokens: Sequence[int], first: int, max_length: int) -> Iterator[Request]:
+    """A text of any length as requests that predict each of its tokens once, with as much context as possible.
+
+    first: the token before the text, BOS or EOS. All windows but the last are disjoint; the last is whole, so that its
+    tokens have context too (the protocol of lm-eval's loglikelihood_rolling).
+    """
+    whole = (first, *tokens)
+    for start in range(0, len(tokens), max_length):
+        end = min(start + max_length, len(tokens))
+        begin = max(0, end - max_length)
+        yield Request(whole[begin : start + 1], whole[start + 1 : end + 1])

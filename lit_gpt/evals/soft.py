@@ -1,0 +1,74 @@
+"""Soft metrics of lm-eval's tasks: how likely the right answer was, where accuracy only says whether it won.
+
+Small models are at chance in accuracy long before the probability of the right answer stops growing ("Are Emergent
+Abilities of Large Language Models a Mirage?", arXiv:2304.15004; OLMES and the ladders of arXiv:2412.04403 fit these).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lit_gpt.evals.results import Metric
+
+
+def soft_metrics(samples: Iterable[Mapping[str, Any]]) -> dict[str, Metric]:
+    """From lm-eval's logged examples of one task; {} for tasks without log-likelihoods.
+
+    soft/bits_per_byte: -log2 p of the right answer over its bytes. soft/choice_p: its probability among the choices,
+    by log-likelihood. soft/choice_p_per_byte: the same with log-likelihoods per byte, as acc_norm compares them.
+    """
+    seen, rows = set(), []
+    for sample in samples:
+        if sample["doc_id"] not in seen:  # an example is logged once for each filter
+            seen.add(sample["doc_id"])
+            rows.append(_of_example(sample))
+    if not rows or not all(rows):
+        return {}
+    return {name: _mean([row[name] for row in rows], name) for name in rows[0]}
+
+
+def _of_example(sample: Mapping[str, Any]) -> dict[str, float]:
+    scored = [(args[1], resp[0][0]) for args, resp in zip(sample["arguments"], sample["resps"]) if _is_scored(resp)]
+    if not scored or len(scored) != len(sample["resps"]):
+        return {}
+    texts, totals = zip(*scored)
+    right = _right(sample["target"], texts)
+    if right is None:
+        return {}
+    sizes = [max(1, len(text.encode())) for text in texts]
+    found = {"soft/bits_per_byte": -totals[right] / sizes[right] / math.log(2)}
+    if len(scored) > 1:
+        found["soft/choice_p"] = _softmax(totals)[right]
+        found["soft/choice_p_per_byte"] = _softmax([t / n for t, n in zip(totals, sizes)])[right]
+    return found
+
+
+def _is_scored(resp: Any) -> bool:
+    """Whether a request was answered by (ln p, greedy)."""
+    return bool(resp) and isinstance(resp[0], Sequence) and not isinstance(resp[0], str) and len(resp[0]) == 2
+
+
+def _right(target: Any, texts: Sequence[str]) -> int | None:
+    """Which of the continuations is the answer; None where that cannot be told."""
+    if len(texts) == 1:
+        return 0
+    if isinstance(target, str) and target.strip().isdecimal():
+        target = int(target)
+    if isinstance(target, int):
+        return target if 0 <= target < len(texts) else None
+    stripped = [text.strip() for text in texts]
+    return stripped.index(target.strip()) if isinstance(target, str) and target.strip() in stripped else None
+
+
+def _softmax(values: Sequence[float]) -> list[float]:
+    top = max(values)
+    weights = [math.exp(v - top) for v in values]
+    return [w / sum(weights) for w in weights]
+
+
+def _mean(values: Sequence[float], name: str) -> Metric:
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return Metric(statistics.fmean(values), error, "lower" if name.endswith("bits_per_byte") else "higher")

@@ -1,0 +1,27 @@
+"""Evaluations of this project's own: one file each, whose name is what a user types (docs/adding.md).
+
+A file has a dataclass Options, whose fields are the flags, and evaluate(judged, options) -> Outcome.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from lit_gpt.evals.results import Metric
+from lit_gpt.registry import Registry
+
+TASKS = Registry(__name__, "evaluation", "evaluate(judged, options)")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an evaluation found.
+
+    examples: how many questions. metrics: name -> figure; a figure at a length is named `name@length`, from which
+    plots over length are drawn. settings: what the figures depend on besides the options.
+    """
+
+    examples: int
+    metrics: dict[str, Metric]
+    settings: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,114 @@
+"""Phonebook: look up one number among many ("Repeat After Me", arXiv:2402.01032, section 3; Samba, arXiv:2406.07522).
+
+A prompt is a list of `name: number` lines, two of them again as examples, and then a name of the list with a colon. The
+answer counts when the first line of the continuation is that name's number. A model with a memory of fixed size must
+fail from some length on, which is what this shows.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from typing import Annotated
+
+from tqdm import tqdm
+
+from lit_gpt.config.bounds import Bounds
+from lit_gpt.errors import UserError
+from lit_gpt.evals.judged import Judged
+from lit_gpt.evals.results import Metric
+from lit_gpt.evals.tasks import Outcome
+
+FIRST_NAMES = (
+    "Ada Ben Cara Dan Eva Finn Gina Hugo Ida Jack Kate Liam Mona Noah Olga Paul Quin Rosa Sam Tina Umar Vera Will "
+    "Xena Yara Zack Amir Bela Ciro Dora Egon Fay"
+)
+LAST_NAMES = (
+    "Adams Baker Clark Davis Evans Ford Green Hill Irwin Jones King Lewis Moore Nash Owens Price Quinn Reed Smith "
+    "Tate Usher Vance White Xu Young Zane Abbott Burns Cole Dunn Ellis Fox"
+)
+FIRST, LAST = FIRST_NAMES.split(), LAST_NAMES.split()
+MIDDLE = [f" {letter}." for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"]
+NEW_TOKENS = 20  # ArchScale's; ten digits need no more, even one token each
+EXAMPLES = 2
+NAMES = len(FIRST) * len(LAST) * len(MIDDLE)
+ENTRIES = Bounds(EXAMPLES + 1, NAMES)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags are ArchScale's.
+
+    Args:
+        min_eval_len: entries of the shortest list.
+        max_eval_len: entries of the longest list.
+        num_eval: how many lengths at most, evenly spaced.
+        eval_num_batches: batches of eval_batch_size questions at each length.
+        eval_batch_size: questions in a batch.
+        seed: of names, numbers and questions.
+    """
+
+    min_eval_len: Annotated[int, ENTRIES] = 480
+    max_eval_len: Annotated[int, ENTRIES] = 480
+    num_eval: Annotated[int, Bounds(1)] = 48
+    eval_num_batches: Annotated[int, Bounds(1)] = 32
+    eval_batch_size: Annotated[int, Bounds(1)] = 4
+    seed: int = 42
+
+    @property
+    def lengths(self) -> list[int]:
+        """From min_eval_len to max_eval_len in steps of their difference over num_eval, rounded up."""
+        step = max(1, math.ceil((self.max_eval_len - self.min_eval_len) / self.num_eval))
+        return list(range(self.min_eval_len, self.max_eval_len + 1, step))
+
+
+def evaluate(judged: Judged, options: Options) -> Outcome:
+    """acc@n: the share of right answers among n entries. tokens@n: of the longest such prompt.
+
+    Raises UserError for a list that does not fit into the model's max_length.
+    """
+    if not options.lengths:
+        raise UserError(
+            f"--min_eval_len {options.min_eval_len} is more than --max_eval_len {options.max_eval_len}. Swap them."
+        )
+    metrics, count = {}, options.eval_num_batches * options.eval_batch_size
+    for entries in tqdm(options.lengths, desc="phonebook", unit="length"):
+        asked = [question(entries, f"{options.seed}-{entries}-{i}") for i in range(count)]
+        longest = max(len(judged.encode(prompt)) for prompt, _ in asked)
+        if longest + NEW_TOKENS > judged.max_length:
+            raise UserError(
+                f"{entries} entries are {longest} tokens, and with {NEW_TOKENS} for the answer they do not fit into "
+                f"max_length {judged.max_length}. Give a smaller --max_eval_len, or --max_length "
+                f"{longest + NEW_TOKENS}."
+            )
+        answers = judged.continue_texts([prompt for prompt, _ in asked], NEW_TOKENS, until=["\n"])
+        right = sum(a.strip() == number for a, (_, number) in zip(answers, asked))
+        metrics[f"acc@{entries}"] = Metric(right / count, error_of_share(right, count))
+        metrics[f"tokens@{entries}"] = Metric(longest, better="lower")
+    return Outcome(count * len(options.lengths), metrics, {"max_length": judged.max_length})
+
+
+def error_of_share(right: int, count: int) -> float:
+    """The standard error of right / count after two more of either kind, so that none of 8 is not certainty.
+
+    Source: Agresti and Coull, The American Statistician 52 (1998), 119-126.
+    """
+    share = (right + 2) / (count + 4)
+    return math.sqrt(share * (1 - share) / (count + 4))
+
+
+def question(entries: int, seed: str) -> tuple[str, str]:
+    """A prompt and its answer. No name is there twice, so that there is one answer."""
+    draw = random.Random(seed)
+    chosen = draw.sample(range(NAMES), entries)
+    book = [f"{_name(i)}: {draw.randrange(6_000_000_000, 10_000_000_000)}" for i in chosen]
+    *examples, (name, number) = (line.split(": ") for line in draw.sample(book, EXAMPLES + 1))
+    shown = "\n".join(f"{who}: {what}" for who, what in examples)
+    return "\n".join([*book, "", shown, "", f"{name}:"]), number
+
+
+def _name(index: int) -> str:
+    rest, first = divmod(index, len(FIRST))
+    middle, last = divmod(rest, len(LAST))
+    return f"{FIRST[first]}{MIDDLE[middle]} {LAST[last]}"

@@ -1,0 +1,123 @@
+"""Perplexity of long texts, over the length of the context (ArchScale's Proof-Pile protocol; after arXiv:2309.00071).
+
+The data is one long stream of tokens (scripts/prepare_proofpile.py). Windows of seq_length start at every
+sliding_window tokens. The loss counts all positions of every window, as in ArchScale, whose tokens are then counted
+several times; loss@n is that of the positions in (n/2, n], which says what a longer context is worth.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from tqdm import tqdm
+
+from lit_gpt.config.bounds import Bounds
+from lit_gpt.errors import UserError
+from lit_gpt.evals.judged import Judged
+from lit_gpt.evals.results import Metric
+from lit_gpt.evals.scoring import Request
+from lit_gpt.evals.tasks import Outcome
+from lit_gpt.utils.files import regular
+
+SHORTEST = 16  # positions of the first part of loss@n
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags are ArchScale's.
+
+    Args:
+        data_path: tokens as 16-bit numbers without a header, or a .npy of any whole numbers.
+        seq_length: tokens of a window; also the model's max_length.
+        sliding_window: how many tokens later the next window starts.
+        batch_size: windows in a batch.
+        max_windows: how many windows at most, evenly spaced; all when left out.
+    """
+
+    data_path: Path = Path("test_sampled_data.bin")
+    seq_length: Annotated[int, Bounds(2)] = 65536
+    sliding_window: Annotated[int, Bounds(1)] = 4096
+    batch_size: Annotated[int, Bounds(1)] = 1
+    max_windows: Annotated[int, Bounds(1)] | None = None
+
+
+def evaluate(judged: Judged, options: Options) -> Outcome:
+    """loss (nats per token), ppl, acc (share of tokens that were the likeliest), and loss@n.
+
+    Standard errors are of the means of windows, which overlap: they are too small where sliding_window is less than
+    seq_length. Raises UserError for data that the model cannot read.
+    """
+    tokens = read_tokens(options.data_path, judged.model.config.vocab_size)
+    starts = window_starts(len(tokens), options)
+    judged.max_length = max(judged.max_length, options.seq_length)
+    judged.batch_tokens = options.batch_size * options.seq_length
+    losses, hits = [], []
+    for begin in tqdm(range(0, len(starts), options.batch_size), desc="proofpile", unit="batch"):
+        texts = [tokens[s : s + options.seq_length + 1].tolist() for s in starts[begin : begin + options.batch_size]]
+        for found in judged.score([Request((first,), tuple(rest)) for first, *rest in texts]):
+            losses.append(-np.array(found.log_p))
+            hits.append(found.likeliest)
+    loss = _mean([row.mean() for row in losses])
+    metrics = {
+        "loss": loss,
+        "ppl": Metric(
+            math.exp(loss.value), None if loss.stderr is None else math.exp(loss.value) * loss.stderr, "lower"
+        ),
+        "acc": Metric(float(np.mean(hits))),
+    }
+    for first, last in parts(options.seq_length):
+        metrics[f"loss@{last}"] = _mean([row[first:last].mean() for row in losses])
+    return Outcome(len(starts), metrics, {"tokens": len(tokens)})
+
+
+def parts(length: int) -> list[tuple[int, int]]:
+    """(first, last) positions, from 0, the last excluded: 0 to SHORTEST, then each as far again, up to length."""
+    ends = [min(length, SHORTEST)]
+    while ends[-1] < length:
+        ends.append(min(2 * ends[-1], length))
+    return list(zip([0, *ends], ends))
+
+
+def window_starts(count: int, options: Options) -> list[int]:
+    """Where windows start among `count` tokens; each needs one token more than its length, which is predicted."""
+    starts = list(range(0, count - options.seq_length, options.sliding_window))
+    if not starts:
+        raise UserError(
+            f"{options.data_path} has {count:,} tokens, too few for a window of {options.seq_length:,} and the token "
+            "after it. Give a smaller --seq_length."
+        )
+    if options.max_windows and options.max_windows < len(starts):
+        return [starts[i * len(starts) // options.max_windows] for i in range(options.max_windows)]
+    return starts
+
+
+def read_tokens(path: Path, vocab_size: int) -> np.ndarray:
+    """The stream of token ids, (N,). Raises UserError for anything else."""
+    try:
+        if path.suffix == ".npy":
+            tokens = np.load(regular(path), mmap_mode="r", allow_pickle=False)
+        else:
+            tokens = np.memmap(regular(path), dtype="<u2", mode="r")
+    except ValueError as error:
+        raise UserError(
+            f"{path} cannot be read as tokens ({error}). Make it with scripts/prepare_proofpile.py."
+        ) from error
+    if tokens.ndim != 1 or tokens.dtype.kind not in "ui":
+        raise UserError(f"{path} holds {tokens.dtype} of shape {tokens.shape}; one row of whole numbers is needed.")
+    if not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
+        raise UserError(
+            f"{path} has token {int(tokens.max())}, and the model knows {vocab_size} tokens: it was made with another "
+            "tokenizer. Make it again with scripts/prepare_proofpile.py."
+        )
+    return tokens
+
+
+def _mean(values: Sequence[float]) -> Metric:
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return Metric(float(np.mean(values)), error, "lower")

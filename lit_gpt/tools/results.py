@@ -1,0 +1,124 @@
+"""What evaluations found, of one run or of many beside each other.
+
+    python -m lit_gpt.tools.results out/run_a out/run_b
+    python -m lit_gpt.tools.results out/* --task phonebook --plot phonebook.png
+
+A figure at a length, such as acc@480, is drawn over length; others over the compute of training, each with its standard
+error. lit_gpt/evals/results.py has what a result is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from lit_gpt.config.command import run_command
+from lit_gpt.errors import UserError
+from lit_gpt.evals.results import Metric, Result, folder_of, read_results
+from lit_gpt.metrics.figures import save, subplots
+from lit_gpt.tools._cli import aligned, local_path, parser_for
+
+HEADER = ("model", "step", "weights", "task", "examples", "metric", "value", "std. error")
+NUMBERS = (1, 4, 6, 7)
+
+
+class Row(NamedTuple):
+    """One figure of one result."""
+
+    result: Result
+    name: str
+    metric: Metric
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Task and name, of figures at a length without that: `acc@`."""
+        name, at, _ = self.name.partition("@")
+        return self.result.task, name + at
+
+    @property
+    def length(self) -> int | None:
+        """Of a figure at a length."""
+        at = self.name.partition("@")[2]
+        return int(at) if at.isdecimal() else None
+
+
+def rows_of(paths: Sequence[Path], task: str | None, metric: str | None) -> list[Row]:
+    """Every figure of the results beside these models. Raises UserError where there is none."""
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path} does not exist. Give run folders, step folders, or exported files.")
+    found = [Row(r, name, m) for path in paths for r in read_results(path) for name, m in r.metrics.items()]
+    chosen = [
+        row
+        for row in found
+        if task in (None, row.result.task) and metric in (None, row.name, row.kind[1], row.kind[1].rstrip("@"))
+    ]
+    if not chosen:
+        where = ", ".join(str(folder_of(path)) for path in paths[:3])
+        known = sorted({f"--task {task} --metric {name.rstrip('@')}" for task, name in (row.kind for row in found)})
+        raise UserError(
+            f"There are no such results in {where}; there are: {', '.join(known)}."
+            if found
+            else f"There are no results in {where}. Make some with eval.py, eval_phonebook.py or eval_proofpile.py."
+        )
+    return chosen
+
+
+def table(rows: Sequence[Row]) -> str:
+    """One line for each figure."""
+    cells: list[tuple[str, ...]] = [HEADER]
+    for result, name, metric in rows:
+        subject, error = result.subject, "" if metric.stderr is None else f"{metric.stderr:.4g}"
+        who = (subject.name, f"{subject.step}", subject.weights, result.task, f"{result.examples:,}")
+        cells.append((*who, name, f"{metric.value:.6g}", error))
+    return aligned(cells, right=NUMBERS)
+
+
+def plot(rows: Sequence[Row], path: Path) -> Path:
+    """One panel for each figure: over length where it has one, else over the FLOPs of training."""
+    kinds = dict.fromkeys(row.kind for row in rows)
+    figure, panels = subplots(
+        5.0 * min(3, len(kinds)), 3.6 * -(-len(kinds) // 3), -(-len(kinds) // 3), min(3, len(kinds))
+    )
+    for panel, kind in zip(panels.flat, kinds):
+        over_length = any(row.length for row in rows if row.kind == kind)
+        for name, x, y, error in _series([row for row in rows if row.kind == kind]):
+            panel.errorbar(x, y, yerr=error, marker="o", capsize=3, label=name, linestyle="-" if over_length else "")
+        panel.set_xscale("log", base=2 if over_length else 10)
+        panel.set_xlabel("length (entries or tokens)" if over_length else "compute of training (FLOPs)")
+        panel.set_ylabel(f"{kind[0]}: {kind[1].rstrip('@')}")
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=8)
+    for panel in panels.flat[len(kinds) :]:
+        panel.set_axis_off()
+    return save(figure, path)
+
+
+def _series(rows: Sequence[Row]) -> Iterator[tuple[str, list[float], list[float], list[float]]]:
+    """Name, places, values and standard errors: of one model over length, or of each model over its steps."""
+    names = dict.fromkeys((row.result.subject.name, row.result.subject.weights) for row in rows)
+    for name, weights in names:
+        own = [r for r in rows if (r.result.subject.name, r.result.subject.weights) == (name, weights)]
+        points = sorted((row.length or row.result.subject.flops or 1.0, row.metric) for row in own)
+        label = name if weights == "trained" else f"{name}, {weights}"
+        yield label, [x for x, _ in points], [m.value for _, m in points], [m.stderr or 0.0 for _, m in points]
+
+
+def main(argv: list[str]) -> int:
+    """Print the table, and draw it where asked."""
+    parser = parser_for("results", "What did evaluations of these models find?")
+    parser.add_argument("models", nargs="+", type=local_path, help="run folders, step folders, or exported files")
+    parser.add_argument("--task", type=str | None, default=None, help="results of this task only")
+    parser.add_argument("--metric", type=str | None, default=None, help="this figure only, such as acc or acc@480")
+    parser.add_argument("--plot", type=local_path, default=None, help="draw them too, into this .png file")
+    values = parser.parse_args(argv)
+    rows = rows_of(values.models, values.task, values.metric)
+    print(table(rows))
+    if values.plot:
+        print(f"drawn: {plot(rows, values.plot)}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

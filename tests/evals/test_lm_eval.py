@@ -1,0 +1,128 @@
+"""eval.py gives the numbers of lm-eval's own `hf` model on the exported copy, and keeps them beside the run."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from script_module import script_module
+from spawn import run_distributed
+
+from lit_gpt.config.command import exit_code
+from lit_gpt.errors import UserError
+from lit_gpt.evals.results import read_results
+from lit_gpt.evals.soft import soft_metrics
+from lit_gpt.tools import convert
+
+lm_eval = pytest.importorskip("lm_eval", reason="pip install -e '.[eval]'")
+TASKS = ["local_choices", "local_rolling", "local_generate"]
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def evaluate(tasks: Path, model: Any, **options: Any) -> dict[str, Any]:
+    """lm-eval without its command line, which reads ten thousand task files at every start."""
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=str(tasks), include_defaults=False)
+    return lm_eval.simple_evaluate(
+        model=model, tasks=TASKS, task_manager=manager, log_samples=True, bootstrap_iters=0, **options
+    )
+
+
+def ours(trained: Path, **options: Any) -> Any:
+    from lit_gpt.evals.lm_eval_model import TrainedModel
+
+    return TrainedModel(str(trained), device="cpu", **options)
+
+
+@pytest.fixture(scope="module")
+def by_hf(trained, tasks, tmp_path_factory) -> dict[str, Any]:
+    """What lm-eval says about the exported model."""
+    pytest.importorskip("accelerate", reason="pip install -e '.[eval]'")
+    copy = tmp_path_factory.mktemp("hf") / "model"
+    assert convert.main([str(trained), str(copy), "--to", "hf"]) == 0
+    arguments = {"pretrained": str(copy), "dtype": "float32", "max_length": 64}
+    return evaluate(tasks, "hf", model_args=arguments, device="cpu", batch_size=1)
+
+
+def answers(samples: list[dict[str, Any]]) -> list[Any]:
+    found = [resp[0] for sample in sorted(samples, key=lambda s: s["doc_id"]) for resp in sample["resps"]]
+    return [value[0] if isinstance(value, tuple | list) else value for value in found]
+
+
+def test_the_numbers_of_hf(trained, tasks, by_hf):
+    """The log-likelihood of every request, and every generated text."""
+    found = evaluate(tasks, ours(trained, batch_size=16))
+    for task in TASKS[:2]:
+        pairs = zip(answers(found["samples"][task]), answers(by_hf["samples"][task]), strict=True)
+        assert all(math.isclose(float(a), float(b), rel_tol=1e-4, abs_tol=1e-4) for a, b in pairs), task
+    assert answers(found["samples"][TASKS[2]]) == answers(by_hf["samples"][TASKS[2]])
+    assert any(answers(found["samples"][TASKS[2]])), "something was generated"
+
+
+def test_the_command_keeps_results(trained, tasks, by_hf, monkeypatch, capsys):
+    """ArchScale's command; accuracy and soft metrics are those of the exported model."""
+    monkeypatch.setattr(sys, "argv", ["eval.py"])
+    line = f'--model ArchScale --model_args pretrained={trained},config="transformer_d2" --tasks {",".join(TASKS)} '
+    line += f"--include_path {tasks} --device cpu --batch_size 16 --trust_remote_code"
+    assert exit_code(script_module("eval.py").main, line.replace('"', "").split()) == 0
+    assert "|local_choices " in capsys.readouterr().out
+    results = {result.task: result for result in read_results(trained)}
+    assert set(results) == set(TASKS)
+    choices = results[TASKS[0]]
+    assert choices.examples == 12 and choices.subject.step == 20 and choices.subject.tokens == 5120
+    assert choices.metrics["acc"].value == by_hf["results"][TASKS[0]]["acc,none"]
+    for name, metric in soft_metrics(by_hf["samples"][TASKS[0]]).items():
+        assert math.isclose(choices.metrics[name].value, metric.value, rel_tol=1e-4), name
+
+
+def test_soft_metrics_by_hand():
+    """Two choices, ln p -1 and -2, of 4 and 2 bytes; the second is right."""
+    resps = [[(-1.0, True)], [(-2.0, False)]]
+    sample = {"doc_id": 0, "target": 1, "arguments": [("q", " abc"), ("q", " x")], "resps": resps}
+    found = soft_metrics([sample, sample])
+    assert math.isclose(found["soft/bits_per_byte"].value, 2 / 2 / math.log(2))
+    assert math.isclose(found["soft/choice_p"].value, math.exp(-2) / (math.exp(-1) + math.exp(-2)))
+    assert math.isclose(found["soft/choice_p_per_byte"].value, math.exp(-1) / (math.exp(-0.25) + math.exp(-1)))
+    assert found["soft/choice_p"].stderr is None, "one example, logged once for each of two filters"
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"config": "sambay_d16"}, "config is sambay_d16, but .* is transformer_d2"),
+        ({"tokenizer": "nowhere"}, "No tokenizer at 'nowhere'"),
+        ({"dtype": "int4"}, "dtype is int4; give one of auto"),
+        ({"speed": 11}, "--model_args speed is unknown"),
+        ({"batch_size": "many"}, "--batch_size is many; give a number"),
+        ({"max_length": 0}, "max_length is 0; give 2"),
+    ],
+)
+def test_what_means_nothing(options, message, trained):
+    with pytest.raises(UserError, match=message):
+        ours(trained, **options)
+
+
+def half(trained: Path, tasks: Path) -> dict[str, Any] | None:
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    found = evaluate(tasks, ours(trained))
+    return found and {task: answers(found["samples"][task]) for task in TASKS}
+
+
+def test_two_processes_equal_one(trained, tasks):
+    """Each takes a half of the examples; the first has all of them in the end."""
+    one = evaluate(tasks, ours(trained))
+    two, nothing = run_distributed(half, 2, trained, tasks)
+    assert nothing is None
+    for task in TASKS[:2]:
+        pairs = zip(answers(one["samples"][task]), two[task], strict=True)
+        assert all(math.isclose(float(a), float(b), rel_tol=1e-5, abs_tol=1e-5) for a, b in pairs), task
+    assert answers(one["samples"][TASKS[2]]) == two[TASKS[2]]

@@ -1,0 +1,152 @@
+"""Phonebook and Proof-Pile against a scorer that asks one question at a time; results beside the run."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from script_module import script_module, tool
+
+from lit_gpt.config.command import exit_code
+from lit_gpt.evals.judged import Judged
+from lit_gpt.evals.results import read_results
+from lit_gpt.evals.tasks import TASKS
+from lit_gpt.evals.tasks.phonebook import NEW_TOKENS, error_of_share, question
+from lit_gpt.evals.tasks.proofpile import parts
+from lit_gpt.tools import results
+
+
+def run(task: str, trained: Path, *words: object) -> int:
+    module = script_module(f"eval_{task}.py")
+    return exit_code(lambda argv: module.judge(task, argv), ["--checkpoint_path", str(trained), *map(str, words)])
+
+
+def figures(path: Path, task: str) -> dict[str, float]:
+    (found,) = [r for r in read_results(path) if r.task == task]
+    return {name: metric.value for name, metric in found.metrics.items()}
+
+
+def test_every_evaluation_has_a_command():
+    assert {f"eval_{name}.py" for name in TASKS.names()} == {path.name for path in Path().glob("eval_*.py")}
+
+
+def test_a_question_has_one_answer():
+    prompt, number = question(20, "seed")
+    book, examples, asked = prompt.split("\n\n")
+    lines = dict(line.split(": ") for line in book.splitlines())
+    assert len(lines) == 20 and lines[asked.removesuffix(":")] == number
+    assert all(len(n) == 10 and n[0] in "6789" for n in lines.values())
+    shown = dict(line.split(": ") for line in examples.splitlines())
+    assert len(shown) == 2 and shown.items() <= lines.items() and asked.removesuffix(":") not in shown
+    assert question(20, "seed") == (prompt, number) != question(20, "another")
+
+
+def test_phonebook_by_brute_force(trained, tmp_path, monkeypatch):
+    """Every question alone, without a cache; of a model that is right now and then, since it is told how."""
+    judged = Judged(trained, max_length=400)
+    asked = {n: [question(n, f"42-{n}-{i}") for i in range(4)] for n in (3, 4, 5)}
+    told: list[str] = []
+
+    def continue_texts(self: Judged, prompts: list[str], limit: int, until: list[str]) -> list[str]:
+        told.extend(prompts)
+        numbers = [number for _, number in asked[len(prompts[0].split("\n\n")[0].splitlines())]]
+        return [f" {number}" if i != 1 else f" {number}0" for i, number in enumerate(numbers)]
+
+    prompt = asked[5][0][0]
+    (answer,) = judged.continue_texts([prompt], NEW_TOKENS, until=["\n"])
+    ids, new = judged.encode(prompt), []
+    with torch.no_grad():
+        while len(new) < NEW_TOKENS and "\n" not in judged.tokenizer.decode(new):
+            new.append(int(judged.model(torch.tensor([ids + new])).logits[0, -1].argmax()))
+            if new[-1] == judged.eos_id:
+                new.pop()
+                break
+    assert answer == judged.tokenizer.decode(new).partition("\n")[0]
+    monkeypatch.setattr(Judged, "continue_texts", continue_texts)
+    line = [
+        "--min_eval_len",
+        "3",
+        "--max_eval_len",
+        "5",
+        "--eval_num_batches",
+        "2",
+        "--eval_batch_size",
+        "2",
+        "--max_length",
+        "400",
+    ]
+    assert run("phonebook", trained, *line, "--output_dir", tmp_path / "kept") == 0
+    assert [prompt for pairs in asked.values() for prompt, _ in pairs] == told
+    assert len(list((tmp_path / "kept").glob("phonebook-step-000020-*.json"))) == 1
+
+
+def test_proofpile_by_brute_force(trained, tmp_path):
+    judged = Judged(trained)
+    tokens = np.random.default_rng(0).integers(0, judged.model.config.vocab_size, 100)
+    tokens.astype("<u2").tofile(tmp_path / "long.bin")
+    line = ["--data_path", tmp_path / "long.bin", "--seq_length", 40, "--sliding_window", 15, "--batch_size", 3]
+    assert run("proofpile", trained, *line) == 0
+    found = figures(trained, "proofpile")
+    losses, hits = [], []
+    for start in (0, 15, 30, 45):
+        window = torch.tensor(tokens[start : start + 41])
+        with torch.no_grad():
+            log_p = judged.model(window[None, :-1]).logits[0].double().log_softmax(-1)
+        losses.append(-log_p.gather(1, window[1:, None])[:, 0].numpy())
+        hits.append((log_p.argmax(1) == window[1:]).double().mean().item())
+    assert math.isclose(found["loss"], np.mean(losses), rel_tol=1e-5)
+    assert math.isclose(found["ppl"], math.exp(np.mean(losses)), rel_tol=1e-5)
+    assert math.isclose(found["acc"], np.mean(hits), abs_tol=1e-9)
+    for first, last in [(0, 16), (16, 32), (32, 40)]:
+        assert math.isclose(found[f"loss@{last}"], np.mean([row[first:last] for row in losses]), rel_tol=1e-5)
+    assert parts(16) == [(0, 16)] and parts(9) == [(0, 9)] and parts(33) == [(0, 16), (16, 32), (32, 33)]
+
+
+@pytest.mark.parametrize(
+    "task, line, message",
+    [
+        ("phonebook", "--min_eval_len 2", "min_eval_len is 2; it must be from 3 to 26,624"),
+        ("phonebook", "--min_eval_len 5 --max_eval_len 4", "is more than --max_eval_len 4. Swap them"),
+        ("phonebook", "--min_eval_len 50", "do not fit into max_length 64"),
+        ("phonebook", "--config sambay_d16", "config is sambay_d16, but"),
+        ("phonebook", "--lenght 5", "lenght"),
+        ("proofpile", "--data_path nothing.bin", "nothing.bin cannot be read"),
+        ("proofpile", "--seq_length 1", "seq_length is 1; it must be"),
+    ],
+)
+def test_what_means_nothing(task, line, message, trained, capsys):
+    assert run(task, trained, *line.split()) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_proofpile_of_another_tokenizer(trained, tmp_path, capsys):
+    np.full(90, 65_000, "<u2").tofile(tmp_path / "other.bin")
+    assert run("proofpile", trained, "--data_path", tmp_path / "other.bin", "--seq_length", 40) == 2
+    assert "has token 65000, and the model knows 300 tokens: it was made with another" in capsys.readouterr().err
+    np.full(9, 1, "<u2").tofile(tmp_path / "short.bin")
+    assert run("proofpile", trained, "--data_path", tmp_path / "short.bin", "--seq_length", 40) == 2
+    assert "has 9 tokens, too few for a window of 40" in capsys.readouterr().err
+
+
+def test_error_of_a_share():
+    """Of 0 in 16: 2 of 20 after two more of each kind, sqrt(0.1 x 0.9 / 20)."""
+    assert math.isclose(error_of_share(0, 16), math.sqrt(0.1 * 0.9 / 20))
+
+
+def test_the_table_of_results(trained, tmp_path, capsys):
+    np.zeros(60, "<u2").tofile(tmp_path / "zeros.bin")
+    line = ["--data_path", tmp_path / "zeros.bin", "--seq_length", 40, "--sliding_window", 10]
+    assert run("proofpile", trained, *line, "--output_dir", tmp_path / "model" / "evals") == 0
+    capsys.readouterr()
+    assert tool(results.main, tmp_path / "model", "--metric", "loss", "--plot", tmp_path / "figure.png") == 0
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split()[5] for line in out[1:-1]] == ["loss", "loss@16", "loss@32", "loss@40"]
+    assert (tmp_path / "figure.png").stat().st_size > 1000
+    assert tool(results.main, tmp_path / "model", "--task", "none") == 2
+    assert "there are: --task proofpile --metric acc" in capsys.readouterr().err
+    (tmp_path / "model" / "evals" / "broken.json").write_text("{}")
+    assert tool(results.main, tmp_path / "model") == 2
+    assert "broken.json is no result" in capsys.readouterr().err
