@@ -36,7 +36,7 @@ def judge(task: str, words: list[str]) -> int:
         max_length=values.max_length,
     )
     outcome = module.evaluate(judged, options)
-    settings = {**asdict(options), **outcome.settings}
+    settings = {name: value for name, value in asdict(options).items() if name != "verbose"} | outcome.settings
     result = Result(task, outcome.examples, outcome.metrics, judged.subject(), settings)
     for name, metric in outcome.metrics.items():
         error = "" if metric.stderr is None else f" +- {metric.stderr:.4g}"

@@ -17,6 +17,7 @@ from transformers.models.lfm2.modeling_lfm2 import Lfm2ShortConv
 
 import lit_gpt.architectures
 import lit_gpt.data.formats
+import lit_gpt.evals.tasks
 import lit_gpt.nn.mixers
 import lit_gpt.optim
 import lit_gpt.scaling.rules
@@ -24,11 +25,13 @@ import pretrain
 from lit_gpt.config.model import LayerSpec, ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.evals.decoding import Decoder
+from lit_gpt.evals.results import read_results
 from lit_gpt.model import GPT
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.mixers import build_mixer
 from lit_gpt.plugins import load_plugins
 from lit_gpt.scaling.base import Multipliers
+from lit_gpt.tools import evaluate
 
 PAGE = Path(__file__).parents[2] / "docs/adding.md"
 PACKAGES = {
@@ -37,6 +40,7 @@ PACKAGES = {
     "optim": lit_gpt.optim,
     "scaling/rules": lit_gpt.scaling.rules,
     "data/formats": lit_gpt.data.formats,
+    "evals/tasks": lit_gpt.evals.tasks,
 }
 MINE = """
 def build(depth, shape):
@@ -72,8 +76,9 @@ def as_plugins(tmp_path: Path) -> Iterator[list[str]]:
     """The page's files, and a family of its mixer, in one folder of a person."""
     folder = tmp_path / "lab"
     folder.mkdir()
-    for _, name, code in entries():
-        (folder / f"{name}.py").write_text(code)
+    for room, name, code in entries():
+        if room != "evals/tasks":  # no kind of plugin
+            (folder / f"{name}.py").write_text(code)
     (folder / "mine.py").write_text(MINE)
     yield ["--plugins", *map(str, sorted(folder.iterdir()))]
     load_plugins([])
@@ -134,6 +139,18 @@ def test_the_files_of_the_page_train_and_resume(tmp_path: Path, options: list[st
     assert pretrain.main([*words, *options, *of_parts, "--max_tokens", "2560"]) == 0
     plan = json.loads((tmp_path / "out/parts_transformer_alternate_d2_ar16_ctx64/plan.json").read_text())
     assert plan["roles"]["matrix"]["lr"] == pytest.approx(2e-3), "Muon's steps need no factor for the width"
+
+
+def test_the_evaluation_of_the_page(tmp_path: Path, in_place: list[str], capsys) -> None:
+    """A model that has learnt two words in turn, which is in bytes here, is asked for lists of numbers."""
+    words = command(tmp_path, train_model="transformer", optimizer="adamw", parameterization="mupp", max_tokens=2560)
+    assert pretrain.main([*words, "--vocab_size", "257"]) == 0
+    run = str(tmp_path / "out/added_transformer_d2_ar16_ctx64")
+    line = ["recall", "--checkpoint_path", run, "--numbers", "3", "--tokenizer_name", "bytes"]
+    assert evaluate.main(line) == 0
+    assert re.search(r"^gain +-?\d", capsys.readouterr().out, re.MULTILINE)
+    (result,) = read_results(Path(run))
+    assert (result.task, result.examples, result.settings["numbers"]) == ("recall", 20, 3)
 
 
 def short_conv(**options: Any) -> ModelConfig:

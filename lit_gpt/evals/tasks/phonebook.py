@@ -47,6 +47,7 @@ class Options:
         eval_num_batches: batches of eval_batch_size questions at each length.
         eval_batch_size: questions in a batch.
         seed: of names, numbers and questions.
+        verbose: print every answer beside the right one.
     """
 
     min_eval_len: Annotated[int, ENTRIES] = 480
@@ -55,6 +56,7 @@ class Options:
     eval_num_batches: Annotated[int, Bounds(1)] = 32
     eval_batch_size: Annotated[int, Bounds(1)] = 4
     seed: int = 42
+    verbose: bool = False
 
     @property
     def lengths(self) -> list[int]:
@@ -84,6 +86,8 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
             )
         answers = judged.continue_texts([prompt for prompt, _ in asked], NEW_TOKENS, until=["\n"])
         right = sum(a.strip() == number for a, (_, number) in zip(answers, asked))
+        if options.verbose:
+            print("\n".join(f"{entries} entries: {a.strip()!r}, right is {n}" for a, (_, n) in zip(answers, asked)))
         metrics[f"acc@{entries}"] = Metric(right / count, error_of_share(right, count))
         metrics[f"tokens@{entries}"] = Metric(longest, better="lower")
     return Outcome(count * len(options.lengths), metrics, {"max_length": judged.max_length})
