@@ -37,14 +37,14 @@ from lit_gpt.train.loop import Result, Trainer
 
 DATA = "stdlib_bpe"
 TESTS = ["site-packages/*", "test/*", "*/test/*", "*/tests/*", "*/idle_test/*"]  # left out: not all machines have them
-PROMPT = "def __init__(self"
+PROMPT = "class Reader:\n    def __init__(self"
 
 # What four minutes on two CPU cores are spent on, found by trying (docs/demo.md).
 VOCABULARY = 2048  # some three bytes a token: three times the text of bytes in the same time
 BPE_BYTES = 4 * 2**20  # of text the BPE is trained on: more is no better and takes longer
 DEPTH, ASPECT_RATIO, CONTEXT = 4, 32, 128  # a small model that sees much text beats a larger one that sees little
 SEQUENCES = 8  # per step: many small steps beat few large ones
-TOKENS = 1.3e6
+TOKENS = 1.5e6
 HPS = BaseHyperparameters(
     d0=DEPTH,  # the model is its own base: nothing is transferred
     b0=SEQUENCES * CONTEXT,
@@ -129,8 +129,8 @@ def sample(folder: Path, data: Path) -> str:
     model, _ = load_model(folder)
     tokenizer = load_tokenizer(str(data))
     prompt = tokenizer.encode(PROMPT)
-    new = generate(model, [prompt], 150, Sampling(temperature=0.6, top_k=40), stop=tokenizer.eos_id)[0]
-    return tokenizer.decode([*prompt, *(token for token in new if token != tokenizer.eos_id)])
+    new = generate(model, [prompt], 200, Sampling(temperature=0.5, top_k=40), stop=tokenizer.eos_id)[0]
+    return tokenizer.decode([*prompt, *new])
 
 
 def summary(result: Result, data: Path) -> str:
@@ -149,7 +149,7 @@ def summary(result: Result, data: Path) -> str:
             f"loss curve        {result.folder / 'loss_curve.png'}",
             "",
             "next:",
-            f'  .venv/bin/python -m lit_gpt.tools.generate {folder} --prompt "class " --temperature 0.6 --top_k 40',
+            f'  .venv/bin/python -m lit_gpt.tools.generate {folder} --prompt "class " --temperature 0.5 --top_k 40',
             f"  .venv/bin/python -m lit_gpt.tools.inspect run {folder}",
             f"  .venv/bin/python pretrain.py --config configs/laptop.yaml --train_data_dir {shlex.quote(str(data))}",
         ]
