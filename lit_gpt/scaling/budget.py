@@ -63,8 +63,8 @@ def token_budget(base_tokens: float, parameters: float, base_parameters: float) 
 
 
 def default_warmup(tokens: float) -> float:
-    """Tokens of a warm-up that nobody gave, in a budget of `tokens` tokens."""
-    return min(DEFAULT_WARMUP, tokens * DEFAULT_WARMUP / ITS_BUDGET)
+    """Tokens, whole, of a warm-up that nobody gave, in a budget of `tokens` tokens."""
+    return min(DEFAULT_WARMUP, tokens * DEFAULT_WARMUP // ITS_BUDGET)
 
 
 def default_batch(b0: float, tokens: float, multiple: int) -> float:
@@ -72,7 +72,7 @@ def default_batch(b0: float, tokens: float, multiple: int) -> float:
 
     tokens: the budget. multiple: the smallest batch, see round_batch.
     """
-    return b0 if b0 != BaseHyperparameters.b0 else min(b0, max(tokens / FEWEST_STEPS, multiple))
+    return b0 if b0 != BaseHyperparameters.b0 else min(b0, max(tokens // FEWEST_STEPS, multiple))
 
 
 def round_batch(requested_tokens: float, multiple: int) -> int:

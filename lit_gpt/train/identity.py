@@ -104,7 +104,18 @@ def what_differs(old: Mapping[str, Any], resolved: ResolvedRun, options: Path) -
         others = {key: value for key, value in options_changed.items() if key != name}
         if difference(whole, _with(resolved.run, others) or whole):
             guilty[name] = values
-    return [*described(guilty), *difference(old, whole)] or changed
+    return [*described(guilty), *difference(old, whole), *_following(old["plan"], resolved)] or changed
+
+
+def _following(there: Mapping[str, Any], resolved: ResolvedRun) -> list[str]:
+    """Defaults that are others because the budget is (departures D89, D90), and how to keep those of the Plan `there`."""
+    run, plan, found = resolved.run, resolved.plan, []
+    if run.base_hps.warmup_tokens is None and (old := there["schedule"]["warmup_tokens"]) != plan.schedule.warmup_tokens:
+        found.append(f"the warm-up follows the budget; --base_hps.warmup_tokens {old:.0f} keeps it")
+    if run.total_bsz is None and (old := there["base_batch_tokens"]) != plan.base_batch_tokens:
+        kept = f"--total_bsz {there['batch_tokens']} --base_hps.b0 {old:.0f}"
+        found.append(f"the batch follows the budget; {kept} keeps it")
+    return found
 
 
 def described(changes: Changes) -> list[str]:
