@@ -94,7 +94,9 @@ def explained(message: str, options: Collection[str], of: Callable[..., Any] = R
         )
         return textwrap.shorten(message, LONGEST, placeholder=" ...") + end
     if found := re.match("the following arguments are required: (.*)", message):
-        message = f"these options are needed: {', '.join(f'--{n}' if n in options else n for n in found[1].split(', '))}"
+        message = (
+            f"these options are needed: {', '.join(f'--{n}' if n in options else n for n in found[1].split(', '))}"
+        )
     message = re.sub(r'^Parser key "([\w.]+)":', r"--\1:", message)
     return f"{one_line(message)}. {HELP}"
 
