@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--metric", nargs="+", help=f"keys to draw; default {TRAIN}, and for one run its loss curve")
     parser.add_argument("--json", type=Path, help="file for the last values shown, by metric and run; default: none")
     parser.add_argument(
-        "--bytes_per_token", type=float, help="add an axis in bits per byte to the loss curve; default: none"
+        "--bytes_per_token", type=float, help="for the loss curve's axis in bits per byte; default: as validated"
     )
     given = parser.parse_args(arguments)
     if len(given.runs) == 1 and not given.metric:

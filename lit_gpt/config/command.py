@@ -8,6 +8,7 @@ if __name__ == "__main__":
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -23,9 +24,12 @@ Main = Callable[[list[str]], int | None]
 
 
 def exit_code(main: Main, words: Sequence[str]) -> int:
-    """What main(words) returns, 0 for None; a UserError is one sentence on stderr and its code."""
+    """What main(words) returns, 0 for None; a UserError, or Ctrl-C, is one sentence on stderr and a code."""
     try:
         return main(list(words)) or 0
+    except KeyboardInterrupt:  # training listens for it itself, and saves
+        print("stopped by Ctrl-C; the same command starts it again.", file=sys.stderr)
+        return 128 + signal.SIGINT
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.code

@@ -93,6 +93,11 @@ def explained(message: str, options: Collection[str], of: Callable[..., Any] = R
             meant(found[2].partition("=")[0], options, elsewhere) if found[1] else f". An option begins with --; {HELP}"
         )
         return textwrap.shorten(message, LONGEST, placeholder=" ...") + end
+    if found := re.match("the following arguments are required: (.*)", message):
+        message = (
+            f"these options are needed: {', '.join(f'--{n}' if n in options else n for n in found[1].split(', '))}"
+        )
+    message = re.sub(r'^Parser key "([\w.]+)":', r"--\1:", message)
     return f"{one_line(message)}. {HELP}"
 
 

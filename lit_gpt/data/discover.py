@@ -136,7 +136,10 @@ def _find(root: Path, name: str, given: StreamInfo) -> _Source:
     """The source of that path prefix below root; "" is root itself."""
     if not os.path.isdir(root):
         is_file = " is a file, not a folder" if os.path.isfile(root) else " does not exist"
-        raise NoData(f"The data folder {str(root)!r}{is_file}. Give a folder of token files or text.")
+        raise NoData(
+            f"The data folder {str(root)!r}{is_file}. Give --train_data_dir (or --val_data_dir) a folder of token "
+            "files or text; scripts/prepare_text.py makes one from text."
+        )
     folder = root / name
     if folder.is_dir():
         return _find_split(folder, given)

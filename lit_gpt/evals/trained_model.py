@@ -72,7 +72,9 @@ def _found(path: Path, found: Path | None) -> Path:
     if not path.exists():
         raise UserError(f"{path} does not exist. {FORMS}")
     if found is None:
-        raise UserError(f"{path} holds no complete checkpoint. {FORMS}")
+        below = [run for run in sorted(path.glob("*/")) if newest_published(run)][:3] if path.is_dir() else []
+        meant = f" Did you mean {' or '.join(map(str, below))}?" if below else ""
+        raise UserError(f"{path} holds no complete checkpoint.{meant} {FORMS}")
     return found
 
 

@@ -19,6 +19,7 @@ from lit_gpt.utils.files import read_object
 
 CURVE_FILE = "loss_curve.png"
 TRAIN, VALIDATION, LEARNING_RATE = "metric/train_loss", "metric/val_loss@1x", "metric/weight_learning_rate"
+BITS = "metric/val_bpb@1x"
 AVERAGE = re.compile(r"metric/val_loss_(ema_[^@]+)@1x")  # of an average of the weights, see train/validate.py
 _BLUE, _GREY = "#1f5fa8", "#5a6570"
 _OF_VALIDATION = ("#e07b00", "#2a8f5b", "#8e44ad", "#b03a2e")  # the weights first, then their averages
@@ -30,8 +31,9 @@ Curves = dict[str, np.ndarray]
 def draw_loss_curve(folder: Path, bytes_per_token: float | None = None, output: Path | None = None) -> Path:
     """Draw training and validation loss and the learning rate over tokens; returns the PNG's path.
 
-    folder: run folder. bytes_per_token: of the validation text; adds an axis in bits per
-    byte, loss / (ln 2 * bytes_per_token). output: default loss_curve.png in the folder.
+    folder: run folder. bytes_per_token: of the validation text; adds an axis in bits per byte,
+    loss / (ln 2 * bytes_per_token); default: what the run logged, if it did.
+    output: default loss_curve.png in the folder.
     Raises UserError when the run logged no training loss.
     """
     curves = read_metrics(folder)
@@ -53,6 +55,9 @@ def draw_loss_curve(folder: Path, bytes_per_token: float | None = None, output: 
         shown.append(y)
     _limits(top, shown)
     _dress(top, folder.resolve().name + _origin(folder), "loss (nats per token)")
+    if bytes_per_token is None and VALIDATION in curves and BITS in curves:
+        (_, losses), (_, bits) = (series(curves, key, folder) for key in (VALIDATION, BITS))
+        bytes_per_token = float(losses[-1] / bits[-1] / math.log(2))
     if bytes_per_token:
         _bits_per_byte(top, bytes_per_token)
     if has_lr:

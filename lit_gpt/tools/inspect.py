@@ -102,7 +102,8 @@ def _state(path: Path) -> list[tuple[str, str]]:
         rows += _progress(meta, Plan.from_dict(meta["plan"]))
     if (path / SUMMARY_FILE).is_file():
         summary = read_object(path / SUMMARY_FILE)
-        rows += [(key, str(value)) for key, value in summary.items() if key.startswith(OF_SUMMARY)]
+        kept = {key: value for key, value in summary.items() if key.startswith(OF_SUMMARY)}
+        rows += [(key, f"{value:,.5g}" if isinstance(value, float) else str(value)) for key, value in kept.items()]
     return rows
 
 

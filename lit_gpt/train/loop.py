@@ -54,6 +54,8 @@ from lit_gpt.train.stopping import EXIT_INTERRUPTED, stop_agreed
 from lit_gpt.train.validate import of_average, validate
 from lit_gpt.utils.signals import ENDING, FIRST_STEP, TRAINING, Signals, leave
 
+MANY_PASSES = 20  # through the data, that a budget is hardly meant to make
+
 
 @dataclass
 class Progress:
@@ -398,6 +400,12 @@ def run_training(resolved: ResolvedRun, signals: Signals | None = None) -> int:
                 if trainer.spoilt:
                     print("error: its last steps were skipped, and its weights are those before them.", file=sys.stderr)
             return EXIT_NOT_FINITE if trainer.spoilt else 0
+        if runtime.is_main and (passes := trainer.plan.tokens / trainer.train_data.num_tokens) > MANY_PASSES:
+            held = f"{trainer.train_data.num_tokens:,} tokens of the data"
+            print(
+                f"note         the budget goes {passes:,.0f} times through the {held}; --max_tokens shortens the run",
+                file=sys.stderr,
+            )
         result = trainer.fit(signals)
         if runtime.is_main:
             print(f"run folder: {result.folder}")

@@ -108,7 +108,8 @@ class Signals:
             leave(
                 128 + number,
                 f"stopped by {_name(number)} in the first step of this start, which did not end within {self.grace:g} "
-                "seconds (compiling takes long); there is nothing to save, and nothing is lost.",
+                "seconds (compiling takes long, and so does a large --total_bsz without a GPU); there is nothing to "
+                "save, and nothing is lost.",
             )
         if self._launcher is None or os.getppid() == self._launcher:
             return

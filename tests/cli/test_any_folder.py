@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from lit_gpt.config.command import exit_code
+
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("scripts", "benchmarks", "plots", "launch_scripts")
 BEFORE = ("install.py",)  # runs before the package is installed
@@ -33,3 +35,13 @@ def test_nothing_changes_the_path(path: Path) -> None:
     text = path.read_text()
     assert "sys.path" not in text and "except UserError as error:\n        print" not in text.split("def main")[-1]
     assert re.search(r"(run_command|exit_code)\(", text), "ends through lit_gpt.config.command"
+
+
+def test_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
+    """`make demo` ended in a traceback while it prepared its text."""
+
+    def main(words: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    assert exit_code(main, []) == 130
+    assert capsys.readouterr().err == "stopped by Ctrl-C; the same command starts it again.\n"

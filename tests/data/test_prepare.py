@@ -386,6 +386,7 @@ def test_output_of_something_else_is_left_alone(tmp_path):
         ({"vocab_size": 100}, "vocab_size"),
         ({"recipe": "slimpyjama"}, "Did you mean 'slimpajama'"),
         ({"tokenizer": "nowhere"}, "No tokenizer at"),
+        ({"tokenizer": "trian"}, "Did you mean 'train'"),
         ({"source": "nowhere"}, "does not exist"),
         ({"source": ""}, "--source was given without a value"),
         ({"output": " "}, "--output was given without a value"),
@@ -441,7 +442,7 @@ def test_aliases_and_several_values(typed, meant):
     ("typed", "message"),
     [
         ("--sorce {src} --output {out}", "unrecognized arguments: --sorce {src}. Did you mean '--source'"),
-        ("--source {src}", "the following arguments are required: output."),
+        ("--source {src}", "these options are needed: --output."),
         ("--source --output {out}", "--source needs a value"),
         ("--source {src} --output {out} --shard_tokens 1.5", "--shard_tokens cannot be '1.5'; give a whole number."),
         ("--source {src} --output {out} --strict maybe", "--strict cannot be 'maybe'; give true or false."),

@@ -66,7 +66,7 @@ def test_options(case, data, tmp_path, capsys):
         ("--tie true", r"unrecognized arguments: --tie true"),
         ("--depth eight", r"--depth cannot be 'eight'; give a whole number from 1 to 2,000\."),
         ("--schedule linaer", r"--schedule cannot be 'linaer'; give one of linear, cosine, wsd, wsd_s, constant\."),
-        ("--config nowhere.yaml", r"File does not exist: .*nowhere.yaml"),
+        ("--config nowhere.yaml", r"error: --config: File does not exist: .*nowhere.yaml"),
     ],
 )
 def test_words_the_parser_refuses(line, message, capsys):
@@ -147,3 +147,12 @@ def mixture_of_one(folder: Path) -> Path:
     path = folder / "mixture.json"
     path.write_text('{"validation": 1.0}')
     return path
+
+
+def test_a_budget_of_many_epochs_is_said(tmp_path, capsys):
+    """`--depth 2` on a megabyte of text was 80 epochs, days on a laptop, and nothing said so."""
+    small = shards(tmp_path / "data", np.arange(600) % 7)
+    assert run(small, tmp_path / "out", max_tokens=8 * 512, depth=2) == 0
+    assert "times through" not in capsys.readouterr().err
+    assert run(small, tmp_path / "more", max_tokens=24 * 512, depth=2, ar=4) == 0
+    assert "the budget goes 20 times through the 600 tokens of the data" in capsys.readouterr().err

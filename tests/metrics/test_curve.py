@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,17 @@ def test_loss_curve(tmp_path: Path, points: int):
     assert path == run / "loss_curve.png"
     check_png(path)
     assert sorted(p.name for p in run.iterdir()) == ["loss_curve.png", "metrics.jsonl"]
+
+
+def test_bits_per_byte_are_those_that_the_run_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The first hour's own command drew no right axis, which its page explains."""
+    run = make_run(tmp_path / "run", 20)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 20, "metric/val_loss@1x": 4.0, "metric/val_bpb@1x": 2.0}) + "\n")
+    found: list[float] = []
+    monkeypatch.setattr(curve, "_bits_per_byte", lambda axes, bytes_per_token: found.append(bytes_per_token))
+    draw_loss_curve(run)
+    assert found == [pytest.approx(2 / math.log(2))]
 
 
 def test_averages_of_the_weights_are_further_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

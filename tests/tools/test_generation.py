@@ -205,8 +205,14 @@ def test_every_form_loads_the_same_model(run_folder, tmp_path):
 def test_a_path_without_a_model_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         load_model(tmp_path / "nothing")
-    with pytest.raises(UserError, match="no complete checkpoint"):
+    with pytest.raises(UserError, match=r"no complete checkpoint\. Give"):
         load_model(tmp_path)
+
+
+def test_the_folder_above_a_run_leads_to_it(run_folder):
+    """Somebody who gave --out_dir gives it here, too."""
+    with pytest.raises(UserError, match=f"Did you mean {run_folder}"):
+        load_model(run_folder.parent)
 
 
 def test_the_command_continues_a_prompt(run_folder, capsys):

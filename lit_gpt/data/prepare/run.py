@@ -32,7 +32,7 @@ from lit_gpt.data.prepare.worker import (
 )
 from lit_gpt.data.stream import fingerprint
 from lit_gpt.data.tokenizer import TOKENIZER_FILES, find_tokenizer, load_tokenizer, make_char, train_bpe
-from lit_gpt.errors import UserError
+from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.utils.files import read_object
 
 MADE = ("bytes", "char", "train")  # tokenizers that are no file
@@ -179,6 +179,9 @@ def check_options(
     _check_numbers(validation_fraction, shard_tokens, vocab_size, num_workers, train_bytes)
     _check_words(tokenizer=tokenizer)
     if tokenizer not in MADE[1:]:
+        known = Path(tokenizer).exists() or find_tokenizer(tokenizer)
+        if not known and tokenizer not in MADE and (meant := did_you_mean(tokenizer, MADE)):
+            raise UserError(f"No tokenizer is called {tokenizer!r}.{meant}")
         check_tokenizer(load_tokenizer(tokenizer, eos_token, parse_special), bos)
     elif bos:
         raise UserError(f"--bos was given, but the tokenizer {tokenizer!r} has no BOS token.")
