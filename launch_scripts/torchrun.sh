@@ -7,7 +7,7 @@
 #   GPUS_PER_NODE  processes on this node          (the GPUs that nvidia-smi lists, else 1)
 #   NNODES         number of nodes                 (1)
 #   NODE_RANK      which of them this one is       (Slurm's, else 0)
-#   MASTER_ADDR    host name of node 0             (127.0.0.1)
+#   MASTER_ADDR    host name of node 0, or HOST:PORT (127.0.0.1)
 #   MASTER_PORT    a free port there               (29500)
 #   LOGDIR         also keep each process's output here
 #   PYTHON         the interpreter                 (.venv's, else python)
@@ -25,6 +25,15 @@ export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-100}"
 
 # What torchrun passes on to pretrain.py. USR1, which Slurm sends with --signal=USR1@120, would kill it by default.
 export PET_SIGNALS_TO_HANDLE="${PET_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1}"
+
+# HOST:PORT, as ArchScale's scripts have it; more colons are an IPv6 address.
+case "${MASTER_ADDR:-}" in
+*:*:*) ;;
+*:*)
+    MASTER_PORT="${MASTER_ADDR#*:}"
+    MASTER_ADDR="${MASTER_ADDR%:*}"
+    ;;
+esac
 
 options=(
     --nnodes "${NNODES:-1}"

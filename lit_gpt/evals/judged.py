@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.names import ModelName, read_model_name
 from lit_gpt.errors import UserError
 from lit_gpt.evals.generation import GREEDY, Sampling, generate
 from lit_gpt.evals.model_tokenizer import find_tokenizer
@@ -29,10 +32,11 @@ GENERATED = {"cuda": 2**17, "cpu": 2**13}  # tokens of rows that are continued t
 class Judged:
     """A model to be judged.
 
-    path: run folder, step folder or exported file. config: `<family>_d<depth>`, only compared with what the checkpoint
-    says (departure D10). tokenizer: a spec of load_tokenizer, by default the one of the model's data. weights: an
-    average that --ema kept. dtype: of DTYPES; auto is bf16 on a GPU, fp32 elsewhere. max_length: longest input in
-    tokens, by default the training context. batch_tokens: of one batch; by default what memory takes.
+    path: run folder, step folder or exported file. config: `<family>_d<depth>`, or with experts also
+    `<family>_s<S>_k<k>_d<depth>`, only compared with what the checkpoint says (departure D10). tokenizer: a spec of
+    load_tokenizer, by default the one of the model's data. weights: an average that --ema kept. dtype: of DTYPES; auto
+    is bf16 on a GPU, fp32 elsewhere. max_length: longest input in tokens, by default the training context.
+    batch_tokens: of one batch; by default what memory takes.
     Raises UserError where one of these means nothing.
     """
 
@@ -55,9 +59,8 @@ class Judged:
         self.path, self.weights, self.batch_tokens = path, weights, batch_tokens
         self.device = device_of(device)
         self.model, self.meta = load_model(path, self.device, compute_dtype=DTYPES[dtype], weights=weights)
-        family = f"{self.model.config.family}_d{self.model.config.depth}"
-        if config is not None and config.strip("\"'") != family:
-            raise UserError(f"config is {config}, but {path} is {family}. Drop config.")
+        if config is not None:
+            _compare(config.strip("\"'"), self.model.config, path)
         self.max_length = max_length or self.model.config.block_size
         found = find_tokenizer(path, self.meta, tokenizer)
         if found is None:
@@ -134,6 +137,17 @@ def device_of(given: str | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # no such name, not in this build of torch, or no such GPU
         raise UserError(f"--device {given!r} cannot be used here; give cpu, or leave it out.") from error
     return torch.device(given or "cpu")
+
+
+def _compare(named: str, config: ModelConfig, path: Path) -> None:
+    """Raises UserError where a model's name, such as transformer_gqa4_moe_s8_k4_d16, is not that of `config`."""
+    asked, experts = read_model_name(named), config.experts
+    is_ = ModelName(config.family, config.depth, *((experts.sparsity, experts.top_k) if experts else (None, None)))
+    if asked.sparsity is None:  # as in `transformer_gqa4_moe_d16`
+        is_ = replace(is_, sparsity=None, top_k=None)
+    if asked != is_:
+        sizes = "" if is_.sparsity is None else f"_s{is_.sparsity}_k{is_.top_k}"
+        raise UserError(f"config is {named}, but {path} is {is_.family}{sizes}_d{is_.depth}. Drop config.")
 
 
 def _before(text: str, stops: Sequence[str]) -> str:

@@ -191,7 +191,9 @@ def _transfer(run: RunConfig, facts: OptimizerFacts, model: ModelConfig, base: M
         )
     chosen = {"orthogonal": run.ortho_init, "identity": run.diag_init, "fan_max_normal": run.maxfan_init}
     if kinds := [kind for kind, on in chosen.items() if on]:  # the last one wins, as in ArchScale
-        own = dict.fromkeys(("matrix", "expert", "conv"), Init(kinds[-1]))  # type: ignore[arg-type]
+        # A depthwise kernel has no main diagonal and is no rotation: it keeps the rule's start (departure D22).
+        roles = ("matrix", "expert", "conv") if kinds[-1] == "fan_max_normal" else ("matrix", "expert")
+        own = dict.fromkeys(roles, Init(kinds[-1]))  # type: ignore[arg-type]
         transfer = replace(transfer, init={**transfer.init, **own})
     if run.depth_scale:
         transfer = replace(transfer, multipliers=replace(transfer.multipliers, residual=(2 * run.depth) ** -0.5))

@@ -223,7 +223,7 @@ class Reporter:
         self.last_validation = values
         self.record({**values, "total_tokens": self.progress.tokens})
         bits = values.get("metric/val_bpb@1x")
-        shown = _losses(values) + (f" ({bits:.3f} bits per byte)" if bits is not None else "")
+        shown = _losses(values) + (f" ({bits:.3f} bits per byte at 1x)" if bits is not None else "")
         averages = "".join(f"; {name} {_losses(values, f'_{name}')}" for name in map(label, self.plan.ema))
         self.note(f"validation loss: {shown}{averages}")
 

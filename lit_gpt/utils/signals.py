@@ -99,6 +99,8 @@ class Signals:
             leave(128 + number, f"stopped by {_name(number)} before training started; nothing is lost.")
         if self._first is None:
             self._first = number, time.monotonic()
+            if number == signal.SIGINT and self.phase != ENDING and os.environ.get("RANK", "0") == "0":
+                say("interrupted: the current step ends, then a checkpoint is saved. A second Ctrl-C ends it at once.")
         elif number == signal.SIGINT:
             leave(128 + number, f"interrupted again: ends at once. {self.abandons()}")
 
@@ -153,7 +155,13 @@ def _name(number: int) -> str:
 def leave(code: int, text: str) -> NoReturn:
     """End this process now, whatever its other threads wait for, with a line on stderr."""
     rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    say(rank + text)
     with suppress(OSError, ValueError):
-        os.write(2, f"{rank}{text}\n".encode())  # not print: another thread may hold the lock of sys.stderr
         sys.stdout.flush()
     os._exit(code)
+
+
+def say(text: str) -> None:
+    """A line on stderr; not print, since another thread may hold the lock of sys.stderr."""
+    with suppress(OSError):
+        os.write(2, f"{text}\n".encode())

@@ -147,14 +147,15 @@ def executable(path: Path, body: str) -> None:
     path.chmod(0o755)
 
 
-def test_torchrun_sh_passes_arguments_and_settings(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("given", "port"), [("node0", 29500), ("node0:12345", 12345)])
+def test_torchrun_sh_passes_arguments_and_settings(given: str, port: int, tmp_path: Path) -> None:
     executable(tmp_path / "python", 'printf "%s\\n" "$@" "$PET_SIGNALS_TO_HANDLE"')
     settings = {"PYTHON": str(tmp_path / "python"), "GPUS_PER_NODE": "4", "NNODES": "2", "NODE_RANK": "1"}
-    settings |= {"MASTER_ADDR": "node0", "LOGDIR": "logs"}
+    settings |= {"MASTER_ADDR": given, "LOGDIR": "logs"}
     words = ["bash", str(ROOT / "launch_scripts/torchrun.sh"), "--train_name", "a label"]
     printed = subprocess.run(words, env=os.environ | settings, capture_output=True, text=True, check=True).stdout
     expected = "-m torch.distributed.run --nnodes 2 --nproc_per_node 4 --node_rank 1 --master_addr node0 "
-    expected += f"--master_port 29500 --log_dir logs --tee 3 {ROOT}/pretrain.py --train_name"
+    expected += f"--master_port {port} --log_dir logs --tee 3 {ROOT}/pretrain.py --train_name"
     assert printed.splitlines() == [*expected.split(), "a label", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"]
 
 

@@ -129,6 +129,16 @@ def test_killed_anywhere_and_started_again_gives_the_same_bytes(tmp_path, small_
     assert kills >= (0 if where == "rmtree" else 2)
 
 
+def test_the_folder_of_a_bytes_tokenizer_names_bytes(tmp_path):
+    """A run keeps its tokenizer in a folder, which for "bytes" holds meta.json alone."""
+    write_folder(tmp_path / "text", texts(3))
+    prepare(str(tmp_path / "text"), str(tmp_path / "first"), tokenizer="bytes", progress=False)
+    prepare(str(tmp_path / "text"), str(tmp_path / "second"), tokenizer=str(tmp_path / "first"), progress=False)
+    assert {n: b for n, b in contents(tmp_path / "first").items() if n.endswith(".bin")} == {
+        n: b for n, b in contents(tmp_path / "second").items() if n.endswith(".bin")
+    }
+
+
 def test_worker_count_does_not_change_a_byte(tmp_path, small_units):
     source = write_folder(tmp_path / "src", texts(60))
     bpe = {"tokenizer": "train", "vocab_size": 300}

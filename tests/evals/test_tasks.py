@@ -116,7 +116,7 @@ def test_proofpile_by_brute_force(trained, tmp_path):
         ("phonebook", "--min_eval_len 50", "do not fit into max_length 64"),
         ("phonebook", "--config sambay_d16", "config is sambay_d16, but"),
         ("phonebook", "--lenght 5", "lenght"),
-        ("proofpile", "--data_path nothing.bin", "nothing.bin cannot be read"),
+        ("proofpile", "--data_path nothing.bin", "nothing.bin is not there. Give --data_path"),
         ("proofpile", "--seq_length 1", "seq_length is 1; it must be"),
     ],
 )

@@ -177,6 +177,7 @@ def test_a_second_ctrl_c(data, tmp_path, undisturbed):
     argv = words(data, tmp_path / "out", **OPTIONS)
     rank = start_alone(tmp_path, interrupted_twice, argv)
     assert rank.ends() == 128 + signal.SIGINT, rank.said
+    assert "interrupted: the current step ends, then a checkpoint is saved" in rank.said
     assert "interrupted again: ends at once. Steps after the newest checkpoint are lost" in rank.said
     assert "the newest checkpoint is that of step 2, with that of step 3 being written" in rank.said
     assert "Traceback" not in rank.said

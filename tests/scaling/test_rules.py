@@ -279,6 +279,13 @@ def test_flags_change_initial_weights() -> None:
     assert [p.roles[r].init.gain for r in ("embedding", "conv", "vector")] == [1, 1, 1]
 
 
+@pytest.mark.parametrize(("flag", "kind"), [("diag_init", "identity"), ("ortho_init", "orthogonal")])
+def test_a_convolution_keeps_its_start_and_the_plan_says_so(flag: str, kind: str) -> None:
+    p = plan("mupp", 8, **{flag: True})
+    assert [p.roles[r].init.kind for r in ("matrix", "expert")] == [kind] * 2
+    assert p.roles["conv"].init == plan("mupp", 8).roles["conv"].init
+
+
 def test_depth_scale_and_weight_lr_scale() -> None:
     assert plan("sp", 24, depth_scale=True).multipliers.residual == approx(0.1443375673)
     assert plan("mup", 8, depth_scale=True).multipliers.residual == 0.25

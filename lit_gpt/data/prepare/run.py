@@ -31,7 +31,7 @@ from lit_gpt.data.prepare.worker import (
     total_counts,
 )
 from lit_gpt.data.stream import fingerprint
-from lit_gpt.data.tokenizer import TOKENIZER_FILES, find_tokenizer, load_tokenizer, make_char, train_bpe
+from lit_gpt.data.tokenizer import TOKENIZER_FILES, ByteTokenizer, find_tokenizer, load_tokenizer, make_char, train_bpe
 from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.utils.files import read_object
 
@@ -257,7 +257,12 @@ def _make_tokenizer(folder: Path, spec: str, eos_token: str | None, make: Callab
     if make and not made.exists():
         make(made.with_suffix(".tmp"))
         os.replace(made.with_suffix(".tmp"), made)
-    load_tokenizer(str(made) if make else spec, eos_token).save(folder)
+    tokenizer = load_tokenizer(str(made) if make else spec, eos_token)
+    if isinstance(
+        tokenizer, ByteTokenizer
+    ):  # the folder of a run or of data made with "bytes"; there is no file to copy
+        return "bytes"
+    tokenizer.save(folder)
     return str(folder)
 
 

@@ -99,6 +99,8 @@ def window_starts(count: int, options: Options) -> list[int]:
 
 def read_tokens(path: Path, vocab_size: int) -> np.ndarray:
     """The stream of token ids, (N,). Raises UserError for anything else."""
+    if not path.exists():
+        raise UserError(f"{path} is not there. Give --data_path a file that scripts/prepare_proofpile.py has made.")
     try:
         if path.suffix == ".npy":
             tokens = np.load(regular(path), mmap_mode="r", allow_pickle=False)
