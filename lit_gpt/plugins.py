@@ -126,7 +126,7 @@ def _kind_of(path: Path, module: ModuleType) -> Registry:
     kinds = [kind for kind in KINDS if kind.takes(module)]
     if len(kinds) == 1:
         return kinds[0]
-    known = ", ".join(f"{kind.hook} makes a {kind.kind}" for kind in KINDS)
+    known = ", ".join(f"{kind.hook}: {kind.kind}" for kind in KINDS)
     raise UserError(
         f"The plugin {path} is {'several entries' if kinds else 'no entry'}: one function must say what it is "
         f"({known}). See docs/adding.md."

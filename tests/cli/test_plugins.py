@@ -66,7 +66,7 @@ def test_a_family_of_ones_own(tmp_path: Path) -> None:
         ("a.py", "import lit_gpt.nothing\n", "a.py, line 1, fails: ModuleNotFoundError: No module named"),
         ("a.py", "a = '\x00'\n", "a.py, line 1, fails: "),
         ("a.py", "import sys\n\nsys.exit(0)\n", "a.py, line 3, fails: SystemExit: 0."),
-        ("a.py", "x = 1\n", "is no entry: one function must say what it is (build(depth, shape) makes a model family,"),
+        ("a.py", "x = 1\n", "is no entry: one function must say what it is (build(depth, shape): model family,"),
         ("a.py", "def build(width, shape):\n    pass\n", "is no entry"),
         ("a.py", f"{FAMILY}\n\ndef transfer(s):\n    pass\n", "is several entries"),
         ("transformer.py", FAMILY, "has the name of a built-in model family. Rename the file."),
