@@ -17,6 +17,8 @@ from typing import Literal, TypeVar, get_args
 import torch
 from torch import nn
 
+from lit_gpt.errors import UserError
+
 Role = Literal["embedding", "head", "matrix", "expert", "router", "vector", "conv"]
 ROLES: tuple[str, ...] = get_args(Role)
 P = TypeVar("P", bound=nn.Parameter)
@@ -63,9 +65,13 @@ def blocks_of(parameter: torch.Tensor, *, maps: bool, heads: bool) -> int:
 def roles_of(model: nn.Module) -> dict[str, Role]:
     """Parameter name -> role, each parameter once (a tied table appears once).
 
-    Raises AssertionError that names every parameter without a role.
+    Raises UserError that names every parameter without a role, which a module of a plugin can have.
     """
     found = {name: getattr(p, "role", None) for name, p in model.named_parameters()}
     missing = [name for name, r in found.items() if r is None]
-    assert not missing, f"parameters without a role: {', '.join(missing)}"
+    if missing:
+        raise UserError(
+            f"Parameters without a role: {', '.join(missing)}. Give each its role where it is made, such as "
+            'role(nn.Parameter(torch.empty(n)), "vector", 1.0) of lit_gpt.roles; lit_gpt.nn.linear.Linear has one.'
+        )
     return found  # type: ignore[return-value]

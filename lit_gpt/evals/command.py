@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError
 
 from lit_gpt.config.bounds import violations
 from lit_gpt.config.explain import explained
+from lit_gpt.config.parsers import Parser
 from lit_gpt.errors import UserError
 from lit_gpt.evals.judged import Judged
 from lit_gpt.evals.results import Result, save
 from lit_gpt.evals.tasks import TASKS
+from lit_gpt.plugins import load_plugins
 
 
 def judge(task: str, words: list[str]) -> int:
@@ -26,6 +28,7 @@ def judge(task: str, words: list[str]) -> int:
     options = module.Options(**{name: values[name] for name in module.Options.__dataclass_fields__})
     if wrong := violations(options):
         raise UserError(wrong[0])
+    load_plugins(values.plugins)
     judged = Judged(
         Path(values.checkpoint_path).expanduser(),
         config=values.config,
@@ -46,23 +49,27 @@ def judge(task: str, words: list[str]) -> int:
     return 0
 
 
-def parser_of(task: str) -> ArgumentParser:
+def parser_of(task: str) -> Parser:
     """Flags of every evaluation, then those of this one."""
     module = TASKS.load(task)
-    parser = ArgumentParser(
-        prog=f"eval_{task}.py", description=(module.__doc__ or "").split("\n\n")[0], exit_on_error=False
-    )
+    about = " ".join((module.__doc__ or "").split("\n\n")[0].split())
+    parser = Parser(prog=f"python -m lit_gpt.tools.evaluate {task}", description=about, exit_on_error=False)
     parser.add_argument("--checkpoint_path", required=True, help="run folder, step folder, or exported file")
-    parser.add_argument("--config", type=str | None, default=None, help="family_dDEPTH, compared with the checkpoint")
-    parser.add_argument("--weights", type=str | None, default=None, help="an average that --ema kept, such as ema_1B")
-    parser.add_argument("--tokenizer_name", type=str | None, default=None, help="default: the one of the model's data")
+    texts = {
+        "config": "a name such as sambay_d16, which is compared with the checkpoint; default: nothing is compared",
+        "weights": "an average that --ema kept, such as ema_1B; default: the trained weights",
+        "tokenizer_name": "bytes, a tokenizer.json or its folder; default: that of the model's data",
+        "dtype": "bfloat16, float32, or auto; default: bf16 on a GPU, else fp32",
+        "device": "where to run; default: a GPU where there is one",
+    }
+    for name, text in texts.items():
+        parser.add_argument(f"--{name}", type=str | None, default="auto" if name == "dtype" else None, help=text)
+    length = "longest input in tokens; default: the training context"
+    parser.add_argument("--max_length", type=int | None, default=None, help=length)
+    where = "folder for the result; default: evals in the run folder, or beside an exported file"
+    parser.add_argument("--output_dir", type=Path | None, default=None, help=where)
     parser.add_argument(
-        "--max_length", type=int | None, default=None, help="longest input; default: the training context"
+        "--plugins", nargs="+", type=str, default=[], metavar="FILE", help="Python files with mixers that the model has"
     )
-    parser.add_argument(
-        "--dtype", type=str, default="auto", help="bfloat16, float32, or auto: bf16 on a GPU, else fp32"
-    )
-    parser.add_argument("--device", type=str | None, default=None, help="default: a GPU where there is one")
-    parser.add_argument("--output_dir", type=Path | None, default=None, help="default: beside the model")
     parser.add_class_arguments(module.Options, as_group=False)
     return parser

@@ -18,6 +18,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.evals.generation import Sampling
 from lit_gpt.evals.judged import Judged
 from lit_gpt.evals.scoring import Request, windows
+from lit_gpt.plugins import load_plugins
 
 IGNORED = ("trust_remote_code", "max_batch_size")  # lm-eval hands these to every model
 NEW_TOKENS = 256  # lm-eval's own default
@@ -29,7 +30,8 @@ class TrainedModel(TemplateLM):
 
     pretrained: its path; config, max_length, tokenizer, weights, dtype: as there. batch_size: sequences of max_length
     that a batch may hold; "auto", and 1, which lm-eval gives when nothing was typed: as many as memory takes.
-    max_gen_toks: longest continuation where a task names none. Under torchrun or accelerate each process takes a part
+    max_gen_toks: longest continuation where a task names none. plugins: files with mixers that the model has, joined by
+    "+" since lm-eval reads commas itself. Under torchrun or accelerate each process takes a part
     of the examples. Raises UserError for arguments that mean nothing.
     """
 
@@ -44,18 +46,21 @@ class TrainedModel(TemplateLM):
         batch_size: int | str | None = None,
         device: str | None = None,
         max_gen_toks: int = NEW_TOKENS,
+        plugins: str = "",
         **others: Any,
     ):
         super().__init__()
         if unknown := sorted(set(others) - set(IGNORED)):
             raise UserError(
-                f"--model_args {unknown[0]} is unknown; give pretrained, config, max_length, tokenizer, weights, dtype "
-                "or max_gen_toks."
+                f"--model_args {unknown[0]} is unknown; give pretrained, config, max_length, tokenizer, weights, "
+                "dtype, max_gen_toks or plugins."
             )
         self._rank, self._world_size = _join()
         rows = str(batch_size or "auto").partition(":")[0]
         if rows != "auto" and not rows.isdecimal():
             raise UserError(f"--batch_size is {batch_size}; give a number of sequences, or auto.")
+        if plugins:
+            load_plugins(plugins.split("+"))
         self.judged = Judged(
             Path(pretrained).expanduser(),
             config=config,

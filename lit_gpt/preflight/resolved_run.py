@@ -80,7 +80,7 @@ def resolve_run(typed: RunConfig, ranks: int) -> ResolvedRun:
     facts = OPTIMIZERS.facts(run.optimizer or "adamw")
     plan = build_plan(run, facts, counted, tuned, ranks, origin.fork if origin else fork)
     plan = replace(plan, curriculum=curriculum(run.data_mixture))
-    notes += unreached(plan) + small_budget(run, plan)
+    notes += unreached(plan) + small_budget(run.base_hps, plan)
     if origin:
         where = run.train_data_dir, run.data_mixture, run.eos_token_id, plan
         fork = place_in_data(taken_over(origin, plan), origin, lambda fork: training_corpus(*where, fork))

@@ -219,9 +219,9 @@ def _warmup(hps: BaseHyperparameters, facts: OptimizerFacts, proportional: bool,
     return warmup
 
 
-def small_budget(run: RunConfig, plan: Plan) -> tuple[str, ...]:
-    """A note about the defaults that are smaller because the budget is, () where none is."""
-    warmup, hps, parts = plan.schedule.warmup_tokens, run.base_hps, []
+def small_budget(hps: BaseHyperparameters, plan: Plan) -> tuple[str, ...]:
+    """A note about the defaults that are smaller because the budget is, () where none is. hps: as they were given."""
+    warmup, parts = plan.schedule.warmup_tokens, list[str]()
     if hps.warmup_tokens is None and 0 < warmup < DEFAULT_WARMUP:
         parts.append(f"a warm-up of {warmup:,.0f} tokens, not {DEFAULT_WARMUP:.0e} (--base_hps.warmup_tokens)")
     if plan.base_batch_tokens < hps.b0:

@@ -67,7 +67,11 @@ def main(argv: list[str]) -> int:
     say(2, "training (Ctrl-C stops with a checkpoint)")
     result = train(values, data)
     if result.code:
-        print(f"Stopped early; the checkpoint is in {result.folder / 'checkpoints'}.")
+        print(
+            f"Stopped early; the checkpoint is in {result.folder / 'checkpoints'}. The same command starts anew. To see "
+            f"what this model writes, type:\n  .venv/bin/python -m lit_gpt.tools.generate "
+            f"{shlex.quote(str(result.folder))} --prompt {shlex.quote(PROMPT)}"
+        )
         return 0
     say(3, f"a sample, continuing {PROMPT!r}")
     print(sample(result.folder, data))

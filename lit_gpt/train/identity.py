@@ -108,9 +108,10 @@ def what_differs(old: Mapping[str, Any], resolved: ResolvedRun, options: Path) -
 
 
 def _following(there: Mapping[str, Any], resolved: ResolvedRun) -> list[str]:
-    """Defaults that are others because the budget is (departures D89, D90), and how to keep those of the Plan `there`."""
+    """Defaults that follow the budget (D89, D90 of the departures), and how to keep those of `there`, a Plan."""
     run, plan, found = resolved.run, resolved.plan, []
-    if run.base_hps.warmup_tokens is None and (old := there["schedule"]["warmup_tokens"]) != plan.schedule.warmup_tokens:
+    old = there["schedule"]["warmup_tokens"]
+    if run.base_hps.warmup_tokens is None and old != plan.schedule.warmup_tokens:
         found.append(f"the warm-up follows the budget; --base_hps.warmup_tokens {old:.0f} keeps it")
     if run.total_bsz is None and (old := there["base_batch_tokens"]) != plan.base_batch_tokens:
         kept = f"--total_bsz {there['batch_tokens']} --base_hps.b0 {old:.0f}"

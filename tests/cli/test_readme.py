@@ -27,11 +27,15 @@ from lit_gpt.config.names import TOKENS
 from lit_gpt.config.resolve import ALIASES
 from lit_gpt.data.prepare import prepare as data_prepare
 from lit_gpt.data.prepare.corpora import public_corpus
+from lit_gpt.evals.command import parser_of
+from lit_gpt.evals.tasks import TASKS
 
 reproduce, train_step = (script_module(f"benchmarks/{name}.py") for name in ("reproduce", "train_step"))
 fetch_script = script_module("scripts/fetch.py")
 prepare_text = script_module("scripts/prepare_text.py")
 README = ROOT / "README.md"
+OF_LM_EVAL = {"--model", "--model_args", "--tasks", "--include_path", "--batch_size", "--device", "--gen_kwargs"}
+OF_LM_EVAL |= {"--metadata", "--trust_remote_code"}
 NOT_YET = {"lc"}  # tokens that the README names as refused
 PAGE_OF = {line: page for page in reversed(PAGES) for line in commands(page)}  # the first one that has a command
 COMMANDS = [pytest.param(page, line, id=f"{page.stem}-{line[:60]}") for line, page in PAGE_OF.items()]
@@ -134,6 +138,21 @@ def activate(words: list[str], folder: Path) -> None:
     assert words == [".venv/bin/activate"]
 
 
+def judged(words: list[str], folder: Path) -> None:
+    """An evaluation of ours understands the words."""
+    task = words[0].removeprefix("eval_").removesuffix(".py")
+    assert parser_of(task).parse_args(words[1:])["checkpoint_path"]
+
+
+def lm_eval_line(words: list[str], folder: Path) -> None:
+    """lm-eval reads the words, some of which are for our model; tests/evals/test_lm_eval.py runs such a command."""
+    script = words.index("eval.py")
+    assert {word for word in words[script:] if word.startswith("--")} <= OF_LM_EVAL
+    given = words[words.index("--model_args") + 1].split(",")
+    accepted = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/evaluation.md").read_text(), re.MULTILINE)
+    assert {argument.partition("=")[0] for argument in given} <= set(accepted)
+
+
 HANDLERS: list[tuple[str, Callable[[list[str], Path], None], int]] = [  # start, handler, words it does not get
     ("make ", make, 0),
     ("python pretrain.py ", dry_run, 2),
@@ -141,6 +160,9 @@ HANDLERS: list[tuple[str, Callable[[list[str], Path], None], int]] = [  # start,
     ("python scripts/fetch.py ", fetch, 1),
     ("python -m lit_gpt.tools.", tool, 1),
     ("python plots/", tool, 1),
+    ("python eval.py ", lm_eval_line, 1),
+    ("accelerate launch eval.py ", lm_eval_line, 2),
+    ("python eval_", judged, 1),
     ("python benchmarks/", tool, 1),
     ("python scripts/", tool, 1),
     ("bash install.sh", install, 0),
@@ -257,8 +279,8 @@ def test_options_that_the_pages_name_exist() -> None:
     known |= {"--dry", "--dest", "--build", "--tag", "--rm", "--interactive", "--tty", "--ipc", "--volume"}
     for program in (data_prepare, fetch_script.plan_fetch, train_step.main, reproduce.main):
         known |= {f"--{name}" for name in inspect.signature(program).parameters}
+    known |= OF_LM_EVAL | {f"--{name}" for task in TASKS.names() for name, _ in parser_of(task).get_defaults().items()}
     for page in PAGES:
-        text = re.sub(r"^\| `eval\w*\.py` \|.*$", "", page.read_text(), flags=re.MULTILINE)  # ArchScale's, not here
-        flags = set(re.findall(r"(?<![\w-])--[a-z]\w+(?:\.[a-z]\w*)*", text))
+        flags = set(re.findall(r"(?<![\w-])--[a-z]\w+(?:\.[a-z]\w*)*", page.read_text()))
         flags = {flag for flag in flags if not flag.startswith("--optimizer_args.")}  # checked by the optimizer
         assert flags <= known, page

@@ -224,16 +224,15 @@ def test_completep_at_one_width_and_one_depth() -> None:
 def test_power_lines() -> None:
     """tau = 1.084 TPP^-0.527; at 20 tokens per parameter 1.084 * 20^-0.527 = 1.084 * 0.2062326 = 0.2235561."""
     assert best_timescale(20.0) == approx(0.2235561, rel=1e-5)  # the paper: about 0.21 at 20
-    run = run_of("mup", depth=8, weight_decay_rule="power_lines", max_tokens=2e9, hps={"warmup_tokens": 0})
+    budget = {"max_tokens": 2e9, "total_bsz": 2**21, "hps": {"warmup_tokens": 0}}
+    run = run_of("mup", depth=8, weight_decay_rule="power_lines", **budget)
     model = model_of(run, 8)
     sized = Counted(model.config, {**model.parameters, "active": 10**8})
     p = build_plan(run, OPTIMIZERS.facts("adamw"), sized, sized, 1)
     # B / (tau D) = 2^21 / (0.2235561 * 2e9) = 0.004690438 per step at full rate, over lr 6e-4.
     assert p.roles["matrix"].weight_decay == approx(0.004690438 / 6e-4, rel=1e-5)
     assert decays(p, VECTORS) == [0] * 4, "the rule's own zeros stay"
-    independent = run_of(
-        "v2scale_mup", depth=8, weight_decay_rule="power_lines", max_tokens=2e9, hps={"warmup_tokens": 0}
-    )
+    independent = run_of("v2scale_mup", depth=8, weight_decay_rule="power_lines", **budget)
     q = build_plan(independent, OPTIMIZERS.facts("adamw"), sized, sized, 1)
     assert q.roles["matrix"].weight_decay == approx(0.004690438, rel=1e-5)
     for one in (p, q):
