@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
     result = train(values, data)
     if result.code:
         print(
-            f"Stopped early; the checkpoint is in {result.folder / 'checkpoints'}. The same command starts anew. To see "
+            f"Stopped early; the checkpoint is in {result.folder / 'checkpoints'}. The command starts anew. To see "
             f"what this model writes, type:\n  .venv/bin/python -m lit_gpt.tools.generate "
             f"{shlex.quote(str(result.folder))} --prompt {shlex.quote(PROMPT)}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,20 @@ def test_other_budgets_are_refused_with_the_fork_to_type(data, tmp_path, capsys,
     capsys.readouterr()
     assert run(data, tmp_path, **options, max_tokens=128 * STEP, resume="auto") == 2, why
     assert f"--fork_from {folder_of(tmp_path)}" in capsys.readouterr().err
+
+
+def test_defaults_that_follow_the_budget_are_named_and_kept(data, tmp_path, capsys):
+    """The warm-up that nobody gave was another one under the larger budget; the refusal named no way to keep it."""
+    options = {"schedule": "constant", "base_hps__warmup_tokens": None, "optimizer": "adamw"}
+    assert run(data, tmp_path, **options, max_tokens=19 * STEP) == 0
+    capsys.readouterr()
+    assert run(data, tmp_path, **options, max_tokens=20 * STEP, resume="auto") == 2
+    said = capsys.readouterr().err
+    kept = re.search(r"the warm-up follows the budget; --base_hps.warmup_tokens (\d+) keeps it", said)
+    assert kept and int(kept[1]) == 19 * STEP * 1e9 // 9.5e9
+    options["base_hps__warmup_tokens"] = int(kept[1])
+    assert run(data, tmp_path, **options, max_tokens=20 * STEP, resume="auto") == 0
+    assert "is 10,240 now" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -200,10 +200,10 @@ def test_a_small_budget_has_a_batch_of_its_own_at_the_same_rates() -> None:
 
 def test_what_is_smaller_is_said() -> None:
     run = run_of(max_tokens=1e7)
-    (note,) = small_budget(run, plan_of(run))
-    assert "warm-up of 1,052,632 tokens, not 1e+09" in note and "batch of 8,192 tokens, not 2,097,152" in note
+    (note,) = small_budget(run.base_hps, plan_of(run))
+    assert "warm-up of 1,052,631 tokens, not 1e+09" in note and "batch of 8,192 tokens, not 2,097,152" in note
     given = run_of(max_tokens=1e7, total_bsz=8192, hps={"warmup_tokens": 1e5})
-    assert small_budget(given, plan_of(given)) == () == small_budget(run_of(), plan_of(run_of()))
+    assert small_budget(given.base_hps, plan_of(given)) == () == small_budget(run_of().base_hps, plan_of(run_of()))
 
 
 def test_a_budget_must_hold_one_batch() -> None:
