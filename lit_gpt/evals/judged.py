@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -140,7 +142,14 @@ def device_of(given: str | None) -> torch.device:
 
 
 def _compare(named: str, config: ModelConfig, path: Path) -> None:
-    """Raises UserError where a model's name, such as transformer_gqa4_moe_s8_k4_d16, is not that of `config`."""
+    """Raises UserError where a model's name, such as transformer_gqa4_moe_s8_k4_d16, is not that of `config`.
+
+    A word that is no such name is only noted: ArchScale's guide types "model_config", and needs the name where this
+    reads the checkpoint.
+    """
+    if not re.search(r"_d\d+$", named):
+        print(f"note: config {named} is no name of a model, and nothing is compared with it", file=sys.stderr)
+        return
     asked, experts = read_model_name(named), config.experts
     is_ = ModelName(config.family, config.depth, *((experts.sparsity, experts.top_k) if experts else (None, None)))
     if asked.sparsity is None:  # as in `transformer_gqa4_moe_d16`

@@ -125,6 +125,13 @@ def test_what_means_nothing(task, line, message, trained, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_the_line_of_the_guide(trained, tmp_path, capsys):
+    """ArchScale's guide types this word where a name belongs."""
+    line = "--config model_config --min_eval_len 3 --max_eval_len 3 --eval_num_batches 1 --max_length 400"
+    assert run("phonebook", trained, *line.split(), "--output_dir", tmp_path) == 0
+    assert "note: config model_config is no name of a model" in capsys.readouterr().err
+
+
 def test_proofpile_of_another_tokenizer(trained, tmp_path, capsys):
     np.full(90, 65_000, "<u2").tofile(tmp_path / "other.bin")
     assert run("proofpile", trained, "--data_path", tmp_path / "other.bin", "--seq_length", 40) == 2
