@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -104,8 +105,9 @@ class Trainer:
             data_state = None if self.fork and not self.fork.samples else data_state  # another order of samples
             guarded = self.report_state.get("guard") if self.report_state else None
             self.guard = StepGuard(runtime, run.max_skips, run.skip_spikes or 0.0, guarded)
+            # By the validation of this very step.
+            self.measured: dict[str, float] = dict((meta or {}).get(VALIDATION) or {})
         self.at: Callable[[str], None] = lambda doing: None  # tells the other ranks, once there is a run folder
-        self.measured: dict[str, float] = {}  # by the validation of this very step
         self.decayed = ""  # which decay ended with this very step
         self.tokenizer: KeptTokenizer | None = None  # known to the main process once the run folder is there
         self.loader = Loader(
@@ -198,6 +200,8 @@ class Trainer:
     def _run(self, saver: Saver, report: Reporter, signals: Signals, profiler: StepProfiler) -> int:
         """Steps until the budget is spent or something ends them; returns the exit code that this deserves."""
         run, progress, first = self.run, self.progress, self.progress.step
+        if progress.finished and self.val_data and not self.measured:  # a signal had cut its last validation short
+            return 0 if self._validated(report, signals) else EXIT_INTERRUPTED
         while not progress.finished:
             self.step(report)
             signals.phase = TRAINING
@@ -211,9 +215,7 @@ class Trainer:
             interrupted = hurry or (not progress.finished and progress.step - first == run.stop_after)
             due = progress.finished or self.decayed or progress.step % run.eval_step == 0
             if self.val_data and due and not hurry:
-                with report.pause("val"):
-                    self.measured = self.validate()
-                    report.validation(self.measured)
+                interrupted |= not self._validated(report, signals)
             if interrupted:
                 return EXIT_INTERRUPTED
             best = bool(self.measured) and saver.improves(self.measured)
@@ -247,16 +249,28 @@ class Trainer:
     def _finish(self, saver: Saver) -> bool:
         return saver.finish(self.progress.step, lambda: self._save(saver))
 
-    def validate(self) -> dict[str, float]:
-        """Loss at every multiple of the context on the validation data, of the weights and of their averages."""
+    def _validated(self, report: Reporter, signals: Signals) -> bool:
+        """Measure and log; False where a signal came meanwhile, since a job may be killed soon after it."""
         self.at(f"step {self.progress.step}, validation")
+        with report.pause("val"):
+            self.measured = self._measure(lambda: stop_agreed(self.runtime, signals))
+            if self.measured:
+                report.validation(self.measured)
+        return bool(self.measured)
+
+    def _measure(self, stopped: Callable[[], bool]) -> dict[str, float]:
+        """Loss at every multiple of the context on the validation data, of the weights and of their averages.
+
+        {} where it was stopped.
+        """
         assert self.val_data is not None
+        of_all = partial(measure, self.model, self.val_data, self.resolved, self.runtime, self.eos_id, stopped)
         with evaluated_weights(self.model, self.optimizer):
-            values = measure(self.model, self.val_data, self.resolved, self.runtime, self.eos_id)
+            values = of_all()
         for half_life in self.plan.ema:
             with self.averages.in_model(half_life):
-                averaged = measure(self.model, self.val_data, self.resolved, self.runtime, self.eos_id)
-            values |= of_average(averaged, label(half_life))
+                averaged = of_all() if values else {}
+            values = values | of_average(averaged, label(half_life)) if averaged else {}
         return values
 
     def health(self) -> dict[str, float]:
@@ -339,9 +353,14 @@ def _close(report: Reporter, code: int, saved: bool) -> None:
 
 
 def measure(
-    model: nn.Module, data: Corpus, resolved: ResolvedRun, runtime: Runtime, eos_id: int | None
+    model: nn.Module,
+    data: Corpus,
+    resolved: ResolvedRun,
+    runtime: Runtime,
+    eos_id: int | None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
-    """Validation loss of a model at every multiple of the context that the data's windows hold."""
+    """Validation loss of a model at every multiple of the context that the data's windows hold; see validate."""
     context = resolved.plan.context
     return validate(
         model,
@@ -352,6 +371,7 @@ def measure(
         sequences=resolved.run.eval_sequences,
         micro_batch=max(2 * resolved.run.micro_bsz * context // data.block, 1),  # no gradients: room for twice as much
         eos_id=eos_id,
+        stopped=stopped,
     )
 
 

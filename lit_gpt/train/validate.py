@@ -6,7 +6,7 @@ In ArchScale every rank has its own sequences, and the loss is rank 0's (departu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -29,17 +29,22 @@ def validate(
     sequences: int,
     micro_batch: int,
     eos_id: int | None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Loss per valid target of the first `sequences` windows, cut to i * context tokens for i = 1..multiples.
 
     corpus: unshuffled, its block is multiples * context, does not repeat. Returns
     metric/val_loss@<i>x, metric/val_ppl@<i>x and, where the bytes of the targets are known (see
-    data/token_bytes.py), metric/val_bpb@<i>x: bits per byte of the text that was predicted.
+    data/token_bytes.py), metric/val_bpb@<i>x: bits per byte of the text that was predicted. stopped: asked before each
+    batch, on every rank with the same answer; {} once it is true.
     Raises DataError when the data cannot be read.
     """
     model.eval()
     sums = torch.zeros(multiples, 3, device=runtime.device, dtype=torch.float64)
     for batch in _slices(corpus, sequences, micro_batch, runtime):
+        if stopped():
+            model.train()
+            return {}
         tokens, targets = to_device(batch.tokens, runtime.device), to_device(batch.targets, runtime.device)
         for i in range(multiples):
             n = (i + 1) * context

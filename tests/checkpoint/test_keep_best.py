@@ -45,14 +45,14 @@ def quick(monkeypatch):
     torch.set_num_threads(before)
 
 
-def measures(losses: tuple[float, ...]) -> Callable[[Trainer], dict[str, float]]:
-    return lambda trainer: {LOSS: losses[trainer.progress.step - 1]}
+def measures(losses: tuple[float, ...]) -> Callable[..., dict[str, float]]:
+    return lambda trainer, stopped: {LOSS: losses[trainer.progress.step - 1]}
 
 
 @pytest.fixture
 def saved(monkeypatch) -> list[int]:
     """The steps that are saved, with the validation of LOSSES."""
-    monkeypatch.setattr(Trainer, "validate", measures(LOSSES))
+    monkeypatch.setattr(Trainer, "_measure", measures(LOSSES))
     return noted(monkeypatch.setattr)
 
 
@@ -139,7 +139,7 @@ def on_a_rank(argv: list[str]) -> tuple[int, list[int]]:
     reporter.draw_loss_curve = lambda *_: None
     steps = noted(setattr)
     stub = measures(LOSSES)
-    Trainer.validate = lambda self: stub(self) if self.runtime.is_main else {LOSS: -1.0 * self.progress.step}
+    Trainer._measure = lambda self, _: stub(self, _) if self.runtime.is_main else {LOSS: -1.0 * self.progress.step}
     return pretrain.main(argv), steps
 
 

@@ -14,7 +14,7 @@ from ranks import Rank, run, start_alone, start_ranks
 from tiny_run import folder_of, make_corpus, pretrain, rows, words
 
 from lit_gpt.checkpoint import Checkpointer, find_checkpoint, read_meta
-from lit_gpt.train import run_folder
+from lit_gpt.train import run_folder, validate
 from lit_gpt.train.loop import Trainer
 from lit_gpt.train.stopping import EXIT_INTERRUPTED
 from lit_gpt.utils import signals
@@ -88,6 +88,36 @@ def finished_equal(data: Path, out: Path) -> dict[int, float]:
 def under_nohup(argv: list[str]) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     return after_step(3, hup, argv)
+
+
+def in_validation(argv: list[str]) -> int:
+    """pretrain.py with a SIGTERM between two batches of its validation."""
+    slices = validate._slices
+
+    def patched(*arguments: Any) -> Any:
+        for i, batch in enumerate(slices(*arguments)):
+            if i == 1:
+                send(signal.SIGTERM)
+                time.sleep(0.2)
+            yield batch
+
+    validate._slices = patched
+    return pretrain.main(argv)
+
+
+def test_a_signal_in_the_last_validation(data, tmp_path):
+    """It was heard after all batches, and a queue kills before: the steps since the last checkpoint were lost."""
+    options, loss = {**OPTIONS, "save_step": 100, "val_data_dir": data}, "metric/val_loss@1x"
+    rank = start_alone(tmp_path, in_validation, words(data, tmp_path / "out", **options))
+    assert rank.ends() == EXIT_INTERRUPTED, rank.said
+    found = find_checkpoint(folder_of(tmp_path / "out"), True)
+    assert found is not None and read_meta(found)["step"] == STEPS
+    assert rows(tmp_path / "out", loss) == {}
+    assert run(data, tmp_path / "out", resume="auto", **options) == 0
+    assert run(data, tmp_path / "whole", **options) == 0
+    assert rows(tmp_path / "out", loss) == rows(tmp_path / "whole", loss) != {}
+    assert run(data, tmp_path / "out", resume="auto", **options) == 0
+    assert len(rows(tmp_path / "out", loss)) == 1, "it is finished now"
 
 
 def test_nohup_stays_in_force(data, tmp_path):
