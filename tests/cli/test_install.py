@@ -401,3 +401,11 @@ def test_every_file_is_python_3_10():
                 assert not TOO_NEW & {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}, path
             elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 assert f"{node.value.id}.{node.attr}" not in TOO_NEW, path
+
+
+def test_another_python_is_told_where_the_packages_are() -> None:
+    """In a terminal where .venv was not activated, every command ended in a traceback."""
+    words = [sys.executable, "-S", "-E", "pretrain.py", "--help"]  # -S: without the packages of the environment
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "source .venv/bin/activate" in done.stderr
