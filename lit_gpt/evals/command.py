@@ -13,14 +13,13 @@ from lit_gpt.config.parsers import Parser
 from lit_gpt.errors import UserError
 from lit_gpt.evals.judged import Judged
 from lit_gpt.evals.results import Result, save
-from lit_gpt.evals.tasks import TASKS
-from lit_gpt.plugins import load_plugins
+from lit_gpt.evals.tasks import TASKS, Outcome
+from lit_gpt.plugins import digests, load_plugins
 
 
 def judge(task: str, words: list[str]) -> int:
     """Evaluate as the words say, print the figures, and keep them beside the model."""
-    module = TASKS.load(task)
-    parser = parser_of(task)
+    module, parser = TASKS.load(task), parser_of(task)
     try:
         values = parser.instantiate(parser.parse_args(words))
     except ArgumentError as error:
@@ -39,7 +38,10 @@ def judge(task: str, words: list[str]) -> int:
         max_length=values.max_length,
     )
     outcome = module.evaluate(judged, options)
+    if not isinstance(outcome, Outcome):
+        raise UserError(f"{module.__file__}: evaluate gave a {type(outcome).__name__}. Let it return an Outcome.")
     settings = {name: value for name, value in asdict(options).items() if name != "verbose"} | outcome.settings
+    settings |= {"plugins": digests()} if values.plugins else {}
     result = Result(task, outcome.examples, outcome.metrics, judged.subject(), settings)
     for name, metric in outcome.metrics.items():
         error = "" if metric.stderr is None else f" +- {metric.stderr:.4g}"
@@ -50,8 +52,10 @@ def judge(task: str, words: list[str]) -> int:
 
 
 def parser_of(task: str) -> Parser:
-    """Flags of every evaluation, then those of this one."""
+    """Flags of every evaluation, then those of this one. Raises UserError for a file without Options."""
     module = TASKS.load(task)
+    if not hasattr(module, "Options"):
+        raise UserError(f"{module.__file__} has no Options. Give it a dataclass of that name, whose fields are flags.")
     about = " ".join((module.__doc__ or "").split("\n\n")[0].split())
     parser = Parser(prog=f"python -m lit_gpt.tools.evaluate {task}", description=about, exit_on_error=False)
     parser.add_argument("--checkpoint_path", required=True, help="run folder, step folder, or exported file")

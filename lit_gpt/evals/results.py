@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import math
 import platform
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -90,7 +92,12 @@ def subject_of(path: Path, meta: Mapping[str, Any], weights: str | None = None) 
 
 
 def save(result: Result, path: Path, folder: Path | None = None) -> Path:
-    """Write a result beside the model that was at `path`, or into a folder, over one of the same task and settings."""
+    """Write a result beside the model that was at `path`, or into a folder, over one of the same task and settings.
+
+    A figure that is not finite is left out, with a warning.
+    """
+    for name in [name for name, metric in result.metrics.items() if not math.isfinite(metric.value)]:
+        warnings.warn(f"{result.task}: {name} is {result.metrics.pop(name).value}, and is not kept.", stacklevel=2)
     same = json.dumps([result.subject.weights, result.settings], sort_keys=True, default=str)
     short = hashlib.sha256(same.encode()).hexdigest()[:6]
     target = (
@@ -103,7 +110,7 @@ def save(result: Result, path: Path, folder: Path | None = None) -> Path:
         "versions": _versions(),
         "time": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
     }
-    write_text(target, json.dumps(written, indent=1, default=str, allow_nan=True) + "\n")
+    write_text(target, json.dumps(written, indent=1, default=str) + "\n")
     return target
 
 

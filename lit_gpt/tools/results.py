@@ -19,7 +19,7 @@ from lit_gpt.evals.results import Metric, Result, folder_of, read_results
 from lit_gpt.metrics.figures import save, subplots
 from lit_gpt.tools._cli import aligned, local_path, parser_for
 
-HEADER = ("model", "step", "weights", "task", "examples", "metric", "value", "std. error")
+HEADER = ("model", "step", "weights", "task", "examples", "metric", "value", "std. error", "settings that differ")
 NUMBERS = (1, 4, 6, 7)
 
 
@@ -68,11 +68,23 @@ def rows_of(paths: Sequence[Path], task: str | None, metric: str | None) -> list
 def table(rows: Sequence[Row]) -> str:
     """One line for each figure."""
     cells: list[tuple[str, ...]] = [HEADER]
+    varied = _varied(rows)
     for result, name, metric in rows:
+        settings = ", ".join(f"{key} {result.settings.get(key)}" for key in varied[result.task])
         subject, error = result.subject, "" if metric.stderr is None else f"{metric.stderr:.4g}"
         who = (subject.name, f"{subject.step}", subject.weights, result.task, f"{result.examples:,}")
-        cells.append((*who, name, f"{metric.value:.6g}", error))
+        cells.append((*who, name, f"{metric.value:.6g}", error, settings))
     return aligned(cells, right=NUMBERS)
+
+
+def _varied(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Task -> the settings in which its results differ."""
+    found: dict[str, list[str]] = {}
+    for task in {row.result.task for row in rows}:
+        settings = [row.result.settings for row in rows if row.result.task == task]
+        keys = dict.fromkeys(key for one in settings for key in one)
+        found[task] = [key for key in keys if len({repr(one.get(key)) for one in settings}) > 1]
+    return found
 
 
 def plot(rows: Sequence[Row], path: Path) -> Path:

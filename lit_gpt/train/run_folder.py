@@ -91,7 +91,7 @@ def _same_run(old: dict[str, Any], resolved: ResolvedRun, where: str, folder: Pa
     if is_extension(old, resolved, tokens):
         return
     differing = what_differs(old, resolved, folder / CONFIG)
-    if len(differing) == 1 and resolved.plan.tokens < tokens:
+    if len(differing) == 1 and differing[0].startswith("--max_tokens:") and resolved.plan.tokens < tokens:
         raise UserError(
             f"{where} has trained on {tokens:,} tokens already. Give a larger --max_tokens, or the old one."
         )

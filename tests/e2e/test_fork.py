@@ -97,6 +97,14 @@ def test_other_budgets_are_refused_with_the_fork_to_type(data, tmp_path, capsys,
     assert f"--fork_from {folder_of(tmp_path)}" in capsys.readouterr().err
 
 
+def test_a_finished_run_with_another_option_names_it(data, tmp_path, capsys):
+    """The last step rounds the budget up, so this said that --max_tokens was too small."""
+    assert run(data, tmp_path, max_tokens=5 * STEP - 100) == 0
+    capsys.readouterr()
+    assert run(data, tmp_path, max_tokens=5 * STEP - 100, seed=7, resume="auto") == 2
+    assert "--seed: 3407 -> 7" in capsys.readouterr().err
+
+
 def test_defaults_that_follow_the_budget_are_named_and_kept(data, tmp_path, capsys):
     """The warm-up that nobody gave was another one under the larger budget; the refusal named no way to keep it."""
     options = {"schedule": "constant", "base_hps__warmup_tokens": None, "optimizer": "adamw"}

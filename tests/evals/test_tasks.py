@@ -12,7 +12,7 @@ from script_module import script_module, tool
 
 from lit_gpt.config.command import exit_code
 from lit_gpt.evals.judged import Judged
-from lit_gpt.evals.results import read_results
+from lit_gpt.evals.results import Metric, Result, read_results, save
 from lit_gpt.evals.tasks import TASKS
 from lit_gpt.evals.tasks.phonebook import NEW_TOKENS, error_of_share, question
 from lit_gpt.evals.tasks.proofpile import parts
@@ -160,3 +160,18 @@ def test_the_table_of_results(trained, tmp_path, capsys):
     (tmp_path / "model" / "evals" / "broken.json").write_text("{}")
     assert tool(results.main, tmp_path / "model") == 2
     assert "broken.json is no result" in capsys.readouterr().err
+
+
+def test_results_that_are_no_numbers_and_settings_that_differ(trained, tmp_path, capsys):
+    """NaN was written into the JSON, and rows of two settings had the same words."""
+    subject = Judged(trained).subject()
+    for size, value in ((3, 0.5), (4, float("nan"))):
+        result = Result("mine", 1, {"a": Metric(value), "b": Metric(1.0)}, subject, {"size": size, "same": 1})
+        if value == value:
+            save(result, tmp_path / "m", tmp_path / "m" / "evals")
+        else:
+            with pytest.warns(UserWarning, match="mine: a is nan, and is not kept"):
+                save(result, tmp_path / "m", tmp_path / "m" / "evals")
+    assert tool(results.main, tmp_path / "m") == 0
+    lines = [line.split()[5:] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert sorted(lines) == [["a", "0.5", "size", "3"], ["b", "1", "size", "3"], ["b", "1", "size", "4"]]
