@@ -6,7 +6,7 @@ lit_gpt/evals/tasks/phonebook.py says what is measured; docs/evaluation.md, how 
 """
 
 from lit_gpt.config.command import run_command
-from lit_gpt.evals.command import judge
+from lit_gpt.tools.evaluate import judge
 
 if __name__ == "__main__":
     run_command(lambda words: judge("phonebook", words))

@@ -8,6 +8,7 @@ Documents follow each other, each after the token that ends the one before. Proo
 
 from __future__ import annotations
 
+import math
 import tempfile
 from pathlib import Path
 
@@ -42,12 +43,9 @@ def main(
     with tempfile.TemporaryDirectory(dir=output.absolute().parent) as folder:
         prepare(source, f"{folder}/data", tokenizer=tokenizer, include=include, validation_fraction=0.0)
         corpus = open_corpus(f"{folder}/data", "train", WINDOW, seed=0, shuffle=False, repeat=False)
-        windows = []
-        for i in range(corpus.num_samples):
-            windows.append(corpus.sample(i)[bool(i) :])  # a window begins with the last token of the one before
-            if sum(map(len, windows)) >= max_tokens:
-                break
-        tokens = np.concatenate(windows)[: int(max_tokens)]
+        count = min(corpus.num_samples, math.ceil(max_tokens / WINDOW))
+        # A window begins with the last token of the one before.
+        tokens = np.concatenate([corpus.sample(i)[bool(i) :] for i in range(count)])[: int(max_tokens)]
     tokens = tokens[tokens != IGNORE]
     if tokens.max() >= 2**16:
         raise UserError(f"The tokenizer {tokenizer} has more than 65,536 tokens; write a .npy with numpy instead.")

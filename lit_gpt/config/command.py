@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentError, Namespace
 
-from lit_gpt.config.bounds import hints
 from lit_gpt.config.explain import explained
 from lit_gpt.config.parsers import Parser
 from lit_gpt.errors import EXIT_BAD_INPUT, UserError
@@ -69,4 +68,4 @@ def parsed(parser: Parser, words: list[str], function: Callable[..., Any]) -> Na
     try:
         return parser.parse_args(words)
     except ArgumentError as error:
-        raise UserError(explained(str(error), list(hints(function)), function)) from error
+        raise UserError(explained(str(error), [key for key, _ in parser.get_defaults().items()], function)) from error

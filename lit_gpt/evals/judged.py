@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -15,10 +14,10 @@ from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.names import ModelName, read_model_name
 from lit_gpt.errors import UserError
 from lit_gpt.evals.generation import GREEDY, Sampling, generate
-from lit_gpt.evals.model_tokenizer import find_tokenizer
+from lit_gpt.evals.model_tokenizer import tokenizer_of
 from lit_gpt.evals.results import Subject, subject_of
 from lit_gpt.evals.scoring import Request, Score, score
-from lit_gpt.evals.trained_model import load_model
+from lit_gpt.evals.trained_model import device_of, load_model
 
 DTYPES = {
     "auto": None,
@@ -64,12 +63,7 @@ class Judged:
         if config is not None:
             _compare(config.strip("\"'"), self.model.config, path)
         self.max_length = max_length or self.model.config.block_size
-        found = find_tokenizer(path, self.meta, tokenizer)
-        if found is None:
-            raise UserError(f"{path} does not say which tokenizer its data had. Give the tokenizer.")
-        if not found.present:
-            raise UserError(f"The tokenizer of {path} is no longer at {found.source}. Give the tokenizer.")
-        self.tokenizer, self.bos_id = found.load(), found.bos_id
+        self.tokenizer, self.bos_id = tokenizer_of(path, tokenizer, self.meta, "as the tokenizer")
         if self.tokenizer.vocab_size > self.model.config.padded_vocab_size:
             raise UserError(
                 f"The tokenizer {self.tokenizer.name!r} has {self.tokenizer.vocab_size} tokens, and the model "
@@ -125,20 +119,6 @@ class Judged:
     def subject(self) -> Subject:
         """Which weights these are."""
         return subject_of(self.path, self.meta, self.weights)
-
-
-def device_of(given: str | None) -> torch.device:
-    """The device that was asked for, by default a GPU where there is one; each process of a node has its own GPU.
-
-    Raises UserError for one that is not here.
-    """
-    if given in (None, "cuda") and torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    try:
-        torch.zeros(1, device=given or "cpu").item()
-    except (RuntimeError, AssertionError) as error:  # no such name, not in this build of torch, or no such GPU
-        raise UserError(f"--device {given!r} cannot be used here; give cpu, or leave it out.") from error
-    return torch.device(given or "cpu")
 
 
 def _compare(named: str, config: ModelConfig, path: Path) -> None:

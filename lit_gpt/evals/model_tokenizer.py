@@ -17,6 +17,7 @@ from lit_gpt.data.kept_tokenizer import (
     read_kept,
     tokenizer_from,
 )
+from lit_gpt.data.tokenizer import Tokenizer
 from lit_gpt.errors import UserError
 
 CONFIG = "config.yaml"  # see train/run_folder.py
@@ -35,6 +36,21 @@ def find_tokenizer(path: Path, meta: dict[str, Any], given: str | None = None) -
         return known
     asked = given_tokenizer(given)
     return replace(asked, bos_id=known.bos_id) if known else asked
+
+
+def tokenizer_of(
+    path: Path, given: str | None, meta: dict[str, Any], option: str = "--tokenizer"
+) -> tuple[Tokenizer, int | None]:
+    """The tokenizer that was asked for, else the model's own; and the token before each document, if the data has one.
+
+    option: how a tokenizer is given, for messages. Raises UserError when there is none.
+    """
+    found = find_tokenizer(path, meta, given)
+    if found is None:
+        raise UserError(f"{path} does not say which tokenizer its data had. Give {option} bytes or a tokenizer.json.")
+    if not found.present:
+        raise UserError(f"The tokenizer of {path} is no longer at {found.source}. Give {option}.")
+    return found.load(), found.bos_id
 
 
 def with_tokenizer(meta: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -11,23 +11,24 @@ import importlib.metadata
 import json
 import math
 import platform
+import statistics
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lit_gpt.checkpoint import newest_published, understood
+from lit_gpt.checkpoint import all_checkpoints, understood
 from lit_gpt.checkpoint.contents import digest
-from lit_gpt.checkpoint.layout import SUMS
+from lit_gpt.checkpoint.layout import SUMS, is_complete, step_of
 from lit_gpt.errors import UserError
 from lit_gpt.utils.files import read_object, write_text
 
 FOLDER, VERSION = "evals", 1
-PACKAGES = ("torch", "lm_eval", "scalelab")
+PACKAGES = ("lm_eval", "scalelab")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,12 @@ class Metric:
     value: float
     stderr: float | None = None
     better: str = "higher"
+
+    @classmethod
+    def mean(cls, values: Sequence[float], better: str = "higher") -> Metric:
+        """The mean of examples, and its standard error where there are several."""
+        error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+        return cls(statistics.fmean(values), error, better)
 
 
 @dataclass(frozen=True)
@@ -73,8 +80,9 @@ class Result:
 
 def subject_of(path: Path, meta: Mapping[str, Any], weights: str | None = None) -> Subject:
     """The model of a run folder, step folder or exported file, and the meta that it was loaded with."""
-    found = path if path.is_file() else newest_published(path)
-    assert found is not None, "a model was loaded from there"
+    # The newest checkpoint may be damaged, and then an older one was loaded, which its meta tells.
+    single = path.is_file() or is_complete(path)
+    found = path if single else next(p for p in all_checkpoints(path) if step_of(p) == meta["step"])
     plan = meta.get("plan")
     counts = {}
     if plan:
@@ -144,7 +152,7 @@ def _read(path: Path) -> Result:
 
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "torch": torch.__version__}
-    for package in PACKAGES[1:]:
+    for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -7,7 +7,6 @@ Abilities of Large Language Models a Mirage?", arXiv:2304.15004; OLMES and the l
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -27,7 +26,8 @@ def soft_metrics(samples: Iterable[Mapping[str, Any]]) -> dict[str, Metric]:
             rows.append(_of_example(sample))
     if not rows or not all(rows):
         return {}
-    return {name: _mean([row[name] for row in rows], name) for name in rows[0]}
+    better = {"soft/bits_per_byte": "lower"}
+    return {name: Metric.mean([row[name] for row in rows], better.get(name, "higher")) for name in rows[0]}
 
 
 def _of_example(sample: Mapping[str, Any]) -> dict[str, float]:
@@ -67,8 +67,3 @@ def _softmax(values: Sequence[float]) -> list[float]:
     top = max(values)
     weights = [math.exp(v - top) for v in values]
     return [w / sum(weights) for w in weights]
-
-
-def _mean(values: Sequence[float], name: str) -> Metric:
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-    return Metric(statistics.fmean(values), error, "lower" if name.endswith("bits_per_byte") else "higher")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,6 +45,21 @@ def load_model(
         model = GPT(config, multipliers, compute_dtype=compute_dtype)
     model.load_state_dict(tensors)
     return model.eval(), meta
+
+
+def device_of(given: str | None) -> torch.device:
+    """The device that was asked for, by default a GPU where there is one; each process of a node has its own GPU.
+
+    Raises UserError for one that is not here.
+    """
+    if given in (None, "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    name = "cpu" if given is None else given
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError) as error:  # no such name, not in this build of torch, or no such GPU
+        raise UserError(f"--device {given!r} cannot be used here; give cpu, or leave it out.") from error
+    return torch.device(name)
 
 
 def load_weights_and_meta(path: Path, weights: str | None = None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

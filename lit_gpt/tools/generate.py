@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,8 +16,8 @@ from lit_gpt.config.parsers import Parser
 from lit_gpt.data.tokenizer import Tokenizer
 from lit_gpt.errors import UserError
 from lit_gpt.evals.generation import Sampling, stream
-from lit_gpt.evals.model_tokenizer import find_tokenizer
-from lit_gpt.evals.trained_model import load_model
+from lit_gpt.evals.model_tokenizer import tokenizer_of
+from lit_gpt.evals.trained_model import device_of, load_model
 from lit_gpt.model import GPT
 from lit_gpt.tools._cli import add_plugins, add_weights, local_path, parser_for, use_plugins
 from lit_gpt.tools._environment import best_device
@@ -69,21 +67,6 @@ def build_parser() -> Parser:
     return parser
 
 
-def tokenizer_of(path: Path, given: str | None, meta: dict[str, Any]) -> tuple[Tokenizer, int | None]:
-    """The tokenizer that was asked for, else the model's own; and the token before each document, if the data has one.
-
-    Raises UserError when there is none.
-    """
-    found = find_tokenizer(path, meta, given)
-    if found is None:
-        raise UserError(
-            f"{path} does not say which tokenizer its data had. Give --tokenizer bytes or a tokenizer.json."
-        )
-    if not found.present:
-        raise UserError(f"The tokenizer of {path} is no longer at {found.source}. Give --tokenizer.")
-    return found.load(), found.bos_id
-
-
 def prompt_ids(model: GPT, tokenizer: Tokenizer, prompt: str, bos_id: int | None) -> list[int]:
     """The tokens to continue: those of the prompt, after the token that starts each document of the data.
 
@@ -131,15 +114,6 @@ def prompts(given: str | None) -> Iterator[str]:
     yield from (line.rstrip("\n") for line in sys.stdin if line.strip())
 
 
-def _usable(name: str) -> torch.device:
-    """The device. Raises UserError where a tensor cannot be made on it and read."""
-    try:
-        torch.zeros(1, device=name).item()
-    except (RuntimeError, AssertionError) as error:  # no such name, not in this build of torch, or no such GPU
-        raise UserError(f"--device {name!r} cannot be used here; give {best_device()} or cpu.") from error
-    return torch.device(name)
-
-
 def main(argv: list[str]) -> int:
     """Print continuations as they are generated."""
     values = build_parser().parse_args(argv)
@@ -150,7 +124,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--seed is {values.seed}; give a whole number of 64 bits.")
     sampling = Sampling(values.temperature, values.top_k, values.top_p)
     use_plugins(values.plugins)
-    model, meta = load_model(values.path, _usable(values.device), weights=values.weights)
+    model, meta = load_model(values.path, device_of(values.device), weights=values.weights)
     tokenizer, bos_id = tokenizer_of(values.path, values.tokenizer, meta)
     for i, prompt in enumerate(prompts(values.prompt)):
         ids = prompt_ids(model, tokenizer, prompt, bos_id)

@@ -267,10 +267,12 @@ class Trainer:
         of_all = partial(measure, self.model, self.val_data, self.resolved, self.runtime, self.eos_id, stopped)
         with evaluated_weights(self.model, self.optimizer):
             values = of_all()
-        for half_life in self.plan.ema:
+        for half_life in self.plan.ema if values else ():
             with self.averages.in_model(half_life):
-                averaged = of_all() if values else {}
-            values = values | of_average(averaged, label(half_life)) if averaged else {}
+                averaged = of_all()
+            if not averaged:
+                return {}
+            values |= of_average(averaged, label(half_life))
         return values
 
     def health(self) -> dict[str, float]:

@@ -27,8 +27,8 @@ from lit_gpt.config.names import TOKENS
 from lit_gpt.config.resolve import ALIASES
 from lit_gpt.data.prepare import prepare as data_prepare
 from lit_gpt.data.prepare.corpora import public_corpus
-from lit_gpt.evals.command import parser_of
 from lit_gpt.evals.tasks import TASKS
+from lit_gpt.tools.evaluate import parser_of
 
 reproduce, train_step = (script_module(f"benchmarks/{name}.py") for name in ("reproduce", "train_step"))
 fetch_script = script_module("scripts/fetch.py")

@@ -16,7 +16,7 @@ import pytest
 from mds_shard import MDS, MDS_TEXTS
 
 from lit_gpt.config.command import exit_code
-from lit_gpt.data import mds, open_corpus
+from lit_gpt.data import open_corpus
 from lit_gpt.data.documents import Document, read_documents
 from lit_gpt.data.kinds import Piece
 from lit_gpt.data.prepare import prepare, publish, run, units, worker
@@ -309,24 +309,6 @@ def test_prolong_recipe(tmp_path):
     assert documents(tmp_path / "out2", "train") == MDS_TEXTS * 2
     (reason,) = meta["left_out"]["files"]
     assert "a damaged one (1,654 bytes of 1,655)" in reason
-
-
-def test_arrays_of_mds_shards_in_every_encoding(tmp_path):
-    """Type and shape may be given or not: the encodings' own description (streaming/base/format/mds/encodings.py)."""
-    values = np.arange(6, dtype="<i2")
-    shapeless = bytes([2 << 2 | 1]) + np.array([2, 3], "<u2").tobytes() + values.tobytes()
-    cells = [b"text", bytes([17]) + shapeless, shapeless, values.tobytes()]
-    header = {"column_names": list("abcd"), "column_sizes": [None, None, None, 12]}
-    header["column_encodings"] = ["str", "ndarray", "ndarray:int16", "ndarray:int16:2,3"]
-    columns = json.dumps(header).encode()
-    sample = np.array([len(cell) for cell in cells[:3]], "<u4").tobytes() + b"".join(cells)
-    start = 12 + len(columns)
-    bounds = np.array([1, start, start + len(sample)], "<u4").tobytes()
-    (tmp_path / "a.mds").write_bytes(bounds + columns + sample)
-    (found,) = mds.arrays(tmp_path / "a.mds")
-    assert list(found) == list("bcd")
-    for array in found.values():
-        np.testing.assert_array_equal(array, values.reshape(2, 3))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,18 @@ def test_the_table_of_results(trained, tmp_path, capsys):
     (tmp_path / "model" / "evals" / "broken.json").write_text("{}")
     assert tool(results.main, tmp_path / "model") == 2
     assert "broken.json is no result" in capsys.readouterr().err
+
+
+def test_the_subject_is_the_checkpoint_that_was_loaded(trained, tmp_path, capsys):
+    """Of a run whose newest checkpoint is damaged, a result named that one, with its checksum."""
+    shutil.copytree(trained, tmp_path / "run")
+    steps = tmp_path / "run" / "checkpoints"
+    shutil.copytree(steps / "step-000020", steps / "step-000021")
+    (steps / "step-000021" / "__0_0.distcp").write_bytes(b"")
+    subject = Judged(tmp_path / "run").subject()
+    assert "step-000021" in capsys.readouterr().err, "which is left out"
+    assert (subject.checkpoint, subject.step) == ("step-000020", 20)
+    assert subject == Judged(steps / "step-000020").subject()
 
 
 def test_results_that_are_no_numbers_and_settings_that_differ(trained, tmp_path, capsys):

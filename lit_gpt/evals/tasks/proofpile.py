@@ -8,8 +8,6 @@ several times; loss@n is that of the positions in (n/2, n], which says what a lo
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -63,7 +61,7 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
         for found in judged.score([Request((first,), tuple(rest)) for first, *rest in texts]):
             losses.append(-np.array(found.log_p))
             hits.append(found.likeliest)
-    loss = _mean([row.mean() for row in losses])
+    loss = Metric.mean([float(row.mean()) for row in losses], "lower")
     metrics = {
         "loss": loss,
         "ppl": Metric(
@@ -72,7 +70,7 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
         "acc": Metric(float(np.mean(hits))),
     }
     for first, last in parts(options.seq_length):
-        metrics[f"loss@{last}"] = _mean([row[first:last].mean() for row in losses])
+        metrics[f"loss@{last}"] = Metric.mean([float(row[first:last].mean()) for row in losses], "lower")
     return Outcome(len(starts), metrics, {"tokens": len(tokens)})
 
 
@@ -112,14 +110,10 @@ def read_tokens(path: Path, vocab_size: int) -> np.ndarray:
         ) from error
     if tokens.ndim != 1 or tokens.dtype.kind not in "ui":
         raise UserError(f"{path} holds {tokens.dtype} of shape {tokens.shape}; one row of whole numbers is needed.")
-    if not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
+    lowest, highest = int(tokens.min()), int(tokens.max())  # each reads the whole file
+    if not 0 <= lowest <= highest < vocab_size:
         raise UserError(
-            f"{path} has token {int(tokens.max())}, and the model knows {vocab_size} tokens: it was made with another "
+            f"{path} has token {highest}, and the model knows {vocab_size} tokens: it was made with another "
             "tokenizer. Make it again with scripts/prepare_proofpile.py."
         )
     return tokens
-
-
-def _mean(values: Sequence[float]) -> Metric:
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-    return Metric(float(np.mean(values)), error, "lower")
