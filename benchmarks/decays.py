@@ -1,7 +1,7 @@
 """What do decays cost? One trunk with forks, one run with several decays, and fresh runs of each budget, compared.
 
     python benchmarks/decays.py --output out/decays --gpus 0,0,0,0 -- \\
-        --config benchmarks/recipes/decays.yaml --train_data_dir data/py4k --val_data_dir data/py4k
+        --config benchmarks/recipes/decays.yaml --train_data_dir data/py4k --val_data_dir data/py4k --ema 0.5M,2M
 
 For each seed and each budget of 0.5, 1, 2 and 4 units: `fresh` is a run of that budget (wsd), `fork` decays from a
 trunk at a constant rate, `wsd_s` is one run that decays at the end of all four, and `trunk` is the trunk itself there,
@@ -36,6 +36,7 @@ SWEEP = Path(__file__).resolve().parents[1] / "launch_scripts" / "sweep.py"
 BUDGETS = (0.5, 1.0, 2.0, 4.0)  # in units
 SHARE = 4  # a decay takes one part in so many of its budget
 LOSS = "metric/val_loss@1x"
+WAYS = {"fresh": "run of this budget", "fork": "fork of the trunk", "wsd_s": "one run, four decays", "trunk": "trunk"}
 Losses = dict[str, dict[int, dict[float, float]]]  # way -> seed -> budget -> loss
 
 
@@ -129,20 +130,25 @@ def compared(losses: Losses) -> dict[str, dict[str, dict[str, float]]]:
     return rows
 
 
-def draw(rows: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
-    """Loss over the budget, and the difference to fresh runs."""
+def draw(rows: dict[str, dict[str, dict[str, float]]], unit: int, path: Path) -> None:
+    """Loss over the budget, and how far the runs that decayed are from fresh ones."""
     figure, ((left, right),) = subplots(11, 4.2, 1, 2)
-    for way, cells in rows.items():
-        x = [float(budget) for budget in cells]
-        style = "--" if "trunk" in way else "-"
-        left.plot(x, [c["loss"] for c in cells.values()], style, marker="o", markersize=4, label=way)
-        errors = [0.0 if math.isnan(c["standard_error"]) else c["standard_error"] for c in cells.values()]
-        if not way.startswith("trunk"):
-            right.errorbar(x, [c["bias"] for c in cells.values()], errors, marker="o", markersize=4, label=way)
+    for index, (way, cells) in enumerate(rows.items()):
+        kind, _, average = way.partition(", ")
+        color = f"C{index}"  # of one way in both panels
+        x, label = [float(budget) for budget in cells], ", ".join([WAYS[kind], *([average] if average else [])])
+        if kind == "trunk" or not average:
+            line = "--" if kind == "trunk" else "-"
+            left.plot(x, [c["loss"] for c in cells.values()], line, marker="o", markersize=4, color=color, label=label)
+        if kind in ("fork", "wsd_s") and not average:
+            errors = [0.0 if math.isnan(c["standard_error"]) else c["standard_error"] for c in cells.values()]
+            bias = [c["bias"] for c in cells.values()]
+            right.errorbar(x, bias, errors, marker="o", capsize=3, color=color, label=label)
+    right.axhline(0, color="black", linewidth=0.8)
     for axes, label in ((left, axis_label(LOSS)), (right, "loss minus that of a fresh run (nats per token)")):
         axes.set_xscale("log", base=2)
         axes.set_xticks(BUDGETS, [f"{budget:g}" for budget in BUDGETS])
-        axes.set_xlabel("token budget (in units of --unit_steps steps)")
+        axes.set_xlabel(f"budget (units of {unit / 1e6:.3g}M training tokens)")
         axes.set_ylabel(label)
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, fontsize=8)
@@ -157,7 +163,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--gpus", help="GPUs that train one run each at a time, such as 0,0,1,1; default: one run on all"
     )
-    parser.add_argument("--unit_steps", type=int, default=512, help="steps of one unit of the budgets, a multiple of 8")
+    parser.add_argument("--unit_steps", type=int, default=256, help="steps of one unit of the budgets, a multiple of 8")
     parser.add_argument("--total_bsz", type=int, default=32768, help="tokens of a step")
     parser.add_argument("--seeds", default="1,2", help="seeds; there is a run of each kind for each")
     given = parser.parse_args(list(arguments)[:at])
@@ -173,7 +179,7 @@ def main(arguments: Sequence[str]) -> None:
         shown = "  ".join(f"{c['loss']:.4f} {c['bias']:+.4f}+-{c['standard_error']:.4f}" for c in cells.values())
         print(f"{way:<28} {shown}")
     write_text(given.output / "decays.json", json.dumps({"unit_tokens": unit, "losses": table}, indent=1) + "\n")
-    draw(table, given.output / "decays.png")
+    draw(table, unit, given.output / "decays.png")
 
 
 if __name__ == "__main__":
