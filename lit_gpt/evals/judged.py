@@ -13,6 +13,7 @@ import torch
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.names import ModelName, read_model_name
 from lit_gpt.errors import UserError
+from lit_gpt.evals.extension import UNCHANGED, Extension
 from lit_gpt.evals.generation import GREEDY, Sampling, generate
 from lit_gpt.evals.model_tokenizer import tokenizer_of
 from lit_gpt.evals.results import Subject, subject_of
@@ -36,7 +37,8 @@ class Judged:
     path: run folder, step folder or exported file. config: `<family>_d<depth>`, or with experts also
     `<family>_s<S>_k<k>_d<depth>`, only compared with what the checkpoint says (departure D10). tokenizer: a spec of
     load_tokenizer, by default the one of the model's data. weights: an average that --ema kept. dtype: of DTYPES; auto
-    is bf16 on a GPU, fp32 elsewhere. max_length: longest input in tokens, by default the training context.
+    is bf16 on a GPU, fp32 elsewhere. extension: of the context. max_length: longest input in tokens, by default the
+    context of training, or the extended one.
     batch_tokens: of one batch; by default what memory takes.
     Raises UserError where one of these means nothing.
     """
@@ -51,18 +53,20 @@ class Judged:
         weights: str | None = None,
         tokenizer: str | None = None,
         max_length: int | None = None,
+        extension: Extension = UNCHANGED,
         batch_tokens: int | None = None,
     ):
         if dtype not in DTYPES:
             raise UserError(f"dtype is {dtype}; give one of {', '.join(DTYPES)}.")
         if max_length is not None and max_length < 2:
             raise UserError(f"max_length is {max_length}; give 2 tokens or more.")
-        self.path, self.weights, self.batch_tokens = path, weights, batch_tokens
+        self.path, self.weights, self.extension, self.batch_tokens = path, weights, extension, batch_tokens
         self.device = device_of(device)
-        self.model, self.meta = load_model(path, self.device, compute_dtype=DTYPES[dtype], weights=weights)
+        options = {"compute_dtype": DTYPES[dtype], "weights": weights, "extension": extension}
+        self.model, self.meta = load_model(path, self.device, **options)
         if config is not None:
             _compare(config.strip("\"'"), self.model.config, path)
-        self.max_length = max_length or self.model.config.block_size
+        self.max_length = max_length or extension.longest(self.model.config)
         self.tokenizer, self.bos_id = tokenizer_of(path, tokenizer, self.meta, "as the tokenizer")
         if self.tokenizer.vocab_size > self.model.config.padded_vocab_size:
             raise UserError(

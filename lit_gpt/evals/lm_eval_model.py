@@ -15,6 +15,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
 from lit_gpt.errors import UserError
+from lit_gpt.evals.extension import Extension
 from lit_gpt.evals.generation import Sampling
 from lit_gpt.evals.judged import Judged
 from lit_gpt.evals.scoring import Request, windows
@@ -30,9 +31,9 @@ class TrainedModel(TemplateLM):
 
     pretrained: its path; config, max_length, tokenizer, weights, dtype: as there. batch_size: sequences of max_length
     that a batch may hold; "auto", and 1, which lm-eval gives when nothing was typed: as many as memory takes.
-    max_gen_toks: longest continuation where a task names none. plugins: files with mixers that the model has, joined by
-    "+" since lm-eval reads commas itself. Under torchrun or accelerate each process takes a part
-    of the examples. Raises UserError for arguments that mean nothing.
+    yarn_scale, window: of an Extension. max_gen_toks: longest continuation where a task names none. plugins: files with
+    mixers that the model has, joined by "+" since lm-eval reads commas itself. Under torchrun or accelerate each
+    process takes a part of the examples. Raises UserError for arguments that mean nothing.
     """
 
     def __init__(
@@ -46,6 +47,8 @@ class TrainedModel(TemplateLM):
         batch_size: int | str | None = None,
         device: str | None = None,
         max_gen_toks: int = NEW_TOKENS,
+        yarn_scale: float | None = None,
+        window: int | None = None,
         plugins: str = "",
         **others: Any,
     ):
@@ -53,7 +56,7 @@ class TrainedModel(TemplateLM):
         if unknown := sorted(set(others) - set(IGNORED)):
             raise UserError(
                 f"--model_args {unknown[0]} is unknown; give pretrained, config, max_length, tokenizer, weights, "
-                "dtype, max_gen_toks or plugins."
+                "dtype, max_gen_toks, yarn_scale, window or plugins."
             )
         self._rank, self._world_size = _join()
         rows = str(batch_size or "auto").partition(":")[0]
@@ -61,6 +64,9 @@ class TrainedModel(TemplateLM):
             raise UserError(f"--batch_size is {batch_size}; give a number of sequences, or auto.")
         if plugins:
             load_plugins(plugins.split("+"))
+        for name, value in (("yarn_scale", yarn_scale), ("window", window), ("max_length", max_length)):
+            if value is not None and not isinstance(value, int | float):
+                raise UserError(f"--model_args {name} is {value!r}; give a number.")
         self.judged = Judged(
             Path(pretrained).expanduser(),
             config=config,
@@ -69,6 +75,7 @@ class TrainedModel(TemplateLM):
             weights=weights,
             tokenizer=tokenizer,
             max_length=max_length,
+            extension=Extension(yarn_scale, window),
         )
         if rows not in ("auto", "1"):
             self.judged.batch_tokens = int(rows) * self.judged.max_length

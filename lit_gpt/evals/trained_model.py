@@ -13,6 +13,7 @@ import torch
 from lit_gpt.checkpoint import find_checkpoint, load_exported, load_full, newest_published, read_meta, understood
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
+from lit_gpt.evals.extension import UNCHANGED, Extension
 from lit_gpt.model import GPT
 from lit_gpt.nn.mixers import MIXERS
 from lit_gpt.plugins import changed_plugins
@@ -28,12 +29,13 @@ def load_model(
     *,
     compute_dtype: torch.dtype | None = None,
     weights: str | None = None,
+    extension: Extension = UNCHANGED,
 ) -> tuple[GPT, dict[str, Any]]:
     """The model in evaluation mode, and the meta it was saved with (step, tokens, plan, model, ...).
 
     path: run folder (its newest checkpoint), step folder, or exported file. What the model is comes from that meta,
     where ArchScale reads it off the path (departure D10). compute_dtype: default bf16 on CUDA, else fp32. weights:
-    see load_weights_and_meta. Raises UserError when there is no model at the path.
+    see load_weights_and_meta. extension: of its context. Raises UserError when there is no model at the path.
     """
     tensors, meta = load_weights_and_meta(path, weights)
     device = torch.device(device)
@@ -42,7 +44,7 @@ def load_model(
     config, multipliers = describe_model(meta, path)
     check_weights(tensors, config, path)
     with device:
-        model = GPT(config, multipliers, compute_dtype=compute_dtype)
+        model = GPT(extension.of(config), multipliers, compute_dtype=compute_dtype)
     model.load_state_dict(tensors)
     return model.eval(), meta
 

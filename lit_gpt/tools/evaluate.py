@@ -13,6 +13,7 @@ from lit_gpt.config.bounds import violations
 from lit_gpt.config.command import parsed, run_command
 from lit_gpt.config.parsers import Parser
 from lit_gpt.errors import UserError
+from lit_gpt.evals.extension import Extension
 from lit_gpt.evals.judged import Judged
 from lit_gpt.evals.results import Result, save
 from lit_gpt.evals.tasks import TASKS, Outcome
@@ -36,12 +37,13 @@ def judge(task: str, words: list[str]) -> int:
         weights=values.weights,
         tokenizer=values.tokenizer_name,
         max_length=values.max_length,
+        extension=Extension(values.yarn_scale, values.window),
     )
     outcome = module.evaluate(judged, options)
     if not isinstance(outcome, Outcome):
         raise UserError(f"{module.__file__}: evaluate gave a {type(outcome).__name__}. Let it return an Outcome.")
     settings = {name: value for name, value in asdict(options).items() if name != "verbose"} | outcome.settings
-    settings |= {"plugins": digests()} if values.plugins else {}
+    settings |= judged.extension.settings | ({"plugins": digests()} if values.plugins else {})
     result = Result(task, outcome.examples, outcome.metrics, judged.subject(), settings)
     for name, metric in outcome.metrics.items():
         error = "" if metric.stderr is None else f" +- {metric.stderr:.4g}"
@@ -68,8 +70,12 @@ def parser_of(task: str) -> Parser:
     }
     for name, text in texts.items():
         parser.add_argument(f"--{name}", type=str | None, default="auto" if name == "dtype" else None, help=text)
-    length = "longest input in tokens; default: the training context"
+    length = "longest input in tokens; default: the training context, times --yarn_scale"
     parser.add_argument("--max_length", type=int | None, default=None, help=length)
+    yarn = "stretch rotary positions to a context this many times as long (YaRN); default: as trained"
+    parser.add_argument("--yarn_scale", type=float | None, default=None, help=yarn)
+    window = "tokens that windowed layers see; default: as trained"
+    parser.add_argument("--window", type=int | None, default=None, help=window)
     kept = "folder for the result; default: evals in the run folder, or beside an exported file"
     parser.add_argument("--output_dir", type=Path | None, default=None, help=kept)
     add_weights(parser)
