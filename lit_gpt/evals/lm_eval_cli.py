@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import lm_eval
@@ -11,7 +13,9 @@ from lm_eval._cli import HarnessCLI
 from lm_eval.utils import setup_logging
 
 from lit_gpt.errors import UserError
+from lit_gpt.evals.hf_tokenizer import write_tokenizer
 from lit_gpt.evals.lm_eval_model import TrainedModel
+from lit_gpt.evals.model_tokenizer import find_tokenizer
 from lit_gpt.evals.results import Metric, Result, save
 from lit_gpt.evals.soft import soft_metrics
 
@@ -28,7 +32,9 @@ def main(argv: list[str]) -> int:
         if options["model"] not in NAMES:
             return evaluate(**options)
         model = _model(options, any(word.partition("=")[0] == "--device" for word in argv))
-        results = evaluate(**options | {"model": model, "log_samples": True})
+        with TemporaryDirectory() as folder:
+            _lend_tokenizer(model, options["task_manager"].metadata, Path(folder))
+            results = evaluate(**options | {"model": model, "log_samples": True})
         if results is not None:
             keep(model, results, options)
             if not options["log_samples"]:
@@ -46,6 +52,8 @@ def main(argv: list[str]) -> int:
             f"The data of a task could not be fetched ({error}). Fetch it where there is a network, with the same "
             "command; or give tasks of your own: --include_path FOLDER."
         ) from error
+    except ImportError as error:
+        raise UserError(f"A task needs a package that is not here: {' '.join(str(error).split())}") from error
     except ValueError as error:
         if "Tasks not found" not in str(error):
             raise
@@ -65,6 +73,15 @@ def _model(options: Mapping[str, Any], device_given: bool) -> TrainedModel:
     return TrainedModel(**given)
 
 
+def _lend_tokenizer(model: TrainedModel, metadata: dict[str, Any], folder: Path) -> None:
+    """Tasks that make texts of a given length, as RULER does, load a tokenizer of transformers by this name."""
+    judged = model.judged
+    kept = find_tokenizer(judged.path, judged.meta, (metadata or {}).get("tokenizer"))
+    if kept is not None and kept.present:
+        write_tokenizer(kept, judged.model.config, folder)
+        metadata["tokenizer"] = str(folder)
+
+
 def keep(model: TrainedModel, results: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """A Result of every task, with its soft metrics, beside the model."""
     subject = model.judged.subject()
@@ -74,10 +91,17 @@ def keep(model: TrainedModel, results: Mapping[str, Any], options: Mapping[str, 
             continue
         settings = {name: options[name] for name in SETTINGS if options.get(name) is not None}
         settings |= {"max_length": model.max_length, "task_version": results["versions"].get(task)}
-        settings |= model.judged.extension.settings
+        settings |= model.judged.extension.settings | _metadata(options)
         metrics = metrics_of(found, results.get("higher_is_better", {}).get(task, {}))
         metrics |= soft_metrics(results["samples"].get(task, []))
         print(f"kept: {save(Result(task, examples, metrics, subject, settings), model.judged.path)}")
+
+
+def _metadata(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What was typed for --metadata, such as RULER's lengths; lm-eval adds the model's arguments to it."""
+    added = {"tokenizer", *dict(options["model_args"] or {})}
+    typed = {name: value for name, value in (options.get("metadata") or {}).items() if name not in added}
+    return {"metadata": typed} if typed else {}
 
 
 def metrics_of(found: Mapping[str, Any], higher: Mapping[str, bool]) -> dict[str, Metric]:
@@ -86,6 +110,8 @@ def metrics_of(found: Mapping[str, Any], higher: Mapping[str, bool]) -> dict[str
     for key, value in found.items():
         name, comma, kind = key.partition(",")
         if not comma or name.endswith("_stderr") or not isinstance(value, int | float):
+            continue
+        if name.isdecimal() and value == -1:  # RULER's word for a length that nobody asked for
             continue
         error = found.get(f"{name}_stderr,{kind}")
         better = "higher" if higher.get(name, True) else "lower"

@@ -19,9 +19,9 @@ from lit_gpt.checkpoint import CHECKPOINT_VERSION, read_safetensors
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.data.kept_tokenizer import KeptTokenizer
 from lit_gpt.errors import UserError
+from lit_gpt.evals.hf_tokenizer import read_tokenizer, write_tokenizer
 from lit_gpt.evals.trained_model import check_weights
 from lit_gpt.scaling.base import Multipliers
-from lit_gpt.tools._hf_tokenizer import read_tokenizer, write_tokenizer
 from lit_gpt.tools._llama import Weights, from_llama, to_llama
 from lit_gpt.tools._llama_config import check_is_llama, llama_config, model_config
 from lit_gpt.utils.files import read_object, replacing

@@ -126,3 +126,22 @@ def test_two_processes_equal_one(trained, tasks):
         pairs = zip(answers(one["samples"][task]), two[task], strict=True)
         assert all(math.isclose(float(a), float(b), rel_tol=1e-5, abs_tol=1e-5) for a, b in pairs), task
     assert answers(one["samples"][TASKS[2]]) == two[TASKS[2]]
+
+
+def test_tasks_that_make_texts_have_the_models_tokenizer(trained, tmp_path):
+    """RULER sizes its prompts with a tokenizer of transformers, which it loads by name."""
+    from transformers import AutoTokenizer
+
+    from lit_gpt.evals.lm_eval_cli import _lend_tokenizer
+
+    model, metadata = ours(trained), {"max_seq_lengths": [512], "pretrained": str(trained)}
+    _lend_tokenizer(model, metadata, tmp_path)
+    theirs, text = AutoTokenizer.from_pretrained(metadata["tokenizer"]), "the quick brown fox, 12 times"
+    assert theirs(text)["input_ids"] == model.tok_encode(text)
+
+
+def test_lengths_that_nobody_asked_for_are_no_figures():
+    from lit_gpt.evals.lm_eval_cli import metrics_of
+
+    found = metrics_of({"4096,none": -1, "512,none": 0.25, "512_stderr,none": 0.1}, {})
+    assert {name: (m.value, m.stderr) for name, m in found.items()} == {"512": (0.25, 0.1)}
