@@ -2,7 +2,7 @@
 
 Exact: every n-gram of the training data is looked up by a 64-bit hash, and what has the hash of an n-gram of the
 examples is compared with it token by token. The training data is read once, in chunks; memory is that of the examples,
-about 24 bytes for each of their tokens. An n-gram of the training data may reach over the end of a document.
+about 50 bytes for each of their tokens. An n-gram of the training data may reach over the end of a document.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
+from lit_gpt.data.discover import open_corpus
 from lit_gpt.data.stream import TokenStream
 
 NGRAM = 13  # the convention of GPT-3's paper, which counts words (arXiv:2005.14165, appendix C); here they are tokens
@@ -38,7 +39,7 @@ class Overlap:
 
     @property
     def contaminated(self) -> float | None:
-        """The share of the compared examples with one such n-gram or more, as GPT-3's paper counts; None without any."""
+        """The share of compared examples with one such n-gram or more, as GPT-3's paper counts; None without any."""
         found = self.compared
         return sum(share > 0 for share in found) / len(found) if found else None
 
@@ -47,6 +48,11 @@ class Overlap:
         """The mean share of n-grams over the compared examples."""
         found = self.compared
         return sum(found) / len(found) if found else None
+
+
+def streams_of(data_dir: str, split: str = "train", mixture: str | None = None) -> list[TokenStream]:
+    """The token streams of a data folder, as training reads them. Raises UserError where there are none."""
+    return [source.stream for source in open_corpus(data_dir, split, 1, 0, mixture).sources]
 
 
 def overlap(

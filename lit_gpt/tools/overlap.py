@@ -10,27 +10,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lit_gpt.config.command import command_of, run_command
-from lit_gpt.data.discover import open_corpus
 from lit_gpt.data.kept_tokenizer import describe_tokenizer
 from lit_gpt.data.stream import TokenStream
 from lit_gpt.data.tokenizer import Tokenizer, load_tokenizer
 from lit_gpt.errors import UserError
-from lit_gpt.evals.overlap import NGRAM, Overlap, overlap
+from lit_gpt.evals.overlap import NGRAM, Overlap, overlap, streams_of
 from lit_gpt.tools._cli import local_path
 from lit_gpt.utils.files import regular, write_text
 
 BLOCK = 2048  # tokens of an example of validation data that does not say where documents end
-
-
-def streams_of(data_dir: str, split: str, mixture: str | None = None) -> list[TokenStream]:
-    """The token streams of a data folder, as training reads them. Raises UserError where there are none."""
-    return [source.stream for source in open_corpus(data_dir, split, 1, 0, mixture).sources]
 
 
 def read_texts(path: Path, field: str) -> list[tuple[str, str]]:
@@ -73,7 +68,7 @@ def documents(stream: TokenStream) -> Iterator[np.ndarray]:
         yield from (tokens[i : i + BLOCK] for i in range(0, len(tokens), BLOCK))
         return
     ends = [-1, *np.flatnonzero(tokens == stream.eos_id).tolist(), len(tokens)]
-    yield from (tokens[a + 1 : b] for a, b in zip(ends, ends[1:]) if b > a + 1)
+    yield from (tokens[a + 1 : b] for a, b in pairwise(ends) if b > a + 1)
 
 
 def report(names: Sequence[str], found: Overlap) -> dict[str, Any]:

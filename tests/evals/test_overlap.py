@@ -14,6 +14,7 @@ from lit_gpt.data.formats import packed
 from lit_gpt.data.stream import ArrayStream
 from lit_gpt.evals import overlap as module
 from lit_gpt.evals.overlap import overlap
+from lit_gpt.tools import evaluate
 from lit_gpt.tools import overlap as command
 
 
@@ -125,3 +126,40 @@ def test_one_sentence_says_what_is_wrong(data, tmp_path, monkeypatch, capsys, wo
     assert tool(command.main, "--train_data_dir", data, *words) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1, error
+
+
+def test_the_figure_stands_beside_the_score(trained, tmp_path, capsys):
+    """Proof-Pile on the training data itself, and on tokens that are not there; Phonebook has names that are new."""
+    shards = sorted((trained.parents[1] / "data").rglob("train*.bin"))
+    stream = packed.open_stream(shards, module_info())
+    tokens = stream.read(0, 400)
+    figures = {}
+    for name, ids in {"seen": tokens, "new": np.random.default_rng(0).integers(257, size=400)}.items():
+        np.save(tmp_path / f"{name}.npy", ids)
+        words = ["--data_path", tmp_path / f"{name}.npy", "--seq_length", 63, "--sliding_window", 64]
+        figures[name] = judged(trained, tmp_path / name, "proofpile", stream_folder(shards), *words)
+    assert figures["seen"]["contaminated"] == figures["seen"]["overlap"] == 1
+    assert figures["new"]["contaminated"] == figures["new"]["overlap"] == 0
+    assert "contaminated" in capsys.readouterr().out
+    words = ["--min_eval_len", 3, "--max_eval_len", 3, "--eval_num_batches", 1, "--max_length", 900]
+    book = judged(trained, tmp_path / "book", "phonebook", stream_folder(shards), *words)
+    assert 0 <= book["overlap"] <= book["contaminated"] <= 1 and "acc@3" in book
+
+
+def stream_folder(shards):
+    return shards[0].parent
+
+
+def judged(trained, output, task, data, *words):
+    line = ["--checkpoint_path", trained, "--output_dir", output, "--decontaminate", data, *words]
+    assert tool(lambda argv: evaluate.judge(task, argv), *line) == 0
+    (path,) = output.glob("*.json")
+    found = json.loads(path.read_text())
+    assert found["settings"]["decontaminate"] == str(data)
+    return {name: metric["value"] for name, metric in found["metrics"].items()}
+
+
+def test_data_of_another_tokenizer_is_refused(trained, data, tmp_path, capsys):
+    line = ["--checkpoint_path", trained, "--output_dir", tmp_path, "--decontaminate", data]
+    assert tool(lambda argv: evaluate.judge("phonebook", argv), *line) == 2
+    assert "has tokens of 'bytes'" in capsys.readouterr().err
