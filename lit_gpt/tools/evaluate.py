@@ -84,7 +84,10 @@ class TrainingData(NamedTuple):
         """
         found = overlap(outcome.sequences, self.streams, NGRAM, show=True).compared
         if not found:
-            raise UserError(f"The evaluation gives no sequence of {NGRAM} tokens that --decontaminate could look for. Leave it out.")
+            raise UserError(
+                f"The evaluation gives no sequence of {NGRAM} tokens or more, for which --decontaminate could look. "
+                "Leave it out."
+            )
         contaminated = [float(share > 0) for share in found]
         return {"contaminated": Metric.mean(contaminated, "lower"), "overlap": Metric.mean(found, "lower")}
 
