@@ -6,6 +6,7 @@ A letter answers a multiple-choice question. Everything else is mathematics, whi
 
 from __future__ import annotations
 
+import logging
 import re
 from functools import cache
 from typing import Any
@@ -21,7 +22,10 @@ IN_WORDS = re.compile(r"(?i:\banswer\b)[\s*:]*(?i:is\b|=)?[\s*:]*\(?([A-J])(?![A
 
 
 def is_right(answer: str, generation: str) -> bool:
-    """Whether the text ends in that answer. Raises UserError where math-verify is needed and missing."""
+    """Whether the text ends in that answer; one that math-verify reads or compares for longer than 5 seconds does not.
+
+    Raises UserError where math-verify is needed and missing.
+    """
     said = generation.rpartition(END_OF_THOUGHT)[2]
     said = said[max(0, said.rfind("\\boxed")) :]  # the last box; math-verify would make one set of neighbours
     if LETTER.fullmatch(answer.strip()):
@@ -57,4 +61,5 @@ def math_verify() -> Any:
         import math_verify as library
     except ImportError as error:
         raise UserError('Answers in mathematics need math-verify: type pip install -e ".[reason]"') from error
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it prints all of a text that takes it too long
     return library
