@@ -8,17 +8,23 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 from lit_gpt.config.bounds import violations
 from lit_gpt.config.command import parsed, run_command
 from lit_gpt.config.parsers import Parser
+from lit_gpt.data.kept_tokenizer import describe_tokenizer
+from lit_gpt.data.stream import TokenStream
 from lit_gpt.errors import UserError
 from lit_gpt.evals.extension import Extension
 from lit_gpt.evals.judged import Judged
-from lit_gpt.evals.results import Result, save
+from lit_gpt.evals.overlap import NGRAM, overlap, streams_of
+from lit_gpt.evals.results import Metric, Result, save
 from lit_gpt.evals.tasks import TASKS, Outcome
 from lit_gpt.plugins import digests
 from lit_gpt.tools._cli import add_plugins, add_weights, local_path, parser_for, use_plugins
+
+PROBE = "In 1998, 23 of them said: it isn't (quite) so simple.\n"  # two tokenizers do not cut all of this alike
 
 
 def judge(task: str, words: list[str]) -> int:
@@ -39,18 +45,53 @@ def judge(task: str, words: list[str]) -> int:
         max_length=values.max_length,
         extension=Extension(values.yarn_scale, values.window),
     )
+    seen = TrainingData.of(values.decontaminate, judged) if values.decontaminate else None
     outcome = module.evaluate(judged, options)
     if not isinstance(outcome, Outcome):
         raise UserError(f"{module.__file__}: evaluate gave a {type(outcome).__name__}. Let it return an Outcome.")
     settings = {name: value for name, value in asdict(options).items() if name != "verbose"} | outcome.settings
     settings |= judged.extension.settings | ({"plugins": digests()} if values.plugins else {})
-    result = Result(task, outcome.examples, outcome.metrics, judged.subject(), settings)
-    for name, metric in outcome.metrics.items():
+    settings |= {"decontaminate": seen.where} if seen else {}
+    metrics = outcome.metrics | (seen.metrics(outcome) if seen else {})
+    result = Result(task, outcome.examples, metrics, judged.subject(), settings)
+    for name, metric in metrics.items():
         error = "" if metric.stderr is None else f" +- {metric.stderr:.4g}"
         print(f"{name:20} {metric.value:.6g}{error}")
     where = save(result, judged.path, values.output_dir)
     print(f"kept: {where}")
     return 0
+
+
+class TrainingData(NamedTuple):
+    """Data in which an evaluation may be contained."""
+
+    where: str
+    streams: list[TokenStream]
+
+    @classmethod
+    def of(cls, where: str, judged: Judged) -> TrainingData:
+        """Raises UserError for a folder without data, and for tokens that are not the model's."""
+        streams, kept = streams_of(where), describe_tokenizer(where)
+        if kept and kept.present and kept.load().encode(PROBE) != judged.tokenizer.encode(PROBE):
+            raise UserError(
+                f"{where} has tokens of {kept.name!r}, and the evaluation those of {judged.tokenizer.name!r}, so no "
+                "n-gram can be compared. Give --decontaminate the data that the model was trained on."
+            )
+        return cls(where, streams)
+
+    def metrics(self, outcome: Outcome) -> dict[str, Metric]:
+        """contaminated: share of questions with an n-gram of the data; overlap: share of their n-grams in it.
+
+        Raises UserError where the evaluation has no question of n tokens.
+        """
+        found = overlap(outcome.sequences, self.streams, NGRAM, show=True).compared
+        if not found:
+            raise UserError(
+                f"The evaluation gives no sequence of {NGRAM} tokens or more, for which --decontaminate could look. "
+                "Leave it out."
+            )
+        contaminated = [float(share > 0) for share in found]
+        return {"contaminated": Metric.mean(contaminated, "lower"), "overlap": Metric.mean(found, "lower")}
 
 
 def parser_of(task: str) -> Parser:
@@ -78,6 +119,8 @@ def parser_of(task: str) -> Parser:
     parser.add_argument("--window", type=int | None, default=None, help=window)
     kept = "folder for the result; default: evals in the run folder, or beside an exported file"
     parser.add_argument("--output_dir", type=Path | None, default=None, help=kept)
+    data = "folder of the model's training data, in which the evaluation's n-grams are looked for; default: none"
+    parser.add_argument("--decontaminate", type=str | None, default=None, help=data)
     add_weights(parser)
     add_plugins(parser)
     parser.add_class_arguments(module.Options, as_group=False)

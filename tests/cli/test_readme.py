@@ -28,6 +28,7 @@ from lit_gpt.config.resolve import ALIASES
 from lit_gpt.data.prepare import prepare as data_prepare
 from lit_gpt.data.prepare.corpora import public_corpus
 from lit_gpt.evals.tasks import TASKS
+from lit_gpt.tools import overlap
 from lit_gpt.tools.evaluate import parser_of
 
 reproduce, train_step = (script_module(f"benchmarks/{name}.py") for name in ("reproduce", "train_step"))
@@ -162,6 +163,7 @@ HANDLERS: list[tuple[str, Callable[[list[str], Path], None], int]] = [  # start,
     ("python plots/", tool, 1),
     ("python eval.py ", lm_eval_line, 1),
     ("accelerate launch eval.py ", lm_eval_line, 2),
+    ("python eval_reason/", tool, 1),
     ("python eval_", judged, 1),
     ("python benchmarks/", tool, 1),
     ("python scripts/", tool, 1),
@@ -277,7 +279,7 @@ def test_options_that_the_pages_name_exist() -> None:
     known |= set(re.findall(r'"(--\w+)"', code))
     # Of install.sh, pip, Docker and iconv, as far as the pattern below reads them.
     known |= {"--dry", "--dest", "--build", "--tag", "--rm", "--interactive", "--tty", "--ipc", "--volume", "--from"}
-    for program in (data_prepare, fetch_script.plan_fetch, train_step.main, reproduce.main):
+    for program in (data_prepare, fetch_script.plan_fetch, train_step.main, reproduce.main, overlap.compare):
         known |= {f"--{name}" for name in inspect.signature(program).parameters}
     known |= OF_LM_EVAL | {f"--{name}" for task in TASKS.names() for name, _ in parser_of(task).get_defaults().items()}
     for page in PAGES:

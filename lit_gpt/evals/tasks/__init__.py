@@ -5,8 +5,11 @@ A file has a dataclass Options, whose fields are the flags, and evaluate(judged,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from lit_gpt.evals.results import Metric
 from lit_gpt.registry import Registry
@@ -19,9 +22,11 @@ class Outcome:
     """What an evaluation found.
 
     examples: how many questions. metrics: name -> figure; a figure at a length is named `name@length`, from which
-    plots over length are drawn. settings: what the figures depend on besides the options.
+    plots over length are drawn. settings: what the figures depend on besides the options. sequences: the tokens that
+    the model was asked about, an array for each question; --decontaminate looks for them in the training data.
     """
 
     examples: int
     metrics: dict[str, Metric]
     settings: dict[str, Any] = field(default_factory=dict)
+    sequences: Sequence[np.ndarray] = ()

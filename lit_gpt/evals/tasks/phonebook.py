@@ -12,6 +12,7 @@ import random
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
 from tqdm import tqdm
 
 from lit_gpt.config.bounds import Bounds
@@ -75,9 +76,12 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
             f"--min_eval_len {options.min_eval_len} is more than --max_eval_len {options.max_eval_len}. Swap them."
         )
     metrics, count = {}, options.eval_num_batches * options.eval_batch_size
+    sequences: list[np.ndarray] = []
     for entries in tqdm(options.lengths, desc="phonebook", unit="length"):
         asked = [question(entries, f"{options.seed}-{entries}-{i}") for i in range(count)]
-        longest = max(len(judged.encode(prompt)) for prompt, _ in asked)
+        prompts = [np.array(judged.encode(prompt), np.int32) for prompt, _ in asked]
+        longest = max(map(len, prompts))
+        sequences += prompts
         if longest + NEW_TOKENS > judged.max_length:
             raise UserError(
                 f"{entries} entries are {longest} tokens, and with {NEW_TOKENS} for the answer they do not fit into "
@@ -90,7 +94,7 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
             print("\n".join(f"{entries} entries: {a.strip()!r}, right is {n}" for a, (_, n) in zip(answers, asked)))
         metrics[f"acc@{entries}"] = Metric(right / count, error_of_share(right, count))
         metrics[f"tokens@{entries}"] = Metric(longest, better="lower")
-    return Outcome(count * len(options.lengths), metrics, {"max_length": judged.max_length})
+    return Outcome(count * len(options.lengths), metrics, {"max_length": judged.max_length}, sequences)
 
 
 def error_of_share(right: int, count: int) -> float:

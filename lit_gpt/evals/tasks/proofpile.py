@@ -71,7 +71,8 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
     }
     for first, last in parts(options.seq_length):
         metrics[f"loss@{last}"] = Metric.mean([float(row[first:last].mean()) for row in losses], "lower")
-    return Outcome(len(starts), metrics, {"tokens": len(tokens)})
+    asked = [tokens[start : start + options.seq_length + 1] for start in starts]
+    return Outcome(len(starts), metrics, {"tokens": len(tokens)}, asked)
 
 
 def parts(length: int) -> list[tuple[int, int]]:
