@@ -77,19 +77,25 @@ class KVCache:
 
 def select_rows(cache: Any, index_R: Tensor) -> None:
     """Keep these rows of everything that a layer remembers, in place; a row may be asked for several times."""
-    for name, value in vars(cache).items():
+    fields = _fields(cache)
+    for name, value in fields.items():
         if isinstance(value, Tensor):
-            setattr(cache, name, value.index_select(0, index_R))
-        elif hasattr(value, "__dict__"):
+            fields[name] = value.index_select(0, index_R)
+        elif _holds(value):
             select_rows(value, index_R)
 
 
 def tensors(cache: Any) -> list[Tensor]:
-    """Everything that a layer remembers; its bytes are the memory that it takes between calls."""
-    found: list[Tensor] = []
-    for value in vars(cache).values():
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif hasattr(value, "__dict__"):
-            found += tensors(value)
-    return found
+    """Everything that a layer remembers; the bytes of these are the memory that it takes between calls."""
+    values = list(_fields(cache).values())
+    own = [value for value in values if isinstance(value, Tensor)]
+    return own + [tensor for value in values if _holds(value) for tensor in tensors(value)]
+
+
+def _holds(value: Any) -> bool:
+    return not isinstance(value, Tensor) and (isinstance(value, dict) or hasattr(value, "__dict__"))
+
+
+def _fields(cache: Any) -> dict[str, Any]:
+    """A cache is an object or a dictionary; what changes in these fields changes in the cache."""
+    return cache if isinstance(cache, dict) else vars(cache)
