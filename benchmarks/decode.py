@@ -106,7 +106,7 @@ def measure(model: GPT, prompt: int, batch: int, new_tokens: int) -> dict[str, f
     full_ms, _ = prefill(model, tokens_1T, last_only=False)
     prefill_ms, kept = prefill(model, tokens_1T, last_only=True)
     one, many = (new_token(model, tokens_1T, rows, new_tokens) for rows in (1, batch))
-    row = {
+    row: dict[str, float] = {
         "cache_bytes": kept,
         "full_ms": full_ms,
         "prefill_ms": prefill_ms,
@@ -116,7 +116,9 @@ def measure(model: GPT, prompt: int, batch: int, new_tokens: int) -> dict[str, f
         "batch_token_ms": many,
         "batch_tokens_per_sec": 1e3 * batch / many,
     }
-    return row | ({"peak_bytes": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {})
+    if device.type == "cuda":
+        row["peak_bytes"] = torch.cuda.max_memory_allocated(device)
+    return row
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
