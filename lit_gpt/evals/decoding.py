@@ -7,6 +7,9 @@ that only asks for the last position may leave out:
   computed for the last position alone. docs/performance.md has what that saves.
 - Softmax attention before them has one query; only its keys and values are made for all positions.
 
+What a layer keeps between calls is bounded by what later ones need: keys and values of the positions in its window (or
+in that of a layer that reads them), the state of a recurrent layer; see lit_gpt.nn.cache.
+
 Shapes: B rows, T tokens of a call, S positions so far with this call's, n model width.
 """
 
@@ -121,7 +124,9 @@ class Decoder:
         branch, skip = block.read(stream.x, block.norm1, block.skip1)
         q, k, v = mixer.heads(branch, context, shared, self.caches[layer])
         end = self._inputs(layer, ends, states)[1]
-        h, state = mixer.finish(branch[:, -1:], mixer.attend(q[:, -1:], k, v, end), (k, v))
+        q = q[:, -1:]
+        y = mixer.attend(q, mixer.near(q, k), mixer.near(q, v), end)
+        h, state = mixer.finish(branch[:, -1:], y, (k, v))
         stream = block.write(_last(stream), skip[:, -1:], h)
         stream, states[layer] = block.feed_forward(stream, state, context.experts)
         return Stream(stream.x, stream.total)

@@ -7,34 +7,95 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Positions of a buffer beyond those that are kept. Whenever they are used up the kept ones are copied, once in so many
+# tokens, while attention reads them at every token: the copies are a few percent of that.
+SPARE = 64
 
-class KVCache:
-    """Keys and values of one attention layer in preallocated buffers.
 
-    Shapes: (batch, max_len, n_kv_head, head_dim). Keys are stored with their positions
-    already encoded. Windowed layers keep every key; the mask hides what is too old.
+class History:
+    """The last positions of a tensor (batch, positions, ...), in order, in a buffer that is allocated once.
+
+    keep: how many of them a later call needs, beside its own; None is all, max_len.
     """
 
-    def __init__(self, batch: int, max_len: int, heads: int, head_dim: int, device: torch.device, dtype: torch.dtype):
-        shape = (batch, max_len, heads, head_dim)
-        # Allocated once: growing by concatenation would copy all keys and values at every token.
-        self.k, self.v = (torch.empty(shape, device=device, dtype=dtype) for _ in range(2))
-        self.length = 0
+    def __init__(
+        self,
+        batch: int,
+        max_len: int,
+        keep: int | None,
+        sizes: tuple[int, ...],
+        device: torch.device,
+        dtype: torch.dtype,
+    ):
+        self.keep = max_len if keep is None else min(keep, max_len)
+        # Growing by concatenation would copy what is kept at every token.
+        size = min(max_len, self.keep + SPARE)
+        self.buffer = torch.empty(batch, size, *sizes, device=device, dtype=dtype)
+        self.end = 0  # of what the buffer holds
+        self.left = max_len
+
+    def append(self, new_BT: Tensor) -> Tensor:
+        """The kept positions and T more, which are all that their queries may see; good until the next call.
+
+        Without room for T more, as after a long prompt, this is a tensor of its own, of which the last positions stay.
+        """
+        count, first = new_BT.shape[1], max(0, self.end - self.keep)
+        assert count <= self.left, f"the cache has room for {self.left} more tokens, {count} were given"
+        self.left -= count
+        if self.end + count <= self.buffer.shape[1]:
+            self.buffer[:, self.end : self.end + count] = new_BT
+            self.end += count
+            return self.buffer[:, first : self.end]
+        whole = torch.cat([self.buffer[:, first : self.end], new_BT], dim=1)
+        self.end = min(self.keep, whole.shape[1])
+        self.buffer[:, : self.end] = whole[:, whole.shape[1] - self.end :]
+        return whole
+
+
+class KVCache:
+    """Keys and values of one attention layer, (batch, positions, n_kv_head, head_dim); keys with positions encoded.
+
+    keep: positions that a later call needs beside its own, None for all of max_len; see History.
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        max_len: int,
+        keep: int | None,
+        heads: int,
+        head_dim: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ):
+        self.k, self.v = (History(batch, max_len, keep, (heads, head_dim), device, dtype) for _ in range(2))
 
     def append(self, k_BTGD: Tensor, v_BTGD: Tensor) -> tuple[Tensor, Tensor]:
-        """Store T more positions; the keys and values of all positions so far, as views."""
-        end = self.length + k_BTGD.shape[1]
-        assert end <= self.k.shape[1], f"the cache holds {self.k.shape[1]} tokens, {end} were given"
-        self.k[:, self.length : end] = k_BTGD
-        self.v[:, self.length : end] = v_BTGD
-        self.length = end
-        return self.k[:, :end], self.v[:, :end]
+        """Store T more positions; the keys and values of those kept and these, see History."""
+        return self.k.append(k_BTGD), self.v.append(v_BTGD)
 
 
 def select_rows(cache: Any, index_R: Tensor) -> None:
     """Keep these rows of everything that a layer remembers, in place; a row may be asked for several times."""
-    for name, value in vars(cache).items():
+    fields = _fields(cache)
+    for name, value in fields.items():
         if isinstance(value, Tensor):
-            setattr(cache, name, value.index_select(0, index_R))
-        elif hasattr(value, "__dict__"):
+            fields[name] = value.index_select(0, index_R)
+        elif _holds(value):
             select_rows(value, index_R)
+
+
+def tensors(cache: Any) -> list[Tensor]:
+    """Everything that a layer remembers; the bytes of these are the memory that it takes between calls."""
+    values = list(_fields(cache).values())
+    own = [value for value in values if isinstance(value, Tensor)]
+    return own + [tensor for value in values if _holds(value) for tensor in tensors(value)]
+
+
+def _holds(value: Any) -> bool:
+    return not isinstance(value, Tensor) and (isinstance(value, dict) or hasattr(value, "__dict__"))
+
+
+def _fields(cache: Any) -> dict[str, Any]:
+    """A cache is an object or a dictionary; what changes in these fields changes in the cache."""
+    return cache if isinstance(cache, dict) else vars(cache)

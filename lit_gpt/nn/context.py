@@ -15,6 +15,7 @@ from lit_gpt.config.model import LayerSpec, ModelConfig
 from lit_gpt.nn import rotary
 from lit_gpt.ops import attention
 from lit_gpt.ops.boundaries import document_offsets
+from lit_gpt.ops.masks import in_reach
 
 
 class Backends(NamedTuple):
@@ -46,7 +47,10 @@ class Context(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """What attention may see: S positions, of which the queries are the last; their documents, (B, S), if any."""
+    """What attention may see: S positions, of which the queries are the last; their documents, (B, S), if any.
+
+    Masks are over the keys that are in reach of a window, which are all that its layers keep.
+    """
 
     length: int
     doc_ids: Tensor | None
@@ -80,8 +84,10 @@ def layer_contexts(
         ropes[base] = rotary.tables(config, positions, base) if turns else None
     packed, offsets = keys.doc_ids is not None, cu_seqlens is not None
     for window in {spec.window for spec in attending}:
-        request = attention.describe(device, queries, keys.length, window, packed, config.attn_sink, dtype, offsets)
-        masks[window] = attention.prepare_mask(request, keys.doc_ids, device, backends.attention, cu_seqlens)
+        seen = in_reach(queries, keys.length, window)
+        request = attention.describe(device, queries, seen, window, packed, config.attn_sink, dtype, offsets)
+        doc_ids = None if keys.doc_ids is None else keys.doc_ids[:, keys.length - seen :]
+        masks[window] = attention.prepare_mask(request, doc_ids, device, backends.attention, cu_seqlens)
     return {
         (spec.window, spec.rope_base): Context(
             ropes.get(spec.rope_base), masks.get(spec.window), doc_ids_BT, cu_seqlens, *backends

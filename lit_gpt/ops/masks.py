@@ -17,6 +17,11 @@ from torch.nn.attention.flex_attention import BlockMask
 BLOCK = 128  # tokens of a block: the default of create_block_mask, which FlexAttention's kernels are tuned for
 
 
+def in_reach(queries: int, keys: int, window: int | None) -> int:
+    """How many of so many keys some query sees: the last ones, back to where the first query's window starts."""
+    return keys if window is None else min(keys, window - 1 + queries)
+
+
 class Request(NamedTuple):
     """What a backend of softmax attention is chosen by.
 

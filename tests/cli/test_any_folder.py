@@ -19,7 +19,7 @@ SCRIPTS = [p for folder in FOLDERS for p in sorted((ROOT / folder).glob("*.py"))
 SCRIPTS = [path for path in SCRIPTS if path.name not in BEFORE]
 
 
-@pytest.mark.parametrize("script", ["scripts/prepare_text.py", "benchmarks/prefill.py", "launch_scripts/sweep.py"])
+@pytest.mark.parametrize("script", ["scripts/prepare_text.py", "benchmarks/decode.py", "launch_scripts/sweep.py"])
 def test_help_from_another_folder(script: str, tmp_path: Path) -> None:
     """PYTHONPATH stands for `pip install -e .`, which install.sh does: this checkout may not be the installed one."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -42,7 +42,7 @@ ConvWidth = Annotated[int, _ConvWidth()]
 class SharedState(NamedTuple):
     """What later layers read of an earlier one.
 
-    kv: keys and values (B, K, G, D), as attention reads them, of every position so far.
+    kv: keys and values (B, K, G, D), as attention reads them, of every position that a layer reading them may see.
     memory: (B, T, width), of this call's positions, for Gated Memory Units.
     """
 

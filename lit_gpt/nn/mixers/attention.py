@@ -10,7 +10,7 @@ project.
 `forward` calls `heads` (everything before the softmax), `attend` (the softmax) and `finish` (everything after it), so
 that the kinds of attention in the files beside this one can replace one of the three.
 
-Shapes: B batch, T positions of this call, K positions so far (T without a cache), H query heads, G key-value heads,
+Shapes: B batch, T positions of this call, K those and the ones kept of earlier calls, H query heads, G key-value heads,
 D head size; in x_BTD, as in every mixer, D is the width n of the model.
 """
 
@@ -28,6 +28,7 @@ from lit_gpt.nn.norm import RMSNorm, build_norm
 from lit_gpt.nn.rotary import rotate
 from lit_gpt.ops.attention import attention
 from lit_gpt.ops.conv import causal_conv
+from lit_gpt.ops.masks import in_reach
 from lit_gpt.roles import role
 from lit_gpt.scaling.base import Multipliers
 
@@ -63,6 +64,8 @@ class Attention(nn.Module):
         readers = [reader for reader in config.layers if reader.shares == layer_index]
         self.shares_kv = any(reader.mixer.endswith("cross_attention") for reader in readers)
         self.shares_memory = spec.memory == "mixer"
+        farthest = widest_window(config, layer_index)
+        self.keep = None if farthest is None else farthest - 1  # a query is in its own window
         self.scale = multipliers.attention  # None is 1/sqrt(head_dim)
         self.q = Linear(n, inner, bias=bias, heads=config.n_head, scores=True)
         # Keys never have a bias, as in ArchScale: without RoPE it would add the same number to all scores of a query,
@@ -83,12 +86,12 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, SharedState | None]:
         """See lit_gpt.nn.mixers.Mixer. Shares its keys and values, or its heads, where later layers read them."""
         q, k, v = self.heads(x_BTD, context, shared, cache)
-        return self.finish(x_BTD, self.attend(q, k, v, context), (k, v))
+        return self.finish(x_BTD, self.attend(q, self.near(q, k), self.near(q, v), context), (k, v))
 
     def heads(
         self, x_BTD: Tensor, context: Context, shared: SharedState | None, cache: AttentionCache | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries of this call (B, T, H, D), keys and values of all positions so far (B, K, G, D)."""
+        """Queries of this call (B, T, H, D), keys and values of all positions that a layer may see (B, K, G, D)."""
         # One matrix product for all three maps is faster than three; see joint.
         projected = joint(x_BTD, *(m for m in (self.q, self.k, self.v) if m is not None))
         if self.conv is not None:
@@ -104,6 +107,13 @@ class Attention(nn.Module):
             assert cache.kv is not None
             k, v = cache.kv.append(k, v)
         return q, k, v
+
+    def near(self, q_BTHD: Tensor, x_BK: Tensor) -> Tensor:
+        """What belongs to keys within this layer's window, which the mask is over: a layer that reads them may see
+        farther, and with the last query alone fewer are needed.
+        """
+        keys = x_BK.shape[1]
+        return x_BK[:, keys - in_reach(q_BTHD.shape[1], keys, self.window) :]
 
     def attend(self, q_BTHD: Tensor, k_BKGD: Tensor, v_BKGD: Tensor, context: Context) -> Tensor:
         """The weighted sums of the values, (B, T, H, D). This is the part that other kinds of attention replace."""
@@ -168,8 +178,16 @@ class Attention(nn.Module):
         """An empty cache for this layer; None where it has nothing to remember."""
         if self.cross and self.conv is None:
             return None
-        kv = None if self.cross else KVCache(batch, max_len, self.n_kv_head, self.head_dim, device, dtype)
-        return AttentionCache(kv)
+        sizes = self.n_kv_head, self.head_dim
+        return AttentionCache(None if self.cross else KVCache(batch, max_len, self.keep, *sizes, device, dtype))
+
+
+def widest_window(config: ModelConfig, layer_index: int) -> int | None:
+    """Tokens that a layer sees, or any layer that reads its keys and values; None where one of them sees all."""
+    specs = enumerate(config.layers)
+    readers = [i for i, s in specs if s.shares == layer_index and s.mixer.endswith("cross_attention")]
+    windows = [config.layers[layer_index].window, *(widest_window(config, i) for i in readers)]
+    return None if None in windows else max(w for w in windows if w is not None)
 
 
 def visible_keys(length: int, window: int | None) -> float:

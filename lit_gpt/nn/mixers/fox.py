@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
-from lit_gpt.nn.cache import KVCache
+from lit_gpt.nn.cache import History, KVCache
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear
 from lit_gpt.nn.mixers import SharedState
@@ -27,11 +27,10 @@ __all__ = ["ForgettingAttention", "build", "memory"]
 
 
 class ForgettingCache(AttentionCache):
-    """Keys and values, and the log forget gates of the same positions, (batch, max_len, n_head)."""
+    """Keys and values, and the log forget gates of the same positions, (batch, positions, n_head)."""
 
-    def __init__(self, kv: KVCache, log_forget: Tensor):
+    def __init__(self, kv: KVCache, log_forget: History):
         super().__init__(kv)
-        self.kv: KVCache = kv
         self.log_forget = log_forget
 
 
@@ -53,14 +52,10 @@ class ForgettingAttention(Attention):
         q, k, v = self.heads(x_BTD, context, shared, cache)
         log_forget = F.logsigmoid(upcast(self.forget(x_BTD)))
         if cache is not None:
-            end = cache.kv.length
-            cache.log_forget[:, end - x_BTD.shape[1] : end] = log_forget
-            log_forget = cache.log_forget[:, :end]
+            log_forget = cache.log_forget.append(log_forget)
         y_BTHD = forgetting_attention(
             q,
-            k,
-            v,
-            log_forget,
+            *(self.near(q, x) for x in (k, v, log_forget)),
             scale=self.head_dim**-0.5 if self.scale is None else self.scale,
             window=self.window,
             doc_ids=context.doc_ids,
@@ -76,9 +71,9 @@ class ForgettingAttention(Attention):
 
     def new_cache(self, batch: int, max_len: int, device: torch.device, dtype: torch.dtype) -> ForgettingCache:
         """An empty cache for this layer; gates in at least fp32."""
-        kv = KVCache(batch, max_len, self.n_kv_head, self.head_dim, device, dtype)
-        kept = torch.promote_types(dtype, torch.float32)
-        return ForgettingCache(kv, torch.empty(batch, max_len, self.n_head, device=device, dtype=kept))
+        kv = KVCache(batch, max_len, self.keep, self.n_kv_head, self.head_dim, device, dtype)
+        exact = torch.promote_types(dtype, torch.float32)
+        return ForgettingCache(kv, History(batch, max_len, self.keep, (self.n_head,), device, exact))
 
 
 def build(config: ModelConfig, layer_index: int, multipliers: Multipliers) -> ForgettingAttention:
