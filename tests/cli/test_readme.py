@@ -108,6 +108,12 @@ def sweep(words: list[str], folder: Path) -> None:
     dry_run(common, folder)
 
 
+def decays(words: list[str], folder: Path) -> None:
+    split = words.index("--")
+    tool(words[:split], folder)
+    dry_run(words[split + 1 :], folder)
+
+
 def benchmark(words: list[str], folder: Path) -> None:
     """Of the optimizers that it names, some are planned as the benchmark would train them."""
     script = script_module("launch_scripts/optimizer_benchmark.py")
@@ -165,6 +171,7 @@ HANDLERS: list[tuple[str, Callable[[list[str], Path], None], int]] = [  # start,
     ("accelerate launch eval.py ", lm_eval_line, 2),
     ("python eval_reason/", tool, 1),
     ("python eval_", judged, 1),
+    ("python benchmarks/decays.py ", decays, 1),
     ("python benchmarks/", tool, 1),
     ("python scripts/", tool, 1),
     ("bash install.sh", install, 0),
@@ -274,7 +281,7 @@ def test_options_that_the_pages_name_exist() -> None:
     known |= {"--nproc_per_node", "--nodes", "--help", "--logdir", "--base_hps", *ALIASES}
     folders = ("scripts", "plots", "launch_scripts", "lit_gpt/tools")
     programs = [p for folder in folders for p in (ROOT / folder).glob("*.py")]
-    programs += [ROOT / "lit_gpt/config/resolve.py", ROOT / "lit_gpt/config/cli.py"]
+    programs += [ROOT / "lit_gpt/config/resolve.py", ROOT / "lit_gpt/config/cli.py", ROOT / "benchmarks/decays.py"]
     code = "".join(p.read_text() for p in programs)
     known |= set(re.findall(r'"(--\w+)"', code))
     # Of install.sh, pip, Docker and iconv, as far as the pattern below reads them.
