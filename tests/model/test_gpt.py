@@ -181,7 +181,7 @@ def test_unknown_backends_are_user_errors():
 
 def test_cache_that_is_too_small_is_caught():
     model = model_of(optioned("gate"))
-    with pytest.raises(AssertionError, match="holds 8 tokens"):
+    with pytest.raises(AssertionError, match="room for 8 more tokens"):
         Decoder(model, 2, 8)(tokens())
 
 
