@@ -1,7 +1,7 @@
 """The questions as a model reads them, in plain Python: LightEval's environment does not have our package.
 
 The wording is ArchScale's, so that scores can be compared with its. The order of a question's options depends on the
-seed and the question only, where ArchScale draws it anew in every process.
+seed and the question only (departure D92).
 """
 
 from __future__ import annotations

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lit_gpt.errors import UserError
-from lit_gpt.utils.files import regular
+from lit_gpt.utils.files import json_lines, regular
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Question:
 def read_questions(path: Path) -> list[Question]:
     """The questions of a file. Raises UserError, with the number of the line, for whatever is none."""
     seen, questions = dict[str, str](), list[Question]()
-    for where, found in _from_details(path) if path.suffix == ".parquet" else _from_lines(path):
+    for where, found in _from_details(path) if path.suffix == ".parquet" else json_lines(path):
         question = _question(found, where)
         if seen.setdefault(question.id, where) != where:
             raise UserError(f"{where}: the id {question.id!r} is that of {seen[question.id]}, too. Name it once.")
@@ -32,21 +30,6 @@ def read_questions(path: Path) -> list[Question]:
     if not questions:
         raise UserError(f"{path} has no questions. Write one JSON object on each line: id, answer, generations.")
     return questions
-
-
-def _from_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """(where, what) of each line that is not blank."""
-    try:
-        lines = regular(path).read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error}). Write it again.") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error}). Give a file of generations.") from error
-    for where, line in ((f"{path}, line {number}", line) for number, line in enumerate(lines, 1) if line.strip()):
-        try:
-            yield where, json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where}: this is no JSON ({error}). Write the line again.") from error
 
 
 def _question(found: Any, where: str) -> Question:

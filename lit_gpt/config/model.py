@@ -274,6 +274,10 @@ class ModelConfig:
         length = self.depth // self.share_group
         return layer // length * length + layer % length % self.share_per_layer
 
+    def base_of(self, spec: LayerSpec) -> float:
+        """The rotary base of a layer: its own, else the model's."""
+        return self.rope_base if spec.rope_base is None else spec.rope_base
+
     def replace(self, **changes: Any) -> ModelConfig:
         """A copy with some fields changed, validated again."""
         return dataclasses.replace(self, **changes)

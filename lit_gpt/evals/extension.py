@@ -46,7 +46,7 @@ class Extension:
     def _stretched(config: ModelConfig, scale: float) -> ModelConfig:
         with torch.device("meta"):
             attending = GPT(config).attending
-        bases = {config.rope_base if spec.rope_base is None else spec.rope_base for spec in attending} - {0.0}
+        bases = {config.base_of(spec) for spec in attending} - {0.0}
         if not bases or config.position == "none":
             raise UserError(f"{config.family} has no rotary positions, so yarn_scale cannot act. Drop it.")
         if not config.yarn_scale < scale < float("inf"):

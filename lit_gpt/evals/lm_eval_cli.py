@@ -74,12 +74,19 @@ def _model(options: Mapping[str, Any], device_given: bool) -> TrainedModel:
 
 
 def _lend_tokenizer(model: TrainedModel, metadata: dict[str, Any], folder: Path) -> None:
-    """Tasks that make texts of a given length, as RULER does, load a tokenizer of transformers by this name."""
+    """Tasks that make texts of a given length, as RULER does, load a tokenizer of transformers by this name.
+
+    Where the model's own cannot be written as one, a note says so: most tasks need none.
+    """
     judged = model.judged
-    kept = find_tokenizer(judged.path, judged.meta, (metadata or {}).get("tokenizer"))
-    if kept is not None and kept.present:
+    kept = find_tokenizer(judged.path, judged.meta, metadata.get("tokenizer"))
+    assert kept is not None, "the model was loaded with it"
+    try:
         write_tokenizer(kept, judged.model.config, folder)
-        metadata["tokenizer"] = str(folder)
+    except UserError as error:
+        print(f"note: tasks that make their own texts have no tokenizer: {error}", file=sys.stderr)
+        return
+    metadata["tokenizer"] = str(folder)
 
 
 def keep(model: TrainedModel, results: Mapping[str, Any], options: Mapping[str, Any]) -> None:

@@ -92,7 +92,7 @@ def check_is_llama(config: ModelConfig, multipliers: Multipliers) -> None:
     per_layer = [(i, name) for i, spec in enumerate(config.layers) for name in _unusual(spec, {"rope_base"})]
     for name in dict.fromkeys(name for _, name in per_layer):
         found.append(f"{name} (layer {', '.join(str(i) for i, other in per_layer if other == name)})")
-    bases = {config.rope_base if spec.rope_base is None else spec.rope_base for spec in config.layers}
+    bases = {config.base_of(spec) for spec in config.layers}
     found += (
         [f"rope_base {' and '.join(f'{b:g}' for b in sorted(bases))} in different layers"] if len(bases) > 1 else []
     )
@@ -122,10 +122,11 @@ def llama_config(config: ModelConfig) -> dict[str, Any]:
     """config.json but for what depends on the weights' dtype and on the tokenizer."""
     named = {theirs: getattr(config, ours) for theirs, ours in SIZES.items()}
     named |= {theirs: getattr(config, ours) for theirs, (ours, _) in OPTIONS.items()}
-    base = config.layers[0].rope_base
-    base = config.rope_base if base is None else base
     # As transformers 4 spells it; 5 reads that too.
-    rope = {"rope_theta": base, "rope_scaling": _yarn(config) if config.yarn_scale != 1 else None}
+    rope = {
+        "rope_theta": config.base_of(config.layers[0]),
+        "rope_scaling": _yarn(config) if config.yarn_scale != 1 else None,
+    }
     return {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu"} | named | rope
 
 

@@ -23,32 +23,23 @@ from lit_gpt.data.tokenizer import Tokenizer, load_tokenizer
 from lit_gpt.errors import UserError
 from lit_gpt.evals.overlap import NGRAM, Overlap, overlap, streams_of
 from lit_gpt.tools._cli import local_path
-from lit_gpt.utils.files import regular, write_text
+from lit_gpt.utils.files import json_lines, write_text
 
 BLOCK = 2048  # tokens of an example of validation data that does not say where documents end
 
 
 def read_texts(path: Path, field: str) -> list[tuple[str, str]]:
     """(id or number of the line, text) of JSON lines. Raises UserError, with the number of the line, for others."""
-    try:
-        lines = regular(path).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as text ({error}). Give a file of JSON lines.") from error
-    found = [_text(line, field, path, number) for number, line in enumerate(lines, 1) if line.strip()]
+    found = [_text(row, field, where) for where, row in json_lines(path)]
     if not found:
         raise UserError(f'{path} has no texts. Write one JSON object on each line, such as {{"{field}": "..."}}.')
     return found
 
 
-def _text(line: str, field: str, path: Path, number: int) -> tuple[str, str]:
-    where = f"{path}, line {number}"
-    try:
-        row: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: this is no JSON ({error}). Write the line again.") from error
+def _text(row: Any, field: str, where: str) -> tuple[str, str]:
     if not isinstance(row, dict) or not isinstance(row.get(field), str):
         raise UserError(f'{where}: {field} is missing or no text. Write an object such as {{"{field}": "..."}}.')
-    return str(row.get("id", number)), row[field]
+    return str(row.get("id", where.rpartition(" ")[2])), row[field]
 
 
 def tokenizer_for(data_dir: str, given: str | None, mixture: str | None) -> Tokenizer:

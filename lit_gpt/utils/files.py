@@ -49,6 +49,21 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
+def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """(path and line, value) of each line of a file that is not blank. Raises UserError, with the line, for others."""
+    try:
+        lines = regular(path).read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error}). Write it again.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}). Give a file of JSON lines.") from error
+    for where, line in ((f"{path}, line {number}", line) for number, line in enumerate(lines, 1) if line.strip()):
+        try:
+            yield where, json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where}: this is no JSON ({error}). Write the line again.") from error
+
+
 def remove_leftovers(folder: Path, names: Collection[str]) -> None:
     """Delete the temporary files that killed processes of this machine left beside files of these names (or patterns).
 

@@ -140,6 +140,17 @@ def test_tasks_that_make_texts_have_the_models_tokenizer(trained, tmp_path):
     assert theirs(text)["input_ids"] == model.tok_encode(text)
 
 
+def test_a_tokenizer_that_cannot_be_lent_is_a_note(trained, tmp_path, capsys):
+    """Its ids reach into the rows of padding, with which the model itself has no trouble."""
+    from lit_gpt.evals.lm_eval_cli import _lend_tokenizer
+
+    model, metadata = ours(trained), {"pretrained": str(trained)}
+    config = model.judged.model.config
+    model.judged.model.config = config.replace(vocab_size=config.vocab_size - 1)
+    _lend_tokenizer(model, metadata, tmp_path)
+    assert "tokenizer" not in metadata and "note: tasks that make their own texts" in capsys.readouterr().err
+
+
 def test_lengths_that_nobody_asked_for_are_no_figures():
     from lit_gpt.evals.lm_eval_cli import metrics_of
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from lit_gpt.architectures import build
 from lit_gpt.config.model import LayerSpec, ModelConfig
 from lit_gpt.evals.decoding import Decoder
-from lit_gpt.nn.cache import SPARE, History, tensors
+from lit_gpt.nn.cache import SPARE, History, select_rows, tensors
 from lit_gpt.ops.masks import in_reach
 
 WINDOW = 5
@@ -143,3 +143,13 @@ def test_keys_in_reach() -> None:
     """Of the queries: one sees its window, several as many more, and nobody more than there are."""
     found = [in_reach(*given) for given in ((1, 9, None), (1, 9, 4), (3, 9, 4), (9, 9, 4), (7, 9, 4))]
     assert found == [9, 4, 6, 9, 9]
+
+
+def test_a_cache_may_be_a_dictionary() -> None:
+    """As docs/adding.md has it; of tensors, objects and other dictionaries."""
+    history = History(2, 3, None, (), torch.device("cpu"), torch.float32)
+    cache = {"state": torch.arange(2), "more": {"last": torch.arange(2) + 5}, "keys": history, "count": 3}
+    assert len(tensors(cache)) == 3
+    select_rows(cache, torch.tensor([1, 1, 0]))
+    assert cache["state"].tolist() == [1, 1, 0] and cache["more"]["last"].tolist() == [6, 6, 5]
+    assert history.buffer.shape == (3, 3) and cache["count"] == 3

@@ -61,8 +61,7 @@ class Attention(nn.Module):
         self.head_dim, self.n_head, self.n_kv_head = config.head_dim, config.n_head, config.n_kv_head
         self.window = spec.window
         # Keys and values are handed on only where some layer reads them: what is returned is kept in memory.
-        readers = [reader for reader in config.layers if reader.shares == layer_index]
-        self.shares_kv = any(reader.mixer.endswith("cross_attention") for reader in readers)
+        self.shares_kv = bool(readers_of(config, layer_index))
         self.shares_memory = spec.memory == "mixer"
         farthest = widest_window(config, layer_index)
         self.keep = None if farthest is None else farthest - 1  # a query is in its own window
@@ -182,11 +181,16 @@ class Attention(nn.Module):
         return AttentionCache(None if self.cross else KVCache(batch, max_len, self.keep, *sizes, device, dtype))
 
 
+def readers_of(config: ModelConfig, layer_index: int) -> list[int]:
+    """The layers that read a layer's keys and values."""
+    shares = (i for i, spec in enumerate(config.layers) if spec.shares == layer_index)
+    return [i for i in shares if config.layers[i].mixer.endswith("cross_attention")]
+
+
 def widest_window(config: ModelConfig, layer_index: int) -> int | None:
     """Tokens that a layer sees, or any layer that reads its keys and values; None where one of them sees all."""
-    specs = enumerate(config.layers)
-    readers = [i for i, s in specs if s.shares == layer_index and s.mixer.endswith("cross_attention")]
-    windows = [config.layers[layer_index].window, *(widest_window(config, i) for i in readers)]
+    windows = [config.layers[layer_index].window]
+    windows += [widest_window(config, i) for i in readers_of(config, layer_index)]
     return None if None in windows else max(w for w in windows if w is not None)
 
 
