@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -52,7 +52,7 @@ from lit_gpt.train.reporter import Reporter
 from lit_gpt.train.save_retries import Saver
 from lit_gpt.train.step import to_device, train_step
 from lit_gpt.train.stopping import EXIT_INTERRUPTED, stop_agreed
-from lit_gpt.train.validate import of_average, validate
+from lit_gpt.train.validate import labelled, validate
 from lit_gpt.utils.signals import ENDING, FIRST_STEP, TRAINING, Signals, leave
 
 MANY_PASSES = 20  # through the data, that a budget is hardly meant to make
@@ -162,7 +162,8 @@ class Trainer:
             if self.lease:
                 closing.callback(self.lease.close)
             signals = signals or closing.enter_context(Signals())
-            data = {"train": self.train_data, "validation": self.val_data}
+            names = {name: f"validation/{name}" if name else "validation" for name in self.val_data}
+            data = {"train": self.train_data} | {names[name]: data for name, data in self.val_data.items()}
             self.tokenizer = on_main(self.runtime, lambda: run_folder.write_archive(self.resolved, data))
             checkpoints = Checkpointer(
                 self.resolved.folder / "checkpoints",
@@ -263,7 +264,6 @@ class Trainer:
 
         {} where it was stopped.
         """
-        assert self.val_data is not None
         of_all = partial(measure, self.model, self.val_data, self.resolved, self.runtime, self.eos_id, stopped)
         with evaluated_weights(self.model, self.optimizer):
             values = of_all()
@@ -272,7 +272,7 @@ class Trainer:
                 averaged = of_all()
             if not averaged:
                 return {}
-            values |= of_average(averaged, label(half_life))
+            values |= labelled(averaged, label(half_life))
         return values
 
     def health(self) -> dict[str, float]:
@@ -356,34 +356,42 @@ def _close(report: Reporter, code: int, saved: bool) -> None:
 
 def measure(
     model: nn.Module,
-    data: Corpus,
+    sets: Mapping[str, Corpus],
     resolved: ResolvedRun,
     runtime: Runtime,
     eos_id: int | None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
-    """Validation loss of a model at every multiple of the context that the data's windows hold; see validate."""
-    context = resolved.plan.context
-    return validate(
-        model,
-        data,
-        runtime,
-        context=context,
-        multiples=data.block // context,
-        sequences=resolved.run.eval_sequences,
-        micro_batch=max(2 * resolved.run.micro_bsz * context // data.block, 1),  # no gradients: room for twice as much
-        eos_id=eos_id,
-        stopped=stopped,
-    )
+    """Validation loss of a model at every multiple of the context that the windows of each set hold; see validate.
+
+    The first set has the keys without a name, and each that has a name those with it. {} where it was stopped.
+    """
+    context, found = resolved.plan.context, dict[str, float]()
+    for name, data in sets.items():
+        values = validate(
+            model,
+            data,
+            runtime,
+            context=context,
+            multiples=data.block // context,
+            sequences=resolved.run.eval_sequences,
+            micro_batch=max(2 * resolved.run.micro_bsz * context // data.block, 1),  # no gradients: room for twice
+            eos_id=eos_id,
+            stopped=stopped,
+        )
+        if not values:
+            return {}
+        found = (found or values) | (labelled(values, name) if name else {})
+    return found
 
 
 def validate_only(resolved: ResolvedRun, runtime: Runtime) -> dict[str, float]:
     """Measure the weights of --init_from on the validation data; writes nothing."""
     data = open_validation(resolved)
-    assert data is not None and resolved.run.init_from is not None, "checked when the options were resolved"
+    assert data and resolved.run.init_from is not None, "checked when the options were resolved"
     model = build_model(resolved, runtime)
     load_weights(Path(resolved.run.init_from), model, runtime)
-    return measure(model, data, resolved, runtime, document_end(resolved.model, data))
+    return measure(model, data, resolved, runtime, document_end(resolved.model, next(iter(data.values()))))
 
 
 @contextmanager

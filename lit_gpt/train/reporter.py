@@ -16,6 +16,7 @@ import torch
 
 from lit_gpt.checkpoint import understood
 from lit_gpt.config.run import RunConfig
+from lit_gpt.config.validation_sets import validation_sets
 from lit_gpt.errors import NotWritten
 from lit_gpt.metrics.console import Console
 from lit_gpt.metrics.curve import draw_loss_curve
@@ -58,6 +59,7 @@ class Reporter:
         self.log_step, self.skip_spikes, self.palm = run.log_step, run.skip_spikes, resolved.palm_flops_per_token
         self.runtime, self.optimizer, self.progress = runtime, optimizer, progress
         self.last_validation: dict[str, float] = {}
+        self.sets = [name for name in validation_sets(run.val_data_dir) if name]
         self.last_loss = math.nan
         device = runtime.device
         peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
@@ -222,8 +224,7 @@ class Reporter:
         """Log the result of a validation."""
         self.last_validation = values
         self.record({**values, "total_tokens": self.progress.tokens})
-        bits = values.get("metric/val_bpb@1x")
-        shown = _losses(values) + (f" ({bits:.3f} bits per byte at 1x)" if bits is not None else "")
+        shown = "; ".join(f"{name} {_with_bits(values, f'_{name}')}" for name in self.sets) or _with_bits(values)
         averages = "".join(f"; {name} {_losses(values, f'_{name}')}" for name in map(label, self.plan.ema))
         self.note(f"validation loss: {shown}{averages}")
 
@@ -305,7 +306,12 @@ class Reporter:
         return self.last_validation["metric/val_loss@1x"] / math.log(2) / bits if bits else None
 
 
+def _with_bits(values: dict[str, float], of: str = "") -> str:
+    bits = values.get("metric/val_bpb@1x".replace("@", f"{of}@"))
+    return _losses(values, of) + (f" ({bits:.3f} bits per byte at 1x)" if bits is not None else "")
+
+
 def _losses(values: dict[str, float], of: str = "") -> str:
-    """Validation losses at every multiple, such as "1x 3.0120, 2x 2.9871". of: "_ema_1B" for those of an average."""
+    """Validation losses at every multiple, such as "1x 3.0120, 2x 2.9871". of: "_ema_1B" or "_web", their label."""
     prefix = f"metric/val_loss{of}@"
     return ", ".join(f"{k.removeprefix(prefix)} {v:.4f}" for k, v in values.items() if k.startswith(prefix))

@@ -56,8 +56,8 @@ def validate(
     return _report(runtime.sum(sums).tolist())
 
 
-def of_average(values: dict[str, float], label: str) -> dict[str, float]:
-    """The same values under the keys of an average: metric/val_loss@1x -> metric/val_loss_ema_1B@1x."""
+def labelled(values: dict[str, float], label: str) -> dict[str, float]:
+    """The same values under the keys of an average or a set: metric/val_loss@1x -> metric/val_loss_ema_1B@1x."""
     return {key.replace("@", f"_{label}@"): value for key, value in values.items()}
 
 

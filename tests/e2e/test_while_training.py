@@ -1,0 +1,84 @@
+"""What is measured while a run trains changes nothing of the run: several validation sets."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from tiny_run import OPTIONS, folder_of, make_text, rows, run
+
+from lit_gpt.checkpoint import read_meta
+from lit_gpt.checkpoint.retention import VALIDATION
+from lit_gpt.data.prepare import prepare
+from lit_gpt.metrics.summary import read_rows
+
+SHORT = {**OPTIONS, "eval_step": 2, "eval_sequences": 6, "num_extrp": 2, "max_tokens": 4 * 512, "micro_bsz": 4}
+LOSS = "metric/val_loss@1x"
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory) -> Path:
+    """Another text than that of `data`, for the same tokenizer."""
+    texts = tmp_path_factory.mktemp("other") / "texts"
+    texts.mkdir()
+    for i in range(20):
+        (texts / f"{i:03d}.txt").write_text(make_text(1000 + i).upper(), encoding="utf-8", newline="\n")
+    prepare(str(texts), str(texts.parent / "data"), validation_fraction=0.2, num_workers=1, progress=False)
+    return texts.parent / "data"
+
+
+@pytest.fixture(scope="module")
+def plain(data, tmp_path_factory) -> Path:
+    """A run with one validation set and nothing else."""
+    out = tmp_path_factory.mktemp("plain")
+    assert run(data, out, val_data_dir=data, ema="1k", **SHORT) == 0
+    return out
+
+
+def numbers(out: Path) -> list[dict[str, float]]:
+    """What was logged, but for clocks and the machine."""
+    kept = ("step", "metric/", "total_tokens", "samples")
+    return [{k: v for k, v in row.items() if k.startswith(kept)} for row in read_rows(folder_of(out) / "metrics.jsonl")]
+
+
+def test_sets_have_the_numbers_of_runs_of_their_own(data, other, plain, tmp_path):
+    assert run(data, tmp_path / "alone", val_data_dir=other, ema="1k", **SHORT) == 0
+    assert run(data, tmp_path / "both", val_data_dir=f"mine={data},other={other}", ema="1k", **SHORT) == 0
+    for row, mine, alone in zip(*map(numbers, (tmp_path / "both", plain, tmp_path / "alone")), strict=True):
+        named = {key: value for key, value in row.items() if key not in mine}
+        assert {key: row[key] for key in mine} == mine
+        for name, values in (("mine", mine), ("other", alone)):
+            for key in [key for key in values if key.startswith("metric/val_")]:
+                stem, _, rest = key.partition("@")
+                stem, _, average = stem.partition("_ema_")
+                label = f"{stem}_{name}" + (f"_ema_{average}" if average else "")
+                assert named.pop(f"{label}@{rest}") == values[key]
+        assert not named
+    assert set(rows(tmp_path / "both", "metric/val_bpb_other_ema_1k@2x")) == {2, 4}
+
+
+def test_the_best_is_that_of_the_first_set(data, other, plain, tmp_path):
+    """And a run goes on with other sets, as it does with another folder."""
+    first = {**SHORT, "val_data_dir": data, "ema": "1k"}
+    assert run(data, tmp_path, **first, stop_after=2) != 0
+    sets = f"b={other},a={data}"
+    assert run(data, tmp_path, **{**first, "val_data_dir": sets}, resume="auto", keep_best=True) == 0
+    assert rows(tmp_path, "metric/train_loss") == rows(plain, "metric/train_loss")
+    loss = read_meta(folder_of(tmp_path) / "checkpoints" / "step-000004")[VALIDATION][LOSS]
+    assert loss == rows(tmp_path, LOSS)[4] == rows(tmp_path, "metric/val_loss_b@1x")[4] != rows(plain, LOSS)[4]
+    assert rows(tmp_path, "metric/val_loss_a@1x")[4] == rows(plain, LOSS)[4]
+
+
+def test_sets_of_weights_alone(data, other, plain, capsys, tmp_path):
+    options = {**SHORT, "train_name": "mup_validation", "init_from": folder_of(plain)}
+    assert run(data, tmp_path, val_data_dir=f"a={data},b={other}", **options) == 0
+    found = dict(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("metric/"))
+    assert float(found[LOSS]) == float(found["metric/val_loss_a@1x"]) == pytest.approx(rows(plain, LOSS)[4], abs=1e-6)
+    assert math.isfinite(float(found["metric/val_bpb_b@2x"]))
+
+
+@pytest.mark.parametrize("sets, said", {"a=MINE,a=MINE": "two sets", "a=MINE,b=none": "'none' does not exist"}.items())
+def test_refused_before_training(data, tmp_path, capsys, sets, said):
+    assert run(data, tmp_path, val_data_dir=sets.replace("MINE", str(data)), **SHORT) == 2
+    assert said in capsys.readouterr().err and not list(tmp_path.glob("*/metrics.jsonl"))
