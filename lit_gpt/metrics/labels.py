@@ -10,6 +10,8 @@ _LABELS = {  # the first pattern that is the whole key decides
     r"metric/val_loss@1x": "validation loss (nats per token)",
     r"metric/val_loss@(\d+)x": r"validation loss at \1 times the context (nats per token)",
     r"metric/val_loss_ema_(\w+)@(\d+)x": r"validation loss of the average over \1 tokens (nats per token)",
+    r"metric/val_loss_by_position@(\d+)": r"validation loss up to position \1 (nats per token)",
+    r"metric/val_loss_by_position_([\w-]+)@(\d+)": r"validation loss of \1 up to position \2 (nats per token)",
     r"metric/val_loss_([\w-]+)_ema_(\w+)@(\d+)x": r"validation loss of \1, average over \2 tokens (nats per token)",
     r"metric/val_loss_([\w-]+)@1x": r"validation loss of \1 (nats per token)",
     r"metric/val_loss_([\w-]+)@(\d+)x": r"validation loss of \1 at \2 times the context (nats per token)",

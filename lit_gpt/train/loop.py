@@ -377,6 +377,7 @@ def measure(
             sequences=resolved.run.eval_sequences,
             micro_batch=max(2 * resolved.run.micro_bsz * context // data.block, 1),  # no gradients: room for twice
             eos_id=eos_id,
+            positions=resolved.run.eval_positions,
             stopped=stopped,
         )
         if not values:

@@ -82,3 +82,14 @@ def test_sets_of_weights_alone(data, other, plain, capsys, tmp_path):
 def test_refused_before_training(data, tmp_path, capsys, sets, said):
     assert run(data, tmp_path, val_data_dir=sets.replace("MINE", str(data)), **SHORT) == 2
     assert said in capsys.readouterr().err and not list(tmp_path.glob("*/metrics.jsonl"))
+
+
+def test_positions_change_no_other_number(data, other, plain, tmp_path):
+    key = "metric/val_loss_by_position"
+    assert run(data, tmp_path, val_data_dir=f"a={data},b={other}", ema="1k", eval_positions=True, **SHORT) == 0
+    assert rows(tmp_path, "metric/train_loss") == rows(plain, "metric/train_loss")
+    assert rows(tmp_path, LOSS) == pytest.approx(rows(plain, LOSS), rel=1e-6)
+    for name in ("", "_a", "_b", "_ema_1k", "_b_ema_1k"):
+        assert rows(tmp_path, f"{key}{name}@128").keys() == {2, 4}
+        loss = rows(tmp_path, f"metric/val_loss{name}@2x")[4]
+        assert rows(tmp_path, f"{key}{name}@128")[4] == pytest.approx(loss, rel=1e-6)  # two contexts of 64 are one band

@@ -75,6 +75,7 @@ class LoggingOptions:
         Example: --loggers wandb,csv
 
     eval_sequences: Number of sequences in a validation.
+    eval_positions: Measure the validation loss by position in the context, too.
     num_extrp: Validate at 1, 2, ... and up to this many times the training context.
         Default: 4
     wandb_project: Project of wandb, and experiment of mlflow.
@@ -96,6 +97,7 @@ class LoggingOptions:
     eval_step: Steps = 1000
     loggers: Annotated[Words, Choices(("csv", "tensorboard", "wandb", "mlflow"))] = field(default_factory=list)
     eval_sequences: Steps = 200
+    eval_positions: bool = False
     num_extrp: Annotated[int, Bounds(1, 1024)] | None = None
     wandb_project: Name = "discrete-llm"
     wandb_entity: Name | None = None
