@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 TOKENS, STEPS = "training tokens", "optimizer steps"
+WHOLE = "metric/full_val_"  # beginning of the keys of --full_eval_at
 _LABELS = {  # the first pattern that is the whole key decides
     r"metric/train_loss": "training loss (nats per token)",
     r"metric/val_loss@1x": "validation loss (nats per token)",
@@ -40,6 +41,8 @@ _LABELS = {  # the first pattern that is the whole key decides
 
 def axis_label(key: str) -> str:
     """What an axis that shows this metric says."""
+    if key.startswith(WHOLE):
+        return axis_label(key.replace(WHOLE, "metric/val_")).replace(" (", ", on all data (")
     for pattern, words in _LABELS.items():
         if found := re.fullmatch(pattern, key):
             return found.expand(words).replace("_", " ")

@@ -39,7 +39,7 @@ from lit_gpt.parallel.peers import Peers, is_of_collective
 from lit_gpt.preflight.data_facts import document_end
 from lit_gpt.preflight.fork import start_of
 from lit_gpt.preflight.resolved_run import ResolvedRun, dry_run_text
-from lit_gpt.scaling.plan import step_values
+from lit_gpt.scaling.plan import count_steps, step_values
 from lit_gpt.scaling.schedule import period_end
 from lit_gpt.train import run_folder
 from lit_gpt.train.build import build_model, build_optimizer, open_training, open_validation
@@ -90,6 +90,7 @@ class Trainer:
         self.resolved, self.runtime, self.run, self.plan = resolved, runtime, resolved.run, resolved.plan
         run = self.run
         check_installed(run.loggers)
+        _check_reached(run.full_eval_at, count_steps(self.plan, runtime.world_size * run.micro_bsz * self.plan.context))
         self.train_data, self.val_data = open_training(resolved), open_validation(resolved)
         self.eos_id = document_end(resolved.model, self.train_data)
         resume_from = find_checkpoint(resolved.folder, run.resume, runtime)
@@ -214,9 +215,9 @@ class Trainer:
                     report.record(self.health())
             hurry = not progress.finished and stop_agreed(self.runtime, signals)
             interrupted = hurry or (not progress.finished and progress.step - first == run.stop_after)
-            due = progress.finished or self.decayed or progress.step % run.eval_step == 0
-            if self.val_data and due and not hurry:
-                interrupted |= not self._validated(report, signals)
+            due = bool(progress.finished or self.decayed or progress.step % run.eval_step == 0)
+            if self.val_data and (due or self._all_due) and not hurry:
+                interrupted |= not self._validated(report, signals, due)
             if interrupted:
                 return EXIT_INTERRUPTED
             best = bool(self.measured) and saver.improves(self.measured)
@@ -250,26 +251,41 @@ class Trainer:
     def _finish(self, saver: Saver) -> bool:
         return saver.finish(self.progress.step, lambda: self._save(saver))
 
-    def _validated(self, report: Reporter, signals: Signals) -> bool:
-        """Measure and log; False where a signal came meanwhile, since a job may be killed soon after it."""
-        self.at(f"step {self.progress.step}, validation")
-        with report.pause("val"):
-            self.measured = self._measure(lambda: stop_agreed(self.runtime, signals))
-            if self.measured:
-                report.validation(self.measured)
-        return bool(self.measured)
+    @property
+    def _all_due(self) -> bool:
+        """Whether --full_eval_at names this step."""
+        steps = self.run.full_eval_at
+        return str(self.progress.step) in steps or (self.progress.finished and "last" in steps)
 
-    def _measure(self, stopped: Callable[[], bool]) -> dict[str, float]:
+    def _validated(self, report: Reporter, signals: Signals, due: bool = True) -> bool:
+        """Measure and log; False where a signal came meanwhile, since a job may be killed soon after it.
+
+        due: measure --eval_sequences, not only all of the data where that is asked for.
+        """
+        self.at(f"step {self.progress.step}, validation")
+        kinds = [False] * due + [True] * self._all_due
+        with report.pause("val"):
+            found = dict[bool, dict[str, float]]()
+            for whole in kinds:
+                found[whole] = self._measure(whole, lambda: stop_agreed(self.runtime, signals))
+                if not found[whole]:
+                    return False
+            self.measured = found.get(False, {})
+            report.validation(self.measured, found.get(True, {}))
+        return True
+
+    def _measure(self, whole: bool, stopped: Callable[[], bool]) -> dict[str, float]:
         """Loss at every multiple of the context on the validation data, of the weights and of their averages.
 
-        {} where it was stopped.
+        whole: of all of the data. {} where it was stopped.
         """
-        of_all = partial(measure, self.model, self.val_data, self.resolved, self.runtime, self.eos_id, stopped)
+        where = self.model, self.val_data, self.resolved, self.runtime, self.eos_id
+        of_sets = partial(measure, *where, whole, stopped)
         with evaluated_weights(self.model, self.optimizer):
-            values = of_all()
+            values = of_sets()
         for half_life in self.plan.ema if values else ():
             with self.averages.in_model(half_life):
-                averaged = of_all()
+                averaged = of_sets()
             if not averaged:
                 return {}
             values |= labelled(averaged, label(half_life))
@@ -344,6 +360,14 @@ class Trainer:
             saver.checkpoints.save(step, self.model, self.optimizer, meta, self.averages.tensors())
 
 
+def _check_reached(asked: list[str], last: int) -> None:
+    """Raise UserError for a step of --full_eval_at that the run does not have."""
+    if late := [step for step in asked if step != "last" and int(step) > last]:
+        raise UserError(
+            f"--full_eval_at names step {late[0]}, and this run ends with step {last:,}; type last for that."
+        )
+
+
 def _close(report: Reporter, code: int, saved: bool) -> None:
     """Close it. Raises NotWritten where that is the only thing that went wrong; else says so beside what did."""
     try:
@@ -360,11 +384,13 @@ def measure(
     resolved: ResolvedRun,
     runtime: Runtime,
     eos_id: int | None,
+    whole: bool = False,
     stopped: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Validation loss of a model at every multiple of the context that the windows of each set hold; see validate.
 
-    The first set has the keys without a name, and each that has a name those with it. {} where it was stopped.
+    whole: of all of the data, and not of --eval_sequences. The first set has the keys without a name, and each that has
+    a name those with it. {} where it was stopped.
     """
     context, found = resolved.plan.context, dict[str, float]()
     for name, data in sets.items():
@@ -374,7 +400,7 @@ def measure(
             runtime,
             context=context,
             multiples=data.block // context,
-            sequences=resolved.run.eval_sequences,
+            sequences=data.num_samples if whole else resolved.run.eval_sequences,
             micro_batch=max(2 * resolved.run.micro_bsz * context // data.block, 1),  # no gradients: room for twice
             eos_id=eos_id,
             positions=resolved.run.eval_positions,

@@ -35,6 +35,7 @@ from lit_gpt.preflight.resolved_run import ResolvedRun
 from lit_gpt.scaling.plan import StepValues, count_steps
 from lit_gpt.train.step import StepResult
 from lit_gpt.train.stopping import EXIT_INTERRUPTED
+from lit_gpt.train.validate import of_all
 
 VECTOR_ROLE = "vector"
 
@@ -59,6 +60,7 @@ class Reporter:
         self.log_step, self.skip_spikes, self.palm = run.log_step, run.skip_spikes, resolved.palm_flops_per_token
         self.runtime, self.optimizer, self.progress = runtime, optimizer, progress
         self.last_validation: dict[str, float] = {}
+        self.last_of_all: dict[str, float] = {}
         self.sets = [name for name in validation_sets(run.val_data_dir) if name]
         self.last_loss = math.nan
         device = runtime.device
@@ -110,6 +112,7 @@ class Reporter:
         known = {key: value for row in rows for key, value in row.items() if value is not None}
         self.last_loss = known.get("metric/train_loss", math.nan)
         self.last_validation = {key: value for key, value in known.items() if key.startswith("metric/val_")}
+        self.last_of_all = {key: value for key, value in known.items() if key.startswith("metric/full_val_")}
 
     def step(self, values: StepValues, result: StepResult, micro_batches: int, epochs: dict[str, float]) -> None:
         """Account for one optimizer step; every log_step steps, log it."""
@@ -220,13 +223,20 @@ class Reporter:
         if self._sinks:
             self._sinks.log(values, self.progress.step)
 
-    def validation(self, values: dict[str, float]) -> None:
-        """Log the result of a validation."""
-        self.last_validation = values
-        self.record({**values, "total_tokens": self.progress.tokens})
+    def validation(self, values: dict[str, float], whole: dict[str, float]) -> None:
+        """Log the result of a validation. whole: that on all data; {} where it was not measured, and so of values."""
+        self.last_validation = values or self.last_validation
+        self.last_of_all = of_all(whole) or self.last_of_all
+        self.record({**values, **of_all(whole), "total_tokens": self.progress.tokens})
+        for name, found in (("validation loss", values), ("validation loss on all data", whole)):
+            if found:
+                self.note(f"{name}: {self._told(found)}")
+
+    def _told(self, values: dict[str, float]) -> str:
+        """The losses of a validation in a line: of the sets, and of the averages."""
         shown = "; ".join(f"{name} {_with_bits(values, f'_{name}')}" for name in self.sets) or _with_bits(values)
         averages = "".join(f"; {name} {_losses(values, f'_{name}')}" for name in map(label, self.plan.ema))
-        self.note(f"validation loss: {shown}{averages}")
+        return shown + averages
 
     @contextmanager
     def pause(self, kind: str) -> Iterator[None]:
@@ -288,6 +298,7 @@ class Reporter:
             "tokens": self.progress.tokens,
             "train_loss": self.last_loss,
             **self.last_validation,
+            **self.last_of_all,
             **{k: v for k, v in rates.items() if k.startswith(("throughput/", "time/"))},
             **{f"parameters/{k}": v for k, v in plan.counts.items()},
             "model_flops_per_token": plan.model_flops_per_token,

@@ -71,6 +71,11 @@ def labelled(values: dict[str, float], label: str) -> dict[str, float]:
     return {key.replace("@", f"_{label}@"): value for key, value in values.items()}
 
 
+def of_all(values: dict[str, float]) -> dict[str, float]:
+    """The same values under the keys of a validation on all data: metric/val_loss@1x -> metric/full_val_loss@1x."""
+    return {key.replace("/val_", "/full_val_"): value for key, value in values.items()}
+
+
 def _slices(corpus: Corpus, sequences: int, micro_batch: int, runtime: Runtime) -> Iterator[Batch]:
     """This rank's batches. Every rank gets as many (sharded layers meet in every forward);
     windows past the end of the data hold nothing but IGNORE and count for nothing.

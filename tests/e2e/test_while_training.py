@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from lit_gpt.data.prepare import prepare
 from lit_gpt.metrics.summary import read_rows
 
 SHORT = {**OPTIONS, "eval_step": 2, "eval_sequences": 6, "num_extrp": 2, "max_tokens": 4 * 512, "micro_bsz": 4}
-LOSS = "metric/val_loss@1x"
+LOSS, T = "metric/val_loss@1x", "metric/train_loss"
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +94,32 @@ def test_positions_change_no_other_number(data, other, plain, tmp_path):
         assert rows(tmp_path, f"{key}{name}@128").keys() == {2, 4}
         loss = rows(tmp_path, f"metric/val_loss{name}@2x")[4]
         assert rows(tmp_path, f"{key}{name}@128")[4] == pytest.approx(loss, rel=1e-6)  # two contexts of 64 are one band
+
+
+def test_all_of_the_data_at_chosen_steps(data, other, plain, tmp_path, capsys):
+    """Step 3 has no other validation."""
+    sets = f"a={data},b={other}"
+    at = {"full_eval_at": "3,last", "eval_positions": True, "ema": "1k"}
+    assert run(data, tmp_path / "some", val_data_dir=sets, **at, **SHORT) == 0
+    assert "validation loss on all data: a 1x " in capsys.readouterr().err
+    every = {**SHORT, "eval_step": 1, "eval_sequences": 10**6, "eval_positions": True, "ema": "1k"}
+    assert run(data, tmp_path / "every", val_data_dir=sets, **every) == 0
+    some, all_of_it, alone = (numbers(out) for out in (tmp_path / "some", tmp_path / "every", plain))
+    whole = [{k: v for k, v in row.items() if k.startswith("metric/full_val_")} for row in some]
+    assert [row["step"] for row, found in zip(some, whole) if found] == [3, 4]
+    for row, found in zip(some, whole):
+        expected = next(r for r in all_of_it if r["step"] == row["step"] and LOSS in r) if found else {}
+        named = {k.replace("/val_", "/full_val_"): v for k, v in expected.items() if k.startswith("metric/val_")}
+        assert found == named
+    assert rows(tmp_path / "some", LOSS).keys() == rows(plain, LOSS).keys()
+    assert rows(tmp_path / "some", "metric/train_loss") == {r["step"]: r[T] for r in alone if T in r}
+    summary = json.loads((folder_of(tmp_path / "some") / "summary.json").read_text())
+    assert summary["metric/full_val_loss_b@1x"] == whole[-1]["metric/full_val_loss_b@1x"] != summary[LOSS]
+
+
+@pytest.mark.parametrize("steps, said", {"0": "or last, joined", "1,soon": "or last, joined", "5": "step 4"}.items())
+def test_steps_that_no_run_has(data, tmp_path, capsys, steps, said):
+    assert run(data, tmp_path, val_data_dir=data, full_eval_at=steps, **SHORT) == 2
+    assert said in capsys.readouterr().err
+    assert run(data, tmp_path, full_eval_at="last", **SHORT) == 2
+    assert "--full_eval_at needs --val_data_dir" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from lit_gpt.config.bounds import Bounds, Choices
+from lit_gpt.config.bounds import Bounds, Choices, StepsOrLast
 from lit_gpt.config.groups.kinds import AutoOrPath, Folder, Label, Name, Path, Steps, StepsOrNever
 from lit_gpt.config.words import Words
 
@@ -75,6 +75,9 @@ class LoggingOptions:
         Example: --loggers wandb,csv
 
     eval_sequences: Number of sequences in a validation.
+    full_eval_at: Measure all of the validation data after these steps, and not only --eval_sequences of it.
+        Default: never
+        Example: --full_eval_at 1000,5000,last
     eval_positions: Measure the validation loss by position in the context, too.
     num_extrp: Validate at 1, 2, ... and up to this many times the training context.
         Default: 4
@@ -97,6 +100,7 @@ class LoggingOptions:
     eval_step: Steps = 1000
     loggers: Annotated[Words, Choices(("csv", "tensorboard", "wandb", "mlflow"))] = field(default_factory=list)
     eval_sequences: Steps = 200
+    full_eval_at: Annotated[Words, StepsOrLast()] = field(default_factory=list)
     eval_positions: bool = False
     num_extrp: Annotated[int, Bounds(1, 1024)] | None = None
     wandb_project: Name = "discrete-llm"
