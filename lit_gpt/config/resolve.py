@@ -153,6 +153,8 @@ def _contradictions(run: RunConfig) -> list[str]:
         problems.append("--keep_best needs --val_data_dir, since the best is that of the lowest validation loss")
     if run.full_eval_at and not run.val_data_dir:
         problems.append("--full_eval_at needs --val_data_dir, all of which it measures")
+    if run.sample_prompts and not run.val_data_dir:
+        problems.append("--sample_prompts needs --val_data_dir, since prompts are continued after each validation")
     if run.yarn_scale > 1 and not (run.midtrain or run.validation):
         problems.append("--yarn_scale only acts in a midtrain or validation run; add that token to --train_name")
     return problems

@@ -24,13 +24,14 @@ from lit_gpt.checkpoint import (
 )
 from lit_gpt.checkpoint.retention import KEPT, VALIDATION
 from lit_gpt.data.corpus import Corpus
-from lit_gpt.data.kept_tokenizer import KeptTokenizer
+from lit_gpt.data.kept_tokenizer import KeptTokenizer, describe_tokenizer
 from lit_gpt.data.loader import Loader
 from lit_gpt.data.stream import DataError
 from lit_gpt.errors import EXIT_NOT_FINITE, EXIT_NOT_WRITTEN, EXIT_PEER_LOST, NotWritten, UserError
 from lit_gpt.metrics.health import activation_statistics
 from lit_gpt.metrics.summary import jsonable
 from lit_gpt.metrics.trackers import check_installed
+from lit_gpt.model import GPT
 from lit_gpt.optim.engine.averages import WeightAverages, label
 from lit_gpt.optim.engine.groups import set_hyperparameters
 from lit_gpt.optim.engine.protocol import curvature_due, evaluated_weights
@@ -49,6 +50,7 @@ from lit_gpt.train.lease import Lease
 from lit_gpt.train.profile import StepProfiler
 from lit_gpt.train.reading import on_main, together
 from lit_gpt.train.reporter import Reporter
+from lit_gpt.train.samples import Samples
 from lit_gpt.train.save_retries import Saver
 from lit_gpt.train.step import to_device, train_step
 from lit_gpt.train.stopping import EXIT_INTERRUPTED, stop_agreed
@@ -90,6 +92,11 @@ class Trainer:
         self.resolved, self.runtime, self.run, self.plan = resolved, runtime, resolved.run, resolved.plan
         run = self.run
         check_installed(run.loggers)
+        if run.sample_prompts and runtime.mesh is not None:
+            raise UserError(
+                "--sample_prompts continues prompts with a model that one process holds whole, which it is not under "
+                "torchrun with several processes or --offloading true; leave the option out."
+            )
         _check_reached(run.full_eval_at, count_steps(self.plan, runtime.world_size * run.micro_bsz * self.plan.context))
         self.train_data, self.val_data = open_training(resolved), open_validation(resolved)
         self.eos_id = document_end(resolved.model, self.train_data)
@@ -147,6 +154,10 @@ class Trainer:
             load_weights(Path(weights), self.model, self.runtime)
         self.optimizer = build_optimizer(self.model, self.plan)
         self.averages = WeightAverages(self.model, self.plan.ema)
+        self.samples: Samples | None = None
+        if run.sample_prompts:
+            tokenizer = describe_tokenizer(run.train_data_dir, run.data_mixture, run.eos_token_id)
+            self.samples = Samples(run.sample_prompts, run.sample_tokens, cast(GPT, self.model), tokenizer)
         if resume_from:
             load_checkpoint(resume_from, self.model, self.optimizer, self.runtime, self.averages.tensors())
         elif self.fork:
@@ -175,6 +186,8 @@ class Trainer:
                 async_save=run.async_save,
                 owned=self.owned,
             )
+            if self.samples:
+                self.samples.open(self.resolved.folder, self.progress.step, self.owned)
             report = Reporter(self.resolved, self.runtime, self.optimizer, self.progress, self.report_state, self.owned)
             peers = Peers(self.resolved.folder, self.runtime)
             self.at, saver = peers.at, Saver(checkpoints, report, self.published)
@@ -272,6 +285,11 @@ class Trainer:
                     return False
             self.measured = found.get(False, {})
             report.validation(self.measured, found.get(True, {}))
+            if self.samples:
+                with evaluated_weights(self.model, self.optimizer):
+                    said = self.samples.take(self.progress.step, self.progress.tokens)
+                if said:
+                    report.note(said)
         return True
 
     def _measure(self, whole: bool, stopped: Callable[[], bool]) -> dict[str, float]:

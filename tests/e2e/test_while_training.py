@@ -1,4 +1,4 @@
-"""What is measured while a run trains changes nothing of the run: several validation sets."""
+"""What is measured while a run trains changes nothing of the run: sets, positions, all of the data, samples."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import math
 from pathlib import Path
 
 import pytest
-from tiny_run import OPTIONS, folder_of, make_text, rows, run
+from spawn import run_distributed
+from tiny_model import same
+from tiny_run import OPTIONS, folder_of, make_text, pretrain, rows, run, words
 
-from lit_gpt.checkpoint import read_meta
+from lit_gpt.checkpoint import load_full, read_meta
 from lit_gpt.checkpoint.retention import VALIDATION
 from lit_gpt.data.prepare import prepare
 from lit_gpt.metrics.summary import read_rows
+from lit_gpt.tools import generate
 
 SHORT = {**OPTIONS, "eval_step": 2, "eval_sequences": 6, "num_extrp": 2, "max_tokens": 4 * 512, "micro_bsz": 4}
 LOSS, T = "metric/val_loss@1x", "metric/train_loss"
@@ -123,3 +126,64 @@ def test_steps_that_no_run_has(data, tmp_path, capsys, steps, said):
     assert said in capsys.readouterr().err
     assert run(data, tmp_path, full_eval_at="last", **SHORT) == 2
     assert "--full_eval_at needs --val_data_dir" in capsys.readouterr().err
+
+
+PROMPTS = ["The width of", "depth", "A norm is a"]
+
+
+@pytest.fixture
+def prompts(tmp_path) -> Path:
+    (tmp_path / "prompts.txt").write_text("\n\n".join(PROMPTS) + "\n", encoding="utf-8")
+    return tmp_path / "prompts.txt"
+
+
+def samples(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder_of(out) / "samples.jsonl").read_text("utf-8").splitlines()]
+
+
+def test_samples_change_no_number(data, other, plain, prompts, tmp_path, capsys):
+    """All weights are those of the run without, to the bit; the text is that of lit_gpt.tools.generate."""
+    options = {"val_data_dir": data, "ema": "1k", "sample_prompts": prompts, "sample_tokens": 12, **SHORT}
+    assert run(data, tmp_path / "out", **options) == 0
+    assert numbers(tmp_path / "out") == numbers(plain)
+    mine, theirs = (load_full(folder_of(out) / "checkpoints/step-000004")[0] for out in (tmp_path / "out", plain))
+    assert same(mine, theirs)
+    found = samples(tmp_path / "out")
+    assert [(row["step"], row["tokens"], row["prompt"]) for row in found] == [
+        (step, step * 512, prompt) for step in (2, 4) for prompt in PROMPTS
+    ]
+    capsys.readouterr()
+    for row in found[3:]:
+        typed = ["--prompt", row["prompt"], "--max_new_tokens", "12", "--temperature", "0", "--device", "cpu"]
+        assert generate.main([str(folder_of(tmp_path / "out")), *typed]) == 0
+        assert capsys.readouterr().out == row["text"] + "\n"
+
+
+def test_samples_of_a_run_that_goes_on(data, prompts, tmp_path):
+    """What was said of steps that are trained again is said once."""
+    options = {**SHORT, "val_data_dir": data, "sample_prompts": prompts, "sample_tokens": 4, "save_step": 1}
+    assert run(data, tmp_path / "a", **options) == 0
+    assert run(data, tmp_path / "b", **options, stop_after=3) != 0
+    late = {"step": 4, "tokens": 1, "prompt": "of a process that was killed", "text": ""}
+    with (folder_of(tmp_path / "b") / "samples.jsonl").open("a") as file:
+        file.write(json.dumps(late) + "\n")
+    assert run(data, tmp_path / "b", **options, resume="auto") == 0
+    assert samples(tmp_path / "a") == samples(tmp_path / "b")
+
+
+def on_two(argv: list[str]) -> int:
+    return pretrain.main(argv)
+
+
+def test_samples_that_cannot_be(data, prompts, tmp_path, capsys):
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n \n")
+    refused = {"a.txt": "a.txt cannot be read", empty: "holds no prompt"}
+    for file, said in refused.items():
+        assert run(data, tmp_path / "out", val_data_dir=data, sample_prompts=file, **SHORT) == 2
+        assert said in capsys.readouterr().err
+    assert run(data, tmp_path / "out", sample_prompts=prompts, **SHORT) == 2
+    assert "--sample_prompts needs --val_data_dir" in capsys.readouterr().err
+    argv = words(data, tmp_path / "out", val_data_dir=data, sample_prompts=prompts, **SHORT)
+    assert run_distributed(on_two, 2, argv) == [2, 2]
+    assert not list(tmp_path.glob("out/*/metrics.jsonl"))
