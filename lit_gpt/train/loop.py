@@ -276,15 +276,16 @@ class Trainer:
         due: measure --eval_sequences, not only all of the data where that is asked for.
         """
         self.at(f"step {self.progress.step}, validation")
-        kinds = [False] * due + [True] * self._all_due
         with report.pause("val"):
-            found = dict[bool, dict[str, float]]()
-            for whole in kinds:
-                found[whole] = self._measure(whole, lambda: stop_agreed(self.runtime, signals))
-                if not found[whole]:
-                    return False
-            self.measured = found.get(False, {})
-            report.validation(self.measured, found.get(True, {}))
+            stopped = partial(stop_agreed, self.runtime, signals)
+            values = self._measure(stopped) if due else {}
+            if due and not values:
+                return False
+            whole = self._measure(stopped, whole=True) if self._all_due else {}
+            if self._all_due and not whole:
+                return False
+            self.measured = values
+            report.validation(values, whole)
             if self.samples:
                 with evaluated_weights(self.model, self.optimizer):
                     said = self.samples.take(self.progress.step, self.progress.tokens)
@@ -292,7 +293,7 @@ class Trainer:
                     report.note(said)
         return True
 
-    def _measure(self, whole: bool, stopped: Callable[[], bool]) -> dict[str, float]:
+    def _measure(self, stopped: Callable[[], bool], whole: bool = False) -> dict[str, float]:
         """Loss at every multiple of the context on the validation data, of the weights and of their averages.
 
         whole: of all of the data. {} where it was stopped.
