@@ -23,8 +23,8 @@ FLOORS = (
     ("data", "nn"),
     ("model", "init", "optim"),
     ("parallel", "checkpoint", "metrics", "plugins"),
-    ("preflight",),
-    ("train", "evals"),
+    ("preflight", "evals"),
+    ("train",),
     ("tools",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -53,6 +53,26 @@ def tokenizer_of(
     return found.load(), found.bos_id
 
 
+def prompt_ids(vocab_size: int, tokenizer: Tokenizer, prompt: str, bos_id: int | None) -> list[int]:
+    """The tokens to continue: those of the prompt, after the token that starts each document of the data.
+
+    vocab_size: of the model. Raises UserError for an empty prompt, where nothing starts a document, for text that is no
+    Unicode, and for tokens that the model does not have.
+    """
+    try:
+        ids = ([] if bos_id is None else [bos_id]) + tokenizer.encode(prompt)
+    except UnicodeEncodeError as error:
+        raise UserError(f"The prompt {prompt!r} is not UTF-8 text.") from error
+    if not ids:
+        raise UserError("The prompt is empty: there is nothing to continue. Give some text.")
+    if max(ids) >= vocab_size:
+        raise UserError(
+            f"The tokenizer {tokenizer.name!r} made token {max(ids)}, but the model knows {vocab_size} "
+            "tokens. Give the --tokenizer that it was trained with."
+        )
+    return ids
+
+
 def with_tokenizer(meta: dict[str, Any], path: Path) -> dict[str, Any]:
     """The meta for a file of its own: its tokenizer is where it is now, as the run may have moved since."""
     kept = find_tokenizer(path, meta)

@@ -16,7 +16,7 @@ from lit_gpt.config.parsers import Parser
 from lit_gpt.data.tokenizer import Tokenizer
 from lit_gpt.errors import UserError
 from lit_gpt.evals.generation import Sampling, stream
-from lit_gpt.evals.model_tokenizer import tokenizer_of
+from lit_gpt.evals.model_tokenizer import prompt_ids, tokenizer_of
 from lit_gpt.evals.trained_model import device_of, load_model
 from lit_gpt.model import GPT
 from lit_gpt.tools._cli import add_plugins, add_weights, local_path, parser_for, use_plugins
@@ -67,26 +67,6 @@ def build_parser() -> Parser:
     return parser
 
 
-def prompt_ids(model: GPT, tokenizer: Tokenizer, prompt: str, bos_id: int | None) -> list[int]:
-    """The tokens to continue: those of the prompt, after the token that starts each document of the data.
-
-    Raises UserError for an empty prompt, where nothing starts a document, for text that is no Unicode, and for tokens
-    that the model does not have.
-    """
-    try:
-        ids = ([] if bos_id is None else [bos_id]) + tokenizer.encode(prompt)
-    except UnicodeEncodeError as error:
-        raise UserError(f"The prompt {prompt!r} is not UTF-8 text.") from error
-    if not ids:
-        raise UserError("The prompt is empty: there is nothing to continue. Give some text.")
-    if max(ids) >= model.config.vocab_size:
-        raise UserError(
-            f"The tokenizer {tokenizer.name!r} made token {max(ids)}, but the model knows {model.config.vocab_size} "
-            "tokens. Give the --tokenizer that it was trained with."
-        )
-    return ids
-
-
 def pieces(
     model: GPT, tokenizer: Tokenizer, ids: Sequence[int], limit: int, sampling: Sampling, seed: int
 ) -> Iterator[str]:
@@ -127,7 +107,7 @@ def main(argv: list[str]) -> int:
     model, meta = load_model(values.path, device_of(values.device), weights=values.weights)
     tokenizer, bos_id = tokenizer_of(values.path, values.tokenizer, meta)
     for i, prompt in enumerate(prompts(values.prompt)):
-        ids = prompt_ids(model, tokenizer, prompt, bos_id)
+        ids = prompt_ids(model.config.vocab_size, tokenizer, prompt, bos_id)
         if len(ids) + limit > (context := model.config.block_size):
             print(
                 f"note: {len(ids)} + {limit} tokens are more than the {context} of the training context",

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lit_gpt import optim
+from lit_gpt.config.validation_sets import validation_sets
 from lit_gpt.data.corpus import Corpus, check_vocab
 from lit_gpt.data.discover import open_corpus
 from lit_gpt.data.origin import agree
@@ -17,7 +18,7 @@ from lit_gpt.ops.loss import chunk_loss
 from lit_gpt.optim.engine.groups import parameter_groups
 from lit_gpt.parallel import Runtime, parallelize_model
 from lit_gpt.preflight.backend_checks import check_attention, check_experts
-from lit_gpt.preflight.data_facts import describe_training_data, training_corpus
+from lit_gpt.preflight.data_facts import TrainingData, describe_training_data, training_corpus
 from lit_gpt.preflight.resolved_run import ResolvedRun
 from lit_gpt.scaling.base import Plan
 
@@ -30,20 +31,25 @@ def open_training(resolved: ResolvedRun) -> Corpus:
     return corpus
 
 
-def open_validation(resolved: ResolvedRun) -> Corpus | None:
-    """The validation corpus in order, cut for the longest multiple of the context that it can fill.
+def open_validation(resolved: ResolvedRun) -> dict[str, Corpus]:
+    """The validation corpora by the names of --val_data_dir, "" for the only one; {} where there is none.
 
+    Each is in order, and cut for the longest multiple of the context that it can fill.
     Raises UserError for validation data of another tokenizer than the training data, where there is some.
     """
-    run, context, training = resolved.run, resolved.plan.context, resolved.data
-    if run.val_data_dir is None:
-        return None
-    shortest = open_corpus(
-        run.val_data_dir, "validation", context, run.seed, shuffle=False, repeat=False, eos_token_id=run.eos_token_id
-    )
-    if run.vocab_size is not None and not run.validation:  # nobody needed to know so far
+    run, training = resolved.run, resolved.data
+    sets = validation_sets(run.val_data_dir)
+    if sets and run.vocab_size is not None and not run.validation:  # nobody needed to know so far
         training = describe_training_data(run.train_data_dir, run.data_mixture, run.eos_token_id, may_be_missing=True)
-    agree([*training.sources, (str(run.val_data_dir), shortest.common)])
+    return {name: _open_set(folder, training, resolved) for name, folder in sets.items()}
+
+
+def _open_set(folder: str, training: TrainingData, resolved: ResolvedRun) -> Corpus:
+    run, context = resolved.run, resolved.plan.context
+    shortest = open_corpus(
+        folder, "validation", context, run.seed, shuffle=False, repeat=False, eos_token_id=run.eos_token_id
+    )
+    agree([*training.sources, (folder, shortest.common)])
     check_vocab(shortest, resolved.model.vocab_size)
     multiple = min(run.num_extrp or 1, (shortest.num_tokens - 1) // context)
     return Corpus(

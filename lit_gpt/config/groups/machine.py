@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from lit_gpt.config.bounds import Bounds, Choices
-from lit_gpt.config.groups.kinds import AutoOrPath, Folder, Label, Name, Path, Steps, StepsOrNever
+from lit_gpt.config.bounds import Bounds, Choices, StepsOrLast
+from lit_gpt.config.groups.kinds import AutoOrPath, File, Folder, Label, Length, Name, Path, Steps, StepsOrNever
 from lit_gpt.config.words import Words
 
 
@@ -75,6 +75,15 @@ class LoggingOptions:
         Example: --loggers wandb,csv
 
     eval_sequences: Number of sequences in a validation.
+    full_eval_at: Measure all of the validation data after these steps, and not only --eval_sequences of it.
+        Default: never
+        Example: --full_eval_at 1000,5000,last
+    eval_positions: Measure the validation loss by position in the context, too.
+    sample_prompts: File with a prompt in each line: after each validation the model continues them, always with the
+        likeliest token, into samples.jsonl of the run folder. For runs of one process.
+        Default: none
+        Example: --sample_prompts prompts.txt
+    sample_tokens: Length of these continuations in tokens, at most.
     num_extrp: Validate at 1, 2, ... and up to this many times the training context.
         Default: 4
     wandb_project: Project of wandb, and experiment of mlflow.
@@ -96,6 +105,10 @@ class LoggingOptions:
     eval_step: Steps = 1000
     loggers: Annotated[Words, Choices(("csv", "tensorboard", "wandb", "mlflow"))] = field(default_factory=list)
     eval_sequences: Steps = 200
+    full_eval_at: Annotated[Words, StepsOrLast()] = field(default_factory=list)
+    eval_positions: bool = False
+    sample_prompts: File | None = None
+    sample_tokens: Length = 64
     num_extrp: Annotated[int, Bounds(1, 1024)] | None = None
     wandb_project: Name = "discrete-llm"
     wandb_entity: Name | None = None

@@ -20,9 +20,10 @@ class DataOptions:
     train_data_dir: Folder with the tokens to train on. It holds shards that scripts/prepare_text.py made, files of
         nanoGPT, llm.c or Megatron, or plain text, and may be in a cloud store (az://, gs:// or s3://).
         Example: --train_data_dir data/mine
-    val_data_dir: Folder with the tokens to validate on.
+    val_data_dir: Folder with the tokens to validate on, or several as name=path,name=path. The first one is what
+        --keep_best and metric/val_loss@1x mean.
         Default: none, and then nothing is validated
-        Example: --val_data_dir data/mine
+        Example: --val_data_dir data/mine, or --val_data_dir web=data/web,code=data/code
 
     data_mixture: JSON file with the weight of each source, which is a path prefix inside the training folder. A list
         of such tables changes the weights while the run goes on.
