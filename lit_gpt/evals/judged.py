@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.names import ModelName, read_model_name
+from lit_gpt.data.tokenizer import Tokenizer
 from lit_gpt.errors import UserError
 from lit_gpt.evals.extension import UNCHANGED, Extension
 from lit_gpt.evals.generation import GREEDY, Sampling, generate
@@ -19,6 +21,7 @@ from lit_gpt.evals.model_tokenizer import tokenizer_of
 from lit_gpt.evals.results import Subject, subject_of
 from lit_gpt.evals.scoring import Request, Score, score
 from lit_gpt.evals.trained_model import device_of, load_model
+from lit_gpt.model import GPT
 
 DTYPES = {
     "auto": None,
@@ -34,17 +37,41 @@ GENERATED = {"cuda": 2**17, "cpu": 2**13}  # tokens of rows that are continued t
 class Judged:
     """A model to be judged.
 
-    path: run folder, step folder or exported file. config: `<family>_d<depth>`, or with experts also
-    `<family>_s<S>_k<k>_d<depth>`, only compared with what the checkpoint says (departure D10). tokenizer: a spec of
-    load_tokenizer, by default the one of the model's data. weights: an average that --ema kept. dtype: of DTYPES; auto
-    is bf16 on a GPU, fp32 elsewhere. extension: of the context. max_length: longest input in tokens, by default the
-    context of training, or the extended one.
-    batch_tokens: of one batch; by default what memory takes.
-    Raises UserError where one of these means nothing.
+    model: in evaluation mode. bos_id: what starts each document of its data, None where nothing does. max_length:
+    longest input in tokens, by default the context of training, or the extended one. extension: of the context, which
+    the model has already. batch_tokens: of one batch; by default what memory takes. path, meta, weights: where the
+    model is from; a model that is being trained has no such place.
+    Raises UserError for a tokenizer with more tokens than the model.
     """
 
     def __init__(
         self,
+        model: GPT,
+        tokenizer: Tokenizer,
+        bos_id: int | None,
+        *,
+        max_length: int | None = None,
+        extension: Extension = UNCHANGED,
+        batch_tokens: int | None = None,
+        path: Path = Path(),
+        meta: Mapping[str, Any] | None = None,
+        weights: str | None = None,
+    ):
+        if max_length is not None and max_length < 2:
+            raise UserError(f"max_length is {max_length}; give 2 tokens or more.")
+        if tokenizer.vocab_size > model.config.padded_vocab_size:
+            raise UserError(
+                f"The tokenizer {tokenizer.name!r} has {tokenizer.vocab_size} tokens, and the model "
+                f"{model.config.vocab_size}. Give the tokenizer that it was trained with."
+            )
+        self.model, self.tokenizer, self.bos_id, self.extension = model, tokenizer, bos_id, extension
+        self.path, self.meta, self.weights = path, dict(meta or {}), weights
+        self.device, self.batch_tokens = model.wte.weight.device, batch_tokens
+        self.max_length = max_length or extension.longest(model.config)
+
+    @classmethod
+    def load(
+        cls,
         path: Path,
         *,
         config: str | None = None,
@@ -55,24 +82,25 @@ class Judged:
         max_length: int | None = None,
         extension: Extension = UNCHANGED,
         batch_tokens: int | None = None,
-    ):
+    ) -> Judged:
+        """The model at a path: a run folder, step folder or exported file.
+
+        config: `<family>_d<depth>`, or with experts also `<family>_s<S>_k<k>_d<depth>`, only compared with what the
+        checkpoint says (departure D10). tokenizer: a spec of load_tokenizer, by default the one of the model's data.
+        weights: an average that --ema kept. dtype: of DTYPES; auto is bf16 on a GPU, fp32 elsewhere.
+        Raises UserError where one of these means nothing.
+        """
         if dtype not in DTYPES:
             raise UserError(f"dtype is {dtype}; give one of {', '.join(DTYPES)}.")
-        if max_length is not None and max_length < 2:
-            raise UserError(f"max_length is {max_length}; give 2 tokens or more.")
-        self.path, self.weights, self.extension, self.batch_tokens = path, weights, extension, batch_tokens
-        self.device = device_of(device)
         options = {"compute_dtype": DTYPES[dtype], "weights": weights, "extension": extension}
-        self.model, self.meta = load_model(path, self.device, **options)
+        model, meta = load_model(path, device_of(device), **options)
         if config is not None:
-            _compare(config.strip("\"'"), self.model.config, path)
-        self.max_length = max_length or extension.longest(self.model.config)
-        self.tokenizer, self.bos_id = tokenizer_of(path, tokenizer, self.meta, "as the tokenizer")
-        if self.tokenizer.vocab_size > self.model.config.padded_vocab_size:
-            raise UserError(
-                f"The tokenizer {self.tokenizer.name!r} has {self.tokenizer.vocab_size} tokens, and the model "
-                f"{self.model.config.vocab_size}. Give the tokenizer that it was trained with."
-            )
+            _compare(config.strip("\"'"), model.config, path)
+        found, bos_id = tokenizer_of(path, tokenizer, meta, "as the tokenizer")
+        source: dict[str, Any] = {"path": path, "meta": meta, "weights": weights}
+        return cls(
+            model, found, bos_id, max_length=max_length, extension=extension, batch_tokens=batch_tokens, **source
+        )
 
     @property
     def eos_id(self) -> int:

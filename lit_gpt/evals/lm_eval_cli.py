@@ -70,7 +70,7 @@ def _model(options: Mapping[str, Any], device_given: bool) -> TrainedModel:
         given["device"] = options["device"]
     if "pretrained" not in given:
         raise UserError("--model_args needs pretrained=PATH: a run folder, a step folder, or an exported file.")
-    return TrainedModel(**given)
+    return TrainedModel.load(**given)
 
 
 def _lend_tokenizer(model: TrainedModel, metadata: dict[str, Any], folder: Path) -> None:

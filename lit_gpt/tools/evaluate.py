@@ -35,7 +35,7 @@ def judge(task: str, words: list[str]) -> int:
     if wrong := violations(options):
         raise UserError(wrong[0])
     use_plugins(values.plugins)
-    judged = Judged(
+    judged = Judged.load(
         values.checkpoint_path,
         config=values.config,
         device=values.device,

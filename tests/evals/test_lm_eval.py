@@ -40,7 +40,7 @@ def evaluate(tasks: Path, model: Any, **options: Any) -> dict[str, Any]:
 def ours(trained: Path, **options: Any) -> Any:
     from lit_gpt.evals.lm_eval_model import TrainedModel
 
-    return TrainedModel(str(trained), device="cpu", **options)
+    return TrainedModel.load(str(trained), device="cpu", **options)
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ def test_a_question_has_one_answer():
 
 def test_phonebook_by_brute_force(trained, tmp_path, monkeypatch):
     """Every question alone, without a cache; of a model that is right now and then, since it is told how."""
-    judged = Judged(trained, max_length=400)
+    judged = Judged.load(trained, max_length=400)
     asked = {n: [question(n, f"42-{n}-{i}") for i in range(4)] for n in (3, 4, 5)}
     told: list[str] = []
 
@@ -88,7 +88,7 @@ def test_phonebook_by_brute_force(trained, tmp_path, monkeypatch):
 
 
 def test_proofpile_by_brute_force(trained, tmp_path):
-    judged = Judged(trained)
+    judged = Judged.load(trained)
     tokens = np.random.default_rng(0).integers(0, judged.model.config.vocab_size, 100)
     tokens.astype("<u2").tofile(tmp_path / "long.bin")
     line = ["--data_path", tmp_path / "long.bin", "--seq_length", 40, "--sliding_window", 15, "--batch_size", 3]
@@ -169,15 +169,15 @@ def test_the_subject_is_the_checkpoint_that_was_loaded(trained, tmp_path, capsys
     steps = tmp_path / "run" / "checkpoints"
     shutil.copytree(steps / "step-000020", steps / "step-000021")
     (steps / "step-000021" / "__0_0.distcp").write_bytes(b"")
-    subject = Judged(tmp_path / "run").subject()
+    subject = Judged.load(tmp_path / "run").subject()
     assert "step-000021" in capsys.readouterr().err, "which is left out"
     assert (subject.checkpoint, subject.step) == ("step-000020", 20)
-    assert subject == Judged(steps / "step-000020").subject()
+    assert subject == Judged.load(steps / "step-000020").subject()
 
 
 def test_results_that_are_no_numbers_and_settings_that_differ(trained, tmp_path, capsys):
     """NaN was written into the JSON, and rows of two settings had the same words."""
-    subject = Judged(trained).subject()
+    subject = Judged.load(trained).subject()
     for size, value in ((3, 0.5), (4, float("nan"))):
         result = Result("mine", 1, {"a": Metric(value), "b": Metric(1.0)}, subject, {"size": size, "same": 1})
         if value == value:
