@@ -155,6 +155,9 @@ def _contradictions(run: RunConfig) -> list[str]:
         problems.append("--full_eval_at needs --val_data_dir, all of which it measures")
     if run.sample_prompts and not run.val_data_dir:
         problems.append("--sample_prompts needs --val_data_dir, since prompts are continued after each validation")
+    for name in ("eval_tasks_step", "eval_tasks_path", "eval_task_options"):
+        if getattr(run, name) is not None and not run.eval_tasks:
+            problems.append(f"--{name} acts on --eval_tasks only; name some, or drop it")
     if run.yarn_scale > 1 and not (run.midtrain or run.validation):
         problems.append("--yarn_scale only acts in a midtrain or validation run; add that token to --train_name")
     return problems

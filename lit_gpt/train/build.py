@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from lit_gpt import optim
 from lit_gpt.config.validation_sets import validation_sets
@@ -66,16 +69,7 @@ def build_model(resolved: ResolvedRun, runtime: Runtime) -> nn.Module:
     compiled = on_gpu if run.compile is None else run.compile
     model = parallelize_model(
         runtime,
-        lambda: GPT(
-            resolved.model,
-            plan.multipliers,
-            compute_dtype=runtime.compute_dtype,
-            residual_dtype=torch.float32 if run.residual_precision == "fp32" else runtime.compute_dtype,
-            attention_backend=run.attention,
-            kernels=run.kernels,
-            expert_backend=run.expert_backend,
-            loss_backend="plain" if run.use_flce is False else "chunked",
-        ),
+        lambda: describe_model(resolved, runtime),
         lambda model: init_parameters(model, plan.roles, plan.seed),
         compute_dtype=runtime.compute_dtype,
         compile=compiled,
@@ -88,6 +82,48 @@ def build_model(resolved: ResolvedRun, runtime: Runtime) -> nn.Module:
         whole.chunk_loss = torch.compile(chunk_loss)
         whole.norm.forward = torch.compile(whole.norm.forward)
     return model
+
+
+def describe_model(resolved: ResolvedRun, runtime: Runtime) -> GPT:
+    """The model that the run trains, made on torch's default device; its weights have no values yet."""
+    run = resolved.run
+    return GPT(
+        resolved.model,
+        resolved.plan.multipliers,
+        compute_dtype=runtime.compute_dtype,
+        residual_dtype=torch.float32 if run.residual_precision == "fp32" else runtime.compute_dtype,
+        attention_backend=run.attention,
+        kernels=run.kernels,
+        expert_backend=run.expert_backend,
+        loss_backend="plain" if run.use_flce is False else "chunked",
+    )
+
+
+@contextmanager
+def whole_model(model: GPT, resolved: ResolvedRun, runtime: Runtime) -> Iterator[GPT]:
+    """The model in evaluation mode as this process can use it alone, whatever the other ones do meanwhile.
+
+    Where it is sharded, that is a copy with all weights on the device, for as long as the context lasts. Every rank
+    enters together, since the weights are gathered then.
+    """
+    if runtime.mesh is None:
+        try:
+            yield model.eval()
+        finally:
+            model.train()
+        return
+    with runtime.device:
+        whole = describe_model(resolved, runtime)
+    with torch.no_grad():
+        shards = model.state_dict()
+        for name, tensor in whole.state_dict().items():
+            tensor.copy_(full(shards[name].to(runtime.device)))
+    yield whole.eval()
+
+
+def full(tensor: torch.Tensor) -> torch.Tensor:
+    """All of a tensor, of which a DTensor has a part on each rank."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def build_optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
-
-from torch import nn
 
 from lit_gpt.checkpoint import (
     Checkpointer,
@@ -23,7 +21,6 @@ from lit_gpt.checkpoint import (
     understood,
 )
 from lit_gpt.checkpoint.retention import KEPT, VALIDATION
-from lit_gpt.data.corpus import Corpus
 from lit_gpt.data.kept_tokenizer import KeptTokenizer, describe_tokenizer
 from lit_gpt.data.loader import Loader
 from lit_gpt.data.stream import DataError
@@ -43,7 +40,7 @@ from lit_gpt.preflight.resolved_run import ResolvedRun, dry_run_text
 from lit_gpt.scaling.plan import count_steps, step_values
 from lit_gpt.scaling.schedule import period_end
 from lit_gpt.train import run_folder
-from lit_gpt.train.build import build_model, build_optimizer, open_training, open_validation
+from lit_gpt.train.build import build_model, build_optimizer, open_training, open_validation, whole_model
 from lit_gpt.train.curvature import estimate_curvature
 from lit_gpt.train.guard import StepGuard
 from lit_gpt.train.lease import Lease
@@ -54,7 +51,8 @@ from lit_gpt.train.samples import Samples
 from lit_gpt.train.save_retries import Saver
 from lit_gpt.train.step import to_device, train_step
 from lit_gpt.train.stopping import EXIT_INTERRUPTED, stop_agreed
-from lit_gpt.train.validate import labelled, validate
+from lit_gpt.train.task_scores import TaskScores
+from lit_gpt.train.validate import labelled, measure
 from lit_gpt.utils.signals import ENDING, FIRST_STEP, TRAINING, Signals, leave
 
 MANY_PASSES = 20  # through the data, that a budget is hardly meant to make
@@ -92,11 +90,6 @@ class Trainer:
         self.resolved, self.runtime, self.run, self.plan = resolved, runtime, resolved.run, resolved.plan
         run = self.run
         check_installed(run.loggers)
-        if run.sample_prompts and runtime.mesh is not None:
-            raise UserError(
-                "--sample_prompts continues prompts with a model that one process holds whole, which it is not under "
-                "torchrun with several processes or --offloading true; leave the option out."
-            )
         _check_reached(run.full_eval_at, count_steps(self.plan, runtime.world_size * run.micro_bsz * self.plan.context))
         self.train_data, self.val_data = open_training(resolved), open_validation(resolved)
         self.eos_id = document_end(resolved.model, self.train_data)
@@ -155,9 +148,14 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, self.plan)
         self.averages = WeightAverages(self.model, self.plan.ema)
         self.samples: Samples | None = None
-        if run.sample_prompts:
+        self.tasks: TaskScores | None = None
+        if run.sample_prompts or run.eval_tasks:
             tokenizer = describe_tokenizer(run.train_data_dir, run.data_mixture, run.eos_token_id)
-            self.samples = Samples(run.sample_prompts, run.sample_tokens, cast(GPT, self.model), tokenizer)
+            if run.sample_prompts:
+                self.samples = Samples(run.sample_prompts, run.sample_tokens, self.resolved.model, tokenizer)
+            if run.eval_tasks:
+                given = run.eval_tasks, run.eval_tasks_path, run.eval_tasks_limit, run.eval_task_options or {}
+                self.tasks = TaskScores(*given, tokenizer)
         if resume_from:
             load_checkpoint(resume_from, self.model, self.optimizer, self.runtime, self.averages.tensors())
         elif self.fork:
@@ -186,7 +184,7 @@ class Trainer:
                 async_save=run.async_save,
                 owned=self.owned,
             )
-            if self.samples:
+            if self.samples and self.runtime.is_main:
                 self.samples.open(self.resolved.folder, self.progress.step, self.owned)
             report = Reporter(self.resolved, self.runtime, self.optimizer, self.progress, self.report_state, self.owned)
             peers = Peers(self.resolved.folder, self.runtime)
@@ -231,6 +229,8 @@ class Trainer:
             due = bool(progress.finished or self.decayed or progress.step % run.eval_step == 0)
             if self.val_data and (due or self._all_due) and not hurry:
                 interrupted |= not self._validated(report, signals, due)
+            if self.tasks and not interrupted and self._tasks_due:
+                interrupted = not self._scored(self.tasks, report, signals)
             if interrupted:
                 return EXIT_INTERRUPTED
             best = bool(self.measured) and saver.improves(self.measured)
@@ -270,6 +270,10 @@ class Trainer:
         steps = self.run.full_eval_at
         return str(self.progress.step) in steps or (self.progress.finished and "last" in steps)
 
+    @property
+    def _tasks_due(self) -> bool:
+        return self.progress.finished or self.progress.step % (self.run.eval_tasks_step or self.run.eval_step) == 0
+
     def _validated(self, report: Reporter, signals: Signals, due: bool = True) -> bool:
         """Measure and log; False where a signal came meanwhile, since a job may be killed soon after it.
 
@@ -287,10 +291,30 @@ class Trainer:
             self.measured = values
             report.validation(values, whole)
             if self.samples:
-                with evaluated_weights(self.model, self.optimizer):
-                    said = self.samples.take(self.progress.step, self.progress.tokens)
-                if said:
-                    report.note(said)
+                self._sample(self.samples, report)
+        return True
+
+    def _sample(self, samples: Samples, report: Reporter) -> None:
+        with evaluated_weights(self.model, self.optimizer), self._whole() as model:
+            said = samples.take(model, self.progress.step, self.progress.tokens, write=self.runtime.is_main)
+        report.texts([(prompt, text) for prompt, text in samples.newest if text is not None])
+        if said:
+            report.note(said)
+
+    def _whole(self) -> AbstractContextManager[GPT]:
+        return whole_model(cast(GPT, self.model), self.resolved, self.runtime)
+
+    def _scored(self, tasks: TaskScores, report: Reporter, signals: Signals) -> bool:
+        """Ask --eval_tasks of the weights and of their averages, and log; False where a signal came meanwhile."""
+        self.at(f"step {self.progress.step}, evaluations")
+        with report.pause("val"):
+            with evaluated_weights(self.model, self.optimizer), self._whole() as model:
+                report.scores(*tasks.measure(model, "eval"))
+            for half_life in self.plan.ema:
+                if stop_agreed(self.runtime, signals):
+                    return False
+                with self.averages.in_model(half_life), self._whole() as model:
+                    report.scores(*tasks.measure(model, f"eval_{label(half_life)}"))
         return True
 
     def _measure(self, stopped: Callable[[], bool], whole: bool = False) -> dict[str, float]:
@@ -395,40 +419,6 @@ def _close(report: Reporter, code: int, saved: bool) -> None:
         if code in (0, EXIT_INTERRUPTED):
             raise
         print(f"error: {lost}", file=sys.stderr)
-
-
-def measure(
-    model: nn.Module,
-    sets: Mapping[str, Corpus],
-    resolved: ResolvedRun,
-    runtime: Runtime,
-    eos_id: int | None,
-    whole: bool = False,
-    stopped: Callable[[], bool] = lambda: False,
-) -> dict[str, float]:
-    """Validation loss of a model at every multiple of the context that the windows of each set hold; see validate.
-
-    whole: of all of the data, and not of --eval_sequences. The first set has the keys without a name, and each that has
-    a name those with it. {} where it was stopped.
-    """
-    context, found = resolved.plan.context, dict[str, float]()
-    for name, data in sets.items():
-        values = validate(
-            model,
-            data,
-            runtime,
-            context=context,
-            multiples=data.block // context,
-            sequences=data.num_samples if whole else resolved.run.eval_sequences,
-            micro_batch=max(2 * resolved.run.micro_bsz * context // data.block, 1),  # no gradients: room for twice
-            eos_id=eos_id,
-            positions=resolved.run.eval_positions,
-            stopped=stopped,
-        )
-        if not values:
-            return {}
-        found = (found or values) | (labelled(values, name) if name else {})
-    return found
 
 
 def validate_only(resolved: ResolvedRun, runtime: Runtime) -> dict[str, float]:

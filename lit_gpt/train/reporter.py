@@ -18,6 +18,7 @@ from lit_gpt.checkpoint import understood
 from lit_gpt.config.run import RunConfig
 from lit_gpt.config.validation_sets import validation_sets
 from lit_gpt.errors import NotWritten
+from lit_gpt.metrics.background import Texts
 from lit_gpt.metrics.console import Console
 from lit_gpt.metrics.curve import draw_loss_curve
 from lit_gpt.metrics.hardware import Hardware
@@ -231,6 +232,19 @@ class Reporter:
         for name, found in (("validation loss", values), ("validation loss on all data", whole)):
             if found:
                 self.note(f"{name}: {self._told(found)}")
+
+    def texts(self, rows: Texts) -> None:
+        """Give samples of text to the trackers."""
+        if self._sinks:
+            self._sinks.texts(rows, self.progress.step)
+
+    def scores(self, values: dict[str, float], said: list[str]) -> None:
+        """Log what evaluations found, and what went wrong with them."""
+        if values:
+            self.record({**values, "total_tokens": self.progress.tokens})
+            self.note("; ".join(f"{k} {v:.4f}" for k, v in values.items() if not k.endswith("_stderr")))
+        for sentence in said:
+            self.note(sentence)
 
     def _told(self, values: dict[str, float]) -> str:
         """The losses of a validation in a line: of the sets, and of the averages."""

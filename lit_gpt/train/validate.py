@@ -6,7 +6,7 @@ In ArchScale every rank has its own sequences, and the loss is rank 0's (departu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lit_gpt.data.corpus import Batch, Corpus
 from lit_gpt.ops.loss import IGNORE
 from lit_gpt.parallel import Runtime
+from lit_gpt.preflight.resolved_run import ResolvedRun
 from lit_gpt.train.reading import together
 from lit_gpt.train.step import documents, to_device
 
@@ -64,6 +65,40 @@ def validate(
     model.train()
     found = _report(runtime.sum(sums).tolist())
     return found | _by_position(runtime.sum(places_T2)) if positions else found
+
+
+def measure(
+    model: nn.Module,
+    sets: Mapping[str, Corpus],
+    resolved: ResolvedRun,
+    runtime: Runtime,
+    eos_id: int | None,
+    whole: bool = False,
+    stopped: Callable[[], bool] = lambda: False,
+) -> dict[str, float]:
+    """Validation loss of a model at every multiple of the context that the windows of each set hold; see validate.
+
+    whole: of all of the data, and not of --eval_sequences. The first set has the keys without a name, and each that has
+    a name those with it. {} where it was stopped.
+    """
+    context, found = resolved.plan.context, dict[str, float]()
+    for name, data in sets.items():
+        values = validate(
+            model,
+            data,
+            runtime,
+            context=context,
+            multiples=data.block // context,
+            sequences=data.num_samples if whole else resolved.run.eval_sequences,
+            micro_batch=max(2 * resolved.run.micro_bsz * context // data.block, 1),  # no gradients: room for twice
+            eos_id=eos_id,
+            positions=resolved.run.eval_positions,
+            stopped=stopped,
+        )
+        if not values:
+            return {}
+        found = (found or values) | (labelled(values, name) if name else {})
+    return found
 
 
 def labelled(values: dict[str, float], label: str) -> dict[str, float]:

@@ -14,8 +14,11 @@ from tiny_run import OPTIONS, folder_of, make_text, pretrain, rows, run, words
 from lit_gpt.checkpoint import load_full, read_meta
 from lit_gpt.checkpoint.retention import VALIDATION
 from lit_gpt.data.prepare import prepare
+from lit_gpt.evals.generation import generate as generate_tokens
+from lit_gpt.evals.model_tokenizer import prompt_ids, tokenizer_of
+from lit_gpt.evals.trained_model import load_model
 from lit_gpt.metrics.summary import read_rows
-from lit_gpt.tools import generate
+from lit_gpt.tools import evaluate, generate
 
 SHORT = {**OPTIONS, "eval_step": 2, "eval_sequences": 6, "num_extrp": 2, "max_tokens": 4 * 512, "micro_bsz": 4}
 LOSS, T = "metric/val_loss@1x", "metric/train_loss"
@@ -171,10 +174,6 @@ def test_samples_of_a_run_that_goes_on(data, prompts, tmp_path):
     assert samples(tmp_path / "a") == samples(tmp_path / "b")
 
 
-def on_two(argv: list[str]) -> int:
-    return pretrain.main(argv)
-
-
 def test_samples_that_cannot_be(data, prompts, tmp_path, capsys):
     empty = tmp_path / "empty.txt"
     empty.write_text("\n \n")
@@ -184,6 +183,81 @@ def test_samples_that_cannot_be(data, prompts, tmp_path, capsys):
         assert said in capsys.readouterr().err
     assert run(data, tmp_path / "out", sample_prompts=prompts, **SHORT) == 2
     assert "--sample_prompts needs --val_data_dir" in capsys.readouterr().err
-    argv = words(data, tmp_path / "out", val_data_dir=data, sample_prompts=prompts, **SHORT)
-    assert run_distributed(on_two, 2, argv) == [2, 2]
     assert not list(tmp_path.glob("out/*/metrics.jsonl"))
+
+
+PHONEBOOK = {"min_eval_len": 3, "max_eval_len": 4, "num_eval": 2, "eval_num_batches": 1, "eval_batch_size": 3}
+TASKS = {"eval_tasks": "phonebook", "eval_task_options": json.dumps({"phonebook": PHONEBOOK})}
+LONG = {**SHORT, "ctx_len": 512, "micro_bsz": 1}  # phonebook's shortest lists have 350 tokens
+
+
+def flags() -> list[str]:
+    return [word for name, value in PHONEBOOK.items() for word in (f"--{name}", str(value))]
+
+
+@pytest.mark.parametrize("weights, prefix", [(None, "eval"), ("ema_1k", "eval_ema_1k")])
+def test_scores_are_those_of_the_checkpoint(data, tmp_path, weights, prefix):
+    assert run(data, tmp_path, **LONG, **TASKS, ema="1k", eval_tasks_step=3) == 0
+    chosen = ["--weights", weights] if weights else []
+    typed = ["--checkpoint_path", str(folder_of(tmp_path)), "--device", "cpu", *chosen, *flags()]
+    assert evaluate.judge("phonebook", typed) == 0
+    found = json.loads(next((folder_of(tmp_path) / "evals").glob("phonebook-*.json")).read_text())["metrics"]
+    for name, metric in found.items():
+        logged = rows(tmp_path, f"{prefix}/phonebook/{name}")
+        assert logged.keys() == {3, 4} and logged[4] == metric["value"]
+    assert rows(tmp_path, f"{prefix}/phonebook/acc@3_stderr")[4] == found["acc@3"]["stderr"]
+
+
+def test_scores_change_no_number(data, tmp_path):
+    assert run(data, tmp_path / "with", **LONG, **TASKS, eval_tasks_step=1) == 0
+    assert run(data, tmp_path / "without", **LONG) == 0
+    with_, without = (load_full(folder_of(tmp_path / n) / "checkpoints/step-000004")[0] for n in ("with", "without"))
+    assert same(with_, without)
+    assert rows(tmp_path / "with", T) == rows(tmp_path / "without", T)
+
+
+def test_an_evaluation_that_fails_is_a_note(data, tmp_path, capsys):
+    """Lists that do not fit into the context are known once the evaluation runs."""
+    options = {"eval_tasks": "phonebook", "eval_task_options": json.dumps({"phonebook": {"max_eval_len": 3000}})}
+    assert run(data, tmp_path, **SHORT, **options) == 0
+    assert "warning: no score: 480 entries are" in capsys.readouterr().err
+    assert rows(tmp_path, T).keys() >= {4}
+
+
+REFUSED = {
+    "no_task": ({"eval_tasks": "nothing_of_that_name"}, "nothing_of_that_name"),
+    "option": ({**TASKS, "eval_task_options": '{"phonebook": {"entries": 3}}'}, "has no option 'entries'"),
+    "value": ({**TASKS, "eval_task_options": '{"phonebook": {"num_eval": 0}}'}, "num_eval"),
+    "stranger": ({**TASKS, "eval_task_options": '{"proofpile": {}}'}, "names proofpile; of --eval_tasks"),
+    "alone": ({"eval_tasks_step": 3}, "--eval_tasks_step acts on --eval_tasks only"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_evaluations_that_cannot_be(data, tmp_path, capsys, name):
+    options, said = REFUSED[name]
+    assert run(data, tmp_path, **SHORT, **options) == 2
+    assert said in capsys.readouterr().err and not list(tmp_path.glob("*/metrics.jsonl"))
+
+
+def on_two(argv: list[str]) -> int:
+    return pretrain.main(argv)
+
+
+def test_two_processes_ask_what_one_asks(data, prompts, tmp_path):
+    """Each has all weights for a while, and the one that writes has the same texts and scores."""
+    options = {"val_data_dir": data, "sample_prompts": prompts, "sample_tokens": 6, "eval_tasks_step": 2}
+    options |= {**LONG, **TASKS, "total_bsz": 1024, "max_tokens": 4 * 1024}
+    assert run(data, tmp_path / "one", **options) == 0
+    assert run_distributed(on_two, 2, words(data, tmp_path / "two", **options)) == [0, 0]
+    assert [row["prompt"] for row in samples(tmp_path / "two")] == 2 * PROMPTS
+    name = "eval/phonebook/tokens@4"
+    assert rows(tmp_path / "two", name) == rows(tmp_path / "one", name) and rows(tmp_path / "two", name).keys() == {
+        2,
+        4,
+    }
+    model, meta = load_model(folder_of(tmp_path / "two"))
+    tokenizer, bos_id = tokenizer_of(folder_of(tmp_path / "two"), None, meta)
+    for row in samples(tmp_path / "two")[3:]:
+        ids = prompt_ids(model.config.vocab_size, tokenizer, row["prompt"], bos_id)
+        assert row["text"] == tokenizer.decode(generate_tokens(model, [ids], 6, stop=tokenizer.eos_id)[0])

@@ -6,7 +6,7 @@ The format of the docstrings is that of lit_gpt/config/help.py.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from lit_gpt.config.bounds import Bounds, Choices, StepsOrLast
 from lit_gpt.config.groups.kinds import AutoOrPath, File, Folder, Label, Length, Name, Path, Steps, StepsOrNever
@@ -84,6 +84,18 @@ class LoggingOptions:
         Default: none
         Example: --sample_prompts prompts.txt
     sample_tokens: Length of these continuations in tokens, at most.
+    eval_tasks: Evaluations of the model while it trains: of this project, such as phonebook, and tasks of lm-eval.
+        Default: none
+        Example: --eval_tasks phonebook,lambada_openai
+    eval_tasks_step: Steps between two of these; the last step has them, too.
+        Default: --eval_step
+    eval_tasks_limit: Examples of each task of lm-eval, the first ones.
+    eval_tasks_path: Folder with lm-eval tasks of your own.
+        Default: none
+        Example: --eval_tasks_path my_tasks
+    eval_task_options: Options of this project's evaluations.
+        Default: those of each evaluation
+        Example: --eval_task_options '{"phonebook": {"min_eval_len": 20, "max_eval_len": 20}}'
     num_extrp: Validate at 1, 2, ... and up to this many times the training context.
         Default: 4
     wandb_project: Project of wandb, and experiment of mlflow.
@@ -109,6 +121,11 @@ class LoggingOptions:
     eval_positions: bool = False
     sample_prompts: File | None = None
     sample_tokens: Length = 64
+    eval_tasks: Words = field(default_factory=list)
+    eval_tasks_step: Steps | None = None
+    eval_tasks_limit: Steps = 200
+    eval_tasks_path: Folder | None = None
+    eval_task_options: dict[str, dict[str, Any]] | None = None
     num_extrp: Annotated[int, Bounds(1, 1024)] | None = None
     wandb_project: Name = "discrete-llm"
     wandb_entity: Name | None = None
