@@ -19,7 +19,6 @@ _LABELS = {  # the first pattern that is the whole key decides
     r"metric/val_bpb(_ema_\w+)?@(\d+)x": "validation loss (bits per byte)",
     r"metric/val_bpb_([\w-]+)@(\d+)x": r"validation loss of \1 (bits per byte)",
     r"metric/(train|val)_ppl.*": "perplexity",
-    r"eval(?:_ema_\w+)?/([^/]+)/(.+)": r"\2 of \1",
     r"metric/grad_norm": "norm of the gradient",
     r"metric/weight_learning_rate": "learning rate of matrices",
     r"metric/vector_learning_rate": "learning rate of vectors",
