@@ -45,6 +45,15 @@ class Metric:
         error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
         return cls(statistics.fmean(values), error, better)
 
+    @classmethod
+    def share(cls, right: int, count: int) -> Metric:
+        """right / count, with the standard error after two more of either kind, so that none of 8 is not certainty.
+
+        Source: Agresti and Coull, The American Statistician 52 (1998), 119-126.
+        """
+        share = (right + 2) / (count + 4)
+        return cls(right / count, math.sqrt(share * (1 - share) / (count + 4)))
+
 
 @dataclass(frozen=True)
 class Subject:

@@ -25,6 +25,7 @@ from lit_gpt.plugins import digests
 from lit_gpt.tools._cli import add_plugins, add_weights, local_path, parser_for, use_plugins
 
 PROBE = "In 1998, 23 of them said: it isn't (quite) so simple.\n"  # two tokenizers do not cut all of this alike
+UNSAID = ("verbose", "answers", "tasks_dir")  # options that change nothing in the figures
 
 
 def judge(task: str, words: list[str]) -> int:
@@ -49,7 +50,7 @@ def judge(task: str, words: list[str]) -> int:
     outcome = module.evaluate(judged, options)
     if not isinstance(outcome, Outcome):
         raise UserError(f"{module.__file__}: evaluate gave a {type(outcome).__name__}. Let it return an Outcome.")
-    settings = {name: value for name, value in asdict(options).items() if name != "verbose"} | outcome.settings
+    settings = {name: value for name, value in asdict(options).items() if name not in UNSAID} | outcome.settings
     settings |= judged.extension.settings | ({"plugins": digests()} if values.plugins else {})
     settings |= {"decontaminate": seen.where} if seen else {}
     metrics = outcome.metrics | (seen.metrics(outcome) if seen else {})

@@ -15,7 +15,7 @@ from lit_gpt.config.command import exit_code
 from lit_gpt.evals.judged import Judged
 from lit_gpt.evals.results import Metric, Result, read_results, save
 from lit_gpt.evals.tasks import TASKS
-from lit_gpt.evals.tasks.phonebook import NEW_TOKENS, error_of_share, question
+from lit_gpt.evals.tasks.phonebook import NEW_TOKENS, question
 from lit_gpt.evals.tasks.proofpile import parts
 from lit_gpt.tools import results
 
@@ -144,7 +144,8 @@ def test_proofpile_of_another_tokenizer(trained, tmp_path, capsys):
 
 def test_error_of_a_share():
     """Of 0 in 16: 2 of 20 after two more of each kind, sqrt(0.1 x 0.9 / 20)."""
-    assert math.isclose(error_of_share(0, 16), math.sqrt(0.1 * 0.9 / 20))
+    assert Metric.share(0, 16).value == 0
+    assert math.isclose(Metric.share(0, 16).stderr or 0, math.sqrt(0.1 * 0.9 / 20))
 
 
 def test_the_table_of_results(trained, tmp_path, capsys):

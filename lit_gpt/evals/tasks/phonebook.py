@@ -92,18 +92,9 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
         right = sum(a.strip() == number for a, (_, number) in zip(answers, asked))
         if options.verbose:
             print("\n".join(f"{entries} entries: {a.strip()!r}, right is {n}" for a, (_, n) in zip(answers, asked)))
-        metrics[f"acc@{entries}"] = Metric(right / count, error_of_share(right, count))
+        metrics[f"acc@{entries}"] = Metric.share(right, count)
         metrics[f"tokens@{entries}"] = Metric(longest, better="lower")
     return Outcome(count * len(options.lengths), metrics, {"max_length": judged.max_length}, sequences)
-
-
-def error_of_share(right: int, count: int) -> float:
-    """The standard error of right / count after two more of either kind, so that none of 8 is not certainty.
-
-    Source: Agresti and Coull, The American Statistician 52 (1998), 119-126.
-    """
-    share = (right + 2) / (count + 4)
-    return math.sqrt(share * (1 - share) / (count + 4))
 
 
 def question(entries: int, seed: str) -> tuple[str, str]:
