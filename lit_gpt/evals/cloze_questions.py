@@ -20,7 +20,7 @@ from lit_gpt.evals.held_out import Passage
 from lit_gpt.utils.files import told, write_text
 
 CHOICES = 4
-NAME = re.compile(r"[^\W\d]\w{4,}")  # shorter words are often parts of the grammar
+NAME = re.compile(r"\b[^\W\d]\w{4,}")  # shorter words are often parts of the grammar
 COMMON = 0.05  # a name that more of the documents have can be guessed without having read it here
 
 TASK = """task: {task}
@@ -155,7 +155,7 @@ class Maker:
 
     @staticmethod
     def _returning(passage: Passage, rare: Callable[[str], bool]) -> Iterator[Question]:
-        """Last names of lines that stand earlier in the passage."""
+        """Last names of lines, after something else, that stand earlier in the passage."""
         last: dict[str, int] = {}  # name -> where its latest occurrence ends
         text, names = passage.text, list(NAME.finditer(passage.text))
         for here, after in zip(names, [*names[1:], None]):
@@ -164,7 +164,7 @@ class Maker:
             if name in last and ends_line and rare(name):
                 context = text[:start].rstrip()
                 distance = passage.token_at(start) - passage.token_at(last[name] - 1) - 1
-                if context:
+                if context and "\n" not in text[len(context) : start]:
                     yield Question(context, (text[len(context) : here.end()],), distance=distance)
             last[name] = here.end()
 

@@ -12,10 +12,12 @@ import torch
 
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.names import ModelName, read_model_name
+from lit_gpt.data.stream import StreamInfo
+from lit_gpt.data.token_bytes import TokenBytes, token_bytes
 from lit_gpt.errors import UserError
 from lit_gpt.evals.extension import UNCHANGED, Extension
 from lit_gpt.evals.generation import GREEDY, Sampling, generate
-from lit_gpt.evals.model_tokenizer import tokenizer_of
+from lit_gpt.evals.model_tokenizer import find_tokenizer, tokenizer_of
 from lit_gpt.evals.results import Subject, subject_of
 from lit_gpt.evals.scoring import Request, Score, score
 from lit_gpt.evals.trained_model import device_of, load_model
@@ -68,6 +70,7 @@ class Judged:
             _compare(config.strip("\"'"), self.model.config, path)
         self.max_length = max_length or extension.longest(self.model.config)
         self.tokenizer, self.bos_id = tokenizer_of(path, tokenizer, self.meta, "as the tokenizer")
+        self._given_tokenizer = tokenizer
         if self.tokenizer.vocab_size > self.model.config.padded_vocab_size:
             raise UserError(
                 f"The tokenizer {self.tokenizer.name!r} has {self.tokenizer.vocab_size} tokens, and the model "
@@ -85,6 +88,14 @@ class Judged:
     def prefix_id(self) -> int:
         """What a text without context follows: what starts or else ends a document of the training data."""
         return self.eos_id if self.bos_id is None else self.bos_id
+
+    @property
+    def token_bytes(self) -> TokenBytes | None:
+        """Bytes of text by token, None where they cannot be known."""
+        kept = find_tokenizer(self.path, self.meta, self._given_tokenizer)
+        assert kept is not None, "it was loaded"
+        made_with = kept.kind if kept.kind == "bytes" else kept.source
+        return token_bytes(StreamInfo(eos_id=self.tokenizer.eos_id, made_with=made_with))
 
     def encode(self, text: str, *, start: bool = True) -> list[int]:
         """Tokens of a text; with `start` after BOS, where the training data has it."""

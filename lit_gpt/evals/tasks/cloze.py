@@ -8,11 +8,10 @@ it. Asked once more with another name in place of the earlier ones, it shows wha
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
@@ -26,7 +25,6 @@ from lit_gpt.evals.results import Metric
 from lit_gpt.evals.scoring import Request, Score
 from lit_gpt.evals.soft import softmax
 from lit_gpt.evals.tasks import Outcome
-from lit_gpt.utils.files import told, write_text
 
 NEAREST = 16  # tokens; a name that was just read is no question of memory
 
@@ -44,7 +42,6 @@ class Options:
         middle: a name this many tokens earlier, and not near, is in the middle; all others are far.
         seed: of the places, the names and the wrong continuations.
         tasks_dir: folder to write the questions into, as tasks of lm-eval; default: none.
-        answers: file to write what the model said to each question, one JSON object on a line; default: none.
     """
 
     data_dir: str
@@ -55,7 +52,6 @@ class Options:
     middle: Annotated[int, Bounds(NEAREST + 1)] = 512
     seed: int = 0
     tasks_dir: Path | None = None
-    answers: Path | None = None
 
     @property
     def edges(self) -> tuple[int, ...]:
@@ -75,18 +71,17 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
         write_tasks(asked, options.tasks_dir)
     requests = {name: [_requests(judged, q) for q in questions] for name, questions in asked.items()}
     scores = iter(judged.score([r for many in requests.values() for some in many for r in some], show=True))
-    rows: dict[str, list[dict[str, Any]]] = {}
+    rows: dict[str, list[dict[str, float]]] = {}
     for name, questions in asked.items():
-        read = _choice if name == "choice" else _name
-        rows[name] = [read(q, [next(scores) for _ in some]) for q, some in zip(questions, requests[name])]
-    if options.answers is not None:
-        lines = [json.dumps({"kind": name, "number": i, **row}) for name in rows for i, row in enumerate(rows[name])]
-        with told(options.answers):
-            write_text(options.answers, "\n".join(lines) + "\n")
-    metrics = {key: metric for name, found in rows.items() for key, metric in _metrics(name, found)}
+        read, (kind, at, edge) = _choice if name == "choice" else _name, name.partition("@")
+        answers = [read(q, [next(scores) for _ in some]) for q, some in zip(questions, requests[name])]
+        rows[name] = [{f"{kind}_{key}{at}{edge}": value for key, value in one.items()} for one in answers]
     counts = {name: len(questions) for name, questions in asked.items()}
-    answers = [_near_answer(some[q.answer]) for name in asked for q, some in zip(asked[name], requests[name])]
-    return Outcome(sum(counts.values()), metrics, {"asked": counts}, answers)
+    near = [_near_answer(some[q.answer]) for name in asked for q, some in zip(asked[name], requests[name])]
+    metrics = {key: metric for found in rows.values() for key, metric in _metrics(found)}
+    return Outcome(
+        sum(counts.values()), metrics, {"asked": counts}, near, [row for some in rows.values() for row in some]
+    )
 
 
 def make(judged: Judged, options: Options) -> dict[str, list[Question]]:
@@ -132,26 +127,22 @@ def _near_answer(asked: Request) -> np.ndarray:
     return np.array(asked.context[-(NGRAM - 1) :] + asked.continuation, np.int32)
 
 
-def _choice(question: Question, scores: Sequence[Score]) -> dict[str, Any]:
+def _choice(question: Question, scores: Sequence[Score]) -> dict[str, float]:
     per_token = [score.total / len(score.log_p) for score in scores]
     right = per_token[question.answer]
-    return {
-        "right": right == max(per_token),
-        "p": softmax(per_token)[question.answer],
-        "nats": -right,
-    }
+    return {"acc": float(right == max(per_token)), "p": softmax(per_token)[question.answer], "nats": -right}
 
 
-def _name(question: Question, scores: Sequence[Score]) -> dict[str, Any]:
+def _name(question: Question, scores: Sequence[Score]) -> dict[str, float]:
     here, *changed = scores
     gain = {"gain": here.total - changed[0].total} if changed else {}
-    return {"right": here.greedy, "nats": -here.total, **gain, "distance": question.distance}
+    return {"acc": float(here.greedy), "nats": -here.total, **gain}
 
 
-def _metrics(name: str, rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, Metric]]:
-    kind, at, edge = name.partition("@")
-    yield f"{kind}_acc{at}{edge}", Metric.share(sum(row["right"] for row in rows), len(rows))
-    for key in ("p", "nats", "gain"):
-        values = [row[key] for row in rows if key in row]
-        if values:
-            yield f"{kind}_{key}{at}{edge}", Metric.mean(values, "lower" if key == "nats" else "higher")
+def _metrics(rows: Sequence[dict[str, float]]) -> Iterator[tuple[str, Metric]]:
+    for name in rows[0]:
+        values = [row[name] for row in rows if name in row]
+        if "_acc" in name:
+            yield name, Metric.share(int(sum(values)), len(values))
+        else:
+            yield name, Metric.mean(values, "lower" if "_nats" in name else "higher")
