@@ -3,8 +3,9 @@
     python benchmarks/families.py --sweep out/families --data data/py4k --output out/families_judged
 
 Reads the folder that launch_scripts/sweep.py made of a table with the columns name, train_model and seed. With --wait
-it judges each run as it ends, for so many minutes at most. families.json is written anew after every run;
-plots/plot_families.py draws it. All questions are made of the validation data, and are the same for every run.
+it judges each run as it ends, for so many minutes at most. families.json, and families.txt with its table, are written
+anew after every run; plots/plot_families.py draws them. All questions are made of the validation data, and are the same
+for every run.
 
 intervals.py beside this file says what the intervals are. The first run that is judged also says how much of the cloze
 questions is in the training data.
@@ -168,7 +169,7 @@ def read_answers(output: Path, name: str) -> dict[str, np.ndarray]:
 
 
 def report(runs: Sequence[Run], output: Path) -> dict[str, Any]:
-    """Write families.json of the runs that have ended, and return it."""
+    """Write families.json and families.txt of the runs that have ended, and return what they say."""
     rows = [described(run) for run in runs if run.summary]
     found = {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
@@ -178,6 +179,7 @@ def report(runs: Sequence[Run], output: Path) -> dict[str, Any]:
         "differences": differences(rows, {row["name"]: read_answers(output, row["name"]) for row in rows}),
     }
     write_text(output / "families.json", json.dumps(found, default=float) + "\n")
+    write_text(output / "families.txt", table(found) + "\n")
     return found
 
 
@@ -203,7 +205,7 @@ def main(
     Args:
         sweep: folder of the sweep
         data: folder of the tokens that the runs were trained and validated on
-        output: folder for families.json, and the answers to every question
+        output: folder for families.json and families.txt, and for the answers to every question
         length: context of the runs, in tokens
         questions: cloze questions of each kind, and windows; an eighth as many phonebooks of each length
         wait: minutes after which no run is judged any more; default: judge those that have ended

@@ -28,7 +28,9 @@ class Panel(NamedTuple):
 
 
 PANELS = (
-    Panel("bpb", "position in the context (tokens), from half of it on", "bits per byte of held-out text", True),
+    Panel(
+        "bpb", "position in the document's window (tokens), from half of it on", "bits per byte of held-out text", True
+    ),
     Panel("name_acc", "tokens since the name was last read, at most", "share of names predicted right", True),
     Panel("name_gain", "tokens since the name was last read, at most", "worth of having read it (nats per name)", True),
     Panel("nats", "entries of the phonebook", "cost of the right number (nats per token)", False),
@@ -39,7 +41,7 @@ SPREAD = 0.02  # families stand a little beside each other, so that their bars c
 def points(figures: dict[str, list[float]], name: str) -> list[tuple[int, float, float]]:
     """(length, value, half of its interval) of a figure, by length."""
     found = [(key.partition("@"), pair) for key, pair in figures.items()]
-    return sorted((int(at), *pair) for (kind, _, at), pair in found if kind == name and at)
+    return sorted((int(at), middle, half) for (kind, _, at), (middle, half) in found if kind == name and at)
 
 
 def draw(found: dict[str, Any], path: Path) -> Path:
