@@ -140,8 +140,8 @@ def described(run: Run) -> dict[str, Any]:
     """What a run is, and its figures with their standard errors."""
     assert run.folder is not None
     curve = read_metrics(run.folder / "metrics.jsonl")
-    points = [[int(t), round(v, 5)] for t, v in zip(curve["total_tokens"], curve[LOSS]) if math.isfinite(v)]
-    figures = {"val_loss": [run.summary[LOSS], None], "val_bpb": [run.summary.get(BPB), None]}
+    points = [[int(t), round(v, 5)] for t, v in zip(curve["total_tokens"], curve.get(LOSS, [])) if math.isfinite(v)]
+    figures = {"val_loss": [run.summary.get(LOSS), None], "val_bpb": [run.summary.get(BPB), None]}
     asked: dict[str, Any] = {}
     for result in read_results(run.folder):
         figures |= {name: [metric.value, metric.stderr] for name, metric in result.metrics.items()}
@@ -168,9 +168,9 @@ def read_answers(output: Path, name: str) -> dict[str, np.ndarray]:
     return {figure: np.array(values) for figure, values in found.items()}
 
 
-def report(runs: Sequence[Run], output: Path) -> dict[str, Any]:
-    """Write families.json and families.txt of the runs that have ended, and return what they say."""
-    rows = [described(run) for run in runs if run.summary]
+def report(runs: Sequence[Run], output: Path, base: str) -> dict[str, Any]:
+    """Write families.json and families.txt of runs that have ended, the family `base` first; return what they say."""
+    rows = sorted((described(run) for run in runs), key=lambda row: row["family"] != base)
     found = {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
         "torch": torch.__version__,
@@ -198,7 +198,14 @@ def table(found: dict[str, Any]) -> str:
 
 
 def main(
-    sweep: Path, data: str, output: Path, length: int = 2048, questions: int = 400, wait: float = 0.0, runs: int = 6
+    sweep: Path,
+    data: str,
+    output: Path,
+    length: int = 2048,
+    questions: int = 400,
+    wait: float = 0.0,
+    runs: int = 6,
+    base: str = "transformer",
 ) -> None:
     """Judge the runs of a sweep over families.
 
@@ -210,6 +217,7 @@ def main(
         questions: cloze questions of each kind, and windows; an eighth as many phonebooks of each length
         wait: minutes after which no run is judged any more; default: judge those that have ended
         runs: how many runs to wait for
+        base: the family that the others are compared with
     """
     output.mkdir(parents=True, exist_ok=True)
     end, asked, done = time.monotonic() + 60 * wait, words_of(data, output, length, questions), set[str]()
@@ -220,7 +228,7 @@ def main(
             if run.summary and run.name not in done and not (wait and done and time.monotonic() > end):
                 judge_run(run, asked, output, None if done else data)
                 done.add(run.name)
-                found = report([run for run in rows if run.name in done], output)
+                found = report([run for run in rows if run.name in done], output, base)
         if len(done) >= runs or time.monotonic() > end:
             break
         time.sleep(1.0)

@@ -65,7 +65,7 @@ def differences(rows: Sequence[Row], answers: Mapping[str, Mapping[str, np.ndarr
     for family in list(names)[1:]:
         own, base = names[family], names[next(iter(names))]
         for figure in known[family].keys() & known[next(iter(names))].keys():
-            sides = [[answers[n][figure] for n in some if figure in answers[n]] for some in (own, base)]
+            sides = [[answers[n][figure] for n in some if figure in answers.get(n, {})] for some in (own, base)]
             error, more = 0.0, known[family][figure][0] - known[next(iter(names))][figure][0]
             if all(sides):
                 gaps = np.mean(sides[0], axis=0) - np.mean(sides[1], axis=0)

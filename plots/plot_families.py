@@ -19,21 +19,23 @@ from lit_gpt.metrics.figures import save, subplots
 
 
 class Panel(NamedTuple):
-    """figure: its name before the `@`. log: whether lengths double from mark to mark."""
+    """figure: its name before the `@`. of: families, or differences. log: whether lengths double from mark to mark."""
 
     figure: str
+    of: str
     x: str
     y: str
     log: bool
 
 
+POSITION = "position in a window of one document (tokens), from half of it on"
 PANELS = (
+    Panel("bpb", "families", POSITION, "bits per byte of held-out text", True),
+    Panel("bpb", "differences", POSITION, "bits per byte, less those of the first family", True),
     Panel(
-        "bpb", "position in the document's window (tokens), from half of it on", "bits per byte of held-out text", True
+        "name_acc", "families", "tokens since the name was last read, at most", "share of names predicted right", True
     ),
-    Panel("name_acc", "tokens since the name was last read, at most", "share of names predicted right", True),
-    Panel("name_gain", "tokens since the name was last read, at most", "worth of having read it (nats per name)", True),
-    Panel("nats", "entries of the phonebook", "cost of the right number (nats per token)", False),
+    Panel("nats", "families", "entries of the phonebook", "cost of the right number (nats per token)", False),
 )
 SPREAD = 0.02  # families stand a little beside each other, so that their bars can be told apart
 
@@ -46,29 +48,33 @@ def points(figures: dict[str, list[float]], name: str) -> list[tuple[int, float,
 
 def draw(found: dict[str, Any], path: Path) -> Path:
     """Four panels, one line for each family."""
-    figure, panels = subplots(10.0, 7.5, 2, 2)
-    for axis, panel in zip(panels.flat, PANELS):
-        for i, (family, figures) in enumerate(found["families"].items()):
+    figure, axes = subplots(10.0, 7.5, 2, 2)
+    families = list(found["families"])
+    for axis, panel in zip(axes.flat, PANELS):
+        places: set[int] = set()
+        for i, family in enumerate(families):
+            rows = points(found[panel.of].get(family, {}), panel.figure)
+            shift = 1 + SPREAD * (i - (len(families) - 1) / 2)
             seeds = sum(run["family"] == family for run in found["runs"])
             label = f"{family}, {seeds} seed{'s' * (seeds > 1)}"
-            if rows := points(figures, panel.figure):
-                x, y, bars = zip(*rows)
-                shift = 1 + SPREAD * (i - (len(found["families"]) - 1) / 2)
-                axis.errorbar([at * shift for at in x], y, yerr=bars, marker="o", markersize=4, capsize=3, label=label)
+            x, y, bars = (
+                [at * shift for at, _, _ in rows],
+                [middle for _, middle, _ in rows],
+                [half for *_, half in rows],
+            )
+            axis.errorbar(x, y, yerr=bars, marker="o", markersize=4, capsize=3, color=f"C{i}", label=label)
+            places |= {at for at, _, _ in rows}
         if panel.log:
             axis.set_xscale("log", base=2)
             axis.minorticks_off()
-            _ticks(axis, found, panel.figure)
-        axis.set_xlabel(panel.x)
-        axis.set_ylabel(panel.y)
+            axis.set_xticks(sorted(places), [f"{at:,}" for at in sorted(places)])
+        if panel.of == "differences":
+            axis.axhline(0, color="black", linewidth=0.8)
+        axis.set_xlabel(panel.x, fontsize=9)
+        axis.set_ylabel(panel.y, fontsize=9)
         axis.grid(alpha=0.3)
-    panels[0, 0].legend(fontsize=8)
+    axes[0, 0].legend(fontsize=8)
     return save(figure, path)
-
-
-def _ticks(axis: Any, found: dict[str, Any], name: str) -> None:
-    places = sorted({at for figures in found["families"].values() for at, _, _ in points(figures, name)})
-    axis.set_xticks(places, [f"{at:,}" for at in places])
 
 
 def main(arguments: Sequence[str]) -> None:

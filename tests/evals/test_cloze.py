@@ -4,36 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-import random
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
+from held_out_text import document
 from script_module import script_module
-from tiny_run import WORDS
 
 from lit_gpt.config.command import exit_code
 from lit_gpt.data.prepare import prepare
 from lit_gpt.errors import UserError
+from lit_gpt.evals.cloze_questions import write_tasks
 from lit_gpt.evals.held_out import passages
 from lit_gpt.evals.judged import Judged
 from lit_gpt.evals.overlap import streams_of
 from lit_gpt.evals.results import read_results
-from lit_gpt.evals.tasks.cloze import NEAREST, Options, make
+from lit_gpt.evals.tasks.cloze import NEAREST, Options, evaluate, make
 
 LENGTH, CONTEXT, NEAR, MIDDLE = 5, 300, 60, 120
-
-
-def document(number: int) -> str:
-    """Lines with indentation; half of them end in one of a few names that no other document has."""
-    draw = random.Random(number)
-    names = ["".join(draw.choices("abcdefgh", k=6)) for _ in range(8)]
-    lines = []
-    for _ in range(60):
-        last = [draw.choice(names)] if draw.random() < 0.5 else []
-        lines.append(draw.choice(("", "  ")) + " ".join([*draw.choices(WORDS, k=draw.randint(2, 5)), *last]))
-    return "\n".join(lines) + "\n"
 
 
 @pytest.fixture(scope="module")
@@ -41,27 +30,15 @@ def judged(trained) -> Judged:
     return Judged(trained, device="cpu", max_length=CONTEXT + LENGTH + 30)
 
 
-@pytest.fixture(scope="module")
-def data(trained, tmp_path_factory) -> str:
-    """Of the model's tokens; half of its documents are held out."""
-    folder = tmp_path_factory.mktemp("cloze")
-    (folder / "text").mkdir()
-    for i in range(40):
-        (folder / "text" / f"{i}.txt").write_text(document(i))
-    options: dict[str, Any] = {"num_workers": 1, "progress": False, "validation_fraction": 0.5}
-    prepare(str(folder / "text"), str(folder / "data"), tokenizer=str(trained / "tokenizer"), **options)
-    return str(folder / "data")
+def options(held_out: str, **changes: Any) -> Options:
+    given: dict[str, Any] = {"questions": 12, "context": CONTEXT, "length": LENGTH, "near": NEAR, "middle": MIDDLE}
+    return Options(held_out, **(given | changes))
 
 
-def options(data: str, **changes: Any) -> Options:
-    given = {"questions": 12, "context": CONTEXT, "length": LENGTH, "near": NEAR, "middle": MIDDLE}
-    return Options(data, **(given | changes))
-
-
-def test_choices_are_what_they_say(judged, data):
+def test_choices_are_what_they_say(judged, held_out):
     """The true continuation is in the document, the others are in others; all have one length and one white space."""
     texts = [document(i) for i in range(40)]
-    asked = make(judged, options(data))["choice"]
+    asked = make(judged, options(held_out))["choice"]
     assert len(asked) == 12 and len({q.answer for q in asked}) > 1
     for q in asked:
         own = [i for i, text in enumerate(texts) if q.context + q.choices[q.answer] in text]
@@ -73,9 +50,9 @@ def test_choices_are_what_they_say(judged, data):
             assert any(choice in text for j, text in enumerate(texts) if (j in own) == (i == q.answer))
 
 
-def test_names_are_what_they_say(judged, data):
+def test_names_are_what_they_say(judged, held_out):
     """Each is in the context, its distance is in its class; the changed context is the same without the name."""
-    asked = make(judged, options(data))
+    asked = make(judged, options(held_out))
     edges = [NEAREST, NEAR, MIDDLE, CONTEXT]
     for low, high in pairwise(edges):
         assert len(asked[f"name@{high}"]) >= 6
@@ -89,8 +66,8 @@ def test_names_are_what_they_say(judged, data):
             assert len(q.changed) == len(q.context), "names of this corpus have one length"
 
 
-def test_the_seed_decides(judged, data):
-    assert make(judged, options(data)) == make(judged, options(data)) != make(judged, options(data, seed=1))
+def test_the_seed_decides(judged, held_out):
+    assert make(judged, options(held_out)) == make(judged, options(held_out)) != make(judged, options(held_out, seed=1))
 
 
 def brute_force(judged: Judged, context: str, continuation: str) -> tuple[float, bool, int]:
@@ -102,9 +79,9 @@ def brute_force(judged: Judged, context: str, continuation: str) -> tuple[float,
     return float(log_p.gather(1, rest[:, None]).sum()), bool((log_p.argmax(1) == rest).all()), len(rest)
 
 
-def test_by_brute_force(judged, data, trained, tmp_path):
+def test_by_brute_force(judged, held_out, trained, tmp_path):
     """From the questions that are written for lm-eval, one at a time and without a cache."""
-    line = f"--checkpoint_path {trained} --data_dir {data} --questions 12 --context {CONTEXT} --length {LENGTH} "
+    line = f"--checkpoint_path {trained} --data_dir {held_out} --questions 12 --context {CONTEXT} --length {LENGTH} "
     line += f"--near {NEAR} --middle {MIDDLE} --max_length {judged.max_length} --device cpu "
     line += (
         f"--tasks_dir {tmp_path / 'tasks'} --answers {tmp_path / 'answers.jsonl'} --output_dir {tmp_path / 'm/evals'}"
@@ -112,7 +89,7 @@ def test_by_brute_force(judged, data, trained, tmp_path):
     module = script_module("eval_cloze.py")
     assert exit_code(lambda words: module.judge("cloze", words), line.split()) == 0
     (result,) = read_results(tmp_path / "m")
-    asked = make(judged, options(data))
+    asked = make(judged, options(held_out))
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert result.examples == len(answers) == sum(result.settings["asked"].values())
     assert "tasks_dir" not in result.settings, "it changes no figure"
@@ -140,16 +117,14 @@ def test_by_brute_force(judged, data, trained, tmp_path):
             assert all(math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-4) for a, b in zip(kept, values, strict=True))
 
 
-def test_lm_eval_asks_the_same(judged, data, trained, tmp_path):
+def test_lm_eval_asks_the_same(judged, held_out, trained, tmp_path):
     lm_eval = pytest.importorskip("lm_eval", reason="pip install -e '.[eval]'")
     from lm_eval.tasks import TaskManager
 
-    from lit_gpt.evals.cloze_questions import write_tasks
     from lit_gpt.evals.lm_eval_model import TrainedModel
-    from lit_gpt.evals.tasks.cloze import evaluate
 
-    write_tasks(make(judged, options(data)), tmp_path)
-    ours = evaluate(judged, options(data)).metrics
+    write_tasks(make(judged, options(held_out)), tmp_path)
+    ours = evaluate(judged, options(held_out)).metrics
     tasks = ["cloze_choice", *(f"cloze_name_{edge}" for edge in (NEAR, MIDDLE, CONTEXT))]
     found = lm_eval.simple_evaluate(
         model=TrainedModel(str(trained), device="cpu", max_length=judged.max_length),
@@ -165,11 +140,11 @@ def test_lm_eval_asks_the_same(judged, data, trained, tmp_path):
     assert math.isclose(math.log(perplexity), ours[f"name_nats@{NEAR}"].value, rel_tol=1e-4)
 
 
-def test_passages_are_held_out(judged, data):
+def test_passages_are_held_out(judged, held_out):
     """Half of the documents, and none is in the training data."""
-    found = passages(streams_of(data, "validation"), judged.tokenizer, 10_000, judged.bos_id)
+    found = passages(streams_of(held_out, "validation"), judged.tokenizer, 10_000, judged.bos_id)
     texts = {passage.text for passage in found}
-    seen = {p.text for p in passages(streams_of(data), judged.tokenizer, 10_000, judged.bos_id)}
+    seen = {p.text for p in passages(streams_of(held_out), judged.tokenizer, 10_000, judged.bos_id)}
     assert texts | seen == {document(i) for i in range(40)} and not texts & seen
     assert all(len(p.ends) == len(judged.encode(p.text, start=False)) and p.ends[-1] == len(p.text) for p in found)
 
@@ -182,12 +157,12 @@ def test_passages_are_held_out(judged, data):
         ({"length": 200, "context": 130, "near": 20, "middle": 30, "questions": 1}, ""),
     ],
 )
-def test_what_cannot_be_asked(judged, data, changes, message):
+def test_what_cannot_be_asked(judged, held_out, changes, message):
     if message:
         with pytest.raises(UserError, match=message):
-            make(judged, options(data, **changes))
+            make(judged, options(held_out, **changes))
     else:
-        assert "choice" not in make(judged, options(data, **changes)), "no passage has so many tokens after it"
+        assert "choice" not in make(judged, options(held_out, **changes)), "no passage has so many tokens after it"
 
 
 def test_data_without_questions(judged, trained, tmp_path):
