@@ -13,11 +13,13 @@ import torch
 
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.names import ModelName, read_model_name
-from lit_gpt.data.tokenizer import Tokenizer
+from lit_gpt.data.kept_tokenizer import KeptTokenizer
+from lit_gpt.data.stream import StreamInfo
+from lit_gpt.data.token_bytes import TokenBytes, token_bytes
 from lit_gpt.errors import UserError
 from lit_gpt.evals.extension import UNCHANGED, Extension
 from lit_gpt.evals.generation import GREEDY, Sampling, generate
-from lit_gpt.evals.model_tokenizer import tokenizer_of
+from lit_gpt.evals.model_tokenizer import kept_of
 from lit_gpt.evals.results import Subject, subject_of
 from lit_gpt.evals.scoring import Request, Score, score
 from lit_gpt.evals.trained_model import device_of, load_model
@@ -37,7 +39,7 @@ GENERATED = {"cuda": 2**17, "cpu": 2**13}  # tokens of rows that are continued t
 class Judged:
     """A model to be judged.
 
-    model: in evaluation mode. bos_id: what starts each document of its data, None where nothing does. max_length:
+    model: in evaluation mode. kept: its tokenizer, which says what starts each document of its data. max_length:
     longest input in tokens, by default the context of training, or the extended one. extension: of the context, which
     the model has already. batch_tokens: of one batch; by default what memory takes. path, meta, weights: where the
     model is from; a model that is being trained has no such place.
@@ -47,8 +49,7 @@ class Judged:
     def __init__(
         self,
         model: GPT,
-        tokenizer: Tokenizer,
-        bos_id: int | None,
+        kept: KeptTokenizer,
         *,
         max_length: int | None = None,
         extension: Extension = UNCHANGED,
@@ -59,13 +60,14 @@ class Judged:
     ):
         if max_length is not None and max_length < 2:
             raise UserError(f"max_length is {max_length}; give 2 tokens or more.")
+        tokenizer = kept.load()
         if tokenizer.vocab_size > model.config.padded_vocab_size:
             raise UserError(
                 f"The tokenizer {tokenizer.name!r} has {tokenizer.vocab_size} tokens, and the model "
                 f"{model.config.vocab_size}. Give the tokenizer that it was trained with."
             )
-        self.model, self.tokenizer, self.bos_id, self.extension = model, tokenizer, bos_id, extension
-        self.path, self.meta, self.weights = path, dict(meta or {}), weights
+        self.model, self.kept, self.tokenizer, self.bos_id = model, kept, tokenizer, kept.bos_id
+        self.path, self.meta, self.weights, self.extension = path, dict(meta or {}), weights, extension
         self.device, self.batch_tokens = model.wte.weight.device, batch_tokens
         self.max_length = max_length or extension.longest(model.config)
 
@@ -96,11 +98,9 @@ class Judged:
         model, meta = load_model(path, device_of(device), **options)
         if config is not None:
             _compare(config.strip("\"'"), model.config, path)
-        found, bos_id = tokenizer_of(path, tokenizer, meta, "as the tokenizer")
+        kept = kept_of(path, tokenizer, meta, "as the tokenizer")
         source: dict[str, Any] = {"path": path, "meta": meta, "weights": weights}
-        return cls(
-            model, found, bos_id, max_length=max_length, extension=extension, batch_tokens=batch_tokens, **source
-        )
+        return cls(model, kept, max_length=max_length, extension=extension, batch_tokens=batch_tokens, **source)
 
     @property
     def eos_id(self) -> int:
@@ -113,6 +113,12 @@ class Judged:
     def prefix_id(self) -> int:
         """What a text without context follows: what starts or else ends a document of the training data."""
         return self.eos_id if self.bos_id is None else self.bos_id
+
+    @property
+    def token_bytes(self) -> TokenBytes | None:
+        """Bytes of text by token, None where they cannot be known."""
+        made_with = self.kept.kind if self.kept.kind == "bytes" else self.kept.source
+        return token_bytes(StreamInfo(eos_id=self.tokenizer.eos_id, made_with=made_with))
 
     def encode(self, text: str, *, start: bool = True) -> list[int]:
         """Tokens of a text; with `start` after BOS, where the training data has it."""

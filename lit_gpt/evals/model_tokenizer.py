@@ -38,10 +38,14 @@ def find_tokenizer(path: Path, meta: dict[str, Any], given: str | None = None) -
     return replace(asked, bos_id=known.bos_id) if known else asked
 
 
-def tokenizer_of(
-    path: Path, given: str | None, meta: dict[str, Any], option: str = "--tokenizer"
-) -> tuple[Tokenizer, int | None]:
-    """The tokenizer that was asked for, else the model's own; and the token before each document, if the data has one.
+def tokenizer_of(path: Path, given: str | None, meta: dict[str, Any]) -> tuple[Tokenizer, int | None]:
+    """The tokenizer of kept_of, and the token before each document, if the data has one."""
+    kept = kept_of(path, given, meta)
+    return kept.load(), kept.bos_id
+
+
+def kept_of(path: Path, given: str | None, meta: dict[str, Any], option: str = "--tokenizer") -> KeptTokenizer:
+    """The tokenizer that was asked for, else the model's own, which is there.
 
     option: how a tokenizer is given, for messages. Raises UserError when there is none.
     """
@@ -50,7 +54,7 @@ def tokenizer_of(
         raise UserError(f"{path} does not say which tokenizer its data had. Give {option} bytes or a tokenizer.json.")
     if not found.present:
         raise UserError(f"The tokenizer of {path} is no longer at {found.source}. Give {option}.")
-    return found.load(), found.bos_id
+    return found
 
 
 def prompt_ids(vocab_size: int, tokenizer: Tokenizer, prompt: str, bos_id: int | None) -> list[int]:

@@ -6,6 +6,7 @@ python -m lit_gpt.tools.evaluate phonebook --help
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -23,8 +24,10 @@ from lit_gpt.evals.results import Metric, Result, save
 from lit_gpt.evals.tasks import TASKS, Outcome
 from lit_gpt.plugins import digests
 from lit_gpt.tools._cli import add_plugins, add_weights, local_path, parser_for, use_plugins
+from lit_gpt.utils.files import told, write_text
 
 PROBE = "In 1998, 23 of them said: it isn't (quite) so simple.\n"  # two tokenizers do not cut all of this alike
+UNSAID = ("verbose", "tasks_dir")  # options that change nothing in the figures
 
 
 def judge(task: str, words: list[str]) -> int:
@@ -49,17 +52,27 @@ def judge(task: str, words: list[str]) -> int:
     outcome = module.evaluate(judged, options)
     if not isinstance(outcome, Outcome):
         raise UserError(f"{module.__file__}: evaluate gave a {type(outcome).__name__}. Let it return an Outcome.")
-    settings = {name: value for name, value in asdict(options).items() if name != "verbose"} | outcome.settings
+    settings = {name: value for name, value in asdict(options).items() if name not in UNSAID} | outcome.settings
     settings |= judged.extension.settings | ({"plugins": digests()} if values.plugins else {})
     settings |= {"decontaminate": seen.where} if seen else {}
     metrics = outcome.metrics | (seen.metrics(outcome) if seen else {})
     result = Result(task, outcome.examples, metrics, judged.subject(), settings)
+    if values.answers:
+        _keep_answers(outcome, values.answers)
     for name, metric in metrics.items():
         error = "" if metric.stderr is None else f" +- {metric.stderr:.4g}"
         print(f"{name:20} {metric.value:.6g}{error}")
     where = save(result, judged.path, values.output_dir)
     print(f"kept: {where}")
     return 0
+
+
+def _keep_answers(outcome: Outcome, path: Path) -> None:
+    """One JSON object on a line for each question, in order. Raises UserError for an evaluation that gives none."""
+    if not outcome.answers:
+        raise UserError("This evaluation says nothing about single questions. Leave --answers out.")
+    with told(path):
+        write_text(path, "".join(json.dumps(answer) + "\n" for answer in outcome.answers))
 
 
 class TrainingData(NamedTuple):
@@ -119,6 +132,8 @@ def parser_of(task: str) -> Parser:
     parser.add_argument("--window", type=int | None, default=None, help=window)
     kept = "folder for the result; default: evals in the run folder, or beside an exported file"
     parser.add_argument("--output_dir", type=Path | None, default=None, help=kept)
+    answers = "file for the figures of every question, one JSON object on a line; default: none"
+    parser.add_argument("--answers", type=local_path, default=None, help=answers)
     data = "folder of the model's training data, in which the evaluation's n-grams are looked for; default: none"
     parser.add_argument("--decontaminate", type=str | None, default=None, help=data)
     add_weights(parser)

@@ -45,7 +45,7 @@ class TaskScores:
     ):
         if tokenizer is None:
             raise UserError("--eval_tasks: the training data does not say which tokenizer it has; add a meta.json.")
-        self.tokenizer, self.bos_id, self.folder, self.limit = tokenizer.load(), tokenizer.bos_id, folder, limit
+        self.tokenizer, self.folder, self.limit = tokenizer, folder, limit
         self.ours = {name: _options(name, options.get(name, {})) for name in names if name in TASKS}
         self.theirs = [name for name in names if name not in self.ours]
         if strangers := [name for name in options if name not in self.ours]:
@@ -56,7 +56,7 @@ class TaskScores:
 
     def measure(self, model: GPT, prefix: str) -> tuple[dict[str, float], list[str]]:
         """`<prefix>/<task>/<figure>`, with `_stderr` its standard error; and what went wrong, in sentences."""
-        judged, values, said = Judged(model, self.tokenizer, self.bos_id), dict[str, float](), list[str]()
+        judged, values, said = Judged(model, self.tokenizer), dict[str, float](), list[str]()
         # A graph for every length would push out those of training.
         with unchanged_randomness(), torch.compiler.set_stance("force_eager"):
             for ask in (*(_one(name, options) for name, options in self.ours.items()), self._ask_theirs):
