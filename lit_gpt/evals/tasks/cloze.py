@@ -20,7 +20,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.evals.cloze_questions import Maker, Question, write_tasks
 from lit_gpt.evals.held_out import passages
 from lit_gpt.evals.judged import Judged
-from lit_gpt.evals.overlap import NGRAM, streams_of
+from lit_gpt.evals.overlap import NGRAM, other_tokenizer, streams_of
 from lit_gpt.evals.results import Metric
 from lit_gpt.evals.scoring import Request, Score
 from lit_gpt.evals.soft import softmax
@@ -95,6 +95,11 @@ def make(judged: Judged, options: Options) -> dict[str, list[Question]]:
         raise UserError(
             f"--context {options.context} and {options.length} tokens after it do not fit into the model's "
             f"{judged.max_length}. Give --context {room}, or a larger --max_length."
+        )
+    if other := other_tokenizer(options.data_dir, judged.tokenizer):
+        raise UserError(
+            f"{options.data_dir} has tokens of {other!r}, and the model those of {judged.tokenizer.name!r}. Give "
+            "--data_dir data that was prepared with the model's tokenizer."
         )
     assert judged.eos_id >= 0  # it raises where there is none
     found = passages(streams_of(options.data_dir, "validation"), judged.tokenizer, options.context, judged.bos_id)
