@@ -69,7 +69,7 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
     asked = make(judged, options)
     if options.tasks_dir is not None:
         write_tasks(asked, options.tasks_dir)
-    requests = {name: [_requests(judged, q) for q in questions] for name, questions in asked.items()}
+    requests = {name: _requests(judged, questions) for name, questions in asked.items()}
     scores = iter(judged.score([r for many in requests.values() for some in many for r in some], show=True))
     rows: dict[str, list[dict[str, float]]] = {}
     for name, questions in asked.items():
@@ -116,15 +116,16 @@ def make(judged: Judged, options: Options) -> dict[str, list[Question]]:
     return asked
 
 
-def _pair(judged: Judged, context: str, continuation: str) -> Request:
-    """As lm-eval's requests are: the tokens of both texts together, less those of the context."""
-    before = judged.encode(context)
-    return Request(tuple(before), tuple(judged.encode(context + continuation)[len(before) :]))
-
-
-def _requests(judged: Judged, question: Question) -> list[Request]:
-    asked = [_pair(judged, question.context, text) for text in question.choices]
-    return asked + ([_pair(judged, question.changed, question.choices[0])] if question.changed else [])
+def _requests(judged: Judged, questions: Sequence[Question]) -> list[list[Request]]:
+    """Of each question its choices, then the changed one. As in lm-eval, a continuation has the tokens of both texts
+    together, less as many as the context has.
+    """
+    pairs = [
+        [(q.context, text) for text in q.choices] + [(q.changed, q.choices[0])] * bool(q.changed) for q in questions
+    ]
+    texts = list(dict.fromkeys(text for some in pairs for a, b in some for text in (a, a + b)))
+    tokens = dict(zip(texts, map(tuple, judged.encode_batch(texts))))
+    return [[Request(tokens[a], tokens[a + b][len(tokens[a]) :]) for a, b in some] for some in pairs]
 
 
 def _near_answer(asked: Request) -> np.ndarray:
