@@ -152,7 +152,7 @@ def described(run: Run) -> dict[str, Any]:
         "parameters": run.summary["parameters/non_embedding"],
         "flops_per_token": run.summary["model_flops_per_token"],
         "tokens": run.summary["tokens"],
-        "tokens_per_sec": round(run.summary["throughput/tokens_per_sec"]),
+        "tokens_per_sec": run.summary.get("throughput/tokens_per_sec"),  # a run of one step has none
     }
     facts |= {"asked": asked, "curve": points, "figures": kept}
     return {"name": run.name, "family": run.family, "seed": run.seed, **facts}

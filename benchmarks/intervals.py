@@ -69,7 +69,8 @@ def differences(rows: Sequence[Row], answers: Mapping[str, Mapping[str, np.ndarr
             error, more = 0.0, known[family][figure][0] - known[next(iter(names))][figure][0]
             if all(sides):
                 gaps = np.mean(sides[0], axis=0) - np.mean(sides[1], axis=0)
-                error, more = float(gaps.std(ddof=1) / math.sqrt(len(gaps))), float(gaps.mean())
+                more = float(gaps.mean())
+                error = float(gaps.std(ddof=1) / math.sqrt(len(gaps))) if len(gaps) > 1 else 0.0
             size = half(error, spreads(rows, figure), 1 / len(own) + 1 / len(base))
             found.setdefault(family, {})[figure] = (more, size)
     return found

@@ -40,6 +40,7 @@ NAME_TASK = """output_type: loglikelihood
 doc_to_target: "{{choices[0]}}"
 metric_list: [{metric: acc}, {metric: perplexity}]
 """
+NEAR = 300  # characters; tokens do not depend on text as far away as that
 Encode = Callable[[str], list[int]]
 
 
@@ -59,8 +60,9 @@ class Question:
 
 
 def split(encode: Encode, context: str, continuation: str) -> tuple[list[int], list[int]] | None:
-    """The tokens of both; None where they do not meet at the border of a token."""
-    before, whole = encode(context), encode(context + continuation)
+    """The tokens of both, of a long context those near its end; None where they do not meet at a token's border."""
+    near = context[-NEAR:]
+    before, whole = encode(near), encode(near + continuation)
     return (before, whole[len(before) :]) if whole[: len(before)] == before and len(whole) > len(before) else None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate
 
 import numpy as np
@@ -52,11 +53,11 @@ def documents(streams: list[TokenStream], eos_id: int, bos_id: int | None = None
 def passages(streams: list[TokenStream], tokenizer: Tokenizer, length: int, bos_id: int | None = None) -> list[Passage]:
     """The passages of all documents, in order. Raises UserError where documents have no end."""
     assert tokenizer.eos_id is not None, "the caller checks it"
-    found = []
+    found, piece = [], cache(lambda i: tokenizer.decode([i]))
     for number, ids in enumerate(documents(streams, tokenizer.eos_id, bos_id)):
         for start in range(0, len(ids), length):
             tokens = ids[start : start + length].tolist()
-            text, pieces = tokenizer.decode(tokens), [tokenizer.decode([i]) for i in tokens]
+            text, pieces = tokenizer.decode(tokens), [piece(i) for i in tokens]
             if "".join(pieces) == text:
                 found.append(Passage(number, text, tuple(accumulate(map(len, pieces)))))
     return found

@@ -14,19 +14,17 @@ from typing import NamedTuple
 from lit_gpt.config.bounds import violations
 from lit_gpt.config.command import parsed, run_command
 from lit_gpt.config.parsers import Parser
-from lit_gpt.data.kept_tokenizer import describe_tokenizer
 from lit_gpt.data.stream import TokenStream
 from lit_gpt.errors import UserError
 from lit_gpt.evals.extension import Extension
 from lit_gpt.evals.judged import Judged
-from lit_gpt.evals.overlap import NGRAM, overlap, streams_of
+from lit_gpt.evals.overlap import NGRAM, other_tokenizer, overlap, streams_of
 from lit_gpt.evals.results import Metric, Result, save
 from lit_gpt.evals.tasks import TASKS, Outcome
 from lit_gpt.plugins import digests
 from lit_gpt.tools._cli import add_plugins, add_weights, local_path, parser_for, use_plugins
 from lit_gpt.utils.files import told, write_text
 
-PROBE = "In 1998, 23 of them said: it isn't (quite) so simple.\n"  # two tokenizers do not cut all of this alike
 UNSAID = ("verbose", "tasks_dir")  # options that change nothing in the figures
 
 
@@ -84,10 +82,10 @@ class TrainingData(NamedTuple):
     @classmethod
     def of(cls, where: str, judged: Judged) -> TrainingData:
         """Raises UserError for a folder without data, and for tokens that are not the model's."""
-        streams, kept = streams_of(where), describe_tokenizer(where)
-        if kept and kept.present and kept.load().encode(PROBE) != judged.tokenizer.encode(PROBE):
+        streams = streams_of(where)
+        if other := other_tokenizer(where, judged.tokenizer):
             raise UserError(
-                f"{where} has tokens of {kept.name!r}, and the evaluation those of {judged.tokenizer.name!r}, so no "
+                f"{where} has tokens of {other!r}, and the evaluation those of {judged.tokenizer.name!r}, so no "
                 "n-gram can be compared. Give --decontaminate the data that the model was trained on."
             )
         return cls(where, streams)

@@ -290,7 +290,14 @@ def test_options_that_the_pages_name_exist() -> None:
     known |= set(re.findall(r'"(--\w+)"', code))
     # Of install.sh, pip, Docker and iconv, as far as the pattern below reads them.
     known |= {"--dry", "--dest", "--build", "--tag", "--rm", "--interactive", "--tty", "--ipc", "--volume", "--from"}
-    for program in (data_prepare, fetch_script.plan_fetch, train_step.main, reproduce.main, families.main, overlap.compare):
+    for program in (
+        data_prepare,
+        fetch_script.plan_fetch,
+        train_step.main,
+        reproduce.main,
+        families.main,
+        overlap.compare,
+    ):
         known |= {f"--{name}" for name in inspect.signature(program).parameters}
     known |= OF_LM_EVAL | {f"--{name}" for task in TASKS.names() for name, _ in parser_of(task).get_defaults().items()}
     for page in PAGES:

@@ -164,6 +164,16 @@ def test_what_cannot_be_asked(judged, held_out, changes, message):
         assert "choice" not in make(judged, options(held_out, **changes)), "no passage has so many tokens after it"
 
 
+def test_data_of_another_tokenizer(judged, tmp_path):
+    (tmp_path / "text").mkdir()
+    for i in range(20):
+        (tmp_path / "text" / f"{i}.txt").write_text(document(i))
+    folders: dict[str, Any] = {"source": str(tmp_path / "text"), "output": str(tmp_path / "data")}
+    prepare(**folders, tokenizer="bytes", num_workers=1, progress=False, validation_fraction=0.5)
+    with pytest.raises(UserError, match="has tokens of 'bytes', and the model those of"):
+        make(judged, options(str(tmp_path / "data")))
+
+
 def test_data_without_questions(judged, trained, tmp_path):
     (tmp_path / "text").mkdir()
     for i in range(4):

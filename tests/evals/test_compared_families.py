@@ -37,6 +37,14 @@ def test_an_interval_by_hand():
     assert intervals.differences(rows, answers)["b"]["nats"] == pytest.approx((3.5, math.hypot(1.96 * 0.5, 4.30)))
 
 
+def test_one_example_has_no_spread():
+    rows, answers = (
+        [row("a1", 1, None), row("b1", 2, None)],
+        {n: {"nats": np.array([v])} for n, v in (("a1", 1), ("b1", 2))},
+    )
+    assert intervals.differences(rows, answers)["b"]["nats"] == (1, 0)
+
+
 def test_one_seed_has_no_spread():
     rows = [row("a1", 1, 0.1), row("b1", 2, 0.2)]
     assert intervals.of_families(rows)["b"]["nats"] == pytest.approx((2, 1.96 * 0.2))

@@ -20,7 +20,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.evals.cloze_questions import Maker, Question, write_tasks
 from lit_gpt.evals.held_out import passages
 from lit_gpt.evals.judged import Judged
-from lit_gpt.evals.overlap import NGRAM, streams_of
+from lit_gpt.evals.overlap import NGRAM, other_tokenizer, streams_of
 from lit_gpt.evals.results import Metric
 from lit_gpt.evals.scoring import Request, Score
 from lit_gpt.evals.soft import softmax
@@ -69,7 +69,7 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
     asked = make(judged, options)
     if options.tasks_dir is not None:
         write_tasks(asked, options.tasks_dir)
-    requests = {name: [_requests(judged, q) for q in questions] for name, questions in asked.items()}
+    requests = {name: _requests(judged, questions) for name, questions in asked.items()}
     scores = iter(judged.score([r for many in requests.values() for some in many for r in some], show=True))
     rows: dict[str, list[dict[str, float]]] = {}
     for name, questions in asked.items():
@@ -96,6 +96,11 @@ def make(judged: Judged, options: Options) -> dict[str, list[Question]]:
             f"--context {options.context} and {options.length} tokens after it do not fit into the model's "
             f"{judged.max_length}. Give --context {room}, or a larger --max_length."
         )
+    if other := other_tokenizer(options.data_dir, judged.tokenizer):
+        raise UserError(
+            f"{options.data_dir} has tokens of {other!r}, and the model those of {judged.tokenizer.name!r}. Give "
+            "--data_dir data that was prepared with the model's tokenizer."
+        )
     assert judged.eos_id >= 0  # it raises where there is none
     found = passages(streams_of(options.data_dir, "validation"), judged.tokenizer, options.context, judged.bos_id)
     maker = Maker(found, lambda text: judged.encode(text, start=False), judged.tokenizer.decode, options.seed)
@@ -111,15 +116,16 @@ def make(judged: Judged, options: Options) -> dict[str, list[Question]]:
     return asked
 
 
-def _pair(judged: Judged, context: str, continuation: str) -> Request:
-    """As lm-eval's requests are: the tokens of both texts together, less those of the context."""
-    before = judged.encode(context)
-    return Request(tuple(before), tuple(judged.encode(context + continuation)[len(before) :]))
-
-
-def _requests(judged: Judged, question: Question) -> list[Request]:
-    asked = [_pair(judged, question.context, text) for text in question.choices]
-    return asked + ([_pair(judged, question.changed, question.choices[0])] if question.changed else [])
+def _requests(judged: Judged, questions: Sequence[Question]) -> list[list[Request]]:
+    """Of each question its choices, then the changed one. As in lm-eval, a continuation has the tokens of both texts
+    together, less as many as the context has.
+    """
+    pairs = [
+        [(q.context, text) for text in q.choices] + [(q.changed, q.choices[0])] * bool(q.changed) for q in questions
+    ]
+    texts = list(dict.fromkeys(text for some in pairs for a, b in some for text in (a, a + b)))
+    tokens = dict(zip(texts, map(tuple, judged.encode_batch(texts))))
+    return [[Request(tokens[a], tokens[a + b][len(tokens[a]) :]) for a, b in some] for some in pairs]
 
 
 def _near_answer(asked: Request) -> np.ndarray:
