@@ -141,8 +141,8 @@ def groups_of(options: Options, heads: int) -> int:
     """The option groups. Raises UserError where the heads are no multiple of it."""
     if heads % options.groups:
         raise UserError(
-            f"The option groups of the mixer mamba2 is {options.groups}, which does not divide its {heads} heads. Give a "
-            "divisor (--mixer_options)."
+            f"The option groups of the mixer mamba2 is {options.groups}, which does not divide its {heads} heads. "
+            "Give a divisor (--mixer_options)."
         )
     return options.groups
 
