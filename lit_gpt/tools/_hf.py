@@ -54,7 +54,9 @@ def write_hf(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        ids = write_tokenizer(tokenizer, config, temporary) if tokenizer else {}
+        # null and not absent: some classes have ids of their own as defaults
+        ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+        ids |= write_tokenizer(tokenizer, config, temporary) if tokenizer else {}
         names = {str(t.dtype).removeprefix("torch.") for t in theirs.values()}
         if len(names) > 1:
             raise UserError(f"The weights are of {' and '.join(sorted(names))}; choose one with --dtype.")

@@ -83,6 +83,24 @@ def key_biases(config: ModelConfig) -> list[Constant]:
     return [Constant(name, shape, "keys have no bias here") for name in names]
 
 
+def qkv_biases(config: ModelConfig, name: str) -> list[Constant]:
+    """For a class, of that name, with biases on queries, keys and values and none on the output projection.
+
+    Where ours has biases its output projection must have zeros; where it has none they are zeros there.
+    """
+    heads = {"k": config.n_kv_head, "q": config.n_head, "v": config.n_kv_head}
+    found = []
+    for block in sorted({block_of(config, layer) for layer in range(config.depth)}) if config.attn_bias else ():
+        why = f"{name} has no bias there"
+        found.append(Constant(f"{block}.mixer.out.bias", (config.n_embd,), why, ours=True))
+    for layer in range(config.depth):
+        for kind in ("k",) if config.attn_bias else heads:
+            why = "keys have no bias here" if kind == "k" else "this model has no biases"
+            shape = (heads[kind] * config.head_dim,)
+            found.append(Constant(f"model.layers.{layer}.self_attn.{kind}_proj.bias", shape, why))
+    return found
+
+
 def uneven(config: ModelConfig) -> list[str]:
     """For classes that want a width which the heads divide, even where head_dim is given."""
     return [] if config.n_embd % config.n_head == 0 else [f"n_embd {config.n_embd} over n_head {config.n_head}"]

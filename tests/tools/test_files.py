@@ -196,7 +196,11 @@ def test_an_existing_folder_is_not_overwritten(tmp_path):
 
 def test_what_is_not_llama_leaves_no_folder(run_folder, tmp_path):
     with pytest.raises(UserError, match=r"window 8 \(layer 0, 1, 2\)"):
-        convert.main([str(run_folder), str(tmp_path / "hf"), "--to", "hf"])
+        convert.main([str(run_folder), str(tmp_path / "hf"), "--to", "hf", "--hf_class", "llama"])
+    with pytest.raises(UserError, match="--hf_class acts with --to hf"):
+        convert.main([str(run_folder), str(tmp_path / "a.pth"), "--hf_class", "llama"])
+    with pytest.raises(UserError, match="Unknown Hugging Face model type 'lama'. Did you mean"):
+        convert.main([str(run_folder), str(tmp_path / "hf"), "--to", "hf", "--hf_class", "lama"])
     with pytest.raises(UserError, match="--tokenizer acts with --to hf"):
         convert.main([str(run_folder), str(tmp_path / "a.pth"), "--tokenizer", "bytes"])
     assert not list(tmp_path.iterdir())
