@@ -81,7 +81,8 @@ def _joined(row: Place, parts: list[torch.Tensor]) -> Weights:
     except RuntimeError as error:
         shapes = ", ".join(f"{n} {tuple(t.shape)}" for n, t in zip(row.theirs[:4], parts))
         raise UserError(f"The weights cannot be converted: the shapes of {shapes} do not fit.") from error
-    found = dict(zip(row.names(), [made] if isinstance(made, torch.Tensor) else made, strict=True))
+    tensors = [made] if isinstance(made, torch.Tensor) else made
+    found = {n: t.contiguous() for n, t in zip(row.names(), tensors, strict=True)}
     return found if row.factor == 1 else {n: (t.double() / row.factor).to(t.dtype) for n, t in found.items()}
 
 
