@@ -171,10 +171,8 @@ def refusals(config: ModelConfig, multipliers: Multipliers) -> list[str]:
     else:
         found += [] if config.qk_norm else ["attention without qk_norm"]
         found += [] if config.position == "rope" else [f"position {config.position}"]
-        part = config.rotary_fraction, config.head_dim
-        found += (
-            [f"rotary_fraction {part[0]} of head_dim {part[1]}, which is odd"] if int(part[0] * part[1]) % 2 else []
-        )
+        odd = int(config.head_dim * config.rotary_fraction) % 2
+        found += [f"rotary_fraction {config.rotary_fraction}, an odd number of dimensions"] if odd else []
     first = _first(config)
     return found if first is None else found + _against(mixer_options(config, first, gdn.Options))
 
