@@ -81,7 +81,7 @@ class Place(NamedTuple):
     theirs: tuple[str, ...]
     factor: float = 1.0
     split: Callable[..., Sequence[torch.Tensor]] | None = None
-    join: Callable[[Sequence[torch.Tensor]], torch.Tensor | Sequence[torch.Tensor]] | None = None
+    join: Callable[[list[torch.Tensor]], torch.Tensor | Sequence[torch.Tensor]] | None = None
 
     def names(self) -> tuple[str, ...]:
         """Of ours."""
