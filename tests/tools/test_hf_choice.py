@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from lit_gpt.tools._hf_choice import choose_class, class_of
 from lit_gpt.tools._hf_config import read_config
 from lit_gpt.tools.hf import MODEL_TYPES
 
+ROOT = Path(__file__).parents[2]
 # Families of attention and feed-forward networks alone; those of other mixers are in their classes' tests.
 CLASSES = {
     "transformer": "LlamaForCausalLM",
@@ -165,6 +167,7 @@ def test_experts_of_a_family_are_written(tmp_path):
 def test_an_entry_is_named_as_its_file_or_its_class(name):
     entry = MODEL_TYPES.load(name)
     assert entry.LAYOUT.model_type == name and MODEL_TYPES.takes(entry)
+    assert f"`{entry.LAYOUT.name}`" in (ROOT / "docs" / "checkpoints.md").read_text(), "give the class a row there"
     words = f"cannot be written as {entry.LAYOUT.name}, which cannot express"
     config = build("transformer", 4, aspect_ratio=16).replace(attn_sink=True, qk_norm=True, ffn_norm=True)
     for spelling in (name, entry.LAYOUT.name):
