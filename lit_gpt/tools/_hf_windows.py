@@ -35,8 +35,9 @@ def one_width(config: ModelConfig) -> list[str]:
 
 
 def layered_keys(config: ModelConfig) -> dict[str, Any]:
-    """sliding_window where layer_types says so. Before layer_types (transformers 4.53) there was max_window_layers, the
-    number of lower layers that see everything, which says the same where the windows are in the upper layers.
+    """sliding_window where layer_types says so, which transformers reads from 4.53 on.
+
+    max_window_layers, the number of lower layers that see everything, counts where there is no layer_types.
     """
     windows = windows_of(config)
     first = next((i for i, spec in enumerate(config.layers) if spec.window is not None), config.depth)
