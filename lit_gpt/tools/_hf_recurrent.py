@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_gpt.config.model import LayerSpec, ModelConfig
+from lit_gpt.errors import UserError
 from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import _hf_layout as hf
 
@@ -48,7 +49,10 @@ HARMLESS_IN_MAMBA = frozenset({
     "n_layer",
     "fused_add_norm",
     "pad_vocab_size_multiple",
+    "norm_before_gate",  # which transformers 4 wrote and no version reads
 })  # fmt: skip
+
+INNER = ("intermediate_size", "d_inner")  # keys for expand times the width, in files of transformers 4
 
 
 def rows_of(ours: Sequence[str], theirs: str, rows: Sequence[int], blocks: int = 1) -> hf.Place:
@@ -66,7 +70,7 @@ def rows_of(ours: Sequence[str], theirs: str, rows: Sequence[int], blocks: int =
 
 def mamba_layout(mixer: str, name: str, tied: bool, counts: Iterable[str], neutral: Mapping[str, Any]) -> hf.Layout:
     """Of one of the two Mambas. tied: the default. counts: keys of whole numbers. neutral: keys that one has."""
-    counts = tuple(counts)
+    counts = (*counts, *INNER)
     return hf.Layout(
         mixer,
         name,
@@ -93,6 +97,16 @@ def mamba_ends(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
     head = [] if config.tie_embeddings else [hf.Place("head.weight", ("lm_head.weight",))]
     last = hf.Place("norm.weight", ("backbone.norm_f.weight",), multipliers.logit)
     return [hf.Place("wte.weight", ("backbone.embeddings.weight",)), *head, last]
+
+
+def check_inner(values: Mapping[str, Any], expand: int, n_embd: int) -> None:
+    """Raises UserError where a config.json gives the mixers another width than the one that expand does."""
+    for key in INNER:
+        if values.get(key) not in (None, expand * n_embd):
+            raise UserError(
+                f"config.json asks for {key} {values[key]}, which is not expand {expand} times hidden_size {n_embd}, "
+                "so it cannot be expressed."
+            )
 
 
 def without_layers(n_embd: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import inf
 
 import pytest
 from hf_models import EVERY, SIZES, reads, refuses, small, theirs, writes
@@ -61,6 +62,15 @@ def test_multipliers_are_in_the_weights(multipliers, tmp_path):
     writes(pure(tie_embeddings=True), tmp_path / "hf", "Mamba2ForCausalLM", multipliers)
 
 
+def test_the_keys_of_transformers_4_are_read(tmp_path):
+    """As mistralai/Mamba-Codestral-7B-v0.1 has them."""
+    model = theirs(Mamba2ForCausalLM, Mamba2Config(**ENDS | HEADS), tmp_path / "hf")
+    path = tmp_path / "hf" / "config.json"
+    old = {"intermediate_size": 64, "norm_before_gate": True, "rms_norm": True, "time_step_limit": [0.0, inf]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | old))
+    reads(model, tmp_path / "hf", "mamba2")
+
+
 def test_what_mamba2_lacks_is_refused(tmp_path):
     rounded = {"mamba2": {"d_state": 5, "head_dim": 16}}
     for fields, words in (
@@ -75,6 +85,7 @@ def test_what_mamba2_lacks_is_refused(tmp_path):
     ("changes", "words"),
     [
         ({"use_bias": True}, "use_bias True"),
+        ({"intermediate_size": 80}, "intermediate_size 80, which is not expand 2 times hidden_size 32"),
         ({"time_step_limit": [0.01, 0.1]}, r"time_step_limit \[0.01, 0.1\]"),
         ({"num_heads": 7}, "7 heads of 8, which are not expand 2 times hidden_size 32"),
         ({"n_groups": 2}, r"the shapes of backbone.layers.0.mixer.in_proj.weight \(146, 32\) do not fit"),

@@ -7,17 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from lit_gpt.config.model import ModelConfig
-from lit_gpt.errors import UserError
 from lit_gpt.nn.mixers import mamba, mixer_options
 from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import _hf_layout as hf
 from lit_gpt.tools._hf_config import understood
 from lit_gpt.tools._hf_parts import block_of
-from lit_gpt.tools._hf_recurrent import mamba_ends, mamba_layout, rows_of, without_layers
+from lit_gpt.tools._hf_recurrent import check_inner, mamba_ends, mamba_layout, rows_of, without_layers
 from lit_gpt.tools._hf_values import check_kinds
 
-COUNTS = ("state_size", "conv_kernel", "expand", "intermediate_size", "d_inner")  # the last two follow from others
-LAYOUT = mamba_layout("mamba", "MambaForCausalLM", True, COUNTS, {"ssm_cfg": ({},)})
+LAYOUT = mamba_layout("mamba", "MambaForCausalLM", True, ("state_size", "conv_kernel", "expand"), {"ssm_cfg": ({},)})
 
 
 def places(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
@@ -84,10 +82,5 @@ def understand(fields: dict[str, Any], values: Mapping[str, Any]) -> ModelConfig
         "expand": values.get("expand", 2),
         "dt_rank": rank or math.ceil(n / 16),
     }
-    for key in ("intermediate_size", "d_inner"):
-        if values.get(key) not in (None, options["expand"] * n):
-            raise UserError(
-                f"config.json asks for {key} {values[key]}, which is not expand {options['expand']} times "
-                f"hidden_size {n}, so it cannot be expressed."
-            )
+    check_inner(values, options["expand"], n)
     return understood(LAYOUT, fields, values, mixer_options={"mamba": options}, **without_layers(n))

@@ -13,7 +13,7 @@ from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import _hf_layout as hf
 from lit_gpt.tools._hf_config import understood
 from lit_gpt.tools._hf_parts import block_of
-from lit_gpt.tools._hf_recurrent import mamba_ends, mamba_layout, rows_of, without_layers
+from lit_gpt.tools._hf_recurrent import check_inner, mamba_ends, mamba_layout, rows_of, without_layers
 
 # config.json's name -> the mixer's option, the class's default; and the heads, which follow from them here.
 OPTIONS = {
@@ -25,7 +25,6 @@ OPTIONS = {
 }
 HEADS = ("num_heads", 128)
 NEUTRAL = {
-    "norm_before_gate": (False,),
     "time_step_limit": ([0.0, inf], [0.0, {"__float__": "Infinity"}]),  # as transformers 5 writes it
 }
 LAYOUT = mamba_layout("mamba2", "Mamba2ForCausalLM", False, (*OPTIONS, HEADS[0]), NEUTRAL)
@@ -87,6 +86,7 @@ def understand(fields: dict[str, Any], values: Mapping[str, Any]) -> ModelConfig
     """See lit_gpt.tools.hf."""
     options = {ours: values.get(theirs) or default for theirs, (ours, default) in OPTIONS.items()}
     heads, n = values.get(HEADS[0]) or HEADS[1], fields["n_embd"]
+    check_inner(values, options["expand"], n)
     if heads * options["head_dim"] != options["expand"] * n:
         raise UserError(
             f"config.json asks for {heads} heads of {options['head_dim']}, which are not expand {options['expand']} "
