@@ -18,6 +18,7 @@ NOT_EXPRESSED = {
     "gpt2": "it has learned positions, and GELU in its feed-forward networks",
     "olmo2": BEHIND,
     "olmo3": BEHIND,
+    "olmo_hybrid": "the norms of its attention layers are behind the branches, x + norm(f(x))",
 }
 
 
@@ -37,7 +38,9 @@ def choose_class(config: ModelConfig, multipliers: Multipliers, name: str | None
         found = reasons_against(entry, config, multipliers)
         if not found:
             return entry
-        reasons.append((len(found), model_type, entry, found))
+        # A class with other mixers is never the closest while there is one with the model's.
+        distance = any(reason.startswith("mixer ") for reason in found), len(found)
+        reasons.append((distance, model_type, entry, found))
     _, _, entry, found = min(reasons, key=lambda reason: reason[:2])
     raise UserError(f"{config.family} cannot be written for transformers: the closest is {_refusal(entry, found)}")
 
