@@ -38,7 +38,7 @@ def reasons_against(entry: Any, config: ModelConfig, multipliers: Multipliers) -
     per_layer = [(i, name) for i, spec in enumerate(config.layers) for name in _unusual(spec, seen, layer)]
     for name in dict.fromkeys(name for _, name in per_layer):
         found.append(f"{name} (layer {', '.join(str(i) for i, other in per_layer if other == name)})")
-    found += rope_reasons(config) if layout.rotary else []
+    found += rope_reasons(config, layout.unrotated) if layout.rotary else []
     found += entry.refusals(config, multipliers) if hasattr(entry, "refusals") else []
     return found + [f"the multiplier {name}" for name in _unusual(multipliers, layout.folded | layout.idle, {})]
 
