@@ -25,6 +25,7 @@ WITHOUT_EFFECT = {
     "doc_positions",
     "layers",  # looked at one by one
 }
+MOST_LAYERS = 10_000  # far above any model's; each is described by itself, so a damaged number would fill the memory
 
 
 def reasons_against(entry: Any, config: ModelConfig, multipliers: Multipliers) -> list[str]:
@@ -78,6 +79,8 @@ def read_config(entry: Any, values: Mapping[str, Any]) -> ModelConfig:
     if missing:
         raise UserError(f"config.json does not say {', '.join(missing)}. Save the model again with save_pretrained.")
     check_kinds(values, {**dict.fromkeys(layout.sizes, "a whole number"), **layout.kinds})
+    if (depth := values.get("num_hidden_layers", 0)) > MOST_LAYERS:
+        raise UserError(f"config.json: num_hidden_layers is {depth}; more than {MOST_LAYERS:,} are not read.")
     return getattr(entry, "understand", lambda *given: understood(layout, *given))(_fields(layout, values), values)
 
 

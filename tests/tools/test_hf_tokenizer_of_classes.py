@@ -5,31 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tokenizers
-from hf_models import EVERY, model_of, small
+from hf_models import EVERY, MODELS, model_of, small
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from lit_gpt.config.model import Experts, LayerSpec
 from lit_gpt.data.kept_tokenizer import KeptTokenizer
 from lit_gpt.data.tokenizer import train_bpe
 from lit_gpt.tools._hf import read_hf, write_hf
 
 TEXT = "Za\u017c\u00f3\u0142\u0107, \u4f60\u597d!  Two  spaces\n\tand a tab. it's I'LL 12345 3.14"
-MIXED = {"layers": (LayerSpec(experts=True),) * 2, "experts": Experts(3, 2)}
-MODELS: dict[str, dict[str, Any]] = {
-    "llama": {},
-    "mistral": {"layers": (LayerSpec(window=5),) * 2},
-    "mixtral": MIXED,
-    "qwen2_moe": MIXED | {"experts": Experts(2, 2, gate="all")},
-    "qwen3": {"qk_norm": True},
-    "qwen3_moe": MIXED | {"qk_norm": True},
-    "smollm3": {"layers": (LayerSpec(), LayerSpec(window=5))},
-}
 
 
 @pytest.fixture(scope="module")
