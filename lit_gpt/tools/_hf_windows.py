@@ -12,7 +12,12 @@ from lit_gpt.errors import UserError
 FULL, SLIDING = "full_attention", "sliding_attention"
 # Keys of the classes whose layers may differ.
 LAYERED = frozenset({"sliding_window", "use_sliding_window", "max_window_layers", "layer_types"})
-KINDS = {"sliding_window": "a whole number", "use_sliding_window": "true or false", "layer_types": "a list"}
+KINDS = {
+    "sliding_window": "a whole number",
+    "use_sliding_window": "true or false",
+    "max_window_layers": "a count",
+    "layer_types": "a list",
+}
 
 
 def windows_of(config: ModelConfig) -> list[int]:
@@ -49,13 +54,13 @@ def layered_keys(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def layered(layer: LayerSpec, depth: int, values: Mapping[str, Any], width: int = 4096, full: int = 28) -> Any:
-    """The layers that these keys ask for. width, full: the class's defaults of sliding_window and max_window_layers.
+def layered(layer: LayerSpec, depth: int, values: Mapping[str, Any], width: int | None = 4096) -> Any:
+    """The layers that these keys ask for. width: the class's default of sliding_window.
 
     Raises UserError for kinds of layers that are others than these two.
     """
     sliding = bool(values.get("use_sliding_window"))
-    first = values.get("max_window_layers", full)
+    first = values.get("max_window_layers", 28)
     kinds = values.get("layer_types") or [SLIDING if sliding and i >= first else FULL for i in range(depth)]
     window = values.get("sliding_window", width) if sliding else None
     if len(kinds) != depth or not all(k == FULL or (k == SLIDING and window is not None) for k in kinds):

@@ -14,7 +14,7 @@ from llama_models import VOCAB, model_of, small, tokens
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.model import Experts, LayerSpec, ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.evals.generation import generate
 from lit_gpt.evals.trained_model import load_model
@@ -36,9 +36,28 @@ SIZES: dict[str, Any] = {
     "bos_token_id": None,
     "eos_token_id": None,
 }
+_MIXED = {"layers": (LayerSpec(experts=True),) * 2, "experts": Experts(3, 2)}
+# Model type -> options of a model of ours that is written as that class.
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"layers": (LayerSpec(window=5),) * 2},
+    "mixtral": _MIXED,
+    "qwen2_moe": _MIXED | {"experts": Experts(2, 2, gate="all")},
+    "qwen3": {"qk_norm": True},
+    "qwen3_moe": _MIXED | {"qk_norm": True},
+    "smollm3": {"layers": (LayerSpec(), LayerSpec(window=5))},
+}
+_GDN = {"heads": 3, "key_dim": 8, "expand_v": 1.5, "head_norm": True, "negative_eigenvalues": False}
+MODELS |= {
+    "diffllama": {"layers": (LayerSpec("differential_attention"),) * 2},
+    "gpt_oss": {"layers": (LayerSpec(ffn="oss_swiglu", window=5), LayerSpec(ffn="oss_swiglu")), "attn_sink": True},
+    "mamba": {"layers": (LayerSpec("mamba", ffn=None),) * 2},
+    "mamba2": {"layers": (LayerSpec("mamba2", ffn=None),) * 2, "mixer_options": {"mamba2": {"head_dim": 8}}},
+    "qwen3_next": {"layers": (LayerSpec("gdn"), LayerSpec()), "qk_norm": True, "mixer_options": {"gdn": _GDN}},
+}
 PROMPTS = [[3], [5, 1, 60, 7, 7], list(range(20, 45))]
 
-__all__ = ["EVERY", "SIZES", "loaded", "model_of", "reads", "refuses", "small", "theirs", "writes"]
+__all__ = ["EVERY", "MODELS", "SIZES", "loaded", "model_of", "reads", "refuses", "small", "theirs", "writes"]
 
 
 @torch.no_grad()

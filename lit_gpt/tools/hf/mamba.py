@@ -77,9 +77,9 @@ def understand(fields: dict[str, Any], values: Mapping[str, Any]) -> ModelConfig
     rank = None if rank == "auto" else rank
     check_kinds({"time_step_rank": rank}, {"time_step_rank": "a whole number"})
     options = {
-        "d_state": values.get("state_size", 16),
-        "d_conv": values.get("conv_kernel", 4),
-        "expand": values.get("expand", 2),
+        "d_state": values.get("state_size") or 16,
+        "d_conv": values.get("conv_kernel") or 4,
+        "expand": values.get("expand") or 2,
         "dt_rank": rank or math.ceil(n / 16),
     }
     check_inner(values, options["expand"], n)
