@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import random
 
 import pytest
-import torch
 from hf_models import EVERY, SIZES, reads, refuses, small, theirs, writes
-from tiny_run import rows, run
 from transformers import MambaConfig, MambaForCausalLM
 
 from lit_gpt.config.model import LayerSpec
@@ -98,28 +95,3 @@ def test_what_we_cannot_express_is_one_sentence(changes, words, tmp_path):
     with pytest.raises(UserError, match=words) as caught:
         convert.main([str(tmp_path / "hf"), str(tmp_path / "ours.pth")])
     assert "\n" not in str(caught.value) and not (tmp_path / "ours.pth").exists()
-
-
-@torch.no_grad()
-def test_their_mamba_is_validated_and_trained_on(tmp_path, capsys):
-    """In a run of the family mamba without feed-forward networks, under a rule without multipliers."""
-    model = theirs(MambaForCausalLM, MambaConfig(**ENDS | {"vocab_size": 257}), tmp_path / "hf")
-    convert.main([str(tmp_path / "hf"), str(tmp_path / "mamba.safetensors")])
-    text = "".join(random.Random(0).choices("abcdefgh ", k=20_000))
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "a.txt").write_text(text)
-    same = {"train_model": "mamba", "depth": 2, "ar": 16, "mlp": "none", "tie_embeddings": True, "ctx_len": 32}
-    options = {**same, "init_from": tmp_path / "mamba.safetensors", "vocab_size": 257, "train_name": "x"}
-    capsys.readouterr()
-    validated = {"val_data_dir": tmp_path / "data", "eval_sequences": 4, "num_extrp": 1, "train_name": "x_validation"}
-    assert run(tmp_path / "data", tmp_path / "v", **options | validated) == 0
-    shown = dict(line.split() for line in capsys.readouterr().out.splitlines())
-    held_out = [*text.encode(), 256][19_000:]  # the last 5 percent, with the document's end
-    windows = torch.tensor(held_out).unfold(0, 33, 32)[:4]
-    logits = model(windows[:, :-1]).logits
-    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten()).item()
-    assert float(shown["metric/val_loss@1x"]) == pytest.approx(expected, abs=1e-4)
-    with torch.enable_grad():
-        assert run(tmp_path / "data", tmp_path / "run", **options, max_tokens=4 * 512) == 0
-    losses = rows(tmp_path / "run")
-    assert losses[1] == pytest.approx(expected, abs=0.2) and losses[4] < losses[1] - 0.1
