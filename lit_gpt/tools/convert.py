@@ -9,6 +9,7 @@ python -m lit_gpt.tools.convert hf_model model.safetensors
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -21,7 +22,6 @@ from lit_gpt.evals.model_tokenizer import find_tokenizer, with_tokenizer
 from lit_gpt.evals.trained_model import check_weights, describe_model, load_weights_and_meta
 from lit_gpt.tools._cli import add_plugins, add_weights, local_path, parser_for, use_plugins
 from lit_gpt.tools._hf import is_hf_folder, read_hf, write_hf
-from lit_gpt.utils.files import read_object
 
 
 def to_file(path: Path, output: Path, dtype: torch.dtype | None = None, weights: str | None = None) -> Path:
@@ -114,8 +114,8 @@ def main(argv: list[str]) -> int:
         raise UserError("--hf_class acts with --to hf only. Add --to hf, or drop it.")
     else:
         written = to_file(values.path, values.output, dtype, values.weights)
-    kind = f", a {read_object(written / 'config.json')['architectures'][0]}" if values.to == "hf" else ""
-    print(f"wrote {written}{kind}")
+    config = json.loads((written / "config.json").read_text()) if values.to == "hf" else None
+    print(f"wrote {written}" + (f", a {config['architectures'][0]}" if config else ""))
     return 0
 
 
