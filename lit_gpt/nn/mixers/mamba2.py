@@ -32,9 +32,9 @@ from lit_gpt.scaling.base import Multipliers
 class Options:
     """d_state: states per channel. d_conv: width of the short convolution. expand: channels over n,
     rounded up to whole heads of head_dim channels, of which there are a multiple of head_multiple
-    (512 channels with the defaults). groups: heads in so many groups, each of which has its own B, C and norm.
-    joint: all maps of the input are one matrix, in_proj, as in ArchScale and
-    mamba_ssm: the same model to AdamW, another one to optimizers that see whole matrices (the Muon family).
+    (512 channels with the defaults). groups: of heads; each group has a B, a C and a norm of its own.
+    joint: all maps of the input are one matrix, in_proj, as in ArchScale and mamba_ssm: the same model to AdamW,
+    another one to optimizers that see whole matrices (the Muon family).
     """
 
     d_state: Count = 128
