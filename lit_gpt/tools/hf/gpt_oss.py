@@ -18,7 +18,7 @@ from lit_gpt.tools import _hf_experts as moe
 from lit_gpt.tools import _hf_layout as hf
 from lit_gpt.tools import _hf_windows as windows
 from lit_gpt.tools._hf_config import understood
-from lit_gpt.tools._hf_parts import attention, block_norms, block_of, ends, key_biases
+from lit_gpt.tools._hf_parts import block_of, key_biases, pre_norm
 from lit_gpt.tools._hf_rope import rope_keys
 
 WINDOW = 128  # the class's default; transformers wants some window where no layer has one too
@@ -56,14 +56,9 @@ LAYOUT = hf.Layout(
 
 def places(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
     """See lit_gpt.tools.hf."""
-    rows = ends(config, multipliers)
-    for layer in range(config.depth):
-        mine, theirs = block_of(config, layer), f"model.layers.{layer}"
-        rows += block_norms(mine, theirs)
-        rows += attention(config, multipliers, f"{mine}.mixer", f"{theirs}.self_attn")
-        rows.append(hf.Place(f"{mine}.mixer.sink", (f"{theirs}.self_attn.sinks",)))
-        rows += _experts(config, multipliers, f"{mine}.ffn", f"{theirs}.mlp")
-    return rows
+    rows = pre_norm(config, multipliers, lambda _, mine, theirs: _experts(config, multipliers, mine, f"{theirs}.mlp"))
+    names = [(block_of(config, layer), f"model.layers.{layer}") for layer in range(config.depth)]
+    return rows + [hf.Place(f"{mine}.mixer.sink", (f"{theirs}.self_attn.sinks",)) for mine, theirs in names]
 
 
 def _experts(config: ModelConfig, multipliers: Multipliers, mine: str, theirs: str) -> list[hf.Place]:
