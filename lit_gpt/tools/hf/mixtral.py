@@ -36,15 +36,21 @@ LAYOUT = hf.Layout(
     idle=frozenset(),
     folded=frozenset({"logit", "residual", "attention", "router"}),
 )
+NAMES = ("w1", "w3", "w2")  # an expert's gate, up and down projection
 
 
 def places(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
     """See lit_gpt.tools.hf."""
 
     def ffn(layer: int, mine: str, theirs: str) -> list[hf.Place]:
-        return moe.expert_places(config, multipliers, mine, f"{theirs}.block_sparse_moe", ("w1", "w3", "w2"))
+        return moe.expert_places(config, multipliers, mine, f"{theirs}.block_sparse_moe", NAMES)
 
     return pre_norm(config, multipliers, ffn)
+
+
+def apart(weights: hf.Weights) -> hf.Weights:
+    """See lit_gpt.tools.hf."""
+    return moe.apart(weights, "block_sparse_moe", NAMES)
 
 
 def refusals(config: ModelConfig, multipliers: Multipliers) -> list[str]:

@@ -75,6 +75,11 @@ def constants(config: ModelConfig) -> list[hf.Constant]:
     return found
 
 
+def apart(weights: hf.Weights) -> hf.Weights:
+    """See lit_gpt.tools.hf."""
+    return moe.apart(weights)
+
+
 def refusals(config: ModelConfig, multipliers: Multipliers) -> list[str]:
     """See lit_gpt.tools.hf."""
     return moe.expert_reasons(config, ("selected", "all"), (True, False))

@@ -60,6 +60,11 @@ def constants(config: ModelConfig) -> list[hf.Constant]:
     return key_biases(config)
 
 
+def apart(weights: hf.Weights) -> hf.Weights:
+    """See lit_gpt.tools.hf."""
+    return moe.apart(weights)
+
+
 def refusals(config: ModelConfig, multipliers: Multipliers) -> list[str]:
     """See lit_gpt.tools.hf."""
     return one_window(config) + moe.expert_reasons(config, ("selected", "all"))
