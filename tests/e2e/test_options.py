@@ -41,6 +41,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "sum": {"train_name": "mup_noskip_sum"},
     "biases and norms": {"train_name": "mup_bias_anorm_fnorm", "norm_class": "LayerNorm"},
     "relu2": {"mlp": "relu2"},
+    "no feed-forward networks": {"mlp": "none"},
     "wsd": {"train_name": "mup_wsd"},
     "cosine": {"train_name": "mup_cosine"},
     "constant": {"schedule": "constant"},

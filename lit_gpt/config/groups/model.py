@@ -60,7 +60,7 @@ class ModelOptions:
         Example: --depth 4 --ar 32 makes a model of width 128
     tie_embeddings: Use one table as the input embedding and as the output head.
         Default: the family's, mostly false
-    mlp: Kind of the feed-forward networks.
+    mlp: Kind of the feed-forward networks; none leaves them out, as in the published models of Mamba.
         Default: the family's, mostly swiglu
     bias: Give the linear projections biases.
         Default: the family's, mostly false
@@ -83,7 +83,7 @@ class ModelOptions:
     ctx_len: Length | None = None
     ar: Annotated[int, Bounds(1, 10_000)] | None = None
     tie_embeddings: bool | None = None
-    mlp: Literal["swiglu", "relu2", "oss_swiglu"] | None = None
+    mlp: Literal["swiglu", "relu2", "oss_swiglu", "none"] | None = None
     bias: bool | None = None
     share_per_layer: Annotated[int, Bounds(0, 2_000)] | None = None
     share_group: Depth | None = None

@@ -1,0 +1,62 @@
+"""Qwen2 and Qwen2.5: Llama with biases on queries, keys and values only, and perhaps windows in some layers.
+
+Our keys have no bias. With rotary positions one cannot be left out either: it adds to a score what depends on the
+distance. So a Qwen2 whose keys have biases, as the published ones have, is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.scaling.base import Multipliers
+from lit_gpt.tools import _hf_layout as hf
+from lit_gpt.tools import _hf_windows as windows
+from lit_gpt.tools._hf_config import understood
+from lit_gpt.tools._hf_parts import pre_norm, qkv_biases
+
+LAYOUT = hf.Layout(
+    "qwen2",
+    "Qwen2ForCausalLM",
+    options={
+        **hf.OPTIONS,
+        "num_key_value_heads": ("n_kv_head", 32),
+        "max_position_embeddings": ("block_size", 32768),
+    },
+    expressed=frozenset({"attn_bias"}),
+    layer_fields=frozenset({"window"}),
+    read=windows.LAYERED,
+    kinds={**hf.KINDS, **windows.KINDS},
+    # SmolLM3 expresses all that Qwen2 does of ours.
+    by_name_only=(
+        "AutoTokenizer of transformers 5 gives a qwen2 folder Qwen2's own splitting of texts, which may not be this "
+        "tokenizer's: load it with PreTrainedTokenizerFast, or write another class"
+    ),
+)
+
+
+def places(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
+    """See lit_gpt.tools.hf."""
+    return pre_norm(config, multipliers, out_bias=False)
+
+
+def constants(config: ModelConfig) -> list[hf.Constant]:
+    """See lit_gpt.tools.hf."""
+    return qkv_biases(config, "Qwen2")
+
+
+def refusals(config: ModelConfig, multipliers: Multipliers) -> list[str]:
+    """See lit_gpt.tools.hf."""
+    return windows.one_width(config)
+
+
+def describe(config: ModelConfig) -> dict[str, Any]:
+    """See lit_gpt.tools.hf."""
+    return windows.layered_keys(config)
+
+
+def understand(fields: Mapping[str, Any], values: Mapping[str, Any]) -> ModelConfig:
+    """Queries and values always have biases there."""
+    layers = windows.layered(LAYOUT.layer, fields["depth"], values)
+    return understood(LAYOUT, fields, values, layers=layers, attn_bias=True)
