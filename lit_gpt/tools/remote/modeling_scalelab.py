@@ -46,6 +46,10 @@ class ScaleLabCache(Cache):
             self.room += more
         return self.decoder.hidden(tokens_BT, doc_ids_BT, last_only=last_only)
 
+    def __len__(self) -> int:
+        """How many layers there are."""
+        return len(self.decoder.caches)
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens of each row so far."""
         return self.decoder.length
@@ -127,7 +131,7 @@ class ScaleLabForCausalLM(PreTrainedModel, GenerationMixin):
         self, input_ids: Tensor, next_sequence_length: int | None = None, **others: Any
     ) -> dict[str, Any]:
         """The arguments of `forward` for the next call; of input_ids, the tokens that the cache has not seen."""
-        cache = others.get("cache") or others.get("past_key_values")
+        cache = others.get("cache", others.get("past_key_values"))
         if next_sequence_length is None and cache is not None:
             next_sequence_length = input_ids.shape[1] - cache.get_seq_length()
         if next_sequence_length is not None:
