@@ -7,6 +7,7 @@ lit_gpt/nn/norm.py becomes nn_norm.py, and what it imports of this package is im
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from lit_gpt.tools.remote.needed import Needed, table_of
@@ -14,6 +15,7 @@ from lit_gpt.tools.remote.sources import PACKAGE, Module, Name, Sources, is_ours
 
 HERE = f"{PACKAGE}.tools.remote."
 WIDTH = 120  # of a line
+NAMED = "# Files that are found in other ways than by such lines: transformers copies a file only where one names it."
 
 
 def flat_files(main: str, entries: Iterable[Name], given: Mapping[str, str]) -> dict[str, str]:
@@ -25,12 +27,22 @@ def flat_files(main: str, entries: Iterable[Name], given: Mapping[str, str]) -> 
     sources = Sources(given)
     roots = [Name(main, name) for name in sources[main].bound]
     needed = Needed(sources, [*roots, *entries])
-    texts = {name: _text(sources[name], needed) for name in needed.modules}
-    named = {_flat(read.module) for read in sources[main].imported.values()}
-    others = [f"from .{name} import __name__ as _" for name in sorted(map(_flat, texts.keys() - {main})) if name not in named]
-    files = {f"{_flat(name)}.py": text for name, text in texts.items()}
-    files[f"{_flat(main)}.py"] += "\n".join(["", "", "# The other files, which transformers copies because they are named here.", *others, ""])
-    return files
+    files = {_flat(name): _text(sources[name], needed) for name in needed.modules}
+    missed = sorted(files.keys() - _followed(_flat(main), files))
+    if missed:
+        files[_flat(main)] += "\n".join(["", "", NAMED, *(f"from .{name} import __name__ as _" for name in missed), ""])
+    return {f"{name}.py": text for name, text in files.items()}
+
+
+def _followed(main: str, files: Mapping[str, str]) -> set[str]:
+    """The files that transformers finds from the main one (get_relative_imports of dynamic_module_utils.py)."""
+    found, todo = set[str](), [main]
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += re.findall(r"^from \.(\w+) import", files[name], re.MULTILINE)
+    return found
 
 
 def _flat(module: str) -> str:

@@ -118,7 +118,8 @@ class ScaleLabForCausalLM(PreTrainedModel, GenerationMixin):
         if cache is None:
             h_BTD, _ = self.model.hidden(input_ids, doc_ids_BT)
         else:
-            h_BTD = cache.hidden(input_ids, doc_ids_BT, last_only=isinstance(logits_to_keep, int) and logits_to_keep == 1)
+            last_only = isinstance(logits_to_keep, int) and logits_to_keep == 1
+            h_BTD = cache.hidden(input_ids, doc_ids_BT, last_only)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits_BTV = self.model.logits(h_BTD[:, kept])
         loss = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +31,7 @@ class Module:
         self.body = ast.parse(source).body
         self.bound: dict[str, list[ast.stmt]] = {}
         self.imported: dict[str, Name] = {}  # name here -> what it is, of this package
+        self._reads: dict[ast.AST, set[Name]] = {}
         for statement in self.body:
             for given in binds(statement):
                 self.bound.setdefault(given, []).append(statement)
@@ -47,8 +49,13 @@ class Module:
                 inner = f"{module}.{alias.name}"
                 yield alias.asname or alias.name, Name(inner, None) if path_of(inner) else Name(module, alias.name)
 
-    def reads(self, node: ast.AST) -> Iterator[Name]:
+    def reads(self, node: ast.AST) -> set[Name]:
         """Names of this package that code reads: those at the top of this module, and of modules it imports."""
+        if node not in self._reads:
+            self._reads[node] = set(self._read_in(node))
+        return self._reads[node]
+
+    def _read_in(self, node: ast.AST) -> Iterator[Name]:
         for inner in ast.walk(node):
             if isinstance(inner, ast.Attribute) and isinstance(inner.value, ast.Name):
                 target = self.imported.get(inner.value.id)
@@ -79,20 +86,18 @@ def path_of(module: str) -> Path | None:
 
 
 class Sources:
-    """The modules of this package by name, each read once. given: sources that are no files of it, such as plugins."""
+    """The modules of this package by name. given: sources that are no files of it, such as plugins."""
 
     def __init__(self, given: Mapping[str, str]):
-        self.given = given
-        self.modules: dict[str, Module] = {}
+        self.given = {name: Module(name, source) for name, source in given.items()}
 
     def __getitem__(self, module: str) -> Module:
         """A module, or what stands in for it, under its own name."""
-        if module not in self.modules:
-            self.modules[module] = Module(module, self.given.get(module) or self._text(module))
-        return self.modules[module]
+        return self.given[module] if module in self.given else _read(module)
 
-    @staticmethod
-    def _text(module: str) -> str:
-        path = path_of(STAND_INS.get(module, module))
-        assert path is not None, module
-        return path.read_text(encoding="utf-8")
+
+@functools.cache
+def _read(module: str) -> Module:
+    path = path_of(STAND_INS.get(module, module))
+    assert path is not None, module
+    return Module(module, path.read_text(encoding="utf-8"))
