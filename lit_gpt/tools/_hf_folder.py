@@ -48,7 +48,7 @@ def write_folder(
     temporary.mkdir(parents=True)
     try:
         # null and not absent: some classes have ids of their own as defaults
-        ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+        ids: dict[str, int | None] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
         ids |= write_tokenizer(tokenizer, config, temporary) if tokenizer else {}
         name = _dtype_of(weights)
         # transformers 5 reads dtype, 4 reads torch_dtype

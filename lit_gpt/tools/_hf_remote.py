@@ -6,6 +6,8 @@ lit_gpt.tools.remote. Weights have our names, behind "model."; multipliers stand
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -28,8 +30,8 @@ from lit_gpt.tools.remote.sources import PACKAGE, Name
 
 MODEL_TYPE = "scalelab"  # as configuration_scalelab.py says
 PREFIX = "model."  # of the weights' names: the attribute of ScaleLabForCausalLM that is the GPT
-MAIN, CLASS = "modeling_scalelab", "ScaleLabForCausalLM"
-AUTO_MAP = {"AutoConfig": "configuration_scalelab.ScaleLabConfig", "AutoModelForCausalLM": f"{MAIN}.{CLASS}"}
+MAIN, CONFIGURATION, CLASS = "modeling_scalelab", "configuration_scalelab", "ScaleLabForCausalLM"
+AUTO_MAP = {"AutoConfig": f"{CONFIGURATION}.ScaleLabConfig", "AutoModelForCausalLM": f"{MAIN}.{CLASS}"}
 
 
 def write_remote(
@@ -58,7 +60,12 @@ def code_of(config: ModelConfig) -> dict[str, str]:
     mixers = sorted({spec.mixer for spec in config.layers})
     entries = [Name(f"{PACKAGE}.nn.mixers.{mixer}", name) for mixer in mixers for name in ("build", "memory")]
     plugins = {f"{PACKAGE}.nn.mixers.{mixer}": source for mixer in mixers if (source := source_of(mixer)) is not None}
-    return flat_files(f"{PACKAGE}.tools.remote.{MAIN}", entries, plugins)
+    files = flat_files(f"{PACKAGE}.tools.remote.{MAIN}", entries, plugins)
+    # transformers remembers which code belongs to a config class by the folder's last name and the text of its file:
+    # without this, of two folders model/ in one process the second would be run with the code of the first.
+    digest = hashlib.sha256(json.dumps(files).encode()).hexdigest()
+    files[f"{CONFIGURATION}.py"] += f"\n\n# SHA-256 of the code in this folder: {digest}\n"
+    return files
 
 
 def is_remote(values: Mapping[str, Any]) -> bool:

@@ -54,11 +54,18 @@ class ScaleLabCache(Cache):
         """Tokens of each row so far."""
         return self.decoder.length
 
+    @property
+    def is_linear(self) -> list[bool]:
+        """Of each layer; False has transformers work out which tokens of a longer text are new."""
+        return [False] * len(self)
+
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Go on with these rows, as beam search does."""
         self.decoder.select(beam_idx)
 
-    batch_select_indices = reorder_cache
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Go on with these rows."""
+        self.decoder.select(indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Go on with each row so many times."""
@@ -125,20 +132,22 @@ class ScaleLabForCausalLM(PreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits_BTV, labels=labels, vocab_size=logits_BTV.shape[-1])
-        output = CausalLMOutputWithPast(loss=loss, logits=logits_BTV, **{CACHE: cache})
+        output = CausalLMOutputWithPast(loss=loss, logits=logits_BTV)
+        if cache is not None:
+            output[CACHE] = cache
         return output.to_tuple() if return_dict is False else output
 
-    def prepare_inputs_for_generation(
-        self, input_ids: Tensor, next_sequence_length: int | None = None, **others: Any
+    def prepare_inputs_for_generation(  # type: ignore[override]
+        self, input_ids: Tensor, next_sequence_length: int | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """The arguments of `forward` for the next call; of input_ids, the tokens that the cache has not seen."""
-        cache = others.get("cache", others.get("past_key_values"))
-        if next_sequence_length is None and cache is not None:
-            next_sequence_length = input_ids.shape[1] - cache.get_seq_length()
+        cache = kwargs.get("cache", kwargs.get("past_key_values"))
+        if kwargs.get("cache_position") is not None:  # how transformers said it before 5
+            next_sequence_length = len(kwargs["cache_position"])
         if next_sequence_length is not None:
             input_ids = input_ids[:, -next_sequence_length:]
         names = ("attention_mask", "use_cache", "logits_to_keep")
-        return {"input_ids": input_ids, "cache": cache, **{n: others[n] for n in names if n in others}}
+        return {"input_ids": input_ids, "cache": cache, **{n: kwargs[n] for n in names if n in kwargs}}
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
@@ -171,6 +180,8 @@ class ScaleLabForCausalLM(PreTrainedModel, GenerationMixin):
         """Of a model that is built and not loaded: a start that is good enough to try it."""
         for parameter in module.parameters(recurse=False):
             fill = getattr(parameter, "fill", None)
+            if getattr(parameter, "_is_hf_initialized", False):
+                continue
             if callable(fill):
                 fill(parameter, None)
             elif fill is not None:
