@@ -244,7 +244,7 @@ def test_a_model_that_no_class_expresses_is_written_so(tmp_path, capsys):
     assert convert.main([str(tmp_path / "model.pth"), str(tmp_path / "hf"), "--to", "hf"]) == 0
     assert "no class of transformers is this model" in capsys.readouterr().err
     assert (tmp_path / "hf" / "nn_mixers_gmu.py").is_file()
-    with pytest.raises(UserError, match="sambay cannot be written as LlamaForCausalLM.*--hf_class remote"):
+    with pytest.raises(UserError, match=r"sambay cannot be written as LlamaForCausalLM.*--hf_class remote"):
         convert.to_hf(tmp_path / "model.pth", tmp_path / "llama", hf_class="llama")
 
 

@@ -15,33 +15,35 @@ from lit_gpt.tools.remote.sources import PACKAGE, Module, Name, Sources, is_ours
 
 HERE = f"{PACKAGE}.tools.remote."
 WIDTH = 120  # of a line
-NAMED = "# Files that are found in other ways than by such lines: transformers copies a file only where one names it."
+NAMED = "# The other files: transformers copies those that this one names, and versions before 5 no others."
 
 
 def flat_files(main: str, entries: Iterable[Name], given: Mapping[str, str]) -> dict[str, str]:
     """File name -> text: all that the module `main` and these entries need.
 
     entries: what is found by name when the model is built. given: module -> source, of modules that are no files of
-    this package. The main file names every other one, since transformers would miss those that only others name.
+    this package. The files that transformers loads by name, those of this folder, name every file that they need.
     """
     sources = Sources(given)
     roots = [Name(main, name) for name in sources[main].bound]
     needed = Needed(sources, [*roots, *entries])
     files = {_flat(name): _text(sources[name], needed) for name in needed.modules}
-    missed = sorted(files.keys() - _followed(_flat(main), files))
-    if missed:
-        files[_flat(main)] += "\n".join(["", "", NAMED, *(f"from .{name} import __name__ as _" for name in missed), ""])
+    direct = {name: set(re.findall(r"^from \.(?: import )?(\w+)", text, re.MULTILINE)) for name, text in files.items()}
+    for loaded in sorted(_flat(name) for name in needed.modules if name.startswith(HERE)):
+        others = files.keys() if loaded == _flat(main) else _reached(loaded, direct)
+        named = re.findall(r"^from \.(\w+) import", files[loaded], re.MULTILINE)
+        lines = [f"from .{name} import __name__ as _" for name in sorted(others - {loaded, *named})]
+        files[loaded] += "\n".join(["", "", NAMED, *lines, ""])
     return {f"{name}.py": text for name, text in files.items()}
 
 
-def _followed(main: str, files: Mapping[str, str]) -> set[str]:
-    """The files that transformers finds from the main one (get_relative_imports of dynamic_module_utils.py)."""
-    found, todo = set[str](), [main]
+def _reached(name: str, direct: Mapping[str, set[str]]) -> set[str]:
+    """The files that one imports, those that they import, and so on."""
+    found, todo = set[str](), [name]
     while todo:
-        name = todo.pop()
-        if name not in found:
-            found.add(name)
-            todo += re.findall(r"^from \.(\w+) import", files[name], re.MULTILINE)
+        if (file := todo.pop()) not in found:
+            found.add(file)
+            todo += direct[file]
     return found
 
 

@@ -25,7 +25,6 @@ from lit_gpt.tools.remote.configuration_scalelab import ScaleLabConfig
 # What transformers calls the cache: "cache" since 5.24, "past_key_values" before.
 CACHE = next(f.name for f in dataclasses.fields(CausalLMOutputWithPast) if f.name in ("cache", "past_key_values"))
 ROOM = 256  # tokens that a cache has room for beside the first call's; it doubles where that is not enough
-INIT_STD = 0.02  # of the weights of a model that is built and not loaded: GPT-2's
 ONE_SIDE = "attention_mask must have its zeros on one side of a row: pad every row on the left"
 
 
@@ -175,19 +174,8 @@ class ScaleLabForCausalLM(PreTrainedModel, GenerationMixin):
             module.compute_dtype = dtype  # type: ignore[assignment]
         self.model.stream_dtype = dtype if self.model.config.post_norm else torch.promote_types(dtype, torch.float32)
 
-    @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Of a model that is built and not loaded: a start that is good enough to try it."""
-        for parameter in module.parameters(recurse=False):
-            fill = getattr(parameter, "fill", None)
-            if getattr(parameter, "_is_hf_initialized", False):
-                continue
-            if callable(fill):
-                fill(parameter, None)
-            elif fill is not None:
-                parameter.fill_(fill)
-            else:
-                parameter.normal_(0.0, INIT_STD)
+        """Nothing: parameters that are not loaded have a start of their own."""
 
 
 def documents(mask_BS: Tensor | None, tokens_BT: Tensor, cache: ScaleLabCache | None) -> Tensor | None:

@@ -12,8 +12,12 @@ from lit_gpt.errors import UserError
 
 PACKAGE = "lit_gpt"
 ROOT = Path(__file__).parents[2]
-# Modules that are written from another one's source: a folder of entries becomes files side by side.
-STAND_INS = {f"{PACKAGE}.registry": f"{PACKAGE}.tools.remote.siblings"}
+# Modules that are written from another one's source: a folder of entries becomes files side by side; and versions of
+# transformers before 5 load no model whose parameters have attributes, such as a role.
+STAND_INS = {
+    f"{PACKAGE}.registry": f"{PACKAGE}.tools.remote.siblings",
+    f"{PACKAGE}.roles": f"{PACKAGE}.tools.remote.starts",
+}
 
 
 class Name(NamedTuple):
