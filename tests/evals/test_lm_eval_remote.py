@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,30 @@ from lit_gpt.train.loop import run_training
 lm_eval = pytest.importorskip("lm_eval", reason="pip install -e '.[eval]'")
 pytest.importorskip("accelerate", reason="pip install -e '.[eval]'")
 TASKS = ["local_choices", "local_rolling", "local_generate"]
-FAMILIES = {"transformer": "--depth 2", "sambay": "--depth 8", "transformer_gqa4_moe": "--depth 2 --sparsity 2 --top_k 2"}
+FAMILIES = {
+    "transformer": "--depth 2",
+    "sambay": "--depth 8",
+    "transformer_gqa4_moe": "--depth 4 --sparsity 2 --top_k 2",
+}
 LINE = (
     "--train_name mup --ar 16 --ctx_len 64 --micro_bsz 4 --total_bsz 256 --max_tokens 2560 --base_hps.b0 256 "
     "--base_hps.warmup_tokens 512 --base_hps.eta0 1e-2 --num_workers 0 --compile false"
 )
 
 
-@pytest.fixture(autouse=True)
-def offline(monkeypatch, tmp_path):
+@pytest.fixture(autouse=True, scope="module")
+def modules(tmp_path_factory):
+    """Where transformers copies code to; offline."""
     from transformers import dynamic_module_utils
 
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.syspath_prepend(tmp_path / "modules")
+    folder = str(tmp_path_factory.mktemp("modules"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
+            patch.delitem(sys.modules, name)
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", folder)
+        patch.syspath_prepend(folder)
+        yield
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
