@@ -5,6 +5,7 @@ config.json, generation_config.json   model.safetensors   tokenizer.json, tokeni
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ def write_hf(
     class has not, when tensors are missing or left over, when the dtype is too small, and when the folder exists.
     """
     entry = choose_class(config, multipliers, hf_class)
+    if entry.LAYOUT.by_name_only and tokenizer:
+        print(f"note: {entry.LAYOUT.by_name_only}", file=sys.stderr)
     check_weights(weights, config, "The checkpoint")
     check_new(output)
     theirs = to_theirs(entry, weights, config, multipliers, dtype)

@@ -13,6 +13,13 @@ from lit_gpt.tools._hf_layout import Layout
 from lit_gpt.tools.hf import MODEL_TYPES
 
 REMOTE = "remote"  # --hf_class: a model with its own code; see lit_gpt.tools._hf_remote
+# Model types that people ask for, and why ours cannot express them.
+BEHIND = "its norms are behind the branches, x + norm(f(x)), and its QK-norm is over all heads together"
+NOT_EXPRESSED = {
+    "gpt2": "it has learned positions, and GELU in its feed-forward networks",
+    "olmo2": BEHIND,
+    "olmo3": BEHIND,
+}
 
 
 def choose_class(config: ModelConfig, multipliers: Multipliers, name: str | None = None) -> Any:
@@ -20,13 +27,14 @@ def choose_class(config: ModelConfig, multipliers: Multipliers, name: str | None
 
     name: a model type or a class, such as qwen3 or Qwen3ForCausalLM. Raises UserError with the reasons.
     """
-    if name is None:
+    if not name:
         entry, found = _closest(config, multipliers)
     else:
         entry = _named(name)
         found = reasons_against(entry, config, multipliers)
     if found:
-        raise UserError(f"{config.family} cannot be written as {_refusal(entry, found)}; use --hf_class {REMOTE}.")
+        asked = "as" if name else "for transformers: the closest is"
+        raise UserError(f"{config.family} cannot be written {asked} {_refusal(entry, found)}; use --hf_class {REMOTE}.")
     return entry
 
 
@@ -41,7 +49,7 @@ def why_remote(config: ModelConfig, multipliers: Multipliers, name: str | None) 
 def _closest(config: ModelConfig, multipliers: Multipliers) -> tuple[Any, list[str]]:
     """The entry with the fewest reasons against it, the first of those; and the reasons."""
     entries = [MODEL_TYPES.load(model_type) for model_type in MODEL_TYPES.names()]
-    pairs = [(entry, reasons_against(entry, config, multipliers)) for entry in entries]
+    pairs = [(entry, reasons_against(entry, config, multipliers)) for entry in entries if not entry.LAYOUT.by_name_only]
     return min(pairs, key=lambda pair: len(pair[1]))
 
 
@@ -59,12 +67,16 @@ def _named(name: str) -> Any:
     entries = {entry.LAYOUT.name: entry for entry in map(MODEL_TYPES.load, MODEL_TYPES.names())}
     if name in entries:
         return entries[name]
+    if name in NOT_EXPRESSED:
+        raise UserError(f"No model can be written as {name}: {NOT_EXPRESSED[name]}. Drop --hf_class {name}.")
     raise MODEL_TYPES.unknown(name, [*entries, REMOTE])
 
 
 def class_of(values: Mapping[str, Any]) -> Any:
     """The entry that a config.json asks for. Raises UserError for a model_type that is not read."""
-    model_type = values.get("model_type") or "llama"  # as files were read that do not say
+    model_type = str(values.get("model_type") or "llama")  # some Llamas do not say
+    if model_type in NOT_EXPRESSED:
+        raise UserError(f"A model of type {model_type} cannot be read: {NOT_EXPRESSED[model_type]}, unlike ours.")
     if model_type not in MODEL_TYPES:
         readable = ", ".join(MODEL_TYPES.names())
         raise UserError(f"config.json asks for model_type {model_type}, which is not read; these are: {readable}.")

@@ -13,8 +13,9 @@ P = TypeVar("P", bound=nn.Parameter)
 
 STD = 0.02  # of matrices: GPT-2's
 
-
-def role(parameter: P, name: Role, fill: float | Callable[[Tensor, torch.Generator], None] | None = None, **_: int) -> P:
+def role(
+    parameter: P, name: Role, fill: float | Callable[[Tensor, torch.Generator], None] | None = None, **_: int
+) -> P:
     """Stands in for lit_gpt.roles.role, which says what a parameter is for: nothing is trained by roles here.
 
     fill: the value that a vector starts with. The functions of nn.init are those that transformers switches off while
