@@ -13,6 +13,7 @@ P = TypeVar("P", bound=nn.Parameter)
 
 STD = 0.02  # of matrices: GPT-2's
 
+
 def role(
     parameter: P, name: Role, fill: float | Callable[[Tensor, torch.Generator], None] | None = None, **_: int
 ) -> P:
