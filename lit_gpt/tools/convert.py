@@ -10,6 +10,7 @@ python -m lit_gpt.tools.convert hf_model model.safetensors
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -126,7 +127,8 @@ def main(argv: list[str]) -> int:
         raise UserError("--hf_class acts with --to hf only. Add --to hf, or drop it.")
     else:
         written = to_file(values.path, values.output, dtype, values.weights)
-    print(f"wrote {written}")
+    config = json.loads((written / "config.json").read_text()) if values.to == "hf" else None
+    print(f"wrote {written}" + (f", a {config['architectures'][0]}" if config else ""))
     return 0
 
 

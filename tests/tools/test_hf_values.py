@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hf_models import MODELS, small
+from transformers import AutoConfig
 
 from lit_gpt.errors import UserError
 from lit_gpt.tools._hf_choice import class_of
@@ -26,3 +27,19 @@ def test_any_value_is_read_or_refused(name):
                 read_config(class_of(values), values)
             except UserError as error:
                 assert str(error)
+
+
+@pytest.mark.parametrize("name", [*MODELS, "qwen2"])
+def test_what_a_config_json_leaves_out_is_the_default_of_its_class(name):
+    """transformers leaves out nothing, but people do."""
+    layout, config = MODEL_TYPES.load(name).LAYOUT, AutoConfig.for_model(name)
+    for key, (_, default) in layout.options.items():
+        if default is not None:
+            assert getattr(config, key) == default, key
+    assert config.rope_parameters["rope_theta"] == layout.theta
+    sizes = {key: getattr(config, key) for key in layout.sizes}
+    if name == "qwen2_moe":  # 60 experts of which 4 are used, and a shared one
+        return
+    read = read_config(MODEL_TYPES.load(name), sizes | {"model_type": name})
+    assert read.layers[0].window == getattr(config, "sliding_window", None)
+    assert (read.n_head, read.n_kv_head) == (config.num_attention_heads, config.num_key_value_heads)
