@@ -31,6 +31,7 @@ from lit_gpt.tools.remote.sources import PACKAGE, Name
 MODEL_TYPE = "scalelab"  # as configuration_scalelab.py says
 PREFIX = "model."  # of the weights' names: the attribute of ScaleLabForCausalLM that is the GPT
 MAIN, CONFIGURATION, CLASS = "modeling_scalelab", "configuration_scalelab", "ScaleLabForCausalLM"
+READ_BY_NAME = ("build", "memory", "Options")  # of a mixer's file; see lit_gpt.nn.mixers
 AUTO_MAP = {"AutoConfig": f"{CONFIGURATION}.ScaleLabConfig", "AutoModelForCausalLM": f"{MAIN}.{CLASS}"}
 
 
@@ -58,7 +59,7 @@ def write_remote(
 def code_of(config: ModelConfig) -> dict[str, str]:
     """File name -> text, of the model's code. Mixers of plugins are part of it."""
     mixers = sorted({spec.mixer for spec in config.layers})
-    entries = [Name(f"{PACKAGE}.nn.mixers.{mixer}", name) for mixer in mixers for name in ("build", "memory")]
+    entries = [Name(f"{PACKAGE}.nn.mixers.{mixer}", name) for mixer in mixers for name in READ_BY_NAME]
     plugins = {f"{PACKAGE}.nn.mixers.{mixer}": source for mixer in mixers if (source := source_of(mixer)) is not None}
     files = flat_files(f"{PACKAGE}.tools.remote.{MAIN}", entries, plugins)
     # transformers remembers which code belongs to a config class by the folder's last name and the text of its file:
