@@ -48,6 +48,7 @@ def to_ours(entry: Any, weights: Weights, config: ModelConfig) -> Weights:
 
     Raises UserError for tensors without a place, and for one of theirs that is not the constant that ours has instead.
     """
+    weights = entry.apart(weights) if hasattr(entry, "apart") else weights
     rows: list[Place] = entry.places(config, Multipliers())
     mine, theirs = _constants(entry, config)
     weights = _untied(weights, config, rows)

@@ -8,6 +8,7 @@ A file has
 and where the Layout does not say all:
 
 - `constants(config) -> list[Constant]`: tensors that one side alone has;
+- `apart(weights) -> weights`: theirs under the names of the places, where a file may have them under others;
 - `refusals(config, multipliers) -> list[str]`: what of a model the class cannot express, as nouns;
 - `describe(config) -> dict`: more keys of config.json;
 - `understand(fields, values) -> ModelConfig`: from the fields that the Layout reads, and all of config.json.
