@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lit_gpt.model import GPT
 from lit_gpt.nn.block import Block, Stream
-from lit_gpt.nn.cache import select_rows
+from lit_gpt.nn.cache import extend, select_rows
 from lit_gpt.nn.context import Context, Contexts, Keys
 from lit_gpt.nn.mixers import SharedState
 from lit_gpt.nn.mixers.attention import Attention
@@ -77,6 +77,12 @@ class Decoder:
                 select_rows(cache, index_R)
         self.start_B = self.start_B[index_R]
         self.doc_ids_BS = None if self.doc_ids_BS is None else self.doc_ids_BS[index_R]
+
+    def extend(self, count: int) -> None:
+        """Room for so many tokens more than max_len said, where nobody knew how long the rows would become."""
+        for cache in self.caches:
+            if cache is not None:
+                extend(cache, count)
 
     def _see(self, count: int, doc_ids_BT: Tensor | None) -> tuple[Tensor, Keys]:
         """Take account of `count` more tokens per row: their positions, (T,) or (B, T), and all keys so far."""

@@ -12,6 +12,7 @@ from lit_gpt.tools._hf_config import reasons_against
 from lit_gpt.tools._hf_layout import Layout
 from lit_gpt.tools.hf import MODEL_TYPES
 
+REMOTE = "remote"  # --hf_class: a model with its own code; see lit_gpt.tools._hf_remote
 # Model types that people ask for, and why ours cannot express them.
 BEHIND = "its norms are behind the branches, x + norm(f(x)), and its QK-norm is over all heads together"
 NOT_EXPRESSED = {
@@ -27,30 +28,39 @@ def choose_class(config: ModelConfig, multipliers: Multipliers, name: str | None
 
     name: a model type or a class, such as qwen3 or Qwen3ForCausalLM. Raises UserError with the reasons.
     """
-    if name is not None:
+    if not name:
+        entry, found = _closest(config, multipliers)
+    else:
         entry = _named(name)
-        if found := reasons_against(entry, config, multipliers):
-            raise UserError(f"{config.family} cannot be written as {_refusal(entry, found)}")
-        return entry
-    reasons = []
-    for model_type in MODEL_TYPES.names():
-        entry = MODEL_TYPES.load(model_type)
-        if entry.LAYOUT.by_name_only:
-            continue
         found = reasons_against(entry, config, multipliers)
-        if not found:
-            return entry
-        # A class with other mixers is never the closest while there is one with the model's.
-        distance = any(reason.startswith("mixer ") for reason in found), len(found)
-        reasons.append((distance, model_type, entry, found))
-    _, _, entry, found = min(reasons, key=lambda reason: reason[:2])
-    raise UserError(f"{config.family} cannot be written for transformers: the closest is {_refusal(entry, found)}")
+    if found:
+        asked = "as" if name else "for transformers: the closest is"
+        raise UserError(f"{config.family} cannot be written {asked} {_refusal(entry, found)}; use --hf_class {REMOTE}.")
+    return entry
+
+
+def why_remote(config: ModelConfig, multipliers: Multipliers, name: str | None) -> str:
+    """Why a model is written with its own code; "" where it is a class of transformers or one was named."""
+    if name is not None:
+        return f"--hf_class {REMOTE} asks for it" if name == REMOTE else ""
+    entry, found = _closest(config, multipliers)
+    return f"no class of transformers is this model; the closest is {_refusal(entry, found)}" if found else ""
+
+
+def _closest(config: ModelConfig, multipliers: Multipliers) -> tuple[Any, list[str]]:
+    """The entry with the fewest reasons against it, the first of those; and the reasons.
+
+    A class with other mixers is never the closest while there is one with the model's.
+    """
+    entries = [MODEL_TYPES.load(model_type) for model_type in MODEL_TYPES.names()]
+    pairs = [(entry, reasons_against(entry, config, multipliers)) for entry in entries if not entry.LAYOUT.by_name_only]
+    return min(pairs, key=lambda pair: (any(reason.startswith("mixer ") for reason in pair[1]), len(pair[1])))
 
 
 def _refusal(entry: Any, found: list[str]) -> str:
     layout: Layout = entry.LAYOUT
     more = f", and {len(found) - 4} more" if len(found) > 4 else ""
-    return f"{layout.name}, which cannot express {', '.join(found[:4])}{more}; use --to file."
+    return f"{layout.name}, which cannot express {', '.join(found[:4])}{more}"
 
 
 def _named(name: str) -> Any:
@@ -63,7 +73,7 @@ def _named(name: str) -> Any:
         return entries[name]
     if name in NOT_EXPRESSED:
         raise UserError(f"No model can be written as {name}: {NOT_EXPRESSED[name]}. Drop --hf_class {name}.")
-    raise MODEL_TYPES.unknown(name, entries)
+    raise MODEL_TYPES.unknown(name, [*entries, REMOTE])
 
 
 def class_of(values: Mapping[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 python -m lit_gpt.tools.convert out/my_run model.safetensors
 python -m lit_gpt.tools.convert out/my_run hf_model --to hf --dtype bf16
 python -m lit_gpt.tools.convert out/my_run hf_model --to hf --hf_class qwen3
+python -m lit_gpt.tools.convert out/my_run hf_model --to hf --hf_class remote
 python -m lit_gpt.tools.convert out/my_run average.safetensors --weights ema_1B
 python -m lit_gpt.tools.convert hf_model model.safetensors
 """
@@ -22,6 +23,13 @@ from lit_gpt.evals.model_tokenizer import find_tokenizer, with_tokenizer
 from lit_gpt.evals.trained_model import check_weights, describe_model, load_weights_and_meta
 from lit_gpt.tools._cli import add_plugins, add_weights, local_path, parser_for, use_plugins
 from lit_gpt.tools._hf import is_hf_folder, read_hf, write_hf
+from lit_gpt.tools._hf_choice import why_remote
+from lit_gpt.tools._hf_remote import write_remote
+
+TRUST = (
+    "Load it with AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True), which runs the Python files of "
+    "that folder: nobody should do so with a folder of people they do not trust."
+)
 
 
 def to_file(path: Path, output: Path, dtype: torch.dtype | None = None, weights: str | None = None) -> Path:
@@ -54,8 +62,9 @@ def to_hf(
 ) -> Path:
     """A folder that transformers loads, with the model's tokenizer where one is known.
 
-    weights: which average, see load_weights_and_meta. hf_class: a model type or class of transformers; None is the
-    first that expresses the model. Raises UserError when none does.
+    weights: which average, see load_weights_and_meta. hf_class: a model type or class of transformers, or "remote" for
+    a model with its own code; None is the first class that expresses the model, else its own code. Raises UserError
+    when the class that was named does not.
     """
     if is_hf_folder(path):
         raise UserError(f"{path} is a Hugging Face model already. Copy it, or give --to file.")
@@ -66,6 +75,9 @@ def to_hf(
         why = "no tokenizer of this model is known" if kept is None else f"its tokenizer is no longer at {kept.source}"
         print(f"note: {why}, so none is written; --tokenizer gives one", file=sys.stderr)
         kept = None
+    if why := why_remote(config, multipliers, hf_class):
+        print(f"note: the model is written with its own code ({why}). {TRUST}", file=sys.stderr)
+        return write_remote(tensors, config, multipliers, output, kept, dtype)
     return write_hf(tensors, config, multipliers, output, kept, dtype, hf_class)
 
 
@@ -84,7 +96,7 @@ def main(argv: list[str]) -> int:
         "--to",
         choices=["file", "hf"],
         default="file",
-        help="one file, or a Hugging Face model, where a class of transformers expresses ours",
+        help="one file, or a Hugging Face model",
     )
     parser.add_argument(
         "--dtype",
@@ -99,7 +111,8 @@ def main(argv: list[str]) -> int:
         "--hf_class",
         type=str,
         default=None,
-        help="class to write with --to hf, such as qwen3 or Qwen3ForCausalLM; default: the first that fits",
+        help="class to write with --to hf, such as qwen3 or Qwen3ForCausalLM, or remote: a model with its own code; "
+        "default: the first class that fits, else remote",
     )
     add_weights(parser)
     add_plugins(parser)
