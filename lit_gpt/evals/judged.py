@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.names import ModelName, read_model_name
 from lit_gpt.errors import UserError
+from lit_gpt.evals.archscale_file import TrainedWith
 from lit_gpt.evals.extension import UNCHANGED, Extension
 from lit_gpt.evals.generation import GREEDY, Sampling, generate
 from lit_gpt.evals.model_tokenizer import tokenizer_of
@@ -34,8 +36,9 @@ GENERATED = {"cuda": 2**17, "cpu": 2**13}  # tokens of rows that are continued t
 class Judged:
     """A model to be judged.
 
-    path: run folder, step folder or exported file. config: `<family>_d<depth>`, or with experts also
-    `<family>_s<S>_k<k>_d<depth>`, only compared with what the checkpoint says (departure D10). tokenizer: a spec of
+    path: run folder, step folder, exported file, or ArchScale's checkpoint. config: `<family>_d<depth>`, or with
+    experts also `<family>_s<S>_k<k>_d<depth>`, only compared with what the checkpoint says (departure D10); of one of
+    ArchScale's that does not say it, this is what it is, and trained_with how it was trained. tokenizer: a spec of
     load_tokenizer, by default the one of the model's data. weights: an average that --ema kept. dtype: of DTYPES; auto
     is bf16 on a GPU, fp32 elsewhere. extension: of the context. max_length: longest input in tokens, by default the
     context of training, or the extended one.
@@ -55,6 +58,7 @@ class Judged:
         max_length: int | None = None,
         extension: Extension = UNCHANGED,
         batch_tokens: int | None = None,
+        trained_with: Mapping[str, Any] | None = None,
     ):
         if dtype not in DTYPES:
             raise UserError(f"dtype is {dtype}; give one of {', '.join(DTYPES)}.")
@@ -62,7 +66,8 @@ class Judged:
             raise UserError(f"max_length is {max_length}; give 2 tokens or more.")
         self.path, self.weights, self.extension, self.batch_tokens = path, weights, extension, batch_tokens
         self.device = device_of(device)
-        options = {"compute_dtype": DTYPES[dtype], "weights": weights, "extension": extension}
+        typed = TrainedWith(config, trained_with or {})
+        options = {"compute_dtype": DTYPES[dtype], "weights": weights, "extension": extension, "typed": typed}
         self.model, self.meta = load_model(path, self.device, **options)
         if config is not None:
             _compare(config.strip("\"'"), self.model.config, path)

@@ -4,6 +4,8 @@ python -m lit_gpt.tools.convert out/my_run model.safetensors
 python -m lit_gpt.tools.convert out/my_run hf_model --to hf --dtype bf16
 python -m lit_gpt.tools.convert out/my_run average.safetensors --weights ema_1B
 python -m lit_gpt.tools.convert hf_model model.safetensors
+python -m lit_gpt.tools.convert iter-100000-ckpt.pth model.safetensors --config sambay_d16 \\
+    --trained_with train_name=scaling_mup_rbase
 """
 
 from __future__ import annotations
@@ -16,17 +18,32 @@ import torch
 from lit_gpt.checkpoint import DTYPES, cast, check_suffix, write_exported
 from lit_gpt.config.command import run_command
 from lit_gpt.errors import UserError
+from lit_gpt.evals.archscale_file import UNSAID, TrainedWith
 from lit_gpt.evals.model_tokenizer import find_tokenizer, with_tokenizer
 from lit_gpt.evals.trained_model import check_weights, describe_model, load_weights_and_meta
-from lit_gpt.tools._cli import add_plugins, add_weights, local_path, parser_for, use_plugins
+from lit_gpt.tools._cli import (
+    add_plugins,
+    add_trained_with,
+    add_weights,
+    local_path,
+    parser_for,
+    trained_with,
+    use_plugins,
+)
 from lit_gpt.tools._hf import is_hf_folder, read_llama, write_llama
 
 
-def to_file(path: Path, output: Path, dtype: torch.dtype | None = None, weights: str | None = None) -> Path:
+def to_file(
+    path: Path,
+    output: Path,
+    dtype: torch.dtype | None = None,
+    weights: str | None = None,
+    typed: TrainedWith = UNSAID,
+) -> Path:
     """Weights, model and Plan in one .pth or .safetensors file.
 
-    path: run folder (its newest checkpoint), step folder, exported file of either kind, or Hugging Face folder.
-    weights: which average, see load_weights_and_meta.
+    path: run folder (its newest checkpoint), step folder, exported file of either kind, checkpoint of ArchScale, or
+    Hugging Face folder. weights: which average; typed: of a checkpoint of ArchScale; see load_weights_and_meta.
     Raises UserError for another suffix, when nothing that can be used is at the path, and for weights that are not
     those of their model.
     """
@@ -36,7 +53,7 @@ def to_file(path: Path, output: Path, dtype: torch.dtype | None = None, weights:
             raise UserError(f"{path} is a Hugging Face model, which has no averages. Drop --weights {weights}.")
         tensors, meta = read_llama(path)
     else:
-        tensors, meta = load_weights_and_meta(path, weights)
+        tensors, meta = load_weights_and_meta(path, weights, typed)
         check_weights(tensors, describe_model(meta, path)[0], path)
         meta = with_tokenizer(meta, path)
     return write_exported(cast(tensors, dtype), meta, output)
@@ -48,15 +65,16 @@ def to_hf(
     dtype: torch.dtype | None = None,
     tokenizer: str | None = None,
     weights: str | None = None,
+    typed: TrainedWith = UNSAID,
 ) -> Path:
     """A folder that transformers loads as LlamaForCausalLM, with the model's tokenizer where one is known.
 
-    weights: which average, see load_weights_and_meta.
+    weights, typed: see to_file.
     Raises UserError when the model is not Llama's.
     """
     if is_hf_folder(path):
         raise UserError(f"{path} is a Hugging Face model already. Copy it, or give --to file.")
-    tensors, meta = load_weights_and_meta(path, weights)
+    tensors, meta = load_weights_and_meta(path, weights, typed)
     config, multipliers = describe_model(meta, path)
     kept = find_tokenizer(path, meta, tokenizer)
     if kept is None or not kept.present:
@@ -74,7 +92,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "path",
         type=local_path,
-        help="run folder (its newest checkpoint), step-* folder, exported file, or Hugging Face folder",
+        help="run folder (its newest checkpoint), step-* folder, exported file, .pth checkpoint of ArchScale, or Hugging Face folder",
     )
     parser.add_argument("output", type=local_path, help="file to write, .pth or .safetensors; with --to hf a folder")
     parser.add_argument(
@@ -92,17 +110,18 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--tokenizer", type=str, default=None, help="tokenizer to write with --to hf; default: the model's own"
     )
+    add_trained_with(parser)
     add_weights(parser)
     add_plugins(parser)
     values = parser.parse_args(argv)
     use_plugins(values.plugins)
-    dtype = DTYPES.get(values.dtype)
+    dtype, typed = DTYPES.get(values.dtype), trained_with(values)
     if values.to == "hf":
-        written = to_hf(values.path, values.output, dtype, values.tokenizer, values.weights)
+        written = to_hf(values.path, values.output, dtype, values.tokenizer, values.weights, typed)
     elif values.tokenizer:
         raise UserError("--tokenizer acts with --to hf only: a file holds no tokenizer. Drop it.")
     else:
-        written = to_file(values.path, values.output, dtype, values.weights)
+        written = to_file(values.path, values.output, dtype, values.weights, typed)
     print(f"wrote {written}")
     return 0
 

@@ -16,13 +16,14 @@ from lit_gpt.config.parsers import Parser
 from lit_gpt.data.kept_tokenizer import describe_tokenizer
 from lit_gpt.data.stream import TokenStream
 from lit_gpt.errors import UserError
+from lit_gpt.evals.archscale_file import read_typed
 from lit_gpt.evals.extension import Extension
 from lit_gpt.evals.judged import Judged
 from lit_gpt.evals.overlap import NGRAM, overlap, streams_of
 from lit_gpt.evals.results import Metric, Result, save
 from lit_gpt.evals.tasks import TASKS, Outcome
 from lit_gpt.plugins import digests
-from lit_gpt.tools._cli import add_plugins, add_weights, local_path, parser_for, use_plugins
+from lit_gpt.tools._cli import add_plugins, add_trained_with, add_weights, local_path, parser_for, use_plugins
 
 PROBE = "In 1998, 23 of them said: it isn't (quite) so simple.\n"  # two tokenizers do not cut all of this alike
 
@@ -44,6 +45,7 @@ def judge(task: str, words: list[str]) -> int:
         tokenizer=values.tokenizer_name,
         max_length=values.max_length,
         extension=Extension(values.yarn_scale, values.window),
+        trained_with=read_typed(values.trained_with),
     )
     seen = TrainingData.of(values.decontaminate, judged) if values.decontaminate else None
     outcome = module.evaluate(judged, options)
@@ -101,10 +103,10 @@ def parser_of(task: str) -> Parser:
         raise UserError(f"{module.__file__} has no Options. Give it a dataclass of that name, whose fields are flags.")
     about = " ".join((module.__doc__ or "").split("\n\n")[0].split())
     parser = parser_for(f"evaluate {task}", about, exit_on_error=False)
-    where = "run folder, step folder, or exported file"
+    where = "run folder, step folder, exported file, or .pth checkpoint of ArchScale"
     parser.add_argument("--checkpoint_path", type=local_path, required=True, help=where)
     texts = {
-        "config": "a name such as sambay_d16, which is compared with the checkpoint; default: nothing is compared",
+        "config": "a name such as sambay_d16, which is compared with what the checkpoint says; default: nothing is compared",
         "tokenizer_name": "bytes, a tokenizer.json or its folder; default: that of the model's data",
         "dtype": "bfloat16, float32, or auto; default: bf16 on a GPU, else fp32",
         "device": "where to run; default: a GPU where there is one",
@@ -121,6 +123,7 @@ def parser_of(task: str) -> Parser:
     parser.add_argument("--output_dir", type=Path | None, default=None, help=kept)
     data = "folder of the model's training data, in which the evaluation's n-grams are looked for; default: none"
     parser.add_argument("--decontaminate", type=str | None, default=None, help=data)
+    add_trained_with(parser, config=False)
     add_weights(parser)
     add_plugins(parser)
     parser.add_class_arguments(module.Options, as_group=False)
