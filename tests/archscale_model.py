@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 State = dict[str, Tensor]
-VOCAB = 64
+VOCAB = 320  # 256 bytes, the end of a document, and padding
 
 
 @dataclass
@@ -233,6 +233,7 @@ class _Pass:
         return self.linear(F.silu(gate) * up, f"{name}.w3")
 
     def moe(self, x: Tensor, name: str) -> Tensor:
+        assert self.s.experts is not None
         _, k, shared, square_root = self.s.experts
         scores = self.linear(x, f"{name}.router") * (8 / self.s.depth if self.s.mup and self.s.scaled_logits else 1.0)
         rows = []
@@ -261,6 +262,7 @@ class _Pass:
             if s.qk_norm:
                 q, k = self.rms(q, f"{name}.q_norm"), self.rms(k, f"{name}.k_norm")
             self.kv = (self.rotated(k), v)
+        assert self.kv is not None
         k, v = self.kv
         q = self.rotated(q)
         scale = math.sqrt(128) / s.head if s.mup else 1 / math.sqrt(s.head)
@@ -352,6 +354,7 @@ class _Pass:
         return self.linear(self.rms(y, f"{name}.norm"), f"{name}.o_proj")
 
     def gmu(self, x: Tensor, name: str, layer: int) -> Tensor:
+        assert self.memory is not None
         y = F.silu(self.linear(x, f"{name}.gmu.in_proj")) * self.memory
         if self.s.memory != "mamba":
             y = self.rms(y, f"{name}.gmu.norm")

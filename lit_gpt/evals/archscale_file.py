@@ -23,11 +23,10 @@ from lit_gpt.config.names import TOKENS, read_model_name, read_train_name
 from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
-from lit_gpt.evals.archscale_names import Place, places, unread
+from lit_gpt.evals.archscale_names import places, unread
 from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.preflight.meta_model import meta_model
 from lit_gpt.preflight.model_options import base_config, model_config
-from lit_gpt.scaling.base import Multipliers
 from lit_gpt.scaling.plan import transfer_of
 
 Weights = dict[str, torch.Tensor]

@@ -34,9 +34,9 @@ class TrainedModel(TemplateLM):
     pretrained: its path; config, max_length, tokenizer, weights, dtype: as there. batch_size: sequences of max_length
     that a batch may hold; "auto", and 1, which lm-eval gives when nothing was typed: as many as memory takes.
     yarn_scale, window: of an Extension. max_gen_toks: longest continuation where a task names none. plugins: files with
-    mixers that the model has, joined by "+" since lm-eval reads commas itself. trained_with: any option of pretrain.py,
-    such as train_name, of ArchScale's checkpoint that does not say how it was trained. Under torchrun or accelerate each
-    process takes a part of the examples. Raises UserError for arguments that mean nothing.
+    mixers that the model has, joined by "+" since lm-eval reads commas itself. trained_with: options of pretrain.py,
+    such as train_name, for a checkpoint of ArchScale that does not say how it was trained. Under torchrun or accelerate
+    each process takes a part of the examples. Raises UserError for arguments that mean nothing.
     """
 
     def __init__(

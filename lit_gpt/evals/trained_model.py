@@ -76,20 +76,20 @@ def load_weights_and_meta(
     typed: what was said of a checkpoint of ArchScale, see model_of_file; of any other its config alone may be said.
     Raises UserError for an average that is not there; a file holds one set of weights.
     """
-    file = read_bare(path) if path.is_file() else None
-    if file is None and typed.options:
-        raise UserError(
-            f"{path} says itself how it was trained, so {', '.join(typed.options)} cannot be said of it: that is for "
-            "checkpoints of ArchScale. Drop it."
-        )
-    if not path.is_file():
-        return load_full(_found(path, find_checkpoint(path, "auto")), weights)
-    if weights is not None:
+    if path.is_file() and weights is not None:
         raise UserError(
             f"{path} is an exported file, which holds one set of weights; --weights {weights} chooses among those of a "
             "run folder or a step-* folder. Give one of these, or drop --weights."
         )
-    return load_exported(path) if file is None else model_of_file(file, path, typed)
+    if path.is_file() and (file := read_bare(path)) is not None:
+        return model_of_file(file, path, typed)
+    loaded = load_exported(path) if path.is_file() else load_full(_found(path, find_checkpoint(path, "auto")), weights)
+    if typed.options:
+        raise UserError(
+            f"{path} says itself how it was trained, so {', '.join(typed.options)} cannot be said of it: that is for "
+            "checkpoints of ArchScale. Drop it."
+        )
+    return loaded
 
 
 def load_meta(path: Path) -> dict[str, Any]:

@@ -92,7 +92,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "path",
         type=local_path,
-        help="run folder (its newest checkpoint), step-* folder, exported file, .pth checkpoint of ArchScale, or Hugging Face folder",
+        help="run folder (its newest checkpoint), step-* folder, exported file, .pth checkpoint of ArchScale, or "
+        "Hugging Face folder",
     )
     parser.add_argument("output", type=local_path, help="file to write, .pth or .safetensors; with --to hf a folder")
     parser.add_argument(

@@ -106,7 +106,7 @@ def parser_of(task: str) -> Parser:
     where = "run folder, step folder, exported file, or .pth checkpoint of ArchScale"
     parser.add_argument("--checkpoint_path", type=local_path, required=True, help=where)
     texts = {
-        "config": "a name such as sambay_d16, which is compared with what the checkpoint says; default: nothing is compared",
+        "config": "a name such as sambay_d16, compared with what the checkpoint says; default: nothing is compared",
         "tokenizer_name": "bytes, a tokenizer.json or its folder; default: that of the model's data",
         "dtype": "bfloat16, float32, or auto; default: bf16 on a GPU, else fp32",
         "device": "where to run; default: a GPU where there is one",
