@@ -1,4 +1,4 @@
-"""A Hugging Face model folder of LlamaForCausalLM: written, and read into weights and a meta of ours.
+"""A Hugging Face model folder: written, and read into weights and a meta of ours. The classes are in lit_gpt/tools/hf.
 
 config.json, generation_config.json   model.safetensors   tokenizer.json, tokenizer_config.json, ...
 """
@@ -22,41 +22,46 @@ from lit_gpt.errors import UserError
 from lit_gpt.evals.hf_tokenizer import read_tokenizer, write_tokenizer
 from lit_gpt.evals.trained_model import check_weights
 from lit_gpt.scaling.base import Multipliers
-from lit_gpt.tools._llama import Weights, from_llama, to_llama
-from lit_gpt.tools._llama_config import check_is_llama, llama_config, model_config
+from lit_gpt.tools._hf_choice import choose_class, class_of
+from lit_gpt.tools._hf_config import config_json, read_config
+from lit_gpt.tools._hf_layout import Weights
+from lit_gpt.tools._hf_weights import to_ours, to_theirs
 from lit_gpt.utils.files import read_object, replacing
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 
 
-def write_llama(
+def write_hf(
     weights: Weights,
     config: ModelConfig,
     multipliers: Multipliers,
     output: Path,
     tokenizer: KeptTokenizer | None = None,
     dtype: torch.dtype | None = None,
+    hf_class: str | None = None,
 ) -> Path:
-    """Write a new folder that transformers loads as LlamaForCausalLM and, with a tokenizer, as AutoTokenizer.
+    """Write a new folder that transformers loads as AutoModelForCausalLM and, with a tokenizer, as AutoTokenizer.
 
-    dtype: of the weights; None is their own. Raises UserError when the model has what Llama has not, when tensors are
-    missing or left over, when the dtype is too small, and when the folder exists.
+    dtype: of the weights; None is their own. hf_class: see choose_class. Raises UserError when the model has what the
+    class has not, when tensors are missing or left over, when the dtype is too small, and when the folder exists.
     """
-    check_is_llama(config, multipliers)
+    entry = choose_class(config, multipliers, hf_class)
     check_weights(weights, config, "The checkpoint")
     if output.exists():
         raise UserError(f"{output} exists already. Give the name of a new folder.")
-    theirs = to_llama(weights, config, multipliers, dtype)
+    theirs = to_theirs(entry, weights, config, multipliers, dtype)
     temporary = output.with_name(f".tmp-{output.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        ids = write_tokenizer(tokenizer, config, temporary) if tokenizer else {}
+        # null and not absent: some classes have ids of their own as defaults
+        ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+        ids |= write_tokenizer(tokenizer, config, temporary) if tokenizer else {}
         names = {str(t.dtype).removeprefix("torch.") for t in theirs.values()}
         if len(names) > 1:
             raise UserError(f"The weights are of {' and '.join(sorted(names))}; choose one with --dtype.")
         # transformers 5 reads dtype, 4 reads torch_dtype
-        described = {**llama_config(config), **ids, "dtype": (name := names.pop()), "torch_dtype": name}
+        described = {**config_json(entry, config), **ids, "dtype": (name := names.pop()), "torch_dtype": name}
         _write_json(temporary / CONFIG, described)
         _write_json(temporary / "generation_config.json", {k: v for k, v in ids.items() if v is not None})
         with replacing(temporary / WEIGHTS) as file:
@@ -72,15 +77,16 @@ def is_hf_folder(path: Path) -> bool:
     return (path / CONFIG).is_file()
 
 
-def read_llama(folder: Path) -> tuple[Weights, dict[str, Any]]:
-    """Weights and meta, as load_exported gives them, of a LlamaForCausalLM folder.
+def read_hf(folder: Path) -> tuple[Weights, dict[str, Any]]:
+    """Weights and meta, as load_exported gives them, of a folder whose class is in lit_gpt/tools/hf.
 
     Raises UserError for what we cannot express, for tensors that are missing or left over, and for weights that are
     not in safetensors: other files may hold code.
     """
     values = read_object(folder / CONFIG)
-    config = model_config(values)
-    weights = from_llama(_tensors(folder), config)
+    entry = class_of(values)
+    config = read_config(entry, values)
+    weights = to_ours(entry, _tensors(folder), config)
     check_weights(weights, config, folder)
     kept = read_tokenizer(folder, values)
     described = {"model": config.to_dict(), "multipliers": asdict(Multipliers())}

@@ -2,10 +2,10 @@
 
 python -m lit_gpt.tools.convert out/my_run model.safetensors
 python -m lit_gpt.tools.convert out/my_run hf_model --to hf --dtype bf16
+python -m lit_gpt.tools.convert out/my_run hf_model --to hf --hf_class qwen3
 python -m lit_gpt.tools.convert out/my_run average.safetensors --weights ema_1B
 python -m lit_gpt.tools.convert hf_model model.safetensors
-python -m lit_gpt.tools.convert iter-100000-ckpt.pth model.safetensors --config sambay_d16 \\
-    --trained_with train_name=scaling_mup_rbase
+python -m lit_gpt.tools.convert iter-000100-ckpt.pth model.pth --config sambay_d16 --trained_with train_name=scaling_mup
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from lit_gpt.tools._cli import (
     trained_with,
     use_plugins,
 )
-from lit_gpt.tools._hf import is_hf_folder, read_llama, write_llama
+from lit_gpt.tools._hf import is_hf_folder, read_hf, write_hf
 
 
 def to_file(
@@ -51,7 +51,7 @@ def to_file(
     if is_hf_folder(path):
         if weights is not None:
             raise UserError(f"{path} is a Hugging Face model, which has no averages. Drop --weights {weights}.")
-        tensors, meta = read_llama(path)
+        tensors, meta = read_hf(path)
     else:
         tensors, meta = load_weights_and_meta(path, weights, typed)
         check_weights(tensors, describe_model(meta, path)[0], path)
@@ -65,12 +65,13 @@ def to_hf(
     dtype: torch.dtype | None = None,
     tokenizer: str | None = None,
     weights: str | None = None,
+    hf_class: str | None = None,
     typed: TrainedWith = UNSAID,
 ) -> Path:
-    """A folder that transformers loads as LlamaForCausalLM, with the model's tokenizer where one is known.
+    """A folder that transformers loads, with the model's tokenizer where one is known.
 
-    weights, typed: see to_file.
-    Raises UserError when the model is not Llama's.
+    weights, typed: see to_file. hf_class: a model type or class of transformers; None is the first that expresses the
+    model. Raises UserError when none does.
     """
     if is_hf_folder(path):
         raise UserError(f"{path} is a Hugging Face model already. Copy it, or give --to file.")
@@ -81,7 +82,7 @@ def to_hf(
         why = "no tokenizer of this model is known" if kept is None else f"its tokenizer is no longer at {kept.source}"
         print(f"note: {why}, so none is written; --tokenizer gives one", file=sys.stderr)
         kept = None
-    return write_llama(tensors, config, multipliers, output, kept, dtype)
+    return write_hf(tensors, config, multipliers, output, kept, dtype, hf_class)
 
 
 def main(argv: list[str]) -> int:
@@ -100,7 +101,7 @@ def main(argv: list[str]) -> int:
         "--to",
         choices=["file", "hf"],
         default="file",
-        help="one file, or a Hugging Face LlamaForCausalLM, where the model is one",
+        help="one file, or a Hugging Face model, where a class of transformers expresses ours",
     )
     parser.add_argument(
         "--dtype",
@@ -111,6 +112,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--tokenizer", type=str, default=None, help="tokenizer to write with --to hf; default: the model's own"
     )
+    parser.add_argument(
+        "--hf_class",
+        type=str,
+        default=None,
+        help="class to write with --to hf, such as qwen3 or Qwen3ForCausalLM; default: the first that fits",
+    )
     add_trained_with(parser)
     add_weights(parser)
     add_plugins(parser)
@@ -118,9 +125,11 @@ def main(argv: list[str]) -> int:
     use_plugins(values.plugins)
     dtype, typed = DTYPES.get(values.dtype), trained_with(values)
     if values.to == "hf":
-        written = to_hf(values.path, values.output, dtype, values.tokenizer, values.weights, typed)
+        written = to_hf(values.path, values.output, dtype, values.tokenizer, values.weights, values.hf_class, typed)
     elif values.tokenizer:
         raise UserError("--tokenizer acts with --to hf only: a file holds no tokenizer. Drop it.")
+    elif values.hf_class:
+        raise UserError("--hf_class acts with --to hf only. Add --to hf, or drop it.")
     else:
         written = to_file(values.path, values.output, dtype, values.weights, typed)
     print(f"wrote {written}")

@@ -22,7 +22,7 @@ from lit_gpt.evals.generation import Sampling, sample
 from lit_gpt.evals.model_tokenizer import find_tokenizer
 from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import average, convert, generate, inspect
-from lit_gpt.tools._hf import write_llama
+from lit_gpt.tools._hf import write_hf
 
 DAMAGE = {"empty": b"", "half": b'{"version": 1,', "binary": bytes(range(256)), "a list": b"[]", "null": b"null"}
 
@@ -127,9 +127,9 @@ def test_places_where_nothing_can_be_written(run: Path, tmp_path: Path, capsys) 
             assert tool(*words, tmp_path / name) == 2  # type: ignore[arg-type]
             assert capsys.readouterr().err.startswith("error: ")
     for name in ("file/a", "link", "n" * 300):
-        write_llama_to = tmp_path / name
+        place = tmp_path / name
         with pytest.raises((UserError, OSError)):
-            write_llama(model_of(small()).state_dict(), small(), Multipliers(), write_llama_to)
+            write_hf(model_of(small()).state_dict(), small(), Multipliers(), place)
     assert set(tmp_path.rglob("*")) == before
 
 
@@ -195,7 +195,7 @@ def test_values_of_a_config_json(key: str, value: object, tmp_path: Path) -> Non
     """rope_theta 0 was read as 10000, a head_dim of 0 as none; others were tracebacks."""
     config = small(vocab_size=257)
     bytes_ = KeptTokenizer("bytes", "bytes", "", 256)
-    folder = write_llama(model_of(config).state_dict(), config, Multipliers(), tmp_path / "hf", bytes_)
+    folder = write_hf(model_of(config).state_dict(), config, Multipliers(), tmp_path / "hf", bytes_)
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(values | {key: value}))
     with pytest.raises(UserError):
@@ -204,7 +204,7 @@ def test_values_of_a_config_json(key: str, value: object, tmp_path: Path) -> Non
 
 def test_an_index_that_is_no_index(tmp_path: Path) -> None:
     config = small()
-    folder = write_llama(model_of(config).state_dict(), config, Multipliers(), tmp_path / "hf")
+    folder = write_hf(model_of(config).state_dict(), config, Multipliers(), tmp_path / "hf")
     (folder / "model.safetensors").unlink()
     for placed in ([1], "x", None, {"model.norm.weight": 3}):
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
@@ -218,7 +218,7 @@ def test_ids_of_a_tokenizer(tmp_path: Path) -> None:
     kept = KeptTokenizer("bytes", "bytes", "", 256)
     for strange in (replace(kept, eos_id=300), replace(kept, bos_id=300)):
         with pytest.raises(UserError, match="has no token for"):
-            write_llama(model_of(config).state_dict(), config, Multipliers(), tmp_path / "hf", strange)
+            write_hf(model_of(config).state_dict(), config, Multipliers(), tmp_path / "hf", strange)
     for wrong in ("x", -1, True, 1.5):
         with pytest.raises(UserError, match="whole numbers or null"):
             replace(kept, bos_id=wrong)

@@ -15,7 +15,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.evals.trained_model import load_model
 from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import average, convert
-from lit_gpt.tools._hf import write_llama
+from lit_gpt.tools._hf import write_hf
 
 STEPS = ("step-000002", "step-000004")
 
@@ -191,12 +191,16 @@ def test_an_existing_folder_is_not_overwritten(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({}))
     config = small()
     with pytest.raises(UserError, match="exists already"):
-        write_llama(model_of(config).state_dict(), config, Multipliers(), tmp_path)
+        write_hf(model_of(config).state_dict(), config, Multipliers(), tmp_path)
 
 
 def test_what_is_not_llama_leaves_no_folder(run_folder, tmp_path):
     with pytest.raises(UserError, match=r"window 8 \(layer 0, 1, 2\)"):
-        convert.main([str(run_folder), str(tmp_path / "hf"), "--to", "hf"])
+        convert.main([str(run_folder), str(tmp_path / "hf"), "--to", "hf", "--hf_class", "llama"])
+    with pytest.raises(UserError, match="--hf_class acts with --to hf"):
+        convert.main([str(run_folder), str(tmp_path / "a.pth"), "--hf_class", "llama"])
+    with pytest.raises(UserError, match="Unknown Hugging Face model type 'lama'. Did you mean"):
+        convert.main([str(run_folder), str(tmp_path / "hf"), "--to", "hf", "--hf_class", "lama"])
     with pytest.raises(UserError, match="--tokenizer acts with --to hf"):
         convert.main([str(run_folder), str(tmp_path / "a.pth"), "--tokenizer", "bytes"])
     assert not list(tmp_path.iterdir())

@@ -93,7 +93,7 @@ def test_the_config_of_transformers_4_means_the_same(scaling, tmp_path):
 
 
 REFUSED = {
-    "model_type": ({"model_type": "mistral"}, "model_type mistral"),
+    "model_type": ({"model_type": "gemma"}, "model_type gemma, which is not read; these are: .*llama"),
     "architectures": ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
     "hidden_act": ({"hidden_act": "gelu"}, "hidden_act gelu"),
     "unknown": ({"sliding_window": 128}, "sliding_window 128"),

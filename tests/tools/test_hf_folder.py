@@ -21,7 +21,7 @@ from lit_gpt.evals.trained_model import load_meta, load_model
 from lit_gpt.preflight.resolved_run import resolve_run
 from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import convert, generate
-from lit_gpt.tools._hf import write_llama
+from lit_gpt.tools._hf import write_hf
 from lit_gpt.train.loop import run_training
 from lit_gpt.utils.files import replacing, write_text
 
@@ -141,7 +141,7 @@ def test_a_number_too_large_for_the_dtype_is_an_error(tmp_path):
     weights = model_of(small()).state_dict()
     weights["norm.weight"] = weights["norm.weight"] + 1e5
     with pytest.raises(UserError, match=r"norm.weight has values up to 1e\+05, but torch.float16 holds"):
-        write_llama(weights, small(), Multipliers(), tmp_path / "hf", dtype=torch.float16)
+        write_hf(weights, small(), Multipliers(), tmp_path / "hf", dtype=torch.float16)
     assert not list(tmp_path.iterdir())
 
 

@@ -14,8 +14,9 @@ from lit_gpt.architectures import FAMILIES, build
 from lit_gpt.config.model import Experts, LayerSpec, ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.base import Multipliers
-from lit_gpt.tools._hf import write_llama
-from lit_gpt.tools._llama_config import check_is_llama
+from lit_gpt.tools._hf import write_hf
+from lit_gpt.tools._hf_config import reasons_against
+from lit_gpt.tools.hf import llama
 
 TWO = (LayerSpec(),) * 2
 # Every option of a model: fields of ModelConfig, and what is refused, None where Llama has it.
@@ -102,11 +103,11 @@ def compare(config: ModelConfig, refused: str | None, folder, multipliers: Multi
     """Equal logits in fp32, or the refusal and nothing written."""
     model = model_of(config, multipliers)
     if refused is None:
-        theirs = transformers_model(write_llama(model.state_dict(), config, multipliers, folder))
+        theirs = transformers_model(write_hf(model.state_dict(), config, multipliers, folder, hf_class="llama"))
         torch.testing.assert_close(theirs(tokens()).logits, model(tokens()).logits, rtol=1e-4, atol=1e-4)
         return
     with pytest.raises(UserError, match=refused) as caught:
-        write_llama(model.state_dict(), config, multipliers, folder)
+        write_hf(model.state_dict(), config, multipliers, folder, hf_class="llama")
     assert one_sentence(caught.value, config.family)
     assert not list(folder.parent.iterdir())
 
@@ -146,11 +147,10 @@ def test_a_field_added_later_is_refused_until_someone_handles_it():
         embedding: float = 1.0
 
     values = {f.name: getattr(small(), f.name) for f in dataclasses.fields(ModelConfig) if f.init}
-    check_is_llama(Later(**values), LaterMultipliers())
-    with pytest.raises(UserError, match=r"soft_cap 30\.0"):
-        check_is_llama(Later(**values, soft_cap=30.0), Multipliers())
-    with pytest.raises(UserError, match=r"the multiplier embedding 2\.0"):
-        check_is_llama(small(), LaterMultipliers(embedding=2.0))
+    assert reasons_against(llama, Later(**values), LaterMultipliers()) == []
+    assert reasons_against(llama, Later(**values, soft_cap=30.0), Multipliers()) == ["soft_cap 30.0"]
+    found = reasons_against(llama, small(), LaterMultipliers(embedding=2.0))
+    assert found == ["the multiplier embedding 2.0"]
 
 
 @pytest.mark.parametrize("changes", [{}, {"logit": 3.0}, {"residual": 0.3}, {"attention": 1.0}, {"router": 5.0}])
@@ -171,6 +171,6 @@ def test_every_tensor_is_used_once(change, tmp_path):
         del weights["blocks.1.mixer.k.weight"]
     name = {"left over": "blocks.0.mixer.conv", "missing": "blocks.1.mixer.k.weight", "shape": "norm.weight"}[change]
     with pytest.raises(UserError, match=re.escape(name)) as caught:
-        write_llama(weights, small(), Multipliers(), tmp_path / "hf")
+        write_hf(weights, small(), Multipliers(), tmp_path / "hf")
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())

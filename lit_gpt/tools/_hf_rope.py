@@ -1,0 +1,67 @@
+"""Rotary positions in a config.json: rope_theta and rope_scaling (transformers 4), rope_parameters (transformers 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.errors import UserError
+from lit_gpt.nn import rotary
+from lit_gpt.tools._hf_values import check_kinds
+
+ROPE_FIELDS = {"rope_base", "yarn_scale", "yarn_context"}  # of ModelConfig
+ROPE_KEYS = {"rope_theta", "rope_scaling", "rope_parameters"}  # of config.json
+KINDS = {"rope_theta": "a number", "factor": "a number", "original_max_position_embeddings": "a whole number"}
+
+
+def rope_reasons(config: ModelConfig) -> list[str]:
+    """What of the layers' rotary bases one rope_theta cannot express; ours may be another in every layer."""
+    bases = {config.base_of(spec) for spec in config.layers}
+    found = [f"rope_base {' and '.join(f'{b:g}' for b in sorted(bases))} in different layers"] if len(bases) > 1 else []
+    return found + ([] if 0 not in bases else ["layers without rotary positions (rope_base 0)"])
+
+
+def rope_keys(config: ModelConfig) -> dict[str, Any]:
+    """As transformers 4 spells it; 5 reads that too."""
+    yarn = _yarn(config) if config.yarn_scale != 1 else None
+    return {"rope_theta": config.base_of(config.layers[0]), "rope_scaling": yarn}
+
+
+def _yarn(config: ModelConfig) -> dict[str, Any]:
+    """rope_scaling with our YaRN. truncate: transformers rounds the ends of the ramp unless told not to."""
+    return {
+        "rope_type": "yarn",
+        "factor": config.yarn_scale,
+        "original_max_position_embeddings": config.yarn_context,
+        "attention_factor": rotary.attention_factor(config),
+        "beta_fast": rotary.FAST_ROTATIONS,
+        "beta_slow": rotary.SLOW_ROTATIONS,
+        "truncate": False,
+    }
+
+
+def with_rope(config: ModelConfig, values: Mapping[str, Any], theta: float) -> ModelConfig:
+    """The rotary base and YaRN of a config.json. theta: the class's default base."""
+    given = {"rope_theta": values.get("rope_theta") or theta} | (values.get("rope_scaling") or {})
+    given |= values.get("rope_parameters") or {}
+    check_kinds(given, KINDS)
+    kind = given.pop("rope_type", None) or given.pop("type", "default")
+    given.pop("type", None)
+    config = config.replace(rope_base=float(given.pop("rope_theta")))
+    expected: dict[str, Any] = {}
+    if kind == "yarn":
+        config = config.replace(
+            yarn_scale=float(given.get("factor", 1)),
+            yarn_context=int(given.get("original_max_position_embeddings") or config.block_size),
+        )
+        rotary.inverse_frequencies(config)  # raises where the ramp does not fit
+        expected = _yarn(config)
+        given = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True} | given
+    elif kind != "default":
+        raise UserError(f"config.json asks for rope_type {kind}, which cannot be expressed: only default and yarn are.")
+    expected["partial_rotary_factor"] = config.rotary_fraction
+    strange = [f"{k} {v}" for k, v in given.items() if v is not None and v != expected.get(k)]
+    if strange:
+        raise UserError(f"config.json asks for RoPE ({kind}) with {', '.join(strange)}, which cannot be expressed.")
+    return config

@@ -1,0 +1,65 @@
+"""Qwen2 and Qwen2.5: Llama with biases on queries, keys and values only, and perhaps windows in some layers.
+
+Our keys have no bias. With rotary positions one cannot be left out either: it adds to a score what depends on the
+distance. So a Qwen2 whose keys have biases, as the published ones have, is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.scaling.base import Multipliers
+from lit_gpt.tools import _hf_layout as hf
+from lit_gpt.tools import _hf_windows as windows
+from lit_gpt.tools._hf_config import understood
+from lit_gpt.tools._hf_parts import attention, block_norms, block_of, ends, qkv_biases, swiglu
+
+LAYOUT = hf.Layout(
+    "qwen2",
+    "Qwen2ForCausalLM",
+    options={
+        **hf.OPTIONS,
+        "num_key_value_heads": ("n_kv_head", 32),
+        "max_position_embeddings": ("block_size", 32768),
+    },
+    expressed=frozenset({"attn_bias"}),
+    layer_fields=frozenset({"window"}),
+    read=windows.LAYERED,
+    kinds={**hf.KINDS, **windows.KINDS},
+)
+
+
+def places(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
+    """See lit_gpt.tools.hf."""
+    rows = ends(config, multipliers)
+    for layer in range(config.depth):
+        mine, theirs = block_of(config, layer), f"model.layers.{layer}"
+        rows += block_norms(mine, theirs)
+        rows += attention(config, multipliers, f"{mine}.mixer", f"{theirs}.self_attn", out_bias=False)
+        rows += swiglu(f"{mine}.ffn", f"{theirs}.mlp", multipliers.residual)
+    return rows
+
+
+def constants(config: ModelConfig) -> list[hf.Constant]:
+    """See lit_gpt.tools.hf."""
+    return qkv_biases(config, "Qwen2")
+
+
+def refusals(config: ModelConfig, multipliers: Multipliers) -> list[str]:
+    """Its head_dim is not a field of Qwen2Config, so that some versions of transformers do not read it."""
+    odd = config.head_dim * config.n_head != config.n_embd
+    found = [f"head_dim {config.head_dim}, which is not n_embd / n_head"] if odd else []
+    return found + windows.one_width(config)
+
+
+def describe(config: ModelConfig) -> dict[str, Any]:
+    """See lit_gpt.tools.hf."""
+    return windows.layered_keys(config)
+
+
+def understand(fields: Mapping[str, Any], values: Mapping[str, Any]) -> ModelConfig:
+    """Queries and values always have biases there."""
+    layers = windows.layered(LAYOUT.layer, fields["depth"], values)
+    return understood(LAYOUT, fields, values, layers=layers, attn_bias=True)
