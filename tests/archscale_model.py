@@ -19,7 +19,10 @@ VOCAB = 320  # 256 bytes, the end of a document, and padding
 
 @dataclass
 class Sizes:
-    """kinds: of each layer's mixer. d0: of muP; None without it. experts: S, k and whether one is shared."""
+    """kinds: of each layer's mixer. experts: S, k, whether one is shared, square-root gates.
+
+    post: skip paths are normalised, with gains of their own, and every fourth layer has a skip projection.
+    """
 
     depth: int
     n: int
@@ -36,6 +39,7 @@ class Sizes:
     gated: bool = False
     qk_norm: bool = False
     layernorm: bool = False
+    post: bool = False
     memory: str = "mamba"
     experts: tuple[int, int, bool, bool] | None = None
     state: State = field(default_factory=dict, init=False)
@@ -81,6 +85,11 @@ def make(s: Sizes) -> State:
         block = f"transformer.h.{i}"
         norm(f"{block}.norm_1", s.n)
         norm(f"{block}.norm_2", s.n)
+        if s.post:
+            put(f"{block}.norm_1.weight1", s.n)
+            put(f"{block}.norm_2.weight1", s.n)
+            if i % 4 == 3:
+                linear(f"{block}.skip_proj", s.n, s.n)
         MAKERS[kind](s, f"{block}.attn", put, linear)
         if s.experts is None:
             linear(f"{block}.mlp.w1", 8 * s.n, s.n, s.bias)
@@ -210,12 +219,24 @@ class _Pass:
             block = f"transformer.h.{i}"
             mixer = {"cross": self.attention, "differential": self.attention, "differential_cross": self.attention}
             mix = mixer.get(kind) or getattr(self, kind)
-            x = x + mix(self.norm(x, f"{block}.norm_1"), f"{block}.attn", i) * factor
-            h = self.norm(x, f"{block}.norm_2")
-            x = x + (self.mlp(h, f"{block}.mlp") if s.experts is None else self.moe(h, f"{block}.mlp")) * factor
+            h, skip = self.read(x, block, 1)
+            x = skip + mix(h, f"{block}.attn", i) * factor
+            h, skip = self.read(x, block, 2)
+            x = skip + (self.mlp(h, f"{block}.mlp") if s.experts is None else self.moe(h, f"{block}.mlp")) * factor
         x = self.norm(x, "transformer.ln_f")
         x = x * (8 / s.depth if s.mup and s.scaled_logits else 1.0)
         return x @ self.w["lm_head.weight"].T
+
+    def read(self, x: Tensor, block: str, half: int) -> tuple[Tensor, Tensor]:
+        """What the branch reads, and what goes around it."""
+        name = f"{block}.norm_{half}"
+        if not self.s.post:
+            return self.norm(x, name), x
+        plain = x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        skip = plain * self.w[f"{name}.weight1"]
+        if half == 1 and f"{block}.skip_proj.weight" in self.w:
+            skip = self.linear(skip, f"{block}.skip_proj")
+        return plain * self.w[f"{name}.weight"], skip
 
     def norm(self, x: Tensor, name: str) -> Tensor:
         if self.s.layernorm:

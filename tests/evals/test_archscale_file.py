@@ -37,6 +37,11 @@ MODELS = {
         "transformer_d8",
         {"train_name": "scaling", "norm_class": "LayerNorm"},
     ),
+    "post_norm": (
+        replace(DENSE, post=True, head=128, heads=16, groups=4),
+        "transformer_gqa4_h2_skipw_d8",
+        {"train_name": "scaling_postnorm_decouple_skipgain", "post_norm": True},
+    ),
     "experts": (
         replace(DENSE, groups=4, experts=(2, 4, True, True), mup=True),
         "transformer_gqa4_moe_s2_k4_d8",
