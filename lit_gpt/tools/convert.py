@@ -3,6 +3,7 @@
 python -m lit_gpt.tools.convert out/my_run model.safetensors
 python -m lit_gpt.tools.convert out/my_run hf_model --to hf --dtype bf16
 python -m lit_gpt.tools.convert out/my_run hf_model --to hf --hf_class qwen3
+python -m lit_gpt.tools.convert out/my_run small_model --to hf --quantize int8
 python -m lit_gpt.tools.convert out/my_run average.safetensors --weights ema_1B
 python -m lit_gpt.tools.convert hf_model model.safetensors
 python -m lit_gpt.tools.convert iter-000100-ckpt.pth model.pth --config sambay_d16 --trained_with train_name=scaling_mup
@@ -11,6 +12,7 @@ python -m lit_gpt.tools.convert iter-000100-ckpt.pth model.pth --config sambay_d
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -19,7 +21,7 @@ from lit_gpt.checkpoint import DTYPES, cast, check_suffix, write_exported
 from lit_gpt.config.command import run_command
 from lit_gpt.errors import UserError
 from lit_gpt.evals.archscale_file import UNSAID, TrainedWith
-from lit_gpt.evals.model_tokenizer import find_tokenizer, with_tokenizer
+from lit_gpt.evals.model_tokenizer import find_tokenizer, validation_data_of, with_tokenizer
 from lit_gpt.evals.trained_model import check_weights, describe_model, load_weights_and_meta
 from lit_gpt.tools._cli import (
     add_plugins,
@@ -31,6 +33,8 @@ from lit_gpt.tools._cli import (
     use_plugins,
 )
 from lit_gpt.tools._hf import is_hf_folder, read_hf, write_hf
+from lit_gpt.tools._quantize import KINDS, check_installed, quantized
+from lit_gpt.utils.files import read_object
 
 
 def to_file(
@@ -85,6 +89,25 @@ def to_hf(
     return write_hf(tensors, config, multipliers, output, kept, dtype, hf_class)
 
 
+def to_quantized(path: Path, output: Path, kind: str, val_data_dir: str | None, **options: Any) -> Path:
+    """The folder of to_hf with weights of 8 or 4 bits, and what that costs on validation data.
+
+    kind: of _quantize.KINDS. val_data_dir: None is the run's own. options: of to_hf. Raises UserError as to_hf does,
+    without torchao, and without validation data.
+    """
+    check_installed()
+    data = val_data_dir or validation_data_of(path)
+    if data is None:
+        raise UserError(
+            f"--quantize {kind} measures what it costs on validation data, and {path} does not say where there is some. "
+            "Give --val_data_dir FOLDER."
+        )
+    output.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=".tmp-") as folder:
+        plain = to_hf(path, Path(folder) / "plain", **options)
+        return quantized(plain, output, kind, data, read_object(plain / CONFIG)["max_position_embeddings"])
+
+
 def main(argv: list[str]) -> int:
     """Convert and say where the result is."""
     parser = parser_for(
@@ -117,6 +140,18 @@ def main(argv: list[str]) -> int:
         type=str,
         default=None,
         help="class to write with --to hf, such as qwen3 or Qwen3ForCausalLM; default: the first that fits",
+    )
+    parser.add_argument(
+        "--quantize",
+        choices=list(KINDS),
+        default=None,
+        help="with --to hf: linear maps in so many bits, by torchao, and what that costs; default: not quantised",
+    )
+    parser.add_argument(
+        "--val_data_dir",
+        type=str,
+        default=None,
+        help="data on which the cost of --quantize is measured; default: the validation data of the run",
     )
     add_trained_with(parser)
     add_weights(parser)
