@@ -199,7 +199,7 @@ def test_what_is_not_llama_leaves_no_folder(run_folder, tmp_path):
         convert.main([str(run_folder), str(tmp_path / "hf"), "--to", "hf", "--hf_class", "llama"])
     with pytest.raises(UserError, match="--hf_class acts with --to hf"):
         convert.main([str(run_folder), str(tmp_path / "a.pth"), "--hf_class", "llama"])
-    with pytest.raises(UserError, match="Unknown Hugging Face model type 'lama'. Did you mean"):
+    with pytest.raises(UserError, match=r"Unknown Hugging Face model type 'lama'\. Did you mean"):
         convert.main([str(run_folder), str(tmp_path / "hf"), "--to", "hf", "--hf_class", "lama"])
     with pytest.raises(UserError, match="--tokenizer acts with --to hf"):
         convert.main([str(run_folder), str(tmp_path / "a.pth"), "--tokenizer", "bytes"])
