@@ -12,10 +12,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,32 +43,46 @@ def check_installed() -> None:
         raise NotInstalled(f'--quantize needs {" and ".join(missing)}. Type: pip install -e ".[quantize]"')
 
 
-def quantized(plain: Path, output: Path, kind: str, data_dir: str, context: int) -> Path:
-    """Write `output`, the model of the folder `plain` in `kind`, and print what it costs on the validation data.
+def quantized(write: Callable[[Path], Path], output: Path, kind: str, data_dir: str, context: int) -> Path:
+    """Write `output`, a Hugging Face model in `kind`, and print what that costs on the validation data.
 
-    data_dir: has a validation split. context: tokens of a sequence. Raises UserError for data or a model that cannot
-    be used, and where `output` exists.
+    write: makes the folder of the model as it is. data_dir: has a validation split. context: tokens of a sequence.
+    Raises UserError for data or a model that cannot be used, and where `output` exists.
     """
     check_installed()
     if output.exists():
         raise UserError(f"{output} exists already. Give the name of a new folder.")
-    corpus, device = open_corpus(data_dir, "validation", context, 0, shuffle=False, repeat=False), best_device()
-    model = _load(plain, device)
-    check_vocab(corpus, model.config.vocab_size)
-    _check_widths(model, kind)
-    before = _losses(model, corpus, device, "before")
-    del model
+    corpus = open_corpus(data_dir, "validation", context, 0, shuffle=False, repeat=False)
+    output.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=".tmp-") as folder:
-        made = Path(folder) / output.name
-        _write(_load(plain, device, kind), made, plain)
-        model = _load(made, device)  # as whoever is given the folder will
-        after = _losses(model, corpus, device, "after")
-        report = _report(kind, model, before, after) | {"context": context, "data": data_dir}
-        report |= {"bytes": {"before": _size(plain), "after": _size(made)}}
+        plain, made = write(Path(folder) / "plain"), Path(folder) / "made"
+        before = _measured(plain, corpus, kind)
+        _write(_load(plain, best_device(), kind), made, plain)
+        after = _measured(made, corpus, kind)  # loaded as by whoever is given the folder
+        report = _report(kind, before, after) | {"context": context, "data": data_dir}
         write_text(made / REPORT, json.dumps(report, indent=1) + "\n")
         os.replace(made, output)
     _say(report)
     return output
+
+
+class _Measured(NamedTuple):
+    """losses: of each sequence, nats per token. weights: how many are quantised, and all. size: bytes of the files."""
+
+    losses: list[float]
+    weights: tuple[int, int]
+    size: int
+
+
+def _measured(folder: Path, corpus: Corpus, kind: str) -> _Measured:
+    device = best_device()
+    model = _load(folder, device)
+    check_vocab(corpus, model.config.vocab_size)
+    _check_widths(model, kind)
+    done = sum(m.weight.numel() for m in _maps(model).values() if type(m.weight.data) is not Tensor)
+    weights = done, sum(p.numel() for p in model.parameters())
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return _Measured(_losses(model, corpus, device), weights, size)
 
 
 def _load(folder: Path, device: torch.device, kind: str | None = None) -> Any:
@@ -85,9 +99,10 @@ def _config(kind: str) -> Any:
     """torchao's words for a kind. Numbers of 4 bits take a byte each in the file: packed ones run on some GPUs only."""
     from torchao import quantization as ao
 
+    bits: torch.dtype = torch.int4  # type: ignore[attr-defined]  # which torch's types leave out
     configs = {
         "int8": lambda: ao.Int8WeightOnlyConfig(),
-        "int4": lambda: ao.IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=ao.PerGroup(GROUP)),
+        "int4": lambda: ao.IntxWeightOnlyConfig(weight_dtype=bits, granularity=ao.PerGroup(GROUP)),
         "fp8": lambda: ao.Float8WeightOnlyConfig(),
     }
     return configs[kind]()
@@ -133,10 +148,10 @@ def _write(model: Any, folder: Path, plain: Path) -> None:
 
 
 @torch.inference_mode()
-def _losses(model: Any, corpus: Corpus, device: torch.device, what: str) -> list[float]:
+def _losses(model: Any, corpus: Corpus, device: torch.device) -> list[float]:
     """Nats per token of each of the first sequences, as transformers computes the logits."""
     rows = range(min(SEQUENCES, corpus.num_samples))
-    return [_loss(model, corpus.batch(row, 1), device) for row in tqdm(rows, desc=what, unit="sequence")]
+    return [_loss(model, corpus.batch(row, 1), device) for row in tqdm(rows, desc="validation", unit="sequence")]
 
 
 def _loss(model: Any, batch: Batch, device: torch.device) -> float:
@@ -145,24 +160,19 @@ def _loss(model: Any, batch: Batch, device: torch.device) -> float:
     return F.cross_entropy(logits[0], targets[0], ignore_index=IGNORE).item()
 
 
-def _report(kind: str, model: nn.Module, before: Sequence[float], after: Sequence[float]) -> dict[str, Any]:
+def _report(kind: str, before: _Measured, after: _Measured) -> dict[str, Any]:
     """What was done, and the loss before and after; the standard error of the difference is that of pairs."""
-    maps = sum(m.weight.numel() for m in _maps(model).values() if type(m.weight.data) is not Tensor)
-    difference = [b - a for a, b in zip(before, after)]
-    losses = {"before": before, "after": after, "difference": difference}
+    losses = {"before": before.losses, "after": after.losses}
+    losses["difference"] = [b - a for a, b in zip(before.losses, after.losses)]
     return {
         "quantize": kind,
         "group": GROUP if kind == "int4" else None,
-        "weights": {"quantized": maps, "all": sum(p.numel() for p in model.parameters())},
+        "weights": dict(zip(("quantized", "all"), after.weights)),
+        "bytes": {"before": before.size, "after": after.size},
         "loss": {name: vars(Metric.mean(values, "lower")) for name, values in losses.items()},
-        "sequences": len(before),
+        "sequences": len(before.losses),
         "versions": {name: version(name) for name in ("torch", *LIBRARIES)},
     }
-
-
-def _size(folder: Path) -> int:
-    """Bytes of the weights."""
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
 def _say(report: dict[str, Any]) -> None:

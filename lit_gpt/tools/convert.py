@@ -12,13 +12,13 @@ python -m lit_gpt.tools.convert iter-000100-ckpt.pth model.pth --config sambay_d
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
 
 from lit_gpt.checkpoint import DTYPES, cast, check_suffix, write_exported
 from lit_gpt.config.command import run_command
+from lit_gpt.config.parsers import Parser
 from lit_gpt.errors import UserError
 from lit_gpt.evals.archscale_file import UNSAID, TrainedWith
 from lit_gpt.evals.model_tokenizer import find_tokenizer, validation_data_of, with_tokenizer
@@ -34,7 +34,6 @@ from lit_gpt.tools._cli import (
 )
 from lit_gpt.tools._hf import is_hf_folder, read_hf, write_hf
 from lit_gpt.tools._quantize import KINDS, check_installed, quantized
-from lit_gpt.utils.files import read_object
 
 
 def to_file(
@@ -71,14 +70,19 @@ def to_hf(
     weights: str | None = None,
     hf_class: str | None = None,
     typed: TrainedWith = UNSAID,
+    *,
+    quantize: str | None = None,
+    val_data_dir: str | None = None,
 ) -> Path:
     """A folder that transformers loads, with the model's tokenizer where one is known.
 
     weights, typed: see to_file. hf_class: a model type or class of transformers; None is the first that expresses the
-    model. Raises UserError when none does.
+    model. quantize: of _quantize.KINDS; what it costs is measured on val_data_dir, by default the run's own.
+    Raises UserError when no class expresses the model, and without the libraries or data that quantize needs.
     """
     if is_hf_folder(path):
         raise UserError(f"{path} is a Hugging Face model already. Copy it, or give --to file.")
+    data = _validation_data(path, quantize, val_data_dir) if quantize else None
     tensors, meta = load_weights_and_meta(path, weights, typed)
     config, multipliers = describe_model(meta, path)
     kept = find_tokenizer(path, meta, tokenizer)
@@ -86,30 +90,27 @@ def to_hf(
         why = "no tokenizer of this model is known" if kept is None else f"its tokenizer is no longer at {kept.source}"
         print(f"note: {why}, so none is written; --tokenizer gives one", file=sys.stderr)
         kept = None
-    return write_hf(tensors, config, multipliers, output, kept, dtype, hf_class)
+
+    def write(folder: Path) -> Path:
+        return write_hf(tensors, config, multipliers, folder, kept, dtype, hf_class)
+
+    return write(output) if not quantize else quantized(write, output, quantize, str(data), config.block_size)
 
 
-def to_quantized(path: Path, output: Path, kind: str, val_data_dir: str | None, **options: Any) -> Path:
-    """The folder of to_hf with weights of 8 or 4 bits, and what that costs on validation data.
-
-    kind: of _quantize.KINDS. val_data_dir: None is the run's own. options: of to_hf. Raises UserError as to_hf does,
-    without torchao, and without validation data.
-    """
+def _validation_data(path: Path, quantize: str, given: str | None) -> str:
+    """Where what --quantize costs is measured. Raises UserError where nothing says it, and without the libraries."""
     check_installed()
-    data = val_data_dir or validation_data_of(path)
+    data = given or validation_data_of(path)
     if data is None:
         raise UserError(
-            f"--quantize {kind} measures what it costs on validation data, and {path} does not say where there is some. "
-            "Give --val_data_dir FOLDER."
+            f"--quantize {quantize} measures what it costs on validation data, and {path} does not say where there is "
+            "some. Give --val_data_dir FOLDER."
         )
-    output.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=".tmp-") as folder:
-        plain = to_hf(path, Path(folder) / "plain", **options)
-        return quantized(plain, output, kind, data, read_object(plain / CONFIG)["max_position_embeddings"])
+    return data
 
 
-def main(argv: list[str]) -> int:
-    """Convert and say where the result is."""
+def build_parser() -> Parser:
+    """The parser of this tool's command line."""
     parser = parser_for(
         "convert", "Turn a checkpoint into one file or a Hugging Face model, or the latter into one file."
     )
@@ -156,15 +157,20 @@ def main(argv: list[str]) -> int:
     add_trained_with(parser)
     add_weights(parser)
     add_plugins(parser)
-    values = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Convert and say where the result is."""
+    values = build_parser().parse_args(argv)
     use_plugins(values.plugins)
     dtype, typed = DTYPES.get(values.dtype), trained_with(values)
     if values.to == "hf":
-        written = to_hf(values.path, values.output, dtype, values.tokenizer, values.weights, values.hf_class, typed)
-    elif values.tokenizer:
-        raise UserError("--tokenizer acts with --to hf only: a file holds no tokenizer. Drop it.")
-    elif values.hf_class:
-        raise UserError("--hf_class acts with --to hf only. Add --to hf, or drop it.")
+        options = {"quantize": values.quantize, "val_data_dir": values.val_data_dir, "typed": typed}
+        chosen = values.tokenizer, values.weights, values.hf_class
+        written = to_hf(values.path, values.output, dtype, *chosen, **options)
+    elif given := [name for name in ("tokenizer", "hf_class", "quantize") if getattr(values, name)]:
+        raise UserError(f"--{given[0]} acts with --to hf only. Add --to hf, or drop it.")
     else:
         written = to_file(values.path, values.output, dtype, values.weights, typed)
     print(f"wrote {written}")
