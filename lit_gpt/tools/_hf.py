@@ -55,8 +55,8 @@ def write_hf(
     temporary.mkdir(parents=True)
     try:
         # null and not absent: some classes have ids of their own as defaults
-        ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
-        ids |= write_tokenizer(tokenizer, config, temporary) if tokenizer else {}
+        ids: dict[str, int | None] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+        ids.update(write_tokenizer(tokenizer, config, temporary) if tokenizer else {})
         names = {str(t.dtype).removeprefix("torch.") for t in theirs.values()}
         if len(names) > 1:
             raise UserError(f"The weights are of {' and '.join(sorted(names))}; choose one with --dtype.")

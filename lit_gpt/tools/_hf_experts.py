@@ -60,8 +60,8 @@ def _halves(up_EHD: torch.Tensor) -> Sequence[torch.Tensor]:
     return up_EHD.unflatten(1, (2, -1)).flatten(0, 1).unbind()
 
 
-def _from_halves(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.stack(list(parts)).unflatten(0, (-1, 2)).flatten(1, 2)
+def _from_halves(parts: list[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(parts).unflatten(0, (-1, 2)).flatten(1, 2)
 
 
 def expert_reasons(config: ModelConfig, gates: tuple[str, ...], shared: tuple[bool, ...] = (False,)) -> list[str]:

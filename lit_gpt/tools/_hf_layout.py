@@ -80,7 +80,7 @@ class Place(NamedTuple):
     theirs: tuple[str, ...]
     factor: float = 1.0
     split: Callable[[torch.Tensor], Sequence[torch.Tensor]] | None = None
-    join: Callable[[Sequence[torch.Tensor]], torch.Tensor] | None = None
+    join: Callable[[list[torch.Tensor]], torch.Tensor] | None = None
 
 
 class Constant(NamedTuple):

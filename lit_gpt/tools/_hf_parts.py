@@ -104,9 +104,3 @@ def qkv_biases(config: ModelConfig, name: str) -> list[Constant]:
 def uneven(config: ModelConfig) -> list[str]:
     """For classes that want a width which the heads divide, even where head_dim is given."""
     return [] if config.n_embd % config.n_head == 0 else [f"n_embd {config.n_embd} over n_head {config.n_head}"]
-
-
-def odd_heads(config: ModelConfig) -> list[str]:
-    """For classes whose config has no head_dim, which only some versions of transformers read then."""
-    odd = config.head_dim * config.n_head != config.n_embd
-    return [f"head_dim {config.head_dim}, which is not n_embd / n_head"] if odd else []

@@ -19,6 +19,7 @@ READ = {
 }
 WRITTEN = {
     "upper window": {"layers": UPPER},
+    "head_dim": {"layers": UPPER, "head_dim": 16},
     "lower window": {"layers": UPPER[::-1], "tie_embeddings": True},
     "shared blocks": {"depth": 4, "layers": UPPER * 2, "share_per_layer": 2},
 }
@@ -56,7 +57,6 @@ def test_biases_are_written_where_qwen2_has_them(tmp_path):
 def test_what_qwen2_lacks_is_refused(tmp_path):
     mixed = (LayerSpec(window=5), LayerSpec(window=6))
     for fields, words in (
-        ({"head_dim": 16}, "head_dim 16, which is not n_embd / n_head"),
         ({"mlp_bias": True}, "mlp_bias True"),
         ({"qk_norm": True}, "qk_norm True"),
         ({"layers": mixed}, "windows 5 and 6 in different layers"),

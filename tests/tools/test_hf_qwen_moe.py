@@ -54,7 +54,7 @@ WRITTEN_3: dict[str, dict[str, Any]] = {
 WRITTEN_2: dict[str, dict[str, Any]] = {
     "shared": {"experts": Experts(2, 3, shared=True)},
     "shared, all": {"experts": Experts(3, 2, shared=True, gate="all")},
-    "not shared": {"experts": Experts(3, 2, gate="all")},
+    "not shared": {"experts": Experts(3, 2, gate="all"), "head_dim": 16},
     "dense layer": {"layers": (LayerSpec(experts=True), LayerSpec()), "tie_embeddings": True},
 }
 
@@ -128,7 +128,6 @@ def test_what_they_lack_is_refused(tmp_path):
         ("qwen3_moe", {"qk_norm": True}, {"bias_rate": 0.01}, "bias_rate 0.01"),
         ("qwen2_moe", {"qk_norm": True}, shared, "qk_norm True"),
         ("qwen2_moe", {}, shared | {"sqrt_gate": True}, "sqrt_gate"),
-        ("qwen2_moe", {"head_dim": 16}, shared, "head_dim 16"),
         ("qwen2_moe", {"layers": (LayerSpec(experts=True, window=5),) * 2}, shared, "window 5"),
     ):
         config = small(**{"layers": MIXED, "experts": Experts(**{"sparsity": 2, "top_k": 2} | experts)} | fields)

@@ -14,7 +14,7 @@ from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import _hf_layout as hf
 from lit_gpt.tools import _hf_windows as windows
 from lit_gpt.tools._hf_config import understood
-from lit_gpt.tools._hf_parts import attention, block_norms, block_of, ends, odd_heads, qkv_biases, swiglu
+from lit_gpt.tools._hf_parts import attention, block_norms, block_of, ends, qkv_biases, swiglu
 
 LAYOUT = hf.Layout(
     "qwen2",
@@ -49,7 +49,7 @@ def constants(config: ModelConfig) -> list[hf.Constant]:
 
 def refusals(config: ModelConfig, multipliers: Multipliers) -> list[str]:
     """See lit_gpt.tools.hf."""
-    return odd_heads(config) + windows.one_width(config)
+    return windows.one_width(config)
 
 
 def describe(config: ModelConfig) -> dict[str, Any]:

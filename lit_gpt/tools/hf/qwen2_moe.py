@@ -15,7 +15,7 @@ from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import _hf_experts as moe
 from lit_gpt.tools import _hf_layout as hf
 from lit_gpt.tools._hf_config import understood
-from lit_gpt.tools._hf_parts import attention, block_norms, block_of, ends, odd_heads, qkv_biases, swiglu
+from lit_gpt.tools._hf_parts import attention, block_norms, block_of, ends, qkv_biases, swiglu
 
 COUNTS = frozenset({"num_experts", "num_local_experts", "num_experts_per_tok", "norm_topk_prob"})
 WIDTHS = frozenset({"moe_intermediate_size", "shared_expert_intermediate_size"})
@@ -79,7 +79,7 @@ def constants(config: ModelConfig) -> list[hf.Constant]:
 
 def refusals(config: ModelConfig, multipliers: Multipliers) -> list[str]:
     """See lit_gpt.tools.hf."""
-    return odd_heads(config) + moe.expert_reasons(config, ("selected", "all"), (True, False))
+    return moe.expert_reasons(config, ("selected", "all"), (True, False))
 
 
 def describe(config: ModelConfig) -> dict[str, Any]:

@@ -1,0 +1,206 @@
+"""Which class a model is written as where none is named, and which model types are read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hf_models import EVERY, loaded, model_of, same_logits
+from transformers import GPT2Config, Olmo2Config, Olmo3Config
+
+from lit_gpt.architectures import FAMILIES, build
+from lit_gpt.config.model import Experts
+from lit_gpt.errors import UserError
+from lit_gpt.tools import convert
+from lit_gpt.tools._hf import write_hf
+from lit_gpt.tools._hf_choice import choose_class, class_of
+from lit_gpt.tools._hf_config import read_config
+from lit_gpt.tools.hf import MODEL_TYPES
+
+ROOT = Path(__file__).parents[2]
+# Families of attention and feed-forward networks alone; those of other mixers are in their classes' tests.
+CLASSES = {
+    "transformer": "LlamaForCausalLM",
+    "transformer_mha": "LlamaForCausalLM",
+    "transformer_gqa4_h2": "LlamaForCausalLM",
+    "transformerls": "Qwen2ForCausalLM",
+    "transformer_gqa4_moe": "MixtralForCausalLM",
+    "transformer_gqa4_h2_moe": "MixtralForCausalLM",
+}
+# config.json of published models, but for ids and dtypes.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "Qwen/Qwen3-0.6B": {
+        "architectures": ["Qwen3ForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "head_dim": 128,
+        "hidden_act": "silu",
+        "hidden_size": 1024,
+        "initializer_range": 0.02,
+        "intermediate_size": 3072,
+        "max_position_embeddings": 40960,
+        "max_window_layers": 28,
+        "model_type": "qwen3",
+        "num_attention_heads": 16,
+        "num_hidden_layers": 28,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": None,
+        "rope_theta": 1000000,
+        "sliding_window": None,
+        "tie_word_embeddings": True,
+        "use_cache": True,
+        "use_sliding_window": False,
+        "vocab_size": 151936,
+    },
+    "mistralai/Mistral-7B-v0.1": {
+        "architectures": ["MistralForCausalLM"],
+        "hidden_act": "silu",
+        "hidden_size": 4096,
+        "initializer_range": 0.02,
+        "intermediate_size": 14336,
+        "max_position_embeddings": 32768,
+        "model_type": "mistral",
+        "num_attention_heads": 32,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 10000.0,
+        "sliding_window": 4096,
+        "tie_word_embeddings": False,
+        "use_cache": True,
+        "vocab_size": 32000,
+    },
+    "mistralai/Mixtral-8x7B-v0.1": {
+        "architectures": ["MixtralForCausalLM"],
+        "attention_dropout": 0.0,
+        "hidden_act": "silu",
+        "hidden_size": 4096,
+        "initializer_range": 0.02,
+        "intermediate_size": 14336,
+        "max_position_embeddings": 32768,
+        "model_type": "mixtral",
+        "num_attention_heads": 32,
+        "num_experts_per_tok": 2,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 8,
+        "num_local_experts": 8,
+        "output_router_logits": False,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 1000000.0,
+        "router_aux_loss_coef": 0.02,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+        "use_cache": True,
+        "vocab_size": 32000,
+    },
+    "Qwen/Qwen3-30B-A3B": {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "decoder_sparse_step": 1,
+        "head_dim": 128,
+        "hidden_act": "silu",
+        "hidden_size": 2048,
+        "initializer_range": 0.02,
+        "intermediate_size": 6144,
+        "max_position_embeddings": 40960,
+        "max_window_layers": 48,
+        "mlp_only_layers": [],
+        "model_type": "qwen3_moe",
+        "moe_intermediate_size": 768,
+        "norm_topk_prob": True,
+        "num_attention_heads": 32,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "num_hidden_layers": 48,
+        "num_key_value_heads": 4,
+        "output_router_logits": False,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": None,
+        "rope_theta": 1000000.0,
+        "router_aux_loss_coef": 0.001,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+        "use_cache": True,
+        "use_sliding_window": False,
+        "vocab_size": 151936,
+    },
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES.names())
+@torch.no_grad()
+def test_every_family_is_written_rightly_or_refused(name, tmp_path):
+    """As whatever class was chosen, it gives our logits; or the refusal is one sentence that names the closest."""
+    config = build(name, 4, aspect_ratio=None if name.startswith("llama") else 16)
+    heads = {"n_head": 4, "n_kv_head": 2} if name.startswith("llama") else {}
+    config = config.replace(vocab_size=61, block_size=64, head_dim=16, n_embd=64, intermediate_size=96, **heads)
+    model = model_of(config, EVERY)
+    try:
+        folder = write_hf(model.state_dict(), config, EVERY, tmp_path / "hf")
+    except UserError as error:
+        assert name not in CLASSES, error
+        assert "cannot be written for transformers: the closest is" in str(error) and "\n" not in str(error)
+        assert not list(tmp_path.iterdir())
+        return
+    written = loaded(folder)
+    assert type(written).__name__ == CLASSES.get(name, type(written).__name__)
+    same_logits(model, written, 33)
+
+
+def test_experts_of_a_family_are_written(tmp_path):
+    """A shared expert and gates over all experts are Qwen2-MoE's, with QK-norm and without the former Qwen3-MoE's."""
+    for experts, fields, expected in (
+        (Experts(2, 4, shared=True), {}, "Qwen2MoeForCausalLM"),
+        (Experts(2, 2, gate="all"), {}, "Qwen2MoeForCausalLM"),
+        (Experts(2, 2, gate="all"), {"qk_norm": True}, "Qwen3MoeForCausalLM"),
+    ):
+        config = build("transformer_gqa4_moe", 4, aspect_ratio=16, experts=experts).replace(**fields)
+        assert choose_class(config, EVERY).LAYOUT.name == expected
+
+
+@pytest.mark.parametrize("name", MODEL_TYPES.names())
+def test_an_entry_is_named_as_its_file_or_its_class(name):
+    entry = MODEL_TYPES.load(name)
+    assert entry.LAYOUT.model_type == name and MODEL_TYPES.takes(entry)
+    assert f"`{entry.LAYOUT.name}`" in (ROOT / "docs" / "checkpoints.md").read_text(), "give the class a row there"
+    words = f"cannot be written as {entry.LAYOUT.name}, which cannot express"
+    config = build("transformer", 4, aspect_ratio=16).replace(attn_sink=True, qk_norm=True, ffn_norm=True)
+    for spelling in (name, entry.LAYOUT.name):
+        with pytest.raises(UserError, match=words):
+            choose_class(config, EVERY, spelling)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_models_are_understood(name):
+    values = PUBLISHED[name]
+    config = read_config(class_of(values), values)
+    assert (config.depth, config.n_embd) == (values["num_hidden_layers"], values["hidden_size"])
+    assert config.rope_base == values["rope_theta"] and config.tie_embeddings == values["tie_word_embeddings"]
+    assert config.layers[-1].window == values["sliding_window"]
+
+
+def test_types_that_ours_cannot_express_are_refused_with_the_reason(tmp_path):
+    for kind, words in (
+        (GPT2Config, "type gpt2 cannot be read: it has learned positions, and GELU"),
+        (Olmo2Config, r"type olmo2 cannot be read: its norms are behind the branches, x \+ norm\(f\(x\)\)"),
+        (Olmo3Config, "type olmo3 cannot be read: its norms are behind the branches"),
+    ):
+        kind().save_pretrained(tmp_path / kind.__name__)
+        with pytest.raises(UserError, match=words) as caught:
+            convert.main([str(tmp_path / kind.__name__), str(tmp_path / "ours.pth")])
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="No model can be written as gpt2: it has learned positions"):
+        choose_class(build("transformer", 4), EVERY, "gpt2")
+
+
+@pytest.mark.parametrize("model_type", ["gemma", "", None, 3, ["llama"]], ids=str)
+def test_a_model_type_of_any_shape_is_one_sentence(model_type, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    with pytest.raises(UserError) as caught:
+        convert.main([str(tmp_path), str(tmp_path / "ours.pth")])
+    assert "\n" not in str(caught.value)
