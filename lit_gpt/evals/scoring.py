@@ -236,7 +236,7 @@ def _shared(model: GPT, groups: Sequence[Group]) -> _Rows:
 
 
 def _after(begun: Decoder, model: GPT, groups: Sequence[Group]) -> _Rows:
-    """One row per input, padded on the right: from a copy of what has been read, the rest of its context, and itself."""
+    """One row per input, padded on the right: the rest of its context and itself, from a copy of what has been read."""
     fed = [(g, inputs) for g in groups for inputs in g.inputs]
     rows = [g.context[g.shared :] + inputs for g, inputs in fed]
     decoder = begun.copies(len(rows))
