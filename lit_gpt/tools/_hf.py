@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ def write_hf(
     class has not, when tensors are missing or left over, when the dtype is too small, and when the folder exists.
     """
     entry = choose_class(config, multipliers, hf_class)
+    if entry.LAYOUT.by_name_only and tokenizer:
+        print(f"note: {entry.LAYOUT.by_name_only}", file=sys.stderr)
     check_weights(weights, config, "The checkpoint")
     if output.exists():
         raise UserError(f"{output} exists already. Give the name of a new folder.")

@@ -34,6 +34,8 @@ def choose_class(config: ModelConfig, multipliers: Multipliers, name: str | None
     reasons = []
     for model_type in MODEL_TYPES.names():
         entry = MODEL_TYPES.load(model_type)
+        if entry.LAYOUT.by_name_only:
+            continue
         found = reasons_against(entry, config, multipliers)
         if not found:
             return entry

@@ -25,6 +25,7 @@ WITHOUT_EFFECT = {
     "doc_positions",
     "layers",  # looked at one by one
 }
+MOST_LAYERS = 10_000  # far above any model's; each is described by itself, so a damaged number would fill the memory
 
 
 def reasons_against(entry: Any, config: ModelConfig, multipliers: Multipliers) -> list[str]:
@@ -38,7 +39,7 @@ def reasons_against(entry: Any, config: ModelConfig, multipliers: Multipliers) -
     per_layer = [(i, name) for i, spec in enumerate(config.layers) for name in _unusual(spec, seen, layer)]
     for name in dict.fromkeys(name for _, name in per_layer):
         found.append(f"{name} (layer {', '.join(str(i) for i, other in per_layer if other == name)})")
-    found += rope_reasons(config) if layout.rotary else []
+    found += rope_reasons(config, layout.unrotated) if layout.rotary else []
     found += entry.refusals(config, multipliers) if hasattr(entry, "refusals") else []
     return found + [f"the multiplier {name}" for name in _unusual(multipliers, layout.folded | layout.idle, {})]
 
@@ -78,6 +79,8 @@ def read_config(entry: Any, values: Mapping[str, Any]) -> ModelConfig:
     if missing:
         raise UserError(f"config.json does not say {', '.join(missing)}. Save the model again with save_pretrained.")
     check_kinds(values, {**dict.fromkeys(layout.sizes, "a whole number"), **layout.kinds})
+    if (depth := values.get("num_hidden_layers", 0)) > MOST_LAYERS:
+        raise UserError(f"config.json: num_hidden_layers is {depth}; more than {MOST_LAYERS:,} are not read.")
     return getattr(entry, "understand", lambda *given: understood(layout, *given))(_fields(layout, values), values)
 
 

@@ -109,10 +109,12 @@ class Layout:
     expressed: further fields of ModelConfig that describe, understand and refusals see to.
     layer: every layer, but for the fields in layer_fields, which describe, understand and refusals see to.
     rotary: the layers have rotary positions of one base, with or without YaRN. theta: its default in config.json.
+    unrotated: some of them may have none; that too describe and understand see to.
     neutral: key of config.json -> the values that change nothing. harmless: keys of which every value does not.
     read: further keys of config.json, which understand sees to.
     kinds: key -> what its value must be, see check_kinds.
     folded: multipliers that go into weights. idle: multipliers that act on what models of the class do not have.
+    by_name_only: why it is written only where it was named, "" where it need not be.
     """
 
     model_type: str
@@ -125,9 +127,11 @@ class Layout:
     layer_fields: frozenset[str] = frozenset()
     rotary: bool = True
     theta: float = 10_000.0
+    unrotated: bool = False
     neutral: Mapping[str, tuple[Any, ...]] = field(default_factory=lambda: NEUTRAL)
     harmless: frozenset[str] = HARMLESS
     read: frozenset[str] = frozenset()
     kinds: Mapping[str, str] = field(default_factory=lambda: KINDS)
     folded: frozenset[str] = frozenset({"logit", "residual", "attention"})
     idle: frozenset[str] = frozenset({"router"})
+    by_name_only: str = ""

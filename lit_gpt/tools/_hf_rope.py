@@ -12,12 +12,16 @@ from lit_gpt.tools._hf_values import check_kinds
 
 ROPE_FIELDS = {"rope_base", "yarn_scale", "yarn_context"}  # of ModelConfig
 ROPE_KEYS = {"rope_theta", "rope_scaling", "rope_parameters"}  # of config.json
+UNUSED_BASE = 10_000.0  # where no layer has rotary positions; it must be a number
 KINDS = {"rope_theta": "a number", "factor": "a number", "original_max_position_embeddings": "a whole number"}
 
 
-def rope_reasons(config: ModelConfig) -> list[str]:
-    """What of the layers' rotary bases one rope_theta cannot express; ours may be another in every layer."""
-    bases = {config.base_of(spec) for spec in config.layers}
+def rope_reasons(config: ModelConfig, unrotated: bool) -> list[str]:
+    """What of the layers' rotary bases one rope_theta cannot express; ours may be another in every layer.
+
+    unrotated: layers may be without rotary positions.
+    """
+    bases = {config.base_of(spec) for spec in config.layers} - ({0} if unrotated else set())
     found = [f"rope_base {' and '.join(f'{b:g}' for b in sorted(bases))} in different layers"] if len(bases) > 1 else []
     return found + ([] if 0 not in bases else ["layers without rotary positions (rope_base 0)"])
 
@@ -25,7 +29,8 @@ def rope_reasons(config: ModelConfig) -> list[str]:
 def rope_keys(config: ModelConfig) -> dict[str, Any]:
     """As transformers 4 spells it; 5 reads that too."""
     yarn = _yarn(config) if config.yarn_scale != 1 else None
-    return {"rope_theta": config.base_of(config.layers[0]), "rope_scaling": yarn}
+    bases = [config.base_of(spec) for spec in config.layers]
+    return {"rope_theta": next(filter(None, bases), UNUSED_BASE), "rope_scaling": yarn}
 
 
 def _yarn(config: ModelConfig) -> dict[str, Any]:

@@ -12,7 +12,12 @@ from lit_gpt.errors import UserError
 FULL, SLIDING = "full_attention", "sliding_attention"
 # Keys of the classes whose layers may differ.
 LAYERED = frozenset({"sliding_window", "use_sliding_window", "max_window_layers", "layer_types"})
-KINDS = {"sliding_window": "a whole number", "use_sliding_window": "true or false", "layer_types": "a list"}
+KINDS = {
+    "sliding_window": "a whole number",
+    "use_sliding_window": "true or false",
+    "max_window_layers": "a count",
+    "layer_types": "a list",
+}
 
 
 def windows_of(config: ModelConfig) -> list[int]:
@@ -35,8 +40,9 @@ def one_width(config: ModelConfig) -> list[str]:
 
 
 def layered_keys(config: ModelConfig) -> dict[str, Any]:
-    """sliding_window where layer_types says so. Before layer_types (transformers 4.53) there was max_window_layers, the
-    number of lower layers that see everything, which says the same where the windows are in the upper layers.
+    """sliding_window where layer_types says so, which transformers reads from 4.53 on.
+
+    max_window_layers, the number of lower layers that see everything, counts where there is no layer_types.
     """
     windows = windows_of(config)
     first = next((i for i, spec in enumerate(config.layers) if spec.window is not None), config.depth)
@@ -48,13 +54,13 @@ def layered_keys(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def layered(layer: LayerSpec, depth: int, values: Mapping[str, Any], width: int = 4096, full: int = 28) -> Any:
-    """The layers that these keys ask for. width, full: the class's defaults of sliding_window and max_window_layers.
+def layered(layer: LayerSpec, depth: int, values: Mapping[str, Any], width: int | None = 4096) -> Any:
+    """The layers that these keys ask for. width: the class's default of sliding_window.
 
     Raises UserError for kinds of layers that are others than these two.
     """
     sliding = bool(values.get("use_sliding_window"))
-    first = values.get("max_window_layers", full)
+    first = values.get("max_window_layers", 28)
     kinds = values.get("layer_types") or [SLIDING if sliding and i >= first else FULL for i in range(depth)]
     window = values.get("sliding_window", width) if sliding else None
     if len(kinds) != depth or not all(k == FULL or (k == SLIDING and window is not None) for k in kinds):

@@ -34,6 +34,7 @@ from lit_gpt.tools._cli import (
 )
 from lit_gpt.tools._hf import is_hf_folder, read_hf, write_hf
 from lit_gpt.tools._quantize import KINDS, check_installed, quantized
+from lit_gpt.utils.files import read_object
 
 
 def to_file(
@@ -165,6 +166,8 @@ def main(argv: list[str]) -> int:
     values = build_parser().parse_args(argv)
     use_plugins(values.plugins)
     dtype, typed = DTYPES.get(values.dtype), trained_with(values)
+    if values.val_data_dir and not values.quantize:
+        raise UserError("--val_data_dir is the data that --quantize is measured on. Add --quantize, or drop it.")
     if values.to == "hf":
         options = {"quantize": values.quantize, "val_data_dir": values.val_data_dir, "typed": typed}
         chosen = values.tokenizer, values.weights, values.hf_class
@@ -173,7 +176,8 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--{given[0]} acts with --to hf only. Add --to hf, or drop it.")
     else:
         written = to_file(values.path, values.output, dtype, values.weights, typed)
-    print(f"wrote {written}")
+    kind = f", a {read_object(written / 'config.json')['architectures'][0]}" if values.to == "hf" else ""
+    print(f"wrote {written}{kind}")
     return 0
 
 

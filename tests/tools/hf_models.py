@@ -14,7 +14,7 @@ from llama_models import VOCAB, model_of, small, tokens
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.model import Experts, LayerSpec, ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.evals.generation import generate
 from lit_gpt.evals.trained_model import load_model
@@ -36,9 +36,20 @@ SIZES: dict[str, Any] = {
     "bos_token_id": None,
     "eos_token_id": None,
 }
+_MIXED = {"layers": (LayerSpec(experts=True),) * 2, "experts": Experts(3, 2)}
+# Model type -> options of a model of ours that is written as that class.
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"layers": (LayerSpec(window=5),) * 2},
+    "mixtral": _MIXED,
+    "qwen2_moe": _MIXED | {"experts": Experts(2, 2, gate="all")},
+    "qwen3": {"qk_norm": True},
+    "qwen3_moe": _MIXED | {"qk_norm": True},
+    "smollm3": {"layers": (LayerSpec(), LayerSpec(window=5))},
+}
 PROMPTS = [[3], [5, 1, 60, 7, 7], list(range(20, 45))]
 
-__all__ = ["EVERY", "SIZES", "loaded", "model_of", "reads", "refuses", "small", "theirs", "writes"]
+__all__ = ["EVERY", "MODELS", "SIZES", "loaded", "model_of", "reads", "refuses", "small", "theirs", "writes"]
 
 
 @torch.no_grad()

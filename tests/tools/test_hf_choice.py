@@ -26,7 +26,7 @@ CLASSES = {
     "transformer": "LlamaForCausalLM",
     "transformer_mha": "LlamaForCausalLM",
     "transformer_gqa4_h2": "LlamaForCausalLM",
-    "transformerls": "Qwen2ForCausalLM",
+    "transformerls": "SmolLM3ForCausalLM",
     "transformer_gqa4_moe": "MixtralForCausalLM",
     "transformer_gqa4_h2_moe": "MixtralForCausalLM",
 }
@@ -96,6 +96,33 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
         "use_cache": True,
         "vocab_size": 32000,
+    },
+    "HuggingFaceTB/SmolLM3-3B": {
+        "architectures": ["SmolLM3ForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "hidden_act": "silu",
+        "hidden_size": 2048,
+        "initializer_range": 0.02,
+        "intermediate_size": 11008,
+        "layer_types": ["full_attention"] * 36,
+        "max_position_embeddings": 65536,
+        "max_window_layers": 28,
+        "mlp_bias": False,
+        "model_type": "smollm3",
+        "no_rope_layer_interval": 4,
+        "no_rope_layers": [1, 1, 1, 0] * 9,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 36,
+        "num_key_value_heads": 4,
+        "pretraining_tp": 2,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": None,
+        "rope_theta": 5000000.0,
+        "sliding_window": None,
+        "use_cache": False,
+        "use_sliding_window": False,
+        "vocab_size": 128256,
     },
     "Qwen/Qwen3-30B-A3B": {
         "architectures": ["Qwen3MoeForCausalLM"],
@@ -180,7 +207,7 @@ def test_published_models_are_understood(name):
     values = PUBLISHED[name]
     config = read_config(class_of(values), values)
     assert (config.depth, config.n_embd) == (values["num_hidden_layers"], values["hidden_size"])
-    assert config.rope_base == values["rope_theta"] and config.tie_embeddings == values["tie_word_embeddings"]
+    assert config.rope_base == values["rope_theta"] and config.tie_embeddings == values.get("tie_word_embeddings", True)
     assert config.layers[-1].window == values["sliding_window"]
 
 

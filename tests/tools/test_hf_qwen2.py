@@ -42,7 +42,7 @@ def test_a_qwen2_with_biases_of_keys_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_a_model_with_windows_in_some_layers_is_written(name, tmp_path):
-    assert isinstance(writes(small(**WRITTEN[name]), tmp_path / "hf", None), Qwen2ForCausalLM)
+    assert isinstance(writes(small(**WRITTEN[name]), tmp_path / "hf", "qwen2"), Qwen2ForCausalLM)
 
 
 def test_biases_are_written_where_qwen2_has_them(tmp_path):

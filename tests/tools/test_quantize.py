@@ -110,4 +110,6 @@ def test_what_is_missing(run_folder, tmp_path, capsys, monkeypatch):
     assert "does not say where there is some. Give --val_data_dir FOLDER." in capsys.readouterr().err
     assert exit_code(convert.main, [str(run_folder), str(tmp_path / "a.pth"), "--quantize", "int8"]) == 2
     assert "--quantize acts with --to hf only" in capsys.readouterr().err
+    assert exit_code(convert.main, [str(run_folder), str(tmp_path / "a.pth"), "--val_data_dir", "data"]) == 2
+    assert "Add --quantize, or drop it" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

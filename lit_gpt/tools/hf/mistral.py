@@ -44,8 +44,8 @@ def refusals(config: ModelConfig, multipliers: Multipliers) -> list[str]:
 
 
 def describe(config: ModelConfig) -> dict[str, Any]:
-    """See lit_gpt.tools.hf."""
-    return {"sliding_window": config.layers[0].window}
+    """transformers says that the tokenizer of a Mistral from before version 5 is wrong: Mistral AI's own was."""
+    return {"sliding_window": config.layers[0].window, "transformers_version": "5.0.0"}
 
 
 def understand(fields: Mapping[str, Any], values: Mapping[str, Any]) -> ModelConfig:
