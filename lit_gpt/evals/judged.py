@@ -67,6 +67,8 @@ class Judged:
         self.path, self.weights, self.extension, self.batch_tokens = path, weights, extension, batch_tokens
         self.device = device_of(device)
         typed = TrainedWith(config, trained_with or {})
+        # What a result depends on beside the file, where a person said how it was trained.
+        self.said = {"trained_with": {"config": config, **typed.options}} if typed.options else {}
         options = {"compute_dtype": DTYPES[dtype], "weights": weights, "extension": extension, "typed": typed}
         self.model, self.meta = load_model(path, self.device, **options)
         if config is not None:

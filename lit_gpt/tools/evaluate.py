@@ -52,7 +52,7 @@ def judge(task: str, words: list[str]) -> int:
     if not isinstance(outcome, Outcome):
         raise UserError(f"{module.__file__}: evaluate gave a {type(outcome).__name__}. Let it return an Outcome.")
     settings = {name: value for name, value in asdict(options).items() if name != "verbose"} | outcome.settings
-    settings |= judged.extension.settings | ({"plugins": digests()} if values.plugins else {})
+    settings |= judged.extension.settings | judged.said | ({"plugins": digests()} if values.plugins else {})
     settings |= {"decontaminate": seen.where} if seen else {}
     metrics = outcome.metrics | (seen.metrics(outcome) if seen else {})
     result = Result(task, outcome.examples, metrics, judged.subject(), settings)

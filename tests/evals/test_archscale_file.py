@@ -208,7 +208,8 @@ def test_commands(file, tmp_path, capsys):
     task = "--min_eval_len 3 --max_eval_len 3 --eval_num_batches 4 --eval_batch_size 1 --num_eval 1 --max_length 512"
     words = ["--checkpoint_path", str(file), *task.split(), "--tokenizer_name", "bytes", "--device", "cpu"]
     assert exit_code(evaluate.main, ["phonebook", *words, *described]) == 0
-    assert [result.task for result in read_results(file)] == ["phonebook"]
+    (result,) = read_results(file)
+    assert result.task == "phonebook" and result.settings["trained_with"]["train_name"] == "scaling_mup"
     capsys.readouterr()
     assert exit_code(generate.main, [str(out), "--prompt", "a", "--trained_with", "ar=4"]) == 2
     assert "says itself how it was trained, so ar cannot" in capsys.readouterr().err
