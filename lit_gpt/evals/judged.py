@@ -17,6 +17,7 @@ from lit_gpt.data.kept_tokenizer import KeptTokenizer
 from lit_gpt.data.stream import StreamInfo
 from lit_gpt.data.token_bytes import TokenBytes, token_bytes
 from lit_gpt.errors import UserError
+from lit_gpt.evals.archscale_file import TrainedWith
 from lit_gpt.evals.extension import UNCHANGED, Extension
 from lit_gpt.evals.generation import GREEDY, Sampling, generate
 from lit_gpt.evals.model_tokenizer import kept_of
@@ -42,7 +43,8 @@ class Judged:
     model: in evaluation mode. kept: its tokenizer, which says what starts each document of its data. max_length:
     longest input in tokens, by default the context of training, or the extended one. extension: of the context, which
     the model has already. batch_tokens: of one batch; by default what memory takes. path, meta, weights: where the
-    model is from; a model that is being trained has no such place.
+    model is from; a model that is being trained has no such place. said: what a result depends on beside the file,
+    where a person said how it was trained.
     Raises UserError for a tokenizer with more tokens than the model.
     """
 
@@ -57,6 +59,7 @@ class Judged:
         path: Path = Path(),
         meta: Mapping[str, Any] | None = None,
         weights: str | None = None,
+        said: Mapping[str, Any] | None = None,
     ):
         if max_length is not None and max_length < 2:
             raise UserError(f"max_length is {max_length}; give 2 tokens or more.")
@@ -68,6 +71,7 @@ class Judged:
             )
         self.model, self.kept, self.tokenizer, self.bos_id = model, kept, tokenizer, kept.bos_id
         self.path, self.meta, self.weights, self.extension = path, dict(meta or {}), weights, extension
+        self.said = dict(said or {})
         self.device, self.batch_tokens = model.wte.weight.device, batch_tokens
         self.max_length = max_length or extension.longest(model.config)
 
@@ -84,22 +88,26 @@ class Judged:
         max_length: int | None = None,
         extension: Extension = UNCHANGED,
         batch_tokens: int | None = None,
+        trained_with: Mapping[str, Any] | None = None,
     ) -> Judged:
-        """The model at a path: a run folder, step folder or exported file.
+        """The model at a path: a run folder, step folder, exported file, or ArchScale's checkpoint.
 
         config: `<family>_d<depth>`, or with experts also `<family>_s<S>_k<k>_d<depth>`, only compared with what the
-        checkpoint says (departure D10). tokenizer: a spec of load_tokenizer, by default the one of the model's data.
-        weights: an average that --ema kept. dtype: of DTYPES; auto is bf16 on a GPU, fp32 elsewhere.
+        checkpoint says (departure D10); of one of ArchScale's that does not say it, this is what it is, and
+        trained_with how it was trained. tokenizer: a spec of load_tokenizer, by default the one of the model's data. weights: an
+        average that --ema kept. dtype: of DTYPES; auto is bf16 on a GPU, fp32 elsewhere.
         Raises UserError where one of these means nothing.
         """
         if dtype not in DTYPES:
             raise UserError(f"dtype is {dtype}; give one of {', '.join(DTYPES)}.")
-        options = {"compute_dtype": DTYPES[dtype], "weights": weights, "extension": extension}
+        typed = TrainedWith(config, trained_with or {})
+        options = {"compute_dtype": DTYPES[dtype], "weights": weights, "extension": extension, "typed": typed}
         model, meta = load_model(path, device_of(device), **options)
         if config is not None:
             _compare(config.strip("\"'"), model.config, path)
         kept = kept_of(path, tokenizer, meta, "as the tokenizer")
-        source: dict[str, Any] = {"path": path, "meta": meta, "weights": weights}
+        said = {"trained_with": {"config": config, **typed.options}} if typed.options else {}
+        source: dict[str, Any] = {"path": path, "meta": meta, "weights": weights, "said": said}
         return cls(model, kept, max_length=max_length, extension=extension, batch_tokens=batch_tokens, **source)
 
     @property

@@ -14,6 +14,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
+from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.evals.extension import Extension
 from lit_gpt.evals.generation import Sampling
@@ -21,6 +22,7 @@ from lit_gpt.evals.judged import Judged
 from lit_gpt.evals.scoring import Request, windows
 from lit_gpt.plugins import load_plugins
 
+OF_RUNS = RunConfig.__dataclass_fields__
 IGNORED = ("trust_remote_code", "max_batch_size")  # lm-eval hands these to every model
 NEW_TOKENS = 256  # lm-eval's own default
 Encoded = tuple[tuple[str, str], list[int], list[int]]  # context and continuation as texts, and their tokens
@@ -61,20 +63,23 @@ class TrainedModel(TemplateLM):
         yarn_scale: float | None = None,
         window: int | None = None,
         plugins: str = "",
-        **others: Any,
+        **trained_with: Any,
     ) -> TrainedModel:
         """The model at a path, by the words of --model_args.
 
         pretrained: its path; config, max_length, tokenizer, weights, dtype: of Judged.load. batch_size: sequences of
         max_length that a batch may hold; "auto", and 1, which lm-eval gives when nothing was typed: as many as memory
         takes. yarn_scale, window: of an Extension. plugins: files with mixers that the model has, joined by "+" since
-        lm-eval reads commas itself. Under torchrun or accelerate each process takes a part of the examples.
-        Raises UserError for arguments that mean nothing.
+        lm-eval reads commas itself. trained_with: options of pretrain.py, such as train_name, for a checkpoint of
+        ArchScale that does not say how it was trained. Under torchrun or accelerate each process takes a part of the
+        examples. Raises UserError for arguments that mean nothing.
         """
-        if unknown := sorted(set(others) - set(IGNORED)):
+        trained_with = {name: value for name, value in trained_with.items() if name not in IGNORED}
+        if unknown := sorted(name for name in trained_with if name.partition(".")[0] not in OF_RUNS):
             raise UserError(
                 f"--model_args {unknown[0]} is unknown; give pretrained, config, max_length, tokenizer, weights, "
-                "dtype, max_gen_toks, yarn_scale, window or plugins."
+                "dtype, max_gen_toks, yarn_scale, window or plugins, and for a checkpoint of ArchScale train_name and "
+                "other options of pretrain.py."
             )
         rank, world_size = _join()
         rows = str(batch_size or "auto").partition(":")[0]
@@ -94,6 +99,7 @@ class TrainedModel(TemplateLM):
             tokenizer=tokenizer,
             max_length=max_length,
             extension=Extension(yarn_scale, window),
+            trained_with=trained_with,
         )
         if rows not in ("auto", "1"):
             judged.batch_tokens = int(rows) * judged.max_length

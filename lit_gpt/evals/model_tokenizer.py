@@ -1,4 +1,4 @@
-"""The tokenizer of a trained model, from any form the model is kept in and any working directory."""
+"""Tokenizer and data of a trained model, from any form the model is kept in and any working directory."""
 
 from __future__ import annotations
 
@@ -92,6 +92,16 @@ def _of_run(path: Path) -> Iterator[KeptTokenizer | None]:
             run = _options(folder / CONFIG)
             for data in _places(folder, run["train_data_dir"], Path(str(run.get("out_dir", "out")))):
                 yield describe_tokenizer(data, run.get("data_mixture"), run.get("eos_token_id"))
+
+
+def validation_data_of(path: Path) -> str | None:
+    """The validation data of the run around a path, None where it had none or it is no longer there."""
+    for folder in (path.absolute(), *path.absolute().parents[:2]):
+        if (folder / CONFIG).is_file():
+            run = _options(folder / CONFIG)
+            given = run.get("val_data_dir")
+            return next(_places(folder, given, Path(str(run.get("out_dir", "out")))), None) if given else None
+    return None
 
 
 def _options(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import torch
@@ -91,12 +92,19 @@ class KVCache:
 
 def select_rows(cache: Any, index_R: Tensor) -> None:
     """Keep these rows of everything that a layer remembers, in place; a row may be asked for several times."""
-    fields = _fields(cache)
+    _fields(cache).update(_fields(rows_of(cache, index_R)))
+
+
+def rows_of(cache: Any, index_R: Tensor) -> Any:
+    """Another cache that remembers these rows of this one, which stays as it is."""
+    other = copy(cache)
+    fields = _fields(other)
     for name, value in fields.items():
         if isinstance(value, Tensor):
             fields[name] = value.index_select(0, index_R)
         elif _holds(value):
-            select_rows(value, index_R)
+            fields[name] = rows_of(value, index_R)
+    return other
 
 
 def extend(cache: Any, count: int) -> None:

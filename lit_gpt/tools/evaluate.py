@@ -16,13 +16,14 @@ from lit_gpt.config.command import parsed, run_command
 from lit_gpt.config.parsers import Parser
 from lit_gpt.data.stream import TokenStream
 from lit_gpt.errors import UserError
+from lit_gpt.evals.archscale_file import read_typed
 from lit_gpt.evals.extension import Extension
 from lit_gpt.evals.judged import Judged
 from lit_gpt.evals.overlap import NGRAM, other_tokenizer, overlap, streams_of
 from lit_gpt.evals.results import Metric, Result, save
 from lit_gpt.evals.tasks import TASKS, Outcome
 from lit_gpt.plugins import digests
-from lit_gpt.tools._cli import add_plugins, add_weights, local_path, parser_for, use_plugins
+from lit_gpt.tools._cli import add_plugins, add_trained_with, add_weights, local_path, parser_for, use_plugins
 from lit_gpt.utils.files import told, write_text
 
 UNSAID = ("verbose", "tasks_dir")  # options that change nothing in the figures
@@ -45,13 +46,14 @@ def judge(task: str, words: list[str]) -> int:
         tokenizer=values.tokenizer_name,
         max_length=values.max_length,
         extension=Extension(values.yarn_scale, values.window),
+        trained_with=read_typed(values.trained_with),
     )
     seen = TrainingData.of(values.decontaminate, judged) if values.decontaminate else None
     outcome = module.evaluate(judged, options)
     if not isinstance(outcome, Outcome):
         raise UserError(f"{module.__file__}: evaluate gave a {type(outcome).__name__}. Let it return an Outcome.")
     settings = {name: value for name, value in asdict(options).items() if name not in UNSAID} | outcome.settings
-    settings |= judged.extension.settings | ({"plugins": digests()} if values.plugins else {})
+    settings |= judged.extension.settings | judged.said | ({"plugins": digests()} if values.plugins else {})
     settings |= {"decontaminate": seen.where} if seen else {}
     metrics = outcome.metrics | (seen.metrics(outcome) if seen else {})
     result = Result(task, outcome.examples, metrics, judged.subject(), settings)
@@ -112,10 +114,10 @@ def parser_of(task: str) -> Parser:
         raise UserError(f"{module.__file__} has no Options. Give it a dataclass of that name, whose fields are flags.")
     about = " ".join((module.__doc__ or "").split("\n\n")[0].split())
     parser = parser_for(f"evaluate {task}", about, exit_on_error=False)
-    where = "run folder, step folder, or exported file"
+    where = "run folder, step folder, exported file, or .pth checkpoint of ArchScale"
     parser.add_argument("--checkpoint_path", type=local_path, required=True, help=where)
     texts = {
-        "config": "a name such as sambay_d16, which is compared with the checkpoint; default: nothing is compared",
+        "config": "a name such as sambay_d16, compared with what the checkpoint says; default: nothing is compared",
         "tokenizer_name": "bytes, a tokenizer.json or its folder; default: that of the model's data",
         "dtype": "bfloat16, float32, or auto; default: bf16 on a GPU, else fp32",
         "device": "where to run; default: a GPU where there is one",
@@ -134,6 +136,7 @@ def parser_of(task: str) -> Parser:
     parser.add_argument("--answers", type=local_path, default=None, help=answers)
     data = "folder of the model's training data, in which the evaluation's n-grams are looked for; default: none"
     parser.add_argument("--decontaminate", type=str | None, default=None, help=data)
+    add_trained_with(parser, config=False)
     add_weights(parser)
     add_plugins(parser)
     parser.add_class_arguments(module.Options, as_group=False)
