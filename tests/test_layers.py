@@ -23,7 +23,8 @@ FLOORS = (
     ("data", "nn"),
     ("model", "init", "optim"),
     ("parallel", "checkpoint", "metrics", "plugins"),
-    ("preflight", "evals"),
+    ("preflight",),
+    ("evals",),
     ("train",),
     ("tools",),
 )

@@ -94,8 +94,8 @@ class Judged:
 
         config: `<family>_d<depth>`, or with experts also `<family>_s<S>_k<k>_d<depth>`, only compared with what the
         checkpoint says (departure D10); of one of ArchScale's that does not say it, this is what it is, and
-        trained_with how it was trained. tokenizer: a spec of load_tokenizer, by default the one of the model's data. weights: an
-        average that --ema kept. dtype: of DTYPES; auto is bf16 on a GPU, fp32 elsewhere.
+        trained_with how it was trained. tokenizer: a spec of load_tokenizer, by default the one of the model's data.
+        weights: an average that --ema kept. dtype: of DTYPES; auto is bf16 on a GPU, fp32 elsewhere.
         Raises UserError where one of these means nothing.
         """
         if dtype not in DTYPES:
