@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,7 +76,7 @@ class TaskScores:
         return _harness(self.theirs).ask(judged, self.theirs, self.folder, self.limit) if self.theirs else {}
 
 
-def _one(name: str, options: Any):
+def _one(name: str, options: Any) -> Callable[[Judged], Found]:
     return lambda judged: {name: TASKS.load(name).evaluate(judged, options).metrics}
 
 
