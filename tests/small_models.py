@@ -26,6 +26,7 @@ OPTIONS = {
     "window_sink": {"layers": (LayerSpec(window=5), LayerSpec()), "attn_sink": True},
     "inner_norms": {"attn_norm": True, "ffn_norm": True},
     "biases": {"attn_bias": True, "mlp_bias": True, "attn_gate": True},
+    "qkv_biases": {"qkv_bias": True},
     "nope": {"position": "none"},
     "rope_base": {"rope_base": 640_000.0},
     "partial_rope": {"rotary_fraction": 0.5},

@@ -149,8 +149,8 @@ class ModelConfig:
     share_per_layer, share_group: P and G: the layers are G groups of equal length, each of which
         repeats the P blocks it has; 0 gives each layer a block of its own.
     mixer_options: mixer -> option -> value, where it differs from the mixer file's default.
-    attn_bias: biases on q, v, gate and output projections (never k). mlp_bias: on the FFN and
-        on memory units.
+    attn_bias: biases on q, v, gate and output projections, not on k. qkv_bias: on q, k and v. mlp_bias: on
+        the FFN and on memory units.
     """
 
     family: str
@@ -178,6 +178,7 @@ class ModelConfig:
     attn_conv: bool = False
     ffn_norm: bool = False
     attn_bias: bool = False
+    qkv_bias: bool = False
     mlp_bias: bool = False
     position: Literal["rope", "none"] = "rope"
     rope_base: float = 10_000.0

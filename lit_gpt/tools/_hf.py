@@ -26,6 +26,7 @@ from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools._hf_choice import choose_class, class_of
 from lit_gpt.tools._hf_config import config_json, read_config
 from lit_gpt.tools._hf_layout import Weights
+from lit_gpt.tools._hf_parts import with_key_biases
 from lit_gpt.tools._hf_weights import to_ours, to_theirs
 from lit_gpt.utils.files import read_object, replacing
 
@@ -47,8 +48,8 @@ def write_hf(
     class has not, when tensors are missing or left over, when the dtype is too small, and when the folder exists.
     """
     entry = choose_class(config, multipliers, hf_class)
-    if entry.LAYOUT.by_name_only and tokenizer:
-        print(f"note: {entry.LAYOUT.by_name_only}", file=sys.stderr)
+    if entry.LAYOUT.last and tokenizer:
+        print(f"note: {entry.LAYOUT.last}", file=sys.stderr)
     check_weights(weights, config, "The checkpoint")
     if output.exists():
         raise UserError(f"{output} exists already. Give the name of a new folder.")
@@ -89,7 +90,9 @@ def read_hf(folder: Path) -> tuple[Weights, dict[str, Any]]:
     values = read_object(folder / CONFIG)
     entry = class_of(values)
     config = read_config(entry, values)
-    weights = to_ours(entry, _tensors(folder), config)
+    tensors = _tensors(folder)
+    config = with_key_biases(entry.LAYOUT, config, tensors)
+    weights = to_ours(entry, tensors, config)
     check_weights(weights, config, folder)
     kept = read_tokenizer(folder, values)
     described = {"model": config.to_dict(), "multipliers": asdict(Multipliers())}

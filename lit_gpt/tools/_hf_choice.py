@@ -32,10 +32,8 @@ def choose_class(config: ModelConfig, multipliers: Multipliers, name: str | None
             raise UserError(f"{config.family} cannot be written as {_refusal(entry, found)}")
         return entry
     reasons = []
-    for model_type in MODEL_TYPES.names():
-        entry = MODEL_TYPES.load(model_type)
-        if entry.LAYOUT.by_name_only:
-            continue
+    entries = {model_type: MODEL_TYPES.load(model_type) for model_type in MODEL_TYPES.names()}
+    for model_type, entry in sorted(entries.items(), key=lambda item: bool(item[1].LAYOUT.last)):
         found = reasons_against(entry, config, multipliers)
         if not found:
             return entry

@@ -108,6 +108,8 @@ class AttentionOptions:
         Default: restart
     yarn_scale: YaRN: the context is this many times that of the trained weights. It acts with --midtrain true or
         --validation true only; 1 is off.
+    qkv_bias: Give queries, keys and values biases, as Qwen2 has them; --bias true gives keys none.
+        Default: the family's, mostly false
     qk_norm: Put an RMS norm on queries and keys.
         Default: the family's, mostly false
     attn_gate: Multiply the output of each attention head by a sigmoid gate for each token.
@@ -127,6 +129,7 @@ class AttentionOptions:
     rope_base: Annotated[float, Bounds(1, 1e15, "low")] | None = None
     doc_positions: Literal["restart", "continue"] | None = None
     yarn_scale: Annotated[float, Bounds(1, 10_000)] = 1.0
+    qkv_bias: bool | None = None
     qk_norm: bool | None = None
     attn_gate: bool | None = None
     attn_norm: bool | None = None

@@ -57,6 +57,7 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer_index: int, multipliers: Multipliers):
         super().__init__()
         n, bias, spec = config.n_embd, config.attn_bias, config.layers[layer_index]
+        qv_bias = bias or config.qkv_bias
         inner, inner_kv = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
         self.head_dim, self.n_head, self.n_kv_head = config.head_dim, config.n_head, config.n_kv_head
         self.window = spec.window
@@ -66,11 +67,12 @@ class Attention(nn.Module):
         farthest = widest_window(config, layer_index)
         self.keep = None if farthest is None else farthest - 1  # a query is in its own window
         self.scale = multipliers.attention  # None is 1/sqrt(head_dim)
-        self.q = Linear(n, inner, bias=bias, heads=config.n_head, scores=True)
-        # Keys never have a bias, as in ArchScale: without RoPE it would add the same number to all scores of a query,
-        # and the softmax does not change when it does.
-        self.k = None if self.cross else Linear(n, inner_kv, heads=config.n_kv_head, scores=True)
-        self.v = None if self.cross else Linear(n, inner_kv, bias=bias, heads=config.n_kv_head)
+        self.q = Linear(n, inner, bias=qv_bias, heads=config.n_head, scores=True)
+        # By itself attn_bias gives keys none, as in ArchScale: without RoPE it would add the same number to all scores
+        # of a query, and the softmax does not change when it does. Qwen2 has one (qkv_bias).
+        k_bias = config.qkv_bias
+        self.k = None if self.cross else Linear(n, inner_kv, bias=k_bias, heads=config.n_kv_head, scores=True)
+        self.v = None if self.cross else Linear(n, inner_kv, bias=qv_bias, heads=config.n_kv_head)
         self.out = Linear(inner, n, bias=bias)
         self.gate = Linear(n, config.n_head, bias=bias) if config.attn_gate else None
         channels = inner if self.cross else inner + 2 * inner_kv

@@ -28,7 +28,7 @@ LAYOUT = hf.Layout(
         "num_key_value_heads": ("n_kv_head", 16),
         "max_position_embeddings": ("block_size", 32768),
     },
-    expressed=frozenset({"attn_bias", "experts"}),
+    expressed=frozenset({"qkv_bias", "experts"}),
     layer_fields=frozenset({"experts"}),
     # Versions of transformers differ in which layers have windows.
     neutral={**hf.NEUTRAL, "use_sliding_window": (False,), "qkv_bias": (True,)},
@@ -52,7 +52,7 @@ def places(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
     for layer, spec in enumerate(config.layers):
         mine, theirs = block_of(config, layer), f"model.layers.{layer}"
         rows += block_norms(mine, theirs)
-        rows += attention(config, multipliers, f"{mine}.mixer", f"{theirs}.self_attn", out_bias=False)
+        rows += attention(config, multipliers, f"{mine}.mixer", f"{theirs}.self_attn")
         if not spec.experts:
             rows += swiglu(f"{mine}.ffn", f"{theirs}.mlp", multipliers.residual)
             continue
@@ -64,7 +64,7 @@ def places(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
 
 def constants(config: ModelConfig) -> list[hf.Constant]:
     """See lit_gpt.tools.hf."""
-    found, n = qkv_biases(config, "Qwen2-MoE"), config.n_embd
+    found, n = qkv_biases(config), config.n_embd
     for layer, spec in enumerate(config.layers):
         if not spec.experts:
             continue
@@ -89,7 +89,7 @@ def describe(config: ModelConfig) -> dict[str, Any]:
 
 
 def understand(fields: Mapping[str, Any], values: Mapping[str, Any]) -> ModelConfig:
-    """Queries and values have biases there unless qkv_bias is false, which transformers 4 does not know."""
+    """Queries, keys and values have biases there unless qkv_bias is false, which transformers 4 does not know."""
     if any(kind != "full_attention" for kind in values.get("layer_types") or []):
         raise UserError("config.json asks for layer_types with windows, which are not read of a Qwen2MoeForCausalLM.")
     width = values.get("moe_intermediate_size") or 1408
@@ -101,4 +101,4 @@ def understand(fields: Mapping[str, Any], values: Mapping[str, Any]) -> ModelCon
         )
     found = moe.read_qwen(values, count=60, used=4, width=width, shared=shared == width)
     layers = moe.sparse_layers(LAYOUT.layer, fields["depth"], values)
-    return understood(LAYOUT, fields, values, layers=layers, attn_bias=True, **found)
+    return understood(LAYOUT, fields, values, layers=layers, qkv_bias=True, **found)
