@@ -136,8 +136,10 @@ class ModelConfig:
     layers: one LayerSpec per layer.
     post_norm: the skip path itself is normalised. decoupled_norm: norms without gain,
         and a gain on the branch only. skip_gain: a gain on the skip path, starting at 1e-4.
+    reordered_norm: the norms are behind the branches, x + norm(f(x)) (OLMo 2, arXiv:2501.00656).
     skip: "add" is x + f(x); "none" is f(x); "sum" adds every branch to one running sum
         that only the head reads, so each branch sees the previous branch alone.
+    joint_qk_norm: with qk_norm, one norm over all heads together in place of one for each.
     attn_gate: one sigmoid gate per head and token. attn_sink: a learnable logit per head
         in the softmax's denominator. attn_norm: norm before the output projection.
         attn_conv: a short causal convolution and silu on queries, keys and values.
@@ -170,8 +172,10 @@ class ModelConfig:
     post_norm: bool = False
     decoupled_norm: bool = False
     skip_gain: bool = False
+    reordered_norm: bool = False
     skip: Skip = "add"
     qk_norm: bool = False
+    joint_qk_norm: bool = False
     attn_gate: bool = False
     attn_sink: bool = False
     attn_norm: bool = False
@@ -226,6 +230,10 @@ class ModelConfig:
             "decoupled_norm needs post_norm: in pre-norm the branch gain is the norm's own": (
                 self.decoupled_norm and not self.post_norm
             ),
+            "reordered_norm puts the norms behind the branches, and post_norm before them: give one": (
+                self.reordered_norm and self.post_norm
+            ),
+            "joint_qk_norm says how qk_norm is done: give both": self.joint_qk_norm and not self.qk_norm,
             "post_norm with skip='none' or 'sum' has no skip path to normalise": (
                 self.post_norm and self.skip != "add"
             ),

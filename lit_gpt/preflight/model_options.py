@@ -19,8 +19,10 @@ MODEL_FLAGS = {
     "decoupled_norm": "decoupled_norm",
     "skip_gain": "skip_gain",
     "skip": "skip",
+    "reordered_norm": "reordered_norm",
     "qkv_bias": "qkv_bias",
     "qk_norm": "qk_norm",
+    "joint_qk_norm": "joint_qk_norm",
     "attn_gate": "attn_gate",
     "attn_norm": "attn_norm",
     "ffn_norm": "ffn_norm",
@@ -51,7 +53,9 @@ EXPERT_FLAGS = {
 }
 # What unread_options notes for a family without experts, and for one without attention.
 EXPERT_OPTIONS = ("sparsity", "top_k", *EXPERT_FLAGS, "expert_parallel", "expert_backend")
-ATTENTION_FLAGS = ("qkv_bias", "qk_norm", "attn_gate", "attn_norm", "attn_conv", "position", "rope_base", "yarn_scale")
+ATTENTION_FLAGS = (
+    "qkv_bias", "qk_norm", "joint_qk_norm", "attn_gate", "attn_norm", "attn_conv", "position", "rope_base", "yarn_scale"
+)  # fmt: skip
 NORM_NAMES = {  # ArchScale's spellings -> ours; its fused RMSNorm computes the same
     "FusedRMSNorm": "rmsnorm",
     "RMSNorm": "rmsnorm",

@@ -13,12 +13,7 @@ from lit_gpt.tools._hf_layout import Layout
 from lit_gpt.tools.hf import MODEL_TYPES
 
 # Model types that people ask for, and why ours cannot express them.
-BEHIND = "its norms are behind the branches, x + norm(f(x)), and its QK-norm is over all heads together"
-NOT_EXPRESSED = {
-    "gpt2": "it has learned positions, and GELU in its feed-forward networks",
-    "olmo2": BEHIND,
-    "olmo3": BEHIND,
-}
+NOT_EXPRESSED = {"gpt2": "it has learned positions, and GELU in its feed-forward networks"}
 
 
 def choose_class(config: ModelConfig, multipliers: Multipliers, name: str | None = None) -> Any:

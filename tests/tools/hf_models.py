@@ -37,11 +37,14 @@ SIZES: dict[str, Any] = {
     "eos_token_id": None,
 }
 _MIXED = {"layers": (LayerSpec(experts=True),) * 2, "experts": Experts(3, 2)}
+_OLMO = {"qk_norm": True, "joint_qk_norm": True, "reordered_norm": True}
 # Model type -> options of a model of ours that is written as that class.
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {},
     "mistral": {"layers": (LayerSpec(window=5),) * 2},
     "mixtral": _MIXED,
+    "olmo2": _OLMO,
+    "olmo3": _OLMO | {"layers": (LayerSpec(), LayerSpec(window=5))},
     "qwen2_moe": _MIXED | {"experts": Experts(2, 2, gate="all")},
     "qwen3": {"qk_norm": True},
     "qwen3_moe": _MIXED | {"qk_norm": True},

@@ -48,6 +48,8 @@ CASES: dict[str, tuple[dict, str | None]] = {
     "attn_conv": ({"attn_conv": True}, "attn_conv"),
     "ffn_norm": ({"ffn_norm": True}, "ffn_norm"),
     "attn_bias": ({"attn_bias": True}, None),
+    "joint_qk_norm": ({"qk_norm": True, "joint_qk_norm": True}, "joint_qk_norm True"),
+    "reordered_norm": ({"reordered_norm": True}, "reordered_norm True"),
     "qkv_bias": ({"qkv_bias": True}, "qkv_bias without attn_bias"),
     "key_biases": ({"attn_bias": True, "qkv_bias": True}, None),
     "mlp_bias": ({"mlp_bias": True}, None),

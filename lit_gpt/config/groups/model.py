@@ -112,6 +112,8 @@ class AttentionOptions:
         Default: the family's, mostly false
     qk_norm: Put an RMS norm on queries and keys.
         Default: the family's, mostly false
+    joint_qk_norm: With --qk_norm true: one norm over all heads together, as in OLMo 2, and not one for each head.
+        Default: the family's, mostly false
     attn_gate: Multiply the output of each attention head by a sigmoid gate for each token.
         Default: the family's, mostly false
     attn_norm: Put a norm before the output projection of attention.
@@ -131,6 +133,7 @@ class AttentionOptions:
     yarn_scale: Annotated[float, Bounds(1, 10_000)] = 1.0
     qkv_bias: bool | None = None
     qk_norm: bool | None = None
+    joint_qk_norm: bool | None = None
     attn_gate: bool | None = None
     attn_norm: bool | None = None
     attn_conv: bool | None = None
@@ -151,6 +154,8 @@ class NormOptions:
         Default: the family's, mostly false
     skip_gain: With both of these: a gain on the skip path, which starts at 1e-4.
         Default: the family's, mostly false
+    reordered_norm: Put the norms behind the branches, x + norm(f(x)), as in OLMo 2.
+        Default: the family's, mostly false
     skip: With add a layer is x + f(x), with none only f(x). With sum every branch sees the branch before it alone, and
         the head sees the sum of all.
         Default: the family's, mostly add
@@ -161,6 +166,7 @@ class NormOptions:
     post_norm: bool | None = None
     decoupled_norm: bool | None = None
     skip_gain: bool | None = None
+    reordered_norm: bool | None = None
     skip: Literal["add", "none", "sum"] | None = None
 
 

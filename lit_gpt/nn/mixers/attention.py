@@ -77,8 +77,10 @@ class Attention(nn.Module):
         self.gate = Linear(n, config.n_head, bias=bias) if config.attn_gate else None
         channels = inner if self.cross else inner + 2 * inner_kv
         self.conv = role(nn.Parameter(torch.empty(channels, 1, CONV_WIDTH)), "conv") if config.attn_conv else None
-        self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
-        self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm and not self.cross else None
+        q_width, k_width = (inner, inner_kv) if config.joint_qk_norm else (config.head_dim, config.head_dim)
+        self.q_norm = RMSNorm(q_width, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(k_width, config.norm_eps) if config.qk_norm and not self.cross else None
+        self.joint_qk_norm = config.joint_qk_norm
         self.norm = build_norm(config, inner) if config.attn_norm else None
         self.sink = role(nn.Parameter(torch.empty(config.n_head)), "vector", 0.0) if config.attn_sink else None
 
@@ -163,7 +165,9 @@ class Attention(nn.Module):
     def _place(self, x_BTHD: Tensor, norm: RMSNorm | None, context: Context) -> Tensor:
         """Queries or keys after QK-norm and RoPE, where the model has them."""
         # The norm comes first: a rotation keeps the length of a vector, and the norm's gain would not commute with it.
-        if norm is not None:
+        if norm is not None and self.joint_qk_norm:
+            x_BTHD = norm(x_BTHD.flatten(2), x_BTHD.dtype).view_as(x_BTHD)
+        elif norm is not None:
             x_BTHD = norm(x_BTHD, x_BTHD.dtype)
         return x_BTHD if context.rope is None else rotate(x_BTHD, *context.rope)
 
