@@ -14,7 +14,8 @@ from typing import Any, Literal
 from lit_gpt.errors import UserError
 
 Norm = Literal["rmsnorm", "layernorm"]
-Feedforward = Literal["swiglu", "relu2", "oss_swiglu"]
+Feedforward = Literal["swiglu", "relu2", "oss_swiglu", "gelu"]
+Position = Literal["rope", "none", "learned"]
 Skip = Literal["add", "none", "sum"]
 AuxStyle = Literal["switch", "switch_seq", "entropy"]
 # Target of a position whose prediction does not count, in data and in the loss; the default of F.cross_entropy.
@@ -143,7 +144,8 @@ class ModelConfig:
     attn_gate: one sigmoid gate per head and token. attn_sink: a learnable logit per head
         in the softmax's denominator. attn_norm: norm before the output projection.
         attn_conv: a short causal convolution and silu on queries, keys and values.
-    position: "rope" or "none". rope_base: base of the rotary frequencies.
+    position: "rope", "none", or "learned", a table of block_size positions that is added to the embedding (GPT-2).
+        rope_base: base of the rotary frequencies.
     yarn_scale: YaRN context extension factor over yarn_context tokens; 1 is off.
     varlen: attention and recurrence stop at document boundaries. doc_positions: rotary
         positions "restart" at each document or "continue" (as ArchScale does, departure D61): attention
@@ -184,7 +186,7 @@ class ModelConfig:
     attn_bias: bool = False
     qkv_bias: bool = False
     mlp_bias: bool = False
-    position: Literal["rope", "none"] = "rope"
+    position: Position = "rope"
     rope_base: float = 10_000.0
     rotary_fraction: float = 1.0
     yarn_scale: float = 1.0
@@ -271,6 +273,7 @@ class ModelConfig:
             return {"layers have experts, but the model does not say which (experts)": bool(mixtures)}
         return {
             "the model describes experts that no layer has": not mixtures,
+            "experts are no gelu networks": any(s.ffn == "gelu" for s in mixtures),
             "a layer with experts has no feed-forward network (ffn)": any(s.ffn is None for s in mixtures),
             "experts have no biases (mlp_bias) and no inner norm (ffn_norm)": self.mlp_bias or self.ffn_norm,
             "a mixture of experts has no inner state to share (memory='ffn')": any(s.memory == "ffn" for s in mixtures),

@@ -12,9 +12,6 @@ from lit_gpt.tools._hf_config import reasons_against
 from lit_gpt.tools._hf_layout import Layout
 from lit_gpt.tools.hf import MODEL_TYPES
 
-# Model types that people ask for, and why ours cannot express them.
-NOT_EXPRESSED = {"gpt2": "it has learned positions, and GELU in its feed-forward networks"}
-
 
 def choose_class(config: ModelConfig, multipliers: Multipliers, name: str | None = None) -> Any:
     """The entry that a model is written as: the first that nothing speaks against, or the one that was named.
@@ -51,16 +48,12 @@ def _named(name: str) -> Any:
     entries = {entry.LAYOUT.name: entry for entry in map(MODEL_TYPES.load, MODEL_TYPES.names())}
     if name in entries:
         return entries[name]
-    if name in NOT_EXPRESSED:
-        raise UserError(f"No model can be written as {name}: {NOT_EXPRESSED[name]}. Drop --hf_class {name}.")
     raise MODEL_TYPES.unknown(name, entries)
 
 
 def class_of(values: Mapping[str, Any]) -> Any:
     """The entry that a config.json asks for. Raises UserError for a model_type that is not read."""
     model_type = str(values.get("model_type") or "llama")  # some Llamas do not say
-    if model_type in NOT_EXPRESSED:
-        raise UserError(f"A model of type {model_type} cannot be read: {NOT_EXPRESSED[model_type]}, unlike ours.")
     if model_type not in MODEL_TYPES:
         readable = ", ".join(MODEL_TYPES.names())
         raise UserError(f"config.json asks for model_type {model_type}, which is not read; these are: {readable}.")

@@ -40,7 +40,8 @@ def to_theirs(
         assert len(parts) == len(row.theirs)
         # views, which cast may return: safetensors wants memory of their own
         out |= {name: t.clone() for name, t in cast(dict(zip(row.theirs, parts)), dtype or ours.dtype).items()}
-    return out | _made(theirs, next(iter(out.values())).dtype)
+    out |= _made(theirs, next(iter(out.values())).dtype)
+    return entry.packed(out) if hasattr(entry, "packed") else out
 
 
 def to_ours(entry: Any, weights: Weights, config: ModelConfig) -> Weights:
@@ -50,7 +51,7 @@ def to_ours(entry: Any, weights: Weights, config: ModelConfig) -> Weights:
     """
     rows: list[Place] = entry.places(config, Multipliers())
     mine, theirs = _constants(entry, config)
-    weights = _untied(weights, config, rows)
+    weights = _untied(entry.unpacked(weights) if hasattr(entry, "unpacked") else weights, config, rows)
     used = {name for row in rows for name in row.theirs} | {c.name for c in theirs}
     _all_used(weights, used, "our models have no place for")
     _check_constants(theirs, weights)

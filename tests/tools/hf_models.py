@@ -38,8 +38,17 @@ SIZES: dict[str, Any] = {
 }
 _MIXED = {"layers": (LayerSpec(experts=True),) * 2, "experts": Experts(3, 2)}
 _OLMO = {"qk_norm": True, "joint_qk_norm": True, "reordered_norm": True}
+_GPT2: dict[str, Any] = {
+    "position": "learned",
+    "norm": "layernorm",
+    "tie_embeddings": True,
+    "layers": (LayerSpec(ffn="gelu"),) * 2,
+    **dict.fromkeys(("attn_bias", "qkv_bias", "mlp_bias"), True),
+    "n_kv_head": 4,
+}
 # Model type -> options of a model of ours that is written as that class.
 MODELS: dict[str, dict[str, Any]] = {
+    "gpt2": _GPT2,
     "llama": {},
     "mistral": {"layers": (LayerSpec(window=5),) * 2},
     "mixtral": _MIXED,
@@ -52,7 +61,20 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 PROMPTS = [[3], [5, 1, 60, 7, 7], list(range(20, 45))]
 
-__all__ = ["EVERY", "MODELS", "SIZES", "loaded", "model_of", "reads", "refuses", "small", "theirs", "writes"]
+__all__ = [
+    "EVERY",
+    "MODELS",
+    "SIZES",
+    "VOCAB",
+    "loaded",
+    "model_of",
+    "reads",
+    "refuses",
+    "small",
+    "theirs",
+    "tokens",
+    "writes",
+]
 
 
 @torch.no_grad()

@@ -59,7 +59,8 @@ class ModelOptions:
         Example: --depth 4 --ar 32 makes a model of width 128
     tie_embeddings: Use one table as the input embedding and as the output head.
         Default: the family's, mostly false
-    mlp: Kind of the feed-forward networks.
+    mlp: Kind of the feed-forward networks. gelu is GPT-2's, without a gate: two matrices of the width at which the
+        others have as many weights as three.
         Default: the family's, mostly swiglu
     bias: Give the linear projections biases.
         Default: the family's, mostly false
@@ -82,7 +83,7 @@ class ModelOptions:
     ctx_len: Length | None = None
     ar: Annotated[int, Bounds(1, 10_000)] | None = None
     tie_embeddings: bool | None = None
-    mlp: Literal["swiglu", "relu2", "oss_swiglu"] | None = None
+    mlp: Literal["swiglu", "relu2", "oss_swiglu", "gelu"] | None = None
     bias: bool | None = None
     share_per_layer: Annotated[int, Bounds(0, 2_000)] | None = None
     share_group: Depth | None = None
@@ -99,7 +100,8 @@ class AttentionOptions:
     swa_len: Window of the sliding-window attention layers, in tokens.
         Default: the family's
 
-    position: Rotary positions (rope), or no positions at all.
+    position: Rotary positions (rope), no positions at all (none), or a table of --ctx_len positions that is added to
+        the embedding, as in GPT-2 (learned).
         Default: the family's, mostly rope
     rope_base: Base of the rotary frequencies; a longer context wants a larger one.
         Default: the family's, mostly 10000
@@ -127,7 +129,7 @@ class AttentionOptions:
 
     varlen: bool | None = None
     swa_len: Length | None = None
-    position: Literal["rope", "none"] | None = None
+    position: Literal["rope", "none", "learned"] | None = None
     rope_base: Annotated[float, Bounds(1, 1e15, "low")] | None = None
     doc_positions: Literal["restart", "continue"] | None = None
     yarn_scale: Annotated[float, Bounds(1, 10_000)] = 1.0

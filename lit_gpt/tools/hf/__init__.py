@@ -8,6 +8,8 @@ A file has
 and where the Layout does not say all:
 
 - `constants(config) -> list[Constant]`: tensors that one side alone has;
+- `packed(weights) -> Weights`, `unpacked(weights) -> Weights`: from the tensors of the places to those of the file, and
+  back, where one of theirs is several of ours;
 - `refusals(config, multipliers) -> list[str]`: what of a model the class cannot express, as nouns;
 - `describe(config) -> dict`: more keys of config.json;
 - `understand(fields, values) -> ModelConfig`: from the fields that the Layout reads, and all of config.json.

@@ -44,7 +44,7 @@ def describe(config: ModelConfig) -> dict[str, Any]:
     keys = windows.layered_keys(config)
     theta = {"rope_type": "default", "rope_theta": rope_keys(config)["rope_theta"]}
     return {
-        "sliding_window": keys["sliding_window"],
+        "sliding_window": keys["sliding_window"] or config.block_size,  # a number, also where no layer reads it
         "layer_types": keys["layer_types"],
         "rope_parameters": {windows.FULL: theta, windows.SLIDING: theta},
     }

@@ -22,6 +22,7 @@ LAYOUT = hf.Layout(
     },
     expressed=frozenset({"qkv_bias"}),
     layer_fields=frozenset({"window"}),
+    neutral={**hf.NEUTRAL, "use_mrope": (False,)},
     read=windows.LAYERED,
     kinds={**hf.KINDS, **windows.KINDS},
     last=(
