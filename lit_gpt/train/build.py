@@ -33,6 +33,8 @@ def open_training(resolved: ResolvedRun) -> Corpus:
 def open_validation(resolved: ResolvedRun) -> Corpus | None:
     """The validation corpus in order, cut for the longest multiple of the context that it can fill.
 
+    With learned positions that is the context itself: there are none beyond.
+
     Raises UserError for validation data of another tokenizer than the training data, where there is some.
     """
     run, context, training = resolved.run, resolved.plan.context, resolved.data
@@ -45,7 +47,8 @@ def open_validation(resolved: ResolvedRun) -> Corpus | None:
         training = describe_training_data(run.train_data_dir, run.data_mixture, run.eos_token_id, may_be_missing=True)
     agree([*training.sources, (str(run.val_data_dir), shortest.common)])
     check_vocab(shortest, resolved.model.vocab_size)
-    multiple = min(run.num_extrp or 1, (shortest.num_tokens - 1) // context)
+    longest = 1 if resolved.model.position == "learned" else run.num_extrp or 1
+    multiple = min(longest, (shortest.num_tokens - 1) // context)
     return Corpus(
         [(s.name, s.stream, 1.0) for s in shortest.sources], multiple * context, run.seed, shuffle=False, repeat=False
     )
