@@ -34,6 +34,13 @@ OPTIONS = {
     "rope_base": {"rope_base": 640_000.0},
     "partial_rope": {"rotary_fraction": 0.5},
     "yarn": {"yarn_scale": 4.0, "head_dim": 64},
+    "yarn_rounded": {"yarn_scale": 4.0, "head_dim": 64, "yarn_truncate": True},
+    "yarn_no_windows": {
+        "yarn_scale": 4.0,
+        "head_dim": 64,
+        "yarn_windows": False,
+        "layers": (LayerSpec(window=5), LayerSpec()),
+    },
     "tied": {"tie_embeddings": True},
     "relu2": {"layers": (LayerSpec(ffn="relu2"),) * 2},
     "oss_swiglu": {"layers": (LayerSpec(ffn="oss_swiglu"),) * 2},

@@ -146,7 +146,8 @@ class ModelConfig:
         attn_conv: a short causal convolution and silu on queries, keys and values.
     position: "rope", "none", or "learned", a table of block_size positions that is added to the embedding (GPT-2).
         rope_base: base of the rotary frequencies.
-    yarn_scale: YaRN context extension factor over yarn_context tokens; 1 is off.
+    yarn_scale: YaRN context extension factor over yarn_context tokens; 1 is off. yarn_truncate: the ends of its ramp
+        are whole pairs, as in transformers. yarn_windows: layers with a window have it too; in OLMo 3 they do not.
     varlen: attention and recurrence stop at document boundaries. doc_positions: rotary
         positions "restart" at each document or "continue" (as ArchScale does, departure D61): attention
         scores are the same, since they depend on distances, but restarting rounds less.
@@ -191,6 +192,8 @@ class ModelConfig:
     rotary_fraction: float = 1.0
     yarn_scale: float = 1.0
     yarn_context: int = 4096
+    yarn_truncate: bool = False
+    yarn_windows: bool = True
     varlen: bool = False
     doc_positions: Literal["restart", "continue"] = "restart"
     share_per_layer: int = 0
@@ -289,6 +292,10 @@ class ModelConfig:
     def base_of(self, spec: LayerSpec) -> float:
         """The rotary base of a layer: its own, else the model's."""
         return self.rope_base if spec.rope_base is None else spec.rope_base
+
+    def stretched(self, spec: LayerSpec) -> bool:
+        """Whether a layer's rotary positions have YaRN."""
+        return self.yarn_scale != 1 and (self.yarn_windows or spec.window is None)
 
     def replace(self, **changes: Any) -> ModelConfig:
         """A copy with some fields changed, validated again."""

@@ -35,6 +35,7 @@ OPTIONS = {
     "norm_eps": {"rms_norm_eps": 0.1},
     "rope_theta": {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
     "yarn": {"head_dim": 64, "max_position_embeddings": 16384, "rope_parameters": {**YARN, "truncate": False}},
+    "rounded yarn": {"head_dim": 64, "max_position_embeddings": 16384, "rope_parameters": YARN},
 }
 
 
@@ -100,7 +101,6 @@ REFUSED = {
     "linear": ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}, "rope_type linear"),
     "llama3": ({"rope_parameters": None, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_type llama3"),
     "dynamic": ({"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 8.0}}, "rope_type dynamic"),
-    "rounded": ({"head_dim": 64, "rope_parameters": YARN}, "truncate True"),
     "partial": ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor 0.5"),
     "no size": ({"hidden_size": None}, "does not say hidden_size"),
     "other shapes": ({"intermediate_size": 64}, r"ffn.down.weight is \(32, 48\), not \(32, 64\)"),

@@ -73,6 +73,35 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "use_cache": False,
         "vocab_size": 100352,
     },
+    "allenai/Olmo-3-1025-7B": {
+        "architectures": ["Olmo3ForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "hidden_act": "silu",
+        "hidden_size": 4096,
+        "initializer_range": 0.02,
+        "intermediate_size": 11008,
+        "layer_types": (["sliding_attention"] * 3 + ["full_attention"]) * 8,
+        "max_position_embeddings": 65536,
+        "model_type": "olmo3",
+        "num_attention_heads": 32,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 32,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": {
+            "attention_factor": 1.2079441541679836,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "factor": 8.0,
+            "original_max_position_embeddings": 8192,
+            "rope_type": "yarn",
+        },
+        "rope_theta": 500000,
+        "sliding_window": 4096,
+        "tie_word_embeddings": False,
+        "use_cache": False,
+        "vocab_size": 100278,
+    },
     "Qwen/Qwen3-0.6B": {
         "architectures": ["Qwen3ForCausalLM"],
         "attention_bias": False,
@@ -249,9 +278,7 @@ def test_published_models_are_understood(name):
     config = read_config(class_of(values), values)
     assert (config.depth, config.n_embd) == (values["num_hidden_layers"], values["hidden_size"])
     assert config.rope_base == values["rope_theta"] and config.tie_embeddings == values.get("tie_word_embeddings", True)
-    assert config.layers[-1].window == (
-        values.get("sliding_window") if values.get("use_sliding_window", True) else None
-    )
+    assert config.layers[0].window == (values.get("sliding_window") if values.get("use_sliding_window", True) else None)
 
 
 def test_the_published_gpt2_is_understood():

@@ -21,6 +21,8 @@ LAYERS = ["sliding_attention", "full_attention"]
 THETA = {"rope_type": "default", "rope_theta": 700.0}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096, "truncate": False}
 LONG = {"head_dim": 64, "max_position_embeddings": 16384}
+FAR = {"rope_theta": 700.0e3}
+NESTED = {LAYERS[0]: FAR | {"rope_type": "default"}, LAYERS[1]: FAR | YARN | {"truncate": True}}
 READ_2: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "plain": ({}, {**OLMO, "norm_eps": 1e-5, "attn_bias": False}),
     "biases": ({"attention_bias": True}, {"attn_bias": True, "qkv_bias": True}),
@@ -35,6 +37,10 @@ READ_3: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "rope_theta": (
         SIZES | {"layer_types": LAYERS, "rope_parameters": dict.fromkeys(LAYERS, THETA)},
         {"rope_base": 700.0},
+    ),
+    "yarn": (
+        SIZES | LONG | {"sliding_window": 5, "layer_types": LAYERS, "rope_parameters": NESTED},
+        {"layers": WINDOWS, "yarn_scale": 4.0, "yarn_windows": False, "yarn_truncate": True, "rope_base": 700.0e3},
     ),
     "all full": (
         SIZES | {"layer_types": LAYERS[1:] * 2, "rope_parameters": {LAYERS[1]: THETA}},
@@ -72,6 +78,11 @@ def test_a_model_with_norms_behind_its_branches_is_written(name, tmp_path):
     assert isinstance(writes(config.replace(layers=layers), tmp_path / "three" / "hf", None), Olmo3ForCausalLM)
 
 
+def test_yarn_in_some_layers_is_written(tmp_path):
+    yarn = {"yarn_scale": 4.0, "yarn_truncate": True, "yarn_windows": False, "head_dim": 64, "block_size": 16384}
+    assert isinstance(writes(small(**OLMO | yarn, layers=WINDOWS), tmp_path / "hf", None), Olmo3ForCausalLM)
+
+
 @pytest.mark.parametrize("multipliers", [Multipliers(), EVERY], ids=["neutral", "every"])
 def test_multipliers_are_in_the_gains(multipliers, tmp_path):
     """A norm behind a branch undoes a multiplier in the output projection."""
@@ -87,19 +98,22 @@ def test_what_they_lack_is_refused(tmp_path):
         ({"qkv_bias": True}, "olmo2", "qkv_bias without attn_bias"),
         ({"layers": WINDOWS}, "olmo2", r"window 5 \(layer 0\)"),
         ({"layers": mixed}, "olmo3", "windows 5 and 6 in different layers"),
-        ({"layers": WINDOWS, "yarn_scale": 4.0, "head_dim": 64}, "olmo3", "yarn_scale 4.0"),
+        ({"layers": WINDOWS, "yarn_scale": 4.0, "head_dim": 64}, "olmo3", "YaRN in layers with a window"),
+        ({"yarn_scale": 4.0, "head_dim": 64}, "olmo3", "yarn_truncate False"),
     ):
         refuses(small(**OLMO | fields), tmp_path / "hf", name, words)
 
 
 def test_an_olmo3_that_cannot_be_read_is_refused(tmp_path):
-    """As it is published it has YaRN in some of its layers."""
     theirs(Olmo3ForCausalLM, Olmo3Config(**FOUR), tmp_path / "hf")
     path = tmp_path / "hf" / "config.json"
     values = json.loads(path.read_text())
     for changes, words in (
-        ({"rope_parameters": None, "rope_theta": 1e4, "rope_scaling": YARN, "head_dim": 64}, "YaRN as OLMo 3 has it"),
-        ({"rope_parameters": {LAYERS[0]: THETA, LAYERS[1]: THETA | {"rope_theta": 1e4}}}, "RoPE that differs between"),
+        (
+            {"rope_parameters": {LAYERS[0]: THETA, LAYERS[1]: THETA | {"rope_theta": 1e4}}},
+            "RoPE in layers with a window that is not",
+        ),
+        ({"rope_parameters": {LAYERS[0]: YARN}}, "RoPE in layers with a window that is not"),
         ({"rope_parameters": {LAYERS[0]: 3}}, "it must be an object for each kind of layer"),
         ({"layer_types": ["chunked_attention"] * 4}, "asks for layer_types"),
     ):

@@ -61,6 +61,8 @@ CASES: dict[str, tuple[dict, str | None]] = {
     "rotary_fraction": ({"rotary_fraction": 0.5}, "rotary_fraction 0.5"),
     "yarn_scale": ({"yarn_scale": 4.0, "head_dim": 64, "block_size": 16384}, None),
     "yarn_context": ({"yarn_scale": 2.0, "yarn_context": 1024, "head_dim": 64, "block_size": 2048}, None),
+    "yarn_truncate": ({"yarn_scale": 4.0, "yarn_truncate": True, "head_dim": 64, "block_size": 16384}, None),
+    "yarn_windows": ({"yarn_windows": False}, "yarn_windows False"),
     "varlen": ({"varlen": True}, None),
     "doc_positions": ({"varlen": True, "doc_positions": "continue"}, None),
     "share_per_layer": ({"depth": 4, "share_per_layer": 2}, None),

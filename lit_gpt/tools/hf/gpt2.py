@@ -19,6 +19,7 @@ from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import _hf_layout as hf
 from lit_gpt.tools._hf_config import understood
 from lit_gpt.tools._hf_parts import block_of
+from lit_gpt.tools._hf_rope import ROPE_FIELDS
 
 MASK = re.compile(r"h\.\d+\.attn\.(masked_)?bias")
 LAYOUT = hf.Layout(
@@ -35,7 +36,8 @@ LAYOUT = hf.Layout(
         "norm": "layernorm",
         **dict.fromkeys(("attn_bias", "qkv_bias", "mlp_bias"), True),
     },
-    expressed=frozenset({"n_kv_head", "head_dim", "intermediate_size", "rope_base", "yarn_scale", "yarn_context"}),
+    # no layer reads what is said of rotary positions
+    expressed=frozenset({"n_kv_head", "head_dim", "intermediate_size", "yarn_windows", *ROPE_FIELDS}),
     layer=LayerSpec(ffn="gelu"),
     layer_fields=frozenset({"rope_base"}),
     rotary=False,
