@@ -94,7 +94,7 @@ def model_config(run: RunConfig, depth: int, aspect_ratio: int | None, vocab_siz
         raise UserError(f"--norm_class {run.norm_class} is unknown. Use rmsnorm or layernorm.")
     if run.bias is not None:
         changes |= {"attn_bias": run.bias, "mlp_bias": run.bias}
-    if run.midtrain or run.validation:
+    if (run.midtrain or run.validation) and run.yarn_scale != 1:  # a family may have YaRN of its own
         changes["yarn_scale"] = run.yarn_scale
     if run.mlp is not None:
         changes["layers"] = tuple(s if s.ffn is None else replace(s, ffn=run.mlp) for s in config.layers)

@@ -28,18 +28,21 @@ IDS = {"vocab_size": 257, "bos_token_id": None, "eos_token_id": None, "pad_token
 SIZES: dict[str, Any] = {
     "hidden_size": 48,
     "intermediate_size": 80,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 64,
 }
+PLAIN = {"rope_type": "default", "rope_theta": 10_000.0}
+YARN = PLAIN | {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}
+ROPE = {"sliding_attention": PLAIN, "full_attention": YARN}  # as the published one has it
 MADE = {
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**IDS, **SIZES, tie_word_embeddings=True)),
     "olmo2": lambda: Olmo2ForCausalLM(Olmo2Config(**IDS, **SIZES)),
-    "olmo3": lambda: Olmo3ForCausalLM(Olmo3Config(**IDS, **SIZES, sliding_window=7)),
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**IDS, n_embd=48, n_layer=3, n_head=4, n_positions=64)),
+    "olmo3": lambda: Olmo3ForCausalLM(Olmo3Config(**IDS, **SIZES, head_dim=64, sliding_window=7, rope_parameters=ROPE)),
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**IDS, n_embd=48, n_layer=4, n_head=4, n_positions=64)),
 }
-OPTIONS = {"depth": 3, "ar": None, "max_tokens": 3 * 512, "train_model": "imported", "train_name": "x", "num_extrp": 2}
+OPTIONS = {"depth": 4, "ar": None, "max_tokens": 3 * 512, "train_model": "imported", "train_name": "x", "num_extrp": 2}
 
 
 @torch.no_grad()

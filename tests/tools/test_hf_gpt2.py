@@ -15,7 +15,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.evals.decoding import Decoder
 from lit_gpt.evals.trained_model import load_model
 from lit_gpt.scaling.base import Multipliers
-from lit_gpt.tools import convert
+from lit_gpt.tools import convert, generate
 
 SIZES = {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
 SIZES |= {"bos_token_id": None, "eos_token_id": None}
@@ -71,6 +71,17 @@ def test_a_longer_input_is_refused():
     decoder(tokens(60))
     with pytest.raises(UserError, match="The input has 65 tokens"):
         decoder(tokens(5))
+
+
+def test_a_text_beyond_the_table_is_refused_before_it_begins(tmp_path, capsys):
+    theirs(GPT2LMHeadModel, GPT2Config(**SIZES | {"vocab_size": 257}), tmp_path / "hf")
+    convert.main([str(tmp_path / "hf"), str(tmp_path / "ours.pth")])
+    line = [str(tmp_path / "ours.pth"), "--tokenizer", "bytes", "--prompt", "x" * 60, "--max_new_tokens"]
+    capsys.readouterr()
+    with pytest.raises(UserError, match="The input has 65 tokens"):
+        generate.main([*line, "6"])
+    assert not capsys.readouterr().out
+    assert generate.main([*line, "5"]) == 0
 
 
 def test_what_gpt2_lacks_is_refused(tmp_path):
