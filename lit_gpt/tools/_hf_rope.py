@@ -13,8 +13,12 @@ from lit_gpt.tools._hf_values import check_kinds
 ROPE_FIELDS = {"rope_base", "yarn_scale", "yarn_context", "yarn_truncate"}  # of ModelConfig
 ROPE_KEYS = {"rope_theta", "rope_scaling", "rope_parameters"}  # of config.json
 UNUSED_BASE = 10_000.0  # where no layer has rotary positions; it must be a number
-KINDS = {"rope_theta": "a number", "factor": "a number", "original_max_position_embeddings": "a whole number"}
-KINDS["truncate"] = "true or false"
+KINDS = {
+    "rope_theta": "a number",
+    "factor": "a number",
+    "original_max_position_embeddings": "a whole number",
+    "truncate": "true or false",
+}
 
 
 def rope_reasons(config: ModelConfig, unrotated: bool) -> list[str]:

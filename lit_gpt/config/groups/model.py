@@ -59,8 +59,8 @@ class ModelOptions:
         Example: --depth 4 --ar 32 makes a model of width 128
     tie_embeddings: Use one table as the input embedding and as the output head.
         Default: the family's, mostly false
-    mlp: Kind of the feed-forward networks. gelu is GPT-2's, without a gate: two matrices of the width at which the
-        others have as many weights as three.
+    mlp: Kind of the feed-forward networks. gelu is GPT-2's: two matrices and no gate, and so two thirds of the
+        weights that the others have.
         Default: the family's, mostly swiglu
     bias: Give the linear projections biases.
         Default: the family's, mostly false
