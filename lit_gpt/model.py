@@ -26,14 +26,15 @@ from lit_gpt.nn.norm import build_norm
 from lit_gpt.ops.backends import current_name
 from lit_gpt.ops.boundaries import doc_positions
 from lit_gpt.ops.dtypes import upcast
-from lit_gpt.ops.loss import ChunkLoss, chunk_loss, linear_cross_entropy
+from lit_gpt.ops.loss import ChunkLoss, chunk_loss, linear_cross_entropy, token_losses
 from lit_gpt.scaling.base import Multipliers
 
 
 class Output(NamedTuple):
     """What a forward pass gives; fields that it was not asked for are None.
 
-    logits: (B, T, vocab_size) in at least fp32. loss: the sum over all targets, a scalar in at least fp32.
+    logits: (B, T, vocab_size) in at least fp32. loss: the sum over all targets, a scalar in at least fp32, or that of
+    each target, (B, T).
     routed: what the routers did, one row per layer with experts; None in a model without any.
     """
 
@@ -96,18 +97,21 @@ class GPT(nn.Module):
         doc_ids_BT: Tensor | None = None,
         label_smoothing: float = 0.0,
         head: bool = True,
+        each: bool = False,
     ) -> Output:
         """The logits of every position, or with targets the summed loss; see Output.
 
         targets_BT: next tokens; ops.loss.IGNORE where there is none. doc_ids_BT: integers that change at document
         boundaries; attention and recurrence stay inside a document. head: False leaves out what comes after the last
-        block, where only the routers are of interest.
+        block, where only the routers are of interest. each: the loss of every target, without gradients or smoothing.
         """
         h_BTD, routed = self.hidden(tokens_BT, doc_ids_BT)
         if not head:
             return Output(routed=routed)
         if targets_BT is None:
             return Output(logits=self.logits(h_BTD), routed=routed)
+        if each:
+            return Output(loss=self.losses(h_BTD, targets_BT), routed=routed)
         return Output(loss=self.loss(h_BTD, targets_BT, label_smoothing), routed=routed)
 
     def hidden(self, tokens_BT: Tensor, doc_ids_BT: Tensor | None = None) -> tuple[Tensor, Routed | None]:
@@ -171,6 +175,12 @@ class GPT(nn.Module):
             chunk=self.loss_chunk,
             inner=self.chunk_loss,
         )
+
+    def losses(self, h_BTD: Tensor, targets_BT: Tensor) -> Tensor:
+        """The cross-entropy of each next token, (B, T), 0 for those that do not count."""
+        vocab, chunk = self.config.vocab_size, self.loss_chunk
+        flat = h_BTD.flatten(0, 1), self.head_weight(), targets_BT.flatten()
+        return token_losses(*flat, vocab_size=vocab, chunk=chunk).view_as(targets_BT)
 
     def head_weight(self) -> Tensor:
         """The output projection (padded vocabulary, n); the token table itself when tied."""

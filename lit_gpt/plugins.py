@@ -78,6 +78,11 @@ def digests() -> dict[str, str]:
     return {name: plugin.digest for name, plugin in _loaded.items()}
 
 
+def source_of(name: str) -> str | None:
+    """The text of the plugin of this command line with that entry; None where there is none."""
+    return _loaded[name].source.decode() if name in _loaded else None
+
+
 def keep_plugins(folder: Path) -> None:
     """Write a copy of every plugin into a run folder."""
     for name, plugin in _loaded.items():

@@ -24,7 +24,8 @@ FLOORS = (
     ("model", "init", "optim"),
     ("parallel", "checkpoint", "metrics", "plugins"),
     ("preflight",),
-    ("train", "evals"),
+    ("evals",),
+    ("train",),
     ("tools",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -102,7 +102,10 @@ def load_exported(path: Path) -> tuple[Tensors, dict[str, Any]]:
     check_suffix(path)
     weights, meta, written = _read_pth(path) if path.suffix == ".pth" else _read_safetensors(path)
     if not isinstance(weights, dict) or not isinstance(meta, dict):
-        raise UserError(f"{path} was not written by an export: it has no model and meta. Export a checkpoint first.")
+        raise UserError(
+            f"{path} was not written by an export: it has no model and meta. Export a checkpoint first; to convert one "
+            "of ArchScale, type python -m lit_gpt.tools.convert FILE.pth model.safetensors --config sambay_d16."
+        )
     if written is not None and written != fingerprint(weights, meta):
         raise UserError(f"{path} is damaged: its contents are not what was written. Copy or export it again.")
     return weights, check_version(meta, path)

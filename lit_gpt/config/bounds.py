@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import UnionType
@@ -119,6 +120,18 @@ class Ends:
             return all(not kind or read_ends(kind, 1 << 62) for kind in kinds)
         except (ValueError, ZeroDivisionError, OverflowError):
             return False
+
+
+@dataclass(frozen=True)
+class StepsOrLast:
+    """A list of steps of a run, and of `last`, its last one."""
+
+    words: str = "steps from 1 to 1,000,000,000, or last, joined by commas"
+    shown: str = "STEP,STEP,..."
+
+    def allows(self, value: Any) -> bool:
+        """Whether each word is one of these."""
+        return all(word == "last" or (re.fullmatch("[0-9]{1,10}", word) and 1 <= int(word) <= 10**9) for word in value)
 
 
 @dataclass(frozen=True)

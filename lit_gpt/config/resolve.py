@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_args, get_origin
 from lit_gpt.config.bounds import hints, parts, path_fields, unset, violations
 from lit_gpt.config.names import NameFields, merge, read_model_name, read_train_name, without_tokens
 from lit_gpt.config.run import RunConfig
+from lit_gpt.config.validation_sets import validation_sets
 from lit_gpt.config.words import TokenCounts, Words
 from lit_gpt.errors import UserError
 
@@ -96,6 +97,7 @@ def resolve(run: RunConfig, optimizer_name: Callable[[str], str] = str) -> tuple
         loggers=[*run.loggers, *(["mlflow"] if run.use_mlflow and "mlflow" not in run.loggers else [])],
     )
     problems += _contradictions(run)
+    validation_sets(run.val_data_dir)
     if len(problems) == 1:
         raise UserError(f"{problems[0]}.")
     if problems:
@@ -149,6 +151,13 @@ def _contradictions(run: RunConfig) -> list[str]:
         problems.append("validation needs --init_from (or --load_dir) and --val_data_dir")
     if run.keep_best and not run.val_data_dir:
         problems.append("--keep_best needs --val_data_dir, since the best is that of the lowest validation loss")
+    if run.full_eval_at and not run.val_data_dir:
+        problems.append("--full_eval_at needs --val_data_dir, all of which it measures")
+    if run.sample_prompts and not run.val_data_dir:
+        problems.append("--sample_prompts needs --val_data_dir, since prompts are continued after each validation")
+    for name in ("eval_tasks_step", "eval_tasks_path", "eval_task_options"):
+        if getattr(run, name) is not None and not run.eval_tasks:
+            problems.append(f"--{name} acts on --eval_tasks only; name some, or drop it")
     if run.yarn_scale > 1 and not (run.midtrain or run.validation):
         problems.append("--yarn_scale only acts in a midtrain or validation run; add that token to --train_name")
     return problems

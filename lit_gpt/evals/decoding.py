@@ -16,6 +16,7 @@ Shapes: B rows, T tokens of a call, S positions so far with this call's, n model
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import copy
 from typing import Any, cast
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from lit_gpt.model import GPT
 from lit_gpt.nn.block import Block, Stream
-from lit_gpt.nn.cache import select_rows
+from lit_gpt.nn.cache import extend, rows_of, select_rows
 from lit_gpt.nn.context import Context, Contexts, Keys
 from lit_gpt.nn.mixers import SharedState
 from lit_gpt.nn.mixers.attention import Attention
@@ -77,6 +78,21 @@ class Decoder:
                 select_rows(cache, index_R)
         self.start_B = self.start_B[index_R]
         self.doc_ids_BS = None if self.doc_ids_BS is None else self.doc_ids_BS[index_R]
+
+    def extend(self, count: int) -> None:
+        """Room for so many tokens more than max_len said, where nobody knew how long the rows would become."""
+        for cache in self.caches:
+            if cache is not None:
+                extend(cache, count)
+
+    def copies(self, count: int) -> Decoder:
+        """So many rows that each go on from where this one row is, which stays as it is."""
+        index_R = torch.zeros(count, dtype=torch.long, device=self.start_B.device)
+        other = copy(self)
+        other.caches = [None if cache is None else rows_of(cache, index_R) for cache in self.caches]
+        other.start_B = self.start_B[index_R]
+        other.doc_ids_BS = None if self.doc_ids_BS is None else self.doc_ids_BS[index_R]
+        return other
 
     def _see(self, count: int, doc_ids_BT: Tensor | None) -> tuple[Tensor, Keys]:
         """Take account of `count` more tokens per row: their positions, (T,) or (B, T), and all keys so far."""

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.names import ModelName, read_model_name
+from lit_gpt.data.kept_tokenizer import KeptTokenizer
+from lit_gpt.data.stream import StreamInfo
+from lit_gpt.data.token_bytes import TokenBytes, token_bytes
 from lit_gpt.errors import UserError
+from lit_gpt.evals.archscale_file import TrainedWith
 from lit_gpt.evals.extension import UNCHANGED, Extension
 from lit_gpt.evals.generation import GREEDY, Sampling, generate
-from lit_gpt.evals.model_tokenizer import tokenizer_of
+from lit_gpt.evals.model_tokenizer import kept_of
 from lit_gpt.evals.results import Subject, subject_of
 from lit_gpt.evals.scoring import Request, Score, score
 from lit_gpt.evals.trained_model import device_of, load_model
+from lit_gpt.model import GPT
 
 DTYPES = {
     "auto": None,
@@ -34,17 +40,44 @@ GENERATED = {"cuda": 2**17, "cpu": 2**13}  # tokens of rows that are continued t
 class Judged:
     """A model to be judged.
 
-    path: run folder, step folder or exported file. config: `<family>_d<depth>`, or with experts also
-    `<family>_s<S>_k<k>_d<depth>`, only compared with what the checkpoint says (departure D10). tokenizer: a spec of
-    load_tokenizer, by default the one of the model's data. weights: an average that --ema kept. dtype: of DTYPES; auto
-    is bf16 on a GPU, fp32 elsewhere. extension: of the context. max_length: longest input in tokens, by default the
-    context of training, or the extended one.
-    batch_tokens: of one batch; by default what memory takes.
-    Raises UserError where one of these means nothing.
+    model: in evaluation mode. kept: its tokenizer, which says what starts each document of its data. max_length:
+    longest input in tokens, by default the context of training, or the extended one. extension: of the context, which
+    the model has already. batch_tokens: of one batch; by default what memory takes. path, meta, weights: where the
+    model is from; a model that is being trained has no such place. said: what a result depends on beside the file,
+    where a person said how it was trained.
+    Raises UserError for a tokenizer with more tokens than the model.
     """
 
     def __init__(
         self,
+        model: GPT,
+        kept: KeptTokenizer,
+        *,
+        max_length: int | None = None,
+        extension: Extension = UNCHANGED,
+        batch_tokens: int | None = None,
+        path: Path = Path(),
+        meta: Mapping[str, Any] | None = None,
+        weights: str | None = None,
+        said: Mapping[str, Any] | None = None,
+    ):
+        if max_length is not None and max_length < 2:
+            raise UserError(f"max_length is {max_length}; give 2 tokens or more.")
+        tokenizer = kept.load()
+        if tokenizer.vocab_size > model.config.padded_vocab_size:
+            raise UserError(
+                f"The tokenizer {tokenizer.name!r} has {tokenizer.vocab_size} tokens, and the model "
+                f"{model.config.vocab_size}. Give the tokenizer that it was trained with."
+            )
+        self.model, self.kept, self.tokenizer, self.bos_id = model, kept, tokenizer, kept.bos_id
+        self.path, self.meta, self.weights, self.extension = path, dict(meta or {}), weights, extension
+        self.said = dict(said or {})
+        self.device, self.batch_tokens = model.wte.weight.device, batch_tokens
+        self.max_length = max_length or extension.longest(model.config)
+
+    @classmethod
+    def load(
+        cls,
         path: Path,
         *,
         config: str | None = None,
@@ -55,24 +88,27 @@ class Judged:
         max_length: int | None = None,
         extension: Extension = UNCHANGED,
         batch_tokens: int | None = None,
-    ):
+        trained_with: Mapping[str, Any] | None = None,
+    ) -> Judged:
+        """The model at a path: a run folder, step folder, exported file, or ArchScale's checkpoint.
+
+        config: `<family>_d<depth>`, or with experts also `<family>_s<S>_k<k>_d<depth>`, only compared with what the
+        checkpoint says (departure D10); of one of ArchScale's that does not say it, this is what it is, and
+        trained_with how it was trained. tokenizer: a spec of load_tokenizer, by default the one of the model's data.
+        weights: an average that --ema kept. dtype: of DTYPES; auto is bf16 on a GPU, fp32 elsewhere.
+        Raises UserError where one of these means nothing.
+        """
         if dtype not in DTYPES:
             raise UserError(f"dtype is {dtype}; give one of {', '.join(DTYPES)}.")
-        if max_length is not None and max_length < 2:
-            raise UserError(f"max_length is {max_length}; give 2 tokens or more.")
-        self.path, self.weights, self.extension, self.batch_tokens = path, weights, extension, batch_tokens
-        self.device = device_of(device)
-        options = {"compute_dtype": DTYPES[dtype], "weights": weights, "extension": extension}
-        self.model, self.meta = load_model(path, self.device, **options)
+        typed = TrainedWith(config, trained_with or {})
+        options = {"compute_dtype": DTYPES[dtype], "weights": weights, "extension": extension, "typed": typed}
+        model, meta = load_model(path, device_of(device), **options)
         if config is not None:
-            _compare(config.strip("\"'"), self.model.config, path)
-        self.max_length = max_length or extension.longest(self.model.config)
-        self.tokenizer, self.bos_id = tokenizer_of(path, tokenizer, self.meta, "as the tokenizer")
-        if self.tokenizer.vocab_size > self.model.config.padded_vocab_size:
-            raise UserError(
-                f"The tokenizer {self.tokenizer.name!r} has {self.tokenizer.vocab_size} tokens, and the model "
-                f"{self.model.config.vocab_size}. Give the tokenizer that it was trained with."
-            )
+            _compare(config.strip("\"'"), model.config, path)
+        kept = kept_of(path, tokenizer, meta, "as the tokenizer")
+        said = {"trained_with": {"config": config, **typed.options}} if typed.options else {}
+        source: dict[str, Any] = {"path": path, "meta": meta, "weights": weights, "said": said}
+        return cls(model, kept, max_length=max_length, extension=extension, batch_tokens=batch_tokens, **source)
 
     @property
     def eos_id(self) -> int:
@@ -86,9 +122,20 @@ class Judged:
         """What a text without context follows: what starts or else ends a document of the training data."""
         return self.eos_id if self.bos_id is None else self.bos_id
 
+    @property
+    def token_bytes(self) -> TokenBytes | None:
+        """Bytes of text by token, None where they cannot be known."""
+        made_with = self.kept.kind if self.kept.kind == "bytes" else self.kept.source
+        return token_bytes(StreamInfo(eos_id=self.tokenizer.eos_id, made_with=made_with))
+
     def encode(self, text: str, *, start: bool = True) -> list[int]:
         """Tokens of a text; with `start` after BOS, where the training data has it."""
         return ([self.bos_id] if start and self.bos_id is not None else []) + list(self.tokenizer.encode(text))
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """As encode with `start`, of many texts at once, which tokenizers do in threads."""
+        start = [] if self.bos_id is None else [self.bos_id]
+        return [start + list(ids) for ids in self.tokenizer.encode_batch(texts)]
 
     def score(self, requests: Sequence[Request], *, show: bool = False) -> list[Score]:
         """See lit_gpt.evals.scoring.score."""

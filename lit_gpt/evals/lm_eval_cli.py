@@ -15,9 +15,9 @@ from lm_eval.utils import setup_logging
 from lit_gpt.errors import UserError
 from lit_gpt.evals.hf_tokenizer import write_tokenizer
 from lit_gpt.evals.lm_eval_model import TrainedModel
+from lit_gpt.evals.lm_eval_tasks import figures_of, understood_tasks
 from lit_gpt.evals.model_tokenizer import find_tokenizer
-from lit_gpt.evals.results import Metric, Result, save
-from lit_gpt.evals.soft import soft_metrics
+from lit_gpt.evals.results import Result, save
 
 NAMES = ("ArchScale", "scalelab")
 SETTINGS = ("num_fewshot", "limit", "gen_kwargs", "system_instruction", "fewshot_as_multiturn", "fewshot_random_seed")
@@ -46,18 +46,8 @@ def main(argv: list[str]) -> int:
     setattr(lm_eval, "simple_evaluate", recorded)  # noqa: B010 (from where its command line takes it)
     try:
         harness = HarnessCLI()
-        harness.execute(harness.parse_args())
-    except ConnectionError as error:  # of datasets, which is also an OSError
-        raise UserError(
-            f"The data of a task could not be fetched ({error}). Fetch it where there is a network, with the same "
-            "command; or give tasks of your own: --include_path FOLDER."
-        ) from error
-    except ImportError as error:
-        raise UserError(f"A task needs a package that is not here: {' '.join(str(error).split())}") from error
-    except ValueError as error:
-        if "Tasks not found" not in str(error):
-            raise
-        raise UserError(f"{error}. Type `python eval.py ls tasks`, or --include_path and their folder.") from error
+        with understood_tasks("--include_path"):
+            harness.execute(harness.parse_args())
     finally:
         setattr(lm_eval, "simple_evaluate", evaluate)  # noqa: B010
     return 0
@@ -70,7 +60,7 @@ def _model(options: Mapping[str, Any], device_given: bool) -> TrainedModel:
         given["device"] = options["device"]
     if "pretrained" not in given:
         raise UserError("--model_args needs pretrained=PATH: a run folder, a step folder, or an exported file.")
-    return TrainedModel(**given)
+    return TrainedModel.load(**given)
 
 
 def _lend_tokenizer(model: TrainedModel, metadata: dict[str, Any], folder: Path) -> None:
@@ -92,15 +82,10 @@ def _lend_tokenizer(model: TrainedModel, metadata: dict[str, Any], folder: Path)
 def keep(model: TrainedModel, results: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """A Result of every task, with its soft metrics, beside the model."""
     subject = model.judged.subject()
-    for task, found in results["results"].items():
-        examples = results.get("n-samples", {}).get(task, {}).get("effective")
-        if examples is None:  # a group: its tasks have results of their own
-            continue
+    for task, (examples, metrics) in figures_of(results).items():
         settings = {name: options[name] for name in SETTINGS if options.get(name) is not None}
         settings |= {"max_length": model.max_length, "task_version": results["versions"].get(task)}
-        settings |= model.judged.extension.settings | _metadata(options)
-        metrics = metrics_of(found, results.get("higher_is_better", {}).get(task, {}))
-        metrics |= soft_metrics(results["samples"].get(task, []))
+        settings |= model.judged.extension.settings | model.judged.said | _metadata(options)
         print(f"kept: {save(Result(task, examples, metrics, subject, settings), model.judged.path)}")
 
 
@@ -109,19 +94,3 @@ def _metadata(options: Mapping[str, Any]) -> dict[str, Any]:
     added = {"tokenizer", *dict(options["model_args"] or {})}
     typed = {name: value for name, value in (options.get("metadata") or {}).items() if name not in added}
     return {"metadata": typed} if typed else {}
-
-
-def metrics_of(found: Mapping[str, Any], higher: Mapping[str, bool]) -> dict[str, Metric]:
-    """lm-eval's `acc,none` and `acc_stderr,none` as one Metric each; the filter is named where there is one."""
-    metrics = {}
-    for key, value in found.items():
-        name, comma, kind = key.partition(",")
-        if not comma or name.endswith("_stderr") or not isinstance(value, int | float):
-            continue
-        if name.isdecimal() and value == -1:  # RULER's word for a length that nobody asked for
-            continue
-        error = found.get(f"{name}_stderr,{kind}")
-        better = "higher" if higher.get(name, True) else "lower"
-        full = name if kind == "none" else f"{name} ({kind})"
-        metrics[full] = Metric(float(value), error if isinstance(error, int | float) else None, better)
-    return metrics

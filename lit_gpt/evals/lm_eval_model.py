@@ -14,6 +14,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
+from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.evals.extension import Extension
 from lit_gpt.evals.generation import Sampling
@@ -21,6 +22,7 @@ from lit_gpt.evals.judged import Judged
 from lit_gpt.evals.scoring import Request, windows
 from lit_gpt.plugins import load_plugins
 
+OF_RUNS = RunConfig.__dataclass_fields__
 IGNORED = ("trust_remote_code", "max_batch_size")  # lm-eval hands these to every model
 NEW_TOKENS = 256  # lm-eval's own default
 Encoded = tuple[tuple[str, str], list[int], list[int]]  # context and continuation as texts, and their tokens
@@ -29,15 +31,26 @@ Encoded = tuple[tuple[str, str], list[int], list[int]]  # context and continuati
 class TrainedModel(TemplateLM):
     """lm-eval's questions, asked of a Judged.
 
-    pretrained: its path; config, max_length, tokenizer, weights, dtype: as there. batch_size: sequences of max_length
-    that a batch may hold; "auto", and 1, which lm-eval gives when nothing was typed: as many as memory takes.
-    yarn_scale, window: of an Extension. max_gen_toks: longest continuation where a task names none. plugins: files with
-    mixers that the model has, joined by "+" since lm-eval reads commas itself. Under torchrun or accelerate each
-    process takes a part of the examples. Raises UserError for arguments that mean nothing.
+    batch_size: what lm-eval shows of it. max_gen_toks: longest continuation where a task names none. rank, world_size:
+    of the processes that share the examples.
     """
 
     def __init__(
         self,
+        judged: Judged,
+        *,
+        batch_size: int | str | None = None,
+        max_gen_toks: int = NEW_TOKENS,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        super().__init__()
+        self.judged, self.batch_size, self.max_gen_toks, self._device = judged, batch_size, max_gen_toks, judged.device
+        self._rank, self._world_size = rank, world_size
+
+    @classmethod
+    def load(
+        cls,
         pretrained: str,
         config: str | None = None,
         max_length: int | None = None,
@@ -50,15 +63,25 @@ class TrainedModel(TemplateLM):
         yarn_scale: float | None = None,
         window: int | None = None,
         plugins: str = "",
-        **others: Any,
-    ):
-        super().__init__()
-        if unknown := sorted(set(others) - set(IGNORED)):
+        **trained_with: Any,
+    ) -> TrainedModel:
+        """The model at a path, by the words of --model_args.
+
+        pretrained: its path; config, max_length, tokenizer, weights, dtype: of Judged.load. batch_size: sequences of
+        max_length that a batch may hold; "auto", and 1, which lm-eval gives when nothing was typed: as many as memory
+        takes. yarn_scale, window: of an Extension. plugins: files with mixers that the model has, joined by "+" since
+        lm-eval reads commas itself. trained_with: options of pretrain.py, such as train_name, for a checkpoint of
+        ArchScale that does not say how it was trained. Under torchrun or accelerate each process takes a part of the
+        examples. Raises UserError for arguments that mean nothing.
+        """
+        trained_with = {name: value for name, value in trained_with.items() if name not in IGNORED}
+        if unknown := sorted(name for name in trained_with if name.partition(".")[0] not in OF_RUNS):
             raise UserError(
                 f"--model_args {unknown[0]} is unknown; give pretrained, config, max_length, tokenizer, weights, "
-                "dtype, max_gen_toks, yarn_scale, window or plugins."
+                "dtype, max_gen_toks, yarn_scale, window or plugins, and for a checkpoint of ArchScale train_name and "
+                "other options of pretrain.py."
             )
-        self._rank, self._world_size = _join()
+        rank, world_size = _join()
         rows = str(batch_size or "auto").partition(":")[0]
         if rows != "auto" and not rows.isdecimal():
             raise UserError(f"--batch_size is {batch_size}; give a number of sequences, or auto.")
@@ -67,7 +90,7 @@ class TrainedModel(TemplateLM):
         for name, value in (("yarn_scale", yarn_scale), ("window", window), ("max_length", max_length)):
             if value is not None and not isinstance(value, int | float):
                 raise UserError(f"--model_args {name} is {value!r}; give a number.")
-        self.judged = Judged(
+        judged = Judged.load(
             Path(pretrained).expanduser(),
             config=config,
             device=device,
@@ -76,10 +99,11 @@ class TrainedModel(TemplateLM):
             tokenizer=tokenizer,
             max_length=max_length,
             extension=Extension(yarn_scale, window),
+            trained_with=trained_with,
         )
         if rows not in ("auto", "1"):
-            self.judged.batch_tokens = int(rows) * self.judged.max_length
-        self.batch_size, self.max_gen_toks, self._device = batch_size, max_gen_toks, self.judged.device
+            judged.batch_tokens = int(rows) * judged.max_length
+        return cls(judged, batch_size=batch_size, max_gen_toks=max_gen_toks, rank=rank, world_size=world_size)
 
     @property
     def max_length(self) -> int:

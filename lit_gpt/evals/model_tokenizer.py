@@ -1,4 +1,4 @@
-"""The tokenizer of a trained model, from any form the model is kept in and any working directory."""
+"""Tokenizer and data of a trained model, from any form the model is kept in and any working directory."""
 
 from __future__ import annotations
 
@@ -38,10 +38,14 @@ def find_tokenizer(path: Path, meta: dict[str, Any], given: str | None = None) -
     return replace(asked, bos_id=known.bos_id) if known else asked
 
 
-def tokenizer_of(
-    path: Path, given: str | None, meta: dict[str, Any], option: str = "--tokenizer"
-) -> tuple[Tokenizer, int | None]:
-    """The tokenizer that was asked for, else the model's own; and the token before each document, if the data has one.
+def tokenizer_of(path: Path, given: str | None, meta: dict[str, Any]) -> tuple[Tokenizer, int | None]:
+    """The tokenizer of kept_of, and the token before each document, if the data has one."""
+    kept = kept_of(path, given, meta)
+    return kept.load(), kept.bos_id
+
+
+def kept_of(path: Path, given: str | None, meta: dict[str, Any], option: str = "--tokenizer") -> KeptTokenizer:
+    """The tokenizer that was asked for, else the model's own, which is there.
 
     option: how a tokenizer is given, for messages. Raises UserError when there is none.
     """
@@ -50,7 +54,27 @@ def tokenizer_of(
         raise UserError(f"{path} does not say which tokenizer its data had. Give {option} bytes or a tokenizer.json.")
     if not found.present:
         raise UserError(f"The tokenizer of {path} is no longer at {found.source}. Give {option}.")
-    return found.load(), found.bos_id
+    return found
+
+
+def prompt_ids(vocab_size: int, tokenizer: Tokenizer, prompt: str, bos_id: int | None) -> list[int]:
+    """The tokens to continue: those of the prompt, after the token that starts each document of the data.
+
+    vocab_size: of the model. Raises UserError for an empty prompt, where nothing starts a document, for text that is no
+    Unicode, and for tokens that the model does not have.
+    """
+    try:
+        ids = ([] if bos_id is None else [bos_id]) + tokenizer.encode(prompt)
+    except UnicodeEncodeError as error:
+        raise UserError(f"The prompt {prompt!r} is not UTF-8 text.") from error
+    if not ids:
+        raise UserError("The prompt is empty: there is nothing to continue. Give some text.")
+    if max(ids) >= vocab_size:
+        raise UserError(
+            f"The tokenizer {tokenizer.name!r} made token {max(ids)}, but the model knows {vocab_size} "
+            "tokens. Give the --tokenizer that it was trained with."
+        )
+    return ids
 
 
 def with_tokenizer(meta: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -68,6 +92,16 @@ def _of_run(path: Path) -> Iterator[KeptTokenizer | None]:
             run = _options(folder / CONFIG)
             for data in _places(folder, run["train_data_dir"], Path(str(run.get("out_dir", "out")))):
                 yield describe_tokenizer(data, run.get("data_mixture"), run.get("eos_token_id"))
+
+
+def validation_data_of(path: Path) -> str | None:
+    """The validation data of the run around a path, None where it had none or it is no longer there."""
+    for folder in (path.absolute(), *path.absolute().parents[:2]):
+        if (folder / CONFIG).is_file():
+            run = _options(folder / CONFIG)
+            given = run.get("val_data_dir")
+            return next(_places(folder, given, Path(str(run.get("out_dir", "out")))), None) if given else None
+    return None
 
 
 def _options(path: Path) -> dict[str, Any]:

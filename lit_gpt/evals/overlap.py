@@ -14,9 +14,12 @@ import numpy as np
 from tqdm import tqdm
 
 from lit_gpt.data.discover import open_corpus
+from lit_gpt.data.kept_tokenizer import describe_tokenizer
 from lit_gpt.data.stream import TokenStream
+from lit_gpt.data.tokenizer import Tokenizer
 
 NGRAM = 13  # the convention of GPT-3's paper, which counts words (arXiv:2005.14165, appendix C); here they are tokens
+PROBE = "In 1998, 23 of them said: it isn't (quite) so simple.\n"  # two tokenizers do not cut all of this alike
 CHUNK = 1 << 20  # tokens of training data read at a time: a few tens of MB with its hashes
 FILTER_BITS = 24  # 16 MB, that say of most n-grams that no example has them
 
@@ -53,6 +56,12 @@ class Overlap:
 def streams_of(data_dir: str, split: str = "train", mixture: str | None = None) -> list[TokenStream]:
     """The token streams of a data folder, as training reads them. Raises UserError where there are none."""
     return [source.stream for source in open_corpus(data_dir, split, 1, 0, mixture).sources]
+
+
+def other_tokenizer(data_dir: str, tokenizer: Tokenizer) -> str | None:
+    """The name of the tokenizer that a data folder was made with where it is another one; None as far as is known."""
+    kept = describe_tokenizer(data_dir)
+    return kept.name if kept and kept.present and kept.load().encode(PROBE) != tokenizer.encode(PROBE) else None
 
 
 def overlap(

@@ -45,6 +45,22 @@ class Metric:
         error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
         return cls(statistics.fmean(values), error, better)
 
+    @classmethod
+    def ratio(cls, over: Sequence[float], under: Sequence[float], better: str = "higher") -> Metric:
+        """The sum of `over` by the sum of `under`, a pair for each example, with the error of a ratio estimator."""
+        value, count = sum(over) / sum(under), len(over)
+        spread = math.sqrt(sum((a - value * b) ** 2 for a, b in zip(over, under)) / max(1, count - 1))
+        return cls(value, spread / math.sqrt(count) / statistics.fmean(under) if count > 1 else None, better)
+
+    @classmethod
+    def share(cls, right: int, count: int) -> Metric:
+        """right / count, with the standard error after two more of either kind, so that none of 8 is not certainty.
+
+        Source: Agresti and Coull, The American Statistician 52 (1998), 119-126.
+        """
+        share = (right + 2) / (count + 4)
+        return cls(right / count, math.sqrt(share * (1 - share) / (count + 4)))
+
 
 @dataclass(frozen=True)
 class Subject:

@@ -2,26 +2,30 @@
 
 Requests are sorted by length, and share batches of a fixed number of tokens. The head, whose logits are most of the
 memory, is applied to the positions that are asked for. Continuations of one context are computed from one copy of its
-cache, which is what multiple choice needs: its context is the long part.
+cache, which is what multiple choice needs: its context is the long part. So are contexts that begin alike, where that
+saves more than it costs: questions after the same examples, or about the same document.
 
 Shapes: B rows, T tokens, R selected rows, N selected positions, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from lit_gpt.errors import UserError
 from lit_gpt.evals.decoding import Decoder
+from lit_gpt.evals.prefixes import Ids, families
 from lit_gpt.model import GPT
 
-Ids = tuple[int, ...]
 LOGITS = 2**26  # numbers of one chunk of logits: 256 MiB in fp32
+SAVING = 0.8  # of the tokens, computed from a shared beginning: else its smaller batches cost what is saved
 BATCH_TOKENS = {"cuda": 2**17, "cpu": 2**12}  # halved where memory does not suffice
 
 
@@ -50,10 +54,11 @@ class Score(NamedTuple):
 
 
 class Group(NamedTuple):
-    """The distinct continuations of one context."""
+    """The distinct continuations of one context, of which the first `shared` tokens are in a cache already."""
 
     context: Ids
     continuations: list[Ids]
+    shared: int = 0
 
     @property
     def inputs(self) -> list[Ids]:
@@ -65,6 +70,13 @@ class Group(NamedTuple):
         """Of memory: rows times their length."""
         longest = max(len(c) for c in self.continuations) - 1
         return len(self.inputs) * (len(self.context) + longest)
+
+    @property
+    def computed(self) -> int:
+        """Tokens that go through the model. After a shared beginning every row has the rest of the context."""
+        inputs = self.inputs
+        rest = len(self.context) - self.shared
+        return rest * (len(inputs) if self.shared else 1) + sum(map(len, inputs))
 
 
 @torch.inference_mode()
@@ -92,18 +104,47 @@ def score(
     groups: dict[Ids, dict[Ids, None]] = {}
     for context, continuation in cut:
         groups.setdefault(context, {})[continuation] = None
-    found: dict[Request, Score] = {}
     limit = _Limit(batch_tokens or BATCH_TOKENS.get(model.head_weight().device.type, BATCH_TOKENS["cpu"]))
-    waiting = sorted((Group(c, list(many)) for c, many in groups.items()), key=lambda g: (-g.tokens, g.context))
-    with tqdm(total=len(waiting), desc="scoring", unit="context", disable=not show) as bar:
-        while waiting:
-            batch = _next(waiting, limit.tokens)
-            scores = limit.attempt(lambda batch=batch: _batch(model, batch), batch)
-            if scores is not None:
-                found.update(scores)
-                waiting = waiting[len(batch) :]
-                bar.update(len(batch))
+    found: dict[Request, Score] = {}
+    with tqdm(total=len(groups), desc="scoring", unit="context", disable=not show) as bar:
+        for beginning, waiting in _beginnings([Group(c, list(many)) for c, many in groups.items()]):
+            decoder = _begun(model, beginning, waiting) if beginning else None
+            while waiting:
+                batch = _next(waiting, limit.tokens)
+                scores = limit.attempt(lambda batch=batch, decoder=decoder: _batch(model, batch, decoder), batch)
+                if scores is not None:
+                    found.update(scores)
+                    waiting = waiting[len(batch) :]
+                    bar.update(len(batch))
     return [found[request] for request in cut]
+
+
+def _beginnings(groups: Sequence[Group]) -> Iterator[tuple[Ids, list[Group]]]:
+    """(what their contexts begin with, groups), largest first; groups that share nothing that pays come as one lot."""
+    by_context, lone = {group.context: group for group in groups}, list[Group]()
+    for shared, contexts in families(list(by_context)):
+        alone = [by_context[context] for context in contexts]
+        after = [group._replace(shared=shared) for group in alone]
+        if shared and shared + _computed(after) < SAVING * _computed(alone):
+            yield contexts[0][:shared], _by_size(after)
+        else:
+            lone += alone
+    yield (), _by_size(lone)
+
+
+def _computed(groups: Sequence[Group]) -> int:
+    return sum(group.computed for group in groups)
+
+
+def _by_size(groups: Sequence[Group]) -> list[Group]:
+    return sorted(groups, key=lambda g: (-g.tokens, g.context))
+
+
+def _begun(model: GPT, beginning: Ids, groups: Sequence[Group]) -> Decoder:
+    """One row that has read the beginning, and can be continued by each of the groups."""
+    decoder = Decoder(model, 1, max(group.tokens // len(group.inputs) for group in groups))
+    decoder.hidden(_padded(model, [beginning]), last_only=True)
+    return decoder
 
 
 class _Limit:
@@ -136,20 +177,25 @@ def _cut(request: Request, max_length: int) -> Request:
 
 
 def _next(waiting: Sequence[Group], tokens: int) -> list[Group]:
-    """The first groups that fit into so many tokens, of one kind: with one input each, or with several."""
+    """The first groups that fit into so many tokens, of one kind: with one input each, or with several.
+
+    After a shared beginning there is one kind only.
+    """
     several, rows, longest, batch = len(waiting[0].inputs) > 1, 0, 0, []
     for group in waiting:
         count = len(group.inputs)
         rows, longest = rows + count, max(longest, group.tokens // count)
-        if batch and (rows * longest > tokens or (count > 1) != several):
+        if batch and (rows * longest > tokens or (not group.shared and (count > 1) != several)):
             break
         batch.append(group)
     return batch
 
 
-def _batch(model: GPT, groups: Sequence[Group]) -> dict[Request, Score]:
-    several = len(groups[0].inputs) > 1
-    rows = _shared(model, groups) if several else _alone(model, groups)
+def _batch(model: GPT, groups: Sequence[Group], begun: Decoder | None) -> dict[Request, Score]:
+    if begun is not None:
+        rows = _after(begun, model, groups)
+    else:
+        rows = _shared(model, groups) if len(groups[0].inputs) > 1 else _alone(model, groups)
     asked: list[tuple[Request, int, int]] = []  # request, its row, where its first token is predicted
     for (group, inputs), row, offset in rows.places:
         for c in group.continuations:
@@ -191,12 +237,25 @@ def _shared(model: GPT, groups: Sequence[Group]) -> _Rows:
     return _Rows(hidden, [((groups[i], inputs), row, 0) for row, (i, inputs) in enumerate(fed)])
 
 
+def _after(begun: Decoder, model: GPT, groups: Sequence[Group]) -> _Rows:
+    """One row per input, padded on the right: the rest of its context and itself, from a copy of what has been read."""
+    fed = [(g, inputs) for g in groups for inputs in g.inputs]
+    rows = [g.context[g.shared :] + inputs for g, inputs in fed]
+    decoder = begun.copies(len(rows))
+    hidden = decoder.hidden(_padded(model, rows))
+    return _Rows(hidden, [(place, i, len(place[0].context) - place[0].shared - 1) for i, place in enumerate(fed)])
+
+
 def _read(model: GPT, rows: _Rows, asked: Sequence[tuple[Request, int, int]]) -> dict[Request, Score]:
     """The head at the positions that predict the continuations, in chunks of LOGITS numbers."""
     device = rows.hidden.device
-    where = [(row, offset + t) for request, row, offset in asked for t in range(len(request.continuation))]
-    target_N = torch.tensor([t for request, *_ in asked for t in request.continuation], device=device)
-    row_N, column_N = torch.tensor(where, device=device).T
+    # With numpy: the device waits while Python makes lists of a hundred thousand numbers.
+    counts = np.array([len(request.continuation) for request, *_ in asked])
+    starts, total = np.cumsum(counts) - counts, int(counts.sum())
+    firsts = np.array([offset for *_, offset in asked]) - starts
+    row_N = torch.from_numpy(np.repeat([row for _, row, _ in asked], counts)).to(device)
+    column_N = torch.from_numpy(np.repeat(firsts, counts) + np.arange(total)).to(device)
+    target_N = torch.from_numpy(_joined((request.continuation for request, *_ in asked), total)).to(device)
     log_p, greedy = [], []
     size = max(1, LOGITS // model.config.padded_vocab_size)
     for row, column, target in zip(row_N.split(size), column_N.split(size), target_N.split(size)):
@@ -214,9 +273,17 @@ def _read(model: GPT, rows: _Rows, asked: Sequence[tuple[Request, int, int]]) ->
 
 def _padded(model: GPT, rows: Sequence[Ids], left: bool = False) -> Tensor:
     """(B, T) on the model's device, token 0 where a row is over."""
-    longest = max(map(len, rows))
-    filled = [(0,) * (longest - len(r)) + r if left else r + (0,) * (longest - len(r)) for r in rows]
-    return torch.tensor(filled, dtype=torch.long, device=model.head_weight().device)
+    lengths = np.array([len(row) for row in rows])
+    longest = int(lengths.max())
+    places = np.arange(longest)
+    real = places >= (longest - lengths)[:, None] if left else places < lengths[:, None]
+    filled = np.zeros(real.shape, np.int64)
+    filled[real] = _joined(rows, int(lengths.sum()))
+    return torch.from_numpy(filled).to(model.head_weight().device)
+
+
+def _joined(rows: Iterable[Ids], total: int) -> np.ndarray:
+    return np.fromiter(chain.from_iterable(rows), np.int64, total)
 
 
 def windows(tokens: Sequence[int], first: int, max_length: int) -> Iterator[Request]:

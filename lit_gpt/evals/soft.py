@@ -41,8 +41,8 @@ def _of_example(sample: Mapping[str, Any]) -> dict[str, float]:
     sizes = [max(1, len(text.encode())) for text in texts]
     found = {"soft/bits_per_byte": -totals[right] / sizes[right] / math.log(2)}
     if len(scored) > 1:
-        found["soft/choice_p"] = _softmax(totals)[right]
-        found["soft/choice_p_per_byte"] = _softmax([t / n for t, n in zip(totals, sizes)])[right]
+        found["soft/choice_p"] = softmax(totals)[right]
+        found["soft/choice_p_per_byte"] = softmax([t / n for t, n in zip(totals, sizes)])[right]
     return found
 
 
@@ -63,7 +63,7 @@ def _right(target: Any, texts: Sequence[str]) -> int | None:
     return stripped.index(target.strip()) if isinstance(target, str) and target.strip() in stripped else None
 
 
-def _softmax(values: Sequence[float]) -> list[float]:
+def softmax(values: Sequence[float]) -> list[float]:
     top = max(values)
     weights = [math.exp(v - top) for v in values]
     return [w / sum(weights) for w in weights]

@@ -1,4 +1,4 @@
-"""A trained model from any form it is kept in: run folder, checkpoint, or exported file."""
+"""A trained model from any form it is kept in: run folder, checkpoint, exported file, or ArchScale's checkpoint."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any
 import torch
 
 from lit_gpt.checkpoint import find_checkpoint, load_exported, load_full, newest_published, read_meta, understood
+from lit_gpt.checkpoint.bare import read_bare
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
+from lit_gpt.evals.archscale_file import UNSAID, TrainedWith, model_of_file
 from lit_gpt.evals.extension import UNCHANGED, Extension
 from lit_gpt.model import GPT
 from lit_gpt.nn.mixers import MIXERS
@@ -30,14 +32,15 @@ def load_model(
     compute_dtype: torch.dtype | None = None,
     weights: str | None = None,
     extension: Extension = UNCHANGED,
+    typed: TrainedWith = UNSAID,
 ) -> tuple[GPT, dict[str, Any]]:
     """The model in evaluation mode, and the meta it was saved with (step, tokens, plan, model, ...).
 
     path: run folder (its newest checkpoint), step folder, or exported file. What the model is comes from that meta,
-    where ArchScale reads it off the path (departure D10). compute_dtype: default bf16 on CUDA, else fp32. weights:
-    see load_weights_and_meta. extension: of its context. Raises UserError when there is no model at the path.
+    where ArchScale reads it off the path (departure D10). compute_dtype: default bf16 on CUDA, else fp32. weights,
+    typed: see load_weights_and_meta. extension: of its context. Raises UserError when there is no model at the path.
     """
-    tensors, meta = load_weights_and_meta(path, weights)
+    tensors, meta = load_weights_and_meta(path, weights, typed)
     device = torch.device(device)
     if compute_dtype is None:
         compute_dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -64,20 +67,29 @@ def device_of(given: str | None) -> torch.device:
     return torch.device(name)
 
 
-def load_weights_and_meta(path: Path, weights: str | None = None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Full weights on the host by name, and the meta, of any of the three forms.
+def load_weights_and_meta(
+    path: Path, weights: str | None = None, typed: TrainedWith = UNSAID
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Full weights on the host by name, and the meta, of any form.
 
     weights: what --weights chose, an average of a run or checkpoint such as "ema_1B"; None for the trained weights.
-    Raises UserError for an average that is not there; an exported file holds one set of weights.
+    typed: what was said of a checkpoint of ArchScale, see model_of_file; of any other its config alone may be said.
+    Raises UserError for an average that is not there; a file holds one set of weights.
     """
-    if not path.is_file():
-        return load_full(_found(path, find_checkpoint(path, "auto")), weights)
-    if weights is not None:
+    if path.is_file() and weights is not None:
         raise UserError(
             f"{path} is an exported file, which holds one set of weights; --weights {weights} chooses among those of a "
             "run folder or a step-* folder. Give one of these, or drop --weights."
         )
-    return load_exported(path)
+    if path.is_file() and (file := read_bare(path)) is not None:
+        return model_of_file(file, path, typed)
+    loaded = load_exported(path) if path.is_file() else load_full(_found(path, find_checkpoint(path, "auto")), weights)
+    if typed.options:
+        raise UserError(
+            f"{path} says itself how it was trained, so {', '.join(typed.options)} cannot be said of it: that is for "
+            "checkpoints of ArchScale. Drop it."
+        )
+    return loaded
 
 
 def load_meta(path: Path) -> dict[str, Any]:

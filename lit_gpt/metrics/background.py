@@ -6,19 +6,23 @@ import queue
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 ROOM = 10_000  # records that may wait to be sent, some MB: those of a day with one every ten seconds
 PATIENCE = 30.0  # seconds that the end of a run waits for what is still to be sent
 THREAD = "tracker "  # how the names of the threads begin
 
 
+Texts = Sequence[tuple[str, str]]  # prompts, and how the model went on
+
+
 class Tracker(Protocol):
-    """What a run logs numbers to: wandb, mlflow or TensorBoard."""
+    """What a run logs numbers and samples of text to: wandb, mlflow or TensorBoard."""
 
     def log(self, values: Mapping[str, float], step: int) -> None: ...
+    def texts(self, rows: Texts, step: int) -> None: ...
     def close(self) -> None: ...
 
 
@@ -30,15 +34,22 @@ class Background:
 
     def __init__(self, name: str, connect: Callable[[], Tracker]):
         self.name, self.lost = name, 0
-        self._queue: queue.Queue[tuple[Mapping[str, float], int] | None] = queue.Queue(ROOM)
+        self._queue: queue.Queue[tuple[str, Any, int] | None] = queue.Queue(ROOM)
         self._warned: set[str] = set()
         self._thread = threading.Thread(target=self._run, args=(connect,), name=THREAD + name, daemon=True)
         self._thread.start()
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Put a record into the queue; returns at once, and drops the record where the queue is full."""
+        self._put("log", values, step)
+
+    def texts(self, rows: Texts, step: int) -> None:
+        """The same for samples of text."""
+        self._put("texts", rows, step)
+
+    def _put(self, kind: str, record: Any, step: int) -> None:
         try:
-            self._queue.put_nowait((values, step))
+            self._queue.put_nowait((kind, record, step))
         except queue.Full:
             self.lost += 1
             self._warn("is too slow", f"{ROOM} records wait, and further ones are dropped")
@@ -58,7 +69,8 @@ class Background:
         trackers: list[Tracker] = []
         self._succeeds(lambda: trackers.append(connect()))
         while (record := self._queue.get()) is not None:
-            if not trackers or not self._succeeds(trackers[0].log, *record):
+            kind, *arguments = record
+            if not trackers or not self._succeeds(getattr(trackers[0], kind), *arguments):
                 self.lost += 1
         for tracker in trackers:
             self._succeeds(tracker.close)

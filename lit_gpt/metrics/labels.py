@@ -5,12 +5,19 @@ from __future__ import annotations
 import re
 
 TOKENS, STEPS = "training tokens", "optimizer steps"
+WHOLE = "metric/full_val_"  # beginning of the keys of --full_eval_at
 _LABELS = {  # the first pattern that is the whole key decides
     r"metric/train_loss": "training loss (nats per token)",
     r"metric/val_loss@1x": "validation loss (nats per token)",
     r"metric/val_loss@(\d+)x": r"validation loss at \1 times the context (nats per token)",
     r"metric/val_loss_ema_(\w+)@(\d+)x": r"validation loss of the average over \1 tokens (nats per token)",
+    r"metric/val_loss_by_position@(\d+)": r"validation loss up to position \1 (nats per token)",
+    r"metric/val_loss_by_position_([\w-]+)@(\d+)": r"validation loss of \1 up to position \2 (nats per token)",
+    r"metric/val_loss_([\w-]+)_ema_(\w+)@(\d+)x": r"validation loss of \1, average over \2 tokens (nats per token)",
+    r"metric/val_loss_([\w-]+)@1x": r"validation loss of \1 (nats per token)",
+    r"metric/val_loss_([\w-]+)@(\d+)x": r"validation loss of \1 at \2 times the context (nats per token)",
     r"metric/val_bpb(_ema_\w+)?@(\d+)x": "validation loss (bits per byte)",
+    r"metric/val_bpb_([\w-]+)@(\d+)x": r"validation loss of \1 (bits per byte)",
     r"metric/(train|val)_ppl.*": "perplexity",
     r"metric/grad_norm": "norm of the gradient",
     r"metric/weight_learning_rate": "learning rate of matrices",
@@ -34,6 +41,8 @@ _LABELS = {  # the first pattern that is the whole key decides
 
 def axis_label(key: str) -> str:
     """What an axis that shows this metric says."""
+    if key.startswith(WHOLE):
+        return axis_label(key.replace(WHOLE, "metric/val_")).replace(" (", ", on all data (")
     for pattern, words in _LABELS.items():
         if found := re.fullmatch(pattern, key):
             return found.expand(words).replace("_", " ")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_gpt.errors import NotWritten, UserError, did_you_mean
+from lit_gpt.metrics.background import Texts
 from lit_gpt.metrics.summary import METRICS_FILE, jsonable, parse_rows, read_rows
 from lit_gpt.metrics.trackers import TRACKERS, RunInfo, Tracker
 from lit_gpt.utils.files import replacing
@@ -72,19 +73,23 @@ class Sinks:
         self._jsonl.write(row)
         if self._csv:
             self._csv.write(row)
+        numbers = {k: float(v) for k, v in values.items()}
+        self._tell(lambda tracker: tracker.log(numbers, step))
+
+    def texts(self, rows: Texts, step: int) -> None:
+        """Give samples of text to the trackers; the run folder has them in a file of their own."""
+        self._tell(lambda tracker: tracker.texts(rows, step))
+
+    def _tell(self, call: Callable[[Tracker], None]) -> None:
         for name, tracker in self._trackers.items():
             try:
-                tracker.log({k: float(v) for k, v in values.items()}, step)
+                call(tracker)
             except Exception as error:
                 self._warn(name, error)
 
     def close(self) -> None:
         """Flush and close every sink. Raises NotWritten where lines of a local file are lost."""
-        for name, tracker in self._trackers.items():
-            try:
-                tracker.close()
-            except Exception as error:
-                self._warn(name, error)
+        self._tell(lambda tracker: tracker.close())
         self._owned()
         problems = [file.close() for file in (self._jsonl, self._csv) if file]
         if lost := [problem for problem in problems if problem]:

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from lit_gpt.errors import UserError
-from lit_gpt.metrics.background import Background, Tracker
+from lit_gpt.metrics.background import Background, Texts, Tracker
 from lit_gpt.utils.files import write_text
 
 WANDB_STEP = "trainer/global_step"  # the x axis Lightning's logger uses, so that old dashboards still fit
@@ -97,6 +97,10 @@ class TensorBoard:
         for key, value in values.items():
             self._writer.add_scalar(key, value, step)
 
+    def texts(self, rows: Texts, step: int) -> None:
+        for i, (prompt, text) in enumerate(rows):
+            self._writer.add_text(f"samples/{i}", f"```\n{prompt}{text}\n```", step)
+
     def close(self) -> None:
         self._writer.close()
 
@@ -138,6 +142,10 @@ class Wandb:
     def log(self, values: Mapping[str, float], step: int) -> None:
         self._run.log({**values, WANDB_STEP: step})
 
+    def texts(self, rows: Texts, step: int) -> None:
+        table = _require("wandb", "wandb").Table(columns=["prompt", "text"], data=[list(row) for row in rows])
+        self._run.log({"samples": table, WANDB_STEP: step})
+
     def close(self) -> None:
         self._run.finish()
 
@@ -162,6 +170,10 @@ class Mlflow:
         # names may not hold "@", which validation keys do
         named = {key.replace("@", "_at_"): value for key, value in values.items()}
         self._mlflow.log_metrics(named, step=step, synchronous=False)
+
+    def texts(self, rows: Texts, step: int) -> None:
+        text = "\n\n".join(f"{prompt}{text}" for prompt, text in rows)
+        self._mlflow.log_text(text, f"samples/step-{step:06d}.txt")
 
     def close(self) -> None:
         self._mlflow.end_run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import torch
@@ -27,12 +28,26 @@ class History:
         device: torch.device,
         dtype: torch.dtype,
     ):
-        self.keep = max_len if keep is None else min(keep, max_len)
+        self.wanted, self.max_len = keep, max_len
         # Growing by concatenation would copy what is kept at every token.
-        size = min(max_len, self.keep + SPARE)
-        self.buffer = torch.empty(batch, size, *sizes, device=device, dtype=dtype)
+        self.buffer = torch.empty(batch, self._size(), *sizes, device=device, dtype=dtype)
         self.end = 0  # of what the buffer holds
         self.left = max_len
+
+    @property
+    def keep(self) -> int:
+        """Positions that are kept."""
+        return self.max_len if self.wanted is None else min(self.wanted, self.max_len)
+
+    def _size(self) -> int:
+        return min(self.max_len, self.keep + SPARE)
+
+    def extend(self, count: int) -> None:
+        """Room for so many positions more than max_len said."""
+        self.max_len, self.left = self.max_len + count, self.left + count
+        batch, size, *sizes = self.buffer.shape
+        if self._size() > size:
+            self.buffer = torch.cat([self.buffer, self.buffer.new_empty(batch, self._size() - size, *sizes)], dim=1)
 
     def append(self, new_BT: Tensor) -> Tensor:
         """The kept positions and T more, which are all that their queries may see; good until the next call.
@@ -77,12 +92,28 @@ class KVCache:
 
 def select_rows(cache: Any, index_R: Tensor) -> None:
     """Keep these rows of everything that a layer remembers, in place; a row may be asked for several times."""
-    fields = _fields(cache)
+    _fields(cache).update(_fields(rows_of(cache, index_R)))
+
+
+def rows_of(cache: Any, index_R: Tensor) -> Any:
+    """Another cache that remembers these rows of this one, which stays as it is."""
+    other = copy(cache)
+    fields = _fields(other)
     for name, value in fields.items():
         if isinstance(value, Tensor):
             fields[name] = value.index_select(0, index_R)
         elif _holds(value):
-            select_rows(value, index_R)
+            fields[name] = rows_of(value, index_R)
+    return other
+
+
+def extend(cache: Any, count: int) -> None:
+    """Room for so many more positions in everything that a layer remembers of each."""
+    for value in _fields(cache).values():
+        if isinstance(value, History):
+            value.extend(count)
+        elif _holds(value):
+            extend(value, count)
 
 
 def tensors(cache: Any) -> list[Tensor]:

@@ -16,17 +16,24 @@ from lit_gpt.roles import role
 
 
 class RMSNorm(nn.Module):
-    """RMSNorm, x / sqrt(mean(x^2) + eps) * gain (arXiv:1910.07467, equation 4). gain: False leaves the gain out."""
+    """RMSNorm, x / sqrt(mean(x^2) + eps) * gain (arXiv:1910.07467, equation 4).
 
-    def __init__(self, width: int, eps: float, gain: bool = True):
+    gain: False leaves the gain out. groups: means are over each of so many equal parts of x.
+    """
+
+    def __init__(self, width: int, eps: float, gain: bool = True, groups: int = 1):
         super().__init__()
-        self.eps = eps
+        self.eps, self.groups = eps, groups
         self.weight = role(nn.Parameter(torch.empty(width)), "vector", 1.0) if gain else None
 
     def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Same shape as x, in dtype."""
         weight = None if self.weight is None else upcast(self.weight)
-        return F.rms_norm(upcast(x), x.shape[-1:], weight, self.eps).to(dtype)
+        if self.groups == 1:
+            return F.rms_norm(upcast(x), x.shape[-1:], weight, self.eps).to(dtype)
+        parts = upcast(x).unflatten(-1, (self.groups, -1))
+        y = F.rms_norm(parts, parts.shape[-1:], None, self.eps).flatten(-2)
+        return (y if weight is None else y * weight).to(dtype)
 
 
 class LayerNorm(nn.Module):

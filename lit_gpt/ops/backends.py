@@ -127,7 +127,8 @@ def _warn(operation: str, name: str, reasons: str) -> None:
 
 @functools.cache
 def _warn_once(operation: str, name: str, reasons: str) -> None:
-    warnings.warn(f"{operation} uses the slow backend {name!r}, plain torch ({reasons})", stacklevel=4)
+    why = f" ({reasons})" if reasons else ""
+    warnings.warn(f"{operation} uses the slow backend {name!r}, plain torch{why}", stacklevel=4)
 
 
 def explain_table(table: Mapping[str, Backend], request: Any) -> list[tuple[str, bool, str]]:

@@ -11,7 +11,7 @@ Shapes: N tokens, D model width, V rows of the head (padded vocabulary).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -61,6 +61,17 @@ def linear_cross_entropy(
     return _chunked_value(hidden_ND, weight_VD, targets_N, vocab_size, label_smoothing, chunk)
 
 
+def token_losses(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, *, vocab_size: int, chunk: int | None = None
+) -> Tensor:
+    """-log p(target) of each token, 0 where it is IGNORE, (N,) in at least fp32. Without gradients, in chunks.
+
+    vocab_size, chunk: see linear_cross_entropy.
+    """
+    chunk = max(CHUNK_LOGITS // weight_VD.shape[0], 1) if chunk is None else chunk
+    return torch.cat(list(_chunks_of_losses(hidden_ND, weight_VD, targets_N, vocab_size, 0.0, chunk)))
+
+
 def _plain(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, vocab_size: int, smoothing: float) -> Tensor:
     logits_NV = upcast(F.linear(hidden_ND, weight_VD.to(hidden_ND.dtype)))[:, :vocab_size]
     return F.cross_entropy(logits_NV, targets_N, reduction="sum", ignore_index=IGNORE, label_smoothing=smoothing)
@@ -94,10 +105,17 @@ def _chunked_value(
     hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, vocab_size: int, smoothing: float, chunk: int
 ) -> Tensor:
     """The loss alone, for evaluation: no gradient work."""
+    chunks = _chunks_of_losses(hidden_ND, weight_VD, targets_N, vocab_size, smoothing, chunk)
+    return torch.stack([loss_N.sum() for loss_N in chunks]).sum()
+
+
+def _chunks_of_losses(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, vocab_size: int, smoothing: float, chunk: int
+) -> Iterator[Tensor]:
+    """The loss of each token, chunk by chunk."""
     weight_VD = weight_VD.to(hidden_ND.dtype)
-    pairs = zip(hidden_ND.split(chunk), targets_N.split(chunk))
-    losses = (token_loss(matmul_fp32(h, weight_VD.T)[:, :vocab_size], t, smoothing)[0].sum() for h, t in pairs)
-    return torch.stack(list(losses)).sum()
+    for h, t in zip(hidden_ND.split(chunk), targets_N.split(chunk)):
+        yield token_loss(matmul_fp32(h, weight_VD.T)[:, :vocab_size], t, smoothing)[0]
 
 
 class _Chunked(torch.autograd.Function):

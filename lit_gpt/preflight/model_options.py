@@ -97,7 +97,8 @@ def model_config(run: RunConfig, depth: int, aspect_ratio: int | None, vocab_siz
     if (run.midtrain or run.validation) and run.yarn_scale != 1:  # a family may have YaRN of its own
         changes["yarn_scale"] = run.yarn_scale
     if run.mlp is not None:
-        changes["layers"] = tuple(s if s.ffn is None else replace(s, ffn=run.mlp) for s in config.layers)
+        kind = None if run.mlp == "none" else run.mlp
+        changes["layers"] = tuple(s if s.ffn is None else replace(s, ffn=kind) for s in config.layers)
     return config.replace(**changes)
 
 

@@ -85,7 +85,7 @@ def build_plan(
         raise UserError(f"--max_tokens {tokens:,} is less than one batch of {batch:,} tokens.")
 
     def of_budget(tokens: int) -> tuple[Transfer, dict[str, RolePlan], float]:
-        transfer = _transfer(run, facts, config, base.config, tokens)
+        transfer = transfer_of(run, facts, config, base.config, tokens)
         roles = _roles(run, facts, transfer, batch, tokens, model.parameters["active"])
         proportional = transfer.warmup == "proportional"
         return transfer, roles, 0.0 if run.midtrain else _warmup(hps, facts, proportional, tokens, ends[0])
@@ -167,7 +167,7 @@ def _budgets(decay_at: Sequence[str], max_tokens: float | None, chinchilla: int,
     return ends
 
 
-def _transfer(run: RunConfig, facts: OptimizerFacts, model: ModelConfig, base: ModelConfig, tokens: int) -> Transfer:
+def transfer_of(run: RunConfig, facts: OptimizerFacts, model: ModelConfig, base: ModelConfig, tokens: int) -> Transfer:
     """What the rule says of this model, with the flags that change it: the matrix initialiser, and depth_scale."""
     hps = run.base_hps
     situation = Situation(

@@ -9,6 +9,7 @@ from typing import Any
 from lit_gpt.config.parsers import Parser
 from lit_gpt.config.words import read_words
 from lit_gpt.errors import UserError
+from lit_gpt.evals.archscale_file import TrainedWith, read_typed
 from lit_gpt.plugins import load_plugins
 
 
@@ -55,6 +56,25 @@ def add_weights(parser: Parser) -> None:
         default=None,
         help="weights to take: the name of an average that --ema kept, such as ema_1B; default: the trained weights",
     )
+
+
+def add_trained_with(parser: Parser, config: bool = True) -> None:
+    """The options that describe a checkpoint of ArchScale; `trained_with` reads their values. config: --config too."""
+    if config:
+        named = (
+            "model of a checkpoint of ArchScale that does not say it, such as sambay_d16; default: what the file says"
+        )
+        parser.add_argument("--config", type=str | None, default=None, help=named)
+    how = (
+        "how a checkpoint of ArchScale was trained, as options of pretrain.py joined by commas, such as "
+        "train_name=scaling_mup_rbase,ctx_len=8192; default: what the file says"
+    )
+    parser.add_argument("--trained_with", type=str | None, default=None, help=how)
+
+
+def trained_with(values: Any) -> TrainedWith:
+    """What the values of add_trained_with say. Raises UserError for --trained_with of another form."""
+    return TrainedWith(values.config, read_typed(values.trained_with))
 
 
 def aligned(rows: Sequence[Sequence[str]], *, indent: int = 0, right: Collection[int] = ()) -> str:

@@ -5,32 +5,28 @@ config.json, generation_config.json   model.safetensors   tokenizer.json, tokeni
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from lit_gpt.checkpoint import CHECKPOINT_VERSION, read_safetensors
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.data.kept_tokenizer import KeptTokenizer
 from lit_gpt.errors import UserError
-from lit_gpt.evals.hf_tokenizer import read_tokenizer, write_tokenizer
+from lit_gpt.evals.hf_tokenizer import read_tokenizer
 from lit_gpt.evals.trained_model import check_weights
 from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools._hf_choice import choose_class, class_of
 from lit_gpt.tools._hf_config import config_json, read_config
+from lit_gpt.tools._hf_folder import CONFIG, INDEX, WEIGHTS, check_new, write_folder
 from lit_gpt.tools._hf_layout import Weights
 from lit_gpt.tools._hf_parts import with_key_biases
+from lit_gpt.tools._hf_remote import is_remote, read_remote
 from lit_gpt.tools._hf_weights import to_ours, to_theirs
-from lit_gpt.utils.files import read_object, replacing
-
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+from lit_gpt.utils.files import read_object
 
 
 def write_hf(
@@ -51,29 +47,9 @@ def write_hf(
     if entry.LAYOUT.last and tokenizer:
         print(f"note: {entry.LAYOUT.last}", file=sys.stderr)
     check_weights(weights, config, "The checkpoint")
-    if output.exists():
-        raise UserError(f"{output} exists already. Give the name of a new folder.")
+    check_new(output)
     theirs = to_theirs(entry, weights, config, multipliers, dtype)
-    temporary = output.with_name(f".tmp-{output.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        # null and not absent: some classes have ids of their own as defaults
-        ids: dict[str, int | None] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
-        ids.update(write_tokenizer(tokenizer, config, temporary) if tokenizer else {})
-        names = {str(t.dtype).removeprefix("torch.") for t in theirs.values()}
-        if len(names) > 1:
-            raise UserError(f"The weights are of {' and '.join(sorted(names))}; choose one with --dtype.")
-        # transformers 5 reads dtype, 4 reads torch_dtype
-        described = {**config_json(entry, config), **ids, "dtype": (name := names.pop()), "torch_dtype": name}
-        _write_json(temporary / CONFIG, described)
-        _write_json(temporary / "generation_config.json", {k: v for k, v in ids.items() if v is not None})
-        with replacing(temporary / WEIGHTS) as file:
-            save_file(theirs, file, metadata={"format": "pt"})
-        os.replace(temporary, output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return output
+    return write_folder(output, theirs, config_json(entry, config), config, tokenizer)
 
 
 def is_hf_folder(path: Path) -> bool:
@@ -82,12 +58,14 @@ def is_hf_folder(path: Path) -> bool:
 
 
 def read_hf(folder: Path) -> tuple[Weights, dict[str, Any]]:
-    """Weights and meta, as load_exported gives them, of a folder whose class is in lit_gpt/tools/hf.
+    """Weights and meta, as load_exported gives them, of a folder whose class is in lit_gpt/tools/hf, or is our own.
 
     Raises UserError for what we cannot express, for tensors that are missing or left over, and for weights that are
     not in safetensors: other files may hold code.
     """
     values = read_object(folder / CONFIG)
+    if is_remote(values):
+        return read_remote(folder, values, _tensors(folder))
     entry = class_of(values)
     config = read_config(entry, values)
     tensors = _tensors(folder)
@@ -121,7 +99,3 @@ def _tensors(folder: Path) -> Weights:
             raise UserError(f"{folder / name} does not hold the tensors that {INDEX} names: {', '.join(wrong[:4])}.")
         weights |= found
     return weights
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n")

@@ -33,6 +33,8 @@ def reasons_against(entry: Any, config: ModelConfig, multipliers: Multipliers) -
     layout: Layout = entry.LAYOUT
     handled = {*layout.sizes.values(), *(ours for ours, _ in layout.options.values()), *layout.expressed}
     handled |= WITHOUT_EFFECT | (ROPE_FIELDS if layout.rotary else set())
+    if config.position == "learned":  # a table of the model, whatever the layers do with positions
+        handled.discard("position")
     found = _unusual(config, handled, layout.fixed)
     layer = {f.name: getattr(layout.layer, f.name) for f in dataclasses.fields(layout.layer)}
     seen = layout.layer_fields | ({"rope_base"} if layout.rotary else set())

@@ -1,7 +1,7 @@
 """Mixtures of experts in classes of transformers: token choice, softmax gates, and no limit to an expert's tokens.
 
 Files hold each expert's matrices by themselves. transformers 4 has them so in memory, and 5, which joins them there,
-takes them apart when it saves.
+takes them apart when it saves, unless it is told not to.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import torch
 from lit_gpt.config.model import Experts, LayerSpec, ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.base import Multipliers
-from lit_gpt.tools._hf_layout import Place
+from lit_gpt.tools._hf_layout import Place, Weights
 
 # Keys of config.json that act in training only.
 TRAINING = frozenset({"router_aux_loss_coef", "output_router_logits", "router_jitter_noise"})
 # Which of the layers have experts, in Qwen's classes.
 SPARSE_KEYS = frozenset({"decoder_sparse_step", "mlp_only_layers"})
+NAMES = ("gate_proj", "up_proj", "down_proj")  # an expert's matrices
 KINDS = {"decoder_sparse_step": "a whole number", "mlp_only_layers": "a list"} | dict.fromkeys(
     ("num_local_experts", "num_experts", "num_experts_per_tok", "moe_intermediate_size"), "a whole number"
 )
@@ -42,7 +43,7 @@ def expert_places(
     multipliers: Multipliers,
     mine: str,
     theirs: str,
-    names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+    names: tuple[str, str, str] = NAMES,
 ) -> list[Place]:
     """The router and all routed experts. names: of an expert's gate, up and down projection."""
     each = [f"{theirs}.experts.{i}" for i in range(experts_of(config).routed)]
@@ -62,6 +63,25 @@ def _halves(up_EHD: torch.Tensor) -> Sequence[torch.Tensor]:
 
 def _from_halves(parts: list[torch.Tensor]) -> torch.Tensor:
     return torch.stack(parts).unflatten(0, (-1, 2)).flatten(1, 2)
+
+
+def apart(weights: Weights, module: str = "mlp", names: tuple[str, str, str] = NAMES) -> Weights:
+    """The experts one by one, in files that hold them joined (save_original_format=False of transformers 5).
+
+    module, names: as expert_places has them. A tensor of another shape stays what it is.
+    """
+    out: Weights = {}
+    for name, tensor in weights.items():
+        layer, _, rest = name.partition(".mlp.")
+        even = tensor.ndim == 3 and tensor.shape[1] % 2 == 0
+        if rest == "experts.gate_up_proj" and even:
+            for i, part in enumerate(_halves(tensor)):
+                out[f"{layer}.{module}.experts.{i // 2}.{names[i % 2]}.weight"] = part
+        elif rest == "experts.down_proj" and tensor.ndim == 3:
+            out |= {f"{layer}.{module}.experts.{i}.{names[2]}.weight": part for i, part in enumerate(tensor)}
+        else:
+            out[f"{layer}.{module}.{rest}" if rest == "gate.weight" else name] = tensor
+    return out
 
 
 def expert_reasons(config: ModelConfig, gates: tuple[str, ...], shared: tuple[bool, ...] = (False,)) -> list[str]:

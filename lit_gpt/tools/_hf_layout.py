@@ -73,14 +73,19 @@ class Place(NamedTuple):
     """Our tensor, times `factor`, is theirs.
 
     split: our tensor -> theirs, in the order of the names; join is its inverse. By default several of theirs lie in
-    ours one after another, along dimension 0.
+    ours one after another, along dimension 0. Several of ours are what split is called with, after the factor, and
+    what join gives.
     """
 
-    ours: str
+    ours: str | tuple[str, ...]
     theirs: tuple[str, ...]
     factor: float = 1.0
-    split: Callable[[torch.Tensor], Sequence[torch.Tensor]] | None = None
-    join: Callable[[list[torch.Tensor]], torch.Tensor] | None = None
+    split: Callable[..., Sequence[torch.Tensor]] | None = None
+    join: Callable[[list[torch.Tensor]], torch.Tensor | Sequence[torch.Tensor]] | None = None
+
+    def names(self) -> tuple[str, ...]:
+        """Of ours."""
+        return (self.ours,) if isinstance(self.ours, str) else self.ours
 
 
 class Constant(NamedTuple):

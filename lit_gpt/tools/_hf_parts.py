@@ -7,11 +7,15 @@ share are written out once per layer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import sqrt
 
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools._hf_layout import Constant, Layout, Place, Weights
+
+# Layer, the prefix of our network, the prefix of their layer -> its places.
+FeedForward = Callable[[int, str, str], list[Place]]
 
 
 def ends(config: ModelConfig, multipliers: Multipliers) -> list[Place]:
@@ -66,6 +70,23 @@ def swiglu(mine: str, theirs: str, down: float, bias: bool = False) -> list[Plac
             Place(f"{mine}.up.{kind}", (f"{theirs}.gate_proj.{kind}", f"{theirs}.up_proj.{kind}")),
             Place(f"{mine}.down.{kind}", (f"{theirs}.down_proj.{kind}",), down),
         ]
+    return rows
+
+
+def pre_norm(config: ModelConfig, multipliers: Multipliers, ffn: FeedForward | None = None) -> list[Place]:
+    """All of a model of pre-norm attention layers.
+
+    ffn: the places of a layer's feed-forward network; None is SwiGLU everywhere.
+    """
+    rows = ends(config, multipliers)
+    for layer in range(config.depth):
+        mine, theirs = block_of(config, layer), f"model.layers.{layer}"
+        rows += block_norms(mine, theirs)
+        rows += attention(config, multipliers, f"{mine}.mixer", f"{theirs}.self_attn")
+        if ffn is not None:
+            rows += ffn(layer, f"{mine}.ffn", theirs)
+        else:
+            rows += swiglu(f"{mine}.ffn", f"{theirs}.mlp", multipliers.residual, config.mlp_bias)
     return rows
 
 

@@ -29,17 +29,19 @@ def to_theirs(
     """
     rows: list[Place] = entry.places(config, multipliers)
     mine, theirs = _constants(entry, config)
-    _all_used(weights, {row.ours for row in rows} | {c.name for c in mine}, f"{entry.LAYOUT.name} has no place for")
+    used = {name for row in rows for name in row.names()} | {c.name for c in mine}
+    _all_used(weights, used, f"{entry.LAYOUT.name} has no place for")
     _check_constants(mine, weights)
     out: Weights = {}
     for row in rows:
-        ours = weights[row.ours]
-        whole = ours[: config.vocab_size] if row.ours in VOCABULARY else ours
-        whole = whole if row.factor == 1 else whole.double() * row.factor
-        parts = row.split(whole) if row.split else whole.chunk(len(row.theirs))
+        ours = [weights[name] for name in row.names()]
+        whole = [t[: config.vocab_size] if name in VOCABULARY else t for name, t in zip(row.names(), ours)]
+        whole = whole if row.factor == 1 else [t.double() * row.factor for t in whole]
+        parts = row.split(*whole) if row.split else whole[0].chunk(len(row.theirs))
         assert len(parts) == len(row.theirs)
+        found = cast(dict(zip(row.theirs, parts)), dtype or ours[0].dtype)
         # views, which cast may return: safetensors wants memory of their own
-        out |= {name: t.clone() for name, t in cast(dict(zip(row.theirs, parts)), dtype or ours.dtype).items()}
+        out |= {name: t.clone(memory_format=torch.contiguous_format) for name, t in found.items()}
     out |= _made(theirs, next(iter(out.values())).dtype)
     return entry.packed(out) if hasattr(entry, "packed") else out
 
@@ -55,7 +57,7 @@ def to_ours(entry: Any, weights: Weights, config: ModelConfig) -> Weights:
     used = {name for row in rows for name in row.theirs} | {c.name for c in theirs}
     _all_used(weights, used, "our models have no place for")
     _check_constants(theirs, weights)
-    out = {row.ours: _joined(row, [weights[name] for name in row.theirs]) for row in rows}
+    out = {n: t for row in rows for n, t in _joined(row, [weights[name] for name in row.theirs]).items()}
     padding = config.padded_vocab_size - config.vocab_size
     for name in out.keys() & VOCABULARY:
         out[name] = torch.nn.functional.pad(out[name], (0, 0, 0, padding))
@@ -74,13 +76,15 @@ def _untied(weights: Weights, config: ModelConfig, rows: list[Place]) -> Weights
     return weights
 
 
-def _joined(row: Place, parts: list[torch.Tensor]) -> torch.Tensor:
+def _joined(row: Place, parts: list[torch.Tensor]) -> Weights:
     try:
-        whole = row.join(parts) if row.join else torch.cat([torch.atleast_1d(t) for t in parts])
+        made = row.join(parts) if row.join else torch.cat([torch.atleast_1d(t) for t in parts])
     except RuntimeError as error:
         shapes = ", ".join(f"{n} {tuple(t.shape)}" for n, t in zip(row.theirs[:4], parts))
         raise UserError(f"The weights cannot be converted: the shapes of {shapes} do not fit.") from error
-    return whole if row.factor == 1 else (whole.double() / row.factor).to(whole.dtype)
+    tensors = [made] if isinstance(made, torch.Tensor) else made
+    found = {n: t.contiguous() for n, t in zip(row.names(), tensors, strict=True)}
+    return found if row.factor == 1 else {n: (t.double() / row.factor).to(t.dtype) for n, t in found.items()}
 
 
 def _constants(entry: Any, config: ModelConfig) -> tuple[list[Constant], list[Constant]]:

@@ -6,6 +6,7 @@ python -m lit_gpt.tools.evaluate phonebook --help
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -13,18 +14,19 @@ from typing import NamedTuple
 from lit_gpt.config.bounds import violations
 from lit_gpt.config.command import parsed, run_command
 from lit_gpt.config.parsers import Parser
-from lit_gpt.data.kept_tokenizer import describe_tokenizer
 from lit_gpt.data.stream import TokenStream
 from lit_gpt.errors import UserError
+from lit_gpt.evals.archscale_file import read_typed
 from lit_gpt.evals.extension import Extension
 from lit_gpt.evals.judged import Judged
-from lit_gpt.evals.overlap import NGRAM, overlap, streams_of
+from lit_gpt.evals.overlap import NGRAM, other_tokenizer, overlap, streams_of
 from lit_gpt.evals.results import Metric, Result, save
 from lit_gpt.evals.tasks import TASKS, Outcome
 from lit_gpt.plugins import digests
-from lit_gpt.tools._cli import add_plugins, add_weights, local_path, parser_for, use_plugins
+from lit_gpt.tools._cli import add_plugins, add_trained_with, add_weights, local_path, parser_for, use_plugins
+from lit_gpt.utils.files import told, write_text
 
-PROBE = "In 1998, 23 of them said: it isn't (quite) so simple.\n"  # two tokenizers do not cut all of this alike
+UNSAID = ("verbose", "tasks_dir")  # options that change nothing in the figures
 
 
 def judge(task: str, words: list[str]) -> int:
@@ -35,7 +37,7 @@ def judge(task: str, words: list[str]) -> int:
     if wrong := violations(options):
         raise UserError(wrong[0])
     use_plugins(values.plugins)
-    judged = Judged(
+    judged = Judged.load(
         values.checkpoint_path,
         config=values.config,
         device=values.device,
@@ -44,22 +46,33 @@ def judge(task: str, words: list[str]) -> int:
         tokenizer=values.tokenizer_name,
         max_length=values.max_length,
         extension=Extension(values.yarn_scale, values.window),
+        trained_with=read_typed(values.trained_with),
     )
     seen = TrainingData.of(values.decontaminate, judged) if values.decontaminate else None
     outcome = module.evaluate(judged, options)
     if not isinstance(outcome, Outcome):
         raise UserError(f"{module.__file__}: evaluate gave a {type(outcome).__name__}. Let it return an Outcome.")
-    settings = {name: value for name, value in asdict(options).items() if name != "verbose"} | outcome.settings
-    settings |= judged.extension.settings | ({"plugins": digests()} if values.plugins else {})
+    settings = {name: value for name, value in asdict(options).items() if name not in UNSAID} | outcome.settings
+    settings |= judged.extension.settings | judged.said | ({"plugins": digests()} if values.plugins else {})
     settings |= {"decontaminate": seen.where} if seen else {}
     metrics = outcome.metrics | (seen.metrics(outcome) if seen else {})
     result = Result(task, outcome.examples, metrics, judged.subject(), settings)
+    if values.answers:
+        _keep_answers(outcome, values.answers)
     for name, metric in metrics.items():
         error = "" if metric.stderr is None else f" +- {metric.stderr:.4g}"
         print(f"{name:20} {metric.value:.6g}{error}")
     where = save(result, judged.path, values.output_dir)
     print(f"kept: {where}")
     return 0
+
+
+def _keep_answers(outcome: Outcome, path: Path) -> None:
+    """One JSON object on a line for each question, in order. Raises UserError for an evaluation that gives none."""
+    if not outcome.answers:
+        raise UserError("This evaluation says nothing about single questions. Leave --answers out.")
+    with told(path):
+        write_text(path, "".join(json.dumps(answer) + "\n" for answer in outcome.answers))
 
 
 class TrainingData(NamedTuple):
@@ -71,10 +84,10 @@ class TrainingData(NamedTuple):
     @classmethod
     def of(cls, where: str, judged: Judged) -> TrainingData:
         """Raises UserError for a folder without data, and for tokens that are not the model's."""
-        streams, kept = streams_of(where), describe_tokenizer(where)
-        if kept and kept.present and kept.load().encode(PROBE) != judged.tokenizer.encode(PROBE):
+        streams = streams_of(where)
+        if other := other_tokenizer(where, judged.tokenizer):
             raise UserError(
-                f"{where} has tokens of {kept.name!r}, and the evaluation those of {judged.tokenizer.name!r}, so no "
+                f"{where} has tokens of {other!r}, and the evaluation those of {judged.tokenizer.name!r}, so no "
                 "n-gram can be compared. Give --decontaminate the data that the model was trained on."
             )
         return cls(where, streams)
@@ -101,10 +114,10 @@ def parser_of(task: str) -> Parser:
         raise UserError(f"{module.__file__} has no Options. Give it a dataclass of that name, whose fields are flags.")
     about = " ".join((module.__doc__ or "").split("\n\n")[0].split())
     parser = parser_for(f"evaluate {task}", about, exit_on_error=False)
-    where = "run folder, step folder, or exported file"
+    where = "run folder, step folder, exported file, or .pth checkpoint of ArchScale"
     parser.add_argument("--checkpoint_path", type=local_path, required=True, help=where)
     texts = {
-        "config": "a name such as sambay_d16, which is compared with the checkpoint; default: nothing is compared",
+        "config": "a name such as sambay_d16, compared with what the checkpoint says; default: nothing is compared",
         "tokenizer_name": "bytes, a tokenizer.json or its folder; default: that of the model's data",
         "dtype": "bfloat16, float32, or auto; default: bf16 on a GPU, else fp32",
         "device": "where to run; default: a GPU where there is one",
@@ -119,8 +132,11 @@ def parser_of(task: str) -> Parser:
     parser.add_argument("--window", type=int | None, default=None, help=window)
     kept = "folder for the result; default: evals in the run folder, or beside an exported file"
     parser.add_argument("--output_dir", type=Path | None, default=None, help=kept)
+    answers = "file for the figures of every question, one JSON object on a line; default: none"
+    parser.add_argument("--answers", type=local_path, default=None, help=answers)
     data = "folder of the model's training data, in which the evaluation's n-grams are looked for; default: none"
     parser.add_argument("--decontaminate", type=str | None, default=None, help=data)
+    add_trained_with(parser, config=False)
     add_weights(parser)
     add_plugins(parser)
     parser.add_class_arguments(module.Options, as_group=False)

@@ -16,10 +16,18 @@ from lit_gpt.config.parsers import Parser
 from lit_gpt.data.tokenizer import Tokenizer
 from lit_gpt.errors import UserError
 from lit_gpt.evals.generation import Sampling, stream
-from lit_gpt.evals.model_tokenizer import tokenizer_of
+from lit_gpt.evals.model_tokenizer import prompt_ids, tokenizer_of
 from lit_gpt.evals.trained_model import device_of, load_model
 from lit_gpt.model import GPT
-from lit_gpt.tools._cli import add_plugins, add_weights, local_path, parser_for, use_plugins
+from lit_gpt.tools._cli import (
+    add_plugins,
+    add_trained_with,
+    add_weights,
+    local_path,
+    parser_for,
+    trained_with,
+    use_plugins,
+)
 from lit_gpt.tools._environment import best_device
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the bytes of a character decode to before the last one is there
@@ -29,7 +37,9 @@ def build_parser() -> Parser:
     """The parser of this tool's command line."""
     parser = parser_for("generate", "Continue text with a trained model.")
     parser.add_argument(
-        "path", type=local_path, help="run folder, step-* folder, or exported .pth or .safetensors file"
+        "path",
+        type=local_path,
+        help="run folder, step-* folder, exported .pth or .safetensors file, or .pth checkpoint of ArchScale",
     )
     parser.add_argument(
         "--prompt", type=str, default=None, help="text to continue; default: each line of the standard input"
@@ -59,32 +69,13 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the draws for the first prompt; each later one adds 1"
     )
+    add_trained_with(parser)
     add_weights(parser)
     add_plugins(parser)
     parser.add_argument(
         "--device", type=str, default=str(best_device()), help="device to run on, such as cpu or cuda:1"
     )
     return parser
-
-
-def prompt_ids(model: GPT, tokenizer: Tokenizer, prompt: str, bos_id: int | None) -> list[int]:
-    """The tokens to continue: those of the prompt, after the token that starts each document of the data.
-
-    Raises UserError for an empty prompt, where nothing starts a document, for text that is no Unicode, and for tokens
-    that the model does not have.
-    """
-    try:
-        ids = ([] if bos_id is None else [bos_id]) + tokenizer.encode(prompt)
-    except UnicodeEncodeError as error:
-        raise UserError(f"The prompt {prompt!r} is not UTF-8 text.") from error
-    if not ids:
-        raise UserError("The prompt is empty: there is nothing to continue. Give some text.")
-    if max(ids) >= model.config.vocab_size:
-        raise UserError(
-            f"The tokenizer {tokenizer.name!r} made token {max(ids)}, but the model knows {model.config.vocab_size} "
-            "tokens. Give the --tokenizer that it was trained with."
-        )
-    return ids
 
 
 def pieces(
@@ -124,10 +115,10 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--seed is {values.seed}; give a whole number of 64 bits.")
     sampling = Sampling(values.temperature, values.top_k, values.top_p)
     use_plugins(values.plugins)
-    model, meta = load_model(values.path, device_of(values.device), weights=values.weights)
+    model, meta = load_model(values.path, device_of(values.device), weights=values.weights, typed=trained_with(values))
     tokenizer, bos_id = tokenizer_of(values.path, values.tokenizer, meta)
     for i, prompt in enumerate(prompts(values.prompt)):
-        ids = prompt_ids(model, tokenizer, prompt, bos_id)
+        ids = prompt_ids(model.config.vocab_size, tokenizer, prompt, bos_id)
         model.check_length(len(ids) + limit - 1)  # of the last token nothing is asked
         if len(ids) + limit > (context := model.config.block_size):
             print(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from lit_gpt import optim
+from lit_gpt.config.validation_sets import validation_sets
 from lit_gpt.data.corpus import Corpus, check_vocab
 from lit_gpt.data.discover import open_corpus
 from lit_gpt.data.origin import agree
@@ -17,7 +21,7 @@ from lit_gpt.ops.loss import chunk_loss
 from lit_gpt.optim.engine.groups import parameter_groups
 from lit_gpt.parallel import Runtime, parallelize_model
 from lit_gpt.preflight.backend_checks import check_attention, check_experts
-from lit_gpt.preflight.data_facts import describe_training_data, training_corpus
+from lit_gpt.preflight.data_facts import TrainingData, describe_training_data, training_corpus
 from lit_gpt.preflight.resolved_run import ResolvedRun
 from lit_gpt.scaling.base import Plan
 
@@ -30,22 +34,27 @@ def open_training(resolved: ResolvedRun) -> Corpus:
     return corpus
 
 
-def open_validation(resolved: ResolvedRun) -> Corpus | None:
-    """The validation corpus in order, cut for the longest multiple of the context that it can fill.
+def open_validation(resolved: ResolvedRun) -> dict[str, Corpus]:
+    """The validation corpora by the names of --val_data_dir, "" for the only one; {} where there is none.
 
-    With learned positions that is the context itself: there are none beyond.
+    Each is in order, and cut for the longest multiple of the context that it can fill. With learned positions that is
+    the context itself: there are none beyond.
 
     Raises UserError for validation data of another tokenizer than the training data, where there is some.
     """
-    run, context, training = resolved.run, resolved.plan.context, resolved.data
-    if run.val_data_dir is None:
-        return None
-    shortest = open_corpus(
-        run.val_data_dir, "validation", context, run.seed, shuffle=False, repeat=False, eos_token_id=run.eos_token_id
-    )
-    if run.vocab_size is not None and not run.validation:  # nobody needed to know so far
+    run, training = resolved.run, resolved.data
+    sets = validation_sets(run.val_data_dir)
+    if sets and run.vocab_size is not None and not run.validation:  # nobody needed to know so far
         training = describe_training_data(run.train_data_dir, run.data_mixture, run.eos_token_id, may_be_missing=True)
-    agree([*training.sources, (str(run.val_data_dir), shortest.common)])
+    return {name: _open_set(folder, training, resolved) for name, folder in sets.items()}
+
+
+def _open_set(folder: str, training: TrainingData, resolved: ResolvedRun) -> Corpus:
+    run, context = resolved.run, resolved.plan.context
+    shortest = open_corpus(
+        folder, "validation", context, run.seed, shuffle=False, repeat=False, eos_token_id=run.eos_token_id
+    )
+    agree([*training.sources, (folder, shortest.common)])
     check_vocab(shortest, resolved.model.vocab_size)
     longest = 1 if resolved.model.position == "learned" else run.num_extrp or 1
     multiple = min(longest, (shortest.num_tokens - 1) // context)
@@ -63,16 +72,7 @@ def build_model(resolved: ResolvedRun, runtime: Runtime) -> nn.Module:
     compiled = on_gpu if run.compile is None else run.compile
     model = parallelize_model(
         runtime,
-        lambda: GPT(
-            resolved.model,
-            plan.multipliers,
-            compute_dtype=runtime.compute_dtype,
-            residual_dtype=torch.float32 if run.residual_precision == "fp32" else runtime.compute_dtype,
-            attention_backend=run.attention,
-            kernels=run.kernels,
-            expert_backend=run.expert_backend,
-            loss_backend="plain" if run.use_flce is False else "chunked",
-        ),
+        lambda: describe_model(resolved, runtime),
         lambda model: init_parameters(model, plan.roles, plan.seed),
         compute_dtype=runtime.compute_dtype,
         compile=compiled,
@@ -85,6 +85,48 @@ def build_model(resolved: ResolvedRun, runtime: Runtime) -> nn.Module:
         whole.chunk_loss = torch.compile(chunk_loss)
         whole.norm.forward = torch.compile(whole.norm.forward)
     return model
+
+
+def describe_model(resolved: ResolvedRun, runtime: Runtime) -> GPT:
+    """The model that the run trains, made on torch's default device; its weights have no values yet."""
+    run = resolved.run
+    return GPT(
+        resolved.model,
+        resolved.plan.multipliers,
+        compute_dtype=runtime.compute_dtype,
+        residual_dtype=torch.float32 if run.residual_precision == "fp32" else runtime.compute_dtype,
+        attention_backend=run.attention,
+        kernels=run.kernels,
+        expert_backend=run.expert_backend,
+        loss_backend="plain" if run.use_flce is False else "chunked",
+    )
+
+
+@contextmanager
+def whole_model(model: GPT, resolved: ResolvedRun, runtime: Runtime) -> Iterator[GPT]:
+    """The model in evaluation mode as this process can use it alone, whatever the other ones do meanwhile.
+
+    Where it is sharded, that is a copy with all weights on the device, for as long as the context lasts. Every rank
+    enters together, since the weights are gathered then.
+    """
+    if runtime.mesh is None:
+        try:
+            yield model.eval()
+        finally:
+            model.train()
+        return
+    with runtime.device:
+        whole = describe_model(resolved, runtime)
+    with torch.no_grad():
+        shards = model.state_dict()
+        for name, tensor in whole.state_dict().items():
+            tensor.copy_(full(shards[name].to(runtime.device)))
+    yield whole.eval()
+
+
+def full(tensor: torch.Tensor) -> torch.Tensor:
+    """All of a tensor, of which a DTensor has a part on each rank."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def build_optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:

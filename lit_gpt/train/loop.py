@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
-
-from torch import nn
 
 from lit_gpt.checkpoint import (
     Checkpointer,
@@ -23,14 +21,14 @@ from lit_gpt.checkpoint import (
     understood,
 )
 from lit_gpt.checkpoint.retention import KEPT, VALIDATION
-from lit_gpt.data.corpus import Corpus
-from lit_gpt.data.kept_tokenizer import KeptTokenizer
+from lit_gpt.data.kept_tokenizer import KeptTokenizer, describe_tokenizer
 from lit_gpt.data.loader import Loader
 from lit_gpt.data.stream import DataError
 from lit_gpt.errors import EXIT_NOT_FINITE, EXIT_NOT_WRITTEN, EXIT_PEER_LOST, NotWritten, UserError
 from lit_gpt.metrics.health import activation_statistics
 from lit_gpt.metrics.summary import jsonable
 from lit_gpt.metrics.trackers import check_installed
+from lit_gpt.model import GPT
 from lit_gpt.optim.engine.averages import WeightAverages, label
 from lit_gpt.optim.engine.groups import set_hyperparameters
 from lit_gpt.optim.engine.protocol import curvature_due, evaluated_weights
@@ -39,20 +37,22 @@ from lit_gpt.parallel.peers import Peers, is_of_collective
 from lit_gpt.preflight.data_facts import document_end
 from lit_gpt.preflight.fork import start_of
 from lit_gpt.preflight.resolved_run import ResolvedRun, dry_run_text
-from lit_gpt.scaling.plan import step_values
+from lit_gpt.scaling.plan import count_steps, step_values
 from lit_gpt.scaling.schedule import period_end
 from lit_gpt.train import run_folder
-from lit_gpt.train.build import build_model, build_optimizer, open_training, open_validation
+from lit_gpt.train.build import build_model, build_optimizer, open_training, open_validation, whole_model
 from lit_gpt.train.curvature import estimate_curvature
 from lit_gpt.train.guard import StepGuard
 from lit_gpt.train.lease import Lease
 from lit_gpt.train.profile import StepProfiler
 from lit_gpt.train.reading import on_main, together
 from lit_gpt.train.reporter import Reporter
+from lit_gpt.train.samples import Samples
 from lit_gpt.train.save_retries import Saver
 from lit_gpt.train.step import to_device, train_step
 from lit_gpt.train.stopping import EXIT_INTERRUPTED, stop_agreed
-from lit_gpt.train.validate import of_average, validate
+from lit_gpt.train.task_scores import TaskScores
+from lit_gpt.train.validate import labelled, measure
 from lit_gpt.utils.signals import ENDING, FIRST_STEP, TRAINING, Signals, leave
 
 MANY_PASSES = 20  # through the data, that a budget is hardly meant to make
@@ -90,6 +90,7 @@ class Trainer:
         self.resolved, self.runtime, self.run, self.plan = resolved, runtime, resolved.run, resolved.plan
         run = self.run
         check_installed(run.loggers)
+        _check_reached(run.full_eval_at, count_steps(self.plan, runtime.world_size * run.micro_bsz * self.plan.context))
         self.train_data, self.val_data = open_training(resolved), open_validation(resolved)
         self.eos_id = document_end(resolved.model, self.train_data)
         resume_from = find_checkpoint(resolved.folder, run.resume, runtime)
@@ -146,6 +147,15 @@ class Trainer:
             load_weights(Path(weights), self.model, self.runtime)
         self.optimizer = build_optimizer(self.model, self.plan)
         self.averages = WeightAverages(self.model, self.plan.ema)
+        self.samples: Samples | None = None
+        self.tasks: TaskScores | None = None
+        if run.sample_prompts or run.eval_tasks:
+            tokenizer = describe_tokenizer(run.train_data_dir, run.data_mixture, run.eos_token_id)
+            if run.sample_prompts:
+                self.samples = Samples(run.sample_prompts, run.sample_tokens, self.resolved.model, tokenizer)
+            if run.eval_tasks:
+                given = run.eval_tasks, run.eval_tasks_path, run.eval_tasks_limit, run.eval_task_options or {}
+                self.tasks = TaskScores(*given, tokenizer)
         if resume_from:
             load_checkpoint(resume_from, self.model, self.optimizer, self.runtime, self.averages.tensors())
         elif self.fork:
@@ -162,7 +172,8 @@ class Trainer:
             if self.lease:
                 closing.callback(self.lease.close)
             signals = signals or closing.enter_context(Signals())
-            data = {"train": self.train_data, "validation": self.val_data}
+            names = {name: f"validation/{name}" if name else "validation" for name in self.val_data}
+            data = {"train": self.train_data} | {names[name]: data for name, data in self.val_data.items()}
             self.tokenizer = on_main(self.runtime, lambda: run_folder.write_archive(self.resolved, data))
             checkpoints = Checkpointer(
                 self.resolved.folder / "checkpoints",
@@ -173,6 +184,8 @@ class Trainer:
                 async_save=run.async_save,
                 owned=self.owned,
             )
+            if self.samples and self.runtime.is_main:
+                self.samples.open(self.resolved.folder, self.progress.step, self.owned)
             report = Reporter(self.resolved, self.runtime, self.optimizer, self.progress, self.report_state, self.owned)
             peers = Peers(self.resolved.folder, self.runtime)
             self.at, saver = peers.at, Saver(checkpoints, report, self.published)
@@ -213,9 +226,11 @@ class Trainer:
                     report.record(self.health())
             hurry = not progress.finished and stop_agreed(self.runtime, signals)
             interrupted = hurry or (not progress.finished and progress.step - first == run.stop_after)
-            due = progress.finished or self.decayed or progress.step % run.eval_step == 0
-            if self.val_data and due and not hurry:
-                interrupted |= not self._validated(report, signals)
+            due = bool(progress.finished or self.decayed or progress.step % run.eval_step == 0)
+            if self.val_data and (due or self._all_due) and not hurry:
+                interrupted |= not self._validated(report, signals, due)
+            if self.tasks and not interrupted and self._tasks_due:
+                interrupted = not self._scored(self.tasks, report, signals)
             if interrupted:
                 return EXIT_INTERRUPTED
             best = bool(self.measured) and saver.improves(self.measured)
@@ -249,30 +264,74 @@ class Trainer:
     def _finish(self, saver: Saver) -> bool:
         return saver.finish(self.progress.step, lambda: self._save(saver))
 
-    def _validated(self, report: Reporter, signals: Signals) -> bool:
-        """Measure and log; False where a signal came meanwhile, since a job may be killed soon after it."""
+    @property
+    def _all_due(self) -> bool:
+        """Whether --full_eval_at names this step."""
+        steps = self.run.full_eval_at
+        return str(self.progress.step) in steps or (self.progress.finished and "last" in steps)
+
+    @property
+    def _tasks_due(self) -> bool:
+        return self.progress.finished or self.progress.step % (self.run.eval_tasks_step or self.run.eval_step) == 0
+
+    def _validated(self, report: Reporter, signals: Signals, due: bool = True) -> bool:
+        """Measure and log; False where a signal came meanwhile, since a job may be killed soon after it.
+
+        due: measure --eval_sequences, not only all of the data where that is asked for.
+        """
         self.at(f"step {self.progress.step}, validation")
         with report.pause("val"):
-            self.measured = self._measure(lambda: stop_agreed(self.runtime, signals))
-            if self.measured:
-                report.validation(self.measured)
-        return bool(self.measured)
+            stopped = partial(stop_agreed, self.runtime, signals)
+            values = self._measure(stopped) if due else {}
+            if due and not values:
+                return False
+            whole = self._measure(stopped, whole=True) if self._all_due else {}
+            if self._all_due and not whole:
+                return False
+            self.measured = values
+            report.validation(values, whole)
+            if self.samples:
+                self._sample(self.samples, report)
+        return True
 
-    def _measure(self, stopped: Callable[[], bool]) -> dict[str, float]:
+    def _sample(self, samples: Samples, report: Reporter) -> None:
+        with evaluated_weights(self.model, self.optimizer), self._whole() as model:
+            said = samples.take(model, self.progress.step, self.progress.tokens, write=self.runtime.is_main)
+        report.texts([(prompt, text) for prompt, text in samples.newest if text is not None])
+        if said:
+            report.note(said)
+
+    def _whole(self) -> AbstractContextManager[GPT]:
+        return whole_model(cast(GPT, self.model), self.resolved, self.runtime)
+
+    def _scored(self, tasks: TaskScores, report: Reporter, signals: Signals) -> bool:
+        """Ask --eval_tasks of the weights and of their averages, and log; False where a signal came meanwhile."""
+        self.at(f"step {self.progress.step}, evaluations")
+        with report.pause("val"):
+            with evaluated_weights(self.model, self.optimizer), self._whole() as model:
+                report.scores(*tasks.measure(model, "eval"))
+            for half_life in self.plan.ema:
+                if stop_agreed(self.runtime, signals):
+                    return False
+                with self.averages.in_model(half_life), self._whole() as model:
+                    report.scores(*tasks.measure(model, f"eval_{label(half_life)}"))
+        return True
+
+    def _measure(self, stopped: Callable[[], bool], whole: bool = False) -> dict[str, float]:
         """Loss at every multiple of the context on the validation data, of the weights and of their averages.
 
-        {} where it was stopped.
+        whole: of all of the data. {} where it was stopped.
         """
-        assert self.val_data is not None
-        of_all = partial(measure, self.model, self.val_data, self.resolved, self.runtime, self.eos_id, stopped)
+        where = self.model, self.val_data, self.resolved, self.runtime, self.eos_id
+        of_sets = partial(measure, *where, whole, stopped)
         with evaluated_weights(self.model, self.optimizer):
-            values = of_all()
+            values = of_sets()
         for half_life in self.plan.ema if values else ():
             with self.averages.in_model(half_life):
-                averaged = of_all()
+                averaged = of_sets()
             if not averaged:
                 return {}
-            values |= of_average(averaged, label(half_life))
+            values |= labelled(averaged, label(half_life))
         return values
 
     def health(self) -> dict[str, float]:
@@ -344,6 +403,14 @@ class Trainer:
             saver.checkpoints.save(step, self.model, self.optimizer, meta, self.averages.tensors())
 
 
+def _check_reached(asked: list[str], last: int) -> None:
+    """Raise UserError for a step of --full_eval_at that the run does not have."""
+    if late := [step for step in asked if step != "last" and int(step) > last]:
+        raise UserError(
+            f"--full_eval_at names step {late[0]}, and this run ends with step {last:,}; type last for that."
+        )
+
+
 def _close(report: Reporter, code: int, saved: bool) -> None:
     """Close it. Raises NotWritten where that is the only thing that went wrong; else says so beside what did."""
     try:
@@ -354,36 +421,13 @@ def _close(report: Reporter, code: int, saved: bool) -> None:
         print(f"error: {lost}", file=sys.stderr)
 
 
-def measure(
-    model: nn.Module,
-    data: Corpus,
-    resolved: ResolvedRun,
-    runtime: Runtime,
-    eos_id: int | None,
-    stopped: Callable[[], bool] = lambda: False,
-) -> dict[str, float]:
-    """Validation loss of a model at every multiple of the context that the data's windows hold; see validate."""
-    context = resolved.plan.context
-    return validate(
-        model,
-        data,
-        runtime,
-        context=context,
-        multiples=data.block // context,
-        sequences=resolved.run.eval_sequences,
-        micro_batch=max(2 * resolved.run.micro_bsz * context // data.block, 1),  # no gradients: room for twice as much
-        eos_id=eos_id,
-        stopped=stopped,
-    )
-
-
 def validate_only(resolved: ResolvedRun, runtime: Runtime) -> dict[str, float]:
     """Measure the weights of --init_from on the validation data; writes nothing."""
     data = open_validation(resolved)
-    assert data is not None and resolved.run.init_from is not None, "checked when the options were resolved"
+    assert data and resolved.run.init_from is not None, "checked when the options were resolved"
     model = build_model(resolved, runtime)
     load_weights(Path(resolved.run.init_from), model, runtime)
-    return measure(model, data, resolved, runtime, document_end(resolved.model, data))
+    return measure(model, data, resolved, runtime, document_end(resolved.model, next(iter(data.values()))))
 
 
 @contextmanager

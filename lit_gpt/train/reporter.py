@@ -16,7 +16,9 @@ import torch
 
 from lit_gpt.checkpoint import understood
 from lit_gpt.config.run import RunConfig
+from lit_gpt.config.validation_sets import validation_sets
 from lit_gpt.errors import NotWritten
+from lit_gpt.metrics.background import Texts
 from lit_gpt.metrics.console import Console
 from lit_gpt.metrics.curve import draw_loss_curve
 from lit_gpt.metrics.hardware import Hardware
@@ -34,6 +36,7 @@ from lit_gpt.preflight.resolved_run import ResolvedRun
 from lit_gpt.scaling.plan import StepValues, count_steps
 from lit_gpt.train.step import StepResult
 from lit_gpt.train.stopping import EXIT_INTERRUPTED
+from lit_gpt.train.validate import of_all
 
 VECTOR_ROLE = "vector"
 
@@ -58,6 +61,8 @@ class Reporter:
         self.log_step, self.skip_spikes, self.palm = run.log_step, run.skip_spikes, resolved.palm_flops_per_token
         self.runtime, self.optimizer, self.progress = runtime, optimizer, progress
         self.last_validation: dict[str, float] = {}
+        self.last_of_all: dict[str, float] = {}
+        self.sets = [name for name in validation_sets(run.val_data_dir) if name]
         self.last_loss = math.nan
         device = runtime.device
         peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
@@ -108,6 +113,7 @@ class Reporter:
         known = {key: value for row in rows for key, value in row.items() if value is not None}
         self.last_loss = known.get("metric/train_loss", math.nan)
         self.last_validation = {key: value for key, value in known.items() if key.startswith("metric/val_")}
+        self.last_of_all = {key: value for key, value in known.items() if key.startswith("metric/full_val_")}
 
     def step(self, values: StepValues, result: StepResult, micro_batches: int, epochs: dict[str, float]) -> None:
         """Account for one optimizer step; every log_step steps, log it."""
@@ -218,14 +224,33 @@ class Reporter:
         if self._sinks:
             self._sinks.log(values, self.progress.step)
 
-    def validation(self, values: dict[str, float]) -> None:
-        """Log the result of a validation."""
-        self.last_validation = values
-        self.record({**values, "total_tokens": self.progress.tokens})
-        bits = values.get("metric/val_bpb@1x")
-        shown = _losses(values) + (f" ({bits:.3f} bits per byte at 1x)" if bits is not None else "")
+    def validation(self, values: dict[str, float], whole: dict[str, float]) -> None:
+        """Log the result of a validation. whole: that on all data; {} where it was not measured, and so of values."""
+        self.last_validation = values or self.last_validation
+        self.last_of_all = of_all(whole) or self.last_of_all
+        self.record({**values, **of_all(whole), "total_tokens": self.progress.tokens})
+        for name, found in (("validation loss", values), ("validation loss on all data", whole)):
+            if found:
+                self.note(f"{name}: {self._told(found)}")
+
+    def texts(self, rows: Texts) -> None:
+        """Give samples of text to the trackers."""
+        if self._sinks:
+            self._sinks.texts(rows, self.progress.step)
+
+    def scores(self, values: dict[str, float], said: list[str]) -> None:
+        """Log what evaluations found, and what went wrong with them."""
+        if values:
+            self.record({**values, "total_tokens": self.progress.tokens})
+            self.note("; ".join(f"{k} {v:.4f}" for k, v in values.items() if not k.endswith("_stderr")))
+        for sentence in said:
+            self.note(sentence)
+
+    def _told(self, values: dict[str, float]) -> str:
+        """The losses of a validation in a line: of the sets, and of the averages."""
+        shown = "; ".join(f"{name} {_with_bits(values, f'_{name}')}" for name in self.sets) or _with_bits(values)
         averages = "".join(f"; {name} {_losses(values, f'_{name}')}" for name in map(label, self.plan.ema))
-        self.note(f"validation loss: {shown}{averages}")
+        return shown + averages
 
     @contextmanager
     def pause(self, kind: str) -> Iterator[None]:
@@ -287,6 +312,7 @@ class Reporter:
             "tokens": self.progress.tokens,
             "train_loss": self.last_loss,
             **self.last_validation,
+            **self.last_of_all,
             **{k: v for k, v in rates.items() if k.startswith(("throughput/", "time/"))},
             **{f"parameters/{k}": v for k, v in plan.counts.items()},
             "model_flops_per_token": plan.model_flops_per_token,
@@ -305,7 +331,12 @@ class Reporter:
         return self.last_validation["metric/val_loss@1x"] / math.log(2) / bits if bits else None
 
 
+def _with_bits(values: dict[str, float], of: str = "") -> str:
+    bits = values.get("metric/val_bpb@1x".replace("@", f"{of}@"))
+    return _losses(values, of) + (f" ({bits:.3f} bits per byte at 1x)" if bits is not None else "")
+
+
 def _losses(values: dict[str, float], of: str = "") -> str:
-    """Validation losses at every multiple, such as "1x 3.0120, 2x 2.9871". of: "_ema_1B" for those of an average."""
+    """Validation losses at every multiple, such as "1x 3.0120, 2x 2.9871". of: "_ema_1B" or "_web", their label."""
     prefix = f"metric/val_loss{of}@"
     return ", ".join(f"{k.removeprefix(prefix)} {v:.4f}" for k, v in values.items() if k.startswith(prefix))

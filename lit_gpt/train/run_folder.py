@@ -41,11 +41,12 @@ from lit_gpt.preflight.resolved_run import ResolvedRun
 from lit_gpt.train.identity import IDENTITY, changed_options, described, identity, is_extension, what_differs
 from lit_gpt.train.lease import Lease, take_lease
 from lit_gpt.train.provenance import provenance
+from lit_gpt.train.samples import SAMPLES_FILE
 from lit_gpt.utils.files import read_object, remove_leftovers, told, write_bytes, write_text
 
 CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
 ARCHIVE = (*(f"{part}.json" for part in IDENTITY), CONFIG, ENVIRONMENT)
-WRITTEN = (*ARCHIVE, "patch-*.diff", METRICS_FILE, CSV_FILE, SUMMARY_FILE, CURVE_FILE)
+WRITTEN = (*ARCHIVE, "patch-*.diff", METRICS_FILE, CSV_FILE, SUMMARY_FILE, CURVE_FILE, SAMPLES_FILE)
 
 
 def check_folder(resolved: ResolvedRun, checkpoint: dict[str, Any] | None, resumed: Path | None = None) -> list[Path]:

@@ -31,7 +31,9 @@ from lit_gpt.evals.tasks import TASKS
 from lit_gpt.tools import overlap
 from lit_gpt.tools.evaluate import parser_of
 
-reproduce, train_step = (script_module(f"benchmarks/{name}.py") for name in ("reproduce", "train_step"))
+reproduce, train_step, families = (
+    script_module(f"benchmarks/{name}.py") for name in ("reproduce", "train_step", "families")
+)
 fetch_script = script_module("scripts/fetch.py")
 prepare_text = script_module("scripts/prepare_text.py")
 README = ROOT / "README.md"
@@ -147,8 +149,9 @@ def activate(words: list[str], folder: Path) -> None:
 
 def judged(words: list[str], folder: Path) -> None:
     """An evaluation of ours understands the words."""
-    task = words[0].removeprefix("eval_").removesuffix(".py")
-    assert parser_of(task).parse_args(words[1:])["checkpoint_path"]
+    script, *words = words
+    task = words.pop(0) if script == "lit_gpt.tools.evaluate" else script.removeprefix("eval_").removesuffix(".py")
+    assert parser_of(task).parse_args(words)["checkpoint_path"]
 
 
 def lm_eval_line(words: list[str], folder: Path) -> None:
@@ -165,6 +168,7 @@ HANDLERS: list[tuple[str, Callable[[list[str], Path], None], int]] = [  # start,
     ("python pretrain.py ", dry_run, 2),
     ("python scripts/prepare_text.py ", prepare, 1),
     ("python scripts/fetch.py ", fetch, 1),
+    ("python -m lit_gpt.tools.evaluate ", judged, 2),
     ("python -m lit_gpt.tools.", tool, 1),
     ("python plots/", tool, 1),
     ("python eval.py ", lm_eval_line, 1),
@@ -286,7 +290,14 @@ def test_options_that_the_pages_name_exist() -> None:
     known |= set(re.findall(r'"(--\w+)"', code))
     # Of install.sh, pip, Docker and iconv, as far as the pattern below reads them.
     known |= {"--dry", "--dest", "--build", "--tag", "--rm", "--interactive", "--tty", "--ipc", "--volume", "--from"}
-    for program in (data_prepare, fetch_script.plan_fetch, train_step.main, reproduce.main, overlap.compare):
+    for program in (
+        data_prepare,
+        fetch_script.plan_fetch,
+        train_step.main,
+        reproduce.main,
+        families.main,
+        overlap.compare,
+    ):
         known |= {f"--{name}" for name in inspect.signature(program).parameters}
     known |= OF_LM_EVAL | {f"--{name}" for task in TASKS.names() for name, _ in parser_of(task).get_defaults().items()}
     for page in PAGES:

@@ -72,14 +72,14 @@ def test_rows_of_parts_are_joined(table) -> None:
 def test_unknown_jobs_and_a_missing_corpus(tmp_path, capsys) -> None:
     assert exit_code(lambda words: reproduce.main(tmp_path / "out", only="kernel"), []) == 2
     assert "Did you mean 'kernels" in capsys.readouterr().err
-    assert exit_code(lambda words: reproduce.main(tmp_path / "out", only="curves"), []) == 2
+    assert exit_code(lambda words: reproduce.main(tmp_path / "out", only="compare"), []) == 2
     assert "Give --text FOLDER" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_groups_and_needs_are_chosen() -> None:
-    names = [job.name for job in reproduce.choose("curves,moe", set())]
-    assert names == ["corpus", "moe", "curve.sambay", "curve.transformer", "curves"]
+    names = [job.name for job in reproduce.choose("compare,moe", set())]
+    assert names == ["corpus4k", "moe", "compare.runs", "compare.judged", "compare"]
     assert [job.name for job in reproduce.choose("kernels", {"kernels.kda"})] == [
         "kernels.gdn",
         "kernels.linear",

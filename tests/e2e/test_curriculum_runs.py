@@ -123,7 +123,7 @@ def test_only_the_training_data_has_a_curriculum(sources, tmp_path):
     mixed = resolve_run(parse(words(sources, tmp_path, data_mixture=sources / "phases.json", **options)), 1)
     plain = resolve_run(parse(words(sources / "web/data", tmp_path, **options)), 1)
     assert len(mixed.plan.curriculum) == 4 and plain.plan.curriculum == []
-    prints = [corpus.fingerprint for corpus in map(open_validation, (mixed, plain)) if corpus]
+    prints = [corpora[""].fingerprint for corpora in map(open_validation, (mixed, plain))]
     assert len(prints) == 2 and len(set(prints)) == 1
     assert [source.name for source in open_training(mixed).sources] == ["web/data", "code/data"]
     old = identity(plain)

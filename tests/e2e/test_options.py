@@ -44,6 +44,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "biases of keys": {"qkv_bias": True},
     "norms behind": {"reordered_norm": True, "qk_norm": True, "joint_qk_norm": True},
     "as GPT-2": {"position": "learned", "mlp": "gelu", "norm_class": "layernorm", "bias": True, "qkv_bias": True},
+    "no feed-forward networks": {"mlp": "none"},
     "wsd": {"train_name": "mup_wsd"},
     "cosine": {"train_name": "mup_cosine"},
     "constant": {"schedule": "constant"},

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
+from held_out_text import document
 from tiny_run import WORDS, make_text
 
 from lit_gpt.config.cli import parse
@@ -33,6 +35,18 @@ def trained(tmp_path_factory) -> Path:
     resolved = resolve_run(parse([*LINE.split(), "--train_data_dir", data, "--out_dir", str(root / "out")]), 1)
     assert run_training(resolved) == 0
     return resolved.folder
+
+
+@pytest.fixture(scope="session")
+def held_out(trained, tmp_path_factory) -> str:
+    """Of the model's tokens; half of its documents are held out."""
+    folder = tmp_path_factory.mktemp("cloze")
+    (folder / "text").mkdir()
+    for i in range(40):
+        (folder / "text" / f"{i}.txt").write_text(document(i))
+    options: dict[str, Any] = {"num_workers": 1, "progress": False, "validation_fraction": 0.5}
+    prepare(str(folder / "text"), str(folder / "data"), tokenizer=str(trained / "tokenizer"), **options)
+    return str(folder / "data")
 
 
 TASK = """

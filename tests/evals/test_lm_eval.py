@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from script_module import script_module
 from spawn import run_distributed
+from tiny_run import folder_of, make_corpus, rows, run
 
 from lit_gpt.config.command import exit_code
 from lit_gpt.errors import UserError
@@ -40,7 +41,7 @@ def evaluate(tasks: Path, model: Any, **options: Any) -> dict[str, Any]:
 def ours(trained: Path, **options: Any) -> Any:
     from lit_gpt.evals.lm_eval_model import TrainedModel
 
-    return TrainedModel(str(trained), device="cpu", **options)
+    return TrainedModel.load(str(trained), device="cpu", **options)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,24 @@ def test_a_tokenizer_that_cannot_be_lent_is_a_note(trained, tmp_path, capsys):
 
 
 def test_lengths_that_nobody_asked_for_are_no_figures():
-    from lit_gpt.evals.lm_eval_cli import metrics_of
+    from lit_gpt.evals.lm_eval_tasks import metrics_of
 
     found = metrics_of({"4096,none": -1, "512,none": 0.25, "512_stderr,none": 0.1}, {})
     assert {name: (m.value, m.stderr) for name, m in found.items()} == {"512": (0.25, 0.1)}
+
+
+def test_tasks_of_a_model_that_trains(tasks, tmp_path, capsys):
+    """--eval_tasks gives the figures that eval.py gives for the checkpoint of that step."""
+    data = make_corpus(tmp_path / "corpus")
+    options = {"eval_tasks": "local_choices,local_generate", "eval_tasks_path": tasks, "eval_tasks_step": 8}
+    assert run(data, tmp_path / "out", **options) == 0
+    assert run(data, tmp_path / "plain") == 0
+    assert rows(tmp_path / "out", "metric/train_loss") == rows(tmp_path / "plain", "metric/train_loss")
+    line = f"--model scalelab --model_args pretrained={folder_of(tmp_path / 'out')} --tasks {options['eval_tasks']} "
+    line += f"--include_path {tasks} --device cpu"
+    assert exit_code(script_module("eval.py").main, line.split()) == 0
+    for result in read_results(folder_of(tmp_path / "out")):
+        for name, metric in result.metrics.items():
+            assert rows(tmp_path / "out", f"eval/{result.task}/{name}")[8] == pytest.approx(metric.value, rel=1e-5)
+    assert run(data, tmp_path / "wrong", **{**options, "eval_tasks": "no_such_task"}) == 2
+    assert "Tasks not found: no_such_task" in capsys.readouterr().err

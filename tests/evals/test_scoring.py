@@ -10,7 +10,9 @@ from small_models import LENGTH, VOCAB, model_of, small
 
 from lit_gpt.architectures import FAMILIES
 from lit_gpt.errors import UserError
-from lit_gpt.evals.scoring import Request, score, windows
+from lit_gpt.evals import prefixes, scoring
+from lit_gpt.evals.decoding import Decoder
+from lit_gpt.evals.scoring import Group, Request, score, windows
 from lit_gpt.model import GPT
 
 
@@ -54,6 +56,70 @@ def test_a_context_is_computed_once():
     seen.clear()
     score(model, [Request(context, (i,)) for i in range(4)], max_length=LENGTH)
     assert seen == [12], "choices of one token are all read from one place"
+
+
+# Every kind of cache: of keys and values, of windows, of states, of each with others that read it; and experts.
+CACHES = ["transformerls", "sambay", "swayoco", "sambayda", "gdny", "mambay2", "gla", "fox", "sambay_gqa4_moe"]
+
+
+@pytest.mark.parametrize("family", CACHES)
+def test_questions_that_begin_alike(family, monkeypatch):
+    """Two sets of examples, questions of several lengths with one choice or more: as each alone."""
+    monkeypatch.setattr(prefixes, "SHORTEST", 6)
+    monkeypatch.setattr(scoring, "SAVING", 1.0)
+    model, draw = model_of(small(family)), random.Random(1)
+    asked = requests(2, 2)
+    for examples in ((7,) * 9, (3, 4, 5, 6) * 3):
+        for length in (1, 4, 2):
+            context = examples + tuple(draw.randrange(VOCAB) for _ in range(length))
+            asked += [Request(context, tuple(draw.randrange(VOCAB) for _ in range(n))) for n in (1, 3, 2)[:length]]
+    lots = [shared for shared, _ in scoring._beginnings([Group(r.context, [r.continuation]) for r in asked])]
+    assert len(lots) == 3
+    for request, found in zip(asked, score(model, asked, max_length=LENGTH, batch_tokens=90)):
+        torch.testing.assert_close(found.log_p, naive(model, request), rtol=1e-6, atol=1e-6)
+
+
+def test_examples_are_computed_once():
+    """Four questions of 2 tokens after 70: 70 + 4 x 2, where one by one it is 4 x 72."""
+    model = model_of(small("transformer"))
+    asked = [Request((5,) * 70 + (i, 9), (1,)) for i in range(4)]
+    seen: list[int] = []
+    model.blocks[0].norm1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[:2].numel()))
+    score(model, asked, max_length=80)
+    assert seen == [70, 4 * 2]
+    seen.clear()
+    score(model, [Request((i,) * 70 + (1,), (1,)) for i in range(4)], max_length=80)
+    assert seen == [4 * 71], "texts that begin otherwise share nothing"
+
+
+def test_families():
+    a, b = (1,) * 100, (2,) * 200
+    asked = [a + (1, 2, 3), a + (1, 4), a, b + (7,), b[:80] + (3, 3), (9,) * 300, b + (8,)]
+    found = list(prefixes.families(asked))
+    assert sorted(context for family in found for context in family.contexts) == sorted(asked)
+    assert [(shared, len(contexts)) for shared, contexts in found] == [(99, 3), (200, 2), (0, 1), (0, 1)]
+    for shared, contexts in found:
+        assert len({context[:shared] for context in contexts}) == 1
+        assert all(len(context) > shared for context in contexts)
+
+
+def test_memory_that_does_not_suffice_after_a_beginning(monkeypatch):
+    model = model_of(small("transformer"))
+    asked = [Request((5,) * 70 + (i, 9), (1, 2)) for i in range(6)]
+    expected = [found.log_p for found in score(model, asked, max_length=80)]
+    hidden, rows = Decoder.hidden, []
+
+    def small_memory(self, tokens_BT, *others, **options):
+        rows.append(len(tokens_BT))
+        if len(tokens_BT) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return hidden(self, tokens_BT, *others, **options)
+
+    monkeypatch.setattr(Decoder, "hidden", small_memory)
+    found = score(model, asked, max_length=80)
+    assert rows[1] > 2 >= rows[-1]
+    for one, other in zip(found, expected):
+        torch.testing.assert_close(one.log_p, other, rtol=1e-9, atol=1e-9)
 
 
 def test_greedy():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from script_module import script_module, tool
+from tiny_run import make_text
 
 from lit_gpt.config.command import exit_code
 from lit_gpt.evals.judged import Judged
 from lit_gpt.evals.results import Metric, Result, read_results, save
 from lit_gpt.evals.tasks import TASKS
-from lit_gpt.evals.tasks.phonebook import NEW_TOKENS, error_of_share, question
+from lit_gpt.evals.tasks.phonebook import NEW_TOKENS, question
 from lit_gpt.evals.tasks.proofpile import parts
 from lit_gpt.tools import results
 
@@ -32,9 +34,10 @@ def figures(path: Path, task: str) -> dict[str, float]:
     return {name: metric.value for name, metric in found.metrics.items()}
 
 
-def test_every_evaluation_has_a_command():
-    for name in TASKS.names():
-        assert (ROOT / f"eval_{name}.py").is_file(), name
+def test_the_commands_of_archscale_are_evaluations():
+    """An evaluation is one file; those that ArchScale has are commands of its names, too."""
+    assert {path.stem.removeprefix("eval_") for path in ROOT.glob("eval_*.py")} == {"phonebook", "proofpile"}
+    assert {"phonebook", "proofpile", "cloze"} <= set(TASKS.names())
 
 
 def test_a_question_has_one_answer():
@@ -50,7 +53,7 @@ def test_a_question_has_one_answer():
 
 def test_phonebook_by_brute_force(trained, tmp_path, monkeypatch):
     """Every question alone, without a cache; of a model that is right now and then, since it is told how."""
-    judged = Judged(trained, max_length=400)
+    judged = Judged.load(trained, max_length=400)
     asked = {n: [question(n, f"42-{n}-{i}") for i in range(4)] for n in (3, 4, 5)}
     told: list[str] = []
 
@@ -88,7 +91,7 @@ def test_phonebook_by_brute_force(trained, tmp_path, monkeypatch):
 
 
 def test_proofpile_by_brute_force(trained, tmp_path):
-    judged = Judged(trained)
+    judged = Judged.load(trained)
     tokens = np.random.default_rng(0).integers(0, judged.model.config.vocab_size, 100)
     tokens.astype("<u2").tofile(tmp_path / "long.bin")
     line = ["--data_path", tmp_path / "long.bin", "--seq_length", 40, "--sliding_window", 15, "--batch_size", 3]
@@ -133,6 +136,43 @@ def test_the_line_of_the_guide(trained, tmp_path, capsys):
     assert "note: config model_config is no name of a model" in capsys.readouterr().err
 
 
+def test_bits_per_byte_of_a_text(trained, tmp_path):
+    """Nats of each part over the bytes of its text, decoded; the windows are equal, so that there is no spread."""
+    judged = Judged.load(trained)
+    window = judged.encode(make_text(1))[:41]
+    np.save(tmp_path / "text.npy", np.array(window * 3))
+    line = ["--data_path", tmp_path / "text.npy", "--seq_length", 40, "--sliding_window", 41]
+    assert run("proofpile", trained, *line, "--output_dir", tmp_path / "m" / "evals") == 0
+    (result,) = read_results(tmp_path / "m")
+    assert result.examples == 3
+    for first, last in parts(40):
+        size = len(judged.tokenizer.decode(window[1 + first : 1 + last]).encode())
+        bits = result.metrics[f"loss@{last}"].value * (last - first) / math.log(2)
+        assert math.isclose(result.metrics[f"bpb@{last}"].value, bits / size, rel_tol=1e-6)
+        assert math.isclose(result.metrics[f"bpb@{last}"].stderr or 0, 0, abs_tol=1e-6)
+
+
+def test_error_of_a_ratio():
+    """Of 1/1 and 3/2 the ratio is 4/3; the residuals are -1/3 and 1/3, and the mean of the lower is 3/2."""
+    found = Metric.ratio([1, 3], [1, 2])
+    assert math.isclose(found.value, 4 / 3)
+    assert math.isclose(found.stderr or 0, math.sqrt(2 / 9) / math.sqrt(2) / 1.5)
+
+
+def test_phonebook_nats(trained, tmp_path):
+    """What a token of the right number costs, one question at a time."""
+    line = "--min_eval_len 4 --max_eval_len 4 --eval_num_batches 1 --eval_batch_size 3 --max_length 400"
+    assert run("phonebook", trained, *line.split(), "--output_dir", tmp_path / "m" / "evals") == 0
+    judged, costs = Judged.load(trained), []
+    for i in range(3):
+        prompt, number = question(4, f"42-4-{i}")
+        before, answer = judged.encode(prompt), judged.encode(f" {number}", start=False)
+        with torch.no_grad():
+            log_p = judged.model(torch.tensor([before + answer[:-1]])).logits[0, len(before) - 1 :].log_softmax(-1)
+        costs.append(-float(log_p.gather(1, torch.tensor(answer)[:, None]).mean()))
+    assert math.isclose(figures(tmp_path / "m", "phonebook")["nats@4"], np.mean(costs), rel_tol=1e-4)
+
+
 def test_proofpile_of_another_tokenizer(trained, tmp_path, capsys):
     np.full(90, 65_000, "<u2").tofile(tmp_path / "other.bin")
     assert run("proofpile", trained, "--data_path", tmp_path / "other.bin", "--seq_length", 40) == 2
@@ -144,7 +184,8 @@ def test_proofpile_of_another_tokenizer(trained, tmp_path, capsys):
 
 def test_error_of_a_share():
     """Of 0 in 16: 2 of 20 after two more of each kind, sqrt(0.1 x 0.9 / 20)."""
-    assert math.isclose(error_of_share(0, 16), math.sqrt(0.1 * 0.9 / 20))
+    assert Metric.share(0, 16).value == 0
+    assert math.isclose(Metric.share(0, 16).stderr or 0, math.sqrt(0.1 * 0.9 / 20))
 
 
 def test_the_table_of_results(trained, tmp_path, capsys):
@@ -169,15 +210,15 @@ def test_the_subject_is_the_checkpoint_that_was_loaded(trained, tmp_path, capsys
     steps = tmp_path / "run" / "checkpoints"
     shutil.copytree(steps / "step-000020", steps / "step-000021")
     (steps / "step-000021" / "__0_0.distcp").write_bytes(b"")
-    subject = Judged(tmp_path / "run").subject()
+    subject = Judged.load(tmp_path / "run").subject()
     assert "step-000021" in capsys.readouterr().err, "which is left out"
     assert (subject.checkpoint, subject.step) == ("step-000020", 20)
-    assert subject == Judged(steps / "step-000020").subject()
+    assert subject == Judged.load(steps / "step-000020").subject()
 
 
 def test_results_that_are_no_numbers_and_settings_that_differ(trained, tmp_path, capsys):
     """NaN was written into the JSON, and rows of two settings had the same words."""
-    subject = Judged(trained).subject()
+    subject = Judged.load(trained).subject()
     for size, value in ((3, 0.5), (4, float("nan"))):
         result = Result("mine", 1, {"a": Metric(value), "b": Metric(1.0)}, subject, {"size": size, "same": 1})
         if value == value:
@@ -188,3 +229,23 @@ def test_results_that_are_no_numbers_and_settings_that_differ(trained, tmp_path,
     assert tool(results.main, tmp_path / "m") == 0
     lines = [line.split()[5:] for line in capsys.readouterr().out.splitlines()[1:]]
     assert sorted(lines) == [["a", "0.5", "size", "3"], ["b", "1", "size", "3"], ["b", "1", "size", "4"]]
+
+
+@pytest.mark.parametrize("task", ["phonebook", "proofpile"])
+def test_figures_are_means_of_answers(task, trained, tmp_path, capsys):
+    judged = Judged.load(trained)
+    np.save(tmp_path / "text.npy", np.array(judged.encode(make_text(2)[:1000])[:150]))
+    lines = {
+        "phonebook": "--min_eval_len 3 --max_eval_len 4 --eval_num_batches 1 --max_length 400",
+        "proofpile": f"--data_path {tmp_path / 'text.npy'} --seq_length 40 --sliding_window 41",
+    }
+    kept = tmp_path / "answers.jsonl"
+    words = [*lines[task].split(), "--output_dir", tmp_path / "m" / "evals", "--answers", kept]
+    assert run(task, trained, *words) == 0
+    answers = [json.loads(line) for line in kept.read_text().splitlines()]
+    found, names = figures(tmp_path / "m", task), {name for answer in answers for name in answer}
+    assert len(answers) == {"phonebook": 8, "proofpile": 3}[task]
+    assert names == {name for name in found if name.partition("@")[0] in ("acc", "nats", "loss", "bpb") and "@" in name}
+    for name in names:
+        values = [answer[name] for answer in answers if name in answer]
+        assert math.isclose(np.mean(values), found[name], rel_tol=1e-6), name

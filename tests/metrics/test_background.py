@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lit_gpt.metrics import background, trackers
-from lit_gpt.metrics.background import Background, hanging
+from lit_gpt.metrics.background import Background, Texts, hanging
 from lit_gpt.metrics.sinks import Sinks
 from lit_gpt.metrics.trackers import RunInfo
 
@@ -36,6 +36,9 @@ class Fake:
             raise self.error
         self.logged.append((dict(values), step))
 
+    def texts(self, rows: Texts, step: int) -> None:
+        self.logged.append((list(rows), step))
+
     def close(self) -> None:
         self.closed = True
 
@@ -51,6 +54,14 @@ def test_an_unreachable_server_holds_up_neither_start_nor_steps():
     gate.set()
     tracker.close()
     assert [step for _, step in fake.logged] == [0, 1, 2, 3, 4] and fake.closed and not hanging()
+
+
+def test_texts_arrive_in_their_place():
+    tracker = Background("fake", (fake := Fake()).connect)
+    tracker.log({"loss": 1.0}, 1)
+    tracker.texts([("a", "b")], 1)
+    tracker.close()
+    assert fake.logged == [({"loss": 1.0}, 1), ([("a", "b")], 1)]
 
 
 def test_records_without_room_are_counted(monkeypatch):

@@ -112,6 +112,18 @@ class FakeWandb(ModuleType):
             raise ConnectionError("no route")
         self.logged.append(values)
 
+    def Table(self, columns: list[str], data: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+        return columns, data
+
+
+def test_texts_are_a_table_of_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    sinks = make(tmp_path, "wandb")
+    sinks.texts([("a", "b")], 7)
+    sinks.close()
+    assert fake.logged == [{"samples": (["prompt", "text"], [["a", "b"]]), "trainer/global_step": 7}]
+
 
 def test_wandb_continues_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     fake = FakeWandb()
@@ -164,6 +176,7 @@ def test_mlflow_keeps_a_run_in_a_local_database(tmp_path: Path, monkeypatch: pyt
     for resume_step in (0, 7):
         sinks = make(tmp_path, "mlflow", config=config, resume_step=resume_step, group="sweep", tags=["a"])
         sinks.log({"metric/val_loss@1x": 2.5}, resume_step + 7)
+        sinks.texts([("a prompt", " and its text")], resume_step + 7)
         sinks.close()
     client = mlflow.MlflowClient()
     (run,) = client.search_runs([client.get_experiment_by_name("p").experiment_id], "tags.group = 'sweep'")
@@ -171,6 +184,7 @@ def test_mlflow_keeps_a_run_in_a_local_database(tmp_path: Path, monkeypatch: pyt
     assert len(run.data.params) == 151 and run.data.params["plan.roles.r7.lr"] == "0.1"
     history = client.get_metric_history(run.info.run_id, "metric/val_loss_at_1x")
     assert [(m.step, m.value) for m in history] == [(7, 2.5), (14, 2.5)]
+    assert mlflow.artifacts.load_text(f"{run.info.artifact_uri}/samples/step-000014.txt") == "a prompt and its text"
 
 
 def test_mlflow_on_this_machine_needs_a_database(monkeypatch: pytest.MonkeyPatch):
@@ -205,9 +219,12 @@ def test_real_trackers_write_offline(tmp_path: Path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     sinks = make(tmp_path, "tensorboard")
     sinks.log({"metric/val_loss@1x": 2.5}, 7)
+    sinks.texts([("a prompt", " and its text")], 7)
     sinks.close()
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(e.step, e.value) for e in events.Scalars("metric/val_loss@1x")] == [(7, 2.5)]
+    (text,) = events.Tensors("samples/0/text_summary")
+    assert text.step == 7 and b"a prompt and its text" in text.tensor_proto.string_val[0]
 
 
 def test_read_metrics_merges_steps_and_survives_a_cut(tmp_path: Path):

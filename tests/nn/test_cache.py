@@ -120,6 +120,18 @@ def test_what_windowed_layers_keep_does_not_grow_with_the_prompt(name: str) -> N
             assert short == long
 
 
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_more_room_than_was_said(name: str) -> None:
+    """Windows that are longer than the first room become their whole length."""
+    model, cuts = model_of(MODELS[name]()), [3, 1, 8, 1, SPARE, 7]
+    x, decoder, found = tokens(2, sum(cuts)), Decoder(model, 2, 3), []
+    for piece in x.split(cuts, dim=1):
+        decoder.extend(0 if not found else piece.shape[1])
+        found.append(decoder(piece))
+    close(torch.cat(found, dim=1), model(x).logits)
+
+
 def test_a_window_that_is_longer_than_the_row_takes_no_more_than_the_row() -> None:
     cpu = torch.device("cpu")
     assert History(1, 9, 99, (2,), cpu, torch.float32).buffer.shape == (1, 9, 2)

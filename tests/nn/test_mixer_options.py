@@ -26,7 +26,11 @@ WRONG: dict[str, list[tuple[str, str, str]]] = {  # mixer -> (options as JSON, w
         ('{"dt_rank": 0}', "is 0", WHOLE + " or null"),
         ('{"inner_norms": 1}', "is 1", "true or false"),
     ],
-    "mamba2": [('{"head_multiple": 0}', "is 0", WHOLE), ('{"d_state": [1]}', r"is \[1\]", WHOLE)],
+    "mamba2": [
+        ('{"head_multiple": 0}', "is 0", WHOLE),
+        ('{"d_state": [1]}', r"is \[1\]", WHOLE),
+        ('{"groups": 7}', "is 7", "does not divide its 32 heads"),
+    ],
     "gdn": [
         ('{"heads": "x"}', 'heads of the mixer gdn is "x"', WHOLE + " or null"),
         ('{"heads": -1}', "is -1", WHOLE),

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
+from math import prod
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,8 +25,30 @@ from lit_gpt.scaling.base import Init, Multipliers, RolePlan
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 LENGTH, HEADS = 300, 3
 TABLES = {"linear": linear.BACKENDS, "delta": delta.BACKENDS}
+CONFIGURATIONS = 2  # that Triton compiles and times for a kernel and shapes; fla offers up to forty
 FORMS = {"linear": ("none", "constant", "head", "channel"), "delta": ("none", "head", "channel")}
 CASES = [(op, row, form) for op, table in TABLES.items() for row in table if row != "plain" for form in FORMS[op]]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_configurations():
+    """Only the lightest ones: compiling all of them takes an hour, and this asks whether results are right."""
+    with pytest.MonkeyPatch.context() as patch:
+        if find_spec("triton"):
+            tuner = import_module("triton.runtime.autotuner").Autotuner
+            allowed = tuner.prune_configs
+            patch.setattr(tuner, "prune_configs", lambda self, named: lightest(allowed(self, named)))
+        yield
+
+
+def lightest(configurations: list[Any]) -> list[Any]:
+    """Those with the smallest tiles and the fewest stages, which fit into shared memory where any does."""
+
+    def weight(configuration: Any) -> tuple[int, int]:
+        tile = prod(v for v in configuration.kwargs.values() if isinstance(v, int) and v > 0)
+        return configuration.num_stages * tile, configuration.num_warps
+
+    return sorted(configurations, key=weight)[:CONFIGURATIONS]
 
 
 def documents(length: int) -> Tensor:

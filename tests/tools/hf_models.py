@@ -59,6 +59,14 @@ MODELS: dict[str, dict[str, Any]] = {
     "qwen3_moe": _MIXED | {"qk_norm": True},
     "smollm3": {"layers": (LayerSpec(), LayerSpec(window=5))},
 }
+_GDN = {"heads": 3, "key_dim": 8, "expand_v": 1.5, "head_norm": True, "negative_eigenvalues": False}
+MODELS |= {
+    "diffllama": {"layers": (LayerSpec("differential_attention"),) * 2},
+    "gpt_oss": {"layers": (LayerSpec(ffn="oss_swiglu", window=5), LayerSpec(ffn="oss_swiglu")), "attn_sink": True},
+    "mamba": {"layers": (LayerSpec("mamba", ffn=None),) * 2},
+    "mamba2": {"layers": (LayerSpec("mamba2", ffn=None),) * 2, "mixer_options": {"mamba2": {"head_dim": 8}}},
+    "qwen3_next": {"layers": (LayerSpec("gdn"), LayerSpec()), "qk_norm": True, "mixer_options": {"gdn": _GDN}},
+}
 PROMPTS = [[3], [5, 1, 60, 7, 7], list(range(20, 45))]
 
 __all__ = [

@@ -194,6 +194,11 @@ def test_an_existing_folder_is_not_overwritten(tmp_path):
         write_hf(model_of(config).state_dict(), config, Multipliers(), tmp_path)
 
 
+def test_the_class_is_said(run_folder, tmp_path, capsys):
+    convert.main([str(run_folder), str(tmp_path / "hf"), "--to", "hf"])
+    assert capsys.readouterr().out == f"wrote {tmp_path / 'hf'}, a SmolLM3ForCausalLM\n"
+
+
 def test_what_is_not_llama_leaves_no_folder(run_folder, tmp_path):
     with pytest.raises(UserError, match=r"window 8 \(layer 0, 1, 2\)"):
         convert.main([str(run_folder), str(tmp_path / "hf"), "--to", "hf", "--hf_class", "llama"])

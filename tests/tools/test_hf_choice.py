@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 import torch
 from hf_models import EVERY, loaded, model_of, same_logits
+from transformers import OlmoHybridConfig
 
 from lit_gpt.architectures import FAMILIES, build
+from lit_gpt.config.cli import parse
 from lit_gpt.config.model import Experts
 from lit_gpt.errors import UserError
+from lit_gpt.preflight.model_options import model_config
 from lit_gpt.tools import convert
 from lit_gpt.tools._hf import write_hf
 from lit_gpt.tools._hf_choice import choose_class, class_of
@@ -249,6 +252,37 @@ def test_every_family_is_written_rightly_or_refused(name, tmp_path):
     same_logits(model, written, 33)
 
 
+@pytest.mark.parametrize(
+    ("family", "words"),
+    [
+        ("mamba", r"MambaForCausalLM, which cannot express ffn swiglu \(layer 0, 1, 2, 3\)"),
+        (
+            "mamba2",
+            "Mamba2ForCausalLM, which cannot express ffn .*, 512 channels where expand times n_embd is 128",
+        ),
+        ("gdn", "Qwen3NextForCausalLM, which cannot express .*one norm for all heads"),
+        ("sambayda", "mixer mamba"),
+    ],
+)
+def test_the_closest_class_has_the_mixers_of_the_model(family, words):
+    """It was the one with the fewest reasons, such as DiffLlama for a Gated DeltaNet."""
+    with pytest.raises(UserError, match=f"the closest is .*{words}"):
+        choose_class(build(family, 4, aspect_ratio=16), EVERY)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("--train_model mamba --mlp none", "MambaForCausalLM"),
+        ("--train_model mamba2 --mlp none --ar 128", "Mamba2ForCausalLM"),
+        ("--train_model transformersa --mlp oss_swiglu --bias true", "GptOssForCausalLM"),
+    ],
+)
+def test_families_fit_with_these_options(line, expected):
+    run = parse(line.split())
+    assert choose_class(model_config(run, 8, run.ar), EVERY).LAYOUT.name == expected
+
+
 def test_experts_of_a_family_are_written(tmp_path):
     """A shared expert and gates over all experts are Qwen2-MoE's, with QK-norm and without the former Qwen3-MoE's."""
     for experts, fields, expected in (
@@ -308,6 +342,15 @@ def test_the_published_gpt2_is_understood():
     config = read_config(class_of(values), values)
     assert (config.depth, config.n_embd, config.head_dim, config.intermediate_size) == (12, 768, 64, 3072)
     assert config.tie_embeddings and config.block_size == 1024
+
+
+def test_types_that_ours_cannot_express_are_refused_with_the_reason(tmp_path):
+    OlmoHybridConfig().save_pretrained(tmp_path / "hf")
+    with pytest.raises(UserError, match="type olmo_hybrid cannot be read: its norms are behind the branches") as caught:
+        convert.main([str(tmp_path / "hf"), str(tmp_path / "ours.pth")])
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="No model can be written as olmo_hybrid: its norms are behind the branches"):
+        choose_class(build("transformer", 4), EVERY, "olmo_hybrid")
 
 
 @pytest.mark.parametrize("model_type", ["gemma", "", None, 3, ["llama"]], ids=str)

@@ -16,6 +16,7 @@ from lit_gpt.tools import convert
 MIXED = (LayerSpec(experts=True),) * 2
 COUNT = {"num_local_experts": 6, "num_experts_per_tok": 2}
 WRITTEN: dict[str, dict[str, Any]] = {
+    "yarn": {"yarn_scale": 4.0, "head_dim": 64, "block_size": 16384},
     "plain": {},
     "tied": {"tie_embeddings": True},
     "window": {"layers": (LayerSpec(experts=True, window=5),) * 2},

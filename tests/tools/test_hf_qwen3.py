@@ -23,6 +23,7 @@ READ = {
     "window that is off": ({"sliding_window": 5}, {"layers": (LayerSpec(), LayerSpec())}),
 }
 WRITTEN = {
+    "yarn": {"yarn_scale": 4.0, "head_dim": 64, "block_size": 16384},
     "plain": {},
     "tied": {"tie_embeddings": True},
     "biases": {"attn_bias": True},

@@ -5,13 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from hf_models import EVERY, SIZES, reads, refuses, small, theirs, writes
-from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from safetensors.torch import load_file, save_file
+from transformers import (
+    MixtralConfig,
+    MixtralForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from lit_gpt.config.model import Experts, LayerSpec
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import convert
+from lit_gpt.tools._hf import read_hf
 
 MIXED = (LayerSpec(experts=True),) * 2
 COUNT = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
@@ -76,6 +86,28 @@ def test_a_qwen2_moe_with_an_even_gate_is_read(name, tmp_path):
     model = theirs(Qwen2MoeForCausalLM, Qwen2MoeConfig(**SIZES | SHARED | options), tmp_path / "hf", zero)
     config = reads(model, tmp_path / "hf", "qwen2_moe")
     assert {field: getattr(config, field) for field in expected} == expected
+
+
+def test_experts_that_are_joined_in_the_file_are_read(tmp_path):
+    """As transformers 5 saves them with save_original_format=False; experts of a damaged shape have no place."""
+    mixtral = MixtralConfig(**SIZES | {"num_local_experts": 6, "num_experts_per_tok": 2})
+    cases = (
+        (MixtralForCausalLM, mixtral, ()),
+        (Qwen3MoeForCausalLM, Qwen3MoeConfig(**SIZES | COUNT), ()),
+        (Qwen2MoeForCausalLM, Qwen2MoeConfig(**SIZES | SHARED), ("k_proj.bias", "shared_expert_gate")),
+    )
+    for i, (kind, config, zero) in enumerate(cases):
+        model = theirs(kind, config, tmp_path / f"apart{i}", zero)
+        model.save_pretrained(tmp_path / f"joined{i}", save_original_format=False)
+        path = tmp_path / f"joined{i}" / "model.safetensors"
+        weights = load_file(path)
+        assert weights["model.layers.0.mlp.experts.gate_up_proj"].ndim == 3
+        first, second = (read_hf(tmp_path / f"{form}{i}")[0] for form in ("apart", "joined"))
+        assert first.keys() == second.keys() and all(torch.equal(t, second[name]) for name, t in first.items())
+        for wrong in (torch.ones(6), torch.ones(6, 3, 32)):
+            save_file(weights | {"model.layers.0.mlp.experts.gate_up_proj": wrong}, path)
+            with pytest.raises(UserError, match=r"no place for model\.layers\.0\.mlp\.experts"):
+                read_hf(tmp_path / f"joined{i}")
 
 
 def test_what_cannot_be_read_is_refused(tmp_path):

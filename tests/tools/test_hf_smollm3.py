@@ -31,6 +31,7 @@ READ: dict[str, tuple[dict[str, Any], tuple[LayerSpec, ...]]] = {
     "head_dim": ({"head_dim": 16}, (PLAIN, PLAIN, PLAIN, BARE)),
 }
 WRITTEN: dict[str, dict[str, Any]] = {
+    "yarn": {"yarn_scale": 4.0, "head_dim": 64, "block_size": 16384, "layers": (NEAR, BARE)},
     "window": {"layers": (NEAR, PLAIN)},
     "without rope": {"layers": (BARE, PLAIN)},
     "both": {"layers": (LayerSpec(window=5, rope_base=0), PLAIN), "attn_bias": True, "mlp_bias": True},
@@ -66,6 +67,7 @@ def test_what_smollm3_lacks_is_refused(tmp_path):
         ({"layers": (LayerSpec(rope_base=500.0), PLAIN)}, "rope_base 500 and 10000 in different layers"),
         ({"qk_norm": True}, "qk_norm True"),
         ({"attn_sink": True}, "attn_sink True"),
+        ({"position": "learned"}, "position learned"),
     ):
         refuses(small(**fields), tmp_path / "hf", "smollm3", words)
 

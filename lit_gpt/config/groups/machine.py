@@ -6,10 +6,10 @@ The format of the docstrings is that of lit_gpt/config/help.py.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from lit_gpt.config.bounds import Bounds, Choices
-from lit_gpt.config.groups.kinds import AutoOrPath, Folder, Label, Name, Path, Steps, StepsOrNever
+from lit_gpt.config.bounds import Bounds, Choices, StepsOrLast
+from lit_gpt.config.groups.kinds import AutoOrPath, File, Folder, Label, Length, Name, Path, Steps, StepsOrNever
 from lit_gpt.config.words import Words
 
 
@@ -75,6 +75,27 @@ class LoggingOptions:
         Example: --loggers wandb,csv
 
     eval_sequences: Number of sequences in a validation.
+    full_eval_at: Measure all of the validation data after these steps, and not only --eval_sequences of it.
+        Default: never
+        Example: --full_eval_at 1000,5000,last
+    eval_positions: Measure the validation loss by position in the context, too.
+    sample_prompts: File with a prompt in each line: after each validation the model continues them, always with the
+        likeliest token, into samples.jsonl of the run folder. For runs of one process.
+        Default: none
+        Example: --sample_prompts prompts.txt
+    sample_tokens: Length of these continuations in tokens, at most.
+    eval_tasks: Evaluations of the model while it trains: of this project, such as phonebook, and tasks of lm-eval.
+        Default: none
+        Example: --eval_tasks phonebook,lambada_openai
+    eval_tasks_step: Steps between two of these; the last step has them, too.
+        Default: --eval_step
+    eval_tasks_limit: Examples of each task of lm-eval, the first ones.
+    eval_tasks_path: Folder with lm-eval tasks of your own.
+        Default: none
+        Example: --eval_tasks_path my_tasks
+    eval_task_options: Options of this project's evaluations.
+        Default: those of each evaluation
+        Example: --eval_task_options '{"phonebook": {"min_eval_len": 20, "max_eval_len": 20}}'
     num_extrp: Validate at 1, 2, ... and up to this many times the training context.
         Default: 4
     wandb_project: Project of wandb, and experiment of mlflow.
@@ -96,6 +117,15 @@ class LoggingOptions:
     eval_step: Steps = 1000
     loggers: Annotated[Words, Choices(("csv", "tensorboard", "wandb", "mlflow"))] = field(default_factory=list)
     eval_sequences: Steps = 200
+    full_eval_at: Annotated[Words, StepsOrLast()] = field(default_factory=list)
+    eval_positions: bool = False
+    sample_prompts: File | None = None
+    sample_tokens: Length = 64
+    eval_tasks: Words = field(default_factory=list)
+    eval_tasks_step: Steps | None = None
+    eval_tasks_limit: Steps = 200
+    eval_tasks_path: Folder | None = None
+    eval_task_options: dict[str, dict[str, Any]] | None = None
     num_extrp: Annotated[int, Bounds(1, 1024)] | None = None
     wandb_project: Name = "discrete-llm"
     wandb_entity: Name | None = None

@@ -20,9 +20,10 @@ class DataOptions:
     train_data_dir: Folder with the tokens to train on. It holds shards that scripts/prepare_text.py made, files of
         nanoGPT, llm.c or Megatron, or plain text, and may be in a cloud store (az://, gs:// or s3://).
         Example: --train_data_dir data/mine
-    val_data_dir: Folder with the tokens to validate on.
+    val_data_dir: Folder with the tokens to validate on, or several as name=path,name=path. The first one is what
+        --keep_best and metric/val_loss@1x mean.
         Default: none, and then nothing is validated
-        Example: --val_data_dir data/mine
+        Example: --val_data_dir data/mine, or --val_data_dir web=data/web,code=data/code
 
     data_mixture: JSON file with the weight of each source, which is a path prefix inside the training folder. A list
         of such tables changes the weights while the run goes on.
@@ -60,7 +61,7 @@ class ModelOptions:
     tie_embeddings: Use one table as the input embedding and as the output head.
         Default: the family's, mostly false
     mlp: Kind of the feed-forward networks. gelu is GPT-2's: two matrices and no gate, and so two thirds of the
-        weights that the others have.
+        weights that the others have. none leaves them out, as in the published models of Mamba.
         Default: the family's, mostly swiglu
     bias: Give the linear projections biases.
         Default: the family's, mostly false
@@ -83,7 +84,7 @@ class ModelOptions:
     ctx_len: Length | None = None
     ar: Annotated[int, Bounds(1, 10_000)] | None = None
     tie_embeddings: bool | None = None
-    mlp: Literal["swiglu", "relu2", "oss_swiglu", "gelu"] | None = None
+    mlp: Literal["swiglu", "relu2", "oss_swiglu", "gelu", "none"] | None = None
     bias: bool | None = None
     share_per_layer: Annotated[int, Bounds(0, 2_000)] | None = None
     share_group: Depth | None = None

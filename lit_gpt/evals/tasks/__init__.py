@@ -24,9 +24,12 @@ class Outcome:
     examples: how many questions. metrics: name -> figure; a figure at a length is named `name@length`, from which
     plots over length are drawn. settings: what the figures depend on besides the options. sequences: the tokens that
     the model was asked about, an array for each question; --decontaminate looks for them in the training data.
+    answers: of each question, the figures by the names of the metrics that are means of them; --answers keeps them, so
+    that models can be compared question by question.
     """
 
     examples: int
     metrics: dict[str, Metric]
     settings: dict[str, Any] = field(default_factory=dict)
     sequences: Sequence[np.ndarray] = ()
+    answers: Sequence[dict[str, float]] = ()

@@ -2,7 +2,7 @@
 
 A prompt is a list of `name: number` lines, two of them again as examples, and then a name of the list with a colon. The
 answer counts when the first line of the continuation is that name's number. A model with a memory of fixed size must
-fail from some length on, which is what this shows.
+fail from some length on, which is what this shows. nats@n is smoother: what a token of the right number costs.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from lit_gpt.config.bounds import Bounds
 from lit_gpt.errors import UserError
 from lit_gpt.evals.judged import Judged
 from lit_gpt.evals.results import Metric
+from lit_gpt.evals.scoring import Request
 from lit_gpt.evals.tasks import Outcome
 
 FIRST_NAMES = (
@@ -67,7 +68,8 @@ class Options:
 
 
 def evaluate(judged: Judged, options: Options) -> Outcome:
-    """acc@n: the share of right answers among n entries. tokens@n: of the longest such prompt.
+    """acc@n: the share of right answers among n entries. nats@n: of the right number, per token; a model that knows
+    only that it is made of digits needs ln 10 for each of these. tokens@n: of the longest such prompt.
 
     Raises UserError for a list that does not fit into the model's max_length.
     """
@@ -77,6 +79,7 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
         )
     metrics, count = {}, options.eval_num_batches * options.eval_batch_size
     sequences: list[np.ndarray] = []
+    rows: list[dict[str, float]] = []
     for entries in tqdm(options.lengths, desc="phonebook", unit="length"):
         asked = [question(entries, f"{options.seed}-{entries}-{i}") for i in range(count)]
         prompts = [np.array(judged.encode(prompt), np.int32) for prompt, _ in asked]
@@ -89,21 +92,16 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
                 f"{longest + NEW_TOKENS}."
             )
         answers = judged.continue_texts([prompt for prompt, _ in asked], NEW_TOKENS, until=["\n"])
-        right = sum(a.strip() == number for a, (_, number) in zip(answers, asked))
+        right = [a.strip() == number for a, (_, number) in zip(answers, asked)]
         if options.verbose:
             print("\n".join(f"{entries} entries: {a.strip()!r}, right is {n}" for a, (_, n) in zip(answers, asked)))
-        metrics[f"acc@{entries}"] = Metric(right / count, error_of_share(right, count))
+        metrics[f"acc@{entries}"] = Metric.share(sum(right), count)
+        numbers = [Request(tuple(p), tuple(judged.encode(f" {n}", start=False))) for p, (_, n) in zip(prompts, asked)]
+        costs = [-score.total / len(score.log_p) for score in judged.score(numbers)]
+        rows += [{f"acc@{entries}": float(r), f"nats@{entries}": cost} for r, cost in zip(right, costs)]
+        metrics[f"nats@{entries}"] = Metric.mean(costs, "lower")
         metrics[f"tokens@{entries}"] = Metric(longest, better="lower")
-    return Outcome(count * len(options.lengths), metrics, {"max_length": judged.max_length}, sequences)
-
-
-def error_of_share(right: int, count: int) -> float:
-    """The standard error of right / count after two more of either kind, so that none of 8 is not certainty.
-
-    Source: Agresti and Coull, The American Statistician 52 (1998), 119-126.
-    """
-    share = (right + 2) / (count + 4)
-    return math.sqrt(share * (1 - share) / (count + 4))
+    return Outcome(count * len(options.lengths), metrics, {"max_length": judged.max_length}, sequences, rows)
 
 
 def question(entries: int, seed: str) -> tuple[str, str]:

@@ -2,7 +2,8 @@
 
 The data is one long stream of tokens (scripts/prepare_proofpile.py). Windows of seq_length start at every
 sliding_window tokens. The loss counts all positions of every window, as in ArchScale, whose tokens are then counted
-several times; loss@n is that of the positions in (n/2, n], which says what a longer context is worth.
+several times; loss@n is that of the positions in (n/2, n], which says what a longer context is worth, and bpb@n the
+same in bits per byte of text.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class Options:
 
 
 def evaluate(judged: Judged, options: Options) -> Outcome:
-    """loss (nats per token), ppl, acc (share of tokens that were the likeliest), and loss@n.
+    """loss (nats per token), ppl, acc (share of tokens that were the likeliest), loss@n, and bpb@n where the bytes of
+    tokens are known.
 
     Standard errors are of the means of windows, which overlap: they are too small where sliding_window is less than
     seq_length. Raises UserError for data that the model cannot read.
@@ -69,10 +71,28 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
         ),
         "acc": Metric(float(np.mean(hits))),
     }
+    asked = [np.asarray(tokens[start : start + options.seq_length + 1]) for start in starts]
+    sizes, rows = sizes_of(judged, asked), [dict[str, float]() for _ in starts]
     for first, last in parts(options.seq_length):
-        metrics[f"loss@{last}"] = Metric.mean([float(row[first:last].mean()) for row in losses], "lower")
-    asked = [tokens[start : start + options.seq_length + 1] for start in starts]
-    return Outcome(len(starts), metrics, {"tokens": len(tokens)}, asked)
+        means = [float(row[first:last].mean()) for row in losses]
+        metrics[f"loss@{last}"] = Metric.mean(means, "lower")
+        values = {f"loss@{last}": means}
+        if (counts := [float(row[first:last].sum()) for row in sizes]) and sum(counts):
+            bits = [mean * (last - first) / math.log(2) for mean in means]
+            metrics[f"bpb@{last}"] = Metric.ratio(bits, counts, "lower")
+            values[f"bpb@{last}"] = [one * len(counts) / sum(counts) for one in bits]  # of which that is the mean
+        for name, found in values.items():
+            for row, value in zip(rows, found):
+                row[name] = value
+    return Outcome(len(starts), metrics, {"tokens": len(tokens)}, asked, rows)
+
+
+def sizes_of(judged: Judged, windows: list[np.ndarray]) -> list[np.ndarray]:
+    """Bytes of text of all tokens of each window but the first; [] where they are not known."""
+    if (table := judged.token_bytes) is None:
+        return []
+    sizes = [table.of(window[:-1], window[1:]) for window in windows]
+    return sizes if all(np.isfinite(row).all() for row in sizes) else []
 
 
 def parts(length: int) -> list[tuple[int, int]]:

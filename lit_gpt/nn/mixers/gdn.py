@@ -1,7 +1,7 @@
 """Gated DeltaNet (arXiv:2412.06464): the delta rule with a decay per head.
 
 Order: project, short convolution and silu on q, k, v, delta rule on L2-normalised q and k,
-gate, norm over all heads together, project.
+gate, norm over all heads together (or norm of each head, gate: see Options.head_norm), project.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class Options:
     """heads: None is ceil(int(0.75 n) / key_dim), so that a layer has about 6 n^2 weights.
     key_dim, expand_v: a head's keys and queries, and its values over them. conv: width of the short convolution.
     negative_eigenvalues: beta in [0, 2] instead of [0, 1] (arXiv:2411.12537).
+    head_norm: each head is normalised by itself, with one gain for all heads, before the gate and not after it, as in
+        the layers of flash-linear-attention and Qwen3-Next.
     """
 
     heads: Count | None = None
@@ -49,6 +51,7 @@ class Options:
     expand_v: Positive = 2.0
     conv: ConvWidth = 4
     negative_eigenvalues: bool = True
+    head_norm: bool = False
 
 
 def sizes(config: ModelConfig, layer_index: int) -> tuple[int, int, int]:
@@ -72,7 +75,8 @@ class GatedDeltaNet(nn.Module):
         self.A_log = role(nn.Parameter(torch.empty(heads)), "vector", log_uniform(*RATES))
         self.dt_bias = role(nn.Parameter(torch.empty(heads)), "vector", time_step_bias)
         self.gate = Linear(n, heads * value_dim)
-        self.norm = RMSNorm(heads * value_dim, config.norm_eps)
+        self.head_norm = options.head_norm
+        self.norm = RMSNorm(value_dim if self.head_norm else heads * value_dim, config.norm_eps)
         self.out = Linear(heads * value_dim, n)
 
     def forward(
@@ -92,7 +96,11 @@ class GatedDeltaNet(nn.Module):
         )
         advance(cache, state, x_BTD.shape[1])
         heads = o_BTHV.flatten(2)
-        y = self.norm(upcast(heads) * F.silu(upcast(self.gate(x_BTD))), x_BTD.dtype)
+        gate = F.silu(upcast(self.gate(x_BTD)))
+        if self.head_norm:
+            y = (self.norm(o_BTHV, gate.dtype).flatten(2) * gate).to(x_BTD.dtype)
+        else:
+            y = self.norm(upcast(heads) * gate, x_BTD.dtype)
         return self.out(y), SharedState(memory=heads) if self.shares_memory else None
 
     def flops(self, context_length: int) -> float:

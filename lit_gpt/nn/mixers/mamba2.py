@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from lit_gpt.config.bounds import Bounds
 from lit_gpt.config.model import ModelConfig
+from lit_gpt.errors import UserError
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear
 from lit_gpt.nn.mixers import Count, MemoryForm, SharedState, mixer_options
@@ -31,8 +32,9 @@ from lit_gpt.scaling.base import Multipliers
 class Options:
     """d_state: states per channel. d_conv: width of the short convolution. expand: channels over n,
     rounded up to whole heads of head_dim channels, of which there are a multiple of head_multiple
-    (512 channels with the defaults). joint: all maps of the input are one matrix, in_proj, as in ArchScale and
-    mamba_ssm: the same model to AdamW, another one to optimizers that see whole matrices (the Muon family).
+    (512 channels with the defaults). groups: of heads; each group has a B, a C and a norm of its own.
+    joint: all maps of the input are one matrix, in_proj, as in ArchScale and mamba_ssm: the same model to AdamW,
+    another one to optimizers that see whole matrices (the Muon family).
     """
 
     d_state: Count = 128
@@ -40,17 +42,19 @@ class Options:
     expand: Count = 2
     head_dim: Count = 64
     head_multiple: Count = 8
+    groups: Count = 1
     joint: bool = False
 
 
 class Mamba2(nn.Module):
-    """H heads of P channels with N states each; all read the same B and C, projections of the input."""
+    """H heads of P channels with N states each; all of a group read the same B and C, projections of the input."""
 
     def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
         options, n = mixer_options(config, layer_index, Options), config.n_embd
         self.heads, inner = heads_of(config, layer_index), memory(config, layer_index).width
-        self.widths = inner, options.d_state, options.d_state
+        self.groups, self.states = groups_of(options, self.heads), options.d_state
+        self.widths = inner, self.groups * self.states, self.groups * self.states
         self.shares_memory = config.layers[layer_index].memory == "mixer"
         self.joint = options.joint
         if self.joint:
@@ -64,7 +68,7 @@ class Mamba2(nn.Module):
         # exp(A_log) uniform in [1, 16], and D = 1: A_init_range and D of mamba_ssm's Mamba2.
         self.A_log = role(nn.Parameter(torch.empty(self.heads)), "vector", log_uniform(1.0, 16.0))
         self.D = role(nn.Parameter(torch.empty(self.heads)), "vector", 1.0)
-        self.norm = RMSNorm(inner, config.norm_eps)
+        self.norm = RMSNorm(inner, config.norm_eps, groups=self.groups)
         self.out = Linear(inner, n)
 
     def forward(
@@ -77,8 +81,8 @@ class Mamba2(nn.Module):
             x.unflatten(-1, (self.heads, -1)),
             dt,
             -upcast(self.A_log).exp(),
-            B[:, :, None],
-            C[:, :, None],
+            B.unflatten(-1, (self.groups, -1)),
+            C.unflatten(-1, (self.groups, -1)),
             self.D,
             self.dt_bias,
             doc_ids=context.doc_ids,
@@ -114,14 +118,13 @@ class Mamba2(nn.Module):
 
     def flops(self, context_length: int) -> float:
         """Projections, convolution, and the state's work; see state_flops."""
-        inner, states, _ = self.widths
         projections = sum(m.flops() for m in self.children() if isinstance(m, Linear))
-        return projections + 2 * self.conv.numel() + state_flops(self.heads, states, inner // self.heads, delta=False)
+        width = self.widths[0] // self.heads
+        return projections + 2 * self.conv.numel() + state_flops(self.heads, self.states, width, delta=False)
 
     def new_cache(self, batch: int, max_len: int, device: torch.device, dtype: torch.dtype) -> RecurrentCache:
         """Of the same size at every length. The state is (batch, H, P, N)."""
-        inner, states, _ = self.widths
-        shape = (batch, self.heads, inner // self.heads, states)
+        shape = (batch, self.heads, self.widths[0] // self.heads, self.states)
         channels, _, width = self.conv.shape
         conv = torch.zeros(batch, channels, width - 1, dtype=dtype, device=device)
         return RecurrentCache(torch.zeros(shape, dtype=torch.float32, device=device), conv)
@@ -132,6 +135,16 @@ def heads_of(config: ModelConfig, layer_index: int) -> int:
     options = mixer_options(config, layer_index, Options)
     unit = options.head_multiple * options.head_dim
     return options.head_multiple * math.ceil(options.expand * config.n_embd / unit)
+
+
+def groups_of(options: Options, heads: int) -> int:
+    """The option groups. Raises UserError where the heads are no multiple of it."""
+    if heads % options.groups:
+        raise UserError(
+            f"The option groups of the mixer mamba2 is {options.groups}, which does not divide its {heads} heads. "
+            "Give a divisor (--mixer_options)."
+        )
+    return options.groups
 
 
 def build(config: ModelConfig, layer_index: int, multipliers: Multipliers) -> Mamba2:

@@ -14,7 +14,7 @@ from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import _hf_experts as moe
 from lit_gpt.tools import _hf_layout as hf
 from lit_gpt.tools._hf_config import understood
-from lit_gpt.tools._hf_parts import attention, block_norms, block_of, ends
+from lit_gpt.tools._hf_parts import pre_norm
 from lit_gpt.tools._hf_windows import one_window
 
 LAYOUT = hf.Layout(
@@ -36,18 +36,21 @@ LAYOUT = hf.Layout(
     idle=frozenset(),
     folded=frozenset({"logit", "residual", "attention", "router"}),
 )
-NAMES = ("w1", "w3", "w2")
+NAMES = ("w1", "w3", "w2")  # an expert's gate, up and down projection
 
 
 def places(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
     """See lit_gpt.tools.hf."""
-    rows = ends(config, multipliers)
-    for layer in range(config.depth):
-        mine, theirs = block_of(config, layer), f"model.layers.{layer}"
-        rows += block_norms(mine, theirs)
-        rows += attention(config, multipliers, f"{mine}.mixer", f"{theirs}.self_attn")
-        rows += moe.expert_places(config, multipliers, f"{mine}.ffn", f"{theirs}.block_sparse_moe", NAMES)
-    return rows
+
+    def ffn(layer: int, mine: str, theirs: str) -> list[hf.Place]:
+        return moe.expert_places(config, multipliers, mine, f"{theirs}.block_sparse_moe", NAMES)
+
+    return pre_norm(config, multipliers, ffn)
+
+
+def unpacked(weights: hf.Weights) -> hf.Weights:
+    """See lit_gpt.tools.hf."""
+    return moe.apart(weights, "block_sparse_moe", NAMES)
 
 
 def refusals(config: ModelConfig, multipliers: Multipliers) -> list[str]:

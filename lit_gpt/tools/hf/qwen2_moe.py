@@ -15,7 +15,7 @@ from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import _hf_experts as moe
 from lit_gpt.tools import _hf_layout as hf
 from lit_gpt.tools._hf_config import understood
-from lit_gpt.tools._hf_parts import attention, block_norms, block_of, ends, qkv_biases, swiglu
+from lit_gpt.tools._hf_parts import pre_norm, qkv_biases, swiglu
 
 COUNTS = frozenset({"num_experts", "num_local_experts", "num_experts_per_tok", "norm_topk_prob"})
 WIDTHS = frozenset({"moe_intermediate_size", "shared_expert_intermediate_size"})
@@ -48,18 +48,16 @@ LAYOUT = hf.Layout(
 
 def places(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
     """See lit_gpt.tools.hf."""
-    rows = ends(config, multipliers)
-    for layer, spec in enumerate(config.layers):
-        mine, theirs = block_of(config, layer), f"model.layers.{layer}"
-        rows += block_norms(mine, theirs)
-        rows += attention(config, multipliers, f"{mine}.mixer", f"{theirs}.self_attn")
-        if not spec.experts:
-            rows += swiglu(f"{mine}.ffn", f"{theirs}.mlp", multipliers.residual)
-            continue
-        rows += moe.expert_places(config, multipliers, f"{mine}.ffn", f"{theirs}.mlp")
+
+    def ffn(layer: int, mine: str, theirs: str) -> list[hf.Place]:
+        if not config.layers[layer].experts:
+            return swiglu(mine, f"{theirs}.mlp", multipliers.residual)
+        rows = moe.expert_places(config, multipliers, mine, f"{theirs}.mlp")
         if moe.experts_of(config).shared:
-            rows += swiglu(f"{mine}.ffn.shared", f"{theirs}.mlp.shared_expert", 2 * multipliers.residual)
-    return rows
+            rows += swiglu(f"{mine}.shared", f"{theirs}.mlp.shared_expert", 2 * multipliers.residual)
+        return rows
+
+    return pre_norm(config, multipliers, ffn)
 
 
 def constants(config: ModelConfig) -> list[hf.Constant]:
@@ -75,6 +73,11 @@ def constants(config: ModelConfig) -> list[hf.Constant]:
             why = "one of width 1 stands for none"
             found += [hf.Constant(f"{mlp}.shared_expert.{k}.weight", shape, why) for k, shape in shapes.items()]
     return found
+
+
+def unpacked(weights: hf.Weights) -> hf.Weights:
+    """See lit_gpt.tools.hf."""
+    return moe.apart(weights)
 
 
 def refusals(config: ModelConfig, multipliers: Multipliers) -> list[str]:

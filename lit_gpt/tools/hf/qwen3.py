@@ -10,7 +10,7 @@ from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import _hf_layout as hf
 from lit_gpt.tools import _hf_windows as windows
 from lit_gpt.tools._hf_config import understood
-from lit_gpt.tools._hf_parts import attention, block_norms, block_of, ends, key_biases, only_qkv, swiglu
+from lit_gpt.tools._hf_parts import key_biases, only_qkv, pre_norm
 
 LAYOUT = hf.Layout(
     "qwen3",
@@ -32,13 +32,7 @@ LAYOUT = hf.Layout(
 
 def places(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
     """See lit_gpt.tools.hf."""
-    rows = ends(config, multipliers)
-    for layer in range(config.depth):
-        mine, theirs = block_of(config, layer), f"model.layers.{layer}"
-        rows += block_norms(mine, theirs)
-        rows += attention(config, multipliers, f"{mine}.mixer", f"{theirs}.self_attn")
-        rows += swiglu(f"{mine}.ffn", f"{theirs}.mlp", multipliers.residual)
-    return rows
+    return pre_norm(config, multipliers)
 
 
 def constants(config: ModelConfig) -> list[hf.Constant]:

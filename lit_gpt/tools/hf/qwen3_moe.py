@@ -14,7 +14,7 @@ from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import _hf_experts as moe
 from lit_gpt.tools import _hf_layout as hf
 from lit_gpt.tools._hf_config import understood
-from lit_gpt.tools._hf_parts import attention, block_norms, block_of, ends, key_biases, only_qkv, swiglu
+from lit_gpt.tools._hf_parts import key_biases, only_qkv, pre_norm, swiglu
 from lit_gpt.tools._hf_windows import one_window
 
 COUNTS = frozenset({"num_experts", "num_local_experts", "num_experts_per_tok", "norm_topk_prob"})
@@ -46,21 +46,23 @@ LAYOUT = hf.Layout(
 
 def places(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
     """See lit_gpt.tools.hf."""
-    rows = ends(config, multipliers)
-    for layer, spec in enumerate(config.layers):
-        mine, theirs = block_of(config, layer), f"model.layers.{layer}"
-        rows += block_norms(mine, theirs)
-        rows += attention(config, multipliers, f"{mine}.mixer", f"{theirs}.self_attn")
-        if spec.experts:
-            rows += moe.expert_places(config, multipliers, f"{mine}.ffn", f"{theirs}.mlp")
-        else:
-            rows += swiglu(f"{mine}.ffn", f"{theirs}.mlp", multipliers.residual)
-    return rows
+
+    def ffn(layer: int, mine: str, theirs: str) -> list[hf.Place]:
+        if config.layers[layer].experts:
+            return moe.expert_places(config, multipliers, mine, f"{theirs}.mlp")
+        return swiglu(mine, f"{theirs}.mlp", multipliers.residual)
+
+    return pre_norm(config, multipliers, ffn)
 
 
 def constants(config: ModelConfig) -> list[hf.Constant]:
     """See lit_gpt.tools.hf."""
     return key_biases(config)
+
+
+def unpacked(weights: hf.Weights) -> hf.Weights:
+    """See lit_gpt.tools.hf."""
+    return moe.apart(weights)
 
 
 def refusals(config: ModelConfig, multipliers: Multipliers) -> list[str]:

@@ -1,0 +1,114 @@
+"""Evaluations of the model while it trains (--eval_tasks): those of this project, and lm-eval's tasks.
+
+They draw their own random numbers and change nothing that training reads, so the numbers of a run are the same without
+them. Where an evaluation fails, a note says so and training goes on: it can be done again with any checkpoint.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from lit_gpt.config.arguments import arguments_of, check
+from lit_gpt.config.bounds import violations
+from lit_gpt.data.kept_tokenizer import KeptTokenizer
+from lit_gpt.errors import UserError
+from lit_gpt.evals.judged import Judged
+from lit_gpt.evals.results import Metric
+from lit_gpt.evals.tasks import TASKS
+from lit_gpt.model import GPT
+
+Found = Mapping[str, Mapping[str, Metric]]  # task -> its figures
+
+
+class TaskScores:
+    """The evaluations of a run, checked before it starts.
+
+    names: of --eval_tasks. folder: with tasks of lm-eval's kind. limit: examples of each of these. options: of this
+    project's evaluations. tokenizer: of the training data. Raises UserError where one of these means nothing.
+    """
+
+    def __init__(
+        self,
+        names: list[str],
+        folder: str | None,
+        limit: int,
+        options: Mapping[str, Mapping[str, Any]],
+        tokenizer: KeptTokenizer | None,
+    ):
+        if tokenizer is None:
+            raise UserError("--eval_tasks: the training data does not say which tokenizer it has; add a meta.json.")
+        self.tokenizer, self.folder, self.limit = tokenizer, folder, limit
+        self.ours = {name: _options(name, options.get(name, {})) for name in names if name in TASKS}
+        self.theirs = [name for name in names if name not in self.ours]
+        if strangers := [name for name in options if name not in self.ours]:
+            known = ", ".join(self.ours) or "none"
+            raise UserError(f"--eval_task_options names {strangers[0]}; of --eval_tasks, these have options: {known}.")
+        if self.theirs:
+            _harness(self.theirs).check_tasks(self.theirs, folder)
+
+    def measure(self, model: GPT, prefix: str) -> tuple[dict[str, float], list[str]]:
+        """`<prefix>/<task>/<figure>`, with `_stderr` its standard error; and what went wrong, in sentences."""
+        judged, values, said = Judged(model, self.tokenizer), dict[str, float](), list[str]()
+        # A graph for every length would push out those of training.
+        with unchanged_randomness(), torch.compiler.set_stance("force_eager"):
+            for ask in (*(_one(name, options) for name, options in self.ours.items()), self._ask_theirs):
+                try:
+                    found = ask(judged)
+                except Exception as error:
+                    said.append(f"warning: no score: {' '.join(str(error).split()) or repr(error)}")
+                    continue
+                for task, metrics in found.items():
+                    for name, metric in metrics.items():
+                        values[f"{prefix}/{task}/{name}"] = metric.value
+                        if metric.stderr is not None:
+                            values[f"{prefix}/{task}/{name}_stderr"] = metric.stderr
+        return values, said
+
+    def _ask_theirs(self, judged: Judged) -> Found:
+        return _harness(self.theirs).ask(judged, self.theirs, self.folder, self.limit) if self.theirs else {}
+
+
+def _one(name: str, options: Any):
+    return lambda judged: {name: TASKS.load(name).evaluate(judged, options).metrics}
+
+
+def _options(name: str, given: Mapping[str, Any]) -> Any:
+    """The Options of an evaluation. Raises UserError for what it does not take."""
+    kind = TASKS.load(name).Options
+    check(f"evaluation {name}", "--eval_task_options", given, arguments_of(kind))
+    try:
+        options = kind(**given)
+    except TypeError as missing:  # an option without a default
+        raise UserError(f"--eval_task_options: the evaluation {name} needs more ({missing}).") from missing
+    if wrong := violations(options):
+        raise UserError(f"--eval_task_options, {name}: {wrong[0]}")
+    return options
+
+
+def _harness(names: list[str]) -> Any:
+    if importlib.util.find_spec("lm_eval") is None:
+        ours = ", ".join(TASKS.names())
+        raise UserError(
+            f"--eval_tasks {names[0]} is one of lm-eval's; type: pip install -e '.[eval]'. This project's are {ours}."
+        )
+    return importlib.import_module("lit_gpt.evals.lm_eval_tasks")
+
+
+@contextmanager
+def unchanged_randomness() -> Iterator[None]:
+    """Afterwards all generators are where they were: lm-eval sets the seeds of all of them."""
+    python, arrays = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(arrays)
