@@ -2,7 +2,7 @@
 
 | tensor                                   | role      | distribution           | why                            |
 |------------------------------------------|-----------|------------------------|--------------------------------|
-| wte.weight (also tied)                   | embedding | Plan                   | N(0, 1e-4) untied: training    |
+| wte.weight (also tied), wpe.weight       | embedding | Plan                   | N(0, 1e-4) untied: training    |
 |                                          |           |                        | sets the scale, not the draw   |
 | head.weight                              | head      | Plan                   | N(0, std) or zeros             |
 | q, k, v, gate, out, up, down, projection | matrix    | Plan                   | fan-in uniform by default:     |

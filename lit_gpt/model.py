@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_gpt.config.model import ModelConfig
+from lit_gpt.errors import UserError
 from lit_gpt.nn.block import Block, Stream
 from lit_gpt.nn.context import Backends, Contexts, Keys, layer_contexts
 from lit_gpt.nn.linear import Embedding, Linear
@@ -76,6 +77,7 @@ class GPT(nn.Module):
         self.loss_backend, self.loss_chunk = loss_backend, loss_chunk
         self.chunk_loss: ChunkLoss = chunk_loss
         self.wte = Embedding(config.padded_vocab_size, config.n_embd)
+        self.wpe = Embedding(config.block_size, config.n_embd) if config.position == "learned" else None
         # Layers that share their weights are one block; block_of says which block a layer is.
         firsts = sorted({config.first_layer(i) for i in range(config.depth)})
         self.blocks = nn.ModuleList(Block(config, i, multipliers, compute_dtype) for i in firsts)
@@ -114,12 +116,13 @@ class GPT(nn.Module):
 
     def hidden(self, tokens_BT: Tensor, doc_ids_BT: Tensor | None = None) -> tuple[Tensor, Routed | None]:
         """(what the head reads, (B, T, n); what the routers did). The arguments are those of `forward`."""
-        # Rotary positions count from the start of the row, or of each document where the config says so.
+        # Positions count from the start of the row, or of each document where the config says so.
+        self.check_length(tokens_BT.shape[1])
         positions = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
         if doc_ids_BT is not None and self.config.doc_positions == "restart":
             positions = doc_positions(doc_ids_BT)
         contexts = self.contexts(positions, doc_ids_BT, Keys(tokens_BT.shape[1], doc_ids_BT))
-        stream, routed = self.embed(tokens_BT), []
+        stream, routed = self.embed(tokens_BT, positions), []
         # What a layer shares with later ones: keys and values for cross-attention, a memory for gated memory units.
         states: dict[int | None, SharedState | None] = {}
         for i, spec in enumerate(self.config.layers):
@@ -135,9 +138,18 @@ class GPT(nn.Module):
         dtype, backends = self.compute_dtype, self.backends
         return layer_contexts(self.config, self.attending, positions, doc_ids_BT, keys, dtype, backends)
 
-    def embed(self, tokens_BT: Tensor) -> Stream:
-        """The residual stream that enters the first block."""
+    def check_length(self, length: int) -> None:
+        """Raises UserError for a sequence that is longer than a table of learned positions."""
+        table = None if self.wpe is None else self.wpe.weight
+        if table is not None and length > len(table) and not table.is_meta:  # whose values nobody reads
+            raise UserError(
+                f"The input has {length} tokens, and the model has learned positions for {len(table)}. Shorten it."
+            )
+
+    def embed(self, tokens_BT: Tensor, positions: Tensor) -> Stream:
+        """The residual stream that enters the first block. positions: (T,) or (B, T)."""
         x_BTD = self.wte(tokens_BT, self.stream_dtype)
+        x_BTD = x_BTD if self.wpe is None else x_BTD + self.wpe(positions, self.stream_dtype)
         return Stream(x_BTD, torch.zeros_like(x_BTD) if self.config.skip == "sum" else None)
 
     def final(self, stream: Stream) -> Tensor:

@@ -24,7 +24,7 @@ ROLES: tuple[str, ...] = get_args(Role)
 P = TypeVar("P", bound=nn.Parameter)
 
 # What each role holds:
-#   embedding  token table (vocab, n); also the tied table
+#   embedding  token table (vocab, n); also the tied table, and that of learned positions
 #   head       untied output projection (vocab, n)
 #   matrix     any other 2-D weight of a linear map, (fan_out, fan_in)
 #   expert     (experts, fan_out, fan_in)

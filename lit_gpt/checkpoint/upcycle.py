@@ -47,7 +47,8 @@ from lit_gpt.scaling.plan import difference
 
 # Of the model and its layers: what upcycling is about, and what --init_from may change in any model.
 OF_EXPERTS = ("family", "experts", "block_size")
-FREE = ("window", "rope_base", "yarn_scale", "yarn_context", "varlen", "doc_positions")
+_YARN = ("yarn_scale", "yarn_context", "yarn_truncate", "yarn_windows")
+FREE = ("window", "rope_base", *_YARN, "varlen", "doc_positions")
 SAMPLES = 4096  # tokens that the mean gate is estimated on: to a percent or so
 
 

@@ -14,7 +14,8 @@ from typing import Any, Literal
 from lit_gpt.errors import UserError
 
 Norm = Literal["rmsnorm", "layernorm"]
-Feedforward = Literal["swiglu", "relu2", "oss_swiglu"]
+Feedforward = Literal["swiglu", "relu2", "oss_swiglu", "gelu"]
+Position = Literal["rope", "none", "learned"]
 Skip = Literal["add", "none", "sum"]
 AuxStyle = Literal["switch", "switch_seq", "entropy"]
 # Target of a position whose prediction does not count, in data and in the loss; the default of F.cross_entropy.
@@ -136,21 +137,25 @@ class ModelConfig:
     layers: one LayerSpec per layer.
     post_norm: the skip path itself is normalised. decoupled_norm: norms without gain,
         and a gain on the branch only. skip_gain: a gain on the skip path, starting at 1e-4.
+    reordered_norm: the norms are behind the branches, x + norm(f(x)) (OLMo 2, arXiv:2501.00656).
     skip: "add" is x + f(x); "none" is f(x); "sum" adds every branch to one running sum
         that only the head reads, so each branch sees the previous branch alone.
+    joint_qk_norm: with qk_norm, one norm over all heads together in place of one for each.
     attn_gate: one sigmoid gate per head and token. attn_sink: a learnable logit per head
         in the softmax's denominator. attn_norm: norm before the output projection.
         attn_conv: a short causal convolution and silu on queries, keys and values.
-    position: "rope" or "none". rope_base: base of the rotary frequencies.
-    yarn_scale: YaRN context extension factor over yarn_context tokens; 1 is off.
+    position: "rope", "none", or "learned", a table of block_size positions that is added to the embedding (GPT-2).
+        rope_base: base of the rotary frequencies.
+    yarn_scale: YaRN context extension factor over yarn_context tokens; 1 is off. yarn_truncate: the ends of its ramp
+        are whole pairs, as in transformers. yarn_windows: layers with a window have it too; in OLMo 3 they do not.
     varlen: attention and recurrence stop at document boundaries. doc_positions: rotary
         positions "restart" at each document or "continue" (as ArchScale does, departure D61): attention
         scores are the same, since they depend on distances, but restarting rounds less.
     share_per_layer, share_group: P and G: the layers are G groups of equal length, each of which
         repeats the P blocks it has; 0 gives each layer a block of its own.
     mixer_options: mixer -> option -> value, where it differs from the mixer file's default.
-    attn_bias: biases on q, v, gate and output projections (never k). mlp_bias: on the FFN and
-        on memory units.
+    attn_bias: biases on q, v, gate and output projections, not on k. qkv_bias: on q, k and v. mlp_bias: on
+        the FFN and on memory units.
     """
 
     family: str
@@ -170,20 +175,25 @@ class ModelConfig:
     post_norm: bool = False
     decoupled_norm: bool = False
     skip_gain: bool = False
+    reordered_norm: bool = False
     skip: Skip = "add"
     qk_norm: bool = False
+    joint_qk_norm: bool = False
     attn_gate: bool = False
     attn_sink: bool = False
     attn_norm: bool = False
     attn_conv: bool = False
     ffn_norm: bool = False
     attn_bias: bool = False
+    qkv_bias: bool = False
     mlp_bias: bool = False
-    position: Literal["rope", "none"] = "rope"
+    position: Position = "rope"
     rope_base: float = 10_000.0
     rotary_fraction: float = 1.0
     yarn_scale: float = 1.0
     yarn_context: int = 4096
+    yarn_truncate: bool = False
+    yarn_windows: bool = True
     varlen: bool = False
     doc_positions: Literal["restart", "continue"] = "restart"
     share_per_layer: int = 0
@@ -225,6 +235,10 @@ class ModelConfig:
             "decoupled_norm needs post_norm: in pre-norm the branch gain is the norm's own": (
                 self.decoupled_norm and not self.post_norm
             ),
+            "reordered_norm puts the norms behind the branches, and post_norm before them: give one": (
+                self.reordered_norm and self.post_norm
+            ),
+            "joint_qk_norm says how qk_norm is done: give both": self.joint_qk_norm and not self.qk_norm,
             "post_norm with skip='none' or 'sum' has no skip path to normalise": (
                 self.post_norm and self.skip != "add"
             ),
@@ -262,6 +276,7 @@ class ModelConfig:
             return {"layers have experts, but the model does not say which (experts)": bool(mixtures)}
         return {
             "the model describes experts that no layer has": not mixtures,
+            "experts are no gelu networks": any(s.ffn == "gelu" for s in mixtures),
             "a layer with experts has no feed-forward network (ffn)": any(s.ffn is None for s in mixtures),
             "experts have no biases (mlp_bias) and no inner norm (ffn_norm)": self.mlp_bias or self.ffn_norm,
             "a mixture of experts has no inner state to share (memory='ffn')": any(s.memory == "ffn" for s in mixtures),
@@ -277,6 +292,10 @@ class ModelConfig:
     def base_of(self, spec: LayerSpec) -> float:
         """The rotary base of a layer: its own, else the model's."""
         return self.rope_base if spec.rope_base is None else spec.rope_base
+
+    def stretched(self, spec: LayerSpec) -> bool:
+        """Whether a layer's rotary positions have YaRN."""
+        return self.yarn_scale != 1 and (self.yarn_windows or spec.window is None)
 
     def replace(self, **changes: Any) -> ModelConfig:
         """A copy with some fields changed, validated again."""

@@ -61,7 +61,7 @@ class Decoder:
         model, length, depth = self.model, tokens_BT.shape[1], len(self.caches)
         positions, keys = self._see(length, doc_ids_BT)
         contexts, states = model.contexts(positions, doc_ids_BT, keys), States()
-        stream = model.embed(tokens_BT)
+        stream = model.embed(tokens_BT, positions)
         if length == 1 or not last_only:  # one new token is the last position already
             return model.final(self._run(range(depth), stream, contexts, states))
         # In order: layers for all positions, one layer whose last query is enough, layers for the last position.
@@ -108,6 +108,7 @@ class Decoder:
             self.doc_ids_BS = torch.cat([self.doc_ids_BS, more], dim=1)
             positions = positions - self.start_B[:, None] if restart else positions
         self.length += count
+        self.model.check_length(self.length)
         return positions, Keys(self.length, self.doc_ids_BS)
 
     def _tail(self) -> int:
@@ -143,7 +144,7 @@ class Decoder:
         q = q[:, -1:]
         y = mixer.attend(q, mixer.near(q, k), mixer.near(q, v), end)
         h, state = mixer.finish(branch[:, -1:], y, (k, v))
-        stream = block.write(_last(stream), skip[:, -1:], h)
+        stream = block.write(_last(stream), skip[:, -1:], block.result(h, block.norm1))
         stream, states[layer] = block.feed_forward(stream, state, context.experts)
         return Stream(stream.x, stream.total)
 

@@ -23,11 +23,11 @@ def flops_per_token(model: GPT, context_length: int) -> float:
 def palm_flops_per_token(model: GPT, context_length: int) -> float:
     """The same by PaLM's convention (arXiv:2204.02311, appendix B): 6 N + 12 L H Q T.
 
-    N are the active parameters without the input table (a tied one is the output projection too, and counts), L
+    N are the active parameters without the input tables (a tied one is the output projection too, and counts), L
     the layers with softmax attention of H heads of size Q, each as if a query saw all T tokens.
     """
     counts, config = param_counts(model), model.config
-    n = counts["active"] - (0 if model.head is None else counts["embedding"])
+    n = counts["active"] - counts["embedding"] + (model.wte.weight.numel() if model.head is None else 0)
     return 6.0 * n + 12.0 * len(model.attending) * config.n_head * config.head_dim * context_length
 
 

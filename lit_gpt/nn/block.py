@@ -61,7 +61,7 @@ class SkipPath(nn.Module):
 class Block(nn.Module):
     """One layer: norm, mixer, norm, feed-forward network. Its LayerSpec says which; ModelConfig says how they join.
 
-    Pre-norm: x + m f(norm(x)), with x in the stream's dtype. Post-norm: s + m f(s) with
+    Pre-norm: x + m f(norm(x)), with x in the stream's dtype. Reordered: x + m norm(f(x)). Post-norm: s + m f(s) with
     s = norm(x), gains and projection on either path, in compute_dtype. m is the residual
     multiplier. Branches compute in compute_dtype.
     """
@@ -69,6 +69,7 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer_index: int, multipliers: Multipliers, compute_dtype: torch.dtype):
         super().__init__()
         self.residual, self.skip, self.compute_dtype = multipliers.residual, config.skip, compute_dtype
+        self.reordered = config.reordered_norm
         projected = config.layers[layer_index].skip_projection
         # With decoupled_norm the gain is on the branch alone (see SkipPath), so the norm itself has none.
         self.norm1 = build_norm(config, gain=not config.decoupled_norm)
@@ -91,7 +92,7 @@ class Block(nn.Module):
         """
         branch, skip = self.read(stream.x, self.norm1, self.skip1)
         h, state = self.mixer(branch, context, shared, cache)
-        return self.feed_forward(self.write(stream, skip, h), state, context.experts)
+        return self.feed_forward(self.write(stream, skip, self.result(h, self.norm1)), state, context.experts)
 
     def feed_forward(
         self, stream: Stream, state: SharedState | None, backend: str
@@ -102,17 +103,24 @@ class Block(nn.Module):
         branch, skip = self.read(stream.x, self.norm2, self.skip2)
         if isinstance(self.ffn, MixtureOfExperts):
             h, routed = self.ffn(branch, backend)
-            return self.write(stream, skip, h, routed), state
+            return self.write(stream, skip, self.result(h, self.norm2), routed), state
         if not self.shares_ffn:
-            return self.write(stream, skip, self.ffn(branch)), state
+            return self.write(stream, skip, self.result(self.ffn(branch), self.norm2)), state
         h, memory = self.ffn.with_memory(branch)  # type: ignore[operator]
+        stream = self.write(stream, skip, self.result(h, self.norm2))
         # A new tuple: torch 2.11 compiles no block that returns one made by _replace.
-        return self.write(stream, skip, h), SharedState(None if state is None else state.kv, memory)
+        return stream, SharedState(None if state is None else state.kv, memory)
 
     def read(self, x_BTD: Tensor, norm: nn.Module, skip_path: SkipPath | None) -> tuple[Tensor, Tensor]:
         """(the input of a branch, what goes around it and is added to its output); both (B, T, n)."""
+        if self.reordered:
+            return x_BTD.to(self.compute_dtype), x_BTD
         normed = norm(x_BTD, self.compute_dtype)
         return (normed, x_BTD) if skip_path is None else skip_path(normed)
+
+    def result(self, h_BTD: Tensor, norm: nn.Module) -> Tensor:
+        """What a branch adds to the stream: its output, behind the norm where the model has it there."""
+        return norm(h_BTD, self.compute_dtype) if self.reordered else h_BTD
 
     def write(self, stream: Stream, skip_BTD: Tensor, h_BTD: Tensor, routed: Routed | None = None) -> Stream:
         """The stream after a branch whose output is h_BTD.

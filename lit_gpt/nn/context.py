@@ -78,19 +78,20 @@ def layer_contexts(
     # Only kernels read the offsets, and finding them waits for the device.
     cu_seqlens = document_offsets(doc_ids_BT) if doc_ids_BT is not None and device.type == "cuda" else None
     ropes, masks = {}, {}
-    for base in {spec.rope_base for spec in attending}:
+    for base, yarn in {(spec.rope_base, config.stretched(spec)) for spec in attending}:
         # A base of 0 means a layer without rotation in a model that has it elsewhere.
         turns = config.position == "rope" and base != 0
-        ropes[base] = rotary.tables(config, positions, base) if turns else None
+        ropes[base, yarn] = rotary.tables(config, positions, base, yarn) if turns else None
     packed, offsets = keys.doc_ids is not None, cu_seqlens is not None
     for window in {spec.window for spec in attending}:
         seen = in_reach(queries, keys.length, window)
         request = attention.describe(device, queries, seen, window, packed, config.attn_sink, dtype, offsets)
         doc_ids = None if keys.doc_ids is None else keys.doc_ids[:, keys.length - seen :]
         masks[window] = attention.prepare_mask(request, doc_ids, device, backends.attention, cu_seqlens)
+    tables = {
+        (spec.window, spec.rope_base): ropes.get((spec.rope_base, config.stretched(spec))) for spec in config.layers
+    }
     return {
-        (spec.window, spec.rope_base): Context(
-            ropes.get(spec.rope_base), masks.get(spec.window), doc_ids_BT, cu_seqlens, *backends
-        )
-        for spec in config.layers
+        (window, base): Context(rope, masks.get(window), doc_ids_BT, cu_seqlens, *backends)
+        for (window, base), rope in tables.items()
     }

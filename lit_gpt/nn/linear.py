@@ -71,7 +71,7 @@ def joint(x: Tensor, *maps: Linear) -> list[Tensor]:
 
 
 class Embedding(nn.Module):
-    """The token table (vocab, n)."""
+    """The token table (vocab, n), or that of positions."""
 
     def __init__(self, vocab: int, width: int):
         super().__init__()

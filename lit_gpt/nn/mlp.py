@@ -1,7 +1,8 @@
 """Feed-forward networks: one class per kind, `build` by LayerSpec.ffn.
 
 Hidden widths: I for the gated kinds (three n x I matrices in all), 1.5 I for relu2 (two),
-so that every kind has 3 n I weights. Experts (nn/moe.py) are networks of the same kinds.
+so that these have 3 n I weights. gelu has two of width I, since GPT-2's widths need not be multiples of 1.5.
+Experts (nn/moe.py) are networks of the same kinds but gelu.
 """
 
 from __future__ import annotations
@@ -74,6 +75,16 @@ class ReLU2(_FeedForward):
         return F.relu(self.up(x_BTD)).square()
 
 
+class GELU(_FeedForward):
+    """GPT-2's: down(gelu(u)), with gelu's tanh form (arXiv:1606.08415, section 2)."""
+
+    def __init__(self, config: ModelConfig, width: int):
+        super().__init__(config, 1, width)
+
+    def inner(self, x_BTD: Tensor) -> Tensor:
+        return F.gelu(self.up(x_BTD), approximate="tanh")
+
+
 class OssSwiGLU(SwiGLU):
     """GPT-OSS (arXiv:2508.10925): g clamped above, u clamped on both sides, g * sigmoid(1.702 g) * (u + 1)."""
 
@@ -83,7 +94,7 @@ class OssSwiGLU(SwiGLU):
 
 
 Kind = Callable[[ModelConfig, int], _FeedForward]  # of a hidden width
-KINDS: dict[str, Kind] = {"swiglu": SwiGLU, "relu2": ReLU2, "oss_swiglu": OssSwiGLU}
+KINDS: dict[str, Kind] = {"swiglu": SwiGLU, "relu2": ReLU2, "oss_swiglu": OssSwiGLU, "gelu": GELU}
 
 
 def build(config: ModelConfig, layer_index: int) -> _FeedForward | None:

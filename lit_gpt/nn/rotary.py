@@ -26,15 +26,17 @@ def rotary_dim(config: ModelConfig) -> int:
     return int(config.head_dim * config.rotary_fraction) // 2 * 2
 
 
-def inverse_frequencies(config: ModelConfig, device: torch.device | None = None, base: float | None = None) -> Tensor:
-    """Radians per token of each pair, (R/2,) fp32, with YaRN applied. base: None is the model's.
+def inverse_frequencies(
+    config: ModelConfig, device: torch.device | None = None, base: float | None = None, yarn: bool = True
+) -> Tensor:
+    """Radians per token of each pair, (R/2,) fp32, with YaRN unless `yarn` is False. base: None is the model's.
 
     Raises UserError where YaRN's ramp does not fit between the first and the last pair.
     """
     dim, base = rotary_dim(config), config.rope_base if base is None else base
     pairs = torch.arange(dim // 2, dtype=torch.float32, device=device)
     frequencies = base ** (-2.0 * pairs / dim)  # theta of the paper, section 3.2.2
-    if config.yarn_scale == 1:
+    if config.yarn_scale == 1 or not yarn:
         return frequencies
     low, high = _ramp_bounds(config, base)
     # 0 for fast pairs, which stay; 1 for slow ones, whose period is as long as the context and is stretched.
@@ -43,7 +45,9 @@ def inverse_frequencies(config: ModelConfig, device: torch.device | None = None,
 
 
 def _ramp_bounds(config: ModelConfig, base: float) -> tuple[float, float]:
-    """Indices of the pairs that turn FAST_ROTATIONS and SLOW_ROTATIONS times in yarn_context."""
+    """Indices of the pairs that turn FAST_ROTATIONS and SLOW_ROTATIONS times in yarn_context, rounded outwards where
+    the model has that.
+    """
     half = rotary_dim(config) / 2
     low, high = (
         half * math.log(config.yarn_context / (rotations * 2 * math.pi)) / math.log(base)
@@ -56,7 +60,7 @@ def _ramp_bounds(config: ModelConfig, base: float) -> tuple[float, float]:
             f"0 < low < high < {half - 1:g}. Use a larger rope_base, or a yarn_context between "
             f"{FAST_ROTATIONS * 2 * math.pi:.0f} and {base ** (1 - 1 / half) * 2 * math.pi:.0f} tokens."
         )
-    return low, high
+    return (math.floor(low), math.ceil(high)) if config.yarn_truncate else (low, high)
 
 
 def attention_factor(config: ModelConfig) -> float:
@@ -67,11 +71,13 @@ def attention_factor(config: ModelConfig) -> float:
     return 0.1 * math.log(config.yarn_scale) + 1
 
 
-def tables(config: ModelConfig, positions: Tensor, base: float | None = None) -> tuple[Tensor, Tensor]:
+def tables(
+    config: ModelConfig, positions: Tensor, base: float | None = None, yarn: bool = True
+) -> tuple[Tensor, Tensor]:
     """cos and sin of every position and pair, fp32, (T, R/2) or (B, T, R/2) each as positions are (T,) or (B, T)."""
     # In fp32, whatever the model computes in: from position 2,048 on bf16 numbers are 16 and more apart, whole turns.
-    angles = positions[..., None].float() * inverse_frequencies(config, positions.device, base)
-    factor = attention_factor(config)
+    angles = positions[..., None].float() * inverse_frequencies(config, positions.device, base, yarn)
+    factor = attention_factor(config) if yarn else 1.0
     return angles.cos() * factor, angles.sin() * factor
 
 

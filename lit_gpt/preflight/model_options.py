@@ -19,7 +19,10 @@ MODEL_FLAGS = {
     "decoupled_norm": "decoupled_norm",
     "skip_gain": "skip_gain",
     "skip": "skip",
+    "reordered_norm": "reordered_norm",
+    "qkv_bias": "qkv_bias",
     "qk_norm": "qk_norm",
+    "joint_qk_norm": "joint_qk_norm",
     "attn_gate": "attn_gate",
     "attn_norm": "attn_norm",
     "ffn_norm": "ffn_norm",
@@ -50,7 +53,9 @@ EXPERT_FLAGS = {
 }
 # What unread_options notes for a family without experts, and for one without attention.
 EXPERT_OPTIONS = ("sparsity", "top_k", *EXPERT_FLAGS, "expert_parallel", "expert_backend")
-ATTENTION_FLAGS = ("qk_norm", "attn_gate", "attn_norm", "attn_conv", "position", "rope_base", "yarn_scale")
+ATTENTION_FLAGS = (
+    "qkv_bias", "qk_norm", "joint_qk_norm", "attn_gate", "attn_norm", "attn_conv", "position", "rope_base", "yarn_scale"
+)  # fmt: skip
 NORM_NAMES = {  # ArchScale's spellings -> ours; its fused RMSNorm computes the same
     "FusedRMSNorm": "rmsnorm",
     "RMSNorm": "rmsnorm",
@@ -89,7 +94,7 @@ def model_config(run: RunConfig, depth: int, aspect_ratio: int | None, vocab_siz
         raise UserError(f"--norm_class {run.norm_class} is unknown. Use rmsnorm or layernorm.")
     if run.bias is not None:
         changes |= {"attn_bias": run.bias, "mlp_bias": run.bias}
-    if run.midtrain or run.validation:
+    if (run.midtrain or run.validation) and run.yarn_scale != 1:  # a family may have YaRN of its own
         changes["yarn_scale"] = run.yarn_scale
     if run.mlp is not None:
         kind = None if run.mlp == "none" else run.mlp

@@ -23,6 +23,7 @@ from lit_gpt.tools._hf_choice import choose_class, class_of
 from lit_gpt.tools._hf_config import config_json, read_config
 from lit_gpt.tools._hf_folder import CONFIG, INDEX, WEIGHTS, check_new, write_folder
 from lit_gpt.tools._hf_layout import Weights
+from lit_gpt.tools._hf_parts import with_key_biases
 from lit_gpt.tools._hf_remote import is_remote, read_remote
 from lit_gpt.tools._hf_weights import to_ours, to_theirs
 from lit_gpt.utils.files import read_object
@@ -43,8 +44,8 @@ def write_hf(
     class has not, when tensors are missing or left over, when the dtype is too small, and when the folder exists.
     """
     entry = choose_class(config, multipliers, hf_class)
-    if entry.LAYOUT.by_name_only and tokenizer:
-        print(f"note: {entry.LAYOUT.by_name_only}", file=sys.stderr)
+    if entry.LAYOUT.last and tokenizer:
+        print(f"note: {entry.LAYOUT.last}", file=sys.stderr)
     check_weights(weights, config, "The checkpoint")
     check_new(output)
     theirs = to_theirs(entry, weights, config, multipliers, dtype)
@@ -67,7 +68,9 @@ def read_hf(folder: Path) -> tuple[Weights, dict[str, Any]]:
         return read_remote(folder, values, _tensors(folder))
     entry = class_of(values)
     config = read_config(entry, values)
-    weights = to_ours(entry, _tensors(folder), config)
+    tensors = _tensors(folder)
+    config = with_key_biases(entry.LAYOUT, config, tensors)
+    weights = to_ours(entry, tensors, config)
     check_weights(weights, config, folder)
     kept = read_tokenizer(folder, values)
     described = {"model": config.to_dict(), "multipliers": asdict(Multipliers())}

@@ -14,12 +14,8 @@ from lit_gpt.tools.hf import MODEL_TYPES
 
 REMOTE = "remote"  # --hf_class: a model with its own code; see lit_gpt.tools._hf_remote
 # Model types that people ask for, and why ours cannot express them.
-BEHIND = "its norms are behind the branches, x + norm(f(x)), and its QK-norm is over all heads together"
 NOT_EXPRESSED = {
-    "gpt2": "it has learned positions, and GELU in its feed-forward networks",
-    "olmo2": BEHIND,
-    "olmo3": BEHIND,
-    "olmo_hybrid": "the norms of its attention layers are behind the branches, x + norm(f(x))",
+    "olmo_hybrid": "its norms are behind the branches in attention layers, x + norm(f(x)), and in front in the others",
 }
 
 
@@ -50,11 +46,17 @@ def why_remote(config: ModelConfig, multipliers: Multipliers, name: str | None) 
 def _closest(config: ModelConfig, multipliers: Multipliers) -> tuple[Any, list[str]]:
     """The entry with the fewest reasons against it, the first of those; and the reasons.
 
-    A class with other mixers is never the closest while there is one with the model's.
+    A class with other mixers is never the closest while there is one with the model's, nor is one that is written last
+    while another has as few.
     """
     entries = [MODEL_TYPES.load(model_type) for model_type in MODEL_TYPES.names()]
-    pairs = [(entry, reasons_against(entry, config, multipliers)) for entry in entries if not entry.LAYOUT.by_name_only]
-    return min(pairs, key=lambda pair: (any(reason.startswith("mixer ") for reason in pair[1]), len(pair[1])))
+    pairs = [(entry, reasons_against(entry, config, multipliers)) for entry in entries]
+
+    def distance(pair: tuple[Any, list[str]]) -> tuple[bool, int, bool]:
+        entry, found = pair
+        return any(reason.startswith("mixer ") for reason in found), len(found), bool(entry.LAYOUT.last)
+
+    return min(pairs, key=distance)
 
 
 def _refusal(entry: Any, found: list[str]) -> str:

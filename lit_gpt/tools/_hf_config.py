@@ -33,6 +33,8 @@ def reasons_against(entry: Any, config: ModelConfig, multipliers: Multipliers) -
     layout: Layout = entry.LAYOUT
     handled = {*layout.sizes.values(), *(ours for ours, _ in layout.options.values()), *layout.expressed}
     handled |= WITHOUT_EFFECT | (ROPE_FIELDS if layout.rotary else set())
+    if config.position == "learned":  # a table of the model, whatever the layers do with positions
+        handled.discard("position")
     found = _unusual(config, handled, layout.fixed)
     layer = {f.name: getattr(layout.layer, f.name) for f in dataclasses.fields(layout.layer)}
     seen = layout.layer_fields | ({"rope_base"} if layout.rotary else set())
@@ -61,7 +63,8 @@ def config_json(entry: Any, config: ModelConfig) -> dict[str, Any]:
     named = {theirs: getattr(config, ours) for theirs, ours in layout.sizes.items()}
     named |= {theirs: getattr(config, ours) for theirs, (ours, _) in layout.options.items()}
     named |= rope_keys(config) if layout.rotary else {}
-    described = {"architectures": [layout.name], "model_type": layout.model_type, "hidden_act": "silu"} | named
+    kind = {key: layout.neutral[key][0] for key in ("hidden_act", "activation_function") if key in layout.neutral}
+    described = {"architectures": [layout.name], "model_type": layout.model_type} | kind | named
     return described | (entry.describe(config) if hasattr(entry, "describe") else {})
 
 
@@ -79,9 +82,10 @@ def read_config(entry: Any, values: Mapping[str, Any]) -> ModelConfig:
     if missing:
         raise UserError(f"config.json does not say {', '.join(missing)}. Save the model again with save_pretrained.")
     check_kinds(values, {**dict.fromkeys(layout.sizes, "a whole number"), **layout.kinds})
-    if (depth := values.get("num_hidden_layers", 0)) > MOST_LAYERS:
-        raise UserError(f"config.json: num_hidden_layers is {depth}; more than {MOST_LAYERS:,} are not read.")
-    return getattr(entry, "understand", lambda *given: understood(layout, *given))(_fields(layout, values), values)
+    fields = _fields(layout, values)
+    if (depth := fields["depth"]) > MOST_LAYERS:
+        raise UserError(f"config.json: the number of layers is {depth}; more than {MOST_LAYERS:,} are not read.")
+    return getattr(entry, "understand", lambda *given: understood(layout, *given))(fields, values)
 
 
 def _fields(layout: Layout, values: Mapping[str, Any]) -> dict[str, Any]:

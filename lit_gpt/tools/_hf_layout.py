@@ -119,7 +119,7 @@ class Layout:
     read: further keys of config.json, which understand sees to.
     kinds: key -> what its value must be, see check_kinds.
     folded: multipliers that go into weights. idle: multipliers that act on what models of the class do not have.
-    by_name_only: why it is written only where it was named, "" where it need not be.
+    last: why it is written only where it was named or no other class fits, "" where nothing speaks against it.
     """
 
     model_type: str
@@ -139,4 +139,4 @@ class Layout:
     kinds: Mapping[str, str] = field(default_factory=lambda: KINDS)
     folded: frozenset[str] = frozenset({"logit", "residual", "attention"})
     idle: frozenset[str] = frozenset({"router"})
-    by_name_only: str = ""
+    last: str = ""

@@ -12,7 +12,7 @@ from math import sqrt
 
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.scaling.base import Multipliers
-from lit_gpt.tools._hf_layout import Constant, Place
+from lit_gpt.tools._hf_layout import Constant, Layout, Place, Weights
 
 # Layer, the prefix of our network, the prefix of their layer -> its places.
 FeedForward = Callable[[int, str, str], list[Place]]
@@ -44,22 +44,17 @@ def kinds(bias: bool) -> tuple[str, ...]:
     return ("weight", "bias") if bias else ("weight",)
 
 
-def attention(
-    config: ModelConfig, multipliers: Multipliers, mine: str, theirs: str, out_bias: bool = True
-) -> list[Place]:
-    """Projections of attention, and the norms of QK-norm. mine, theirs: the prefixes of both modules.
-
-    out_bias: their output projection has a bias where ours has one.
-    """
+def attention(config: ModelConfig, multipliers: Multipliers, mine: str, theirs: str) -> list[Place]:
+    """Projections of attention, and the norms of QK-norm. mine, theirs: the prefixes of both modules."""
     scale = 1.0 if multipliers.attention is None else multipliers.attention * sqrt(config.head_dim)
     on_queries, on_norm = (1.0, scale) if config.qk_norm else (scale, 1.0)
-    rows = [Place(f"{mine}.k.weight", (f"{theirs}.k_proj.weight",))]
-    for kind in kinds(config.attn_bias):
+    rows = [Place(f"{mine}.k.{kind}", (f"{theirs}.k_proj.{kind}",)) for kind in kinds(config.qkv_bias)]
+    for kind in kinds(config.attn_bias or config.qkv_bias):
         rows += [
             Place(f"{mine}.q.{kind}", (f"{theirs}.q_proj.{kind}",), on_queries),
             Place(f"{mine}.v.{kind}", (f"{theirs}.v_proj.{kind}",)),
         ]
-    for kind in kinds(config.attn_bias and out_bias):
+    for kind in kinds(config.attn_bias):
         rows.append(Place(f"{mine}.out.{kind}", (f"{theirs}.o_proj.{kind}",), multipliers.residual))
     if config.qk_norm:
         rows.append(Place(f"{mine}.q_norm.weight", (f"{theirs}.q_norm.weight",), on_norm))
@@ -78,18 +73,16 @@ def swiglu(mine: str, theirs: str, down: float, bias: bool = False) -> list[Plac
     return rows
 
 
-def pre_norm(
-    config: ModelConfig, multipliers: Multipliers, ffn: FeedForward | None = None, out_bias: bool = True
-) -> list[Place]:
+def pre_norm(config: ModelConfig, multipliers: Multipliers, ffn: FeedForward | None = None) -> list[Place]:
     """All of a model of pre-norm attention layers.
 
-    ffn: the places of a layer's feed-forward network; None is SwiGLU everywhere. out_bias: see attention.
+    ffn: the places of a layer's feed-forward network; None is SwiGLU everywhere.
     """
     rows = ends(config, multipliers)
     for layer in range(config.depth):
         mine, theirs = block_of(config, layer), f"model.layers.{layer}"
         rows += block_norms(mine, theirs)
-        rows += attention(config, multipliers, f"{mine}.mixer", f"{theirs}.self_attn", out_bias)
+        rows += attention(config, multipliers, f"{mine}.mixer", f"{theirs}.self_attn")
         if ffn is not None:
             rows += ffn(layer, f"{mine}.ffn", theirs)
         else:
@@ -98,30 +91,35 @@ def pre_norm(
 
 
 def key_biases(config: ModelConfig) -> list[Constant]:
-    """attention_bias gives a bias to the keys too, and ours have none."""
-    if not config.attn_bias:
+    """attention_bias gives a bias to the keys too, and ours may have none."""
+    if not config.attn_bias or config.qkv_bias:
         return []
     shape = (config.n_kv_head * config.head_dim,)
     names = (f"model.layers.{i}.self_attn.k_proj.bias" for i in range(config.depth))
     return [Constant(name, shape, "keys have no bias here") for name in names]
 
 
-def qkv_biases(config: ModelConfig, name: str) -> list[Constant]:
-    """For a class, of that name, with biases on queries, keys and values and none on the output projection.
+def with_key_biases(layout: Layout, config: ModelConfig, tensors: Weights) -> ModelConfig:
+    """The model with biases of keys, for a class with attention_bias, where these are not all zero in the file.
 
-    Where ours has biases its output projection must have zeros; where it has none they are zeros there.
+    A model of ours with attn_bias alone has zeros there, and is that model when it is read again.
     """
-    heads = {"k": config.n_kv_head, "q": config.n_head, "v": config.n_kv_head}
-    found = []
-    for block in sorted({block_of(config, layer) for layer in range(config.depth)}) if config.attn_bias else ():
-        why = f"{name} has no bias there"
-        found.append(Constant(f"{block}.mixer.out.bias", (config.n_embd,), why, ours=True))
-    for layer in range(config.depth):
-        for kind in ("k",) if config.attn_bias else heads:
-            why = "keys have no bias here" if kind == "k" else "this model has no biases"
-            shape = (heads[kind] * config.head_dim,)
-            found.append(Constant(f"model.layers.{layer}.self_attn.{kind}_proj.bias", shape, why))
-    return found
+    given = any(t.any() for name, t in tensors.items() if name.endswith("k_proj.bias"))
+    return config.replace(qkv_bias=True) if "qkv_bias" in layout.expressed and given else config
+
+
+def only_qkv(config: ModelConfig) -> list[str]:
+    """Reasons against a class whose attention_bias is for all four projections."""
+    return ["qkv_bias without attn_bias"] if config.qkv_bias and not config.attn_bias else []
+
+
+def qkv_biases(config: ModelConfig) -> list[Constant]:
+    """For a class that has biases on queries, keys and values in every model: zeros where ours has none."""
+    if config.qkv_bias:
+        return []
+    heads = {"q": config.n_head, "k": config.n_kv_head, "v": config.n_kv_head}
+    names = {f"model.layers.{i}.self_attn.{kind}_proj.bias": heads[kind] for i in range(config.depth) for kind in heads}
+    return [Constant(name, (n * config.head_dim,), "this model has no biases") for name, n in names.items()]
 
 
 def uneven(config: ModelConfig) -> list[str]:

@@ -20,18 +20,22 @@ WITHOUT_LAYERS = frozenset({
     "n_kv_head",
     "intermediate_size",
     "qk_norm",
+    "joint_qk_norm",
     "attn_gate",
     "attn_sink",
     "attn_norm",
     "attn_conv",
     "ffn_norm",
     "attn_bias",
+    "qkv_bias",
     "mlp_bias",
     "position",
     "rope_base",
     "rotary_fraction",
     "yarn_scale",
     "yarn_context",
+    "yarn_truncate",
+    "yarn_windows",
 })  # fmt: skip
 # Keys of the classes that train, or that older versions wrote beside what they follow from.
 HARMLESS_IN_MAMBA = frozenset({

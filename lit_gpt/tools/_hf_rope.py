@@ -10,10 +10,15 @@ from lit_gpt.errors import UserError
 from lit_gpt.nn import rotary
 from lit_gpt.tools._hf_values import check_kinds
 
-ROPE_FIELDS = {"rope_base", "yarn_scale", "yarn_context"}  # of ModelConfig
+ROPE_FIELDS = {"rope_base", "yarn_scale", "yarn_context", "yarn_truncate"}  # of ModelConfig
 ROPE_KEYS = {"rope_theta", "rope_scaling", "rope_parameters"}  # of config.json
 UNUSED_BASE = 10_000.0  # where no layer has rotary positions; it must be a number
-KINDS = {"rope_theta": "a number", "factor": "a number", "original_max_position_embeddings": "a whole number"}
+KINDS = {
+    "rope_theta": "a number",
+    "factor": "a number",
+    "original_max_position_embeddings": "a whole number",
+    "truncate": "true or false",
+}
 
 
 def rope_reasons(config: ModelConfig, unrotated: bool) -> list[str]:
@@ -34,7 +39,7 @@ def rope_keys(config: ModelConfig) -> dict[str, Any]:
 
 
 def _yarn(config: ModelConfig) -> dict[str, Any]:
-    """rope_scaling with our YaRN. truncate: transformers rounds the ends of the ramp unless told not to."""
+    """rope_scaling with our YaRN."""
     return {
         "rope_type": "yarn",
         "factor": config.yarn_scale,
@@ -42,7 +47,7 @@ def _yarn(config: ModelConfig) -> dict[str, Any]:
         "attention_factor": rotary.attention_factor(config),
         "beta_fast": rotary.FAST_ROTATIONS,
         "beta_slow": rotary.SLOW_ROTATIONS,
-        "truncate": False,
+        "truncate": config.yarn_truncate,
     }
 
 
@@ -58,6 +63,7 @@ def with_rope(config: ModelConfig, values: Mapping[str, Any], theta: float) -> M
     if kind == "yarn":
         config = config.replace(
             yarn_scale=float(given.get("factor", 1)),
+            yarn_truncate=given.get("truncate") is not False,  # transformers rounds unless told not to
             yarn_context=int(given.get("original_max_position_embeddings") or config.block_size),
         )
         rotary.inverse_frequencies(config)  # raises where the ramp does not fit

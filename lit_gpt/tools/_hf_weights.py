@@ -42,7 +42,8 @@ def to_theirs(
         found = cast(dict(zip(row.theirs, parts)), dtype or ours[0].dtype)
         # views, which cast may return: safetensors wants memory of their own
         out |= {name: t.clone(memory_format=torch.contiguous_format) for name, t in found.items()}
-    return out | _made(theirs, next(iter(out.values())).dtype)
+    out |= _made(theirs, next(iter(out.values())).dtype)
+    return entry.packed(out) if hasattr(entry, "packed") else out
 
 
 def to_ours(entry: Any, weights: Weights, config: ModelConfig) -> Weights:
@@ -50,10 +51,9 @@ def to_ours(entry: Any, weights: Weights, config: ModelConfig) -> Weights:
 
     Raises UserError for tensors without a place, and for one of theirs that is not the constant that ours has instead.
     """
-    weights = entry.apart(weights) if hasattr(entry, "apart") else weights
     rows: list[Place] = entry.places(config, Multipliers())
     mine, theirs = _constants(entry, config)
-    weights = _untied(weights, config, rows)
+    weights = _untied(entry.unpacked(weights) if hasattr(entry, "unpacked") else weights, config, rows)
     used = {name for row in rows for name in row.theirs} | {c.name for c in theirs}
     _all_used(weights, used, "our models have no place for")
     _check_constants(theirs, weights)

@@ -78,7 +78,7 @@ def _measured(folder: Path, corpus: Corpus, kind: str) -> _Measured:
     device = best_device()
     model = _load(folder, device)
     check_vocab(corpus, model.config.vocab_size)
-    _check_widths(model, kind)
+    _check_maps(model, kind)
     done = sum(m.weight.numel() for m in _maps(model).values() if type(m.weight.data) is not Tensor)
     weights = done, sum(p.numel() for p in model.parameters())
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
@@ -128,7 +128,9 @@ def _maps(model: nn.Module) -> dict[str, nn.Linear]:
     return {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
 
 
-def _check_widths(model: nn.Module, kind: str) -> None:
+def _check_maps(model: nn.Module, kind: str) -> None:
+    if not _maps(model):  # transformers' GPT-2 has Conv1D, which torchao leaves alone
+        raise UserError(f"--quantize finds no torch.nn.Linear in {type(model).__name__}. Leave the option out.")
     odd = {name: m.in_features for name, m in _maps(model).items() if kind == "int4" and m.in_features % GROUP}
     if odd:
         name, width = next(iter(odd.items()))

@@ -119,6 +119,7 @@ def main(argv: list[str]) -> int:
     tokenizer, bos_id = tokenizer_of(values.path, values.tokenizer, meta)
     for i, prompt in enumerate(prompts(values.prompt)):
         ids = prompt_ids(model.config.vocab_size, tokenizer, prompt, bos_id)
+        model.check_length(len(ids) + limit - 1)  # of the last token nothing is asked
         if len(ids) + limit > (context := model.config.block_size):
             print(
                 f"note: {len(ids)} + {limit} tokens are more than the {context} of the training context",

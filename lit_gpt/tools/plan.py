@@ -29,7 +29,8 @@ def layer_table(config: ModelConfig) -> str:
     """
     model = meta_model(config)
     rows: list[tuple[str, ...]] = [("layer", *PATTERN, "parameters", "forward FLOPs/token")]
-    rows.append(_row("embedding", f"{model.wte.weight.numel():,}", "0"))
+    tables = sum(table.weight.numel() for table in (model.wte, model.wpe) if table is not None)
+    rows.append(_row("embedding", f"{tables:,}", "0"))
     for i in range(config.depth):
         block, first = model.blocks[model.block_of[i]], config.first_layer(i)
         size = f"{sum(p.numel() for p in block.parameters()):,}" if first == i else f"of layer {first}"

@@ -37,7 +37,9 @@ def open_training(resolved: ResolvedRun) -> Corpus:
 def open_validation(resolved: ResolvedRun) -> dict[str, Corpus]:
     """The validation corpora by the names of --val_data_dir, "" for the only one; {} where there is none.
 
-    Each is in order, and cut for the longest multiple of the context that it can fill.
+    Each is in order, and cut for the longest multiple of the context that it can fill. With learned positions that is
+    the context itself: there are none beyond.
+
     Raises UserError for validation data of another tokenizer than the training data, where there is some.
     """
     run, training = resolved.run, resolved.data
@@ -54,7 +56,8 @@ def _open_set(folder: str, training: TrainingData, resolved: ResolvedRun) -> Cor
     )
     agree([*training.sources, (folder, shortest.common)])
     check_vocab(shortest, resolved.model.vocab_size)
-    multiple = min(run.num_extrp or 1, (shortest.num_tokens - 1) // context)
+    longest = 1 if resolved.model.position == "learned" else run.num_extrp or 1
+    multiple = min(longest, (shortest.num_tokens - 1) // context)
     return Corpus(
         [(s.name, s.stream, 1.0) for s in shortest.sources], multiple * context, run.seed, shuffle=False, repeat=False
     )

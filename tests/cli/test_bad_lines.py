@@ -102,7 +102,7 @@ LINES = {
     "--act_ckpt maybe": "--act_ckpt cannot be 'maybe'; give true or false or one of off, full, selective.",
     "--kernels x": "--kernels cannot be 'x'; give one of auto, plain, reference.",
     "--skip x": "--skip cannot be 'x'; give one of add, none, sum.",
-    "--mlp x": "--mlp cannot be 'x'; give one of swiglu, relu2, oss_swiglu, none.",
+    "--mlp x": "--mlp cannot be 'x'; give one of swiglu, relu2, oss_swiglu, gelu, none.",
     "--aux_style x": "--aux_style cannot be 'x'; give one of",
     "--batch_rule x": "--batch_rule cannot be 'x'; give one of",
     "--loggers foo": "--loggers is foo; it must be any of csv, tensorboard, wandb, mlflow",

@@ -104,7 +104,7 @@ def test_masks_and_rotary_tables_are_made_once_and_only_for_attention(family: st
     made: dict[str, list] = {"windows": [], "bases": []}
     masks, tables = attention.prepare_mask, rotary.tables
     monkeypatch.setattr(attention, "prepare_mask", lambda r, *a: made["windows"].append(r.window) or masks(r, *a))
-    monkeypatch.setattr(rotary, "tables", lambda c, p, base: made["bases"].append(base) or tables(c, p, base))
+    monkeypatch.setattr(rotary, "tables", lambda c, p, base, yarn: made["bases"].append(base) or tables(c, p, base))
     config = small(family)
     model_of(config)(tokens(), doc_ids_BT=torch.arange(LENGTH).expand(2, -1) // 7)
     attending = [spec for spec in config.layers if spec.mixer == "fox" or spec.mixer.endswith("attention")]

@@ -108,7 +108,8 @@ def test_counts_are_exact(name):
     assert counts["total"] == sum(p.numel() for p in model.parameters())
     roles = ("embedding", "head", "matrix", "expert", "router", "vector", "conv")
     assert sum(counts[r] for r in roles) == counts["total"]
-    assert counts["embedding"] == 64 * model.config.n_embd
+    positions = LENGTH if model.config.position == "learned" else 0
+    assert counts["embedding"] == (64 + positions) * model.config.n_embd
     assert counts["head"] == (0 if model.config.tie_embeddings else 64 * model.config.n_embd)
     assert counts["non_embedding"] == counts["total"] - counts["embedding"] - counts["head"]
 

@@ -98,7 +98,7 @@ def test_sum_of_branches():
     torch.testing.assert_close(out.total, 1 + M * h1 + M * h2)
 
 
-@pytest.mark.parametrize("kind", ["swiglu", "relu2", "oss_swiglu"])
+@pytest.mark.parametrize("kind", ["swiglu", "relu2", "oss_swiglu", "gelu"])
 def test_feed_forward_kinds(kind):
     name = kind if kind != "swiglu" else "gate"
     ffn = model_of(optioned(name)).blocks[0].ffn
@@ -110,6 +110,7 @@ def test_feed_forward_kinds(kind):
     hidden = {
         "swiglu": F.silu(a) * b,
         "relu2": F.relu(u) ** 2,
+        "gelu": u / 2 * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (u + 0.044715 * u**3))),
         "oss_swiglu": a.clamp(max=7) / (1 + torch.exp(-1.702 * a.clamp(max=7))) * (limited + 1),
     }[kind]
     assert hidden.shape[-1] == (72 if kind == "relu2" else 48)

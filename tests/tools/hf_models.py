@@ -37,11 +37,23 @@ SIZES: dict[str, Any] = {
     "eos_token_id": None,
 }
 _MIXED = {"layers": (LayerSpec(experts=True),) * 2, "experts": Experts(3, 2)}
+_OLMO = {"qk_norm": True, "joint_qk_norm": True, "reordered_norm": True}
+_GPT2: dict[str, Any] = {
+    "position": "learned",
+    "norm": "layernorm",
+    "tie_embeddings": True,
+    "layers": (LayerSpec(ffn="gelu"),) * 2,
+    **dict.fromkeys(("attn_bias", "qkv_bias", "mlp_bias"), True),
+    "n_kv_head": 4,
+}
 # Model type -> options of a model of ours that is written as that class.
 MODELS: dict[str, dict[str, Any]] = {
+    "gpt2": _GPT2,
     "llama": {},
     "mistral": {"layers": (LayerSpec(window=5),) * 2},
     "mixtral": _MIXED,
+    "olmo2": _OLMO,
+    "olmo3": _OLMO | {"layers": (LayerSpec(), LayerSpec(window=5))},
     "qwen2_moe": _MIXED | {"experts": Experts(2, 2, gate="all")},
     "qwen3": {"qk_norm": True},
     "qwen3_moe": _MIXED | {"qk_norm": True},
@@ -57,7 +69,20 @@ MODELS |= {
 }
 PROMPTS = [[3], [5, 1, 60, 7, 7], list(range(20, 45))]
 
-__all__ = ["EVERY", "MODELS", "SIZES", "loaded", "model_of", "reads", "refuses", "small", "theirs", "writes"]
+__all__ = [
+    "EVERY",
+    "MODELS",
+    "SIZES",
+    "VOCAB",
+    "loaded",
+    "model_of",
+    "reads",
+    "refuses",
+    "small",
+    "theirs",
+    "tokens",
+    "writes",
+]
 
 
 @torch.no_grad()

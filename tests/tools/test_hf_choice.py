@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from hf_models import EVERY, loaded, model_of, same_logits
-from transformers import GPT2Config, Olmo2Config, Olmo3Config, OlmoHybridConfig
+from transformers import OlmoHybridConfig
 
 from lit_gpt.architectures import FAMILIES, build
 from lit_gpt.config.cli import parse
@@ -34,6 +34,77 @@ CLASSES = {
 }
 # config.json of published models, but for ids and dtypes.
 PUBLISHED: dict[str, dict[str, Any]] = {
+    "Qwen/Qwen2.5-0.5B": {
+        "architectures": ["Qwen2ForCausalLM"],
+        "attention_dropout": 0.0,
+        "hidden_act": "silu",
+        "hidden_size": 896,
+        "initializer_range": 0.02,
+        "intermediate_size": 4864,
+        "max_position_embeddings": 32768,
+        "max_window_layers": 24,
+        "model_type": "qwen2",
+        "num_attention_heads": 14,
+        "num_hidden_layers": 24,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-06,
+        "rope_theta": 1000000.0,
+        "sliding_window": 32768,
+        "tie_word_embeddings": True,
+        "use_cache": True,
+        "use_mrope": False,
+        "use_sliding_window": False,
+        "vocab_size": 151936,
+    },
+    "allenai/OLMo-2-1124-7B": {
+        "architectures": ["Olmo2ForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "hidden_act": "silu",
+        "hidden_size": 4096,
+        "initializer_range": 0.02,
+        "intermediate_size": 11008,
+        "max_position_embeddings": 4096,
+        "model_type": "olmo2",
+        "num_attention_heads": 32,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 32,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": None,
+        "rope_theta": 500000,
+        "tie_word_embeddings": False,
+        "use_cache": False,
+        "vocab_size": 100352,
+    },
+    "allenai/Olmo-3-1025-7B": {
+        "architectures": ["Olmo3ForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "hidden_act": "silu",
+        "hidden_size": 4096,
+        "initializer_range": 0.02,
+        "intermediate_size": 11008,
+        "layer_types": (["sliding_attention"] * 3 + ["full_attention"]) * 8,
+        "max_position_embeddings": 65536,
+        "model_type": "olmo3",
+        "num_attention_heads": 32,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 32,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": {
+            "attention_factor": 1.2079441541679836,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "factor": 8.0,
+            "original_max_position_embeddings": 8192,
+            "rope_type": "yarn",
+        },
+        "rope_theta": 500000,
+        "sliding_window": 4096,
+        "tie_word_embeddings": False,
+        "use_cache": False,
+        "vocab_size": 100278,
+    },
     "Qwen/Qwen3-0.6B": {
         "architectures": ["Qwen3ForCausalLM"],
         "attention_bias": False,
@@ -241,22 +312,45 @@ def test_published_models_are_understood(name):
     config = read_config(class_of(values), values)
     assert (config.depth, config.n_embd) == (values["num_hidden_layers"], values["hidden_size"])
     assert config.rope_base == values["rope_theta"] and config.tie_embeddings == values.get("tie_word_embeddings", True)
-    assert config.layers[-1].window == values["sliding_window"]
+    assert config.layers[0].window == (values.get("sliding_window") if values.get("use_sliding_window", True) else None)
+
+
+def test_the_published_gpt2_is_understood():
+    """Its config.json has names of its own."""
+    values = {
+        "activation_function": "gelu_new",
+        "architectures": ["GPT2LMHeadModel"],
+        "attn_pdrop": 0.1,
+        "embd_pdrop": 0.1,
+        "initializer_range": 0.02,
+        "layer_norm_epsilon": 1e-05,
+        "model_type": "gpt2",
+        "n_ctx": 1024,
+        "n_embd": 768,
+        "n_head": 12,
+        "n_layer": 12,
+        "n_positions": 1024,
+        "resid_pdrop": 0.1,
+        "summary_activation": None,
+        "summary_first_dropout": 0.1,
+        "summary_proj_to_labels": True,
+        "summary_type": "cls_index",
+        "summary_use_proj": True,
+        "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
+        "vocab_size": 50257,
+    }
+    config = read_config(class_of(values), values)
+    assert (config.depth, config.n_embd, config.head_dim, config.intermediate_size) == (12, 768, 64, 3072)
+    assert config.tie_embeddings and config.block_size == 1024
 
 
 def test_types_that_ours_cannot_express_are_refused_with_the_reason(tmp_path):
-    for kind, words in (
-        (GPT2Config, "type gpt2 cannot be read: it has learned positions, and GELU"),
-        (Olmo2Config, r"type olmo2 cannot be read: its norms are behind the branches, x \+ norm\(f\(x\)\)"),
-        (Olmo3Config, "type olmo3 cannot be read: its norms are behind the branches"),
-        (OlmoHybridConfig, "type olmo_hybrid cannot be read: the norms of its attention layers are behind"),
-    ):
-        kind().save_pretrained(tmp_path / kind.__name__)
-        with pytest.raises(UserError, match=words) as caught:
-            convert.main([str(tmp_path / kind.__name__), str(tmp_path / "ours.pth")])
-        assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="No model can be written as gpt2: it has learned positions"):
-        choose_class(build("transformer", 4), EVERY, "gpt2")
+    OlmoHybridConfig().save_pretrained(tmp_path / "hf")
+    with pytest.raises(UserError, match="type olmo_hybrid cannot be read: its norms are behind the branches") as caught:
+        convert.main([str(tmp_path / "hf"), str(tmp_path / "ours.pth")])
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="No model can be written as olmo_hybrid: its norms are behind the branches"):
+        choose_class(build("transformer", 4), EVERY, "olmo_hybrid")
 
 
 @pytest.mark.parametrize("model_type", ["gemma", "", None, 3, ["llama"]], ids=str)

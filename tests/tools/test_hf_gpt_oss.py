@@ -26,6 +26,7 @@ MOE = tuple(LayerSpec(ffn="oss_swiglu", experts=True, window=w) for w in (5, Non
 READ = {
     "experts": (PLAIN | MIXED, ZERO, {"experts": Experts(2, 2), "intermediate_size": 48, "layers": MOE}),
     "biases": (PLAIN | MIXED | {"attention_bias": True}, ZERO, {"attn_bias": True}),
+    "biases of keys": (PLAIN | MIXED | {"attention_bias": True}, ZERO[1:], {"attn_bias": True, "qkv_bias": True}),
     "one expert": (PLAIN | ONE, ROUTER, {"experts": None, "mlp_bias": True, "layers": TWO}),
     "no windows": (PLAIN | ONE | FULL, ROUTER, {"attn_sink": True, "layers": (TWO[1],) * 2}),
     "yarn": (PLAIN | MIXED | LONG, ZERO, {"yarn_scale": 4.0}),
@@ -34,6 +35,7 @@ EXPERTS = {"layers": MOE, "experts": Experts(2, 2)}
 WRITTEN = {
     "experts": EXPERTS,
     "one of each": EXPERTS | {"experts": Experts(1, 2), "attn_bias": True, "tie_embeddings": True},
+    "biases of keys": {"mlp_bias": True, "attn_bias": True, "qkv_bias": True},
     "dense": {"mlp_bias": True, "attn_bias": True},
     "dense without biases": {"rope_base": 500.0},
     "no windows": {"layers": (TWO[1],) * 2},
@@ -74,6 +76,7 @@ def test_what_gpt_oss_lacks_is_refused(tmp_path):
         (EXPERTS | {"experts": Experts(2, 2, sqrt_gate=True)}, "sqrt_gate"),
         ({"qk_norm": True}, "qk_norm True"),
         ({"position": "none"}, "position none"),
+        ({"qkv_bias": True}, "qkv_bias without attn_bias"),
     ):
         refuses(oss(**fields), tmp_path / "hf", "gpt_oss", words)
 

@@ -73,6 +73,8 @@ def test_what_mamba_lacks_is_refused(tmp_path):
         ({"mixer_options": {"mamba": {"inner_norms": True}}}, "inner_norms of the mixer"),
         ({"norm": "layernorm"}, "norm layernorm"),
         ({"post_norm": True}, "post_norm"),
+        ({"reordered_norm": True}, "reordered_norm"),
+        ({"position": "learned"}, "position learned"),
     ):
         refuses(pure(**fields), tmp_path / "hf", "mamba", words)
 

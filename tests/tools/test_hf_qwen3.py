@@ -13,7 +13,7 @@ WINDOWS = {"use_sliding_window": True, "sliding_window": 5}
 READ = {
     "plain": ({}, {"qk_norm": True, "attn_bias": False}),
     "tied": ({"tie_word_embeddings": True}, {"tie_embeddings": True}),
-    "biases": ({"attention_bias": True}, {"attn_bias": True}),
+    "biases": ({"attention_bias": True}, {"attn_bias": True, "qkv_bias": True}),
     "head_dim": ({"head_dim": 16}, {"head_dim": 16}),
     "upper window": ({**WINDOWS, "max_window_layers": 1}, {"layers": (LayerSpec(), LayerSpec(window=5))}),
     "lower window": (
@@ -27,6 +27,7 @@ WRITTEN = {
     "plain": {},
     "tied": {"tie_embeddings": True},
     "biases": {"attn_bias": True},
+    "key biases": {"attn_bias": True, "qkv_bias": True},
     "odd width": {"n_embd": 34},
     "shared blocks": {"depth": 4, "share_per_layer": 2},
     "windows": {"layers": (LayerSpec(window=5), LayerSpec())},
@@ -37,7 +38,7 @@ WRITTEN = {
 @pytest.mark.parametrize("name", READ)
 def test_a_qwen3_is_read(name, tmp_path):
     options, expected = READ[name]
-    model = theirs(Qwen3ForCausalLM, Qwen3Config(**SIZES | options), tmp_path / "hf", ("k_proj.bias",))
+    model = theirs(Qwen3ForCausalLM, Qwen3Config(**SIZES | options), tmp_path / "hf")
     config = reads(model, tmp_path / "hf", "qwen3")
     assert {field: getattr(config, field) for field in expected} == expected
 

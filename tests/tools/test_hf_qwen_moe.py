@@ -40,7 +40,7 @@ READ_3: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"use_sliding_window": True, "sliding_window": 5},
         {"layers": (LayerSpec(window=5, experts=True),) * 2},
     ),
-    "biases": ({"attention_bias": True, "tie_word_embeddings": True}, {"attn_bias": True}),
+    "biases": ({"attention_bias": True, "tie_word_embeddings": True}, {"attn_bias": True, "qkv_bias": True}),
     "head_dim": ({"head_dim": 16}, {"head_dim": 16}),
 }
 READ_2: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -64,6 +64,7 @@ WRITTEN_3: dict[str, dict[str, Any]] = {
 WRITTEN_2: dict[str, dict[str, Any]] = {
     "shared": {"experts": Experts(2, 3, shared=True)},
     "shared, all": {"experts": Experts(3, 2, shared=True, gate="all")},
+    "biases": {"qkv_bias": True},
     "not shared": {"experts": Experts(3, 2, gate="all"), "head_dim": 16},
     "dense layer": {"layers": (LayerSpec(experts=True), LayerSpec()), "tie_embeddings": True},
 }
@@ -72,7 +73,7 @@ WRITTEN_2: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", READ_3)
 def test_a_qwen3_moe_is_read(name, tmp_path):
     options, expected = READ_3[name]
-    model = theirs(Qwen3MoeForCausalLM, Qwen3MoeConfig(**SIZES | COUNT | options), tmp_path / "hf", ("k_proj.bias",))
+    model = theirs(Qwen3MoeForCausalLM, Qwen3MoeConfig(**SIZES | COUNT | options), tmp_path / "hf")
     config = reads(model, tmp_path / "hf", "qwen3_moe")
     assert {field: getattr(config, field) for field in expected} == expected
 
@@ -81,7 +82,7 @@ def test_a_qwen3_moe_is_read(name, tmp_path):
 def test_a_qwen2_moe_with_an_even_gate_is_read(name, tmp_path):
     """Zero weights of the shared expert's gate are 1/2 for every token."""
     options, expected = READ_2[name]
-    zero = ("k_proj.bias", "shared_expert_gate")
+    zero = ("shared_expert_gate",)
     model = theirs(Qwen2MoeForCausalLM, Qwen2MoeConfig(**SIZES | SHARED | options), tmp_path / "hf", zero)
     config = reads(model, tmp_path / "hf", "qwen2_moe")
     assert {field: getattr(config, field) for field in expected} == expected
@@ -127,7 +128,7 @@ def test_what_cannot_be_read_is_refused(tmp_path):
         (Qwen3MoeForCausalLM, Qwen3MoeConfig(**SIZES | COUNT | width), "layers without experts of width 40"),
     )
     for i, (kind, config, words) in enumerate(cases):
-        theirs(kind, config, tmp_path / f"hf{i}", ("k_proj.bias",))
+        theirs(kind, config, tmp_path / f"hf{i}")
         with pytest.raises(UserError, match=words):
             convert.main([str(tmp_path / f"hf{i}"), str(tmp_path / "ours.pth")])
 

@@ -47,7 +47,7 @@ WRITTEN: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", READ)
 def test_a_smollm3_is_read(name, tmp_path):
     options, layers = READ[name]
-    model = theirs(SmolLM3ForCausalLM, SmolLM3Config(**FOUR | options), tmp_path / "hf", ("k_proj.bias",))
+    model = theirs(SmolLM3ForCausalLM, SmolLM3Config(**FOUR | options), tmp_path / "hf")
     assert reads(model, tmp_path / "hf", "smollm3").layers == layers
 
 
@@ -67,6 +67,7 @@ def test_what_smollm3_lacks_is_refused(tmp_path):
         ({"layers": (LayerSpec(rope_base=500.0), PLAIN)}, "rope_base 500 and 10000 in different layers"),
         ({"qk_norm": True}, "qk_norm True"),
         ({"attn_sink": True}, "attn_sink True"),
+        ({"position": "learned"}, "position learned"),
     ):
         refuses(small(**fields), tmp_path / "hf", "smollm3", words)
 

@@ -39,7 +39,8 @@ def test_what_a_config_json_leaves_out_is_the_default_of_its_class(name):
         if default is not None:
             assert getattr(config, key, default) == default, key  # the two Mambas have no context length
     if layout.rotary:
-        assert config.rope_parameters["rope_theta"] == layout.theta
+        rope = config.rope_parameters
+        assert rope.get("full_attention", rope)["rope_theta"] == layout.theta  # OLMo 3 has one for each kind of layer
     sizes = {key: getattr(config, key) for key in layout.sizes}
     if name in ("qwen2_moe", "qwen3_next"):  # 60 experts of which 4 are used, and a shared one; a gate on that
         return

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from lit_gpt.config.command import exit_code
 from lit_gpt.data.discover import open_corpus
+from lit_gpt.errors import UserError
 from lit_gpt.evals.trained_model import load_model
 from lit_gpt.tools import _quantize, convert
 from lit_gpt.tools._quantize import GROUP, KINDS, REPORT
@@ -97,6 +98,13 @@ def test_rows_that_groups_do_not_divide(run_folder, tmp_path, capsys, monkeypatc
     assert exit_code(convert.main, [*words, "--val_data_dir", str(run_folder.parent / "data")]) == 2
     assert "takes weights in groups of 48, and model.layers.0" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_class_without_linear_maps():
+    transformers = pytest.importorskip("transformers")
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=32, n_head=2, n_layer=1, vocab_size=64))
+    with pytest.raises(UserError, match="no torch.nn.Linear in GPT2LMHeadModel"):
+        _quantize._check_maps(model, "int8")
 
 
 def test_what_is_missing(run_folder, tmp_path, capsys, monkeypatch):

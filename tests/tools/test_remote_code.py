@@ -29,8 +29,12 @@ from lit_gpt.tools import convert
 from lit_gpt.tools._hf_remote import code_of, write_remote
 
 pytest.importorskip("transformers")
-SEVERAL = ["transformer", "sambay", "sambayda", "gdny", "sambay_gqa4_moe", "swayoco"]
-OPTIONED = ["tied", "window_sink", "biases", "skip_gain", "shared_block", "yarn"]
+LEARNED = "option_gpt2"
+SEVERAL = ["transformer", "sambay", "sambayda", "gdny", "sambay_gqa4_moe", "swayoco", LEARNED]
+OPTIONED = [
+    *("tied", "window_sink", "biases", "skip_gain", "shared_block", "yarn", "yarn_rounded", "yarn_no_windows"),
+    *("reordered", "reordered_sum", "joint_qk_norm", "qkv_biases", "gelu"),
+]
 READER = Path(__file__).with_name("remote_reader.py")
 
 
@@ -44,6 +48,7 @@ def configs() -> dict[str, tuple[ModelConfig, str]]:
     found = {name: (small(name), "more" if name in SEVERAL else "basics") for name in FAMILIES.names()}
     found |= {f"option_{name}": (optioned(name), "basics") for name in OPTIONED}
     found["option_bias"] = (bias_moved(small("transformer_gqa4_moe")), "basics")
+    found[LEARNED] = (optioned("gpt2").replace(doc_positions="continue"), "more")
     choice = Experts(2, 2, routing="expert_choice", aux_gamma=0.0)
     found["option_choice"] = (small("transformer_gqa4_moe").replace(experts=choice), "forward")
     return found

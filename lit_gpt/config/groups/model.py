@@ -60,7 +60,8 @@ class ModelOptions:
         Example: --depth 4 --ar 32 makes a model of width 128
     tie_embeddings: Use one table as the input embedding and as the output head.
         Default: the family's, mostly false
-    mlp: Kind of the feed-forward networks; none leaves them out, as in the published models of Mamba.
+    mlp: Kind of the feed-forward networks. gelu is GPT-2's: two matrices and no gate, and so two thirds of the
+        weights that the others have. none leaves them out, as in the published models of Mamba.
         Default: the family's, mostly swiglu
     bias: Give the linear projections biases.
         Default: the family's, mostly false
@@ -83,7 +84,7 @@ class ModelOptions:
     ctx_len: Length | None = None
     ar: Annotated[int, Bounds(1, 10_000)] | None = None
     tie_embeddings: bool | None = None
-    mlp: Literal["swiglu", "relu2", "oss_swiglu", "none"] | None = None
+    mlp: Literal["swiglu", "relu2", "oss_swiglu", "gelu", "none"] | None = None
     bias: bool | None = None
     share_per_layer: Annotated[int, Bounds(0, 2_000)] | None = None
     share_group: Depth | None = None
@@ -100,7 +101,8 @@ class AttentionOptions:
     swa_len: Window of the sliding-window attention layers, in tokens.
         Default: the family's
 
-    position: Rotary positions (rope), or no positions at all.
+    position: Rotary positions (rope), no positions at all (none), or a table of --ctx_len positions that is added to
+        the embedding, as in GPT-2 (learned).
         Default: the family's, mostly rope
     rope_base: Base of the rotary frequencies; a longer context wants a larger one.
         Default: the family's, mostly 10000
@@ -109,7 +111,11 @@ class AttentionOptions:
         Default: restart
     yarn_scale: YaRN: the context is this many times that of the trained weights. It acts with --midtrain true or
         --validation true only; 1 is off.
+    qkv_bias: Give queries, keys and values biases, as Qwen2 has them; --bias true gives keys none.
+        Default: the family's, mostly false
     qk_norm: Put an RMS norm on queries and keys.
+        Default: the family's, mostly false
+    joint_qk_norm: With --qk_norm true: one norm over all heads together, as in OLMo 2, and not one for each head.
         Default: the family's, mostly false
     attn_gate: Multiply the output of each attention head by a sigmoid gate for each token.
         Default: the family's, mostly false
@@ -124,11 +130,13 @@ class AttentionOptions:
 
     varlen: bool | None = None
     swa_len: Length | None = None
-    position: Literal["rope", "none"] | None = None
+    position: Literal["rope", "none", "learned"] | None = None
     rope_base: Annotated[float, Bounds(1, 1e15, "low")] | None = None
     doc_positions: Literal["restart", "continue"] | None = None
     yarn_scale: Annotated[float, Bounds(1, 10_000)] = 1.0
+    qkv_bias: bool | None = None
     qk_norm: bool | None = None
+    joint_qk_norm: bool | None = None
     attn_gate: bool | None = None
     attn_norm: bool | None = None
     attn_conv: bool | None = None
@@ -149,6 +157,8 @@ class NormOptions:
         Default: the family's, mostly false
     skip_gain: With both of these: a gain on the skip path, which starts at 1e-4.
         Default: the family's, mostly false
+    reordered_norm: Put the norms behind the branches, x + norm(f(x)), as in OLMo 2.
+        Default: the family's, mostly false
     skip: With add a layer is x + f(x), with none only f(x). With sum every branch sees the branch before it alone, and
         the head sees the sum of all.
         Default: the family's, mostly add
@@ -159,6 +169,7 @@ class NormOptions:
     post_norm: bool | None = None
     decoupled_norm: bool | None = None
     skip_gain: bool | None = None
+    reordered_norm: bool | None = None
     skip: Literal["add", "none", "sum"] | None = None
 
 

@@ -57,6 +57,7 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer_index: int, multipliers: Multipliers):
         super().__init__()
         n, bias, spec = config.n_embd, config.attn_bias, config.layers[layer_index]
+        qv_bias = bias or config.qkv_bias
         inner, inner_kv = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
         self.head_dim, self.n_head, self.n_kv_head = config.head_dim, config.n_head, config.n_kv_head
         self.window = spec.window
@@ -66,17 +67,20 @@ class Attention(nn.Module):
         farthest = widest_window(config, layer_index)
         self.keep = None if farthest is None else farthest - 1  # a query is in its own window
         self.scale = multipliers.attention  # None is 1/sqrt(head_dim)
-        self.q = Linear(n, inner, bias=bias, heads=config.n_head, scores=True)
-        # Keys never have a bias, as in ArchScale: without RoPE it would add the same number to all scores of a query,
-        # and the softmax does not change when it does.
-        self.k = None if self.cross else Linear(n, inner_kv, heads=config.n_kv_head, scores=True)
-        self.v = None if self.cross else Linear(n, inner_kv, bias=bias, heads=config.n_kv_head)
+        self.q = Linear(n, inner, bias=qv_bias, heads=config.n_head, scores=True)
+        # By itself attn_bias gives keys none, as in ArchScale: without RoPE it would add the same number to all scores
+        # of a query, and the softmax does not change when it does. Qwen2 has one (qkv_bias).
+        k_bias = config.qkv_bias
+        self.k = None if self.cross else Linear(n, inner_kv, bias=k_bias, heads=config.n_kv_head, scores=True)
+        self.v = None if self.cross else Linear(n, inner_kv, bias=qv_bias, heads=config.n_kv_head)
         self.out = Linear(inner, n, bias=bias)
         self.gate = Linear(n, config.n_head, bias=bias) if config.attn_gate else None
         channels = inner if self.cross else inner + 2 * inner_kv
         self.conv = role(nn.Parameter(torch.empty(channels, 1, CONV_WIDTH)), "conv") if config.attn_conv else None
-        self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
-        self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm and not self.cross else None
+        q_width, k_width = (inner, inner_kv) if config.joint_qk_norm else (config.head_dim, config.head_dim)
+        self.q_norm = RMSNorm(q_width, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(k_width, config.norm_eps) if config.qk_norm and not self.cross else None
+        self.joint_qk_norm = config.joint_qk_norm
         self.norm = build_norm(config, inner) if config.attn_norm else None
         self.sink = role(nn.Parameter(torch.empty(config.n_head)), "vector", 0.0) if config.attn_sink else None
 
@@ -161,7 +165,9 @@ class Attention(nn.Module):
     def _place(self, x_BTHD: Tensor, norm: RMSNorm | None, context: Context) -> Tensor:
         """Queries or keys after QK-norm and RoPE, where the model has them."""
         # The norm comes first: a rotation keeps the length of a vector, and the norm's gain would not commute with it.
-        if norm is not None:
+        if norm is not None and self.joint_qk_norm:
+            x_BTHD = norm(x_BTHD.flatten(2), x_BTHD.dtype).view_as(x_BTHD)
+        elif norm is not None:
             x_BTHD = norm(x_BTHD, x_BTHD.dtype)
         return x_BTHD if context.rope is None else rotate(x_BTHD, *context.rope)
 

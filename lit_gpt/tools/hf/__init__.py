@@ -8,7 +8,8 @@ A file has
 and where the Layout does not say all:
 
 - `constants(config) -> list[Constant]`: tensors that one side alone has;
-- `apart(weights) -> weights`: theirs under the names of the places, where a file may have them under others;
+- `unpacked(weights) -> Weights`: from the tensors of a file to those of the places, where one of theirs is several of
+  ours, or a file may have them under other names; `packed(weights) -> Weights`: the way back, to those of the file;
 - `refusals(config, multipliers) -> list[str]`: what of a model the class cannot express, as nouns;
 - `describe(config) -> dict`: more keys of config.json;
 - `understand(fields, values) -> ModelConfig`: from the fields that the Layout reads, and all of config.json.

@@ -1,6 +1,6 @@
 """GPT-OSS (arXiv:2508.10925): attention sinks, windows in some layers, and experts with its own SwiGLU in all.
 
-A feed-forward network without experts is one expert, which every token uses. Its experts, router and keys have biases;
+A feed-forward network without experts is one expert, which every token uses. Its experts and router have biases;
 those that ours lack are zero.
 """
 
@@ -18,7 +18,7 @@ from lit_gpt.tools import _hf_experts as moe
 from lit_gpt.tools import _hf_layout as hf
 from lit_gpt.tools import _hf_windows as windows
 from lit_gpt.tools._hf_config import understood
-from lit_gpt.tools._hf_parts import block_of, key_biases, pre_norm
+from lit_gpt.tools._hf_parts import block_of, key_biases, only_qkv, pre_norm
 from lit_gpt.tools._hf_rope import rope_keys
 
 WINDOW = 128  # the class's default; transformers wants some window where no layer has one too
@@ -35,7 +35,7 @@ LAYOUT = hf.Layout(
         "attention_bias": ("attn_bias", True),
     },
     fixed={"attn_sink": True},
-    expressed=frozenset({"experts", "intermediate_size", "mlp_bias"}),
+    expressed=frozenset({"experts", "intermediate_size", "mlp_bias", "qkv_bias"}),
     layer=LayerSpec(ffn="oss_swiglu"),
     layer_fields=frozenset({"window", "experts"}),
     theta=150_000.0,
@@ -125,7 +125,7 @@ def _count_and_width(config: ModelConfig) -> tuple[int, int]:
 
 def refusals(config: ModelConfig, multipliers: Multipliers) -> list[str]:
     """See lit_gpt.tools.hf."""
-    found = windows.one_width(config)
+    found = windows.one_width(config) + only_qkv(config)
     if config.experts is None:
         return found
     dense = moe.dense_layers(config)

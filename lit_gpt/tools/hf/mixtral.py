@@ -48,7 +48,7 @@ def places(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
     return pre_norm(config, multipliers, ffn)
 
 
-def apart(weights: hf.Weights) -> hf.Weights:
+def unpacked(weights: hf.Weights) -> hf.Weights:
     """See lit_gpt.tools.hf."""
     return moe.apart(weights, "block_sparse_moe", NAMES)
 

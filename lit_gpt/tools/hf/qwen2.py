@@ -1,8 +1,4 @@
-"""Qwen2 and Qwen2.5: Llama with biases on queries, keys and values only, and perhaps windows in some layers.
-
-Our keys have no bias. With rotary positions one cannot be left out either: it adds to a score what depends on the
-distance. So a Qwen2 whose keys have biases, as the published ones have, is refused.
-"""
+"""Qwen2 and Qwen2.5: Llama with biases on queries, keys and values only, and perhaps windows in some layers."""
 
 from __future__ import annotations
 
@@ -24,12 +20,12 @@ LAYOUT = hf.Layout(
         "num_key_value_heads": ("n_kv_head", 32),
         "max_position_embeddings": ("block_size", 32768),
     },
-    expressed=frozenset({"attn_bias"}),
+    expressed=frozenset({"qkv_bias"}),
     layer_fields=frozenset({"window"}),
+    neutral={**hf.NEUTRAL, "use_mrope": (False,)},
     read=windows.LAYERED,
     kinds={**hf.KINDS, **windows.KINDS},
-    # SmolLM3 expresses all that Qwen2 does of ours.
-    by_name_only=(
+    last=(
         "AutoTokenizer of transformers 5 gives a qwen2 folder Qwen2's own splitting of texts, which may not be this "
         "tokenizer's: load it with PreTrainedTokenizerFast, or write another class"
     ),
@@ -38,12 +34,12 @@ LAYOUT = hf.Layout(
 
 def places(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
     """See lit_gpt.tools.hf."""
-    return pre_norm(config, multipliers, out_bias=False)
+    return pre_norm(config, multipliers)
 
 
 def constants(config: ModelConfig) -> list[hf.Constant]:
     """See lit_gpt.tools.hf."""
-    return qkv_biases(config, "Qwen2")
+    return qkv_biases(config)
 
 
 def refusals(config: ModelConfig, multipliers: Multipliers) -> list[str]:
@@ -57,6 +53,6 @@ def describe(config: ModelConfig) -> dict[str, Any]:
 
 
 def understand(fields: Mapping[str, Any], values: Mapping[str, Any]) -> ModelConfig:
-    """Queries and values always have biases there."""
+    """Queries, keys and values always have biases there."""
     layers = windows.layered(LAYOUT.layer, fields["depth"], values)
-    return understood(LAYOUT, fields, values, layers=layers, attn_bias=True)
+    return understood(LAYOUT, fields, values, layers=layers, qkv_bias=True)

@@ -28,7 +28,7 @@ LAYOUT = hf.Layout(
         "num_key_value_heads": ("n_kv_head", 16),
         "max_position_embeddings": ("block_size", 32768),
     },
-    expressed=frozenset({"attn_bias", "experts"}),
+    expressed=frozenset({"qkv_bias", "experts"}),
     layer_fields=frozenset({"experts"}),
     # Versions of transformers differ in which layers have windows.
     neutral={**hf.NEUTRAL, "use_sliding_window": (False,), "qkv_bias": (True,)},
@@ -57,12 +57,12 @@ def places(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
             rows += swiglu(f"{mine}.shared", f"{theirs}.mlp.shared_expert", 2 * multipliers.residual)
         return rows
 
-    return pre_norm(config, multipliers, ffn, out_bias=False)
+    return pre_norm(config, multipliers, ffn)
 
 
 def constants(config: ModelConfig) -> list[hf.Constant]:
     """See lit_gpt.tools.hf."""
-    found, n = qkv_biases(config, "Qwen2-MoE"), config.n_embd
+    found, n = qkv_biases(config), config.n_embd
     for layer, spec in enumerate(config.layers):
         if not spec.experts:
             continue
@@ -75,7 +75,7 @@ def constants(config: ModelConfig) -> list[hf.Constant]:
     return found
 
 
-def apart(weights: hf.Weights) -> hf.Weights:
+def unpacked(weights: hf.Weights) -> hf.Weights:
     """See lit_gpt.tools.hf."""
     return moe.apart(weights)
 
@@ -92,7 +92,7 @@ def describe(config: ModelConfig) -> dict[str, Any]:
 
 
 def understand(fields: Mapping[str, Any], values: Mapping[str, Any]) -> ModelConfig:
-    """Queries and values have biases there unless qkv_bias is false, which transformers 4 does not know."""
+    """Queries, keys and values have biases there unless qkv_bias is false, which transformers 4 does not know."""
     if any(kind != "full_attention" for kind in values.get("layer_types") or []):
         raise UserError("config.json asks for layer_types with windows, which are not read of a Qwen2MoeForCausalLM.")
     width = values.get("moe_intermediate_size") or 1408
@@ -104,4 +104,4 @@ def understand(fields: Mapping[str, Any], values: Mapping[str, Any]) -> ModelCon
         )
     found = moe.read_qwen(values, count=60, used=4, width=width, shared=shared == width)
     layers = moe.sparse_layers(LAYOUT.layer, fields["depth"], values)
-    return understood(LAYOUT, fields, values, layers=layers, attn_bias=True, **found)
+    return understood(LAYOUT, fields, values, layers=layers, qkv_bias=True, **found)

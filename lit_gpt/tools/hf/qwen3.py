@@ -10,7 +10,7 @@ from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import _hf_layout as hf
 from lit_gpt.tools import _hf_windows as windows
 from lit_gpt.tools._hf_config import understood
-from lit_gpt.tools._hf_parts import key_biases, pre_norm
+from lit_gpt.tools._hf_parts import key_biases, only_qkv, pre_norm
 
 LAYOUT = hf.Layout(
     "qwen3",
@@ -23,6 +23,7 @@ LAYOUT = hf.Layout(
         "attention_bias": ("attn_bias", False),
     },
     fixed={"qk_norm": True},
+    expressed=frozenset({"qkv_bias"}),
     layer_fields=frozenset({"window"}),
     read=windows.LAYERED,
     kinds={**hf.KINDS, **windows.KINDS, "attention_bias": "true or false"},
@@ -41,7 +42,7 @@ def constants(config: ModelConfig) -> list[hf.Constant]:
 
 def refusals(config: ModelConfig, multipliers: Multipliers) -> list[str]:
     """See lit_gpt.tools.hf."""
-    return windows.one_width(config)
+    return windows.one_width(config) + only_qkv(config)
 
 
 def describe(config: ModelConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import _hf_experts as moe
 from lit_gpt.tools import _hf_layout as hf
 from lit_gpt.tools._hf_config import understood
-from lit_gpt.tools._hf_parts import key_biases, pre_norm, swiglu
+from lit_gpt.tools._hf_parts import key_biases, only_qkv, pre_norm, swiglu
 from lit_gpt.tools._hf_windows import one_window
 
 COUNTS = frozenset({"num_experts", "num_local_experts", "num_experts_per_tok", "norm_topk_prob"})
@@ -29,7 +29,7 @@ LAYOUT = hf.Layout(
         "attention_bias": ("attn_bias", False),
     },
     fixed={"qk_norm": True},
-    expressed=frozenset({"experts"}),
+    expressed=frozenset({"experts", "qkv_bias"}),
     layer_fields=frozenset({"window", "experts"}),
     harmless=hf.HARMLESS | moe.TRAINING | {"max_window_layers"},
     read=COUNTS | WINDOW | moe.SPARSE_KEYS | {"moe_intermediate_size"},
@@ -60,14 +60,14 @@ def constants(config: ModelConfig) -> list[hf.Constant]:
     return key_biases(config)
 
 
-def apart(weights: hf.Weights) -> hf.Weights:
+def unpacked(weights: hf.Weights) -> hf.Weights:
     """See lit_gpt.tools.hf."""
     return moe.apart(weights)
 
 
 def refusals(config: ModelConfig, multipliers: Multipliers) -> list[str]:
     """See lit_gpt.tools.hf."""
-    return one_window(config) + moe.expert_reasons(config, ("selected", "all"))
+    return one_window(config) + only_qkv(config) + moe.expert_reasons(config, ("selected", "all"))
 
 
 def describe(config: ModelConfig) -> dict[str, Any]:

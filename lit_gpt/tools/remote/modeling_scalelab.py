@@ -93,7 +93,10 @@ class ScaleLabForCausalLM(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: ScaleLabConfig):
         super().__init__(config)
-        self.model = GPT(*config.described(), compute_dtype=torch.get_default_dtype())
+        described, multipliers = config.described()
+        # Rows are single documents, whose positions count from behind their padding: learned ones are no distances.
+        described = described.replace(doc_positions="restart")
+        self.model = GPT(described, multipliers, compute_dtype=torch.get_default_dtype())
         self.post_init()
 
     def forward(
