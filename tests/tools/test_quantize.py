@@ -103,7 +103,7 @@ def test_rows_that_groups_do_not_divide(run_folder, tmp_path, capsys, monkeypatc
 def test_a_class_without_linear_maps():
     transformers = pytest.importorskip("transformers")
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=32, n_head=2, n_layer=1, vocab_size=64))
-    with pytest.raises(UserError, match="no torch.nn.Linear in GPT2LMHeadModel"):
+    with pytest.raises(UserError, match=r"no torch\.nn\.Linear in GPT2LMHeadModel"):
         _quantize._check_maps(model, "int8")
 
 
