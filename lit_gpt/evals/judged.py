@@ -106,9 +106,16 @@ class Judged:
         if config is not None:
             _compare(config.strip("\"'"), model.config, path)
         kept = kept_of(path, tokenizer, meta, "as the tokenizer")
-        said = {"trained_with": {"config": config, **typed.options}} if typed.options else {}
+        said: dict[str, Any] = {"trained_with": {"config": config, **typed.options}} if typed.options else {}
+        said |= {"tokenizer": tokenizer} if tokenizer else {}
         source: dict[str, Any] = {"path": path, "meta": meta, "weights": weights, "said": said}
         return cls(model, kept, max_length=max_length, extension=extension, batch_tokens=batch_tokens, **source)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What figures depend on besides the checkpoint and the questions."""
+        dtype = str(self.model.compute_dtype).removeprefix("torch.")
+        return {"dtype": dtype, **self.extension.settings, **self.said}
 
     @property
     def eos_id(self) -> int:

@@ -85,7 +85,7 @@ def keep(model: TrainedModel, results: Mapping[str, Any], options: Mapping[str, 
     for task, (examples, metrics) in figures_of(results).items():
         settings = {name: options[name] for name in SETTINGS if options.get(name) is not None}
         settings |= {"max_length": model.max_length, "task_version": results["versions"].get(task)}
-        settings |= model.judged.extension.settings | model.judged.said | _metadata(options)
+        settings |= model.judged.settings | _metadata(options)
         print(f"kept: {save(Result(task, examples, metrics, subject, settings), model.judged.path)}")
 
 

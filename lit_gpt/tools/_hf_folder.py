@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.data.kept_tokenizer import KeptTokenizer
-from lit_gpt.errors import UserError
+from lit_gpt.errors import NotWritten, UserError
 from lit_gpt.evals.hf_tokenizer import write_tokenizer
 from lit_gpt.tools._hf_layout import Weights
 from lit_gpt.utils.files import replacing
@@ -59,6 +60,8 @@ def write_folder(
         with replacing(temporary / WEIGHTS) as file:
             save_file(weights, file, metadata={"format": "pt"})
         os.replace(temporary, output)
+    except (OSError, SafetensorError) as error:
+        raise NotWritten(f"{output} could not be written ({error}). Make room or permit it.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return output

@@ -48,22 +48,24 @@ def judge(task: str, words: list[str]) -> int:
         extension=Extension(values.yarn_scale, values.window),
         trained_with=read_typed(values.trained_with),
     )
+    if values.answers and (values.answers.is_dir() or not values.answers.parent.is_dir()):
+        raise UserError(f"--answers {values.answers} must be a file in a folder that is there. Make the folder first.")
     seen = TrainingData.of(values.decontaminate, judged) if values.decontaminate else None
     outcome = module.evaluate(judged, options)
     if not isinstance(outcome, Outcome):
         raise UserError(f"{module.__file__}: evaluate gave a {type(outcome).__name__}. Let it return an Outcome.")
     settings = {name: value for name, value in asdict(options).items() if name not in UNSAID} | outcome.settings
-    settings |= judged.extension.settings | judged.said | ({"plugins": digests()} if values.plugins else {})
+    settings |= judged.settings | ({"plugins": digests()} if values.plugins else {})
     settings |= {"decontaminate": seen.where} if seen else {}
     metrics = outcome.metrics | (seen.metrics(outcome) if seen else {})
     result = Result(task, outcome.examples, metrics, judged.subject(), settings)
-    if values.answers:
-        _keep_answers(outcome, values.answers)
     for name, metric in metrics.items():
         error = "" if metric.stderr is None else f" +- {metric.stderr:.4g}"
         print(f"{name:20} {metric.value:.6g}{error}")
     where = save(result, judged.path, values.output_dir)
     print(f"kept: {where}")
+    if values.answers:
+        _keep_answers(outcome, values.answers)
     return 0
 
 

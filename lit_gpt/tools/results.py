@@ -112,7 +112,8 @@ def _series(rows: Sequence[Row]) -> Iterator[tuple[str, list[float], list[float]
     names = dict.fromkeys((row.result.subject.name, row.result.subject.weights) for row in rows)
     for name, weights in names:
         own = [r for r in rows if (r.result.subject.name, r.result.subject.weights) == (name, weights)]
-        points = sorted((row.length or row.result.subject.flops or 1.0, row.metric) for row in own)
+        points = [(row.length or row.result.subject.flops or 1.0, row.metric) for row in own]
+        points.sort(key=lambda point: point[0])  # two results of other settings may have the same place
         label = name if weights == "trained" else f"{name}, {weights}"
         yield label, [x for x, _ in points], [m.value for _, m in points], [m.stderr or 0.0 for _, m in points]
 

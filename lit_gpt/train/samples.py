@@ -48,8 +48,10 @@ class Samples:
             try:
                 lines = self.path.read_text(encoding="utf-8").split("\n")[:-1]
                 self.lines = [line for line in lines if json.loads(line)["step"] <= resume_step]
-            except (ValueError, TypeError, KeyError) as error:
-                raise UserError(f"{self.path} has lines that are no samples ({error}); move it away.") from error
+            except (ValueError, TypeError, KeyError) as error:  # no reason not to go on with the run
+                aside = self.path.with_name(f"{SAMPLES_FILE}.corrupt")
+                self.path.replace(aside)
+                warnings.warn(f"{self.path} had lines that are no samples ({error}); it is {aside} now.", stacklevel=2)
 
     def take(self, model: GPT, step: int, tokens: int, *, write: bool) -> str:
         """Continue every prompt, and with `write` write the file; a sentence on what went wrong, "" for nothing.

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import MISSING, fields
 from typing import Any
 
 import numpy as np
 import torch
 
-from lit_gpt.config.arguments import arguments_of, check
+from lit_gpt.config.arguments import Argument, arguments_of, check
 from lit_gpt.config.bounds import violations
 from lit_gpt.data.kept_tokenizer import KeptTokenizer
 from lit_gpt.errors import UserError
@@ -83,11 +85,14 @@ def _one(name: str, options: Any) -> Callable[[Judged], Found]:
 def _options(name: str, given: Mapping[str, Any]) -> Any:
     """The Options of an evaluation. Raises UserError for what it does not take."""
     kind = TASKS.load(name).Options
-    check(f"evaluation {name}", "--eval_task_options", given, arguments_of(kind))
-    try:
-        options = kind(**given)
-    except TypeError as missing:  # an option without a default
-        raise UserError(f"--eval_task_options: the evaluation {name} needs more ({missing}).") from missing
+    needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+    check(
+        f"evaluation {name}", "--eval_task_options", given, arguments_of(kind) | {n: Argument(str, "") for n in needed}
+    )
+    if missing := [n for n in needed if n not in given]:
+        example = json.dumps({name: dict.fromkeys(missing, "...")})
+        raise UserError(f"--eval_tasks {name} needs {', '.join(missing)}; add --eval_task_options '{example}'.")
+    options = kind(**given)
     if wrong := violations(options):
         raise UserError(f"--eval_task_options, {name}: {wrong[0]}")
     return options

@@ -174,6 +174,16 @@ def test_samples_of_a_run_that_goes_on(data, prompts, tmp_path):
     assert samples(tmp_path / "a") == samples(tmp_path / "b")
 
 
+@pytest.mark.filterwarnings("ignore:.*had lines that are no samples")
+def test_damaged_samples_hold_nothing_up(data, prompts, tmp_path):
+    options = {**SHORT, "val_data_dir": data, "sample_prompts": prompts, "sample_tokens": 4, "save_step": 1}
+    assert run(data, tmp_path, **options, stop_after=3) != 0
+    (folder_of(tmp_path) / "samples.jsonl").write_bytes(b"\xff{}\nno JSON\n")
+    assert run(data, tmp_path, **options, resume="auto") == 0
+    assert [row["step"] for row in samples(tmp_path)] == [4] * len(PROMPTS)
+    assert (folder_of(tmp_path) / "samples.jsonl.corrupt").read_bytes().startswith(b"\xff")
+
+
 def test_samples_that_cannot_be(data, prompts, tmp_path, capsys):
     empty = tmp_path / "empty.txt"
     empty.write_text("\n \n")
@@ -229,6 +239,7 @@ REFUSED = {
     "option": ({**TASKS, "eval_task_options": '{"phonebook": {"entries": 3}}'}, "has no option 'entries'"),
     "value": ({**TASKS, "eval_task_options": '{"phonebook": {"num_eval": 0}}'}, "num_eval"),
     "stranger": ({**TASKS, "eval_task_options": '{"proofpile": {}}'}, "names proofpile; of --eval_tasks"),
+    "missing": ({"eval_tasks": "cloze"}, '--eval_task_options \'{"cloze": {"data_dir": "..."}}\''),
     "alone": ({"eval_tasks_step": 3}, "--eval_tasks_step acts on --eval_tasks only"),
 }
 
@@ -237,7 +248,7 @@ REFUSED = {
 def test_evaluations_that_cannot_be(data, tmp_path, capsys, name):
     options, said = REFUSED[name]
     assert run(data, tmp_path, **SHORT, **options) == 2
-    assert said in capsys.readouterr().err and not list(tmp_path.glob("*/metrics.jsonl"))
+    assert said in " ".join(capsys.readouterr().err.split()) and not list(tmp_path.glob("*/metrics.jsonl"))
 
 
 def on_two(argv: list[str]) -> int:

@@ -229,6 +229,20 @@ def test_results_that_are_no_numbers_and_settings_that_differ(trained, tmp_path,
     assert tool(results.main, tmp_path / "m") == 0
     lines = [line.split()[5:] for line in capsys.readouterr().out.splitlines()[1:]]
     assert sorted(lines) == [["a", "0.5", "size", "3"], ["b", "1", "size", "3"], ["b", "1", "size", "4"]]
+    result = Result("mine", 1, {"a": Metric(0.7)}, subject, {"size": 5})
+    save(result, tmp_path / "m", tmp_path / "m" / "evals")
+    assert tool(results.main, tmp_path / "m", "--metric", "a", "--plot", tmp_path / "two_of_a_place.png") == 0
+
+
+def test_what_a_result_depends_on(trained, tmp_path, capsys):
+    """A bf16 result took the place of the fp32 one; and --answers into no folder was found after all the work."""
+    np.zeros(60, "<u2").tofile(tmp_path / "zeros.bin")
+    line = ["--data_path", tmp_path / "zeros.bin", "--seq_length", 40, "--output_dir", tmp_path / "m" / "evals"]
+    for dtype in ("fp32", "bf16"):
+        assert run("proofpile", trained, *line, "--dtype", dtype) == 0
+    assert {result.settings["dtype"] for result in read_results(tmp_path / "m")} == {"float32", "bfloat16"}
+    assert run("proofpile", trained, *line, "--answers", tmp_path / "none" / "answers.jsonl") == 2
+    assert "Make the folder first" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("task", ["phonebook", "proofpile"])
