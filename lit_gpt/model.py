@@ -89,6 +89,20 @@ class GPT(nn.Module):
         head = None if config.tie_embeddings else Linear(config.n_embd, config.padded_vocab_size, weight_role="head")
         self.head = head
 
+    def another(self) -> GPT:
+        """A model like this one with weights of its own, which have no values yet; on torch's default device."""
+        return GPT(
+            self.config,
+            self.multipliers,
+            compute_dtype=self.compute_dtype,
+            residual_dtype=self.stream_dtype,
+            attention_backend=self.backends.attention,
+            kernels=self.backends.kernels,
+            expert_backend=self.backends.experts,
+            loss_backend=self.loss_backend,
+            loss_chunk=self.loss_chunk,
+        )
+
     def forward(
         self,
         tokens_BT: Tensor,

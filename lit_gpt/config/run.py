@@ -16,6 +16,7 @@ from lit_gpt.config.groups.machine import (
     LoggingOptions,
     PrecisionOptions,
     RunOptions,
+    ValidationOptions,
 )
 from lit_gpt.config.groups.model import AttentionOptions, DataOptions, ExpertOptions, ModelOptions, NormOptions
 from lit_gpt.config.groups.training import (
@@ -37,6 +38,7 @@ class RunConfig(
     AttentionOptions,
     PrecisionOptions,
     LoggingOptions,
+    ValidationOptions,
     RunOptions,
     OptimizerOptions,
     ScalingOptions,

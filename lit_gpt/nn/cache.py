@@ -92,18 +92,25 @@ class KVCache:
 
 def select_rows(cache: Any, index_R: Tensor) -> None:
     """Keep these rows of everything that a layer remembers, in place; a row may be asked for several times."""
-    _fields(cache).update(_fields(rows_of(cache, index_R)))
-
-
-def rows_of(cache: Any, index_R: Tensor) -> Any:
-    """Another cache that remembers these rows of this one, which stays as it is."""
-    other = copy(cache)
-    fields = _fields(other)
+    fields = _fields(cache)
     for name, value in fields.items():
         if isinstance(value, Tensor):
             fields[name] = value.index_select(0, index_R)
         elif _holds(value):
-            fields[name] = rows_of(value, index_R)
+            select_rows(value, index_R)
+
+
+def rows_of(cache: Any, index_R: Tensor) -> Any:
+    """Another cache that remembers these rows of this one, which stays as it is."""
+    select_rows(other := _with_fields_of_its_own(cache), index_R)
+    return other
+
+
+def _with_fields_of_its_own(cache: Any) -> Any:
+    """Another cache with the same tensors."""
+    other = copy(cache)
+    fields = _fields(other)
+    fields.update({name: _with_fields_of_its_own(value) for name, value in fields.items() if _holds(value)})
     return other
 
 

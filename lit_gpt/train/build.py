@@ -72,7 +72,16 @@ def build_model(resolved: ResolvedRun, runtime: Runtime) -> nn.Module:
     compiled = on_gpu if run.compile is None else run.compile
     model = parallelize_model(
         runtime,
-        lambda: describe_model(resolved, runtime),
+        lambda: GPT(
+            resolved.model,
+            plan.multipliers,
+            compute_dtype=runtime.compute_dtype,
+            residual_dtype=torch.float32 if run.residual_precision == "fp32" else runtime.compute_dtype,
+            attention_backend=run.attention,
+            kernels=run.kernels,
+            expert_backend=run.expert_backend,
+            loss_backend="plain" if run.use_flce is False else "chunked",
+        ),
         lambda model: init_parameters(model, plan.roles, plan.seed),
         compute_dtype=runtime.compute_dtype,
         compile=compiled,
@@ -87,23 +96,8 @@ def build_model(resolved: ResolvedRun, runtime: Runtime) -> nn.Module:
     return model
 
 
-def describe_model(resolved: ResolvedRun, runtime: Runtime) -> GPT:
-    """The model that the run trains, made on torch's default device; its weights have no values yet."""
-    run = resolved.run
-    return GPT(
-        resolved.model,
-        resolved.plan.multipliers,
-        compute_dtype=runtime.compute_dtype,
-        residual_dtype=torch.float32 if run.residual_precision == "fp32" else runtime.compute_dtype,
-        attention_backend=run.attention,
-        kernels=run.kernels,
-        expert_backend=run.expert_backend,
-        loss_backend="plain" if run.use_flce is False else "chunked",
-    )
-
-
 @contextmanager
-def whole_model(model: GPT, resolved: ResolvedRun, runtime: Runtime) -> Iterator[GPT]:
+def whole_model(model: GPT, runtime: Runtime) -> Iterator[GPT]:
     """The model in evaluation mode as this process can use it alone, whatever the other ones do meanwhile.
 
     Where it is sharded, that is a copy with all weights on the device, for as long as the context lasts. Every rank
@@ -116,7 +110,7 @@ def whole_model(model: GPT, resolved: ResolvedRun, runtime: Runtime) -> Iterator
             model.train()
         return
     with runtime.device:
-        whole = describe_model(resolved, runtime)
+        whole = model.another()
     with torch.no_grad():
         shards = model.state_dict()
         for name, tensor in whole.state_dict().items():

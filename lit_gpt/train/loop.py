@@ -302,7 +302,7 @@ class Trainer:
             report.note(said)
 
     def _whole(self) -> AbstractContextManager[GPT]:
-        return whole_model(cast(GPT, self.model), self.resolved, self.runtime)
+        return whole_model(cast(GPT, self.model), self.runtime)
 
     def _scored(self, tasks: TaskScores, report: Reporter, signals: Signals) -> bool:
         """Ask --eval_tasks of the weights and of their averages, and log; False where a signal came meanwhile."""

@@ -65,14 +65,10 @@ class RunOptions:
 
 
 @dataclass
-class LoggingOptions:
-    """Logging and validation: what is measured, how often, and where it goes.
+class ValidationOptions:
+    """Validation and evaluation: what is measured of the model while it trains, and how often.
 
-    log_step: Steps between log lines.
     eval_step: Steps between validations.
-    loggers: Where numbers go, beside metrics.jsonl in the run folder.
-        Default: metrics.jsonl only
-        Example: --loggers wandb,csv
 
     eval_sequences: Number of sequences in a validation.
     full_eval_at: Measure all of the validation data after these steps, and not only --eval_sequences of it.
@@ -80,7 +76,7 @@ class LoggingOptions:
         Example: --full_eval_at 1000,5000,last
     eval_positions: Measure the validation loss by position in the context, too.
     sample_prompts: File with a prompt in each line: after each validation the model continues them, always with the
-        likeliest token, into samples.jsonl of the run folder. For runs of one process.
+        likeliest token, into samples.jsonl of the run folder.
         Default: none
         Example: --sample_prompts prompts.txt
     sample_tokens: Length of these continuations in tokens, at most.
@@ -98,6 +94,31 @@ class LoggingOptions:
         Example: --eval_task_options '{"phonebook": {"min_eval_len": 20, "max_eval_len": 20}}'
     num_extrp: Validate at 1, 2, ... and up to this many times the training context.
         Default: 4
+    """
+
+    eval_step: Steps = 1000
+    eval_sequences: Steps = 200
+    full_eval_at: Annotated[Words, StepsOrLast()] = field(default_factory=list)
+    eval_positions: bool = False
+    sample_prompts: File | None = None
+    sample_tokens: Length = 64
+    eval_tasks: Words = field(default_factory=list)
+    eval_tasks_step: Steps | None = None
+    eval_tasks_limit: Steps = 200
+    eval_tasks_path: Folder | None = None
+    eval_task_options: dict[str, dict[str, Any]] | None = None
+    num_extrp: Annotated[int, Bounds(1, 1024)] | None = None
+
+
+@dataclass
+class LoggingOptions:
+    """Logging: which numbers are logged, how often, and where they go.
+
+    log_step: Steps between log lines.
+    loggers: Where numbers go, beside metrics.jsonl in the run folder.
+        Default: metrics.jsonl only
+        Example: --loggers wandb,csv
+
     wandb_project: Project of wandb, and experiment of mlflow.
     wandb_entity: Team or user of wandb.
         Default: that of the login
@@ -114,19 +135,7 @@ class LoggingOptions:
     """
 
     log_step: Steps = 10
-    eval_step: Steps = 1000
     loggers: Annotated[Words, Choices(("csv", "tensorboard", "wandb", "mlflow"))] = field(default_factory=list)
-    eval_sequences: Steps = 200
-    full_eval_at: Annotated[Words, StepsOrLast()] = field(default_factory=list)
-    eval_positions: bool = False
-    sample_prompts: File | None = None
-    sample_tokens: Length = 64
-    eval_tasks: Words = field(default_factory=list)
-    eval_tasks_step: Steps | None = None
-    eval_tasks_limit: Steps = 200
-    eval_tasks_path: Folder | None = None
-    eval_task_options: dict[str, dict[str, Any]] | None = None
-    num_extrp: Annotated[int, Bounds(1, 1024)] | None = None
     wandb_project: Name = "discrete-llm"
     wandb_entity: Name | None = None
     tracker_name: Name | None = None
