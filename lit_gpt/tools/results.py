@@ -60,7 +60,7 @@ def rows_of(paths: Sequence[Path], task: str | None, metric: str | None) -> list
         raise UserError(
             f"There are no such results in {where}; there are: {', '.join(known)}."
             if found
-            else f"There are no results in {where}. Make some with eval.py, eval_phonebook.py or eval_proofpile.py."
+            else f"There are no results in {where}. Make some with eval.py or python -m lit_gpt.tools.evaluate."
         )
     return chosen
 

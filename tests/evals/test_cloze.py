@@ -151,7 +151,8 @@ def test_passages_are_held_out(judged, held_out):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"context": 400}, "do not fit into the model's 335. Give --context 330"),
+        ({"context": 400}, "do not fit into the model's 335. Give --context 330, or"),
+        ({"context": 400, "middle": 350}, "Give --context 330 --near 20 --middle 82, or a larger --max_length"),
         ({"near": 120}, "must grow in this order"),
         ({"length": 200, "context": 130, "near": 20, "middle": 30, "questions": 1}, ""),
     ],

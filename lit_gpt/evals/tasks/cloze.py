@@ -94,7 +94,7 @@ def make(judged: Judged, options: Options) -> dict[str, list[Question]]:
     if options.context > room:
         raise UserError(
             f"--context {options.context} and {options.length} tokens after it do not fit into the model's "
-            f"{judged.max_length}. Give --context {room}, or a larger --max_length."
+            f"{judged.max_length}. Give --context {room}{_classes(room, options)}, or a larger --max_length."
         )
     if other := other_tokenizer(options.data_dir, judged.tokenizer):
         raise UserError(
@@ -114,6 +114,12 @@ def make(judged: Judged, options: Options) -> dict[str, list[Question]]:
             "more data, or a smaller --context and --length."
         )
     return asked
+
+
+def _classes(room: int, options: Options) -> str:
+    """What else to type where a context of `room` tokens does not hold the classes of distances."""
+    near, middle = max(NEAREST + 1, room // 16), max(NEAREST + 2, room // 4)
+    return "" if options.middle < room else f" --near {near} --middle {middle}"
 
 
 def _requests(judged: Judged, questions: Sequence[Question]) -> list[list[Request]]:
