@@ -138,6 +138,13 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     save(figure, path)
 
 
+def keep(rows: list[dict[str, Any]], place: str, output: Path) -> None:
+    """Write the rows, and what they were measured on, as JSON."""
+    name = torch.cuda.get_device_name() if place == "cuda" else place
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_text(output, json.dumps({"device": name, "torch": torch.__version__, "rows": rows}, indent=1) + "\n")
+
+
 def main(
     families: str = "transformer,sambay,swayoco,gdny",
     depth: int = 16,
@@ -174,10 +181,7 @@ def main(
             cells = [f"{rows[-1][key] / unit:,.2f}" if key in rows[-1] else "-" for key, (_, unit) in COLUMNS.items()]
             print(f"{family + f' d{depth}':<20}{prompt:>8}" + "".join(f"{cell:>15}" for cell in cells), flush=True)
     if output:
-        name = torch.cuda.get_device_name() if place == "cuda" else place
-        found = {"device": name, "torch": torch.__version__, "rows": rows}
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
-        write_text(Path(output), json.dumps(found, indent=1) + "\n")
+        keep(rows, place, Path(output))
         draw(rows, Path(output).with_suffix(".png"))
 
 

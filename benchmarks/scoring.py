@@ -9,17 +9,15 @@ and neither is the first call, which compiles kernels. train_step.py measures tr
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from decode import DTYPES, build
+from decode import DTYPES, build, keep
 from timing import milliseconds
 
 from lit_gpt.config.command import command_of, run_command
 from lit_gpt.evals.scoring import Request, score
-from lit_gpt.utils.files import write_text
 
 CONTEXT, ANSWER, ANSWERS = 512, 16, 4  # about the sizes of a five-shot question of ARC or HellaSwag
 
@@ -82,10 +80,7 @@ def main(
             rows.append({"family": family, "depth": depth, "what": what, "dtype": kind, "tokens_per_sec": speed})
             print(f"{family + f' d{depth}':<20}{what:>12}{tokens_of(requests):>12,}{speed:>12,.0f}", flush=True)
     if output:
-        name = torch.cuda.get_device_name() if place == "cuda" else place
-        write_text(
-            Path(output), json.dumps({"device": name, "torch": torch.__version__, "rows": rows}, indent=1) + "\n"
-        )
+        keep(rows, place, Path(output))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,10 @@ from lit_gpt.config.model import LayerSpec, ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import _hf_layout as hf
+from lit_gpt.tools._hf_parts import block_of
+
+# The model, the prefix of our mixer, that of theirs, the multiplier of its output -> its places.
+Mixer = Callable[[ModelConfig, str, str, float], list[hf.Place]]
 
 # Fields of ModelConfig that act in attention and feed-forward networks only.
 WITHOUT_LAYERS = frozenset({
@@ -96,11 +100,18 @@ def mamba_layout(mixer: str, name: str, tied: bool, counts: Iterable[str], neutr
     )
 
 
-def mamba_ends(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
-    """Embedding, head and last norm of the two Mambas."""
-    head = [] if config.tie_embeddings else [hf.Place("head.weight", ("lm_head.weight",))]
-    last = hf.Place("norm.weight", ("backbone.norm_f.weight",), multipliers.logit)
-    return [hf.Place("wte.weight", ("backbone.embeddings.weight",)), *head, last]
+def mamba_places(config: ModelConfig, multipliers: Multipliers, mixer: Mixer) -> list[hf.Place]:
+    """All of one of the two Mambas. mixer: the places of a layer's mixer."""
+    rows = [
+        hf.Place("wte.weight", ("backbone.embeddings.weight",)),
+        hf.Place("norm.weight", ("backbone.norm_f.weight",), multipliers.logit),
+    ]
+    rows += [] if config.tie_embeddings else [hf.Place("head.weight", ("lm_head.weight",))]
+    for layer in range(config.depth):
+        block, theirs = block_of(config, layer), f"backbone.layers.{layer}"
+        rows.append(hf.Place(f"{block}.norm1.weight", (f"{theirs}.norm.weight",)))
+        rows += mixer(config, f"{block}.mixer", f"{theirs}.mixer", multipliers.residual)
+    return rows
 
 
 def check_inner(values: Mapping[str, Any], expand: int, n_embd: int) -> None:

@@ -12,8 +12,7 @@ from lit_gpt.nn.mixers import mamba2, mixer_options
 from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import _hf_layout as hf
 from lit_gpt.tools._hf_config import understood
-from lit_gpt.tools._hf_parts import block_of
-from lit_gpt.tools._hf_recurrent import check_inner, mamba_ends, mamba_layout, rows_of, without_layers
+from lit_gpt.tools._hf_recurrent import check_inner, mamba_layout, mamba_places, rows_of, without_layers
 
 # config.json's name -> the mixer's option, the class's default; and the heads, which follow from them here.
 OPTIONS = {
@@ -32,12 +31,7 @@ LAYOUT = mamba_layout("mamba2", "Mamba2ForCausalLM", False, (*OPTIONS, HEADS[0])
 
 def places(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
     """See lit_gpt.tools.hf."""
-    rows = mamba_ends(config, multipliers)
-    for layer in range(config.depth):
-        block, theirs = block_of(config, layer), f"backbone.layers.{layer}"
-        rows.append(hf.Place(f"{block}.norm1.weight", (f"{theirs}.norm.weight",)))
-        rows += _mixer(config, f"{block}.mixer", f"{theirs}.mixer", multipliers.residual)
-    return rows
+    return mamba_places(config, multipliers, _mixer)
 
 
 def _mixer(config: ModelConfig, mine: str, theirs: str, residual: float) -> list[hf.Place]:
