@@ -26,6 +26,7 @@ FLOORS = (
     ("preflight",),
     ("evals",),
     ("train",),
+    ("lab",),
     ("tools",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
