@@ -210,7 +210,7 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor
 
 @functools.cache
 def _compiled_flex() -> Callable[..., Any]:
-    """Outside of compiled blocks, as in evaluation, batches have many shapes: the first has a kernel of its own, and all
+    """Outside of compiled blocks, as in evaluation, batches have many shapes: the first has its own kernel, and all
     others share one. One for each would take 3.5 s, and after torch's limit of eight all scores would be formed.
     """
     return torch.compile(flex_attention)
