@@ -282,7 +282,6 @@ def test_what_cannot_be(data, tmp_path, capsys, options, said):
 
 
 def test_forks_that_cannot_be(data, trunk, tmp_path, capsys):
-    fork = tmp_path / "fork"
     cases = [
         ({"max_tokens": 4 * STEP}, "--decay_tokens N to decay over N more"),
         ({"depth": 2}, "does not fit this run"),
@@ -291,7 +290,7 @@ def test_forks_that_cannot_be(data, trunk, tmp_path, capsys):
     ]
     for options, said in cases:
         typed = {"max_tokens": 8 * STEP, "fork_from": folder_of(trunk), **CONSTANT, **options}
-        assert run(data, typed.pop("out_dir", fork), **typed) == 2
+        assert run(data, typed.pop("out_dir", tmp_path), **typed) == 2
         assert said in capsys.readouterr().err
 
 

@@ -6,7 +6,6 @@ import sys
 
 import pytest
 import torch
-
 from script_module import tool
 
 from lit_gpt.checkpoint import load_full, write_exported
