@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from lit_gpt.tools.remote.needed import Needed, table_of
 from lit_gpt.tools.remote.sources import PACKAGE, Module, Name, Sources, is_ours
@@ -81,7 +81,7 @@ def _blank(lines: list[str]) -> list[str]:
     return [line for line in lines if not line.strip()]
 
 
-def _import(statement: ast.Import | ast.ImportFrom, module: Module, used: set[str]) -> Iterator[str]:
+def _import(statement: ast.Import | ast.ImportFrom, module: Module, used: Collection[str | None]) -> Iterator[str]:
     """The lines of an import, less the names that are not `used` here."""
     source = statement.module or "" if isinstance(statement, ast.ImportFrom) else ""
     kept = [a for a in statement.names if source == "__future__" or (a.asname or a.name.split(".")[0]) in used]
