@@ -10,6 +10,7 @@ demo: setup ## train a small model on the standard library's source, on this mac
 	@$(PY) -m lit_gpt.tools.demo
 
 test: export OMP_NUM_THREADS = 1 # one thread per worker, or the workers fight over the cores
+test: export PYTHONDONTWRITEBYTECODE = # where it is set, every process would compile the package again
 test: setup ## the whole CPU suite
 	@$(PY) -m pytest -n 2 --dist worksteal
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from spawn import run_distributed
 from tiny_model import same
-from tiny_run import OPTIONS, folder_of, make_text, pretrain, rows, run, words
+from tiny_run import OPTIONS, folder_of, make_corpus, make_text, pretrain, rows, run, words
 
 from lit_gpt.checkpoint import load_full, read_meta
 from lit_gpt.checkpoint.retention import VALIDATION
@@ -31,7 +31,7 @@ def other(tmp_path_factory) -> Path:
     texts.mkdir()
     for i in range(20):
         (texts / f"{i:03d}.txt").write_text(make_text(1000 + i).upper(), encoding="utf-8", newline="\n")
-    prepare(str(texts), str(texts.parent / "data"), validation_fraction=0.2, num_workers=1, progress=False)
+    prepare(str(texts), str(texts.parent / "data"), validation_fraction=0.1, num_workers=1, progress=False)
     return texts.parent / "data"
 
 
@@ -103,8 +103,9 @@ def test_positions_change_no_other_number(data, other, plain, tmp_path):
 
 
 def test_all_of_the_data_at_chosen_steps(data, other, plain, tmp_path, capsys):
-    """Step 3 has no other validation."""
-    sets = f"a={data},b={other}"
+    """Step 3 has no other validation. The first set is smaller than that of `plain`, for all of it is read often."""
+    few = make_corpus(tmp_path / "few", 10)
+    sets = f"a={few},b={other}"
     at = {"full_eval_at": "3,last", "eval_positions": True, "ema": "1k"}
     assert run(data, tmp_path / "some", val_data_dir=sets, **at, **SHORT) == 0
     assert "validation loss on all data: a 1x " in capsys.readouterr().err
