@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from lit_gpt.config.bounds import Bounds
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.names import ModelName, read_model_name
 from lit_gpt.data.kept_tokenizer import KeptTokenizer
@@ -34,6 +35,7 @@ DTYPES = {
     "fp32": torch.float32,
     "float64": torch.float64,
 }
+LENGTHS = Bounds(2, 2**30)
 GENERATED = {"cuda": 2**17, "cpu": 2**13}  # tokens of rows that are continued together, prompts included
 
 
@@ -61,8 +63,8 @@ class Judged:
         weights: str | None = None,
         said: Mapping[str, Any] | None = None,
     ):
-        if max_length is not None and max_length < 2:
-            raise UserError(f"max_length is {max_length}; give 2 tokens or more.")
+        if max_length is not None and not LENGTHS.allows(max_length):
+            raise UserError(f"max_length is {max_length}; it must be {LENGTHS.words} tokens.")
         tokenizer = kept.load()
         if tokenizer.vocab_size > model.config.padded_vocab_size:
             raise UserError(

@@ -83,13 +83,15 @@ class TrainedModel(TemplateLM):
             )
         rank, world_size = _join()
         rows = str(batch_size or "auto").partition(":")[0]
-        if rows != "auto" and not rows.isdecimal():
+        if rows != "auto" and not (rows.isdecimal() and int(rows)):
             raise UserError(f"--batch_size is {batch_size}; give a number of sequences, or auto.")
         if plugins:
             load_plugins(plugins.split("+"))
-        for name, value in (("yarn_scale", yarn_scale), ("window", window), ("max_length", max_length)):
-            if value is not None and not isinstance(value, int | float):
-                raise UserError(f"--model_args {name} is {value!r}; give a number.")
+        _check_number("yarn_scale", yarn_scale, int | float)
+        for name, value in (("window", window), ("max_length", max_length), ("max_gen_toks", max_gen_toks)):
+            _check_number(name, value, int)
+        if max_gen_toks < 1:
+            raise UserError(f"--model_args max_gen_toks is {max_gen_toks}; give 1 or more.")
         judged = Judged.load(
             Path(pretrained).expanduser(),
             config=config,
@@ -179,6 +181,13 @@ class TrainedModel(TemplateLM):
     def barrier(self) -> None:
         if self._world_size > 1:
             dist.barrier()
+
+
+def _check_number(name: str, value: Any, kind: Any) -> None:
+    """Raises UserError for a word of --model_args that lm-eval could not read as such a number; None is none given."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+        number = "a whole number" if kind is int else "a number"
+        raise UserError(f"--model_args {name} is {value!r}; give {number}.")
 
 
 def _join() -> tuple[int, int]:

@@ -188,6 +188,7 @@ def test_samples_that_cannot_be(data, prompts, tmp_path, capsys):
     empty = tmp_path / "empty.txt"
     empty.write_text("\n \n")
     refused = {"a.txt": "a.txt cannot be read", empty: "holds no prompt"}
+    refused[tmp_path] = "is a folder and not a file. Give --sample_prompts a text file"
     for file, said in refused.items():
         assert run(data, tmp_path / "out", val_data_dir=data, sample_prompts=file, **SHORT) == 2
         assert said in capsys.readouterr().err

@@ -104,7 +104,11 @@ def test_soft_metrics_by_hand():
         ({"dtype": "int4"}, "dtype is int4; give one of auto"),
         ({"speed": 11}, "--model_args speed is unknown"),
         ({"batch_size": "many"}, "--batch_size is many; give a number"),
-        ({"max_length": 0}, "max_length is 0; give 2"),
+        ({"batch_size": 0}, "--batch_size is 0; give a number"),
+        ({"max_length": 0}, "max_length is 0; it must be from 2"),
+        ({"max_length": 12.5}, "max_length is 12.5; give a whole number"),
+        ({"max_gen_toks": -1}, "max_gen_toks is -1; give 1 or more"),
+        ({"yarn_scale": "nan"}, "yarn_scale is 'nan'; give a number"),
     ],
 )
 def test_what_means_nothing(options, message, trained):

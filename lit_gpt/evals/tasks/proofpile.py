@@ -118,13 +118,14 @@ def window_starts(count: int, options: Options) -> list[int]:
 
 def read_tokens(path: Path, vocab_size: int) -> np.ndarray:
     """The stream of token ids, (N,). Raises UserError for anything else."""
+    wanted = "Give --data_path a file that scripts/prepare_proofpile.py has made."
     if not path.exists():
-        raise UserError(f"{path} is not there. Give --data_path a file that scripts/prepare_proofpile.py has made.")
+        raise UserError(f"{path} is not there. {wanted}")
     try:
         if path.suffix == ".npy":
-            tokens = np.load(regular(path), mmap_mode="r", allow_pickle=False)
+            tokens = np.load(regular(path, wanted), mmap_mode="r", allow_pickle=False)
         else:
-            tokens = np.memmap(regular(path), dtype="<u2", mode="r")
+            tokens = np.memmap(regular(path, wanted), dtype="<u2", mode="r")
     except ValueError as error:
         raise UserError(
             f"{path} cannot be read as tokens ({error}). Make it with scripts/prepare_proofpile.py."
