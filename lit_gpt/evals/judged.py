@@ -21,6 +21,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.evals.archscale_file import TrainedWith
 from lit_gpt.evals.extension import UNCHANGED, Extension
 from lit_gpt.evals.generation import GREEDY, Sampling, generate
+from lit_gpt.evals.memory import leaving_room
 from lit_gpt.evals.model_tokenizer import kept_of
 from lit_gpt.evals.results import Subject, subject_of
 from lit_gpt.evals.scoring import Request, Score, score
@@ -148,7 +149,8 @@ class Judged:
 
     def score(self, requests: Sequence[Request], *, show: bool = False) -> list[Score]:
         """See lit_gpt.evals.scoring.score."""
-        return score(self.model, requests, max_length=self.max_length, batch_tokens=self.batch_tokens, show=show)
+        with leaving_room(self.device):
+            return score(self.model, requests, max_length=self.max_length, batch_tokens=self.batch_tokens, show=show)
 
     def continue_texts(
         self, prompts: Sequence[str], max_new_tokens: int, *, until: Sequence[str] = (), sampling: Sampling = GREEDY
@@ -165,15 +167,16 @@ class Judged:
             )
         stops, decode = [stop for stop in until if stop], self.tokenizer.decode
         budget = self.batch_tokens or GENERATED.get(self.device.type, GENERATED["cpu"])
-        rows = generate(
-            self.model,
-            [(self.encode(text) or [self.prefix_id])[-room:] for text in prompts],
-            max_new_tokens,
-            sampling,
-            stop=self.tokenizer.eos_id,
-            ended=(lambda ids: any(stop in decode(ids) for stop in stops)) if stops else None,
-            batch_size=max(1, budget // self.max_length),
-        )
+        with leaving_room(self.device):
+            rows = generate(
+                self.model,
+                [(self.encode(text) or [self.prefix_id])[-room:] for text in prompts],
+                max_new_tokens,
+                sampling,
+                stop=self.tokenizer.eos_id,
+                ended=(lambda ids: any(stop in decode(ids) for stop in stops)) if stops else None,
+                batch_size=max(1, budget // self.max_length),
+            )
         return [_before(decode(ids), stops) for ids in rows]
 
     def subject(self) -> Subject:

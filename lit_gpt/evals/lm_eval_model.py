@@ -82,7 +82,7 @@ class TrainedModel(TemplateLM):
                 "other options of pretrain.py."
             )
         rank, world_size = _join()
-        rows = str(batch_size or "auto").partition(":")[0]
+        rows = str("auto" if batch_size is None else batch_size).partition(":")[0]
         if rows != "auto" and not (rows.isdecimal() and int(rows)):
             raise UserError(f"--batch_size is {batch_size}; give a number of sequences, or auto.")
         if plugins:

@@ -51,6 +51,8 @@ def understood_tasks(option: str) -> Iterator[None]:
     except ImportError as error:
         raise UserError(f"A task needs a package that is not here: {' '.join(str(error).split())}") from error
     except ValueError as error:
+        if str(error).startswith("Duplicate task"):  # of a group, and by its own name
+            raise UserError(f"{error}. Say each task once.") from error
         if "Tasks not found" not in str(error):
             raise
         raise UserError(f"{error}. Type `python eval.py ls tasks`, or {option} and their folder.") from error

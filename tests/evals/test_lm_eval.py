@@ -163,6 +163,17 @@ def test_lengths_that_nobody_asked_for_are_no_figures():
     assert {name: (m.value, m.stderr) for name, m in found.items()} == {"512": (0.25, 0.1)}
 
 
+def test_a_task_of_a_group_that_is_named_too(tasks, tmp_path):
+    """It ended in a trace of lm-eval."""
+    from lit_gpt.evals.lm_eval_tasks import check_tasks
+
+    for path in tasks.glob("choices.yaml"):
+        (tmp_path / path.name).write_text(path.read_text())
+    (tmp_path / "group.yaml").write_text("group: local_group\ntask: [local_choices]\n")
+    with pytest.raises(UserError, match=r"Duplicate task 'local_choices'.* Say each task once"):
+        check_tasks(["local_group", "local_choices"], str(tmp_path))
+
+
 def test_tasks_of_a_model_that_trains(tasks, tmp_path, capsys):
     """--eval_tasks gives the figures that eval.py gives for the checkpoint of that step."""
     data = make_corpus(tmp_path / "corpus")
