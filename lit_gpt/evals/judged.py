@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lit_gpt.data.stream import StreamInfo
 from lit_gpt.data.token_bytes import TokenBytes, token_bytes
 from lit_gpt.errors import UserError
 from lit_gpt.evals.archscale_file import TrainedWith
+from lit_gpt.evals.crew import ALONE, Crew
 from lit_gpt.evals.extension import UNCHANGED, Extension
 from lit_gpt.evals.generation import GREEDY, Sampling, generate
 from lit_gpt.evals.memory import leaving_room
@@ -47,7 +49,7 @@ class Judged:
     longest input in tokens, by default the context of training, or the extended one. extension: of the context, which
     the model has already. batch_tokens: of one batch; by default what memory takes. path, meta, weights: where the
     model is from; a model that is being trained has no such place. said: what a result depends on beside the file,
-    where a person said how it was trained.
+    where a person said how it was trained. crew: the processes that share the questions.
     Raises UserError for a tokenizer with more tokens than the model.
     """
 
@@ -63,6 +65,7 @@ class Judged:
         meta: Mapping[str, Any] | None = None,
         weights: str | None = None,
         said: Mapping[str, Any] | None = None,
+        crew: Crew = ALONE,
     ):
         if max_length is not None and not LENGTHS.allows(max_length):
             raise UserError(f"max_length is {max_length}; it must be {LENGTHS.words} tokens.")
@@ -74,7 +77,7 @@ class Judged:
             )
         self.model, self.kept, self.tokenizer, self.bos_id = model, kept, tokenizer, kept.bos_id
         self.path, self.meta, self.weights, self.extension = path, dict(meta or {}), weights, extension
-        self.said = dict(said or {})
+        self.said, self.crew = dict(said or {}), crew
         self.device, self.batch_tokens = model.wte.weight.device, batch_tokens
         self.max_length = max_length or extension.longest(model.config)
 
@@ -149,8 +152,11 @@ class Judged:
 
     def score(self, requests: Sequence[Request], *, show: bool = False) -> list[Score]:
         """See lit_gpt.evals.scoring.score."""
+        options = {"max_length": self.max_length, "batch_tokens": self.batch_tokens}
+        options["show"] = show and self.crew.rank == 0
         with leaving_room(self.device):
-            return score(self.model, requests, max_length=self.max_length, batch_tokens=self.batch_tokens, show=show)
+            # Continuations of one context are computed together.
+            return self.crew.divide(requests, lambda mine: score(self.model, mine, **options), lambda r: r.context)
 
     def continue_texts(
         self, prompts: Sequence[str], max_new_tokens: int, *, until: Sequence[str] = (), sampling: Sampling = GREEDY
@@ -159,24 +165,30 @@ class Judged:
 
         Of a prompt that leaves no room for max_new_tokens the first tokens are left out.
         """
-        room = self.max_length - max_new_tokens
-        if room < 1:
+        if max_new_tokens >= self.max_length:
             raise UserError(
                 f"{max_new_tokens} new tokens leave no room for a prompt in max_length {self.max_length}. Give a "
                 "larger max_length, or fewer new tokens."
             )
+        work = partial(self._continue, max_new_tokens=max_new_tokens, until=until, sampling=sampling)
+        with leaving_room(self.device):
+            return self.crew.divide(list(prompts), work)
+
+    def _continue(
+        self, prompts: Sequence[str], *, max_new_tokens: int, until: Sequence[str], sampling: Sampling
+    ) -> list[str]:
+        room = self.max_length - max_new_tokens
         stops, decode = [stop for stop in until if stop], self.tokenizer.decode
         budget = self.batch_tokens or GENERATED.get(self.device.type, GENERATED["cpu"])
-        with leaving_room(self.device):
-            rows = generate(
-                self.model,
-                [(self.encode(text) or [self.prefix_id])[-room:] for text in prompts],
-                max_new_tokens,
-                sampling,
-                stop=self.tokenizer.eos_id,
-                ended=(lambda ids: any(stop in decode(ids) for stop in stops)) if stops else None,
-                batch_size=max(1, budget // self.max_length),
-            )
+        rows = generate(
+            self.model,
+            [(self.encode(text) or [self.prefix_id])[-room:] for text in prompts],
+            max_new_tokens,
+            sampling,
+            stop=self.tokenizer.eos_id,
+            ended=(lambda ids: any(stop in decode(ids) for stop in stops)) if stops else None,
+            batch_size=max(1, budget // self.max_length),
+        )
         return [_before(decode(ids), stops) for ids in rows]
 
     def subject(self) -> Subject:

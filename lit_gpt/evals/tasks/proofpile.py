@@ -58,8 +58,9 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
     judged.max_length = max(judged.max_length, options.seq_length)
     judged.batch_tokens = options.batch_size * options.seq_length
     losses, hits = [], []
-    for begin in tqdm(range(0, len(starts), options.batch_size), desc="proofpile", unit="batch"):
-        texts = [tokens[s : s + options.seq_length + 1].tolist() for s in starts[begin : begin + options.batch_size]]
+    size = options.batch_size * judged.crew.count
+    for begin in tqdm(range(0, len(starts), size), desc="proofpile", unit="batch"):
+        texts = [tokens[s : s + options.seq_length + 1].tolist() for s in starts[begin : begin + size]]
         for found in judged.score([Request((first,), tuple(rest)) for first, *rest in texts]):
             losses.append(-np.array(found.log_p))
             hits.append(found.likeliest)
