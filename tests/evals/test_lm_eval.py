@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from script_module import script_module
 from spawn import run_distributed
-from tiny_run import folder_of, make_corpus, rows, run
+from tiny_run import folder_of, make_corpus, pretrain, rows, run, words
 
 from lit_gpt.config.command import exit_code
 from lit_gpt.errors import UserError
@@ -161,6 +161,23 @@ def test_lengths_that_nobody_asked_for_are_no_figures():
 
     found = metrics_of({"4096,none": -1, "512,none": 0.25, "512_stderr,none": 0.1}, {})
     assert {name: (m.value, m.stderr) for name, m in found.items()} == {"512": (0.25, 0.1)}
+
+
+def train(argv: list[str]) -> int:
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    return pretrain.main(argv)
+
+
+def test_tasks_of_a_model_that_two_processes_train(tasks, tmp_path):
+    """They share the questions, and the scores are those of the checkpoint; one of them was left without figures."""
+    options = {"eval_tasks": "local_choices,local_generate", "eval_tasks_path": tasks, "eval_tasks_step": 8}
+    line = words(make_corpus(tmp_path / "corpus"), tmp_path / "out", micro_bsz=2, **options)
+    assert run_distributed(train, 2, line) == [0, 0]
+    folder = folder_of(tmp_path / "out")
+    alone = evaluate(tasks, ours(folder), limit=200)["results"]
+    for task, name in (("local_choices", "acc"), ("local_choices", "acc_norm"), ("local_generate", "exact_match")):
+        assert rows(tmp_path / "out", f"eval/{task}/{name}")[8] == pytest.approx(alone[task][f"{name},none"])
+    assert len(rows(tmp_path / "out", "eval/local_choices/soft/choice_p")) == 1
 
 
 def test_a_task_of_a_group_that_is_named_too(tasks, tmp_path):
