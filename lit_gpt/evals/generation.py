@@ -130,6 +130,7 @@ def generate(
     sampling: Sampling = GREEDY,
     *,
     seed: int = 0,
+    seeds: Sequence[int] | None = None,
     stop: int | None = None,
     ended: Ended | None = None,
     batch_size: int = 32,
@@ -138,7 +139,7 @@ def generate(
 
     stop, ended: see stream; what comes after the end of a row in a batch of longer ones is no part of its result.
     Prompts of similar length share a batch of batch_size, or of fewer where memory does not suffice, the shorter ones
-    padded on the left. Prompt i draws with seed + i.
+    padded on the left. Prompt i draws with seeds[i], by default seed + i.
     Raises UserError for an empty prompt.
     """
     for i, prompt in enumerate(prompts):
@@ -154,8 +155,8 @@ def generate(
         padding = [longest - len(prompts[i]) for i in rows]
         prompts_BT = torch.tensor([[0] * pad + list(prompts[i]) for i, pad in zip(rows, padding)], device=device)
         padding_B = torch.tensor(padding, device=device) if any(padding) else None
-        seeds = [seed + i for i in rows]
-        options = {"padding_B": padding_B, "seeds": seeds, "stop": stop, "ended": ended}
+        drawn = [seed + i if seeds is None else seeds[i] for i in rows]
+        options = {"padding_B": padding_B, "seeds": drawn, "stop": stop, "ended": ended}
         work = partial(stream, model, prompts_BT, max_new_tokens, sampling, **options)
         steps = limit.attempt(lambda work=work: list(work()), size=len(rows), single=len(rows) == 1)
         if steps is None:

@@ -159,11 +159,18 @@ class Judged:
             return self.crew.divide(requests, lambda mine: score(self.model, mine, **options), lambda r: r.context)
 
     def continue_texts(
-        self, prompts: Sequence[str], max_new_tokens: int, *, until: Sequence[str] = (), sampling: Sampling = GREEDY
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int,
+        *,
+        until: Sequence[str] = (),
+        sampling: Sampling = GREEDY,
+        seeds: Sequence[int] | None = None,
     ) -> list[str]:
         """Continuations of texts, each up to the first of `until`, which is no part of it, or EOS.
 
-        Of a prompt that leaves no room for max_new_tokens the first tokens are left out.
+        seeds: of what is drawn for each prompt, by default their places. Of a prompt that leaves no room for
+        max_new_tokens the first tokens are left out.
         """
         if max_new_tokens >= self.max_length:
             raise UserError(
@@ -172,19 +179,20 @@ class Judged:
             )
         work = partial(self._continue, max_new_tokens=max_new_tokens, until=until, sampling=sampling)
         with leaving_room(self.device):
-            return self.crew.divide(list(prompts), work)
+            return self.crew.divide(list(zip(prompts, range(len(prompts)) if seeds is None else seeds)), work)
 
     def _continue(
-        self, prompts: Sequence[str], *, max_new_tokens: int, until: Sequence[str], sampling: Sampling
+        self, seeded: Sequence[tuple[str, int]], *, max_new_tokens: int, until: Sequence[str], sampling: Sampling
     ) -> list[str]:
         room = self.max_length - max_new_tokens
         stops, decode = [stop for stop in until if stop], self.tokenizer.decode
         budget = self.batch_tokens or GENERATED.get(self.device.type, GENERATED["cpu"])
         rows = generate(
             self.model,
-            [(self.encode(text) or [self.prefix_id])[-room:] for text in prompts],
+            [(self.encode(text) or [self.prefix_id])[-room:] for text, _ in seeded],
             max_new_tokens,
             sampling,
+            seeds=[seed for _, seed in seeded],
             stop=self.tokenizer.eos_id,
             ended=(lambda ids: any(stop in decode(ids) for stop in stops)) if stops else None,
             batch_size=max(1, budget // self.max_length),

@@ -163,6 +163,18 @@ def test_lengths_that_nobody_asked_for_are_no_figures():
     assert {name: (m.value, m.stderr) for name, m in found.items()} == {"512": (0.25, 0.1)}
 
 
+def test_drawn_texts_do_not_depend_on_who_else_asks(trained):
+    """A process that had half of the questions drew other texts; one question asked twice is drawn twice."""
+    from lm_eval.api.instance import Instance
+
+    given = {"temperature": 2.0, "do_sample": True, "max_gen_toks": 6, "until": ["\n\n"]}
+    asked = [Instance("generate_until", {}, ("the width", given), 0, ("task", doc, 2)) for doc in (0, 0, 1, 1, 2, 2)]
+    model = ours(trained)
+    whole = model.generate_until(asked, disable_tqdm=True)
+    assert whole == model.generate_until(asked[:4], disable_tqdm=True) + model.generate_until(asked[4:])
+    assert len(set(whole)) == 6
+
+
 def train(argv: list[str]) -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"
     return pretrain.main(argv)
