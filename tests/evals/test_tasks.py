@@ -212,6 +212,9 @@ def test_the_table_of_results(trained, tmp_path, capsys):
     out = capsys.readouterr().out.splitlines()
     assert [line.split()[5] for line in out[1:-1]] == ["loss", "loss@16", "loss@32", "loss@40"]
     assert (tmp_path / "figure.png").stat().st_size > 1000
+    for name in (".", "figure.svg"):
+        assert tool(results.main, tmp_path / "model", "--plot", name) == 2
+        assert "Give a file that ends in .png" in capsys.readouterr().err
     assert tool(results.main, tmp_path / "model", "--task", "none") == 2
     assert "there are: --task proofpile --metric acc" in capsys.readouterr().err
     (other,) = (tmp_path / "model" / "evals").glob("*.json")
