@@ -189,6 +189,7 @@ def test_samples_that_cannot_be(data, prompts, tmp_path, capsys):
     empty = tmp_path / "empty.txt"
     empty.write_text("\n \n")
     refused = {"a.txt": "a.txt cannot be read", empty: "holds no prompt"}
+    refused[tmp_path] = "is a folder and not a file. Give --sample_prompts a text file"
     for file, said in refused.items():
         assert run(data, tmp_path / "out", val_data_dir=data, sample_prompts=file, **SHORT) == 2
         assert said in capsys.readouterr().err
@@ -257,7 +258,7 @@ def on_two(argv: list[str]) -> int:
 
 
 def test_two_processes_ask_what_one_asks(data, prompts, tmp_path):
-    """Each has all weights for a while, and the one that writes has the same texts and scores."""
+    """Each has all weights for a while, and answers a part of the questions: the scores are those of the checkpoint."""
     options = {"val_data_dir": data, "sample_prompts": prompts, "sample_tokens": 6, "eval_tasks_step": 2}
     options |= {**LONG, **TASKS, "total_bsz": 1024, "max_tokens": 4 * 1024}
     assert run(data, tmp_path / "one", **options) == 0
@@ -268,8 +269,13 @@ def test_two_processes_ask_what_one_asks(data, prompts, tmp_path):
         2,
         4,
     }
-    model, meta = load_model(folder_of(tmp_path / "two"))
-    tokenizer, bos_id = tokenizer_of(folder_of(tmp_path / "two"), None, meta)
+    two = folder_of(tmp_path / "two")
+    assert evaluate.judge("phonebook", ["--checkpoint_path", str(two), "--device", "cpu", *flags()]) == 0
+    found = json.loads(next((two / "evals").glob("phonebook-*.json")).read_text())["metrics"]
+    for name, metric in found.items():
+        assert rows(tmp_path / "two", f"eval/phonebook/{name}")[4] == pytest.approx(metric["value"], rel=1e-5)
+    model, meta = load_model(two)
+    tokenizer, bos_id = tokenizer_of(two, None, meta)
     for row in samples(tmp_path / "two")[3:]:
         ids = prompt_ids(model.config.vocab_size, tokenizer, row["prompt"], bos_id)
         assert row["text"] == tokenizer.decode(generate_tokens(model, [ids], 6, stop=tokenizer.eos_id)[0])
