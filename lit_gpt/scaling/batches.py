@@ -1,0 +1,125 @@
+"""The critical batch: how many steps, and how many tokens, a loss costs at each batch.
+
+With B the batch, S steps and D = B S tokens to one loss: (S / S_min - 1) (D / D_min - 1) = 1 (arXiv:1812.06162), which is
+S = S_min + D_min / B. B_crit = D_min / S_min costs twice the least of either.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lit_gpt.errors import UserError
+from lit_gpt.scaling._fit_data import positive
+from lit_gpt.scaling.fit import PowerLaw, fit_power_law
+from lit_gpt.scaling.sums import fit_sum
+from lit_gpt.scaling.sweeps import groups
+
+HUBER_DELTA = 0.05  # of ln(steps): beyond this a run stands apart
+OVERHEAD = 1.2  # arXiv:2410.21676: the critical batch needs 20% more steps than linear scaling would
+NEAR = 0.15  # share of the target within which the loss of a curve is used to tell its steps
+
+
+@dataclass(frozen=True)
+class Hyperbola:
+    """Steps to a loss at batch B: least_steps + least_tokens / B. notes: what the numbers cannot say."""
+
+    least_steps: float
+    least_tokens: float
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+    def __call__(self, batch: np.ndarray | float) -> np.ndarray:
+        return self.least_steps + self.least_tokens / np.asarray(batch, dtype=np.float64)
+
+    @property
+    def critical(self) -> float:
+        """The batch of twice the least steps and twice the least tokens."""
+        return self.least_tokens / self.least_steps if self.least_steps else math.inf
+
+    def with_overhead(self, best: float, overhead: float = OVERHEAD) -> float:
+        """The largest batch of at most `overhead` times the steps of linear scaling from batch `best`.
+
+        arXiv:2410.21676: with S = a + b / B it is b / (5 a) + 1.2 best, where the paper's best is 256 sequences.
+        """
+        return (overhead - 1) * self.critical + overhead * best
+
+
+def fit_hyperbola(batch: np.ndarray, steps: np.ndarray) -> Hyperbola:
+    """Huber(0.05) of ln(steps); batch and steps to one loss, one entry for each run.
+
+    Where steps fall no slower than the batch rises, least_steps is not determined: no batch was large enough. Raises
+    UserError for fewer than three batches.
+    """
+    batch, steps = positive(3, batch=batch, steps=steps)
+    middle = float(np.log(batch).mean())
+    one, zero, fall = np.ones_like(batch), np.zeros_like(batch), middle - np.log(batch)
+    terms = np.stack([np.stack([one, zero, zero], 1), np.stack([zero, one, fall], 1)])
+    level = float(np.log(steps).mean())
+    starts = np.array([(level + math.log(s), level + math.log(1 - s), 1.0) for s in (0.02, 0.2, 0.5, 0.8, 0.98)])
+    point = fit_sum(terms, np.log(steps), starts, HUBER_DELTA, free=np.array([True, True, False]))
+    return _judged(batch, steps, math.exp(point[0]), math.exp(point[1] + middle))
+
+
+def _judged(batch: np.ndarray, steps: np.ndarray, least_steps: float, least_tokens: float) -> Hyperbola:
+    notes = list[str]()
+    if least_steps < 1e-6 * steps.min():
+        notes.append("steps fall as fast as the batch rises, so no batch was too large: add runs with larger batches")
+        least_steps = math.nan
+    elif least_tokens < 1e-6 * (batch * steps).min():
+        notes.append("steps do not fall with the batch, so every batch was too large: add runs with smaller batches")
+        least_tokens = math.nan
+    else:
+        critical = least_tokens / least_steps
+        if not batch.min() <= critical <= batch.max():
+            where = f"{batch.min():.4g} to {batch.max():.4g}"
+            notes.append(f"the critical batch {critical:.4g} lies outside the batches of the runs, {where}: add others")
+    return Hyperbola(least_steps, least_tokens, tuple(notes))
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What a loss costs at each batch. batches, steps: one entry each; notes: of batches that tell nothing."""
+
+    target: float
+    batches: np.ndarray
+    steps: np.ndarray
+    curves: tuple[PowerLaw, ...]
+    notes: tuple[str, ...] = ()
+
+    def loss(self, batch: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """The loss by the curve of each batch; NaN for a batch without one."""
+        found = np.full(len(batch), np.nan)
+        for own, curve in zip(self.batches, self.curves):
+            here = np.abs(np.log(batch / own)) < 1e-6
+            found[here] = curve(steps[here])
+        return found
+
+
+def steps_to_loss(batch: np.ndarray, steps: np.ndarray, loss: np.ndarray, target: float | None = None) -> Reached:
+    """The steps at which each batch reaches a loss, by a power law with offset through its points near that loss.
+
+    The points of a batch are its runs of several budgets, each with its rate decayed (arXiv:2505.13738), or the curve of
+    a run at a constant rate. target: None is the lowest loss that every batch reaches. Raises UserError where fewer than
+    three batches reach it.
+    """
+    batch, steps, loss = positive(1, batch=batch, steps=steps, loss=loss)
+    parts = groups(batch)
+    target = max(float(loss[here].min()) for here in parts) if target is None else target
+    found, notes = list[tuple[float, float, PowerLaw]](), list[str]()
+    for here in parts:
+        own = float(np.exp(np.log(batch[here]).mean()))
+        near = here & (np.abs(loss - target) <= NEAR * target)
+        if not loss[here].min() <= target <= loss[here].max():
+            notes.append(f"the runs of batch {own:.4g} have no loss on both sides of {target:.4g}, and are left out")
+        elif len(np.unique(steps[near])) < 3:
+            notes.append(f"batch {own:.4g} has fewer than three points near the loss {target:.4g}, and is left out")
+        else:
+            curve = fit_power_law(steps[near], loss[near])
+            found.append((own, curve.inverse(target), curve))
+    found = [entry for entry in found if math.isfinite(entry[1])]
+    if len(found) < 3:
+        raise UserError(f"{len(found)} batches reach the loss {target:.4g}, and this needs 3. {' '.join(notes)}".strip())
+    batches, needed, curves = zip(*found)
+    return Reached(target, np.array(batches), np.array(needed), tuple(curves), tuple(notes))
