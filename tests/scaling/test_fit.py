@@ -46,7 +46,7 @@ def test_power_law_is_the_global_optimum_under_noise():
 def test_bounds_on_the_floor():
     concave = np.array([3.0, 2.9, 2.5, 1.0])  # falls faster and faster: the free optimum has c < 0
     assert fit_power_law(np.array([1.0, 2.0, 4.0, 8.0]), concave).c == 0.0
-    bare = fit_power_law(FLOPS, PowerLaw(40.0, 0.06)(FLOPS), floor=False)
+    bare = fit_power_law(FLOPS, PowerLaw(40.0, 0.06)(FLOPS), offset=0.0)
     assert (bare.a, bare.b, bare.c) == pytest.approx((40.0, 0.06, 0.0))
     flat = fit_power_law(FLOPS, np.full(len(FLOPS), 2.0))
     np.testing.assert_allclose(flat(FLOPS), 2.0, rtol=1e-3)

@@ -62,11 +62,11 @@ def test_impossible_numbers(bad: float, column: int) -> None:
         fit_trend(FLOPS, FLOPS[1:])
 
 
-@pytest.mark.parametrize("floor", [True, False])
-def test_rising_losses_are_said(floor: bool) -> None:
+@pytest.mark.parametrize("offset", [None, 0.0])
+def test_rising_losses_are_said(offset: float | None) -> None:
     """They came back as a law with the exponent 0.0001, the end of the range that is searched."""
     y = np.linspace(2.0, 3.0, len(FLOPS))
-    found = fit_power_law(FLOPS, y, floor=floor)
+    found = fit_power_law(FLOPS, y, offset=offset)
     assert (found.a, found.b, found.c) == (pytest.approx(2.5), 0.0, 0.0)
     assert "does not fall" in found.notes[0] and found.inverse(2.0) == math.inf
     np.testing.assert_allclose(found(FLOPS), 2.5)
@@ -74,7 +74,7 @@ def test_rising_losses_are_said(floor: bool) -> None:
 
 def test_losses_that_hardly_fall_have_no_exponent() -> None:
     """A fall of a thousandth over four decades came back as the exponent 0.0001 too."""
-    found = fit_power_law(FLOPS, PowerLaw(3.0, 8e-5)(FLOPS), floor=False)
+    found = fit_power_law(FLOPS, PowerLaw(3.0, 8e-5)(FLOPS), offset=0.0)
     assert math.isnan(found.a) and math.isnan(found.b) and "hardly falls" in found.notes[0]
 
 
@@ -87,7 +87,7 @@ def test_a_fall_at_once_has_no_exponent() -> None:
 def test_a_floor_of_nothing_is_said() -> None:
     """A fall that goes on faster and faster has its best floor below 0."""
     found = fit_power_law(np.array([1.0, 2.0, 4.0, 8.0]), np.array([3.0, 2.9, 2.5, 1.0]))
-    assert found.c == 0.0 and "floor c is at its bound 0" in found.notes[0]
+    assert found.c == 0.0 and "offset c is at its bound 0" in found.notes[0]
 
 
 def test_one_outlier_is_named() -> None:
