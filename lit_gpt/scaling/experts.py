@@ -12,9 +12,8 @@ import numpy as np
 
 from lit_gpt.errors import UserError
 from lit_gpt.scaling._fit_data import positive
-from lit_gpt.scaling.sums import fit_sum, log_sums, undetermined
+from lit_gpt.scaling.sums import HUBER_DELTA, fit_sum, undetermined
 
-HUBER_DELTA = 0.01  # arXiv:2502.05172; the noise of seeds is smaller, so this is least squares but for runs that stand out
 FIRST, LAST = 2.0732, 290.4521  # E_start and E_max of arXiv:2502.05172, where more experts begin and cease to help
 OPEN = "these runs leave the numbers open, as other laws fit as well: add runs with other {}"
 
@@ -66,7 +65,7 @@ def helpful(experts: np.ndarray | float) -> np.ndarray:
 
 
 def fit_joint(n: np.ndarray, d: np.ndarray, experts: np.ndarray, loss: np.ndarray) -> Joint:
-    """The nine numbers by Huber(0.01) of ln(predicted) - ln(loss); E_start and E_max are the published ones.
+    """The nine numbers by Huber(0.01) of ln(predicted) - ln(loss), as the paper; E_start and E_max are the published ones.
 
     Raises UserError for fewer runs than numbers, or fewer than two different N, D or experts.
     """

@@ -36,6 +36,20 @@ class Fitted:
 
 
 @dataclass(frozen=True)
+class Example:
+    """Runs of a known law, by which benchmarks/coverage.py and tests judge a fit.
+
+    numbers: the true ones, of those that a fit finds. data: columns of the law without noise. noise: standard deviation of
+    what the law explains, of its logarithm where the law is relative; about that of seeds. fixed: parameters to give.
+    """
+
+    numbers: Mapping[str, float]
+    data: Data
+    noise: float
+    fixed: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Law:
     """One form of curve.
 
@@ -44,7 +58,8 @@ class Law:
     `budget` names a column. parameters: name -> in words. relative: whether residuals are of ln(y) rather than y.
     fixable: parameters that may be given (--fix c=0). curves: whether it reads every logged step of a run instead of its
     end. many: fits to `samples` sets of data at once, from (the fit to all data, data, fixed, the explained column
-    (samples, runs), how often each run counts (samples, runs)); without it, `fit` is called for each.
+    (samples, runs), how often each run counts (samples, runs)); without it, `fit` is called for each. example: runs of
+    known numbers.
     """
 
     sentence: str
@@ -57,6 +72,7 @@ class Law:
     budget: str | None = None
     curves: bool = False
     many: Callable[[Fitted, Data, Mapping[str, float], np.ndarray, np.ndarray], list[Fitted | None]] | None = None
+    example: Callable[[], Example] | None = None
 
     @property
     def explains(self) -> str:

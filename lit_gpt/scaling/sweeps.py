@@ -7,7 +7,7 @@ line through ln(best) over ln(x), in which every optimum counts by its precision
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -83,11 +83,12 @@ def student(freedom: int) -> float:
     return z + sum(term / f ** (i + 1) for i, term in enumerate(terms))
 
 
-def fit_optima(x: np.ndarray, setting: np.ndarray, loss: np.ndarray, *, constant: bool = False) -> Optima:
+def fit_optima(x: np.ndarray, setting: np.ndarray, loss: np.ndarray, *, constant: float | None = 0.0) -> Optima:
     """The best setting of each x, and the law through those that their sweeps bracket.
 
-    constant: with c (0 <= c <= the smallest optimum) and not only a and b. Where fewer than two sweeps bracket their
-    optimum (four with c) the law's numbers are NaN. Raises UserError where no sweep has a minimum.
+    constant: c where it is known; None finds it, with b <= 0 and 0 <= c <= the smallest optimum. Where fewer than two
+    sweeps (four with a free c) bracket their optimum the law's numbers are NaN. Raises UserError where no sweep has a
+    minimum.
     """
     x, setting, loss = positive(1, x=x, setting=setting, loss=loss)
     optima, notes, squares, freedom = [], list[str](), 0.0, 0
@@ -142,23 +143,26 @@ def _parabola(x: np.ndarray, setting: np.ndarray, loss: np.ndarray) -> tuple[Opt
 
 
 def _law(
-    optima: list[Optimum], constant: bool, noise: float, freedom: int
+    optima: Sequence[Optimum], constant: float | None, noise: float, freedom: int
 ) -> tuple[float, float, float, tuple[str, ...]]:
     """a, b, c of best(x) and notes."""
-    needed = 4 if constant else 2
+    needed = 4 if constant is None else 2
     if len(optima) < needed:
         why = f"a law over x needs {needed} sweeps that bracket their optimum, and {len(optima)} did"
         return math.nan, math.nan, math.nan, (why,)
     x, best, spread = (np.array([getattr(o, name) for o in optima]) for name in ("x", "best", "spread"))
-    if constant:
+    if constant is None:
         law = fit_power_law(x, best)
         return law.a, -law.b, law.c, law.notes
+    if constant >= best.min():
+        raise UserError(f"The constant {constant:g} is not below every optimum, the least is {best.min():.4g}. Give less.")
+    above, spread = best - constant, spread * best / (best - constant)
     middle = float(np.log(x).mean())
-    b, level = np.polyfit(np.log(x) - middle, np.log(best), 1, w=1 / spread)
-    notes = _beside(np.log(best) - level - b * (np.log(x) - middle), spread, noise, freedom)
+    b, level = np.polyfit(np.log(x) - middle, np.log(above), 1, w=1 / spread)
+    notes = _beside(np.log(above) - level - b * (np.log(x) - middle), spread, noise, freedom)
     if len(optima) == 2:
         notes = ("two optima are no test of a power law, which goes through any two: add a third x", *notes)
-    return math.exp(level - b * middle), float(b), 0.0, notes
+    return math.exp(level - b * middle), float(b), constant, notes
 
 
 def _beside(residual: np.ndarray, spread: np.ndarray, noise: float, freedom: int) -> tuple[str, ...]:

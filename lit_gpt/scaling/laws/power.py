@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from lit_gpt.scaling.fit import PowerLaw, fit_power_law
-from lit_gpt.scaling.law import Data, Fitted, Law
+from lit_gpt.scaling.law import Data, Example, Fitted, Law
 
 
 def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
@@ -24,6 +24,11 @@ def _fitted(law: PowerLaw, fixed: Mapping[str, float]) -> Fitted:
     return Fitted({"a": law.a, "b": law.b, "c": law.c}, lambda data: law(data["x"]), free, law.notes, place)
 
 
+def _example() -> Example:
+    law, flops = PowerLaw(1e3, 0.15, 1.7), np.geomspace(1e18, 1e21, 8)
+    return Example({"a": law.a, "b": law.b, "c": law.c}, {"x": flops, "y": law(flops)}, 0.003)
+
+
 LAW = Law(
     sentence="A power law of compute, tokens or parameters, with an offset that it never falls below.",
     formula="y = a x^-b + c",
@@ -31,4 +36,5 @@ LAW = Law(
     parameters={"a": "factor", "b": "exponent", "c": "offset"},
     fit=fit,
     fixable=("c",),
+    example=_example,
 )

@@ -1,0 +1,50 @@
+"""The law of mixtures of experts over parameters, tokens and granularity (arXiv:2402.07871)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+
+import numpy as np
+
+from lit_gpt.scaling.experts import KRAJEWSKI, fit_granular
+from lit_gpt.scaling.law import Data, Example, Fitted, Law
+
+NAMES = ("a", "alpha", "b", "beta", "g", "gamma", "c")
+
+
+def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
+    """The seven numbers; see fit_granular."""
+    found = fit_granular(data["n"], data["d"], data["granularity"], data["loss"])
+
+    def curve(data: Data) -> np.ndarray:
+        return found(data["n"], data["d"], data["granularity"])
+
+    return Fitted({name: getattr(found, name) for name in NAMES}, curve, len(NAMES), found.notes)
+
+
+def _example() -> Example:
+    sizes, budgets = np.geomspace(5e7, 2e9, 4), np.geomspace(1e9, 5e10, 4)
+    n, d, granularity = np.array(list(product(sizes, budgets, (1, 2, 4, 16)))).T
+    loss = KRAJEWSKI(n, d, granularity)
+    true = {name: getattr(KRAJEWSKI, name) for name in NAMES}
+    return Example(true, {"n": n, "d": d, "granularity": granularity, "loss": loss}, 0.002)
+
+
+LAW = Law(
+    sentence="The loss of mixtures of experts over size, tokens and granularity, at one ratio of all experts to those in use.",
+    formula="L = c + (g / G^gamma + a) / N^alpha + b / D^beta",
+    reads={"n": "parameters", "d": "tokens", "granularity": "top_k", "loss": "loss"},
+    parameters={
+        "a": "factor of size",
+        "alpha": "exponent of size",
+        "b": "factor of tokens",
+        "beta": "exponent of tokens",
+        "g": "factor of granularity",
+        "gamma": "exponent of granularity",
+        "c": "offset",
+    },
+    fit=fit,
+    relative=True,
+    example=_example,
+)

@@ -1,0 +1,52 @@
+"""The joint law of dense models and mixtures of experts over parameters, tokens and experts (arXiv:2502.05172)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+
+import numpy as np
+
+from lit_gpt.scaling.experts import LUDZIEJEWSKI, Joint, fit_joint
+from lit_gpt.scaling.law import Data, Example, Fitted, Law
+
+NAMES = ("a", "alpha", "delta", "gamma", "b", "beta", "omega", "zeta", "c")
+
+
+def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
+    """The nine numbers; see fit_joint. E_start and E_max are the published ones."""
+    found = fit_joint(data["n"], data["d"], data["experts"], data["loss"])
+    return Fitted({name: getattr(found, name) for name in NAMES}, _curve(found), len(NAMES), found.notes)
+
+
+def _curve(law: Joint):
+    return lambda data: law(data["n"], data["d"], data["experts"])
+
+
+def _example() -> Example:
+    sizes, budgets = np.geomspace(5e7, 2e9, 4), np.geomspace(1e9, 5e10, 4)
+    n, d, experts = np.array(list(product(sizes, budgets, (1, 2, 8, 32)))).T
+    true = {name: getattr(LUDZIEJEWSKI, name) for name in NAMES}
+    return Example(true, {"n": n, "d": d, "experts": experts, "loss": LUDZIEJEWSKI(n, d, experts)}, 0.003)
+
+
+LAW = Law(
+    sentence="The loss of dense models and mixtures of experts over active parameters, tokens and the number of experts.",
+    formula="L = a F^delta N^(alpha + gamma ln F) + b F^omega D^(beta + zeta ln F) + c, "
+    "1/F = 1/(E - 1 + 1/(1/2.0732 - 1/290.4521)) + 1/290.4521",
+    reads={"n": "parameters", "d": "tokens", "experts": "sparsity", "loss": "loss"},
+    parameters={
+        "a": "factor of size",
+        "alpha": "exponent of size",
+        "delta": "exponent of experts beside size",
+        "gamma": "how experts change the exponent of size",
+        "b": "factor of tokens",
+        "beta": "exponent of tokens",
+        "omega": "exponent of experts beside tokens",
+        "zeta": "how experts change the exponent of tokens",
+        "c": "offset",
+    },
+    fit=fit,
+    relative=True,
+    example=_example,
+)

@@ -1,0 +1,50 @@
+"""The effective speed-up of a variant: how much less compute it needs than a baseline for the same loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from lit_gpt.scaling.law import Data, Example, Fitted, Law
+from lit_gpt.scaling.speed import SpeedUp, fit_speed_up
+
+
+def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
+    """One power law with offset for both ladders; see fit_speed_up."""
+    found = fit_speed_up(data["x"], data["variant"], data["loss"], fixed.get("alpha"), fixed.get("offset"))
+
+    def curve(data: Data) -> np.ndarray:
+        return found(data["x"], data["variant"])
+
+    def place(compute: float) -> Data:
+        return {"x": np.array([compute]), "variant": np.array([1.0])}
+
+    return Fitted(_numbers(found), curve, found.free, found.notes, place)
+
+
+def _numbers(found: SpeedUp) -> dict[str, float]:
+    return {name: getattr(found, name) for name in ("speed_up", "alpha", "offset", "factor")}
+
+
+def _example() -> Example:
+    law, compute = SpeedUp(1.4, 0.15, 1.7, 1e3), np.tile(np.geomspace(1e18, 1e21, 6), 2)
+    variant = np.repeat([0.0, 1.0], 6)
+    return Example(_numbers(law), {"x": compute, "variant": variant, "loss": law(compute, variant)}, 0.001)
+
+
+LAW = Law(
+    sentence="The effective speed-up of one ladder over another at equal loss.",
+    formula="L = offset + factor (speed_up^variant x)^-alpha, variant 0 for the baseline and 1 for the other ladder",
+    reads={"x": "flops", "variant": "variant", "loss": "loss"},
+    parameters={
+        "speed_up": "compute of the baseline over that of the variant, for the same loss",
+        "alpha": "exponent that both share",
+        "offset": "loss that both approach",
+        "factor": "of the baseline",
+    },
+    fit=fit,
+    relative=True,
+    fixable=("alpha", "offset"),
+    example=_example,
+)
