@@ -1,7 +1,7 @@
 """The loss of a run at every step from its learning rates (arXiv:2408.11029, Tissue et al.): L0 + A S1^-alpha - C S2.
 
-S1 is the sum of the rates so far. S2 is the sum of m_i = lambda m_(i-1) + (rate_(i-1) - rate_i): what the rate has fallen,
-which acts on the loss with a delay. In the warm-up both take the rate for its peak, as the authors' code does.
+S1 is the sum of the rates so far. S2 is the sum of m_i = lambda m_(i-1) + (rate_(i-1) - rate_i): what the rate has
+fallen, which acts on the loss with a delay. In the warm-up both take the rate for its peak, as the authors' code does.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def fit_annealing(s1: np.ndarray, s2: np.ndarray, loss: np.ndarray, known: float
     s1, loss = positive(2, S1=s1, loss=loss)
     if len(loss) < POINTS or s1.max() < RANGE * s1.min():
         raise UserError(
-            f"A curve of {len(loss)} points whose sum of rates grows {s1.max() / s1.min():.3g}-fold after the warm-up is "
-            f"too short: wait for {POINTS} points and {RANGE:g} times the sum, or log more often (--log_step_interval)."
+            f"A curve of {len(loss)} points whose sum of rates grows {s1.max() / s1.min():.3g}-fold after the warm-up "
+            f"is too short: wait for {POINTS} points and {RANGE:g} times the sum, or log more often (--log_step_interval)."
         )
     unit, weight = float(np.exp(np.log(s1).mean())), 1 / loss
     area = float(s2.max()) if s2.max() > 0 else 1.0
@@ -81,8 +81,8 @@ def fit_annealing(s1: np.ndarray, s2: np.ndarray, loss: np.ndarray, known: float
     elif not bends or _by_noise(error, _scan(s1 / unit, s2 / area, weight, target, False)[2], len(loss) - 4):
         c = np.nan
         notes.append(
-            "the rate has not fallen enough in these steps to show what its fall does, so C and the loss after it are not "
-            "known: give C of a similar run that has ended (--fix C=), or wait"
+            "the rate has not fallen enough in these steps to show what its fall does, so C and the loss after it are "
+            "not known: give C of a similar run that has ended (--fix C=), or wait"
         )
         alpha, numbers, error = _scan(s1 / unit, s2 / area, weight, target, False)
     else:
@@ -102,15 +102,14 @@ def _scan(
     s1: np.ndarray, s2: np.ndarray, weight: np.ndarray, target: np.ndarray, bends: bool
 ) -> tuple[float, np.ndarray, float]:
     """The best exponent, its (L0, A, C) and squared error. bends: whether C is free, or 0."""
-    exponents, step = EXPONENTS, None
+    exponents, found = EXPONENTS, (0.0, np.zeros(3), np.inf)
     for _ in range(ROUNDS):
         columns = [np.ones((len(exponents), len(s1))), s1 ** -exponents[:, None]]
         columns += [np.broadcast_to(-s2, columns[0].shape)] if bends else []
         numbers, errors = bounded(np.stack(columns, -1) * weight[:, None], target)
         best = int(np.argmin(errors))
         found = float(exponents[best]), np.r_[numbers[best], np.zeros(3 - numbers.shape[1])], float(errors[best])
-        step = exponents[max(best - 1, 0)], exponents[min(best + 1, len(exponents) - 1)]
-        exponents = np.geomspace(*step, 41)
+        exponents = np.geomspace(exponents[max(best - 1, 0)], exponents[min(best + 1, len(exponents) - 1)], 41)
     return found
 
 

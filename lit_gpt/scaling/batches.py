@@ -1,7 +1,7 @@
 """The critical batch: how many steps, and how many tokens, a loss costs at each batch.
 
-With B the batch, S steps and D = B S tokens to one loss: (S / S_min - 1) (D / D_min - 1) = 1 (arXiv:1812.06162), which is
-S = S_min + D_min / B. B_crit = D_min / S_min costs twice the least of either.
+With B the batch, S steps and D = B S tokens to one loss: (S / S_min - 1) (D / D_min - 1) = 1 (arXiv:1812.06162), which
+is S = S_min + D_min / B. B_crit = D_min / S_min costs twice the least of either.
 """
 
 from __future__ import annotations
@@ -100,9 +100,9 @@ class Reached:
 def steps_to_loss(batch: np.ndarray, steps: np.ndarray, loss: np.ndarray, target: float | None = None) -> Reached:
     """The steps at which each batch reaches a loss, by a power law with offset through its points near that loss.
 
-    The points of a batch are its runs of several budgets, each with its rate decayed (arXiv:2505.13738), or the curve of
-    a run at a constant rate. target: None is the lowest loss that every batch reaches. Raises UserError where fewer than
-    three batches reach it.
+    The points of a batch are its runs of several budgets, each with its rate decayed (arXiv:2505.13738), or the curve
+    of a run at a constant rate. target: None is the lowest loss that every batch reaches. Raises UserError where fewer
+    than three batches reach it.
     """
     batch, steps, loss = positive(1, batch=batch, steps=steps, loss=loss)
     parts = groups(batch)
@@ -120,6 +120,8 @@ def steps_to_loss(batch: np.ndarray, steps: np.ndarray, loss: np.ndarray, target
             found.append((own, curve.inverse(target), curve))
     found = [entry for entry in found if math.isfinite(entry[1])]
     if len(found) < 3:
-        raise UserError(f"{len(found)} batches reach the loss {target:.4g}, and this needs 3. {' '.join(notes)}".strip())
+        raise UserError(
+            f"{len(found)} batches reach the loss {target:.4g}, and this needs 3. {' '.join(notes)}".strip()
+        )
     batches, needed, curves = zip(*found)
     return Reached(target, np.array(batches), np.array(needed), tuple(curves), tuple(notes))

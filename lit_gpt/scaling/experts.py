@@ -1,4 +1,4 @@
-"""Joint laws of mixtures of experts: over parameters, tokens and experts (arXiv:2502.05172) or granularity (2402.07871).
+"""Joint laws of mixtures of experts over size, tokens and experts (arXiv:2502.05172) or granularity (arXiv:2402.07871).
 
 Both are sums of products of powers, so sums.py fits them; both have published numbers to predict from without a fit.
 """
@@ -65,7 +65,7 @@ def helpful(experts: np.ndarray | float) -> np.ndarray:
 
 
 def fit_joint(n: np.ndarray, d: np.ndarray, experts: np.ndarray, loss: np.ndarray) -> Joint:
-    """The nine numbers by Huber(0.01) of ln(predicted) - ln(loss), as the paper; E_start and E_max are the published ones.
+    """The nine numbers by Huber(0.01) of ln(predicted) - ln(loss), as the paper. E_start and E_max are published ones.
 
     Raises UserError for fewer runs than numbers, or fewer than two different N, D or experts.
     """

@@ -39,8 +39,8 @@ class Fitted:
 class Example:
     """Runs of a known law, by which benchmarks/coverage.py and tests judge a fit.
 
-    numbers: the true ones, of those that a fit finds. data: columns of the law without noise. noise: standard deviation of
-    what the law explains, of its logarithm where the law is relative; about that of seeds. fixed: parameters to give.
+    numbers: the true ones, of those that a fit finds. data: columns of the law without noise. noise: standard deviation
+    of what the law explains, of its logarithm where the law is relative; about that of seeds. fixed: parameters to give.
     """
 
     numbers: Mapping[str, float]

@@ -55,8 +55,8 @@ def descend(
 ) -> Descent:
     """Minimise the sum of Huber(delta) of (law - ln y) from many starts at once.
 
-    terms: (K, n, P). starts: (S, P). weights: (S, n), how often each start counts each run; a bootstrap is one start per
-    resample. free: (P,), the numbers that may move. Levenberg-Marquardt on the iteratively reweighted squares of the
+    terms: (K, n, P). starts: (S, P). weights: (S, n), how often each start counts each run; a bootstrap is one start
+    per resample. free: (P,), the numbers that may move. Levenberg-Marquardt on the iteratively reweighted squares of the
     Huber function (Holland and Welsch 1977): runs beyond delta weigh delta / |residual|.
     """
     points = np.array(starts, dtype=np.float64)
@@ -80,7 +80,12 @@ def descend(
         better = new < values[here]
         settled = better & (values[here] - new <= SETTLED * values[here])
         at = here[better]
-        points[at], values[at], model[at], slopes[at] = tried[better], new[better], new_model[better], new_slopes[better]
+        points[at], values[at], model[at], slopes[at] = (
+            tried[better],
+            new[better],
+            new_model[better],
+            new_slopes[better],
+        )
         damping[here] = np.where(better, damping[here] / 5, damping[here] * 4)
         active[here] = ~settled & (damping[here] < DAMPING[1])
     return Descent(points, values)

@@ -102,8 +102,8 @@ def fit_optima(x: np.ndarray, setting: np.ndarray, loss: np.ndarray, *, constant
         if not found.inside:
             low, high = setting[here].min(), setting[here].max()
             notes.append(
-                f"at x = {found.x:.4g} the best value {found.best:.3g} lies outside the sweep, {low:.3g} to {high:.3g}, "
-                "so it is left out of the law: widen the sweep"
+                f"at x = {found.x:.4g} the best value {found.best:.3g} lies outside the sweep, {low:.3g} to {high:.3g}"
+                ", so it is left out of the law: widen the sweep"
             )
     if not optima:
         raise UserError(f"No sweep has a minimum: {'; '.join(notes)}.")
@@ -155,7 +155,9 @@ def _law(
         law = fit_power_law(x, best)
         return law.a, -law.b, law.c, law.notes
     if constant >= best.min():
-        raise UserError(f"The constant {constant:g} is not below every optimum, the least is {best.min():.4g}. Give less.")
+        raise UserError(
+            f"The constant {constant:g} is not below every optimum, the least is {best.min():.4g}. Give less."
+        )
     above, spread = best - constant, spread * best / (best - constant)
     middle = float(np.log(x).mean())
     b, level = np.polyfit(np.log(x) - middle, np.log(above), 1, w=1 / spread)
@@ -174,4 +176,6 @@ def _beside(residual: np.ndarray, spread: np.ndarray, noise: float, freedom: int
     chance = by_chance(within, within + beside, more, freedom)
     if chance > CHANCE:
         return ()
-    return (f"the optima lie further from a power law than noise explains ({chance:.1%} by chance): it is not their law",)
+    return (
+        f"the optima lie further from a power law than noise explains ({chance:.1%} by chance): it is not their law",
+    )

@@ -44,7 +44,7 @@ def fit_sigmoid(soft: np.ndarray, hard: np.ndarray, floor: float | None = None, 
     if np.corrcoef(soft, hard)[0, 1] >= 0:
         raise UserError("The accuracy does not rise as the other figure falls. Give a loss or negative log-likelihood.")
     middle, width = float(soft.mean()), float(np.ptp(soft))
-    center, side = np.array([np.log(4 / width), middle]), np.array([4.0, 3 * width])
+    center, side, found = np.array([np.log(4 / width), middle]), np.array([4.0, 3 * width]), 0.0
     for _ in range(ROUNDS):
         slopes = np.exp(center[0] + side[0] * np.linspace(-1, 1, GRID))
         middles = center[1] + side[1] * np.linspace(-1, 1, GRID)
@@ -72,7 +72,7 @@ def _notes(soft: np.ndarray, hard: np.ndarray, middle: float, floor: float) -> t
         notes.append("no accuracy is above chance, so the sigmoid is not known: add larger models")
     if not soft.min() <= middle <= soft.max():
         notes.append(
-            "the middle of the sigmoid lies outside the runs, so its steepness and ends are hardly known: add runs on the "
-            "other side of it"
+            "the middle of the sigmoid lies outside the runs, so its steepness and ends are hardly known: add runs on "
+            "the other side of it"
         )
     return tuple(notes)

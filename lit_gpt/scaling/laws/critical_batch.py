@@ -14,7 +14,10 @@ def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
     """Huber's fit of ln(steps); see fit_hyperbola. fixed: small, the batch from which linear scaling is counted."""
     found = fit_hyperbola(data["batch"], data["steps"])
     return Fitted(
-        numbers(found, fixed.get("small", float(data["batch"].min()))), lambda data: found(data["batch"]), 2, found.notes
+        numbers(found, fixed.get("small", float(data["batch"].min()))),
+        lambda data: found(data["batch"]),
+        2,
+        found.notes,
     )
 
 
@@ -33,7 +36,8 @@ PARAMETERS = {
     "least_steps": "steps that no batch can go below",
     "least_tokens": "tokens that no batch can go below",
     "critical": "the batch in tokens of twice the least of both",
-    "critical_20": "the largest batch of at most 20% more steps than linear scaling from the smallest (arXiv:2410.21676)",
+    "critical_20": "the largest batch of at most 20% more steps than linear scaling from `small` (arXiv:2410.21676)",
+    "small": "the batch from which linear scaling is counted: the smallest of the runs, unless it is given",
 }
 LAW = Law(
     sentence="The critical batch, from the steps that each batch needs to reach one loss.",

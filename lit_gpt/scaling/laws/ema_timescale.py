@@ -21,7 +21,9 @@ def timescale(data: Data) -> np.ndarray:
     return data["batch"] / (data["rate"] * data["decay"] * data["tokens"])
 
 
-def best_decay(batch: float, rate: float, tokens: float, parameters: float, law: tuple[float, float] = POWER_LINES) -> float:
+def best_decay(
+    batch: float, rate: float, tokens: float, parameters: float, law: tuple[float, float] = POWER_LINES
+) -> float:
     """The weight decay whose timescale is the best one. batch and tokens in tokens."""
     a, b = law
     return batch / (rate * tokens * a * (tokens / parameters) ** b)
@@ -49,11 +51,15 @@ def _example() -> Example:
 
 
 LAW = Law(
-    sentence="The best timescale of AdamW's weight decay (the share of a run that it averages), by tokens per parameter.",
+    sentence="The best timescale of AdamW's weight decay, the share of a run that it averages, by tokens per parameter.",
     formula="tau = batch / (rate decay tokens), loss = k ln(tau / best)^2 + m, best = a (tokens / parameters)^b",
     reads={
-        **{"tokens": "tokens", "parameters": "parameters", "batch": "batch", "rate": "rate"},
-        **{"decay": "weight_decay", "loss": "loss"},
+        "tokens": "tokens",
+        "parameters": "parameters",
+        "batch": "batch",
+        "rate": "rate",
+        "decay": "weight_decay",
+        "loss": "loss",
     },
     parameters={"a": "factor", "b": "exponent"},
     fit=fit,

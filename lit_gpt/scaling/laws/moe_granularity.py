@@ -32,7 +32,7 @@ def _example() -> Example:
 
 
 LAW = Law(
-    sentence="The loss of mixtures of experts over size, tokens and granularity, at one ratio of all experts to those in use.",
+    sentence="The loss of mixtures of experts of one sparsity over size, tokens and granularity.",
     formula="L = c + (g / G^gamma + a) / N^alpha + b / D^beta",
     reads={"n": "parameters", "d": "tokens", "granularity": "top_k", "loss": "loss"},
     parameters={

@@ -31,7 +31,7 @@ def _example() -> Example:
 
 
 LAW = Law(
-    sentence="The loss of dense models and mixtures of experts over active parameters, tokens and the number of experts.",
+    sentence="The loss of dense models and mixtures of experts over active parameters, tokens and experts.",
     formula="L = a F^delta N^(alpha + gamma ln F) + b F^omega D^(beta + zeta ln F) + c, "
     "1/F = 1/(E - 1 + 1/(1/2.0732 - 1/290.4521)) + 1/290.4521",
     reads={"n": "parameters", "d": "tokens", "experts": "sparsity", "loss": "loss"},

@@ -23,7 +23,9 @@ def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
         return {"x": np.array([x]), "soft": first(np.array([x]))}
 
     free = 2 + ("floor" not in fixed)
-    return Fitted(_numbers(first, second), lambda data: second(data["soft"]), free, (*first.notes, *second.notes), place)
+    return Fitted(
+        _numbers(first, second), lambda data: second(data["soft"]), free, (*first.notes, *second.notes), place
+    )
 
 
 def _numbers(first: PowerLaw, second: Sigmoid) -> dict[str, float]:
