@@ -7,28 +7,27 @@ is S = S_min + D_min / B. B_crit = D_min / S_min costs twice the least of either
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from lit_gpt.errors import UserError
 from lit_gpt.scaling._fit_data import positive
 from lit_gpt.scaling.fit import PowerLaw, fit_power_law
-from lit_gpt.scaling.sums import fit_sum
-from lit_gpt.scaling.sweeps import groups
+from lit_gpt.scaling.sums import Problem, exp
+from lit_gpt.scaling.sweeps import SAME, groups
 
-HUBER_DELTA = 0.05  # of ln(steps): beyond this a run stands apart
+HUBER_DELTA = 0.05  # of ln(steps), which differ by a few percent between seeds
 OVERHEAD = 1.2  # arXiv:2410.21676: the critical batch needs 20% more steps than linear scaling would
 NEAR = 0.15  # share of the target within which the loss of a curve is used to tell its steps
 
 
 @dataclass(frozen=True)
 class Hyperbola:
-    """Steps to a loss at batch B: least_steps + least_tokens / B. notes: what the numbers cannot say."""
+    """Steps to a loss at batch B: least_steps + least_tokens / B."""
 
     least_steps: float
     least_tokens: float
-    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __call__(self, batch: np.ndarray | float) -> np.ndarray:
         return self.least_steps + self.least_tokens / np.asarray(batch, dtype=np.float64)
@@ -46,24 +45,23 @@ class Hyperbola:
         return (overhead - 1) * self.critical + overhead * best
 
 
-def fit_hyperbola(batch: np.ndarray, steps: np.ndarray) -> Hyperbola:
-    """Huber(0.05) of ln(steps); batch and steps to one loss, one entry for each run.
-
-    Where steps fall no slower than the batch rises, least_steps is not determined: no batch was large enough. Raises
-    UserError for fewer than three batches.
-    """
-    batch, steps = positive(3, batch=batch, steps=steps)
+def hyperbola_problem(batch: np.ndarray) -> Problem[Hyperbola]:
+    """Steps to one loss, for Huber's fit of ln(steps). Raises UserError for fewer than three batches."""
+    batch, _ = positive(3, batch=batch, steps=np.ones_like(batch))
     middle = float(np.log(batch).mean())
     one, zero, fall = np.ones_like(batch), np.zeros_like(batch), middle - np.log(batch)
     terms = np.stack([np.stack([one, zero, zero], 1), np.stack([zero, one, fall], 1)])
-    level = float(np.log(steps).mean())
-    starts = np.array([(level + math.log(s), level + math.log(1 - s), 1.0) for s in (0.02, 0.2, 0.5, 0.8, 0.98)])
-    point = fit_sum(terms, np.log(steps), starts, HUBER_DELTA, free=np.array([True, True, False]))
-    return _judged(batch, steps, math.exp(point[0]), math.exp(point[1] + middle))
+    starts = np.array([(math.log(s), math.log(1 - s), 1.0) for s in (0.02, 0.2, 0.5, 0.8, 0.98)])
+
+    def read(point: np.ndarray) -> Hyperbola:
+        return Hyperbola(exp(point[0]), exp(point[1] + middle))
+
+    return Problem(terms, starts, np.array([1, 1, 0]), read, np.array([True, True, False]), HUBER_DELTA)
 
 
-def _judged(batch: np.ndarray, steps: np.ndarray, least_steps: float, least_tokens: float) -> Hyperbola:
-    notes = list[str]()
+def judged(found: Hyperbola, batch: np.ndarray, steps: np.ndarray) -> tuple[Hyperbola, tuple[str, ...]]:
+    """The hyperbola, with NaN for what the runs do not determine, and what it cannot say."""
+    least_steps, least_tokens, notes = found.least_steps, found.least_tokens, list[str]()
     if least_steps < 1e-6 * steps.min():
         notes.append("steps fall as fast as the batch rises, so no batch was too large: add runs with larger batches")
         least_steps = math.nan
@@ -75,7 +73,7 @@ def _judged(batch: np.ndarray, steps: np.ndarray, least_steps: float, least_toke
         if not batch.min() <= critical <= batch.max():
             where = f"{batch.min():.4g} to {batch.max():.4g}"
             notes.append(f"the critical batch {critical:.4g} lies outside the batches of the runs, {where}: add others")
-    return Hyperbola(least_steps, least_tokens, tuple(notes))
+    return Hyperbola(least_steps, least_tokens), tuple(notes)
 
 
 @dataclass(frozen=True)
@@ -89,12 +87,12 @@ class Reached:
     notes: tuple[str, ...] = ()
 
     def loss(self, batch: np.ndarray, steps: np.ndarray) -> np.ndarray:
-        """The loss by the curve of each batch; NaN for a batch without one."""
+        """The loss by the curve of each batch; NaN far from the target, and for a batch without a curve."""
         found = np.full(len(batch), np.nan)
         for own, curve in zip(self.batches, self.curves):
-            here = np.abs(np.log(batch / own)) < 1e-6
+            here = np.abs(np.log(batch / own)) < SAME
             found[here] = curve(steps[here])
-        return found
+        return np.where(np.abs(found - self.target) <= NEAR * self.target, found, np.nan)
 
 
 def steps_to_loss(batch: np.ndarray, steps: np.ndarray, loss: np.ndarray, target: float | None = None) -> Reached:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lit_gpt.errors import UserError
 from lit_gpt.scaling._fit_data import by_chance, positive
-from lit_gpt.scaling.sums import HUBER_DELTA, fit_sum, log_sums
+from lit_gpt.scaling.descent import descend
+from lit_gpt.scaling.sums import Problem, exp
 
 CHANCE = 0.01  # of the test of one exponent for both ladders
 NOTHING = 1e-6  # share of the loss below which the offset is none
+FLAT = 1e-3  # an exponent below which the loss does not fall
 AWAY = -50.0  # ln of an offset that is none
 
 
@@ -34,24 +36,27 @@ class SpeedUp:
     alpha: float
     offset: float
     factor: float
-    free: int = 4
-    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __call__(self, compute: np.ndarray, variant: np.ndarray) -> np.ndarray:
         return self.offset + self.factor * (compute * self.speed_up**variant) ** -self.alpha
 
 
-def fit_speed_up(
-    compute: np.ndarray,
-    variant: np.ndarray,
-    loss: np.ndarray,
-    alpha: float | None = None,
-    offset: float | None = None,
-) -> SpeedUp:
-    """One law for both ladders by Huber(0.01) of ln(loss). variant: 0 of the baseline's runs, 1 of the others.
+@dataclass(frozen=True)
+class Ladders:
+    """Two ladders whose law is sought. problem: with one exponent for both. own: with one for each."""
 
-    alpha, offset: where they are known from elsewhere. Raises UserError for ladders that are not two, fewer runs than
-    numbers, and losses that are not above a given offset.
+    problem: Problem[SpeedUp]
+    own: Problem[SpeedUp]
+    given: tuple[str, ...]
+
+
+def ladders(
+    compute: np.ndarray, variant: np.ndarray, loss: np.ndarray, alpha: float | None, offset: float | None
+) -> Ladders:
+    """One law for both ladders, for Huber's fit of ln(loss). variant: 0 of the baseline's runs, 1 of the others.
+
+    alpha, offset: where they are known from elsewhere. Raises UserError for ladders that are not two, and for losses
+    that are not above a given offset.
     """
     compute, loss = positive(2, compute=compute, loss=loss)
     variant = np.asarray(variant, dtype=np.float64)
@@ -61,46 +66,49 @@ def fit_speed_up(
         raise UserError(f"The offset {offset:g} is not below every loss, the least is {loss.min():.4g}. Give less.")
     middle = float(np.log(compute).mean())
     u, one, zero = np.log(compute) - middle, np.ones_like(loss), np.zeros_like(loss)
-    # numbers: ln A at the middle, alpha, alpha ln(speed_up), ln L0, and how much the variant's alpha is larger
+    # numbers: ln of the factor at the middle, alpha, alpha ln(speed_up), ln offset, how much the variant's alpha is larger
     terms = np.stack([np.stack([one, -u, -variant, zero, -u * variant], 1), np.stack([zero, zero, zero, one, zero], 1)])
     free = np.array([True, alpha is None, True, offset is None, False])
-    starts = _starts(float(np.log(loss).mean()), alpha, offset)
-    point = fit_sum(terms, np.log(loss), starts, HUBER_DELTA, free)
-    notes = [*_given(alpha, offset), *_shared(terms, np.log(loss), point, free)]
-    floor = math.exp(point[3]) if point[3] > AWAY else 0.0
-    if offset is None and floor < NOTHING * loss.min():
-        floor = 0.0
-        notes.append("the offset is at its bound 0: the runs do not show where the fall ends")
-    if point[1] <= 1e-3:
-        notes.append("the loss does not fall with compute in these runs, so there is no speed-up")
-        return SpeedUp(math.nan, math.nan, math.nan, math.nan, int(free.sum()), tuple(notes))
-    exponent = float(point[1])
-    factor = math.exp(point[0] + exponent * middle)
-    return SpeedUp(math.exp(point[2] / exponent), exponent, floor, factor, int(free.sum()), tuple(notes))
 
+    def read(point: np.ndarray) -> SpeedUp:
+        exponent, floor = float(point[1]), exp(point[3]) if point[3] > AWAY else 0.0
+        if exponent <= FLAT:
+            return SpeedUp(*[math.nan] * 4)
+        return SpeedUp(exp(point[2] / exponent), exponent, floor, exp(point[0] + exponent * middle))
 
-def _starts(level: float, alpha: float | None, offset: float | None) -> np.ndarray:
-    """Starting points, where what is given has its value."""
-    floors = [math.log(offset) if offset else AWAY] if offset is not None else [level - x for x in (0.1, 0.5, 1.5)]
-    exponents = [alpha] if alpha is not None else [0.05, 0.1, 0.2, 0.5]
-    return np.array([(level - 1.0, b, s, e, 0.0) for b in exponents for s in (-0.1, 0.0, 0.1) for e in floors])
-
-
-def _given(alpha: float | None, offset: float | None) -> list[str]:
-    """Where alpha and the offset come from, as every speed-up depends on them."""
+    factors = np.array([1, 0, 0, offset is None, 0])
+    problem = Problem(terms, _starts(alpha, offset), factors, read, free)
     parts = (("alpha", alpha), ("the offset", offset))
-    return [f"{name} is {'fitted to both ladders' if value is None else 'given'}" for name, value in parts]
+    given = tuple(f"{name} is {'fitted to both ladders' if value is None else 'given'}" for name, value in parts)
+    return Ladders(problem, replace(problem, free=free | np.array([False] * 4 + [True])), given)
 
 
-def _shared(terms: np.ndarray, ln_loss: np.ndarray, point: np.ndarray, free: np.ndarray) -> list[str]:
+def _starts(alpha: float | None, offset: float | None) -> np.ndarray:
+    """Starting points, where what is given has its value."""
+    floors = [-0.1, -0.5, -1.5] if offset is None else [math.log(offset) if offset else AWAY - 1]
+    exponents = [0.05, 0.1, 0.2, 0.5] if alpha is None else [alpha]
+    return np.array([(-1.0, b, s, e, 0.0) for b in exponents for s in (-0.1, 0.0, 0.1) for e in floors])
+
+
+def judged(both: Ladders, point: np.ndarray, loss: np.ndarray) -> tuple[str, ...]:
+    """What the numbers at this point cannot say; where alpha and the offset come from, as the speed-up is of them."""
+    notes, found = list(both.given), both.problem.read(point)
+    if math.isnan(found.alpha):
+        notes.append("the loss does not fall with compute in these runs, so there is no speed-up")
+    elif both.problem.free[3] and found.offset < NOTHING * loss.min():
+        notes.append("the offset is at its bound 0: the runs do not show where the fall ends")
+    return (*notes, *_shared(both, point, np.log(loss)))
+
+
+def _shared(both: Ladders, point: np.ndarray, ln_loss: np.ndarray) -> tuple[str, ...]:
     """A sentence where two exponents fit the ladders so much better than one that the speed-up depends on compute."""
-    more = free | np.array([False, False, False, False, True])
-    freedom = len(ln_loss) - int(more.sum())
+    freedom = len(ln_loss) - int(both.own.free.sum())
     if freedom < 1:
-        return []
-    own = fit_sum(terms, ln_loss, point[None], HUBER_DELTA, more)
-    one, two = (float(((log_sums(p[None], terms)[0][0] - ln_loss) ** 2).sum()) for p in (point, own))
+        return ()
+    once = np.ones((1, len(ln_loss)))
+    own = descend(both.own.model, ln_loss, point[None], once, both.own.free, both.own.delta)[0][0]
+    one, two = (float(((both.own.model(p[None])[0][0] - ln_loss) ** 2).sum()) for p in (point, own))
     if two >= one or by_chance(two, one, 1, freedom) > CHANCE:
-        return []
+        return ()
     which = "grows" if own[4] > 0 else "shrinks"
-    return [f"the ladders do not share an exponent: the speed-up {which} with compute, and this is about its mean"]
+    return (f"the ladders do not share an exponent: the speed-up {which} with compute, and this is about its mean",)

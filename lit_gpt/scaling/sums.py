@@ -6,120 +6,83 @@ terms (K, n, P) for K terms, n runs and P numbers. A number that several terms s
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from lit_gpt.errors import UserError
+from lit_gpt.scaling._fit_data import positive
+from lit_gpt.scaling.descent import Model, descend, huber
 
-HUBER_DELTA = 0.01  # of ln(y); seeds differ by less, so this is least squares but for runs that stand out
-STEPS = 400  # of the descent; most fits need 20 to 60
-SETTLED = 1e-13  # relative fall of the objective below which a step is no progress
-DAMPING = (1e-3, 1e12)  # at the start, and where a descent gives up
+Form = TypeVar("Form")
+HUBER_DELTA = 0.01  # of ln(loss); seeds differ by less, so this is least squares but for runs that stand out
 LOOK = 24  # starting points that are followed, of all that are tried
 DEPENDENT = 1e-7  # smallest singular value of unit derivatives that depend on each other
 
 
 @dataclass(frozen=True)
-class Descent:
-    """Where descents ended. points: (starts, P); values: (starts,) of the objective there."""
+class Problem(Generic[Form]):
+    """A law over some runs. terms: (K, n, P). starts: (starts, P) points to descend from, for y of about 1.
 
-    points: np.ndarray
-    values: np.ndarray
+    factors: (P,), 1 for numbers that are logarithms in the unit of y, 0 for others. read: the law at a point. free:
+    (P,), the numbers that may move; the others keep what the starts give them. delta: of Huber's function of ln y.
+    """
+
+    terms: np.ndarray
+    starts: np.ndarray
+    factors: np.ndarray
+    read: Callable[[np.ndarray], Form]
+    free: np.ndarray
+    delta: float = HUBER_DELTA
 
     @property
-    def best(self) -> np.ndarray:
-        return self.points[int(np.argmin(self.values))]
+    def model(self) -> Model:
+        """ln y at (S, P) points, (S, n), and its derivatives by the numbers, (S, n, P)."""
+        return lambda points: log_sums(points, self.terms)
+
+    def fit(self, y: np.ndarray) -> np.ndarray:
+        """The point of the best law, (P,): the lowest of the starts are followed.
+
+        Raises UserError for fewer runs than free numbers, and for y that are not positive.
+        """
+        (y,) = positive(1, y=y)
+        if len(y) < self.free.sum():
+            raise UserError(f"This fit has {self.free.sum()} free numbers and got {len(y)} runs. Add runs.")
+        ln_y, once = np.log(y), np.ones((len(self.starts), len(y)))
+        starts = self.starts + self.factors * float(ln_y.mean())
+        order = np.argsort(huber(self.model(starts)[0] - ln_y, once, self.delta))[:LOOK]
+        points, values = descend(self.model, ln_y, starts[order], once[order], self.free, self.delta)
+        return points[int(np.argmin(values))]
+
+    def refit(self, near: np.ndarray, y: np.ndarray, counts: np.ndarray) -> list[Form]:
+        """The law of many sets of data, from the point of a similar one. y, counts: (sets, n), see law.Law.many."""
+        starts = np.repeat(near[None], len(y), axis=0)
+        parts = np.array_split(np.arange(len(y)), -(-y.size // 20000))  # what fits into the cache
+        return [
+            self.read(point)
+            for rows in parts
+            for point in descend(
+                self.model, np.log(y[rows]), starts[rows], counts[rows], self.free, self.delta
+            )[0]
+        ]
+
+    def undetermined(self, point: np.ndarray) -> bool:
+        """Whether the law can change and stay what it is at every run: its derivatives there depend on each other."""
+        slopes = self.model(point[None])[1][0][:, self.free]
+        lengths = np.linalg.norm(slopes, axis=0)
+        return bool((lengths < 1e-12).any()) or float(np.linalg.svd(slopes / lengths, compute_uv=False)[-1]) < DEPENDENT
 
 
 def log_sums(points: np.ndarray, terms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """ln y at (S, P) points, (S, n), and its derivatives by the numbers, (S, n, P)."""
-    logs = np.einsum("knp,sp->skn", terms, points)
+    logs = np.moveaxis(points @ terms.transpose(0, 2, 1), 0, 1)
     total = np.logaddexp.reduce(logs, axis=1)
     return total, np.einsum("skn,knp->snp", np.exp(logs - total[:, None]), terms)
 
 
-def huber(residual: np.ndarray, weights: np.ndarray, delta: float) -> np.ndarray:
-    """Weighted sums over runs of the Huber function, (S,)."""
-    clipped = np.clip(residual, -delta, delta)
-    return (weights * clipped * (residual - clipped / 2)).sum(-1)
-
-
-def descend(
-    terms: np.ndarray,
-    ln_y: np.ndarray,
-    starts: np.ndarray,
-    delta: float,
-    weights: np.ndarray | None = None,
-    free: np.ndarray | None = None,
-) -> Descent:
-    """Minimise the sum of Huber(delta) of (law - ln y) from many starts at once.
-
-    terms: (K, n, P). starts: (S, P). weights: (S, n), how often each start counts each run; a bootstrap is one start
-    per resample. free: (P,), the numbers that may move. Levenberg-Marquardt on the iteratively reweighted squares of the
-    Huber function (Holland and Welsch 1977): runs beyond delta weigh delta / |residual|.
-    """
-    points = np.array(starts, dtype=np.float64)
-    weights = np.ones((len(points), len(ln_y))) if weights is None else weights
-    move = np.ones(points.shape[1], dtype=bool) if free is None else free
-    damping = np.full(len(points), DAMPING[0])
-    model, slopes = log_sums(points, terms)
-    values = huber(model - ln_y, weights, delta)
-    active = np.isfinite(values)
-    for _ in range(STEPS):
-        if not active.any():
-            break
-        here = np.flatnonzero(active)
-        residual = model[here] - ln_y
-        heavy = weights[here] / np.maximum(np.abs(residual) / delta, 1.0)
-        steps = _steps(slopes[here][..., move], residual, heavy, damping[here])
-        tried = points[here]
-        tried[:, move] += steps
-        new_model, new_slopes = log_sums(tried, terms)
-        new = huber(new_model - ln_y, weights[here], delta)
-        better = new < values[here]
-        settled = better & (values[here] - new <= SETTLED * values[here])
-        at = here[better]
-        points[at], values[at], model[at], slopes[at] = (
-            tried[better],
-            new[better],
-            new_model[better],
-            new_slopes[better],
-        )
-        damping[here] = np.where(better, damping[here] / 5, damping[here] * 4)
-        active[here] = ~settled & (damping[here] < DAMPING[1])
-    return Descent(points, values)
-
-
-def _steps(slopes: np.ndarray, residual: np.ndarray, weights: np.ndarray, damping: np.ndarray) -> np.ndarray:
-    """Damped Gauss-Newton steps, (S, free numbers)."""
-    weighted = slopes * weights[..., None]
-    normal = np.einsum("snp,snq->spq", weighted, slopes)
-    pull = np.einsum("snp,sn->sp", weighted, residual)
-    diagonal = np.einsum("spp->sp", normal)
-    scale = np.sqrt(np.maximum(diagonal, 1e-30))
-    unit = normal / (scale[:, :, None] * scale[:, None, :])
-    unit += (damping[:, None] + 1e-15)[..., None] * np.eye(slopes.shape[-1])
-    return -np.linalg.solve(unit, (pull / scale)[..., None])[..., 0] / scale
-
-
-def fit_sum(
-    terms: np.ndarray, ln_y: np.ndarray, starts: np.ndarray, delta: float, free: np.ndarray | None = None
-) -> np.ndarray:
-    """The numbers of the best law, (P,): the lowest of the starts are followed.
-
-    Raises UserError for fewer runs than free numbers.
-    """
-    needed = terms.shape[-1] if free is None else int(free.sum())
-    if terms.shape[1] < needed:
-        raise UserError(f"This fit has {needed} free numbers and got {terms.shape[1]} runs. Add runs.")
-    values = huber(log_sums(starts, terms)[0] - ln_y, np.ones((len(starts), len(ln_y))), delta)
-    return descend(terms, ln_y, starts[np.argsort(values)[:LOOK]], delta, free=free).best
-
-
-def undetermined(terms: np.ndarray, point: np.ndarray, free: np.ndarray | None = None) -> bool:
-    """Whether the law can change and stay what it is at every run: its derivatives there depend on each other."""
-    slopes = log_sums(point[None], terms)[1][0]
-    slopes = slopes if free is None else slopes[:, free]
-    lengths = np.linalg.norm(slopes, axis=0)
-    return bool((lengths < 1e-12).any()) or float(np.linalg.svd(slopes / lengths, compute_uv=False)[-1]) < DEPENDENT
+def exp(value: float) -> float:
+    """e to the value; infinite where that is too large, as of a resample that leaves a factor open."""
+    return math.exp(value) if value < 700 else math.inf

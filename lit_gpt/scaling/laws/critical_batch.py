@@ -6,19 +6,28 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lit_gpt.scaling.batches import Hyperbola, fit_hyperbola
+from lit_gpt.scaling.batches import Hyperbola, hyperbola_problem, judged
 from lit_gpt.scaling.law import Data, Example, Fitted, Law
 
 
 def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
-    """Huber's fit of ln(steps); see fit_hyperbola. fixed: small, the batch from which linear scaling is counted."""
-    found = fit_hyperbola(data["batch"], data["steps"])
-    return Fitted(
-        numbers(found, fixed.get("small", float(data["batch"].min()))),
-        lambda data: found(data["batch"]),
-        2,
-        found.notes,
-    )
+    """Huber's fit of ln(steps)."""
+    problem = hyperbola_problem(data["batch"])
+    found, notes = judged(problem.read(problem.fit(data["steps"])), data["batch"], data["steps"])
+    return _fitted(found, data, fixed, notes)
+
+
+def _many(
+    fitted: Fitted, data: Data, fixed: Mapping[str, float], steps: np.ndarray, counts: np.ndarray
+) -> list[Fitted | None]:
+    problem = hyperbola_problem(data["batch"])
+    near = problem.fit(data["steps"])
+    return [_fitted(found, data, fixed) for found in problem.refit(near, steps, counts)]
+
+
+def _fitted(found: Hyperbola, data: Data, fixed: Mapping[str, float], notes: tuple[str, ...] = ()) -> Fitted:
+    small = fixed.get("small", float(data["batch"].min()))
+    return Fitted(numbers(found, small), lambda data: found(data["batch"]), 2, notes)
 
 
 def numbers(found: Hyperbola, small: float) -> dict[str, float]:
@@ -47,5 +56,6 @@ LAW = Law(
     fit=fit,
     relative=True,
     fixable=("small",),
+    many=_many,
     example=_example,
 )

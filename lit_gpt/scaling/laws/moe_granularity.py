@@ -7,20 +7,32 @@ from itertools import product
 
 import numpy as np
 
-from lit_gpt.scaling.experts import KRAJEWSKI, fit_granular
+from lit_gpt.scaling.experts import KRAJEWSKI, Granular, granular_problem
 from lit_gpt.scaling.law import Data, Example, Fitted, Law
 
 NAMES = ("a", "alpha", "b", "beta", "g", "gamma", "c")
+OPEN = "these runs leave the numbers open, as other laws fit as well: add runs with other N, D and G"
 
 
 def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
-    """The seven numbers; see fit_granular."""
-    found = fit_granular(data["n"], data["d"], data["granularity"], data["loss"])
+    """The numbers by Huber(0.01) of ln(predicted) - ln(loss); see granular_problem."""
+    problem = granular_problem(data["n"], data["d"], data["granularity"])
+    point = problem.fit(data["loss"])
+    return _fitted(problem.read(point), (OPEN,) if problem.undetermined(point) else ())
 
+
+def _many(
+    fitted: Fitted, data: Data, fixed: Mapping[str, float], losses: np.ndarray, counts: np.ndarray
+) -> list[Fitted | None]:
+    problem = granular_problem(data["n"], data["d"], data["granularity"])
+    return [_fitted(law) for law in problem.refit(problem.fit(data["loss"]), losses, counts)]
+
+
+def _fitted(law: Granular, notes: tuple[str, ...] = ()) -> Fitted:
     def curve(data: Data) -> np.ndarray:
-        return found(data["n"], data["d"], data["granularity"])
+        return law(data["n"], data["d"], data["granularity"])
 
-    return Fitted({name: getattr(found, name) for name in NAMES}, curve, len(NAMES), found.notes)
+    return Fitted({name: getattr(law, name) for name in NAMES}, curve, len(NAMES), notes)
 
 
 def _example() -> Example:
@@ -46,5 +58,6 @@ LAW = Law(
     },
     fit=fit,
     relative=True,
+    many=_many,
     example=_example,
 )

@@ -7,20 +7,32 @@ from itertools import product
 
 import numpy as np
 
-from lit_gpt.scaling.experts import LUDZIEJEWSKI, Joint, fit_joint
+from lit_gpt.scaling.experts import LUDZIEJEWSKI, Joint, joint_problem
 from lit_gpt.scaling.law import Data, Example, Fitted, Law
 
 NAMES = ("a", "alpha", "delta", "gamma", "b", "beta", "omega", "zeta", "c")
+OPEN = "these runs leave the numbers open, as other laws fit as well: add runs with other N, D and experts"
 
 
 def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
-    """The nine numbers; see fit_joint. E_start and E_max are the published ones."""
-    found = fit_joint(data["n"], data["d"], data["experts"], data["loss"])
-    return Fitted({name: getattr(found, name) for name in NAMES}, _curve(found), len(NAMES), found.notes)
+    """The numbers by Huber(0.01) of ln(predicted) - ln(loss); see joint_problem."""
+    problem = joint_problem(data["n"], data["d"], data["experts"])
+    point = problem.fit(data["loss"])
+    return _fitted(problem.read(point), (OPEN,) if problem.undetermined(point) else ())
 
 
-def _curve(law: Joint):
-    return lambda data: law(data["n"], data["d"], data["experts"])
+def _many(
+    fitted: Fitted, data: Data, fixed: Mapping[str, float], losses: np.ndarray, counts: np.ndarray
+) -> list[Fitted | None]:
+    problem = joint_problem(data["n"], data["d"], data["experts"])
+    return [_fitted(law) for law in problem.refit(problem.fit(data["loss"]), losses, counts)]
+
+
+def _fitted(law: Joint, notes: tuple[str, ...] = ()) -> Fitted:
+    def curve(data: Data) -> np.ndarray:
+        return law(data["n"], data["d"], data["experts"])
+
+    return Fitted({name: getattr(law, name) for name in NAMES}, curve, len(NAMES), notes)
 
 
 def _example() -> Example:
@@ -48,5 +60,6 @@ LAW = Law(
     },
     fit=fit,
     relative=True,
+    many=_many,
     example=_example,
 )

@@ -7,20 +7,36 @@ from collections.abc import Mapping
 import numpy as np
 
 from lit_gpt.scaling.law import Data, Example, Fitted, Law
-from lit_gpt.scaling.speed import SpeedUp, fit_speed_up
+from lit_gpt.scaling.speed import Ladders, SpeedUp, judged, ladders
 
 
 def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
-    """One power law with offset for both ladders; see fit_speed_up."""
-    found = fit_speed_up(data["x"], data["variant"], data["loss"], fixed.get("alpha"), fixed.get("offset"))
+    """One power law with offset for both ladders, by Huber(0.01) of ln(loss)."""
+    both = _ladders(data, fixed)
+    point = both.problem.fit(data["loss"])
+    return _fitted(both.problem.read(point), both, judged(both, point, data["loss"]))
 
+
+def _ladders(data: Data, fixed: Mapping[str, float]) -> Ladders:
+    return ladders(data["x"], data["variant"], data["loss"], fixed.get("alpha"), fixed.get("offset"))
+
+
+def _many(
+    fitted: Fitted, data: Data, fixed: Mapping[str, float], losses: np.ndarray, counts: np.ndarray
+) -> list[Fitted | None]:
+    both = _ladders(data, fixed)
+    near = both.problem.fit(data["loss"])
+    return [_fitted(law, both) for law in both.problem.refit(near, losses, counts)]
+
+
+def _fitted(law: SpeedUp, both: Ladders, notes: tuple[str, ...] = ()) -> Fitted:
     def curve(data: Data) -> np.ndarray:
-        return found(data["x"], data["variant"])
+        return law(data["x"], data["variant"])
 
     def place(compute: float) -> Data:
         return {"x": np.array([compute]), "variant": np.array([1.0])}
 
-    return Fitted(_numbers(found), curve, found.free, found.notes, place)
+    return Fitted(_numbers(law), curve, int(both.problem.free.sum()), notes, place)
 
 
 def _numbers(found: SpeedUp) -> dict[str, float]:
@@ -46,5 +62,6 @@ LAW = Law(
     fit=fit,
     relative=True,
     fixable=("alpha", "offset"),
+    many=_many,
     example=_example,
 )
