@@ -68,7 +68,7 @@ def fit_annealing(s1: np.ndarray, s2: np.ndarray, loss: np.ndarray, known: float
     if len(loss) < POINTS or s1.max() < RANGE * s1.min():
         raise UserError(
             f"A curve of {len(loss)} points whose sum of rates grows {s1.max() / s1.min():.3g}-fold after the warm-up "
-            f"is too short: wait for {POINTS} points and {RANGE:g} times the sum, or log more often (--log_step_interval)."
+            f"is too short. Wait for {POINTS} points and {RANGE:g} times the sum, or log more often."
         )
     unit, weight = float(np.exp(np.log(s1).mean())), 1 / loss
     area = float(s2.max()) if s2.max() > 0 else 1.0

@@ -7,13 +7,13 @@ is S = S_min + D_min / B. B_crit = D_min / S_min costs twice the least of either
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lit_gpt.errors import UserError
 from lit_gpt.scaling._fit_data import positive
-from lit_gpt.scaling.fit import PowerLaw, fit_power_law
+from lit_gpt.scaling.fit import PowerLaw, fit_power_law, power_laws
 from lit_gpt.scaling.sums import Problem, exp
 from lit_gpt.scaling.sweeps import SAME, groups
 
@@ -78,13 +78,19 @@ def judged(found: Hyperbola, batch: np.ndarray, steps: np.ndarray) -> tuple[Hype
 
 @dataclass(frozen=True)
 class Reached:
-    """What a loss costs at each batch. batches, steps: one entry each; notes: of batches that tell nothing."""
+    """What a loss costs at each batch: the steps at which a power law of its own reaches the target.
+
+    batches, steps: one entry each. near: (batches, runs), the runs whose loss was near the target, which the law is of.
+    """
 
     target: float
     batches: np.ndarray
-    steps: np.ndarray
     curves: tuple[PowerLaw, ...]
-    notes: tuple[str, ...] = ()
+    near: np.ndarray
+
+    @property
+    def steps(self) -> np.ndarray:
+        return np.array([curve.inverse(self.target) for curve in self.curves])
 
     def loss(self, batch: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """The loss by the curve of each batch; NaN far from the target, and for a batch without a curve."""
@@ -95,31 +101,36 @@ class Reached:
         return np.where(np.abs(found - self.target) <= NEAR * self.target, found, np.nan)
 
 
-def steps_to_loss(batch: np.ndarray, steps: np.ndarray, loss: np.ndarray, target: float | None = None) -> Reached:
+def steps_to_loss(
+    batch: np.ndarray, steps: np.ndarray, loss: np.ndarray, target: float | None = None
+) -> tuple[Reached, tuple[str, ...]]:
     """The steps at which each batch reaches a loss, by a power law with offset through its points near that loss.
 
     The points of a batch are its runs of several budgets, each with its rate decayed (arXiv:2505.13738), or the curve
-    of a run at a constant rate. target: None is the lowest loss that every batch reaches. Raises UserError where fewer
-    than three batches reach it.
+    of a run at a constant rate. target: None is the lowest loss that every batch reaches. The words are of batches that
+    tell nothing. Raises UserError where fewer than three batches reach the target.
     """
     batch, steps, loss = positive(1, batch=batch, steps=steps, loss=loss)
     parts = groups(batch)
     target = max(float(loss[here].min()) for here in parts) if target is None else target
-    found, notes = list[tuple[float, float, PowerLaw]](), list[str]()
+    batches, curves, near, notes = list[float](), list[PowerLaw](), list[np.ndarray](), list[str]()
     for here in parts:
-        own = float(np.exp(np.log(batch[here]).mean()))
-        near = here & (np.abs(loss - target) <= NEAR * target)
+        own, close = float(np.exp(np.log(batch[here]).mean())), here & (np.abs(loss - target) <= NEAR * target)
         if not loss[here].min() <= target <= loss[here].max():
             notes.append(f"the runs of batch {own:.4g} have no loss on both sides of {target:.4g}, and are left out")
-        elif len(np.unique(steps[near])) < 3:
+        elif len(np.unique(steps[close])) < 3:
             notes.append(f"batch {own:.4g} has fewer than three points near the loss {target:.4g}, and is left out")
+        elif not math.isfinite((curve := fit_power_law(steps[close], loss[close])).inverse(target)):
+            notes.append(f"the losses of batch {own:.4g} have no power law near {target:.4g}, and are left out")
         else:
-            curve = fit_power_law(steps[near], loss[near])
-            found.append((own, curve.inverse(target), curve))
-    found = [entry for entry in found if math.isfinite(entry[1])]
-    if len(found) < 3:
-        raise UserError(
-            f"{len(found)} batches reach the loss {target:.4g}, and this needs 3. {' '.join(notes)}".strip()
-        )
-    batches, needed, curves = zip(*found)
-    return Reached(target, np.array(batches), np.array(needed), tuple(curves), tuple(notes))
+            batches, curves, near = [*batches, own], [*curves, curve], [*near, close]
+    if len(batches) < 3:
+        few = f"{len(batches)} batches reach the loss {target:.4g}, and this needs 3. {'; '.join(notes)}"
+        raise UserError(f"{few.strip()}.".replace("..", "."))
+    return Reached(target, np.array(batches), tuple(curves), np.array(near)), tuple(notes)
+
+
+def resampled(reached: Reached, steps: np.ndarray, losses: np.ndarray, counts: np.ndarray) -> list[Reached]:
+    """The same for many sets of data; losses, counts: (sets, runs)."""
+    of_batches = [power_laws(steps[near], losses[:, near], counts[:, near]) for near in reached.near]
+    return [replace(reached, curves=curves) for curves in zip(*of_batches)]

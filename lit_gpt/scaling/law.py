@@ -1,7 +1,7 @@
 """What a law is: words about it, what it reads of runs, and how it is fitted.
 
-A law is a file of lit_gpt/scaling/laws, with `LAW` and `fit(data, fixed)`. Its data are columns by symbol, one entry for
-each run; which column of lit_gpt.lab.runs stands behind a symbol is the choice of whoever fits.
+A law is a file of lit_gpt/scaling/laws, with `LAW` and `fit(data, fixed)`. Its data are columns by symbol, one entry
+for each run; which column of lit_gpt.lab.runs stands behind a symbol is the choice of whoever fits.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Fitted:
 
     numbers: parameters and what follows from them, as they are printed; NaN where the data do not determine one.
     curve: the explained column at other columns, (n,). free: how many numbers the data determined. notes: what the
-    numbers cannot say, in words. place: the columns that a budget of --predict means, such as the N and D of least loss.
-    tables: title -> rows of cells, the first one of names, such as the optimum of each budget.
+    numbers cannot say, in words. place: the columns that a budget of --predict means, such as the N and D of least
+    loss. tables: title -> rows of cells, the first one of names, such as the optimum of each budget.
     """
 
     numbers: Mapping[str, float]
@@ -40,7 +40,7 @@ class Example:
     """Runs of a known law, by which benchmarks/coverage.py and tests judge a fit.
 
     numbers: the true ones, of those that a fit finds. data: columns of the law without noise. noise: standard deviation
-    of what the law explains, of its logarithm where the law is relative; about that of seeds. fixed: parameters to give.
+    of what the law explains, of its logarithm where the law is relative; that of seeds, about. fixed: numbers to give.
     """
 
     numbers: Mapping[str, float]
@@ -56,8 +56,8 @@ class Law:
     sentence, formula: for --help, the formula in ASCII. reads: symbol -> the column of lit_gpt.lab.runs.COLUMNS that it
     is unless another one is chosen; the last symbol is what the law explains, and a budget is of the first unless
     `budget` names a column. parameters: name -> in words. relative: whether residuals are of ln(y) rather than y.
-    fixable: parameters that may be given (--fix c=0). curves: whether it reads every logged step of a run instead of its
-    end. many: fits to `samples` sets of data at once, from (the fit to all data, data, fixed, the explained column
+    fixable: parameters that may be given (--fix c=0). curves: whether it reads every logged step of a run instead of
+    its end. many: fits to `samples` sets of data at once, from (the fit to all data, data, fixed, the explained column
     (samples, runs), how often each run counts (samples, runs)); without it, `fit` is called for each. example: runs of
     known numbers.
     """

@@ -66,7 +66,7 @@ def ladders(
         raise UserError(f"The offset {offset:g} is not below every loss, the least is {loss.min():.4g}. Give less.")
     middle = float(np.log(compute).mean())
     u, one, zero = np.log(compute) - middle, np.ones_like(loss), np.zeros_like(loss)
-    # numbers: ln of the factor at the middle, alpha, alpha ln(speed_up), ln offset, how much the variant's alpha is larger
+    # numbers: ln(factor) at the middle, alpha, alpha ln(speed_up), ln(offset), how much the variant's alpha is larger
     terms = np.stack([np.stack([one, -u, -variant, zero, -u * variant], 1), np.stack([zero, zero, zero, one, zero], 1)])
     free = np.array([True, alpha is None, True, offset is None, False])
 

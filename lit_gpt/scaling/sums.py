@@ -64,9 +64,7 @@ class Problem(Generic[Form]):
         return [
             self.read(point)
             for rows in parts
-            for point in descend(
-                self.model, np.log(y[rows]), starts[rows], counts[rows], self.free, self.delta
-            )[0]
+            for point in descend(self.model, np.log(y[rows]), starts[rows], counts[rows], self.free, self.delta)[0]
         ]
 
     def undetermined(self, point: np.ndarray) -> bool:

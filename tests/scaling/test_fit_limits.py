@@ -10,14 +10,13 @@ import pytest
 
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.fit import (
-    BESIROGLU,
     PowerLaw,
-    bootstrap,
     fit_best_lr,
-    fit_chinchilla,
     fit_power_law,
     fit_trend,
 )
+from lit_gpt.scaling.intervals import bootstrap
+from lit_gpt.scaling.laws.chinchilla import BESIROGLU, fit_chinchilla
 
 FLOPS = np.geomspace(1e18, 1e22, 8)
 # A design of four sizes and four budgets.
@@ -26,7 +25,6 @@ SIZES, TOKENS = (m.ravel() for m in np.meshgrid(np.geomspace(5e7, 3e9, 4), np.ge
 
 def test_a_square_design_is_fitted() -> None:
     """Sixteen runs of four sizes and four budgets were refused: "needs 5 different x"."""
-    pytest.importorskip("scipy")
     found = fit_chinchilla(SIZES, TOKENS, BESIROGLU(SIZES, TOKENS))
     for name in ("A", "B", "E", "alpha", "beta"):
         assert getattr(found, name) == pytest.approx(getattr(BESIROGLU, name), rel=1e-4), name
@@ -35,7 +33,6 @@ def test_a_square_design_is_fitted() -> None:
 
 def test_too_few_runs_for_the_law() -> None:
     """Two sizes, four runs, and a ladder of one ratio of tokens to parameters leave the law open."""
-    pytest.importorskip("scipy")
     loss = BESIROGLU(SIZES, TOKENS)
     two = SIZES < 3e8
     for n, d, y, says in (
@@ -131,7 +128,6 @@ def test_losses_on_a_line_have_no_best_rate() -> None:
 
 
 def test_an_exponent_that_only_the_smallest_runs_tell() -> None:
-    pytest.importorskip("scipy")
     loss = 2.0 + 0.3 * (SIZES / SIZES.min()) ** -4.0 + 2085 * TOKENS**-0.3659
     (note,) = fit_chinchilla(SIZES, TOKENS, loss, starts=5).notes
     assert "alpha is above 2: only the smallest N tell it" in note
@@ -139,7 +135,6 @@ def test_an_exponent_that_only_the_smallest_runs_tell() -> None:
 
 def test_a_term_that_explains_nothing_has_no_numbers() -> None:
     """More tokens that do not help, or hurt, were an exponent like any other."""
-    pytest.importorskip("scipy")
     for data in (0 * TOKENS, 0.01 * np.log(TOKENS / 1e9)):
         found = fit_chinchilla(SIZES, TOKENS, 2.0 + 482 * SIZES**-0.3478 + data, starts=5)
         assert math.isnan(found.B) and math.isnan(found.beta) and "does not fall with D" in found.notes[0]
@@ -147,7 +142,6 @@ def test_a_term_that_explains_nothing_has_no_numbers() -> None:
 
 def test_runs_far_from_the_law_are_named() -> None:
     """Huber's objective ignores them, so nobody would look."""
-    pytest.importorskip("scipy")
     rng = np.random.default_rng(0)
     loss = BESIROGLU(SIZES, TOKENS) * np.exp(rng.normal(0, 5e-4, len(SIZES)))
     loss[7] *= 1.05
@@ -178,7 +172,6 @@ def test_undetermined_resamples_are_counted() -> None:
 
 def test_published_constants_come_back_from_noisy_runs() -> None:
     """60 runs with half a percent of noise; the truth lies in the percentile intervals of the bootstrap."""
-    pytest.importorskip("scipy")
     rng = np.random.default_rng(1)
     n, d = np.exp(rng.uniform(18, 23.5, 60)), np.exp(rng.uniform(20.5, 26.5, 60))
     loss = BESIROGLU(n, d) * np.exp(rng.normal(0, 5e-3, 60))

@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
-from lit_gpt.scaling.batches import Hyperbola, fit_hyperbola, steps_to_loss
+from lit_gpt.scaling.batches import Hyperbola, Reached, hyperbola_problem, judged, resampled, steps_to_loss
 from lit_gpt.scaling.law import Data, Example, Fitted, Law
 from lit_gpt.scaling.laws.critical_batch import PARAMETERS, numbers
 
 
 def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
     """A power law over steps for each batch, the steps at which each reaches the target, and the hyperbola of those."""
-    reached = steps_to_loss(data["batch"], data["steps"], data["loss"], fixed.get("target"))
-    found = fit_hyperbola(reached.batches, reached.steps)
+    reached, left_out = steps_to_loss(data["batch"], data["steps"], data["loss"], fixed.get("target"))
+    problem = hyperbola_problem(reached.batches)
+    found, notes = judged(problem.read(problem.fit(reached.steps)), reached.batches, reached.steps)
+    rows = [["batch", "steps"], *([f"{b:.6g}", f"{s:.6g}"] for b, s in zip(reached.batches, reached.steps))]
+    tables = {f"Steps to the loss {reached.target:.4f}": rows}
+    return replace(_fitted(reached, found, fixed), notes=(*left_out, *notes), tables=tables)
+
+
+def _many(
+    fitted: Fitted, data: Data, fixed: Mapping[str, float], losses: np.ndarray, counts: np.ndarray
+) -> list[Fitted | None]:
+    reached, _ = steps_to_loss(data["batch"], data["steps"], data["loss"], fixed.get("target"))
+    problem = hyperbola_problem(reached.batches)
+    near, again = problem.fit(reached.steps), resampled(reached, data["steps"], losses, counts)
+    steps = np.array([one.steps for one in again])
+    whole = np.isfinite(steps).all(1)
+    found = iter(problem.refit(near, steps[whole], np.ones_like(steps[whole])))
+    return [_fitted(one, next(found), fixed) if fine else None for one, fine in zip(again, whole)]
+
+
+def _fitted(reached: Reached, found: Hyperbola, fixed: Mapping[str, float]) -> Fitted:
     own = {**numbers(found, fixed.get("small", float(reached.batches.min()))), "target": reached.target}
 
     def curve(data: Data) -> np.ndarray:
         return reached.loss(data["batch"], data["steps"])
 
-    rows = [["batch", "steps"], *([f"{b:.6g}", f"{s:.6g}"] for b, s in zip(reached.batches, reached.steps))]
-    title = f"Steps to the loss {reached.target:.4f}"
-    return Fitted(own, curve, 3 * len(reached.batches), (*reached.notes, *found.notes), tables={title: rows})
+    return Fitted(own, curve, 3 * len(reached.batches))
 
 
 def _example() -> Example:
@@ -39,5 +57,6 @@ LAW = Law(
     parameters={**PARAMETERS, "target": "the loss to reach: the lowest that every batch reaches, unless it is given"},
     fit=fit,
     fixable=("target", "small"),
+    many=_many,
     example=_example,
 )

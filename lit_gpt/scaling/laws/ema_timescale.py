@@ -51,7 +51,7 @@ def _example() -> Example:
 
 
 LAW = Law(
-    sentence="The best timescale of AdamW's weight decay, the share of a run that it averages, by tokens per parameter.",
+    sentence="The best timescale of AdamW's decay, the share of a run that it averages, by tokens per parameter.",
     formula="tau = batch / (rate decay tokens), loss = k ln(tau / best)^2 + m, best = a (tokens / parameters)^b",
     reads={
         "tokens": "tokens",
