@@ -13,6 +13,7 @@ import numpy as np
 
 from lit_gpt.errors import UserError
 from lit_gpt.scaling._fit_data import by_chance, positive
+from lit_gpt.scaling.descent import descend
 
 DELAY = 0.999  # lambda of the paper
 PEAK = 0.999  # share of the highest rate from which the warm-up is over
@@ -24,16 +25,21 @@ SEEN = 0.01  # a C that noise alone would improve the fit by in more than this s
 
 @dataclass(frozen=True)
 class Annealing:
-    """Loss from S1 and S2; C is NaN where the runs have not shown it. notes: what the numbers cannot say."""
+    """Loss from S1 and S2. notes: what the numbers cannot say.
+
+    Where the runs have not shown C it is NaN: no effect up to the S2 that they have `seen`, an unknown one beyond it.
+    """
 
     L0: float
     A: float
     alpha: float
     C: float
+    seen: float = 0.0
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __call__(self, s1: np.ndarray, s2: np.ndarray) -> np.ndarray:
-        return self.L0 + self.A * s1**-self.alpha - np.where(s2 > 0, self.C * s2, 0.0)
+        annealed = np.where(s2 > self.seen, np.nan, 0.0) if np.isnan(self.C) else self.C * s2
+        return self.L0 + self.A * s1**-self.alpha - annealed
 
 
 def areas(steps: np.ndarray, rate: np.ndarray, delay: float = DELAY) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -91,7 +97,34 @@ def fit_annealing(s1: np.ndarray, s2: np.ndarray, loss: np.ndarray, known: float
         notes.append("alpha is at the end of its range: the curve does not show where it goes")
     if numbers[0] == 0:
         notes.append("L0 is at its bound 0: the curve does not show where it ends")
-    return Annealing(float(numbers[0]), float(numbers[1] * unit**alpha), float(alpha), float(c), tuple(notes))
+    factor = float(numbers[1] * unit**alpha)
+    return Annealing(float(numbers[0]), factor, float(alpha), float(c), float(s2.max()), tuple(notes))
+
+
+def refit(
+    near: Annealing, s1: np.ndarray, s2: np.ndarray, loss: np.ndarray, counts: np.ndarray, known: bool
+) -> list[Annealing]:
+    """The law of many sets of data, from that of a similar one; loss, counts: (sets, points), see law.Law.many.
+
+    known: whether C was given. What is at a bound or open in the similar law stays so.
+    """
+    ln_s1, bends = np.log(s1), not (known or np.isnan(near.C))
+    free = np.array([near.L0 > 0, True, True, bends])
+
+    def model(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        floor, factor, alpha, c = (points[:, i, None] for i in range(4))
+        rest, fall = np.exp(floor) + 0 * ln_s1, np.exp(factor - alpha * ln_s1)
+        return rest + fall - c * s2, np.stack([rest, fall, -fall * ln_s1, 0 * fall - s2], -1)
+
+    start = np.array([np.log(max(near.L0, 1e-300)), np.log(near.A), near.alpha, np.nan_to_num(near.C)])
+    starts = np.repeat(start[None], len(loss), axis=0)
+    points, _ = descend(model, loss, starts, counts / loss.mean(0) ** 2, free)
+    floors = np.exp(points[:, 0]) if near.L0 > 0 else np.zeros(len(points))
+    c = points[:, 3] if bends else np.full(len(points), near.C)
+    return [
+        Annealing(float(f), float(np.exp(p[1])), float(p[2]), float(own), near.seen)
+        for f, p, own in zip(floors, points, c)
+    ]
 
 
 def _by_noise(error: float, without: float, freedom: int) -> bool:

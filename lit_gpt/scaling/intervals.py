@@ -109,9 +109,13 @@ class Noise:
 
 
 def residuals(law: Law, fitted: Fitted, data: Data) -> np.ndarray:
-    """What is left of each run: y - law, or ln(y) - ln(law) where the law is fitted so."""
+    """What is left of each run: y - law, or ln(y) - ln(law) where the law is fitted so.
+
+    Runs of which the law says nothing, such as a sweep without a minimum, are left out.
+    """
     seen, said = data[law.explains], fitted.curve(data)
-    return np.log(seen) - np.log(said) if law.relative else seen - said
+    left = np.log(seen) - np.log(said) if law.relative else seen - said
+    return left[np.isfinite(said)]
 
 
 def noise_of(law: Law, fitted: Fitted, data: Data, given: float | None = None) -> Noise:
@@ -163,7 +167,7 @@ def draw(
     y = data[law.explains]
     runs = data.get(RUN, np.arange(len(y)))
     units, unit_of = np.unique(runs, return_inverse=True)
-    if law.curves or len(units) >= RESAMPLED:
+    if not law.designed and (law.curves or len(units) >= RESAMPLED):
         way = f"{len(units)} runs drawn with replacement"
         picked = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), size=samples)
         counts, losses, sizes = picked[:, unit_of].astype(float), np.tile(y, (samples, 1)), np.full(samples, noise.size)
@@ -176,12 +180,27 @@ def draw(
         way = f"the law with new noise of the size of {noise.source}"
         spread = noise.freedom / rng.chisquare(noise.freedom, samples) if noise.freedom < math.inf else np.ones(samples)
         sizes, counts = noise.size * np.sqrt(spread), np.ones((samples, len(y)))
-        losses = noisy(law, fitted.curve(data), sizes[:, None] * rng.standard_normal((samples, len(y))))
+        said = fitted.curve(data)
+        by = sizes[:, None] * _new_noise(law, residuals(law, fitted, data), (samples, len(y)), rng)
+        losses = np.where(np.isfinite(said), noisy(law, said, by), y)
     found = refit(law, fitted, data, fixed, losses, counts)
     kept = [i for i, fit in enumerate(found) if fit is not None]
     if not kept:
         raise UserError(f"None of {samples} resamples has a law. Add runs, or runs further apart.")
     return Draws([fit for fit in found if fit is not None], sizes[kept], samples - len(kept), way)
+
+
+def _new_noise(law: Law, left: np.ndarray, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Noise of size 1: Gaussian, and along curves, whose neighbours err alike, blocks of their residuals.
+
+    The moving blocks (Kuensch 1989) are of the square root of the points: longer than most correlations.
+    """
+    if not law.curves:
+        return rng.standard_normal(shape)
+    length = math.isqrt(len(left)) + 1
+    starts = rng.integers(len(left) - length + 1, size=(shape[0], shape[1] // length + 1))
+    blocks = left[starts[..., None] + np.arange(length)].reshape(shape[0], -1)[:, : shape[1]]
+    return blocks / math.sqrt(float((left**2).mean()))
 
 
 def noisy(law: Law, said: np.ndarray, by: np.ndarray) -> np.ndarray:
@@ -242,8 +261,8 @@ def lack_of_fit(law: Law, fitted: Fitted, data: Data, noise: float | None = None
     The F test: Draper and Smith, Applied Regression Analysis, section 2.1.
     """
     left = residuals(law, fitted, data)
-    squares = float((left**2).sum())
-    groups = _repeated(law, data)
+    squares, heard = float((left**2).sum()), np.isfinite(fitted.curve(data))
+    groups = _repeated(law, {name: column[heard] for name, column in data.items()})
     beyond, places = len(left) - groups.max() - 1, int(groups.max()) + 1
     means = np.array([left[groups == i].mean() for i in range(places)])
     pure = float(((left - means[groups]) ** 2).sum())

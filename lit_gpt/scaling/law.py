@@ -22,9 +22,10 @@ class Fitted:
     """A law with the numbers that were found.
 
     numbers: parameters and what follows from them, as they are printed; NaN where the data do not determine one.
-    curve: the explained column at other columns, (n,). free: how many numbers the data determined. notes: what the
-    numbers cannot say, in words. place: the columns that a budget of --predict means, such as the N and D of least
-    loss. tables: title -> rows of cells, the first one of names, such as the optimum of each budget.
+    curve: the explained column at other columns, (n,), NaN where the law says nothing. free: how many numbers the data
+    determined. notes: what the numbers cannot say, in words. place: the columns that a budget of --predict means, such
+    as the N and D of least loss. tables: title -> rows of cells, the first one of names, such as the optimum of each
+    budget.
     """
 
     numbers: Mapping[str, float]
@@ -58,8 +59,9 @@ class Law:
     `budget` names a column. parameters: name -> in words. relative: whether residuals are of ln(y) rather than y.
     fixable: parameters that may be given (--fix c=0). curves: whether it reads every logged step of a run instead of
     its end. many: fits to `samples` sets of data at once, from (the fit to all data, data, fixed, the explained column
-    (samples, runs), how often each run counts (samples, runs)); without it, `fit` is called for each. example: runs of
-    known numbers.
+    (samples, runs), how often each run counts (samples, runs)); without it, `fit` is called for each. designed:
+    whether a draw of its runs would tear apart the sweeps that it reads, so that intervals are from new noise on all of
+    them. example: runs of known numbers.
     """
 
     sentence: str
@@ -72,6 +74,7 @@ class Law:
     budget: str | None = None
     curves: bool = False
     many: Callable[[Fitted, Data, Mapping[str, float], np.ndarray, np.ndarray], list[Fitted | None]] | None = None
+    designed: bool = False
     example: Callable[[], Example] | None = None
 
     @property

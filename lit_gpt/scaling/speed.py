@@ -30,7 +30,7 @@ def effective_speed_up(worse: float, better: float, alpha: float, offset: float)
 
 @dataclass(frozen=True)
 class SpeedUp:
-    """L = offset + factor (s C)^-alpha with s = 1 for the baseline and s = speed_up for the variant."""
+    """L = offset + factor (speed_up^(variant - 1) C)^-alpha: variant 1 is the baseline, 2 the other ladder."""
 
     speed_up: float
     alpha: float
@@ -38,7 +38,7 @@ class SpeedUp:
     factor: float
 
     def __call__(self, compute: np.ndarray, variant: np.ndarray) -> np.ndarray:
-        return self.offset + self.factor * (compute * self.speed_up**variant) ** -self.alpha
+        return self.offset + self.factor * (compute * self.speed_up ** (variant - 1)) ** -self.alpha
 
 
 @dataclass(frozen=True)
@@ -53,21 +53,20 @@ class Ladders:
 def ladders(
     compute: np.ndarray, variant: np.ndarray, loss: np.ndarray, alpha: float | None, offset: float | None
 ) -> Ladders:
-    """One law for both ladders, for Huber's fit of ln(loss). variant: 0 of the baseline's runs, 1 of the others.
+    """One law for both ladders, for Huber's fit of ln(loss). variant: 1 of the baseline's runs, 2 of the others.
 
     alpha, offset: where they are known from elsewhere. Raises UserError for ladders that are not two, and for losses
     that are not above a given offset.
     """
-    compute, loss = positive(2, compute=compute, loss=loss)
-    variant = np.asarray(variant, dtype=np.float64)
-    if set(variant.tolist()) != {0.0, 1.0}:
+    (compute, loss), variant = positive(2, compute=compute, loss=loss), np.asarray(variant, dtype=np.float64)
+    if set(variant.tolist()) != {1.0, 2.0}:
         raise UserError("A speed-up is of two ladders. Give runs of a baseline and of one variant, and no others.")
     if offset is not None and not 0 <= offset < loss.min():
         raise UserError(f"The offset {offset:g} is not below every loss, the least is {loss.min():.4g}. Give less.")
     middle = float(np.log(compute).mean())
-    u, one, zero = np.log(compute) - middle, np.ones_like(loss), np.zeros_like(loss)
+    u, one, zero, other = np.log(compute) - middle, np.ones_like(loss), np.zeros_like(loss), variant - 1
     # numbers: ln(factor) at the middle, alpha, alpha ln(speed_up), ln(offset), how much the variant's alpha is larger
-    terms = np.stack([np.stack([one, -u, -variant, zero, -u * variant], 1), np.stack([zero, zero, zero, one, zero], 1)])
+    terms = np.stack([np.stack([one, -u, -other, zero, -u * other], 1), np.stack([zero, zero, zero, one, zero], 1)])
     free = np.array([True, alpha is None, True, offset is None, False])
 
     def read(point: np.ndarray) -> SpeedUp:

@@ -20,7 +20,7 @@ def fitted(found: Optima, setting: str, x: str = "x") -> Fitted:
     def place(at: float) -> Data:
         return {"x": np.array([at]), setting: found.best(np.array([at]))}
 
-    numbers = {"a": found.a, "b": found.b, "c": found.c}
+    numbers = {"a": found.a, "b": found.b, **({"c": found.c} if found.c else {})}
     if len(found.optima) == 1:
         numbers = {"best": found.optima[0].best}
     return Fitted(numbers, curve, 3 * len(found.optima), found.notes, place, found.table(setting, x))

@@ -8,6 +8,7 @@ import numpy as np
 
 from lit_gpt.errors import UserError
 from lit_gpt.scaling._fit_data import positive
+from lit_gpt.scaling.descent import descend
 
 GRID, ROUNDS = 41, 12  # points a side, and rounds in which the grid shrinks around the best point
 SHRINK = 0.25  # of the sides from one round to the next
@@ -53,6 +54,26 @@ def fit_sigmoid(soft: np.ndarray, hard: np.ndarray, floor: float | None = None, 
         center, side, found = np.array([np.log(slopes[i]), middles[j]]), side * SHRINK, float(floors[i, j])
     notes = _notes(soft, hard, float(center[1]), found)
     return Sigmoid(float(np.exp(center[0])), float(center[1]), found, top, notes)
+
+
+def refit(near: Sigmoid, soft: np.ndarray, hard: np.ndarray, counts: np.ndarray, pinned: bool) -> list[Sigmoid]:
+    """The sigmoid of many sets of data, from that of a similar one; hard, counts: (sets, runs), see law.Law.many.
+
+    pinned: whether the floor was given; one that is at its bound 0 stays there.
+    """
+
+    def model(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        ln_slope, middle, floor = (points[:, i, None] for i in range(3))
+        at = np.exp(ln_slope) * (soft - middle)
+        share = 1 / (1 + np.exp(np.clip(at, -700, 700)))
+        bend = (near.top - floor) * share * (1 - share)
+        slopes = np.stack([-bend * at, bend * np.exp(ln_slope), 1 - share], -1)
+        return floor + (near.top - floor) * share, slopes
+
+    start = np.array([np.log(near.slope), near.middle, near.floor])
+    free = np.array([True, True, not pinned and near.floor > 0])
+    points, _ = descend(model, hard, np.repeat(start[None], len(hard), axis=0), counts, free)
+    return [Sigmoid(float(np.exp(p[0])), float(p[1]), float(p[2]), near.top) for p in points]
 
 
 def _errors(

@@ -31,5 +31,6 @@ LAW = Law(
     reads={"x": "tokens", "batch": "batch", "loss": "loss"},
     parameters={"a": "factor", "b": "exponent"},
     fit=fit,
+    designed=True,
     example=_example,
 )

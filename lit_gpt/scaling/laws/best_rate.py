@@ -32,5 +32,6 @@ LAW = Law(
     parameters={"a": "factor", "b": "exponent", "c": "constant, 0 unless it is given"},
     fit=fit,
     fixable=("c",),
+    designed=True,
     example=example,
 )

@@ -30,5 +30,6 @@ LAW = Law(
     reads={"x": "tokens", "rate": "rate", "loss": "loss"},
     parameters={"a": "factor", "b": "exponent, not above 0", "c": "constant"},
     fit=fit,
+    designed=True,
     example=_example,
 )

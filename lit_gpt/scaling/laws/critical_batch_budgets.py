@@ -29,7 +29,7 @@ def _many(
     problem = hyperbola_problem(reached.batches)
     near, again = problem.fit(reached.steps), resampled(reached, data["steps"], losses, counts)
     steps = np.array([one.steps for one in again])
-    whole = np.isfinite(steps).all(1)
+    whole = [bool(np.isfinite(row).all()) for row in steps]
     found = iter(problem.refit(near, steps[whole], np.ones_like(steps[whole])))
     return [_fitted(one, next(found), fixed) if fine else None for one, fine in zip(again, whole)]
 
@@ -58,5 +58,6 @@ LAW = Law(
     fit=fit,
     fixable=("target", "small"),
     many=_many,
+    designed=True,
     example=_example,
 )

@@ -63,5 +63,6 @@ LAW = Law(
     },
     parameters={"a": "factor", "b": "exponent"},
     fit=fit,
+    designed=True,
     example=_example,
 )

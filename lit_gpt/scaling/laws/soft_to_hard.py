@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
-from lit_gpt.scaling.fit import PowerLaw, fit_power_law
+from lit_gpt.scaling.fit import PowerLaw, fit_power_law, power_laws
 from lit_gpt.scaling.law import Data, Example, Fitted, Law
-from lit_gpt.scaling.two_stages import Sigmoid, fit_sigmoid
+from lit_gpt.scaling.two_stages import Sigmoid, fit_sigmoid, refit
 
 
 def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
@@ -16,16 +17,37 @@ def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
 
     fixed: floor, the accuracy of guessing; top, the accuracy that is never exceeded; c, the soft figure's offset.
     """
+    first, second = _stages(data, fixed)
+    return replace(_fitted(first, second, fixed), notes=(*first.notes, *second.notes))
+
+
+def _stages(data: Data, fixed: Mapping[str, float]) -> tuple[PowerLaw, Sigmoid]:
     first = fit_power_law(data["x"], data["soft"], offset=fixed.get("c"))
-    second = fit_sigmoid(data["soft"], data["hard"], fixed.get("floor"), fixed.get("top", 1.0))
+    return first, fit_sigmoid(data["soft"], data["hard"], fixed.get("floor"), fixed.get("top", 1.0))
+
+
+def _many(
+    fitted: Fitted, data: Data, fixed: Mapping[str, float], hard: np.ndarray, counts: np.ndarray
+) -> list[Fitted | None]:
+    """Both stages with new noise of their own: the soft figures differ from their law by their residuals' spread."""
+    first, second = _stages(data, fixed)
+    soft, rng = data["soft"], np.random.default_rng(0)
+    freedom = max(len(soft) - 3 + ("c" in fixed), 1)
+    spread = np.sqrt(((soft - first(data["x"])) ** 2).sum() / rng.chisquare(freedom, (len(hard), 1)))
+    moved = np.maximum(first(data["x"]) + spread * rng.standard_normal(hard.shape), 1e-9)
+    firsts = power_laws(data["x"], moved, counts, offset=fixed.get("c"))
+    seconds = refit(second, soft, hard, counts, "floor" in fixed)
+    return [_fitted(*both, fixed) for both in zip(firsts, seconds)]
+
+
+def _fitted(first: PowerLaw, second: Sigmoid, fixed: Mapping[str, float]) -> Fitted:
+    def curve(data: Data) -> np.ndarray:
+        return second(data["soft"] if "soft" in data else first(data["x"]))
 
     def place(x: float) -> Data:
-        return {"x": np.array([x]), "soft": first(np.array([x]))}
+        return {"x": np.array([x])}
 
-    free = 2 + ("floor" not in fixed)
-    return Fitted(
-        _numbers(first, second), lambda data: second(data["soft"]), free, (*first.notes, *second.notes), place
-    )
+    return Fitted(_numbers(first, second), curve, 3 - ("floor" in fixed), place=place)
 
 
 def _numbers(first: PowerLaw, second: Sigmoid) -> dict[str, float]:
@@ -55,5 +77,7 @@ LAW = Law(
     },
     fit=fit,
     fixable=("floor", "top", "c"),
+    designed=True,
+    many=_many,
     example=_example,
 )

@@ -34,7 +34,7 @@ def _fitted(law: SpeedUp, both: Ladders, notes: tuple[str, ...] = ()) -> Fitted:
         return law(data["x"], data["variant"])
 
     def place(compute: float) -> Data:
-        return {"x": np.array([compute]), "variant": np.array([1.0])}
+        return {"x": np.array([compute]), "variant": np.array([2.0])}
 
     return Fitted(_numbers(law), curve, int(both.problem.free.sum()), notes, place)
 
@@ -45,13 +45,13 @@ def _numbers(found: SpeedUp) -> dict[str, float]:
 
 def _example() -> Example:
     law, compute = SpeedUp(1.4, 0.15, 1.7, 1e3), np.tile(np.geomspace(1e18, 1e21, 6), 2)
-    variant = np.repeat([0.0, 1.0], 6)
+    variant = np.repeat([1.0, 2.0], 6)
     return Example(_numbers(law), {"x": compute, "variant": variant, "loss": law(compute, variant)}, 0.001)
 
 
 LAW = Law(
     sentence="The effective speed-up of one ladder over another at equal loss.",
-    formula="L = offset + factor (speed_up^variant x)^-alpha, variant 0 for the baseline and 1 for the other ladder",
+    formula="L = offset + factor (speed_up^(variant - 1) x)^-alpha, variant 1 for the baseline, 2 for the other",
     reads={"x": "flops", "variant": "variant", "loss": "loss"},
     parameters={
         "speed_up": "compute of the baseline over that of the variant, for the same loss",

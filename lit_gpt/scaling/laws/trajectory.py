@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from lit_gpt.errors import UserError
-from lit_gpt.scaling.annealing import DELAY, areas, fit_annealing
+from lit_gpt.scaling.annealing import DELAY, Annealing, areas, fit_annealing, refit
 from lit_gpt.scaling.law import RUN, Data, Example, Fitted, Law
 
 
@@ -19,20 +20,38 @@ def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
     share, delay = fixed.get("share", 1.0), fixed.get("lambda", DELAY)
     if not 0 < share <= 1:
         raise UserError(f"The share of a curve is {share:g}; give a number above 0 and up to 1, such as 0.6.")
+    s1, s2, used = _used(data, share, delay)
+    found = fit_annealing(s1[used], s2[used], data["loss"][used], fixed.get("C"))
+    told = _fitted(found, fixed)
+    return replace(told, tables=_ends(data, told.curve(data)) if share < 1 else {}, notes=found.notes)
+
+
+def _used(data: Data, share: float, delay: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """S1, S2, and which points the fit is of."""
     s1, s2, over = _of_runs(data, delay)
     begun = np.zeros(len(s1), dtype=bool)
     for here in _runs(data):
         begun |= here & (data["steps"] <= share * data["steps"][here].max())
-    used = over & begun
-    found = fit_annealing(s1[used], s2[used], data["loss"][used], fixed.get("C"))
+    return s1, s2, over & begun
 
+
+def _many(
+    fitted: Fitted, data: Data, fixed: Mapping[str, float], losses: np.ndarray, counts: np.ndarray
+) -> list[Fitted | None]:
+    s1, s2, used = _used(data, fixed.get("share", 1.0), fixed.get("lambda", DELAY))
+    near = fit_annealing(s1[used], s2[used], data["loss"][used], fixed.get("C"))
+    again = refit(near, s1[used], s2[used], losses[:, used], counts[:, used], "C" in fixed)
+    return [_fitted(law, fixed) for law in again]
+
+
+def _fitted(found: Annealing, fixed: Mapping[str, float]) -> Fitted:
     def curve(data: Data) -> np.ndarray:
-        s1, s2, over = _of_runs(data, delay)
+        s1, s2, over = _of_runs(data, fixed.get("lambda", DELAY))
         return np.where(over, found(s1, s2), np.nan)
 
     numbers = {"L0": found.L0, "A": found.A, "alpha": found.alpha, "C": found.C}
-    tables = _ends(data, curve(data)) if share < 1 else {}
-    return Fitted(numbers, curve, 3 + ("C" not in fixed and np.isfinite(found.C)), found.notes, tables=tables)
+    known = {name: value for name, value in numbers.items() if np.isfinite(value)}
+    return Fitted(known, curve, len(known) - ("C" in fixed))
 
 
 def _runs(data: Data) -> list[np.ndarray]:
@@ -87,5 +106,7 @@ LAW = Law(
     fit=fit,
     fixable=("C", "lambda", "share"),
     curves=True,
+    designed=True,
+    many=_many,
     example=_example,
 )
