@@ -30,7 +30,7 @@ def descend(
     """
     points, y = np.array(starts, dtype=np.float64), np.broadcast_to(y, weights.shape)
     damping = np.full(len(points), DAMPING[0])
-    said, slopes = model(points)
+    said, slopes = (np.array(values) for values in model(points))
     values = huber(said - y, weights, delta)
     active = np.isfinite(values)
     for _ in range(STEPS):

@@ -99,7 +99,10 @@ def _uncentred(point: np.ndarray, mid_x: float, mid_e: float) -> tuple[float, fl
 
 @dataclass(frozen=True)
 class Granular:
-    """L = c + (g / G^gamma + a) / N^alpha + b / D^beta; G: how many small experts one of usual size was cut into."""
+    """L = c + (g / G^gamma + a) / N^alpha + b / D^beta; G: how many small experts one of usual size was cut into.
+
+    N counts all experts, not those in use: so only does the paper's table of optima follow from its numbers.
+    """
 
     a: float
     alpha: float

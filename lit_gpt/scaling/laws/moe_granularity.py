@@ -46,7 +46,7 @@ def _example() -> Example:
 LAW = Law(
     sentence="The loss of mixtures of experts of one sparsity over size, tokens and granularity.",
     formula="L = c + (g / G^gamma + a) / N^alpha + b / D^beta",
-    reads={"n": "parameters", "d": "tokens", "granularity": "top_k", "loss": "loss"},
+    reads={"n": "parameters_total", "d": "tokens", "granularity": "granularity", "loss": "loss"},
     parameters={
         "a": "factor of size",
         "alpha": "exponent of size",
