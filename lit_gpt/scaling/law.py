@@ -32,6 +32,7 @@ class Fitted:
     free: int
     notes: tuple[str, ...] = ()
     place: Callable[[float], Data] | None = None
+    points: Data | None = None
     tables: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
 
 
@@ -43,8 +44,9 @@ class Law:
     is unless another one is chosen; the last symbol is what the law explains, and a budget is of the first unless
     `budget` names a column. parameters: name -> in words. relative: whether residuals are of ln(y) rather than y.
     fixable: parameters that may be given (--fix c=0). curves: whether it reads every logged step of a run instead of
-    its end. many: fits to `samples` sets of data at once, from (the fit to all data, data, fixed, the explained column
-    (samples, runs), how often each run counts (samples, runs)); without it, `fit` is called for each.
+    its end. designed: whether the runs are a design that a draw of them would break. many: fits to `samples` sets of
+    data at once, from (the fit to all data, data, fixed, the explained column (samples, runs), how often each run
+    counts (samples, runs)); without it, `fit` is called for each.
     """
 
     sentence: str
@@ -56,6 +58,7 @@ class Law:
     fixable: tuple[str, ...] = ()
     budget: str | None = None
     curves: bool = False
+    designed: bool = False
     many: Callable[[Fitted, Data, Mapping[str, float], np.ndarray, np.ndarray], list[Fitted | None]] | None = None
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lit_gpt.scaling.fit import PowerLaw, fit_power_law
+from lit_gpt.scaling.fit import PowerLaw, fit_power_law, power_laws
 from lit_gpt.scaling.law import Data, Fitted, Law
 
 
@@ -24,6 +24,13 @@ def _fitted(law: PowerLaw, fixed: Mapping[str, float]) -> Fitted:
     return Fitted({"a": law.a, "b": law.b, "c": law.c}, lambda data: law(data["x"]), free, law.notes, place)
 
 
+def many(
+    found: Fitted, data: Data, fixed: Mapping[str, float], y: np.ndarray, counts: np.ndarray
+) -> list[Fitted | None]:
+    """The laws of many sets of y; see Law.many."""
+    return [_fitted(law, fixed) for law in power_laws(data["x"], y, counts, offset=fixed.get("c"))]
+
+
 LAW = Law(
     sentence="A power law of compute, tokens or parameters, with an offset that it never falls below.",
     formula="y = a x^-b + c",
@@ -31,4 +38,5 @@ LAW = Law(
     parameters={"a": "factor", "b": "exponent", "c": "offset"},
     fit=fit,
     fixable=("c",),
+    many=many,
 )
