@@ -70,7 +70,7 @@ def power_laws(x: np.ndarray, y: np.ndarray, counts: np.ndarray, *, offset: floa
     offset: three) different x, or whose law is not determined, has NaN.
     """
     pinned, low = offset is not None, offset or 0.0
-    reached = (y <= low).any(1)
+    reached = y.min(1) <= low
     (ln_x, u), (ln_y, v) = _centred(x), _centred(np.where(reached[:, None], 1.0, y - low))
     found: list[PowerLaw] = []
     for rows in np.array_split(np.arange(len(v)), -(-len(v) * len(x) // 2000)):  # what fits into the cache

@@ -23,6 +23,7 @@ from lit_gpt.scaling.law import RUN, Data, Fitted, Law
 
 Fit = TypeVar("Fit")
 RESAMPLED = 30  # runs, from which the draw of runs is close enough to a draw of all possible ones
+SHARE = 0.8  # of the training curves in a draw: Hoffmann et al. 2022, table A3
 LEVEL = 0.9  # of intervals
 ALIKE = 1e-6  # relative difference below which two runs are repetitions of one; budgets differ by a batch, not by this
 
@@ -109,10 +110,11 @@ class Noise:
 
 
 def residuals(law: Law, fitted: Fitted, data: Data) -> np.ndarray:
-    """What is left of each run: y - law, or ln(y) - ln(law) where the law is fitted so.
+    """What is left of each point of the fit: y - law, or ln(y) - ln(law) where the law is fitted so.
 
-    Runs of which the law says nothing, such as a sweep without a minimum, are left out.
+    Points of which the law says nothing, such as a sweep without a minimum, are left out.
     """
+    data = fitted.points or data
     seen, said = data[law.explains], fitted.curve(data)
     left = np.log(seen) - np.log(said) if law.relative else seen - said
     return left[np.isfinite(said)]
@@ -124,13 +126,14 @@ def noise_of(law: Law, fitted: Fitted, data: Data, given: float | None = None) -
     A law that misses by more than the given noise is judged by its residuals, which are larger.
     """
     left = residuals(law, fitted, data)
-    freedom = len(left) - fitted.free
+    count = len(np.unique(fitted.points[RUN])) if fitted.points and RUN in fitted.points else len(left)
+    freedom = max(count - fitted.free, 1) if law.curves else count - fitted.free
     of_residuals = math.sqrt(float((left**2).sum()) / freedom) if freedom > 0 else math.nan
     if given is not None:
         size = given / float(np.mean(data[law.explains])) if law.relative else given
         if freedom < 1 or chi_square_beyond(float((left**2).sum()) / size**2, freedom) > 0.05:
             return Noise(size, math.inf, f"the noise {given:g} that was given")
-    words = f"the residuals of {len(left)} runs with {fitted.free} numbers"
+    words = f"the residuals of {count} runs with {fitted.free} numbers"
     return Noise(of_residuals, max(freedom, 0), words)
 
 
@@ -168,8 +171,7 @@ def draw(
     runs = data.get(RUN, np.arange(len(y)))
     units, unit_of = np.unique(runs, return_inverse=True)
     if not law.designed and (law.curves or len(units) >= RESAMPLED):
-        way = f"{len(units)} runs drawn with replacement"
-        picked = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), size=samples)
+        way, picked = _picked(rng, len(units), samples, law.curves)
         counts, losses, sizes = picked[:, unit_of].astype(float), np.tile(y, (samples, 1)), np.full(samples, noise.size)
     elif not math.isfinite(noise.size):
         raise UserError(
@@ -188,6 +190,14 @@ def draw(
     if not kept:
         raise UserError(f"None of {samples} resamples has a law. Add runs, or runs further apart.")
     return Draws([fit for fit in found if fit is not None], sizes[kept], samples - len(kept), way)
+
+
+def _picked(rng: np.random.Generator, units: int, samples: int, curves: bool) -> tuple[str, np.ndarray]:
+    """How often each run is in each sample, (samples, runs), and in words how it was drawn."""
+    if not curves:
+        return f"{units} runs drawn with replacement", rng.multinomial(units, np.full(units, 1 / units), size=samples)
+    kept = rng.permuted(np.tile(np.arange(units), (samples, 1)), axis=1) < round(SHARE * units)
+    return f"{SHARE:.0%} of {units} runs drawn, as Hoffmann et al. do: how much single runs decide", kept
 
 
 def _new_noise(law: Law, left: np.ndarray, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
@@ -261,8 +271,11 @@ def lack_of_fit(law: Law, fitted: Fitted, data: Data, noise: float | None = None
     The F test: Draper and Smith, Applied Regression Analysis, section 2.1.
     """
     left = residuals(law, fitted, data)
-    squares, heard = float((left**2).sum()), np.isfinite(fitted.curve(data))
-    groups = _repeated(law, {name: column[heard] for name, column in data.items()})
+    if law.curves:
+        return None
+    points = fitted.points or data
+    squares, heard = float((left**2).sum()), np.isfinite(fitted.curve(points))
+    groups = _repeated(law, {name: column[heard] for name, column in points.items()})
     beyond, places = len(left) - groups.max() - 1, int(groups.max()) + 1
     means = np.array([left[groups == i].mean() for i in range(places)])
     pure = float(((left - means[groups]) ** 2).sum())

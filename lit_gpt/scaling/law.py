@@ -33,6 +33,7 @@ class Fitted:
     free: int
     notes: tuple[str, ...] = ()
     place: Callable[[float], Data] | None = None
+    points: Data | None = None
     tables: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
 
 
@@ -58,10 +59,10 @@ class Law:
     is unless another one is chosen; the last symbol is what the law explains, and a budget is of the first unless
     `budget` names a column. parameters: name -> in words. relative: whether residuals are of ln(y) rather than y.
     fixable: parameters that may be given (--fix c=0). curves: whether it reads every logged step of a run instead of
-    its end. many: fits to `samples` sets of data at once, from (the fit to all data, data, fixed, the explained column
-    (samples, runs), how often each run counts (samples, runs)); without it, `fit` is called for each. designed:
-    whether a draw of its runs would tear apart the sweeps that it reads, so that intervals are from new noise on all of
-    them. example: runs of known numbers.
+    its end. designed: whether the runs are a design that a draw of them would break, so that intervals are from new
+    noise on all of them. many: fits to `samples` sets of data at once, from (the fit to all data, data, fixed, the
+    explained column (samples, runs), how often each run counts (samples, runs)); without it, `fit` is called for each.
+    example: runs of known numbers.
     """
 
     sentence: str
@@ -73,8 +74,8 @@ class Law:
     fixable: tuple[str, ...] = ()
     budget: str | None = None
     curves: bool = False
-    many: Callable[[Fitted, Data, Mapping[str, float], np.ndarray, np.ndarray], list[Fitted | None]] | None = None
     designed: bool = False
+    many: Callable[[Fitted, Data, Mapping[str, float], np.ndarray, np.ndarray], list[Fitted | None]] | None = None
     example: Callable[[], Example] | None = None
 
     @property

@@ -14,7 +14,8 @@ import numpy as np
 
 from lit_gpt.errors import UserError
 from lit_gpt.scaling._fit_data import by_chance, positive
-from lit_gpt.scaling.fit import fit_power_law
+from lit_gpt.scaling.fit import PowerLaw, power_laws
+from lit_gpt.scaling.noise import LEVEL, student
 
 SAME = 0.02  # values of x closer than this share are one sweep: budgets are rounded to whole batches
 CHANCE = 0.01  # of the test whether optima lie on the law
@@ -65,22 +66,13 @@ class Optima:
         return found
 
     def table(self, setting: str, x: str) -> Mapping[str, list[list[str]]]:
-        """Rows of cells, the first of names: each optimum with its 95% interval (delta method)."""
-        rows = [[x, f"best {setting}", "95% interval", "loss there", "runs"]]
+        """Rows of cells, the first of names: each optimum with its interval (delta method, Student's t)."""
+        rows = [[x, f"best {setting}", f"{LEVEL:.0%} interval", "loss there", "runs"]]
         for o in self.optima:
             half = student(self.freedom) * self.noise * o.spread if self.freedom else math.nan
             ends = f"{o.best * math.exp(-half):.3g} to {o.best * math.exp(half):.3g}" if half < 700 else "open"
             rows.append([f"{o.x:.4g}", f"{o.best:.4g}", ends, f"{o.loss:.4f}", str(o.runs)])
         return {f"Best {setting} of each {x}": rows}
-
-
-def student(freedom: int) -> float:
-    """The quantile 0.975 of Student's t, within 0.5% (Cornish-Fisher of four terms; exact for 1 and 2)."""
-    if freedom <= 2:
-        return 12.706 if freedom <= 1 else 4.303
-    z, f = 1.959964, float(freedom)
-    terms = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + sum(term / f ** (i + 1) for i, term in enumerate(terms))
 
 
 def fit_optima(x: np.ndarray, setting: np.ndarray, loss: np.ndarray, *, constant: float | None = 0.0) -> Optima:
@@ -152,8 +144,8 @@ def _law(
         return math.nan, math.nan, math.nan, (why,)
     x, best, spread = (np.array([getattr(o, name) for o in optima]) for name in ("x", "best", "spread"))
     if constant is None:
-        law = fit_power_law(x, best)
-        return law.a, -law.b, law.c, law.notes
+        (law,) = power_laws(x, best[None], np.ones((1, len(x))))
+        return law.a, -law.b, law.c, _open(law)
     if constant >= best.min():
         raise UserError(
             f"The constant {constant:g} is not below every optimum, the least is {best.min():.4g}. Give less."
@@ -165,6 +157,15 @@ def _law(
     if len(optima) == 2:
         notes = ("two optima are no test of a power law, which goes through any two: add a third x", *notes)
     return math.exp(level - b * middle), float(b), constant, notes
+
+
+def _open(law: PowerLaw) -> tuple[str, ...]:
+    """Sentences where the optima leave the constant open."""
+    if math.isnan(law.b):
+        return ("the optima do not show a fall to a constant: fit best_rate, or add sweeps further apart",)
+    if law.b == 0:
+        return ("the optima do not fall with x, so this is their mean",)
+    return ("the constant is at its bound 0: fit best_rate",) if law.c == 0 else ()
 
 
 def _beside(residual: np.ndarray, spread: np.ndarray, noise: float, freedom: int) -> tuple[str, ...]:

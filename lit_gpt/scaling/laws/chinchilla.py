@@ -12,7 +12,7 @@ import numpy as np
 from lit_gpt.errors import UserError
 from lit_gpt.scaling._fit_data import positive, untested
 from lit_gpt.scaling._huber import Chains, huber, minimise
-from lit_gpt.scaling.law import Data, Fitted, Law
+from lit_gpt.scaling.law import Data, Example, Fitted, Law
 
 DEPENDENT = 1e-6  # smallest singular value of unit vectors that depend on each other
 FAR = 6.0  # robust standard deviations (1.4826 median |residual|) from which a run is far from the law
@@ -49,13 +49,15 @@ BESIROGLU = Chinchilla(482.01, 2085.43, 1.8169, 0.3478, 0.3659)  # 2404.10102, t
 
 
 def fit_chinchilla(
-    n: np.ndarray, d: np.ndarray, loss: np.ndarray, starts: int = 20, fixed: Mapping[str, float] | None = None
+    n: np.ndarray, d: np.ndarray, loss: np.ndarray, starts: int = 125, fixed: Mapping[str, float] | None = None
 ) -> Chinchilla:
     """Approach 3: minimise the sum of Huber(1e-3) of ln(predicted) - ln(loss).
 
     n, d, loss: 1-D, one entry per run. The sum, not the mean: the mean makes optimizers stop
     early, which is how the replication explains Hoffmann's intervals. Of the papers' grid of
-    4500 starting points the `starts` lowest are followed by Newton's method. fixed: E, alpha or beta where it is known.
+    4500 starting points the best for each E, alpha and beta, or the `starts` lowest of these 125, are followed by
+    Newton's method: the lowest of all 4500 are often in one valley, which is not always the deepest.
+    fixed: E, alpha or beta where it is known.
     A term that explains nothing, or grows, has NaN for its numbers; that and runs far from the law are in `notes`.
     Raises UserError for fewer than five runs, three different N or D, and one ratio of D to a power of N in all of them
     (N and D cannot be told apart then).
@@ -65,14 +67,22 @@ def fit_chinchilla(
     _designed(n, d)
     unit = float(np.log(loss).mean())  # the starting points are for losses of about 1
     ln_n, ln_d, ln_loss = np.log(n), np.log(d), np.log(loss) - unit
-    tens, halves = np.arange(0, 26, 5.0), np.arange(0, 2.01, 0.5)
-    grid = np.array(list(product(tens, tens, np.arange(-1, 1.01, 0.5), halves, halves)))
-    grid[:, _held(fixed)] = [math.log(v) - unit if name == "E" else v for name, v in fixed.items()]
     chains, once = Chains(ln_n, ln_d), np.ones(len(n))
-    ranked = grid[np.argsort(_objective(chains, grid, ln_loss))[:starts]]
+    places = {name: math.log(value) - unit if name == "E" else value for name, value in fixed.items()}
+    ranked = _starts(chains, ln_loss, places)[:starts]
     found, _ = minimise(ranked, ln_n, ln_d, ln_loss, once, _held(fixed))
     best = found[np.argmin(_objective(chains, found, ln_loss))]
     return _judged(best + np.array([unit] * 3 + [0, 0]), ln_n, ln_d, ln_loss + unit, 5 - len(fixed))
+
+
+def _starts(chains: Chains, ln_loss: np.ndarray, fixed: Mapping[str, float]) -> np.ndarray:
+    """The papers' grid: of each e, alpha and beta the best a and b, the lowest objective first, (125, 5)."""
+    tens, halves = np.arange(0, 26, 5.0), np.arange(0, 2.01, 0.5)
+    grid = np.array(list(product(np.arange(-1, 1.01, 0.5), halves, halves, tens, tens)))[:, [3, 4, 0, 1, 2]]
+    grid[:, _held(fixed)] = list(fixed.values())
+    values = _objective(chains, grid, ln_loss).reshape(125, 36)
+    best = grid.reshape(125, 36, 5)[np.arange(125), values.argmin(1)]
+    return best[np.argsort(values.min(1))]
 
 
 def _held(fixed: Mapping[str, float]) -> list[int]:
@@ -192,6 +202,13 @@ def _one(data: Data, fixed: Mapping[str, float], loss: np.ndarray, count: np.nda
     return found if all(math.isfinite(v) for v in found.numbers.values()) else None
 
 
+def _example() -> Example:
+    """The replication's law (2404.10102) at 6 sizes and 6 budgets."""
+    n, d = np.array(list(product(np.geomspace(5e7, 5e9, 6), np.geomspace(1e9, 1e11, 6)))).T
+    data = {"N": n, "D": d, "L": BESIROGLU(n, d)}
+    return Example(_fitted(BESIROGLU, {}).numbers, data, 0.004)
+
+
 LAW = Law(
     sentence="Loss over parameters and tokens, from runs of several ratios of them (Hoffmann et al. 2022, approach 3).",
     formula="L = E + A / N^alpha + B / D^beta; the optimum of a budget C = 6 N D has N* ~ C^(beta / (alpha + beta))",
@@ -210,4 +227,5 @@ LAW = Law(
     fixable=tuple(HELD),
     budget="flops_6nd",
     many=many,
+    example=_example,
 )

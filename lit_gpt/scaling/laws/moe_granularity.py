@@ -16,21 +16,21 @@ OPEN = "these runs leave the numbers open, as other laws fit as well: add runs w
 
 def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
     """The numbers by Huber(0.01) of ln(predicted) - ln(loss); see granular_problem."""
-    problem = granular_problem(data["n"], data["d"], data["granularity"])
-    point = problem.fit(data["loss"])
+    problem = granular_problem(data["N"], data["D"], data["G"])
+    point = problem.fit(data["L"])
     return _fitted(problem.read(point), (OPEN,) if problem.undetermined(point) else ())
 
 
 def _many(
     fitted: Fitted, data: Data, fixed: Mapping[str, float], losses: np.ndarray, counts: np.ndarray
 ) -> list[Fitted | None]:
-    problem = granular_problem(data["n"], data["d"], data["granularity"])
-    return [_fitted(law) for law in problem.refit(problem.fit(data["loss"]), losses, counts)]
+    problem = granular_problem(data["N"], data["D"], data["G"])
+    return [_fitted(law) for law in problem.refit(problem.fit(data["L"]), losses, counts)]
 
 
 def _fitted(law: Granular, notes: tuple[str, ...] = ()) -> Fitted:
     def curve(data: Data) -> np.ndarray:
-        return law(data["n"], data["d"], data["granularity"])
+        return law(data["N"], data["D"], data["G"])
 
     return Fitted({name: getattr(law, name) for name in NAMES}, curve, len(NAMES), notes)
 
@@ -40,13 +40,13 @@ def _example() -> Example:
     n, d, granularity = np.array(list(product(sizes, budgets, (1, 2, 4, 16)))).T
     loss = KRAJEWSKI(n, d, granularity)
     true = {name: getattr(KRAJEWSKI, name) for name in NAMES}
-    return Example(true, {"n": n, "d": d, "granularity": granularity, "loss": loss}, 0.002)
+    return Example(true, {"N": n, "D": d, "G": granularity, "L": loss}, 0.002)
 
 
 LAW = Law(
     sentence="The loss of mixtures of experts of one sparsity over size, tokens and granularity.",
     formula="L = c + (g / G^gamma + a) / N^alpha + b / D^beta",
-    reads={"n": "parameters_total", "d": "tokens", "granularity": "granularity", "loss": "loss"},
+    reads={"N": "parameters_total", "D": "tokens", "G": "granularity", "L": "loss"},
     parameters={
         "a": "factor of size",
         "alpha": "exponent of size",

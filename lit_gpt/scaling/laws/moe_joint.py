@@ -16,21 +16,21 @@ OPEN = "these runs leave the numbers open, as other laws fit as well: add runs w
 
 def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
     """The numbers by Huber(0.01) of ln(predicted) - ln(loss); see joint_problem."""
-    problem = joint_problem(data["n"], data["d"], data["experts"])
-    point = problem.fit(data["loss"])
+    problem = joint_problem(data["N"], data["D"], data["E"])
+    point = problem.fit(data["L"])
     return _fitted(problem.read(point), (OPEN,) if problem.undetermined(point) else ())
 
 
 def _many(
     fitted: Fitted, data: Data, fixed: Mapping[str, float], losses: np.ndarray, counts: np.ndarray
 ) -> list[Fitted | None]:
-    problem = joint_problem(data["n"], data["d"], data["experts"])
-    return [_fitted(law) for law in problem.refit(problem.fit(data["loss"]), losses, counts)]
+    problem = joint_problem(data["N"], data["D"], data["E"])
+    return [_fitted(law) for law in problem.refit(problem.fit(data["L"]), losses, counts)]
 
 
 def _fitted(law: Joint, notes: tuple[str, ...] = ()) -> Fitted:
     def curve(data: Data) -> np.ndarray:
-        return law(data["n"], data["d"], data["experts"])
+        return law(data["N"], data["D"], data["E"])
 
     return Fitted({name: getattr(law, name) for name in NAMES}, curve, len(NAMES), notes)
 
@@ -39,14 +39,14 @@ def _example() -> Example:
     sizes, budgets = np.geomspace(5e7, 2e9, 4), np.geomspace(1e9, 5e10, 4)
     n, d, experts = np.array(list(product(sizes, budgets, (1, 2, 8, 32)))).T
     true = {name: getattr(LUDZIEJEWSKI, name) for name in NAMES}
-    return Example(true, {"n": n, "d": d, "experts": experts, "loss": LUDZIEJEWSKI(n, d, experts)}, 0.003)
+    return Example(true, {"N": n, "D": d, "E": experts, "L": LUDZIEJEWSKI(n, d, experts)}, 0.003)
 
 
 LAW = Law(
     sentence="The loss of dense models and mixtures of experts over active parameters, tokens and experts.",
     formula="L = a F^delta N^(alpha + gamma ln F) + b F^omega D^(beta + zeta ln F) + c, "
     "1/F = 1/(E - 1 + 1/(1/2.0732 - 1/290.4521)) + 1/290.4521",
-    reads={"n": "parameters", "d": "tokens", "experts": "sparsity", "loss": "loss"},
+    reads={"N": "parameters", "D": "tokens", "E": "sparsity", "L": "loss"},
     parameters={
         "a": "factor of size",
         "alpha": "exponent of size",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lit_gpt.scaling.fit import PowerLaw, fit_power_law
+from lit_gpt.scaling.fit import PowerLaw, fit_power_law, power_laws
 from lit_gpt.scaling.law import Data, Example, Fitted, Law
 
 
@@ -24,6 +24,13 @@ def _fitted(law: PowerLaw, fixed: Mapping[str, float]) -> Fitted:
     return Fitted({"a": law.a, "b": law.b, "c": law.c}, lambda data: law(data["x"]), free, law.notes, place)
 
 
+def many(
+    found: Fitted, data: Data, fixed: Mapping[str, float], y: np.ndarray, counts: np.ndarray
+) -> list[Fitted | None]:
+    """The laws of many sets of y; see Law.many."""
+    return [_fitted(law, fixed) for law in power_laws(data["x"], y, counts, offset=fixed.get("c"))]
+
+
 def _example() -> Example:
     law, flops = PowerLaw(1e3, 0.15, 1.7), np.geomspace(1e18, 1e21, 8)
     return Example({"a": law.a, "b": law.b, "c": law.c}, {"x": flops, "y": law(flops)}, 0.003)
@@ -36,5 +43,6 @@ LAW = Law(
     parameters={"a": "factor", "b": "exponent", "c": "offset"},
     fit=fit,
     fixable=("c",),
+    many=many,
     example=_example,
 )
