@@ -42,7 +42,7 @@ def coverage(law: Law, draws: int, samples: int, level: float = LEVEL, seed: int
     """
     assert law.example is not None
     example, rng = law.example(), np.random.default_rng(seed)
-    held, found = {name: 0.0 for name in (*example.numbers, NEXT)}, {name: list[float]() for name in example.numbers}
+    held, found = dict.fromkeys((*example.numbers, NEXT), 0.0), {name: list[float]() for name in example.numbers}
     for i in range(draws):
         inside, numbers, share = _one(law, example, rng, samples, level, i)
         for name in example.numbers:

@@ -23,4 +23,4 @@ def fitted(found: Optima, setting: str, x: str = "x") -> Fitted:
     numbers = {"a": found.a, "b": found.b, **({"c": found.c} if found.c else {})}
     if len(found.optima) == 1:
         numbers = {"best": found.optima[0].best}
-    return Fitted(numbers, curve, 3 * len(found.optima), found.notes, place, found.table(setting, x))
+    return Fitted(numbers, curve, 3 * len(found.optima), found.notes, place, tables=found.table(setting, x))

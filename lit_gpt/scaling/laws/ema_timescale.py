@@ -37,7 +37,7 @@ def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
     def curve(data: Data) -> np.ndarray:
         return found.curve({"x": data["tokens"] / data["parameters"], "tau": timescale(data)})
 
-    return Fitted(found.numbers, curve, found.free, found.notes, None, found.tables)
+    return Fitted(found.numbers, curve, found.free, found.notes, tables=found.tables)
 
 
 def _example() -> Example:
