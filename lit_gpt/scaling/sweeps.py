@@ -7,8 +7,8 @@ line through ln(best) over ln(x), in which every optimum counts by its precision
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -52,6 +52,11 @@ class Optima:
     noise: float
     freedom: int
     notes: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def inside(self) -> list[Optimum]:
+        """Those that their sweep brackets, through which the law goes."""
+        return [o for o in self.optima if o.inside]
 
     def best(self, x: np.ndarray | float) -> np.ndarray:
         """The law's setting at any x."""
@@ -102,8 +107,8 @@ def fit_optima(x: np.ndarray, setting: np.ndarray, loss: np.ndarray, *, constant
     noise = math.sqrt(squares / freedom) if freedom else 0.0
     if not freedom:
         notes.append("three runs are no test of a parabola, which goes through any of them: add runs to the sweeps")
-    a, b, c, more = _law([o for o in optima if o.inside], constant, noise, freedom)
-    return Optima(a, b, c, tuple(optima), noise, freedom, (*more, *notes))
+    found = Optima(math.nan, math.nan, math.nan, tuple(optima), noise, freedom, tuple(notes))
+    return _with_line(found, constant) if constant is not None else _with_constant(found)
 
 
 def groups(x: np.ndarray) -> list[np.ndarray]:
@@ -134,29 +139,39 @@ def _parabola(x: np.ndarray, setting: np.ndarray, loss: np.ndarray) -> tuple[Opt
     return Optimum(at, best, low, float(curvature), spread, len(loss), inside), error
 
 
-def _law(
-    optima: Sequence[Optimum], constant: float | None, noise: float, freedom: int
-) -> tuple[float, float, float, tuple[str, ...]]:
-    """a, b, c of best(x) and notes."""
-    needed = 4 if constant is None else 2
-    if len(optima) < needed:
-        why = f"a law over x needs {needed} sweeps that bracket their optimum, and {len(optima)} did"
-        return math.nan, math.nan, math.nan, (why,)
-    x, best, spread = (np.array([getattr(o, name) for o in optima]) for name in ("x", "best", "spread"))
-    if constant is None:
-        (law,) = power_laws(x, best[None], np.ones((1, len(x))))
-        return law.a, -law.b, law.c, _open(law)
+def _with_constant(found: Optima) -> Optima:
+    if len(found.inside) < 4:
+        return _too_few(found, 4)
+    x, best = (np.array([getattr(o, name) for o in found.inside]) for name in ("x", "best"))
+    (law,) = power_laws(x, best[None], np.ones((1, len(x))))
+    return with_law(replace(found, notes=(*_open(law), *found.notes)), law)
+
+
+def with_law(found: Optima, law: PowerLaw) -> Optima:
+    """The same optima with this law of best(x)."""
+    return replace(found, a=law.a, b=-law.b, c=law.c)
+
+
+def _with_line(found: Optima, constant: float) -> Optima:
+    """a and b by a line through logarithms above the constant, in which optima weigh by their precision."""
+    if len(found.inside) < 2:
+        return _too_few(found, 2)
+    x, best, spread = (np.array([getattr(o, name) for o in found.inside]) for name in ("x", "best", "spread"))
     if constant >= best.min():
-        raise UserError(
-            f"The constant {constant:g} is not below every optimum, the least is {best.min():.4g}. Give less."
-        )
+        raise UserError(f"The constant {constant:g} is not below the least optimum {best.min():.4g}. Give less.")
     above, spread = best - constant, spread * best / (best - constant)
     middle = float(np.log(x).mean())
     b, level = np.polyfit(np.log(x) - middle, np.log(above), 1, w=1 / spread)
-    notes = _beside(np.log(above) - level - b * (np.log(x) - middle), spread, noise, freedom)
-    if len(optima) == 2:
+    notes = _beside(np.log(above) - level - b * (np.log(x) - middle), spread, found.noise, found.freedom)
+    if len(x) == 2:
         notes = ("two optima are no test of a power law, which goes through any two: add a third x", *notes)
-    return math.exp(level - b * middle), float(b), constant, notes
+    factor = math.exp(level - b * middle)
+    return replace(found, a=factor, b=float(b), c=constant, notes=(*notes, *found.notes))
+
+
+def _too_few(found: Optima, needed: int) -> Optima:
+    why = f"a law over x needs {needed} sweeps that bracket their optimum, and {len(found.inside)} did"
+    return replace(found, notes=(why, *found.notes))
 
 
 def _open(law: PowerLaw) -> tuple[str, ...]:

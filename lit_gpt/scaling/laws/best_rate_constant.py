@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
 
+from lit_gpt.scaling.fit import power_laws
 from lit_gpt.scaling.law import Data, Example, Fitted, Law
 from lit_gpt.scaling.sweep_law import fitted
-from lit_gpt.scaling.sweeps import fit_optima
+from lit_gpt.scaling.sweeps import fit_optima, with_law
 
 
 def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
     """Parabolas in ln(rate) at each x, and fit_power_law through their lowest points."""
     return fitted(fit_optima(data["x"], data["rate"], data["loss"], constant=None), "rate")
+
+
+def _many(
+    before: Fitted, data: Data, fixed: Mapping[str, float], losses: np.ndarray, counts: np.ndarray
+) -> list[Fitted | None]:
+    """Sets in which as many sweeps bracket their optimum as in most have a law."""
+    sets = [np.repeat(np.arange(len(count)), count.astype(int)) for count in counts]
+    found = [fit_optima(data["x"][s], data["rate"][s], loss[s]) for s, loss in zip(sets, losses)]
+    usual = max(Counter(len(one.inside) for one in found).items(), key=lambda pair: pair[1])[0]
+    whole = [one for one in found if len(one.inside) == usual]
+    x, best = np.array([[[o.x, o.best] for o in one.inside] for one in whole]).transpose(2, 0, 1)
+    laws = iter(power_laws(x[0], best, np.ones_like(best)))
+    return [fitted(with_law(one, next(laws)), "rate") if len(one.inside) == usual else None for one in found]
 
 
 def _example() -> Example:
@@ -31,5 +46,6 @@ LAW = Law(
     parameters={"a": "factor", "b": "exponent, not above 0", "c": "constant"},
     fit=fit,
     designed=True,
+    many=_many,
     example=_example,
 )
