@@ -21,14 +21,14 @@ def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
 def _many(
     before: Fitted, data: Data, fixed: Mapping[str, float], losses: np.ndarray, counts: np.ndarray
 ) -> list[Fitted | None]:
-    """Sets in which as many sweeps bracket their optimum as in most have a law."""
+    """Sets whose sweeps bracket the optima of the same x as in most have a law."""
     sets = [np.repeat(np.arange(len(count)), count.astype(int)) for count in counts]
     found = [fit_optima(data["x"][s], data["rate"][s], loss[s]) for s, loss in zip(sets, losses)]
-    usual = max(Counter(len(one.inside) for one in found).items(), key=lambda pair: pair[1])[0]
-    whole = [one for one in found if len(one.inside) == usual]
-    x, best = np.array([[[o.x, o.best] for o in one.inside] for one in whole]).transpose(2, 0, 1)
-    laws = iter(power_laws(x[0], best, np.ones_like(best)))
-    return [fitted(with_law(one, next(laws)), "rate") if len(one.inside) == usual else None for one in found]
+    places = [tuple(o.x for o in one.inside) for one in found]
+    usual = Counter(places).most_common(1)[0][0]
+    best = np.array([[o.best for o in one.inside] for one, place in zip(found, places) if place == usual])
+    laws = iter(power_laws(np.array(usual), best, np.ones_like(best)))
+    return [fitted(with_law(one, next(laws)), "rate") if place == usual else None for one, place in zip(found, places)]
 
 
 def _example() -> Example:
