@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lit_gpt.errors import UserError
-from lit_gpt.lab.fit_runs import Sample, words
+from lit_gpt.lab.fit_steps import Sample, words
 from lit_gpt.metrics.summary import jsonable
 from lit_gpt.scaling.intervals import (
     Draws,

@@ -5,47 +5,28 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from lit_gpt.errors import UserError, did_you_mean
-from lit_gpt.lab.runs import COLUMNS, FINISHED, Run, column, known_name, read_runs
+from lit_gpt.lab.fit_steps import Sample, logged_steps
+from lit_gpt.lab.runs import FINISHED, Run, column, known_name, read_runs
 from lit_gpt.lab.where import matching
-from lit_gpt.metrics.labels import axis_label
 from lit_gpt.metrics.summary import read_metrics
-from lit_gpt.scaling.law import RUN, Data, Law
+from lit_gpt.scaling.law import RUN, Law
 
 VALIDATION, TRAINING, TOKENS = "metric/val_loss@1x", "metric/train_loss", "total_tokens"
+ROW = "row.json"  # of a study, beside the folder of each run
 POINTS = 60  # of a training curve, which is averaged in between: single steps are noisy
 FEW = 8  # points of a curve, below which it says little
 
 
-@dataclass(frozen=True)
-class Sample:
-    """What a law is fitted to. data: by symbol. names: the run of each point. reads: symbol -> column."""
-
-    runs: Sequence[Run]
-    data: Data
-    names: Sequence[str]
-    reads: Mapping[str, str]
-    notes: tuple[str, ...] = ()
-
-    def words(self, symbol: str) -> str:
-        """A column in words."""
-        return words(self.reads[symbol])
-
-
-def words(name: str) -> str:
-    """A column in words and units."""
-    return COLUMNS.get(name) or axis_label(name)
-
-
 def finished_runs(
-    paths: Iterable[Path], where: str | None, needed: Sequence[str], repeated: bool
+    paths: Iterable[Path], where: str | None, needed: Sequence[str], repeated: bool, unfinished: bool = False
 ) -> tuple[list[Run], tuple[str, ...]]:
     """The runs that a fit may use, and what was left out. repeated: also runs that saw some data more than once.
+    unfinished: also runs that have not ended.
 
     needed: columns without which a run is left out. Raises UserError where nothing is left.
     """
@@ -55,7 +36,7 @@ def finished_runs(
         raise UserError(f"--where {where!r} is true of none of {len(runs)} runs. Change it.")
     notes = []
     for why, fits in (
-        ("did not finish", lambda run: run.state == FINISHED),
+        ("did not finish", lambda run: unfinished or run.state == FINISHED),
         (
             "saw data more than once (--repeated true takes them)",
             lambda run: repeated or run.numbers.get("epochs", 0) <= 1,
@@ -124,14 +105,32 @@ def _symbol(law: Law, name: str) -> str:
 
 def sample(law: Law, runs: Sequence[Run], reads: Mapping[str, str]) -> Sample:
     """The columns that a law reads of these runs. Raises UserError for columns that they do not have."""
+    if law.every_step:
+        return logged_steps(runs, reads)
     if law.curves:
         return _curves(law, runs, reads)
-    data = {symbol: column(runs, name) for symbol, name in reads.items()}
-    notes = []
+    data = {symbol: column(runs, name) for symbol, name in reads.items() if symbol not in law.labels}
+    notes = list[str]()
+    for symbol in set(reads) & set(law.labels):
+        data[symbol], said = _numbered(runs, reads[symbol])
+        notes.append(f"{symbol} {said}")
+    data = {symbol: data[symbol] for symbol in reads}
     seeds = {run.value("seed") for run in runs} - {None}
     if len(seeds) == 1 and len(runs) > 1:
         notes.append("all runs have one seed, so nothing here measures noise: add seeds, or give its size with --noise")
     return Sample(runs, data, [run.name for run in runs], reads, tuple(notes))
+
+
+def _numbered(runs: Sequence[Run], name: str) -> tuple[np.ndarray, str]:
+    """A column of words as numbers from 1, in the order of the runs; where no run has it, the study that it is of."""
+    values = [run.value(name) for run in runs]
+    if all(value is None for value in values):
+        values = [run.folder and str(run.folder.parents[(run.folder.parent / ROW).is_file()]) for run in runs]
+    if None in values:
+        raise UserError(f"{runs[values.index(None)].name} has no {name!r}. Say which column tells the runs apart.")
+    kinds = list(dict.fromkeys(values))
+    words = ", ".join(f"{number} is {kind}" for number, kind in enumerate(kinds, 1))
+    return np.array([kinds.index(value) + 1.0 for value in values]), words
 
 
 def _curves(law: Law, runs: Sequence[Run], reads: Mapping[str, str]) -> Sample:
@@ -145,7 +144,7 @@ def _curves(law: Law, runs: Sequence[Run], reads: Mapping[str, str]) -> Sample:
         for symbol, name in reads.items():
             whole = symbol == law.explains or name == "tokens"
             end = 1.0 if whole else float(column([run], name)[0])
-            grows = name.startswith("flops")
+            grows = name == "steps" or name.startswith("flops")
             value = loss if symbol == law.explains else tokens if name == "tokens" else end * share**grows
             parts[symbol].append(np.broadcast_to(value, tokens.shape))
         parts[RUN].append(np.full(len(tokens), float(number)))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lit_gpt.lab.fit_report import Guess, Report
-from lit_gpt.lab.fit_runs import words
+from lit_gpt.lab.fit_steps import words
 from lit_gpt.scaling.intervals import residuals
 from lit_gpt.scaling.law import Data
 
@@ -80,11 +80,11 @@ def _residual_title(report: Report) -> str:
 
 def _residuals(report: Report) -> list[tuple[str, ...]]:
     law, points = report.law, report.points
-    left = residuals(law, report.fitted, report.sample.data)
     said, seen, names = report.fitted.curve(points), points[law.explains], _names(report, points)
-    order = np.arange(len(seen))
+    order = np.flatnonzero(np.isfinite(said))
+    left = dict(zip(order.tolist(), residuals(law, report.fitted, report.sample.data).tolist()))
     if len(order) > SHOWN:
-        order = np.argsort(-np.abs(left))[:FARTHEST]
+        order = np.array(sorted(left, key=lambda i: -abs(left[i]))[:FARTHEST])
     rows = [("run", *law.given, law.explains, "law", "difference", "/ noise")]
     for i in order:
         places = [f"{points[symbol][i]:.4g}" for symbol in law.given]
@@ -112,6 +112,8 @@ def guess_lines(report: Report, guess: Guess) -> list[str]:
     lines = [f"{of}{', '.join(places)}"]
     if {"N", "D"} <= guess.place.keys():
         lines[0] += f", D / N = {guess.place['D'] / guess.place['N']:.3g}"
+    if math.isnan(guess.loss):
+        return lines
     said = f"{report.law.explains} = {guess.loss:.4f}"
     if math.isfinite(guess.low):
         said += f"; {report.level:.0%} of runs between {guess.low:.4f} and {guess.high:.4f}"
@@ -122,7 +124,7 @@ def guess_lines(report: Report, guess: Guess) -> list[str]:
 def _doubts(report: Report, guess: Guess) -> list[str]:
     found = []
     for symbol, value in guess.place.items():
-        seen = report.sample.data[symbol]
+        seen = report.sample.data.get(symbol, np.array([math.inf]))
         if value > FAR * seen.max():
             found.append(f"note: {symbol} is {value / seen.max():.3g} times the largest of these runs")
     if guess.high - guess.low > WIDE * abs(guess.loss):

@@ -26,7 +26,10 @@ COLUMNS = {  # every number of a run, in words and units
     "flops_6nd": "compute (6 x parameters without embeddings x tokens)",
     "tokens": "training tokens",
     "parameters": "active parameters without embeddings",
+    "parameters_total": "parameters without embeddings, with all experts",
     "parameters_all": "parameters with embeddings, head and all experts",
+    "sparsity": "all experts over those that a token uses (1: dense)",
+    "granularity": "experts that a token uses, which together are as wide as one network (1: dense)",
     "batch": "batch (tokens)",
     "steps": "optimizer steps",
     "rate": "peak learning rate of matrices",
@@ -158,7 +161,10 @@ def _numbers(files: RunFiles, settings: Mapping[str, Any]) -> Iterator[tuple[str
     yield from files.evaluations()
     yield from (("loss", summary.get("metric/val_loss@1x")), ("bpb", summary.get("metric/val_bpb@1x")))
     yield from (("train_loss", summary.get("train_loss")), ("tokens", tokens))
-    yield from (("parameters", active), ("parameters_all", counts.get("total")))
+    yield from (("parameters", active), ("parameters_total", size), ("parameters_all", counts.get("total")))
+    if files.model:
+        experts = files.model.get("experts") or {"sparsity": 1, "top_k": 1}
+        yield from (("sparsity", experts["sparsity"]), ("granularity", experts["top_k"]))
     if tokens and plan.get("model_flops_per_token"):
         yield "flops", tokens * plan["model_flops_per_token"]
     if tokens and active:

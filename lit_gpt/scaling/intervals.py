@@ -112,12 +112,12 @@ class Noise:
 def residuals(law: Law, fitted: Fitted, data: Data) -> np.ndarray:
     """What is left of each point of the fit: y - law, or ln(y) - ln(law) where the law is fitted so.
 
-    Points of which the law says nothing, such as a sweep without a minimum, are left out.
+    Points of which the law says nothing, such as a sweep without a minimum, and steps to come are left out.
     """
     data = fitted.points or data
     seen, said = data[law.explains], fitted.curve(data)
     left = np.log(seen) - np.log(said) if law.relative else seen - said
-    return left[np.isfinite(said)]
+    return left[np.isfinite(left)]
 
 
 def noise_of(law: Law, fitted: Fitted, data: Data, given: float | None = None) -> Noise:

@@ -58,11 +58,13 @@ class Law:
     sentence, formula: for --help, the formula in ASCII. reads: symbol -> the column of lit_gpt.lab.runs.COLUMNS that it
     is unless another one is chosen; the last symbol is what the law explains, and a budget is of the first unless
     `budget` names a column. parameters: name -> in words. relative: whether residuals are of ln(y) rather than y.
-    fixable: parameters that may be given (--fix c=0). curves: whether it reads every logged step of a run instead of
-    its end. designed: whether the runs are a design that a draw of them would break, so that intervals are from new
-    noise on all of them. many: fits to `samples` sets of data at once, from (the fit to all data, data, fixed, the
-    explained column (samples, runs), how often each run counts (samples, runs)); without it, `fit` is called for each.
-    example: runs of known numbers.
+    fixable: parameters that may be given (--fix c=0). labels: symbols whose columns may be words, which become numbers
+    from 1 in the order of the runs. curves: whether it reads every logged step of a run instead of its end. every_step:
+    whether it reads curves as they were logged, with the learning rate of each step, also of runs that have not ended;
+    steps to come have a loss of NaN. designed: whether the runs are a design that a draw of them would break, so that
+    intervals are from new noise on all of them. many: fits to `samples` sets of data at once, from (the fit to all
+    data, data, fixed, the explained column (samples, runs), how often each run counts (samples, runs)); without it,
+    `fit` is called for each. example: runs of known numbers.
     """
 
     sentence: str
@@ -73,7 +75,9 @@ class Law:
     relative: bool = False
     fixable: tuple[str, ...] = ()
     budget: str | None = None
+    labels: tuple[str, ...] = ()
     curves: bool = False
+    every_step: bool = False
     designed: bool = False
     many: Callable[[Fitted, Data, Mapping[str, float], np.ndarray, np.ndarray], list[Fitted | None]] | None = None
     example: Callable[[], Example] | None = None

@@ -133,7 +133,8 @@ def main(argv: list[str]) -> int:
     name, fixed = LAWS.resolve(values.law), fixed_of(values.fix)
     law = law_named(name)
     reads = columns_of(law, values.x, values.y)
-    runs, left = finished_runs(values.runs, values.where, list(reads.values()), values.repeated)
+    needed = [name for symbol, name in reads.items() if symbol not in law.labels and not law.every_step]
+    runs, left = finished_runs(values.runs, values.where, needed, values.repeated, law.every_step)
     reports: dict[str, Report] = {}
     out: dict[str, Sample | None] = {}
     for group, members in grouped(runs, values.group).items():

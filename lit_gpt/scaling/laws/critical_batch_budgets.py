@@ -22,7 +22,7 @@ def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
     return replace(_fitted(reached, found, fixed), notes=(*left_out, *notes), tables=tables)
 
 
-def _many(
+def many(
     fitted: Fitted, data: Data, fixed: Mapping[str, float], losses: np.ndarray, counts: np.ndarray
 ) -> list[Fitted | None]:
     reached, _ = steps_to_loss(data["batch"], data["steps"], data["loss"], fixed.get("target"))
@@ -57,7 +57,7 @@ LAW = Law(
     parameters={**PARAMETERS, "target": "the loss to reach: the lowest that every batch reaches, unless it is given"},
     fit=fit,
     fixable=("target", "small"),
-    many=_many,
+    many=many,
     designed=True,
     example=_example,
 )

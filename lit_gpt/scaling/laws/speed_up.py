@@ -62,6 +62,7 @@ LAW = Law(
     fit=fit,
     relative=True,
     fixable=("alpha", "offset"),
+    labels=("variant",),
     many=_many,
     example=_example,
 )

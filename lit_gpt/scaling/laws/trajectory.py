@@ -22,8 +22,8 @@ def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
         raise UserError(f"The share of a curve is {share:g}; give a number above 0 and up to 1, such as 0.6.")
     s1, s2, used = _used(data, share, delay)
     found = fit_annealing(s1[used], s2[used], data["loss"][used], fixed.get("C"))
-    told = _fitted(found, fixed)
-    return replace(told, tables=_ends(data, told.curve(data)) if share < 1 else {}, notes=found.notes)
+    told = _fitted(found, fixed, data)
+    return replace(told, tables=_ends(data, told.curve(data)), notes=found.notes)
 
 
 def _used(data: Data, share: float, delay: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -32,7 +32,7 @@ def _used(data: Data, share: float, delay: float) -> tuple[np.ndarray, np.ndarra
     begun = np.zeros(len(s1), dtype=bool)
     for here in _runs(data):
         begun |= here & (data["steps"] <= share * data["steps"][here].max())
-    return s1, s2, over & begun
+    return s1, s2, over & begun & np.isfinite(data["loss"])
 
 
 def _many(
@@ -41,17 +41,37 @@ def _many(
     s1, s2, used = _used(data, fixed.get("share", 1.0), fixed.get("lambda", DELAY))
     near = fit_annealing(s1[used], s2[used], data["loss"][used], fixed.get("C"))
     again = refit(near, s1[used], s2[used], losses[:, used], counts[:, used], "C" in fixed)
-    return [_fitted(law, fixed) for law in again]
+    return [_fitted(law, fixed, data) for law in again]
 
 
-def _fitted(found: Annealing, fixed: Mapping[str, float]) -> Fitted:
+def _fitted(found: Annealing, fixed: Mapping[str, float], runs: Data) -> Fitted:
+    delay = fixed.get("lambda", DELAY)
+
     def curve(data: Data) -> np.ndarray:
-        s1, s2, over = _of_runs(data, fixed.get("lambda", DELAY))
+        if "S1" in data:
+            return found(data["S1"], data["S2"])
+        s1, s2, over = _of_runs(data, delay)
         return np.where(over, found(s1, s2), np.nan)
+
+    def place(step: float) -> Data:
+        return _at_step(runs, step, delay)
 
     numbers = {"L0": found.L0, "A": found.A, "alpha": found.alpha, "C": found.C}
     known = {name: value for name, value in numbers.items() if np.isfinite(value)}
-    return Fitted(known, curve, len(known) - ("C" in fixed))
+    return Fitted(known, curve, len(known) - ("C" in fixed), place=place)
+
+
+def _at_step(data: Data, step: float, delay: float) -> Data:
+    """S1 and S2 of the first run at a step. Raises UserError for a step whose rate is not known."""
+    here = _runs(data)[0]
+    steps = data["steps"][here]
+    if not steps.min() <= step <= steps.max():
+        raise UserError(
+            f"Step {step:g} is not in the first run, which has those from {steps.min():g} to {steps.max():g}."
+        )
+    order = np.argsort(steps, kind="stable")
+    s1, s2, _ = areas(steps[order], data["rate"][here][order], delay)
+    return {"S1": np.array([np.interp(step, steps[order], s1)]), "S2": np.array([np.interp(step, steps[order], s2)])}
 
 
 def _runs(data: Data) -> list[np.ndarray]:
@@ -70,12 +90,13 @@ def _of_runs(data: Data, delay: float) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def _ends(data: Data, predicted: np.ndarray) -> Mapping[str, list[list[str]]]:
-    """Measured and predicted loss at the last step of each run, which the fit has not seen."""
+    """Measured and predicted loss at the last step of each run."""
     rows = [["run", "step", "measured", "predicted", "difference"]]
     for number, here in enumerate(_runs(data), 1):
         last = np.flatnonzero(here)[np.argmax(data["steps"][here])]
         loss, ours = data["loss"][last], predicted[last]
-        rows.append([str(number), f"{data['steps'][last]:.0f}", f"{loss:.4f}", f"{ours:.4f}", f"{ours - loss:+.4f}"])
+        seen = (f"{loss:.4f}", f"{ours - loss:+.4f}") if np.isfinite(loss) else ("to come", "")
+        rows.append([str(number), f"{data['steps'][last]:.0f}", seen[0], f"{ours:.4f}", seen[1]])
     return {"Ends of the runs": rows}
 
 
@@ -106,6 +127,7 @@ LAW = Law(
     fit=fit,
     fixable=("C", "lambda", "share"),
     curves=True,
+    every_step=True,
     designed=True,
     many=_many,
     example=_example,
