@@ -130,6 +130,8 @@ def main(argv: list[str]) -> int:
     """Fit, print, and write what was asked for."""
     parser = build_parser()
     values = parser.parse_args(argv)
+    if values.group is not None and values.next is not None:
+        raise UserError("--next needs one law, and --group makes several. Choose runs with --where instead.")
     name, fixed = LAWS.resolve(values.law), fixed_of(values.fix)
     law = law_named(name)
     reads = columns_of(law, values.x, values.y)
@@ -186,11 +188,7 @@ def _write(
     if values.plot:
         print(f"drawn: {draw_fits(reports, guesses, out, values.plot)}")
     if values.next is not None:
-        if len(reports) > 1:
-            raise UserError("--next needs one law, and --group made several. Choose runs with --where instead.")
-        resolved, _ = write_next(
-            reports[""] if "" in reports else next(iter(reports.values())), values.next, values.output
-        )
+        resolved, _ = write_next(reports[""], values.next, values.output)
         plan = resolved.plan
         print(
             f"written: {values.output}, depth {plan.depth}, {plan.tokens:.4g} tokens in {plan.steps:,} steps of "
