@@ -23,7 +23,8 @@ def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
     s1, s2, used = _used(data, share, delay)
     found = fit_annealing(s1[used], s2[used], data["loss"][used], fixed.get("C"))
     told = _fitted(found, fixed, data)
-    return replace(told, tables=_ends(data, told.curve(data)), notes=found.notes)
+    points = {name: column[used] for name, column in data.items()}
+    return replace(told, tables=_ends(data, told.curve(data)), notes=found.notes, points=points)
 
 
 def _used(data: Data, share: float, delay: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
