@@ -60,8 +60,10 @@ class Report:
 
     @property
     def points(self) -> Data:
-        """What the law was fitted to."""
-        return self.fitted.points or self.sample.data
+        """What the law was fitted to and says something of; intervals.residuals are of the same points."""
+        points = self.fitted.points or self.sample.data
+        heard = np.isfinite(self.fitted.curve(points)) & np.isfinite(points[self.law.explains])
+        return {symbol: values[heard] for symbol, values in points.items()}
 
     def guess(self, place: Data, budget: float | None = None) -> Guess:
         """The law at one place."""

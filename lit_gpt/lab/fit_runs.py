@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import fnmatch
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.lab.fit_steps import Sample, logged_steps
 from lit_gpt.lab.runs import FINISHED, Run, column, known_name, read_runs
+from lit_gpt.lab.where import matching
 from lit_gpt.metrics.summary import read_metrics
 from lit_gpt.scaling.law import RUN, Law
 
@@ -21,16 +20,6 @@ VALIDATION, TRAINING, TOKENS = "metric/val_loss@1x", "metric/train_loss", "total
 ROW = "row.json"  # of a study, beside the folder of each run
 POINTS = 60  # of a training curve, which is averaged in between: single steps are noisy
 FEW = 8  # points of a curve, below which it says little
-_CONDITION = re.compile(r"\s*([\w./@-]+)\s*(>=|<=|!=|==|=|>|<)\s*(.+?)\s*")
-_HOLDS: dict[str, Callable[[Any, Any], bool]] = {
-    ">=": lambda a, b: a >= b,
-    "<=": lambda a, b: a <= b,
-    "!=": lambda a, b: a != b,
-    "==": lambda a, b: a == b,
-    "=": lambda a, b: a == b,
-    ">": lambda a, b: a > b,
-    "<": lambda a, b: a < b,
-}
 
 
 def finished_runs(
@@ -42,9 +31,9 @@ def finished_runs(
     needed: columns without which a run is left out. Raises UserError where nothing is left.
     """
     runs = read_runs(paths)
-    kept = [run for run in runs if not where or _holds(run, where)]
+    kept = matching(runs, where) if where else runs
     if not kept:
-        raise UserError(f"None of {len(runs)} runs has {where}. Change --where.")
+        raise UserError(f"--where {where!r} is true of none of {len(runs)} runs. Change it.")
     notes = []
     for why, fits in (
         ("did not finish", lambda run: unfinished or run.state == FINISHED),
@@ -74,31 +63,6 @@ def _left_out(runs: Sequence[Run], why: str) -> list[str]:
     return [f"left out: {len(runs)} {'run' if len(runs) == 1 else 'runs'} that {why}: {shown}"]
 
 
-def _holds(run: Run, where: str) -> bool:
-    """Whether the run has all of these: conditions such as depth>=8, joined by commas."""
-    return all(_has(run, text) for text in re.split(r",| and ", where))
-
-
-def _has(run: Run, text: str) -> bool:
-    found = _CONDITION.fullmatch(text)
-    if not found:
-        raise UserError(f"--where {text!r} is no condition. Write one such as depth>=8 or train_model=samba.")
-    name, sign, wanted = known_name(found[1]), found[2], found[3].strip("'\"")
-    value = run.name if name == "name" else run.value(name)
-    if value is None:
-        return sign == "!="
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return _HOLDS[sign](float(value), _number(wanted, text))
-    return _HOLDS[sign](str(value).lower(), wanted.lower())
-
-
-def _number(text: str, where: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise UserError(f"--where {where!r} compares a number with {text!r}. Write a number.") from error
-
-
 def grouped(runs: Sequence[Run], by: str | None) -> dict[str, list[Run]]:
     """The runs by the value of a column or setting, in the order of the values; all of them under "" without one."""
     if by is None:
@@ -121,16 +85,22 @@ def columns_of(law: Law, x: Iterable[str], y: str | None) -> dict[str, str]:
     reads = dict(law.reads)
     for word in x:
         symbol, equals, name = word.partition("=")
-        if not equals and len(law.given) > 1:
-            raise UserError(f"This law reads several columns; say which one {word!r} is, as in --x SYMBOL={word}.")
         if not equals:
-            symbol, name = next(iter(law.given)), word
+            symbol, name = _symbol(law, word), word
         if symbol not in law.given:
             raise UserError(f"This law has no {symbol!r}; it reads {', '.join(law.given)} and explains {law.explains}.")
         reads[symbol] = known_name(name)
     if y is not None:
         reads[law.explains] = known_name(y)
     return reads
+
+
+def _symbol(law: Law, name: str) -> str:
+    """The symbol that a column is for: the only one, or the one that has such a column by default."""
+    alike = [s for s in law.given if law.reads[s].split("_")[0] == known_name(name).split("_")[0]]
+    if len(law.given) > 1 and len(alike) != 1:
+        raise UserError(f"This law reads {', '.join(law.given)}; say which one {name!r} is, as in --x SYMBOL={name}.")
+    return law.given[0] if len(law.given) == 1 else alike[0]
 
 
 def sample(law: Law, runs: Sequence[Run], reads: Mapping[str, str]) -> Sample:

@@ -95,8 +95,6 @@ def _residuals(report: Report) -> list[tuple[str, ...]]:
 
 def _names(report: Report, points: Data) -> list[str]:
     """The run of each point of the fit; a law may have used some of the runs only."""
-    if report.fitted.points is None:
-        return list(report.sample.names)
     whole = {key: i for i, key in enumerate(zip(*(report.sample.data[s] for s in report.law.reads)))}
     places = [whole.get(key) for key in zip(*(points[s] for s in report.law.reads))]
     return ["" if i is None else report.sample.names[i] for i in places]

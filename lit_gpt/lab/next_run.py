@@ -35,7 +35,16 @@ OF_ONE_RUN = {
     *("tracker_name", "tracker_group", "tracker_tags", "decay_at", "decay_tokens", "plugins"),
 }
 NEAR = 0.05  # share of N, within which the runs' own aspect ratio is kept
-RATIOS = (0.75, 0.875, 1.125, 1.25)  # of aspect ratios that are tried where no depth comes near
+RATIOS = (
+    0.75,
+    0.8125,
+    0.875,
+    0.9375,
+    1.0625,
+    1.125,
+    1.1875,
+    1.25,
+)  # of aspect ratios that are tried where no depth comes near
 DEEPEST = 512
 
 
@@ -71,7 +80,7 @@ def write_next(report: Report, budget: float, path: Path) -> tuple[ResolvedRun, 
     tokens = tokens_for(report, choice, budget)
     options = {**base, "depth": choice.depth, "max_tokens": float(f"{tokens:.6g}")}
     options |= {} if choice.ar is None else {"ar": choice.ar}
-    text = "\n".join([*_comments(report, guess, choice), yaml.safe_dump(options, sort_keys=False)])
+    text = "\n".join([*_comments(report, guess, choice, path), yaml.safe_dump(options, sort_keys=False)])
     write_text(path, text)
     return resolve_run(parse([f"--config={path}", "--dry_run=true"]), 1), guess
 
@@ -84,8 +93,8 @@ def _options(runs: Sequence[Run]) -> dict[str, Any]:
     every = [yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")) for folder in folders]
     if len(families := sorted({str(options["train_model"]) for options in every})) > 1:
         raise UserError(
-            f"These runs are of several families: {', '.join(families)}. Choose one, as in --where "
-            f"train_model={families[0]}."
+            f"These runs are of several families: {', '.join(families)}. Choose one: --where "
+            f"\"train_model == '{families[0]}'\"."
         )
     found = {}
     for name, default in dataclasses.asdict(RunConfig()).items():
@@ -168,9 +177,9 @@ def tokens_for(report: Report, choice: Choice, budget: float) -> float:
     return budget / (6 * choice.size)
 
 
-def _comments(report: Report, guess: Guess, choice: Choice) -> Iterator[str]:
+def _comments(report: Report, guess: Guess, choice: Choice, path: Path) -> Iterator[str]:
     yield "# The run that spends a budget best, by a law that was fitted to smaller ones. Train it:"
-    yield "#   python pretrain.py --config THIS_FILE"
+    yield f"#   python pretrain.py --config {path}"
     yield from (f"# {line}" for line in [*head(report), *guess_lines(report, guess)])
     found = report.draws.intervals(report.level) if report.draws else {}
     for name, value in report.fitted.numbers.items():

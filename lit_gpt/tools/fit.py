@@ -33,7 +33,7 @@ EXAMPLES = (
     ("out/grid --law chinchilla --predict 1e21", "the loss at a budget, and the parameters and tokens that reach it"),
     ("out/isoflop --law isoflop --next 1e20 --output next.yaml", "the run to train next, for pretrain.py --config"),
     (
-        'runs.csv --law power --x tokens --where "depth>=8" --group family',
+        'runs.csv --law power --x tokens --where "depth >= 8" --group family',
         "a table of anyone's runs, a law for each family",
     ),
 )
@@ -49,7 +49,14 @@ OPTIONS: tuple[tuple[str, str | None, Any, Any, str | None, str], ...] = (
     ),
     ("y", None, str | None, None, "COLUMN", "column that it explains; default: loss"),
     ("fix", "+", str, [], "NAME=NUMBER", "numbers that are known, such as c=0 or E=1.7; default: none"),
-    ("where", None, str | None, None, "CONDITIONS", "fit these runs only, as in 'depth>=8, seed=1'; default: all"),
+    (
+        "where",
+        None,
+        str | None,
+        None,
+        "CONDITION",
+        "fit the runs of which this is true: depth >= 8 and seed == 1; default: all",
+    ),
     ("group", None, str | None, None, "COLUMN", "a law for each value of a column or setting; default: one law"),
     (
         *("hold_out", None, str | None, None, "NAME"),
@@ -189,6 +196,7 @@ def _write(
             f"written: {values.output}, depth {plan.depth}, {plan.tokens:.4g} tokens in {plan.steps:,} steps of "
             f"{plan.batch_tokens:,}. Train it: python pretrain.py --config {values.output}"
         )
+        print(*(f"note: {note}" for note in resolved.notes), sep="\n")
 
 
 if __name__ == "__main__":
