@@ -166,7 +166,7 @@ def bounded(columns: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.nda
     """
     normal, pull = np.einsum("sni,snj->sij", columns, columns), np.einsum("sni,n->si", columns, target)
     k = columns.shape[-1]
-    best, least = np.zeros((len(columns), k)), np.full(len(columns), np.inf)
+    best, least = np.zeros((len(columns), k)), np.full(len(columns), float(target @ target))
     for some in (list(c) for size in range(1, k + 1) for c in combinations(range(k), size)):
         block = normal[:, some][:, :, some] + 1e-14 * np.eye(len(some)) * normal[:, some, some].mean(-1)[:, None, None]
         found = np.linalg.solve(block, pull[:, some, None])[..., 0]

@@ -87,7 +87,7 @@ class Optima:
 class Valleys:
     """The parabolas of `sets` sets of losses at `sweeps` values of x; arrays are (sets, sweeps) but for x.
 
-    best, loss, curvature, spread: see Optimum. runs: how many. valid: whether it has a minimum. inside: whether that lies
+    best, loss, curvature, spread: see Optimum. valid: whether it has a minimum. inside: whether that lies
     within the sweep. error: squared, around the parabolas. why: of each sweep, what it lacks without a minimum.
     """
 
