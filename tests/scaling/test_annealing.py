@@ -127,3 +127,12 @@ def test_a_curve_of_another_form_is_said():
     assert any("neighbouring steps err alike" in note for note in TRAJECTORY.fit(bent, {}).notes)
     assert not any("neighbouring" in note for note in TRAJECTORY.fit(data, {}).notes)
     assert durbin_watson(np.array([1.0, -1.0, 1.0, -1.0])) == pytest.approx(3.0)
+
+
+def test_what_no_interval_knows_is_said():
+    data = curve(noise=0.003)
+    far = TRAJECTORY.fit(data, {"share": 0.8}).notes
+    assert any("the rate falls further than in the fitted steps" in note for note in far)
+    short = {name: column[:100] for name, column in data.items()}
+    assert any("acts for about 1000 steps" in note for note in TRAJECTORY.fit(short, {}).notes)
+    assert not any("acts for" in note for note in TRAJECTORY.fit(short, {"lambda": 0.99}).notes)
