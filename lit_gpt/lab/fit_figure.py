@@ -82,8 +82,9 @@ def _lines(report: Report, more: Sequence[Data]) -> Iterator[Line]:
     points, symbol = report.points, _over(report)
     x = np.concatenate([_x(report, places) for places in (points, *more)])
     if symbol is None:
-        order = np.argsort(report.fitted.curve(points))
-        said, low, high = band(report, {name: column[order] for name, column in points.items()})
+        every = {name: np.concatenate([at[name] for at in (points, *more)]) for name in report.law.given}
+        order = np.argsort(x)
+        said, low, high = band(report, {name: column[order] for name, column in every.items()})
         yield Line(said, said, low, high, "the law")
     elif _by_budget(report):
         for budget in budgets_of(points["C"]):

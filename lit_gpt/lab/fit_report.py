@@ -16,6 +16,7 @@ from lit_gpt.scaling.intervals import (
     Draws,
     LackOfFit,
     Noise,
+    check_samples,
     draw,
     lack_of_fit,
     noise_of,
@@ -95,6 +96,10 @@ def judge(
 ) -> Report:
     """Fit a law and all its intervals. samples: resamples. Raises UserError for runs that the law refuses."""
     law.check_fixed(fixed)
+    check_samples(samples)
+    percentiles(np.zeros(1), level)  # which refuses a level that is no share
+    if noise is not None and not (math.isfinite(noise) and noise > 0):
+        raise UserError(f"--noise is {noise:g}; give a standard deviation above 0, such as 0.003.")
     fitted, data = law.fit(sample.data, fixed), sample.data
     spread = noise_of(law, fitted, data, noise)
     notes, draws = [*fitted.notes, *sample.notes], None

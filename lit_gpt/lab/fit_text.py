@@ -55,7 +55,7 @@ def _parameters(report: Report) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [("", "value", "low", "high", "leaving out each run", "most by", "")]
     for name, value in report.fitted.numbers.items():
         low, high = found.get(name, (math.nan, math.nan))
-        ends = ("given", "") if name in report.fixed else (_short(low), _short(high))
+        ends = ("given", "") if name in report.fixed else ("", "") if low != low else (_short(low), _short(high))
         rows.append((name, _short(value), *ends, *_moved(report, name, value), report.law.parameters.get(name, "")))
     return rows
 

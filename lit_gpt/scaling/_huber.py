@@ -83,6 +83,7 @@ def minimise(
     ln_loss: np.ndarray,
     weight: np.ndarray,
     held: Sequence[int] = (),
+    steps: int = STEPS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The points of least objective near `start` (fits, 5), and whether each was reached, (fits,).
 
@@ -94,7 +95,7 @@ def minimise(
     points, shape = chains.inner(start), (len(start), len(ln_n))
     ln_loss, weight = np.broadcast_to(ln_loss, shape), np.broadcast_to(weight, shape)
     damping, done = np.full(len(start), 1e-3), np.zeros(len(start), dtype=bool)
-    for _ in range(STEPS):
+    for _ in range(steps):
         rows = np.flatnonzero(~done)
         if not len(rows):
             break

@@ -37,59 +37,53 @@ EXAMPLES = (
         "a table of anyone's runs, a law for each family",
     ),
 )
-# name, number of values, type, default, what the value is called, meaning
-OPTIONS: tuple[tuple[str, str | None, Any, Any, str | None, str], ...] = (
-    (
-        "x",
-        "+",
-        str,
-        [],
-        "COLUMN",
+FILE = {"type": local_path, "default": None, "metavar": "FILE"}
+SOME = {"nargs": "+", "default": []}
+OPTIONS: dict[str, tuple[dict[str, Any], str]] = {  # option -> how it is read, and its meaning
+    "--x": (
+        {"type": str, "metavar": "COLUMN", **SOME},
         "column that the law reads, or SYMBOL=COLUMN of one of several; default: the law's",
     ),
-    ("y", None, str | None, None, "COLUMN", "column that it explains; default: loss"),
-    ("fix", "+", str, [], "NAME=NUMBER", "numbers that are known, such as c=0 or E=1.7; default: none"),
-    (
-        "where",
-        None,
-        str | None,
-        None,
-        "CONDITION",
-        "fit the runs of which this is true: depth >= 8 and seed == 1; default: all",
+    "--y": ({"type": str | None, "default": None, "metavar": "COLUMN"}, "column that it explains; default: the loss"),
+    "--fix": (
+        {"type": str, "metavar": "NAME=NUMBER", **SOME},
+        "numbers that are known, such as c=0 or E=1.7; default: none",
     ),
-    ("group", None, str | None, None, "COLUMN", "a law for each value of a column or setting; default: one law"),
-    (
-        *("hold_out", None, str | None, None, "NAME"),
+    "--where": (
+        {"type": str | None, "default": None, "metavar": "CONDITION"},
+        "fit the runs of which this is true, such as 'depth >= 8 and seed == 1'; default: all",
+    ),
+    "--group": (
+        {"type": str | None, "default": None, "metavar": "COLUMN"},
+        "a law for each value of a column or setting; default: one law",
+    ),
+    "--repeated": (
+        {"type": bool, "nargs": "?", "const": True, "default": False},
+        "also take runs that saw some of their data more than once",
+    ),
+    "--hold_out": (
+        {"type": str | None, "default": None, "metavar": "NAME"},
         "fit without these runs, and say whether they are where the law predicts them: a name, a pattern such as d24*, "
         "or largest; default: none",
     ),
-    (
-        "predict",
-        "+",
-        float,
-        [],
-        "BUDGET",
+    "--predict": (
+        {"type": float, "metavar": "BUDGET", **SOME},
         "what runs of these budgets will reach; FLOPs, or units of --x; default: none",
     ),
-    (
-        "next",
-        None,
-        float | None,
-        None,
-        "BUDGET",
-        "write the run to train with this budget to --output; default: none",
+    "--next": (
+        {"type": float | None, "default": None, "metavar": "BUDGET"},
+        "write the options of the run that spends this budget best to --output; default: none",
     ),
-    ("output", None, local_path, Path("next.yaml"), "FILE", "file that --next writes"),
-    (
-        *("noise", None, float | None, None, "NUMBER"),
+    "--output": ({**FILE, "default": Path("next.yaml")}, "file that --next writes"),
+    "--noise": (
+        {"type": float | None, "default": None, "metavar": "NUMBER"},
         "standard deviation of runs that differ in their seed only, in units of --y; default: what residuals say",
     ),
-    ("samples", None, int, 1000, "NUMBER", "resamples behind each interval"),
-    ("level", None, float, LEVEL, "SHARE", "share of all cases that an interval holds"),
-    ("json", None, local_path, None, "FILE", "file for all numbers; default: none"),
-    ("plot", None, local_path, None, "FILE", "picture of the fit, a PNG file; default: none"),
-)
-REPEATED = "also take runs that saw some of their data more than once"
+    "--samples": ({"type": int, "default": 1000, "metavar": "NUMBER"}, "resamples behind each interval"),
+    "--level": ({"type": float, "default": LEVEL, "metavar": "SHARE"}, "share of all cases that an interval holds"),
+    "--json": (FILE, "file for all numbers; default: none"),
+    "--plot": (FILE, "picture of the fit, a PNG file; default: none"),
+}
 
 
 def build_parser() -> Parser:
@@ -101,9 +95,8 @@ def build_parser() -> Parser:
         "runs", nargs="+", type=local_path, help="run folders, folders that hold some (a study), or CSV files"
     )
     parser.add_argument("--law", type=str, required=True, help=f"the law. {laws}")
-    for name, nargs, kind, default, value, meaning in OPTIONS:
-        parser.add_argument(f"--{name}", nargs=nargs, type=kind, default=default, metavar=value, help=meaning)
-    parser.add_argument("--repeated", type=bool, nargs="?", const=True, default=False, help=REPEATED)
+    for name, (read, meaning) in OPTIONS.items():
+        parser.add_argument(name, **read, help=meaning)
     return parser
 
 
@@ -130,6 +123,8 @@ def main(argv: list[str]) -> int:
     """Fit, print, and write what was asked for."""
     parser = build_parser()
     values = parser.parse_args(argv)
+    if values.group is not None and values.next is not None:
+        raise UserError("--next needs one law, and --group makes several. Choose runs with --where instead.")
     name, fixed = LAWS.resolve(values.law), fixed_of(values.fix)
     law = law_named(name)
     reads = columns_of(law, values.x, values.y)
@@ -186,11 +181,7 @@ def _write(
     if values.plot:
         print(f"drawn: {draw_fits(reports, guesses, out, values.plot)}")
     if values.next is not None:
-        if len(reports) > 1:
-            raise UserError("--next needs one law, and --group made several. Choose runs with --where instead.")
-        resolved, _ = write_next(
-            reports[""] if "" in reports else next(iter(reports.values())), values.next, values.output
-        )
+        resolved, _ = write_next(reports[""], values.next, values.output)
         plan = resolved.plan
         print(
             f"written: {values.output}, depth {plan.depth}, {plan.tokens:.4g} tokens in {plan.steps:,} steps of "

@@ -11,13 +11,14 @@ import numpy as np
 
 from lit_gpt.errors import UserError
 from lit_gpt.scaling._fit_data import positive, untested
-from lit_gpt.scaling._huber import Chains, huber, minimise
+from lit_gpt.scaling._huber import STEPS, Chains, huber, minimise
 from lit_gpt.scaling.law import Data, Example, Fitted, Law
 
 DEPENDENT = 1e-6  # smallest singular value of unit vectors that depend on each other
 FAR = 6.0  # robust standard deviations (1.4826 median |residual|) from which a run is far from the law
 STEEP = 2.0  # the largest exponent among the papers' starting points
 NOTHING = 1e-5  # share of the loss below which a term of the law explains nothing
+FIRST, BEST = 40, 8  # steps from every start, and how many go on
 HELD = {"E": 2, "alpha": 3, "beta": 4}  # parameters that may be given, and their places
 
 
@@ -70,7 +71,10 @@ def fit_chinchilla(
     chains, once = Chains(ln_n, ln_d), np.ones(len(n))
     places = {name: math.log(value) - unit if name == "E" else value for name, value in fixed.items()}
     ranked = _starts(chains, ln_loss, places)[:starts]
-    found, _ = minimise(ranked, ln_n, ln_d, ln_loss, once, _held(fixed))
+    found = ranked
+    for few, steps in ((len(ranked), FIRST), (BEST, STEPS)):  # most starts end in one of a few valleys
+        lowest = np.argsort(_objective(chains, found, ln_loss), kind="stable")[:few]
+        found, _ = minimise(found[lowest], ln_n, ln_d, ln_loss, once, _held(fixed), steps)
     best = found[np.argmin(_objective(chains, found, ln_loss))]
     return _judged(best + np.array([unit] * 3 + [0, 0]), ln_n, ln_d, ln_loss + unit, 5 - len(fixed))
 
