@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 LEVEL = 0.95
 DECIDES = 2.0  # standard errors: a smaller difference is a tie
@@ -104,7 +105,7 @@ def difference(a: Sequence[float], b: Sequence[float], noise: Noise | None = Non
     return Difference(value, math.sqrt(sum(parts)), sum(parts) ** 2 / squares if squares else len(a) + len(b) - 2)
 
 
-def paired(a: Mapping[object, float], b: Mapping[object, float]) -> Difference:
+def paired(a: Mapping[Any, float], b: Mapping[Any, float]) -> Difference:
     """The same of runs that share something, such as a seed, by which they are named: from the spread of the pairs."""
     gaps = [b[key] - a[key] for key in a if key in b]
     assert gaps, "no pairs"
