@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -42,6 +43,7 @@ def content(paths: Sequence[Path], where: str | None, laws: Sequence[str], sampl
     runs = matching(runs, where) if where else runs
     if not runs:
         raise UserError(f"No run in {paths[0]} has {where}. Loosen --where.")
+    runs = sorted(runs, key=lambda run: _counted(run.name))
     shared, own = apart([_configuration(run) for run in runs])
     return {
         "title": paths[0].resolve().stem,
@@ -91,6 +93,11 @@ def apart(configurations: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], 
     return shared, [{k: v for k, v in one.items() if k not in shared} for one in configurations]
 
 
+def _counted(name: str) -> list[tuple[int, str]]:
+    """A key that sorts d8 before d16."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
+
+
 def _study(path: Path) -> dict[str, Any]:
     file = path / STUDY
     if not file.is_file():
@@ -127,7 +134,8 @@ def _columns(runs: Sequence[Run]) -> dict[str, str]:
 
 def _shown(runs: Sequence[Run]) -> list[str]:
     columns = _columns(runs)
-    settings = [key for key in varied(runs) if key not in OUTCOMES][:SETTINGS]
+    started = [run for run in runs if run.state != WAITING] or runs
+    settings = [key for key in varied(started) if key not in OUTCOMES][:SETTINGS]
     evaluations = [key for key in columns if "/" in key and not key.endswith("_stderr")][:EVALUATIONS]
     return [*settings, *(key for key in OUTCOMES if key in columns), *evaluations]
 

@@ -14,9 +14,9 @@ function swatch(index) {
 }
 
 // spec: series [{name, x, y, index, line, dots, low, high}], x and y {label, log}, domain {x, y} or null for all there
-// is, settled: whether the steep fall at the start may leave at the top, zoomed(domain).
+// is, settled: whether the steep fall at the start may leave at the top, share of the width of a page, zoomed(domain).
 function drawChart(host, spec) {
-  const width = Math.max(290, host.clientWidth || 640);
+  const width = drawChart.printed * (spec.share || 1) || Math.max(290, host.clientWidth || 640);
   const height = spec.height || Math.round(Math.min(430, Math.max(250, width * 0.52)));
   const frame = { left: MARGIN.left, right: width - MARGIN.right, top: MARGIN.top, bottom: height - MARGIN.bottom };
   const domain = spec.domain || wholeDomain(spec);
@@ -109,10 +109,11 @@ function axes(frame, x, y, domain, spec) {
   return found;
 }
 
-// A label that is longer than its axis is written smaller.
+// Of a label that is longer than its axis, what stands in brackets is left out.
 function label(words, x, y, room) {
-  const size = Math.max(8, Math.min(12.5, (room / words.length) * 1.9));
-  return svg("text", { x, y, "text-anchor": "middle", style: `font-size: ${size}px` }, words);
+  const short = words.length * 6.5 > room ? words.replace(/ \(.*\)$/, "") : words;
+  const size = Math.max(9, Math.min(12.5, (room / short.length) * 1.9));
+  return svg("text", { x, y, "text-anchor": "middle", style: `font-size: ${size}px` }, short, svg("title", {}, words));
 }
 
 function drawSeries(one, x, y) {
@@ -126,7 +127,7 @@ function drawSeries(one, x, y) {
   }
   if (one.line) found.push(svg("path", { d: path(places), fill: "none", stroke: colour, "stroke-width": 1.6, "stroke-dasharray": dash, "data-name": one.name }));
   if (one.dots || places.length === 1) {
-    found.push(...places.map(([a, b]) => svg("circle", { cx: a, cy: b, r: one.dots ? 4 : 3, fill: colour, "data-name": one.name })));
+    found.push(...places.map(([a, b]) => svg("circle", { cx: a, cy: b, r: one.line ? 2.5 : 4, fill: colour, "data-name": one.name })));
   }
   return found;
 }

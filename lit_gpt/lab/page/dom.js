@@ -61,8 +61,15 @@ function number(value, digits = 4) {
   return String(Number((value / scale).toPrecision(digits))) + unit;
 }
 
+// A number that is no count: without units.
+function plain(value) {
+  if (value === null || value === undefined) return "-";
+  return Math.abs(value) >= 1e6 ? value.toExponential(3) : String(Number(value.toPrecision(4)));
+}
+
 function shown(value) {
   if (value === null || value === undefined) return "-";
+  if (Number.isInteger(value) && Math.abs(value) < 1e5) return String(value);
   if (typeof value === "number") return number(value, 5);
   return typeof value === "string" ? value : JSON.stringify(value);
 }

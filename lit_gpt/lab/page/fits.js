@@ -4,7 +4,7 @@ function drawFits(host, content) {
 }
 
 function drawFit(host, content, fit, key) {
-  host.append(element("h3", {}, fit.law), element("p", {}, fit.sentence, " ", element("code", {}, fit.formula)));
+  host.append(element("h3", {}, fit.law), element("p", {}, fit.sentence), element("p", {}, element("code", {}, fit.formula)));
   if (fit.why) {
     host.append(element("p", {}, `There is no fit: ${fit.why}`));
     return () => {};
@@ -21,8 +21,8 @@ function drawFit(host, content, fit, key) {
 function numbersTable(fit) {
   const rows = [["", "", "value", `${Math.round(fit.level * 100)}% interval`, "without any one run"]];
   for (const one of fit.numbers) {
-    const range = (low, high) => (low === null || low === undefined ? "-" : `${number(low)} to ${number(high)}`);
-    rows.push([one.name, one.words, number(one.value), range(one.low, one.high), one.without ? range(...one.without) : "-"]);
+    const range = (low, high) => (low === null || low === undefined ? "-" : `${plain(low)} to ${plain(high)}`);
+    rows.push([one.name, one.words, plain(one.value), range(one.low, one.high), one.without ? range(...one.without) : "-"]);
   }
   return plainTable(rows);
 }
@@ -47,10 +47,10 @@ function drawFitCharts(host, fit, key) {
     const line = fit.line ? [{ name: "law", index: 1, line: true, ...fit.line }] : [];
     const zoomed = (domain) => { keep(key + "domain", domain); draw(); };
     const axis = { label: x, log: logx };
-    drawChart(left, { series: [...line, { ...points, y: fit.points.y }], x: axis, y: { label: y, log: logy }, domain: kept(key + "domain", null), zoomed, height: 320 });
+    drawChart(left, { series: [...line, { ...points, y: fit.points.y }], x: axis, y: { label: y, log: logy }, domain: kept(key + "domain", null), zoomed, height: 320, share: 0.6 });
     const words = fit.relative ? "residual (ln run - ln law)" : "residual (run - law)";
     const zero = { name: "law", index: 1, line: true, x: ends(fit.points.x), y: [0, 0] };
-    drawChart(right, { series: [zero, { ...points, y: fit.points.residual }], x: axis, y: { label: words, log: false }, domain: null, zoomed: () => {}, height: 320 });
+    drawChart(right, { series: [zero, { ...points, y: fit.points.residual }], x: axis, y: { label: words, log: false }, domain: null, zoomed: () => {}, height: 320, share: 0.4 });
   }
   draw();
   return draw;

@@ -1,3 +1,5 @@
+const PRINTED = 680; // width of a chart on paper, which is not that of the window
+
 function start() {
   const content = JSON.parse(document.getElementById("content").textContent);
   const part = (id) => document.getElementById(id);
@@ -13,11 +15,12 @@ function start() {
   const fits = drawFits(part("fits"), content);
   drawNoise(part("noise"), content);
   drawDifferences(part("differences"), content);
+  const all = () => [...redraw, ...fits].forEach((draw) => draw());
+  const paper = (width) => () => { drawChart.printed = width; all(); };
   let timer = 0;
-  window.addEventListener("resize", () => {
-    clearTimeout(timer);
-    timer = setTimeout(() => [...redraw, ...fits].forEach((draw) => draw()), 150);
-  });
+  window.addEventListener("resize", () => { clearTimeout(timer); timer = setTimeout(all, 150); });
+  window.addEventListener("beforeprint", paper(PRINTED));
+  window.addEventListener("afterprint", paper(0));
   if (content.live) setTimeout(() => location.reload(), content.live * 1000);
 }
 

@@ -44,7 +44,7 @@ function drawRuns(host, content, changed) {
   function draw() {
     const extra = more.querySelector("select").value;
     const columns = extra ? [...content.shown, extra] : content.shown;
-    const sort = kept("sort", { column: "", falling: false });
+    const sort = kept("sort", { column: "name", falling: false });
     const left = content.runs.filter((run) => fits(content, run, search.value, columns));
     const runs = sort.column ? inOrder(content, left, sort) : left;
     const states = Object.keys(content.states).map((state) => [content.runs.filter((run) => run.state === state).length, state]);

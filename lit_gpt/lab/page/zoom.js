@@ -1,10 +1,11 @@
 // Dragging chooses what a chart shows: both axes with a mouse, or the horizontal one where the drag is flat, as on a
 // phone. A double click shows all again. Moving tells the nearest point.
 const FLAT = 12; // pixels
+const TWICE = 500; // milliseconds between two clicks, or taps, that are a double one
 
 function attachZoom(chart, spec) {
   const { surface, picture } = chart;
-  let start = null, chosen = null;
+  let start = null, chosen = null, before = -Infinity;
   surface.addEventListener("pointerdown", (event) => {
     start = place(chart, event);
     chosen = svg("rect", { class: "chosen" });
@@ -21,10 +22,11 @@ function attachZoom(chart, spec) {
     if (chosen) chosen.remove();
     start = chosen = null;
     if (area && area.right - area.left > FLAT / 2) spec.zoomed(inside(chart, area));
+    else if (event.timeStamp - before < TWICE) spec.zoomed(null);
+    else before = event.timeStamp;
   });
   surface.addEventListener("pointercancel", () => { if (chosen) chosen.remove(); start = chosen = null; });
   surface.addEventListener("pointerleave", () => { if (!start) chart.readout.textContent = ""; });
-  surface.addEventListener("dblclick", () => spec.zoomed(null));
 }
 
 function place({ picture, width, frame }, event) {
