@@ -43,8 +43,10 @@ def content(paths: Sequence[Path], where: str | None, laws: Sequence[str], sampl
     runs = matching(runs, where) if where else runs
     if not runs:
         raise UserError(f"No run in {paths[0]} has {where}. Loosen --where.")
-    runs = sorted(runs, key=lambda run: _counted(run.name))
-    shared, own = apart([_configuration(run) for run in runs])
+    runs = sorted(runs, key=lambda run: (run.state == WAITING, _counted(run.name)))
+    started = [run for run in runs if run.state != WAITING]
+    shared, own = apart([_configuration(run) for run in started or runs])
+    own += [dict(run.settings) for run in runs if run.state == WAITING and started]
     return {
         "title": paths[0].resolve().stem,
         "question": str(study.get("question") or ""),
@@ -147,6 +149,7 @@ def _of_run(run: Run, own: Mapping[str, Any]) -> dict[str, Any]:
         "folder": str(run.folder or ""),
         "numbers": dict(run.numbers),
         "own": dict(own),
+        "started": run.state != WAITING,
         "curves": curves_of(run),
     }
 

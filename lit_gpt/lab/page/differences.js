@@ -15,12 +15,13 @@ function drawDifferences(host, content) {
 }
 
 function between(content, a, b) {
-  const keys = [...new Set([...Object.keys(a.own), ...Object.keys(b.own)])].filter((key) => shown(a.own[key]) !== shown(b.own[key]));
+  const of = (run) => (key) => shown(configured(content, run, key)), [mine, theirs] = [of(a), of(b)];
+  const keys = [...new Set([...Object.keys(a.own), ...Object.keys(b.own)])].filter((key) => mine(key) !== theirs(key));
   const found = [element("p", {}, lossBetween(content, a, b))];
   const numbers = Object.keys(content.columns).filter((key) => a.numbers[key] !== b.numbers[key]);
   found.push(element("h3", {}, "numbers"), sideBySide([a.name, b.name], numbers.map((key) => [key, shown(a.numbers[key]), shown(b.numbers[key])])));
   for (const [part, words] of parts()) {
-    const rows = keys.filter((key) => partOf(key) === part).map((key) => [bare(key), shown(a.own[key]), shown(b.own[key])]);
+    const rows = keys.filter((key) => partOf(key) === part).map((key) => [bare(key), mine(key), theirs(key)]);
     if (rows.length) found.push(element("h3", {}, words), sideBySide([a.name, b.name], rows));
   }
   if (!keys.length) found.push(element("p", {}, "Their configurations are the same."));
@@ -40,7 +41,7 @@ function lossBetween(content, a, b) {
 }
 
 function all(content, run) {
-  const values = { ...content.shared, ...run.own };
+  const values = { ...(run.started ? content.shared : {}), ...run.own };
   return parts().flatMap(([part, words]) => {
     const rows = Object.keys(values).filter((key) => partOf(key) === part).sort().map((key) => [bare(key), shown(values[key])]);
     return rows.length ? [element("details", { open: part === "" }, element("summary", {}, words), sideBySide([run.name], rows))] : [];

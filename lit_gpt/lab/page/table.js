@@ -5,9 +5,13 @@ const OPERATORS = {
 
 function valueOf(content, run, name) {
   if (name === "name" || name === "state") return run[name];
-  if (name in run.numbers) return run.numbers[name];
+  return name in run.numbers ? run.numbers[name] : configured(content, run, name);
+}
+
+// What a run has for itself, or all that started have.
+function configured(content, run, name) {
   if (name in run.own) return run.own[name];
-  return name in content.shared ? content.shared[name] : null;
+  return run.started && name in content.shared ? content.shared[name] : null;
 }
 
 // Words that must all be true of a run: depth=8, loss<2.5, or text that its name, state or a shown cell has.
