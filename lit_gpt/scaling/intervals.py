@@ -110,10 +110,14 @@ class Noise:
 
 
 def residuals(law: Law, fitted: Fitted, data: Data) -> np.ndarray:
-    """What is left of each point of the fit: y - law, or ln(y) - ln(law) where the law is fitted so."""
+    """What is left of each point of the fit: y - law, or ln(y) - ln(law) where the law is fitted so.
+
+    Points of which the law says nothing, such as a sweep without a minimum, are left out.
+    """
     data = fitted.points or data
     seen, said = data[law.explains], fitted.curve(data)
-    return np.log(seen) - np.log(said) if law.relative else seen - said
+    left = np.log(seen) - np.log(said) if law.relative else seen - said
+    return left[np.isfinite(said)]
 
 
 def noise_of(law: Law, fitted: Fitted, data: Data, given: float | None = None) -> Noise:
@@ -166,7 +170,7 @@ def draw(
     y = data[law.explains]
     runs = data.get(RUN, np.arange(len(y)))
     units, unit_of = np.unique(runs, return_inverse=True)
-    if law.curves or (len(units) >= RESAMPLED and not law.designed):
+    if not law.designed and (law.curves or len(units) >= RESAMPLED):
         way, picked = _picked(rng, len(units), samples, law.curves)
         counts, losses, sizes = picked[:, unit_of].astype(float), np.tile(y, (samples, 1)), np.full(samples, noise.size)
     elif not math.isfinite(noise.size):
@@ -178,7 +182,9 @@ def draw(
         way = f"the law with new noise of the size of {noise.source}"
         spread = noise.freedom / rng.chisquare(noise.freedom, samples) if noise.freedom < math.inf else np.ones(samples)
         sizes, counts = noise.size * np.sqrt(spread), np.ones((samples, len(y)))
-        losses = noisy(law, fitted.curve(data), sizes[:, None] * rng.standard_normal((samples, len(y))))
+        said = fitted.curve(data)
+        by = sizes[:, None] * _new_noise(law, residuals(law, fitted, data), (samples, len(y)), rng)
+        losses = np.where(np.isfinite(said), noisy(law, said, by), y)
     found = refit(law, fitted, data, fixed, losses, counts)
     kept = [i for i, fit in enumerate(found) if fit is not None]
     if not kept:
@@ -192,6 +198,19 @@ def _picked(rng: np.random.Generator, units: int, samples: int, curves: bool) ->
         return f"{units} runs drawn with replacement", rng.multinomial(units, np.full(units, 1 / units), size=samples)
     kept = rng.permuted(np.tile(np.arange(units), (samples, 1)), axis=1) < round(SHARE * units)
     return f"{SHARE:.0%} of {units} runs drawn, as Hoffmann et al. do: how much single runs decide", kept
+
+
+def _new_noise(law: Law, left: np.ndarray, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Noise of size 1: Gaussian, and along curves, whose neighbours err alike, blocks of their residuals.
+
+    The moving blocks (Kuensch 1989) are of the square root of the points: longer than most correlations.
+    """
+    if not law.curves:
+        return rng.standard_normal(shape)
+    length = math.isqrt(len(left)) + 1
+    starts = rng.integers(len(left) - length + 1, size=(shape[0], shape[1] // length + 1))
+    blocks = left[starts[..., None] + np.arange(length)].reshape(shape[0], -1)[:, : shape[1]]
+    return blocks / math.sqrt(float((left**2).mean()))
 
 
 def noisy(law: Law, said: np.ndarray, by: np.ndarray) -> np.ndarray:
@@ -252,10 +271,11 @@ def lack_of_fit(law: Law, fitted: Fitted, data: Data, noise: float | None = None
     The F test: Draper and Smith, Applied Regression Analysis, section 2.1.
     """
     left = residuals(law, fitted, data)
-    squares = float((left**2).sum())
     if law.curves:
         return None
-    groups = _repeated(law, fitted.points or data)
+    points = fitted.points or data
+    squares, heard = float((left**2).sum()), np.isfinite(fitted.curve(points))
+    groups = _repeated(law, {name: column[heard] for name, column in points.items()})
     beyond, places = len(left) - groups.max() - 1, int(groups.max()) + 1
     means = np.array([left[groups == i].mean() for i in range(places)])
     pure = float(((left - means[groups]) ** 2).sum())

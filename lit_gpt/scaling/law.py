@@ -22,9 +22,10 @@ class Fitted:
     """A law with the numbers that were found.
 
     numbers: parameters and what follows from them, as they are printed; NaN where the data do not determine one.
-    curve: the explained column at other columns, (n,). free: how many numbers the data determined. notes: what the
-    numbers cannot say, in words. place: the columns that a budget of --predict means, such as the N and D of least
-    loss. tables: title -> rows of cells, the first one of names, such as the optimum of each budget.
+    curve: the explained column at other columns, (n,), NaN where the law says nothing. free: how many numbers the data
+    determined. notes: what the numbers cannot say, in words. place: the columns that a budget of --predict means, such
+    as the N and D of least loss. tables: title -> rows of cells, the first one of names, such as the optimum of each
+    budget.
     """
 
     numbers: Mapping[str, float]
@@ -37,6 +38,20 @@ class Fitted:
 
 
 @dataclass(frozen=True)
+class Example:
+    """Runs of a known law, by which benchmarks/coverage.py and tests judge a fit.
+
+    numbers: the true ones, of those that a fit finds. data: columns of the law without noise. noise: standard deviation
+    of what the law explains, of its logarithm where the law is relative; that of seeds, about. fixed: numbers to give.
+    """
+
+    numbers: Mapping[str, float]
+    data: Data
+    noise: float
+    fixed: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Law:
     """One form of curve.
 
@@ -44,9 +59,10 @@ class Law:
     is unless another one is chosen; the last symbol is what the law explains, and a budget is of the first unless
     `budget` names a column. parameters: name -> in words. relative: whether residuals are of ln(y) rather than y.
     fixable: parameters that may be given (--fix c=0). curves: whether it reads every logged step of a run instead of
-    its end. designed: whether the runs are a design that a draw of them would break. many: fits to `samples` sets of
-    data at once, from (the fit to all data, data, fixed, the explained column (samples, runs), how often each run
-    counts (samples, runs)); without it, `fit` is called for each.
+    its end. designed: whether the runs are a design that a draw of them would break, so that intervals are from new
+    noise on all of them. many: fits to `samples` sets of data at once, from (the fit to all data, data, fixed, the
+    explained column (samples, runs), how often each run counts (samples, runs)); without it, `fit` is called for each.
+    example: runs of known numbers.
     """
 
     sentence: str
@@ -60,6 +76,7 @@ class Law:
     curves: bool = False
     designed: bool = False
     many: Callable[[Fitted, Data, Mapping[str, float], np.ndarray, np.ndarray], list[Fitted | None]] | None = None
+    example: Callable[[], Example] | None = None
 
     @property
     def explains(self) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from lit_gpt.errors import UserError
 from lit_gpt.scaling._fit_data import positive, untested
 from lit_gpt.scaling._huber import Chains, huber, minimise
-from lit_gpt.scaling.law import Data, Fitted, Law
+from lit_gpt.scaling.law import Data, Example, Fitted, Law
 
 DEPENDENT = 1e-6  # smallest singular value of unit vectors that depend on each other
 FAR = 6.0  # robust standard deviations (1.4826 median |residual|) from which a run is far from the law
@@ -202,6 +202,13 @@ def _one(data: Data, fixed: Mapping[str, float], loss: np.ndarray, count: np.nda
     return found if all(math.isfinite(v) for v in found.numbers.values()) else None
 
 
+def _example() -> Example:
+    """The replication's law (2404.10102) at 6 sizes and 6 budgets."""
+    n, d = np.array(list(product(np.geomspace(5e7, 5e9, 6), np.geomspace(1e9, 1e11, 6)))).T
+    data = {"N": n, "D": d, "L": BESIROGLU(n, d)}
+    return Example(_fitted(BESIROGLU, {}).numbers, data, 0.004)
+
+
 LAW = Law(
     sentence="Loss over parameters and tokens, from runs of several ratios of them (Hoffmann et al. 2022, approach 3).",
     formula="L = E + A / N^alpha + B / D^beta; the optimum of a budget C = 6 N D has N* ~ C^(beta / (alpha + beta))",
@@ -220,4 +227,5 @@ LAW = Law(
     fixable=tuple(HELD),
     budget="flops_6nd",
     many=many,
+    example=_example,
 )

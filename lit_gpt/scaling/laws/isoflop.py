@@ -11,7 +11,7 @@ import numpy as np
 from lit_gpt.errors import UserError
 from lit_gpt.scaling._allocation import FORMULA, NAMES, WORDS, least_loss, offset_of, optimum, shared, table
 from lit_gpt.scaling._fit_data import positive
-from lit_gpt.scaling.law import Data, Fitted, Law
+from lit_gpt.scaling.law import Data, Example, Fitted, Law
 
 APART = math.log(
     1.2
@@ -166,6 +166,16 @@ def _without(data: Data, fixed: Mapping[str, float], loss: np.ndarray, count: np
         return None
 
 
+def _example() -> Example:
+    """Four budgets of five sizes around N* = 0.1 C^0.5."""
+    c = np.repeat(np.geomspace(1e18, 1e20, 4), 5)
+    best = 0.1 * c**0.5
+    n = best * np.tile(np.exp(np.linspace(-1.4, 1.4, 5)), 4)
+    loss = 1e3 * c**-0.15 + 1.7 + 0.05 * np.log(n / best) ** 2
+    true = {"N_exponent": 0.5, "D_exponent": 0.5, "N_factor": 0.1, "b": 0.15, "c": 1.7}
+    return Example(true, {"C": c, "N": n, "D": c / (6 * n), "L": loss}, 0.003)
+
+
 LAW = Law(
     sentence="The best size for each of some budgets of compute, and how it grows with the budget (approach 2).",
     formula=f"L = L* + k (ln N - ln N*)^2 at each budget C; {FORMULA}",
@@ -175,4 +185,5 @@ LAW = Law(
     fixable=("c",),
     designed=True,
     many=many,
+    example=_example,
 )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from lit_gpt.scaling.fit import PowerLaw, fit_power_law, power_laws
-from lit_gpt.scaling.law import Data, Fitted, Law
+from lit_gpt.scaling.law import Data, Example, Fitted, Law
 
 
 def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
@@ -31,6 +31,11 @@ def many(
     return [_fitted(law, fixed) for law in power_laws(data["x"], y, counts, offset=fixed.get("c"))]
 
 
+def _example() -> Example:
+    law, flops = PowerLaw(1e3, 0.15, 1.7), np.geomspace(1e18, 1e21, 8)
+    return Example({"a": law.a, "b": law.b, "c": law.c}, {"x": flops, "y": law(flops)}, 0.003)
+
+
 LAW = Law(
     sentence="A power law of compute, tokens or parameters, with an offset that it never falls below.",
     formula="y = a x^-b + c",
@@ -39,4 +44,5 @@ LAW = Law(
     fit=fit,
     fixable=("c",),
     many=many,
+    example=_example,
 )

@@ -1,0 +1,51 @@
+"""The best learning rate with a constant that it does not fall below: best(x) = a x^b + c."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+
+from lit_gpt.scaling.fit import power_laws
+from lit_gpt.scaling.law import Data, Example, Fitted, Law
+from lit_gpt.scaling.sweep_law import fitted
+from lit_gpt.scaling.sweeps import fit_optima, with_law
+
+
+def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
+    """Parabolas in ln(rate) at each x, and fit_power_law through their lowest points."""
+    return fitted(fit_optima(data["x"], data["rate"], data["loss"], constant=None), "rate")
+
+
+def _many(
+    before: Fitted, data: Data, fixed: Mapping[str, float], losses: np.ndarray, counts: np.ndarray
+) -> list[Fitted | None]:
+    """Sets whose sweeps bracket the optima of the same x as in most have a law."""
+    sets = [np.repeat(np.arange(len(count)), count.astype(int)) for count in counts]
+    found = [fit_optima(data["x"][s], data["rate"][s], loss[s]) for s, loss in zip(sets, losses)]
+    places = [tuple(o.x for o in one.inside) for one in found]
+    usual = Counter(places).most_common(1)[0][0]
+    best = np.array([[o.best for o in one.inside] for one, place in zip(found, places) if place == usual])
+    laws = iter(power_laws(np.array(usual), best, np.ones_like(best)))
+    return [fitted(with_law(one, next(laws)), "rate") if place == usual else None for one, place in zip(found, places)]
+
+
+def _example() -> Example:
+    tokens = np.repeat(np.geomspace(1e9, 1e12, 7), 6)
+    best = 1e4 * tokens**-0.65 + 2e-3
+    rate = best * np.tile(np.exp(np.linspace(-1.2, 1.0, 6)), 7)
+    loss = 40 * tokens**-0.13 + 0.7 + 0.03 * np.log(rate / best) ** 2
+    return Example({"b": -0.65, "c": 2e-3}, {"x": tokens, "rate": rate, "loss": loss}, 0.001)
+
+
+LAW = Law(
+    sentence="The best learning rate of sweeps at several sizes or budgets, as a power law that falls to a constant.",
+    formula="loss = k(x) ln(rate / best(x))^2 + m(x), best(x) = a x^b + c",
+    reads={"x": "tokens", "rate": "rate", "loss": "loss"},
+    parameters={"a": "factor", "b": "exponent, not above 0", "c": "constant"},
+    fit=fit,
+    designed=True,
+    many=_many,
+    example=_example,
+)

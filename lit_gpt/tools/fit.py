@@ -1,0 +1,202 @@
+"""A scaling law fitted to runs, with intervals, residuals, predictions, and the run to train next.
+
+python -m lit_gpt.tools.fit out/ladder --law power --hold_out largest --predict 1e21
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lit_gpt.config.command import run_command
+from lit_gpt.config.parsers import Parser
+from lit_gpt.errors import UserError
+from lit_gpt.lab.fit_figure import draw_fits
+from lit_gpt.lab.fit_report import Guess, Report, as_json, judge, verdicts
+from lit_gpt.lab.fit_runs import Sample, columns_of, finished_runs, grouped, held_out, part, sample
+from lit_gpt.lab.fit_text import as_text, guess_lines, head
+from lit_gpt.lab.next_run import write_next
+from lit_gpt.lab.runs import COLUMNS
+from lit_gpt.scaling.intervals import LEVEL
+from lit_gpt.scaling.laws import LAWS, law_named
+from lit_gpt.tools._cli import aligned, local_path, parser_for
+from lit_gpt.utils.files import write_text
+
+ABOUT = (
+    "Fit a scaling law to finished runs: its numbers with intervals, how far each run is from it, and what it predicts."
+)
+EXAMPLES = (
+    ("out/ladder --law power", "loss over compute, with an offset; --x tokens or --x parameters for another quantity"),
+    ("out/ladder --law power --hold_out largest", "is the largest run where the others say that it would be?"),
+    ("out/grid --law chinchilla --predict 1e21", "the loss at a budget, and the parameters and tokens that reach it"),
+    ("out/isoflop --law isoflop --next 1e20 --output next.yaml", "the run to train next, for pretrain.py --config"),
+    (
+        'runs.csv --law power --x tokens --where "depth >= 8" --group family',
+        "a table of anyone's runs, a law for each family",
+    ),
+)
+# name, number of values, type, default, what the value is called, meaning
+OPTIONS: tuple[tuple[str, str | None, Any, Any, str | None, str], ...] = (
+    (
+        "x",
+        "+",
+        str,
+        [],
+        "COLUMN",
+        "column that the law reads, or SYMBOL=COLUMN of one of several; default: the law's",
+    ),
+    ("y", None, str | None, None, "COLUMN", "column that it explains; default: loss"),
+    ("fix", "+", str, [], "NAME=NUMBER", "numbers that are known, such as c=0 or E=1.7; default: none"),
+    (
+        "where",
+        None,
+        str | None,
+        None,
+        "CONDITION",
+        "fit the runs of which this is true: depth >= 8 and seed == 1; default: all",
+    ),
+    ("group", None, str | None, None, "COLUMN", "a law for each value of a column or setting; default: one law"),
+    (
+        *("hold_out", None, str | None, None, "NAME"),
+        "fit without these runs, and say whether they are where the law predicts them: a name, a pattern such as d24*, "
+        "or largest; default: none",
+    ),
+    (
+        "predict",
+        "+",
+        float,
+        [],
+        "BUDGET",
+        "what runs of these budgets will reach; FLOPs, or units of --x; default: none",
+    ),
+    (
+        "next",
+        None,
+        float | None,
+        None,
+        "BUDGET",
+        "write the run to train with this budget to --output; default: none",
+    ),
+    ("output", None, local_path, Path("next.yaml"), "FILE", "file that --next writes"),
+    (
+        *("noise", None, float | None, None, "NUMBER"),
+        "standard deviation of runs that differ in their seed only, in units of --y; default: what residuals say",
+    ),
+    ("samples", None, int, 1000, "NUMBER", "resamples behind each interval"),
+    ("level", None, float, LEVEL, "SHARE", "share of all cases that an interval holds"),
+    ("json", None, local_path, None, "FILE", "file for all numbers; default: none"),
+    ("plot", None, local_path, None, "FILE", "picture of the fit, a PNG file; default: none"),
+)
+REPEATED = "also take runs that saw some of their data more than once"
+
+
+def build_parser() -> Parser:
+    """The command line."""
+    laws = " ".join(f"{name}: {law_named(name).sentence}" for name in LAWS.names())
+    parser = parser_for("fit", ABOUT, exit_on_error=False, epilog=_columns())
+    parser.examples = [(f"python -m lit_gpt.tools.fit {typed}", does) for typed, does in EXAMPLES]
+    parser.add_argument(
+        "runs", nargs="+", type=local_path, help="run folders, folders that hold some (a study), or CSV files"
+    )
+    parser.add_argument("--law", type=str, required=True, help=f"the law. {laws}")
+    for name, nargs, kind, default, value, meaning in OPTIONS:
+        parser.add_argument(f"--{name}", nargs=nargs, type=kind, default=default, metavar=value, help=meaning)
+    parser.add_argument("--repeated", type=bool, nargs="?", const=True, default=False, help=REPEATED)
+    return parser
+
+
+def _columns() -> str:
+    listed = "; ".join(f"{name}: {words}" for name, words in COLUMNS.items())
+    return (
+        f"Columns are {listed}; any setting of a run, such as train_model; and results of evaluations as task/figure."
+    )
+
+
+def fixed_of(words: Sequence[str]) -> dict[str, float]:
+    """--fix as numbers. Raises UserError for what is none."""
+    found = {}
+    for word in words:
+        name, _, text = word.partition("=")
+        try:
+            found[name] = float(text)
+        except ValueError as error:
+            raise UserError(f"--fix {word!r} is no number of the law. Write NAME=NUMBER, such as c=0.") from error
+    return found
+
+
+def main(argv: list[str]) -> int:
+    """Fit, print, and write what was asked for."""
+    parser = build_parser()
+    values = parser.parse_args(argv)
+    name, fixed = LAWS.resolve(values.law), fixed_of(values.fix)
+    law = law_named(name)
+    reads = columns_of(law, values.x, values.y)
+    runs, left = finished_runs(values.runs, values.where, list(reads.values()), values.repeated)
+    reports: dict[str, Report] = {}
+    out: dict[str, Sample | None] = {}
+    for group, members in grouped(runs, values.group).items():
+        whole = sample(law, members, reads)
+        rows = None if values.hold_out is None else held_out(law, whole, values.hold_out)
+        out[group] = None if rows is None else part(whole, rows)
+        fitted_to = whole if rows is None else part(whole, ~rows)
+        reports[group] = judge(name, law, fitted_to, fixed, values.noise, values.samples, values.level)
+    guesses = {group: [r.at_budget(b) for b in values.predict] for group, r in reports.items()}
+    for group, report in reports.items():
+        title = f"{values.group} {group}\n\n" if group else ""
+        print(title + _page(report, guesses[group], out[group], left), end="\n\n")
+    _write(values, reports, guesses, out)
+    return 0
+
+
+def _page(report: Report, guesses: Sequence[Guess], out: Sample | None, left: Sequence[str]) -> str:
+    """What is printed of one fit."""
+    parts = ["\n".join(head(report))]
+    parts += [f"{title}\n{aligned(rows, indent=2, right=range(1, len(rows[0])))}" for title, rows in as_text(report)]
+    if notes := [*left, *report.notes]:
+        parts.append("\n".join(f"warning: {note}" for note in notes))
+    if out is not None:
+        parts.append("held out\n" + "\n".join(f"  {line}" for line in _verdicts(report, out)))
+    parts += ["predicted at " + "\n  ".join(guess_lines(report, guess)) for guess in guesses]
+    return "\n\n".join(parts)
+
+
+def _verdicts(report: Report, out: Sample) -> list[str]:
+    found = []
+    for name, guess, seen, inside in verdicts(report, out):
+        if guess.low != guess.low:
+            found.append(f"{name}: {seen:.4f}, the law says {guess.loss:.4f}; there is no interval")
+            continue
+        where = "inside" if inside else "OUTSIDE"
+        found.append(
+            f"{name}: {seen:.4f} is {where} {guess.low:.4f} to {guess.high:.4f}; the law says {guess.loss:.4f}"
+        )
+    return found
+
+
+def _write(
+    values: Any, reports: dict[str, Report], guesses: dict[str, list[Guess]], out: dict[str, Sample | None]
+) -> None:
+    if values.json:
+        found = {group: as_json(report, guesses[group], out[group]) for group, report in reports.items()}
+        write_text(values.json, json.dumps(found if values.group else found[""], indent=1) + "\n")
+        print(f"written: {values.json}")
+    if values.plot:
+        print(f"drawn: {draw_fits(reports, guesses, out, values.plot)}")
+    if values.next is not None:
+        if len(reports) > 1:
+            raise UserError("--next needs one law, and --group made several. Choose runs with --where instead.")
+        resolved, _ = write_next(
+            reports[""] if "" in reports else next(iter(reports.values())), values.next, values.output
+        )
+        plan = resolved.plan
+        print(
+            f"written: {values.output}, depth {plan.depth}, {plan.tokens:.4g} tokens in {plan.steps:,} steps of "
+            f"{plan.batch_tokens:,}. Train it: python pretrain.py --config {values.output}"
+        )
+        print(*(f"note: {note}" for note in resolved.notes), sep="\n")
+
+
+if __name__ == "__main__":
+    run_command(main)
