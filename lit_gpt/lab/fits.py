@@ -1,4 +1,4 @@
-"""A law fitted to runs, with all that a reader needs to judge it: intervals, residuals, lack of fit."""
+"""A fitted law as the report of a study shows it: numbers with intervals, points with residuals, a line."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from lit_gpt.errors import UserError
+from lit_gpt.lab.fit_report import Report, band, judge
+from lit_gpt.lab.fit_runs import sample, words
 from lit_gpt.lab.repeats import groups_of
-from lit_gpt.lab.runs import COLUMNS, FINISHED, Run, column
-from lit_gpt.scaling.intervals import LEVEL, Draws, draw, lack_of_fit, noise_of, prediction, residuals, without_each
-from lit_gpt.scaling.law import Data, Fitted, Law
+from lit_gpt.lab.runs import FINISHED, Run, column
+from lit_gpt.scaling.intervals import LEVEL, residuals
 from lit_gpt.scaling.laws import law_named
 
 POINTS = 60  # of a drawn line
@@ -20,93 +21,82 @@ BEYOND = 3.0  # how far a line goes on beyond the last run, as a factor
 SAME = 0.02  # relative difference in compute below which runs have one budget: they end at whole batches
 
 
+def usable(runs: Sequence[Run], columns: Sequence[str]) -> list[Run]:
+    """The finished runs that have these columns, and saw no token twice, which the laws are not for.
+
+    Raises UserError where none is left.
+    """
+    kept = [run for run in runs if run.state == FINISHED and all(name in run.numbers for name in columns)]
+    fresh = [run for run in kept if run.numbers.get("epochs", 0.0) <= 1]
+    if not fresh:
+        why = "saw its tokens once" if kept else f"is finished and has {', '.join(columns)}"
+        raise UserError(f"None of {len(runs)} runs {why}, so there is nothing to fit.")
+    return fresh
+
+
 def lowest_of_each_budget(runs: Sequence[Run], given: str = "flops", explained: str = "loss") -> list[Run]:
-    """Of each budget, the runs of the configuration with the lowest mean; others are on no curve of best losses."""
-    known = [r for r in runs if r.state == FINISHED and given in r.numbers and explained in r.numbers]
+    """Of each budget, the runs of the configuration with the lowest mean; others are on no curve of lowest losses."""
     budgets: list[list[Run]] = []
-    for run in sorted(known, key=lambda run: run.numbers[given]):
+    for run in sorted(usable(runs, [given, explained]), key=lambda run: run.numbers[given]):
         if not budgets or run.numbers[given] > budgets[-1][0].numbers[given] * (1 + SAME):
             budgets.append([])
         budgets[-1].append(run)
-    return [
-        run for budget in budgets for run in min(groups_of(budget), key=lambda g: float(column(g, explained).mean()))
-    ]
+    lowest = (min(groups_of(budget), key=lambda group: column(group, explained).mean()) for budget in budgets)
+    return [run for group in lowest for run in group]
 
 
 def fit_of(
-    runs: Sequence[Run], name: str, reads: Mapping[str, str] | None = None, fixed: Mapping[str, float] | None = None,
-    samples: int = 1000,
-) -> dict[str, Any]:  # fmt: skip
+    runs: Sequence[Run], name: str, reads: Mapping[str, str], fixed: Mapping[str, float], samples: int
+) -> dict[str, Any]:
     """The law of this name, as JSON values. reads: symbol -> column, where it is not the law's own.
 
     Raises UserError where the runs cannot carry it.
     """
-    law, fixed = law_named(name), fixed or {}
-    if law.curves:
-        raise UserError(f"The law {name} reads whole curves. Fit it with python -m lit_gpt.tools.fit.")
-    law.check_fixed(fixed)
-    columns = {**law.reads, **(reads or {})}
-    used = [run for run in runs if run.state == FINISHED and all(c in run.numbers for c in columns.values())]
-    if not used:
-        raise UserError(f"No finished run has {', '.join(columns.values())}, which the law {name} reads.")
-    data = {symbol: column(used, c) for symbol, c in columns.items()}
-    fitted = law.fit(data, fixed)
-    draws, notes = _draws(law, fitted, data, fixed, samples)
-    repeated = max((run.numbers.get("epochs", 0.0) for run in used), default=0.0)
-    if repeated > 1:
-        notes.append(
-            f"some runs saw tokens more than once (up to {repeated:.2g} passes), which laws of one pass are not for"
-        )
+    law = law_named(name)
+    columns = {**law.reads, **reads}
+    found = judge(name, law, sample(law, usable(runs, list(columns.values())), columns), fixed, None, samples, LEVEL)
+    tables = found.fitted.tables.items()
     return {
         "law": name,
         "sentence": law.sentence,
         "formula": law.formula,
-        "reads": [{"symbol": s, "column": c, "words": COLUMNS.get(c, c)} for s, c in columns.items()],
-        "numbers": _numbers(law, fitted, draws, without_each(law, fitted, data, fixed)),
+        "reads": [{"symbol": s, "column": c, "words": words(c)} for s, c in found.sample.reads.items()],
+        "numbers": _numbers(found),
         "level": LEVEL,
-        "way": draws.way if draws else "",
-        "notes": [*fitted.notes, *notes],
-        "lack": getattr(lack_of_fit(law, fitted, data), "words", ""),
-        "tables": [{"title": t, "rows": [list(map(str, row)) for row in rows]} for t, rows in fitted.tables.items()],
-        **_drawn(law, fitted, draws, data, used),
-    }  # fmt: skip
-
-
-def _draws(
-    law: Law, fitted: Fitted, data: Data, fixed: Mapping[str, float], samples: int
-) -> tuple[Draws | None, list[str]]:
-    """The law of resampled data, None where there are none; and what to know about that."""
-    try:
-        draws = draw(law, fitted, data, fixed, noise_of(law, fitted, data), samples)
-    except UserError as error:
-        return None, [str(error)]
-    return draws, list(draws.notes)
-
-
-def _numbers(law: Law, fitted: Fitted, draws: Draws | None, without: Sequence[Fitted | None]) -> list[dict[str, Any]]:
-    intervals = draws.intervals() if draws else {}
-    found = []
-    for name, value in fitted.numbers.items():
-        low, high = intervals.get(name, (math.nan, math.nan))
-        left = [fit.numbers[name] for fit in without if fit]
-        found.append({
-            "name": name, "words": law.parameters.get(name, ""), "value": value, "low": low, "high": high,
-            "without": [min(left), max(left)] if left else None,
-        })  # fmt: skip
-    return found
-
-
-def _drawn(law: Law, fitted: Fitted, draws: Draws | None, data: Data, used: Sequence[Run]) -> dict[str, Any]:
-    """Points with their residuals; and a line with the interval of a new run, of a law over one column."""
-    points = fitted.points or data
-    names = [run.name for run in used] if len(points[law.explains]) == len(used) else []
-    x = points[law.given[0]]
-    found: dict[str, Any] = {
+        "way": found.draws.way if found.draws else "",
+        "notes": list(found.notes),
+        "lack": found.lack.words if found.lack else "",
+        "tables": [{"title": title, "rows": [list(map(str, row)) for row in rows]} for title, rows in tables],
         "relative": law.relative,
-        "points": {"names": names, "x": x, "y": points[law.explains], "residual": residuals(law, fitted, data)},
+        "points": _points(found),
+        **({"line": _line(found)} if len(law.given) == 1 and not law.curves else {}),
     }
-    if len(law.given) == 1 and float(x.min()) > 0:
-        at = {law.given[0]: np.geomspace(float(x.min()) / 1.2, float(x.max()) * BEYOND, POINTS)}
-        low, high = prediction(law, draws, at) if draws else (None, None)
-        found["line"] = {"x": at[law.given[0]], "y": fitted.curve(at), "low": low, "high": high}
-    return found
+
+
+def _numbers(found: Report) -> list[dict[str, Any]]:
+    """Each with its interval, and how far it goes where any one run is left out."""
+    intervals, numbers = found.draws.intervals(LEVEL) if found.draws else {}, []
+    for name, value in found.fitted.numbers.items():
+        low, high = intervals.get(name, (math.nan, math.nan))
+        left = [fit.numbers[name] for fit in found.without.values() if fit]
+        without = [min(left), max(left)] if left else None
+        said = found.law.parameters.get(name, "")
+        numbers.append({"name": name, "words": said, "value": value, "low": low, "high": high, "without": without})
+    return numbers
+
+
+def _points(found: Report) -> dict[str, Any]:
+    law, points = found.law, found.points
+    y = points[law.explains]
+    names = found.sample.names if len(found.sample.names) == len(y) else []
+    left = residuals(law, found.fitted, points)
+    return {"names": names, "x": points[law.given[0]], "y": y, "residual": left[np.isfinite(left)]}
+
+
+def _line(found: Report) -> dict[str, Any]:
+    """The law, and the interval of a new run, where it has them."""
+    (symbol,) = found.law.given
+    x = found.points[symbol]
+    at = np.geomspace(float(x.min()) / 1.2, float(x.max()) * BEYOND, POINTS)
+    y, low, high = band(found, {symbol: at})
+    return {"x": at, "y": y, "low": low if found.draws else None, "high": high if found.draws else None}

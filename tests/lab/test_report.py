@@ -100,8 +100,8 @@ def test_noise_is_that_of_the_repeated_runs(found: dict[str, Any]) -> None:
 def test_a_fit_that_cannot_be_is_a_sentence_and_not_the_end(study: Path) -> None:
     (fit,) = content([study], "depth == 2", ["power"], samples=10)["fits"]
     assert "why" in fit and fit["why"].endswith(".")
-    with pytest.raises(UserError, match="No finished run has"):
-        fit_of([], "power")
+    with pytest.raises(UserError, match="None of 0 runs is finished"):
+        fit_of([], "power", {}, {}, 10)
 
 
 def test_laws_as_they_are_typed() -> None:
