@@ -11,7 +11,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.lab.repeats import SEEDS, groups_of, varied
 from lit_gpt.lab.runs import FINISHED, Run, column
 from lit_gpt.metrics.summary import METRICS_FILE, read_metrics
-from lit_gpt.scaling.noise import Difference, Noise, difference, paired, pooled
+from lit_gpt.scaling.noise import Difference, Noise, degrees, difference, paired, pooled
 
 TRAIN = "metric/train_loss"
 
@@ -40,7 +40,7 @@ class Comparison:
             f"difference: {self.means.in_words()}",
         ]
         if self.noise.free:
-            lines.append(f"noise of a single run: {self.noise.deviation:.4g}, {self.noise.free} degrees of freedom")
+            lines.append(f"noise of a single run: {self.noise.deviation:.4g}, {degrees(self.noise.free)}")
         else:
             lines.append("Give repeated runs as --control, or several seeds of each side, to know the noise.")
         if self.pairs:

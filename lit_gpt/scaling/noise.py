@@ -51,7 +51,7 @@ class Difference:
     @property
     def is_tie(self) -> bool:
         """Whether it is below two standard errors; also where these are not known."""
-        return not self.is_known or abs(self.value) < DECIDES * self.error
+        return not self.is_known or self.errors < DECIDES
 
     @property
     def errors(self) -> float:
@@ -74,8 +74,13 @@ class Difference:
         verdict = "a tie" if self.is_tie else "more than noise"
         return (
             f"{self.value:+.{digits}f} +- {self.half():.{digits}f} ({LEVEL:.0%}), {self.errors:.1f} standard errors "
-            f"of {self.error:.2g} with {self.free:.3g} degrees of freedom: {verdict}"
+            f"of {self.error:.2g} with {degrees(self.free)}: {verdict}"
         )
+
+
+def degrees(free: float) -> str:
+    """Degrees of freedom in words."""
+    return f"{free:.3g} degree{'s' * (free != 1)} of freedom"
 
 
 def pooled(groups: Iterable[Sequence[float]]) -> Noise:
