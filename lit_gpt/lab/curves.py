@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -21,8 +23,14 @@ def curves_of(run: Run) -> dict[str, dict[str, np.ndarray]]:
     """Metric -> {"x": tokens, "y": values}; empty for a run that logged nothing."""
     if run.folder is None or not (run.folder / METRICS_FILE).is_file():
         return {}
+    now = (run.folder / METRICS_FILE).stat()
+    return _read(run.folder, now.st_mtime_ns, now.st_size)
+
+
+@lru_cache(4096)  # a live report reads the runs that have ended once
+def _read(folder: Path, changed: int, size: int) -> dict[str, dict[str, np.ndarray]]:
     try:
-        found = read_metrics(run.folder)
+        found = read_metrics(folder)
     except UserError:  # it just began
         return {}
     tokens = found.get("total_tokens", found["step"])

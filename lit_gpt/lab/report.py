@@ -47,6 +47,7 @@ def content(paths: Sequence[Path], where: str | None, laws: Sequence[str], sampl
     started = [run for run in runs if run.state != WAITING]
     shared, own = apart([_configuration(run) for run in started or runs])
     own += [dict(run.settings) for run in runs if run.state == WAITING and started]
+    curves = [curves_of(run) for run in runs]
     return {
         "title": paths[0].resolve().stem,
         "question": str(study.get("question") or ""),
@@ -56,9 +57,9 @@ def content(paths: Sequence[Path], where: str | None, laws: Sequence[str], sampl
         "states": ALL_STATES,
         "columns": _columns(runs),
         "shown": _shown(runs),
-        "runs": [_of_run(run, mine) for run, mine in zip(runs, own)],
+        "runs": [_of_run(*one) for one in zip(runs, own, curves)],
         "shared": shared,
-        "metrics": {key: axis_label(key) for key in dict.fromkeys(key for run in runs for key in curves_of(run))},
+        "metrics": {key: axis_label(key) for key in dict.fromkeys(key for found in curves for key in found)},
         "noise": _noise(runs),
         "fits": [_fit(runs, *one, samples) for one in asked],
     }
@@ -142,7 +143,7 @@ def _shown(runs: Sequence[Run]) -> list[str]:
     return [*settings, *(key for key in OUTCOMES if key in columns), *evaluations]
 
 
-def _of_run(run: Run, own: Mapping[str, Any]) -> dict[str, Any]:
+def _of_run(run: Run, own: Mapping[str, Any], curves: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": run.name,
         "state": run.state,
@@ -150,7 +151,7 @@ def _of_run(run: Run, own: Mapping[str, Any]) -> dict[str, Any]:
         "numbers": dict(run.numbers),
         "own": dict(own),
         "started": run.state != WAITING,
-        "curves": curves_of(run),
+        "curves": curves,
     }
 
 
