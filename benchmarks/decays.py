@@ -30,6 +30,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.metrics.figures import save, subplots
 from lit_gpt.metrics.labels import axis_label
 from lit_gpt.metrics.summary import read_metrics
+from lit_gpt.scaling.noise import mean
 from lit_gpt.utils.files import write_text
 
 SWEEP = Path(__file__).resolve().parents[1] / "launch_scripts" / "sweep.py"
@@ -123,9 +124,8 @@ def compared(losses: Losses) -> dict[str, dict[str, dict[str, float]]]:
     for way, of_seeds in losses.items():
         for budget in BUDGETS:
             pairs = [of_seeds[seed][budget] - losses["fresh"][seed][budget] for seed in of_seeds]
-            error = statistics.stdev(pairs) / math.sqrt(len(pairs)) if len(pairs) > 1 else math.nan
-            mean = statistics.fmean(of_seeds[seed][budget] for seed in of_seeds)
-            values = {"loss": mean, "bias": statistics.fmean(pairs), "standard_error": error}
+            loss, bias = statistics.fmean(of_seeds[seed][budget] for seed in of_seeds), mean(pairs)
+            values = {"loss": loss, "bias": bias.value, "standard_error": bias.error}
             rows.setdefault(way, {})[f"{budget:g}"] = values
     return rows
 

@@ -15,28 +15,25 @@ from typing import Any
 
 import numpy as np
 
-NORMAL = 1.96
-# Quantiles 0.975 of Student's t by degrees of freedom, as tables have them; beyond these the normal one will do.
-STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26, 10: 2.23}
+from lit_gpt.scaling.noise import Noise, pooled, student
+
+NORMAL = 1.96  # the quantile 0.975 of the normal distribution, for the many examples
 Interval = tuple[float, float]  # the middle, and half of the interval
 Row = Mapping[str, Any]  # a run: name, family, and figures, each (value, standard error over the examples or None)
 
 
-def spreads(rows: Sequence[Row], figure: str) -> tuple[float, int]:
-    """The standard deviation of seeds, pooled over families, and its degrees of freedom."""
-    squares, free = 0.0, 0
-    for family in {row["family"] for row in rows}:
-        values = [row["figures"][figure][0] for row in rows if row["family"] == family and figure in row["figures"]]
-        if len(values) > 1:
-            squares, free = squares + statistics.variance(values) * (len(values) - 1), free + len(values) - 1
-    return (math.sqrt(squares / free), free) if free else (0.0, 0)
+def spreads(rows: Sequence[Row], figure: str) -> Noise:
+    """The noise of seeds, pooled over families."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        if figure in row["figures"]:
+            values.setdefault(row["family"], []).append(row["figures"][figure][0])
+    return pooled(values.values())
 
 
-def half(error: float, spread: tuple[float, int], shares: float) -> float:
-    """Half of an interval. error: over examples. shares: 1 / seeds, of a difference the sum of both."""
-    deviation, free = spread
-    seeds = STUDENT.get(free, NORMAL) * deviation * math.sqrt(shares) if free else 0.0
-    return math.hypot(NORMAL * error, seeds)
+def half(error: float, noise: Noise, *seeds: int) -> float:
+    """Half of an interval. error: over examples. seeds: of the family, of a difference those of both."""
+    return math.hypot(NORMAL * error, student(noise.free) * noise.error(*seeds) if noise.free else 0.0)
 
 
 def of_families(rows: Sequence[Row]) -> dict[str, dict[str, Interval]]:
@@ -48,7 +45,7 @@ def of_families(rows: Sequence[Row]) -> dict[str, dict[str, Interval]]:
             pairs = [figures[figure] for figures in own if figure in figures]
             error = math.sqrt(statistics.fmean([(e or 0.0) ** 2 for _, e in pairs]))  # seeds share the examples
             middle = statistics.fmean([value for value, _ in pairs])
-            size = half(error, spreads(rows, figure), 1 / len(pairs))
+            size = half(error, spreads(rows, figure), len(pairs))
             found.setdefault(family, {})[figure] = (middle, size)
     return found
 
@@ -71,6 +68,6 @@ def differences(rows: Sequence[Row], answers: Mapping[str, Mapping[str, np.ndarr
                 gaps = np.mean(sides[0], axis=0) - np.mean(sides[1], axis=0)
                 more = float(gaps.mean())
                 error = float(gaps.std(ddof=1) / math.sqrt(len(gaps))) if len(gaps) > 1 else 0.0
-            size = half(error, spreads(rows, figure), 1 / len(own) + 1 / len(base))
+            size = half(error, spreads(rows, figure), len(own), len(base))
             found.setdefault(family, {})[figure] = (more, size)
     return found

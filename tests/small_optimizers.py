@@ -58,6 +58,7 @@ def plan_for(optimizer: str, roles: dict[str, RolePlan] | None = None, **fields:
         "grad_clip": 1.0,
         "label_smoothing": 0.0,
         "seed": 0,
+        "data_seed": 0,
         "counts": {},
         "model_flops_per_token": 0.0,
         "base_batch_tokens": 1,

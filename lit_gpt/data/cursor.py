@@ -51,7 +51,7 @@ class Cursor:
             raise UserError(
                 f"The data is not what the checkpoint was trained on (fingerprint {fingerprint}, the "
                 f"checkpoint has {state['fingerprint']}): the files, the mixture, the context length or the "
-                "seed differ. Give the same ones to resume, or start a new run from these weights."
+                "seed of the data differ. Give the same ones to resume, or start a new run from these weights."
             )
         if state.get("content", content) != content:
             raise UserError(

@@ -5,18 +5,17 @@ Whatever fits, compares, draws or reports runs reads them here, so that "flops" 
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from lit_gpt.errors import UserError, did_you_mean
-from lit_gpt.metrics.summary import METRICS_FILE, SUMMARY_FILE, read_metrics
+from lit_gpt.lab.run_files import CUT, DIED, FINISHED, RUNNING, RunFiles
+from lit_gpt.lab.tables import Curve, curves, is_chart, number_of, read_lines
 from lit_gpt.train.run_folder import CONFIG
 from lit_gpt.utils.files import read_object
 
@@ -27,7 +26,10 @@ COLUMNS = {  # every number of a run, in words and units
     "flops_6nd": "compute (6 x parameters without embeddings x tokens)",
     "tokens": "training tokens",
     "parameters": "active parameters without embeddings",
+    "parameters_total": "parameters without embeddings, with all experts",
     "parameters_all": "parameters with embeddings, head and all experts",
+    "sparsity": "all experts over those that a token uses (1: dense)",
+    "granularity": "experts that a token uses, which together are as wide as one network (1: dense)",
     "batch": "batch (tokens)",
     "steps": "optimizer steps",
     "rate": "peak learning rate of matrices",
@@ -37,8 +39,10 @@ COLUMNS = {  # every number of a run, in words and units
     "width": "width",
     "context": "context (tokens)",
     "seed": "seed of the weights",
+    "data_seed": "seed of the order of the data",
     "unique_tokens": "different training tokens that were seen",
-    "epochs": "passes over the training data",
+    "epochs": "passes over the training data (of a mixture, over the part that was passed most often)",
+    "train_loss": "training loss (nats per token)",
     "tokens_per_sec": "speed (tokens per second)",
     "seconds": "time of training (seconds)",
 }
@@ -52,24 +56,34 @@ ALIASES = {  # how tables of others call them
     "d": "tokens",
     "learning_rate": "rate",
     "lr": "rate",
+    "base_hps.eta0": "eta0",
     "total_bsz": "batch",
     "batch_size": "batch",
     "metric/val_loss@1x": "loss",
     "val_loss": "loss",
     "metric/val_bpb@1x": "bpb",
+    "metric/train_loss": "train_loss",
     "total_tokens": "tokens",
+    "train_tokens": "tokens",
+    "step": "steps",
+    "_step": "steps",
+    "step_count": "steps",
+    "n_embd": "width",
+    "ctx_len": "context",
+    "run": "name",
 }
-FINISHED, CUT, RUNNING = "finished", "cut", "without an end"
+# States of runs in exports of Weights & Biases.
+_STATES_OF_WANDB = {"crashed": DIED, "failed": DIED, "killed": CUT, "preempted": CUT, "preempting": RUNNING}
 
 
 @dataclass(frozen=True)
 class Run:
     """One training run.
 
-    name: unique among the runs read together. folder: of the run; None for a line of a CSV file. state: FINISHED, CUT
-    (it was interrupted), or RUNNING (it runs, or died). settings: options as pretrain.py names them, groups with dots,
-    and the row of a study over them. numbers: keys of COLUMNS, as far as they are known, and results of evaluations
-    as task/figure.
+    name: unique among the runs read together. folder: of the run; None for a run of a CSV file. state: one of
+    lab/run_files.py's STATES. settings: options as pretrain.py names them, groups with dots, and what else the row of a
+    study says. numbers: keys of COLUMNS, as far as they are known, and results of evaluations as task/figure; of a run
+    that has not ended, those so far.
     """
 
     name: str
@@ -94,17 +108,25 @@ def read_runs(paths: Iterable[Path]) -> list[Run]:
         if not here:
             raise UserError(f"There is no run in {path}. Give run folders, a folder that holds some, or a CSV file.")
         found += here
-    return _named_apart(found)
+    once: dict[Path | int, Run] = {}
+    for run in found:
+        once.setdefault(run.folder.resolve() if run.folder else id(run), run)
+    return _named_apart(list(once.values()))
 
 
-def run_folders(path: Path) -> list[Path]:
-    """Every run folder at or below a folder, in the order of their names. Raises UserError where there is no folder."""
+def run_folders(path: Path, above: frozenset[Path] = frozenset()) -> list[Path]:
+    """Every run folder at or below a folder, in the order of their names. Raises UserError where there is no folder.
+
+    above: the folders that this one was found in, to which a link may lead back.
+    """
     if not path.is_dir():
         raise UserError(f"{path} does not exist. Give run folders, a folder that holds some, or a CSV file.")
     if (path / CONFIG).is_file():
         return [path]
+    if (here := path.resolve()) in above:
+        return []
     below = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
-    return [folder for child in below for folder in run_folders(child)]
+    return [folder for child in below for folder in run_folders(child, above | {here})]
 
 
 def column(runs: Sequence[Run], name: str) -> np.ndarray:
@@ -120,90 +142,86 @@ def column(runs: Sequence[Run], name: str) -> np.ndarray:
 
 
 def _of_folder(folder: Path) -> Run:
-    config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")) or {}
-    settings = dict(_flat(config))
-    row = folder.parent / "row.json"
-    if row.is_file():
-        settings |= {key: value for key, value in read_object(row).items() if key != "name"}
-    summary = read_object(folder / SUMMARY_FILE) if (folder / SUMMARY_FILE).is_file() else {}
-    plan = read_object(folder / "plan.json") if (folder / "plan.json").is_file() else {}
-    model = read_object(folder / "model.json") if (folder / "model.json").is_file() else {}
-    state = FINISHED if summary.get("finished") else CUT if summary else RUNNING
-    name = folder.parent.name if row.is_file() else folder.name
-    numbers = {key: float(value) for key, value in _numbers(folder, settings, summary, plan, model) if _finite(value)}
-    return Run(name, folder, state, settings, numbers)
+    files, row = RunFiles(folder), folder.parent / "row.json"
+    of_row = read_object(row) if row.is_file() else {}
+    settings = {key: value for key, value in of_row.items() if key != "name"}
+    settings |= {key: value for key, value in flat(files.config()) if value is not None or key not in settings}
+    name = folder.parent.name if of_row else folder.name
+    numbers = {key: float(value) for key, value in _numbers(files, settings) if _finite(value)}
+    return Run(name, folder, files.state, settings, numbers)
 
 
-def _numbers(
-    folder: Path,
-    settings: Mapping[str, Any],
-    summary: Mapping[str, Any],
-    plan: Mapping[str, Any],
-    model: Mapping[str, Any],
-) -> Iterable[tuple[str, Any]]:
+def _numbers(files: RunFiles, settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """(column, value) of what the run's files say; values may be None."""
+    summary, plan = files.summary, files.plan
     tokens, counts = summary.get("tokens"), plan.get("counts", {})
+    matrix = plan.get("roles", {}).get("matrix", {})
     size = counts.get("non_embedding")
     active = size - counts["total"] + counts["active"] if size and "active" in counts else size
+    yield from files.evaluations()
     yield from (("loss", summary.get("metric/val_loss@1x")), ("bpb", summary.get("metric/val_bpb@1x")))
-    yield from (("tokens", tokens), ("parameters", active), ("parameters_all", counts.get("total")))
+    yield from (("train_loss", summary.get("train_loss")), ("tokens", tokens))
+    yield from (("parameters", active), ("parameters_total", size), ("parameters_all", counts.get("total")))
+    if files.model:
+        experts = files.model.get("experts") or {"sparsity": 1, "top_k": 1}
+        yield from (("sparsity", experts["sparsity"]), ("granularity", experts["top_k"]))
     if tokens and plan.get("model_flops_per_token"):
         yield "flops", tokens * plan["model_flops_per_token"]
     if tokens and active:
         yield "flops_6nd", 6 * active * tokens
-    yield from (
-        ("batch", plan.get("batch_tokens")),
-        ("steps", summary.get("step")),
-        ("rate", summary.get("learning_rate")),
-    )
-    yield from (
-        ("eta0", settings.get("base_hps.eta0")),
-        ("weight_decay", plan.get("roles", {}).get("matrix", {}).get("weight_decay")),
-    )
-    yield from (("depth", plan.get("depth")), ("width", model.get("n_embd")), ("context", plan.get("context")))
-    yield from (("seed", plan.get("seed")), ("tokens_per_sec", summary.get("throughput/tokens_per_sec")))
-    yield "seconds", summary.get("time/train")
-    if summary and (folder / METRICS_FILE).is_file():
-        epochs = [
-            values[np.isfinite(values)] for key, values in read_metrics(folder).items() if key.startswith("data/epoch/")
-        ]
-        if tokens and len(epochs) == 1 and len(epochs[0]):
-            last = float(epochs[0][-1])
-            yield from (("epochs", last), ("unique_tokens", tokens / max(last, 1.0)))
+    yield from (("batch", plan.get("batch_tokens")), ("steps", summary.get("step")), ("rate", matrix.get("lr")))
+    yield from (("eta0", settings.get("base_hps.eta0")), ("weight_decay", matrix.get("weight_decay")))
+    yield from (("depth", plan.get("depth")), ("width", files.model.get("n_embd")), ("context", plan.get("context")))
+    yield from (("seed", plan.get("seed")), ("data_seed", plan.get("data_seed", plan.get("seed"))))
+    yield from (("tokens_per_sec", summary.get("throughput/tokens_per_sec")), ("seconds", summary.get("time/train")))
+    if repetition := files.repetition():
+        yield from zip(("epochs", "unique_tokens"), repetition)
 
 
 def _of_csv(path: Path) -> list[Run]:
-    """One run for each line; names of columns as in COLUMNS or ALIASES, in any case."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is no CSV file that can be read ({error}).") from error
-    runs = []
-    for number, line in enumerate(lines, 2):
-        if None in line or None in line.values():
-            raise UserError(f"{path}, line {number}: the number of cells is not that of the header.")
-        cells = {known_name(key): value.strip() for key, value in line.items() if value.strip()}
-        numbers = {key: float(value) for key, value in cells.items() if _is_number(value)}
-        if "tokens" not in numbers and {"parameters", "flops_6nd"} <= numbers.keys():
-            numbers["tokens"] = numbers["flops_6nd"] / (6 * numbers["parameters"])
-        if "flops_6nd" not in numbers and {"parameters", "tokens"} <= numbers.keys():
-            numbers["flops_6nd"] = 6 * numbers["parameters"] * numbers["tokens"]
-        settings = {key: value for key, value in cells.items() if key not in numbers}
-        runs.append(Run(cells.get("name", f"{path.stem}:{number}"), None, FINISHED, settings, numbers))
-    return runs
+    """The runs of a table: its lines, or the columns of an exported chart."""
+    lines = read_lines(path)
+    if is_chart(lines):
+        return [_of_curves(name, metrics) for name, metrics in curves(path).items()]
+    return [_of_line(f"{path.stem}:{number}", cells) for number, cells in lines]
+
+
+def _of_line(name: str, line: Mapping[str, str]) -> Run:
+    cells: dict[str, str] = {}
+    for key, value in sorted(line.items(), key=lambda cell: cell[0].lower() not in COLUMNS):
+        cells.setdefault(known_name(key), value)  # the column itself before other names of it
+    numbers = {key: value for key, text in cells.items() if (value := number_of(text)) is not None}
+    if "tokens" not in numbers and {"parameters", "flops_6nd"} <= numbers.keys():
+        numbers["tokens"] = numbers["flops_6nd"] / (6 * numbers["parameters"])
+    if "flops_6nd" not in numbers and {"parameters", "tokens"} <= numbers.keys():
+        numbers["flops_6nd"] = 6 * numbers["parameters"] * numbers["tokens"]
+    settings = {key: value for key, value in cells.items() if key not in numbers and key not in ("name", "state")}
+    state = cells.get("state", FINISHED).lower()
+    return Run(cells.get("name", name), None, _STATES_OF_WANDB.get(state, state), settings, numbers)
+
+
+def _of_curves(name: str, metrics: Mapping[str, Curve]) -> Run:
+    """The last values of a run's curves, and how far they go."""
+    numbers: dict[str, float] = {}
+    for metric, curve in metrics.items():
+        finite = np.isfinite(curve.y)
+        if finite.any():
+            numbers[known_name(metric)] = float(curve.y[finite][-1])
+            numbers.setdefault(known_name(curve.over), float(curve.x[finite][-1]))
+    return Run(name, None, FINISHED, {}, {key: value for key, value in numbers.items() if math.isfinite(value)})
 
 
 def known_name(name: str) -> str:
     """The name of COLUMNS for a column of a table, or the name itself."""
     low = name.strip().lower()
-    return low if low in COLUMNS else ALIASES.get(low, name.strip())
+    return low if low in COLUMNS or low in ("name", "state") else ALIASES.get(low, name.strip())
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """(name, value) of every leaf of nested objects, names joined by dots."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 
@@ -212,20 +230,21 @@ def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
-
-
 def _named_apart(runs: Sequence[Run]) -> list[Run]:
-    """The runs; those that share a name are called after their folders too, or get a number."""
-    seen: dict[str, int] = {}
-    found = []
-    for run in runs:
-        seen[run.name] = count = seen.get(run.name, 0) + 1
-        found.append(
-            run if count == 1 else Run(f"{run.name} ({count})", run.folder, run.state, run.settings, run.numbers)
-        )
-    return found
+    """The runs; those that share a name are called after the folders that they are in too, or get a number."""
+    names = [run.name for run in runs]
+    for name in {name for name in names if names.count(name) > 1}:
+        for i, longer in zip([i for i, one in enumerate(names) if one == name], _apart(name, runs)):
+            names[i] = longer
+    return [replace(run, name=name) for run, name in zip(runs, names)]
+
+
+def _apart(name: str, runs: Sequence[Run]) -> list[str]:
+    """Names of their own for the runs of this name."""
+    same = [run.folder for run in runs if run.name == name]
+    places = [(f.resolve() if f.name == name else f.resolve().parent).parts for f in same if f]
+    for length in range(2, max(map(len, places), default=0) + 1) if len(places) == len(same) else ():
+        found = ["/".join(parts[-length:]) for parts in places]
+        if len(set(found)) == len(found):
+            return found
+    return [name if number == 1 else f"{name} ({number})" for number in range(1, len(same) + 1)]

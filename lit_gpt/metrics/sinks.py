@@ -19,6 +19,7 @@ from lit_gpt.metrics.trackers import TRACKERS, RunInfo, Tracker
 from lit_gpt.utils.files import replacing
 
 CSV_FILE, CORRUPT = "metrics.csv", ".corrupt"
+VALIDATION = "metric/val_loss@1x"
 SINK_NAMES = ("csv", *TRACKERS)
 
 
@@ -223,10 +224,15 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 class _Csv:
-    """The records of metrics.jsonl as a table; made from it anew when a new key appears, and after a failed write."""
+    """The records of metrics.jsonl as a table; made from it anew when a new key appears, and after a failed write.
+
+    Its column val_loss, which scripts for ArchScale read, has the newest validation loss in every row from the first
+    validation on, so that the last row has the last one.
+    """
 
     def __init__(self, file: _Appended, source: _Jsonl):
         self.file, self.path, self.source = file, file.path, source
+        self._newest: dict[str, Any] = {}  # {"val_loss": ...} from the first validation on
         self._columns: list[str] = []  # of the file, where it has all rows
         self._rebuild()
 
@@ -234,7 +240,7 @@ class _Csv:
         """`row` is in metrics.jsonl already, so that a rebuild includes it."""
         if self._columns and row.keys() <= set(self._columns):
             try:
-                self.file.append(_table(self._columns, [row]))
+                self.file.append(_table(self._columns, [self._filled(row)]))
             except OSError:  # of which metrics.jsonl warns; it is on the same disk
                 self._columns = []
         else:
@@ -244,7 +250,8 @@ class _Csv:
         """Write the whole table; why it could not be written."""
         self._columns = []
         try:
-            rows = read_rows(self.source.path)
+            self._newest = {}
+            rows = [self._filled(row) for row in read_rows(self.source.path)]
             columns = list(dict.fromkeys(["step", "time", *(key for row in rows for key in row)]))
             header = dict(zip(columns, columns))
             self.file.replace(_table(columns, [header, *rows]))
@@ -252,6 +259,12 @@ class _Csv:
             return str(error.strerror)
         self._columns = columns if self.source.complete else []
         return ""
+
+    def _filled(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A record, which comes after the others, with val_loss."""
+        if VALIDATION in row:
+            self._newest = {"val_loss": row[VALIDATION]}
+        return {**row, **self._newest}
 
     def close(self) -> str:
         """Try for the last time; what is lost, in words."""

@@ -65,7 +65,7 @@ def training_corpus(
         folder,
         "train",
         plan.context,
-        plan.seed,
+        plan.data_seed,
         mixture=phases or mixture,
         eos_token_id=eos_token_id,
         offsets=fork.offsets if fork else None,

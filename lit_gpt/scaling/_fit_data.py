@@ -81,3 +81,15 @@ def by_chance(error: float, without: float, parameters: int, freedom: int) -> fl
     density = np.cos(u) ** (freedom - 1) * np.sin(u) ** (parameters - 1)
     beyond = u >= math.acos(math.sqrt(min(error / without, 1.0))) if without else u >= 0
     return float(density[beyond].sum() / density.sum())
+
+
+def chi_square_beyond(value: float, freedom: int) -> float:
+    """How often a chi-square of so many degrees of freedom is larger: Abramowitz and Stegun, 26.4.4 and 26.4.5."""
+    half = value / 2
+    odd = freedom % 2
+    total = math.erfc(math.sqrt(half)) if odd else 0.0
+    term = math.exp(-half) * (math.sqrt(half) / math.gamma(1.5) if odd else 1.0)
+    for i in range(freedom // 2):
+        total += term
+        term *= half / (i + 1 + odd / 2)
+    return total

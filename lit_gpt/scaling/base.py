@@ -236,6 +236,7 @@ class Plan:
     fork: where it goes on from another run; then tokens and steps count those of that run too.
     curriculum: the phases of a data mixture, empty where it is the same throughout or there is none.
     ema: half-lives in tokens of the averages of the weights, smallest first.
+    seed: of the weights. data_seed: of the order of the data.
     memory: bytes on one GPU by what they are for, empty where nobody asked. They depend on the machines of the
     day and not on the run, so two Plans that differ in them are equal.
     """
@@ -261,6 +262,7 @@ class Plan:
     grad_clip: float
     label_smoothing: float
     seed: int
+    data_seed: int
     counts: dict[str, int]
     model_flops_per_token: float
     base_batch_tokens: float
@@ -286,7 +288,8 @@ class Plan:
             "multipliers": Multipliers(**values["multipliers"]),
             "fork": Fork.from_dict(values["fork"]) if values.get("fork") else None,
         }
-        return cls(**{**values, **rebuilt})
+        of_data = values.get("data_seed", values["seed"])  # earlier runs had one seed for both
+        return cls(**{**values, "data_seed": of_data, **rebuilt})
 
 
 def renamed(role: dict[str, Any]) -> dict[str, Any]:

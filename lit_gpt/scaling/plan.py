@@ -136,6 +136,7 @@ def build_plan(
         grad_clip=run.grad_clip,
         label_smoothing=run.label_smoothing or 0.0,
         seed=run.seed,
+        data_seed=run.seed if run.data_seed is None else run.data_seed,
         counts=model.parameters,
         model_flops_per_token=model.flops_per_token,
         base_batch_tokens=hps.b0,
@@ -379,6 +380,7 @@ def describe(plan: Plan, facts: OptimizerFacts | None) -> str:
         + (f"; muon momentum {plan.momentum:g}" if facts is not None and facts.plan_momentum else ""),
         f"multipliers  logits {m.logit:.6g}, branches {m.residual:.6g}, softmax scale {attention}",
         f"other        grad clip {plan.grad_clip:g}, label smoothing {plan.label_smoothing:g}, seed {plan.seed}"
+        + (f", of the data {plan.data_seed}" if plan.data_seed != plan.seed else "")
         + (", independent weight decay" if plan.independent_weight_decay else "")
         + (", cautious weight decay" if plan.cautious_weight_decay else ""),
         *(_describe_fork(plan.fork) if plan.fork else ()),

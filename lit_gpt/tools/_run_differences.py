@@ -50,7 +50,11 @@ def differences(a: Path, b: Path) -> str:
 def _plan(text: str) -> dict[str, Any]:
     """The values of a plan.json, under today's names."""
     plan = json.loads(text)
-    return {**plan, "roles": {name: renamed(role) for name, role in plan.get("roles", {}).items()}}
+    return {
+        "data_seed": plan.get("seed"),
+        **plan,
+        "roles": {name: renamed(role) for name, role in plan.get("roles", {}).items()},
+    }
 
 
 def read_values(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:

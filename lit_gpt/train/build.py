@@ -50,16 +50,20 @@ def open_validation(resolved: ResolvedRun) -> dict[str, Corpus]:
 
 
 def _open_set(folder: str, training: TrainingData, resolved: ResolvedRun) -> Corpus:
-    run, context = resolved.run, resolved.plan.context
+    run, plan, context = resolved.run, resolved.plan, resolved.plan.context
     shortest = open_corpus(
-        folder, "validation", context, run.seed, shuffle=False, repeat=False, eos_token_id=run.eos_token_id
+        folder, "validation", context, plan.data_seed, shuffle=False, repeat=False, eos_token_id=run.eos_token_id
     )
     agree([*training.sources, (folder, shortest.common)])
     check_vocab(shortest, resolved.model.vocab_size)
     longest = 1 if resolved.model.position == "learned" else run.num_extrp or 1
     multiple = min(longest, (shortest.num_tokens - 1) // context)
     return Corpus(
-        [(s.name, s.stream, 1.0) for s in shortest.sources], multiple * context, run.seed, shuffle=False, repeat=False
+        [(s.name, s.stream, 1.0) for s in shortest.sources],
+        multiple * context,
+        plan.data_seed,
+        shuffle=False,
+        repeat=False,
     )
 
 

@@ -17,7 +17,7 @@ import torch
 from lit_gpt.checkpoint import understood
 from lit_gpt.config.run import RunConfig
 from lit_gpt.config.validation_sets import validation_sets
-from lit_gpt.errors import NotWritten
+from lit_gpt.errors import EXIT_NOT_FINITE, NotWritten
 from lit_gpt.metrics.background import Texts
 from lit_gpt.metrics.console import Console
 from lit_gpt.metrics.curve import draw_loss_curve
@@ -307,6 +307,7 @@ class Reporter:
             "run": self.folder.name,
             "finished": saved and code == 0 and self.progress.finished,
             "interrupted": code == EXIT_INTERRUPTED,
+            "diverged": code == EXIT_NOT_FINITE,
             "saved": saved,
             "step": self.progress.step,
             "tokens": self.progress.tokens,

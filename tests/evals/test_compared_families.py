@@ -16,6 +16,7 @@ from lit_gpt.data.kept_tokenizer import describe_tokenizer
 
 families, plot = script_module("benchmarks/families.py"), script_module("plots/plot_families.py")
 intervals = script_module("benchmarks/intervals.py")
+T = 4.302653  # quantile 0.975 of Student's t with 2 degrees of freedom, from a table
 
 
 def row(name: str, value: float, error: float | None) -> dict:
@@ -27,14 +28,14 @@ def test_an_interval_by_hand():
     rows = [row("a1", 1, 0.3), row("a2", 3, 0.4), row("b1", 5, None), row("b2", 5, None)]
     found = intervals.of_families(rows)
     error = math.sqrt((0.09 + 0.16) / 2)
-    assert found["a"]["nats"] == pytest.approx((2, math.hypot(1.96 * error, 4.30 / math.sqrt(2))))
-    assert found["b"]["nats"] == pytest.approx((5, 4.30 / math.sqrt(2)))
+    assert found["a"]["nats"] == pytest.approx((2, math.hypot(1.96 * error, T / math.sqrt(2))))
+    assert found["b"]["nats"] == pytest.approx((5, T / math.sqrt(2)))
     answers = {name: {"nats": np.array(values)} for name, values in
                {"a1": [0, 2], "a2": [2, 4], "b1": [4, 6], "b2": [4, 6]}.items()}  # fmt: skip
-    assert intervals.differences(rows, {})["b"]["nats"] == pytest.approx((3, 4.30))
-    assert intervals.differences(rows, answers)["b"]["nats"] == pytest.approx((3, 4.30)), "all examples differ alike"
+    assert intervals.differences(rows, {})["b"]["nats"] == pytest.approx((3, T))
+    assert intervals.differences(rows, answers)["b"]["nats"] == pytest.approx((3, T)), "all examples differ alike"
     answers["b2"]["nats"] = np.array([4, 8])  # the examples differ by 3 and 4: 3.5 with a standard error of 0.5
-    assert intervals.differences(rows, answers)["b"]["nats"] == pytest.approx((3.5, math.hypot(1.96 * 0.5, 4.30)))
+    assert intervals.differences(rows, answers)["b"]["nats"] == pytest.approx((3.5, math.hypot(1.96 * 0.5, T)))
 
 
 def test_one_example_has_no_spread():

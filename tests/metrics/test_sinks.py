@@ -37,6 +37,21 @@ def test_every_line_is_on_disk_before_close_and_is_strict_json(tmp_path: Path):
     sinks.close()
 
 
+def test_val_loss_of_the_csv_is_the_newest_one(tmp_path: Path):
+    """A script reads its last cell, or its lowest; a resumed run has it from its first row on."""
+    logged = [{"loss": 4.0}, {"metric/val_loss@1x": 3.5}, {"loss": 3.0}, {"metric/val_loss@1x": 2.5}, {"loss": 2.0}]
+    first = make(tmp_path, "csv")
+    for step, values in enumerate(logged):
+        first.log(values, step)
+    first.close()
+    second = make(tmp_path, "csv", resume_step=2)
+    for step, values in enumerate([*logged[3:], {"metric/val_loss@1x": float("nan")}, {"loss": 1.0}], 3):
+        second.log(values, step)
+    second.close()
+    table = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert [row["val_loss"] for row in table] == ["", "3.5", "3.5", "2.5", "2.5", "", ""], "a diverged run has none"
+
+
 @pytest.mark.parametrize("torn", ["", '{"step": 5, "lo'])
 def test_resume_drops_what_came_after_the_checkpoint(tmp_path: Path, torn: str):
     first = make(tmp_path, "csv")
@@ -68,7 +83,7 @@ def test_csv_header_grows(tmp_path: Path):
     sinks.log({"loss": 1.0}, 3)
     sinks.close()
     table = list(csv.DictReader((tmp_path / "metrics.csv").open()))
-    assert list(table[0]) == ["step", "time", "loss", "metric/val_loss@1x"]
+    assert list(table[0]) == ["step", "time", "loss", "metric/val_loss@1x", "val_loss"]
     assert [r["loss"] for r in table] == ["3.0", "2.0", "1.0"]
     assert [r["metric/val_loss@1x"] for r in table] == ["", "2.5", ""]
     assert not list(tmp_path.glob(".*tmp"))

@@ -8,18 +8,15 @@ import numpy as np
 import pytest
 
 from lit_gpt.errors import UserError
+from lit_gpt.scaling._huber import Chains, derivatives
 from lit_gpt.scaling.fit import (
-    BESIROGLU,
-    HOFFMANN,
     PowerLaw,
-    _huber,
-    bootstrap,
     fit_best_lr,
-    fit_chinchilla,
     fit_power_law,
     fit_trend,
-    leave_one_out,
 )
+from lit_gpt.scaling.intervals import bootstrap, leave_one_out
+from lit_gpt.scaling.laws.chinchilla import BESIROGLU, HOFFMANN, fit_chinchilla
 
 FLOPS = np.geomspace(1e18, 1e22, 7)
 
@@ -46,7 +43,7 @@ def test_power_law_is_the_global_optimum_under_noise():
 def test_bounds_on_the_floor():
     concave = np.array([3.0, 2.9, 2.5, 1.0])  # falls faster and faster: the free optimum has c < 0
     assert fit_power_law(np.array([1.0, 2.0, 4.0, 8.0]), concave).c == 0.0
-    bare = fit_power_law(FLOPS, PowerLaw(40.0, 0.06)(FLOPS), floor=False)
+    bare = fit_power_law(FLOPS, PowerLaw(40.0, 0.06)(FLOPS), offset=0.0)
     assert (bare.a, bare.b, bare.c) == pytest.approx((40.0, 0.06, 0.0))
     flat = fit_power_law(FLOPS, np.full(len(FLOPS), 2.0))
     np.testing.assert_allclose(flat(FLOPS), 2.0, rtol=1e-3)
@@ -98,7 +95,6 @@ def test_optimum_is_a_minimum_of_the_loss():
 @pytest.mark.parametrize(("spoilt", "tolerance"), [(0, 1e-5), (10, 0.05)])
 def test_chinchilla_is_recovered(spoilt: int, tolerance: float):
     """Exactly without noise; closely when a tenth of the runs went wrong, thanks to Huber."""
-    pytest.importorskip("scipy")
     rng = np.random.default_rng(0)
     n, d = np.exp(rng.uniform(18, 23.5, 100)), np.exp(rng.uniform(20.5, 26.5, 100))
     loss = BESIROGLU(n, d)
@@ -108,15 +104,22 @@ def test_chinchilla_is_recovered(spoilt: int, tolerance: float):
         assert getattr(found, name) == pytest.approx(getattr(BESIROGLU, name), rel=tolerance)
 
 
-def test_gradient_of_the_chinchilla_objective():
+def test_derivatives_of_the_chinchilla_objective():
+    """Gradient and second derivatives are those of finite differences."""
     rng = np.random.default_rng(0)
-    data = rng.uniform(18, 23, 30), rng.uniform(20, 26, 30), rng.uniform(0.8, 1.0, 30)
-    point = np.array([6.0, 7.6, 0.6, 0.35, 0.37])
-    for i, slope in enumerate(_huber(point, *data)[1]):
-        step = np.zeros(5)
-        step[i] = 1e-6
-        difference = _huber(point + step, *data)[0] - _huber(point - step, *data)[0]
-        assert slope == pytest.approx(difference / 2e-6, rel=1e-4)
+    chains, ln_loss, weight = (
+        Chains(rng.uniform(18, 23, 30), rng.uniform(20, 26, 30)),
+        rng.uniform(0.8, 1, 30),
+        np.ones(30),
+    )
+    point = np.array([0.3, 0.2, 0.6, 0.35, 0.37])
+    _, gradient, second = derivatives(chains, point[None], ln_loss, weight)
+    for i in range(5):
+        step = np.zeros((1, 5))
+        step[0, i] = 1e-6
+        high, low = (derivatives(chains, point + sign * step, ln_loss, weight) for sign in (1, -1))
+        assert gradient[0, i] == pytest.approx((high[0][0] - low[0][0]) / 2e-6, rel=1e-4)
+        np.testing.assert_allclose(second[0, i], (high[1][0] - low[1][0]) / 2e-6, rtol=1e-4, atol=1e-9)
 
 
 def test_resampling():

@@ -10,15 +10,13 @@ import pytest
 from lit_gpt.errors import UserError
 from lit_gpt.scaling._fit_data import by_chance
 from lit_gpt.scaling.fit import (
-    BESIROGLU,
-    Chinchilla,
     PowerLaw,
-    bootstrap,
     fit_best_lr,
-    fit_chinchilla,
     fit_power_law,
     fit_trend,
 )
+from lit_gpt.scaling.intervals import bootstrap
+from lit_gpt.scaling.laws.chinchilla import BESIROGLU, Chinchilla, fit_chinchilla
 
 X = np.geomspace(1e8, 1e11, 8)
 RATES = np.geomspace(1e-4, 1e-2, 5)
@@ -95,7 +93,6 @@ def test_words_are_no_numbers() -> None:
 
 def test_chinchilla_in_other_units() -> None:
     """Losses a million times as large had no numbers, and were said not to fall."""
-    pytest.importorskip("scipy")
     found = fit_chinchilla(SIZES, TOKENS, BESIROGLU(SIZES, TOKENS) * 1e6, starts=5)
     assert found.notes == ()
     assert (found.E / 1e6, found.alpha, found.beta) == pytest.approx((1.8169, 0.3478, 0.3659), rel=1e-4)
@@ -103,14 +100,12 @@ def test_chinchilla_in_other_units() -> None:
 
 def test_a_constant_loss_is_e() -> None:
     """Equal losses of 3 had E = 1: the rest was in terms that were said not to be determined."""
-    pytest.importorskip("scipy")
     found = fit_chinchilla(SIZES, TOKENS, np.full(16, 3.0), starts=5)
     assert abs(found.E - 3.0) < 1e-6 and math.isnan(found.alpha) and math.isnan(found.beta)
 
 
 def test_runs_that_leave_the_law_open() -> None:
     """Five noise-free runs of which one follows from three others gave alpha 0.79 where the truth was 0.34."""
-    pytest.importorskip("scipy")
     chosen = [0, 1, 4, 5, 10]
     truth = Chinchilla(406.4, 410.7, 1.69, 0.34, 0.28)
     found = fit_chinchilla(SIZES[chosen], TOKENS[chosen], truth(SIZES, TOKENS)[chosen])
@@ -120,7 +115,6 @@ def test_runs_that_leave_the_law_open() -> None:
 
 def test_gaussian_noise_has_no_runs_far_from_the_law() -> None:
     """Huber's fit goes through five runs, so the median residual was too small, and honest runs were accused."""
-    pytest.importorskip("scipy")
     for seed in range(6):
         loss = BESIROGLU(SIZES, TOKENS) * np.exp(np.random.default_rng(seed).normal(0, 0.01, 16))
         assert not [note for note in fit_chinchilla(SIZES, TOKENS, loss, starts=3).notes if "far" in note]
@@ -128,7 +122,6 @@ def test_gaussian_noise_has_no_runs_far_from_the_law() -> None:
 
 def test_noise_is_no_chinchilla_law() -> None:
     """It may have exponents of 0.004 and 0.009, without a word."""
-    pytest.importorskip("scipy")
     for seed in (5, 6, 7):
         assert fit_chinchilla(SIZES, TOKENS, noise(seed, 16), starts=3).notes
 

@@ -39,7 +39,10 @@ class RunOptions:
         Default: false
     stop_after: End, with a checkpoint, after this many steps of this start; for schedulers with short time limits.
         Default: the whole budget
-    seed: Seed of the initial weights and of the order of the data.
+    seed: Seed of the initial weights, and of the order of the data without --data_seed.
+    data_seed: Seed of the order of the data: runs that share it, and have other seeds, see the same tokens.
+        Default: --seed
+        Example: --seed 2 --data_seed 1
     save_step: Steps between checkpoints.
         Default: 1000
     keep_last: Number of newest checkpoints to keep; older ones are deleted.
@@ -57,6 +60,7 @@ class RunOptions:
     validation: bool | None = None
     stop_after: Steps | None = None
     seed: Annotated[int, Bounds(0, 2**32 - 1)] = 3407
+    data_seed: Annotated[int, Bounds(0, 2**32 - 1)] | None = None
     save_step: Steps | None = None
     keep_last: Steps = 2
     keep_every: StepsOrNever = 0

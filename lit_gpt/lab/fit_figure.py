@@ -1,0 +1,145 @@
+"""A fitted law as a figure: runs, curve, band of prediction, runs that were held out, and residuals below.
+
+A law of one column is drawn over it, an isoFLOP study over the size with a curve for each budget, the envelope of
+curves over compute, and every other law of several columns over what it says itself, where the right law is the
+diagonal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lit_gpt.lab.fit_report import Guess, Report, band
+from lit_gpt.lab.fit_runs import Sample
+from lit_gpt.metrics.figures import save, subplots
+from lit_gpt.scaling.intervals import residuals
+from lit_gpt.scaling.law import RUN, Data
+from lit_gpt.scaling.laws.isoflop import budgets_of
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito: for all eyes
+STEPS = 100  # of a curve
+WIDE = 10.0  # largest over smallest, from which an axis is logarithmic
+SPOKEN = "what the law says"
+
+
+class Line(NamedTuple):
+    """A curve of a law with the band that holds `level` of all runs."""
+
+    x: np.ndarray
+    said: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    label: str
+
+
+def draw_fits(
+    reports: Mapping[str, Report],
+    guesses: Mapping[str, Sequence[Guess]],
+    out: Mapping[str, Sample | None],
+    path: Path,
+) -> Path:
+    """Write the figure: one color for each group of runs, or for each budget of one group. Returns its path."""
+    figure, panels = subplots(6.4, 6.0, 2, 1, sharex=True, height_ratios=(3, 1))
+    top, bottom = panels[:, 0]
+    colors = iter(COLORS * 10)
+    for group, report in reports.items():
+        color, held = next(colors), out.get(group)
+        places = [held.data] if held else []
+        places += [{name: np.array([value]) for name, value in guess.place.items()} for guess in guesses[group]]
+        for i, line in enumerate(_lines(report, places)):
+            _curve(top, line, color if i == 0 or len(reports) > 1 else next(colors), group)
+        _points(top, bottom, report, color if _by_budget(report) is None else "black", group or "runs")
+        if held:
+            _marks(top, report, held.data, held.data[report.law.explains], color, ("D", "held out"))
+        for place, guess in zip(places[-len(guesses[group]) :] if guesses[group] else [], guesses[group]):
+            _marks(top, report, place, np.array([guess.loss]), color, ("*", "predicted"))
+    _labels(top, bottom, next(iter(reports.values())))
+    return save(figure, path)
+
+
+def _by_budget(report: Report) -> str | None:
+    """The symbol of the size, in laws that are drawn for each budget."""
+    return "N" if {"C", "N"} <= set(report.law.given) and not report.law.curves else None
+
+
+def _over(report: Report) -> str | None:
+    """The symbol that is drawn to the right; None for what the law says."""
+    alone = len(report.law.given) == 1 or (report.law.curves and report.fitted.place is not None)
+    return _by_budget(report) or (report.law.given[0] if alone else None)
+
+
+def _x(report: Report, places: Data) -> np.ndarray:
+    symbol = _over(report)
+    return report.fitted.curve(places) if symbol is None else places[symbol]
+
+
+def _lines(report: Report, more: Sequence[Data]) -> Iterator[Line]:
+    """The law over the runs and on to other places."""
+    points, symbol = report.points, _over(report)
+    x = np.concatenate([_x(report, places) for places in (points, *more)])
+    if symbol is None:
+        every = {name: np.concatenate([at[name] for at in (points, *more)]) for name in report.law.given}
+        order = np.argsort(x)
+        said, low, high = band(report, {name: column[order] for name, column in every.items()})
+        yield Line(said, said, low, high, "the law")
+    elif _by_budget(report):
+        for budget in budgets_of(points["C"]):
+            sizes = points["N"][budget.rows]
+            n = np.geomspace(sizes.min(), sizes.max(), STEPS)
+            at = {name: np.full(STEPS, np.exp(np.log(points[name][budget.rows]).mean())) for name in report.law.given}
+            yield Line(n, *band(report, {**at, "C": np.full(STEPS, budget.flops), "N": n}), f"{budget.flops:.3g} FLOPs")
+    else:
+        along = np.geomspace(x.min(), x.max(), STEPS)
+        at = {name: np.full(STEPS, np.exp(np.log(points[name]).mean())) for name in report.law.given}
+        yield Line(along, *band(report, {**at, symbol: along}), "the law")
+
+
+def _curve(top: Any, line: Line, color: str, group: str) -> None:
+    top.plot(line.x, line.said, color=color, linewidth=1.5, label=group or line.label)
+    if np.isfinite(line.low).all():
+        top.fill_between(line.x, line.low, line.high, color=color, alpha=0.15, linewidth=0)
+
+
+def _points(top: Any, bottom: Any, report: Report, color: str, label: str) -> None:
+    points, whole = report.points, report.sample.data
+    if report.law.curves and RUN in whole and report.fitted.points:
+        for run in np.unique(whole[RUN]):
+            here = whole[RUN] == run
+            top.plot(_x(report, whole)[here], whole[report.law.explains][here], color="grey", alpha=0.5, linewidth=0.7)
+    top.plot(_x(report, points), points[report.law.explains], "o", color=color, markersize=4, label=label)
+    left = residuals(report.law, report.fitted, whole)
+    bottom.plot(_x(report, points), left, "o", color=color, markersize=3.5)
+    if report.noise.size > 0:
+        bottom.axhspan(-report.noise.size, report.noise.size, color=color, alpha=0.12, linewidth=0)
+
+
+def _marks(top: Any, report: Report, places: Data, y: np.ndarray, color: str, shape: tuple[str, str]) -> None:
+    """Runs that were held out, or predictions, with the interval of a run there."""
+    said, low, high = band(report, places)
+    x, (marker, label) = _x(report, places), shape
+    if np.isfinite(low).all():
+        errors = np.maximum(np.stack([said - low, high - said]), 0.0)
+        top.errorbar(x, said, yerr=errors, fmt="none", ecolor=color, capsize=4)
+    face = "white" if marker == "D" else color
+    top.plot(x, y, marker, color=color, markerfacecolor=face, markersize=7 if marker == "D" else 10, label=label)
+
+
+def _labels(top: Any, bottom: Any, first: Report) -> None:
+    symbol = _over(first)
+    words = first.sample.words(first.law.explains)
+    bottom.set_xlabel(f"{SPOKEN}: {words}" if symbol is None else first.sample.words(symbol))
+    top.set_ylabel(words)
+    bottom.set_ylabel("difference" + (" (share)" if first.law.relative else ""))
+    bottom.axhline(0, color="black", linewidth=0.8)
+    top.set_title(f"{first.name}: {first.law.formula.split(';')[0]}", fontsize=9)
+    low, high = top.get_xlim()
+    if symbol is not None or (low > 0 and high > WIDE * low):
+        top.set_xscale("log")
+    for panel in (top, bottom):
+        panel.grid(alpha=0.25)
+    handles = dict(zip(*reversed(top.get_legend_handles_labels())))  # one entry for each label
+    top.legend(handles.values(), handles.keys(), fontsize=8, frameon=False)

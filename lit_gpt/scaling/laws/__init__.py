@@ -1,0 +1,13 @@
+"""Scaling laws: one file each, with `LAW` and `fit(data, fixed)`. The file name is the CLI value."""
+
+from lit_gpt.registry import Registry
+from lit_gpt.scaling.law import Law
+
+LAWS = Registry("lit_gpt.scaling.laws", "law", "fit(data, fixed)")
+
+
+def law_named(name: str) -> Law:
+    """The law of this name. Raises UserError with suggestions where there is none."""
+    law = LAWS.load(LAWS.resolve(name)).LAW
+    assert isinstance(law, Law), name
+    return law

@@ -1,0 +1,158 @@
+"""Noise as a number: how much runs that should be the same differ, and whether two means differ by more.
+
+Noise is a standard deviation with its degrees of freedom: a handful of runs does not know it well, which Student's t
+takes into account. A difference below two standard errors is a tie.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+LEVEL = 0.95
+DECIDES = 2.0  # standard errors: a smaller difference is a tie
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A standard deviation of single runs, and its degrees of freedom; NaN and 0 where no run was repeated."""
+
+    deviation: float
+    free: int
+
+    def error(self, *counts: int) -> float:
+        """The standard error of a mean of so many runs, and of a difference of such means."""
+        return self.deviation * math.sqrt(sum(1 / count for count in counts))
+
+
+UNKNOWN = Noise(math.nan, 0)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much larger a second mean is than a first one.
+
+    error: its standard error, NaN where nothing says it. free: degrees of freedom of that.
+    """
+
+    value: float
+    error: float
+    free: float
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is any noise to compare it with."""
+        return self.free > 0 and math.isfinite(self.error)
+
+    @property
+    def is_tie(self) -> bool:
+        """Whether it is below two standard errors; also where these are not known."""
+        return not self.is_known or self.errors < DECIDES
+
+    @property
+    def errors(self) -> float:
+        """Its size in standard errors."""
+        return abs(self.value) / self.error if self.error else math.inf if self.value else 0.0
+
+    @property
+    def chance(self) -> float:
+        """How often noise alone makes a difference of this size or more: the two-sided p-value of the t-test."""
+        return 2 * (1 - student_cdf(self.errors, self.free)) if self.is_known else math.nan
+
+    def half(self, level: float = LEVEL) -> float:
+        """Half of its interval."""
+        return student(self.free, level) * self.error if self.is_known else math.nan
+
+    def in_words(self, digits: int = 4) -> str:
+        """The difference, its interval, and what it decides."""
+        if not self.is_known:
+            return f"{self.value:+.{digits}f}; no run was repeated, so nothing says whether that is noise"
+        verdict = "a tie" if self.is_tie else "more than noise"
+        return (
+            f"{self.value:+.{digits}f} +- {self.half():.{digits}f} ({LEVEL:.0%}), {self.errors:.1f} standard errors "
+            f"of {self.error:.2g} with {degrees(self.free)}: {verdict}"
+        )
+
+
+def degrees(free: float) -> str:
+    """Degrees of freedom in words."""
+    return f"{free:.3g} degree{'s' * (free != 1)} of freedom"
+
+
+def pooled(groups: Iterable[Sequence[float]]) -> Noise:
+    """The noise within groups of repeated runs, which they share; groups of one run say nothing."""
+    repeated = [group for group in groups if len(group) > 1]
+    free = sum(len(group) - 1 for group in repeated)
+    if not free:
+        return UNKNOWN
+    squares = sum(statistics.variance(group) * (len(group) - 1) for group in repeated)
+    return Noise(math.sqrt(squares / free), free)
+
+
+def difference(a: Sequence[float], b: Sequence[float], noise: Noise | None = None) -> Difference:
+    """How much more the mean of b is than that of a.
+
+    noise: of single runs, known from elsewhere; else it is that within a and within b, which need not be the same
+    (Welch, Biometrika 34 (1947), 28-35).
+    """
+    value = statistics.fmean(b) - statistics.fmean(a)
+    if noise is not None:
+        return Difference(value, noise.error(len(a), len(b)), noise.free)
+    if len(a) < 2 or len(b) < 2:  # one side says it for both
+        shared = pooled([a, b])
+        return Difference(value, shared.error(len(a), len(b)), shared.free)
+    parts = [statistics.variance(side) / len(side) for side in (a, b)]
+    squares = sum(part**2 / (len(side) - 1) for part, side in zip(parts, (a, b)))
+    return Difference(value, math.sqrt(sum(parts)), sum(parts) ** 2 / squares if squares else len(a) + len(b) - 2)
+
+
+def paired(a: Mapping[Any, float], b: Mapping[Any, float]) -> Difference:
+    """The same of runs that share something, such as a seed, by which they are named: from the spread of the pairs."""
+    gaps = [b[key] - a[key] for key in a if key in b]
+    assert gaps, "no pairs"
+    return mean(gaps)
+
+
+def mean(values: Sequence[float]) -> Difference:
+    """The mean of differences, as a difference from zero."""
+    noise = pooled([values])
+    return Difference(statistics.fmean(values), noise.error(len(values)), noise.free)
+
+
+@lru_cache(1024)
+def student(free: float, level: float = LEVEL) -> float:
+    """How many standard errors hold the truth in a share `level` of cases: a two-sided quantile of Student's t."""
+    low, high = 0.0, 1.0
+    while 2 * student_cdf(high, free) - 1 < level:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if 2 * student_cdf(middle, free) - 1 < level else (low, middle)
+    return (low + high) / 2
+
+
+def student_cdf(t: float, free: float) -> float:
+    """The share of Student's t below `t`. Source: Abramowitz and Stegun, Handbook (1964), 26.7.1."""
+    if math.isinf(t):
+        return float(t > 0)
+    tail = 0.5 * _beta(free / 2, 0.5, free / (free + t * t))
+    return 1 - tail if t > 0 else tail
+
+
+def _beta(a: float, b: float, x: float) -> float:
+    """The regularised incomplete beta function. Source: as above, 26.5.8, and 26.5.2 where that converges faster."""
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):
+        return 1 - _beta(b, a, 1 - x)
+    fraction = 1.0
+    for n in range(100 + 5 * math.isqrt(int(a + b)), 0, -1):  # it needs about the root of a + b terms
+        m = n // 2
+        top = -(a + m) * (a + b + m) if n % 2 else m * (b - m)
+        fraction = 1 + top / ((a + n - 1) * (a + n)) * x / fraction
+    log = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    return math.exp(log) / a / fraction
