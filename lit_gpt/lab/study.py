@@ -57,7 +57,7 @@ MOST_ROWS = 10_000  # a slip in an axis, and not a study
 @dataclass(frozen=True)
 class Study:
     """What is to be run. base: options of all rows, which the rows have too. common: words of the command line for all
-    rows of a table, which are no part of them. variants: row -> the same row with another value of an option, whose name
+    rows of a table, which are no part of them. variants: row -> the same row with another value of an option; its name
     and derived values follow.
     """
 
@@ -147,9 +147,7 @@ def _combinations(
             yield dict(options), budget, varied
 
 
-def _budgets(
-    parts: Mapping[str, Any], path: Path
-) -> tuple[list[tuple[str, Any] | None], list[list[dict[str, Any]]]]:
+def _budgets(parts: Mapping[str, Any], path: Path) -> tuple[list[tuple[str, Any] | None], list[list[dict[str, Any]]]]:
     """The budgets that every combination gets, and the factors of sizes that `isoflop` adds."""
     if len(both := [key for key in ("budget", "isoflop", "trunk") if key in parts]) > 1:
         raise UserError(f"{path} has both {' and '.join(both)}. Keep one of them: each says how long runs are.")
@@ -198,7 +196,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     parts = _mapping(parts, "the study", path)
     for key in parts:
         if key not in PARTS:
-            raise UserError(f"{path}: a study has no part {key!r}.{did_you_mean(key, PARTS)} It has {', '.join(PARTS)}.")
+            raise UserError(
+                f"{path}: a study has no part {key!r}.{did_you_mean(key, PARTS)} It has {', '.join(PARTS)}."
+            )
     return parts
 
 
