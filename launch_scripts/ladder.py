@@ -12,6 +12,7 @@ on, so type the same command again after anything. `scripts` prints a script to 
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,13 +20,14 @@ from lit_gpt.config.command import run_command
 from lit_gpt.config.parsers import PlainParser
 from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.lab.ladder import Ladder
-from lit_gpt.lab.planning import plan_rows, plan_text
-from lit_gpt.lab.processes import Settings, devices_of
+from lit_gpt.lab.planning import Planned, plan_rows, plan_text
+from lit_gpt.lab.processes import Settings, devices_of, torchrun
 from lit_gpt.lab.results import METRIC, varied
 from lit_gpt.lab.rows import read_pairs
 from lit_gpt.lab.schedules import draw_schedules
+from lit_gpt.lab.scripts import array_script, shell_script
 from lit_gpt.lab.speeds import speeds_for
-from lit_gpt.lab.study import read_study
+from lit_gpt.lab.study import Study, read_study
 
 
 def build_parser() -> PlainParser:
@@ -52,6 +54,12 @@ def build_parser() -> PlainParser:
         "--speed",
         help="FLOPs per second of a GPU, or a JSON of benchmarks/train_step.py; default: finished runs, else an H200",
     )
+    parser.add_argument(
+        "--slurm",
+        metavar="PARAMETERS",
+        help="with run: submit an array through submitit, with such parameters as timeout_min=240,slurm_partition=gpu; "
+        "with scripts: print an sbatch script; default: run here",
+    )
     parser.add_argument("--plot", type=Path, help="with plan: file for a figure of the learning rates; default: none")
     return parser
 
@@ -61,19 +69,42 @@ def main(argv: Sequence[str]) -> int:
     split = list(argv).index("--") if "--" in argv else len(argv)
     given = build_parser().parse_args(argv[:split])
     study = read_study(given.study, read_pairs(argv[split + 1 :]))
-    output = given.output or Path("out") / given.study.stem
+    given.output = given.output or Path("out") / given.study.stem
     only = [name for name in given.only.split(",") if name]
+    ladder = Ladder(study, given.output, given.metric, only)
     for name in only:
-        if name not in (names := [row.name for row in study.rows]):
+        if name not in (names := [row.name for row in ladder.known()]):
             raise UserError(f"The study has no run {name!r}.{did_you_mean(name, names)} `plan` lists them.")
-    plans = plan_rows(study.rows, given.per_run)
+    plans = plan_rows(ladder.known(), given.per_run)
     if given.action == "plan":
-        print(*([study.question, ""] if study.question else []), sep="\n", end="")
-        print(plan_text(plans, output, speeds_for(given.speed, study.rows, output), varied(study.rows)))
-        print(*([draw_schedules(plans, given.plot)] if given.plot else []))
+        show(study, plans, given)
         return 0
-    settings = Settings((), devices_of(given.gpus, given.per_run), given.tries, given.minutes)
-    return Ladder(study, output, given.metric, only).run(settings, plans)
+    launcher = tuple(torchrun(given.per_run)) if given.per_run > 1 and not given.gpus else ()
+    settings = Settings(launcher, devices_of(given.gpus, given.per_run), given.tries, given.minutes)
+    words = [str(given.study), *passed_on(given), "--", *argv[split + 1 :]]
+    if given.action == "scripts":
+        left = [row.name for row in ladder.known()]
+        array = array_script(left, words, given.per_run, given.minutes)
+        print(array if given.slurm is not None else shell_script(plans, given.per_run, given.output))
+        return 0
+    if given.slurm is not None:
+        return ladder.submit(words, given.slurm)
+    return ladder.run(settings, plans)
+
+
+def show(study: Study, plans: Sequence[Planned], given: Namespace) -> None:
+    """Print the plan, and draw its schedules where that is asked for."""
+    rows = [p.row for p in plans]
+    parts = [study.question] if study.question else []
+    parts.append(plan_text(plans, given.output, speeds_for(given.speed, rows, given.output), varied(rows)))
+    parts += [f"figure     {draw_schedules(plans, given.plot)}"] if given.plot else []
+    print("\n\n".join(parts))
+
+
+def passed_on(given: Namespace) -> list[str]:
+    """The options that a job of one run gets, too."""
+    keys = ("output", "per_run", "tries", "metric")
+    return [word for key in keys for word in (f"--{key}", str(getattr(given, key)))]
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ from lit_gpt.lab.processes import Children, Place, Settings, command, describe, 
 from lit_gpt.lab.queue import DIVERGED, ENDED, FAILED, FINISHED, LATE, Queue, done_before, running_below
 from lit_gpt.lab.rows import Row
 from lit_gpt.lab.watch import Watch, note_divergence
+from lit_gpt.utils.files import write_text
 
-LOG = "log.txt"
+LOG, COMMAND = "log.txt", "command.txt"
 LOOK_EVERY = 5.0  # seconds between looks at a run's metrics
 GRACE = 120.0  # seconds that a run gets to save before it is killed
 
@@ -79,8 +80,9 @@ class Worker:
         """Its exit code, and why it was stopped: DIVERGED, LATE or ""."""
         log = None if self.place is None else folder / LOG
         words = command(row, self.settings, self.queue.output, self.place)
-        where = "" if self.place is None else f"on {describe(self.place)}, output in {log}: "
-        self.queue.say(row, where + shlex.join(words))
+        write_text(folder / COMMAND, shlex.join(words) + "\n")
+        where = None if self.place is None else f"starts on {describe(self.place)}, output in {log}"
+        self.queue.say(row, where or shlex.join(words))
         watch, why, stopped_at, next_look = Watch(folder, self.display.budget(row)), "", 0.0, 0.0
         with self.children.started(words, environment(self.place, len(self.settings.devices)), log) as process:
             while (code := waited(process, 0.5)) is None:

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from lit_gpt.errors import NotInstalled, UserError
+from lit_gpt.errors import UserError
 from lit_gpt.lab.facts import planned
 from lit_gpt.lab.queue import done_before
 from lit_gpt.lab.rows import Row, word_of
@@ -36,18 +34,14 @@ class Planned:
 def plan_rows(rows: Sequence[Row], ranks: int = 1) -> list[Planned]:
     """The Plan of every row on `ranks` processes. Raises one UserError with what is wrong with each row."""
     found, wrong = list[Planned](), defaultdict[str, list[str]](list)
-    code = UserError.code
     for row in rows:
         try:
             found.append(_planned(row, ranks))
         except UserError as error:
             wrong[str(error)].append(row.name)
-            code = max(code, error.code)
     if wrong:
         told = [f"{_names(names)}: {message}" for message, names in wrong.items()]
-        problem = UserError("\n  ".join([f"{sum(map(len, wrong.values()))} of {len(rows)} runs cannot start.", *told]))
-        problem.code = code
-        raise problem
+        raise UserError("\n  ".join([f"{sum(map(len, wrong.values()))} of {len(rows)} runs cannot start.", *told]))
     return found
 
 
@@ -58,10 +52,7 @@ def _names(names: Sequence[str]) -> str:
 
 def _planned(row: Row, ranks: int) -> Planned:
     options = {**row.options, "max_tokens": row.tokens} if row.after else row.options
-    try:
-        resolved = planned(options, ranks)
-    except NotInstalled:
-        raise
+    resolved = planned(options, ranks)
     plan, run = resolved.plan, resolved.run
     tokens = plan.tokens - row.start
     memory = plan.memory
@@ -81,7 +72,7 @@ def plan_text(study_rows: Sequence[Planned], output: Path, speeds: Sequence[Spee
         rate = next((plan.roles[role].lr for role in ("matrix", "expert", "vector") if plan.counts.get(role)), 0.0)
         time = hours[p.row.name]
         lines.append(
-            [p.row.name, *shown, *numbers, f"{rate:.3g}", f"{p.flops:.3g}", "?" if time is None else _time(time)]
+            [p.row.name, *shown, *numbers, f"{rate:.3g}", f"{p.flops:.3g}", "?" if time is None else f"{time:.3g}"]
             + [f"{p.memory / GIB:.3g}", done_before(output / p.row.name)]
         )
     widths = [max(map(len, column)) for column in zip(*lines)]
@@ -100,7 +91,7 @@ def _totals(
     return [
         f"runs       {len(rows)}, of which {len(rows) - len(left)} are done",
         f"compute    {sum(p.flops for p in rows):.4g} FLOPs, of which {sum(p.flops for p in left):.4g} are left",
-        f"time       {_time(total)} GPU hours are left{where}{missing}",
+        f"time       {total:.3g} GPU hours are left{where}{missing}",
         f"memory     {max(p.memory for p in rows) / GIB:.3g} GiB on a GPU at most (run {_largest(rows)})",
         f"disk       {sum(p.disk for p in rows) / GIB:.3g} GiB of checkpoints at the end, and those being written",
     ]
@@ -124,7 +115,3 @@ def hours_of(p: Planned, speeds: Sequence[Speed]) -> float | None:
     plan = p.resolved.plan
     speed = speed_of(speeds, plan.family, plan.model_flops_per_token)
     return None if speed is None else p.flops / speed / 3600
-
-
-def _time(hours: float) -> str:
-    return f"{hours:.3g}" if hours >= 0.01 or hours == 0 else np.format_float_positional(hours, 1, trim="-")

@@ -57,24 +57,28 @@ def devices_of(gpus: str, per_run: int) -> tuple[Place, ...]:
     return tuple(places)
 
 
-def command(row: Row, settings: Settings, output: Path, place: Place) -> list[str]:
+def command(row: Row, settings: Settings, output: Path, place: Place, fork: Path | None = None) -> list[str]:
     """The command line of one row; later options overrule earlier ones, so the row overrules `common`.
 
-    Trackers show the rows as a group named like the output folder.
+    fork: the run folder of the row that it goes on from; None is the one that is there. Trackers show the rows as a
+    group named like the output folder.
     """
     tracked = ["--tracker_group", output.resolve().name, "--tracker_name", row.name]
-    fork = [] if row.after is None else ["--fork_from", str(run_folder_of(output / row.after))]
+    forked = [] if row.after is None else ["--fork_from", str(fork or run_folder_of(output / row.after))]
     ours = ["--out_dir", str(output / row.name), "--resume", "auto"]
     options = words_of(row.options)
-    return [*_launcher(settings, place), str(settings.program), *tracked, *settings.common, *options, *fork, *ours]
+    return [*_launcher(settings, place), str(settings.program), *tracked, *settings.common, *options, *forked, *ours]
 
 
 def _launcher(settings: Settings, place: Place) -> list[str]:
     if settings.launcher:
         return list(settings.launcher)
-    if place is None or len(place) == 1:
-        return [sys.executable]
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={len(place)}"]
+    return [sys.executable] if place is None or len(place) == 1 else torchrun(len(place))
+
+
+def torchrun(processes: int) -> list[str]:
+    """What starts one run on several devices of this machine."""
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
 
 
 def environment(place: Place, places: int) -> Mapping[str, str]:

@@ -12,6 +12,7 @@ from lit_gpt.lab.rows import Row, summary, word_of
 from lit_gpt.lab.watch import diverged
 
 METRIC = "metric/val_loss@1x"
+OF_THE_BUDGET = ("max_tokens", "decay_tokens", "schedule", "total_bsz", "base_hps.warmup_tokens")
 
 
 def results(rows: Sequence[Row], output: Path, metric: str, columns: Sequence[str] | None = None) -> str:
@@ -38,8 +39,8 @@ def state_of(folder: Path, run: Mapping[str, Any]) -> str:
 
 
 def varied(rows: Sequence[Row]) -> list[str]:
-    """The options that are not the same in all rows."""
-    keys = dict.fromkeys(key for row in rows for key in row.options)
+    """The options that are not the same in all rows, less those that follow from the budget."""
+    keys = dict.fromkeys(key for row in rows for key in row.options if key not in OF_THE_BUDGET)
     return [key for key in keys if len({word_of(row.options.get(key)) for row in rows}) > 1]
 
 

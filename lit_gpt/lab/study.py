@@ -193,7 +193,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         parts = yaml.safe_load(regular(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
-    parts = _mapping(parts, "the study", path)
+    parts = dict(_mapping(parts, "the study", path))
     for key in parts:
         if key not in PARTS:
             raise UserError(

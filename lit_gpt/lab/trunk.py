@@ -28,15 +28,16 @@ def trunk_rows(name: str, options: Mapping[str, Any], given: Mapping[str, Any]) 
     ends, fraction = _ends(options, given), float(given.get("decay_fraction", DECAY_FRACTION))
     if not 0 < fraction < 1:
         raise UserError(f"trunk: decay_fraction is {fraction:g}; it must be above 0 and below 1.")
-    starts = [round((1 - fraction) * end) for end in ends]
-    shared = _settled(options, starts[0])
+    shared, batch = _settled(options, round((1 - fraction) * ends[0]))
     rows, before, done = list[Row](), None, 0
-    for number, (start, end) in enumerate(zip(starts, ends), 1):
+    for number, end in enumerate(ends, 1):
+        start = max(round((1 - fraction) * end / batch), 1) * batch  # whole steps, so that no part trains a bit more
+        decay = max(round((end - start) / batch), 1) * batch
         constant = {**shared, "schedule": "constant", "max_tokens": start}
         rows.append(Row(f"{name}_trunk{number}", constant, before, done, start, "trunk"))
         before, done = rows[-1].name, start
-        decay = {**shared, "schedule": "wsd", "decay_tokens": end - start}
-        rows.append(Row(f"{name}_b{number}", decay, before, start, end, "fork"))
+        decayed = {**shared, "schedule": "wsd", "decay_tokens": decay}
+        rows.append(Row(f"{name}_b{number}", decayed, before, start, start + decay, "fork"))
     return rows
 
 
@@ -51,13 +52,15 @@ def _ends(options: Mapping[str, Any], given: Mapping[str, Any]) -> list[int]:
     return ends
 
 
-def _settled(options: Mapping[str, Any], first: int) -> dict[str, Any]:
-    """The options with the batch and warm-up of the first part, where they are not typed: their defaults follow from
-    the budget, and the parts of a trunk, which have different ones, must be as if they were one run.
+def _settled(options: Mapping[str, Any], first: int) -> tuple[dict[str, Any], int]:
+    """The options with the batch and warm-up of the first part, where they are not typed, and the tokens of a batch.
+
+    Their defaults follow from the budget, and the parts of a trunk, whose budgets differ, must be as if they were one
+    run.
     """
     typed = parse(words_of(options))
     plan = planned({**options, "schedule": "constant", "max_tokens": first}).plan
-    settled = {} if typed.total_bsz is not None else {"total_bsz": plan.batch_tokens}
+    settled: dict[str, Any] = {} if typed.total_bsz is not None else {"total_bsz": plan.batch_tokens}
     if typed.base_hps.warmup_tokens is None:
         settled["base_hps.warmup_tokens"] = plan.schedule.warmup_tokens
-    return {**options, **settled}
+    return {**options, **settled}, plan.batch_tokens

@@ -51,18 +51,17 @@ class Watch:
 
     def _new_records(self) -> list[tuple[int, float, float]]:
         run = run_folder_of(self.folder)
-        if run is None or not (run / METRICS_FILE).is_file():
+        file = None if run is None else run / METRICS_FILE
+        if file is None or not file.is_file():
             return []
-        if run / METRICS_FILE != self._file:
-            self._file, self._read = run / METRICS_FILE, 0
-        if self._file.stat().st_size < self._read:  # a resumed run has cut what came after its checkpoint
-            self._read = 0
-        with self._file.open("rb") as file:
-            file.seek(self._read)
-            text = file.read()
+        if file != self._file or file.stat().st_size < self._read:  # a resumed run cuts what came after its checkpoint
+            self._file, self._read = file, 0
+        with file.open("rb") as opened:
+            opened.seek(self._read)
+            text = opened.read()
         whole = text[: text.rfind(b"\n") + 1]
         self._read += len(whole)
-        rows = parse_lines(whole)[0]
+        rows, _ = parse_lines(whole)
         return [(row["step"], row.get(TOKENS) or 0.0, _loss(row[LOSS])) for row in rows if LOSS in row]
 
 
