@@ -62,6 +62,8 @@ class Worker:
                 continue  # a run of a ladder that was killed had only just started
             tries += 1
             state = self._judged(row, folder, code, why)
+            if self.children.stopping.is_set() and state == FAILED:
+                return ""
             if state != FAILED or code == EXIT_BAD_INPUT or tries >= self.settings.tries:
                 return state
             self.queue.say(row, f"is tried again, {tries + 1} of {self.settings.tries}")

@@ -31,13 +31,15 @@ CLOSE = 1.03  # rates nearer to each other than this tell nothing new
 @dataclass(frozen=True)
 class Refine:
     """How a grid of rates is refined. rate: the option. factor: between a rate at an end and the next one. width: of
-    the interval of the best rate, in powers of two. runs: rates that are added to a group, at most.
+    the interval of the best rate, in powers of two. runs: rates that are added to a group, at most. derived: options
+    that the study derives, which may follow the rate and so part no group.
     """
 
     rate: str = "base_hps.eta0"
     factor: float = math.sqrt(2)
     width: float = 0.5
     runs: int = 4
+    derived: tuple[str, ...] = ()
 
 
 def read_refine(given: Any, path: Path) -> Refine | None:
@@ -57,8 +59,9 @@ def read_refine(given: Any, path: Path) -> Refine | None:
 
 
 def group_of(row: Row, refine: Refine) -> tuple[tuple[str, str], ...]:
-    """What the rows of a group share: every option but the rate and the seed."""
-    return tuple(sorted((k, str(v)) for k, v in row.options.items() if k not in (refine.rate, "seed")))
+    """What the rows of a group share: every option but the rate, the seed and what is derived."""
+    own = (refine.rate, "seed", *refine.derived)
+    return tuple(sorted((key, str(value)) for key, value in row.options.items() if key not in own))
 
 
 def added_rates(

@@ -88,6 +88,7 @@ def read_study(path: Path, extra: Mapping[str, Any]) -> Study:
     refine = read_refine(parts.get("refine"), path)
     if refine and "trunk" in parts:
         raise UserError(f"{path} has both refine and trunk, whose runs go on from one another. Keep one of them.")
+    refine = refine and replace(refine, derived=tuple(_mapping(parts.get("derived"), "derived", path)))
     made = [(one, one.rows(parts, path)) for one in (_Combined(*c) for c in _combinations(parts, base, path))]
     rows = [row for _, of_one in made for row in of_one]
     check_rows(rows, path, {key for row in rows for key in row.options})
