@@ -21,7 +21,7 @@ from lit_gpt.config.parsers import PlainParser
 from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.lab.ladder import Ladder
 from lit_gpt.lab.planning import Planned, plan_rows, plan_text
-from lit_gpt.lab.processes import Settings, devices_of, torchrun
+from lit_gpt.lab.processes import CPU, Settings, devices_of, torchrun
 from lit_gpt.lab.results import METRIC, varied
 from lit_gpt.lab.rows import read_pairs
 from lit_gpt.lab.schedules import draw_schedules
@@ -96,7 +96,8 @@ def show(study: Study, plans: Sequence[Planned], given: Namespace) -> None:
     """Print the plan, and draw its schedules where that is asked for."""
     rows = [p.row for p in plans]
     parts = [study.question] if study.question else []
-    parts.append(plan_text(plans, given.output, speeds_for(given.speed, rows, given.output), varied(rows)))
+    speeds = speeds_for(given.speed, rows, given.output, CPU in given.gpus)
+    parts.append(plan_text(plans, given.output, speeds, varied(rows)))
     parts += [f"figure     {draw_schedules(plans, given.plot)}"] if given.plot else []
     print("\n\n".join(parts))
 

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lit_gpt.errors import UserError
 from lit_gpt.lab.facts import planned
 from lit_gpt.lab.queue import done_before
-from lit_gpt.lab.rows import Row, word_of
+from lit_gpt.lab.rows import Row, few, of_each, word_of
 from lit_gpt.lab.speeds import Speed, speed_of
 from lit_gpt.preflight.resolved_run import ResolvedRun
 
@@ -33,21 +32,7 @@ class Planned:
 
 def plan_rows(rows: Sequence[Row], ranks: int = 1) -> list[Planned]:
     """The Plan of every row on `ranks` processes. Raises one UserError with what is wrong with each row."""
-    found, wrong = list[Planned](), defaultdict[str, list[str]](list)
-    for row in rows:
-        try:
-            found.append(_planned(row, ranks))
-        except UserError as error:
-            wrong[str(error)].append(row.name)
-    if wrong:
-        told = [f"{_names(names)}: {message}" for message, names in wrong.items()]
-        raise UserError("\n  ".join([f"{sum(map(len, wrong.values()))} of {len(rows)} runs cannot start.", *told]))
-    return found
-
-
-def _names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+    return of_each(rows, lambda row: _planned(row, ranks), lambda row: row.name)
 
 
 def _planned(row: Row, ranks: int) -> Planned:
@@ -107,7 +92,7 @@ def _notes(rows: Sequence[Planned]) -> list[str]:
     for p in rows:
         for note in p.resolved.notes:
             said[note].append(p.row.name)
-    return [f"note       {_names(names)}: {note}" for note, names in said.items()]
+    return [f"note       {few(names)}: {note}" for note, names in said.items()]
 
 
 def hours_of(p: Planned, speeds: Sequence[Speed]) -> float | None:

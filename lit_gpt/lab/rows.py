@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lit_gpt.config.bounds import Text
 from lit_gpt.errors import UserError
@@ -17,6 +18,7 @@ from lit_gpt.utils.files import read_object, write_text
 OURS = ("out_dir", "resume")  # options that the runner itself gives
 FOLDER = Text("a name", 128, without="/\\")  # also a tracker's name of the run
 NOTE = "row.json"
+T, R = TypeVar("T"), TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,25 @@ def read_pairs(words: Sequence[str]) -> dict[str, str]:
             value = waiting.pop(0) if waiting and not waiting[0].startswith("--") else "true"
         found[key] = value
     return found
+
+
+def of_each(items: Sequence[T], make: Callable[[T], R], label: Callable[[T], str]) -> list[R]:
+    """What `make` makes of each. Raises one UserError with what is wrong with all of them, each sentence once."""
+    found, wrong = list[R](), defaultdict[str, list[str]](list)
+    for item in items:
+        try:
+            found.append(make(item))
+        except UserError as error:
+            wrong[str(error)].append(label(item))
+    if not wrong:
+        return found
+    told = [f"{few(names)}: {message}" for message, names in wrong.items()]
+    raise UserError("\n  ".join([f"{sum(map(len, wrong.values()))} of {len(items)} runs cannot start.", *told]))
+
+
+def few(names: Sequence[str]) -> str:
+    """The first names, and how many there are more."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def read_table(path: Path) -> list[Row]:

@@ -30,14 +30,15 @@ class Speed:
     flops_per_token: float = 0.0
 
 
-def speeds_for(given: str | None, rows: Sequence[Row], output: Path) -> list[Speed]:
-    """What is known: the number or JSON file that was given; else finished runs of the study; else our benchmark.
+def speeds_for(given: str | None, rows: Sequence[Row], output: Path, on_cpu: bool) -> list[Speed]:
+    """What is known: the number or JSON file that was given; else finished runs of the study; else our benchmark of a
+    GPU, unless they run on CPUs.
 
     Raises UserError for what is neither a number nor such a file.
     """
     if given is None:
         own = list(of_runs(rows, output))
-        return own or (list(of_benchmark(MEASURED)) if MEASURED.is_file() else [])
+        return own or (list(of_benchmark(MEASURED)) if MEASURED.is_file() and not on_cpu else [])
     try:
         return [Speed(float(given), f"at {float(given):.3g} FLOPs per second")]
     except ValueError:

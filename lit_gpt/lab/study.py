@@ -32,7 +32,7 @@ from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.lab.expressions import evaluate
 from lit_gpt.lab.facts import BUDGETS
 from lit_gpt.lab.refine import Refine, read_refine
-from lit_gpt.lab.rows import Row, check_rows, read_table
+from lit_gpt.lab.rows import Row, check_rows, of_each, read_table, word_of
 from lit_gpt.lab.trunk import trunk_rows
 from lit_gpt.lab.values import Values, as_number, filled
 from lit_gpt.utils.files import regular
@@ -89,7 +89,8 @@ def read_study(path: Path, extra: Mapping[str, Any]) -> Study:
     if refine and "trunk" in parts:
         raise UserError(f"{path} has both refine and trunk, whose runs go on from one another. Keep one of them.")
     refine = refine and replace(refine, derived=tuple(_mapping(parts.get("derived"), "derived", path)))
-    made = [(one, one.rows(parts, path)) for one in (_Combined(*c) for c in _combinations(parts, base, path))]
+    combined = [_Combined(*found) for found in _combinations(parts, base, path)]
+    made = list(zip(combined, of_each(combined, lambda one: one.rows(parts, path), _Combined.label)))
     rows = [row for _, of_one in made for row in of_one]
     check_rows(rows, path, {key for row in rows for key in row.options})
     variants = {row.name: partial(_variant, one, parts, path) for one, of_one in made for row in of_one}
@@ -108,6 +109,12 @@ class _Combined:
     options: dict[str, Any]
     budget: tuple[str, Any] | None
     varied: tuple[str, ...]
+
+    def label(self) -> str:
+        """What is particular to it, for messages about it."""
+        values = {key: self.options.get(key) for key in self.varied if key != "budget"}
+        values |= {self.budget[0]: self.budget[1]} if self.budget else {}
+        return " ".join(f"{key} {word_of(value)}" for key, value in values.items()) or "the one run"
 
     def rows(self, parts: Mapping[str, Any], path: Path) -> list[Row]:
         """Its row; those of a trunk; none where a condition drops it."""
