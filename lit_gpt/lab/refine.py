@@ -101,8 +101,8 @@ def next_rates(points: Mapping[float, Sequence[float]], refine: Refine) -> list[
     if not math.isfinite(means[best]):
         return [_rounded(rates[0] / refine.factor)]
     at = rates.index(best)
-    if at in (0, len(rates) - 1):
-        ends = ([rates[0] / refine.factor] if at == 0 else []) + ([rates[-1] * refine.factor] if at else [])
+    below, above = rates[0] / refine.factor, rates[-1] * refine.factor
+    if ends := [rate for end, rate in ((0, below), (len(rates) - 1, above)) if at == end]:
         return [_rounded(rate) for rate in ends]
     if width_of(points, best) <= refine.width:
         return []

@@ -18,7 +18,8 @@ from lit_gpt.utils.files import read_object, write_text
 OURS = ("out_dir", "resume")  # options that the runner itself gives
 FOLDER = Text("a name", 128, without="/\\")  # also a tracker's name of the run
 NOTE = "row.json"
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)

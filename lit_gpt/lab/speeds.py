@@ -65,7 +65,7 @@ def of_benchmark(path: Path) -> Iterable[Speed]:
                 flops = row["mfu"] * peak
                 per_token = flops / row["tokens_per_sec"]
                 yield Speed(flops, f"of an {row['device']}, {path.name}", row["family"], per_token)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"--speed {path} is neither FLOPs per second, such as 4e14, nor a JSON file of benchmarks/train_step.py "
             f"({error})."

@@ -19,6 +19,7 @@ A CSV table with a column `name` and columns of options is a study, too.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,13 +29,14 @@ from typing import Any
 
 import yaml
 
+from lit_gpt.config.cli import build_parser
 from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.lab.expressions import evaluate
 from lit_gpt.lab.facts import BUDGETS
 from lit_gpt.lab.refine import Refine, read_refine
 from lit_gpt.lab.rows import Row, check_rows, of_each, read_table, word_of
 from lit_gpt.lab.trunk import trunk_rows
-from lit_gpt.lab.values import Values, as_number, filled
+from lit_gpt.lab.values import Values, as_number, filled, is_option
 from lit_gpt.utils.files import regular
 
 PARTS = (
@@ -98,28 +100,36 @@ def read_study(path: Path, extra: Mapping[str, Any]) -> Study:
 
 
 def _variant(one: _Combined, parts: Mapping[str, Any], path: Path, key: str, value: Any) -> Row:
-    (row,) = replace(one, options={**one.options, key: value}).rows(parts, path)
+    (row,) = replace(one, chosen={**one.chosen, key: value}, fixed=(key,)).rows(parts, path)
     return row
 
 
 @dataclass(frozen=True)
 class _Combined:
-    """One combination of the axes, before its budget is known. varied: keys that differ between rows."""
+    """One combination of the axes, before its budget is known.
 
-    options: dict[str, Any]
+    chosen: its options, and values of axes that are none. varied: keys that differ between rows. fixed: options that
+    are not derived, whatever the study says.
+    """
+
+    chosen: dict[str, Any]
     budget: tuple[str, Any] | None
     varied: tuple[str, ...]
+    fixed: tuple[str, ...] = ()
 
     def label(self) -> str:
         """What is particular to it, for messages about it."""
-        values = {key: self.options.get(key) for key in self.varied if key != "budget"}
+        values = {key: self.chosen.get(key) for key in self.varied if key != "budget"}
         values |= {self.budget[0]: self.budget[1]} if self.budget else {}
         return " ".join(f"{key} {word_of(value)}" for key, value in values.items()) or "the one run"
 
     def rows(self, parts: Mapping[str, Any], path: Path) -> list[Row]:
         """Its row; those of a trunk; none where a condition drops it."""
-        derived = {key: str(text) for key, text in _mapping(parts.get("derived"), "derived", path).items()}
-        values = Values(dict(self.options), derived, self.budget)
+        said = _mapping(parts.get("derived"), "derived", path)
+        derived = {key: str(text) for key, text in said.items() if key not in self.fixed}
+        options = {key: value for key, value in self.chosen.items() if is_option(key)}
+        extra = {key: value for key, value in self.chosen.items() if key not in options}
+        values = Values(options, derived, self.budget, extra)
         if not _kept(parts.get("conditions") or [], values, path):
             return []
         options = values.settled() | ({"max_tokens": values.tokens()} if self.budget else {})
@@ -140,6 +150,8 @@ def _combinations(
     seeds = parts.get("seeds", [])
     seeds = list(range(seeds)) if isinstance(seeds, int) else _list(seeds, "seeds", path)
     factors += [[{"seed": seed} for seed in seeds]] if seeds else []
+    for key in (key for factor in factors for key in factor[0]):
+        _check_axis(key, parts, path)
     total = len(budgets)
     for factor in factors:
         total *= len(factor)
@@ -153,6 +165,16 @@ def _combinations(
             options |= one
         for budget in budgets:
             yield dict(options), budget, varied
+
+
+def _check_axis(key: str, parts: Mapping[str, Any], path: Path) -> None:
+    """Raise UserError for an axis that is no option, and that no derived value and no condition reads."""
+    read = f"{parts.get('derived')} {parts.get('conditions')}"
+    if not is_option(key) and not re.search(rf"\b{re.escape(key)}\b", read):
+        raise UserError(
+            f"{path}: {key!r} is no option of pretrain.py, and nothing under derived or conditions reads it."
+            f"{did_you_mean(key, build_parser().run_options)}"
+        )
 
 
 def _budgets(parts: Mapping[str, Any], path: Path) -> tuple[list[tuple[str, Any] | None], list[list[dict[str, Any]]]]:
@@ -182,7 +204,6 @@ def _kept(conditions: Sequence[Any], values: Values, path: Path) -> bool:
                 return False
         elif set(given) == {"if", "set"}:
             if evaluate(str(given["if"]), values):
-                assert isinstance(values.options, dict)
                 values.options.update(_options(given["set"], "set", path))
         else:
             raise UserError(

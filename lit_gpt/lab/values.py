@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from lit_gpt.config.cli import build_parser, parse
 from lit_gpt.config.words import read_tokens
 from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.lab.expressions import evaluate
-from lit_gpt.lab.facts import model_facts, planned, tokens_of
+from lit_gpt.lab.facts import NOT_OF_THE_MODEL, model_facts, planned, tokens_of
 from lit_gpt.lab.rows import words_of
 
 MODEL_FACTS = ("parameters", "parameters_all", "width", "context", "flops_per_token")
@@ -20,14 +20,19 @@ FACTS = (*MODEL_FACTS, "tokens", "flops", "batch", "budget", "steps")
 class Values:
     """Values by name of one row, each computed when it is asked for.
 
-    options: the row's. derived: name -> expression. budget: (kind, amount), or None where max_tokens or the default
-    says how long it trains. Raises UserError for a name that nothing has, and for one that needs itself.
+    options: the row's. extra: values of axes that are no options. derived: name -> expression. budget: (kind, amount),
+    or None where max_tokens or the default says how long it trains. Raises UserError for a name that nothing has, and
+    for one that needs itself.
     """
 
     def __init__(
-        self, options: Mapping[str, Any], derived: Mapping[str, str], budget: tuple[str, Any] | None = None
+        self,
+        options: dict[str, Any],
+        derived: Mapping[str, str],
+        budget: tuple[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> None:
-        self.options, self.derived, self.budget = options, derived, budget
+        self.options, self.derived, self.budget, self.extra = options, derived, budget, extra or {}
         self._asked: list[str] = []
         self._typed: Any = None
 
@@ -43,44 +48,43 @@ class Values:
     def tokens(self) -> int:
         """How long the row trains."""
         if self.budget is not None:
-            return tokens_of(*self.budget, self.options)
+            return tokens_of(*self.budget, self.settled(NOT_OF_THE_MODEL))
         if "max_tokens" in self.options:
             return round(read_tokens(self.options["max_tokens"]))
         return planned(self.options).plan.tokens
 
-    def settled(self) -> dict[str, Any]:
-        """The options of the row, with those that are derived."""
-        known = build_parser().run_options
-        return {**self.options, **{key: self(key) for key in self.derived if key in known}}
+    def settled(self, without: Collection[str] = ()) -> dict[str, Any]:
+        """The options of the row, with those that are derived, but `without`."""
+        return self.options | {key: self(key) for key in self.derived if is_option(key) and key not in without}
 
     def _value(self, name: str) -> Any:
         if name in self.derived:
             return evaluate(self.derived[name], self)
-        if name in self.options:
-            return as_number(self.options[name])
+        if name in self.options or name in self.extra:
+            return as_number(self.extra.get(name, self.options.get(name)))
         if name in FACTS:
             return self._fact(name)
-        if short := [key for key in (*self.derived, *self.options) if key.rpartition(".")[2] == name]:
+        if short := [key for key in (*self.derived, *self.options, *self.extra) if key.rpartition(".")[2] == name]:
             return self(short[0])
         return self._default(name)
 
     def _fact(self, name: str) -> Any:
         if name in MODEL_FACTS:
-            return model_facts(self.options)[name]
+            return model_facts(self.settled(NOT_OF_THE_MODEL))[name]
         if name == "budget":
             return as_number(self.budget[1]) if self.budget else self.tokens()
         if name == "tokens":
             return self.tokens()
         if name == "flops":
-            return self.tokens() * model_facts(self.options)["flops_per_token"]
+            return self.tokens() * model_facts(self.settled(NOT_OF_THE_MODEL))["flops_per_token"]
         plan = planned({**self.settled(), "max_tokens": self.tokens()}).plan
         return plan.batch_tokens if name == "batch" else plan.steps
 
     def _default(self, name: str) -> Any:
         """What an option has that the row does not name: from its recipe (--config), or its default."""
         known = build_parser().run_options
-        if name not in known:
-            allowed = [*self.options, *self.derived, *FACTS, *known]
+        if not is_option(name):
+            allowed = [*self.options, *self.extra, *self.derived, *FACTS, *known]
             raise UserError(
                 f"There is no {name!r} in a row of this study.{did_you_mean(name, allowed)} Expressions may name "
                 f"options, what is derived, and {', '.join(FACTS)}."
@@ -91,6 +95,11 @@ class Values:
         for part in name.split("."):
             value = getattr(value, part)
         return value
+
+
+def is_option(name: str) -> bool:
+    """Whether pretrain.py has an option of this name."""
+    return name in build_parser().run_options or name == "config"
 
 
 def as_number(value: Any) -> Any:

@@ -1,8 +1,8 @@
 """A stand-in for pretrain.py, which starts at once: it owns its run folder by the same lease, and resumes.
 
 Each step is a line of <run>/steps, so that a test sees what was lost or done twice. Options: --steps to do, --fails
-starts that end with exit code 1 first, --pause seconds per step, --loss at the end (or --base_hps.eta0), --losses to log,
-one per step, --code to end with.
+starts that end with exit code 1 first, --pause seconds per step, --loss at the end (or
+--base_hps.eta0), --losses to log, one per step, --code to end with.
 """
 
 from __future__ import annotations
