@@ -4,7 +4,7 @@
     python launch_scripts/ladder.py launch_scripts/studies/flops.yaml run --output out/flops --gpus 0,1,2,3 -- \\
         --train_data_dir data/mine --val_data_dir data/mine
 
-The study is a YAML file (docs/scaling.md), or a CSV table with a column `name` and one per option. `plan` prints every
+The study is a YAML file (docs/ladders.md), or a CSV table with a column `name` and one per option. `plan` prints every
 run, FLOPs, GPU hours, memory and disk, and starts nothing. `run` trains: finished runs are skipped, interrupted ones go
 on, so type the same command again after anything. `scripts` prints a script to start the runs elsewhere. What follows
 `--` are options of pretrain.py for all runs, which overrule those of `base` in the study.
