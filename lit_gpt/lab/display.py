@@ -24,7 +24,10 @@ class Display:
         self.tokens, self.flops = dict(tokens or {}), dict(flops or {})
         self.shares = dict.fromkeys(self.numbers, 0.0)
         self._lock = threading.Lock()
-        self._bar = tqdm(total=self._total(), disable=None, unit=self._unit(), unit_scale=True, dynamic_ncols=True)
+        sizes = [self.flops.get(name, 0.0) for name in self.numbers]
+        self._usual = sum(sizes) / len(sizes) if sizes and all(sizes) else 0.0  # of rows that are added later, too
+        unit = "FLOP" if self._usual else "run"
+        self._bar = tqdm(total=self._total(), disable=None, unit=unit, unit_scale=True, dynamic_ncols=True)
 
     def budget(self, row: Row) -> float:
         """The tokens that a row trains, 0 where they are not known."""
@@ -56,10 +59,7 @@ class Display:
             self._bar.update(done - self._bar.n)
 
     def _size(self, name: str) -> float:
-        return self.flops.get(name, 0.0) if self._unit() == "FLOP" else 1.0
+        return self.flops.get(name, self._usual) if self._usual else 1.0
 
     def _total(self) -> float:
         return sum(map(self._size, self.numbers))
-
-    def _unit(self) -> str:
-        return "FLOP" if self.numbers and self.flops.keys() >= self.numbers.keys() else "run"

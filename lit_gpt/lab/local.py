@@ -21,6 +21,7 @@ from lit_gpt.lab.processes import Children, Place, Settings, command, describe, 
 from lit_gpt.lab.queue import DIVERGED, ENDED, FAILED, FINISHED, LATE, Queue, done_before, running_below
 from lit_gpt.lab.rows import Row
 from lit_gpt.lab.watch import Watch, note_divergence
+from lit_gpt.train.lease import Lease
 from lit_gpt.utils.files import write_text
 
 LOG, COMMAND = "log.txt", "command.txt"
@@ -36,17 +37,21 @@ class Worker:
         self.display = display
 
     def run(self) -> None:
-        """Until nothing is left for it."""
-        while (taken := self.queue.take()) is not None:
-            row, lease = taken
-            try:
-                state = self._row(row)
-            finally:
-                lease.close()
-            if self.children.stopping.is_set():
-                self.queue.stop()
-                state = state if state in (FINISHED, DIVERGED) else ""
-            self.queue.settle(row, state)
+        """Until nothing is left for it. Where it fails itself, such as on a full disk, all workers stop."""
+        try:
+            while (taken := self.queue.take()) is not None:
+                self._taken(*taken)
+        except BaseException:
+            self.queue.stopping.set()
+            raise
+
+    def _taken(self, row: Row, lease: Lease) -> None:
+        try:
+            state = self._row(row)
+        finally:
+            lease.close()
+        cut = self.children.stopping.is_set() and state not in (FINISHED, DIVERGED)
+        self.queue.settle(row, "" if cut else state)
 
     def _row(self, row: Row) -> str:
         """Start a row until it is done or given up; what became of it."""
@@ -133,7 +138,7 @@ def waited(process: subprocess.Popen[bytes], seconds: float) -> int | None:
 
 def run_rows(queue: Queue, settings: Settings, display: Display) -> bool:
     """Run what is not finished in all places; whether it was interrupted."""
-    children = Children()
+    children = Children(queue.stopping)
     workers = [Worker(queue, children, settings, place, display) for place in settings.devices]
     with children.listening(), ThreadPoolExecutor(len(workers)) as pool:
         futures = [pool.submit(worker.run) for worker in workers]

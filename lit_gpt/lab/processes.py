@@ -27,8 +27,8 @@ class Settings:
 
     launcher: what starts a run; empty is this Python, or torchrun where a run has several devices. devices: one entry
     per run at a time, the devices of that run; None is all there are, and the output goes here and not to log.txt.
-    tries: starts of a run that fails. minutes: of one run, all its starts together. common: words for all runs, which
-    rows overrule. watch: stop runs that diverge.
+    tries: starts of a run that fails. minutes: of one run, all its starts together. common, overruling: words for all
+    runs; rows overrule the first, and the second overrule rows. watch: stop runs that diverge.
     """
 
     launcher: tuple[str, ...] = ()
@@ -36,6 +36,7 @@ class Settings:
     tries: int = 1
     minutes: float = float("inf")
     common: tuple[str, ...] = ()
+    overruling: tuple[str, ...] = ()
     watch: bool = True
     program: Path = PRETRAIN
 
@@ -67,7 +68,8 @@ def command(row: Row, settings: Settings, output: Path, place: Place, fork: Path
     forked = [] if row.after is None else ["--fork_from", str(fork or run_folder_of(output / row.after))]
     ours = ["--out_dir", str(output / row.name), "--resume", "auto"]
     options = words_of(row.options)
-    return [*_launcher(settings, place), str(settings.program), *tracked, *settings.common, *options, *forked, *ours]
+    words = [*tracked, *settings.common, *options, *settings.overruling, *forked, *ours]
+    return [*_launcher(settings, place), str(settings.program), *words]
 
 
 def _launcher(settings: Settings, place: Place) -> list[str]:
@@ -93,9 +95,12 @@ def environment(place: Place, places: int) -> Mapping[str, str]:
 
 @dataclass
 class Children:
-    """The processes that run now, each a group of its own, and the signals that end them."""
+    """The processes that run now, each a group of its own, and the signals that end them.
 
-    stopping: threading.Event = field(default_factory=threading.Event)
+    stopping: is set by the first signal, for all who would start or wait for something.
+    """
+
+    stopping: threading.Event
     running: set[subprocess.Popen[bytes]] = field(default_factory=set)
 
     @contextlib.contextmanager

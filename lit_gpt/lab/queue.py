@@ -27,7 +27,8 @@ Say = Callable[[Row, str], None]
 class Queue:
     """The rows that are not done, for several workers.
 
-    say: prints a sentence about a row. grow: from the states so far to more rows.
+    say: prints a sentence about a row. grow: from the states so far to more rows. stopping: when it is set, no worker
+    gets another row.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Queue:
     ) -> None:
         self.rows, self.output, self.say, self.grow = list(rows), output, say, grow
         self.states: dict[str, str] = {}
-        self.stopping = False
+        self.stopping = threading.Event()
         self._waiting, self._busy = list(rows), set[str]()
         self._changed = threading.Condition()
         self._seen: dict[str, tuple[str, float, float]] = {}  # row -> owner in words, since when, next look
@@ -57,7 +58,7 @@ class Queue:
 
         Waits while rows depend on others that run, and while other ladders run what is left.
         """
-        while not self.stopping:
+        while not self.stopping.is_set():
             with self._changed:
                 row = next((row for row in self._waiting if self._may_start(row)), None)
                 if row is None:
@@ -79,10 +80,6 @@ class Queue:
                 self.states[row.name] = state
                 self._add()
             self._changed.notify_all()
-
-    def stop(self) -> None:
-        """No worker takes another row."""
-        self.stopping = True
 
     def _add(self) -> None:
         for row in self.grow(self.states) if self.grow else ():

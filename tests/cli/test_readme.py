@@ -29,7 +29,7 @@ from lit_gpt.data.prepare import prepare as data_prepare
 from lit_gpt.data.prepare.corpora import public_corpus
 from lit_gpt.evals.tasks import TASKS
 from lit_gpt.lab.planning import plan_rows
-from lit_gpt.lab.rows import read_pairs
+from lit_gpt.lab.rows import read_pairs, words_of
 from lit_gpt.lab.study import read_study
 from lit_gpt.tools import overlap
 from lit_gpt.tools.evaluate import parser_of
@@ -134,8 +134,8 @@ def benchmark(words: list[str], folder: Path) -> None:
     given, rest = script.parser().parse_args(words[:split]), words[split + 1 :]
     table = script.read_table(given.table, given.scale)
     for name in script.choose(table, given.optimizers)[:2]:
-        options = script.command(table[name], given.scale, given, [*rest, "--vocab_size=32000", "--dry_run=true"])
-        assert pretrain.main(options) == 0, name
+        options = words_of(script.options_of(table[name], given.scale, given))
+        assert pretrain.main([*options, *rest, "--vocab_size=32000", "--dry_run=true"]) == 0, name
 
 
 def launcher(words: list[str], folder: Path) -> None:

@@ -200,6 +200,26 @@ def test_sigterm_reaches_all_runs_and_the_same_command_goes_on(tmp_path: Path) -
     assert [steps(tmp_path, name) for name in rows] == [list(range(1, 13))] * 3
 
 
+def test_sigterm_ends_a_ladder_that_waits_for_another_one(tmp_path: Path) -> None:
+    rows = {"a": {"steps": 100, "pause": 0.1}}
+    first = Apart(tmp_path, rows)
+    wait_for(lambda: steps(tmp_path, "a"))
+    second = Apart(tmp_path, rows)
+    wait_for(lambda: "another ladder runs it" in first.said.read_text())  # both write to one file
+    second.kill(signal.SIGTERM)
+    assert second.wait() == os.EX_TEMPFAIL
+    first.kill(signal.SIGTERM)
+    assert first.wait() == os.EX_TEMPFAIL and len(calls(tmp_path, "a")) == 1
+
+
+def test_a_failing_worker_stops_all_and_says_so(tmp_path: Path) -> None:
+    """A summary that somebody damaged while the ladder runs."""
+    (tmp_path / "b/run").mkdir(parents=True)
+    (tmp_path / "b/run/summary.json").write_text("{")
+    with pytest.raises(UserError, match="summary"):
+        run(tmp_path, rows_of(b={}, a={}, c={}))
+
+
 def test_forks_wait_for_their_trunk_and_are_not_run_without_it(tmp_path: Path, capsys: Any) -> None:
     rows = (
         Row("fork", {}, after="trunk"),
