@@ -36,7 +36,9 @@ def build_parser() -> PlainParser:
         description=(__doc__ or "").split("\n")[0], epilog="Options of pretrain.py for all runs follow after --."
     )
     parser.add_argument("study", type=Path, help="YAML file of a study, or CSV file with a row for each run")
-    parser.add_argument("action", choices=["plan", "run", "scripts"], help="what to do")
+    parser.add_argument(
+        "action", choices=["plan", "run", "scripts"], help="plan prints runs and costs, run trains, scripts prints"
+    )
     parser.add_argument("--output", type=Path, help="folder of the study; default: out/ and the study's file name")
     parser.add_argument("--only", default="", help="names of runs, with commas between them; default: all")
     parser.add_argument(

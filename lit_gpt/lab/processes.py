@@ -84,13 +84,17 @@ def torchrun(processes: int) -> list[str]:
 
 
 def environment(place: Place, places: int) -> Mapping[str, str]:
-    """The variables of a run: the devices that it sees, and on CPUs its share of the cores."""
+    """The variables of a run: the devices that it sees, and on CPUs its share of the cores.
+
+    torchrun gives its processes time to save, as in torchrun.sh.
+    """
+    variables = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "100", **os.environ}
     if place is None:
-        return os.environ
+        return variables
     if CPU not in place:
-        return {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(place)}
+        return variables | {"CUDA_VISIBLE_DEVICES": ",".join(place)}
     threads = str(max((os.cpu_count() or 1) // (places * len(place)), 1))
-    return {"OMP_NUM_THREADS": threads, **os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    return {"OMP_NUM_THREADS": threads, **variables, "CUDA_VISIBLE_DEVICES": ""}
 
 
 @dataclass
