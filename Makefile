@@ -14,6 +14,7 @@ study: setup ## a scaling law on this machine, in a quarter of an hour: the seco
 	@$(PY) launch_scripts/ladder.py launch_scripts/studies/laptop.yaml run --gpus cpu,cpu
 
 test: export OMP_NUM_THREADS = 1 # one thread per worker, or the workers fight over the cores
+test: export PYTHONDONTWRITEBYTECODE = # where it is set, every process would compile the package again
 test: setup ## the whole CPU suite
 	@$(PY) -m pytest -n 2 --dist worksteal
 

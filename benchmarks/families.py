@@ -99,6 +99,7 @@ def longest_book(data: str, length: int) -> int:
 
 def words_of(data: str, output: Path, length: int, questions: int) -> dict[str, list[str]]:
     """The options of each evaluation."""
+    windows = cut_windows(data, output, length, questions)  # first, for it knows a length that no document has
     answer = min(24, length // 16)
     context = length - max(128, length // 16) if length >= 512 else length - 2 * answer
     far = longest_book(data, length)
@@ -106,7 +107,7 @@ def words_of(data: str, output: Path, length: int, questions: int) -> dict[str, 
     return {
         "cloze": ["--data_dir", data, "--questions", f"{questions}", "--context", f"{context}", "--length", f"{answer}"]
         + ["--near", f"{max(24, length // 16)}", "--middle", f"{max(48, length // 4)}"],
-        "proofpile": ["--data_path", f"{cut_windows(data, output, length, questions)}", "--seq_length", f"{length}"]
+        "proofpile": ["--data_path", f"{windows}", "--seq_length", f"{length}"]
         + ["--sliding_window", f"{length + 1}", "--batch_size", "16"],
         "phonebook": [
             "--min_eval_len",

@@ -53,7 +53,9 @@ def _from_details(path: Path) -> list[tuple[str, Any]]:
     except ImportError as error:
         raise UserError('Details of LightEval need pyarrow: type pip install -e ".[data]"') from error
     try:
-        rows = parquet.read_table(regular(path), columns=["doc", "model_response"]).to_pylist()
+        rows = parquet.read_table(
+            regular(path, "Give a file of details."), columns=["doc", "model_response"]
+        ).to_pylist()
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as LightEval's details ({error}). Give another file.") from error
     found = []

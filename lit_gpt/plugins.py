@@ -97,7 +97,7 @@ def changed_plugins(kept: Mapping[str, str]) -> list[str]:
 
 def _load(path: Path) -> Plugin:
     try:
-        source = regular(path).read_bytes()
+        source = regular(path, "Give --plugins Python files.").read_bytes()
     except OSError as error:
         raise UserError(f"--plugins {path} cannot be read ({error.strerror}). Give a Python file.") from error
     if path.suffix != ".py" or not path.stem.isidentifier():

@@ -68,4 +68,6 @@ def parsed(parser: Parser, words: list[str], function: Callable[..., Any]) -> Na
     try:
         return parser.parse_args(words)
     except ArgumentError as error:
-        raise UserError(explained(str(error), [key for key, _ in parser.get_defaults().items()], function)) from error
+        kinds = {action.dest: getattr(action, "_typehint", None) for action in parser._actions}
+        options = [key for key, _ in parser.get_defaults().items()]
+        raise UserError(explained(str(error), options, function, kinds)) from error

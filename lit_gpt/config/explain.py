@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, get_args, get_origin
 
 from lit_gpt.config.arguments import WORDS, described
@@ -71,20 +72,25 @@ ELSEWHERE = {
 }
 
 
-def explained(message: str, options: Collection[str], of: Callable[..., Any] = RunConfig) -> str:
+def explained(
+    message: str,
+    options: Collection[str],
+    of: Callable[..., Any] = RunConfig,
+    kinds: Mapping[str, Any] = MappingProxyType({}),
+) -> str:
     """The message of a parser that has these options, such as "base_hps.eta0", in a sentence.
 
-    of: whose arguments they are.
+    of: whose arguments they are. kinds: the types of those that are not among its arguments.
     """
     elsewhere = ELSEWHERE if of is RunConfig else {}
     if found := re.search(r'Parser key "([\w.]+)":', message):
-        key, hint = found[1], _hint(found[1], of)
+        key, hint = found[1], _hint(found[1], of) or kinds.get(found[1])
         given = next(filter(None, (re.search(text, message, re.DOTALL) for text in GIVEN)), None)
         if hint and given:
             value = shown(given[1].strip()) if "NestedArg" not in given[1] else "made of parts"
             return f"--{key} cannot be {value}; give {_described(hint)}."
     if found := re.search(r"argument --([\w.]+)(?:/\S+)?: expected one argument", message):
-        return f"--{found[1]} needs a value: {_described(_hint(found[1], of))}."
+        return f"--{found[1]} needs a value: {_described(_hint(found[1], of) or kinds.get(found[1]))}."
     if found := re.search(r"(?:Group '(\w+)' does not accept o|O)ption '([\w.-]+)'", message):
         name = ".".join(filter(None, found.groups()))
         return f"{name!r} is no option{meant(name, options, elsewhere)}"

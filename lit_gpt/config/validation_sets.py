@@ -17,10 +17,16 @@ OF_AVERAGES = re.compile(r"(^|_)ema_")
 def validation_sets(given: str | None) -> dict[str, str]:
     """Name -> folder, in the order typed; a folder without a name has the name "". {} for None.
 
-    Raises UserError for a name that is none or is there twice, and for an empty path.
+    Raises UserError for a name that is none or is there twice, for an empty path, and for a folder that is called so.
     """
     if not given or not NAMED.match(given):
         return {"": given} if given else {}
+    if os.path.isdir(given):
+        name, _, folder = given.partition("=")
+        raise UserError(
+            f"--val_data_dir {given}: a folder has this name. Type ./{given} for it, or {name}=./{folder} for a set "
+            f"{name!r} in {folder!r}."
+        )
     sets: dict[str, str] = {}
     for part in given.split(","):
         name, equals, folder = part.partition("=")

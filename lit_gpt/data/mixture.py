@@ -31,7 +31,9 @@ def load_mixture(path: str | Path) -> list[Phase]:
     Raises UserError for weights that are not from 0 to LARGEST with a positive sum, and for ends that do not rise.
     """
     try:
-        given = json.loads(regular(Path(path)).read_text(encoding="utf-8-sig"), object_pairs_hook=_no_name_twice)
+        given = json.loads(
+            regular(Path(path), EXAMPLE).read_text(encoding="utf-8-sig"), object_pairs_hook=_no_name_twice
+        )
     except (OSError, ValueError, RecursionError) as e:
         raise UserError(f"Cannot read the mixture {str(path)!r}: {e}. {EXAMPLE}") from e
     mixture = f"mixture {str(path)!r}"

@@ -6,10 +6,12 @@ ArchScale turns YaRN on wherever the length differs from 4,096, for models that 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
+from lit_gpt.config.bounds import Bounds, violations
+from lit_gpt.config.groups.kinds import Length
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.model import GPT
@@ -24,8 +26,12 @@ class Extension:
     so much longer too. window: tokens that each windowed attention layer sees; layers without a window keep none.
     """
 
-    yarn_scale: float | None = None
-    window: int | None = None
+    yarn_scale: Annotated[float, Bounds(1, 10_000)] | None = None
+    window: Length | None = None
+
+    def __post_init__(self) -> None:
+        if wrong := violations(self):
+            raise UserError(f"{wrong[0].removeprefix('--')}.")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -49,7 +55,7 @@ class Extension:
         bases = {config.base_of(spec) for spec in attending} - {0.0}
         if not bases or config.position == "none":
             raise UserError(f"{config.family} has no rotary positions, so yarn_scale cannot act. Drop it.")
-        if not config.yarn_scale < scale < float("inf"):
+        if scale <= config.yarn_scale:
             raise UserError(f"yarn_scale is {scale:g}; give more than the {config.yarn_scale:g} of training.")
         trained = config.yarn_context if config.yarn_scale > 1 else config.block_size
         config = config.replace(yarn_scale=float(scale), yarn_context=trained)
@@ -59,8 +65,6 @@ class Extension:
 
     @staticmethod
     def _windowed(config: ModelConfig, window: int) -> ModelConfig:
-        if window < 1:
-            raise UserError(f"window is {window}; give 1 token or more.")
         if all(spec.window is None for spec in config.layers):
             raise UserError(f"{config.family} has no layer with a window, so window cannot act. Drop it.")
         layers = tuple(spec if spec.window is None else replace(spec, window=window) for spec in config.layers)

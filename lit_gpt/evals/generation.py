@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from lit_gpt.errors import UserError
 from lit_gpt.evals.decoding import Decoder
+from lit_gpt.evals.memory import Limit
 from lit_gpt.model import GPT
 
 
@@ -128,6 +130,7 @@ def generate(
     sampling: Sampling = GREEDY,
     *,
     seed: int = 0,
+    seeds: Sequence[int] | None = None,
     stop: int | None = None,
     ended: Ended | None = None,
     batch_size: int = 32,
@@ -135,7 +138,8 @@ def generate(
     """Continuations of prompts of any lengths, in their order, without the stop token.
 
     stop, ended: see stream; what comes after the end of a row in a batch of longer ones is no part of its result.
-    Prompts of similar length share a batch, the shorter ones padded on the left. Prompt i draws with seed + i.
+    Prompts of similar length share a batch of batch_size, or of fewer where memory does not suffice, the shorter ones
+    padded on the left. Prompt i draws with seeds[i], by default seed + i.
     Raises UserError for an empty prompt.
     """
     for i, prompt in enumerate(prompts):
@@ -144,15 +148,20 @@ def generate(
     results: list[list[int]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     device = model.head_weight().device
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
+    limit, start = Limit(batch_size), 0
+    while start < len(order):
+        rows = order[start : start + limit.most]
         longest = len(prompts[rows[-1]])
         padding = [longest - len(prompts[i]) for i in rows]
         prompts_BT = torch.tensor([[0] * pad + list(prompts[i]) for i, pad in zip(rows, padding)], device=device)
         padding_B = torch.tensor(padding, device=device) if any(padding) else None
-        seeds = [seed + i for i in rows]
-        options = {"padding_B": padding_B, "seeds": seeds, "stop": stop, "ended": ended}
-        steps = list(stream(model, prompts_BT, max_new_tokens, sampling, **options))
+        drawn = [seed + i if seeds is None else seeds[i] for i in rows]
+        options = {"padding_B": padding_B, "seeds": drawn, "stop": stop, "ended": ended}
+        work = partial(stream, model, prompts_BT, max_new_tokens, sampling, **options)
+        steps = limit.attempt(lambda work=work: list(work()), size=len(rows), single=len(rows) == 1)
+        if steps is None:
+            continue
+        start += len(rows)
         for i, tokens in zip(rows, torch.stack(steps, dim=1).tolist() if steps else [[] for _ in rows]):
             results[i] = _until_end(tokens, stop, ended)
     return results

@@ -6,11 +6,13 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lit_gpt.config.bounds import Bounds
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.names import ModelName, read_model_name
 from lit_gpt.data.kept_tokenizer import KeptTokenizer
@@ -18,8 +20,10 @@ from lit_gpt.data.stream import StreamInfo
 from lit_gpt.data.token_bytes import TokenBytes, token_bytes
 from lit_gpt.errors import UserError
 from lit_gpt.evals.archscale_file import TrainedWith
+from lit_gpt.evals.crew import ALONE, Crew
 from lit_gpt.evals.extension import UNCHANGED, Extension
 from lit_gpt.evals.generation import GREEDY, Sampling, generate
+from lit_gpt.evals.memory import leaving_room
 from lit_gpt.evals.model_tokenizer import kept_of
 from lit_gpt.evals.results import Subject, subject_of
 from lit_gpt.evals.scoring import Request, Score, score
@@ -34,6 +38,7 @@ DTYPES = {
     "fp32": torch.float32,
     "float64": torch.float64,
 }
+LENGTHS = Bounds(2, 2**30)
 GENERATED = {"cuda": 2**17, "cpu": 2**13}  # tokens of rows that are continued together, prompts included
 
 
@@ -44,7 +49,7 @@ class Judged:
     longest input in tokens, by default the context of training, or the extended one. extension: of the context, which
     the model has already. batch_tokens: of one batch; by default what memory takes. path, meta, weights: where the
     model is from; a model that is being trained has no such place. said: what a result depends on beside the file,
-    where a person said how it was trained.
+    where a person said how it was trained. crew: the processes that share the questions.
     Raises UserError for a tokenizer with more tokens than the model.
     """
 
@@ -60,9 +65,10 @@ class Judged:
         meta: Mapping[str, Any] | None = None,
         weights: str | None = None,
         said: Mapping[str, Any] | None = None,
+        crew: Crew = ALONE,
     ):
-        if max_length is not None and max_length < 2:
-            raise UserError(f"max_length is {max_length}; give 2 tokens or more.")
+        if max_length is not None and not LENGTHS.allows(max_length):
+            raise UserError(f"max_length is {max_length}; it must be {LENGTHS.words} tokens.")
         tokenizer = kept.load()
         if tokenizer.vocab_size > model.config.padded_vocab_size:
             raise UserError(
@@ -71,7 +77,7 @@ class Judged:
             )
         self.model, self.kept, self.tokenizer, self.bos_id = model, kept, tokenizer, kept.bos_id
         self.path, self.meta, self.weights, self.extension = path, dict(meta or {}), weights, extension
-        self.said = dict(said or {})
+        self.said, self.crew = dict(said or {}), crew
         self.device, self.batch_tokens = model.wte.weight.device, batch_tokens
         self.max_length = max_length or extension.longest(model.config)
 
@@ -146,28 +152,47 @@ class Judged:
 
     def score(self, requests: Sequence[Request], *, show: bool = False) -> list[Score]:
         """See lit_gpt.evals.scoring.score."""
-        return score(self.model, requests, max_length=self.max_length, batch_tokens=self.batch_tokens, show=show)
+        options = {"max_length": self.max_length, "batch_tokens": self.batch_tokens}
+        options["show"] = show and self.crew.rank == 0
+        with leaving_room(self.device):
+            # Continuations of one context are computed together.
+            return self.crew.divide(requests, lambda mine: score(self.model, mine, **options), lambda r: r.context)
 
     def continue_texts(
-        self, prompts: Sequence[str], max_new_tokens: int, *, until: Sequence[str] = (), sampling: Sampling = GREEDY
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int,
+        *,
+        until: Sequence[str] = (),
+        sampling: Sampling = GREEDY,
+        seeds: Sequence[int] | None = None,
     ) -> list[str]:
         """Continuations of texts, each up to the first of `until`, which is no part of it, or EOS.
 
-        Of a prompt that leaves no room for max_new_tokens the first tokens are left out.
+        seeds: of what is drawn for each prompt, by default their places. Of a prompt that leaves no room for
+        max_new_tokens the first tokens are left out.
         """
-        room = self.max_length - max_new_tokens
-        if room < 1:
+        if max_new_tokens >= self.max_length:
             raise UserError(
                 f"{max_new_tokens} new tokens leave no room for a prompt in max_length {self.max_length}. Give a "
                 "larger max_length, or fewer new tokens."
             )
+        work = partial(self._continue, max_new_tokens=max_new_tokens, until=until, sampling=sampling)
+        with leaving_room(self.device):
+            return self.crew.divide(list(zip(prompts, range(len(prompts)) if seeds is None else seeds)), work)
+
+    def _continue(
+        self, seeded: Sequence[tuple[str, int]], *, max_new_tokens: int, until: Sequence[str], sampling: Sampling
+    ) -> list[str]:
+        room = self.max_length - max_new_tokens
         stops, decode = [stop for stop in until if stop], self.tokenizer.decode
         budget = self.batch_tokens or GENERATED.get(self.device.type, GENERATED["cpu"])
         rows = generate(
             self.model,
-            [(self.encode(text) or [self.prefix_id])[-room:] for text in prompts],
+            [(self.encode(text) or [self.prefix_id])[-room:] for text, _ in seeded],
             max_new_tokens,
             sampling,
+            seeds=[seed for _, seed in seeded],
             stop=self.tokenizer.eos_id,
             ended=(lambda ids: any(stop in decode(ids) for stop in stops)) if stops else None,
             batch_size=max(1, budget // self.max_length),

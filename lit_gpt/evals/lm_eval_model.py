@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import zlib
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -82,14 +84,16 @@ class TrainedModel(TemplateLM):
                 "other options of pretrain.py."
             )
         rank, world_size = _join()
-        rows = str(batch_size or "auto").partition(":")[0]
-        if rows != "auto" and not rows.isdecimal():
+        rows = str("auto" if batch_size is None else batch_size).partition(":")[0]
+        if rows != "auto" and not (rows.isdecimal() and int(rows)):
             raise UserError(f"--batch_size is {batch_size}; give a number of sequences, or auto.")
         if plugins:
             load_plugins(plugins.split("+"))
-        for name, value in (("yarn_scale", yarn_scale), ("window", window), ("max_length", max_length)):
-            if value is not None and not isinstance(value, int | float):
-                raise UserError(f"--model_args {name} is {value!r}; give a number.")
+        _check_number("yarn_scale", yarn_scale, int | float)
+        for name, value in (("window", window), ("max_length", max_length), ("max_gen_toks", max_gen_toks)):
+            _check_number(name, value, int)
+        if max_gen_toks < 1:
+            raise UserError(f"--model_args max_gen_toks is {max_gen_toks}; give 1 or more.")
         judged = Judged.load(
             Path(pretrained).expanduser(),
             config=config,
@@ -148,18 +152,22 @@ class TrainedModel(TemplateLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Continuations until one of each request's stop texts; those with the same options share batches."""
         asked: list[tuple[str, dict[str, Any]]] = [cast(Any, request.args) for request in requests]
-        options = [repr(given) for _, given in asked]
+        options, seeds = [repr(given) for _, given in asked], _seeds(requests)
         texts: dict[int, str] = {}
         for _, same in groupby(sorted(range(len(asked)), key=options.__getitem__), key=options.__getitem__):
             rows = list(same)
-            texts |= zip(rows, self._continue([asked[i][0] for i in rows], dict(asked[rows[0]][1])))
+            texts |= zip(
+                rows, self._continue([asked[i][0] for i in rows], dict(asked[rows[0]][1]), [seeds[i] for i in rows])
+            )
         return [texts[i] for i in range(len(asked))]
 
-    def _continue(self, prompts: list[str], arguments: dict[str, Any]) -> list[str]:
+    def _continue(self, prompts: list[str], arguments: dict[str, Any], seeds: list[int]) -> list[str]:
         given: dict[str, Any] = {**normalize_gen_kwargs(arguments, self.max_gen_toks)}
         sampling = Sampling(given["temperature"], given.get("top_k"), given.get("top_p"))
         until = handle_stop_sequences(given.get("until"), None)
-        return self.judged.continue_texts(prompts, int(given["max_gen_toks"]), until=until, sampling=sampling)
+        return self.judged.continue_texts(
+            prompts, int(given["max_gen_toks"]), until=until, sampling=sampling, seeds=seeds
+        )
 
     def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
         if self._world_size == 1:
@@ -179,6 +187,24 @@ class TrainedModel(TemplateLM):
     def barrier(self) -> None:
         if self._world_size > 1:
             dist.barrier()
+
+
+def _seeds(requests: Sequence[Instance]) -> list[int]:
+    """What is drawn follows from the question and how often it was asked, and not from who else asks this process."""
+    asked: Counter[str] = Counter()
+    found = []
+    for request in requests:
+        question = repr((request.task_name, request.doc_id, request.idx))
+        found.append(zlib.crc32(f"{question} {asked[question]}".encode()))
+        asked[question] += 1
+    return found
+
+
+def _check_number(name: str, value: Any, kind: Any) -> None:
+    """Raises UserError for a word of --model_args that lm-eval could not read as such a number; None is none given."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+        number = "a whole number" if kind is int else "a number"
+        raise UserError(f"--model_args {name} is {value!r}; give {number}.")
 
 
 def _join() -> tuple[int, int]:

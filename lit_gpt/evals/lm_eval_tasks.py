@@ -26,7 +26,10 @@ def check_tasks(names: Sequence[str], folder: str | None) -> None:
 
 
 def ask(judged: Judged, names: Sequence[str], folder: str | None, limit: int) -> dict[str, dict[str, Metric]]:
-    """Task -> its figures on the first `limit` examples. folder: with tasks of the user's own. Errors as above."""
+    """Task -> its figures on the first `limit` examples. folder: with tasks of the user's own. Errors as above.
+
+    {} in a process whose LOCAL_RANK is not 0, to which lm-eval gives no figures.
+    """
     with understood_tasks("--eval_tasks_path"):
         results: Any = getattr(lm_eval, "simple_evaluate")(  # noqa: B009 (made when it is first asked for)
             model=TrainedModel(judged),
@@ -35,7 +38,7 @@ def ask(judged: Judged, names: Sequence[str], folder: str | None, limit: int) ->
             limit=limit,
             bootstrap_iters=0,  # of standard errors that are not those of means, which cost seconds
         )
-    return {task: metrics for task, (_, metrics) in figures_of(results).items()}
+    return {task: metrics for task, (_, metrics) in figures_of(results or {"results": {}}).items()}
 
 
 @contextmanager
@@ -51,6 +54,8 @@ def understood_tasks(option: str) -> Iterator[None]:
     except ImportError as error:
         raise UserError(f"A task needs a package that is not here: {' '.join(str(error).split())}") from error
     except ValueError as error:
+        if str(error).startswith("Duplicate task"):  # of a group, and by its own name
+            raise UserError(f"{error}. Say each task once.") from error
         if "Tasks not found" not in str(error):
             raise
         raise UserError(f"{error}. Type `python eval.py ls tasks`, or {option} and their folder.") from error

@@ -14,7 +14,7 @@ import platform
 import statistics
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,9 +138,20 @@ def save(result: Result, path: Path, folder: Path | None = None) -> Path:
     return target
 
 
-def read_results(path: Path) -> list[Result]:
-    """All results beside a run, a step or an exported file, by task and step. Raises UserError for damaged ones."""
-    return sorted(map(_read, folder_of(path).glob("*.json")), key=lambda r: (r.task, r.subject.step))
+def read_results(path: Path, damaged: Callable[[UserError], None] | None = None) -> list[Result]:
+    """All results beside a run, a step or an exported file, by task and step.
+
+    damaged: told of each file that is none, which is left out; without it, such a file is raised as a UserError.
+    """
+    found: list[Result] = []
+    for file in sorted(folder_of(path).glob("*.json")):
+        try:
+            found.append(_read(file))
+        except UserError as error:
+            if damaged is None:
+                raise
+            damaged(error)
+    return sorted(found, key=lambda r: (r.task, r.subject.step))
 
 
 def folder_of(path: Path) -> Path:
@@ -163,7 +174,22 @@ def _read(path: Path) -> Result:
         raise UserError(f"{path} is no result of this version's evaluations. Remove it, or evaluate again.")
     with understood(path):
         metrics = {name: Metric(**metric) for name, metric in found.pop("metrics").items()}
-        return Result(metrics=metrics, subject=Subject(**found.pop("subject")), **found)
+        result = Result(metrics=metrics, subject=Subject(**found.pop("subject")), **found)
+        _check(result)
+    return result
+
+
+def _check(result: Result) -> None:
+    """Raises TypeError where a field of a file is not of its type, and ValueError for a figure that is not finite."""
+    whole = [result.examples, result.subject.step, result.subject.tokens]
+    texts = [result.task, result.subject.name, result.subject.weights, *(m.better for m in result.metrics.values())]
+    metrics = [n for m in result.metrics.values() for n in (m.value, 0.0 if m.stderr is None else m.stderr)]
+    numbers = [*metrics, result.subject.flops or 0.0]
+    for values, kinds in ((whole, int), (texts, str), (numbers, int | float), ([result.settings], dict)):
+        if wrong := [v for v in values if not isinstance(v, kinds) or isinstance(v, bool)]:
+            raise TypeError(f"{wrong[0]!r} cannot be there")
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError("a figure is not finite")
 
 
 def _versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ Shapes: B rows, T tokens, R selected rows, N selected positions, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from lit_gpt.errors import UserError
 from lit_gpt.evals.decoding import Decoder
+from lit_gpt.evals.memory import Limit
 from lit_gpt.evals.prefixes import Ids, families
 from lit_gpt.model import GPT
 
@@ -104,14 +105,18 @@ def score(
     groups: dict[Ids, dict[Ids, None]] = {}
     for context, continuation in cut:
         groups.setdefault(context, {})[continuation] = None
-    limit = _Limit(batch_tokens or BATCH_TOKENS.get(model.head_weight().device.type, BATCH_TOKENS["cpu"]))
+    limit = Limit(batch_tokens or BATCH_TOKENS.get(model.head_weight().device.type, BATCH_TOKENS["cpu"]))
     found: dict[Request, Score] = {}
     with tqdm(total=len(groups), desc="scoring", unit="context", disable=not show) as bar:
         for beginning, waiting in _beginnings([Group(c, list(many)) for c, many in groups.items()]):
             decoder = _begun(model, beginning, waiting) if beginning else None
             while waiting:
-                batch = _next(waiting, limit.tokens)
-                scores = limit.attempt(lambda batch=batch, decoder=decoder: _batch(model, batch, decoder), batch)
+                batch = _next(waiting, limit.most)
+                scores = limit.attempt(
+                    lambda batch=batch, decoder=decoder: _batch(model, batch, decoder),
+                    size=sum(group.tokens for group in batch),
+                    single=len(batch) == 1,
+                )
                 if scores is not None:
                     found.update(scores)
                     waiting = waiting[len(batch) :]
@@ -145,24 +150,6 @@ def _begun(model: GPT, beginning: Ids, groups: Sequence[Group]) -> Decoder:
     decoder = Decoder(model, 1, max(group.tokens // len(group.inputs) for group in groups))
     decoder.hidden(_padded(model, [beginning]), last_only=True)
     return decoder
-
-
-class _Limit:
-    """Tokens of a batch, as many as memory takes."""
-
-    def __init__(self, tokens: int):
-        self.tokens = tokens
-
-    def attempt(self, work: Callable[[], dict[Request, Score]], batch: Sequence[Group]) -> dict[Request, Score] | None:
-        """The result; None where memory did not suffice, and then the next batch is half as large."""
-        try:
-            return work()
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                raise
-        torch.cuda.empty_cache()
-        self.tokens = min(self.tokens, sum(group.tokens for group in batch)) // 2
-        return None
 
 
 def _cut(request: Request, max_length: int) -> Request:

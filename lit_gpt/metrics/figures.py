@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from lit_gpt.errors import UserError
 from lit_gpt.utils.files import told, write_bytes
 
 
@@ -28,7 +29,12 @@ def count_tokens(axis: Any) -> None:
 
 
 def save(figure: Any, path: Path) -> Path:
-    """Write a PNG, whole or not at all; returns its path. Raises NotWritten where that cannot be."""
+    """Write a PNG, whole or not at all; returns its path.
+
+    Raises UserError for a name that ends otherwise, and NotWritten where it cannot be written.
+    """
+    if path.suffix.lower() != ".png":
+        raise UserError(f"{path} is no name of a figure, which is a PNG. Give a file that ends in .png.")
     from PIL import Image
 
     full, small = io.BytesIO(), io.BytesIO()

@@ -17,6 +17,13 @@ from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.linear import Linear
 from lit_gpt.nn.norm import build_norm
 from lit_gpt.ops.experts import OSS_ALPHA, OSS_LIMIT
+from lit_gpt.ops.fused import fused
+
+
+@fused
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up."""
+    return F.silu(gate) * up
 
 
 class _FeedForward(nn.Module):
@@ -57,7 +64,7 @@ class SwiGLU(_FeedForward):
 
     def gated(self, gate: Tensor, up: Tensor) -> Tensor:
         """What is made of g and u."""
-        return F.silu(gate) * up
+        return swiglu(gate, up)
 
     def with_memory(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
         """(the output, u): where gated memory units read a feed-forward network, u is what they read."""

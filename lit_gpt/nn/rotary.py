@@ -15,6 +15,7 @@ from torch import Tensor
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.ops.dtypes import upcast
+from lit_gpt.ops.fused import fused
 
 # Rotations over the original context at which YaRN stops interpolating (fast) and starts to
 # interpolate fully (slow): beta and alpha of the paper, section 3.2, with its values for Llama.
@@ -81,6 +82,7 @@ def tables(
     return angles.cos() * factor, angles.sin() * factor
 
 
+@fused
 def rotate(x_BTHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the leading 2R dimensions of each head by its position; the rest pass. cos, sin: from `tables`."""
     half = cos.shape[-1]

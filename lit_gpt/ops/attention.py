@@ -39,6 +39,8 @@ CUDA_PRIORITY = [
     SDPBackend.EFFICIENT_ATTENTION,
     SDPBackend.MATH,
 ]
+# cuDNN plans anew for every pair of lengths, in about 50 ms, and a cache is longer at every token.
+CUDA_PRIORITY_CACHED = [SDPBackend.FLASH_ATTENTION, *(b for b in CUDA_PRIORITY if b != SDPBackend.FLASH_ATTENTION)]
 # torch's flash kernel for a CPU packs half precision with AVX-512 wherever the processor has it, and fails where
 # ATEN_CPU_CAPABILITY forbids that (2.13: "pack_vnni2 is only supported when avx512 is supported").
 CPU_FLASH_IN_HALF = torch.backends.cpu.get_cpu_capability() == "AVX512"
@@ -177,7 +179,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor
     heads_first = [x.transpose(1, 2) for x in (q, k, v)]
     kernels: Any = contextlib.nullcontext()
     if q.is_cuda:
-        kernels = sdpa_kernel(CUDA_PRIORITY, set_priority=True)
+        kernels = sdpa_kernel(CUDA_PRIORITY if q_len == k_len else CUDA_PRIORITY_CACHED, set_priority=True)
     elif q.dtype.itemsize == 2 and not CPU_FLASH_IN_HALF:
         kernels = sdpa_kernel(SDPBackend.MATH)
     with kernels:
@@ -208,7 +210,10 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor
 
 @functools.cache
 def _compiled_flex() -> Callable[..., Any]:
-    return torch.compile(flex_attention, dynamic=False)
+    """Outside of compiled blocks, as in evaluation, batches have many shapes: the first has its own kernel, and all
+    others share one. One for each would take 3.5 s, and after torch's limit of eight all scores would be formed.
+    """
+    return torch.compile(flex_attention)
 
 
 def _padded(x: Tensor, multiple: int) -> Tensor:

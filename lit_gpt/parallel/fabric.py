@@ -11,6 +11,7 @@ import logging
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +23,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from lit_gpt.errors import UserError
 
+Said = TypeVar("Said")
 DTYPES = {
     "bf16": torch.bfloat16,
     "bf16-mixed": torch.bfloat16,
@@ -70,12 +72,12 @@ class Runtime:
             dist.all_reduce(total)
         return total
 
-    def gather(self, text: str | None) -> list[str | None]:
+    def gather(self, said: Said) -> list[Said]:
         """What every rank has to say, by rank. On the host."""
-        texts = [text] * self.world_size
+        everyone = [said] * self.world_size
         if self.mesh is not None:
-            dist.all_gather_object(texts, text)
-        return texts
+            dist.all_gather_object(everyone, said)
+        return everyone
 
 
 def world_size() -> int:

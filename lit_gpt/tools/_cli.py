@@ -26,6 +26,16 @@ def local_path(given: str | Path) -> Path:
     return Path(text).expanduser()
 
 
+def check_given(values: Any, *but: str) -> None:
+    """Raises UserError for an option that was given nothing, "", which often is a variable of a shell without a value.
+
+    but: options that may be empty texts.
+    """
+    for name, value in vars(values).items():
+        if value == "" and name not in but:
+            raise UserError(f"--{name} is empty. Give it a value, or leave it out.")
+
+
 def parser_for(name: str, description: str, **options: Any) -> Parser:
     """An empty parser of `python -m lit_gpt.tools.<name>`."""
     return Parser(prog=f"python -m lit_gpt.tools.{name}", description=description, **options)

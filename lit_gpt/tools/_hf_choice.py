@@ -24,13 +24,13 @@ def choose_class(config: ModelConfig, multipliers: Multipliers, name: str | None
 
     name: a model type or a class, such as qwen3 or Qwen3ForCausalLM. Raises UserError with the reasons.
     """
-    if not name:
+    if name is None:
         entry, found = _closest(config, multipliers)
     else:
         entry = _named(name)
         found = reasons_against(entry, config, multipliers)
     if found:
-        asked = "as" if name else "for transformers: the closest is"
+        asked = "as" if name is not None else "for transformers: the closest is"
         raise UserError(f"{config.family} cannot be written {asked} {_refusal(entry, found)}; use --hf_class {REMOTE}.")
     return entry
 

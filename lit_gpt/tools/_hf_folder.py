@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from lit_gpt.checkpoint.export import FORMATS
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.data.kept_tokenizer import KeptTokenizer
 from lit_gpt.errors import NotWritten, UserError
@@ -22,11 +23,17 @@ from lit_gpt.evals.hf_tokenizer import write_tokenizer
 from lit_gpt.tools._hf_layout import Weights
 from lit_gpt.utils.files import replacing
 
+FILES = (*FORMATS, ".bin", ".pt", ".ckpt", ".gguf", ".json", ".zip")
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 
 
 def check_new(output: Path) -> None:
-    """Raises UserError where something is at the path."""
+    """Raises UserError where something is at the path, and for the name of a file, which one was asked for by that."""
+    if output.suffix in FILES:
+        raise UserError(
+            f"{output} would be a folder, and {output.suffix} is the end of a file's name. Give the name of a folder, "
+            "or --to file."
+        )
     if output.exists():
         raise UserError(f"{output} exists already. Give the name of a new folder.")
 

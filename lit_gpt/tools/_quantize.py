@@ -28,6 +28,7 @@ from lit_gpt.data.discover import open_corpus
 from lit_gpt.errors import NotInstalled, UserError
 from lit_gpt.evals.results import Metric
 from lit_gpt.tools._environment import best_device
+from lit_gpt.tools._hf_folder import check_new
 from lit_gpt.utils.files import write_text
 
 KINDS = ("int8", "int4", "fp8")
@@ -50,8 +51,7 @@ def quantized(write: Callable[[Path], Path], output: Path, kind: str, data_dir: 
     Raises UserError for data or a model that cannot be used, and where `output` exists.
     """
     check_installed()
-    if output.exists():
-        raise UserError(f"{output} exists already. Give the name of a new folder.")
+    check_new(output)
     corpus = open_corpus(data_dir, "validation", context, 0, shuffle=False, repeat=False)
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=".tmp-") as folder:

@@ -28,6 +28,7 @@ from lit_gpt.tools._cli import (
     add_plugins,
     add_trained_with,
     add_weights,
+    check_given,
     local_path,
     parser_for,
     trained_with,
@@ -35,6 +36,7 @@ from lit_gpt.tools._cli import (
 )
 from lit_gpt.tools._hf import is_hf_folder, read_hf, write_hf
 from lit_gpt.tools._hf_choice import why_remote
+from lit_gpt.tools._hf_folder import check_new
 from lit_gpt.tools._hf_remote import write_remote
 from lit_gpt.tools._quantize import KINDS, check_installed, quantized
 from lit_gpt.utils.files import read_object
@@ -92,6 +94,7 @@ def to_hf(
     """
     if is_hf_folder(path):
         raise UserError(f"{path} is a Hugging Face model already. Copy it, or give --to file.")
+    check_new(output)
     data = _validation_data(path, quantize, val_data_dir) if quantize else None
     tensors, meta = load_weights_and_meta(path, weights, typed)
     config, multipliers = describe_model(meta, path)
@@ -179,6 +182,7 @@ def build_parser() -> Parser:
 def main(argv: list[str]) -> int:
     """Convert and say where the result is."""
     values = build_parser().parse_args(argv)
+    check_given(values)
     use_plugins(values.plugins)
     dtype, typed = DTYPES.get(values.dtype), trained_with(values)
     if values.val_data_dir and not values.quantize:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from lit_gpt.config.bounds import violations
 from lit_gpt.config.command import parsed, run_command
+from lit_gpt.config.groups.kinds import Length
 from lit_gpt.config.parsers import Parser
 from lit_gpt.data.stream import TokenStream
 from lit_gpt.errors import UserError
@@ -23,7 +24,15 @@ from lit_gpt.evals.overlap import NGRAM, other_tokenizer, overlap, streams_of
 from lit_gpt.evals.results import Metric, Result, save
 from lit_gpt.evals.tasks import TASKS, Outcome
 from lit_gpt.plugins import digests
-from lit_gpt.tools._cli import add_plugins, add_trained_with, add_weights, local_path, parser_for, use_plugins
+from lit_gpt.tools._cli import (
+    add_plugins,
+    add_trained_with,
+    add_weights,
+    check_given,
+    local_path,
+    parser_for,
+    use_plugins,
+)
 from lit_gpt.utils.files import told, write_text
 
 UNSAID = ("verbose", "tasks_dir")  # options that change nothing in the figures
@@ -33,6 +42,7 @@ def judge(task: str, words: list[str]) -> int:
     """Evaluate as the words say, print the figures, and keep them beside the model."""
     module, parser = TASKS.load(task), parser_of(task)
     values = parsed(parser, words, module.Options)
+    check_given(values)
     options = module.Options(**{name: values[name] for name in module.Options.__dataclass_fields__})
     if wrong := violations(options):
         raise UserError(wrong[0])
@@ -127,13 +137,13 @@ def parser_of(task: str) -> Parser:
     for name, text in texts.items():
         parser.add_argument(f"--{name}", type=str | None, default="auto" if name == "dtype" else None, help=text)
     length = "longest input in tokens; default: the training context, times --yarn_scale"
-    parser.add_argument("--max_length", type=int | None, default=None, help=length)
+    parser.add_argument("--max_length", type=Length | None, default=None, help=length)
     yarn = "stretch rotary positions to a context this many times as long (YaRN); default: as trained"
     parser.add_argument("--yarn_scale", type=float | None, default=None, help=yarn)
     window = "tokens that windowed layers see; default: as trained"
-    parser.add_argument("--window", type=int | None, default=None, help=window)
+    parser.add_argument("--window", type=Length | None, default=None, help=window)
     kept = "folder for the result; default: evals in the run folder, or beside an exported file"
-    parser.add_argument("--output_dir", type=Path | None, default=None, help=kept)
+    parser.add_argument("--output_dir", type=local_path, default=None, help=kept)
     answers = "file for the figures of every question, one JSON object on a line; default: none"
     parser.add_argument("--answers", type=local_path, default=None, help=answers)
     data = "folder of the model's training data, in which the evaluation's n-grams are looked for; default: none"

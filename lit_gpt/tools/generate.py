@@ -23,6 +23,7 @@ from lit_gpt.tools._cli import (
     add_plugins,
     add_trained_with,
     add_weights,
+    check_given,
     local_path,
     parser_for,
     trained_with,
@@ -108,6 +109,7 @@ def prompts(given: str | None) -> Iterator[str]:
 def main(argv: list[str]) -> int:
     """Print continuations as they are generated."""
     values = build_parser().parse_args(argv)
+    check_given(values, "prompt")
     limit = values.max_new_tokens
     if limit < 0:
         raise UserError(f"--max_new_tokens is {limit}; give 0 or more.")

@@ -9,7 +9,8 @@ error. lit_gpt/evals/results.py has what a result is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,12 +44,18 @@ class Row(NamedTuple):
         return int(at) if at.isdecimal() else None
 
 
-def rows_of(paths: Sequence[Path], task: str | None, metric: str | None) -> list[Row]:
-    """Every figure of the results beside these models. Raises UserError where there is none."""
+def rows_of(
+    paths: Sequence[Path], task: str | None, metric: str | None, damaged: Callable[[UserError], None] | None = None
+) -> list[Row]:
+    """Every figure of the results beside these models, each once. damaged: see read_results.
+
+    Raises UserError where there is none.
+    """
     for path in paths:
         if not path.exists():
             raise UserError(f"{path} does not exist. Give run folders, step folders, or exported files.")
-    found = [Row(r, name, m) for path in paths for r in read_results(path) for name, m in r.metrics.items()]
+    places = {folder_of(path): path for path in paths}.values()  # a run and its step have the same results
+    found = [Row(r, name, m) for path in places for r in read_results(path, damaged) for name, m in r.metrics.items()]
     chosen = [
         row
         for row in found
@@ -119,18 +126,24 @@ def _series(rows: Sequence[Row]) -> Iterator[tuple[str, list[float], list[float]
 
 
 def main(argv: list[str]) -> int:
-    """Print the table, and draw it where asked."""
+    """Print the table, and draw it where asked; the exit code is not 0 where a file is left out as damaged."""
     parser = parser_for("results", "What did evaluations of these models find?")
     parser.add_argument("models", nargs="+", type=local_path, help="run folders, step folders, or exported files")
     parser.add_argument("--task", type=str | None, default=None, help="results of this task only")
     parser.add_argument("--metric", type=str | None, default=None, help="this figure only, such as acc or acc@480")
     parser.add_argument("--plot", type=local_path, default=None, help="draw them too, into this .png file")
     values = parser.parse_args(argv)
-    rows = rows_of(values.models, values.task, values.metric)
+    left_out: list[UserError] = []
+
+    def damaged(error: UserError) -> None:
+        print(f"error: left out: {error}", file=sys.stderr)
+        left_out.append(error)
+
+    rows = rows_of(values.models, values.task, values.metric, damaged)
     print(table(rows))
     if values.plot:
         print(f"drawn: {plot(rows, values.plot)}")
-    return 0
+    return left_out[0].code if left_out else 0
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from lit_gpt.data.kept_tokenizer import KeptTokenizer, describe_tokenizer
 from lit_gpt.data.loader import Loader
 from lit_gpt.data.stream import DataError
 from lit_gpt.errors import EXIT_NOT_FINITE, EXIT_NOT_WRITTEN, EXIT_PEER_LOST, NotWritten, UserError
+from lit_gpt.evals.crew import Crew
 from lit_gpt.metrics.health import activation_statistics
 from lit_gpt.metrics.summary import jsonable
 from lit_gpt.metrics.trackers import check_installed
@@ -155,7 +156,8 @@ class Trainer:
                 self.samples = Samples(run.sample_prompts, run.sample_tokens, self.resolved.model, tokenizer)
             if run.eval_tasks:
                 given = run.eval_tasks, run.eval_tasks_path, run.eval_tasks_limit, run.eval_task_options or {}
-                self.tasks = TaskScores(*given, tokenizer)
+                crew = Crew(self.runtime.rank, self.runtime.world_size, self.runtime.gather)
+                self.tasks = TaskScores(*given, tokenizer, crew)
         if resume_from:
             load_checkpoint(resume_from, self.model, self.optimizer, self.runtime, self.averages.tensors())
         elif self.fork:

@@ -90,8 +90,9 @@ class Samples:
 
 def read_prompts(path: str) -> list[str]:
     """The lines of a file that hold something. Raises UserError where there are none."""
+    wanted = "Give --sample_prompts a text file with a prompt in each line."
     try:
-        lines = regular(Path(path)).read_text(encoding="utf-8").splitlines()
+        lines = regular(Path(path), wanted).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--sample_prompts {path} cannot be read as UTF-8 text ({error}).") from error
     prompts = [line for line in lines if line.strip()]

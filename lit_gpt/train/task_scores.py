@@ -1,7 +1,8 @@
 """Evaluations of the model while it trains (--eval_tasks): those of this project, and lm-eval's tasks.
 
 They draw their own random numbers and change nothing that training reads, so the numbers of a run are the same without
-them. Where an evaluation fails, a note says so and training goes on: it can be done again with any checkpoint.
+them. Where an evaluation fails, a note says so and training goes on: it can be done again with any checkpoint. The
+processes of a run share the questions.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from lit_gpt.config.arguments import Argument, arguments_of, check
 from lit_gpt.config.bounds import violations
 from lit_gpt.data.kept_tokenizer import KeptTokenizer
 from lit_gpt.errors import UserError
+from lit_gpt.evals.crew import ALONE, Crew
 from lit_gpt.evals.judged import Judged
 from lit_gpt.evals.results import Metric
 from lit_gpt.evals.tasks import TASKS
 from lit_gpt.model import GPT
+from lit_gpt.parallel.peers import is_of_collective
 
 Found = Mapping[str, Mapping[str, Metric]]  # task -> its figures
 
@@ -34,7 +37,8 @@ class TaskScores:
     """The evaluations of a run, checked before it starts.
 
     names: of --eval_tasks. folder: with tasks of lm-eval's kind. limit: examples of each of these. options: of this
-    project's evaluations. tokenizer: of the training data. Raises UserError where one of these means nothing.
+    project's evaluations. tokenizer: of the training data. crew: the processes of the run. Raises UserError where one
+    of these means nothing.
     """
 
     def __init__(
@@ -44,10 +48,11 @@ class TaskScores:
         limit: int,
         options: Mapping[str, Mapping[str, Any]],
         tokenizer: KeptTokenizer | None,
+        crew: Crew = ALONE,
     ):
         if tokenizer is None:
             raise UserError("--eval_tasks: the training data does not say which tokenizer it has; add a meta.json.")
-        self.tokenizer, self.folder, self.limit = tokenizer, folder, limit
+        self.tokenizer, self.folder, self.limit, self.crew = tokenizer, folder, limit, crew
         self.ours = {name: _options(name, options.get(name, {})) for name in names if name in TASKS}
         self.theirs = [name for name in names if name not in self.ours]
         if strangers := [name for name in options if name not in self.ours]:
@@ -58,13 +63,16 @@ class TaskScores:
 
     def measure(self, model: GPT, prefix: str) -> tuple[dict[str, float], list[str]]:
         """`<prefix>/<task>/<figure>`, with `_stderr` its standard error; and what went wrong, in sentences."""
-        judged, values, said = Judged(model, self.tokenizer), dict[str, float](), list[str]()
+        judged, values, said = Judged(model, self.tokenizer, crew=self.crew), dict[str, float](), list[str]()
         # A graph for every length would push out those of training.
         with unchanged_randomness(), torch.compiler.set_stance("force_eager"):
             for ask in (*(_one(name, options) for name, options in self.ours.items()), self._ask_theirs):
                 try:
-                    found = ask(judged)
+                    with self.crew:
+                        found = ask(judged)
                 except Exception as error:
+                    if is_of_collective(error):  # a process is gone, and training cannot go on either
+                        raise
                     said.append(f"warning: no score: {' '.join(str(error).split()) or repr(error)}")
                     continue
                 for task, metrics in found.items():

@@ -52,7 +52,7 @@ def read_object(path: Path) -> dict[str, Any]:
 def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     """(path and line, value) of each line of a file that is not blank. Raises UserError, with the line, for others."""
     try:
-        lines = regular(path).read_text(encoding="utf-8").split("\n")
+        lines = regular(path, "Give a file of JSON lines.").read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error}). Write it again.") from error
     except OSError as error:
@@ -106,14 +106,17 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def regular(path: Path) -> Path:
-    """`path` itself. Raises UserError for a broken link, and for folders, pipes and devices: reading them may hang."""
+def regular(path: Path, wanted: str = "") -> Path:
+    """`path` itself. Raises UserError for a broken link, and for folders, pipes and devices: reading them may hang.
+
+    wanted: the sentence on what to give, where a person named the path; else the name is in the way.
+    """
     try:
         mode = path.stat().st_mode
     except OSError as e:
         link = "is a link to nothing that is there" if path.is_symlink() else f"cannot be read: {e.strerror}"
-        raise UserError(f"{path} {link}. Put the file there, or remove the name.") from e
+        raise UserError(f"{path} {link}. {wanted or 'Put the file there, or remove the name.'}") from e
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
-        raise UserError(f"{path} is {what} and not a file. Remove or rename it.")
+        raise UserError(f"{path} is {what} and not a file. {wanted or 'Remove or rename it.'}")
     return path

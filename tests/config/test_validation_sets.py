@@ -41,3 +41,12 @@ def test_what_is_refused(given: str) -> None:
     with pytest.raises(UserError) as raised:
         validation_sets(given)
     assert REFUSED[given] in str(raised.value) and str(raised.value).startswith(f"--val_data_dir {given}: ")
+
+
+def test_a_folder_whose_name_reads_as_a_set(tmp_path, monkeypatch) -> None:
+    """It was taken for the folder after the sign, or said to be missing."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "web=x").mkdir()
+    with pytest.raises(UserError, match=r"a folder has this name. Type ./web=x for it, or web=./x for a set 'web'"):
+        validation_sets("web=x")
+    assert validation_sets("./web=x") == {"": "./web=x"} and validation_sets("web=./x") == {"web": "./x"}

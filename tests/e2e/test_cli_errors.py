@@ -152,7 +152,7 @@ def mixture_of_one(folder: Path) -> Path:
 def test_a_budget_of_many_epochs_is_said(tmp_path, capsys):
     """`--depth 2` on a megabyte of text was 80 epochs, days on a laptop, and nothing said so."""
     small = shards(tmp_path / "data", np.arange(600) % 7)
-    assert run(small, tmp_path / "out", max_tokens=8 * 512, depth=2) == 0
+    assert run(small, tmp_path / "out", max_tokens=8 * 512, depth=2, vocab_size=7) == 0
     assert "times through" not in capsys.readouterr().err
-    assert run(small, tmp_path / "more", max_tokens=24 * 512, depth=2, ar=4) == 0
+    assert run(small, tmp_path / "more", max_tokens=24 * 512, depth=2, ar=4, vocab_size=7) == 0
     assert "the budget goes 20 times through the 600 tokens of the data" in capsys.readouterr().err

@@ -11,14 +11,16 @@ from tiny_run import folder_of, rows, run
 
 from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
+STEP = 256  # tokens; few, for heads are of 128 dimensions
 MOE: dict[str, Any] = {"train_model": "transformer_gqa4_h2_moe", "base_hps__d0": 4, "ar": 8, "async_save": False}
+MOE |= {"total_bsz": STEP, "micro_bsz": 4, "base_hps__b0": STEP, "base_hps__warmup_tokens": 2 * STEP}
 # The words of ArchScale's guide, less sizes.
 GUIDE = {"share_expert": True, "global_aux": True, "sqrt_gate": True, "fsdp2": True}
 GUIDE |= {"train_name": "v2scale_mup_muonh_ga_qknorm_sgate_shexp", "sparsity": 4, "top_k": 4}
 
 
 def test_the_command_of_the_guide(data, tmp_path):
-    options = {**MOE, **GUIDE, "base_hps__eta0": 0.02, "max_tokens": 10 * 512, "base_hps__warmup_tokens": 0}
+    options = {**MOE, **GUIDE, "base_hps__eta0": 0.02, "max_tokens": 10 * STEP, "base_hps__warmup_tokens": 0}
     assert run(data, tmp_path, val_data_dir=data, eval_sequences=4, **options) == 0
     folder, losses = folder_of(tmp_path), rows(tmp_path)
     assert folder.name == f"{GUIDE['train_name']}_transformer_gqa4_h2_moe_s4_k4_d4_ar8_ctx64"
@@ -46,13 +48,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def test_one_expert_per_token(data, tmp_path):
     """Switch Transformer's gate, so that the loss reaches the router."""
     options = {**MOE, "depth": 2, "base_hps__d0": 2, "sparsity": 4, "top_k": 1, "aux_gamma": 0.0}
-    assert run(data, tmp_path, max_tokens=3 * 512, **options) == 0
+    assert run(data, tmp_path, max_tokens=3 * STEP, **options) == 0
     config = json.loads((folder_of(tmp_path) / "model.json").read_text())
     assert config["experts"]["gate"] == "all"
 
 
 def test_every_option_changes_the_run(data, tmp_path):
-    short = {**MOE, "ar": 16, "depth": 2, "base_hps__d0": 2, "sparsity": 2, "top_k": 2, "max_tokens": 3 * 512}
+    short = {**MOE, "ar": 16, "depth": 2, "base_hps__d0": 2, "sparsity": 2, "top_k": 2, "max_tokens": 3 * STEP}
     found = {}
     for name, changes in OPTIONS.items():
         assert run(data, tmp_path / name, **short, **changes) == 0
@@ -64,8 +66,8 @@ def test_every_option_changes_the_run(data, tmp_path):
 
 def test_stopped_and_continued_with_its_selection_biases(data, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    options = {**MOE, "train_model": "sambay_gqa4_moe", "ar": 32, "sparsity": 2, "top_k": 2, "bias_rate": 0.01}
-    options |= {"max_tokens": 4 * 512, "micro_bsz": 4, "val_data_dir": data, "eval_step": 2, "eval_sequences": 4}
+    options = {**MOE, "train_model": "sambay_gqa4_moe", "ar": 16, "sparsity": 2, "top_k": 2, "bias_rate": 0.01}
+    options |= {"max_tokens": 4 * STEP, "micro_bsz": 2, "val_data_dir": data, "eval_step": 2, "eval_sequences": 4}
     assert run(data, whole, **options) == 0
     assert run(data, parts, resume="auto", stop_after=2, **options) == EXIT_INTERRUPTED
     assert run(data, parts, resume="auto", **options) == 0

@@ -54,6 +54,22 @@ def trunk_and_step(out: Path, step: int) -> Path:
     return step_folder(folder_of(out) / "checkpoints", step)
 
 
+@pytest.fixture(scope="module")
+def trunk(data, tmp_path_factory) -> Path:
+    """Four steps at a constant rate; tests that change the folder train their own."""
+    out = tmp_path_factory.mktemp("trunk")
+    assert run(data, out, **CONSTANT, max_tokens=4 * STEP) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def forked(data, trunk, tmp_path_factory) -> Path:
+    """The fifth step of that."""
+    out, options = tmp_path_factory.mktemp("forked"), {**CONSTANT, "max_tokens": 6 * STEP}
+    assert run(data, out, **options, fork_from=folder_of(trunk), stop_after=1) == EXIT_INTERRUPTED
+    return out
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_larger_budget_goes_on(data, tmp_path, capsys, optimizer):
     """A finished run at a constant rate, given a larger budget, is the run that had it from the start."""
@@ -124,9 +140,9 @@ def test_a_fork_under_the_same_options_is_the_run_itself(data, tmp_path, optimiz
     options = {"optimizer": optimizer, **OPTIMIZERS[optimizer], **CONSTANT, "max_tokens": 8 * STEP}
     trunk, fork = tmp_path / "trunk", tmp_path / "fork"
     assert run(data, trunk, **options) == 0
-    assert run(data, fork, **options, fork_from=trunk_and_step(trunk, 4), stop_after=2) == EXIT_INTERRUPTED
-    again = {**options, "fork_from": trunk_and_step(trunk, 4), "resume": "auto"}
-    assert run(data, fork, **again) == 0
+    options["fork_from"] = trunk_and_step(trunk, 4)
+    assert run(data, fork, **options, stop_after=2) == EXIT_INTERRUPTED
+    assert run(data, fork, **options, resume="auto") == 0
     assert_same(trunk, fork, 8)
 
 
@@ -217,10 +233,9 @@ def test_two_processes_and_another_number_of_them(data, tmp_path):
     assert rows(one) == pytest.approx({s: loss for s, loss in rows(two).items() if s > 4}, rel=1e-4)
 
 
-def test_what_starts_anew_is_said(data, tmp_path, capsys):
+def test_what_starts_anew_is_said(data, trunk, tmp_path, capsys):
     """From AdamW to Muon the matrices' state is another; vectors and tables keep theirs."""
-    trunk, fork = tmp_path / "trunk", tmp_path / "fork"
-    assert run(data, trunk, **CONSTANT, max_tokens=4 * STEP) == 0
+    fork = tmp_path / "fork"
     options = {**CONSTANT, "optimizer": "muon", "fork_from": folder_of(trunk), "max_tokens": 6 * STEP}
     assert run(data, fork, **options) == 0
     said = capsys.readouterr().err
@@ -266,9 +281,7 @@ def test_what_cannot_be(data, tmp_path, capsys, options, said):
     assert said in capsys.readouterr().err
 
 
-def test_forks_that_cannot_be(data, tmp_path, capsys):
-    trunk, fork = tmp_path / "trunk", tmp_path / "fork"
-    assert run(data, trunk, **CONSTANT, max_tokens=4 * STEP) == 0
+def test_forks_that_cannot_be(data, trunk, tmp_path, capsys):
     cases = [
         ({"max_tokens": 4 * STEP}, "--decay_tokens N to decay over N more"),
         ({"depth": 2}, "does not fit this run"),
@@ -277,7 +290,7 @@ def test_forks_that_cannot_be(data, tmp_path, capsys):
     ]
     for options, said in cases:
         typed = {"max_tokens": 8 * STEP, "fork_from": folder_of(trunk), **CONSTANT, **options}
-        assert run(data, typed.pop("out_dir", fork), **typed) == 2
+        assert run(data, typed.pop("out_dir", tmp_path), **typed) == 2
         assert said in capsys.readouterr().err
 
 
@@ -366,9 +379,7 @@ def test_a_longer_context_under_a_curriculum(two_sources, tmp_path):
     assert read[6] == 0 < read[7]
 
 
-def test_other_data_begins_at_its_start(data, two_sources, tmp_path, capsys):
-    trunk = tmp_path / "trunk"
-    assert run(data, trunk, **CONSTANT, max_tokens=4 * STEP) == 0
+def test_other_data_begins_at_its_start(data, trunk, two_sources, tmp_path, capsys):
     fork = {**CONSTANT, "max_tokens": 6 * STEP, "fork_from": folder_of(trunk)}
     assert run(two_sources / "web_data", tmp_path / "a", **fork) == 0
     assert run(data, tmp_path / "b", **fork, ctx_len=32) == 0
@@ -381,20 +392,19 @@ def test_averages_go_on_in_a_fork(data, tmp_path, capsys):
     trunk, fork, more = (tmp_path / name for name in ("trunk", "fork", "more"))
     options = {**CONSTANT, "max_tokens": 8 * STEP}
     assert run(data, trunk, **options, ema="1k") == 0
-    start = {"fork_from": trunk_and_step(trunk, 4)}
-    assert run(data, fork, **options, **start, ema="1k") == 0
+    options |= {"fork_from": trunk_and_step(trunk, 4), "save_step": 1}
+    assert run(data, fork, **options, ema="1k") == 0
     assert_same(trunk, fork, 8)
-    assert run(data, more, **options, **start, ema="1k,4k") == 0
+    assert run(data, more, **options, ema="1k,4k") == 0
     capsys.readouterr()
-    assert run(data, tmp_path / "none", **options, **start, dry_run=True) == 0
+    assert run(data, tmp_path / "none", **options, dry_run=True) == 0
     assert "the averages with half-lives of 1,000 tokens are not kept" in capsys.readouterr().out
-    found, wanted = tensors(more, 8), tensors(trunk, 8)
-    assert all(torch.equal(found[name], t) for name, t in wanted.items())
+    found = tensors(more, 8)
+    assert all(torch.equal(found[name], t) for name, t in tensors(trunk, 8).items())
     weights = {n.removeprefix("model."): t for n, t in tensors(trunk, 4).items() if n.startswith("model.")}
+    rho = 0.5 ** (STEP / 4000)
     for step in range(5, 9):
-        assert run(data, tmp_path / str(step), **options | {"max_tokens": step * STEP}) == 0
-        rho = 0.5 ** (STEP / 4000)
-        now = tensors(tmp_path / str(step), step)
+        now = tensors(more, step)
         weights = {n: t.double() * rho + now[f"model.{n}"].double() * (1 - rho) for n, t in weights.items()}
     for name, average in weights.items():
         torch.testing.assert_close(found[f"ema.4000.{name}"].double(), average, rtol=1e-5, atol=1e-6)
@@ -414,12 +424,10 @@ def test_averages_go_on_in_a_fork(data, tmp_path, capsys):
     ],
     ids=str,
 )
-def test_a_plan_with_a_fork_that_is_none(data, tmp_path, wrong):
+def test_a_plan_with_a_fork_that_is_none(data, trunk, forked, tmp_path, wrong):
     """The fork is found out anew, and the run goes on where only places of other runs, which may move, differ."""
-    trunk, fork = tmp_path / "trunk", tmp_path / "fork"
-    assert run(data, trunk, **CONSTANT, max_tokens=4 * STEP) == 0
+    fork = Path(shutil.copytree(forked, tmp_path / "fork", symlinks=True))
     options = {**CONSTANT, "max_tokens": 6 * STEP, "fork_from": folder_of(trunk)}
-    assert run(data, fork, **options, stop_after=1) == EXIT_INTERRUPTED
     path = folder_of(fork) / "plan.json"
     plan = json.loads(path.read_text())
     path.write_text(json.dumps({**plan, "fork": {**plan["fork"], **wrong}}))
@@ -461,10 +469,8 @@ def test_processes_that_found_different_starts():
         start_of(Fork("/run/checkpoints/step-000002", "a", 2, 2 * STEP), ["a", "b"])
 
 
-def test_a_rate_that_jumps_is_noted(data, tmp_path, capsys):
+def test_a_rate_that_jumps_is_noted(data, trunk, tmp_path, capsys):
     """A decay that would have begun before the fork does begin before it, and that is said."""
-    trunk = tmp_path / "trunk"
-    assert run(data, trunk, **CONSTANT, max_tokens=4 * STEP) == 0
     start = {"fork_from": folder_of(trunk), "dry_run": True}
     assert run(data, tmp_path / "a", **start, max_tokens=6 * STEP, decay_tokens=4 * STEP) == 0
     said = capsys.readouterr().out
@@ -488,10 +494,7 @@ def test_data_of_another_tokenizer_is_refused(data, tmp_path, capsys):
     assert "different tokenizers" in capsys.readouterr().err
 
 
-def test_every_figure_says_where_a_fork_comes_from(data, tmp_path):
-    trunk, fork = tmp_path / "trunk", tmp_path / "fork"
-    assert run(data, trunk, **CONSTANT, max_tokens=4 * STEP) == 0
-    assert run(data, fork, **CONSTANT, max_tokens=6 * STEP, fork_from=folder_of(trunk)) == 0
-    (title,) = _names([folder_of(fork)])
-    assert title == f"{folder_of(fork).name}\nfork of {folder_of(trunk).name} after 2,048 tokens"
-    assert draw_loss_curve(folder_of(fork), output=tmp_path / "fork.png").stat().st_size > 1000
+def test_every_figure_says_where_a_fork_comes_from(trunk, forked, tmp_path):
+    (title,) = _names([folder_of(forked)])
+    assert title == f"{folder_of(forked).name}\nfork of {folder_of(trunk).name} after 2,048 tokens"
+    assert draw_loss_curve(folder_of(forked), output=tmp_path / "fork.png").stat().st_size > 1000

@@ -12,24 +12,26 @@ from tiny_run import folder_of, rows, run
 from lit_gpt.checkpoint import find_checkpoint, load_full, write_exported
 from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
+STEP = 256  # tokens
 DENSE: dict[str, Any] = {"train_model": "transformer_gqa4_h2", "base_hps__d0": 4, "ar": 8, "async_save": False}
-DENSE |= {"train_name": "v2scale_mup_muonh_ga_qknorm", "base_hps__eta0": 0.02, "base_hps__warmup_tokens": 512}
+DENSE |= {"train_name": "v2scale_mup_muonh_ga_qknorm", "base_hps__eta0": 0.02, "base_hps__warmup_tokens": STEP}
+DENSE |= {"total_bsz": STEP, "micro_bsz": 4, "base_hps__b0": STEP}  # heads are of 128 dimensions, so tokens are few
 EXPERTS = {"train_model": "transformer_gqa4_h2_moe", "sparsity": 4, "top_k": 4, "sqrt_gate": True, "share_expert": True}
-ON = {"max_tokens": 5 * 512, "base_hps__eta0": 0.002}  # a rate with which a few steps harm no trained model
+ON = {"max_tokens": 5 * STEP, "base_hps__eta0": 0.002}  # a rate with which a few steps harm no trained model
 MOE = {**DENSE, **EXPERTS, **ON, "aux_gamma": 0.0}
 
 
 @pytest.fixture(scope="module")
 def dense(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("dense")
-    assert run(data, out, val_data_dir=data, eval_sequences=8, **DENSE, max_tokens=16 * 512) == 0
+    assert run(data, out, val_data_dir=data, eval_sequences=4, **DENSE, max_tokens=16 * STEP) == 0
     return out
 
 
 def validated(data, out, capsys, **options) -> float:
     """The loss of weights on the validation data, from a run that only validates."""
     capsys.readouterr()
-    options |= {"train_name": f"{DENSE['train_name']}_validation", "val_data_dir": data, "eval_sequences": 8}
+    options |= {"train_name": f"{DENSE['train_name']}_validation", "val_data_dir": data, "eval_sequences": 4}
     assert run(data, out, **options) == 0
     return float(dict(line.split() for line in capsys.readouterr().out.splitlines())["metric/val_loss@1x"])
 

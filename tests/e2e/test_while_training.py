@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from spawn import run_distributed
 from tiny_model import same
-from tiny_run import OPTIONS, folder_of, make_text, pretrain, rows, run, words
+from tiny_run import OPTIONS, folder_of, make_corpus, make_text, pretrain, rows, run, words
 
 from lit_gpt.checkpoint import load_full, read_meta
 from lit_gpt.checkpoint.retention import VALIDATION
@@ -31,7 +31,7 @@ def other(tmp_path_factory) -> Path:
     texts.mkdir()
     for i in range(20):
         (texts / f"{i:03d}.txt").write_text(make_text(1000 + i).upper(), encoding="utf-8", newline="\n")
-    prepare(str(texts), str(texts.parent / "data"), validation_fraction=0.2, num_workers=1, progress=False)
+    prepare(str(texts), str(texts.parent / "data"), validation_fraction=0.1, num_workers=1, progress=False)
     return texts.parent / "data"
 
 
@@ -103,8 +103,9 @@ def test_positions_change_no_other_number(data, other, plain, tmp_path):
 
 
 def test_all_of_the_data_at_chosen_steps(data, other, plain, tmp_path, capsys):
-    """Step 3 has no other validation."""
-    sets = f"a={data},b={other}"
+    """Step 3 has no other validation. The first set is smaller than that of `plain`, for all of it is read often."""
+    few = make_corpus(tmp_path / "few", 10)
+    sets = f"a={few},b={other}"
     at = {"full_eval_at": "3,last", "eval_positions": True, "ema": "1k"}
     assert run(data, tmp_path / "some", val_data_dir=sets, **at, **SHORT) == 0
     assert "validation loss on all data: a 1x " in capsys.readouterr().err
@@ -188,6 +189,7 @@ def test_samples_that_cannot_be(data, prompts, tmp_path, capsys):
     empty = tmp_path / "empty.txt"
     empty.write_text("\n \n")
     refused = {"a.txt": "a.txt cannot be read", empty: "holds no prompt"}
+    refused[tmp_path] = "is a folder and not a file. Give --sample_prompts a text file"
     for file, said in refused.items():
         assert run(data, tmp_path / "out", val_data_dir=data, sample_prompts=file, **SHORT) == 2
         assert said in capsys.readouterr().err
@@ -256,7 +258,7 @@ def on_two(argv: list[str]) -> int:
 
 
 def test_two_processes_ask_what_one_asks(data, prompts, tmp_path):
-    """Each has all weights for a while, and the one that writes has the same texts and scores."""
+    """Each has all weights for a while, and answers a part of the questions: the scores are those of the checkpoint."""
     options = {"val_data_dir": data, "sample_prompts": prompts, "sample_tokens": 6, "eval_tasks_step": 2}
     options |= {**LONG, **TASKS, "total_bsz": 1024, "max_tokens": 4 * 1024}
     assert run(data, tmp_path / "one", **options) == 0
@@ -267,8 +269,13 @@ def test_two_processes_ask_what_one_asks(data, prompts, tmp_path):
         2,
         4,
     }
-    model, meta = load_model(folder_of(tmp_path / "two"))
-    tokenizer, bos_id = tokenizer_of(folder_of(tmp_path / "two"), None, meta)
+    two = folder_of(tmp_path / "two")
+    assert evaluate.judge("phonebook", ["--checkpoint_path", str(two), "--device", "cpu", *flags()]) == 0
+    found = json.loads(next((two / "evals").glob("phonebook-*.json")).read_text())["metrics"]
+    for name, metric in found.items():
+        assert rows(tmp_path / "two", f"eval/phonebook/{name}")[4] == pytest.approx(metric["value"], rel=1e-5)
+    model, meta = load_model(two)
+    tokenizer, bos_id = tokenizer_of(two, None, meta)
     for row in samples(tmp_path / "two")[3:]:
         ids = prompt_ids(model.config.vocab_size, tokenizer, row["prompt"], bos_id)
         assert row["text"] == tokenizer.decode(generate_tokens(model, [ids], 6, stop=tokenizer.eos_id)[0])

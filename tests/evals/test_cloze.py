@@ -153,16 +153,18 @@ def test_passages_are_held_out(judged, held_out):
     [
         ({"context": 400}, "do not fit into the model's 335. Give --context 330, or"),
         ({"context": 400, "middle": 350}, "Give --context 330 --near 20 --middle 82, or a larger --max_length"),
-        ({"near": 120}, "must grow in this order"),
+        ({"near": 120}, "must grow in this order. Give --near 18 --middle 75"),
+        ({"length": 320}, "leaves 15 of the model's 335 tokens for a context, and 32 are needed"),
         ({"length": 200, "context": 130, "near": 20, "middle": 30, "questions": 1}, ""),
     ],
 )
-def test_what_cannot_be_asked(judged, held_out, changes, message):
+def test_what_cannot_be_asked(judged, held_out, changes, message, capsys):
     if message:
         with pytest.raises(UserError, match=message):
             make(judged, options(held_out, **changes))
     else:
         assert "choice" not in make(judged, options(held_out, **changes)), "no passage has so many tokens after it"
+        assert "note: no choice question, and so none of its figures" in capsys.readouterr().err
 
 
 def test_data_of_another_tokenizer(judged, tmp_path):

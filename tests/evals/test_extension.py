@@ -63,14 +63,21 @@ def test_it_is_the_model_of_such_options(exported):
         (Extension(yarn_scale=4), small("mamba"), "no rotary positions"),
         (Extension(yarn_scale=4), optioned("rope_base"), "YaRN does not fit"),  # 24 tokens of context
         (Extension(yarn_scale=1), trained_config(), "give more than the 1 of training"),
-        (Extension(yarn_scale=float("nan")), trained_config(), "give more than the 1 of training"),
         (Extension(window=9), small("mamba"), "no layer with a window"),
-        (Extension(window=0), trained_config(), "give 1 token or more"),
     ],
 )
 def test_what_cannot_act(extension, config, said):
     with pytest.raises(UserError, match=said):
         extension.of(config)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -1.0, 0.5, 1e300])
+def test_numbers_that_mean_nothing(number):
+    """A scale of 1e300 was done, and its figures were kept."""
+    with pytest.raises(UserError, match=r"yarn_scale is .*; it must be from 1 to 10,000"):
+        Extension(yarn_scale=number)
+    with pytest.raises(UserError, match=r"window is .*; it must be"):
+        Extension(window=0)
 
 
 def test_a_result_says_so(exported, tmp_path):

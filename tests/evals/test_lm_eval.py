@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from script_module import script_module
 from spawn import run_distributed
-from tiny_run import folder_of, make_corpus, rows, run
+from tiny_run import folder_of, make_corpus, pretrain, rows, run, words
 
 from lit_gpt.config.command import exit_code
 from lit_gpt.errors import UserError
@@ -104,7 +104,11 @@ def test_soft_metrics_by_hand():
         ({"dtype": "int4"}, "dtype is int4; give one of auto"),
         ({"speed": 11}, "--model_args speed is unknown"),
         ({"batch_size": "many"}, "--batch_size is many; give a number"),
-        ({"max_length": 0}, "max_length is 0; give 2"),
+        ({"batch_size": 0}, "--batch_size is 0; give a number"),
+        ({"max_length": 0}, "max_length is 0; it must be from 2"),
+        ({"max_length": 12.5}, "max_length is 12.5; give a whole number"),
+        ({"max_gen_toks": -1}, "max_gen_toks is -1; give 1 or more"),
+        ({"yarn_scale": "nan"}, "yarn_scale is 'nan'; give a number"),
     ],
 )
 def test_what_means_nothing(options, message, trained):
@@ -157,6 +161,46 @@ def test_lengths_that_nobody_asked_for_are_no_figures():
 
     found = metrics_of({"4096,none": -1, "512,none": 0.25, "512_stderr,none": 0.1}, {})
     assert {name: (m.value, m.stderr) for name, m in found.items()} == {"512": (0.25, 0.1)}
+
+
+def test_drawn_texts_do_not_depend_on_who_else_asks(trained):
+    """A process that had half of the questions drew other texts; one question asked twice is drawn twice."""
+    from lm_eval.api.instance import Instance
+
+    given = {"temperature": 2.0, "do_sample": True, "max_gen_toks": 6, "until": ["\n\n"]}
+    asked = [Instance("generate_until", {}, ("the width", given), 0, ("task", doc, 2)) for doc in (0, 0, 1, 1, 2, 2)]
+    model = ours(trained)
+    whole = model.generate_until(asked, disable_tqdm=True)
+    assert whole == model.generate_until(asked[:4], disable_tqdm=True) + model.generate_until(asked[4:])
+    assert len(set(whole)) == 6
+
+
+def train(argv: list[str]) -> int:
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    return pretrain.main(argv)
+
+
+def test_tasks_of_a_model_that_two_processes_train(tasks, tmp_path):
+    """They share the questions, and the scores are those of the checkpoint; one of them was left without figures."""
+    options = {"eval_tasks": "local_choices,local_generate", "eval_tasks_path": tasks, "eval_tasks_step": 8}
+    line = words(make_corpus(tmp_path / "corpus"), tmp_path / "out", micro_bsz=2, **options)
+    assert run_distributed(train, 2, line) == [0, 0]
+    folder = folder_of(tmp_path / "out")
+    alone = evaluate(tasks, ours(folder), limit=200)["results"]
+    for task, name in (("local_choices", "acc"), ("local_choices", "acc_norm"), ("local_generate", "exact_match")):
+        assert rows(tmp_path / "out", f"eval/{task}/{name}")[8] == pytest.approx(alone[task][f"{name},none"])
+    assert len(rows(tmp_path / "out", "eval/local_choices/soft/choice_p")) == 1
+
+
+def test_a_task_of_a_group_that_is_named_too(tasks, tmp_path):
+    """It ended in a trace of lm-eval."""
+    from lit_gpt.evals.lm_eval_tasks import check_tasks
+
+    for path in tasks.glob("choices.yaml"):
+        (tmp_path / path.name).write_text(path.read_text())
+    (tmp_path / "group.yaml").write_text("group: local_group\ntask: [local_choices]\n")
+    with pytest.raises(UserError, match=r"Duplicate task 'local_choices'.* Say each task once"):
+        check_tasks(["local_group", "local_choices"], str(tmp_path))
 
 
 def test_tasks_of_a_model_that_trains(tasks, tmp_path, capsys):

@@ -17,7 +17,7 @@ from lit_gpt.config.command import exit_code
 from lit_gpt.evals.judged import Judged
 from lit_gpt.evals.results import Metric, Result, read_results, save
 from lit_gpt.evals.tasks import TASKS
-from lit_gpt.evals.tasks.phonebook import NEW_TOKENS, question
+from lit_gpt.evals.tasks.phonebook import NEW_TOKENS, Options, question
 from lit_gpt.evals.tasks.proofpile import parts
 from lit_gpt.tools import results
 
@@ -49,6 +49,15 @@ def test_a_question_has_one_answer():
     shown = dict(line.split(": ") for line in examples.splitlines())
     assert len(shown) == 2 and shown.items() <= lines.items() and asked.removesuffix(":") not in shown
     assert question(20, "seed") == (prompt, number) != question(20, "another")
+
+
+@pytest.mark.parametrize(
+    "low, high, count, lengths",
+    [(3, 6, 2, [3, 6]), (3, 5, 9, [3, 4, 5]), (3, 6, 1, [6]), (480, 480, 48, [480]), (40, 480, 5, range(40, 481, 110))],
+)
+def test_as_many_lengths_as_were_asked_for(low, high, count, lengths):
+    """With both ends. Of 3 to 6 in two, three were asked."""
+    assert Options(min_eval_len=low, max_eval_len=high, num_eval=count).lengths == list(lengths)
 
 
 def test_phonebook_by_brute_force(trained, tmp_path, monkeypatch):
@@ -120,6 +129,12 @@ def test_proofpile_by_brute_force(trained, tmp_path):
         ("phonebook", "--min_eval_len 50", "do not fit into max_length 64"),
         ("phonebook", "--config sambay_d16", "config is sambay_d16, but"),
         ("phonebook", "--lenght 5", "lenght"),
+        ("phonebook", "--yarn_scale nan", "--yarn_scale cannot be 'nan'; give a number."),
+        ("phonebook", "--yarn_scale .inf", "yarn_scale is inf; it must be from 1 to 10,000."),
+        ("phonebook", "--window 0", "window is 0; it must be from 1"),
+        ("phonebook", "--max_length -4", "max_length is -4; it must be from 2"),
+        ("phonebook", "--config=", "--config is empty."),
+        ("proofpile", "--data_path .", "is a folder and not a file. Give --data_path a file"),
         ("proofpile", "--data_path nothing.bin", "nothing.bin is not there. Give --data_path"),
         ("proofpile", "--seq_length 1", "seq_length is 1; it must be"),
     ],
@@ -197,11 +212,20 @@ def test_the_table_of_results(trained, tmp_path, capsys):
     out = capsys.readouterr().out.splitlines()
     assert [line.split()[5] for line in out[1:-1]] == ["loss", "loss@16", "loss@32", "loss@40"]
     assert (tmp_path / "figure.png").stat().st_size > 1000
+    for name in (".", "figure.svg"):
+        assert tool(results.main, tmp_path / "model", "--plot", name) == 2
+        assert "Give a file that ends in .png" in capsys.readouterr().err
     assert tool(results.main, tmp_path / "model", "--task", "none") == 2
     assert "there are: --task proofpile --metric acc" in capsys.readouterr().err
+    (other,) = (tmp_path / "model" / "evals").glob("*.json")
     (tmp_path / "model" / "evals" / "broken.json").write_text("{}")
-    assert tool(results.main, tmp_path / "model") == 2
-    assert "broken.json is no result" in capsys.readouterr().err
+    (tmp_path / "model" / "evals" / "words.json").write_text(
+        other.read_text().replace('"value": ', '"value": "x", "_": ')
+    )
+    assert tool(results.main, tmp_path / "model", tmp_path / "model", "--metric", "loss") == 2
+    said = capsys.readouterr()
+    assert "broken.json is no result" in said.err and "words.json describes its run in a way" in said.err
+    assert said.out.splitlines() == out[:-1], "the others are shown, each once"
 
 
 def test_the_subject_is_the_checkpoint_that_was_loaded(trained, tmp_path, capsys):

@@ -10,12 +10,19 @@ from torch import Tensor
 from lit_gpt.architectures import build
 from lit_gpt.config.model import LayerSpec, ModelConfig
 from lit_gpt.evals.decoding import Decoder
-from lit_gpt.nn.cache import SPARE, History, select_rows, tensors
+from lit_gpt.nn import cache as cache_file
+from lit_gpt.nn.cache import History, select_rows, tensors
 from lit_gpt.ops.masks import in_reach
 
 WINDOW = 5
+SPARE = 16  # more than any window here, as it is in use; fewer, so that rows of a few dozen tokens fill buffers
 LONG = 2 * SPARE + 40  # more than a buffer of a window and SPARE positions holds, twice
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+
+@pytest.fixture(autouse=True)
+def fewer_spare_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_file, "SPARE", SPARE)
 
 
 def windowed(mixer: str, reader: int | None = None, **fields) -> ModelConfig:
@@ -54,7 +61,7 @@ MODELS = {
 # One call, steps; calls of a few tokens, shorter and longer than a window; more than a buffer holds, in the middle too.
 CUTS = {
     "prompt": [LONG - 4, 1, 1, 2],
-    "pieces": [3, 1, 30, 30, 7, 1, 2, 90, 4],
+    "pieces": [3, 1, 13, 13, 4, 1, 2, 31, 4],
     "steps": [2, *[1] * (LONG - 2)],
     "short": [3, 1, 2, 1],
 }

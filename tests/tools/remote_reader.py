@@ -1,6 +1,6 @@
 """Loads exported models where lit_gpt cannot be imported, and writes down what they compute; run as a script.
 
-python remote_reader.py FOLDER: of every model folder in it, FOLDER/NAME/theirs.pt.
+python remote_reader.py FOLDER: of every model FOLDER/NAME/model, FOLDER/NAME/theirs.pt.
 """
 
 from __future__ import annotations
@@ -106,11 +106,11 @@ def main(root: Path) -> None:
     torch.set_num_threads(1)
     for folder in sorted(root.iterdir()):
         tokens, kind = torch.load(folder / "tokens.pt"), (folder / "kind").read_text()
-        model = load(folder)
+        model = load(folder / "model")
         sys.modules[type(model).__module__].ROOM = SMALL_ROOM  # type: ignore[attr-defined]
         with torch.no_grad():
             found = basics(model, tokens) if kind != "forward" else {"logits": model(tokens).logits}
-            found |= more(model, tokens, folder) if kind == "more" else {}
+            found |= more(model, tokens, folder / "model") if kind == "more" else {}
             if kind == "forward":
                 try:
                     model.generate(tokens, max_new_tokens=2)

@@ -5,6 +5,8 @@ Measured with `check` below, at steps 1 to 3. Over sites that must be flat, the 
 not be flat: width 1.09 to 1.33 and depth 0.71 to 0.79 (SP), depth 0.64 to 0.76 (muP). With
 muP's learning-rate factor forgotten, the stream goes as width^0.40 at step 2 and 0.49 at
 step 3. The tolerance is 0.25.
+
+Two sizes give the line of three: of sizes at equal ratios, the middle one has no weight in the slope of least squares.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ RUN = RunConfig(
 )
 
 
-def check(rule: str, widths=(64, 128, 256), depths=(4, 8, 16), seeds=2) -> CoordResult:
+def check(rule: str, widths=(64, 256), depths=(4, 8, 16), seeds=2) -> CoordResult:
     return run_check(replace(RUN, parameterization=rule), widths, depths, steps=3, seeds=seeds)
 
 
@@ -64,9 +66,9 @@ def test_hybrids_are_flat_under_mupp(family):
     The largest power over sites that must be flat: width 0.09 and 0.07, depth 0.18 and 0.04.
     """
     run = replace(RUN, train_model=family, mixer_options=HYBRIDS[family], parameterization="mupp")
-    width = run_check(run, (64, 128, 256), (8,), steps=2, seeds=2)
+    width = run_check(run, (64, 256), (8,), steps=2, seeds=2)
     assert width.passed("width"), report.table(width)
-    depth = run_check(run, (64,), (16, 32, 64), steps=2, seeds=2)
+    depth = run_check(run, (64,), (16, 64), steps=2, seeds=2)
     assert depth.passed("depth"), report.table(depth)
     standard = run_check(replace(run, parameterization="sp"), (64, 256), (8,), steps=2, seeds=1)
     assert power(standard, "width", "stream", 2) > 0.5
@@ -76,7 +78,7 @@ def test_dmuon_is_flat_under_mup():
     """Its steps grow as the square root of the width. Times 5, entries of matrices move as far as Adam's."""
     hps = BaseHyperparameters(eta0=2e-3, weight_lr_scale=5)
     run = replace(RUN, optimizer="dmuon", base_hps=hps, parameterization="mup")
-    result = run_check(run, (64, 128, 256), (2,), steps=4, seeds=2)
+    result = run_check(run, (64, 256), (2,), steps=4, seeds=2)
     assert result.passed("width"), report.table(result)
 
 
@@ -88,7 +90,7 @@ def test_the_logits_of_muonh_grow_with_the_width_unless_they_start_flat():
     hps = BaseHyperparameters(eta0=0.02)
     run = replace(RUN, parameterization="hyperp", optimizer="muonh", base_hps=hps)
     for start, grows in (("fixed", 0.5), ("flat", 0.0)):
-        result = run_check(replace(run, head_start=start), (64, 128, 256), (2,), steps=2, seeds=2)
+        result = run_check(replace(run, head_start=start), (64, 256), (2,), steps=2, seeds=2)
         assert power(result, "width", "logits", 0) == pytest.approx(grows, abs=0.05)
         assert power(result, "width", "logits", 2) == pytest.approx(grows, abs=0.15)
         assert {f.site for f in result.failures("width")} == ({"logits"} if grows else set()), report.table(result)

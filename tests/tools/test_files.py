@@ -202,6 +202,11 @@ def test_the_class_is_said(run_folder, tmp_path, capsys):
 def test_what_is_not_llama_leaves_no_folder(run_folder, tmp_path):
     with pytest.raises(UserError, match=r"window 8 \(layer 0, 1, 2\)"):
         convert.main([str(run_folder), str(tmp_path / "hf"), "--to", "hf", "--hf_class", "llama"])
+    with pytest.raises(UserError, match="--hf_class is empty"):
+        convert.main([str(run_folder), str(tmp_path / "hf"), "--to", "hf", "--hf_class", ""])
+    for name, options in (("m.safetensors", []), ("m.pth", ["--hf_class", "remote"]), ("m.pt", ["--quantize", "int8"])):
+        with pytest.raises(UserError, match=rf"{name} would be a folder, and .* Give the name of a folder"):
+            convert.main([str(run_folder), str(tmp_path / name), "--to", "hf", *options])
     with pytest.raises(UserError, match="--hf_class acts with --to hf"):
         convert.main([str(run_folder), str(tmp_path / "a.pth"), "--hf_class", "llama"])
     with pytest.raises(UserError, match=r"Unknown Hugging Face model type 'lama'\. Did you mean"):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
 import torch
+from script_module import tool
 
 from lit_gpt.checkpoint import load_full, write_exported
 from lit_gpt.errors import UserError
@@ -66,8 +66,7 @@ def test_other_folders_are_user_errors(tmp_path):
         inspect.main(["run", str(tmp_path)])
 
 
-def test_the_module_says_one_line_and_exits_with_2(tmp_path):
-    command = [sys.executable, "-m", "lit_gpt.tools.inspect", "checkpoint", str(tmp_path / "none")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+def test_it_says_one_line_and_exits_with_2(tmp_path, capsys):
+    assert tool(inspect.main, "checkpoint", tmp_path / "none") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1

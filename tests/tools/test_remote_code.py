@@ -66,9 +66,13 @@ def weights_of(name: str) -> GPT:
 
 
 def read_elsewhere(root: Path, models: Mapping[str, tuple[GPT, str]]) -> Path:
-    """Models written into a folder, and read in another process that cannot import lit_gpt; see remote_reader."""
+    """Models written into a folder, and read in another process that cannot import lit_gpt; see remote_reader.
+
+    Every folder with a model is called "model", so transformers imports the same code once, and may not take code for
+    that of another model.
+    """
     for name, (model, kind) in models.items():
-        write_remote(model.state_dict(), model.config, model.multipliers, root / name)
+        write_remote(model.state_dict(), model.config, model.multipliers, root / name / "model")
         torch.save(tokens(), root / name / "tokens.pt")
         (root / name / "kind").write_text(kind)
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}

@@ -8,6 +8,7 @@ it. Asked once more with another name in place of the earlier ones, it shows wha
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from lit_gpt.evals.soft import softmax
 from lit_gpt.evals.tasks import Outcome
 
 NEAREST = 16  # tokens; a name that was just read is no question of memory
+SHORTEST = 2 * NEAREST  # tokens of a context that has near names and others
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Options:
 
     data_dir: str
     questions: Annotated[int, Bounds(1)] = 400
-    context: Annotated[int, Bounds(2 * NEAREST)] = 1920
+    context: Annotated[int, Bounds(SHORTEST)] = 1920
     length: Annotated[int, Bounds(1)] = 24
     near: Annotated[int, Bounds(NEAREST + 1)] = 128
     middle: Annotated[int, Bounds(NEAREST + 1)] = 512
@@ -86,16 +88,7 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
 
 def make(judged: Judged, options: Options) -> dict[str, list[Question]]:
     """`choice`, and `name@n` for each class of distances: its questions; a kind without any is left out."""
-    if not options.near < options.middle < options.context:
-        raise UserError(
-            f"--near {options.near}, --middle {options.middle} and --context {options.context} must grow in this order."
-        )
-    room = judged.max_length - options.length
-    if options.context > room:
-        raise UserError(
-            f"--context {options.context} and {options.length} tokens after it do not fit into the model's "
-            f"{judged.max_length}. Give --context {room}{_classes(room, options)}, or a larger --max_length."
-        )
+    _check_sizes(options, judged.max_length)
     if other := other_tokenizer(options.data_dir, judged.tokenizer):
         raise UserError(
             f"{options.data_dir} has tokens of {other!r}, and the model those of {judged.tokenizer.name!r}. Give "
@@ -107,19 +100,53 @@ def make(judged: Judged, options: Options) -> dict[str, list[Question]]:
     names = maker.names(options.questions, options.edges)
     asked = {"choice": maker.choices(options.questions, options.length)}
     asked |= {f"name@{edge}": questions for edge, questions in names.items()}
-    asked = {name: questions for name, questions in asked.items() if questions}
-    if not asked:
+    if not any(asked.values()):
         raise UserError(
             f"No question can be made of the {len(found)} passages in the validation data of {options.data_dir}. Give "
             "more data, or a smaller --context and --length."
         )
-    return asked
+    _say_left_out(asked, len(found), options)
+    return {name: questions for name, questions in asked.items() if questions}
+
+
+def _check_sizes(options: Options, max_length: int) -> None:
+    """Raises UserError, with sizes that fit, for classes of distances and a context that do not."""
+    room = max_length - options.length
+    if room < SHORTEST:
+        raise UserError(
+            f"--length {options.length} leaves {max(0, room)} of the model's {max_length} tokens for a context, and "
+            f"{SHORTEST} are needed. Give a smaller --length, or --max_length {options.length + options.context}."
+        )
+    if options.context > room:
+        raise UserError(
+            f"--context {options.context} and {options.length} tokens after it do not fit into the model's "
+            f"{max_length}. Give --context {room}{_classes(room, options)}, or a larger --max_length."
+        )
+    if not options.near < options.middle < options.context:
+        raise UserError(
+            f"--near {options.near}, --middle {options.middle} and --context {options.context} must grow in this "
+            f"order. Give{_typed(options.context)}."
+        )
 
 
 def _classes(room: int, options: Options) -> str:
     """What else to type where a context of `room` tokens does not hold the classes of distances."""
-    near, middle = max(NEAREST + 1, room // 16), max(NEAREST + 2, room // 4)
-    return "" if options.middle < room else f" --near {near} --middle {middle}"
+    return "" if options.near < options.middle < room else _typed(room)
+
+
+def _typed(context: int) -> str:
+    """Classes of distances that fit into a context, as options."""
+    return f" --near {max(NEAREST + 1, context // 16)} --middle {max(NEAREST + 2, context // 4)}"
+
+
+def _say_left_out(asked: dict[str, list[Question]], passages: int, options: Options) -> None:
+    """A kind without questions has no figures, which nobody would see in a long list of others."""
+    for name in [name for name, questions in asked.items() if not questions]:
+        what = f"--length {options.length}" if name == "choice" else f"the distances of {name}"
+        print(
+            f"note: no {name} question, and so none of its figures: none of the {passages} passages fits {what}",
+            file=sys.stderr,
+        )
 
 
 def _requests(judged: Judged, questions: Sequence[Question]) -> list[list[Request]]:

@@ -7,7 +7,6 @@ fail from some length on, which is what this shows. nats@n is smoother: what a t
 
 from __future__ import annotations
 
-import math
 import random
 from dataclasses import dataclass
 from typing import Annotated
@@ -45,7 +44,7 @@ class Options:
     Args:
         min_eval_len: entries of the shortest list.
         max_eval_len: entries of the longest list.
-        num_eval: how many lengths at most, evenly spaced.
+        num_eval: how many lengths at most, evenly spaced from the shortest to the longest; of 1, the longest.
         eval_num_batches: batches of eval_batch_size questions at each length.
         eval_batch_size: questions in a batch.
         seed: of names, numbers and questions.
@@ -62,9 +61,10 @@ class Options:
 
     @property
     def lengths(self) -> list[int]:
-        """From min_eval_len to max_eval_len in steps of their difference over num_eval, rounded up."""
-        step = max(1, math.ceil((self.max_eval_len - self.min_eval_len) / self.num_eval))
-        return list(range(self.min_eval_len, self.max_eval_len + 1, step))
+        """Evenly spaced with both ends, rounded; ArchScale asks one more, or leaves the longest out (departure D94)."""
+        extra = self.max_eval_len - self.min_eval_len
+        parts = min(self.num_eval - 1, extra)
+        return [self.max_eval_len - round(i * extra / max(parts, 1)) for i in reversed(range(parts + 1))]
 
 
 def evaluate(judged: Judged, options: Options) -> Outcome:
@@ -73,7 +73,7 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
 
     Raises UserError for a list that does not fit into the model's max_length.
     """
-    if not options.lengths:
+    if options.min_eval_len > options.max_eval_len:
         raise UserError(
             f"--min_eval_len {options.min_eval_len} is more than --max_eval_len {options.max_eval_len}. Swap them."
         )

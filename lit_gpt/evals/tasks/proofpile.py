@@ -58,8 +58,9 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
     judged.max_length = max(judged.max_length, options.seq_length)
     judged.batch_tokens = options.batch_size * options.seq_length
     losses, hits = [], []
-    for begin in tqdm(range(0, len(starts), options.batch_size), desc="proofpile", unit="batch"):
-        texts = [tokens[s : s + options.seq_length + 1].tolist() for s in starts[begin : begin + options.batch_size]]
+    size = options.batch_size * judged.crew.count
+    for begin in tqdm(range(0, len(starts), size), desc="proofpile", unit="batch"):
+        texts = [tokens[s : s + options.seq_length + 1].tolist() for s in starts[begin : begin + size]]
         for found in judged.score([Request((first,), tuple(rest)) for first, *rest in texts]):
             losses.append(-np.array(found.log_p))
             hits.append(found.likeliest)
@@ -118,13 +119,14 @@ def window_starts(count: int, options: Options) -> list[int]:
 
 def read_tokens(path: Path, vocab_size: int) -> np.ndarray:
     """The stream of token ids, (N,). Raises UserError for anything else."""
+    wanted = "Give --data_path a file that scripts/prepare_proofpile.py has made."
     if not path.exists():
-        raise UserError(f"{path} is not there. Give --data_path a file that scripts/prepare_proofpile.py has made.")
+        raise UserError(f"{path} is not there. {wanted}")
     try:
         if path.suffix == ".npy":
-            tokens = np.load(regular(path), mmap_mode="r", allow_pickle=False)
+            tokens = np.load(regular(path, wanted), mmap_mode="r", allow_pickle=False)
         else:
-            tokens = np.memmap(regular(path), dtype="<u2", mode="r")
+            tokens = np.memmap(regular(path, wanted), dtype="<u2", mode="r")
     except ValueError as error:
         raise UserError(
             f"{path} cannot be read as tokens ({error}). Make it with scripts/prepare_proofpile.py."

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from lit_gpt.tools.remote.needed import Needed, table_of
 from lit_gpt.tools.remote.sources import PACKAGE, Module, Name, Sources, is_ours
@@ -56,11 +56,12 @@ def _flat(module: str) -> str:
 def _text(module: Module, needed: Needed) -> str:
     """What is left of a file, its imports among siblings; comments stay with the statement that they stand above."""
     out, end = [f"# Of {module.name}, cut to what this model needs."], 0
+    used = {name.name for name in needed.names if name.module == module.name}
     for statement in module.body:
         above, start = module.lines[end : _start(statement) - 1], _start(statement)
         end = statement.end_lineno or start
         if isinstance(statement, ast.Import | ast.ImportFrom):
-            out += [*_blank(above), *_import(statement, module, needed)]
+            out += [*_blank(above), *_import(statement, module, used)]
         elif id(statement) in needed.statements or _is_docstring(statement):
             out += [*above, *_lines(statement, module, needed)]
     return "\n".join(_tidy(out)) + "\n"
@@ -80,9 +81,8 @@ def _blank(lines: list[str]) -> list[str]:
     return [line for line in lines if not line.strip()]
 
 
-def _import(statement: ast.Import | ast.ImportFrom, module: Module, needed: Needed) -> Iterator[str]:
-    """The lines of an import, without what nothing here reads."""
-    used = {name.name for name in needed.names if name.module == module.name}
+def _import(statement: ast.Import | ast.ImportFrom, module: Module, used: Collection[str | None]) -> Iterator[str]:
+    """The lines of an import, less the names that are not `used` here."""
     source = statement.module or "" if isinstance(statement, ast.ImportFrom) else ""
     kept = [a for a in statement.names if source == "__future__" or (a.asname or a.name.split(".")[0]) in used]
     if not is_ours(source):

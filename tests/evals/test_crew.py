@@ -1,0 +1,87 @@
+"""Processes that share questions: the answers of one, and an error of one is an error of all, which end together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+from spawn import run_distributed
+
+from lit_gpt.evals.crew import ALONE, Crew, Failed
+
+ASKED = [("a", 1), ("b", 2), ("a", 3), ("c", 4), ("d", 5), ("b", 6), ("e", 7)]
+
+
+def crew() -> Crew:
+    """Of the processes of a test; each call here starts a group of its own."""
+    dist.init_process_group("gloo")
+
+    def gather(said: Any) -> list[Any]:
+        everyone = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, said)
+        return everyone
+
+    return Crew(dist.get_rank(), dist.get_world_size(), gather)
+
+
+def double(asked: list[tuple[str, int]]) -> list[int]:
+    return [2 * number for _, number in asked]
+
+
+def several() -> dict[str, Any]:
+    """One evaluation after the other, in each of which something else goes wrong; what each process was left with."""
+    together, found = crew(), dict[str, Any]()
+    own: list[tuple[str, int]] = []
+
+    def remembered(asked: list[tuple[str, int]]) -> list[int]:
+        own.extend(asked)
+        return double(asked)
+
+    def failing(asked: list[tuple[str, int]]) -> list[int]:
+        if ("b", 2) in asked:
+            raise RuntimeError("out of memory")
+        return double(asked)
+
+    def before() -> Any:
+        if together.rank == 1:
+            raise ValueError("no such file")
+        return together.divide(ASKED, double)
+
+    cases: dict[str, Callable[[], Any]] = {
+        "fine": lambda: together.divide(ASKED, remembered, lambda question: question[0]),
+        "in it": lambda: together.divide(ASKED, failing),
+        "none": lambda: together.divide([], double),
+        "before it": before,
+        "after it": lambda: together.divide(ASKED, double) if together.rank else 1 / 0,
+        "differs": lambda: together.divide(ASKED[together.rank :], double),
+        "fine again": lambda: together.divide(ASKED, double),
+    }
+    for name, ask in cases.items():
+        try:
+            with together:
+                found[name] = ask()
+        except Failed as error:
+            found[name] = str(error)
+    return found | {"own": own}
+
+
+def test_answers_and_errors_are_everyones():
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    everyone = run_distributed(several, 3)
+    for found in everyone:
+        assert found["fine"] == found["fine again"] == double(ASKED) and found["none"] == []
+        assert found["in it"] == "out of memory" and found["before it"] == "no such file"
+        assert found["after it"] == "division by zero"
+        assert found["differs"].startswith("the processes do not ask the same questions")
+    own = [found["own"] for found in everyone]
+    assert sorted(question for mine in own for question in mine) == sorted(ASKED), "each is answered once"
+    assert all(mine for mine in own) and {("a", 1), ("a", 3)} <= set(own[0]), "and by its key"
+
+
+def test_alone_an_error_stays_what_it_is():
+    assert ALONE.divide(ASKED, double) == double(ASKED)
+    with pytest.raises(ZeroDivisionError), ALONE:
+        ALONE.divide(ASKED, lambda asked: [1 // 0 for _ in asked])
