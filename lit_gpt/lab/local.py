@@ -20,7 +20,7 @@ from lit_gpt.lab.display import Display
 from lit_gpt.lab.processes import Children, Place, Settings, command, describe, end, environment
 from lit_gpt.lab.queue import DIVERGED, ENDED, FAILED, FINISHED, LATE, Queue, done_before, running_below
 from lit_gpt.lab.rows import Row
-from lit_gpt.lab.watch import Watch, note_divergence
+from lit_gpt.lab.watch import Watch, diverged, note_divergence
 from lit_gpt.train.lease import Lease
 from lit_gpt.utils.files import write_text
 
@@ -51,6 +51,8 @@ class Worker:
         finally:
             lease.close()
         cut = self.children.stopping.is_set() and state not in (FINISHED, DIVERGED)
+        if state and not cut:
+            self.queue.say(row, ": ".join(filter(None, [state, diverged(self.queue.folder(row))])))
         self.queue.settle(row, "" if cut else state)
 
     def _row(self, row: Row) -> str:
@@ -60,7 +62,6 @@ class Worker:
             if not self._left_alone(row, folder):
                 return ""
             if state := done_before(folder):
-                self.queue.say(row, state)
                 return state
             code, why = self._process(row, folder, end_at)
             if code == EXIT_NOT_OWNER and running_below(folder):

@@ -34,7 +34,7 @@ def draw_schedules(rows: Sequence[Planned], path: Path) -> Path:
     if max(ends) > 4 * min(ends):
         axes.set_xscale("log")
     axes.set_xlabel("training tokens")
-    axes.set_ylabel("peak learning rate of matrices x schedule")
+    axes.set_ylabel("learning rate of matrices")
     axes.grid(alpha=0.3)
     if len(curves) <= LEGEND:
         axes.legend(fontsize=6)
@@ -47,7 +47,7 @@ def draw_schedules(rows: Sequence[Planned], path: Path) -> Path:
 def rates_of(p: Planned) -> tuple[np.ndarray, np.ndarray]:
     """(tokens, learning rates of matrices) of a run, from where it goes on from another one."""
     plan = p.resolved.plan
-    start = max(p.row.start, 1)
+    start = max(p.row.start, plan.tokens // 1000)  # on a logarithmic axis, what comes before is only long
     tokens = np.unique(
         np.concatenate([np.geomspace(start, plan.tokens, POINTS), np.linspace(start, plan.tokens, POINTS)])
     )

@@ -67,6 +67,16 @@ def test_an_axis_may_be_a_value_that_derived_options_read(tmp_path: Path) -> Non
     assert "times" not in rows[0].options
 
 
+def test_a_row_at_another_rate_has_its_name_and_what_follows_from_it(tmp_path: Path) -> None:
+    """Also where the rate itself is derived."""
+    text = "axes: {base_hps.eta0: [1e-3]}\nderived: {base_hps.weight_decay: 1e-4 / base_hps.eta0}\n"
+    made = study(tmp_path, f"{text}name: lr{{base_hps.eta0}}").variants["lr0.001"]("base_hps.eta0", 0.002)
+    assert made.name == "lr0.002" and made.options["base_hps.weight_decay"] == 0.05
+    text = "axes: {times: [1]}\nderived: {base_hps.eta0: times * 1e-3}\nname: lr{base_hps.eta0}"
+    made = study(tmp_path, text).variants["lr0.001"]("base_hps.eta0", 0.004)
+    assert (made.name, made.options["base_hps.eta0"]) == ("lr0.004", 0.004)
+
+
 def test_budgets_are_those_of_the_counted_model(tmp_path: Path) -> None:
     """Against the Plan's own counts; attention and head are in the FLOPs, embeddings are not in the parameters."""
     for kind, of_plan in (
