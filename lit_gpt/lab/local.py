@@ -26,6 +26,7 @@ from lit_gpt.utils.files import write_text
 
 LOG, COMMAND = "log.txt", "command.txt"
 LOOK_EVERY = 5.0  # seconds between looks at a run's metrics
+FROM_TRAINED = ("--fork_from", "--init_from", "--load_dir")
 GRACE = 120.0  # seconds that a run gets to save before it is killed
 
 
@@ -91,7 +92,8 @@ class Worker:
         write_text(folder / COMMAND, shlex.join(words) + "\n")
         where = None if self.place is None else f"starts on {describe(self.place)}, output in {log}"
         self.queue.say(row, where or shlex.join(words))
-        watch, why, stopped_at, next_look = Watch(folder, self.display.budget(row)), "", 0.0, 0.0
+        trained = any(word.partition("=")[0] in FROM_TRAINED for word in words)
+        watch, why, stopped_at, next_look = Watch(folder, self.display.budget(row), trained), "", 0.0, 0.0
         with self.children.started(words, environment(self.place, len(self.settings.devices)), log) as process:
             while (code := waited(process, 0.5)) is None:
                 now = time.monotonic()

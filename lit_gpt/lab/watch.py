@@ -15,14 +15,18 @@ LOSS, TOKENS = "metric/train_loss", "total_tokens"
 # A run is given up when this many logged losses in a row, and a twentieth of its budget, lie above its first one, which
 # is that of guessing: spikes are shorter than that, and what is above it for so long has not come back in our runs.
 LOOKS, SHARE = 20, 0.05
+TRAINED = 1.0  # nats above its first loss, of a run that starts from trained weights, where the first one is mere luck
 UNDEFINED_LOOKS = 3  # a loss that is no number does not become one again
 
 
 class Watch:
-    """Reads what a run below a row's folder has logged since the last look. budget: its tokens; 0 is unknown."""
+    """Reads what a run below a row's folder has logged since the last look.
 
-    def __init__(self, folder: Path, budget: float) -> None:
-        self.folder, self.budget = folder, budget
+    budget: its tokens; 0 is unknown. trained: whether it starts from trained weights, as a fork does.
+    """
+
+    def __init__(self, folder: Path, budget: float, trained: bool = False) -> None:
+        self.folder, self.budget, self.margin = folder, budget, TRAINED if trained else 0.0
         self.tokens, self.loss, self.step = 0.0, math.nan, 0
         self._first: float | None = None
         self._above: list[float] = []  # tokens at the latest looks, all above the first loss
@@ -46,7 +50,7 @@ class Watch:
         self._undefined = 0 if math.isfinite(loss) else self._undefined + 1
         if self._first is None and math.isfinite(loss):
             self._first = loss
-        above = self._first is not None and not loss <= self._first
+        above = self._first is not None and not loss <= self._first + self.margin
         self._above = [*self._above, tokens] if above else []
 
     def _new_records(self) -> list[tuple[int, float, float]]:

@@ -121,6 +121,13 @@ def test_a_spike_is_no_divergence(tmp_path: Path) -> None:
     assert len(steps(tmp_path, "spiky")) == 33
 
 
+def test_a_fork_whose_first_loss_was_lucky_goes_on(tmp_path: Path) -> None:
+    losses = ",".join(["1.0"] + ["1.2"] * 40)
+    rows = (Row("trunk"), Row("fork", {"steps": 41, "losses": losses, "pause": 0.05}, after="trunk"))
+    assert run(tmp_path, rows) == 0
+    assert len(steps(tmp_path, "fork")) == 41
+
+
 def test_a_killed_run_is_started_again_and_loses_nothing(tmp_path: Path) -> None:
     job = Apart(tmp_path, {"a": {"steps": 8, "pause": 0.1}})
     wait_for(lambda: len(steps(tmp_path, "a")) >= 2)
