@@ -1,4 +1,4 @@
-.PHONY: setup demo test lint types clean
+.PHONY: setup demo study test lint types clean
 PY := .venv/bin/python
 
 setup: .venv/.installed ## make .venv and install everything the tests need
@@ -8,6 +8,10 @@ setup: .venv/.installed ## make .venv and install everything the tests need
 
 demo: setup ## train a small model on the standard library's source, on this machine, in minutes
 	@$(PY) -m lit_gpt.tools.demo
+
+study: setup ## a scaling law on this machine, in a quarter of an hour: the second thing to do here
+	@$(PY) -m lit_gpt.tools.demo --prepare_only
+	@$(PY) launch_scripts/ladder.py launch_scripts/studies/laptop.yaml run --gpus cpu,cpu
 
 test: export OMP_NUM_THREADS = 1 # one thread per worker, or the workers fight over the cores
 test: export PYTHONDONTWRITEBYTECODE = # where it is set, every process would compile the package again

@@ -14,33 +14,31 @@ from __future__ import annotations
 
 import argparse
 import csv
-import gc
 import os
 import subprocess
 import sys
-import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from sweep import summary
 
-from lit_gpt.config.cli import parse
 from lit_gpt.config.command import run_command
 from lit_gpt.config.parsers import PlainParser
 from lit_gpt.errors import UserError, did_you_mean
+from lit_gpt.lab.display import Display
+from lit_gpt.lab.local import LOG, run_rows
+from lit_gpt.lab.processes import CPU, Settings
+from lit_gpt.lab.queue import Queue
+from lit_gpt.lab.results import METRIC
+from lit_gpt.lab.rows import Row, summary
 from lit_gpt.optim import EXTERNAL, OPTIMIZERS
-from lit_gpt.parallel import world_size
-from lit_gpt.preflight.resolved_run import resolve_run
-from lit_gpt.train.loop import run_training
 from lit_gpt.utils.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = Path(__file__).with_name("optimizers.csv")
-FAILED = "failed.txt"
 COLUMNS: list[str] = ["optimizer", "scale", "val_loss", "train_loss", "tokens", "tokens_per_sec", "seconds", "state"]
-Row = dict[str, str]
+Values = dict[str, str]  # a row of the table
 
 
 class Scale(NamedTuple):
@@ -65,7 +63,7 @@ SCALES = {
 }
 
 
-def read_table(path: Path, scale: str) -> dict[str, Row]:
+def read_table(path: Path, scale: str) -> dict[str, Values]:
     """Optimizer -> its row for a scale. Raises UserError for a table without rows for it."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = {row["optimizer"]: row for row in csv.DictReader(file) if scale in row["sizes"].split()}
@@ -74,7 +72,7 @@ def read_table(path: Path, scale: str) -> dict[str, Row]:
     return rows
 
 
-def choose(rows: dict[str, Row], wanted: str) -> list[str]:
+def choose(rows: dict[str, Values], wanted: str) -> list[str]:
     """Names from a list with commas, in any spelling, or all. Raises UserError for one that the table lacks."""
     typed = sorted(rows) if wanted == "all" else [name for name in wanted.split(",") if name]
     names = [name if name in rows else OPTIMIZERS.resolve(name) for name in typed]
@@ -84,12 +82,12 @@ def choose(rows: dict[str, Row], wanted: str) -> list[str]:
     return names
 
 
-def command(row: Row, scale_name: str, given: argparse.Namespace, common: Sequence[str]) -> list[str]:
+def options_of(row: Values, scale_name: str, given: argparse.Namespace) -> dict[str, Any]:
     """The options of pretrain.py for one optimizer."""
     scale, name = SCALES[scale_name], row["optimizer"]
     tokens = int(given.max_tokens or scale.tokens)
     steps = max(tokens // scale.batch, 1)
-    options: dict[str, Any] = {
+    return {
         "train_data_dir": given.train_data_dir,
         "val_data_dir": given.val_data_dir,
         "train_model": f"llama_{scale_name}",
@@ -115,71 +113,42 @@ def command(row: Row, scale_name: str, given: argparse.Namespace, common: Sequen
         **{f"base_hps.{k}": row[k] for k in ("eta0", "weight_lr_scale", "beta1", "beta2", "eps", "muon_beta")},
         **({"optimizer_args": row["args"]} if row["args"] else {}),
     }
-    words = [f"--{key}={value}" for key, value in options.items()]
-    return [*words, *common, f"--out_dir={given.output / scale_name / name}", "--resume=auto"]
 
 
-def train(words: list[str], folder: Path) -> int:
-    """One run in this process; what went wrong is kept in the folder. Returns its exit code."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / FAILED).unlink(missing_ok=True)
-    try:
-        code, reason = run_training(resolve_run(parse(words), world_size())), ""
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code, reason = error.code, str(error)
-    except Exception as error:  # whatever a library raises (no convergence, no memory) ends one run, not all
-        traceback.print_exc()
-        code, reason = 1, f"{type(error).__name__}: {error}"
-    if reason:
-        write_text(folder / FAILED, reason + "\n")
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return code
-
-
-def run_all(names: list[str], rows: dict[str, Row], given: argparse.Namespace, common: Sequence[str]) -> bool:
-    """Train what is not finished, one after the other; whether it was interrupted."""
-    for number, name in enumerate(names, 1):
-        folder = given.output / given.scale / name
-        if summary(folder).get("finished"):
-            continue
-        print(f"[{number}/{len(names)}] {name}", flush=True)
-        if train(command(rows[name], given.scale, given, common), folder) == os.EX_TEMPFAIL:
-            return True
-    return False
-
-
-def run_workers(names: list[str], given: argparse.Namespace, common: Sequence[str]) -> bool:
-    """Deal the optimizers to one process per GPU; whether one was interrupted."""
+def train(rows: Sequence[Row], given: argparse.Namespace, overruling: Sequence[str]) -> tuple[Mapping[str, str], bool]:
+    """Train what is not finished, one run at a time on each GPU; (run -> what became of it, whether it was cut)."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(given.workers)))
-    devices, processes = visible.split(","), []
-    for i in range(given.workers):
-        words = [sys.executable, __file__, "--optimizers", ",".join(names[i :: given.workers]), "--report", "false"]
-        for key in ("scale", "output", "train_data_dir", "val_data_dir", "max_tokens", "micro_bsz", "table"):
-            if getattr(given, key) is not None:
-                words += [f"--{key}", str(getattr(given, key))]
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": devices[i % len(devices)]}
-        processes.append(subprocess.Popen([*words, "--", *common], env=environment))
-    return os.EX_TEMPFAIL in [process.wait() for process in processes]
+    devices = visible.split(",") if torch.cuda.is_available() else [CPU]
+    places = tuple((devices[i % len(devices)],) for i in range(given.workers))
+    display = Display(rows)
+    queue = Queue(rows, given.output / given.scale, display.say)
+    interrupted = run_rows(queue, Settings(devices=places, overruling=tuple(overruling)), display)
+    display.close()
+    return queue.states, interrupted
 
 
-def results(names: list[str], output: Path, scale: str) -> list[dict[str, Any]]:
-    """One row per optimizer, lowest validation loss first, those without one last."""
+def reason(log: Path) -> str:
+    """Why a run failed: its last error message, else the last line of its output."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return next(iter([*said[-1:], *lines[-1:]]), "it said nothing")
+
+
+def results(names: list[str], output: Path, scale: str, states: Mapping[str, str]) -> list[dict[str, Any]]:
+    """One row per optimizer, lowest validation loss first, those without one last. states: what became of runs."""
     rows = []
     for name in names:
         folder = output / scale / name
-        run, failed = summary(folder), folder / FAILED
+        run = summary(folder)
         state = "finished" if run.get("finished") else f"at step {run['step']}" if run else "not run"
-        if failed.exists():
-            state = f"failed: {failed.read_text(encoding='utf-8').strip()}"
-        values = [run.get(key) for key in ("metric/val_loss@1x", "train_loss", "tokens", "throughput/tokens_per_sec")]
+        if state != "finished" and name in states:
+            state = f"{states[name]}: {reason(folder / LOG)}"
+        values = [run.get(key) for key in (METRIC, "train_loss", "tokens", "throughput/tokens_per_sec")]
         rows.append(dict(zip(COLUMNS, [name, scale, *values, run.get("time/train"), state])))
     return sorted(rows, key=lambda row: (row["state"] != "finished", row["val_loss"] is None, row["val_loss"]))
 
 
-def report(rows: list[dict[str, Any]], table: dict[str, Row], output: Path, scale: str) -> None:
+def report(rows: list[dict[str, Any]], table: dict[str, Values], output: Path, scale: str) -> None:
     """Write <output>/<scale>.csv, .md and .png."""
     with (output / f"{scale}.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -223,7 +192,6 @@ def parser() -> PlainParser:
         "--table", type=Path, default=TABLE, help="hyper-parameters; default: optimizers.csv beside this script"
     )
     made.add_argument("--workers", type=int, default=1, help="number of processes, one per GPU of CUDA_VISIBLE_DEVICES")
-    made.add_argument("--report", choices=["true", "false"], default="true", help=argparse.SUPPRESS)
     return made
 
 
@@ -236,15 +204,15 @@ def main(argv: Sequence[str]) -> int:
     table = read_table(given.table, given.scale)
     names = choose(table, given.optimizers)
     given.output.mkdir(parents=True, exist_ok=True)
-    stopped = run_workers(names, given, common) if given.workers > 1 else run_all(names, table, given, common)
-    rows = results(names, given.output, given.scale)
-    if given.report == "true":
-        report(rows, table, given.output, given.scale)
-        print((given.output / f"{given.scale}.md").read_text(encoding="utf-8"))
+    rows = [Row(name, options_of(table[name], given.scale, given)) for name in names]
+    states, stopped = train(rows, given, common)
+    found = results(names, given.output, given.scale, states)
+    report(found, table, given.output, given.scale)
+    print((given.output / f"{given.scale}.md").read_text(encoding="utf-8"))
     if stopped:
         print("interrupted; the same command goes on")
         return os.EX_TEMPFAIL
-    return 0 if all(row["state"] == "finished" for row in rows) else 1
+    return 0 if all(row["state"] == "finished" for row in found) else 1
 
 
 if __name__ == "__main__":

@@ -53,11 +53,16 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def parse_rows(path: Path) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """Records in order, and the lines that are none; see parse_lines."""
+    return parse_lines(path.read_bytes())
+
+
+def parse_lines(text: bytes) -> tuple[list[dict[str, Any]], list[bytes]]:
     """Records in order, and the lines that are none: each must be a JSON object with a step.
 
     A last line without its end is neither: a crash cut it short.
     """
-    lines = path.read_bytes().split(b"\n")
+    lines = text.split(b"\n")
     rows: list[dict[str, Any]] = []
     corrupt: list[bytes] = []
     for number, line in enumerate(lines, 1):

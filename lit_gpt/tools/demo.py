@@ -60,10 +60,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--output", type=Path, default=Path("out/demo"), help="where data and runs go")
     parser.add_argument("--max_tokens", type=float, default=TOKENS, help="tokens to train on")
     parser.add_argument("--seed", type=int, default=3407, help="seed of the weights and of the order of the data")
+    parser.add_argument("--prepare_only", action="store_true", help="end when the corpus is there")
     values = parser.parse_args(argv)
     start = time.perf_counter()
     say(1, "the corpus: the source of Python's standard library, and a BPE trained on it")
     data = corpus(values.output)
+    if values.prepare_only:
+        return 0
     say(2, "training (Ctrl-C stops with a checkpoint)")
     result = train(values, data)
     if result.code:

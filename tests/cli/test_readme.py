@@ -28,6 +28,9 @@ from lit_gpt.config.resolve import ALIASES
 from lit_gpt.data.prepare import prepare as data_prepare
 from lit_gpt.data.prepare.corpora import public_corpus
 from lit_gpt.evals.tasks import TASKS
+from lit_gpt.lab.planning import plan_rows
+from lit_gpt.lab.rows import read_pairs, words_of
+from lit_gpt.lab.study import read_study
 from lit_gpt.tools import overlap
 from lit_gpt.tools.evaluate import parser_of
 
@@ -110,6 +113,14 @@ def sweep(words: list[str], folder: Path) -> None:
     dry_run(common, folder)
 
 
+def ladder(words: list[str], folder: Path) -> None:
+    """The study is read with the options that follow, and its first run is planned."""
+    split = words.index("--") if "--" in words else len(words)
+    shown = shown_help([words[0]])
+    assert {word for word in words[:split] if word.startswith("--") and word not in shown} == set()
+    plan_rows(read_study(ROOT / words[1], read_pairs(words[split + 1 :])).rows[:1])
+
+
 def decays(words: list[str], folder: Path) -> None:
     split = words.index("--")
     tool(words[:split], folder)
@@ -130,8 +141,8 @@ def benchmark(words: list[str], folder: Path) -> None:
     given, rest = script.parser().parse_args(words[:split]), words[split + 1 :]
     table = script.read_table(given.table, given.scale)
     for name in script.choose(table, given.optimizers)[:2]:
-        options = script.command(table[name], given.scale, given, [*rest, "--vocab_size=32000", "--dry_run=true"])
-        assert pretrain.main(options) == 0, name
+        options = words_of(script.options_of(table[name], given.scale, given))
+        assert pretrain.main([*options, *rest, "--vocab_size=32000", "--dry_run=true"]) == 0, name
 
 
 def launcher(words: list[str], folder: Path) -> None:
@@ -190,6 +201,7 @@ HANDLERS: list[tuple[str, Callable[[list[str], Path], None], int]] = [  # start,
     ("EXTRAS=", install, 0),
     ("source ", activate, 1),
     ("python launch_scripts/sweep.py ", sweep, 1),
+    ("python launch_scripts/ladder.py ", ladder, 1),
     ("python launch_scripts/optimizer_benchmark.py ", benchmark, 2),
     ("torchrun ", torchrun, 1),
     ("sbatch ", launcher, 1),

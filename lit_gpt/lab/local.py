@@ -1,0 +1,150 @@
+"""Rows of a study on this machine: several per GPU, one per GPU, or several GPUs per run.
+
+A run that is cut goes on (--resume auto), one that fails is tried again, one that diverges is stopped. SIGTERM and
+Ctrl-C are passed on to all runs, which save and end; a second one kills them. A run whose ladder was killed goes on,
+and is recognised by the next ladder, which waits for it in the place that it would have given to it.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from lit_gpt.errors import EXIT_BAD_INPUT, EXIT_NOT_FINITE, EXIT_NOT_OWNER
+from lit_gpt.lab.display import Display
+from lit_gpt.lab.processes import Children, Place, Settings, command, describe, end, environment
+from lit_gpt.lab.queue import DIVERGED, ENDED, FAILED, FINISHED, LATE, Queue, done_before, running_below
+from lit_gpt.lab.rows import Row
+from lit_gpt.lab.watch import Watch, diverged, note_divergence
+from lit_gpt.train.lease import Lease
+from lit_gpt.utils.files import write_text
+
+LOG, COMMAND = "log.txt", "command.txt"
+LOOK_EVERY = 5.0  # seconds between looks at a run's metrics
+FROM_TRAINED = ("--fork_from", "--init_from", "--load_dir")
+GRACE = 120.0  # seconds that a run gets to save before it is killed
+
+
+class Worker:
+    """Runs rows of a queue in one place, one after the other."""
+
+    def __init__(self, queue: Queue, children: Children, settings: Settings, place: Place, display: Display) -> None:
+        self.queue, self.children, self.settings, self.place = queue, children, settings, place
+        self.display = display
+
+    def run(self) -> None:
+        """Until nothing is left for it. Where it fails itself, such as on a full disk, all workers stop."""
+        try:
+            while (taken := self.queue.take()) is not None:
+                self._taken(*taken)
+        except BaseException:
+            self.queue.stopping.set()
+            raise
+
+    def _taken(self, row: Row, lease: Lease) -> None:
+        try:
+            state = self._row(row)
+        finally:
+            lease.close()
+        cut = self.children.stopping.is_set() and state not in (FINISHED, DIVERGED)
+        if state and not cut:
+            self.queue.say(row, ": ".join(filter(None, [state, diverged(self.queue.folder(row))])))
+        self.queue.settle(row, "" if cut else state)
+
+    def _row(self, row: Row) -> str:
+        """Start a row until it is done or given up; what became of it."""
+        folder, end_at, tries = self.queue.folder(row), time.monotonic() + 60 * self.settings.minutes, 0
+        while not self.children.stopping.is_set():
+            if not self._left_alone(row, folder):
+                return ""
+            if state := done_before(folder):
+                return state
+            code, why = self._process(row, folder, end_at)
+            if code == EXIT_NOT_OWNER and running_below(folder):
+                continue  # a run of a ladder that was killed had only just started
+            tries += 1
+            state = self._judged(row, folder, code, why)
+            if self.children.stopping.is_set() and state == FAILED:
+                return ""
+            if state != FAILED or code == EXIT_BAD_INPUT or tries >= self.settings.tries:
+                return state
+            self.queue.say(row, f"is tried again, {tries + 1} of {self.settings.tries}")
+        return ""
+
+    def _left_alone(self, row: Row, folder: Path) -> bool:
+        """Wait for a run that goes on without its ladder; False where we are to stop."""
+        owner = running_below(folder)
+        if owner:
+            self.queue.say(row, f"goes on without its ladder, {owner}; waiting for it")
+        while owner and not self.children.stopping.wait(1.0):
+            owner = running_below(folder)
+        return not self.children.stopping.is_set()
+
+    def _process(self, row: Row, folder: Path, end_at: float) -> tuple[int, str]:
+        """Its exit code, and why it was stopped: DIVERGED, LATE or ""."""
+        log = None if self.place is None else folder / LOG
+        words = command(row, self.settings, self.queue.output, self.place)
+        write_text(folder / COMMAND, shlex.join(words) + "\n")
+        where = None if self.place is None else f"starts on {describe(self.place)}, output in {log}"
+        self.queue.say(row, where or shlex.join(words))
+        trained = any(word.partition("=")[0] in FROM_TRAINED for word in words)
+        watch, why, stopped_at, next_look = Watch(folder, self.display.budget(row), trained), "", 0.0, 0.0
+        with self.children.started(words, environment(self.place, len(self.settings.devices)), log) as process:
+            while (code := waited(process, 0.5)) is None:
+                now = time.monotonic()
+                if why and now > stopped_at + GRACE:
+                    end(process, signal.SIGKILL)
+                if not why and now > next_look:
+                    next_look, why = now + LOOK_EVERY, self._looked(row, watch, now > end_at)
+                    if why:
+                        stopped_at = now
+                        end(process, signal.SIGTERM)
+        self._looked(row, watch, False)
+        return code, why
+
+    def _looked(self, row: Row, watch: Watch, late: bool) -> str:
+        """Look at a run: DIVERGED or LATE where it is to be stopped, else ""."""
+        found = watch.look()
+        self.display.note(row, watch.tokens)
+        if found and self.settings.watch:
+            note_divergence(watch.folder, found, watch)
+            return DIVERGED
+        return LATE if late else ""
+
+    def _judged(self, row: Row, folder: Path, code: int, why: str) -> str:
+        """What an exit code means for a row, and say so."""
+        if code == EXIT_NOT_FINITE and not why and self.settings.watch:
+            watch = Watch(folder, 0)
+            watch.look()
+            note_divergence(folder, "its gradients are no numbers", watch)
+            why = DIVERGED
+        state = why or (FINISHED if code == 0 and done_before(folder) else ENDED if code == 0 else FAILED)
+        if code:
+            self.queue.say(row, f"ended with exit code {code}" + (f": {why}" if why else ""))
+        if code == os.EX_TEMPFAIL and not why:  # interrupted by somebody else, who wants the machine
+            self.children.stopping.set()
+        return state
+
+
+def waited(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    """The exit code of a process that ends within so many seconds, else None."""
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def run_rows(queue: Queue, settings: Settings, display: Display) -> bool:
+    """Run what is not finished in all places; whether it was interrupted."""
+    children = Children(queue.stopping)
+    workers = [Worker(queue, children, settings, place, display) for place in settings.devices]
+    with children.listening(), ThreadPoolExecutor(len(workers)) as pool:
+        futures = [pool.submit(worker.run) for worker in workers]
+        for future in futures:
+            future.result()
+    return children.stopping.is_set()

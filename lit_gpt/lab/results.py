@@ -1,0 +1,83 @@
+"""The table at the end of a study: every row with its result, the best one first, and what ties with it."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lit_gpt.lab.rows import Row, summary, word_of
+from lit_gpt.lab.watch import diverged
+
+METRIC = "metric/val_loss@1x"
+OF_THE_BUDGET = ("max_tokens", "decay_tokens", "schedule", "total_bsz", "base_hps.warmup_tokens")
+
+
+def results(rows: Sequence[Row], output: Path, metric: str, columns: Sequence[str] | None = None) -> str:
+    """Every row with its result, lowest first, as a table. columns: the options to show; None is all that rows have."""
+    found = [(row, summary(output / row.name)) for row in rows]
+    found.sort(key=lambda pair: (not pair[1].get("finished"), pair[1].get(metric) is None, pair[1].get(metric)))
+    keys = list(dict.fromkeys(key for row in rows for key in row.options)) if columns is None else list(columns)
+    table = [["name", *keys, metric, "state"]]
+    for row, run in found:
+        value = run.get(metric)
+        shown = [word_of(row.options[key]) if key in row.options else "" for key in keys]
+        table.append([row.name, *shown, "-" if value is None else f"{value:.4f}", state_of(output / row.name, run)])
+    widths = [max(map(len, column)) for column in zip(*table)]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip() for line in table)
+
+
+def state_of(folder: Path, run: Mapping[str, Any]) -> str:
+    """Of a row, in words."""
+    if run.get("finished"):
+        return "finished"
+    if why := diverged(folder):
+        return f"diverged: {why}"
+    return f"at step {run['step']}" if run else "no result"
+
+
+def varied(rows: Sequence[Row]) -> list[str]:
+    """The options that are not the same in all rows, less those that follow from the budget."""
+    keys = dict.fromkeys(key for row in rows for key in row.options if key not in OF_THE_BUDGET)
+    return [key for key in keys if len({word_of(row.options.get(key)) for row in rows}) > 1]
+
+
+def verdict(rows: Sequence[Row], output: Path, metric: str) -> str:
+    """Which setting is best, over its seeds, and which are ties: less than two standard errors of the difference above.
+
+    The standard deviation between seeds is pooled over all settings that have several. "" where there is one setting.
+    """
+    groups: dict[tuple[tuple[str, str], ...], list[tuple[Row, float]]] = defaultdict(list)
+    for row in rows:
+        run = summary(output / row.name)
+        if run.get("finished") and run.get(metric) is not None and row.part != "trunk":
+            key = tuple((k, word_of(v)) for k, v in row.options.items() if k != "seed")
+            groups[key].append((row, run[metric]))
+    if len(groups) < 2:
+        return ""
+    ranked = sorted(groups.values(), key=lambda group: _mean(group))
+    spread, freedom = _pooled(ranked)
+    best, lead = ranked[0], ranked[0][0][0].name
+    if not freedom:
+        return f"lowest: {lead}. There is one seed of each setting, so nobody knows which differences are noise."
+    ties = [g for g in ranked[1:] if _mean(g) - _mean(best) < 2 * spread * math.sqrt(1 / len(best) + 1 / len(g))]
+    tied = ", ".join(group[0][0].name for group in ties)
+    said = f"lowest: {lead}, mean {_mean(best):.4f} of {len(best)} seeds; standard deviation of a seed {spread:.4f}"
+    return f"{said} ({freedom} degrees of freedom). " + (
+        f"Ties with it, below two standard errors: {tied}."
+        if ties
+        else "All others are more than two standard errors above."
+    )
+
+
+def _mean(group: Sequence[tuple[Row, float]]) -> float:
+    return sum(value for _, value in group) / len(group)
+
+
+def _pooled(groups: Sequence[Sequence[tuple[Row, float]]]) -> tuple[float, int]:
+    """(standard deviation within groups, its degrees of freedom)."""
+    freedom = sum(len(group) - 1 for group in groups)
+    squares = sum((value - _mean(group)) ** 2 for group in groups for _, value in group)
+    return math.sqrt(squares / freedom) if freedom else 0.0, freedom

@@ -1,0 +1,274 @@
+"""The ladder with a stand-in for pretrain.py: nothing is lost and nothing is done twice, whatever is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lit_gpt.errors import UserError
+from lit_gpt.lab import local, queue
+from lit_gpt.lab.ladder import Ladder
+from lit_gpt.lab.processes import Settings, command, devices_of, environment
+from lit_gpt.lab.refine import Refine
+from lit_gpt.lab.rows import Row
+from lit_gpt.lab.study import Study
+from lit_gpt.train import lease
+
+STAND_IN = Path(__file__).with_name("stand_in.py")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "LOOK_EVERY", 0.1)
+
+
+def rows_of(**options: dict[str, Any]) -> tuple[Row, ...]:
+    return tuple(Row(name, given) for name, given in options.items())
+
+
+def run(output: Path, rows: tuple[Row, ...], **settings: Any) -> int:
+    chosen = {"devices": (("cpu",),), "program": STAND_IN, **settings}
+    return Ladder(Study(rows), output).run(Settings(**chosen))
+
+
+class Apart:
+    """A ladder in a process of its own, that can be killed; a fork of this one, so that it starts at once."""
+
+    def __init__(self, output: Path, rows: dict[str, Any], places: int = 2) -> None:
+        self.said = output.parent / f"{output.name}.said"
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.dup2(os.open(self.said, os.O_CREAT | os.O_WRONLY | os.O_APPEND), 1)
+            sys.stdout = os.fdopen(1, "w")
+            code = run(output, rows_of(**rows), devices=(("cpu",),) * places, tries=2)
+            sys.stdout.flush()
+            os._exit(code)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self) -> int:
+        """The exit code; negative where a signal ended it."""
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def calls(output: Path, name: str) -> list[str]:
+    file = output / name / "run/calls"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def steps(output: Path, name: str) -> list[int]:
+    file = output / name / "run/steps"
+    return [int(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def wait_for(what: Any, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_finished_rows_are_skipped_and_failed_ones_tried_again(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = rows_of(good={"loss": 2}, flaky={"fails": 1, "loss": 1}, bad={"fails": 9})
+    assert run(tmp_path, rows, tries=2) == 1
+    assert [len(calls(tmp_path, row.name)) for row in rows] == [1, 2, 2]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[-3:]] == ["flaky", "good", "bad"]
+    assert run(tmp_path, rows[:2]) == 0
+    assert [len(calls(tmp_path, row.name)) for row in rows] == [1, 2, 2]
+
+
+def test_bad_input_is_not_tried_again(tmp_path: Path) -> None:
+    assert run(tmp_path, rows_of(wrong={"code": 2}), tries=5) == 1
+    assert len(calls(tmp_path, "wrong")) == 1
+
+
+def test_a_run_that_takes_too_long_is_stopped_and_goes_on_next_time(tmp_path: Path) -> None:
+    rows = rows_of(slow={"steps": 20, "pause": 0.2})
+    assert run(tmp_path, rows, minutes=0.02, tries=3) == 1
+    assert 0 < len(steps(tmp_path, "slow")) < 20
+    assert run(tmp_path, rows) == 0
+    assert steps(tmp_path, "slow") == list(range(1, 21))
+
+
+@pytest.mark.parametrize(
+    "losses", [["2"] + ["3"] * 60, ["2", "1"] + ["nan"] * 60], ids=["above its start", "no number"]
+)
+def test_a_diverged_run_is_stopped_and_said_so(losses: list[str], tmp_path: Path, capsys: Any) -> None:
+    row = {"steps": 60, "losses": ",".join(losses), "pause": 0.1}
+    assert run(tmp_path, rows_of(wild=row)) == 0
+    assert "diverged: the loss is" in capsys.readouterr().out.splitlines()[-1]
+    assert len(steps(tmp_path, "wild")) < 60
+    assert run(tmp_path, rows_of(wild=row)) == 0
+    assert len(calls(tmp_path, "wild")) == 1
+
+
+def test_a_run_whose_gradients_are_no_numbers_has_diverged(tmp_path: Path, capsys: Any) -> None:
+    assert run(tmp_path, rows_of(wild={"code": 4})) == 0
+    assert "diverged" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_spike_is_no_divergence(tmp_path: Path) -> None:
+    losses = ["2", "1.5", *["4"] * 10, *["1"] * 10, *["3"] * 10, "1"]
+    assert run(tmp_path, rows_of(spiky={"steps": 33, "losses": ",".join(losses)})) == 0
+    assert len(steps(tmp_path, "spiky")) == 33
+
+
+def test_a_fork_whose_first_loss_was_lucky_goes_on(tmp_path: Path) -> None:
+    losses = ",".join(["1.0"] + ["1.2"] * 40)
+    rows = (Row("trunk"), Row("fork", {"steps": 41, "losses": losses, "pause": 0.05}, after="trunk"))
+    assert run(tmp_path, rows) == 0
+    assert len(steps(tmp_path, "fork")) == 41
+
+
+def test_a_killed_run_is_started_again_and_loses_nothing(tmp_path: Path) -> None:
+    job = Apart(tmp_path, {"a": {"steps": 8, "pause": 0.1}})
+    wait_for(lambda: len(steps(tmp_path, "a")) >= 2)
+    os.kill(int(calls(tmp_path, "a")[0].split()[0]), signal.SIGKILL)
+    assert job.wait() == 0
+    assert steps(tmp_path, "a") == list(range(1, 9))
+    assert len(calls(tmp_path, "a")) == 2
+
+
+def test_runs_go_on_when_their_ladder_is_killed_and_the_next_one_waits_for_them(tmp_path: Path, capsys: Any) -> None:
+    rows = {"c": {}, "a": {"steps": 15, "pause": 0.2}, "b": {"steps": 15, "pause": 0.2}}
+    job = Apart(tmp_path, rows, places=3)
+    wait_for(lambda: steps(tmp_path, "a") and steps(tmp_path, "b"))
+    job.kill()
+    assert job.wait() == -signal.SIGKILL
+    assert run(tmp_path, rows_of(**rows), devices=(("cpu",),) * 2) == 0
+    assert capsys.readouterr().out.count("goes on without its ladder") == 2
+    assert [steps(tmp_path, name) for name in "ab"] == [list(range(1, 16))] * 2
+    assert [len(calls(tmp_path, name)) for name in "abc"] == [1, 1, 1]
+
+
+def test_two_ladders_at_once_run_each_row_once(tmp_path: Path) -> None:
+    rows = {f"r{i}": {"pause": 0.1, "loss": i} for i in range(6)}
+    jobs = [Apart(tmp_path, rows) for _ in range(3)]
+    assert [job.wait() for job in jobs] == [0, 0, 0]
+    assert [len(calls(tmp_path, name)) for name in rows] == [1] * 6
+    assert [steps(tmp_path, name) for name in rows] == [[1, 2, 3]] * 6
+
+
+def test_a_second_ladder_takes_over_when_the_first_is_killed(tmp_path: Path) -> None:
+    rows = {"a": {"steps": 12, "pause": 0.2}, "b": {"steps": 2}}
+    first = Apart(tmp_path, rows, places=1)
+    wait_for(lambda: steps(tmp_path, "a"))
+    second = Apart(tmp_path, rows, places=1)
+    wait_for(lambda: len(steps(tmp_path, "b")) == 2)
+    first.kill()
+    first.wait()
+    assert second.wait() == 0
+    assert steps(tmp_path, "a") == list(range(1, 13)) and len(calls(tmp_path, "a")) == 1
+
+
+def test_ladder_and_runs_killed_at_once_lose_nothing(tmp_path: Path) -> None:
+    rows = {name: {"steps": 10, "pause": 0.1} for name in "abc"}
+    job = Apart(tmp_path, rows)
+    wait_for(lambda: steps(tmp_path, "a") and steps(tmp_path, "b"))
+    job.kill()
+    for name in "ab":
+        os.kill(int(calls(tmp_path, name)[0].split()[0]), signal.SIGKILL)
+    job.wait()
+    assert run(tmp_path, rows_of(**rows)) == 0
+    assert [steps(tmp_path, name) for name in rows] == [list(range(1, 11))] * 3
+
+
+def test_a_claim_of_another_host_is_taken_over_when_it_stays_the_same(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(queue, "STALE_AFTER", 0.5)
+    monkeypatch.setattr(queue, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(lease, "STALE_AFTER", 1.0)
+    monkeypatch.setattr(lease, "RENEW_EVERY", 0.5)
+    (tmp_path / "a").mkdir()
+    claim = lease.take_lease(tmp_path / "a")
+    claim._closing.set()
+    claim._thread.join()
+    record = {**claim.record, "host": "elsewhere", "machine": "another boot"}
+    claim.path.write_bytes(lease._text(record))
+    assert run(tmp_path, rows_of(a={})) == 0
+    assert len(calls(tmp_path, "a")) == 1
+
+
+def test_sigterm_reaches_all_runs_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    rows = {name: {"steps": 12, "pause": 0.2} for name in "abc"}
+    job = Apart(tmp_path, rows)
+    wait_for(lambda: steps(tmp_path, "a") and steps(tmp_path, "b"))
+    job.kill(signal.SIGTERM)
+    assert job.wait() == os.EX_TEMPFAIL and "goes on" in job.said.read_text()
+    assert len(steps(tmp_path, "a")) < 12 and not calls(tmp_path, "c")
+    assert run(tmp_path, rows_of(**rows), devices=(("cpu",),) * 3) == 0
+    assert [steps(tmp_path, name) for name in rows] == [list(range(1, 13))] * 3
+
+
+def test_sigterm_ends_a_ladder_that_waits_for_another_one(tmp_path: Path) -> None:
+    rows = {"a": {"steps": 100, "pause": 0.1}}
+    first = Apart(tmp_path, rows)
+    wait_for(lambda: steps(tmp_path, "a"))
+    second = Apart(tmp_path, rows)
+    wait_for(lambda: "another ladder runs it" in first.said.read_text())  # both write to one file
+    second.kill(signal.SIGTERM)
+    assert second.wait() == os.EX_TEMPFAIL
+    first.kill(signal.SIGTERM)
+    assert first.wait() == os.EX_TEMPFAIL and len(calls(tmp_path, "a")) == 1
+
+
+def test_a_failing_worker_stops_all_and_says_so(tmp_path: Path) -> None:
+    """A summary that somebody damaged while the ladder runs."""
+    (tmp_path / "b/run").mkdir(parents=True)
+    (tmp_path / "b/run/summary.json").write_text("{")
+    with pytest.raises(UserError, match="summary"):
+        run(tmp_path, rows_of(b={}, a={}, c={}))
+
+
+def test_forks_wait_for_their_trunk_and_are_not_run_without_it(tmp_path: Path, capsys: Any) -> None:
+    rows = (
+        Row("fork", {}, after="trunk"),
+        Row("trunk", {"pause": 0.1}),
+        Row("lost", {}, after="broken"),
+        Row("broken", {"fails": 9}),
+    )
+    assert run(tmp_path, rows, devices=(("cpu",),) * 3) == 1
+    assert f"--fork_from {tmp_path / 'trunk/run'}" in calls(tmp_path, "fork")[0]
+    assert not calls(tmp_path, "lost") and "lost: not run, since broken failed" in capsys.readouterr().out
+
+
+def test_rates_are_added_until_the_best_one_is_bracketed(tmp_path: Path) -> None:
+    """The loss is lowest at 0.01, and the study begins above its optimum. A second ladder adds nothing."""
+
+    def row(rate: float) -> Row:
+        return Row(f"r{rate:g}", {"base_hps.eta0": rate})
+
+    rates = (0.02, 0.04)
+    variants = {row(rate).name: lambda key, value: row(value) for rate in rates}
+    study = Study(tuple(map(row, rates)), refine=Refine(factor=2.0, runs=4), variants=variants)
+    for _ in range(2):
+        assert Ladder(study, tmp_path).run(Settings(devices=(("cpu",),), program=STAND_IN)) == 0
+        names = {path.name for path in tmp_path.iterdir()}
+        assert names >= {"r0.01", "r0.005"} and all(len(calls(tmp_path, name)) == 1 for name in names)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "per_run", "places"), [("0,0,1", 1, 3), ("0,1,2,3", 2, 2), ("cpu,cpu", 2, 1), ("", 1, 1)]
+)
+def test_places(gpus: str, per_run: int, places: int) -> None:
+    assert len(devices_of(gpus, per_run)) == places
+
+
+@pytest.mark.parametrize(("gpus", "per_run"), [("0,1,2", 2), ("0,0", 2)])
+def test_places_that_do_not_come_out_even(gpus: str, per_run: int) -> None:
+    with pytest.raises(UserError, match="per_run"):
+        devices_of(gpus, per_run)
+
+
+def test_several_gpus_of_a_run_are_started_by_torchrun(tmp_path: Path) -> None:
+    words = command(Row("a", {"depth": 8}), Settings(), tmp_path, ("0", "1"))
+    assert words[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    assert environment(("0", "1"), 1)["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert environment(("cpu",), 1)["CUDA_VISIBLE_DEVICES"] == ""

@@ -1,0 +1,250 @@
+"""A study's YAML becomes rows, and every mistake in it one sentence before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lit_gpt.errors import UserError
+from lit_gpt.lab.expressions import evaluate
+from lit_gpt.lab.facts import CHINCHILLA, model_facts, tokens_of
+from lit_gpt.lab.planning import plan_rows, plan_text
+from lit_gpt.lab.rows import Row, read_pairs, word_of, words_of
+from lit_gpt.lab.schedules import draw_schedules, rates_of
+from lit_gpt.lab.scripts import array_script, shell_script
+from lit_gpt.lab.speeds import Speed, speed_of, speeds_for
+from lit_gpt.lab.study import Study, read_study
+from lit_gpt.preflight.resolved_run import resolve_run
+
+TINY = "train_model: transformer, train_name: mup, ctx_len: 128, vocab_size: 512, ar: 16, base_hps: {d0: 2, b0: 4096}"
+
+
+def study(tmp_path: Path, text: str, **extra: str) -> Study:
+    path = tmp_path / "study.yaml"
+    path.write_text(text if "base:" in text else f"base: {{{TINY}}}\n{text}")
+    return read_study(path, extra)
+
+
+def names(tmp_path: Path, text: str) -> list[str]:
+    return [row.name for row in study(tmp_path, text).rows]
+
+
+def test_axes_are_every_combination_and_zips_go_together(tmp_path: Path) -> None:
+    text = "axes: {depth: [2, 4], base_hps.eta0: [1e-3, 2e-3]}\nzip: [{ar: [16, 32], micro_bsz: [4, 2]}]\nseeds: 2\n"
+    rows = study(tmp_path, text + "name: d{depth}_w{ar}_lr{base_hps.eta0}_s{seed}").rows
+    assert len(rows) == 16 and rows[0].name == "d2_w16_lr0.001_s0"
+    assert {(row.options["ar"], row.options["micro_bsz"]) for row in rows} == {(16, 4), (32, 2)}
+    assert rows[0].options["base_hps.d0"] == 2 and rows[0].options["base_hps.eta0"] == 0.001
+
+
+def test_names_without_a_template_say_what_differs(tmp_path: Path) -> None:
+    assert names(tmp_path, "axes: {depth: [2, 4], base_hps.eta0: [1e-3]}") == ["depth-2", "depth-4"]
+
+
+def test_conditions_drop_rows_and_set_options_and_derived_options_follow(tmp_path: Path) -> None:
+    text = """
+axes: {depth: [2, 4], base_hps.eta0: [1e-3, 2e-3]}
+budget: {tokens: [1M, 4M]}
+conditions:
+- drop: depth > 2 and eta0 > 1e-3
+- {if: depth == 4, set: {micro_bsz: 8}}
+derived:
+  total_bsz: 128 * max(8, round(tokens / 128000))
+  per_parameter: tokens / parameters
+name: d{depth}_{base_hps.eta0}_{budget}_{per_parameter:.2f}
+"""
+    rows = study(tmp_path, text).rows
+    assert len(rows) == 6
+    assert {row.options.get("micro_bsz") for row in rows if row.options["depth"] == 4} == {8}
+    assert {row.options["total_bsz"] for row in rows} == {1024, 128 * 31}
+    assert all("per_parameter" not in row.options for row in rows)
+
+
+def test_an_axis_may_be_a_value_that_derived_options_read(tmp_path: Path) -> None:
+    rows = study(tmp_path, "axes: {times: [1, 2]}\nderived: {base_hps.eta0: times * 1e-3}\nname: x{times}").rows
+    assert [(row.name, row.options["base_hps.eta0"]) for row in rows] == [("x1", 0.001), ("x2", 0.002)]
+    assert "times" not in rows[0].options
+
+
+def test_a_row_at_another_rate_has_its_name_and_what_follows_from_it(tmp_path: Path) -> None:
+    """Also where the rate itself is derived."""
+    text = "axes: {base_hps.eta0: [1e-3]}\nderived: {base_hps.weight_decay: 1e-4 / base_hps.eta0}\n"
+    made = study(tmp_path, f"{text}name: lr{{base_hps.eta0}}").variants["lr0.001"]("base_hps.eta0", 0.002)
+    assert made.name == "lr0.002" and made.options["base_hps.weight_decay"] == 0.05
+    text = "axes: {times: [1]}\nderived: {base_hps.eta0: times * 1e-3}\nname: lr{base_hps.eta0}"
+    made = study(tmp_path, text).variants["lr0.001"]("base_hps.eta0", 0.004)
+    assert (made.name, made.options["base_hps.eta0"]) == ("lr0.004", 0.004)
+
+
+def test_budgets_are_those_of_the_counted_model(tmp_path: Path) -> None:
+    """Against the Plan's own counts; attention and head are in the FLOPs, embeddings are not in the parameters."""
+    for kind, of_plan in (
+        ("chinchilla", lambda plan: 0.5 * CHINCHILLA * plan.counts["non_embedding"]),
+        ("flops", lambda plan: 1e12 / plan.model_flops_per_token),
+    ):
+        amount = 0.5 if kind == "chinchilla" else "1.0e+12"
+        (planned,) = plan_rows(study(tmp_path, f"axes: {{depth: [4]}}\nbudget: {{{kind}: [{amount}]}}").rows)
+        assert planned.tokens == round(of_plan(planned.resolved.plan))
+
+
+def test_chinchilla_counts_the_experts_that_a_token_uses() -> None:
+    options = {"train_model": "transformer_gqa4_h2_moe", "depth": 4, "sparsity": 4, "top_k": 2, "vocab_size": 512}
+    facts = model_facts({**options, "train_name": "mup"})
+    assert facts["parameters"] < facts["parameters_all"] / 2
+    tokens = tokens_of("chinchilla", "2x", {**options, "train_name": "mup"})
+    assert tokens == 2 * CHINCHILLA * facts["parameters"]
+
+
+def test_isoflop_runs_of_a_budget_cost_the_same(tmp_path: Path) -> None:
+    text = "isoflop: {flops: [1.0e+12, 4.0e+12], depth: [2, 4]}\nname: c{budget:.0e}_d{depth}"
+    plans = plan_rows(study(tmp_path, text).rows)
+    assert [p.row.name for p in plans] == ["c1e+12_d2", "c4e+12_d2", "c1e+12_d4", "c4e+12_d4"]
+    for p, expected in zip(plans, [1e12, 4e12] * 2):
+        assert p.flops == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_trunk_serves_all_budgets_with_one_batch_and_warmup(tmp_path: Path) -> None:
+    """The constant parts and the decays are whole steps, each begins where the one before ends, and what is trained in
+    all is the trunk and the decays.
+    """
+    text = "trunk: {tokens: [1M, 2M, 4M], decay_fraction: 0.25}\naxes: {depth: [2]}\nname: a"
+    rows = study(tmp_path, text).rows
+    assert [(row.name, row.after) for row in rows] == [
+        ("a_trunk1", None),
+        ("a_b1", "a_trunk1"),
+        ("a_trunk2", "a_trunk1"),
+        ("a_b2", "a_trunk2"),
+        ("a_trunk3", "a_trunk2"),
+        ("a_b3", "a_trunk3"),
+    ]
+    plans = plan_rows(rows)
+    (batch,) = {p.resolved.plan.batch_tokens for p in plans}
+    assert len({p.resolved.plan.schedule.warmup_tokens for p in plans}) == 1
+    assert all(p.tokens % batch == 0 and p.row.start % batch == 0 for p in plans)
+    ends = {row.name: row.tokens for row in rows}
+    assert all(row.start == ends[row.after] for row in rows if row.after)
+    assert [abs(ends[f"a_b{i}"] - 1e6 * 2 ** (i - 1)) <= batch for i in (1, 2, 3)] == [True] * 3
+    assert sum(p.tokens for p in plans) == pytest.approx(3e6 + 0.25 * 7e6, abs=6 * batch)
+    tokens, rates = rates_of(plans[1])
+    assert tokens[0] == rows[1].start and rates[-1] < 0.05 * rates[0]
+
+
+MISTAKES = [
+    ("axes: {dpeth: [2]}", "depth"),
+    ("axis: {depth: [2]}", "axes"),
+    ("axes: {depth: []}", "no values"),
+    ("axes: {depth: [2, 4]}\nname: same", "twice: same"),
+    ("axes: {depth: [2]}\nname: a/b", "usable as a folder"),
+    ("axes: {depth: [2]}\nname: '{dept}'", "Did you mean"),
+    ("axes: {out_dir: [a]}", "sets itself"),
+    ("budget: {steps: [1]}", "chinchilla"),
+    ("budget: {tokens: [-1]}", "above 0"),
+    ("budget: {tokens: [1M]}\ntrunk: {tokens: [1M]}", "both"),
+    ("trunk: {tokens: [2M, 1M]}", "rise"),
+    ("zip: [{depth: [2, 4], ar: [16]}]", "equally long"),
+    ("conditions: [{drop: depth >}]", "expression"),
+    ("conditions: [{remove: true}]", "drop: EXPRESSION"),
+    ("derived: {micro_bsz: 2 * total_bsz, total_bsz: 2 * micro_bsz}", "need each other"),
+    ("derived: {micro_bsz: __import__('os')}", "not allowed"),
+    ("refine: {factor: 0.5}", "factor"),
+    ("axes: {depth: [14]}\nbudget: {chinchilla: 1}", "depth 14"),
+    (f"axes: {{seed: {list(range(101))}, micro_bsz: {list(range(1, 101))}}}", "10,100"),
+    ("base: [1]", "lines such as"),
+]
+
+
+@pytest.mark.parametrize(("text", "says"), MISTAKES, ids=[says for _, says in MISTAKES])
+def test_mistakes_are_one_sentence(text: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=says):
+        study(tmp_path, text)
+
+
+def test_what_is_wrong_with_any_row_is_said_at_once(tmp_path: Path) -> None:
+    rows = study(tmp_path, "axes: {depth: [2, 4], optimizer: [adamw, amuon]}\nbudget: {tokens: [1M]}").rows
+    with pytest.raises(UserError, match="2 of 4 runs cannot start") as error:
+        plan_rows(rows)
+    assert "amuon" in str(error.value)
+
+
+def test_the_plan_says_what_a_study_costs(tmp_path: Path) -> None:
+    rows = study(tmp_path, "axes: {depth: [2, 4]}\nbudget: {tokens: [1M]}").rows
+    plans = plan_rows(rows)
+    text = plan_text(plans, tmp_path, [Speed(1e9, "as measured")], ["depth"])
+    assert f"{sum(p.flops for p in plans):.4g} FLOPs" in text and "(as measured)" in text
+    assert f"{sum(p.flops for p in plans) / 1e9 / 3600:.3g} GPU hours" in text
+    figure = draw_schedules(plans, tmp_path / "rates.png")
+    assert figure.stat().st_size > 1000
+
+
+def test_the_nearest_measured_speed_is_taken() -> None:
+    speeds = [Speed(1.0, "", "a", 1e6), Speed(2.0, "", "a", 1e9), Speed(3.0, "", "b", 1e6)]
+    assert [speed_of(speeds, "a", 2e6), speed_of(speeds, "a", 1e10), speed_of(speeds, "c", 2e9)] == [1.0, 2.0, 2.0]
+    assert speed_of([], "a", 1.0) is None
+    with pytest.raises(UserError, match="--speed"):
+        speeds_for("fast", [], Path(), False)
+
+
+def test_scripts_have_the_command_of_every_run(tmp_path: Path) -> None:
+    plans = plan_rows(study(tmp_path, "trunk: {tokens: [1M]}\naxes: {depth: [2]}\nname: a").rows)
+    script = shell_script(plans, 2, Path("out/a"))
+    fork = f"--fork_from out/a/a_trunk1/{plans[0].resolved.folder.name} "
+    assert script.count("torchrun --standalone --nproc_per_node 2 pretrain.py") == 2 and fork in script
+    array = array_script(["a", "b"], ["study.yaml", "--output", "out/x"], 4, 240)
+    assert "--array=0-1" in array and "--gpus-per-node=4" in array and "--time=240" in array
+
+
+@pytest.mark.parametrize("value", [True, None, 3, 1e-5, "10B", ["a", "b"], {"a": 1}])
+def test_values_are_typed_as_pretrain_reads_them(value: object) -> None:
+    words = words_of({"x": value, "config": "f.yaml"})
+    assert words[:3] == ["--config", "f.yaml", "--x"]
+    assert read_pairs(words) == {"config": "f.yaml", "x": word_of(value)}
+
+
+def test_options_after_the_dashes() -> None:
+    assert read_pairs(["--a", "1", "--b=2", "--c", "--d"]) == {"a": "1", "b": "2", "c": "true", "d": "true"}
+    with pytest.raises(UserError, match="belongs to no option"):
+        read_pairs(["loose"])
+
+
+def value_of(name: str) -> object:
+    return {"a": 3, "base_hps.eta0": 0.1, "kind": "moe"}[name]
+
+
+EXPRESSIONS = {
+    "a * 2 + 1": 7,
+    "2 ** round(log2(a * 4096))": 16384,
+    "kind == 'moe' and a > 2": True,
+    "a in [1, 3] or base_hps.eta0 > 1": True,
+    "1 if a > 5 else base_hps.eta0": 0.1,
+    "1 < a < 3": False,
+    "-a // 2 % 3": 1,
+    "not a": False,
+}
+
+
+@pytest.mark.parametrize("text", EXPRESSIONS)
+def test_expressions_mean_what_python_means(text: str) -> None:
+    assert evaluate(text, value_of) == EXPRESSIONS[text]
+    python = eval(text.replace("base_hps.eta0", "0.1"), {"a": 3, "kind": "moe", "log2": __import__("math").log2})
+    assert evaluate(text, value_of) == python
+
+
+REFUSED = ["().__class__", "__import__('os')", "'x' * 10**9", "10**10**10", "a.b.c()", "1/0", "a +", "[x for x in a]"]
+REFUSED += ["f''", "lambda: 1", "(a := 1)", "a[0]", "open('x')", "2 ** 'x'"]
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_expressions_can_do_nothing_else(text: str) -> None:
+    with pytest.raises((UserError, KeyError)):
+        evaluate(text, value_of)
+
+
+def test_a_row_is_planned_as_pretrain_would(tmp_path: Path) -> None:
+    from lit_gpt.config.cli import parse
+
+    (row,) = study(tmp_path, "axes: {depth: [4]}\nbudget: {tokens: [1M]}").rows
+    (planned,) = plan_rows([row])
+    typed = parse([*words_of(row.options), "--dry_run", "true"])
+    assert planned.resolved.plan == resolve_run(typed, 1).plan
+    assert isinstance(row, Row)

@@ -1,0 +1,43 @@
+"""submitit's local executor runs rows as its Slurm one would, and queues them again when their time is up."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lit_gpt.errors import NotInstalled, UserError
+from lit_gpt.lab import slurm
+
+
+def test_without_submitit_there_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(NotInstalled, match="pip install submitit"):
+        slurm.submit(["a"], ["study.yaml"], tmp_path, "")
+
+
+def test_jobs_of_the_local_executor_get_their_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ladder.py starts in each, and does not find this study."""
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))  # which submit changes
+    study = str(tmp_path / "no_study.yaml")
+    jobs = slurm.submit(["a", "b"], [study, "--tries", "2"], tmp_path / "out", "cluster=local,timeout_min=5")
+    assert [job.result() for job in jobs] == [2, 2]
+    assert "no_study.yaml" in jobs[0].stderr()
+    with pytest.raises(UserError, match="does not take this"):
+        slurm.submit(["a"], [study], tmp_path / "out", "cluster=local,no_such_thing=1")
+
+
+def test_a_job_whose_time_is_up_lets_its_run_save_and_queues_again() -> None:
+    pytest.importorskip("submitit")
+    job = slurm.Job(["study.yaml", "run", "--only", "a"])
+    code = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); print(1, flush=True); "
+    code += "time.sleep(60)"
+    job.child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert job.child.stdout is not None and job.child.stdout.readline()
+    again = job.checkpoint()
+    assert job.child.returncode == 75
+    assert again.function.words == job.words and again.function.child is None
