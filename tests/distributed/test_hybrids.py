@@ -22,6 +22,7 @@ CASES: list[dict[str, Any]] = [
     {"family": "gdny"},
     {"family": "sambaymlp", "act_ckpt": "selective"},
     {"family": "transformer", "share_per_layer": 2, "share_group": 2},
+    {"family": "baseline", "act_ckpt": "selective"},
 ]
 
 

@@ -17,6 +17,7 @@ from lit_gpt.metrics.counting import flops_per_token, param_counts
 from lit_gpt.model import GPT, Output
 from lit_gpt.nn.mixers.attention import visible_keys
 from lit_gpt.ops.loss import IGNORE
+from lit_gpt.roles import ROLES
 from lit_gpt.scaling.base import Multipliers
 
 EVERY = pytest.mark.parametrize("name", CONFIGS)
@@ -106,12 +107,12 @@ def test_counts_are_exact(name):
     model = model_of(config_of(name))
     counts = param_counts(model)
     assert counts["total"] == sum(p.numel() for p in model.parameters())
-    roles = ("embedding", "head", "matrix", "expert", "router", "vector", "conv")
-    assert sum(counts[r] for r in roles) == counts["total"]
+    assert sum(counts[r] for r in ROLES) == counts["total"]
     positions = LENGTH if model.config.position == "learned" else 0
     assert counts["embedding"] == (64 + positions) * model.config.n_embd
     assert counts["head"] == (0 if model.config.tie_embeddings else 64 * model.config.n_embd)
-    assert counts["non_embedding"] == counts["total"] - counts["embedding"] - counts["head"]
+    outside = sum(counts[table] for table in ("embedding", "value_table", "head"))
+    assert counts["non_embedding"] == counts["total"] - outside
 
 
 @pytest.mark.parametrize("depth", [4, 8, 12])

@@ -13,7 +13,8 @@ With r = base width / width and l = base depth / depth:
 | logits, router logits | r |
 | attention | sqrt(base head dim) / head dim |
 
-So the factor on the decay that the optimizer multiplies by its rate is 1 / r for the roles of the first row under AdamW, and the inverse of whatever muP asks for on the rate under Muon and its relatives (optimizer_facts.GROWTH);
+So the factor on the decay that the optimizer multiplies by its rate is 1 / r for the roles of the first row under
+AdamW, and the inverse of whatever muP asks for on the rate under Muon and its relatives (optimizer_facts.GROWTH);
 independent decay, which no rate multiplies, has none. At alpha = 1 the paper's depth factor on learning
 rates, (L / L0)^(alpha - 1), is 1.
 """
