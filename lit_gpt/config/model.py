@@ -303,7 +303,8 @@ class ModelConfig:
             "layers with experts keep the start of their projections, so zero_output cannot act there": (
                 self.zero_output and any(spec.experts for spec in self.layers)
             ),
-            f"ffn_multiple is {self.ffn_multiple}; it must be positive": self.ffn_multiple is not None and self.ffn_multiple <= 0,
+            f"ffn_multiple is {self.ffn_multiple}; it must be positive": self.ffn_multiple is not None
+            and self.ffn_multiple <= 0,
             "ffn_multiple is about dense feed-forward networks, and no layer has one": (
                 self.ffn_multiple is not None and not dense
             ),

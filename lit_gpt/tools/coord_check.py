@@ -41,8 +41,8 @@ KEPT = {  # the options of pretrain.py that mean something here
     "mixer_options", "reordered_norm", "joint_qk_norm", "qk_norm_scale", "norm_gain", "embedding_norm",
     "residual_scalars", "token_smear", "backout", "zero_output", "logit_softcap", "ffn_multiple", "value_embeddings",
     "train_name", "parameterization", "depth_scale", "base_hps", "batch_rule", "independent_weight_decay",
-    "ortho_init", "diag_init", "maxfan_init", "head_init_std", "head_start", "embedding_init_std", "optimizer", "optimizer_args", "grad_clip",
-    "seed", "precision", "vocab_size", "ctx_len", "micro_bsz", "attention",
+    "ortho_init", "diag_init", "maxfan_init", "embedding_init_std", "head_init_std", "head_start", "optimizer",
+    "optimizer_args", "grad_clip", "seed", "precision", "vocab_size", "ctx_len", "micro_bsz", "attention",
     "weight_decay_rule", "cautious_weight_decay",
 }
 # fmt: on
