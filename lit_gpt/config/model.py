@@ -295,6 +295,7 @@ class ModelConfig:
         """Of the options around the residual stream and its two ends."""
         around = [name for name in ("residual_scalars", "backout") if getattr(self, name) and self.skip != "add"]
         dense = [spec for spec in self.layers if spec.ffn is not None and not spec.experts]
+        multiple = self.ffn_multiple
         return {
             f"{' and '.join(around)} act on a residual stream, and skip={self.skip!r} has none": bool(around),
             f"qk_norm_scale is {self.qk_norm_scale}; it must be positive": self.qk_norm_scale <= 0,
@@ -303,13 +304,12 @@ class ModelConfig:
             "layers with experts keep the start of their projections, so zero_output cannot act there": (
                 self.zero_output and any(spec.experts for spec in self.layers)
             ),
-            f"ffn_multiple is {self.ffn_multiple}; it must be positive": self.ffn_multiple is not None
-            and self.ffn_multiple <= 0,
+            f"ffn_multiple is {multiple}; it must be positive": multiple is not None and multiple <= 0,
             "ffn_multiple is about dense feed-forward networks, and no layer has one": (
-                self.ffn_multiple is not None and not dense
+                multiple is not None and not dense
             ),
             "a memory (memory='ffn') has the width that follows from intermediate_size, so drop ffn_multiple": (
-                self.ffn_multiple is not None and any(spec.memory == "ffn" for spec in self.layers)
+                multiple is not None and any(spec.memory == "ffn" for spec in self.layers)
             ),
         }
 

@@ -125,8 +125,10 @@ def test_families_build_without_memory(family, depth):
     config = model.config
     attention = 2 * config.n_embd * config.head_dim * (config.n_head + config.n_kv_head)
     gate = config.n_embd * config.n_head if config.attn_gate else 0
-    matrices = depth * (attention + gate + 3 * config.n_embd * config.intermediate_size)
-    assert param_counts(model)["matrix"] == matrices
+    multiple = config.ffn_multiple
+    ffn = 3 * config.intermediate_size if multiple is None else 2 * multiple * config.n_embd  # relu2 has two maps
+    counts = param_counts(model)
+    assert counts["matrix"] + counts["output"] == depth * (attention + gate + config.n_embd * ffn)
 
 
 @EVERY_DENSE
