@@ -96,11 +96,6 @@ def build_mixer(config: ModelConfig, layer_index: int, multipliers: Multipliers)
             f"Layer {layer_index} has the mixer {name}, which has no values of its own for value embeddings. Give "
             "value_embedding to layers with attention, or --value_embeddings false."
         )
-    if config.zero_output and all(getattr(p, "role", "") != "output" for p in mixer.parameters()):
-        raise UserError(
-            f"The mixer {name} has no last projection that starts at zero, so --zero_output true cannot act. Drop it, "
-            "or make that projection with last_linear of lit_gpt/nn/linear.py."
-        )
     return mixer
 
 
