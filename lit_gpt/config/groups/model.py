@@ -66,16 +66,6 @@ class ModelOptions:
     ffn_multiple: Hidden width of the feed-forward networks, as a multiple of the width of the model.
         Default: 4 for swiglu and gelu and 6 for relu2 in most families
         Example: --mlp relu2 --ffn_multiple 4
-    value_embeddings: Give every other attention layer, the last one among them, a table of the vocabulary whose rows
-        are added to its values. It needs attention with values of its own.
-        Default: the family's, mostly false
-    token_smear: Add a learnable part of the previous token's embedding to each embedding.
-        Default: the family's, mostly false
-    zero_output: Start the last projections of mixers and feed-forward networks at zero.
-        Default: the family's, mostly false
-    logit_softcap: Keep logits between -c and c, as c tanh(z / c); 0 leaves them as they are.
-        Default: the family's, mostly 0
-        Example: --logit_softcap 15
     bias: Give the linear projections biases.
         Default: the family's, mostly false
     share_per_layer: The layers share this many blocks, which they use in turn; 0 gives each layer its own block.
@@ -99,10 +89,6 @@ class ModelOptions:
     tie_embeddings: bool | None = None
     mlp: Literal["swiglu", "relu2", "oss_swiglu", "gelu", "none"] | None = None
     ffn_multiple: Annotated[float, Bounds(0, 1_000, "low")] | None = None
-    value_embeddings: bool | None = None
-    token_smear: bool | None = None
-    zero_output: bool | None = None
-    logit_softcap: Scale | None = None
     bias: bool | None = None
     share_per_layer: Annotated[int, Bounds(0, 2_000)] | None = None
     share_group: Depth | None = None
@@ -174,14 +160,6 @@ class NormOptions:
         Default: the family's, mostly false
     norm_gain: Give norms and QK-norm learnable gains. Norms inside recurrent mixers always have them.
         Default: the family's, mostly true
-    embedding_norm: Put a norm between the token table and the first layer.
-        Default: the family's, mostly false
-    residual_scalars: Every layer reads r x + e x0, where x is the residual stream, x0 what entered the first layer, and
-        r and e are two learnable numbers of the layer, which start at 1 and 0.1.
-        Default: the family's, mostly false
-    backout: Take b times the residual stream after half of the layers out of what the last norm reads, where b is a
-        learnable number that starts at 0.2.
-        Default: the family's, mostly false
     post_norm: Normalise the skip path too: a branch is added to its own normalised input.
         Default: the family's, mostly false
     decoupled_norm: With --post_norm true: norms without a gain, and a gain on the branch only.
@@ -198,9 +176,6 @@ class NormOptions:
     norm_class: Name | None = None
     ffn_norm: bool | None = None
     norm_gain: bool | None = None
-    embedding_norm: bool | None = None
-    residual_scalars: bool | None = None
-    backout: bool | None = None
     post_norm: bool | None = None
     decoupled_norm: bool | None = None
     skip_gain: bool | None = None
