@@ -4,6 +4,8 @@ Value embeddings in every other layer, r x + e x0 in front of each layer, the pr
 embedding, the middle of the model taken out of its end, relu2 networks of width 4 n, norms without gains, one of them
 behind the embedding, QK-norm times 1.2, projections that start at zero, and logits within 15. The ideas are those of
 modded-nanogpt and nanochat; docs/architectures.md has an option for each, which any family takes.
+
+With --swa_len layers have windows in nanochat's pattern, three with a window and one without; the last one has none.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from lit_gpt.architectures.builders.shape import Shape
 from lit_gpt.config.model import LayerSpec, ModelConfig
 
 ASPECT_RATIO, HEAD_DIM, CONTEXT = 64, 128, 2048  # nanochat's: width 512 and 4 heads at depth 8
+PERIOD = 4  # one layer of so many has no window
 
 
 def build(depth: int, shape: Shape) -> ModelConfig:
@@ -20,6 +23,14 @@ def build(depth: int, shape: Shape) -> ModelConfig:
     width = depth * (shape.aspect_ratio or ASPECT_RATIO)
     heads = -(-width // HEAD_DIM)
     last = depth - 1
+    layers = (
+        LayerSpec(
+            ffn="relu2",
+            window=None if i % PERIOD == PERIOD - 1 or i == last else shape.window,
+            value_embedding=(last - i) % 2 == 0,
+        )
+        for i in range(depth)
+    )
     return dense(
         depth,
         shape,
@@ -28,7 +39,7 @@ def build(depth: int, shape: Shape) -> ModelConfig:
         n_kv_head=heads,
         head_dim=HEAD_DIM,
         block_size=CONTEXT,
-        layers=tuple(LayerSpec(ffn="relu2", value_embedding=(last - i) % 2 == 0) for i in range(depth)),
+        layers=tuple(layers),
         ffn_multiple=4.0,
         qk_norm=True,
         qk_norm_scale=1.2,
