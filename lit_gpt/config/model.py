@@ -287,9 +287,7 @@ class ModelConfig:
         same = len(specs) == self.depth and all(specs[i] == specs[self.first_layer(i)] for i in range(self.depth))
         lending = any(spec.shares is not None or spec.memory is not None for spec in specs)
         return {
-            "layers that share a block (share_per_layer) differ in mixer, window, feed-forward network or value embedding": (
-                not same
-            ),
+            "layers that share a block (share_per_layer) differ in mixer, window, table or ffn": not same,
             "layers that read another layer's keys, values or memory cannot share blocks (share_per_layer)": lending,
         }
 
