@@ -99,7 +99,7 @@ def naive(model: GPT, row: Tensor) -> Tensor:
     if config.token_smear:
         gates = [w["smear.scale"] * torch.sigmoid(x[t, :24] @ w["smear.gate"][0]) for t in range(len(x))]
         x = torch.stack([x[0], *(x[t] + gates[t] * x[t - 1] for t in range(1, len(x)))])
-    first, middle = x, None
+    first, middle = x, x
     for layer in range(DEPTH):
         at = f"blocks.{layer}."
         middle = x if layer == DEPTH // 2 else middle

@@ -29,7 +29,7 @@ from lit_gpt.scaling.rules import RULES
 DEPTHS = (8, 12, 16, 20, 24)
 HIDDEN = ("matrix", "expert", "router")
 VECTORS = ("embedding", "head", "vector", "conv")
-DECAYED = [role for role in LEARNED_ROLES if role not in UNDECAYED]
+DECAYED = tuple(role for role in LEARNED_ROLES if role not in UNDECAYED)
 #          d: (r, vector lr, matrix lr, residual)
 MUPP = {
     8: (1.0, 6e-4, 6e-4, 0.25),
