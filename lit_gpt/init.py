@@ -16,6 +16,14 @@
 | skip gains                               | vector    | 1e-4                   | a block starts as its branch   |
 | biases, sinks                            | vector    | 0                      | neutral                        |
 | other vectors (A_log, dt bias, ...)      | vector    | their module's `fill`  | see the module                 |
+| value tables                             | value_    | Plan                   | N(0, 0.04), see rules/sp.py    |
+|                                          | table     |                        |                                |
+| out, down with zero_output               | output    | zeros                  | a block starts as its skip     |
+|                                          |           |                        | path                           |
+| gates of a few channels                  | gate      | their module's `fill`  | see the module                 |
+| single numbers (1,)                      | scalar,   | their module's `fill`  | see the module                 |
+|                                          | residual_ |                        |                                |
+|                                          | scalar    |                        |                                |
 | buffers (selection biases of experts)    |           | 0                      | neutral                        |
 
 There is no division of output projections by sqrt(2L): the depth factor is the Plan's
@@ -36,7 +44,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from lit_gpt.roles import Role, roles_of
+from lit_gpt.roles import FILLED, Role, roles_of
 from lit_gpt.scaling.base import Init, RolePlan
 
 
@@ -48,8 +56,8 @@ def init_parameters(model: nn.Module, roles: Mapping[str, RolePlan], seed: int) 
         assert not parameter.is_meta, f"{name} is on the meta device: materialise the model first"
         full = torch.empty(parameter.shape, dtype=torch.float32, device=parameter.device)
         generator = torch.Generator(parameter.device).manual_seed(parameter_seed(seed, name))
-        if names[name] == "vector":
-            _fill_vector(full, parameter.fill, generator)  # type: ignore[attr-defined]
+        if names[name] in FILLED:
+            _fill_own(full, parameter.fill, generator)  # type: ignore[attr-defined]
         else:
             fill(full, roles[names[name]].init, names[name], generator)
         _store(parameter, full)
@@ -63,7 +71,7 @@ def parameter_seed(seed: int, name: str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def _fill_vector(full: Tensor, value: object, generator: torch.Generator) -> None:
+def _fill_own(full: Tensor, value: object, generator: torch.Generator) -> None:
     if callable(value):
         value(full, generator)
     else:

@@ -9,7 +9,7 @@ Shapes: B batch, T tokens, D = n model width, V vocabulary.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +18,20 @@ from torch.nn import functional as F
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.nn.block import Block, Stream
-from lit_gpt.nn.context import Backends, Contexts, Keys, layer_contexts
+from lit_gpt.nn.context import Backends, Context, Contexts, Keys, layer_contexts
 from lit_gpt.nn.linear import Embedding, Linear
 from lit_gpt.nn.mixers import SharedState
 from lit_gpt.nn.moe import Routed, stack
 from lit_gpt.nn.norm import build_norm
+from lit_gpt.nn.smear import TokenSmear
 from lit_gpt.ops.backends import current_name
 from lit_gpt.ops.boundaries import doc_positions
 from lit_gpt.ops.dtypes import upcast
-from lit_gpt.ops.loss import ChunkLoss, chunk_loss, linear_cross_entropy, token_losses
+from lit_gpt.ops.loss import ChunkLoss, chunk_loss, linear_cross_entropy, soft_cap, token_losses
+from lit_gpt.roles import role
 from lit_gpt.scaling.base import Multipliers
+
+BACKOUT_START = 0.2  # share of the middle stream that is taken out, nanochat's backout_lambda
 
 
 class Output(NamedTuple):
@@ -85,6 +89,9 @@ class GPT(nn.Module):
         mixers = [self.blocks[b].mixer for b in self.block_of]
         # Layers that read masks and rotary tables; no other layer pays for them.
         self.attending = [s for s, m in zip(config.layers, mixers) if getattr(m, "attends", False)]
+        self.embedding_norm = build_norm(config) if config.embedding_norm else None
+        self.smear = TokenSmear(config) if config.token_smear else None
+        self.backout = role(nn.Parameter(torch.empty(1)), "scalar", BACKOUT_START) if config.backout else None
         self.norm = build_norm(config)
         head = None if config.tie_embeddings else Linear(config.n_embd, config.padded_vocab_size, weight_role="head")
         self.head = head
@@ -135,22 +142,36 @@ class GPT(nn.Module):
         positions = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
         if doc_ids_BT is not None and self.config.doc_positions == "restart":
             positions = doc_positions(doc_ids_BT)
-        contexts = self.contexts(positions, doc_ids_BT, Keys(tokens_BT.shape[1], doc_ids_BT))
-        stream, routed = self.embed(tokens_BT, positions), []
+        contexts = self.contexts(positions, doc_ids_BT, Keys(tokens_BT.shape[1], doc_ids_BT), tokens_BT)
+        stream, routed = self.enter(self.embed(tokens_BT, positions), doc_ids_BT), []
         # What a layer shares with later ones: keys and values for cross-attention, a memory for gated memory units.
         states: dict[int | None, SharedState | None] = {}
         for i, spec in enumerate(self.config.layers):
-            block, context = self.blocks[self.block_of[i]], contexts[spec.window, spec.rope_base]
-            stream, states[i] = block(stream, context, states.get(spec.shares))
+            context = contexts[spec.window, spec.rope_base]
+            stream, states[i] = self.layer(i, stream, context, states.get(spec.shares))
             if stream.routed is not None:
                 routed.append(stream.routed)
-                stream = Stream(stream.x, stream.total)  # the next block neither reads nor keeps it
         return self.final(stream), stack(routed) if routed else None
 
-    def contexts(self, positions: Tensor, doc_ids_BT: Tensor | None, keys: Keys) -> Contexts:
+    def layer(
+        self, i: int, stream: Stream, context: Context, shared: SharedState | None, cache: Any = None
+    ) -> tuple[Stream, SharedState | None]:
+        """The stream after layer i, and what later layers read of it; see Block.forward."""
+        stream = self.mark(i, stream)
+        # A block gets what it reads and keeps for its backward pass, and no more.
+        given = Stream(stream.x, stream.total, first=stream.first)
+        out, state = self.blocks[self.block_of[i]](given, context, shared, cache)
+        return Stream(out.x, out.total, out.routed, stream.first, stream.middle), state
+
+    def mark(self, i: int, stream: Stream) -> Stream:
+        """The stream that enters layer i, which remembers itself in the middle where the model has backout."""
+        middle = stream.x if self.backout is not None and i == self.config.depth // 2 else stream.middle
+        return Stream(stream.x, stream.total, None, stream.first, middle)
+
+    def contexts(self, positions: Tensor, doc_ids_BT: Tensor | None, keys: Keys, tokens_BT: Tensor) -> Contexts:
         """The inputs that layers share; see layer_contexts."""
         dtype, backends = self.compute_dtype, self.backends
-        return layer_contexts(self.config, self.attending, positions, doc_ids_BT, keys, dtype, backends)
+        return layer_contexts(self.config, self.attending, positions, doc_ids_BT, keys, dtype, backends, tokens_BT)
 
     def check_length(self, length: int) -> None:
         """Raises UserError for a sequence that is longer than a table of learned positions."""
@@ -160,22 +181,33 @@ class GPT(nn.Module):
                 f"The input has {length} tokens, and the model has learned positions for {len(table)}. Shorten it."
             )
 
-    def embed(self, tokens_BT: Tensor, positions: Tensor) -> Stream:
-        """The residual stream that enters the first block. positions: (T,) or (B, T)."""
+    def embed(self, tokens_BT: Tensor, positions: Tensor) -> Tensor:
+        """The embeddings of tokens at positions, (B, T, n), each by itself. positions: (T,) or (B, T)."""
         x_BTD = self.wte(tokens_BT, self.stream_dtype)
         x_BTD = x_BTD if self.wpe is None else x_BTD + self.wpe(positions, self.stream_dtype)
-        return Stream(x_BTD, torch.zeros_like(x_BTD) if self.config.skip == "sum" else None)
+        return x_BTD if self.embedding_norm is None else self.embedding_norm(x_BTD, self.stream_dtype)
+
+    def enter(self, x_BTD: Tensor, doc_ids_BT: Tensor | None, before_B1D: Tensor | None = None) -> Stream:
+        """The stream that enters the first block, of what `embed` gave. before_B1D: see TokenSmear."""
+        x_BTD = x_BTD if self.smear is None else self.smear(x_BTD, doc_ids_BT, before_B1D)
+        total = torch.zeros_like(x_BTD) if self.config.skip == "sum" else None
+        return Stream(x_BTD, total, first=x_BTD if self.config.residual_scalars else None)
 
     def final(self, stream: Stream) -> Tensor:
         """What the head reads: the normalised final state times the logit multiplier, (B, T, n)."""
-        h_BTD = self.norm(stream.x if stream.total is None else stream.total, self.compute_dtype)
+        x_BTD = stream.x if stream.total is None else stream.total
+        if self.backout is not None:
+            assert stream.middle is not None
+            x_BTD = (x_BTD - self.backout * stream.middle).to(x_BTD.dtype)
+        h_BTD = self.norm(x_BTD, self.compute_dtype)
         # On the state and not on the logits, which are many more numbers to multiply.
         return h_BTD if self.multipliers.logit == 1 else h_BTD * self.multipliers.logit
 
     def logits(self, h_BTD: Tensor) -> Tensor:
         """(..., vocab_size) in at least fp32, of what `final` gave or a part of it."""
         # The head has rows for a vocabulary padded to a multiple of 64, which tensor cores want; they are no tokens.
-        return upcast(F.linear(h_BTD, self.head_weight().to(h_BTD.dtype)))[..., : self.config.vocab_size]
+        logits = upcast(F.linear(h_BTD, self.head_weight().to(h_BTD.dtype)))[..., : self.config.vocab_size]
+        return soft_cap(logits, self.config.logit_softcap)
 
     def loss(self, h_BTD: Tensor, targets_BT: Tensor, label_smoothing: float) -> Tensor:
         """The cross-entropy of the next tokens, summed over the targets that count."""
@@ -187,14 +219,15 @@ class GPT(nn.Module):
             label_smoothing=label_smoothing,
             backend=self.loss_backend,
             chunk=self.loss_chunk,
+            cap=self.config.logit_softcap,
             inner=self.chunk_loss,
         )
 
     def losses(self, h_BTD: Tensor, targets_BT: Tensor) -> Tensor:
         """The cross-entropy of each next token, (B, T), 0 for those that do not count."""
-        vocab, chunk = self.config.vocab_size, self.loss_chunk
+        vocab, chunk, cap = self.config.vocab_size, self.loss_chunk, self.config.logit_softcap
         flat = h_BTD.flatten(0, 1), self.head_weight(), targets_BT.flatten()
-        return token_losses(*flat, vocab_size=vocab, chunk=chunk).view_as(targets_BT)
+        return token_losses(*flat, vocab_size=vocab, chunk=chunk, cap=cap).view_as(targets_BT)
 
     def head_weight(self) -> Tensor:
         """The output projection (padded vocabulary, n); the token table itself when tied."""

@@ -19,7 +19,10 @@ from torch import nn
 
 from lit_gpt.errors import UserError
 
-Role = Literal["embedding", "head", "matrix", "expert", "router", "vector", "conv"]
+Role = Literal[
+    "embedding", "head", "matrix", "expert", "router", "vector", "conv",
+    "value_table", "output", "gate", "scalar", "residual_scalar",
+]  # fmt: skip
 ROLES: tuple[str, ...] = get_args(Role)
 P = TypeVar("P", bound=nn.Parameter)
 
@@ -31,9 +34,18 @@ P = TypeVar("P", bound=nn.Parameter)
 #   router     (experts, n)
 #   vector     gains, biases, sinks, A_log, D, lambdas: whatever is not a linear map
 #   conv       depthwise convolution kernels
+#   value_table      value embeddings (vocab, key-value heads x head size); see nn/value_embedding.py
+#   output           the last projection of a mixer or feed-forward network, where it starts at zero (zero_output);
+#                    otherwise such a map is a matrix
+#   gate             maps of a few fixed channels to a few gates, (gates, channels): neither side grows with the width
+#   scalar           single numbers (1,): how much of the first embedding, of the previous token or of the middle
+#                    of the model is mixed in
+#   residual_scalar  single numbers (1,) on the residual stream itself, which want a smaller rate
 
+# What brings its own initial value.
+FILLED = ("vector", "gate", "scalar", "residual_scalar")
 # On several processes every one of them has these whole, in fp32: tiny, and sensitive to rounding.
-REPLICATED = ("vector", "router")
+REPLICATED = (*FILLED, "router")
 
 Fill = float | Callable[[torch.Tensor, torch.Generator], None]
 
@@ -43,14 +55,14 @@ def role(
 ) -> P:
     """Tag a parameter with its role. Tagging twice with different roles is a bug.
 
-    fill: the initial value where the role has no distribution in the Plan (vectors), as a
+    fill: the initial value where the role has no distribution in the Plan (FILLED), as a
     constant or as a function that fills a full, unsharded tensor in place.
     maps: equal blocks of rows that are separate linear maps in one matrix, such as gate and up.
     heads: blocks of rows that are heads of one map. scores: whether they are queries or keys.
     """
     before = getattr(parameter, "role", name)
     assert name in ROLES and before == name, f"role {name!r} on a parameter that already is {before!r}"
-    assert (fill is not None) == (name == "vector"), "vectors, and only they, bring their own initial value"
+    assert (fill is not None) == (name in FILLED), "these roles, and only they, bring their own initial value"
     parameter.role = name  # type: ignore[attr-defined]
     parameter.fill = fill  # type: ignore[attr-defined]
     parameter.maps, parameter.heads, parameter.scores = maps, heads, scores  # type: ignore[attr-defined]

@@ -35,6 +35,8 @@ class LayerSpec:
     rope_base: base of this layer's rotary frequencies; None is the model's, 0 no positions.
     skip_projection: an n x n matrix on the skip path of the mixer (post-norm only).
     experts: the feed-forward network is a mixture of experts of that kind; see Experts.
+    value_embedding: a table of the vocabulary adds a vector of its own for every token to the values of an attention
+        layer; see lit_gpt.nn.value_embedding.
     """
 
     mixer: str = "attention"
@@ -45,6 +47,7 @@ class LayerSpec:
     rope_base: float | None = None
     skip_projection: bool = False
     experts: bool = False
+    value_embedding: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,15 @@ class ModelConfig:
     skip: "add" is x + f(x); "none" is f(x); "sum" adds every branch to one running sum
         that only the head reads, so each branch sees the previous branch alone.
     joint_qk_norm: with qk_norm, one norm over all heads together in place of one for each.
+    qk_norm_scale: with qk_norm, a constant on the normalised queries and keys alike.
+    norm_gain: whether norms of the model's kind, and QK-norm, have gains; those inside recurrent mixers always do.
+    embedding_norm: a norm between the token table and the first layer.
+    residual_scalars: each layer reads r x + e x0, with x0 what entered the first layer, and learnable r and e.
+    token_smear: a learnable part of the previous token's embedding is added to each embedding.
+    backout: a learnable part of the stream after half of the layers is taken out of what the last norm reads.
+    zero_output: the last projections of mixers and feed-forward networks start at zero (role "output").
+    logit_softcap: logits are c tanh(z / c); 0 leaves them as they are.
+    ffn_multiple: hidden width of the dense feed-forward networks as a multiple of n; None is what nn/mlp.py says of I.
     attn_gate: one sigmoid gate per head and token. attn_sink: a learnable logit per head
         in the softmax's denominator. attn_norm: norm before the output projection.
         attn_conv: a short causal convolution and silu on queries, keys and values.
@@ -179,6 +191,15 @@ class ModelConfig:
     skip: Skip = "add"
     qk_norm: bool = False
     joint_qk_norm: bool = False
+    qk_norm_scale: float = 1.0
+    norm_gain: bool = True
+    embedding_norm: bool = False
+    residual_scalars: bool = False
+    token_smear: bool = False
+    backout: bool = False
+    zero_output: bool = False
+    logit_softcap: float = 0.0
+    ffn_multiple: float | None = None
     attn_gate: bool = False
     attn_sink: bool = False
     attn_norm: bool = False
@@ -243,7 +264,7 @@ class ModelConfig:
                 self.post_norm and self.skip != "add"
             ),
         }
-        checks |= self._sharing_problems() | self._expert_problems()
+        checks |= self._sharing_problems() | self._expert_problems() | self._stream_problems()
         mixers = {spec.mixer for spec in self.layers}
         strangers = ", ".join(sorted(set(self.mixer_options) - mixers))
         unused = f"No layer of {self.family} uses {strangers} (--mixer_options). "
@@ -266,8 +287,30 @@ class ModelConfig:
         same = len(specs) == self.depth and all(specs[i] == specs[self.first_layer(i)] for i in range(self.depth))
         lending = any(spec.shares is not None or spec.memory is not None for spec in specs)
         return {
-            "layers that share a block (share_per_layer) differ in mixer, window or feed-forward network": not same,
+            "layers that share a block (share_per_layer) differ in mixer, window, table or ffn": not same,
             "layers that read another layer's keys, values or memory cannot share blocks (share_per_layer)": lending,
+        }
+
+    def _stream_problems(self) -> dict[str, bool]:
+        """Of the options around the residual stream and its two ends."""
+        around = [name for name in ("residual_scalars", "backout") if getattr(self, name) and self.skip != "add"]
+        dense = [spec for spec in self.layers if spec.ffn is not None and not spec.experts]
+        multiple = self.ffn_multiple
+        return {
+            f"{' and '.join(around)} act on a residual stream, and skip={self.skip!r} has none": bool(around),
+            f"qk_norm_scale is {self.qk_norm_scale}; it must be positive": self.qk_norm_scale <= 0,
+            "qk_norm_scale multiplies what qk_norm gives: give both": self.qk_norm_scale != 1 and not self.qk_norm,
+            f"logit_softcap is {self.logit_softcap}; it must be positive, or 0 for none": self.logit_softcap < 0,
+            "layers with experts keep the start of their projections, so zero_output cannot act there": (
+                self.zero_output and any(spec.experts for spec in self.layers)
+            ),
+            f"ffn_multiple is {multiple}; it must be positive": multiple is not None and multiple <= 0,
+            "ffn_multiple is about dense feed-forward networks, and no layer has one": (
+                multiple is not None and not dense
+            ),
+            "a memory (memory='ffn') has the width that follows from intermediate_size, so drop ffn_multiple": (
+                multiple is not None and any(spec.memory == "ffn" for spec in self.layers)
+            ),
         }
 
     def _expert_problems(self) -> dict[str, bool]:

@@ -19,6 +19,7 @@ from lit_gpt.config.groups.machine import (
     ValidationOptions,
 )
 from lit_gpt.config.groups.model import AttentionOptions, DataOptions, ExpertOptions, ModelOptions, NormOptions
+from lit_gpt.config.groups.stream import StreamOptions
 from lit_gpt.config.groups.training import (
     BaseHyperparameters,
     BatchOptions,
@@ -34,6 +35,7 @@ class RunConfig(
     # from the last to the first that the help shows, for that is the order of fields in a dataclass with bases
     ArchScaleOptions,
     ExpertOptions,
+    StreamOptions,
     NormOptions,
     AttentionOptions,
     PrecisionOptions,

@@ -46,6 +46,7 @@ class Decoder:
         self.model, self.length = model, 0
         self.caches = [mixer.new_cache(batch, max_len, device, dtype) for mixer in mixers]
         self.doc_ids_BS: Tensor | None = None
+        self.before_B1D: Tensor | None = None  # each row's last embedding, for the token smear of the next one
         # Where each row's last document starts, from which its rotary positions count.
         self.start_B = torch.zeros(batch, dtype=torch.long, device=device)
 
@@ -60,12 +61,12 @@ class Decoder:
         """
         model, length, depth = self.model, tokens_BT.shape[1], len(self.caches)
         positions, keys = self._see(length, doc_ids_BT)
-        contexts, states = model.contexts(positions, doc_ids_BT, keys), States()
-        stream = model.embed(tokens_BT, positions)
+        contexts, states = model.contexts(positions, doc_ids_BT, keys, tokens_BT), States()
+        stream = self._enter(tokens_BT, positions, doc_ids_BT)
         if length == 1 or not last_only:  # one new token is the last position already
             return model.final(self._run(range(depth), stream, contexts, states))
         # In order: layers for all positions, one layer whose last query is enough, layers for the last position.
-        ends, tail = model.contexts(positions[..., -1:], None, keys), self._tail()
+        ends, tail = model.contexts(positions[..., -1:], None, keys, tokens_BT[:, -1:]), self._tail()
         stream = self._run(range(tail - 1), stream, contexts, states)
         stream = self._last_query(tail - 1, stream, contexts, ends, states)
         states = {i: _of_last_position(state) for i, state in states.items()}
@@ -76,8 +77,7 @@ class Decoder:
         for cache in self.caches:
             if cache is not None:
                 select_rows(cache, index_R)
-        self.start_B = self.start_B[index_R]
-        self.doc_ids_BS = None if self.doc_ids_BS is None else self.doc_ids_BS[index_R]
+        self._take_rows(self, index_R)
 
     def extend(self, count: int) -> None:
         """Room for so many tokens more than max_len said, where nobody knew how long the rows would become."""
@@ -90,9 +90,21 @@ class Decoder:
         index_R = torch.zeros(count, dtype=torch.long, device=self.start_B.device)
         other = copy(self)
         other.caches = [None if cache is None else rows_of(cache, index_R) for cache in self.caches]
+        self._take_rows(other, index_R)
+        return other
+
+    def _take_rows(self, other: Decoder, index_R: Tensor) -> None:
+        """Give `other`, which may be this one, these rows of what is remembered outside the layers."""
         other.start_B = self.start_B[index_R]
         other.doc_ids_BS = None if self.doc_ids_BS is None else self.doc_ids_BS[index_R]
-        return other
+        other.before_B1D = None if self.before_B1D is None else self.before_B1D[index_R]
+
+    def _enter(self, tokens_BT: Tensor, positions: Tensor, doc_ids_BT: Tensor | None) -> Stream:
+        """The stream that enters the first layer."""
+        x_BTD, before_B1D = self.model.embed(tokens_BT, positions), self.before_B1D
+        if self.model.smear is not None:
+            self.before_B1D = x_BTD[:, -1:].clone()  # a view would keep all embeddings of the call
+        return self.model.enter(x_BTD, doc_ids_BT, before_B1D)
 
     def _see(self, count: int, doc_ids_BT: Tensor | None) -> tuple[Tensor, Keys]:
         """Take account of `count` more tokens per row: their positions, (T,) or (B, T), and all keys so far."""
@@ -123,9 +135,8 @@ class Decoder:
     def _run(self, layers: Iterable[int], stream: Stream, contexts: Contexts, states: States) -> Stream:
         """The stream after these layers; adds what they share to `states`."""
         for i in layers:
-            block, context, shared = self._inputs(i, contexts, states)
-            stream, states[i] = block(stream, context, shared, self.caches[i])
-            stream = Stream(stream.x, stream.total)  # without what routers did
+            _, context, shared = self._inputs(i, contexts, states)
+            stream, states[i] = self.model.layer(i, stream, context, shared, self.caches[i])
         return stream
 
     def _last_query(self, layer: int, stream: Stream, contexts: Contexts, ends: Contexts, states: States) -> Stream:
@@ -138,20 +149,22 @@ class Decoder:
         mixer = cast(Attention, block.mixer)
         if type(mixer).forward is not Attention.forward:
             return _last(self._run([layer], stream, contexts, states))
-        branch, skip = block.read(stream.x, block.norm1, block.skip1)
+        stream = self.model.mark(layer, stream)
+        branch, skip = block.read(block.enter(stream), block.norm1, block.skip1)
         q, k, v = mixer.heads(branch, context, shared, self.caches[layer])
         end = self._inputs(layer, ends, states)[1]
         q = q[:, -1:]
         y = mixer.attend(q, mixer.near(q, k), mixer.near(q, v), end)
         h, state = mixer.finish(branch[:, -1:], y, (k, v))
-        stream = block.write(_last(stream), skip[:, -1:], block.result(h, block.norm1))
-        stream, states[layer] = block.feed_forward(stream, state, context.experts)
-        return Stream(stream.x, stream.total)
+        end_stream = _last(stream)
+        out = block.write(end_stream, skip[:, -1:], block.result(h, block.norm1))
+        out, states[layer] = block.feed_forward(out, state, context.experts)
+        return Stream(out.x, out.total, None, end_stream.first, end_stream.middle)
 
 
 def _last(stream: Stream) -> Stream:
-    """The stream at its last position, (B, 1, n)."""
-    return Stream(stream.x[:, -1:], None if stream.total is None else stream.total[:, -1:])
+    """The stream at its last position, (B, 1, n); without what routers did."""
+    return Stream(*(None if x is None else x[:, -1:] for x in stream._replace(routed=None)))  # type: ignore[arg-type]
 
 
 def _of_last_position(state: SharedState | None) -> SharedState | None:

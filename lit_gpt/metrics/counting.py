@@ -17,22 +17,28 @@ def flops_per_token(model: GPT, context_length: int) -> float:
     Attention counts the keys that a query sees, averaged over a sequence of context_length.
     """
     forward = sum(cast(Any, model.blocks[i]).flops(context_length) for i in model.block_of)
+    forward += 0 if model.smear is None else model.smear.flops()
     return 3 * (forward + 2 * model.head_weight().numel())
 
 
 def palm_flops_per_token(model: GPT, context_length: int) -> float:
     """The same by PaLM's convention (arXiv:2204.02311, appendix B): 6 N + 12 L H Q T.
 
-    N are the active parameters without the input tables (a tied one is the output projection too, and counts), L
-    the layers with softmax attention of H heads of size Q, each as if a query saw all T tokens.
+    N are the active parameters without input and value tables (a tied one is the output projection too, and counts),
+    L the layers with softmax attention of H heads of size Q, each as if a query saw all T tokens.
     """
     counts, config = param_counts(model), model.config
-    n = counts["active"] - counts["embedding"] + (model.wte.weight.numel() if model.head is None else 0)
+    n = (
+        counts["active"]
+        - counts["embedding"]
+        - counts["value_table"]
+        + (model.wte.weight.numel() if model.head is None else 0)
+    )
     return 6.0 * n + 12.0 * len(model.attending) * config.n_head * config.head_dim * context_length
 
 
 def param_counts(model: GPT) -> dict[str, int]:
-    """Parameters by kind: total, active per token, non_embedding (neither table nor head), each role.
+    """Parameters by kind: total, active per token, non_embedding (no table and no head), each role.
 
     A tied table counts once, as embedding. Padded rows count. Of experts, those that a token uses are active.
     """
@@ -41,7 +47,7 @@ def param_counts(model: GPT) -> dict[str, int]:
     for name, parameter in model.named_parameters():
         per_role[roles[name]] += parameter.numel()
     total = sum(per_role.values())
-    outside = total - per_role["embedding"] - per_role["head"]
+    outside = total - sum(per_role[role] for role in ("embedding", "value_table", "head"))
     inactive = sum(m.inactive_parameters() for m in model.modules() if isinstance(m, MixtureOfExperts))
     counts = {"total": total, "active": total - inactive, "non_embedding": outside}
     return counts | {name: per_role[name] for name in ROLES}

@@ -20,6 +20,7 @@ from lit_gpt.scaling.base import Multipliers
 # Gain of the path around a branch at the start, so that a post-norm block begins as nearly only its branch. The value
 # is that of ArchScale's token skipgain; LayerScale (arXiv:2103.17239, section 2) is the same idea for the branch.
 SKIP_GAIN_START = 1e-4
+FIRST_START = 0.1  # share of the first embedding in what a layer reads, nanochat's x0_lambdas
 
 
 class Stream(NamedTuple):
@@ -27,11 +28,28 @@ class Stream(NamedTuple):
 
     x: (B, T, n), the residual stream. total: the sum of all branches, only under skip="sum".
     routed: what the last block's router did, None where it has none.
+    first: what entered the first block, only with residual_scalars. middle: the stream after half of the layers, once
+    it is known, only with backout. A block reads first, and returns neither.
     """
 
     x: Tensor
     total: Tensor | None = None
     routed: Routed | None = None
+    first: Tensor | None = None
+    middle: Tensor | None = None
+
+
+class ResidualScalars(nn.Module):
+    """What a layer reads: r x + e x0, of the stream and of what entered the first layer (modded-nanogpt, nanochat)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stream = role(nn.Parameter(torch.empty(1)), "residual_scalar", 1.0)
+        self.first = role(nn.Parameter(torch.empty(1)), "scalar", FIRST_START)
+
+    def forward(self, x_BTD: Tensor, first_BTD: Tensor) -> Tensor:
+        """(B, T, n), in x's dtype; the numbers themselves are not rounded to it."""
+        return (self.stream * x_BTD + self.first * first_BTD).to(x_BTD.dtype)
 
 
 class SkipPath(nn.Module):
@@ -72,6 +90,7 @@ class Block(nn.Module):
         self.reordered = config.reordered_norm
         projected = config.layers[layer_index].skip_projection
         # With decoupled_norm the gain is on the branch alone (see SkipPath), so the norm itself has none.
+        self.scalars = ResidualScalars() if config.residual_scalars else None
         self.norm1 = build_norm(config, gain=not config.decoupled_norm)
         self.skip1 = SkipPath(config, projected) if config.post_norm else None
         self.mixer = build_mixer(config, layer_index, multipliers)
@@ -90,9 +109,16 @@ class Block(nn.Module):
 
         shared: what the layer reads of an earlier one. cache: what its mixer remembers, in cached decoding.
         """
-        branch, skip = self.read(stream.x, self.norm1, self.skip1)
+        branch, skip = self.read(self.enter(stream), self.norm1, self.skip1)
         h, state = self.mixer(branch, context, shared, cache)
         return self.feed_forward(self.write(stream, skip, self.result(h, self.norm1)), state, context.experts)
+
+    def enter(self, stream: Stream) -> Tensor:
+        """The residual stream as this layer reads it, (B, T, n)."""
+        if self.scalars is None:
+            return stream.x
+        assert stream.first is not None
+        return self.scalars(stream.x, stream.first)
 
     def feed_forward(
         self, stream: Stream, state: SharedState | None, backend: str

@@ -35,6 +35,7 @@ class Context(NamedTuple):
     doc_ids: (B, T), the documents of this call's tokens; None when each row goes on with one.
     cu_seqlens: (N + 1,) int32, where the N documents start in the B * T tokens, and B * T; on
     CUDA with documents, else None. backend, experts, kernels: see Backends.
+    tokens: (B, T), of this call, for value embeddings; None in a model without them.
     """
 
     rope: tuple[Tensor, Tensor] | None = None
@@ -44,6 +45,7 @@ class Context(NamedTuple):
     backend: str = "auto"
     experts: str = "auto"
     kernels: str = "auto"
+    tokens: Tensor | None = None
 
 
 class Keys(NamedTuple):
@@ -67,12 +69,14 @@ def layer_contexts(
     keys: Keys,
     dtype: torch.dtype,
     backends: Backends,
+    tokens_BT: Tensor | None = None,
 ) -> Contexts:
     """One Context for each pair of window and rotary base among the model's layers.
 
     Layers share masks and tables, which cost as much as a layer where each makes its own; those that no layer of
     `attending` reads are not made. positions: of the queries, for rotary tables, (T,) or (B, T).
-    doc_ids_BT: documents that may start among the queries. dtype: what attention computes in.
+    doc_ids_BT: documents that may start among the queries. dtype: what attention computes in. tokens_BT: of the
+    queries.
     """
     device, queries = positions.device, positions.shape[-1]
     # Only kernels read the offsets, and finding them waits for the device.
@@ -91,7 +95,8 @@ def layer_contexts(
     tables = {
         (spec.window, spec.rope_base): ropes.get((spec.rope_base, config.stretched(spec))) for spec in config.layers
     }
+    tokens_BT = tokens_BT if any(spec.value_embedding for spec in config.layers) else None
     return {
-        (window, base): Context(rope, masks.get(window), doc_ids_BT, cu_seqlens, *backends)
+        (window, base): Context(rope, masks.get(window), doc_ids_BT, cu_seqlens, *backends, tokens_BT)
         for (window, base), rope in tables.items()
     }

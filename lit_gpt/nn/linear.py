@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lit_gpt.config.model import ModelConfig
 from lit_gpt.roles import Role, role
 
 
@@ -57,6 +58,11 @@ class Linear(nn.Module):
     def flops(self) -> float:
         """Forward matmul FLOPs per token: 2 per weight."""
         return 2.0 * self.weight.numel()
+
+
+def last_linear(config: ModelConfig, fan_in: int, bias: bool = False) -> Linear:
+    """The last map of a branch, to the model's width. With zero_output it starts at zero, and has a role of its own."""
+    return Linear(fan_in, config.n_embd, bias=bias, weight_role="output" if config.zero_output else "matrix")
 
 
 def joint(x: Tensor, *maps: Linear) -> list[Tensor]:

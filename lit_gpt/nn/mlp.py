@@ -1,20 +1,19 @@
 """Feed-forward networks: one class per kind, `build` by LayerSpec.ffn.
 
-Hidden widths: I for the gated kinds (three n x I matrices in all), 1.5 I for relu2 (two),
-so that these have 3 n I weights. gelu has two of width I, since GPT-2's widths need not be multiples of 1.5.
+Hidden widths: I for the gated kinds (three n x I matrices in all), 1.5 I for relu2 (two), so that these have 3 n I
+weights. gelu has two of width I, since GPT-2's widths need not be multiples of 1.5. ModelConfig.ffn_multiple gives
+dense networks of any kind a multiple of n instead.
 Experts (nn/moe.py) are networks of the same kinds but gelu.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_gpt.config.model import ModelConfig
-from lit_gpt.nn.linear import Linear
+from lit_gpt.nn.linear import Linear, last_linear
 from lit_gpt.nn.norm import build_norm
 from lit_gpt.ops.experts import OSS_ALPHA, OSS_LIMIT
 from lit_gpt.ops.fused import fused
@@ -27,13 +26,19 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 
 class _FeedForward(nn.Module):
-    """A projection up to `maps` pieces of width hidden, what the kind makes of them, a norm perhaps, and one down."""
+    """A projection up to `maps` pieces of width hidden, what the kind makes of them, a norm perhaps, and one down.
 
-    def __init__(self, config: ModelConfig, maps: int, hidden: int):
+    widening: hidden / I, see the module.
+    """
+
+    maps = 1
+    widening = 1.0
+
+    def __init__(self, config: ModelConfig, hidden: int):
         super().__init__()
-        self.up = Linear(config.n_embd, maps * hidden, bias=config.mlp_bias, maps=maps)
+        self.up = Linear(config.n_embd, self.maps * hidden, bias=config.mlp_bias, maps=self.maps)
         self.norm = build_norm(config, hidden) if config.ffn_norm else None
-        self.down = Linear(hidden, config.n_embd, bias=config.mlp_bias)
+        self.down = last_linear(config, hidden, config.mlp_bias)
 
     def inner(self, x_BTD: Tensor) -> Tensor:
         """What the down projection reads: (..., n) -> (..., hidden)."""
@@ -55,8 +60,7 @@ class _FeedForward(nn.Module):
 class SwiGLU(_FeedForward):
     """down(silu(g) * u) with (g, u) the halves of one projection (arXiv:2002.05202)."""
 
-    def __init__(self, config: ModelConfig, width: int):
-        super().__init__(config, 2, width)
+    maps = 2
 
     def inner(self, x_BTD: Tensor) -> Tensor:
         # Two products, see Linear.pieces: 411k to 427k tokens/s at d8 on an H200 (docs/performance.md).
@@ -75,8 +79,7 @@ class SwiGLU(_FeedForward):
 class ReLU2(_FeedForward):
     """down(relu(u)^2) (arXiv:2109.08668)."""
 
-    def __init__(self, config: ModelConfig, width: int):
-        super().__init__(config, 1, 3 * width // 2)  # as many weights as a gated kind, see the module
+    widening = 1.5  # as many weights as a gated kind, see the module
 
     def inner(self, x_BTD: Tensor) -> Tensor:
         return F.relu(self.up(x_BTD)).square()
@@ -84,9 +87,6 @@ class ReLU2(_FeedForward):
 
 class GELU(_FeedForward):
     """GPT-2's: down(gelu(u)), with gelu's tanh form (arXiv:1606.08415, section 2)."""
-
-    def __init__(self, config: ModelConfig, width: int):
-        super().__init__(config, 1, width)
 
     def inner(self, x_BTD: Tensor) -> Tensor:
         return F.gelu(self.up(x_BTD), approximate="tanh")
@@ -100,11 +100,17 @@ class OssSwiGLU(SwiGLU):
         return gate * torch.sigmoid(OSS_ALPHA * gate) * (up + 1)
 
 
-Kind = Callable[[ModelConfig, int], _FeedForward]  # of a hidden width
-KINDS: dict[str, Kind] = {"swiglu": SwiGLU, "relu2": ReLU2, "oss_swiglu": OssSwiGLU, "gelu": GELU}
+KINDS: dict[str, type[_FeedForward]] = {"swiglu": SwiGLU, "relu2": ReLU2, "oss_swiglu": OssSwiGLU, "gelu": GELU}
 
 
 def build(config: ModelConfig, layer_index: int) -> _FeedForward | None:
     """The layer's dense feed-forward network, or None where its LayerSpec has none."""
     kind = config.layers[layer_index].ffn
-    return None if kind is None else KINDS[kind](config, config.intermediate_size)
+    if kind is None or config.ffn_multiple is None:
+        return None if kind is None else of_width(kind, config, config.intermediate_size)
+    return KINDS[kind](config, round(config.ffn_multiple * config.n_embd))
+
+
+def of_width(kind: str, config: ModelConfig, width: int) -> _FeedForward:
+    """A network with I = width."""
+    return KINDS[kind](config, int(KINDS[kind].widening * width))

@@ -83,7 +83,7 @@ class MixtureOfExperts(nn.Module):
         self.up = role(nn.Parameter(torch.empty(count, maps * hidden, n)), "expert", maps=maps)
         self.down = role(nn.Parameter(torch.empty(count, n, hidden)), "expert")
         width = config.intermediate_size // self.experts.top_k
-        self.shared = mlp.KINDS[self.kind](config, width) if self.experts.shared else None
+        self.shared = mlp.of_width(self.kind, config, width) if self.experts.shared else None
         # Loss-free balancing: a buffer, since the trainer moves it by the loads and no gradient does; see nn.balance.
         if self.experts.bias_rate:
             self.register_buffer("balance", torch.zeros(count, dtype=torch.float32))

@@ -56,5 +56,5 @@ KINDS = {"rmsnorm": RMSNorm, "layernorm": LayerNorm}
 
 
 def build_norm(config: ModelConfig, width: int | None = None, gain: bool = True) -> RMSNorm | LayerNorm:
-    """The model's norm at its width n, or at another width."""
-    return KINDS[config.norm](config.n_embd if width is None else width, config.norm_eps, gain)
+    """The model's norm at its width n, or at another width. gain: whether it has one where the model's norms do."""
+    return KINDS[config.norm](config.n_embd if width is None else width, config.norm_eps, gain and config.norm_gain)

@@ -38,6 +38,7 @@ def linear_cross_entropy(
     label_smoothing: float = 0.0,
     backend: str = "chunked",
     chunk: int | None = None,
+    cap: float = 0.0,
     inner: ChunkLoss | None = None,
 ) -> Tensor:
     """Sum over the tokens with target != IGNORE of -log p(target); a scalar, at least fp32.
@@ -45,35 +46,49 @@ def linear_cross_entropy(
     vocab_size: rows of the head that are real entries; the rest never get probability.
     label_smoothing: eps of (1 - eps) * nll + eps * mean over the vocabulary of -log p.
     chunk: tokens per chunk, None for as many as CHUNK_LOGITS allows.
+    cap: of the logits, see soft_cap.
     inner: replaces `chunk_loss`, e.g. by torch.compile(chunk_loss).
     Raises UserError for an unknown backend.
     """
     vocab_size = weight_VD.shape[0] if vocab_size is None else vocab_size
     chunk = max(CHUNK_LOGITS // weight_VD.shape[0], 1) if chunk is None else chunk
     if backend == "plain":
-        return _plain(hidden_ND, weight_VD, targets_N, vocab_size, label_smoothing)
+        return _plain(hidden_ND, weight_VD, targets_N, vocab_size, label_smoothing, cap)
     if backend != "chunked":
         names = ("chunked", "plain")
         raise UserError(f"Unknown loss {backend!r}.{did_you_mean(backend, names)} Use one of {', '.join(names)}.")
     if torch.is_grad_enabled() and (hidden_ND.requires_grad or weight_VD.requires_grad):
-        arguments = (targets_N, vocab_size, label_smoothing, chunk, inner or chunk_loss)
+        arguments = (targets_N, vocab_size, label_smoothing, chunk, cap, inner or chunk_loss)
         return _Chunked.apply(hidden_ND, weight_VD, *arguments)  # type: ignore[return-value]
-    return _chunked_value(hidden_ND, weight_VD, targets_N, vocab_size, label_smoothing, chunk)
+    return _chunked_value(hidden_ND, weight_VD, targets_N, vocab_size, label_smoothing, chunk, cap)
 
 
 def token_losses(
-    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, *, vocab_size: int, chunk: int | None = None
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    *,
+    vocab_size: int,
+    chunk: int | None = None,
+    cap: float = 0.0,
 ) -> Tensor:
     """-log p(target) of each token, 0 where it is IGNORE, (N,) in at least fp32. Without gradients, in chunks.
 
-    vocab_size, chunk: see linear_cross_entropy.
+    vocab_size, chunk, cap: see linear_cross_entropy.
     """
     chunk = max(CHUNK_LOGITS // weight_VD.shape[0], 1) if chunk is None else chunk
-    return torch.cat(list(_chunks_of_losses(hidden_ND, weight_VD, targets_N, vocab_size, 0.0, chunk)))
+    return torch.cat(list(_chunks_of_losses(hidden_ND, weight_VD, targets_N, vocab_size, 0.0, chunk, cap)))
 
 
-def _plain(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, vocab_size: int, smoothing: float) -> Tensor:
-    logits_NV = upcast(F.linear(hidden_ND, weight_VD.to(hidden_ND.dtype)))[:, :vocab_size]
+def soft_cap(logits: Tensor, cap: float) -> Tensor:
+    """cap tanh(logits / cap), which stays between -cap and cap (Gemma 2, arXiv:2408.00118); 0 is no cap."""
+    return logits if cap == 0 else cap * torch.tanh(logits / cap)
+
+
+def _plain(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, vocab_size: int, smoothing: float, cap: float
+) -> Tensor:
+    logits_NV = soft_cap(upcast(F.linear(hidden_ND, weight_VD.to(hidden_ND.dtype)))[:, :vocab_size], cap)
     return F.cross_entropy(logits_NV, targets_N, reduction="sum", ignore_index=IGNORE, label_smoothing=smoothing)
 
 
@@ -87,35 +102,37 @@ def token_loss(logits_NV: Tensor, targets_N: Tensor, smoothing: float) -> tuple[
 
 
 def chunk_loss(
-    logits_NV: Tensor, targets_N: Tensor, vocab_size: int, smoothing: float, dtype: torch.dtype
+    logits_NV: Tensor, targets_N: Tensor, vocab_size: int, smoothing: float, dtype: torch.dtype, cap: float
 ) -> tuple[Tensor, Tensor]:
-    """(summed loss, its gradient with respect to the logits in `dtype`). Pure; made to be compiled."""
-    true_NV = logits_NV[:, :vocab_size]
+    """(summed loss, its gradient with respect to the logits before the cap in `dtype`). Pure; made to be compiled."""
+    true_NV = soft_cap(logits_NV[:, :vocab_size], cap)
     loss_N, lse_N = token_loss(true_NV, targets_N, smoothing)
     columns_V = torch.arange(vocab_size, device=logits_NV.device)
     hit_NV = columns_V == targets_N[:, None]
     # softmax minus the smoothed target, the derivative of the cross-entropy.
     grad_NV = (true_NV - lse_N[:, None]).exp() - (1 - smoothing) * hit_NV - smoothing / vocab_size
+    if cap:
+        grad_NV = grad_NV * (1 - (true_NV / cap).square())  # the derivative of tanh
     grad_NV = torch.where((targets_N != IGNORE)[:, None], grad_NV, 0.0).to(dtype)
     # Columns of the padded vocabulary get no gradient.
     return loss_N.sum(), F.pad(grad_NV, (0, logits_NV.shape[1] - vocab_size))
 
 
 def _chunked_value(
-    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, vocab_size: int, smoothing: float, chunk: int
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, vocab_size: int, smoothing: float, chunk: int, cap: float
 ) -> Tensor:
     """The loss alone, for evaluation: no gradient work."""
-    chunks = _chunks_of_losses(hidden_ND, weight_VD, targets_N, vocab_size, smoothing, chunk)
+    chunks = _chunks_of_losses(hidden_ND, weight_VD, targets_N, vocab_size, smoothing, chunk, cap)
     return torch.stack([loss_N.sum() for loss_N in chunks]).sum()
 
 
 def _chunks_of_losses(
-    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, vocab_size: int, smoothing: float, chunk: int
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, vocab_size: int, smoothing: float, chunk: int, cap: float
 ) -> Iterator[Tensor]:
     """The loss of each token, chunk by chunk."""
     weight_VD = weight_VD.to(hidden_ND.dtype)
     for h, t in zip(hidden_ND.split(chunk), targets_N.split(chunk)):
-        yield token_loss(matmul_fp32(h, weight_VD.T)[:, :vocab_size], t, smoothing)[0]
+        yield token_loss(soft_cap(matmul_fp32(h, weight_VD.T)[:, :vocab_size], cap), t, smoothing)[0]
 
 
 class _Chunked(torch.autograd.Function):
@@ -130,6 +147,7 @@ class _Chunked(torch.autograd.Function):
         vocab_size: int,
         smoothing: float,
         chunk: int,
+        cap: float,
         inner: ChunkLoss,
     ) -> Tensor:
         dtype = hidden_ND.dtype
@@ -140,7 +158,7 @@ class _Chunked(torch.autograd.Function):
         losses = []
         # Logits and their gradient exist for one chunk at a time; what stays is of the size of h and of the weight.
         for h, t, dh in zip(hidden_ND.split(chunk), targets_N.split(chunk), d_hidden_ND.split(chunk)):
-            loss, d_logits = inner(matmul_fp32(h, cast_VD.T), t, vocab_size, smoothing, dtype)
+            loss, d_logits = inner(matmul_fp32(h, cast_VD.T), t, vocab_size, smoothing, dtype, cap)
             torch.mm(d_logits, cast_VD, out=dh)  # into its part of the whole gradient
             d_weight_VD += matmul_fp32(d_logits.T, h)
             losses.append(loss)
@@ -154,4 +172,4 @@ class _Chunked(torch.autograd.Function):
         (upstream,) = grads
         d_hidden_ND, d_weight_VD = ctx.saved_tensors
         d_hidden_ND = d_hidden_ND * upstream.to(d_hidden_ND.dtype)
-        return d_hidden_ND, (d_weight_VD * upstream).to(ctx.weight_dtype), None, None, None, None, None
+        return d_hidden_ND, (d_weight_VD * upstream).to(ctx.weight_dtype), None, None, None, None, None, None

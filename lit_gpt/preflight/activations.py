@@ -89,12 +89,12 @@ def of_loss(config: ModelConfig, tokens: int, chunked: bool, dtype: torch.dtype)
     bytes) and their gradient in `dtype` three times, as the H200 measured it (docs/performance.md, Memory): as
     computed, padded, and that of the chunk before. The head has its weight cast to `dtype`, and in fp32 its gradient
     and a chunk's part of it (4 + 4 bytes). Otherwise there are all logits, their log-softmax and its gradient, in fp32
-    (3 x 4 bytes).
+    (3 x 4 bytes), and with a soft cap the logits once more.
     """
     vocab, n = config.padded_vocab_size, config.n_embd
     state = tokens * n * (4 + 2 * dtype.itemsize)  # of the last block; normalised; its gradient
     if not chunked:
-        return state + 12 * tokens * vocab
+        return state + (16 if config.logit_softcap else 12) * tokens * vocab
     at_once = min(tokens, max(CHUNK_LOGITS // vocab, 1))
     return state + at_once * vocab * (4 + 3 * dtype.itemsize) + vocab * n * (8 + dtype.itemsize)
 

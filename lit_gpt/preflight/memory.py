@@ -75,13 +75,13 @@ def _size(module: nn.Module, *left_out: str) -> int:
 
 
 def _casts(model: GPT, all_blocks: bool) -> int:
-    """Bytes of the weights in the compute dtype that backward keeps; experts are cast again.
+    """Bytes of the weights in the compute dtype that backward keeps; experts are cast again, and of tables only rows.
 
     all_blocks: of each block, without recomputation; else of one at a time.
     """
     if model.compute_dtype == torch.float32:
         return 0
-    sizes = [_size(block, *REPLICATED, "expert") for block in model.blocks]
+    sizes = [_size(block, *REPLICATED, "expert", "value_table") for block in model.blocks]
     return (sum(sizes) if all_blocks else max(sizes)) * model.compute_dtype.itemsize
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.metrics.counting import flops_per_token, palm_flops_per_token, param_counts
 from lit_gpt.model import GPT
+from lit_gpt.nn.block import Block
 from lit_gpt.scaling.plan import Counted
 
 
@@ -32,7 +35,21 @@ def meta_model(config: ModelConfig, precision: str | None = "fp32", residual_pre
 
 
 def count(model: GPT) -> Counted:
-    """Exact parameter counts, and FLOPs per token at the model's own context."""
+    """Exact parameter counts, and FLOPs per token at the model's own context.
+
+    Raises UserError for a mixer of a plugin that does not know zero_output.
+    """
+    _check_outputs(model)
     length = model.config.block_size
     flops, by_palm = flops_per_token(model, length), palm_flops_per_token(model, length)
     return Counted(model.config, param_counts(model), flops, by_palm)
+
+
+def _check_outputs(model: GPT) -> None:
+    for spec, at in zip(model.config.layers, model.block_of):
+        parameters = cast(Block, model.blocks[at]).mixer.parameters()
+        if model.config.zero_output and all(getattr(p, "role", None) != "output" for p in parameters):
+            raise UserError(
+                f"The mixer {spec.mixer} has no last projection that could start at zero, so --zero_output true cannot "
+                "act. Drop it, or make that projection with last_linear of lit_gpt/nn/linear.py."
+            )

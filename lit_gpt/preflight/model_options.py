@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from lit_gpt import architectures
-from lit_gpt.config.model import Experts, ModelConfig
+from lit_gpt.config.model import Experts, LayerSpec, ModelConfig
 from lit_gpt.config.names import NameFields
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.model import GPT
+from lit_gpt.nn.mixers import MIXERS
 
 # RunConfig field -> ModelConfig field, where a given flag simply replaces the family's value.
 MODEL_FLAGS = {
@@ -36,6 +37,15 @@ MODEL_FLAGS = {
     "share_group": "share_group",
     "mixer_options": "mixer_options",
     "vocab_size": "vocab_size",
+    "qk_norm_scale": "qk_norm_scale",
+    "norm_gain": "norm_gain",
+    "embedding_norm": "embedding_norm",
+    "residual_scalars": "residual_scalars",
+    "token_smear": "token_smear",
+    "backout": "backout",
+    "zero_output": "zero_output",
+    "logit_softcap": "logit_softcap",
+    "ffn_multiple": "ffn_multiple",
 }
 # RunConfig field -> Experts field, likewise.
 EXPERT_FLAGS = {
@@ -54,7 +64,8 @@ EXPERT_FLAGS = {
 # What unread_options notes for a family without experts, and for one without attention.
 EXPERT_OPTIONS = ("sparsity", "top_k", *EXPERT_FLAGS, "expert_parallel", "expert_backend")
 ATTENTION_FLAGS = (
-    "qkv_bias", "qk_norm", "joint_qk_norm", "attn_gate", "attn_norm", "attn_conv", "position", "rope_base", "yarn_scale"
+    "qkv_bias", "qk_norm", "joint_qk_norm", "qk_norm_scale", "attn_gate", "attn_norm", "attn_conv", "value_embeddings",
+    "position", "rope_base", "yarn_scale",
 )  # fmt: skip
 NORM_NAMES = {  # ArchScale's spellings -> ours; its fused RMSNorm computes the same
     "FusedRMSNorm": "rmsnorm",
@@ -99,7 +110,16 @@ def model_config(run: RunConfig, depth: int, aspect_ratio: int | None, vocab_siz
     if run.mlp is not None:
         kind = None if run.mlp == "none" else run.mlp
         changes["layers"] = tuple(s if s.ffn is None else replace(s, ffn=kind) for s in config.layers)
+    if run.value_embeddings is not None:
+        changes["layers"] = _with_tables(changes.get("layers", config.layers), run.value_embeddings)
     return config.replace(**changes)
+
+
+def _with_tables(layers: tuple[LayerSpec, ...], wanted: bool) -> tuple[LayerSpec, ...]:
+    """The layers with value embeddings in every other one that has values of its own, the last of them included."""
+    able = [i for i, spec in enumerate(layers) if getattr(MIXERS.load(spec.mixer), "OWN_VALUES", False)]
+    chosen = set(able[::-2]) if wanted else set[int]()
+    return tuple(replace(spec, value_embedding=i in chosen) for i, spec in enumerate(layers))
 
 
 def _experts(run: RunConfig) -> Experts | None:

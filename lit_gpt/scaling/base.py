@@ -32,10 +32,15 @@ __all__ = [
 ]
 
 InitKind = Literal["normal", "fan_in_uniform", "orthogonal", "identity", "fan_max_normal", "zeros"]
-LEARNED_ROLES = ("embedding", "head", "matrix", "expert", "router", "vector", "conv")
+LEARNED_ROLES: tuple[str, ...] = (
+    "embedding", "head", "matrix", "expert", "router", "vector", "conv",
+    "value_table", "output", "gate", "scalar", "residual_scalar",
+)  # fmt: skip
 # The linear maps between hidden vectors, what muP calls matrix-like: both their dimensions grow with the width, except
 # for the rows of a router, which are its experts.
-HIDDEN = ("matrix", "expert", "router")
+HIDDEN = ("matrix", "output", "expert", "router")
+# Of a fixed size at any width. Decay would pull a residual_scalar from 1 to 0, and the others are a few numbers.
+UNDECAYED: tuple[str, ...] = ("gate", "scalar", "residual_scalar")
 
 
 @dataclass(frozen=True)
@@ -180,6 +185,7 @@ class Situation:
     width, base_width: n_embd of this model and of the base model. tokens, base_tokens: their token budgets.
     tied: whether one table serves as input and output. steps: see Steps.
     head_init_std, head_start: the options of these names; a std of None starts the head at zero.
+    embedding_init_std: the option; None is the rule's own.
     """
 
     depth: int
@@ -194,6 +200,7 @@ class Situation:
     steps: Steps
     head_init_std: float | None = 0.02
     head_start: Literal["fixed", "flat"] = "fixed"
+    embedding_init_std: float | None = None
 
 
 @dataclass(frozen=True)

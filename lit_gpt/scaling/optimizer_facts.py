@@ -79,7 +79,7 @@ ADAMW = UpdateRule("adamw", copies(2))  # the moments of the gradient and of its
 
 
 def hidden(rule: UpdateRule) -> dict[str, UpdateRule]:
-    """Role -> the same update rule, for matrices, experts and routers."""
+    """Role -> the same update rule, for matrices, outputs, experts and routers."""
     return dict.fromkeys(HIDDEN, rule)
 
 
@@ -125,8 +125,9 @@ class OptimizerFacts:
         given = args.get(self.steps_option) if self.steps_option else None
         kind = given if isinstance(given, str) and given in GROWTH else self.steps
         matrix, router = GROWTH[kind]
-        of_matrices = {"matrix": matrix, "expert": matrix, "router": router}
+        of_matrices = {"matrix": matrix, "output": matrix, "expert": matrix, "router": router}
         growth = {**dict.fromkeys(LEARNED_ROLES, 0.0), **of_matrices, **self.table_growth}
+        growth["value_table"] = growth["embedding"]  # its rows are read one at a time, too, and grow with the width
         options = "".join(f" --optimizer_args.{key} {value}" for key, value in args.items())
         return Steps(growth, kind == "adam", self.fits_hyperp, f"--optimizer {name}{options}")
 

@@ -17,7 +17,19 @@ from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.config.words import read_ends, write_tokens
 from lit_gpt.errors import UserError
-from lit_gpt.scaling.base import HIDDEN, LEARNED_ROLES, Fork, Init, Phase, Plan, RolePlan, Schedule, Situation, Transfer
+from lit_gpt.scaling.base import (
+    HIDDEN,
+    LEARNED_ROLES,
+    UNDECAYED,
+    Fork,
+    Init,
+    Phase,
+    Plan,
+    RolePlan,
+    Schedule,
+    Situation,
+    Transfer,
+)
 from lit_gpt.scaling.batch_rules import batch_factors
 from lit_gpt.scaling.budget import (
     DEFAULT_WARMUP,
@@ -54,7 +66,7 @@ class Counted:
         """What the token budget counts: exact or analytic (--param_count), with or without embeddings."""
         if param_count == "analytic":
             return analytic_parameters(self.config, bool(embeddings))
-        tables = self.parameters["embedding"] + self.parameters["head"]
+        tables = sum(self.parameters.get(role, 0) for role in ("embedding", "value_table", "head"))
         return self.parameters["active"] - (0 if embeddings else tables)
 
 
@@ -183,6 +195,7 @@ def transfer_of(run: RunConfig, facts: OptimizerFacts, model: ModelConfig, base:
         tied=model.tie_embeddings,
         head_init_std=run.head_init_std or None,  # a std of 0 is a start at zero, too
         head_start=run.head_start,
+        embedding_init_std=run.embedding_init_std,
         steps=facts.steps_with(run.optimizer or "adamw", run.optimizer_args or {}),
     )
     transfer = RULES.load(run.parameterization or "sp").transfer(situation)
@@ -260,9 +273,10 @@ def _check_starts(optimizer: str | None, facts: OptimizerFacts, roles: dict[str,
     """Raise UserError where a sphere would hold weights at zero for good."""
     for name, r in roles.items():
         if facts.rule(name).keeps_start and (r.init.kind == "zeros" or r.init.gain == 0):
+            way = "Drop --zero_output" if name == "output" else "Give --head_init_std 0.02"
             raise UserError(
                 f"{optimizer} keeps the norm that weights start with, and the {name} would start at zero and never "
-                "move. Give --head_init_std 0.02 (and --base_hps.w_init_scale 1), or another optimizer, such as muon."
+                f"move. {way} (and --base_hps.w_init_scale 1), or give another optimizer, such as muon."
             )
 
 
@@ -364,6 +378,7 @@ def describe(plan: Plan, facts: OptimizerFacts | None) -> str:
     counts = ", ".join(f"{k} {v:,}" for k, v in plan.counts.items() if v)
     s, m, ramps = plan.schedule, plan.multipliers, plan.batch_ramp != 1
     wide = max(9, *(len(r.update_rule) for r in plan.roles.values()))
+    first = max(10, *(len(name) for name in plan.roles if plan.counts.get(name)))
     attention = "1/sqrt(head_dim)" if m.attention is None else f"{m.attention:.6g}"
     lines = [
         f"model        {plan.family} d{plan.depth}, context {plan.context:,}",
@@ -387,11 +402,11 @@ def describe(plan: Plan, facts: OptimizerFacts | None) -> str:
         *([f"averages     {_describe_averages(plan)}"] if plan.ema else []),
         *([f"memory       {_describe_memory(plan.memory)}"] if plan.memory else []),
         "",
-        f"{'role':<10} {'peak lr':>12} {'weight decay':>13}  {'update':<{wide}} initial weights",
+        f"{'role':<{first}} {'peak lr':>12} {'weight decay':>13}  {'update':<{wide}} initial weights",
     ]
     for name, r in plan.roles.items():
         if plan.counts.get(name):
-            row = f"{name:<10} {r.lr:>12.6g} {r.weight_decay:>13.6g}  {r.update_rule:<{wide}}"
+            row = f"{name:<{first}} {r.lr:>12.6g} {r.weight_decay:>13.6g}  {r.update_rule:<{wide}}"
             lines.append(f"{row} {_describe_init(name, r.init)}")
     return "\n".join(lines)
 
@@ -464,6 +479,8 @@ def _describe_memory(memory: dict[str, int]) -> str:
 def _describe_init(name: str, init: Init) -> str:
     if name == "vector":
         return "gains 1, biases 0 (each module's own)"
+    if name in UNDECAYED:
+        return "each module's own"
     text = {
         "normal": f"N(0, {init.std:g})",
         "fan_in_uniform": "U(+-1/sqrt(fan_in))",

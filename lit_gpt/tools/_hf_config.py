@@ -13,14 +13,15 @@ from lit_gpt.tools._hf_layout import Layout
 from lit_gpt.tools._hf_rope import ROPE_FIELDS, ROPE_KEYS, rope_keys, rope_reasons, with_rope
 from lit_gpt.tools._hf_values import check_kinds
 
-# The name; rows of padding, which are cut off; shared blocks, which are written out; and how documents are packed,
-# where these classes are given one in a row.
+# The name; rows of padding, which are cut off; shared blocks, which are written out; what projections started with; and
+# how documents are packed, where these classes are given one in a row.
 WITHOUT_EFFECT = {
     "family",
     "padding_multiple",
     "padded_vocab_size",
     "share_per_layer",
     "share_group",
+    "zero_output",
     "varlen",
     "doc_positions",
     "layers",  # looked at one by one

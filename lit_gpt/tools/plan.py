@@ -5,6 +5,8 @@ python -m lit_gpt.tools.plan --train_model transformer --depth 16 --layers --com
 
 from __future__ import annotations
 
+from torch import nn
+
 from lit_gpt.config.cli import add_run_options, parse_words, run_config
 from lit_gpt.config.command import run_command
 from lit_gpt.config.model import ModelConfig
@@ -29,19 +31,24 @@ def layer_table(config: ModelConfig) -> str:
     """
     model = meta_model(config)
     rows: list[tuple[str, ...]] = [("layer", *PATTERN, "parameters", "forward FLOPs/token")]
-    tables = sum(table.weight.numel() for table in (model.wte, model.wpe) if table is not None)
-    rows.append(_row("embedding", f"{tables:,}", "0"))
+    entrance = _size(model.wte, model.wpe, model.embedding_norm, model.smear)
+    rows.append(_row("embedding", f"{entrance:,}", f"{0 if model.smear is None else model.smear.flops():,.0f}"))
     for i in range(config.depth):
         block, first = model.blocks[model.block_of[i]], config.first_layer(i)
-        size = f"{sum(p.numel() for p in block.parameters()):,}" if first == i else f"of layer {first}"
+        size = f"{_size(block):,}" if first == i else f"of layer {first}"
         flops = block.flops(config.block_size)  # type: ignore[operator]
         rows.append((str(i), *_pattern(model, i), size, f"{flops:,.0f}"))
-    rows.append(_row("norm", f"{sum(p.numel() for p in model.norm.parameters()):,}", "0"))
+    rows.append(_row("norm", f"{_size(model.norm) + (model.backout is not None):,}", "0"))  # backout is one number
     head = "tied" if model.head is None else f"{model.head.weight.numel():,}"
     rows.append(_row("head", head, f"{2 * model.head_weight().numel():,}"))
     total = param_counts(model)["total"]
     rows.append(_row("all", f"{total:,}", f"{flops_per_token(model, config.block_size) / 3:,.0f}"))
     return aligned(rows, right=(len(PATTERN) + 1, len(PATTERN) + 2))
+
+
+def _size(*modules: nn.Module | None) -> int:
+    """Parameters of those modules that there are."""
+    return sum(p.numel() for module in modules if module is not None for p in module.parameters())
 
 
 def _row(name: str, *numbers: str) -> tuple[str, ...]:
@@ -59,6 +66,7 @@ def _pattern(model: GPT, layer: int) -> tuple[str, ...]:
     shared = ["K,V"] if any("attention" in other.mixer for other in readers) else []
     shared += [] if spec.memory is None else [f"memory ({spec.memory})"]
     mixer = spec.mixer + (" + skip projection" if spec.skip_projection else "")
+    mixer += " + value embedding" if spec.value_embedding else ""
     ffn = "-" if spec.ffn is None else spec.ffn + (" experts" if spec.experts else "")
     return mixer, ffn, window, reads, ", ".join(shared) or "-"
 

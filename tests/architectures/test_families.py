@@ -66,6 +66,17 @@ def test_what_sets_a_family_apart(depth: int) -> None:
     assert (with_sink, with_gate) == (["transformersa"], ["transformerga_gqa4"])
 
 
+@pytest.mark.parametrize("depth", [1, 4, 7, 8])
+def test_the_baseline(depth: int) -> None:
+    """Its windows are nanochat's pattern, and value embeddings end with the last layer."""
+    config = architectures.build("baseline", depth, window=16)
+    windows = [spec.window for spec in config.layers]
+    assert windows == [*([16, 16, 16, None] * 2)[: depth - 1], None]
+    assert {spec.window for spec in architectures.build("baseline", depth).layers} == {None}
+    assert [spec.value_embedding for spec in config.layers] == ([True, False] * depth)[:depth][::-1]
+    assert (config.n_embd, config.n_head, config.n_kv_head, config.head_dim) == (64 * depth, *[-(-depth // 2)] * 2, 128)
+
+
 @pytest.mark.parametrize("family", architectures.FAMILIES.names())
 def test_a_depth_builds_or_says_why_not(family: str) -> None:
     """Small depths too (a smoke test is depth 4); nothing but a UserError may come out."""

@@ -53,6 +53,27 @@ def test_stopped_twice_and_continued(data, tmp_path):
     assert (folder_of(parts) / "summary.json").read_bytes() == before, "a finished run has nothing to do"
 
 
+def test_tables_and_scalars_are_continued(data, tmp_path):
+    """The family with every role that has few parameters, under an optimizer with two update rules."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    options = {
+        "train_model": "baseline",
+        "optimizer": "muon",
+        "varlen": True,
+        "depth": 2,
+        "max_tokens": 2000,
+        **OPTIONS,
+    }
+    assert run(data, whole, **options) == 0
+    assert run(data, parts, resume="auto", stop_after=3, **options) == EXIT_INTERRUPTED
+    assert run(data, parts, resume="auto", **options) == 0
+    assert rows(whole, "metric/train_loss") == rows(parts, "metric/train_loss")
+    found, wanted = weights(parts), weights(whole)
+    assert {"backout", "smear.scale", "blocks.1.mixer.value_embedding.table"} < found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert found["backout"] != 0.2 and found["smear.scale"] != 0, "they have learned"
+
+
 def pretrain_into(said: Path, argv: list[str]) -> None:
     with said.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         sys.exit(pretrain.main(argv))

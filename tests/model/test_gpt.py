@@ -17,6 +17,7 @@ from lit_gpt.metrics.counting import flops_per_token, param_counts
 from lit_gpt.model import GPT, Output
 from lit_gpt.nn.mixers.attention import visible_keys
 from lit_gpt.ops.loss import IGNORE
+from lit_gpt.roles import ROLES
 from lit_gpt.scaling.base import Multipliers
 
 EVERY = pytest.mark.parametrize("name", CONFIGS)
@@ -106,12 +107,12 @@ def test_counts_are_exact(name):
     model = model_of(config_of(name))
     counts = param_counts(model)
     assert counts["total"] == sum(p.numel() for p in model.parameters())
-    roles = ("embedding", "head", "matrix", "expert", "router", "vector", "conv")
-    assert sum(counts[r] for r in roles) == counts["total"]
+    assert sum(counts[r] for r in ROLES) == counts["total"]
     positions = LENGTH if model.config.position == "learned" else 0
     assert counts["embedding"] == (64 + positions) * model.config.n_embd
     assert counts["head"] == (0 if model.config.tie_embeddings else 64 * model.config.n_embd)
-    assert counts["non_embedding"] == counts["total"] - counts["embedding"] - counts["head"]
+    outside = sum(counts[table] for table in ("embedding", "value_table", "head"))
+    assert counts["non_embedding"] == counts["total"] - outside
 
 
 @pytest.mark.parametrize("depth", [4, 8, 12])
@@ -124,8 +125,10 @@ def test_families_build_without_memory(family, depth):
     config = model.config
     attention = 2 * config.n_embd * config.head_dim * (config.n_head + config.n_kv_head)
     gate = config.n_embd * config.n_head if config.attn_gate else 0
-    matrices = depth * (attention + gate + 3 * config.n_embd * config.intermediate_size)
-    assert param_counts(model)["matrix"] == matrices
+    multiple = config.ffn_multiple
+    ffn = 3 * config.intermediate_size if multiple is None else 2 * multiple * config.n_embd  # relu2 has two maps
+    counts = param_counts(model)
+    assert counts["matrix"] + counts["output"] == depth * (attention + gate + config.n_embd * ffn)
 
 
 @EVERY_DENSE

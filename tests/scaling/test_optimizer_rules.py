@@ -49,8 +49,8 @@ def plan(train_name: str, depth: int, hps: dict[str, Any] | None = None, **field
 def test_hyperp(depth: int) -> None:
     p = plan("v2scale_mup_muonh", depth, max_tokens=2 * 10.4e9)
     assert (p.rule, p.optimizer) == ("hyperp", "muonh")
-    assert rates(p, LEARNED_ROLES) == approx([HYPERP[depth][1]] * 7)
-    assert decays(p, LEARNED_ROLES) == [0] * 7
+    assert rates(p, LEARNED_ROLES) == approx([HYPERP[depth][1]] * len(LEARNED_ROLES))
+    assert decays(p, LEARNED_ROLES) == [0] * len(LEARNED_ROLES)
     assert p.schedule.warmup_tokens == 0
     m = p.multipliers
     assert (m.logit, m.router, m.residual) == (1, 1, approx(MUPP[depth][3]))
@@ -65,7 +65,7 @@ def test_hyperp_as_its_paper_has_it(depth: int) -> None:
     tables, rest = HYPERP[depth]
     assert rates(p, TABLES) == approx([tables] * 2)
     assert rates(p, REST) == approx([rest] * 5)
-    assert decays(p, LEARNED_ROLES) == [0] * 7
+    assert decays(p, LEARNED_ROLES) == [0] * len(LEARNED_ROLES)
 
 
 def test_hyperp_at_other_batches_and_budgets() -> None:
@@ -93,7 +93,7 @@ def test_muon_under_mupp(name: str, depth: int) -> None:
     """ArchScale's: one rate, decay times d0/d on matrices, logits d0/L, routers 1."""
     p = plan("mup", depth, {"eta0": 6e-4, "t0": 9.5e9}, optimizer=name)
     r, vector_lr, _, residual = MUPP[depth]
-    assert rates(p, LEARNED_ROLES) == approx([vector_lr] * 7)
+    assert rates(p, LEARNED_ROLES) == approx([vector_lr] * len(LEARNED_ROLES))
     assert decays(p, HIDDEN) == approx([0.0 if name == "muonball" else 0.1 * r] * 3)
     assert decays(p, VECTORS) == [0] * 4
     assert (p.multipliers.logit, p.multipliers.router) == (approx(r), 1)
@@ -103,11 +103,11 @@ def test_muon_under_mupp(name: str, depth: int) -> None:
 
 def test_muon_under_mup_and_sp() -> None:
     mup = plan("ori_mup_muon", 16, {"eta0": 0.02})
-    assert rates(mup, LEARNED_ROLES) == approx([0.02] * 7)
+    assert rates(mup, LEARNED_ROLES) == approx([0.02] * len(LEARNED_ROLES))
     assert decays(mup, (*HIDDEN, *VECTORS)) == approx([0.05] * 3 + [0.1] * 4)
     sp = plan("muon", 16, {"eta0": 0.02})
     assert (sp.rule, sp.optimizer, sp.roles["matrix"].update_rule) == ("sp", "muon", "muon")
-    assert rates(sp, LEARNED_ROLES) == approx([0.02] * 7)
+    assert rates(sp, LEARNED_ROLES) == approx([0.02] * len(LEARNED_ROLES))
 
 
 @pytest.mark.parametrize("name", ["hadam", "lion"])
@@ -194,8 +194,8 @@ def test_spheres_do_not_decay() -> None:
     """A decay that is given acts on the roles off the spheres only, and on none of them under HyperP."""
     p = plan("x", 8, {"weight_decay": 0.2}, optimizer="muonh")
     assert decays(p, (*HIDDEN, "head")) == [0] * 4 and decays(p, ("embedding", "vector")) == approx([0.2] * 2)
-    assert decays(plan("x", 8, optimizer="muonh"), LEARNED_ROLES) == [0] * 7
-    assert decays(plan("muonh", 8, {"weight_decay": 0.2}), LEARNED_ROLES) == [0] * 7
+    assert decays(plan("x", 8, optimizer="muonh"), LEARNED_ROLES) == [0] * len(LEARNED_ROLES)
+    assert decays(plan("muonh", 8, {"weight_decay": 0.2}), LEARNED_ROLES) == [0] * len(LEARNED_ROLES)
 
 
 @pytest.mark.parametrize("depth", DEPTHS)

@@ -21,7 +21,7 @@ from pytest import approx
 
 from lit_gpt.errors import UserError
 from lit_gpt.optim import OPTIMIZERS
-from lit_gpt.scaling.base import LEARNED_ROLES, Init, Plan, Situation, Transfer
+from lit_gpt.scaling.base import LEARNED_ROLES, UNDECAYED, Init, Plan, Situation, Transfer
 from lit_gpt.scaling.batch_rules import batch_factors
 from lit_gpt.scaling.plan import step_values
 from lit_gpt.scaling.rules import RULES
@@ -29,6 +29,7 @@ from lit_gpt.scaling.rules import RULES
 DEPTHS = (8, 12, 16, 20, 24)
 HIDDEN = ("matrix", "expert", "router")
 VECTORS = ("embedding", "head", "vector", "conv")
+DECAYED = tuple(role for role in LEARNED_ROLES if role not in UNDECAYED)
 #          d: (r, vector lr, matrix lr, residual)
 MUPP = {
     8: (1.0, 6e-4, 6e-4, 0.25),
@@ -72,8 +73,8 @@ def decays(p: Plan, roles: tuple[str, ...]) -> list[float]:
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_sp_transfers_nothing(depth: int) -> None:
     p = plan("sp", depth)
-    assert rates(p, LEARNED_ROLES) == approx([6e-4] * 7)
-    assert decays(p, LEARNED_ROLES) == approx([0.1] * 7)
+    assert rates(p, LEARNED_ROLES) == approx([6e-4] * len(LEARNED_ROLES))
+    assert decays(p, DECAYED) == approx([0.1] * len(DECAYED)) and decays(p, UNDECAYED) == [0] * 3
     assert (p.multipliers.logit, p.multipliers.residual, p.multipliers.router) == (1, 1, 1)
     assert p.multipliers.attention is None
     assert p.schedule.warmup_tokens == 1e9
@@ -85,7 +86,7 @@ def test_mup(depth: int) -> None:
     r = MUPP[depth][0]
     assert rates(p, HIDDEN) == approx([MUP_MATRIX_LR[depth]] * 3)
     assert rates(p, VECTORS) == approx([6e-4] * 4), "no depth factor in original muP"
-    assert decays(p, LEARNED_ROLES) == approx([0.1] * 7), "original muP decays vectors too"
+    assert decays(p, DECAYED) == approx([0.1] * len(DECAYED)), "original muP decays vectors too"
     assert p.multipliers.residual == 1
     assert [p.multipliers.logit, p.multipliers.router] == approx([r, r])
     assert p.multipliers.attention == approx(SQRT_128_OVER_128)
@@ -182,7 +183,7 @@ def test_a_run_at_the_base_depth_is_at_the_base_whatever_its_aspect_ratio(rule: 
     optimizer = "muonh" if rule == "hyperp" else "adamw"
     p = plan(rule, 8, ar=64, optimizer=optimizer)
     assert p.tokens == 9_500_000_000
-    assert rates(p, LEARNED_ROLES) == approx([6e-4] * 7)
+    assert rates(p, LEARNED_ROLES) == approx([6e-4] * len(LEARNED_ROLES))
     assert p.multipliers.logit == 1
     deep = plan(rule, 16, ar=64, optimizer=optimizer)
     assert deep.multipliers.logit == approx(1.0 if rule in ("sp", "hyperp") else 0.5), "d0 / d"
@@ -193,7 +194,7 @@ def test_the_base_keeps_an_aspect_ratio_of_its_own() -> None:
     # width is a quarter of the parameters, and 4^0.32 = 1.5583291593 of the rate.
     p = plan("hyperp", 8, ar=64, optimizer="muonh", hps=WIDE)
     assert p.tokens == 2_375_000_000
-    assert rates(p, LEARNED_ROLES) == approx([6e-4 * 1.5583291593] * 7)
+    assert rates(p, LEARNED_ROLES) == approx([6e-4 * 1.5583291593] * len(LEARNED_ROLES))
     with pytest.raises(UserError, match=r"--base_hps.ar0 is 0; it must be from 1 to 10,000"):
         plan("mupp", 8, hps={"ar0": 0})
 

@@ -34,6 +34,7 @@ SEVERAL = ["transformer", "sambay", "sambayda", "gdny", "sambay_gqa4_moe", "sway
 OPTIONED = [
     *("tied", "window_sink", "biases", "skip_gain", "shared_block", "yarn", "yarn_rounded", "yarn_no_windows"),
     *("reordered", "reordered_sum", "joint_qk_norm", "qkv_biases", "gelu"),
+    *("softcap", "value_embeddings", "smear", "backout", "baseline"),
 ]
 READER = Path(__file__).with_name("remote_reader.py")
 

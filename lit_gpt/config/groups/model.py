@@ -63,6 +63,9 @@ class ModelOptions:
     mlp: Kind of the feed-forward networks. gelu is GPT-2's: two matrices and no gate, and so two thirds of the
         weights that the others have. none leaves them out, as in the published models of Mamba.
         Default: the family's, mostly swiglu
+    ffn_multiple: Hidden width of the feed-forward networks, as a multiple of the width of the model.
+        Default: 4 for swiglu and gelu and 6 for relu2 in most families
+        Example: --mlp relu2 --ffn_multiple 4
     bias: Give the linear projections biases.
         Default: the family's, mostly false
     share_per_layer: The layers share this many blocks, which they use in turn; 0 gives each layer its own block.
@@ -85,6 +88,7 @@ class ModelOptions:
     ar: Annotated[int, Bounds(1, 10_000)] | None = None
     tie_embeddings: bool | None = None
     mlp: Literal["swiglu", "relu2", "oss_swiglu", "gelu", "none"] | None = None
+    ffn_multiple: Annotated[float, Bounds(0, 1_000, "low")] | None = None
     bias: bool | None = None
     share_per_layer: Annotated[int, Bounds(0, 2_000)] | None = None
     share_group: Depth | None = None
@@ -117,6 +121,8 @@ class AttentionOptions:
         Default: the family's, mostly false
     joint_qk_norm: With --qk_norm true: one norm over all heads together, as in OLMo 2, and not one for each head.
         Default: the family's, mostly false
+    qk_norm_scale: With --qk_norm true: multiply the normalised queries and keys by this constant.
+        Default: the family's, mostly 1
     attn_gate: Multiply the output of each attention head by a sigmoid gate for each token.
         Default: the family's, mostly false
     attn_norm: Put a norm before the output projection of attention.
@@ -137,6 +143,7 @@ class AttentionOptions:
     qkv_bias: bool | None = None
     qk_norm: bool | None = None
     joint_qk_norm: bool | None = None
+    qk_norm_scale: Annotated[float, Bounds(0, 1_000, "low")] | None = None
     attn_gate: bool | None = None
     attn_norm: bool | None = None
     attn_conv: bool | None = None
@@ -151,6 +158,8 @@ class NormOptions:
         Default: the family's, mostly rmsnorm
     ffn_norm: Put a norm on the hidden activations of the feed-forward networks.
         Default: the family's, mostly false
+    norm_gain: Give norms and QK-norm learnable gains. Norms inside recurrent mixers always have them.
+        Default: the family's, mostly true
     post_norm: Normalise the skip path too: a branch is added to its own normalised input.
         Default: the family's, mostly false
     decoupled_norm: With --post_norm true: norms without a gain, and a gain on the branch only.
@@ -166,6 +175,7 @@ class NormOptions:
 
     norm_class: Name | None = None
     ffn_norm: bool | None = None
+    norm_gain: bool | None = None
     post_norm: bool | None = None
     decoupled_norm: bool | None = None
     skip_gain: bool | None = None

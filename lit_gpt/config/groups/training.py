@@ -118,6 +118,9 @@ class ScalingOptions:
     param_count: What the token budget counts: the parameters of the model, or ArchScale's formula for them.
     count_embeddings: Count the embeddings in the token budget, too.
         Default: false
+    embedding_init_std: Standard deviation of the initial token table.
+        Default: 1e-4, or 0.02 where the table is the output head too; 0.02 under plain
+        Example: --embedding_init_std 0.8
     head_init_std: Standard deviation of the initial output head under the muP rules, where it is not tied; null starts
         it at zero.
     head_start: With flat, the head starts the smaller the wider the model is, so that the first logits do not grow. It
@@ -132,6 +135,7 @@ class ScalingOptions:
     depth_scale: bool | None = None
     param_count: Literal["exact", "analytic"] = "exact"
     count_embeddings: bool | None = None
+    embedding_init_std: Scale | None = None
     head_init_std: Scale | None = 0.02
     head_start: Literal["fixed", "flat"] = "fixed"
     ortho_init: bool = False

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lit_gpt.config.arguments import arguments_of, check
 from lit_gpt.config.bounds import Bounds
 from lit_gpt.config.model import ModelConfig
+from lit_gpt.errors import UserError
 from lit_gpt.nn.context import Context
 from lit_gpt.registry import Registry
 from lit_gpt.scaling.base import Multipliers
@@ -84,12 +85,18 @@ class Mixer(Protocol):
 
 
 def build_mixer(config: ModelConfig, layer_index: int, multipliers: Multipliers) -> nn.Module:
-    """The mixer of one layer. Raises UserError when there is none of that name, and for options of one without any."""
+    """The mixer of one layer. Raises UserError when there is none of that name, and for options that it cannot have."""
     name = config.layers[layer_index].mixer
     entry = MIXERS.load(name)
     if not hasattr(entry, "Options"):
         check(f"mixer {name}", "--mixer_options", config.mixer_options.get(name, {}), {})
-    return entry.build(config, layer_index, multipliers)
+    mixer: nn.Module = entry.build(config, layer_index, multipliers)
+    if config.layers[layer_index].value_embedding and getattr(mixer, "value_embedding", None) is None:
+        raise UserError(
+            f"Layer {layer_index} has the mixer {name}, which has no values of its own for value embeddings. Give "
+            "value_embedding to layers with attention, or --value_embeddings false."
+        )
+    return mixer
 
 
 def mixer_options(config: ModelConfig, layer_index: int, kind: type[O]) -> O:

@@ -5,8 +5,8 @@
     y = softmax(scale q k^T) v                 # over the keys that a query may see; lit_gpt.ops.attention
     out = y W_out
 
-Options add steps. With all of them the order is: project, short convolution, QK-norm, RoPE, attend, gate, norm,
-project.
+Options add steps. With all of them the order is: project, short convolution, QK-norm, RoPE, value embeddings, attend,
+gate, norm, project.
 `forward` calls `heads` (everything before the softmax), `attend` (the softmax) and `finish` (everything after it), so
 that the kinds of attention in the files beside this one can replace one of the three.
 
@@ -22,16 +22,18 @@ from torch import Tensor, nn
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.cache import KVCache
 from lit_gpt.nn.context import Context
-from lit_gpt.nn.linear import Linear, joint
+from lit_gpt.nn.linear import Linear, joint, last_linear
 from lit_gpt.nn.mixers import MemoryForm, SharedState
 from lit_gpt.nn.norm import RMSNorm, build_norm
 from lit_gpt.nn.rotary import rotate
+from lit_gpt.nn.value_embedding import ValueEmbedding
 from lit_gpt.ops.attention import attention
 from lit_gpt.ops.conv import causal_conv
 from lit_gpt.ops.masks import in_reach
 from lit_gpt.roles import role
 from lit_gpt.scaling.base import Multipliers
 
+OWN_VALUES = True  # whether layers with this mixer can have value embeddings
 CONV_WIDTH = 4  # taps of the short convolution, as in linear attention (arXiv:2312.06635)
 
 
@@ -67,21 +69,25 @@ class Attention(nn.Module):
         farthest = widest_window(config, layer_index)
         self.keep = None if farthest is None else farthest - 1  # a query is in its own window
         self.scale = multipliers.attention  # None is 1/sqrt(head_dim)
+        if config.qk_norm_scale != 1:  # on queries and on keys: in the softmax's scale it costs and rounds nothing
+            self.scale = config.qk_norm_scale**2 * (self.head_dim**-0.5 if self.scale is None else self.scale)
         self.q = Linear(n, inner, bias=qv_bias, heads=config.n_head, scores=True)
         # By itself attn_bias gives keys none, as in ArchScale: without RoPE it would add the same number to all scores
         # of a query, and the softmax does not change when it does. Qwen2 has one (qkv_bias).
         k_bias = config.qkv_bias
         self.k = None if self.cross else Linear(n, inner_kv, bias=k_bias, heads=config.n_kv_head, scores=True)
         self.v = None if self.cross else Linear(n, inner_kv, bias=qv_bias, heads=config.n_kv_head)
-        self.out = Linear(inner, n, bias=bias)
+        self.out = last_linear(config, inner, bias)
         self.gate = Linear(n, config.n_head, bias=bias) if config.attn_gate else None
         channels = inner if self.cross else inner + 2 * inner_kv
         self.conv = role(nn.Parameter(torch.empty(channels, 1, CONV_WIDTH)), "conv") if config.attn_conv else None
         q_width, k_width = (inner, inner_kv) if config.joint_qk_norm else (config.head_dim, config.head_dim)
-        self.q_norm = RMSNorm(q_width, config.norm_eps) if config.qk_norm else None
-        self.k_norm = RMSNorm(k_width, config.norm_eps) if config.qk_norm and not self.cross else None
+        normed, gain = config.qk_norm, config.norm_gain
+        self.q_norm = RMSNorm(q_width, config.norm_eps, gain) if normed else None
+        self.k_norm = RMSNorm(k_width, config.norm_eps, gain) if normed and not self.cross else None
         self.joint_qk_norm = config.joint_qk_norm
         self.norm = build_norm(config, inner) if config.attn_norm else None
+        self.value_embedding = ValueEmbedding(config) if spec.value_embedding and not self.cross else None
         self.sink = role(nn.Parameter(torch.empty(config.n_head)), "vector", 0.0) if config.attn_sink else None
 
     def forward(
@@ -106,6 +112,9 @@ class Attention(nn.Module):
             return q, *shared.kv
         # Keys go into the cache rotated: what is rotated once need not be rotated at every later token.
         k, v = self._place(own[0], self.k_norm, context), own[1]
+        if self.value_embedding is not None:
+            assert context.tokens is not None
+            v = self.value_embedding(x_BTD, v, context.tokens)
         if cache is not None:
             assert cache.kv is not None
             k, v = cache.kv.append(k, v)
@@ -175,6 +184,7 @@ class Attention(nn.Module):
         """Projections, convolution, and q k^T and the weighted sums over the keys a query sees on average."""
         projections = [m for m in (self.q, self.k, self.v, self.out, self.gate) if m is not None]
         conv = 0 if self.conv is None else 2 * self.conv.numel()
+        conv += 0 if self.value_embedding is None else self.value_embedding.flops()
         # Per key and query head: head_dim multiply-adds for the score, and as many for each head of values.
         per_key = 2 * (1 + self.value_heads) * self.n_head * self.head_dim
         return sum(m.flops() for m in projections) + conv + per_key * visible_keys(context_length, self.window)

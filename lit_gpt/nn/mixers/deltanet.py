@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
-from lit_gpt.nn.linear import Linear
+from lit_gpt.nn.linear import Linear, last_linear
 from lit_gpt.nn.mixers import ConvWidth, Count, Positive, SharedState, mixer_options
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.nn.recurrent import QueriesKeysValues, RecurrentCache, advance, carried, head_sizes, state_flops
@@ -50,7 +50,7 @@ class DeltaNet(nn.Module):
         self.qkv = QueriesKeysValues(n, *self.sizes, conv=options.conv)
         self.b = Linear(n, heads)
         self.norm = RMSNorm(self.sizes[2], config.norm_eps)
-        self.out = Linear(heads * self.sizes[2], n)
+        self.out = last_linear(config, heads * self.sizes[2])
 
     def forward(
         self, x_BTD: Tensor, context: Context, shared: SharedState | None = None, cache: RecurrentCache | None = None

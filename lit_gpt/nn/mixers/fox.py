@@ -18,12 +18,12 @@ from lit_gpt.nn.cache import History, KVCache
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear
 from lit_gpt.nn.mixers import SharedState
-from lit_gpt.nn.mixers.attention import Attention, AttentionCache, memory
+from lit_gpt.nn.mixers.attention import OWN_VALUES, Attention, AttentionCache, memory
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.forgetting import forgetting_attention
 from lit_gpt.scaling.base import Multipliers
 
-__all__ = ["ForgettingAttention", "build", "memory"]
+__all__ = ["OWN_VALUES", "ForgettingAttention", "build", "memory"]
 
 
 class ForgettingCache(AttentionCache):

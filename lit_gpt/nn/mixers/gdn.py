@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
-from lit_gpt.nn.linear import Linear, joint
+from lit_gpt.nn.linear import Linear, joint, last_linear
 from lit_gpt.nn.mixers import ConvWidth, Count, MemoryForm, Positive, SharedState, mixer_options
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.nn.recurrent import (
@@ -77,7 +77,7 @@ class GatedDeltaNet(nn.Module):
         self.gate = Linear(n, heads * value_dim)
         self.head_norm = options.head_norm
         self.norm = RMSNorm(value_dim if self.head_norm else heads * value_dim, config.norm_eps)
-        self.out = Linear(heads * value_dim, n)
+        self.out = last_linear(config, heads * value_dim)
 
     def forward(
         self, x_BTD: Tensor, context: Context, shared: SharedState | None = None, cache: RecurrentCache | None = None

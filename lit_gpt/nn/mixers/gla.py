@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
-from lit_gpt.nn.linear import Linear
+from lit_gpt.nn.linear import Linear, last_linear
 from lit_gpt.nn.mixers import Count, Positive, SharedState, mixer_options
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.nn.recurrent import QueriesKeysValues, RecurrentCache, advance, carried, head_sizes, state_flops
@@ -52,7 +52,7 @@ class GatedLinearAttention(nn.Module):
         self.a_up = Linear(options.gate_rank, heads * self.sizes[1], bias=True)
         self.gate = Linear(n, values)
         self.norm = RMSNorm(self.sizes[2], config.norm_eps)
-        self.out = Linear(values, n)
+        self.out = last_linear(config, values)
 
     def forward(
         self, x_BTD: Tensor, context: Context, shared: SharedState | None = None, cache: RecurrentCache | None = None

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
-from lit_gpt.nn.linear import Linear
+from lit_gpt.nn.linear import Linear, last_linear
 from lit_gpt.nn.mixers import MIXERS, MemoryForm, SharedState
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.scaling.base import Multipliers
@@ -28,7 +28,7 @@ class GatedMemoryUnit(nn.Module):
         n, (width, normed) = config.n_embd, memory_form(config, layer_index)
         self.gate = Linear(n, width, bias=config.mlp_bias)
         self.norm = RMSNorm(width, config.norm_eps) if normed else None
-        self.out = Linear(width, n, bias=config.mlp_bias)
+        self.out = last_linear(config, width, config.mlp_bias)
 
     def forward(
         self, x_BTD: Tensor, context: Context, shared: SharedState | None, cache: None = None

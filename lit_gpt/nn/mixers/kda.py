@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
-from lit_gpt.nn.linear import Linear, joint
+from lit_gpt.nn.linear import Linear, joint, last_linear
 from lit_gpt.nn.mixers import ConvWidth, Count, Positive, SharedState, mixer_options
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.nn.recurrent import (
@@ -68,7 +68,7 @@ class KimiDeltaAttention(nn.Module):
         self.dt_bias = role(nn.Parameter(torch.empty(heads * options.key_dim)), "vector", time_step_bias)
         self.gate_down, self.gate_up = Linear(n, rank), Linear(rank, values)
         self.norm = RMSNorm(self.sizes[2], config.norm_eps)
-        self.out = Linear(values, n)
+        self.out = last_linear(config, values)
 
     def forward(
         self, x_BTD: Tensor, context: Context, shared: SharedState | None = None, cache: RecurrentCache | None = None

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from lit_gpt.config.bounds import Bounds
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
-from lit_gpt.nn.linear import Linear, joint
+from lit_gpt.nn.linear import Linear, joint, last_linear
 from lit_gpt.nn.mixers import Count, MemoryForm, SharedState, mixer_options
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.nn.recurrent import RecurrentCache, advance, state_flops, time_step_bias
@@ -72,7 +72,7 @@ class Mamba(nn.Module):
         self.A_log = role(nn.Parameter(torch.empty(inner, states)), "vector", _log_count)
         # The skip D x starts as the identity, as in mamba_ssm.
         self.D = role(nn.Parameter(torch.empty(inner)), "vector", 1.0)
-        self.out = Linear(inner, n)
+        self.out = last_linear(config, inner)
 
     def forward(
         self, x_BTD: Tensor, context: Context, shared: SharedState | None = None, cache: RecurrentCache | None = None

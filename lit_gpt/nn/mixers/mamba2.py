@@ -17,7 +17,7 @@ from lit_gpt.config.bounds import Bounds
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.nn.context import Context
-from lit_gpt.nn.linear import Linear
+from lit_gpt.nn.linear import Linear, last_linear
 from lit_gpt.nn.mixers import Count, MemoryForm, SharedState, mixer_options
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.nn.recurrent import RecurrentCache, advance, log_uniform, state_flops, time_step_bias
@@ -69,7 +69,7 @@ class Mamba2(nn.Module):
         self.A_log = role(nn.Parameter(torch.empty(self.heads)), "vector", log_uniform(1.0, 16.0))
         self.D = role(nn.Parameter(torch.empty(self.heads)), "vector", 1.0)
         self.norm = RMSNorm(inner, config.norm_eps, groups=self.groups)
-        self.out = Linear(inner, n)
+        self.out = last_linear(config, inner)
 
     def forward(
         self, x_BTD: Tensor, context: Context, shared: SharedState | None = None, cache: RecurrentCache | None = None

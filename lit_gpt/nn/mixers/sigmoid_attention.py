@@ -16,12 +16,12 @@ from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.mixers import mixer_options
-from lit_gpt.nn.mixers.attention import Attention, memory
+from lit_gpt.nn.mixers.attention import OWN_VALUES, Attention, memory
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.ops.chunked import chunked_attention
 from lit_gpt.scaling.base import Multipliers
 
-__all__ = ["Options", "SigmoidAttention", "build", "memory"]
+__all__ = ["OWN_VALUES", "Options", "SigmoidAttention", "build", "memory"]
 
 
 @dataclass(frozen=True)

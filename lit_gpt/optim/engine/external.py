@@ -171,7 +171,7 @@ def _scion_norm(role: str) -> dict[str, Any]:
     """Norms and radii of the paper's language models (arXiv:2502.07529)."""
     if role in HIDDEN:
         return {"norm_type": 2, "scale": 50.0}
-    return {"norm_type": 4, "scale": 3000.0} if role in ("embedding", "head") else {}
+    return {"norm_type": 4, "scale": 3000.0} if role in ("embedding", "value_table", "head") else {}
 
 
 def _clip_adopt(step: float) -> float:

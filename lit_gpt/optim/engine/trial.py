@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lit_gpt.errors import UserError
-from lit_gpt.roles import role
+from lit_gpt.roles import FILLED, role
 
 # More than 10, after which SOAP and Shampoo renew their bases, and more than 5, after which RAdam's start ends: what
 # fails in either is seen.
@@ -27,6 +27,11 @@ SHAPES = {
     "router": (4, 8),
     "vector": (8,),
     "conv": (6, 1, 4),
+    "value_table": (12, 8),
+    "output": (16, 8),
+    "gate": (2, 4),
+    "scalar": (1,),
+    "residual_scalar": (1,),
 }
 
 
@@ -55,5 +60,5 @@ def objection(build: Callable[[list[dict[str, Any]]], torch.optim.Optimizer], ro
 
 def _group(name: str) -> dict[str, Any]:
     weight = nn.Parameter(torch.linspace(-1, 1, torch.Size(SHAPES[name]).numel()).view(SHAPES[name]))
-    p = role(weight, name, 1.0 if name == "vector" else None)  # type: ignore[arg-type]
+    p = role(weight, name, 1.0 if name in FILLED else None)  # type: ignore[arg-type]
     return {"params": [p], "role": name, "names": [name], "lr": 1e-3, "weight_decay": 0.0, "eps_factor": 1.0}

@@ -4,9 +4,10 @@ With r = base width / width:
 
 | item | rule |
 |---|---|
-| matrix, expert, router learning rate | r^p; p = 1 for Adam and its relatives, 0 for Muon, see GROWTH |
+| matrix, output, expert, router learning rate | r^p; p = 1 for Adam and its relatives, 0 for Muon, see GROWTH |
 | every other learning rate | 1; of tables also r^p |
-| rate times weight decay | r for matrices, experts and routers, else 1, vectors included |
+| rate times weight decay | r for matrices, outputs, experts and routers, else 1, vectors included |
+| decay of gates and scalars | 0 |
 | independent weight decay | 1 with Adam and its relatives, else as rate times decay |
 | logits | r, on the hidden state before the head |
 | router logits | r; 1 where steps are not as Adam's |
@@ -15,6 +16,12 @@ With r = base width / width:
 | head init | N(0, g head_init_std), or zeros |
 | tied table init | N(0, 0.02 g) |
 | router init | N(0, 0.02); that of matrices where steps are not as Adam's |
+| value table init | N(0, 0.04) |
+| output init | zeros |
+
+A row of a table is one input of size 1 and not a sum over the width, so rate and start of a value table, which adds to
+values of size 1, are those of the base at any width. Gates read a fixed number of channels and scalars are one number
+each, so their rates do not follow the width either.
 
 p is the power of the width with which a step's effect would grow (s.steps.growth): Muon's steps have the
 spectral norm that muP asks for at any width (arXiv:2310.17813), so p is 0. Rate times decay follows r
@@ -38,8 +45,8 @@ from dataclasses import replace
 from math import sqrt
 
 from lit_gpt.errors import UserError
-from lit_gpt.scaling.base import HIDDEN, LEARNED_ROLES, Init, Multipliers, Situation, Transfer
-from lit_gpt.scaling.rules.sp import embedding_init
+from lit_gpt.scaling.base import HIDDEN, LEARNED_ROLES, UNDECAYED, Init, Multipliers, Situation, Transfer
+from lit_gpt.scaling.rules.sp import COMMON, embedding_init
 
 ARCHSCALE_WIDTH = 1024  # depth 8 at aspect ratio 128, where the sizes of its start were chosen
 
@@ -55,7 +62,8 @@ def transfer(s: Situation) -> Transfer:
     r = s.base_width / s.width
     adam = s.steps.like_adam
     lr = {role: r ** s.steps.growth[role] for role in LEARNED_ROLES}
-    product = {role: r if role in HIDDEN else 1.0 for role in LEARNED_ROLES}
+    kept = dict.fromkeys(UNDECAYED, 0.0)
+    product = {role: r if role in HIDDEN else 1.0 for role in LEARNED_ROLES} | kept
     hidden = Init("fan_in_uniform")
     narrow = min(1.0, sqrt(max(s.base_width, ARCHSCALE_WIDTH) * s.width) / s.base_width)
     head = Init("zeros") if s.head_init_std is None else Init("normal", s.head_init_std * narrow)
@@ -63,8 +71,9 @@ def transfer(s: Situation) -> Transfer:
     return Transfer(
         lr=lr,
         weight_decay={role: product[role] / lr[role] for role in LEARNED_ROLES},
-        independent_decay=dict.fromkeys(LEARNED_ROLES, 1.0) if adam else product,
+        independent_decay=dict.fromkeys(LEARNED_ROLES, 1.0) | kept if adam else product,
         init={
+            **COMMON,
             "embedding": replace(table, std=table.std * narrow) if s.tied else table,
             "head": head,
             "matrix": hidden,

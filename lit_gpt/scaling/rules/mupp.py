@@ -6,7 +6,7 @@ On top of muP, with L = depth and L0 = base depth:
 |---|---|
 | every learning rate | times sqrt(L0 / L) |
 | every branch | times 1 / sqrt(2 L) before it is added |
-| weight decay | 0 for embedding, head, vectors and convolutions |
+| weight decay | 0 but for matrices, outputs, experts and routers |
 """
 
 from __future__ import annotations
@@ -33,5 +33,5 @@ def transfer(s: Situation) -> Transfer:
 
 
 def _of_hidden(decay: dict[str, float]) -> dict[str, float]:
-    """Factors on the decay that leave out all but matrices, experts and routers."""
+    """Factors on the decay that leave out all but matrices, outputs, experts and routers."""
     return {role: factor if role in HIDDEN else 0.0 for role, factor in decay.items()}

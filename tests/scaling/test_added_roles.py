@@ -1,0 +1,49 @@
+"""What every rule says of value tables, of projections that start at zero, and of what has no size that could grow."""
+
+from __future__ import annotations
+
+import pytest
+from pytest import approx
+from test_rules import transfer
+
+from lit_gpt.scaling.base import HIDDEN, LEARNED_ROLES, UNDECAYED, Init
+from lit_gpt.scaling.rules import RULES
+
+SINGLE = ("gate", "scalar", "residual_scalar")
+
+
+def both(rule, **situation):
+    """The same model at the base width and at twice that, with an optimizer that the rule takes."""
+    optimizer = "muonh" if rule.startswith("hyperp") else "adamw"
+    return [transfer(rule, optimizer, base_width=1024, width=width, **situation) for width in (1024, 2048)]
+
+
+@pytest.mark.parametrize("rule", RULES.names())
+def test_their_rates_and_starts_do_not_follow_the_width(rule):
+    base, wide = both(rule)
+    assert set(base.lr) == set(LEARNED_ROLES)
+    for role in ("value_table", *SINGLE):
+        assert wide.lr[role] == approx(base.lr[role])
+    assert wide.init["value_table"] == base.init["value_table"] and base.init["value_table"].std > 0
+    assert wide.init["output"] == base.init["output"] == Init("zeros")
+
+
+@pytest.mark.parametrize("rule", RULES.names())
+def test_numbers_without_a_size_do_not_decay(rule):
+    for found in both(rule):
+        independent = found.weight_decay if found.independent_decay is None else found.independent_decay
+        assert [decays[role] for decays in (found.weight_decay, independent) for role in UNDECAYED] == [0] * 6
+
+
+@pytest.mark.parametrize("rule", RULES.names())
+def test_outputs_are_trained_as_the_matrices_that_they_are(rule):
+    assert "output" in HIDDEN
+    for found in both(rule):
+        assert found.lr["output"] == found.lr["matrix"] and found.weight_decay["output"] == found.weight_decay["matrix"]
+
+
+@pytest.mark.parametrize("rule", RULES.names())
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_given_start_of_the_token_table(rule, tied):
+    """At the base width: below it, muP shrinks a tied table, see rules/mup.py."""
+    assert both(rule, tied=tied, embedding_init_std=0.8)[0].init["embedding"] == Init("normal", 0.8)
