@@ -26,9 +26,8 @@ FACTS = OptimizerFacts(hidden(RMNP), steps="rows", plan_momentum=True, cautious_
 
 @dataclass(frozen=True)
 class RowNormalized:
-    """U / |U|_row. momentum: mu of the Nesterov step. beta: of the moving average."""
+    """U / |U|_row, with the group's mu in the Nesterov step. beta: of the moving average."""
 
-    momentum: float
     beta: float
 
     def new_state(self, p: Tensor) -> dict[str, Tensor]:
@@ -41,7 +40,7 @@ class RowNormalized:
         g_BrC, momenta = control.gradients(batch), buffers(batch, state, "momentum")
         torch._foreach_mul_(momenta, control.decay(self.beta))
         torch._foreach_add_(momenta, batch.split(g_BrC), alpha=1 - self.beta)
-        u_BrC = g_BrC.mul_(1 - self.momentum).add_(batch.join(momenta), alpha=self.momentum)
+        u_BrC = g_BrC.mul_(1 - group["mu"]).add_(batch.join(momenta), alpha=group["mu"])
         return u_BrC.div_(torch.linalg.vector_norm(u_BrC, dim=-1, keepdim=True).clamp(min=EPS))
 
 
@@ -49,6 +48,6 @@ def rules(plan: Plan, *, beta: float = 0.95) -> dict[str, MakeRule]:
     """RMNP's rules; mu is the Plan's momentum. beta: of the moving average."""
     update = Step(plan.cautious_weight_decay, "clip")
     return {
-        "rmnp": lambda params: Rule(params, RowNormalized(plan.momentum, beta), update),
+        "rmnp": lambda params: Rule(params, RowNormalized(beta), update),
         "adamw": adamw_rule(plan),
     }

@@ -21,6 +21,7 @@ __all__ = [
     "Decay",
     "Fork",
     "Init",
+    "MomentumCurve",
     "Multipliers",
     "Phase",
     "Plan",
@@ -31,6 +32,8 @@ __all__ = [
     "Transfer",
 ]
 
+MomentumSchedule = Literal["constant", "rise_and_fall"]
+DecaySchedule = Literal["constant", "cosine"]
 InitKind = Literal["normal", "fan_in_uniform", "orthogonal", "identity", "fan_max_normal", "zeros"]
 LEARNED_ROLES: tuple[str, ...] = (
     "embedding", "head", "matrix", "expert", "router", "vector", "conv",
@@ -76,6 +79,7 @@ class RolePlan:
     """What one role gets: peak learning rate, decoupled weight decay, initial distribution.
 
     update_rule: how its parameters are updated, see optimizer_facts.py. eps_factor: on the eps of Adam-like rules.
+    betas: of Adam-like rules, where they are not the Plan's.
     """
 
     lr: float
@@ -83,11 +87,27 @@ class RolePlan:
     init: Init
     update_rule: str = "adamw"
     eps_factor: float = 1.0
+    betas: tuple[float, float] | None = None
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RolePlan:
         """Rebuild from plain values, as `dataclasses.asdict` makes them; see `renamed`."""
-        return cls(**{**renamed(values), "init": Init(**values["init"])})
+        betas = values.get("betas")
+        own = {"init": Init(**values["init"]), "betas": tuple(betas) if betas else None}
+        return cls(**{**renamed(values), **own})
+
+
+@dataclass(frozen=True)
+class MomentumCurve:
+    """Momentum of the Muon family over a run: from `start` to the Plan's over `rise_tokens`, and to `end` at the end.
+
+    It falls as the learning rate does, and is at `end` where that is 0. A young average holds gradients of weights that
+    are soon far away, and an old one smooths what a small rate smooths already.
+    """
+
+    start: float
+    rise_tokens: float
+    end: float
 
 
 @dataclass(frozen=True)
@@ -210,6 +230,9 @@ class Transfer:
     lr, weight_decay: role -> factor; eps too, 1 where not named. The optimizer multiplies weight_decay by its rate.
     independent_decay: role -> factor on the share that a step of independent weight decay takes, which no rate
     multiplies; None where it is that of weight_decay. init: role -> distribution before w_init_scale.
+    betas: role -> Adam's, of roles where they are not the base's.
+    momentum_schedule, decay_schedule: what the options --momentum_schedule and --weight_decay_schedule are where they
+    are not given.
     warmup: "fixed" tokens, or "proportional" to the token budget. scheduled_betas: Adam's
     betas follow the learning-rate schedule (super_mup).
     """
@@ -222,6 +245,9 @@ class Transfer:
     scheduled_betas: bool = False
     eps: dict[str, float] = field(default_factory=dict)
     independent_decay: dict[str, float] | None = None
+    betas: dict[str, tuple[float, float]] = field(default_factory=dict)
+    momentum_schedule: MomentumSchedule = "constant"
+    decay_schedule: DecaySchedule = "constant"
 
 
 class Phase(TypedDict):
@@ -239,7 +265,9 @@ class Plan:
     steps: optimizer steps (before ramp-up shortens them). counts: parameters by kind.
     model_flops_per_token: forward and backward, attention included. base_batch_tokens and
     base_beta2: what the batch rule starts from, for ramp-up. momentum: of the Muon family.
+    momentum_curve: how it changes, None for not at all.
     cautious_weight_decay: decay only what the update shrinks too (arXiv:2510.12402).
+    decay_schedule: of all weight decays over the budget: "cosine" takes them to zero by half a cosine.
     fork: where it goes on from another run; then tokens and steps count those of that run too.
     curriculum: the phases of a data mixture, empty where it is the same throughout or there is none.
     ema: half-lives in tokens of the averages of the weights, smallest first.
@@ -276,6 +304,8 @@ class Plan:
     base_beta2: float
     momentum: float = 0.95
     cautious_weight_decay: bool = False
+    momentum_curve: MomentumCurve | None = None
+    decay_schedule: DecaySchedule = "constant"
     optimizer_args: dict[str, Any] = field(default_factory=dict)
     fork: Fork | None = None
     curriculum: list[Phase] = field(default_factory=list)
@@ -293,6 +323,7 @@ class Plan:
             "schedule": Schedule.from_dict(values["schedule"]),
             "roles": {name: RolePlan.from_dict(r) for name, r in values["roles"].items()},
             "multipliers": Multipliers(**values["multipliers"]),
+            "momentum_curve": MomentumCurve(**curve) if (curve := values.get("momentum_curve")) else None,
             "fork": Fork.from_dict(values["fork"]) if values.get("fork") else None,
         }
         of_data = values.get("data_seed", values["seed"])  # earlier runs had one seed for both

@@ -23,6 +23,7 @@ from lit_gpt.scaling.base import (
     UNDECAYED,
     Fork,
     Init,
+    MomentumCurve,
     Phase,
     Plan,
     RolePlan,
@@ -46,6 +47,8 @@ from lit_gpt.scaling.rules import RULES, super_mup
 from lit_gpt.scaling.schedule import fraction, period_end, plan_decays
 
 LARGEST_BUDGET = 10**16  # as --max_tokens is bounded
+# nanochat's, and much the same in modded-nanogpt, whose records found them by trial.
+MOMENTUM_START, MOMENTUM_RISE_STEPS, MOMENTUM_END = 0.85, 400, 0.90
 SCALED_BY_W_INIT = ("matrix", "expert", "router", "head")
 
 
@@ -155,6 +158,8 @@ def build_plan(
         base_beta2=hps.beta2,
         momentum=hps.muon_beta,
         cautious_weight_decay=run.cautious_weight_decay,
+        momentum_curve=_momentum_curve(run, facts, transfer, batch),
+        decay_schedule=run.weight_decay_schedule or transfer.decay_schedule,
         optimizer_args=run.optimizer_args or {},
         fork=fork,
         ema=sorted({int(half_life) for half_life in run.ema}),
@@ -233,6 +238,18 @@ def _warmup(hps: BaseHyperparameters, facts: OptimizerFacts, proportional: bool,
     return warmup
 
 
+def _momentum_curve(run: RunConfig, facts: OptimizerFacts, transfer: Transfer, batch: int) -> MomentumCurve | None:
+    """How the momentum of the Muon family changes. Raises UserError where --momentum_schedule cannot act."""
+    if run.momentum_schedule == "rise_and_fall" and not facts.plan_momentum:
+        raise UserError(
+            f"--momentum_schedule is about Muon and its relatives, and --optimizer {run.optimizer} is none. Drop it."
+        )
+    curve = run.momentum_schedule or transfer.momentum_schedule
+    if curve == "constant" or not facts.plan_momentum:
+        return None
+    return MomentumCurve(MOMENTUM_START, MOMENTUM_RISE_STEPS * batch, MOMENTUM_END)
+
+
 def small_budget(hps: BaseHyperparameters, plan: Plan) -> tuple[str, ...]:
     """A note about the defaults that are smaller because the budget is, () where none is. hps: as they were given."""
     warmup, parts = plan.schedule.warmup_tokens, list[str]()
@@ -256,7 +273,7 @@ def _roles(
     for name in LEARNED_ROLES:
         init = transfer.init.get(name, Init("zeros"))
         if name in SCALED_BY_W_INIT:
-            init = replace(init, gain=hps.w_init_scale)
+            init = replace(init, gain=init.gain * hps.w_init_scale)
         lr = hps.eta0 * factors.lr * transfer.lr[name]
         if name in HIDDEN:
             lr *= hps.weight_lr_scale
@@ -265,7 +282,7 @@ def _roles(
         if run.weight_decay_rule == "power_lines" and decays[name]:
             shrink = shrink_per_step(batch, tokens, parameters) / (1.0 if run.independent_weight_decay else lr)
         shrink = 0.0 if rule.holds_norm else shrink
-        roles[name] = RolePlan(lr, shrink, init, rule.name, transfer.eps.get(name, 1.0))
+        roles[name] = RolePlan(lr, shrink, init, rule.name, transfer.eps.get(name, 1.0), transfer.betas.get(name))
     return roles
 
 
@@ -282,13 +299,14 @@ def _check_starts(optimizer: str | None, facts: OptimizerFacts, roles: dict[str,
 
 @dataclass(frozen=True)
 class StepValues:
-    """Hyper-parameters of one optimizer step."""
+    """Hyper-parameters of one optimizer step. momentum: of the Muon family."""
 
     batch_tokens: int
     lr: dict[str, float]
     weight_decay: dict[str, float]
     betas: dict[str, tuple[float, float]]
     eps: float
+    momentum: float
 
 
 def step_values(plan: Plan, tokens_seen: int, multiple: int) -> StepValues:
@@ -310,14 +328,27 @@ def step_values(plan: Plan, tokens_seen: int, multiple: int) -> StepValues:
         lr = {name: value * now.lr / first.lr for name, value in lr.items()}
         decay = {name: value * now.weight_decay / first.weight_decay for name, value in decay.items()}
         beta2, eps = now.beta2, eps * now.eps / first.eps
-    at = fraction(plan.schedule, tokens_seen + min(batch, period_end(plan.schedule, tokens_seen) - tokens_seen) / 2)
-    betas = dict.fromkeys(plan.roles, (plan.beta1, beta2))
+    middle = tokens_seen + min(batch, period_end(plan.schedule, tokens_seen) - tokens_seen) / 2
+    at = fraction(plan.schedule, middle)
+    betas = {name: r.betas or (plan.beta1, beta2) for name, r in plan.roles.items()}
     if plan.scheduled_betas:  # of the decayed roles only
         betas |= {name: super_mup.betas(at) for name, value in decay.items() if value > 0}
     if plan.independent_weight_decay:  # the optimizer multiplies by its learning rate: undo that
         decay = {name: value / lr[name] if lr[name] else 0.0 for name, value in decay.items()}
+    if plan.decay_schedule == "cosine":
+        decay = {name: value * (1 + math.cos(math.pi * middle / plan.tokens)) / 2 for name, value in decay.items()}
     scheduled = {name: value * at for name, value in lr.items()}
-    return StepValues(batch, scheduled, decay, betas, eps)
+    return StepValues(batch, scheduled, decay, betas, eps, _momentum(plan, middle, at))
+
+
+def _momentum(plan: Plan, tokens: float, fraction_of_peak: float) -> float:
+    """Of the Muon family after so many tokens, where the rate is this fraction of its peak."""
+    curve, peak = plan.momentum_curve, plan.momentum
+    if curve is None:
+        return peak
+    rising = curve.start + (peak - curve.start) * min(tokens / curve.rise_tokens, 1.0)
+    falling = curve.end + (peak - curve.end) * fraction_of_peak
+    return rising if tokens < plan.schedule.warmup_tokens else min(rising, falling)
 
 
 def ema_decay(tokens: int, half_life: int) -> float:
@@ -377,7 +408,7 @@ def describe(plan: Plan, facts: OptimizerFacts | None) -> str:
     """
     counts = ", ".join(f"{k} {v:,}" for k, v in plan.counts.items() if v)
     s, m, ramps = plan.schedule, plan.multipliers, plan.batch_ramp != 1
-    wide = max(9, *(len(r.update_rule) for r in plan.roles.values()))
+    wide = max(9, *(len(r.update_rule) + (len("  0.96, 0.995") if r.betas else 0) for r in plan.roles.values()))
     first = max(10, *(len(name) for name in plan.roles if plan.counts.get(name)))
     attention = "1/sqrt(head_dim)" if m.attention is None else f"{m.attention:.6g}"
     lines = [
@@ -392,12 +423,13 @@ def describe(plan: Plan, facts: OptimizerFacts | None) -> str:
         f"schedule     {s.name}{_describe_decays(s)}, warm-up {s.warmup_tokens:,.0f} tokens, "
         f"final fraction {s.final:g}",
         f"adam         {_describe_constants(plan, facts)}"
-        + (f"; muon momentum {plan.momentum:g}" if facts is not None and facts.plan_momentum else ""),
+        + (f"; muon momentum {_describe_momentum(plan)}" if facts is not None and facts.plan_momentum else ""),
         f"multipliers  logits {m.logit:.6g}, branches {m.residual:.6g}, softmax scale {attention}",
         f"other        grad clip {plan.grad_clip:g}, label smoothing {plan.label_smoothing:g}, seed {plan.seed}"
         + (f", of the data {plan.data_seed}" if plan.data_seed != plan.seed else "")
         + (", independent weight decay" if plan.independent_weight_decay else "")
-        + (", cautious weight decay" if plan.cautious_weight_decay else ""),
+        + (", cautious weight decay" if plan.cautious_weight_decay else "")
+        + (", weight decay falls to 0 by a cosine" if plan.decay_schedule == "cosine" else ""),
         *(_describe_fork(plan.fork) if plan.fork else ()),
         *([f"averages     {_describe_averages(plan)}"] if plan.ema else []),
         *([f"memory       {_describe_memory(plan.memory)}"] if plan.memory else []),
@@ -406,7 +438,8 @@ def describe(plan: Plan, facts: OptimizerFacts | None) -> str:
     ]
     for name, r in plan.roles.items():
         if plan.counts.get(name):
-            row = f"{name:<{first}} {r.lr:>12.6g} {r.weight_decay:>13.6g}  {r.update_rule:<{wide}}"
+            update = r.update_rule + (f" {r.betas[0]:g}, {r.betas[1]:g}" if r.betas else "")
+            row = f"{name:<{first}} {r.lr:>12.6g} {r.weight_decay:>13.6g}  {update:<{wide}}"
             lines.append(f"{row} {_describe_init(name, r.init)}")
     return "\n".join(lines)
 
@@ -433,6 +466,13 @@ def _describe_constants(plan: Plan, facts: OptimizerFacts | None) -> str:
     if plan.scheduled_betas and (adamw or betas[:2] == (plan.beta1, plan.beta2)):
         text += ", betas follow the schedule"
     return text + (f"; {plan.optimizer} has {_join(differ)}" if adamw and differ else "")
+
+
+def _describe_momentum(plan: Plan) -> str:
+    if plan.momentum_curve is None:
+        return f"{plan.momentum:g}"
+    c = plan.momentum_curve
+    return f"{c.start:g} to {plan.momentum:g} over {c.rise_tokens:,.0f} tokens, to {c.end:g} as the rate decays"
 
 
 def _describe_decays(s: Schedule) -> str:

@@ -29,7 +29,7 @@ def options(config: Path) -> list[str]:
 
 
 def test_all_recipes_are_here() -> None:
-    assert [c.stem for c in CONFIGS] == ["eight_gpus", "laptop", "long_context", "moe", "one_gpu", "sweep"]
+    assert [c.stem for c in CONFIGS] == ["baseline", "eight_gpus", "laptop", "long_context", "moe", "one_gpu", "sweep"]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)

@@ -20,9 +20,13 @@ MATRICES = ("wide", "tall", "small", "up", "router")
 
 def run(bag: Bag, optimizer: Any, steps: int = 5, scale: float = 1.0) -> None:
     for step in range(steps):
-        for name, g in gradients(step).items():
-            bag.get_parameter(name).grad = g * scale
-        optimizer.step()
+        run_step(bag, optimizer, step, scale)
+
+
+def run_step(bag: Bag, optimizer: Any, step: int, scale: float = 1.0) -> None:
+    for name, g in gradients(step).items():
+        bag.get_parameter(name).grad = g * scale
+    optimizer.step()
 
 
 def weights(bag: Bag) -> dict[str, Tensor]:
@@ -42,6 +46,18 @@ def test_equals_its_reference(name: str) -> None:
         # 50 rounds by now, and some singular values are close.
         tolerance = 1e-2 if name == "muonball" else 1e-5
         assert np.abs(p.detach().numpy() - expected).max() < tolerance, key
+
+
+def test_momentum_is_that_of_the_moment() -> None:
+    bag = Bag()
+    optimizer = build(bag, "muon")
+    for step, mu in enumerate((0.5, 0.9)):
+        for group in optimizer.param_groups:
+            group["mu"] = mu
+        run_step(bag, optimizer, step)
+    g0, g1 = (gradients(step)["wide"].numpy().astype(np.float64) for step in (0, 1))
+    found = optimizer.state[bag.get_parameter("wide")]["momentum"].numpy()
+    assert np.abs(found - (0.9 * g0 + g1)).max() < 1e-6
 
 
 def test_the_native_ones_are_all_here() -> None:

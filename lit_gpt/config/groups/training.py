@@ -160,6 +160,11 @@ class OptimizerOptions:
     independent_weight_decay: A step shrinks weights by weight decay times schedule, whatever the learning rate is.
         Default: false
     cautious_weight_decay: Shrink only those weights that the update shrinks, too.
+    weight_decay_schedule: How weight decay changes over the budget: constant, or cosine, which takes it to zero.
+        Default: the rule's, which is constant but under baseline
+    momentum_schedule: How the momentum of Muon and its relatives changes: constant, or rise_and_fall, from 0.85 to
+        --base_hps.muon_beta over 400 steps, and towards 0.9 as the learning rate decays.
+        Default: the rule's, which is constant but under baseline
     label_smoothing: Part of the target's probability that is spread over all other tokens.
         Default: 0
     ema: Keep moving averages of the weights with these half-lives. They are validated and saved beside the weights,
@@ -179,6 +184,8 @@ class OptimizerOptions:
     weight_decay_rule: Literal["base", "power_lines"] = "base"
     independent_weight_decay: bool | None = None
     cautious_weight_decay: bool = False
+    weight_decay_schedule: Literal["constant", "cosine"] | None = None
+    momentum_schedule: Literal["constant", "rise_and_fall"] | None = None
     label_smoothing: Annotated[float, Bounds(0, 1, "high")] | None = None
     ema: Annotated[TokenCounts, Each(Bounds(1, 1e16))] = field(default_factory=list)
     skip_spikes: Annotated[float, Bounds(0, 1000, "low")] | None = None

@@ -35,13 +35,12 @@ def buffers(batch: Batch, state: State, key: str) -> list[Tensor]:
 class Orthogonal:
     """Momentum made orthogonal: U V^T, where U S V^T is the singular value decomposition of the momentum.
 
-    The momentum is M <- mu M + G; with nesterov, mu M + G of the new M takes its place. Newton-Schulz iterations
-    approximate U V^T: ns names their coefficients, ns_steps is their number, ns_dtype what they compute in (see
-    ops/newton_schulz.py). "auto" is bf16 on a GPU and fp32 on a CPU, where products in bf16 take five to ten times
-    as long. Every block of a matrix (matrix_batches.Batch) is made orthogonal by itself.
+    The momentum is M <- mu M + G with the group's mu; with nesterov, mu M + G of the new M takes its place.
+    Newton-Schulz iterations approximate U V^T: ns names their coefficients, ns_steps is their number, ns_dtype what
+    they compute in (see ops/newton_schulz.py). "auto" is bf16 on a GPU and fp32 on a CPU, where products in bf16 take
+    five to ten times as long. Every block of a matrix (matrix_batches.Batch) is made orthogonal by itself.
     """
 
-    momentum: float
     nesterov: bool = True
     ns: str = "tuned"
     ns_steps: int = 5
@@ -63,10 +62,10 @@ class Orthogonal:
         """See role_optimizer.Direction."""
         u_BrC, momenta = control.gradients(batch), buffers(batch, state, "momentum")
         grads = batch.split(u_BrC)
-        torch._foreach_mul_(momenta, control.decay(self.momentum))
+        torch._foreach_mul_(momenta, control.decay(group["mu"]))
         torch._foreach_add_(momenta, grads)
         if self.nesterov:
-            torch._foreach_add_(grads, momenta, alpha=self.momentum)
+            torch._foreach_add_(grads, momenta, alpha=group["mu"])
         else:
             torch._foreach_copy_(grads, momenta)
         # What travels is bf16 or fp32 and never fp16: gradients are divided by their norm only after they have

@@ -51,6 +51,8 @@ def set_hyperparameters(optimizer: torch.optim.Optimizer, values: StepValues) ->
         group["weight_decay"] = values.weight_decay[group["role"]]
         if "betas" in group:
             group["betas"] = values.betas[group["role"]]
+        if "mu" in group:
+            group["mu"] = values.momentum
         if "eps" in group:
             group["eps"] = values.eps * group["eps_factor"]
 

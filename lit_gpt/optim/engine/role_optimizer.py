@@ -151,7 +151,7 @@ class RoleOptimizer(torch.optim.Optimizer):
     """Steps every group by its update rule.
 
     groups: see groups.parameter_groups. rules: name of an update rule -> what makes it for the parameters of
-    a group. plan: betas and eps of the groups of Adam-like rules, until the loop sets them.
+    a group. plan: betas and eps of Adam-like rules and mu, the momentum, of Muon-like ones, until the loop sets them.
     """
 
     grad_scale: Tensor | None = None
@@ -163,7 +163,7 @@ class RoleOptimizer(torch.optim.Optimizer):
         rules: Mapping[str, Callable[[Sequence[Tensor]], Any]],
         plan: Plan,
     ):
-        super().__init__(groups, {"betas": (plan.beta1, plan.beta2), "eps": plan.eps})
+        super().__init__(groups, {"betas": (plan.beta1, plan.beta2), "eps": plan.eps, "mu": plan.momentum})
         self.rules = [rules[group["update_rule"]](group["params"]) for group in self.param_groups]
         with torch.no_grad():
             for group, rule in zip(self.param_groups, self.rules):

@@ -27,7 +27,7 @@ def orthogonal_rule(
     orthogonalised each for itself. split_heads: so is each head of queries, keys and values.
     options: fields of Orthogonal. Raises UserError where no matrix says that it has heads.
     """
-    direction = Orthogonal(plan.momentum, **options)
+    direction = Orthogonal(**options)
 
     def make(params: Sequence[Tensor]) -> Rule:
         if split_heads and params[0].role == "matrix" and all(p.heads == 1 for p in params):  # type: ignore[attr-defined]
@@ -41,10 +41,10 @@ OPTIONS = arguments_of(orthogonal_rule) | arguments_of(Orthogonal)  # **options 
 
 
 def adamw_rule(plan: Plan, betas: tuple[float, float] | None = None, eps: float | None = None) -> MakeRule:
-    """AdamW: fused, unless decay is cautious, which the kernel cannot do.
+    """AdamW: fused, unless there is a decay that is cautious, which the kernel cannot do.
 
     betas, eps: in place of the Plan's.
     """
-    if plan.cautious_weight_decay:
+    if plan.cautious_weight_decay and any(r.weight_decay for r in plan.roles.values() if r.update_rule == "adamw"):
         return lambda params: Rule(params, Adam(betas=betas, eps=eps), Step(cautious=True))
     return lambda params: FusedAdamW(betas, eps)

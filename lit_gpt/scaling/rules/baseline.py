@@ -1,0 +1,54 @@
+"""Rates of public speed runs for their transformer, the family `baseline`: one for each role, with Muon on matrices.
+
+With n the width and eta0 the rate of matrices, tuned at depth 8 and width 512:
+
+| item | rule |
+|---|---|
+| matrix, output, expert, router learning rate | 1; Muon's steps do not grow with the width |
+| embedding, value table, head | 15, 7.5 and 0.4 times sqrt(768 / n) |
+| scalar, gate | 1 |
+| residual scalar, vector, convolution | 1/4 |
+| betas of Adam | 0.8 and 0.995 for tables, 0.8 and 0.96 for head, 0.8 and 0.95 for scalars and gates |
+| weight decay | of matrices alone, falling to zero by half a cosine |
+| momentum of Muon | rises at first, falls with the rate; see --momentum_schedule |
+| matrix init | U(+-sqrt(3 / fan_in)), of variance 1 / fan_in |
+| embedding and head init | N(0, embedding_init_std), N(0, head_init_std): 0.8 and 0.001 in configs/baseline.yaml |
+
+The numbers are nanochat's (github.com/karpathy/nanochat, 92d63d4) at its eta0 of 0.02: 0.3 for the table, 0.15 for
+value tables, 0.008 for the head. Its rate of 0.5 for how much of the first embedding is mixed in cost 0.6 nats at depth
+8, so that is a scalar like the others here. Nothing follows the depth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import sqrt
+
+from lit_gpt.scaling.base import HIDDEN, LEARNED_ROLES, Init, Multipliers, Situation, Transfer
+from lit_gpt.scaling.rules import sp
+
+PUBLISHED_WIDTH = 768  # where the rates of tables and head were tuned
+RATES = {"embedding": 15.0, "value_table": 7.5, "head": 0.4}
+TABLES, FIRST = (0.8, 0.995), (0.8, 0.95)  # betas: rows of tables are seen seldom, scalars at every token
+
+
+def transfer(s: Situation) -> Transfer:
+    """Factors of the baseline; see the table above."""
+    base, narrow = sp.transfer(s), sqrt(PUBLISHED_WIDTH / s.width)
+    quarter = dict.fromkeys(("residual_scalar", "vector", "conv"), 0.25)
+    lr = dict.fromkeys(LEARNED_ROLES, 1.0) | quarter | {role: rate * narrow for role, rate in RATES.items()}
+    hidden = Init("fan_in_uniform", gain=sqrt(3))
+    return replace(
+        base,
+        lr=lr,
+        weight_decay={role: 1.0 if role in HIDDEN else 0.0 for role in LEARNED_ROLES},
+        init=base.init
+        | dict.fromkeys(("matrix", "expert", "router"), hidden)
+        | {"head": Init("zeros") if s.head_init_std is None else Init("normal", s.head_init_std)},
+        multipliers=Multipliers(),
+        betas=dict.fromkeys(("embedding", "value_table"), TABLES)
+        | {"head": (0.8, 0.96)}
+        | dict.fromkeys(("scalar", "residual_scalar", "gate"), FIRST),
+        momentum_schedule="rise_and_fall",
+        decay_schedule="cosine",
+    )

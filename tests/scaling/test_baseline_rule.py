@@ -1,0 +1,60 @@
+"""The rule `baseline`: published rates of every role, a momentum that rises and falls, a decay that ends at zero."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from plan_helpers import plan_of, run_of
+
+from lit_gpt.errors import UserError
+from lit_gpt.scaling.base import MomentumCurve, Plan
+from lit_gpt.scaling.plan import step_values
+
+OPTIONS = {"depth": 8, "parameterization": "baseline", "optimizer": "normuon", "max_tokens": 120e6, "total_bsz": 131072}
+HPS = {"b0": 524288, "eta0": 0.02, "weight_decay": 0.2, "muon_beta": 0.97, "warmup_tokens": 5e6, "min_lr_mult": 0.05}
+
+
+def make(**options) -> Plan:
+    return plan_of(run_of(hps=HPS, train_model="baseline", schedule="wsd", decay_fraction=0.65, **OPTIONS, **options))
+
+
+def test_rates_are_the_published_ones_at_the_batch_of_the_run() -> None:
+    roles, root = make().roles, math.sqrt(131072 / 524288)
+    published = {"embedding": 0.3, "value_table": 0.15, "head": 0.008}
+    for role, rate in published.items():
+        assert roles[role].lr == pytest.approx(rate * math.sqrt(768 / 512) * root)
+    assert roles["matrix"].lr == roles["output"].lr == roles["scalar"].lr == pytest.approx(0.02 * root)
+    assert roles["residual_scalar"].lr == pytest.approx(0.005 * root)
+    assert roles["embedding"].betas == (0.8, 0.995) and roles["head"].betas == (0.8, 0.96)
+    assert {name for name, role in roles.items() if role.weight_decay} == {"matrix", "output", "expert", "router"}
+
+
+def test_momentum_and_decay_follow_their_curves() -> None:
+    plan = make()
+    for tokens in (0, 6_000_000, 30_000_000, 60_000_000, 90_000_000, 119_900_000):
+        values, middle = step_values(plan, tokens, 131072), tokens + min(131072, 120_000_000 - tokens) / 2
+        left = min(1.0, (120e6 - middle) / (0.65 * 115e6))  # of the decay
+        rate = 0.05 + 0.95 * left
+        rise = 0.85 + 0.12 * min(1.0, middle / (400 * 131072))
+        expected = min(rise, 0.90 + 0.07 * rate) if middle > 5e6 else rise
+        assert values.momentum == pytest.approx(expected)
+        assert values.weight_decay["matrix"] == pytest.approx(0.1 * (1 + math.cos(math.pi * middle / 120e6)))
+        assert values.betas["value_table"] == (0.8, 0.995) and values.betas["gate"] == (0.8, 0.95)
+
+
+def test_options_overrule_the_curves_and_a_plan_survives_json() -> None:
+    plan = make(momentum_schedule="constant", weight_decay_schedule="constant")
+    assert plan.momentum_curve is None and step_values(plan, 0, 131072).momentum == 0.97
+    assert step_values(plan, 119_000_000, 131072).weight_decay["matrix"] == pytest.approx(0.2)
+    plan = make()
+    assert plan.momentum_curve == MomentumCurve(0.85, 400 * 131072, 0.90)
+    assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+    assert replace(plan, momentum_curve=None) != plan
+
+
+def test_momentum_schedule_is_refused_where_no_momentum_is_planned() -> None:
+    with pytest.raises(UserError, match="--momentum_schedule is about Muon and its relatives"):
+        plan_of(run_of(train_model="transformer", depth=8, momentum_schedule="rise_and_fall"))
