@@ -69,14 +69,15 @@ def _totals(
     rows: Sequence[Planned], output: Path, hours: dict[str, float | None], speeds: Sequence[Speed]
 ) -> list[str]:
     left = [p for p in rows if not done_before(output / p.row.name)]
-    known = [hours[p.row.name] for p in left]
-    total = sum(time or 0.0 for time in known)
-    where = f" ({speeds[0].source})" if speeds else ""
-    missing = "" if all(time is not None for time in known) else "; unknown of some: give --speed FLOPS_PER_SECOND"
+    known = [time for p in left if (time := hours[p.row.name]) is not None]
+    missing = (
+        f"; of {len(left) - len(known)} runs unknown: give --speed FLOPS_PER_SECOND" if len(known) < len(left) else ""
+    )
+    time = f"{sum(known):.3g} GPU hours are left" + (f" ({speeds[0].source})" if speeds else "") + missing
     return [
         f"runs       {len(rows)}, of which {len(rows) - len(left)} are done",
         f"compute    {sum(p.flops for p in rows):.4g} FLOPs, of which {sum(p.flops for p in left):.4g} are left",
-        f"time       {total:.3g} GPU hours are left{where}{missing}",
+        f"time       {time}",
         f"memory     {max(p.memory for p in rows) / GIB:.3g} GiB on a GPU at most (run {_largest(rows)})",
         f"disk       {sum(p.disk for p in rows) / GIB:.3g} GiB of checkpoints at the end, and those being written",
     ]
