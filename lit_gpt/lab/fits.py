@@ -10,7 +10,8 @@ import numpy as np
 
 from lit_gpt.errors import UserError
 from lit_gpt.lab.fit_report import Report, band, judge
-from lit_gpt.lab.fit_runs import sample, words
+from lit_gpt.lab.fit_runs import sample
+from lit_gpt.lab.fit_steps import words
 from lit_gpt.lab.repeats import groups_of
 from lit_gpt.lab.runs import FINISHED, Run, column
 from lit_gpt.scaling.intervals import LEVEL, residuals
