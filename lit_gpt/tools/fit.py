@@ -6,7 +6,7 @@ python -m lit_gpt.tools.fit out/ladder --law power --hold_out largest --predict 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lit_gpt.lab.fit_text import as_text, guess_lines, head
 from lit_gpt.lab.next_run import write_next
 from lit_gpt.lab.runs import COLUMNS
 from lit_gpt.scaling.intervals import LEVEL
+from lit_gpt.scaling.law import Law
 from lit_gpt.scaling.laws import LAWS, law_named
 from lit_gpt.tools._cli import aligned, local_path, parser_for
 from lit_gpt.utils.files import write_text
@@ -89,7 +90,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {  # option -> how it is read, 
 def build_parser() -> Parser:
     """The command line."""
     laws = " ".join(f"{name}: {law_named(name).sentence}" for name in LAWS.names())
-    parser = parser_for("fit", ABOUT, exit_on_error=False, epilog=_columns())
+    parser = parser_for("fit", ABOUT, epilog=_columns())
     parser.examples = [(f"python -m lit_gpt.tools.fit {typed}", does) for typed, does in EXAMPLES]
     parser.add_argument(
         "runs", nargs="+", type=local_path, help="run folders, folders that hold some (a study), or CSV files"
@@ -125,25 +126,35 @@ def main(argv: list[str]) -> int:
     values = parser.parse_args(argv)
     if values.group is not None and values.next is not None:
         raise UserError("--next needs one law, and --group makes several. Choose runs with --where instead.")
-    name, fixed = LAWS.resolve(values.law), fixed_of(values.fix)
-    law = law_named(name)
+    if values.plot and values.plot.suffix != ".png":
+        raise UserError(f"--plot is {values.plot}, and pictures are PNG files. Give a name that ends in .png.")
+    law, fixed = law_named(values.law), fixed_of(values.fix)
     reads = columns_of(law, values.x, values.y)
     needed = [name for symbol, name in reads.items() if symbol not in law.labels and not law.every_step]
     runs, left = finished_runs(values.runs, values.where, needed, values.repeated, law.every_step)
     reports: dict[str, Report] = {}
     out: dict[str, Sample | None] = {}
     for group, members in grouped(runs, values.group).items():
-        whole = sample(law, members, reads)
-        rows = None if values.hold_out is None else held_out(law, whole, values.hold_out)
-        out[group] = None if rows is None else part(whole, rows)
-        fitted_to = whole if rows is None else part(whole, ~rows)
-        reports[group] = judge(name, law, fitted_to, fixed, values.noise, values.samples, values.level)
+        try:
+            reports[group], out[group] = _fitted(values, law, sample(law, members, reads), fixed)
+        except UserError as error:
+            raise UserError(f"{values.group} {group}: {error}" if group else str(error)) from error
     guesses = {group: [r.at_budget(b) for b in values.predict] for group, r in reports.items()}
     for group, report in reports.items():
         title = f"{values.group} {group}\n\n" if group else ""
         print(title + _page(report, guesses[group], out[group], left), end="\n\n")
     _write(values, reports, guesses, out)
     return 0
+
+
+def _fitted(values: Any, law: Law, whole: Sample, fixed: Mapping[str, float]) -> tuple[Report, Sample | None]:
+    """The fit to these runs, and those that --hold_out keeps from it."""
+    out, used = None, whole
+    if values.hold_out is not None:
+        rows = held_out(law, whole, values.hold_out)
+        out, used = part(whole, rows), part(whole, ~rows)
+    name = LAWS.resolve(values.law)
+    return judge(name, law, used, fixed, values.noise, values.samples, values.level), out
 
 
 def _page(report: Report, guesses: Sequence[Guess], out: Sample | None, left: Sequence[str]) -> str:
@@ -176,6 +187,7 @@ def _write(
 ) -> None:
     if values.json:
         found = {group: as_json(report, guesses[group], out[group]) for group, report in reports.items()}
+        values.json.parent.mkdir(parents=True, exist_ok=True)
         write_text(values.json, json.dumps(found if values.group else found[""], indent=1) + "\n")
         print(f"written: {values.json}")
     if values.plot:

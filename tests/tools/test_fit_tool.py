@@ -101,6 +101,8 @@ def test_too_few_runs_have_no_interval_and_say_so(ladder: Path, capsys: pytest.C
         ("--law power --x tokens --samples 0", "samples of 1 or more"),
         ("--law power --x tokens --noise -1", "--noise is -1"),
         ("--law chinchilla", "D is one power of N"),
+        ("--law power --x tokens --plot a.pdf", "ends in .png"),
+        ("--law power --x tokens --group tokens", "error: tokens 1209840000.0: This fit needs 3 different x"),
         ("--law power --x tokens --group family --next 1e20", "--group makes several"),
     ],
 )
