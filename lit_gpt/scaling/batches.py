@@ -131,6 +131,10 @@ def steps_to_loss(
 
 
 def resampled(reached: Reached, steps: np.ndarray, losses: np.ndarray, counts: np.ndarray) -> list[Reached]:
-    """The same for many sets of data; losses, counts: (sets, runs)."""
-    of_batches = [power_laws(steps[near], losses[:, near], counts[:, near]) for near in reached.near]
+    """The same for many sets of data; losses, counts: (sets, runs). A batch without runs in a set has NaN."""
+    of_batches = list[list[PowerLaw]]()
+    for near in reached.near:
+        there = counts[:, near].any(1)
+        laws = power_laws(steps[near], losses[:, near], np.where(there[:, None], counts[:, near], 1.0))
+        of_batches.append([law if here else PowerLaw(math.nan, math.nan, math.nan) for law, here in zip(laws, there)])
     return [replace(reached, curves=curves) for curves in zip(*of_batches)]

@@ -60,7 +60,7 @@ class Problem(Generic[Form]):
     def refit(self, near: np.ndarray, y: np.ndarray, counts: np.ndarray) -> list[Form]:
         """The law of many sets of data, from the point of a similar one. y, counts: (sets, n), see law.Law.many."""
         starts = np.repeat(near[None], len(y), axis=0)
-        parts = np.array_split(np.arange(len(y)), -(-y.size // 20000))  # what fits into the cache
+        parts = np.array_split(np.arange(len(y)), y.size // 20000 + 1)  # what fits into the cache
         return [
             self.read(point)
             for rows in parts

@@ -41,6 +41,14 @@ def test_what_is_given_stays_and_is_said():
     assert none.numbers["offset"] == 0.0 and none.numbers["alpha"] < 0.15
 
 
+def test_two_laws_of_their_own_are_inverted():
+    """Each ratio is that of the whole fit where the ladders follow one law; no table for short ladders."""
+    (rows,) = SPEED.fit(ladders(), {}).tables.values()
+    assert [float(row[3]) for row in rows[1:]] == pytest.approx([1.4] * 6, rel=2e-3)
+    short = {name: np.r_[column[:6], column[6:9]] for name, column in ladders().items()}
+    assert not SPEED.fit(short, {}).tables
+
+
 def test_ladders_of_different_exponents_are_said():
     data = ladders(noise=2e-4)
     data["loss"][6:] = 1.7 + 500 * COMPUTE[6:] ** -0.13

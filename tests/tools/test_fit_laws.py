@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lab_runs import make_run
+from lab_runs import SUMMARY, make_run
 
 from lit_gpt.lab.fit_steps import RATE
 from lit_gpt.scaling.intervals import noisy
@@ -69,3 +69,24 @@ def test_where_a_run_that_still_trains_will_end(tmp_path: Path, capsys: pytest.C
     (predicted,) = json.loads(found_in.read_text())["predictions"]
     assert predicted["predicted"] == pytest.approx(loss[-1], abs=0.02)
     assert predicted["interval"][0] - 0.01 < loss[-1] < predicted["interval"][1] + 0.01
+
+
+def test_the_critical_batch_of_training_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Of four batches around 1024 tokens, with the validation loss along each run."""
+    for batch in (256, 512, 1024, 2048, 4096):
+        reached = 100 + 100 * 1024 / batch  # steps to a loss of 3
+        share = np.geomspace(0.4, 2.0, 20)
+        lines = [
+            {"step": int(s), "total_tokens": float(s * batch), "metric/val_loss@1x": 1.7 + 1.3 * part**-0.3}
+            for s, part in zip(reached * share, share)
+        ]
+        last = int(2 * reached)
+        summary = {**SUMMARY, "step": last, "tokens": 2 * reached * batch}
+        folder = tmp_path / f"b{batch}" / "run"
+        make_run(folder, row={"name": f"b{batch}"}, plan={"batch_tokens": batch}, summary=summary, metrics=lines)
+    found_in = tmp_path / "fit.json"
+    words = [str(tmp_path), "--law", "critical_batch_curves", "--fix", "target=3", "--json", str(found_in)]
+    assert main([*words, "--samples", "20"]) == 0
+    assert "Steps to the loss 3.0000" in capsys.readouterr().out
+    numbers = json.loads(found_in.read_text())["parameters"]
+    assert (numbers["least_steps"], numbers["critical"]) == pytest.approx((100, 1024), rel=0.03)

@@ -11,6 +11,8 @@ from lit_gpt.scaling.batches import Hyperbola, Reached, hyperbola_problem, judge
 from lit_gpt.scaling.law import Data, Example, Fitted, Law
 from lit_gpt.scaling.laws.critical_batch import PARAMETERS, numbers
 
+ENOUGH = 3  # batches that a hyperbola needs: one more than it has numbers
+
 
 def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
     """A power law over steps for each batch, the steps at which each reaches the target, and the hyperbola of those."""
@@ -29,9 +31,10 @@ def many(
     problem = hyperbola_problem(reached.batches)
     near, again = problem.fit(reached.steps), resampled(reached, data["steps"], losses, counts)
     steps = np.array([one.steps for one in again])
-    whole = [bool(np.isfinite(row).all()) for row in steps]
-    found = iter(problem.refit(near, steps[whole], np.ones_like(steps[whole])))
-    return [_fitted(one, next(found), fixed) if fine else None for one, fine in zip(again, whole)]
+    there = np.isfinite(steps)
+    found = problem.refit(near, np.where(there, steps, 1.0), there.astype(float))
+    enough = there.sum(1) >= ENOUGH
+    return [_fitted(one, law, fixed) if ok else None for one, law, ok in zip(again, found, enough)]
 
 
 def _fitted(reached: Reached, found: Hyperbola, fixed: Mapping[str, float]) -> Fitted:

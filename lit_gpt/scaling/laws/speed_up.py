@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
+from lit_gpt.scaling.fit import fit_power_law
 from lit_gpt.scaling.law import Data, Example, Fitted, Law
 from lit_gpt.scaling.speed import Ladders, SpeedUp, judged, ladders
+
+LADDER = 4  # sizes for a law of its own: one more than a power law with offset has numbers
 
 
 def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
     """One power law with offset for both ladders, by Huber(0.01) of ln(loss)."""
     both = _ladders(data, fixed)
     point = both.problem.fit(data["loss"])
-    return _fitted(both.problem.read(point), both, judged(both, point, data["loss"]))
+    found = _fitted(both.problem.read(point), both, judged(both, point, data["loss"]))
+    return replace(found, tables=_by_own_laws(data, fixed.get("offset")))
+
+
+def _by_own_laws(data: Data, offset: float | None) -> dict[str, list[list[str]]]:
+    """What two separate power laws say at the compute of each run of the variant; none where one has too few runs."""
+    ladders_of = [data["variant"] == number for number in (1, 2)]
+    if any(len(np.unique(data["x"][here])) < LADDER for here in ladders_of):
+        return {}
+    base, other = (fit_power_law(data["x"][here], data["loss"][here], offset=offset) for here in ladders_of)
+    rows = [["compute", "loss of the variant", "compute of the baseline for it", "ratio"]]
+    for compute in np.unique(data["x"][ladders_of[1]]):
+        loss = float(other(compute))
+        needed = base.inverse(loss)
+        rows.append([f"{compute:.4g}", f"{loss:.4f}", f"{needed:.4g}", f"{needed / compute:.3f}"])
+    return {"By a power law of its own for each ladder, without intervals": rows}
 
 
 def _ladders(data: Data, fixed: Mapping[str, float]) -> Ladders:
