@@ -27,14 +27,20 @@ def count_tokens(axis: Any) -> None:
     axis.set_major_formatter(FuncFormatter(lambda x, _: units(x).replace("G", "B")))
 
 
-def save(figure: Any, path: Path) -> Path:
-    """Write a PNG, whole or not at all; returns its path. Raises NotWritten where that cannot be."""
+def png(figure: Any, dpi: int = 130) -> bytes:
+    """The figure as a PNG of 256 colors, which is a third of the bytes."""
     from PIL import Image
 
     full, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(full, dpi=130, format="png")
-    Image.open(full).convert("RGB").quantize(256).save(small, "PNG", optimize=True)  # a third of the bytes
+    figure.savefig(full, dpi=dpi, format="png")
+    Image.open(full).convert("RGB").quantize(256).save(small, "PNG", optimize=True, dpi=(dpi, dpi))
+    return small.getvalue()
+
+
+def save(figure: Any, path: Path) -> Path:
+    """Write a PNG, whole or not at all; returns its path. Raises NotWritten where that cannot be."""
+    image = png(figure)
     with told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, small.getvalue())
+        write_bytes(path, image)
     return path

@@ -1,0 +1,167 @@
+"""What figures share: width, colours and markers, axes in words and units, legends that cover nothing, and files.
+
+A figure is as wide as a column of a paper, and its letters are of the size that they have there.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lit_gpt.lab.fit_steps import words
+from lit_gpt.metrics.figures import count_tokens, png, subplots
+from lit_gpt.metrics.summary import jsonable
+from lit_gpt.utils.files import told, write_bytes, write_text
+
+COLUMN, PAGE = 3.3, 6.8  # inches: one column of a paper, and two
+DPI = 300  # what journals ask of pixels
+LETTERS, SMALL = 8, 7  # points, of labels and of numbers at ticks
+# Okabe and Ito, "Color universal design" (2008): told apart by all eyes. Yellow is left out, as white paper hides it.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vP*X<>hp"
+LISTED = 12  # entries of a legend, of which there may be more in the JSON file
+LONGEST = 30  # letters of a name in a legend
+COUNTED = ("tokens", "parameters", "parameters_total", "parameters_all", "batch", "unique_tokens", "total_tokens")
+WIDE = 5.0  # largest over smallest, from which an axis is logarithmic
+DECADES = 30.0  # the same, up to which ticks stand at 2 and 5 too
+
+
+class Look(NamedTuple):
+    """How one group is drawn: colours and markers both differ, so that grey print tells groups apart too."""
+
+    color: Any
+    marker: str
+
+
+def looks(count: int) -> list[Look]:
+    """One look for each of `count` groups: of viridis, in their order, where there are more than COLORS has."""
+    import matplotlib
+
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.9, count))
+    colors = COLORS[:count] if count <= len(COLORS) else [tuple(shade) for shade in shades]
+    return [Look(color, MARKERS[i % len(MARKERS)]) for i, color in enumerate(colors)]
+
+
+def shades(count: int) -> list[Look]:
+    """The same for groups that have an order, such as sizes: viridis, dark for the first."""
+    import matplotlib
+
+    found = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, count))
+    return [Look(tuple(color), MARKERS[i % len(MARKERS)]) for i, color in enumerate(found)]
+
+
+def panels(rows: int = 1, columns: int = 1, height: float = 2.3, **options: Any) -> tuple[Any, Any]:
+    """A figure, and its panels, an array (rows, columns). height: of a row, in inches; legends come on top of it."""
+    return subplots(COLUMN if columns == 1 else PAGE, height * rows, rows, columns, **options)
+
+
+def dress(axes: Any, x: str = "", y: str = "", title: str = "") -> None:
+    """Labels in words, broken where they are longer than the panel, and a grid."""
+    axes.set_xlabel(broken(x, 44), fontsize=LETTERS)
+    axes.set_ylabel(broken(y, 32), fontsize=LETTERS)
+    axes.set_title(broken(title, 44), fontsize=LETTERS)
+    axes.tick_params(which="both", labelsize=SMALL)
+    axes.grid(alpha=0.25, linewidth=0.5)
+
+
+def broken(text: str, width: int) -> str:
+    """The text in lines of so many letters."""
+    return "\n".join(textwrap.wrap(text, width))
+
+
+def short(name: str, longest: int = LONGEST) -> str:
+    """A name of at most so many letters: of longer ones the beginning and the end."""
+    half = (longest - 3) // 2
+    return name if len(name) <= longest else f"{name[:half]}...{name[-half:]}"
+
+
+def along(axes: Any, which: str, column: str, values: Iterable[float]) -> None:
+    """Scale one axis, "x" or "y", for a column: logarithmic where values are far apart, with numbers as people say them.
+
+    Ticks stand at round numbers, and an axis of less than a decade has some as well.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    found = np.array([value for value in values if np.isfinite(value)])
+    if not len(found):
+        return
+    axis = getattr(axes, f"{which}axis")
+    if found.min() > 0 and found.max() >= WIDE * found.min():
+        getattr(axes, f"set_{which}scale")("log")
+        near = found.max() <= DECADES * found.min()
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if near else (1,), numticks=6))
+        axis.set_minor_locator(NullLocator() if near else LogLocator(subs=range(2, 10), numticks=6))
+        axis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: said(value)))
+    else:
+        axis.set_major_locator(MaxNLocator(5))
+    if column in COUNTED:
+        count_tokens(axis)
+
+
+def said(value: float) -> str:
+    """A number as an axis shows it: 0.02, 500, and powers of ten for the others."""
+    if 1e-2 <= abs(value) < 1e4 or value == 0:
+        return f"{value:g}"
+    digits, _, power = f"{value:.0e}".partition("e")
+    return rf"$10^{{{int(power)}}}$" if digits == "1" else rf"${digits}\!\times\!10^{{{int(power)}}}$"
+
+
+def value_of(value: float, column: str) -> str:
+    """A value of a column as a legend says it, with the column's first word: depth 8, tokens 1.3e+09."""
+    return f"{words(column).partition(' (')[0]} {value:.4g}"
+
+
+def legend(figure: Any, axes: Sequence[Any]) -> None:
+    """One entry for each label of these panels, below them, where it covers no point; of many, some."""
+    found: dict[str, Any] = {}
+    for one in axes:
+        for handle, label in zip(*one.get_legend_handles_labels()):
+            found.setdefault(label, handle)
+    if len(found) < 2:  # one name tells nothing apart
+        return
+    labels = list(found)
+    if len(labels) > LISTED:
+        labels = [labels[round(i)] for i in np.linspace(0, len(labels) - 1, LISTED)]
+    handles = [found[label] for label in labels]
+    shown = [short(label) for label in labels]
+    title = None if len(found) <= LISTED else f"{LISTED} of {len(found)}; the JSON file has all"
+    columns = max(1, int(figure.get_figwidth() / (0.55 + 0.062 * max(map(len, shown)))))
+    add = {"ncols": min(columns, len(shown)), "fontsize": SMALL, "frameon": False, "title": title}
+    height = 0.14 * -(-len(shown) // add["ncols"]) + 0.1 + (0.15 if title else 0)
+    figure.set_figheight(figure.get_figheight() + height)  # panels keep their height
+    figure.legend(handles, shown, loc="outside lower center", title_fontsize=SMALL, columnspacing=1.0, **add)
+
+
+def write(figure: Any, output: Path, found: Mapping[str, Any] | None = None, numbers: Path | None = None) -> list[Path]:
+    """Write the picture as PNG and PDF, and what was fitted as JSON, all or none of the pictures; returns the paths.
+
+    output: of the PNG; the others are called the same but for `numbers`, a path for the JSON. found: None for no JSON.
+    """
+    image, page = png(figure, DPI), pdf(figure)
+    png_path, pdf_path = output.with_suffix(".png"), output.with_suffix(".pdf")
+    with told(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(png_path, image)
+        write_bytes(pdf_path, page)
+    if found is None:
+        return [png_path, pdf_path]
+    numbers = numbers or output.with_suffix(".json")
+    write_text(numbers, json.dumps(jsonable(dict(found)), indent=1) + "\n")
+    return [png_path, pdf_path, numbers]
+
+
+def pdf(figure: Any) -> bytes:
+    """The figure as PDF, with letters as letters, and the same bytes each time."""
+    import matplotlib
+
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"pdf.fonttype": 42}):  # TrueType, which journals ask for
+        figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
+    return buffer.getvalue()
