@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,11 +32,11 @@ def too_few(runs: Sequence[Run], x: str) -> str | None:
     return None if sizes >= SIZES else f"{sizes} different {x}, and this law needs {SIZES}. Add runs."
 
 
-def leverages(reports: dict[str, Report] | Any) -> dict[str, Leverage]:
+def leverages(reports: Mapping[str, Report]) -> dict[str, Leverage]:
     """Of every group but the first, over the compute that both have; the last place is the largest."""
-    (first, base), *others = reports.items()
+    base, *_ = reports.values()
     found = {}
-    for group, other in others:
+    for group, other in list(reports.items())[1:]:
         seen = [report.sample.data["x"] for report in (base, other)]
         low, high = max(map(np.min, seen)), min(map(np.max, seen))
         compute = np.geomspace(low, high, STEPS) if low < high else seen[1].max(keepdims=True)
@@ -55,7 +55,7 @@ def _told(found: Leverage) -> dict[str, Any]:
     }
 
 
-def _draw(fits: Fits, found: dict[str, Leverage]) -> Any:
+def _draw(fits: Fits, found: Mapping[str, Leverage]) -> Any:
     x, y = fits.reads["x"], fits.reads["y"]
     figure, grid = panels(2 if found else 1, sharex=True)
     top, bottom = grid[0, 0], grid[-1, 0]

@@ -28,3 +28,14 @@ def draw_law(axes: Any, report: Report, symbol: str, look: Look, reach: tuple[fl
     axes.plot(along, said, color=look.color, linewidth=1.0)
     if np.isfinite(below).all():
         axes.fill_between(along, below, above, color=look.color, alpha=0.15, linewidth=0)
+
+
+def error_bar(
+    axes: Any, x: float, y: float, ends: tuple[float, float] | None, look: Look, upright: bool = False
+) -> None:
+    """A star with its interval: along x, or along y where it is upright."""
+    if ends is not None:
+        middle = y if upright else x
+        bar = np.array([[max(middle - ends[0], 0.0)], [max(ends[1] - middle, 0.0)]])
+        axes.errorbar([x], [y], **{"yerr" if upright else "xerr": bar}, fmt="none", ecolor="black", capsize=2, lw=0.8)
+    axes.plot(x, y, "*", color=look.color, markeredgecolor="black", markeredgewidth=0.4, markersize=8, zorder=3)

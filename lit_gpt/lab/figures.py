@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lit_gpt.lab.fit_steps import words
-from lit_gpt.metrics.figures import count_tokens, png, subplots
+from lit_gpt.metrics.figures import count_tokens, counted, png, subplots
 from lit_gpt.metrics.summary import jsonable
 from lit_gpt.utils.files import told, write_bytes, write_text
 
@@ -29,7 +29,8 @@ LISTED = 12  # entries of a legend, of which there may be more in the JSON file
 LONGEST = 30  # letters of a name in a legend
 COUNTED = ("tokens", "parameters", "parameters_total", "parameters_all", "batch", "unique_tokens", "total_tokens")
 WIDE = 5.0  # largest over smallest, from which an axis is logarithmic
-DECADES = 30.0  # the same, up to which ticks stand at 2 and 5 too
+# Largest over smallest, up to which ticks of a logarithmic axis stand at these multiples of powers of ten.
+MULTIPLES = ((12.0, (1, 2, 5)), (300.0, (1, 3)))
 
 
 class Look(NamedTuple):
@@ -82,9 +83,9 @@ def short(name: str, longest: int = LONGEST) -> str:
 
 
 def along(axes: Any, which: str, column: str, values: Iterable[float]) -> None:
-    """Scale one axis, "x" or "y", for a column: logarithmic where values are far apart, with numbers as people say them.
+    """Scale one axis, "x" or "y", for a column: logarithmic where values are far apart.
 
-    Ticks stand at round numbers, and an axis of less than a decade has some as well.
+    Numbers are written as people say them, and an axis of less than a decade has some as well.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -94,9 +95,9 @@ def along(axes: Any, which: str, column: str, values: Iterable[float]) -> None:
     axis = getattr(axes, f"{which}axis")
     if found.min() > 0 and found.max() >= WIDE * found.min():
         getattr(axes, f"set_{which}scale")("log")
-        near = found.max() <= DECADES * found.min()
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if near else (1,), numticks=6))
-        axis.set_minor_locator(NullLocator() if near else LogLocator(subs=range(2, 10), numticks=6))
+        multiples = next((m for most, m in MULTIPLES if found.max() <= most * found.min()), (1,))
+        axis.set_major_locator(LogLocator(subs=multiples, numticks=6))
+        axis.set_minor_locator(NullLocator() if len(multiples) > 1 else LogLocator(subs=range(2, 10), numticks=6))
         axis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
         axis.set_major_formatter(FuncFormatter(lambda value, _: said(value)))
     else:
@@ -107,18 +108,21 @@ def along(axes: Any, which: str, column: str, values: Iterable[float]) -> None:
 
 def said(value: float) -> str:
     """A number as an axis shows it: 0.02, 500, and powers of ten for the others."""
-    if 1e-2 <= abs(value) < 1e4 or value == 0:
+    if 1e-3 <= abs(value) < 1e4 or value == 0:
         return f"{value:g}"
-    digits, _, power = f"{value:.0e}".partition("e")
+    digits, _, power = f"{value:.1e}".partition("e")
+    digits = digits.removesuffix(".0")
     return rf"$10^{{{int(power)}}}$" if digits == "1" else rf"${digits}\!\times\!10^{{{int(power)}}}$"
 
 
 def value_of(value: float, column: str) -> str:
-    """A value of a column as a legend says it, with the column's first word: depth 8, tokens 1.3e+09."""
-    return f"{words(column).partition(' (')[0]} {value:.4g}"
+    """A value of a column as a legend says it, after the column's words: depth 8, batch 131k."""
+    name = words(column).partition(" (")[0]
+    number = counted(value) if column in COUNTED else f"{value:.4g}" if value < 1e6 else said(float(f"{value:.1e}"))
+    return f"{name} {number}" if len(name) < 20 else number
 
 
-def legend(figure: Any, axes: Sequence[Any]) -> None:
+def legend(figure: Any, axes: Sequence[Any], listed: int = LISTED) -> None:
     """One entry for each label of these panels, below them, where it covers no point; of many, some."""
     found: dict[str, Any] = {}
     for one in axes:
@@ -127,11 +131,11 @@ def legend(figure: Any, axes: Sequence[Any]) -> None:
     if len(found) < 2:  # one name tells nothing apart
         return
     labels = list(found)
-    if len(labels) > LISTED:
-        labels = [labels[round(i)] for i in np.linspace(0, len(labels) - 1, LISTED)]
+    if len(labels) > listed:
+        labels = [labels[round(i)] for i in np.linspace(0, len(labels) - 1, listed)]
     handles = [found[label] for label in labels]
     shown = [short(label) for label in labels]
-    title = None if len(found) <= LISTED else f"{LISTED} of {len(found)}; the JSON file has all"
+    title = None if len(found) <= listed else f"{listed} of {len(found)}; the JSON file has all"
     columns = max(1, int(figure.get_figwidth() / (0.55 + 0.062 * max(map(len, shown)))))
     add = {"ncols": min(columns, len(shown)), "fontsize": SMALL, "frameon": False, "title": title}
     height = 0.14 * -(-len(shown) // add["ncols"]) + 0.1 + (0.15 if title else 0)

@@ -21,10 +21,16 @@ def subplots(width: float, height: float, rows: int = 1, columns: int = 1, **opt
 
 def count_tokens(axis: Any) -> None:
     """Write the numbers of an axis as people say them: 10k, 25M, 1B."""
-    from matplotlib.ticker import EngFormatter, FuncFormatter
+    from matplotlib.ticker import FuncFormatter
 
-    units = EngFormatter(sep="")
-    axis.set_major_formatter(FuncFormatter(lambda x, _: units(x).replace("G", "B")))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: counted(x)))
+
+
+def counted(number: float) -> str:
+    """10k, 25M, 1.5B."""
+    from matplotlib.ticker import EngFormatter
+
+    return EngFormatter(sep="")(float(f"{number:.3g}")).replace("G", "B")
 
 
 def png(figure: Any, dpi: int = 130) -> bytes:
