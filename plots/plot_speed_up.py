@@ -50,11 +50,14 @@ def draw(groups: Mapping[str, Sequence[Run]], reports: Mapping[str, Report], rea
         draw_runs(top, runs, reads["x"], reads["loss"], styles[group], group)
     for row, (group, report) in enumerate(reports.items()):
         x = np.geomspace(report.sample.data["x"].min(), report.sample.data["x"].max(), STEPS)
-        said = report.fitted.curve({"x": x, "variant": np.full(STEPS, 2.0)})
-        top.plot(x, said, color=styles[group].color, linewidth=1.0)
+        for variant, name in ((1.0, next(iter(groups))), (2.0, group)):
+            said = report.fitted.curve({"x": x, "variant": np.full(STEPS, variant)})
+            top.plot(x, said, color=styles[name].color, linewidth=1.0)
         value, ends = report.fitted.numbers["speed_up"], _ends(report)
         bar = None if ends is None else np.array([[value - ends[0]], [ends[1] - value]])
-        bottom.errorbar([value], [row], xerr=bar, fmt=styles[group].marker, color=styles[group].color, capsize=2)
+        bottom.errorbar(
+            [value], [row], xerr=bar, fmt=styles[group].marker, color=styles[group].color, markersize=4, capsize=2
+        )
     bottom.axvline(1, color="black", linewidth=0.8)
     bottom.set_yticks(range(len(reports)), [short(group, 16) for group in reports])
     bottom.set_ylim(len(reports) - 0.4, -0.6)

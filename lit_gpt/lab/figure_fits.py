@@ -74,7 +74,7 @@ def groups_of(given: Any, needed: Sequence[str]) -> dict[str, list[Run]]:
 
     if given.group:
         found = grouped(runs(given.runs), given.group)
-        return {_plain(name): found[name] for name in sorted(found, key=_natural)}
+        return {_named(name, given.group): found[name] for name in sorted(found, key=_natural)}
     if len(given.runs) == 1:
         return {"": runs(given.runs)}
     stems = [path.stem for path in given.runs]
@@ -94,12 +94,12 @@ def _natural(name: str) -> list[tuple[bool, float, str]]:
     return [(not part[0].isdigit(), float(part) if part[0].isdigit() else 0.0, part) for part in parts]
 
 
-def _plain(name: str) -> str:
-    """8 for 8.0."""
+def _named(value: str, group: str) -> str:
+    """A value that is a word, or a number after its column: sparsity 8."""
     try:
-        return f"{float(name):.6g}"
+        return f"{group} {float(value):.6g}"
     except ValueError:
-        return name
+        return value
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -62,11 +63,11 @@ def panels(rows: int = 1, columns: int = 1, height: float = 2.3, **options: Any)
     return subplots(COLUMN if columns == 1 else PAGE, height * rows, rows, columns, **options)
 
 
-def dress(axes: Any, x: str = "", y: str = "", title: str = "") -> None:
-    """Labels in words, broken where they are longer than the panel, and a grid."""
-    axes.set_xlabel(broken(x, 44), fontsize=LETTERS)
-    axes.set_ylabel(broken(y, 32), fontsize=LETTERS)
-    axes.set_title(broken(title, 44), fontsize=LETTERS)
+def dress(axes: Any, x: str = "", y: str = "", title: str = "", tall: int = 30) -> None:
+    """Labels in words, broken where they are longer than the panel, and a grid. tall: letters along its height."""
+    axes.set_xlabel(broken(x, 36), fontsize=LETTERS)
+    axes.set_ylabel(broken(y, tall), fontsize=LETTERS)
+    axes.set_title(broken(title, 44), fontsize=SMALL)
     axes.tick_params(which="both", labelsize=SMALL)
     axes.grid(alpha=0.25, linewidth=0.5)
 
@@ -136,7 +137,8 @@ def legend(figure: Any, axes: Sequence[Any], listed: int = LISTED) -> None:
     handles = [found[label] for label in labels]
     shown = [short(label) for label in labels]
     title = None if len(found) <= listed else f"{listed} of {len(found)}; the JSON file has all"
-    columns = max(1, int(figure.get_figwidth() / (0.55 + 0.062 * max(map(len, shown)))))
+    letters = max(len(re.sub(r"\\[a-z!]+|[{}$^]", "", label)) for label in shown)  # of which mathtext shows none
+    columns = max(1, int(figure.get_figwidth() / (0.5 + 0.06 * letters)))
     add = {"ncols": min(columns, len(shown)), "fontsize": SMALL, "frameon": False, "title": title}
     height = 0.14 * -(-len(shown) // add["ncols"]) + 0.1 + (0.15 if title else 0)
     figure.set_figheight(figure.get_figheight() + height)  # panels keep their height

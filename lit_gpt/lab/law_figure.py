@@ -34,7 +34,7 @@ def _draw(fits: Fits) -> Any:
             bottom.plot(report.points["x"], left, look.marker, color=look.color, markersize=3)
     bottom.axhline(0, color="black", linewidth=0.8)
     dress(top, "", words(y), _formula(fits.reports))
-    dress(bottom, words(x), "run - law (thousandths)")
+    dress(bottom, words(x), "run - law (thousandths)", tall=14)
     along(bottom, "x", x, np.concatenate([column(runs, x) for runs in fits.groups.values()]))
     legend(figure, [top])
     return figure
