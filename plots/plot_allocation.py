@@ -18,9 +18,8 @@ import numpy as np
 from lit_gpt.config.command import run_command
 from lit_gpt.lab.figure_curves import error_bar
 from lit_gpt.lab.figure_fits import Fits, add_fit, finish, fit_groups, parser_of
-from lit_gpt.lab.figures import Look, along, dress, legend, looks, panels
+from lit_gpt.lab.figures import Look, along, dress, legend, looks, panels, shown
 from lit_gpt.lab.fit_report import Report
-from lit_gpt.lab.fit_steps import words
 from lit_gpt.lab.isoflop_points import told, vertices_of
 from lit_gpt.lab.runs import column
 from lit_gpt.scaling.intervals import percentiles
@@ -61,12 +60,12 @@ def draw(fits: Fits) -> Any:
             for v in vertices_of(report) if report.name == "isoflop" else ():
                 error_bar(panel, v.flops, v.place[symbol], v.intervals.get(symbol), look, upright=True)
         values = [y for one in panel.lines for y in one.get_ydata()]
-        dress(panel, "", f"best {words(fits.reads[symbol])}", exponents[0] if len(exponents) == 1 else "")
+        dress(panel, "", f"best {shown(fits.reads[symbol])}", exponents[0] if len(exponents) == 1 else "")
         along(panel, "y", fits.reads[symbol], values)
     every = np.concatenate([budgets(report) for report in fits.reports.values()])
     name = next(iter(fits.reports.values())).law.budget_column(fits.reads)
     grid[1, 0].set_xlabel("", fontsize=8)
-    dress(grid[1, 0], words(name), grid[1, 0].get_ylabel().replace("\n", " "), grid[1, 0].get_title())
+    dress(grid[1, 0], shown(name), grid[1, 0].get_ylabel().replace("\n", " "), grid[1, 0].get_title())
     along(grid[1, 0], "x", "flops", every)
     legend(figure, list(grid[:, 0]))
     return figure

@@ -17,9 +17,8 @@ import numpy as np
 from lit_gpt.config.command import run_command
 from lit_gpt.lab.figure_curves import STEPS, error_bar
 from lit_gpt.lab.figure_fits import add_fit, finish, fit_groups, parser_of
-from lit_gpt.lab.figures import along, dress, legend, panels, shades, value_of
+from lit_gpt.lab.figures import along, dress, legend, panels, shades, shown, value_of
 from lit_gpt.lab.fit_report import Report
-from lit_gpt.lab.fit_steps import words
 from lit_gpt.lab.isoflop_points import told, vertices_of
 from lit_gpt.scaling._allocation import least_loss, optimum
 from lit_gpt.scaling.laws.isoflop import budgets_of
@@ -43,7 +42,7 @@ def draw(panel: Any, report: Report) -> None:
     flops = np.geomspace(budgets[0].flops, budgets[-1].flops, STEPS)
     best = [optimum(report.fitted.numbers, c)["N"][0] for c in flops]
     panel.plot(best, least_loss(report.fitted.numbers, flops), color="black", linewidth=0.8, linestyle="--")
-    dress(panel, words(reads["N"]), words(reads["L"]), _title(report))
+    dress(panel, shown(reads["N"]), shown(reads["L"]), _title(report))
     along(panel, "x", reads["N"], data["N"])
 
 

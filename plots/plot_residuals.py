@@ -18,8 +18,7 @@ import numpy as np
 from lit_gpt.config.command import run_command
 from lit_gpt.errors import UserError
 from lit_gpt.lab.figure_fits import Fits, add_fit, finish, fit_groups, parser_of
-from lit_gpt.lab.figures import along, dress, legend, looks, panels
-from lit_gpt.lab.fit_steps import words
+from lit_gpt.lab.figures import along, dress, legend, looks, panels, shown
 from lit_gpt.scaling.intervals import residuals
 from lit_gpt.scaling.laws import LAWS, law_named
 
@@ -39,7 +38,7 @@ def draw(fits: Fits) -> Any:
         panel.axhspan(-1, 1, color="grey", alpha=0.15, linewidth=0)
         panel.axhline(0, color="black", linewidth=0.8)
         name = fits.reads[symbol or law.explains]
-        dress(panel, words(name) if symbol else f"what the law says: {words(name)}", "(run - law) / noise")
+        dress(panel, shown(name) if symbol else f"what the law says: {shown(name)}", "(run - law) / noise")
         along(panel, "x", name, every)
     legend(figure, list(grid[:, 0]))
     return figure

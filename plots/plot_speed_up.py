@@ -19,10 +19,9 @@ from lit_gpt.config.command import run_command
 from lit_gpt.errors import UserError
 from lit_gpt.lab.figure_curves import STEPS, draw_runs
 from lit_gpt.lab.figure_fits import add_fit, finish, fixed_of, groups_of, parser_of
-from lit_gpt.lab.figures import along, dress, legend, looks, panels, short
+from lit_gpt.lab.figures import along, dress, legend, looks, panels, short, shown
 from lit_gpt.lab.fit_report import Report, as_json, judge
 from lit_gpt.lab.fit_runs import columns_of, sample
-from lit_gpt.lab.fit_steps import words
 from lit_gpt.lab.runs import Run, column
 from lit_gpt.scaling.laws import law_named
 
@@ -61,7 +60,7 @@ def draw(groups: Mapping[str, Sequence[Run]], reports: Mapping[str, Report], rea
     bottom.axvline(1, color="black", linewidth=0.8)
     bottom.set_yticks(range(len(reports)), [short(group, 16) for group in reports])
     bottom.set_ylim(len(reports) - 0.4, -0.6)
-    dress(top, words(reads["x"]), words(reads["loss"]))
+    dress(top, shown(reads["x"]), shown(reads["loss"]))
     dress(bottom, f"effective speed-up over {short(next(iter(groups)), 20)}")
     along(top, "x", reads["x"], np.concatenate([column(runs, reads["x"]) for runs in groups.values()]))
     legend(figure, [top])

@@ -16,8 +16,7 @@ from typing import Any
 from lit_gpt.config.command import run_command
 from lit_gpt.config.parsers import PlainParser
 from lit_gpt.lab.figure_fits import RUNS, finish
-from lit_gpt.lab.figures import along, dress, legend, looks, panels
-from lit_gpt.lab.fit_steps import words
+from lit_gpt.lab.figures import along, dress, legend, looks, panels, shown
 from lit_gpt.lab.health_curves import chosen, numbers_of, read_curves
 from lit_gpt.lab.tables import Curve
 from lit_gpt.metrics.curve import smooth
@@ -48,9 +47,9 @@ def draw(found: Mapping[str, Mapping[str, Curve]]) -> Any:
             every = max(1, len(line) // 6)  # a few markers, which tell lines apart in grey
             panel.plot(curve.x, line, styles[run].marker, ls="-", color=color, lw=1, ms=3, markevery=every, label=run)
         over = next(iter(runs.values())).over
-        dress(panel, words(over), words(metric), tall=26)
+        dress(panel, shown(over), shown(metric), tall=26)
         _within(panel, list(runs.values()))
-        along(panel, "x", over, [])
+        along(panel, "x", over, [x for curve in runs.values() for x in curve.x[[0, -1]]], even=True)
     for panel in list(grid.flat)[len(found) :]:
         panel.remove()
     legend(figure, list(grid.flat)[: len(found)])

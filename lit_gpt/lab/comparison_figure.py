@@ -9,9 +9,8 @@ import numpy as np
 
 from lit_gpt.lab.figure_curves import STEPS, draw_law, draw_runs
 from lit_gpt.lab.figure_fits import Fits, finish, fit_groups
-from lit_gpt.lab.figures import Look, along, dress, legend, looks, panels
+from lit_gpt.lab.figures import Look, along, dress, legend, looks, panels, shown
 from lit_gpt.lab.fit_report import Report
-from lit_gpt.lab.fit_steps import words
 from lit_gpt.lab.runs import Run, column
 from lit_gpt.scaling.leverage import Leverage, compute_leverage
 
@@ -65,20 +64,20 @@ def _draw(fits: Fits, found: Mapping[str, Leverage]) -> Any:
         if report := fits.reports.get(group):
             draw_law(top, report, "x", styles[group])
     every = [value for runs in fits.groups.values() for value in column(runs, x)]
-    dress(top, "" if found else words(x), words(y))
+    dress(top, "" if found else shown(x), shown(y))
     if found:
         for group, leverage in found.items():
             _leverage(bottom, leverage, styles[group])
         bottom.axhline(1, color="black", linewidth=0.8)
-        dress(bottom, words(x), f"compute leverage over {next(iter(fits.reports))}")
+        dress(bottom, shown(x), f"compute leverage over {next(iter(fits.reports))}")
     along(bottom, "x", x, every)
     legend(figure, [top])
     return figure
 
 
 def _leverage(axes: Any, found: Leverage, look: Look) -> None:
-    shown = np.isfinite(found.value)
-    axes.plot(found.compute[shown], found.value[shown], color=look.color, linewidth=1.2)
-    axes.plot(found.compute[shown][-1:], found.value[shown][-1:], look.marker, color=look.color, markersize=4)
+    there = np.isfinite(found.value)
+    axes.plot(found.compute[there], found.value[there], color=look.color, linewidth=1.2)
+    axes.plot(found.compute[there][-1:], found.value[there][-1:], look.marker, color=look.color, markersize=4)
     known = np.isfinite(found.low) & np.isfinite(found.high)
     axes.fill_between(found.compute[known], found.low[known], found.high[known], color=look.color, alpha=0.15, lw=0)

@@ -21,7 +21,7 @@ from lit_gpt.metrics.summary import jsonable
 from lit_gpt.utils.files import told, write_bytes, write_text
 
 COLUMN, PAGE = 3.3, 6.8  # inches: one column of a paper, and two
-DPI = 300  # what journals ask of pixels
+DPI, COARSE = 300, 130  # pixels per inch: what journals ask for, and of figures wider than a page
 LETTERS, SMALL = 8, 7  # points, of labels and of numbers at ticks
 # Okabe and Ito, "Color universal design" (2008): told apart by all eyes. Yellow is left out, as white paper hides it.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -29,6 +29,16 @@ MARKERS = "osD^vP*X<>hp"
 LISTED = 12  # entries of a legend, of which there may be more in the JSON file
 LONGEST = 30  # letters of a name in a legend
 COUNTED = ("tokens", "parameters", "parameters_total", "parameters_all", "batch", "unique_tokens", "total_tokens")
+ON_AXES = {  # words of lab/runs.py that are longer than an axis
+    "flops": "compute (FLOPs with head and attention)",
+    "flops_6nd": "compute (6 x parameters x tokens)",
+    "parameters": "active parameters (no embeddings)",
+    "parameters_total": "parameters (all experts, no embeddings)",
+    "parameters_all": "parameters (all experts and embeddings)",
+    "sparsity": "sparsity (experts / active experts)",
+    "granularity": "granularity (active experts)",
+    "rate": "peak learning rate of matrices",
+}
 WIDE = 5.0  # largest over smallest, from which an axis is logarithmic
 # Largest over smallest, up to which ticks of a logarithmic axis stand at these multiples of powers of ten.
 MULTIPLES = ((12.0, (1, 2, 5)), (300.0, (1, 3)))
@@ -63,9 +73,9 @@ def panels(rows: int = 1, columns: int = 1, height: float = 2.3, **options: Any)
     return subplots(COLUMN if columns == 1 else PAGE, height * rows, rows, columns, **options)
 
 
-def dress(axes: Any, x: str = "", y: str = "", title: str = "", tall: int = 30) -> None:
+def dress(axes: Any, x: str = "", y: str = "", title: str = "", tall: int = 34) -> None:
     """Labels in words, broken where they are longer than the panel, and a grid. tall: letters along its height."""
-    axes.set_xlabel(broken(x, 36), fontsize=LETTERS)
+    axes.set_xlabel(broken(x, 38), fontsize=LETTERS)
     axes.set_ylabel(broken(y, tall), fontsize=LETTERS)
     axes.set_title(broken(title, 44), fontsize=SMALL)
     axes.tick_params(which="both", labelsize=SMALL)
@@ -73,8 +83,15 @@ def dress(axes: Any, x: str = "", y: str = "", title: str = "", tall: int = 30) 
 
 
 def broken(text: str, width: int) -> str:
-    """The text in lines of so many letters."""
-    return "\n".join(textwrap.wrap(text, width))
+    """The text in lines of so many letters, if possible with its unit on a line of its own."""
+    name, bracket, unit = text.partition(" (")
+    parts = [text] if len(text) <= width or not bracket else [name, f"({unit}"]
+    return "\n".join(line for part in parts for line in textwrap.wrap(part, width))
+
+
+def shown(column: str) -> str:
+    """A column in words and units, on an axis."""
+    return ON_AXES.get(column) or words(column)
 
 
 def short(name: str, longest: int = LONGEST) -> str:
@@ -83,8 +100,8 @@ def short(name: str, longest: int = LONGEST) -> str:
     return name if len(name) <= longest else f"{name[:half]}...{name[-half:]}"
 
 
-def along(axes: Any, which: str, column: str, values: Iterable[float]) -> None:
-    """Scale one axis, "x" or "y", for a column: logarithmic where values are far apart.
+def along(axes: Any, which: str, column: str, values: Iterable[float], even: bool = False) -> None:
+    """Scale one axis, "x" or "y", for a column: logarithmic where values are far apart, unless it is to be even.
 
     Numbers are written as people say them, and an axis of less than a decade has some as well.
     """
@@ -94,7 +111,7 @@ def along(axes: Any, which: str, column: str, values: Iterable[float]) -> None:
     if not len(found):
         return
     axis = getattr(axes, f"{which}axis")
-    if found.min() > 0 and found.max() >= WIDE * found.min():
+    if not even and found.min() > 0 and found.max() >= WIDE * found.min():
         getattr(axes, f"set_{which}scale")("log")
         multiples = next((m for most, m in MULTIPLES if found.max() <= most * found.min()), (1,))
         axis.set_major_locator(LogLocator(subs=multiples, numticks=6))
@@ -135,14 +152,14 @@ def legend(figure: Any, axes: Sequence[Any], listed: int = LISTED) -> None:
     if len(labels) > listed:
         labels = [labels[round(i)] for i in np.linspace(0, len(labels) - 1, listed)]
     handles = [found[label] for label in labels]
-    shown = [short(label) for label in labels]
+    names = [short(label) for label in labels]
     title = None if len(found) <= listed else f"{listed} of {len(found)}; the JSON file has all"
-    letters = max(len(re.sub(r"\\[a-z!]+|[{}$^]", "", label)) for label in shown)  # of which mathtext shows none
+    letters = max(len(re.sub(r"\\[a-z!]+|[{}$^]", "", label)) for label in names)  # of which mathtext shows none
     columns = max(1, int(figure.get_figwidth() / (0.5 + 0.06 * letters)))
-    add = {"ncols": min(columns, len(shown)), "fontsize": SMALL, "frameon": False, "title": title}
-    height = 0.14 * -(-len(shown) // add["ncols"]) + 0.1 + (0.15 if title else 0)
+    add = {"ncols": min(columns, len(names)), "fontsize": SMALL, "frameon": False, "title": title}
+    height = 0.14 * -(-len(names) // add["ncols"]) + 0.1 + (0.15 if title else 0)
     figure.set_figheight(figure.get_figheight() + height)  # panels keep their height
-    figure.legend(handles, shown, loc="outside lower center", title_fontsize=SMALL, columnspacing=1.0, **add)
+    figure.legend(handles, names, loc="outside lower center", title_fontsize=SMALL, columnspacing=1.0, **add)
 
 
 def write(figure: Any, output: Path, found: Mapping[str, Any] | None = None, numbers: Path | None = None) -> list[Path]:
@@ -150,15 +167,16 @@ def write(figure: Any, output: Path, found: Mapping[str, Any] | None = None, num
 
     output: of the PNG; the others are called the same but for `numbers`, a path for the JSON. found: None for no JSON.
     """
-    image, page = png(figure, DPI), pdf(figure)
-    png_path, pdf_path = output.with_suffix(".png"), output.with_suffix(".pdf")
+    image, page = png(figure, DPI if figure.get_figwidth() <= PAGE else COARSE), pdf(figure)
+    name = output.with_suffix("") if output.suffix in (".png", ".pdf", ".json") else output  # names may have dots
+    png_path, pdf_path = Path(f"{name}.png"), Path(f"{name}.pdf")
     with told(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(png_path, image)
         write_bytes(pdf_path, page)
     if found is None:
         return [png_path, pdf_path]
-    numbers = numbers or output.with_suffix(".json")
+    numbers = numbers or Path(f"{name}.json")
     write_text(numbers, json.dumps(jsonable(dict(found)), indent=1) + "\n")
     return [png_path, pdf_path, numbers]
 

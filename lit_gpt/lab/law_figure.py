@@ -9,9 +9,8 @@ import numpy as np
 
 from lit_gpt.lab.figure_curves import draw_law, draw_runs
 from lit_gpt.lab.figure_fits import Fits, finish, fit_groups
-from lit_gpt.lab.figures import along, dress, legend, looks, panels
+from lit_gpt.lab.figures import along, dress, legend, looks, panels, shown
 from lit_gpt.lab.fit_report import Report
-from lit_gpt.lab.fit_steps import words
 from lit_gpt.lab.runs import column
 from lit_gpt.scaling.intervals import residuals
 
@@ -33,8 +32,8 @@ def _draw(fits: Fits) -> Any:
             left = 1e3 * residuals(report.law, report.fitted, report.sample.data)
             bottom.plot(report.points["x"], left, look.marker, color=look.color, markersize=3)
     bottom.axhline(0, color="black", linewidth=0.8)
-    dress(top, "", words(y), _formula(fits.reports))
-    dress(bottom, words(x), "run - law (thousandths)", tall=14)
+    dress(top, "", shown(y), _formula(fits.reports))
+    dress(bottom, shown(x), "run - law (thousandths)", tall=14)
     along(bottom, "x", x, np.concatenate([column(runs, x) for runs in fits.groups.values()]))
     legend(figure, [top])
     return figure

@@ -10,9 +10,8 @@ import numpy as np
 
 from lit_gpt.lab.figure_curves import STEPS
 from lit_gpt.lab.figure_fits import Fits, finish, fit_groups, say
-from lit_gpt.lab.figures import LISTED, Look, along, dress, legend, looks, panels, shades, value_of
+from lit_gpt.lab.figures import LISTED, Look, along, dress, legend, looks, panels, shades, shown, value_of
 from lit_gpt.lab.fit_report import Report
-from lit_gpt.lab.fit_steps import words
 from lit_gpt.scaling.intervals import percentiles
 from lit_gpt.scaling.noise import student
 from lit_gpt.scaling.sweeps import Optima, Optimum, fit_optima, groups
@@ -51,14 +50,14 @@ def _told(optima: Optima, one: Optimum, level: float) -> dict[str, Any]:
 
 
 def _draw(fits: Fits, found: Mapping[str, Optima], level: float) -> Any:
-    shown = list(found)[:SHOWN]
+    drawn = list(found)[:SHOWN]
     several = any(len(optima.optima) > 1 for optima in found.values())
-    figure, grid = panels(len(shown) + several, height=2.1)
+    figure, grid = panels(len(drawn) + several, height=2.1)
     symbol, setting, loss = next(iter(fits.reports.values())).law.reads
     every = sorted({round(one.x, 12) for optima in found.values() for one in optima.optima})
     styles = dict(zip(every, shades(len(every))))
     named = {every[round(i)] for i in np.linspace(0, len(every) - 1, min(NAMED, len(every)))}
-    for panel, group in zip(grid[:, 0], shown):
+    for panel, group in zip(grid[:, 0], drawn):
         report, optima = fits.reports[group], found[group]
         if panel is not grid[0, 0]:
             panel.sharex(grid[0, 0])  # so that one sees whether the best rate moves from group to group
@@ -67,7 +66,7 @@ def _draw(fits: Fits, found: Mapping[str, Optima], level: float) -> Any:
             key = min(every, key=lambda x: abs(math.log(x / at)))
             label = value_of(key, fits.reads[symbol]) if key in named else None
             _sweep(panel, report, optima, place, styles[key], label)
-        dress(panel, words(fits.reads[setting]), words(fits.reads[loss]), group)
+        dress(panel, shown(fits.reads[setting]), shown(fits.reads[loss]), group)
         along(panel, "x", fits.reads[setting], np.concatenate([r.sample.data[setting] for r in fits.reports.values()]))
     if several:
         _best(grid[-1, 0], fits, found, level)
@@ -108,7 +107,7 @@ def _best(panel: Any, fits: Fits, found: Mapping[str, Optima], level: float) -> 
                 x, best, yerr=ends, fmt=look.marker, linewidth=0.8, label=named if len(some) else None, **style
             )
         _law(panel, fits.reports[group], setting, look)
-    dress(panel, words(fits.reads[symbol]), f"best {words(fits.reads[setting])}")
+    dress(panel, shown(fits.reads[symbol]), f"best {shown(fits.reads[setting])}")
     along(panel, "x", fits.reads[symbol], [one.x for optima in found.values() for one in optima.optima])
     along(panel, "y", fits.reads[setting], [one.best for optima in found.values() for one in optima.optima])
 
