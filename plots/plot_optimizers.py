@@ -37,7 +37,7 @@ def curves(folder: Path) -> dict[str, Curve]:
 
 
 def draw(found: dict[str, Curve], output: Path) -> list[Path]:
-    """Final losses from the lowest up, and the curves; returns the paths. Losses far above the median are at the edge."""
+    """Final losses from the lowest up, and the curves; those far above the median at the edge. Returns the paths."""
     names = sorted(found, key=lambda name: found[name][-1][1])
     final = [found[name][-1][1] for name in names]
     low, high = final[0], final[0] + 2.5 * max(final[len(final) // 2] - final[0], 0.05)
