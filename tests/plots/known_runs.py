@@ -36,7 +36,7 @@ def sweeps(best: dict[float, float], x: str, **more: Any) -> list[dict[str, Any]
     """Six rates around the best one of each x."""
     rng = np.random.default_rng(0)
     return [
-        {x: at, "rate": rate, "tokens": 1e10, "loss": 3 + 0.04 * np.log(rate / middle) ** 2 + rng.normal(0, 0.001), **more}
+        {x: at, "rate": rate, "loss": 3 + 0.04 * np.log(rate / middle) ** 2 + rng.normal(0, 0.001), **more}
         for at, middle in best.items() for rate in middle * 2.0 ** np.arange(-2.5, 2.6)
     ]  # fmt: skip
 

@@ -21,7 +21,7 @@ PLOTS = {name: script_module(f"plots/{name}.py") for name in NAMES}
 
 def drawn(name: str, folder: Path, *words: object) -> dict[str, Any]:
     """What the JSON of a figure says; all three files must be there."""
-    given = [*map(str, words), "--output", str(folder / "found.v2.png"), "--samples", "200"]
+    given = [*map(str, words), "--output", str(folder / "found.v2.png"), "--samples", "200", "--level", "0.99"]
     assert exit_code(PLOTS[name].main, given) == 0
     assert (folder / "found.v2.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "found.v2.pdf").read_bytes().startswith(b"%PDF")
