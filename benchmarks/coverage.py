@@ -69,7 +69,7 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = PlainParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("laws", nargs="*", help="Laws to measure. Default: all")
     parser.add_argument("--draws", type=int, default=200, help="Sets of runs. Default: 200")
-    parser.add_argument("--samples", type=int, default=300, help="Resamples of each set. Default: 300")
+    parser.add_argument("--samples", type=int, default=100, help="Resamples of each set. Default: 100")
     parser.add_argument("--json", type=Path, help="Write the figures here; laws that are not measured stay in it.")
     return parser.parse_args(words)
 

@@ -21,8 +21,7 @@ import numpy as np
 from lit_gpt.config.command import run_command
 from lit_gpt.config.parsers import PlainParser
 from lit_gpt.errors import UserError
-from lit_gpt.scaling._huber import Chains as Runs
-from lit_gpt.scaling._huber import derivatives, minimise
+from lit_gpt.scaling._huber import Design, derivatives, minimise
 from lit_gpt.scaling.fit import PowerLaw
 from lit_gpt.scaling.intervals import draw, noise_of
 from lit_gpt.scaling.law import Data
@@ -74,7 +73,7 @@ def beside_bfgs(count: int) -> dict[str, Any]:
     start = np.array([*np.log([numbers["A"], numbers["B"], numbers["E"]]), numbers["alpha"], numbers["beta"]])
     counts = np.random.default_rng(0).multinomial(240, np.full(240, 1 / 240), count).astype(float)
     ours, _ = minimise(np.tile(start, (count, 1)), *logs, counts)
-    runs = Runs(*logs[:2])
+    runs = Design(*logs[:2])
 
     def objective(point: np.ndarray, weight: np.ndarray) -> tuple[float, np.ndarray]:
         value, gradient, _ = derivatives(runs, point[None], logs[2], weight[None])

@@ -16,6 +16,7 @@ from lit_gpt.scaling.intervals import (
     Draws,
     LackOfFit,
     Noise,
+    check_samples,
     draw,
     lack_of_fit,
     noise_of,
@@ -61,9 +62,22 @@ class Report:
     @property
     def points(self) -> Data:
         """What the law was fitted to and says something of; intervals.residuals are of the same points."""
-        points = self.fitted.points or self.sample.data
-        heard = np.isfinite(self.fitted.curve(points)) & np.isfinite(points[self.law.explains])
+        points, heard = self.fitted.points or self.sample.data, self._heard
         return {symbol: values[heard] for symbol, values in points.items()}
+
+    @property
+    def names(self) -> list[str]:
+        """The run of each of these points; "" where a point is of none, such as of an averaged curve."""
+        data, symbols = self.sample.data, list(self.law.reads)
+        if self.fitted.points is None:
+            return [name for name, heard in zip(self.sample.names, self._heard) if heard]
+        named = dict(zip(zip(*(data[symbol] for symbol in symbols)), self.sample.names))
+        return [named.get(key, "") for key in zip(*(self.points[symbol] for symbol in symbols))]
+
+    @property
+    def _heard(self) -> np.ndarray:
+        points = self.fitted.points or self.sample.data
+        return np.isfinite(self.fitted.curve(points)) & np.isfinite(points[self.law.explains])
 
     def guess(self, place: Data, budget: float | None = None) -> Guess:
         """The law at one place."""
@@ -95,6 +109,10 @@ def judge(
 ) -> Report:
     """Fit a law and all its intervals. samples: resamples. Raises UserError for runs that the law refuses."""
     law.check_fixed(fixed)
+    check_samples(samples)
+    percentiles(np.zeros(1), level)  # which refuses a level that is no share
+    if noise is not None and not (math.isfinite(noise) and noise > 0):
+        raise UserError(f"--noise is {noise:g}; give a standard deviation above 0, such as 0.003.")
     fitted, data = law.fit(sample.data, fixed), sample.data
     spread = noise_of(law, fitted, data, noise)
     notes, draws = [*fitted.notes, *sample.notes], None
@@ -108,7 +126,7 @@ def judge(
         notes.append(str(error))
     runs = [run.name for run in sample.runs]
     without = dict(zip(runs, without_each(law, fitted, data, fixed))) if len(runs) > 2 else {}
-    lack = lack_of_fit(law, fitted, data, noise)
+    lack = None if sample.mixed else lack_of_fit(law, fitted, data, noise)
     return Report(name, law, sample, fixed, fitted, spread, draws, without, lack, tuple(notes), level)
 
 
@@ -141,7 +159,7 @@ def as_json(report: Report, guesses: Sequence[Guess] = (), out: Sample | None = 
             "noise": {"standard_deviation": report.noise.size, "relative": law.relative, "from": report.noise.source},
             "lack_of_fit": None if report.lack is None else {"p": report.lack.chance, "words": report.lack.words},
             "runs": [run.name for run in report.sample.runs],
-            "points": curves | {"law": report.fitted.curve(points).tolist()},
+            "points": {"run": report.names, **curves, "law": report.fitted.curve(points).tolist()},
             "notes": list(report.notes),
             "predictions": [_of_guess(guess) for guess in guesses],
             "held_out": [{"run": n, "seen": seen, "inside": ok, **_of_guess(g)} for n, g, seen, ok in held],

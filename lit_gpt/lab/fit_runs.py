@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ from lit_gpt.scaling.law import RUN, Law
 
 VALIDATION, TRAINING, TOKENS = "metric/val_loss@1x", "metric/train_loss", "total_tokens"
 ROW = "row.json"  # of a study, beside the folder of each run
+KINDS = ("train_model", "optimizer")  # settings of which a law is another one
+SIZES = ("parameters", "tokens", "batch", "rate", "weight_decay")  # columns that decide the loss
 POINTS = 60  # of a training curve, which is averaged in between: single steps are noisy
 FEW = 8  # points of a curve, below which it says little
 
@@ -118,7 +120,28 @@ def sample(law: Law, runs: Sequence[Run], reads: Mapping[str, str]) -> Sample:
     seeds = {run.value("seed") for run in runs} - {None}
     if len(seeds) == 1 and len(runs) > 1:
         notes.append("all runs have one seed, so nothing here measures noise: add seeds, or give its size with --noise")
-    return Sample(runs, data, [run.name for run in runs], reads, tuple(notes))
+    if kinds := [name for name in KINDS if len({run.value(name) for run in runs} - {None}) > 1]:
+        notes.append(f"the runs differ in {' and '.join(kinds)}: --group {kinds[0]} fits them apart")
+    mixed = _mixed(runs, [data[symbol] for symbol in law.given], set(reads.values()))
+    if mixed:
+        notes.append(f"runs that are one place for this law differ in {', '.join(mixed)}: choose some with --where")
+    return Sample(runs, data, [run.name for run in runs], reads, tuple(notes), mixed)
+
+
+def _mixed(runs: Sequence[Run], given: Sequence[np.ndarray], read: Collection[str]) -> tuple[str, ...]:
+    """The columns that the law does not read and that differ between runs at one place."""
+    places: dict[tuple[str, ...], list[Run]] = {}
+    for run, place in zip(runs, zip(*given)):
+        places.setdefault(tuple(f"{value:.5e}" for value in place), []).append(run)
+    return tuple(
+        name
+        for name in SIZES
+        if name not in read and any(len({_digits(run, name) for run in here}) > 1 for here in places.values())
+    )
+
+
+def _digits(run: Run, name: str) -> str:
+    return f"{run.numbers[name]:.2e}" if name in run.numbers else ""
 
 
 def _numbered(runs: Sequence[Run], name: str) -> tuple[np.ndarray, str]:
@@ -136,10 +159,13 @@ def _numbered(runs: Sequence[Run], name: str) -> tuple[np.ndarray, str]:
 def _curves(law: Law, runs: Sequence[Run], reads: Mapping[str, str]) -> Sample:
     """Every logged point of the runs: tokens so far, and compute in proportion to them."""
     loss_key = _loss_key(runs, reads[law.explains])
+    curves = {run.name: _points(run, loss_key) for run in runs}
+    short = [run for run in runs if len(curves[run.name][0]) < FEW]
+    runs = [run for run in runs if run not in short] or _none_left(len(runs), f"logged fewer than {FEW} {loss_key}")
     parts: dict[str, list[np.ndarray]] = {symbol: [] for symbol in (*reads, RUN)}
     names: list[str] = []
     for number, run in enumerate(runs):
-        tokens, loss = _points(run, loss_key)
+        tokens, loss = curves[run.name]
         share = tokens / float(column([run], "tokens")[0])
         for symbol, name in reads.items():
             whole = symbol == law.explains or name == "tokens"
@@ -150,7 +176,8 @@ def _curves(law: Law, runs: Sequence[Run], reads: Mapping[str, str]) -> Sample:
         parts[RUN].append(np.full(len(tokens), float(number)))
         names += [run.name] * len(tokens)
     reads = {**reads, law.explains: loss_key}
-    return Sample(runs, {symbol: np.concatenate(values) for symbol, values in parts.items()}, names, reads)
+    notes = tuple(_left_out(short, f"logged fewer than {FEW} {loss_key}"))
+    return Sample(runs, {symbol: np.concatenate(values) for symbol, values in parts.items()}, names, reads, notes)
 
 
 def _loss_key(runs: Sequence[Run], y: str) -> str:
@@ -174,10 +201,8 @@ def _raw(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _points(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens, loss) of a run, of equal steps in ln(tokens). Raises UserError for a run that logged too few."""
+    """(tokens, loss) of a run, at most POINTS, of equal steps in ln(tokens) then."""
     tokens, loss = _raw(run, key)
-    if len(tokens) < FEW:
-        raise UserError(f"{run.name} has {len(tokens)} points of {key}, and a curve needs {FEW}. Log more often.")
     if len(tokens) <= POINTS:
         return tokens, loss
     edges = np.linspace(math.log(tokens[0]), math.log(tokens[-1]), POINTS + 1)

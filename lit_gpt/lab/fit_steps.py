@@ -22,13 +22,17 @@ FUTURE = 200  # steps to come, whose rates the plan says: enough to follow any s
 
 @dataclass(frozen=True)
 class Sample:
-    """What a law is fitted to. data: by symbol. names: the run of each point. reads: symbol -> column."""
+    """What a law is fitted to. data: by symbol. names: the run of each point. reads: symbol -> column.
+
+    mixed: what else differs between runs that the law takes for repetitions of each other.
+    """
 
     runs: Sequence[Run]
     data: Data
     names: Sequence[str]
     reads: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    mixed: tuple[str, ...] = ()
 
     def words(self, symbol: str) -> str:
         """A column in words."""

@@ -10,7 +10,6 @@ import numpy as np
 from lit_gpt.lab.fit_report import Guess, Report
 from lit_gpt.lab.fit_steps import words
 from lit_gpt.scaling.intervals import residuals
-from lit_gpt.scaling.law import Data
 
 SHOWN = 40  # runs, above which only those farthest from the law are listed
 FARTHEST = 10
@@ -55,7 +54,7 @@ def _parameters(report: Report) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [("", "value", "low", "high", "leaving out each run", "most by", "")]
     for name, value in report.fitted.numbers.items():
         low, high = found.get(name, (math.nan, math.nan))
-        ends = ("given", "") if name in report.fixed else (_short(low), _short(high))
+        ends = ("given", "") if name in report.fixed else ("", "") if low != low else (_short(low), _short(high))
         rows.append((name, _short(value), *ends, *_moved(report, name, value), report.law.parameters.get(name, "")))
     return rows
 
@@ -80,7 +79,7 @@ def _residual_title(report: Report) -> str:
 
 def _residuals(report: Report) -> list[tuple[str, ...]]:
     law, points = report.law, report.points
-    said, seen, names = report.fitted.curve(points), points[law.explains], _names(report, points)
+    said, seen, names = report.fitted.curve(points), points[law.explains], report.names
     order = np.flatnonzero(np.isfinite(said))
     left = dict(zip(order.tolist(), residuals(law, report.fitted, report.sample.data).tolist()))
     if len(order) > SHOWN:
@@ -91,13 +90,6 @@ def _residuals(report: Report) -> list[tuple[str, ...]]:
         of_noise = f"{left[i] / report.noise.size:+.1f}" if report.noise.size > 0 else ""
         rows.append((names[i], *places, f"{seen[i]:.4f}", f"{said[i]:.4f}", f"{seen[i] - said[i]:+.4f}", of_noise))
     return rows
-
-
-def _names(report: Report, points: Data) -> list[str]:
-    """The run of each point of the fit; a law may have used some of the runs only."""
-    whole = {key: i for i, key in enumerate(zip(*(report.sample.data[s] for s in report.law.reads)))}
-    places = [whole.get(key) for key in zip(*(points[s] for s in report.law.reads))]
-    return ["" if i is None else report.sample.names[i] for i in places]
 
 
 def guess_lines(report: Report, guess: Guess) -> list[str]:

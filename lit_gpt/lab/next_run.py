@@ -81,6 +81,7 @@ def write_next(report: Report, budget: float, path: Path) -> tuple[ResolvedRun, 
     options = {**base, "depth": choice.depth, "max_tokens": float(f"{tokens:.6g}")}
     options |= {} if choice.ar is None else {"ar": choice.ar}
     text = "\n".join([*_comments(report, guess, choice, path), yaml.safe_dump(options, sort_keys=False)])
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text)
     return resolve_run(parse([f"--config={path}", "--dry_run=true"]), 1), guess
 

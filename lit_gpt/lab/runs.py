@@ -145,7 +145,7 @@ def _of_folder(folder: Path) -> Run:
     files, row = RunFiles(folder), folder.parent / "row.json"
     of_row = read_object(row) if row.is_file() else {}
     settings = {key: value for key, value in of_row.items() if key != "name"}
-    settings |= {key: value for key, value in _flat(files.config()) if value is not None or key not in settings}
+    settings |= {key: value for key, value in flat(files.config()) if value is not None or key not in settings}
     name = folder.parent.name if of_row else folder.name
     numbers = {key: float(value) for key, value in _numbers(files, settings) if _finite(value)}
     return Run(name, folder, files.state, settings, numbers)
@@ -217,10 +217,11 @@ def known_name(name: str) -> str:
     return low if low in COLUMNS or low in ("name", "state") else ALIASES.get(low, name.strip())
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """(name, value) of every leaf of nested objects, names joined by dots."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 

@@ -76,7 +76,8 @@ def _record(line: bytes) -> dict[str, Any]:
         name.encode()  # lone surrogates go into no file
         if value is not None and not isinstance(0.0 + value, float):  # raises for text, and for numbers beyond floats
             raise TypeError(f"{name} is no number")
-    return jsonable({**row, "step": int(row["step"])})  # Python's json reads NaN, which JSON has not
+    finite = {name: value if value is None or math.isfinite(value) else None for name, value in row.items()}
+    return {**finite, "step": int(row["step"])}  # Python's json reads NaN, which JSON has not
 
 
 def read_metrics(path: Path) -> dict[str, np.ndarray]:

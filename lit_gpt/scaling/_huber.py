@@ -17,7 +17,7 @@ DAMPING = 1e-9, 1e6  # in units of the mean curvature
 FARTHEST = 2.0  # the longest step; starting points are about 5 apart
 
 
-class Chains:
+class Design:
     """The columns of the runs that all fits share: ln N, ln D (runs,), without their means, which a and b take up."""
 
     def __init__(self, ln_n: np.ndarray, ln_d: np.ndarray):
@@ -61,17 +61,17 @@ def huber(residual: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def derivatives(
-    chains: Chains, points: np.ndarray, ln_loss: np.ndarray, weight: np.ndarray
+    design: Design, points: np.ndarray, ln_loss: np.ndarray, weight: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Objective (fits,), gradient (fits, 5) and second derivatives (fits, 5, 5) at inner points (fits, 5)."""
-    shares, ln_sum = chains.terms(points)
+    shares, ln_sum = design.terms(points)
     residual = ln_sum - ln_loss
     pull = weight * np.clip(residual, -HUBER_DELTA, HUBER_DELTA)
-    slopes = np.einsum("jfr,jrk->frk", shares, chains.by_number)
+    slopes = np.einsum("jfr,jrk->frk", shares, design.by_number)
     gradient = np.einsum("fr,frk->fk", pull, slopes)
     inside = weight * (np.abs(residual) < HUBER_DELTA) - pull  # log-sum-exp bends by its terms' spread
     second = (slopes * inside[..., None]).transpose(0, 2, 1) @ slopes
-    products = (chains.by_number[:, :, :, None] * chains.by_number[:, :, None, :]).reshape(3, -1, 25)
+    products = (design.by_number[:, :, :, None] * design.by_number[:, :, None, :]).reshape(3, -1, 25)
     second += ((shares * pull) @ products).sum(0).reshape(-1, 5, 5)
     return huber(residual, weight), gradient, second
 
@@ -91,22 +91,22 @@ def minimise(
     stay as they are. Newton's steps with the curvature's
     sign removed, so that they descend, and damped as Levenberg and Marquardt do; each fit on its own.
     """
-    chains = Chains(ln_n, ln_d)
-    points, shape = chains.inner(start), (len(start), len(ln_n))
+    design = Design(ln_n, ln_d)
+    points, shape = design.inner(start), (len(start), len(ln_n))
     ln_loss, weight = np.broadcast_to(ln_loss, shape), np.broadcast_to(weight, shape)
     damping, done = np.full(len(start), 1e-3), np.zeros(len(start), dtype=bool)
     for _ in range(steps):
         rows = np.flatnonzero(~done)
         if not len(rows):
             break
-        value, gradient, second = derivatives(chains, points[rows], ln_loss[rows], weight[rows])
+        value, gradient, second = derivatives(design, points[rows], ln_loss[rows], weight[rows])
         gradient[:, held], second[:, held], second[:, :, held] = 0.0, 0.0, 0.0
         tried = points[rows] + _step(gradient, second, damping[rows])
-        better = huber(chains.terms(tried)[1] - ln_loss[rows], weight[rows]) < value
+        better = huber(design.terms(tried)[1] - ln_loss[rows], weight[rows]) < value
         points[rows] = np.where(better[:, None], tried, points[rows])
         damping[rows] = np.clip(damping[rows] * np.where(better, 0.2, 6.0), *DAMPING)
         done[rows] = (np.abs(gradient).max(-1) < SMALL) | (~better & (damping[rows] >= DAMPING[1]))
-    return chains.outer(points), done
+    return design.outer(points), done
 
 
 def _step(gradient: np.ndarray, second: np.ndarray, damping: np.ndarray) -> np.ndarray:

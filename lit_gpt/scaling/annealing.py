@@ -6,7 +6,7 @@ fallen, which acts on the loss with a delay. In the warm-up both take the rate f
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
@@ -20,6 +20,8 @@ PEAK = 0.999  # share of the highest rate from which the warm-up is over
 POINTS, RANGE = 20, 4.0  # least number of points after the warm-up, and least ratio of their last S1 to the first
 EXPONENTS = np.geomspace(0.01, 4.0, 121)
 ROUNDS = 4  # of a finer search between the neighbours of the best exponent
+ALIKE = 1.0  # of the statistic of Durbin and Watson: half of what noise alone gives
+EXACT = 1e-6  # share of the loss below which residuals are rounding
 SEEN = 0.01  # a C that noise alone would improve the fit by in more than this share of cases is not known
 
 
@@ -95,10 +97,21 @@ def fit_annealing(s1: np.ndarray, s2: np.ndarray, loss: np.ndarray, known: float
         c = numbers[2] / area
     if alpha in (EXPONENTS[0], EXPONENTS[-1]):
         notes.append("alpha is at the end of its range: the curve does not show where it goes")
+    law = Annealing(float(numbers[0]), float(numbers[1] * unit**alpha), float(alpha), float(c), float(s2.max()))
+    left = law(s1, s2) / loss - 1
+    if np.abs(left).max() > EXACT and (watson := durbin_watson(left)) < ALIKE:
+        notes.append(
+            f"neighbouring steps err alike (Durbin-Watson {watson:.2f}; noise alone gives 2): this law does not "
+            "describe these steps, so do not trust what it says of others. It needs runs of thousands of steps"
+        )
     if numbers[0] == 0:
         notes.append("L0 is at its bound 0: the curve does not show where it ends")
-    factor = float(numbers[1] * unit**alpha)
-    return Annealing(float(numbers[0]), factor, float(alpha), float(c), float(s2.max()), tuple(notes))
+    return replace(law, notes=tuple(notes))
+
+
+def durbin_watson(residual: np.ndarray) -> float:
+    """Mean square of the steps from one residual to the next over that of the residuals (Durbin and Watson 1950)."""
+    return float((np.diff(residual) ** 2).sum() / max(float((residual**2).sum()), 1e-300))
 
 
 def refit(
@@ -153,7 +166,7 @@ def bounded(columns: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.nda
     """
     normal, pull = np.einsum("sni,snj->sij", columns, columns), np.einsum("sni,n->si", columns, target)
     k = columns.shape[-1]
-    best, least = np.zeros((len(columns), k)), np.full(len(columns), np.inf)
+    best, least = np.zeros((len(columns), k)), np.full(len(columns), float(target @ target))
     for some in (list(c) for size in range(1, k + 1) for c in combinations(range(k), size)):
         block = normal[:, some][:, :, some] + 1e-14 * np.eye(len(some)) * normal[:, some, some].mean(-1)[:, None, None]
         found = np.linalg.solve(block, pull[:, some, None])[..., 0]

@@ -126,7 +126,8 @@ def noise_of(law: Law, fitted: Fitted, data: Data, given: float | None = None) -
     A law that misses by more than the given noise is judged by its residuals, which are larger.
     """
     left = residuals(law, fitted, data)
-    count = len(np.unique(fitted.points[RUN])) if fitted.points and RUN in fitted.points else len(left)
+    of_runs = fitted.points and RUN in fitted.points and not law.designed
+    count = len(np.unique(fitted.points[RUN])) if fitted.points and of_runs else len(left)
     freedom = max(count - fitted.free, 1) if law.curves else count - fitted.free
     of_residuals = math.sqrt(float((left**2).sum()) / freedom) if freedom > 0 else math.nan
     if given is not None:

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 LEVEL = 0.95
 DECIDES = 2.0  # standard errors: a smaller difference is a tie
@@ -50,7 +51,7 @@ class Difference:
     @property
     def is_tie(self) -> bool:
         """Whether it is below two standard errors; also where these are not known."""
-        return not self.is_known or abs(self.value) < DECIDES * self.error
+        return not self.is_known or self.errors < DECIDES
 
     @property
     def errors(self) -> float:
@@ -73,8 +74,13 @@ class Difference:
         verdict = "a tie" if self.is_tie else "more than noise"
         return (
             f"{self.value:+.{digits}f} +- {self.half():.{digits}f} ({LEVEL:.0%}), {self.errors:.1f} standard errors "
-            f"of {self.error:.2g} with {self.free:.3g} degrees of freedom: {verdict}"
+            f"of {self.error:.2g} with {degrees(self.free)}: {verdict}"
         )
+
+
+def degrees(free: float) -> str:
+    """Degrees of freedom in words."""
+    return f"{free:.3g} degree{'s' * (free != 1)} of freedom"
 
 
 def pooled(groups: Iterable[Sequence[float]]) -> Noise:
@@ -104,7 +110,7 @@ def difference(a: Sequence[float], b: Sequence[float], noise: Noise | None = Non
     return Difference(value, math.sqrt(sum(parts)), sum(parts) ** 2 / squares if squares else len(a) + len(b) - 2)
 
 
-def paired(a: Mapping[object, float], b: Mapping[object, float]) -> Difference:
+def paired(a: Mapping[Any, float], b: Mapping[Any, float]) -> Difference:
     """The same of runs that share something, such as a seed, by which they are named: from the spread of the pairs."""
     gaps = [b[key] - a[key] for key in a if key in b]
     assert gaps, "no pairs"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from lit_gpt.scaling.law import Data, Fitted
 from lit_gpt.scaling.sweeps import Optima
 
 
-def fitted(found: Optima, setting: str, x: str = "x") -> Fitted:
+def fitted(found: Optima, setting: str) -> Fitted:
     """The law; the symbol of its setting is `setting`, which `place` gives for an x that need not have a sweep.
 
     The best setting is a number of its own where there is one x only.
@@ -23,4 +25,9 @@ def fitted(found: Optima, setting: str, x: str = "x") -> Fitted:
     numbers = {"a": found.a, "b": found.b, **({"c": found.c} if found.c else {})}
     if len(found.optima) == 1:
         numbers = {"best": found.optima[0].best}
-    return Fitted(numbers, curve, 3 * len(found.optima), found.notes, place, tables=found.table(setting, x))
+    return Fitted(numbers, curve, 3 * len(found.optima), found.notes, place)
+
+
+def shown(found: Optima, setting: str, x: str = "x") -> Fitted:
+    """The same with a table of the optima."""
+    return replace(fitted(found, setting), tables=found.table(setting, x))

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from lit_gpt.errors import UserError
 from lit_gpt.scaling._fit_data import by_chance, positive
-from lit_gpt.scaling.fit import PowerLaw, power_laws
+from lit_gpt.scaling.fit import power_laws
 from lit_gpt.scaling.noise import LEVEL, student
 
 SAME = 0.02  # values of x closer than this share are one sweep: budgets are rounded to whole batches
+FAR_OUT = 10.0  # widths of a sweep from its middle, beyond which the lowest point of a parabola is that of a line
+NEEDED_WITH_C = 4  # optima for a law with a constant: one more than it has numbers
+NONE = math.nan, math.nan, math.nan
 CHANCE = 0.01  # of the test whether optima lie on the law
 
 
@@ -80,6 +83,43 @@ class Optima:
         return {f"Best {setting} of each {x}": rows}
 
 
+@dataclass(frozen=True)
+class Valleys:
+    """The parabolas of `sets` sets of losses at `sweeps` values of x; arrays are (sets, sweeps) but for x.
+
+    best, loss, curvature, spread: see Optimum. valid: whether it has a minimum. inside: whether that lies
+    within the sweep. error: squared, around the parabolas. why: of each sweep, what it lacks without a minimum.
+    """
+
+    x: np.ndarray
+    best: np.ndarray
+    loss: np.ndarray
+    curvature: np.ndarray
+    spread: np.ndarray
+    runs: np.ndarray
+    valid: np.ndarray
+    inside: np.ndarray
+    error: np.ndarray
+    why: tuple[str, ...]
+
+    @property
+    def freedom(self) -> np.ndarray:
+        """Degrees of freedom of each set's noise, (sets,)."""
+        return ((self.runs - 3) * self.valid).sum(1).astype(int)
+
+    @property
+    def noise(self) -> np.ndarray:
+        """Standard deviation of the losses around their parabolas, (sets,); 0 where nothing says it."""
+        return np.sqrt((self.error * self.valid).sum(1) / np.maximum(self.freedom, 1)) * (self.freedom > 0)
+
+    def optima(self, i: int, law: tuple[float, float, float], notes: tuple[str, ...] = ()) -> Optima:
+        """Those of set i, with this law."""
+        columns = self.best, self.loss, self.curvature, self.spread, self.runs, self.inside
+        rows = zip(self.x.tolist(), *(column[i].tolist() for column in columns), self.valid[i])
+        found = tuple(Optimum(*numbers) for *numbers, valid in rows if valid)
+        return Optima(*law, found, float(self.noise[i]), int(self.freedom[i]), notes)
+
+
 def fit_optima(x: np.ndarray, setting: np.ndarray, loss: np.ndarray, *, constant: float | None = 0.0) -> Optima:
     """The best setting of each x, and the law through those that their sweeps bracket.
 
@@ -88,27 +128,32 @@ def fit_optima(x: np.ndarray, setting: np.ndarray, loss: np.ndarray, *, constant
     minimum.
     """
     x, setting, loss = positive(1, x=x, setting=setting, loss=loss)
-    optima, notes, squares, freedom = [], list[str](), 0.0, 0
-    for here in groups(x):
-        found, error = _parabola(x[here], setting[here], loss[here])
-        if isinstance(found, str):
-            notes.append(found)
-            continue
-        optima.append(found)
-        squares, freedom = squares + error, freedom + int(here.sum()) - 3
-        if not found.inside:
-            low, high = setting[here].min(), setting[here].max()
-            notes.append(
-                f"at x = {found.x:.4g} the best value {found.best:.3g} lies outside the sweep, {low:.3g} to {high:.3g}"
-                ", so it is left out of the law: widen the sweep"
-            )
-    if not optima:
+    found = _valleys(x, setting, loss[None], np.ones((1, len(loss))))
+    sides = [(setting[here].min(), setting[here].max()) for here in groups(x)]
+    notes = [
+        f"at x = {at:.4g} {found.why[i]}"
+        if not found.valid[0, i]
+        else f"at x = {at:.4g} the best value {found.best[0, i]:.3g} lies outside the sweep, {sides[i][0]:.3g} to "
+        f"{sides[i][1]:.3g}, so it is left out of the law: widen the sweep"
+        for i, at in enumerate(found.x)
+        if not found.inside[0, i]
+    ]
+    if not found.valid.any():
         raise UserError(f"No sweep has a minimum: {'; '.join(notes)}.")
-    noise = math.sqrt(squares / freedom) if freedom else 0.0
-    if not freedom:
+    if not found.freedom[0]:
         notes.append("three runs are no test of a parabola, which goes through any of them: add runs to the sweeps")
-    found = Optima(math.nan, math.nan, math.nan, tuple(optima), noise, freedom, tuple(notes))
-    return _with_line(found, constant) if constant is not None else _with_constant(found)
+    if constant is not None and (found.inside & (found.best <= constant)).any():
+        raise UserError(f"The constant {constant:g} is not below the least optimum. Give less.")
+    law = _laws(found, constant)[0]
+    return found.optima(0, law, (*_judged(found, law, constant), *notes))
+
+
+def refit(
+    x: np.ndarray, setting: np.ndarray, losses: np.ndarray, counts: np.ndarray, *, constant: float | None = 0.0
+) -> list[Optima]:
+    """fit_optima of many sets of losses, without notes; losses, counts: (sets, runs), see law.Law.many."""
+    found = _valleys(x, setting, losses, counts)
+    return [found.optima(i, law) for i, law in enumerate(_laws(found, constant))]
 
 
 def groups(x: np.ndarray) -> list[np.ndarray]:
@@ -120,67 +165,89 @@ def groups(x: np.ndarray) -> list[np.ndarray]:
     return [which == i for i in range(which.max() + 1)]
 
 
-def _parabola(x: np.ndarray, setting: np.ndarray, loss: np.ndarray) -> tuple[Optimum | str, float]:
-    """The optimum, or why there is none, and the squared error."""
-    at = float(np.exp(np.log(x).mean()))
-    if len(np.unique(setting)) < 3:
-        return f"at x = {at:.4g} there are {len(np.unique(setting))} different settings, and a parabola needs 3", 0.0
-    middle = float(np.log(setting).mean())
-    powers = np.vander(np.log(setting) - middle, 3)
-    (curvature, slope, level), *_ = np.linalg.lstsq(powers, loss, rcond=None)
-    error = float(((powers @ (curvature, slope, level) - loss) ** 2).sum())
-    if curvature <= 1e-9 * loss.mean() or abs(vertex := -slope / (2 * curvature)) > 10 * np.ptp(powers[:, 1]):
-        return f"at x = {at:.4g} the losses have no minimum: add settings on both sides of the best one", 0.0
-    by = np.array([slope / (2 * curvature**2), -1 / (2 * curvature), 0.0])
-    spread = math.sqrt(float(by @ np.linalg.inv(powers.T @ powers) @ by))
-    best = math.exp(middle + vertex)
-    low = float(level - curvature * vertex**2)
-    inside = bool(setting.min() <= best <= setting.max())
-    return Optimum(at, best, low, float(curvature), spread, len(loss), inside), error
+def _valleys(x: np.ndarray, setting: np.ndarray, losses: np.ndarray, counts: np.ndarray) -> Valleys:
+    """losses, counts: (sets, runs)."""
+    sweeps, why = list[tuple[np.ndarray, ...]](), list[str]()
+    for here in groups(x):
+        different, place = np.unique(setting[here], return_inverse=True)
+        there = np.stack([counts[:, here][:, place == i].sum(1) > 0 for i in range(len(different))], 1)
+        sweeps.append(_valley(np.log(setting[here]), losses[:, here], counts[:, here], there.sum(1) >= 3))
+        lacks = f"there are {len(different)} different settings, and a parabola needs 3"
+        why.append(
+            lacks if len(different) < 3 else "the losses have no minimum: add settings on both sides of the best"
+        )
+    at = np.array([math.exp(float(np.log(x[here]).mean())) for here in groups(x)])
+    best, loss, curvature, spread, runs, valid, inside, error = (np.stack(arrays, 1) for arrays in zip(*sweeps))
+    return Valleys(at, best, loss, curvature, spread, runs, valid, inside, error, tuple(why))
 
 
-def _with_constant(found: Optima) -> Optima:
-    if len(found.inside) < 4:
-        return _too_few(found, 4)
-    x, best = (np.array([getattr(o, name) for o in found.inside]) for name in ("x", "best"))
-    (law,) = power_laws(x, best[None], np.ones((1, len(x))))
-    return with_law(replace(found, notes=(*_open(law), *found.notes)), law)
+def _valley(ln_setting: np.ndarray, y: np.ndarray, w: np.ndarray, enough: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The columns of Valleys of one sweep. y, w: (sets, runs). enough: (sets,), of different settings."""
+    middle, width = float(ln_setting.mean()), float(np.ptp(ln_setting))
+    powers = np.vander(ln_setting - middle, 3)
+    normal = np.einsum("sn,ni,nj->sij", w, powers, powers)
+    inverse = np.linalg.inv(np.where(enough[:, None, None], normal, np.eye(3)))
+    numbers = np.einsum("sij,sn,nj->si", inverse, w * y, powers)
+    error = (w * (y - numbers @ powers.T) ** 2).sum(1)
+    curvature, slope, level = numbers.T
+    valid = enough & (curvature > 1e-9 * np.abs(level))
+    bend = np.where(valid, curvature, 1.0)
+    vertex = -slope / (2 * bend)
+    valid &= np.abs(vertex) <= FAR_OUT * width
+    vertex = np.where(valid, vertex, 0.0)
+    by = np.stack([slope / (2 * bend**2), -1 / (2 * bend), 0 * bend], 1)
+    spread = np.sqrt(np.einsum("si,sij,sj->s", by, inverse, by))
+    inside = valid & (ln_setting.min() <= middle + vertex) & (middle + vertex <= ln_setting.max())
+    low = level - curvature * vertex**2
+    return np.exp(middle + vertex), low, curvature, spread, w.sum(1).astype(int), valid, inside, error
 
 
-def with_law(found: Optima, law: PowerLaw) -> Optima:
-    """The same optima with this law of best(x)."""
-    return replace(found, a=law.a, b=-law.b, c=law.c)
+def _laws(found: Valleys, constant: float | None) -> list[tuple[float, float, float]]:
+    """(a, b, c) of each set; NaN where it has too few optima.
+
+    With a known c, a and b are a line through logarithms above it, in which optima weigh by their precision.
+    """
+    if constant is None:
+        laws = power_laws(found.x, np.where(found.inside, found.best, 1.0), found.inside.astype(float))
+        enough = found.inside.sum(1) >= NEEDED_WITH_C
+        return [(law.a, -law.b, law.c) if ok else NONE for law, ok in zip(laws, enough)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        above = np.where(found.inside, found.best - constant, 1.0)
+        weight = np.where(found.inside, (above / (found.spread * found.best)) ** 2, 0.0)
+        u, v = np.log(found.x), np.log(above)
+        total = weight.sum(1)
+        u_mean, v_mean = (weight * u).sum(1) / total, (weight * v).sum(1) / total
+        away = u - u_mean[:, None]
+        b = (weight * away * v).sum(1) / (weight * away**2).sum(1)
+        a = np.exp(v_mean - b * u_mean)
+    enough = found.inside.sum(1) >= 2
+    return [(float(p), float(q), constant) if ok else NONE for p, q, ok in zip(a, b, enough)]
 
 
-def _with_line(found: Optima, constant: float) -> Optima:
-    """a and b by a line through logarithms above the constant, in which optima weigh by their precision."""
-    if len(found.inside) < 2:
-        return _too_few(found, 2)
-    x, best, spread = (np.array([getattr(o, name) for o in found.inside]) for name in ("x", "best", "spread"))
-    if constant >= best.min():
-        raise UserError(f"The constant {constant:g} is not below the least optimum {best.min():.4g}. Give less.")
-    above, spread = best - constant, spread * best / (best - constant)
-    middle = float(np.log(x).mean())
-    b, level = np.polyfit(np.log(x) - middle, np.log(above), 1, w=1 / spread)
-    notes = _beside(np.log(above) - level - b * (np.log(x) - middle), spread, found.noise, found.freedom)
-    if len(x) == 2:
-        notes = ("two optima are no test of a power law, which goes through any two: add a third x", *notes)
-    factor = math.exp(level - b * middle)
-    return replace(found, a=factor, b=float(b), c=constant, notes=(*notes, *found.notes))
+def _judged(found: Valleys, law: tuple[float, float, float], constant: float | None) -> tuple[str, ...]:
+    """What the law of a single set cannot say."""
+    inside = found.inside[0]
+    needed = 2 if constant is not None else NEEDED_WITH_C
+    if inside.sum() < needed:
+        return (f"a law over x needs {needed} sweeps that bracket their optimum, and {inside.sum()} did",)
+    a, b, c = law
+    if constant is None:
+        return _open(a, b, c)
+    if inside.sum() == 2:
+        return ("two optima are no test of a power law, which goes through any two: add a third x",)
+    above = found.best[0, inside] - c
+    residual = np.log(above) - math.log(a) - b * np.log(found.x[inside])
+    spread = found.spread[0, inside] * found.best[0, inside] / above
+    return _beside(residual, spread, float(found.noise[0]), int(found.freedom[0]))
 
 
-def _too_few(found: Optima, needed: int) -> Optima:
-    why = f"a law over x needs {needed} sweeps that bracket their optimum, and {len(found.inside)} did"
-    return replace(found, notes=(why, *found.notes))
-
-
-def _open(law: PowerLaw) -> tuple[str, ...]:
+def _open(a: float, b: float, c: float) -> tuple[str, ...]:
     """Sentences where the optima leave the constant open."""
-    if math.isnan(law.b):
+    if math.isnan(a):
         return ("the optima do not show a fall to a constant: fit best_rate, or add sweeps further apart",)
-    if law.b == 0:
+    if b == 0:
         return ("the optima do not fall with x, so this is their mean",)
-    return ("the constant is at its bound 0: fit best_rate",) if law.c == 0 else ()
+    return ("the constant is at its bound 0: fit best_rate",) if c == 0 else ()
 
 
 def _beside(residual: np.ndarray, spread: np.ndarray, noise: float, freedom: int) -> tuple[str, ...]:

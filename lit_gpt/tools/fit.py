@@ -6,7 +6,7 @@ python -m lit_gpt.tools.fit out/ladder --law power --hold_out largest --predict 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lit_gpt.lab.fit_text import as_text, guess_lines, head
 from lit_gpt.lab.next_run import write_next
 from lit_gpt.lab.runs import COLUMNS
 from lit_gpt.scaling.intervals import LEVEL
+from lit_gpt.scaling.law import Law
 from lit_gpt.scaling.laws import LAWS, law_named
 from lit_gpt.tools._cli import aligned, local_path, parser_for
 from lit_gpt.utils.files import write_text
@@ -37,73 +38,66 @@ EXAMPLES = (
         "a table of anyone's runs, a law for each family",
     ),
 )
-# name, number of values, type, default, what the value is called, meaning
-OPTIONS: tuple[tuple[str, str | None, Any, Any, str | None, str], ...] = (
-    (
-        "x",
-        "+",
-        str,
-        [],
-        "COLUMN",
+FILE = {"type": local_path, "default": None, "metavar": "FILE"}
+SOME = {"nargs": "+", "default": []}
+OPTIONS: dict[str, tuple[dict[str, Any], str]] = {  # option -> how it is read, and its meaning
+    "--x": (
+        {"type": str, "metavar": "COLUMN", **SOME},
         "column that the law reads, or SYMBOL=COLUMN of one of several; default: the law's",
     ),
-    ("y", None, str | None, None, "COLUMN", "column that it explains; default: loss"),
-    ("fix", "+", str, [], "NAME=NUMBER", "numbers that are known, such as c=0 or E=1.7; default: none"),
-    (
-        "where",
-        None,
-        str | None,
-        None,
-        "CONDITION",
-        "fit the runs of which this is true: depth >= 8 and seed == 1; default: all",
+    "--y": ({"type": str | None, "default": None, "metavar": "COLUMN"}, "column that it explains; default: the loss"),
+    "--fix": (
+        {"type": str, "metavar": "NAME=NUMBER", **SOME},
+        "numbers that are known, such as c=0 or E=1.7; default: none",
     ),
-    ("group", None, str | None, None, "COLUMN", "a law for each value of a column or setting; default: one law"),
-    (
-        *("hold_out", None, str | None, None, "NAME"),
+    "--where": (
+        {"type": str | None, "default": None, "metavar": "CONDITION"},
+        "fit the runs of which this is true, such as 'depth >= 8 and seed == 1'; default: all",
+    ),
+    "--group": (
+        {"type": str | None, "default": None, "metavar": "COLUMN"},
+        "a law for each value of a column or setting; default: one law",
+    ),
+    "--repeated": (
+        {"type": bool, "nargs": "?", "const": True, "default": False},
+        "also take runs that saw some of their data more than once",
+    ),
+    "--hold_out": (
+        {"type": str | None, "default": None, "metavar": "NAME"},
         "fit without these runs, and say whether they are where the law predicts them: a name, a pattern such as d24*, "
         "or largest; default: none",
     ),
-    (
-        "predict",
-        "+",
-        float,
-        [],
-        "BUDGET",
+    "--predict": (
+        {"type": float, "metavar": "BUDGET", **SOME},
         "what runs of these budgets will reach; FLOPs, or units of --x; default: none",
     ),
-    (
-        "next",
-        None,
-        float | None,
-        None,
-        "BUDGET",
-        "write the run to train with this budget to --output; default: none",
+    "--next": (
+        {"type": float | None, "default": None, "metavar": "BUDGET"},
+        "write the options of the run that spends this budget best to --output; default: none",
     ),
-    ("output", None, local_path, Path("next.yaml"), "FILE", "file that --next writes"),
-    (
-        *("noise", None, float | None, None, "NUMBER"),
+    "--output": ({**FILE, "default": Path("next.yaml")}, "file that --next writes"),
+    "--noise": (
+        {"type": float | None, "default": None, "metavar": "NUMBER"},
         "standard deviation of runs that differ in their seed only, in units of --y; default: what residuals say",
     ),
-    ("samples", None, int, 1000, "NUMBER", "resamples behind each interval"),
-    ("level", None, float, LEVEL, "SHARE", "share of all cases that an interval holds"),
-    ("json", None, local_path, None, "FILE", "file for all numbers; default: none"),
-    ("plot", None, local_path, None, "FILE", "picture of the fit, a PNG file; default: none"),
-)
-REPEATED = "also take runs that saw some of their data more than once"
+    "--samples": ({"type": int, "default": 1000, "metavar": "NUMBER"}, "resamples behind each interval"),
+    "--level": ({"type": float, "default": LEVEL, "metavar": "SHARE"}, "share of all cases that an interval holds"),
+    "--json": (FILE, "file for all numbers; default: none"),
+    "--plot": (FILE, "picture of the fit, a PNG file; default: none"),
+}
 
 
 def build_parser() -> Parser:
     """The command line."""
     laws = " ".join(f"{name}: {law_named(name).sentence}" for name in LAWS.names())
-    parser = parser_for("fit", ABOUT, exit_on_error=False, epilog=_columns())
+    parser = parser_for("fit", ABOUT, epilog=_columns())
     parser.examples = [(f"python -m lit_gpt.tools.fit {typed}", does) for typed, does in EXAMPLES]
     parser.add_argument(
         "runs", nargs="+", type=local_path, help="run folders, folders that hold some (a study), or CSV files"
     )
     parser.add_argument("--law", type=str, required=True, help=f"the law. {laws}")
-    for name, nargs, kind, default, value, meaning in OPTIONS:
-        parser.add_argument(f"--{name}", nargs=nargs, type=kind, default=default, metavar=value, help=meaning)
-    parser.add_argument("--repeated", type=bool, nargs="?", const=True, default=False, help=REPEATED)
+    for name, (read, meaning) in OPTIONS.items():
+        parser.add_argument(name, **read, help=meaning)
     return parser
 
 
@@ -130,25 +124,37 @@ def main(argv: list[str]) -> int:
     """Fit, print, and write what was asked for."""
     parser = build_parser()
     values = parser.parse_args(argv)
-    name, fixed = LAWS.resolve(values.law), fixed_of(values.fix)
-    law = law_named(name)
+    if values.group is not None and values.next is not None:
+        raise UserError("--next needs one law, and --group makes several. Choose runs with --where instead.")
+    if values.plot and values.plot.suffix != ".png":
+        raise UserError(f"--plot is {values.plot}, and pictures are PNG files. Give a name that ends in .png.")
+    law, fixed = law_named(values.law), fixed_of(values.fix)
     reads = columns_of(law, values.x, values.y)
     needed = [name for symbol, name in reads.items() if symbol not in law.labels and not law.every_step]
     runs, left = finished_runs(values.runs, values.where, needed, values.repeated, law.every_step)
     reports: dict[str, Report] = {}
     out: dict[str, Sample | None] = {}
     for group, members in grouped(runs, values.group).items():
-        whole = sample(law, members, reads)
-        rows = None if values.hold_out is None else held_out(law, whole, values.hold_out)
-        out[group] = None if rows is None else part(whole, rows)
-        fitted_to = whole if rows is None else part(whole, ~rows)
-        reports[group] = judge(name, law, fitted_to, fixed, values.noise, values.samples, values.level)
+        try:
+            reports[group], out[group] = _fitted(values, law, sample(law, members, reads), fixed)
+        except UserError as error:
+            raise UserError(f"{values.group} {group}: {error}" if group else str(error)) from error
     guesses = {group: [r.at_budget(b) for b in values.predict] for group, r in reports.items()}
     for group, report in reports.items():
         title = f"{values.group} {group}\n\n" if group else ""
         print(title + _page(report, guesses[group], out[group], left), end="\n\n")
     _write(values, reports, guesses, out)
     return 0
+
+
+def _fitted(values: Any, law: Law, whole: Sample, fixed: Mapping[str, float]) -> tuple[Report, Sample | None]:
+    """The fit to these runs, and those that --hold_out keeps from it."""
+    out, used = None, whole
+    if values.hold_out is not None:
+        rows = held_out(law, whole, values.hold_out)
+        out, used = part(whole, rows), part(whole, ~rows)
+    name = LAWS.resolve(values.law)
+    return judge(name, law, used, fixed, values.noise, values.samples, values.level), out
 
 
 def _page(report: Report, guesses: Sequence[Guess], out: Sample | None, left: Sequence[str]) -> str:
@@ -181,16 +187,13 @@ def _write(
 ) -> None:
     if values.json:
         found = {group: as_json(report, guesses[group], out[group]) for group, report in reports.items()}
+        values.json.parent.mkdir(parents=True, exist_ok=True)
         write_text(values.json, json.dumps(found if values.group else found[""], indent=1) + "\n")
         print(f"written: {values.json}")
     if values.plot:
         print(f"drawn: {draw_fits(reports, guesses, out, values.plot)}")
     if values.next is not None:
-        if len(reports) > 1:
-            raise UserError("--next needs one law, and --group made several. Choose runs with --where instead.")
-        resolved, _ = write_next(
-            reports[""] if "" in reports else next(iter(reports.values())), values.next, values.output
-        )
+        resolved, _ = write_next(reports[""], values.next, values.output)
         plan = resolved.plan
         print(
             f"written: {values.output}, depth {plan.depth}, {plan.tokens:.4g} tokens in {plan.steps:,} steps of "

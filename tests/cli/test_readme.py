@@ -116,6 +116,13 @@ def decays(words: list[str], folder: Path) -> None:
     dry_run(words[split + 1 :], folder)
 
 
+def compare(words: list[str], folder: Path) -> None:
+    split = words.index("--") if "--" in words else len(words)
+    tool(words[:split], folder)
+    if split < len(words):
+        dry_run(words[split + 1 :], folder)
+
+
 def benchmark(words: list[str], folder: Path) -> None:
     """Of the optimizers that it names, some are planned as the benchmark would train them."""
     script = script_module("launch_scripts/optimizer_benchmark.py")
@@ -169,6 +176,7 @@ HANDLERS: list[tuple[str, Callable[[list[str], Path], None], int]] = [  # start,
     ("python scripts/prepare_text.py ", prepare, 1),
     ("python scripts/fetch.py ", fetch, 1),
     ("python -m lit_gpt.tools.evaluate ", judged, 2),
+    ("python -m lit_gpt.tools.compare ", compare, 1),
     ("python -m lit_gpt.tools.", tool, 1),
     ("python plots/", tool, 1),
     ("python eval.py ", lm_eval_line, 1),

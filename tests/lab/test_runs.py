@@ -31,6 +31,7 @@ def test_numbers_of_a_finished_run(tmp_path: Path) -> None:
         "loss": 2.0, "bpb": 1.0, "train_loss": 2.1, "tokens": 2048, "steps": 4, "parameters": 90, "parameters_all": 160,
         "flops": 2048 * 1000.0, "flops_6nd": 6 * 90 * 2048, "batch": 512, "rate": 0.01, "weight_decay": 0.1, "depth": 2,
         "width": 32, "context": 64, "seed": 1, "data_seed": 1, "tokens_per_sec": 50, "seconds": 40,
+        "parameters_total": 100, "sparsity": 1, "granularity": 1,
     }  # fmt: skip
     assert dict(run.numbers) == expected
     assert (run.name, run.state, run.value("optimizer"), run.value("nothing")) == ("run", "finished", "adamw", None)

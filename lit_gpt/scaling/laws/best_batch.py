@@ -7,13 +7,19 @@ from collections.abc import Mapping
 import numpy as np
 
 from lit_gpt.scaling.law import Data, Example, Fitted, Law
-from lit_gpt.scaling.sweep_law import fitted
-from lit_gpt.scaling.sweeps import fit_optima
+from lit_gpt.scaling.sweep_law import fitted, shown
+from lit_gpt.scaling.sweeps import fit_optima, refit
 
 
 def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
     """Parabolas in ln(batch) at each x, and a weighted line through their lowest points; see fit_optima."""
-    return fitted(fit_optima(data["x"], data["batch"], data["loss"]), "batch")
+    return shown(fit_optima(data["x"], data["batch"], data["loss"], constant=0.0), "batch")
+
+
+def _many(
+    before: Fitted, data: Data, fixed: Mapping[str, float], losses: np.ndarray, counts: np.ndarray
+) -> list[Fitted | None]:
+    return [fitted(one, "batch") for one in refit(data["x"], data["batch"], losses, counts, constant=0.0)]
 
 
 def _example() -> Example:
@@ -32,5 +38,6 @@ LAW = Law(
     parameters={"a": "factor", "b": "exponent"},
     fit=fit,
     designed=True,
+    many=_many,
     example=_example,
 )

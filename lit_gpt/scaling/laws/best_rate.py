@@ -7,13 +7,19 @@ from collections.abc import Mapping
 import numpy as np
 
 from lit_gpt.scaling.law import Data, Example, Fitted, Law
-from lit_gpt.scaling.sweep_law import fitted
-from lit_gpt.scaling.sweeps import fit_optima
+from lit_gpt.scaling.sweep_law import fitted, shown
+from lit_gpt.scaling.sweeps import fit_optima, refit
 
 
 def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
     """Parabolas in ln(rate) at each x, and a weighted line through their lowest points; see fit_optima."""
-    return fitted(fit_optima(data["x"], data["rate"], data["loss"], constant=fixed.get("c", 0.0)), "rate")
+    return shown(fit_optima(data["x"], data["rate"], data["loss"], constant=fixed.get("c", 0.0)), "rate")
+
+
+def _many(
+    before: Fitted, data: Data, fixed: Mapping[str, float], losses: np.ndarray, counts: np.ndarray
+) -> list[Fitted | None]:
+    return [fitted(one, "rate") for one in refit(data["x"], data["rate"], losses, counts, constant=fixed.get("c", 0.0))]
 
 
 def example() -> Example:
@@ -33,5 +39,6 @@ LAW = Law(
     fit=fit,
     fixable=("c",),
     designed=True,
+    many=_many,
     example=example,
 )

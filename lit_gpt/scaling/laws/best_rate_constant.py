@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
 
-from lit_gpt.scaling.fit import power_laws
 from lit_gpt.scaling.law import Data, Example, Fitted, Law
-from lit_gpt.scaling.sweep_law import fitted
-from lit_gpt.scaling.sweeps import fit_optima, with_law
+from lit_gpt.scaling.sweep_law import fitted, shown
+from lit_gpt.scaling.sweeps import fit_optima, refit
 
 
 def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
     """Parabolas in ln(rate) at each x, and fit_power_law through their lowest points."""
-    return fitted(fit_optima(data["x"], data["rate"], data["loss"], constant=None), "rate")
+    return shown(fit_optima(data["x"], data["rate"], data["loss"], constant=None), "rate")
 
 
 def _many(
     before: Fitted, data: Data, fixed: Mapping[str, float], losses: np.ndarray, counts: np.ndarray
 ) -> list[Fitted | None]:
-    """Sets whose sweeps bracket the optima of the same x as in most have a law."""
-    sets = [np.repeat(np.arange(len(count)), count.astype(int)) for count in counts]
-    found = [fit_optima(data["x"][s], data["rate"][s], loss[s]) for s, loss in zip(sets, losses)]
-    places = [tuple(o.x for o in one.inside) for one in found]
-    usual = Counter(places).most_common(1)[0][0]
-    best = np.array([[o.best for o in one.inside] for one, place in zip(found, places) if place == usual])
-    laws = iter(power_laws(np.array(usual), best, np.ones_like(best)))
-    return [fitted(with_law(one, next(laws)), "rate") if place == usual else None for one, place in zip(found, places)]
+    return [fitted(one, "rate") for one in refit(data["x"], data["rate"], losses, counts, constant=None)]
 
 
 def _example() -> Example:

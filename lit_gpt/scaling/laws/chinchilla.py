@@ -11,7 +11,7 @@ import numpy as np
 
 from lit_gpt.errors import UserError
 from lit_gpt.scaling._fit_data import positive, untested
-from lit_gpt.scaling._huber import STEPS, Chains, huber, minimise
+from lit_gpt.scaling._huber import STEPS, Design, huber, minimise
 from lit_gpt.scaling.law import Data, Example, Fitted, Law
 
 DEPENDENT = 1e-6  # smallest singular value of unit vectors that depend on each other
@@ -68,23 +68,23 @@ def fit_chinchilla(
     _designed(n, d)
     unit = float(np.log(loss).mean())  # the starting points are for losses of about 1
     ln_n, ln_d, ln_loss = np.log(n), np.log(d), np.log(loss) - unit
-    chains, once = Chains(ln_n, ln_d), np.ones(len(n))
+    design, once = Design(ln_n, ln_d), np.ones(len(n))
     places = {name: math.log(value) - unit if name == "E" else value for name, value in fixed.items()}
-    ranked = _starts(chains, ln_loss, places)[:starts]
+    ranked = _starts(design, ln_loss, places)[:starts]
     found = ranked
     for few, steps in ((len(ranked), FIRST), (BEST, STEPS)):  # most starts end in one of a few valleys
-        lowest = np.argsort(_objective(chains, found, ln_loss), kind="stable")[:few]
+        lowest = np.argsort(_objective(design, found, ln_loss), kind="stable")[:few]
         found, _ = minimise(found[lowest], ln_n, ln_d, ln_loss, once, _held(fixed), steps)
-    best = found[np.argmin(_objective(chains, found, ln_loss))]
+    best = found[np.argmin(_objective(design, found, ln_loss))]
     return _judged(best + np.array([unit] * 3 + [0, 0]), ln_n, ln_d, ln_loss + unit, 5 - len(fixed))
 
 
-def _starts(chains: Chains, ln_loss: np.ndarray, fixed: Mapping[str, float]) -> np.ndarray:
+def _starts(design: Design, ln_loss: np.ndarray, fixed: Mapping[str, float]) -> np.ndarray:
     """The papers' grid: of each e, alpha and beta the best a and b, the lowest objective first, (125, 5)."""
     tens, halves = np.arange(0, 26, 5.0), np.arange(0, 2.01, 0.5)
     grid = np.array(list(product(np.arange(-1, 1.01, 0.5), halves, halves, tens, tens)))[:, [3, 4, 0, 1, 2]]
     grid[:, _held(fixed)] = list(fixed.values())
-    values = _objective(chains, grid, ln_loss).reshape(125, 36)
+    values = _objective(design, grid, ln_loss).reshape(125, 36)
     best = grid.reshape(125, 36, 5)[np.arange(125), values.argmin(1)]
     return best[np.argsort(values.min(1))]
 
@@ -93,8 +93,8 @@ def _held(fixed: Mapping[str, float]) -> list[int]:
     return [HELD[name] for name in fixed]
 
 
-def _objective(chains: Chains, points: np.ndarray, ln_loss: np.ndarray) -> np.ndarray:
-    return huber(chains.terms(chains.inner(points))[1] - ln_loss, np.ones_like(ln_loss))
+def _objective(design: Design, points: np.ndarray, ln_loss: np.ndarray) -> np.ndarray:
+    return huber(design.terms(design.inner(points))[1] - ln_loss, np.ones_like(ln_loss))
 
 
 def _designed(n: np.ndarray, d: np.ndarray) -> None:
@@ -110,8 +110,8 @@ def _designed(n: np.ndarray, d: np.ndarray) -> None:
 
 def _judged(point: np.ndarray, ln_n: np.ndarray, ln_d: np.ndarray, ln_loss: np.ndarray, free: int) -> Chinchilla:
     """The law at (a, b, e, alpha, beta), with what is not determined as NaN and in words."""
-    chains = Chains(ln_n, ln_d)
-    shares, ln_sum = (values[..., 0, :] for values in chains.terms(chains.inner(point[None])))
+    design = Design(ln_n, ln_d)
+    shares, ln_sum = (values[..., 0, :] for values in design.terms(design.inner(point[None])))
     residual = np.abs(ln_sum - ln_loss)
     a, b, e, alpha, beta = (float(v) for v in point)
     factors = {name: math.exp(v) if v < 700 else math.inf for name, v in (("A", a), ("B", b), ("E", e))}

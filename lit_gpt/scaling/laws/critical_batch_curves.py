@@ -15,8 +15,8 @@ fit = critical_batch_budgets.fit
 
 
 def _example() -> Example:
-    law, points = Hyperbola(3e3, 3e9), 40
-    sizes, share = 2.0 ** np.arange(17, 23), np.geomspace(0.1, 2.0, points)
+    law, points = Hyperbola(3e3, 3e9), 20
+    sizes, share = 2.0 ** np.arange(17, 23), np.geomspace(0.4, 2.0, points)
     batch, steps = np.repeat(sizes, points), np.concatenate([law(size) * share for size in sizes])
     columns = {RUN: np.repeat(np.arange(6.0), points), "batch": batch, "steps": steps}
     return Example(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from lit_gpt.scaling.law import Data, Example, Fitted, Law
 from lit_gpt.scaling.sweep_law import fitted
-from lit_gpt.scaling.sweeps import fit_optima
+from lit_gpt.scaling.sweeps import Optima, fit_optima, refit
 
 POWER_LINES = 1.084, -0.527  # a and b of the paper, by a secondary source; its interval of b is -0.529 to -0.507
 
@@ -31,13 +32,23 @@ def best_decay(
 
 def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
     """Parabolas in ln(tau) at each number of tokens per parameter, and a line through their lowest points."""
-    own = {"x": data["tokens"] / data["parameters"], "tau": timescale(data), "loss": data["loss"]}
-    found = fitted(fit_optima(own["x"], own["tau"], own["loss"]), "tau", "tokens per parameter")
+    found = fit_optima(data["tokens"] / data["parameters"], timescale(data), data["loss"])
+    return replace(_fitted(found), tables=found.table("tau", "tokens per parameter"))
+
+
+def _many(
+    before: Fitted, data: Data, fixed: Mapping[str, float], losses: np.ndarray, counts: np.ndarray
+) -> list[Fitted | None]:
+    return [_fitted(one) for one in refit(data["tokens"] / data["parameters"], timescale(data), losses, counts)]
+
+
+def _fitted(found: Optima) -> Fitted:
+    of_tau = fitted(found, "tau")
 
     def curve(data: Data) -> np.ndarray:
-        return found.curve({"x": data["tokens"] / data["parameters"], "tau": timescale(data)})
+        return of_tau.curve({"x": data["tokens"] / data["parameters"], "tau": timescale(data)})
 
-    return Fitted(found.numbers, curve, found.free, found.notes, tables=found.tables)
+    return replace(of_tau, curve=curve, place=None)
 
 
 def _example() -> Example:
@@ -64,5 +75,6 @@ LAW = Law(
     parameters={"a": "factor", "b": "exponent"},
     fit=fit,
     designed=True,
+    many=_many,
     example=_example,
 )

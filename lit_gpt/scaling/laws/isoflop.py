@@ -58,9 +58,10 @@ def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
     inside = [found is not None and _inside(columns, budget, found, i) for i, budget in enumerate(chosen)]
     notes = _notes(columns, every, chosen, inside, found)
     if found is None or sum(inside) < 2:
+        open_ = [note.split(" (")[0] for note in notes if "bracketed" in note]
         raise UserError(
             f"{sum(inside)} of {len(every)} budgets have three sizes and their least loss between the smallest and the "
-            f"largest, and this law needs 2. Add runs of other sizes. {' '.join(notes)}"
+            f"largest, and this law needs 2{': ' * bool(open_)}{'; '.join(open_[:3])}. Add runs of other sizes."
         )
     used = [budget for budget, ok in zip(chosen, inside) if ok]
     offset = offset_of(fixed, len(used))
@@ -94,7 +95,7 @@ def _notes(
         notes.append(
             "two budgets are on any power law, and without an offset (--fix c=1.7) L* falls for ever: add budgets"
         )
-    if all(len(budget.rows) == 3 for budget, ok in zip(chosen, inside) if ok):
+    if any(inside) and all(len(budget.rows) == 3 for budget, ok in zip(chosen, inside) if ok):
         notes.append("three sizes are on a parabola whatever they are: add sizes")
     return tuple(notes)
 

@@ -11,6 +11,9 @@ from lit_gpt.errors import UserError
 from lit_gpt.scaling.annealing import DELAY, Annealing, areas, fit_annealing, refit
 from lit_gpt.scaling.law import RUN, Data, Example, Fitted, Law
 
+FURTHER = 1.5  # times the S2 of the fitted steps, beyond which an end is far from what they have shown
+LASTS = 5.0  # spans of lambda that a run should have: at the end all but 1% of the first fall has acted
+
 
 def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
     """One law for the curves of all runs; see fit_annealing. Points of warm-ups do not count.
@@ -23,7 +26,25 @@ def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
     s1, s2, used = _used(data, share, delay)
     found = fit_annealing(s1[used], s2[used], data["loss"][used], fixed.get("C"))
     told = _fitted(found, fixed, data)
-    return replace(told, tables=_ends(data, told.curve(data)), notes=found.notes)
+    points = {name: column[used] for name, column in data.items()}
+    notes = (*found.notes, *_reach(data, s2, used, delay, "C" in fixed))
+    return replace(told, tables=_ends(data, told.curve(data)), notes=notes, points=points)
+
+
+def _reach(data: Data, s2: np.ndarray, used: np.ndarray, delay: float, known: bool) -> tuple[str, ...]:
+    """Sentences on what the fitted steps have not seen of the rate's fall, which no interval knows."""
+    notes, last = list[str](), float(data["steps"].max())
+    if last * (1 - delay) < LASTS:
+        notes.append(
+            f"a fall of the rate acts for about {1 / (1 - delay):.0f} steps with lambda = {delay:g}, and the run has "
+            f"{last:.0f}: give a smaller one, such as --fix lambda=0.99"
+        )
+    if not known and s2.max() > FURTHER * s2[used].max() > 0:
+        notes.append(
+            f"the rate falls further than in the fitted steps (S2 is {s2.max() / s2[used].max():.1f} times theirs), so "
+            "the end is extrapolated, and its interval too narrow: give C of a similar run that has ended (--fix C=)"
+        )
+    return tuple(notes)
 
 
 def _used(data: Data, share: float, delay: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,0 +1,138 @@
+"""Loss curves from their learning rates: the areas of the paper, the fit, and curves that cannot say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lit_gpt.errors import UserError
+from lit_gpt.scaling.annealing import areas, bounded, durbin_watson, fit_annealing
+from lit_gpt.scaling.law import Data
+from lit_gpt.scaling.laws import law_named
+
+TRAJECTORY = law_named("trajectory")
+
+
+def naive(rate: np.ndarray, delay: float) -> tuple[np.ndarray, np.ndarray]:
+    """S1 and S2 of each step by the paper's double sum (arXiv:2408.11029, equation 1), from a constant peak before."""
+    before = np.r_[rate[0], rate[:-1]]
+    falls = before - rate
+    s2 = [sum(falls[k] * delay ** (i - k) for i in range(s + 1) for k in range(i + 1)) for s in range(len(rate))]
+    return np.cumsum(rate), np.array(s2)
+
+
+def wsd(steps: int = 4000, warmup: int = 200, decay: int = 1200) -> tuple[np.ndarray, np.ndarray]:
+    at = np.arange(20, steps + 1, 20, dtype=np.float64)
+    return at, 2e-3 * np.minimum(at / warmup, 1.0) * np.minimum((steps - at) / decay + 0.02, 1.0)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.9, 0.999])
+def test_areas_are_the_papers_double_sum(delay: float):
+    steps = np.arange(1.0, 61)
+    rate = 1e-3 * np.where(steps < 20, 1.0, 0.5 * (1 + np.cos(np.pi * (steps - 20) / 40)))
+    s1, s2, over = areas(steps, rate, delay)
+    expected = naive(rate, delay)
+    np.testing.assert_allclose(s1, expected[0], rtol=1e-9)
+    np.testing.assert_allclose(s2, expected[1], rtol=1e-9, atol=1e-15)
+    assert over.all()
+
+
+def test_areas_of_some_logged_steps_are_those_of_all():
+    """Where the rate is a straight line between them."""
+    steps = np.arange(1.0, 101)
+    rate = np.where(steps <= 40, 1e-3, 1e-3 * (100 - steps) / 60)
+    s1, s2, _ = areas(steps, rate)
+    some = np.array([9, 39, 59, 99])
+    few = areas(steps[some], rate[some])
+    np.testing.assert_allclose(few[0], s1[some], rtol=1e-9)
+    np.testing.assert_allclose(few[1], s2[some], rtol=1e-9, atol=1e-12)
+
+
+def test_a_warm_up_counts_as_its_peak():
+    steps, rate = wsd()
+    s1, s2, over = areas(steps, rate)
+    flat = areas(steps, np.where(steps < 200, rate.max(), rate))
+    np.testing.assert_allclose(s1, flat[0])
+    np.testing.assert_allclose(s2, flat[1])
+    assert not over[:9].any() and over[9:].all()
+
+
+def test_factors_that_are_not_negative():
+    """Scipy's nnls is the reference."""
+    optimize = pytest.importorskip("scipy.optimize")
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        columns, target = rng.standard_normal((12, 3)), rng.standard_normal(12)
+        found, errors = bounded(columns[None], target)
+        expected, size = optimize.nnls(columns, target)
+        np.testing.assert_allclose(found[0], expected, atol=1e-6)
+        assert errors[0] == pytest.approx(size**2, rel=1e-6)
+
+
+def curve(noise: float = 0.0, decay: int = 1200) -> Data:
+    steps, rate = wsd(decay=decay)
+    s1, s2, _ = areas(steps, rate)
+    loss = 2.6 + 0.6 * s1**-0.5 - 0.25 * s2 + noise * np.random.default_rng(0).standard_normal(len(steps))
+    return {"steps": steps, "rate": rate, "loss": loss}
+
+
+def test_the_end_is_told_from_the_beginning_of_the_decay():
+    data = curve(noise=0.003)
+    fitted = TRAJECTORY.fit(data, {"share": 0.85})
+    assert fitted.curve(data)[-1] == pytest.approx(
+        2.6
+        + 0.6 * areas(data["steps"], data["rate"])[0][-1] ** -0.5
+        - 0.25 * areas(data["steps"], data["rate"])[1][-1],
+        abs=0.03,
+    )
+    assert fitted.place is not None
+    assert fitted.curve(fitted.place(4000.0))[0] == pytest.approx(fitted.curve(data)[-1])
+    with pytest.raises(UserError, match="Step 5000 is not in the first run"):
+        fitted.place(5000.0)
+
+
+def test_before_the_decay_its_effect_is_not_known():
+    data = curve(noise=0.003)
+    fitted = TRAJECTORY.fit(data, {"share": 0.65})
+    assert "C" not in fitted.numbers and any("give C of a similar run" in note for note in fitted.notes)
+    said = fitted.curve(data)
+    assert np.isnan(said[-1]) and np.isfinite(said[100])
+    given = TRAJECTORY.fit(data, {"share": 0.65, "C": 0.25})
+    assert given.curve(data)[-1] == pytest.approx(data["loss"][-1], abs=0.06)
+
+
+def test_steps_to_come_are_predicted_and_not_fitted():
+    data = curve()
+    to_come = {**data, "loss": np.where(data["steps"] > 3600, np.nan, data["loss"])}
+    fitted = TRAJECTORY.fit(to_come, {})
+    np.testing.assert_allclose(fitted.curve(to_come)[-20:], data["loss"][-20:], atol=1e-3)
+    assert next(iter(fitted.tables.values()))[1][2] == "to come"
+
+
+def test_short_curves_are_refused():
+    data = curve()
+    with pytest.raises(UserError, match="too short"):
+        TRAJECTORY.fit({name: column[:25] for name, column in data.items()}, {})
+    with pytest.raises(UserError, match="too short"):
+        fit_annealing(np.linspace(1.0, 2.0, 50), np.zeros(50), np.linspace(3.0, 2.9, 50))
+    with pytest.raises(UserError, match="lambda is 1"):
+        TRAJECTORY.fit(data, {"lambda": 1.0})
+    with pytest.raises(UserError, match="The share of a curve is 0"):
+        TRAJECTORY.fit(data, {"share": 0.0})
+
+
+def test_a_curve_of_another_form_is_said():
+    data = curve(noise=0.002)
+    bent = {**data, "loss": data["loss"] + 0.1 * np.sin(data["steps"] / 500)}
+    assert any("neighbouring steps err alike" in note for note in TRAJECTORY.fit(bent, {}).notes)
+    assert not any("neighbouring" in note for note in TRAJECTORY.fit(data, {}).notes)
+    assert durbin_watson(np.array([1.0, -1.0, 1.0, -1.0])) == pytest.approx(3.0)
+
+
+def test_what_no_interval_knows_is_said():
+    data = curve(noise=0.003)
+    far = TRAJECTORY.fit(data, {"share": 0.8}).notes
+    assert any("the rate falls further than in the fitted steps" in note for note in far)
+    short = {name: column[:100] for name, column in data.items()}
+    assert any("acts for about 1000 steps" in note for note in TRAJECTORY.fit(short, {}).notes)
+    assert not any("acts for" in note for note in TRAJECTORY.fit(short, {"lambda": 0.99}).notes)

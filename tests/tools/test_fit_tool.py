@@ -1,0 +1,119 @@
+"""python -m lit_gpt.tools.fit: what it prints, writes, draws and refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lit_gpt.config.command import exit_code
+from lit_gpt.scaling.laws import LAWS
+from lit_gpt.scaling.laws.chinchilla import BESIROGLU
+from lit_gpt.tools.fit import build_parser, main
+
+
+@pytest.fixture
+def ladder(tmp_path: Path) -> Path:
+    """Six sizes of 20 tokens per parameter, two seeds each."""
+    rng, lines = np.random.default_rng(1), ["name,parameters,tokens,loss,seed,family"]
+    for i, n in enumerate(np.geomspace(3e7, 1e9, 6)):
+        for seed in (1, 2):
+            loss = 1.7 + 2500 * (120 * n * n) ** -0.175 + rng.normal(0, 0.003)
+            lines.append(f"d{4 * i + 4}s{seed},{n:.6g},{20 * n:.6g},{loss:.5f},{seed},{'ab'[seed - 1]}")
+    path = tmp_path / "ladder.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Path:
+    """Three budgets of five sizes, with the headers of the published data."""
+    rng, lines = np.random.default_rng(0), ["Model Size,Training FLOP,loss"]
+    for flops in np.geomspace(1e18, 1e20, 3):
+        for n in BESIROGLU.optimum(flops)[0] * np.geomspace(0.4, 2.5, 5):
+            loss = float(BESIROGLU(n, flops / 6 / n)) + rng.normal(0, 0.002)
+            lines.append(f"{n:.6g},{flops:.6g},{loss:.5f}")
+    path = tmp_path / "grid.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    assert main([str(word) for word in (*words, "--samples", 100)]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_ladder(ladder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Parameters, residuals, the held-out size and a prediction, on paper and in a file."""
+    words = ["--law", "power", "--x", "flops_6nd", "--hold_out", "largest", "--predict", "1e21"]
+    out = printed(capsys, ladder, *words, "--json", tmp_path / "fit.json", "--plot", tmp_path / "fit.png")
+    assert "x = flops_6nd: compute (6 x parameters without embeddings x tokens)" in out
+    assert "runs       10" in out and "d24s1: " in out and "OUTSIDE" not in out
+    assert "predicted at flops_6nd = 1e+21" in out and "equal runs differ by" in out
+    assert (tmp_path / "fit.png").read_bytes()[:4] == b"\x89PNG"
+    found = json.loads((tmp_path / "fit.json").read_text())
+    low, high = found["intervals"]["b"]
+    assert low < 0.175 < high and low < found["parameters"]["b"] < high
+    assert [entry["inside"] for entry in found["held_out"]] == [True, True]
+    (guess,) = found["predictions"]
+    truth = 1.7 + 2500 * 1e21**-0.175
+    assert guess["interval"][0] < truth < guess["interval"][1] and guess["budget"] == 1e21
+
+
+@pytest.mark.parametrize("law", ["chinchilla", "isoflop"])
+def test_a_grid(law: str, grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [grid, "--law", law, "--predict", "1e21", "--plot", tmp_path / "grid.png"]
+    out = printed(capsys, *words, *([] if law == "chinchilla" else ["--x", "flops_6nd"]))
+    assert "N_exponent" in out and "D / N = " in out and (tmp_path / "grid.png").is_file()
+    assert ("optimum of each budget" in out) == (law == "isoflop")
+
+
+def test_groups_and_known_numbers(ladder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [ladder, "--law", "power", "--x", "tokens", "--group", "family", "--fix", "c=1.7"]
+    out = printed(capsys, *words, "--json", tmp_path / "two.json", "--plot", tmp_path / "two.png")
+    assert "family a" in out and "family b" in out and "all runs have one seed" in out
+    assert {group: fit["given"] for group, fit in json.loads((tmp_path / "two.json").read_text()).items()} == {
+        "a": {"c": 1.7},
+        "b": {"c": 1.7},
+    }
+
+
+def test_too_few_runs_have_no_interval_and_say_so(ladder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three runs, until the noise of seeds is given."""
+    words = [ladder, "--law", "power", "--x", "tokens", "--where", "seed == 1 and tokens > 4e9"]
+    out = printed(capsys, *words)
+    assert "warning: 3 runs are no test of 3 numbers" in out and "--noise 0.003" in out and "none" in out
+    assert "the noise 0.003 that was given" in printed(capsys, *words, "--noise", "0.003")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--law powr", "Unknown law 'powr'. Did you mean 'power'"),
+        ("--law power", "no number 'flops'"),
+        ("--law power --x tokens --fix c", "Write NAME=NUMBER"),
+        ("--law power --x tokens --fix c=9", "not below every y"),
+        ("--law power --x tokens --next 1e20", "does not say how to share a budget"),
+        ("--law power --x tokens --predict -5", "no positive number"),
+        ("--law power --x tokens --level 90", "between 0 and 1"),
+        ("--law power --x tokens --samples 0", "samples of 1 or more"),
+        ("--law power --x tokens --noise -1", "--noise is -1"),
+        ("--law chinchilla", "D is one power of N"),
+        ("--law power --x tokens --plot a.pdf", "ends in .png"),
+        ("--law power --x tokens --group tokens", "error: tokens 1209840000.0: This fit needs 3 different x"),
+        ("--law power --x tokens --group family --next 1e20", "--group makes several"),
+    ],
+)
+def test_what_is_refused(words: str, says: str, ladder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(main, [str(ladder), *words.split()]) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+
+
+def test_the_help_names_every_law(capsys: pytest.CaptureFixture[str]) -> None:
+    text = " ".join(build_parser().format_help().split())
+    for name in LAWS.names():
+        assert name in text
+    assert "--hold_out" in text and "Optional" not in text and "None" not in text
