@@ -18,10 +18,10 @@ import numpy as np
 from lit_gpt.config.command import run_command
 from lit_gpt.errors import UserError
 from lit_gpt.lab.figure_curves import STEPS, draw_runs
-from lit_gpt.lab.figure_fits import add_fit, finish, fixed_of, groups_of, parser_of
+from lit_gpt.lab.figure_fits import add_fit, finish, groups_of, parser_of
 from lit_gpt.lab.figures import along, dress, legend, looks, panels, short, shown
 from lit_gpt.lab.fit_report import Report, as_json, judge
-from lit_gpt.lab.fit_runs import columns_of, sample
+from lit_gpt.lab.fit_runs import columns_of, fixed_of, sample
 from lit_gpt.lab.runs import Run, column
 from lit_gpt.scaling.laws import law_named
 

@@ -14,7 +14,7 @@ from lit_gpt.config.parsers import PlainParser
 from lit_gpt.errors import UserError
 from lit_gpt.lab.figures import write
 from lit_gpt.lab.fit_report import Report, as_json, judge
-from lit_gpt.lab.fit_runs import columns_of, finished_runs, grouped, sample
+from lit_gpt.lab.fit_runs import columns_of, finished_runs, fixed_of, grouped, sample
 from lit_gpt.lab.runs import Run
 from lit_gpt.scaling.intervals import LEVEL
 from lit_gpt.scaling.laws import law_named
@@ -47,18 +47,6 @@ def add_fit(parser: argparse.ArgumentParser, x: Sequence[str] = (), y: str = "lo
     parser.add_argument("--noise", type=float, help="standard deviation of equal runs; default: what residuals say")
     parser.add_argument("--samples", type=int, default=1000, help="resamples behind each interval")
     parser.add_argument("--level", type=float, default=LEVEL, help="share of all cases that an interval holds")
-
-
-def fixed_of(words: Sequence[str]) -> dict[str, float]:
-    """NAME=NUMBER as numbers. Raises UserError for what is none."""
-    found = {}
-    for word in words:
-        name, _, text = word.partition("=")
-        try:
-            found[name] = float(text)
-        except ValueError as error:
-            raise UserError(f"--fix {word!r} is no number of the law. Write NAME=NUMBER, such as c=0.") from error
-    return found
 
 
 def groups_of(given: Any, needed: Sequence[str]) -> dict[str, list[Run]]:

@@ -140,6 +140,11 @@ def value_of(value: float, column: str) -> str:
     return f"{name} {number}" if len(name) < 20 else number
 
 
+def spaced(names: Sequence[Any], most: int) -> list[Any]:
+    """At most so many of them, from the first to the last."""
+    return [names[round(i)] for i in np.linspace(0, len(names) - 1, min(most, len(names)))]
+
+
 def legend(figure: Any, axes: Sequence[Any], listed: int = LISTED) -> None:
     """One entry for each label of these panels, below them, where it covers no point; of many, some."""
     found: dict[str, Any] = {}
@@ -148,9 +153,7 @@ def legend(figure: Any, axes: Sequence[Any], listed: int = LISTED) -> None:
             found.setdefault(label, handle)
     if len(found) < 2:  # one name tells nothing apart
         return
-    labels = list(found)
-    if len(labels) > listed:
-        labels = [labels[round(i)] for i in np.linspace(0, len(labels) - 1, listed)]
+    labels = spaced(list(found), listed)
     handles = [found[label] for label in labels]
     names = [short(label) for label in labels]
     title = None if len(found) <= listed else f"{listed} of {len(found)}; the JSON file has all"

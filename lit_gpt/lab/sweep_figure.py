@@ -10,7 +10,20 @@ import numpy as np
 
 from lit_gpt.lab.figure_curves import STEPS
 from lit_gpt.lab.figure_fits import Fits, finish, fit_groups, say
-from lit_gpt.lab.figures import LISTED, Look, along, dress, legend, looks, panels, shades, shown, value_of
+from lit_gpt.lab.figures import (
+    LISTED,
+    Look,
+    along,
+    dress,
+    legend,
+    looks,
+    panels,
+    shades,
+    short,
+    shown,
+    spaced,
+    value_of,
+)
 from lit_gpt.lab.fit_report import Report
 from lit_gpt.scaling.intervals import percentiles
 from lit_gpt.scaling.noise import student
@@ -56,7 +69,7 @@ def _draw(fits: Fits, found: Mapping[str, Optima], level: float) -> Any:
     symbol, setting, loss = next(iter(fits.reports.values())).law.reads
     every = sorted({round(one.x, 12) for optima in found.values() for one in optima.optima})
     styles = dict(zip(every, shades(len(every))))
-    named = {every[round(i)] for i in np.linspace(0, len(every) - 1, min(NAMED, len(every)))}
+    named = spaced(every, NAMED)
     for panel, group in zip(grid[:, 0], drawn):
         report, optima = fits.reports[group], found[group]
         if panel is not grid[0, 0]:
@@ -66,7 +79,7 @@ def _draw(fits: Fits, found: Mapping[str, Optima], level: float) -> Any:
             key = min(every, key=lambda x: abs(math.log(x / at)))
             label = value_of(key, fits.reads[symbol]) if key in named else None
             _sweep(panel, report, optima, place, styles[key], label)
-        dress(panel, shown(fits.reads[setting]), shown(fits.reads[loss]), group)
+        dress(panel, shown(fits.reads[setting]), shown(fits.reads[loss]), short(group, 40))
         along(panel, "x", fits.reads[setting], np.concatenate([r.sample.data[setting] for r in fits.reports.values()]))
     if several:
         _best(grid[-1, 0], fits, found, level)
@@ -94,6 +107,7 @@ def _sweep(panel: Any, report: Report, optima: Optima, place: np.ndarray, look: 
 def _best(panel: Any, fits: Fits, found: Mapping[str, Optima], level: float) -> None:
     """The best setting over x with its interval, and the law with its own; hollow where it is not bracketed."""
     symbol, setting, _ = next(iter(fits.reports.values())).law.reads
+    told = spaced(list(found), LISTED)
     for look, (group, optima) in zip(looks(len(found)), found.items()):
         for inside in (True, False):
             some = [one for one in optima.optima if one.inside == inside]
@@ -102,12 +116,13 @@ def _best(panel: Any, fits: Fits, found: Mapping[str, Optima], level: float) -> 
             ends = np.stack([best - best * np.exp(-half), best * np.exp(half) - best]) if len(some) else None
             face = look.color if inside else "white"
             style: dict[str, Any] = {"color": look.color, "markerfacecolor": face, "markersize": 4, "capsize": 2}
-            named = (group or "best value") if inside else "not bracketed by its sweep"
+            named = "not bracketed by its sweep" if not inside else (group or "best value") if group in told else None
             panel.errorbar(
                 x, best, yerr=ends, fmt=look.marker, linewidth=0.8, label=named if len(some) else None, **style
             )
         _law(panel, fits.reports[group], setting, look)
-    dress(panel, shown(fits.reads[symbol]), f"best {shown(fits.reads[setting])}")
+    title = "" if len(told) == len(found) else f"{len(told)} of {len(found)} groups are named below"
+    dress(panel, shown(fits.reads[symbol]), f"best {shown(fits.reads[setting])}", title)
     along(panel, "x", fits.reads[symbol], [one.x for optima in found.values() for one in optima.optima])
     along(panel, "y", fits.reads[setting], [one.best for optima in found.values() for one in optima.optima])
 
