@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from lit_gpt.config.command import run_command
 from lit_gpt.config.parsers import PlainParser
 from lit_gpt.errors import UserError
-from lit_gpt.metrics.figures import save, subplots
+from lit_gpt.lab.figures import looks, write
+from lit_gpt.metrics.figures import subplots
 
 
 class Panel(NamedTuple):
@@ -46,13 +47,13 @@ def points(figures: dict[str, list[float]], name: str) -> list[tuple[int, float,
     return sorted((int(at), middle, half) for (kind, _, at), (middle, half) in found if kind == name and at)
 
 
-def draw(found: dict[str, Any], path: Path) -> Path:
-    """Four panels, one line for each family."""
+def draw(found: dict[str, Any], path: Path) -> list[Path]:
+    """Four panels, one line for each family. Returns the paths of the pictures."""
     figure, axes = subplots(10.0, 7.5, 2, 2)
     families = list(found["families"])
     for axis, panel in zip(axes.flat, PANELS):
         places: set[int] = set()
-        for i, family in enumerate(families):
+        for i, (family, look) in enumerate(zip(families, looks(len(families)))):
             rows = points(found[panel.of].get(family, {}), panel.figure)
             shift = 1 + SPREAD * (i - (len(families) - 1) / 2)
             seeds = sum(run["family"] == family for run in found["runs"])
@@ -62,7 +63,7 @@ def draw(found: dict[str, Any], path: Path) -> Path:
                 [middle for _, middle, _ in rows],
                 [half for *_, half in rows],
             )
-            axis.errorbar(x, y, yerr=bars, marker="o", markersize=4, capsize=3, color=f"C{i}", label=label)
+            axis.errorbar(x, y, yerr=bars, marker=look.marker, markersize=4, capsize=3, color=look.color, label=label)
             places |= {at for at, _, _ in rows}
         if panel.log:
             axis.set_xscale("log", base=2)
@@ -74,7 +75,7 @@ def draw(found: dict[str, Any], path: Path) -> Path:
         axis.set_ylabel(panel.y, fontsize=9)
         axis.grid(alpha=0.3)
     axes[0, 0].legend(fontsize=8)
-    return save(figure, path)
+    return write(figure, path)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments)
     try:
         found = json.loads(given.found.read_text(encoding="utf-8"))
-        print(draw(found, given.output))
+        print(*draw(found, given.output), sep="\n")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{given.found} is no file of benchmarks/families.py ({error!r}). Make it anew.") from error
 

@@ -25,7 +25,8 @@ import yaml
 from lit_gpt.config.command import run_command
 from lit_gpt.config.parsers import PlainParser
 from lit_gpt.errors import UserError
-from lit_gpt.metrics.figures import save, subplots
+from lit_gpt.lab.figures import shades, write
+from lit_gpt.metrics.figures import subplots
 from lit_gpt.metrics.labels import axis_label
 from lit_gpt.scaling.fit import Parabola, fit_best_lr
 from lit_gpt.utils.files import write_text
@@ -90,20 +91,17 @@ def summarise(depths: dict[int, Points]) -> dict[str, Any]:
     }
 
 
-def draw(curves: dict[str, dict[int, Points]], metric: str, output: Path) -> None:
-    """The figure: a panel per rule."""
-    import matplotlib
-
+def draw(curves: dict[str, dict[int, Points]], metric: str, output: Path) -> list[Path]:
+    """The figure: a panel per rule. Returns the paths of the pictures."""
     figure, (panels,) = subplots(4.2 * len(curves), 4.0, 1, len(curves), sharey=True)
     depths = sorted({depth for rule in curves.values() for depth in rule})
-    colors = dict(zip(depths, matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(depths)))))
+    looks = dict(zip(depths, shades(len(depths))))
     for axes, (rule, by_depth) in zip(panels, curves.items()):
         for depth, points in by_depth.items():
-            axes.plot(
-                list(points), list(points.values()), "o-", color=colors[depth], markersize=3.5, label=f"depth {depth}"
-            )
+            style = {"marker": looks[depth].marker, "color": looks[depth].color, "markersize": 3.5}
+            axes.plot(list(points), list(points.values()), label=f"depth {depth}", **style)
             if fit := best(points):
-                axes.plot(fit.best_lr, fit.best_loss, "*", color=colors[depth], markersize=13)
+                axes.plot(fit.best_lr, fit.best_loss, "*", color=looks[depth].color, markersize=13)
         moved = summarise(by_depth)["moved"]
         axes.set_title(rule + ("" if moved is None else f": best rate moves {moved:+.2f} steps"), fontsize=10)
         axes.set_xscale("log", base=2)
@@ -112,7 +110,7 @@ def draw(curves: dict[str, dict[int, Points]], metric: str, output: Path) -> Non
     panels[0].set_ylabel(axis_label(metric))
     most = max(range(len(panels)), key=lambda i: len(list(curves.values())[i]))
     panels[most].legend(frameon=False, fontsize=9)
-    save(figure, output)
+    return write(figure, output)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -127,7 +125,7 @@ def main(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments)
     curves = collect(given.folders, given.metric)
     results = {rule: summarise(depths) for rule, depths in curves.items()}
-    draw(curves, given.metric, given.output)
+    written = draw(curves, given.metric, given.output)
     if given.json:
         write_text(given.json, json.dumps(results, indent=1) + "\n")
     for rule, result in results.items():
@@ -138,7 +136,7 @@ def main(arguments: Sequence[str]) -> None:
             else f"moves {result['moved']:+.2f} grid steps"
         )
         print(f"{rule:<18}{moved:<40}{rates}")
-    print(given.output)
+    print(*written, sep="\n")
 
 
 if __name__ == "__main__":

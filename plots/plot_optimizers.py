@@ -14,11 +14,12 @@ from pathlib import Path
 from lit_gpt.config.command import run_command
 from lit_gpt.config.parsers import PlainParser
 from lit_gpt.errors import UserError
-from lit_gpt.metrics.figures import count_tokens, save, subplots
+from lit_gpt.lab.figures import COLORS, write
+from lit_gpt.metrics.figures import count_tokens, subplots
 from lit_gpt.metrics.labels import TOKENS, axis_label
 
 LOSS = "metric/val_loss@1x"
-NAMED = 8  # the best ones have colours in the curves
+NAMED = len(COLORS)  # the best ones have colours in the curves
 Curve = list[tuple[int, float]]  # tokens, validation loss
 
 
@@ -35,8 +36,8 @@ def curves(folder: Path) -> dict[str, Curve]:
     return found
 
 
-def draw(found: dict[str, Curve], output: Path) -> None:
-    """Final losses from the lowest up, and the curves. Losses far above the median are drawn at the edge."""
+def draw(found: dict[str, Curve], output: Path) -> list[Path]:
+    """Final losses from the lowest up, and the curves; those far above the median at the edge. Returns the paths."""
     names = sorted(found, key=lambda name: found[name][-1][1])
     final = [found[name][-1][1] for name in names]
     low, high = final[0], final[0] + 2.5 * max(final[len(final) // 2] - final[0], 0.05)
@@ -51,14 +52,14 @@ def draw(found: dict[str, Curve], output: Path) -> None:
     dots.margins(y=0.01)
     dots.tick_params(axis="y", labelsize=7)
     for i, name in reversed(list(enumerate(names))):
-        style = {"label": name, "color": f"C{i}"} if i < NAMED else {"color": "0.8", "linewidth": 0.8}
+        style = {"label": name, "color": COLORS[i]} if i < NAMED else {"color": "0.8", "linewidth": 0.8}
         lines.plot(*zip(*found[name]), **style)
     worst = max(found[name][0][1] for name in names[: len(names) // 2 + 1])
     lines.set(xlabel=TOKENS, ylabel=axis_label(LOSS), ylim=(low - margin, max(high, worst) + margin))
     count_tokens(lines.xaxis)
     handles, labels = lines.get_legend_handles_labels()
     lines.legend(handles[::-1], labels[::-1], fontsize=7)
-    save(figure, output)
+    return write(figure, output)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -67,8 +68,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("folder", type=Path, help="folder <output>/<scale> that the benchmark wrote")
     parser.add_argument("--output", type=Path, default=Path("optimizers.png"), help="picture to write, a PNG file")
     given = parser.parse_args(arguments)
-    draw(curves(given.folder), given.output)
-    print(given.output)
+    print(*draw(curves(given.folder), given.output), sep="\n")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lit_gpt.lab.figures import COLORS
 from lit_gpt.lab.fit_report import Guess, Report, band
 from lit_gpt.lab.fit_runs import Sample
 from lit_gpt.metrics.figures import save, subplots
@@ -20,7 +21,6 @@ from lit_gpt.scaling.intervals import residuals
 from lit_gpt.scaling.law import RUN, Data
 from lit_gpt.scaling.laws.isoflop import budgets_of
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito: for all eyes
 STEPS = 100  # of a curve
 WIDE = 10.0  # largest over smallest, from which an axis is logarithmic
 SPOKEN = "what the law says"

@@ -97,6 +97,18 @@ def columns_of(law: Law, x: Iterable[str], y: str | None) -> dict[str, str]:
     return reads
 
 
+def fixed_of(words: Sequence[str]) -> dict[str, float]:
+    """--fix as numbers. Raises UserError for what is none."""
+    found = {}
+    for word in words:
+        name, _, text = word.partition("=")
+        try:
+            found[name] = float(text)
+        except ValueError as error:
+            raise UserError(f"--fix {word!r} is no number of the law. Write NAME=NUMBER, such as c=0.") from error
+    return found
+
+
 def _symbol(law: Law, name: str) -> str:
     """The symbol that a column is for: the only one, or the one that has such a column by default."""
     alike = [s for s in law.given if law.reads[s].split("_")[0] == known_name(name).split("_")[0]]

@@ -22,10 +22,26 @@ def subplots(width: float, height: float, rows: int = 1, columns: int = 1, **opt
 
 def count_tokens(axis: Any) -> None:
     """Write the numbers of an axis as people say them: 10k, 25M, 1B."""
-    from matplotlib.ticker import EngFormatter, FuncFormatter
+    from matplotlib.ticker import FuncFormatter
 
-    units = EngFormatter(sep="")
-    axis.set_major_formatter(FuncFormatter(lambda x, _: units(x).replace("G", "B")))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: counted(x)))
+
+
+def counted(number: float) -> str:
+    """10k, 25M, 1.5B."""
+    from matplotlib.ticker import EngFormatter
+
+    return EngFormatter(sep="")(float(f"{number:.3g}")).replace("G", "B")
+
+
+def png(figure: Any, dpi: int = 130) -> bytes:
+    """The figure as a PNG of 256 colors, which is a third of the bytes."""
+    from PIL import Image
+
+    full, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(full, dpi=dpi, format="png")
+    Image.open(full).convert("RGB").quantize(256).save(small, "PNG", optimize=True, dpi=(dpi, dpi))
+    return small.getvalue()
 
 
 def save(figure: Any, path: Path) -> Path:
@@ -35,12 +51,8 @@ def save(figure: Any, path: Path) -> Path:
     """
     if path.suffix.lower() != ".png":
         raise UserError(f"{path} is no name of a figure, which is a PNG. Give a file that ends in .png.")
-    from PIL import Image
-
-    full, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(full, dpi=130, format="png")
-    Image.open(full).convert("RGB").quantize(256).save(small, "PNG", optimize=True)  # a third of the bytes
+    image = png(figure)
     with told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, small.getvalue())
+        write_bytes(path, image)
     return path

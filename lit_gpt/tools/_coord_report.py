@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lit_gpt.metrics.figures import save, subplots
+from lit_gpt.lab import figures
 from lit_gpt.tools._coord_fit import TOLERANCE, Axis, CoordResult, Fit
 from lit_gpt.utils.files import write_text
 
@@ -61,49 +61,46 @@ def _verdict(result: CoordResult, axis: Axis) -> str:
 
 
 def write(result: CoordResult, folder: Path) -> list[Path]:
-    """coord_<rule>.json and coord_<rule>.png in the folder."""
+    """coord_<rule>.json, .png and .pdf in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    data, figure = folder / f"coord_{result.rule}.json", folder / f"coord_{result.rule}.png"
+    data, name = folder / f"coord_{result.rule}.json", f"coord_{result.rule}.png"
     write_text(data, json.dumps(result.to_dict(), indent=1) + "\n")
-    _draw(result, figure)
-    return [data, figure]
+    return [data, *figures.write(_drawn(result), folder / name)]
 
 
-def _draw(result: CoordResult, path: Path) -> None:
-    """One row per axis, one panel per site, one line per step."""
-    rows = len(result.sizes)
-    figure, grid = subplots(3 * len(DRAWN), 2.9 * rows + 0.4, rows, len(DRAWN))
-    for axis, panels in zip(result.sizes, grid):
-        verdict = "PASS" if result.passed(axis) else "FAIL"  # type: ignore[arg-type]
+def _drawn(result: CoordResult) -> Any:
+    """A row for each site, a column for each axis, and a line for each step."""
+    figure, grid = figures.panels(len(DRAWN), len(result.sizes), height=1.35, sharex="col")
+    for axis, panels in zip(result.sizes, grid.T):
         for site, panel in zip(DRAWN, panels):
             _panel(panel, result, axis, site)
-        panels[0].set_ylabel(f"mean absolute activation\n(over {axis}: {verdict})")
-    grid[0][0].legend(frameon=False, fontsize=8)
-    figure.suptitle(f"Coordinate check of {result.rule}: flat lines transfer")
-    save(figure, path)
+            figures.dress(panel, SIZES[axis] if site == DRAWN[-1] else "", site)
+        verdict = "PASS" if result.passed(axis) else "FAIL"  # type: ignore[arg-type]
+        panels[0].set_title(f"{result.rule} over {axis}: {verdict} (flat lines transfer)", fontsize=figures.LETTERS)
+    figure.supylabel("mean absolute activation", fontsize=figures.LETTERS)
+    figures.legend(figure, list(grid.flat))
+    return figure
 
 
 def _panel(panel: Any, result: CoordResult, axis: str, site: str) -> None:
-    import matplotlib
-
     fits = [f for f in result.fits if (f.axis, f.site, f.quantity) == (axis, site, "activation")]
-    colors = matplotlib.colormaps["viridis"]([0.9 * f.step / len(fits) for f in fits])
-    for fit, color in zip(fits, colors):
-        panel.plot(result.sizes[axis], fit.values, "o-", color=color, markersize=3, label=f"step {fit.step}")
-    panel.set(xscale="log", yscale="log", title=site, xlabel=SIZES[axis])
+    for fit, look in zip(fits, figures.shades(len(fits))):
+        style = {"marker": look.marker, "color": look.color, "markersize": 3, "linewidth": 1}
+        panel.plot(result.sizes[axis], fit.values, label=f"step {fit.step}", **style)
+    panel.set(xscale="log", yscale="log")
     panel.set_xticks(result.sizes[axis], [str(s) for s in result.sizes[axis]], minor=False)
     _scale(panel, [value for fit in fits for value in fit.values if value > 0])
     panel.minorticks_off()
-    panel.grid(alpha=0.25)
 
 
 def _scale(panel: Any, values: list[float]) -> None:
     """Let the y axis span a factor of 4 at least, so that what is flat looks flat, and put numbers to it."""
-    from matplotlib.ticker import LogLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
     ratio = max(max(values) / min(values), 4) if values else 4
     if values:
         middle, half = math.sqrt(min(values) * max(values)), 1.1 * math.sqrt(ratio)
         panel.set_ylim(middle / half, middle * half)
-    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio < 100 else (1,), numticks=7))
-    panel.yaxis.set_major_formatter("{x:g}")
+    multiples = (1, 2, 3, 5) if ratio < 10 else (1, 3) if ratio < 100 else (1,)
+    panel.yaxis.set_major_locator(LogLocator(subs=multiples, numticks=6))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: figures.said(value)))

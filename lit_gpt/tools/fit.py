@@ -15,7 +15,7 @@ from lit_gpt.config.parsers import Parser
 from lit_gpt.errors import UserError
 from lit_gpt.lab.fit_figure import draw_fits
 from lit_gpt.lab.fit_report import Guess, Report, as_json, judge, verdicts
-from lit_gpt.lab.fit_runs import Sample, columns_of, finished_runs, grouped, held_out, part, sample
+from lit_gpt.lab.fit_runs import Sample, columns_of, finished_runs, fixed_of, grouped, held_out, part, sample
 from lit_gpt.lab.fit_text import as_text, guess_lines, head
 from lit_gpt.lab.next_run import write_next
 from lit_gpt.lab.runs import COLUMNS
@@ -106,18 +106,6 @@ def _columns() -> str:
     return (
         f"Columns are {listed}; any setting of a run, such as train_model; and results of evaluations as task/figure."
     )
-
-
-def fixed_of(words: Sequence[str]) -> dict[str, float]:
-    """--fix as numbers. Raises UserError for what is none."""
-    found = {}
-    for word in words:
-        name, _, text = word.partition("=")
-        try:
-            found[name] = float(text)
-        except ValueError as error:
-            raise UserError(f"--fix {word!r} is no number of the law. Write NAME=NUMBER, such as c=0.") from error
-    return found
 
 
 def main(argv: list[str]) -> int:

@@ -33,8 +33,8 @@ def test_every_axis_of_every_figure_has_a_label(tmp_path: Path, monkeypatch: pyt
     """The y axis said `val_loss@1x` or `train_loss`, that of the optimizers no unit, and coord_check's `width`."""
     shown: list[Any] = []
     lr, optimizers = (script_module(f"plots/{name}.py") for name in ("plot_lr_transfer", "plot_optimizers"))
-    for module in (curve, lr, optimizers, _coord_report):
-        monkeypatch.setattr(module, "save", lambda figure, path: shown.append(figure))
+    for module, name in ((curve, "save"), (lr, "write"), (optimizers, "write"), (_coord_report.figures, "write")):
+        monkeypatch.setattr(module, name, lambda figure, path: shown.append(figure) or [path])
     draw_loss_curve(RUN, bytes_per_token=3.7, output=tmp_path / "a.png")
     draw_overlay([RUN], ["metric/train_loss", "throughput/tokens_per_sec"], tmp_path / "b.png")
     lr.draw({"sp": {4: {1e-3: 3.0, 2e-3: 2.0, 4e-3: 3.5}}}, "metric/val_loss@1x", tmp_path / "c.png")
@@ -42,12 +42,13 @@ def test_every_axis_of_every_figure_has_a_label(tmp_path: Path, monkeypatch: pyt
     fits = tuple(Fit("width", site, "activation", 0, 0.0, (1.0, 2.0), (0.0, 0.0)) for site in _coord_report.DRAWN)
     _coord_report.write(CoordResult("mupp", {"width": (64, 128)}, fits), tmp_path)
     loss = "validation loss (nats per token)"
+    assert shown[-1].get_supylabel() == "mean absolute activation"
     assert [{text for axes in figure.axes for text in labels(axes)} for figure in shown] == [
         {"loss (nats per token)", "loss (bits per byte)", "learning rate of matrices", "training tokens"},
         {"training loss (nats per token)", "speed (tokens per second)", "training tokens"},
         {"base learning rate (--base_hps.eta0)", loss},
         {f"final {loss}", loss, "training tokens"},
-        {"width (channels)", "mean absolute activation (over width: PASS)"},
+        {"width (channels)", *_coord_report.DRAWN},
     ]
 
 

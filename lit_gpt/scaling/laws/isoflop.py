@@ -54,7 +54,7 @@ def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
     columns = dict(zip(data, positive(1, **data)))
     every = budgets_of(columns["C"])
     chosen = [budget for budget in every if len(np.unique(columns["N"][budget.rows])) >= 3]
-    found = _valleys(columns, chosen, columns["L"][None]) if chosen else None
+    found = valleys(columns, chosen, columns["L"][None]) if chosen else None
     inside = [found is not None and _inside(columns, budget, found, i) for i, budget in enumerate(chosen)]
     notes = _notes(columns, every, chosen, inside, found)
     if found is None or sum(inside) < 2:
@@ -100,8 +100,8 @@ def _notes(
     return tuple(notes)
 
 
-def _valleys(data: Data, budgets: Sequence[Budget], losses: np.ndarray) -> Valleys:
-    """losses: (samples, runs)."""
+def valleys(data: Data, budgets: Sequence[Budget], losses: np.ndarray) -> Valleys:
+    """The parabola of each budget, of each set of losses (samples, runs)."""
     found = []
     for budget in budgets:
         ln_n, ln_d = np.log(data["N"][budget.rows]), np.log(data["D"][budget.rows])
@@ -115,7 +115,7 @@ def _valleys(data: Data, budgets: Sequence[Budget], losses: np.ndarray) -> Valle
 
 def _laws(data: Data, used: Sequence[Budget], losses: np.ndarray, offset: float | None) -> np.ndarray:
     """The numbers of NAMES, (samples, 7); NaN for samples in which a budget has no minimum."""
-    found = _valleys(data, used, losses)
+    found = valleys(data, used, losses)
     valid = (found.curvature > 0) & (found.loss > 0)
     flops = np.array([budget.flops for budget in used])
     numbers = shared(flops, (found.ln_n, found.ln_d, found.loss), valid, offset)

@@ -1,0 +1,27 @@
+"""The best learning rate of each batch, and its power law over the batch.
+
+    python plots/plot_bsz_scaling.py out/batches
+    python plots/plot_bsz_scaling.py runs.csv --x x=tokens --fix c=0.002
+
+Parabolas in ln(rate) of the runs of each batch, their lowest points, and rate = a B^b + c through those that their
+sweeps bracket; c is 0 unless it is given. `--x x=tokens` gives the law over tokens instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lit_gpt.config.command import run_command
+from lit_gpt.lab.figure_fits import add_fit, parser_of
+from lit_gpt.lab.sweep_figure import draw_sweeps
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Fit, draw, and print what was written."""
+    parser = parser_of("plot_bsz_scaling", "Best learning rates over the batch, and their law.", "out/batches")
+    add_fit(parser, ["x=batch"])
+    draw_sweeps(parser.parse_args(arguments), "best_rate")
+
+
+if __name__ == "__main__":
+    run_command(main)
