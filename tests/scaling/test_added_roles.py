@@ -60,7 +60,8 @@ def test_a_given_start_of_the_token_table(rule, tied):
 def test_a_sphere_refuses_projections_at_zero():
     """They would stay there for good; the family has zero outputs by itself, so the way out is an option."""
     line = "--train_model baseline --depth 8 --train_name x --optimizer muonh --vocab_size 32000 --dry_run true"
-    run = parse(line.split())
+    words: list[str] = [*line.split()]
+    run = parse(words)
     with pytest.raises(UserError, match=r"the output would start at zero and never move\. Give --zero_output false"):
         resolve_run(run, 1)
     assert resolve_run(replace(run, zero_output=False), 1).plan.counts["output"] == 0
