@@ -290,10 +290,10 @@ def _check_starts(optimizer: str | None, facts: OptimizerFacts, roles: dict[str,
     """Raise UserError where a sphere would hold weights at zero for good."""
     for name, r in roles.items():
         if facts.rule(name).keeps_start and (r.init.kind == "zeros" or r.init.gain == 0):
-            way = "Drop --zero_output" if name == "output" else "Give --head_init_std 0.02"
+            way = "--zero_output false" if name == "output" else "--head_init_std 0.02"
             raise UserError(
                 f"{optimizer} keeps the norm that weights start with, and the {name} would start at zero and never "
-                f"move. {way} (and --base_hps.w_init_scale 1), or give another optimizer, such as muon."
+                f"move. Give {way} (and --base_hps.w_init_scale 1), or another optimizer, such as muon."
             )
 
 

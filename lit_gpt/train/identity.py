@@ -59,17 +59,24 @@ def known_as(old: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps({"plan": plan, "model": model, "numerics": numerics}))
 
 
-def _wherever(parts: dict[str, Any]) -> dict[str, Any]:
-    """An identity without the places of the runs that it is a fork of, which may move."""
-    plan = parts["plan"]
-    if not isinstance(fork := plan.get("fork"), dict):
-        return parts
-    return {**parts, "plan": {**plan, "fork": {**fork, "path": "", "parents": []}}}
+def _comparable(parts: dict[str, Any]) -> dict[str, Any]:
+    """An identity without what makes no other run of it.
+
+    That is the places of the runs that it is a fork of, which may move, and the roles of which the model has no
+    parameter: a later version knows of more roles.
+    """
+    plan = dict(parts["plan"])
+    if isinstance(fork := plan.get("fork"), dict):
+        plan["fork"] = {**fork, "path": "", "parents": []}
+    if isinstance(counts := plan.get("counts"), dict) and isinstance(roles := plan.get("roles"), dict):
+        plan["counts"] = {name: count for name, count in counts.items() if count}
+        plan["roles"] = {name: role for name, role in roles.items() if counts.get(name)}
+    return {**parts, "plan": plan}
 
 
 def is_extension(old: Mapping[str, Any], resolved: ResolvedRun, tokens: int) -> bool:
     """Whether `old`, an identity, differs from this run's in the budget alone, and `tokens` tokens are the same."""
-    there, here = _wherever(known_as(old)), _wherever(identity(resolved))
+    there, here = _comparable(known_as(old)), _comparable(identity(resolved))
     if there["model"] != here["model"] or there["numerics"] != here["numerics"]:
         return False
     try:
@@ -90,8 +97,8 @@ def what_differs(old: Mapping[str, Any], resolved: ResolvedRun, options: Path) -
     options: the config.yaml of that run. Named are the options that make the difference, and what of Plan, model and
     precision no option explains, such as a change of the data.
     """
-    old = _wherever(known_as(old))
-    changed = difference(old, _wherever(identity(resolved)))
+    old = _comparable(known_as(old))
+    changed = difference(old, _comparable(identity(resolved)))
     if not changed:
         return []
     options_changed = changed_options(options, resolved.run)
@@ -153,6 +160,6 @@ def _with(run: RunConfig, changes: Changes) -> dict[str, Any] | None:
     outer = {name: value for name, value in old.items() if "." not in name}
     try:
         changed = replace(run, base_hps=replace(run.base_hps, **inner), **outer)
-        return _wherever(identity(resolve_run(changed, world_size())))
+        return _comparable(identity(resolve_run(changed, world_size())))
     except UserError:
         return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small_models import LENGTH, model_of, small, tokens
@@ -28,6 +30,36 @@ def test_prompts_of_two_lengths_continue_as_each_does_alone(family: str) -> None
     model, x = model_of(small(family)), tokens()
     doc_ids = torch.stack([(torch.arange(LENGTH) >= pad).int() for pad in PADDED])
     found = torch.cat(prefilled(model, x, doc_ids, last_only=True), dim=1)
+    for i, pad in enumerate(PADDED):
+        alone = model(x[i : i + 1, pad:]).logits[:, -4:]
+        torch.testing.assert_close(found[i : i + 1], alone, rtol=1e-5, atol=1e-5)
+
+
+STREAM = {
+    "residual_scalars": True,
+    "token_smear": True,
+    "backout": True,
+    "embedding_norm": True,
+    "norm_gain": False,
+    "zero_output": True,
+    "qk_norm": True,
+    "qk_norm_scale": 1.2,
+    "logit_softcap": 5.0,
+}
+
+
+@pytest.mark.parametrize("family", ["transformerls", "sambay", "sambayda", "gdny", "swayoco", "fox"])
+@pytest.mark.parametrize("last_only", [True, False])
+@torch.no_grad()
+def test_what_passes_by_the_layers_is_the_same_in_cached_decoding(family: str, last_only: bool) -> None:
+    """Value embeddings wherever there are values, and the options of the stream, where layers see the end alone."""
+    config = small(family)
+    own = [spec.mixer in ("attention", "differential_attention", "fox") for spec in config.layers]
+    layers = tuple(replace(spec, value_embedding=has) for spec, has in zip(config.layers, own))
+    assert any(own)
+    model, x = model_of(config.replace(layers=layers, **STREAM)), tokens()
+    doc_ids = torch.stack([(torch.arange(LENGTH) >= pad).int() for pad in PADDED])
+    found = torch.cat(prefilled(model, x, doc_ids, last_only), dim=1)
     for i, pad in enumerate(PADDED):
         alone = model(x[i : i + 1, pad:]).logits[:, -4:]
         torch.testing.assert_close(found[i : i + 1], alone, rtol=1e-5, atol=1e-5)

@@ -41,6 +41,21 @@ def test_a_precision_is_what_is_computed_in(label, typed, data, tmp_path):
     run_folder.check_folder(resolved, old_meta(resolved, precision=label, residual_precision="fp32"))
 
 
+ADDED = ("value_table", "output", "gate", "scalar", "residual_scalar")
+
+
+@pytest.mark.parametrize("options", [{}, {"max_tokens": 4000}])
+def test_a_run_of_a_version_that_knew_fewer_roles_goes_on(options, data, tmp_path):
+    """Its Plan and its counts lack the roles that came later, and its model the fields; an extension works too."""
+    meta = json.loads(json.dumps(identity(resolved_of(data, tmp_path)))) | {"tokens": 0}
+    for name in ADDED:
+        assert meta["plan"]["counts"].pop(name) == 0 and meta["plan"]["roles"].pop(name)
+    del meta["model"]["backout"], meta["model"]["layers"][0]["value_embedding"]
+    run_folder.check_folder(resolved_of(data, tmp_path, **options), meta)
+    with pytest.raises(UserError, match="backout"):
+        run_folder.check_folder(resolved_of(data, tmp_path, backout=True), meta)
+
+
 def test_the_default_of_a_gpu_is_bf16(data, tmp_path, monkeypatch):
     here = resolved_of(data, tmp_path)
     mixed, single = (resolved_of(data, tmp_path, precision=label) for label in ("bf16-mixed", "fp32"))

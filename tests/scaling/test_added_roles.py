@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from pytest import approx
 from test_rules import transfer
 
+from lit_gpt.config.cli import parse
+from lit_gpt.errors import UserError
+from lit_gpt.preflight.resolved_run import resolve_run
 from lit_gpt.scaling.base import HIDDEN, LEARNED_ROLES, UNDECAYED, Init
 from lit_gpt.scaling.rules import RULES
 
@@ -46,5 +51,18 @@ def test_outputs_are_trained_as_the_matrices_that_they_are(rule):
 @pytest.mark.parametrize("rule", RULES.names())
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_given_start_of_the_token_table(rule, tied):
-    """At the base width: below it, muP shrinks a tied table, see rules/mup.py."""
-    assert both(rule, tied=tied, embedding_init_std=0.8)[0].init["embedding"] == Init("normal", 0.8)
+    """It is taken as it is, also where muP would shrink the start of a tied table of a narrow model."""
+    optimizer = "muonh" if rule.startswith("hyperp") else "adamw"
+    for width in (128, 1024, 2048):
+        found = transfer(rule, optimizer, base_width=1024, width=width, tied=tied, embedding_init_std=0.8)
+        assert found.init["embedding"] == Init("normal", 0.8)
+
+
+def test_a_sphere_refuses_projections_at_zero():
+    """They would stay there for good; the family has zero outputs by itself, so the way out is an option."""
+    line = "--train_model baseline --depth 8 --train_name x --optimizer muonh --vocab_size 32000 --dry_run true"
+    words: list[str] = [*line.split()]
+    run = parse(words)
+    with pytest.raises(UserError, match=r"the output would start at zero and never move\. Give --zero_output false"):
+        resolve_run(run, 1)
+    assert resolve_run(replace(run, zero_output=False), 1).plan.counts["output"] == 0

@@ -14,7 +14,7 @@ With r = base width / width:
 | attention | sqrt(base head dim) / head dim, equal to 1/sqrt(head dim) at the base |
 | matrix init | U(-1/sqrt(fan_in), 1/sqrt(fan_in)) |
 | head init | N(0, g head_init_std), or zeros |
-| tied table init | N(0, 0.02 g) |
+| tied table init | N(0, 0.02 g), or the std that was given |
 | router init | N(0, 0.02); that of matrices where steps are not as Adam's |
 | value table init | N(0, 0.04) |
 | output init | zeros |
@@ -67,14 +67,14 @@ def transfer(s: Situation) -> Transfer:
     hidden = Init("fan_in_uniform")
     narrow = min(1.0, sqrt(max(s.base_width, ARCHSCALE_WIDTH) * s.width) / s.base_width)
     head = Init("zeros") if s.head_init_std is None else Init("normal", s.head_init_std * narrow)
-    table = embedding_init(s)
+    table, given = embedding_init(s), s.embedding_init_std is not None
     return Transfer(
         lr=lr,
         weight_decay={role: product[role] / lr[role] for role in LEARNED_ROLES},
         independent_decay=dict.fromkeys(LEARNED_ROLES, 1.0) | kept if adam else product,
         init={
             **COMMON,
-            "embedding": replace(table, std=table.std * narrow) if s.tied else table,
+            "embedding": replace(table, std=table.std * narrow) if s.tied and not given else table,
             "head": head,
             "matrix": hidden,
             "expert": hidden,
