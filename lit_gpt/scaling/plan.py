@@ -246,6 +246,8 @@ def _roles(
         lr = hps.eta0 * factors.lr * transfer.lr[name]
         if name in HIDDEN:
             lr *= hps.weight_lr_scale
+        elif name == "vector":
+            lr *= hps.vector_lr_scale
         rule = facts.rule(name)
         shrink = base * factors.weight_decay * decays[name]
         if run.weight_decay_rule == "power_lines" and decays[name]:

@@ -29,7 +29,7 @@ from lit_gpt.roles import ROLES
 from lit_gpt.scaling.base import Init, RolePlan, Schedule
 from lit_gpt.scaling.plan import describe
 
-WRITTEN_HERE = ("adam_mini", "apollo", "apollo_mini", "dmuon", "lamb", "rmnp", "sophia")
+WRITTEN_HERE = ("adam_mini", "apollo", "apollo_mini", "dmuon", "lamb", "rmnp", "signum", "sophia")
 NAMES = sorted([*EXTERNAL, *WRITTEN_HERE])
 QUANTISED = [name for name, entry in EXTERNAL.items() if entry.module == "torchao.optim"]
 # Learning rates for the tiny model where 0.01 is far off, and settings that act within a few steps.
@@ -200,7 +200,7 @@ def run_alone(keys: list[str], optimizer: torch.optim.Optimizer, bag: Bag) -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["adabelief", "adan", "ademamix", "came", "nadam", "radam", "signum", "soap", "mars_lion"]
+    "name", ["adabelief", "adan", "ademamix", "came", "nadam", "radam", "signsgd", "soap", "mars_lion"]
 )
 def test_the_wrapper_changes_nothing(name: str) -> None:
     """Without decay, the weights of the library's own class over the same arguments."""

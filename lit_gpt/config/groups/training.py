@@ -79,6 +79,7 @@ class BaseHyperparameters:
     hd0: Size of an attention head of the base model.
     w_init_scale: Multiply the initial weights of every linear map and expert by this.
     weight_lr_scale: Multiply the learning rate of matrices by this.
+    vector_lr_scale: Multiply the learning rate of vectors, such as gains and biases, by this.
     beta1: First beta of Adam: how slowly the mean of the gradients forgets.
     beta2: Second beta of Adam: how slowly the mean of the squared gradients forgets.
     eps: Epsilon of Adam, which is added to the root of the mean of the squared gradients.
@@ -101,6 +102,7 @@ class BaseHyperparameters:
     beta2: Beta = 0.95
     muon_beta: Beta = 0.95
     weight_lr_scale: Scale = 1.0
+    vector_lr_scale: Scale = 1.0
 
 
 @dataclass

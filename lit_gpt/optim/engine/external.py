@@ -5,7 +5,7 @@ and its Traits. Its options are the arguments of the class; learning rate and we
 so are betas and eps unless its facts or the command line give them. Torch's AdamW trains the roles that its facts
 do not name. Decay is decoupled for all.
 
-Not taken from a library, for reasons in docs/optimizers.md: LAMB, Adam-mini, APOLLO, RMNP and Sophia-G.
+Not taken from a library, for reasons in docs/optimizers.md: LAMB, Adam-mini, APOLLO, RMNP, Signum and Sophia-G.
 """
 
 from __future__ import annotations
@@ -250,8 +250,6 @@ EXTERNAL: dict[str, Entry] = {
                      matrices("shampoo", preconditioned(1)), options={"preconditioning_compute_steps": 10}),
     "signsgd": Entry(PO, "SignSGD", "the sign of the gradient (arXiv:1802.04434)", elementwise("signsgd", copies(0)),
                      fixed={"momentum": 0.0}),
-    "signum": Entry(PO, "SignSGD", "the sign of the momentum (arXiv:1802.04434)", elementwise("signum", momentum),
-                    options={"momentum": 0.9}),
     "soap": Entry(PO, "SOAP", "Adam in Shampoo's eigenbases (arXiv:2409.11321)",
                   whole("soap", preconditioned(2, 10000)), without=_4D),
     "torch_muon": Entry(TORCH, "Muon", "torch's own Muon, to compare with",

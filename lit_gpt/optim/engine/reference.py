@@ -155,6 +155,12 @@ def lion(w: Array, g: Array, state: State, lr: float, decay: float) -> Array:
     return (1 - lr * decay) * w - lr * np.sign(BETAS[0] * m + (1 - BETAS[0]) * g)
 
 
+def signum(w: Array, g: Array, state: State, lr: float, decay: float, mu: float = 0.9, ahead: bool = False) -> Array:
+    """Signum (arXiv:1802.04434); ahead: with Nesterov's momentum."""
+    state["m"] = mu * state.get("m", 0.0) + g
+    return (1 - lr * decay) * w - lr * np.sign(g + mu * state["m"] if ahead else state["m"])
+
+
 def hadams_adamw(w: Array, g: Array, state: State, lr: float, decay: float) -> Array:
     """AdamW with the constants that hadam gives it."""
     return adamw(w, g, state, lr, decay, (0.8, 0.95), 1e-10)
@@ -167,7 +173,7 @@ STEPS: dict[str, dict[str, Step]] = {
     "muonh": {**dict.fromkeys(HIDDEN, muonh), "head": adamh},
     "hadam": {**dict.fromkeys(LEARNED_ROLES, hadams_adamw), **dict.fromkeys(HIDDEN, nadam)},
     **{step.__name__: dict.fromkeys(HIDDEN, step) for step in (muon, dmuon, normuon, muonball, rmnp)},
-    **{step.__name__: dict.fromkeys(LEARNED_ROLES, step) for step in (lion, adam_mini, lamb)},
+    **{step.__name__: dict.fromkeys(LEARNED_ROLES, step) for step in (lion, signum, adam_mini, lamb)},
 }
 
 
