@@ -29,6 +29,7 @@ DEFAULTS = {
     "num_extrp": 4,
     "bramp_ratio": 1,
 }
+SHAPES = {"sqrt": "1-sqrt", "miror_cosine": "mirror_cosine"}  # as the code of arXiv:2509.01440 spells them
 NOT_YET = {  # field -> what is said of it
     "layer_configurator": "the layer configurator (token lc) is not in this version; every token passes every "
     "layer: drop it, and for less work per token lower --depth or --ar",
@@ -93,6 +94,7 @@ def resolve(run: RunConfig, optimizer_name: Callable[[str], str] = str) -> tuple
         run,
         act_ckpt=_recomputed(run.act_ckpt, run.fsdp_save_mem),
         offloading=run.offloading or run.fsdp_save_mem,
+        decay=SHAPES.get(run.decay or "", run.decay),
         precision={"bf16-mixed": "bf16", "32": "fp32"}.get(run.precision or "", run.precision),
         loggers=[*run.loggers, *(["mlflow"] if run.use_mlflow and "mlflow" not in run.loggers else [])],
     )
@@ -147,6 +149,7 @@ def _contradictions(run: RunConfig) -> list[str]:
         problems.append(f"{given} acts in --schedule wsd_s, and this run has {run.schedule}; drop one of them")
     if run.decay_tokens and run.schedule not in ("wsd", "wsd_s"):
         problems.append(f"--decay_tokens acts in wsd and wsd_s, and this run has {run.schedule}; drop one of them")
+    problems += _schedule_contradictions(run)
     if run.validation and not (run.init_from and run.val_data_dir):
         problems.append("validation needs --init_from (or --load_dir) and --val_data_dir")
     if run.keep_best and not run.val_data_dir:
@@ -160,6 +163,22 @@ def _contradictions(run: RunConfig) -> list[str]:
             problems.append(f"--{name} acts on --eval_tasks only; name some, or drop it")
     if run.yarn_scale > 1 and not (run.midtrain or run.validation):
         problems.append("--yarn_scale only acts in a midtrain or validation run; add that token to --train_name")
+    return problems
+
+
+def _schedule_contradictions(run: RunConfig) -> list[str]:
+    """What schedules and decays that end at a fraction of the peak, or that have no warm-up, cannot be."""
+    problems, hps = [], run.base_hps
+    if run.schedule == "cos_inf" and not run.cos_inf_tokens:
+        problems.append("--schedule cos_inf needs the length of its constant end, such as --cos_inf_tokens 1B")
+    if run.cos_inf_tokens and run.schedule != "cos_inf":
+        problems.append(f"--cos_inf_tokens acts in --schedule cos_inf, and this run has {run.schedule}; drop one of them")
+    if run.schedule == "cos_inf" and not hps.min_lr_mult:
+        problems.append("the constant end of cos_inf would have a rate of 0; give --base_hps.min_lr_mult 0.1 or another")
+    if run.schedule in ("wsd", "wsd_s") and run.decay == "exp" and not hps.min_lr_mult:
+        problems.append("--decay exp never reaches a rate of 0; give --base_hps.min_lr_mult 0.01 or another")
+    if run.schedule == "none" and hps.warmup_tokens:
+        problems.append("--schedule none has no warm-up; drop --base_hps.warmup_tokens, or give --schedule constant")
     return problems
 
 

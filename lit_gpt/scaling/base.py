@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
+from lit_gpt.config.groups.kinds import DecayShape, ScheduleName
 from lit_gpt.config.run import BaseHyperparameters
 
 __all__ = [
@@ -101,16 +102,18 @@ class Decay:
 class Schedule:
     """Learning rate as a fraction of its peak, over tokens; see scaling/schedule.py.
 
-    decays: those of wsd_s, or the one of wsd whose length was given in tokens; then decay_fraction says nothing.
+    decay: in the first of its spellings. decays: those of wsd_s, or the one of wsd whose length was given in tokens; then decay_fraction says nothing.
+    constant_end: tokens at the end of cos_inf at the final fraction.
     """
 
-    name: Literal["linear", "cosine", "wsd", "wsd_s", "constant"]
+    name: ScheduleName
     warmup_tokens: float
     total_tokens: float
     final: float = 0.0
-    decay: Literal["linear", "cosine", "1-sqrt"] = "linear"
+    decay: DecayShape = "linear"
     decay_fraction: float = 2 / 7
     decays: tuple[Decay, ...] = ()
+    constant_end: int = 0
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Schedule:

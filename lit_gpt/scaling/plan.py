@@ -88,7 +88,8 @@ def build_plan(
         transfer = transfer_of(run, facts, config, base.config, tokens)
         roles = _roles(run, facts, transfer, batch, tokens, model.parameters["active"])
         proportional = transfer.warmup == "proportional"
-        return transfer, roles, 0.0 if run.midtrain else _warmup(hps, facts, proportional, tokens, ends[0])
+        starts_full = run.midtrain or run.schedule == "none"
+        return transfer, roles, 0.0 if starts_full else _warmup(hps, facts, proportional, tokens, ends[0])
 
     transfer, roles, warmup = of_budget(tokens)
     if any(of_budget(end)[1:] != (roles, warmup) for end in ends):
@@ -125,6 +126,7 @@ def build_plan(
             plan_decays(ends, warmup, length, run.decay_fraction, run.lower_peaks, ramp * batch)
             if run.schedule == "wsd_s" or (run.schedule == "wsd" and length)
             else (),
+            _constant_end(run, tokens, warmup),
         ),
         roles=roles,
         multipliers=transfer.multipliers,
@@ -217,6 +219,17 @@ def _warmup(hps: BaseHyperparameters, facts: OptimizerFacts, proportional: bool,
             "Lower --base_hps.warmup_tokens or raise --max_tokens."
         )
     return warmup
+
+
+def _constant_end(run: RunConfig, tokens: int, warmup: float) -> int:
+    """The tokens of cos_inf at the final rate. Raises UserError where they leave none for the cosine."""
+    end = int(run.cos_inf_tokens or 0)
+    if warmup + end >= tokens:
+        raise UserError(
+            f"--cos_inf_tokens {end:,} and a warm-up of {warmup:,.0f} tokens leave nothing of a budget of {tokens:,} "
+            "for the cosine. Lower one of them, or raise --max_tokens."
+        )
+    return end
 
 
 def small_budget(hps: BaseHyperparameters, plan: Plan) -> tuple[str, ...]:
@@ -425,6 +438,8 @@ def _describe_decays(s: Schedule) -> str:
     if s.decays:
         spans = (f"{d.start:,} to {d.end:,}" + f" from x{d.peak:.3g}" * (d.peak != 1) for d in s.decays)
         return f", {s.decay} decay over tokens {'; '.join(spans)}"
+    if s.constant_end:
+        return f", constant for the last {s.constant_end:,} tokens"
     return f", {s.decay} decay over the last {s.decay_fraction:.3g}" if s.name == "wsd" else ""
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from lit_gpt.config.bounds import Bounds, Each, Ends
-from lit_gpt.config.groups.kinds import Batch, Beta, Budget, Depth, Name, Scale, ScheduleName, Steps
+from lit_gpt.config.groups.kinds import Batch, Beta, Budget, DecayShape, Depth, Name, Scale, ScheduleName, Steps
 from lit_gpt.config.words import TokenCounts, Tokens, Words
 
 
@@ -25,10 +25,13 @@ class BatchOptions:
         Example: --total_bsz 512k
     micro_bsz: Sequences that a device takes at once. More are faster, until the memory is full; the batch remains
         --total_bsz, rounded to whole micro-batches of all devices.
-    schedule: How the learning rate falls after the warm-up (--base_hps.warmup_tokens).
+    schedule: How the learning rate falls after the warm-up (--base_hps.warmup_tokens). cos_inf is a cosine that ends
+        --cos_inf_tokens before the run does; none is one rate throughout, without a warm-up.
         Default: linear; wsd with --decay_tokens, and wsd_s with --decay_at
-
-    decay: Shape of the decays of wsd and wsd_s.
+    cos_inf_tokens: With cos_inf: tokens at the end of the run at the final rate, base_hps.min_lr_mult times the peak.
+        Default: none, which only the other schedules can be without
+        Example: --schedule cos_inf --cos_inf_tokens 1B --base_hps.min_lr_mult 0.1
+    decay: Shape of the decays of wsd and wsd_s; lit_gpt/scaling/schedule.py has the formulas. sqrt is 1-sqrt.
         Default: linear
     decay_fraction: Part of the tokens after the warm-up in which wsd, or each decay of wsd_s, decays.
     decay_tokens: Length of each decay of wsd and wsd_s in tokens, in place of --decay_fraction. A fork without
@@ -50,7 +53,8 @@ class BatchOptions:
     total_bsz: Batch | None = None
     micro_bsz: Annotated[int, Bounds(1, 1_000_000)] = 2
     schedule: ScheduleName | None = None
-    decay: Literal["linear", "cosine", "1-sqrt"] | None = None
+    cos_inf_tokens: Budget | None = None
+    decay: DecayShape | None = None
     decay_fraction: Annotated[float, Bounds(0, 1, "low")] = 2 / 7
     decay_tokens: Budget | None = None
     decay_at: Annotated[Words, Ends()] = field(default_factory=list)

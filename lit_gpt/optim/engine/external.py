@@ -44,7 +44,7 @@ class Entry:
     fixed: arguments that are no options, with their values.
     without: argument -> why it may only have its default.
     by_role: role -> further keys of its group.
-    schedule: the only learning-rate schedule that it allows; None for any.
+    schedule: the only learning-rate schedule beside none that it allows; None for any.
     total_steps: the option whose default is the number of steps of the run; None where it has no such option.
     aliases: other names that people type.
     """
@@ -93,7 +93,7 @@ class Entry:
             )
 
     def _load(self, plan: Plan) -> Any:
-        if self.schedule not in (None, plan.schedule.name):
+        if self.schedule and plan.schedule.name not in (self.schedule, "none"):
             raise UserError(
                 f"--optimizer {plan.optimizer} averages weights instead of lowering the learning rate; the schedule "
                 f"is {plan.schedule.name}. Give --schedule {self.schedule} (a warm-up may stay)."
