@@ -8,11 +8,12 @@ With nesterov the sign is that of G + mu M, as torch.optim.SGD looks ahead. The 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from lit_gpt.errors import UserError
+from lit_gpt.config.bounds import Bounds
 from lit_gpt.optim.engine.directions import buffers
 from lit_gpt.optim.engine.matrix_batches import Batch, Task
 from lit_gpt.optim.engine.role_optimizer import Control, Group, Rule, State
@@ -26,14 +27,10 @@ FACTS = OptimizerFacts(everywhere(UpdateRule("signum", copies(1))), cautious_dec
 
 @dataclass(frozen=True)
 class MomentumSign:
-    """sign(M) with M <- mu M + G; with nesterov sign(G + mu M). momentum: mu, in [0, 1)."""
+    """sign(M) with M <- mu M + G; with nesterov sign(G + mu M). momentum: mu."""
 
     momentum: float
     nesterov: bool
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.momentum < 1:
-            raise UserError(f"--optimizer_args.momentum is {self.momentum}; it must be at least 0 and below 1.")
 
     def new_state(self, p: Tensor) -> dict[str, Tensor]:
         """The momentum M, in the shape of the parameter."""
@@ -49,7 +46,7 @@ class MomentumSign:
         return (g_BrC.add_(m_BrC, alpha=self.momentum) if self.nesterov else m_BrC).sign_()
 
 
-def rules(plan: Plan, *, momentum: float = 0.9, nesterov: bool = False) -> dict[str, MakeRule]:
+def rules(plan: Plan, *, momentum: Annotated[float, Bounds(0, 1, "high")] = 0.9, nesterov: bool = False) -> dict[str, MakeRule]:
     """Signum for every role. momentum, nesterov: see MomentumSign."""
     direction, update = MomentumSign(momentum, nesterov), Step(plan.cautious_weight_decay)
     return {"signum": lambda params: Rule(params, direction, update)}
