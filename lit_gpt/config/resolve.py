@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 from lit_gpt.config.bounds import hints, parts, path_fields, unset, violations
 from lit_gpt.config.names import NameFields, merge, read_model_name, read_train_name, without_tokens
-from lit_gpt.config.run import RunConfig
+from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.config.validation_sets import validation_sets
 from lit_gpt.config.words import TokenCounts, Words
 from lit_gpt.errors import UserError
@@ -149,7 +149,7 @@ def _contradictions(run: RunConfig) -> list[str]:
         problems.append(f"{given} acts in --schedule wsd_s, and this run has {run.schedule}; drop one of them")
     if run.decay_tokens and run.schedule not in ("wsd", "wsd_s"):
         problems.append(f"--decay_tokens acts in wsd and wsd_s, and this run has {run.schedule}; drop one of them")
-    problems += _schedule_contradictions(run)
+    problems += _ends_of_schedules(run.schedule, run.decay, run.cos_inf_tokens, run.base_hps)
     if run.validation and not (run.init_from and run.val_data_dir):
         problems.append("validation needs --init_from (or --load_dir) and --val_data_dir")
     if run.keep_best and not run.val_data_dir:
@@ -166,20 +166,24 @@ def _contradictions(run: RunConfig) -> list[str]:
     return problems
 
 
-def _schedule_contradictions(run: RunConfig) -> list[str]:
-    """What schedules and decays that end at a fraction of the peak, or that have no warm-up, cannot be."""
-    problems, hps = [], run.base_hps
-    if run.schedule == "cos_inf" and not run.cos_inf_tokens:
-        problems.append("--schedule cos_inf needs the length of its constant end, such as --cos_inf_tokens 1B")
-    if run.cos_inf_tokens and run.schedule != "cos_inf":
-        problems.append(f"--cos_inf_tokens acts in --schedule cos_inf, and this run has {run.schedule}; drop one of them")
-    if run.schedule == "cos_inf" and not hps.min_lr_mult:
-        problems.append("the constant end of cos_inf would have a rate of 0; give --base_hps.min_lr_mult 0.1 or another")
-    if run.schedule in ("wsd", "wsd_s") and run.decay == "exp" and not hps.min_lr_mult:
-        problems.append("--decay exp never reaches a rate of 0; give --base_hps.min_lr_mult 0.01 or another")
-    if run.schedule == "none" and hps.warmup_tokens:
-        problems.append("--schedule none has no warm-up; drop --base_hps.warmup_tokens, or give --schedule constant")
-    return problems
+def _ends_of_schedules(
+    schedule: str | None, decay: str | None, constant_end: float | None, hps: BaseHyperparameters
+) -> list[str]:
+    """What schedules cannot be that end above 0 or begin at the peak. constant_end: --cos_inf_tokens."""
+    inf, exp = schedule == "cos_inf", decay == "exp" and schedule in ("wsd", "wsd_s")
+    checks = {
+        "--schedule cos_inf needs the length of its constant end, such as --cos_inf_tokens 1B": inf
+        and not constant_end,
+        f"--cos_inf_tokens acts in --schedule cos_inf, and this run has {schedule}; drop one": constant_end and not inf,
+        "the constant end of cos_inf would have a rate of 0; give --base_hps.min_lr_mult, such as 0.1": (
+            inf and not hps.min_lr_mult
+        ),
+        "--decay exp never reaches a rate of 0; give --base_hps.min_lr_mult, such as 0.01": exp and not hps.min_lr_mult,
+        "--schedule none has no warm-up; drop --base_hps.warmup_tokens, or give --schedule constant": (
+            schedule == "none" and hps.warmup_tokens
+        ),
+    }
+    return [message for message, wrong in checks.items() if wrong]
 
 
 def _fork_contradictions(run: RunConfig) -> list[str]:

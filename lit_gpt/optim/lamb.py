@@ -1,7 +1,8 @@
 """LAMB (arXiv:1904.00962): Adam's step, as long as a fraction eta of the weights' norm, per tensor.
 
 With r = m / (sqrt(v) + eps) + lambda W (both moments bias-corrected, unless --optimizer_args.bias_correction false):
-W <- W - eta |W| / |r| r; where a norm is 0 the ratio is 1. Each expert is a tensor of its own; all kernels of a convolution are one.
+W <- W - eta |W| / |r| r; where a norm is 0 the ratio is 1. Each expert is a tensor of its own; all kernels of a
+convolution are one.
 """
 
 from __future__ import annotations

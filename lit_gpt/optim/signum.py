@@ -46,7 +46,9 @@ class MomentumSign:
         return (g_BrC.add_(m_BrC, alpha=self.momentum) if self.nesterov else m_BrC).sign_()
 
 
-def rules(plan: Plan, *, momentum: Annotated[float, Bounds(0, 1, "high")] = 0.9, nesterov: bool = False) -> dict[str, MakeRule]:
+def rules(
+    plan: Plan, *, momentum: Annotated[float, Bounds(0, 1, "high")] = 0.9, nesterov: bool = False
+) -> dict[str, MakeRule]:
     """Signum for every role. momentum, nesterov: see MomentumSign."""
     direction, update = MomentumSign(momentum, nesterov), Step(plan.cautious_weight_decay)
     return {"signum": lambda params: Rule(params, direction, update)}

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
-from lit_gpt.config.groups.kinds import DecayShape, ScheduleName
+from lit_gpt.config.groups.kinds import ClipType, DecayShape, ScheduleName
 from lit_gpt.config.run import BaseHyperparameters
 
 __all__ = [
@@ -102,7 +102,8 @@ class Decay:
 class Schedule:
     """Learning rate as a fraction of its peak, over tokens; see scaling/schedule.py.
 
-    decay: in the first of its spellings. decays: those of wsd_s, or the one of wsd whose length was given in tokens; then decay_fraction says nothing.
+    decay: in the first of its spellings. decays: those of wsd_s, or the one of wsd whose length was given in tokens;
+    then decay_fraction says nothing.
     constant_end: tokens at the end of cos_inf at the final fraction.
     """
 
@@ -239,6 +240,7 @@ class Plan:
     fork: where it goes on from another run; then tokens and steps count those of that run too.
     curriculum: the phases of a data mixture, empty where it is the same throughout or there is none.
     ema: half-lives in tokens of the averages of the weights, smallest first.
+    grad_clip_type: what grad_clip limits, see parallel/gradients.py.
     memory: bytes on one GPU by what they are for, empty where nobody asked. They depend on the machines of the
     day and not on the run, so two Plans that differ in them are equal.
     """
@@ -274,6 +276,7 @@ class Plan:
     fork: Fork | None = None
     curriculum: list[Phase] = field(default_factory=list)
     ema: list[int] = field(default_factory=list)
+    grad_clip_type: ClipType = "global"
     memory: dict[str, int] = field(default_factory=dict, compare=False)
 
     def to_dict(self) -> dict[str, Any]:

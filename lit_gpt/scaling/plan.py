@@ -126,7 +126,7 @@ def build_plan(
             plan_decays(ends, warmup, length, run.decay_fraction, run.lower_peaks, ramp * batch)
             if run.schedule == "wsd_s" or (run.schedule == "wsd" and length)
             else (),
-            _constant_end(run, tokens, warmup),
+            _constant_end(int(run.cos_inf_tokens or 0), tokens, warmup),
         ),
         roles=roles,
         multipliers=transfer.multipliers,
@@ -147,6 +147,7 @@ def build_plan(
         optimizer_args=run.optimizer_args or {},
         fork=fork,
         ema=sorted({int(half_life) for half_life in run.ema}),
+        grad_clip_type=run.grad_clip_type,
     )
 
 
@@ -221,9 +222,8 @@ def _warmup(hps: BaseHyperparameters, facts: OptimizerFacts, proportional: bool,
     return warmup
 
 
-def _constant_end(run: RunConfig, tokens: int, warmup: float) -> int:
+def _constant_end(end: int, tokens: int, warmup: float) -> int:
     """The tokens of cos_inf at the final rate. Raises UserError where they leave none for the cosine."""
-    end = int(run.cos_inf_tokens or 0)
     if warmup + end >= tokens:
         raise UserError(
             f"--cos_inf_tokens {end:,} and a warm-up of {warmup:,.0f} tokens leave nothing of a budget of {tokens:,} "
@@ -393,7 +393,8 @@ def describe(plan: Plan, facts: OptimizerFacts | None) -> str:
         f"adam         {_describe_constants(plan, facts)}"
         + (f"; muon momentum {plan.momentum:g}" if facts is not None and facts.plan_momentum else ""),
         f"multipliers  logits {m.logit:.6g}, branches {m.residual:.6g}, softmax scale {attention}",
-        f"other        grad clip {plan.grad_clip:g}, label smoothing {plan.label_smoothing:g}, seed {plan.seed}"
+        f"other        grad clip {plan.grad_clip:g}{_describe_clip(plan)}, label smoothing {plan.label_smoothing:g}, "
+        f"seed {plan.seed}"
         + (", independent weight decay" if plan.independent_weight_decay else "")
         + (", cautious weight decay" if plan.cautious_weight_decay else ""),
         *(_describe_fork(plan.fork) if plan.fork else ()),
@@ -431,6 +432,12 @@ def _describe_constants(plan: Plan, facts: OptimizerFacts | None) -> str:
     if plan.scheduled_betas and (adamw or betas[:2] == (plan.beta1, plan.beta2)):
         text += ", betas follow the schedule"
     return text + (f"; {plan.optimizer} has {_join(differ)}" if adamw and differ else "")
+
+
+def _describe_clip(plan: Plan) -> str:
+    """What the limit on gradients is of, where it is not of all of them together."""
+    what = {"global": "", "local": " of each tensor", "elementwise": " of each entry"}
+    return what[plan.grad_clip_type] if plan.grad_clip else ""
 
 
 def _describe_decays(s: Schedule) -> str:

@@ -41,7 +41,7 @@ KEPT = {  # the options of pretrain.py that mean something here
     "mixer_options", "reordered_norm", "joint_qk_norm",
     "train_name", "parameterization", "depth_scale", "base_hps", "batch_rule", "independent_weight_decay",
     "ortho_init", "diag_init", "maxfan_init", "head_init_std", "head_start", "optimizer", "optimizer_args", "grad_clip",
-    "seed", "precision", "vocab_size", "ctx_len", "micro_bsz", "attention",
+    "grad_clip_type", "seed", "precision", "vocab_size", "ctx_len", "micro_bsz", "attention",
     "weight_decay_rule", "cautious_weight_decay",
 }
 # fmt: on

@@ -360,6 +360,7 @@ class Trainer:
             data.num_valid_global,
             self.runtime,
             grad_clip=plan.grad_clip,
+            grad_clip_type=plan.grad_clip_type,
             label_smoothing=plan.label_smoothing,
             eos_id=self.eos_id,
             guard=self.guard,

@@ -22,10 +22,19 @@ import numpy as np
 import torch
 from torch import nn
 
+from lit_gpt.config.groups.kinds import ClipType
 from lit_gpt.config.model import Experts
 from lit_gpt.nn.moe import Routed
 from lit_gpt.ops.boundaries import doc_ids
-from lit_gpt.parallel import GradNorms, Runtime, finish_gradients, grad_norms, gradient_sync, scale_gradients_
+from lit_gpt.parallel import (
+    GradNorms,
+    Runtime,
+    clip_each_,
+    finish_gradients,
+    grad_norms,
+    gradient_sync,
+    scale_gradients_,
+)
 from lit_gpt.train.guard import StepGuard
 from lit_gpt.train.step_routing import StepRouting
 
@@ -68,12 +77,13 @@ def train_step(
     runtime: Runtime,
     *,
     grad_clip: float,
+    grad_clip_type: ClipType = "global",
     label_smoothing: float = 0.0,
     eos_id: int | None = None,
     guard: StepGuard | None = None,
     step: int = 1,
 ) -> StepResult:
-    """Accumulate gradients over the micro-batches, clip the global norm, update the weights.
+    """Accumulate gradients over the micro-batches, clip them, update the weights.
 
     micro_batches: data.Batch each, arrays of (B, T). eos_id: keep documents apart. guard: decides whether `step` is
     taken, default: if its gradient is finite.
@@ -94,6 +104,9 @@ def train_step(
     finish_gradients(model, runtime)
     norms = grad_norms(model.parameters(), runtime)
     skipped = guard.skip(step, loss, norms)
+    if grad_clip > 0 and grad_clip_type != "global":
+        clip_each_(model.parameters(), grad_clip_type, grad_clip, runtime)
+        grad_clip = 0.0
     update(model, optimizer, norms.total, grad_clip, skipped)
     if routing is not None:
         routing.move_biases(model, skipped)

@@ -199,9 +199,7 @@ def run_alone(keys: list[str], optimizer: torch.optim.Optimizer, bag: Bag) -> No
         optimizer.step()
 
 
-@pytest.mark.parametrize(
-    "name", ["adabelief", "adan", "came", "nadam", "radam", "signsgd", "soap", "mars_lion"]
-)
+@pytest.mark.parametrize("name", ["adabelief", "adan", "came", "nadam", "radam", "signsgd", "soap", "mars_lion"])
 def test_the_wrapper_changes_nothing(name: str) -> None:
     """Without decay, the weights of the library's own class over the same arguments."""
     plan = plan_for(name, steps=20)

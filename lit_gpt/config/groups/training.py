@@ -9,7 +9,18 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from lit_gpt.config.bounds import Bounds, Each, Ends
-from lit_gpt.config.groups.kinds import Batch, Beta, Budget, DecayShape, Depth, Name, Scale, ScheduleName, Steps
+from lit_gpt.config.groups.kinds import (
+    Batch,
+    Beta,
+    Budget,
+    ClipType,
+    DecayShape,
+    Depth,
+    Name,
+    Scale,
+    ScheduleName,
+    Steps,
+)
 from lit_gpt.config.words import TokenCounts, Tokens, Words
 
 
@@ -153,7 +164,8 @@ class OptimizerOptions:
     optimizer: adamw, muon, muonh, muonball, normuon, lion, hadam, or one of some forty others (docs/optimizers.md).
         Default: adamw
     grad_clip: Largest norm of all gradients together; a longer one is shortened to it. 0 switches this off.
-
+    grad_clip_type: What --grad_clip limits: the norm of all gradients together (global), the norm of each tensor's
+        (local), or every entry by itself (elementwise).
     optimizer_args: Further arguments of that optimizer, each by its name.
         Default: none
         Example: --optimizer muon --optimizer_args.ns_steps 6, or --optimizer_args '{"ns_steps": 6}'
@@ -177,6 +189,7 @@ class OptimizerOptions:
 
     optimizer: Name | None = None
     grad_clip: Annotated[float, Bounds(0, 1e9)] = 1.0
+    grad_clip_type: ClipType = "global"
     optimizer_args: dict[str, Any] | None = None
     weight_decay_rule: Literal["base", "power_lines"] = "base"
     independent_weight_decay: bool | None = None
