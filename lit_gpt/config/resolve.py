@@ -172,8 +172,7 @@ def _ends_of_schedules(
     """What schedules cannot be that end above 0 or begin at the peak. constant_end: --cos_inf_tokens."""
     inf, exp = schedule == "cos_inf", decay == "exp" and schedule in ("wsd", "wsd_s")
     checks = {
-        "--schedule cos_inf needs the length of its constant end, such as --cos_inf_tokens 1B": inf
-        and not constant_end,
+        "--schedule cos_inf needs the length of its constant end, --cos_inf_tokens 1B": inf and not constant_end,
         f"--cos_inf_tokens acts in --schedule cos_inf, and this run has {schedule}; drop one": constant_end and not inf,
         "the constant end of cos_inf would have a rate of 0; give --base_hps.min_lr_mult, such as 0.1": (
             inf and not hps.min_lr_mult

@@ -63,13 +63,14 @@ class Block(nn.Module):
 
     Pre-norm: x + m f(norm(x)), with x in the stream's dtype. Reordered: x + m norm(f(x)). Post-norm: s + m f(s) with
     s = norm(x), gains and projection on either path, in compute_dtype. m is the residual
-    multiplier. Branches compute in compute_dtype.
+    multiplier. Branches compute in compute_dtype. Parallel (arXiv:2204.02311, section 2): x + m (f(s) + g(s)), with
+    s = norm(x) and both the mixer f and the network g reading it.
     """
 
     def __init__(self, config: ModelConfig, layer_index: int, multipliers: Multipliers, compute_dtype: torch.dtype):
         super().__init__()
         self.residual, self.skip, self.compute_dtype = multipliers.residual, config.skip, compute_dtype
-        self.reordered = config.reordered_norm
+        self.reordered, self.parallel = config.reordered_norm, config.parallel_block
         projected = config.layers[layer_index].skip_projection
         # With decoupled_norm the gain is on the branch alone (see SkipPath), so the norm itself has none.
         self.norm1 = build_norm(config, gain=not config.decoupled_norm)
@@ -79,7 +80,7 @@ class Block(nn.Module):
         router = multipliers.router
         self.ffn = MixtureOfExperts(config, layer_index, router) if mixture else mlp.build(config, layer_index)
         self.shares_ffn = config.layers[layer_index].memory == "ffn"
-        if self.ffn is not None:
+        if self.ffn is not None and not self.parallel:
             self.norm2 = build_norm(config, gain=not config.decoupled_norm)
             self.skip2 = SkipPath(config, False) if config.post_norm else None
 
@@ -92,6 +93,8 @@ class Block(nn.Module):
         """
         branch, skip = self.read(stream.x, self.norm1, self.skip1)
         h, state = self.mixer(branch, context, shared, cache)
+        if self.parallel and self.ffn is not None:
+            return self.both(stream, branch, skip, h, context.experts), state
         return self.feed_forward(self.write(stream, skip, self.result(h, self.norm1)), state, context.experts)
 
     def feed_forward(
@@ -110,6 +113,13 @@ class Block(nn.Module):
         stream = self.write(stream, skip, self.result(h, self.norm2))
         # A new tuple: torch 2.11 compiles no block that returns one made by _replace.
         return stream, SharedState(None if state is None else state.kv, memory)
+
+    def both(self, stream: Stream, branch: Tensor, skip: Tensor, h: Tensor, backend: str) -> Stream:
+        """A parallel block's stream: h, what the mixer made of the branch, and what the network makes of it, added."""
+        if isinstance(self.ffn, MixtureOfExperts):
+            f, routed = self.ffn(branch, backend)
+            return self.write(stream, skip, h + f, routed)
+        return self.write(stream, skip, h + self.ffn(branch))  # type: ignore[misc]
 
     def read(self, x_BTD: Tensor, norm: nn.Module, skip_path: SkipPath | None) -> tuple[Tensor, Tensor]:
         """(the input of a branch, what goes around it and is added to its output); both (B, T, n)."""

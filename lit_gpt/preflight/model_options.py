@@ -15,11 +15,13 @@ from lit_gpt.model import GPT
 # RunConfig field -> ModelConfig field, where a given flag simply replaces the family's value.
 MODEL_FLAGS = {
     "norm_class": "norm",
+    "norm_eps": "norm_eps",
     "post_norm": "post_norm",
     "decoupled_norm": "decoupled_norm",
     "skip_gain": "skip_gain",
     "skip": "skip",
     "reordered_norm": "reordered_norm",
+    "parallel_block": "parallel_block",
     "qkv_bias": "qkv_bias",
     "qk_norm": "qk_norm",
     "joint_qk_norm": "joint_qk_norm",
@@ -99,7 +101,18 @@ def model_config(run: RunConfig, depth: int, aspect_ratio: int | None, vocab_siz
     if run.mlp is not None:
         kind = None if run.mlp == "none" else run.mlp
         changes["layers"] = tuple(s if s.ffn is None else replace(s, ffn=kind) for s in config.layers)
+    if run.ffn_multiple is not None:
+        gelu = any(s.ffn == "gelu" for s in changes.get("layers", config.layers))
+        changes["intermediate_size"] = ffn_width(config.n_embd, run.ffn_multiple, gated=not gelu)
     return config.replace(**changes)
+
+
+def ffn_width(width: int, multiple: int, gated: bool) -> int:
+    """LLaMA's hidden width (arXiv:2302.13971, section 2.2): 2/3 of 4 n, so that three matrices are as large as two of
+    4 n, rounded up to a multiple.
+    """
+    hidden = 2 * 4 * width // 3 if gated else 4 * width
+    return -(-hidden // multiple) * multiple
 
 
 def _experts(run: RunConfig) -> Experts | None:
@@ -108,7 +121,7 @@ def _experts(run: RunConfig) -> Experts | None:
         return None
     given = {flag: getattr(run, flag) for flag in EXPERT_FLAGS if getattr(run, flag) is not None}
     fields = {EXPERT_FLAGS[flag]: value for flag, value in given.items()}
-    choice, plain = run.expert_routing == "expert_choice", Experts(run.sparsity, run.top_k, bool(run.share_expert))
+    choice, plain = run.expert_routing == "expert_choice", Experts(run.sparsity, run.top_k, run.share_expert or 0)
     if choice or run.bias_rate:  # which balance without a loss
         fields.setdefault("aux_gamma", 0.0)
     if not choice and plain.active == 1 < plain.routed:

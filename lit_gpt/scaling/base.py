@@ -184,6 +184,7 @@ class Situation:
     width, base_width: n_embd of this model and of the base model. tokens, base_tokens: their token budgets.
     tied: whether one table serves as input and output. steps: see Steps.
     head_init_std, head_start: the options of these names; a std of None starts the head at zero.
+    init_std: of linear maps where the rule says nothing else.
     """
 
     depth: int
@@ -198,6 +199,7 @@ class Situation:
     steps: Steps
     head_init_std: float | None = 0.02
     head_start: Literal["fixed", "flat"] = "fixed"
+    init_std: float = 0.02
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from lit_gpt.scaling.budget import (
 from lit_gpt.scaling.decay import base_decay, check_decay, shrink_per_step
 from lit_gpt.scaling.optimizer_facts import OptimizerFacts
 from lit_gpt.scaling.rules import RULES, super_mup
-from lit_gpt.scaling.schedule import fraction, period_end, plan_decays
+from lit_gpt.scaling.schedule import constant_end, fraction, period_end, plan_decays
 
 LARGEST_BUDGET = 10**16  # as --max_tokens is bounded
 SCALED_BY_W_INIT = ("matrix", "expert", "router", "head")
@@ -126,7 +126,7 @@ def build_plan(
             plan_decays(ends, warmup, length, run.decay_fraction, run.lower_peaks, ramp * batch)
             if run.schedule == "wsd_s" or (run.schedule == "wsd" and length)
             else (),
-            _constant_end(int(run.cos_inf_tokens or 0), tokens, warmup),
+            constant_end(int(run.cos_inf_tokens or 0), tokens, warmup),
         ),
         roles=roles,
         multipliers=transfer.multipliers,
@@ -185,12 +185,19 @@ def transfer_of(run: RunConfig, facts: OptimizerFacts, model: ModelConfig, base:
         tied=model.tie_embeddings,
         head_init_std=run.head_init_std or None,  # a std of 0 is a start at zero, too
         head_start=run.head_start,
+        init_std=0.02 if run.init_std is None else run.init_std,
         steps=facts.steps_with(run.optimizer or "adamw", run.optimizer_args or {}),
     )
-    transfer = RULES.load(run.parameterization or "sp").transfer(situation)
+    rule = RULES.load(run.parameterization or "sp")
+    transfer = rule.transfer(situation)
     if not isinstance(transfer, Transfer):  # a plugin's mistake
         raise UserError(
             f"transfer of the rule {run.parameterization!r} returned {type(transfer).__name__}; return a Transfer."
+        )
+    if run.init_std is not None and rule.transfer(replace(situation, init_std=2 * situation.init_std)) == transfer:
+        raise UserError(
+            f"--init_std acts where weights start from N(0, 0.02), and --parameterization {run.parameterization} has a "
+            "start of its own. Drop it, or give --base_hps.w_init_scale."
         )
     chosen = {"orthogonal": run.ortho_init, "identity": run.diag_init, "fan_max_normal": run.maxfan_init}
     if kinds := [kind for kind, on in chosen.items() if on]:  # the last one wins, as in ArchScale
@@ -220,16 +227,6 @@ def _warmup(hps: BaseHyperparameters, facts: OptimizerFacts, proportional: bool,
             "Lower --base_hps.warmup_tokens or raise --max_tokens."
         )
     return warmup
-
-
-def _constant_end(end: int, tokens: int, warmup: float) -> int:
-    """The tokens of cos_inf at the final rate. Raises UserError where they leave none for the cosine."""
-    if warmup + end >= tokens:
-        raise UserError(
-            f"--cos_inf_tokens {end:,} and a warm-up of {warmup:,.0f} tokens leave nothing of a budget of {tokens:,} "
-            "for the cosine. Lower one of them, or raise --max_tokens."
-        )
-    return end
 
 
 def small_budget(hps: BaseHyperparameters, plan: Plan) -> tuple[str, ...]:

@@ -83,6 +83,16 @@ def period_end(schedule: Schedule, tokens: float) -> float:
     return next((d.end for d in schedule.decays if d.end > tokens), schedule.total_tokens)
 
 
+def constant_end(end: int, tokens: int, warmup: float) -> int:
+    """The tokens of cos_inf at the final rate. Raises UserError where they leave none for the cosine."""
+    if warmup + end >= tokens:
+        raise UserError(
+            f"--cos_inf_tokens {end:,} and a warm-up of {warmup:,.0f} tokens leave nothing of a budget of {tokens:,} "
+            "for the cosine. Lower one of them, or raise --max_tokens."
+        )
+    return end
+
+
 def plan_decays(
     ends: Sequence[int], warmup: float, length: int | None, share: float, lower_peaks: bool, batch: int = 1
 ) -> tuple[Decay, ...]:

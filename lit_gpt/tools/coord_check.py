@@ -38,10 +38,10 @@ from lit_gpt.tools._coord_measure import Coordinates, coordinates
 KEPT = {  # the options of pretrain.py that mean something here
     "plugins", "train_model", "swa_len", "norm_class", "mlp", "post_norm", "decoupled_norm", "skip_gain", "skip",
     "qkv_bias", "qk_norm", "attn_gate", "attn_norm", "ffn_norm", "bias", "position", "rope_base", "tie_embeddings",
-    "mixer_options", "reordered_norm", "joint_qk_norm",
+    "mixer_options", "reordered_norm", "parallel_block", "joint_qk_norm", "norm_eps", "ffn_multiple",
     "train_name", "parameterization", "depth_scale", "base_hps", "batch_rule", "independent_weight_decay",
-    "ortho_init", "diag_init", "maxfan_init", "head_init_std", "head_start", "optimizer", "optimizer_args", "grad_clip",
-    "grad_clip_type", "seed", "precision", "vocab_size", "ctx_len", "micro_bsz", "attention",
+    "ortho_init", "diag_init", "maxfan_init", "head_init_std", "head_start", "init_std", "optimizer",
+    "optimizer_args", "grad_clip", "grad_clip_type", "seed", "precision", "vocab_size", "ctx_len", "micro_bsz", "attention",
     "weight_decay_rule", "cautious_weight_decay",
 }
 # fmt: on

@@ -139,6 +139,9 @@ class ScalingOptions:
         it at zero.
     head_start: With flat, the head starts the smaller the wider the model is, so that the first logits do not grow. It
         acts where the rule has no multiplier on logits: sp, plain, hyperp, hyperp_paper.
+    init_std: Standard deviation of the initial weights where the rule draws them from N(0, 0.02): linear maps, experts
+        and a tied table under sp, every table too under plain.
+        Default: 0.02
     ortho_init: Start matrices as orthogonal ones.
     diag_init: Start matrices as identity matrices.
     maxfan_init: Start matrices from a normal distribution of standard deviation 1 / sqrt(the longer side).
@@ -151,6 +154,7 @@ class ScalingOptions:
     count_embeddings: bool | None = None
     head_init_std: Scale | None = 0.02
     head_start: Literal["fixed", "flat"] = "fixed"
+    init_std: Annotated[float, Bounds(0, 1000, "low")] | None = None
     ortho_init: bool = False
     diag_init: bool = False
     maxfan_init: bool = False

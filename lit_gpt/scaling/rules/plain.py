@@ -18,5 +18,5 @@ def transfer(s: Situation) -> Transfer:
     return replace(
         base,
         weight_decay=base.weight_decay | {"embedding": 0.0, "vector": 0.0},
-        init=base.init | {"embedding": Init("normal", 0.02)},
+        init=base.init | {"embedding": Init("normal", s.init_std)},
     )

@@ -1,7 +1,7 @@
 """Standard parameterization: nothing transfers but the batch rule.
 
 One learning rate and one weight decay for everything, norms and embeddings included, and
-N(0, 0.02) for every linear map: what ArchScale trains without a muP token.
+N(0, 0.02), or another --init_std, for every linear map: what ArchScale trains without a muP token.
 """
 
 from __future__ import annotations
@@ -40,11 +40,16 @@ def head_init(s: Situation, std: float | None) -> Init:
 
 def transfer(s: Situation) -> Transfer:
     """Factors of the standard parameterization; see the top of this file."""
-    linear = Init("normal", 0.02)
+    linear = Init("normal", s.init_std)
     init = dict.fromkeys(("matrix", "expert", "router"), linear)
     return Transfer(
         lr=dict.fromkeys(LEARNED_ROLES, 1.0),
         weight_decay=dict.fromkeys(LEARNED_ROLES, 1.0),
-        init={**init, "head": head_init(s, linear.std), "embedding": embedding_init(s), "conv": Init("fan_in_uniform")},
+        init={
+            **init,
+            "head": head_init(s, linear.std),
+            "embedding": linear if s.tied else embedding_init(s),
+            "conv": Init("fan_in_uniform"),
+        },
         multipliers=Multipliers(),
     )
