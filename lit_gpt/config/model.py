@@ -148,6 +148,7 @@ class ModelConfig:
         and a gain on the branch only. skip_gain: a gain on the skip path, starting at 1e-4.
     reordered_norm: the norms are behind the branches, x + norm(f(x)) (OLMo 2, arXiv:2501.00656).
     parallel_block: mixer and feed-forward network read one norm, and their outputs are added together.
+    dropout: the share of the entries of the embedding and of every branch's output that training drops.
     skip: "add" is x + f(x); "none" is f(x); "sum" adds every branch to one running sum
         that only the head reads, so each branch sees the previous branch alone.
     joint_qk_norm: with qk_norm, one norm over all heads together in place of one for each.
@@ -188,6 +189,7 @@ class ModelConfig:
     reordered_norm: bool = False
     parallel_block: bool = False
     skip: Skip = "add"
+    dropout: float = 0.0
     qk_norm: bool = False
     joint_qk_norm: bool = False
     attn_gate: bool = False
@@ -255,6 +257,7 @@ class ModelConfig:
             "parallel_block has no network behind the mixer that could share its inner state (memory='ffn')": (
                 self.parallel_block and any(s.memory == "ffn" for s in self.layers)
             ),
+            f"dropout is {self.dropout}; it must be at least 0 and below 1": not 0 <= self.dropout < 1,
             "joint_qk_norm says how qk_norm is done: give both": self.joint_qk_norm and not self.qk_norm,
             "post_norm with skip='none' or 'sum' has no skip path to normalise": (
                 self.post_norm and self.skip != "add"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn import mlp
 from lit_gpt.nn.context import Context
+from lit_gpt.nn.dropout import drop
 from lit_gpt.nn.linear import Linear
 from lit_gpt.nn.mixers import SharedState, build_mixer
 from lit_gpt.nn.moe import MixtureOfExperts, Routed
@@ -71,6 +72,7 @@ class Block(nn.Module):
         super().__init__()
         self.residual, self.skip, self.compute_dtype = multipliers.residual, config.skip, compute_dtype
         self.reordered, self.parallel = config.reordered_norm, config.parallel_block
+        self.dropout = config.dropout
         projected = config.layers[layer_index].skip_projection
         # With decoupled_norm the gain is on the branch alone (see SkipPath), so the norm itself has none.
         self.norm1 = build_norm(config, gain=not config.decoupled_norm)
@@ -93,33 +95,35 @@ class Block(nn.Module):
         """
         branch, skip = self.read(stream.x, self.norm1, self.skip1)
         h, state = self.mixer(branch, context, shared, cache)
+        h = drop(self.result(h, self.norm1), context.dropout, 0, self.dropout)
         if self.parallel and self.ffn is not None:
-            return self.both(stream, branch, skip, h, context.experts), state
-        return self.feed_forward(self.write(stream, skip, self.result(h, self.norm1)), state, context.experts)
+            return self.both(stream, branch, skip, h, context), state
+        return self.feed_forward(self.write(stream, skip, h), state, context)
 
     def feed_forward(
-        self, stream: Stream, state: SharedState | None, backend: str
+        self, stream: Stream, state: SharedState | None, context: Context
     ) -> tuple[Stream, SharedState | None]:
-        """The layer's second half. state: what the mixer shares. backend: of the experts' matrix products."""
+        """The layer's second half. state: what the mixer shares."""
         if self.ffn is None:
             return stream, state
         branch, skip = self.read(stream.x, self.norm2, self.skip2)
         if isinstance(self.ffn, MixtureOfExperts):
-            h, routed = self.ffn(branch, backend)
-            return self.write(stream, skip, self.result(h, self.norm2), routed), state
+            h, routed = self.ffn(branch, context.experts)
+            return self.write(stream, skip, self.second(h, context), routed), state
         if not self.shares_ffn:
-            return self.write(stream, skip, self.result(self.ffn(branch), self.norm2)), state
+            return self.write(stream, skip, self.second(self.ffn(branch), context)), state
         h, memory = self.ffn.with_memory(branch)  # type: ignore[operator]
-        stream = self.write(stream, skip, self.result(h, self.norm2))
+        stream = self.write(stream, skip, self.second(h, context))
         # A new tuple: torch 2.11 compiles no block that returns one made by _replace.
         return stream, SharedState(None if state is None else state.kv, memory)
 
-    def both(self, stream: Stream, branch: Tensor, skip: Tensor, h: Tensor, backend: str) -> Stream:
+    def both(self, stream: Stream, branch: Tensor, skip: Tensor, h: Tensor, context: Context) -> Stream:
         """A parallel block's stream: h, what the mixer made of the branch, and what the network makes of it, added."""
         if isinstance(self.ffn, MixtureOfExperts):
-            f, routed = self.ffn(branch, backend)
-            return self.write(stream, skip, h + f, routed)
-        return self.write(stream, skip, h + self.ffn(branch))  # type: ignore[misc]
+            f, routed = self.ffn(branch, context.experts)
+        else:
+            f, routed = self.ffn(branch), None  # type: ignore[misc]
+        return self.write(stream, skip, h + drop(f, context.dropout, 1, self.dropout), routed)
 
     def read(self, x_BTD: Tensor, norm: nn.Module, skip_path: SkipPath | None) -> tuple[Tensor, Tensor]:
         """(the input of a branch, what goes around it and is added to its output); both (B, T, n)."""
@@ -131,6 +135,10 @@ class Block(nn.Module):
     def result(self, h_BTD: Tensor, norm: nn.Module) -> Tensor:
         """What a branch adds to the stream: its output, behind the norm where the model has it there."""
         return norm(h_BTD, self.compute_dtype) if self.reordered else h_BTD
+
+    def second(self, h_BTD: Tensor, context: Context) -> Tensor:
+        """What the feed-forward network adds to the stream."""
+        return drop(self.result(h_BTD, self.norm2), context.dropout, 1, self.dropout)
 
     def write(self, stream: Stream, skip_BTD: Tensor, h_BTD: Tensor, routed: Routed | None = None) -> Stream:
         """The stream after a branch whose output is h_BTD.

@@ -34,7 +34,8 @@ class Context(NamedTuple):
     None where no layer of that base or window attends.
     doc_ids: (B, T), the documents of this call's tokens; None when each row goes on with one.
     cu_seqlens: (N + 1,) int32, where the N documents start in the B * T tokens, and B * T; on
-    CUDA with documents, else None. backend, experts, kernels: see Backends.
+    CUDA with documents, else None. backend, experts, kernels: see Backends. dropout: (B, 2), this layer's keys, see
+    nn.dropout; None drops nothing.
     """
 
     rope: tuple[Tensor, Tensor] | None = None
@@ -44,6 +45,7 @@ class Context(NamedTuple):
     backend: str = "auto"
     experts: str = "auto"
     kernels: str = "auto"
+    dropout: Tensor | None = None
 
 
 class Keys(NamedTuple):

@@ -16,6 +16,7 @@ from lit_gpt.model import GPT
 MODEL_FLAGS = {
     "norm_class": "norm",
     "norm_eps": "norm_eps",
+    "dropout": "dropout",
     "post_norm": "post_norm",
     "decoupled_norm": "decoupled_norm",
     "skip_gain": "skip_gain",

@@ -41,7 +41,8 @@ KEPT = {  # the options of pretrain.py that mean something here
     "mixer_options", "reordered_norm", "parallel_block", "joint_qk_norm", "norm_eps", "ffn_multiple",
     "train_name", "parameterization", "depth_scale", "base_hps", "batch_rule", "independent_weight_decay",
     "ortho_init", "diag_init", "maxfan_init", "head_init_std", "head_start", "init_std", "optimizer",
-    "optimizer_args", "grad_clip", "grad_clip_type", "seed", "precision", "vocab_size", "ctx_len", "micro_bsz", "attention",
+    "optimizer_args", "grad_clip", "grad_clip_type", "seed", "precision", "vocab_size", "ctx_len", "micro_bsz",
+    "attention",
     "weight_decay_rule", "cautious_weight_decay",
 }
 # fmt: on

@@ -365,6 +365,7 @@ class Trainer:
             eos_id=self.eos_id,
             guard=self.guard,
             step=progress.step + 1,
+            seed=plan.seed,
         )
         self.averages.update(values.batch_tokens)
         if curvature_due(self.optimizer):

@@ -67,6 +67,9 @@ class ModelOptions:
         this, as LLaMA's are; gelu networks 4 times as wide.
         Default: the family's own width, mostly 4 times that of the model
         Example: --ffn_multiple 256
+    dropout: Drop this share of the entries of the embedding and of what each branch adds, in training. The masks follow
+        from seed, step, sample and layer, so they are the same after a resume and on any number of processes.
+        Default: the family's, mostly 0
     bias: Give the linear projections biases.
         Default: the family's, mostly false
     share_per_layer: The layers share this many blocks, which they use in turn; 0 gives each layer its own block.
@@ -90,6 +93,7 @@ class ModelOptions:
     tie_embeddings: bool | None = None
     mlp: Literal["swiglu", "relu2", "oss_swiglu", "gelu", "none"] | None = None
     ffn_multiple: Annotated[int, Bounds(1, 65_536)] | None = None
+    dropout: Annotated[float, Bounds(0, 1, "high")] | None = None
     bias: bool | None = None
     share_per_layer: Annotated[int, Bounds(0, 2_000)] | None = None
     share_group: Depth | None = None
