@@ -144,8 +144,8 @@ class Decoder:
         q = q[:, -1:]
         y = mixer.attend(q, mixer.near(q, k), mixer.near(q, v), end)
         h, state = mixer.finish(branch[:, -1:], y, (k, v))
-        stream = block.write(_last(stream), skip[:, -1:], block.result(h, block.norm1))
-        stream, states[layer] = block.feed_forward(stream, state, context.experts)
+        last = _last(stream), branch[:, -1:], skip[:, -1:]
+        stream, states[layer] = block.after_mixer(*last, h, state, context)
         return Stream(stream.x, stream.total)
 
 

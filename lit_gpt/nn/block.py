@@ -95,6 +95,12 @@ class Block(nn.Module):
         """
         branch, skip = self.read(stream.x, self.norm1, self.skip1)
         h, state = self.mixer(branch, context, shared, cache)
+        return self.after_mixer(stream, branch, skip, h, state, context)
+
+    def after_mixer(
+        self, stream: Stream, branch: Tensor, skip: Tensor, h: Tensor, state: SharedState | None, context: Context
+    ) -> tuple[Stream, SharedState | None]:
+        """The rest of `forward`. h, state: what the mixer made of the branch. branch, skip: see `read`."""
         h = drop(self.result(h, self.norm1), context.dropout, 0, self.dropout)
         if self.parallel and self.ffn is not None:
             return self.both(stream, branch, skip, h, context), state

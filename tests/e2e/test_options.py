@@ -60,7 +60,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "start": {"train_name": "x", "parameterization": "plain", "init_std": 0.05},
     "dropout": {"dropout": 0.2},
     "cosine with an end": {"schedule": "cos_inf", "cos_inf_tokens": 512, "base_hps__min_lr_mult": 0.1},
-    "no schedule": {"schedule": "none"},
+    "no schedule": {"schedule": "none", "base_hps__warmup_tokens": None},
     "decay by an exponential": {"train_name": "mup_wsd", "decay": "exp", "base_hps__min_lr_mult": 0.1},
     "orthogonal": {"ortho_init": True},
     "seed": {"seed": 1},
