@@ -113,12 +113,12 @@ def clip_each_(parameters: Iterable[nn.Parameter], kind: str, limit: float, runt
         dist.all_reduce(total, group=runtime.mesh.get_group("shard"))
         squares |= {p: square.to(squares[p].device) for p, square in zip(split, total)}
     for p in kept:
-        _local(p.grad).div_((squares[p].sqrt() / limit).clamp(min=1.0))
+        _grads([p])[0].div_((squares[p].sqrt() / limit).clamp(min=1.0))
 
 
 def _squares(p: nn.Parameter) -> torch.Tensor:
     """The squared norm of this rank's part of a gradient; of experts, which are whole here, (E, 1, 1)."""
-    g = _local(p.grad).float()
+    g = _grads([p])[0].float()
     return g.square().sum((1, 2), keepdim=True) if getattr(p, "role", None) == "expert" else g.square().sum()
 
 
