@@ -3,17 +3,17 @@
     python launch_scripts/optimizer_benchmark.py --scale 60m --optimizers all --output out/optimizers \\
         --train_data_dir data/mine --val_data_dir data/mine
 
-The protocol is that of two published benchmarks: LLaMA shapes, one batch and budget per scale, 10 percent
-warm-up, cosine, gradients clipped at 1; schedule-free optimizers keep a constant rate after the warm-up. Only
-optimizer hyper-parameters differ: those of optimizers.csv beside this file, or of --table. Run the same command
-again after anything: finished runs are skipped, others go on. What follows `--` are options of pretrain.py that
-go to every run, and overrule.
+The protocol is that of two published benchmarks: LLaMA shapes, and one batch, budget, warm-up and clipping per scale
+(SCALES), with a cosine; schedule-free optimizers keep a constant rate after the warm-up. Only what optimizers.csv
+beside this file says, or --table, differs among optimizers. Run the same command again after anything: finished runs
+are skipped, others go on. What follows `--` are options of pretrain.py that go to every run, and overrule.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -42,24 +42,36 @@ Values = dict[str, str]  # a row of the table
 
 
 class Scale(NamedTuple):
-    """What is the same for all optimizers. batch, tokens: in tokens. final: last rate over peak rate."""
+    """What optimizers share unless the table says otherwise.
+
+    batch: in tokens. warmup, steps: of the published run; a shorter one has as large a part of warm-up.
+    final: last rate over peak rate. clip: largest norm of all gradients together.
+    """
 
     depth: int
     batch: int
-    tokens: float
+    steps: int
+    warmup: int
     final: float
     weight_decay: float
+    clip: float
+
+    @property
+    def tokens(self) -> int:
+        """The published budget."""
+        return self.batch * self.steps
 
 
-# The first four: OpenRaiser/scaling-for-scaling, stage 1. The others: arXiv:2509.01440.
+# The first four: OpenRaiser/scaling-for-scaling, stage 1, whose README clips at 1 (its scripts do not). The others:
+# the launch scripts of arXiv:2509.01440.
 SCALES = {
-    "60m": Scale(8, 2**17, 1.31e9, 0.1, 0.0),
-    "130m": Scale(12, 2**17, 2.62e9, 0.1, 0.0),
-    "350m": Scale(24, 2**17, 7.86e9, 0.1, 0.0),
-    "1b": Scale(24, 2**17, 13.1e9, 0.1, 0.0),
-    "124m": Scale(12, 2**17, 16.8e9, 0.01, 0.1),
-    "210m": Scale(24, 2**17, 16.8e9, 0.01, 0.1),
-    "720m": Scale(12, 1_015_808, 48.8e9, 0.01, 0.1),
+    "60m": Scale(8, 2**17, 10_000, 1_000, 0.1, 0.0, 1.0),
+    "130m": Scale(12, 2**17, 20_000, 2_000, 0.1, 0.0, 1.0),
+    "350m": Scale(24, 2**17, 60_000, 6_000, 0.1, 0.0, 1.0),
+    "1b": Scale(24, 2**17, 100_000, 10_000, 0.1, 0.0, 1.0),
+    "124m": Scale(12, 2**17, 128_000, 2_000, 0.01, 0.1, 0.5),
+    "210m": Scale(24, 2**17, 128_000, 2_000, 0.01, 0.1, 0.5),
+    "720m": Scale(12, 1_015_808, 48_000, 2_000, 0.01, 0.1, 0.1),
 }
 
 
@@ -86,7 +98,7 @@ def options_of(row: Values, scale_name: str, given: argparse.Namespace) -> dict[
     """The options of pretrain.py for one optimizer."""
     scale, name = SCALES[scale_name], row["optimizer"]
     tokens = int(given.max_tokens or scale.tokens)
-    steps = max(tokens // scale.batch, 1)
+    steps, warmup = max(tokens // scale.batch, 1), int(row.get("warmup_steps") or scale.warmup)
     return {
         "train_data_dir": given.train_data_dir,
         "val_data_dir": given.val_data_dir,
@@ -100,18 +112,19 @@ def options_of(row: Values, scale_name: str, given: argparse.Namespace) -> dict[
         "max_tokens": tokens,
         "total_bsz": scale.batch,
         "micro_bsz": given.micro_bsz,
-        "grad_clip": 1.0,
+        "grad_clip": scale.clip,
         "eval_step": max(steps // 10, 1),
         "num_extrp": 1,
         "keep_last": 1,
         "base_hps.d0": scale.depth,
         "base_hps.b0": scale.batch,
         "base_hps.t0": tokens,
-        "base_hps.warmup_tokens": tokens / 10,
+        "base_hps.warmup_tokens": tokens * warmup / scale.steps,
         "base_hps.min_lr_mult": scale.final,
         "base_hps.weight_decay": scale.weight_decay,
         **{f"base_hps.{k}": row[k] for k in ("eta0", "weight_lr_scale", "beta1", "beta2", "eps", "muon_beta")},
         **({"optimizer_args": row["args"]} if row["args"] else {}),
+        **json.loads(row.get("options") or "{}"),
     }
 
 

@@ -19,6 +19,7 @@ from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.nn.block import Block, Stream
 from lit_gpt.nn.context import Backends, Context, Contexts, Keys, layer_contexts
+from lit_gpt.nn.dropout import drop, layer_keys
 from lit_gpt.nn.linear import Embedding, Linear
 from lit_gpt.nn.mixers import SharedState
 from lit_gpt.nn.moe import Routed, stack
@@ -119,14 +120,16 @@ class GPT(nn.Module):
         label_smoothing: float = 0.0,
         head: bool = True,
         each: bool = False,
+        dropout_BW: Tensor | None = None,
     ) -> Output:
         """The logits of every position, or with targets the summed loss; see Output.
 
         targets_BT: next tokens; ops.loss.IGNORE where there is none. doc_ids_BT: integers that change at document
         boundaries; attention and recurrence stay inside a document. head: False leaves out what comes after the last
         block, where only the routers are of interest. each: the loss of every target, without gradients or smoothing.
+        dropout_BW: a key for each row (nn.dropout.row_keys); without keys nothing is dropped.
         """
-        h_BTD, routed = self.hidden(tokens_BT, doc_ids_BT)
+        h_BTD, routed = self.hidden(tokens_BT, doc_ids_BT, dropout_BW)
         if not head:
             return Output(routed=routed)
         if targets_BT is None:
@@ -135,7 +138,9 @@ class GPT(nn.Module):
             return Output(loss=self.losses(h_BTD, targets_BT), routed=routed)
         return Output(loss=self.loss(h_BTD, targets_BT, label_smoothing), routed=routed)
 
-    def hidden(self, tokens_BT: Tensor, doc_ids_BT: Tensor | None = None) -> tuple[Tensor, Routed | None]:
+    def hidden(
+        self, tokens_BT: Tensor, doc_ids_BT: Tensor | None = None, dropout_BW: Tensor | None = None
+    ) -> tuple[Tensor, Routed | None]:
         """(what the head reads, (B, T, n); what the routers did). The arguments are those of `forward`."""
         # Positions count from the start of the row, or of each document where the config says so.
         self.check_length(tokens_BT.shape[1])
@@ -143,11 +148,16 @@ class GPT(nn.Module):
         if doc_ids_BT is not None and self.config.doc_positions == "restart":
             positions = doc_positions(doc_ids_BT)
         contexts = self.contexts(positions, doc_ids_BT, Keys(tokens_BT.shape[1], doc_ids_BT), tokens_BT)
-        stream, routed = self.enter(self.embed(tokens_BT, positions), doc_ids_BT), []
+        x_BTD, routed, keys_LBW = self.embed(tokens_BT, positions), [], None
+        if dropout_BW is not None:  # layer L is the embedding
+            keys_LBW = layer_keys(dropout_BW, self.config.depth + 1)
+            x_BTD = drop(x_BTD, keys_LBW[-1], 0, self.config.dropout)
+        stream = self.enter(x_BTD, doc_ids_BT)
         # What a layer shares with later ones: keys and values for cross-attention, a memory for gated memory units.
         states: dict[int | None, SharedState | None] = {}
         for i, spec in enumerate(self.config.layers):
             context = contexts[spec.window, spec.rope_base]
+            context = context if keys_LBW is None else context._replace(dropout=keys_LBW[i])
             stream, states[i] = self.layer(i, stream, context, states.get(spec.shares))
             if stream.routed is not None:
                 routed.append(stream.routed)

@@ -26,6 +26,8 @@ OPTIONS = {
     "window_sink": {"layers": (LayerSpec(window=5), LayerSpec()), "attn_sink": True},
     "inner_norms": {"attn_norm": True, "ffn_norm": True},
     "biases": {"attn_bias": True, "mlp_bias": True, "attn_gate": True},
+    "parallel": {"parallel_block": True},
+    "parallel_layernorm": {"parallel_block": True, "norm": "layernorm", "norm_eps": 1e-3},
     "reordered": {"reordered_norm": True},
     "reordered_sum": {"reordered_norm": True, "skip": "sum"},
     "joint_qk_norm": {"qk_norm": True, "joint_qk_norm": True},

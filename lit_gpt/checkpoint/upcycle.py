@@ -3,7 +3,7 @@
 Experts are k times narrower than the dense network (see nn.moe), so it is cut into k slices of its hidden units, whose
 outputs sum to its own, and each expert is a copy of one: arXiv:2410.07524, section 3, "virtual groups".
 
-- A group is K experts in a row, one of each slice; the shared expert, where there is one, is the last slice. What is
+- A group is K experts in a row, one of each slice; shared experts are the last slices. What is
   left over at the end copies the first slices once more and joins the last group.
 - The router's rows are the same within a group, so the K best experts of a token are one whole group: equal scores go
   to the lower index, and so does what is left over.
@@ -19,7 +19,7 @@ with dense rows 2.3 and 3.7 (means over 4 layers and 40 draws).
 Megatron-LM repeats dense random rows instead, whose scores may differ in their last bits, and spreads the factor over
 all maps of an expert, as its cube root.
 
-Shapes: E routed experts, K of them per token, k slices (K, and one for the shared expert), G groups, N = n width,
+Shapes: E routed experts, K of them per token, k slices (K, and one for each shared expert), G groups, N = n width,
 H hidden width of an expert, M rows of its up projection.
 """
 
@@ -76,7 +76,7 @@ class Upcycling(NamedTuple):
         copies, more = divmod(e.routed, e.active)
         each = f"{copies} or {copies + 1} of each" if more else f"{copies} of each"
         factors = sorted({f"{_factors(moe)[0]:.4g}" for moe in self.mixtures.values()})
-        shared = f", and {count} shared experts" if e.shared else ""
+        shared = f", and {count * e.shared} shared experts" if e.shared else ""
         start = "logits at the start equal the dense model's"
         if self.unlike:
             start = f"the start is not exact: {'; '.join(self.unlike)}"
@@ -173,8 +173,10 @@ def mixture_of(name: str, moe: MixtureOfExperts, dense: Tensors) -> Tensors:
     group_E, slice_E = groups(moe.experts)
     routed, shared = _factors(moe)
     made = {"router.weight": _rows(moe, group_E), "up": up_kMN[slice_E], "down": down_kNH[slice_E] * routed}
-    if moe.shared is not None:
-        made |= {"shared.up.weight": up_kMN[-1], "shared.down.weight": down_kNH[-1] * shared}
+    if moe.shared is not None:  # the last slices, side by side: gates of all of them, then up maps of all of them
+        s = int(moe.experts.shared)
+        up_MN = up_kMN[-s:].reshape(s, maps, hidden, n).transpose(0, 1).reshape(-1, n)
+        made |= {"shared.up.weight": up_MN, "shared.down.weight": down_kNH[-s:].transpose(0, 1).reshape(n, -1) * shared}
     return {f"{name}.{part}": tensor for part, tensor in made.items()}
 
 
@@ -206,9 +208,9 @@ def _size(moe: MixtureOfExperts) -> float:
 
 
 def _factors(moe: MixtureOfExperts) -> tuple[float, float]:
-    """What the down projections of routed experts and of the shared one are multiplied by."""
+    """What the down projections of routed experts and of shared ones are multiplied by."""
     e = moe.experts
-    outer = 2**0.5 if e.shared and e.sqrt_gate else 1.0  # undoes the sqrt(1/2) on both branches, see nn.moe
+    outer = (1 + e.shared) ** 0.5 if e.sqrt_gate else 1.0  # undoes the division of both branches, see nn.moe
     exact = e.routed == e.active or (e.gate != "all" and e.routing == "token_choice")
     gate = (1 / e.active) ** (0.5 if e.sqrt_gate else 1.0) if exact else _mean_gate(moe)
     return outer / gate, outer

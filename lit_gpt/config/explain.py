@@ -46,7 +46,8 @@ ELSEWHERE = {
     "--train_model and --depth.",
     "num_experts n_experts experts": "The number of experts is --sparsity x --top_k, in a family that has them.",
     "tokenizer tokenizer_path": "The tokenizer is that of --train_data_dir, which scripts/prepare_text.py made.",
-    "dropout": "There is no dropout; what regularises is --base_hps.weight_decay.",
+    "dropout_rate resid_dropout hidden_dropout embd_pdrop resid_pdrop attention_dropout": "Dropout is --dropout, of "
+    "the embedding and of the output of each branch; attention has none of its own.",
     "gpus num_gpus devices device nproc_per_node world_size nnodes": "A run uses the processes that torchrun starts, "
     "else one GPU, or the CPU where there is none; the sequences of each are --micro_bsz.",
     "momentum": "The momentum of the Muon family is --base_hps.muon_beta, that of Adam is --base_hps.beta1.",

@@ -54,17 +54,18 @@ class LayerSpec:
 class Experts:
     """A mixture of S k experts of width I / k, of which a token uses k, so that I is active whatever k is.
 
-    sparsity, top_k: S and k. shared: one of the k is the same for every token, a dense network of
-        that width beside S k - 1 routed experts of which k - 1 are used.
+    sparsity, top_k: S and k. shared: how many of the k, s, are the same for every token: a dense network as wide as
+        they are together (arXiv:2401.06066), beside S k - s routed experts of which k - s are used.
     gate: "selected" is softmax over the selected experts, "all" softmax over all of them before
         the selection, "sigmoid" each expert's own, divided by their sum over the selected. Where one is
         selected only "all" tells the router anything (arXiv:2101.03961).
-    sqrt_gate: the square root of the gates, so that they have unit 2-norm; with a shared expert both
-        branches are multiplied by sqrt(1/2) (arXiv:2603.28743).
+    sqrt_gate: the square root of the gates, so that they have unit 2-norm; with s shared experts both
+        branches are divided by sqrt(1 + s) (arXiv:2603.28743 for one).
     routing: "token_choice", or "expert_choice": each expert takes its own T k / E tokens of a
         micro-batch (arXiv:2202.09368), which looks ahead in the sequence.
     capacity: with token choice, an expert serves at most this multiple of T k / E tokens of a
-        micro-batch, the first ones; None serves all.
+        micro-batch, the first ones; None serves all. With expert choice it takes that multiple of them, so that
+        k times this is the paper's capacity factor; None is 1.
     aux_style: the balance loss, see lit_gpt.nn.balance. aux_gamma: its weight, 0 is none.
     global_aux: balance over all ranks and micro-batches of a step, otherwise within each micro-batch.
     exact_aux: with global_aux, counts of the whole step are taken before its first backward pass.
@@ -75,7 +76,7 @@ class Experts:
 
     sparsity: int = 1
     top_k: int = 2
-    shared: bool = False
+    shared: int = False
     gate: Literal["selected", "all", "sigmoid"] = "selected"
     sqrt_gate: bool = False
     routing: Literal["token_choice", "expert_choice"] = "token_choice"
@@ -94,8 +95,14 @@ class Experts:
 
     @property
     def active(self) -> int:
-        """How many routed experts a token uses, which leaves out the shared one."""
+        """How many routed experts a token uses, which leaves out the shared ones."""
         return self.top_k - self.shared
+
+    @property
+    def mean_active(self) -> float:
+        """The same on average over tokens: under expert choice the experts say how many they take."""
+        chosen = self.capacity if self.routing == "expert_choice" and self.capacity else 1.0
+        return min(self.active * chosen, self.routed)
 
     def problems(self, intermediate_size: int) -> dict[str, bool]:
         """Message -> whether these values are wrong in that way."""
@@ -107,10 +114,12 @@ class Experts:
             f"top_k is {self.top_k}; it must divide the hidden width {intermediate_size}": (
                 intermediate_size % max(self.top_k, 1) != 0
             ),
-            "a shared expert is one of the top_k, so top_k must be at least 2": self.shared and self.top_k < 2,
+            f"a shared expert is one of the top_k, so top_k must be at least {self.shared + 1}": (
+                not 0 <= self.shared < max(self.top_k, 1)
+            ),
             f"capacity is {self.capacity}; it must be positive": self.capacity is not None and self.capacity <= 0,
-            "expert choice has no use for capacity, a selection bias or a balance loss: give --aux_gamma 0": (
-                choice and (self.capacity is not None or self.bias_rate != 0 or self.aux_gamma != 0)
+            "expert choice has no use for a selection bias or a balance loss: give --aux_gamma 0": (
+                choice and (self.bias_rate != 0 or self.aux_gamma != 0)
             ),
             "expert choice has its own gates and balance, so router_gate and global_aux cannot act": (
                 choice and (self.gate != "selected" or self.global_aux)
@@ -141,6 +150,8 @@ class ModelConfig:
     post_norm: the skip path itself is normalised. decoupled_norm: norms without gain,
         and a gain on the branch only. skip_gain: a gain on the skip path, starting at 1e-4.
     reordered_norm: the norms are behind the branches, x + norm(f(x)) (OLMo 2, arXiv:2501.00656).
+    parallel_block: mixer and feed-forward network read one norm, and their outputs are added together.
+    dropout: the share of the entries of the embedding and of every branch's output that training drops.
     skip: "add" is x + f(x); "none" is f(x); "sum" adds every branch to one running sum
         that only the head reads, so each branch sees the previous branch alone.
     joint_qk_norm: with qk_norm, one norm over all heads together in place of one for each.
@@ -188,7 +199,9 @@ class ModelConfig:
     decoupled_norm: bool = False
     skip_gain: bool = False
     reordered_norm: bool = False
+    parallel_block: bool = False
     skip: Skip = "add"
+    dropout: float = 0.0
     qk_norm: bool = False
     joint_qk_norm: bool = False
     qk_norm_scale: float = 1.0
@@ -259,6 +272,13 @@ class ModelConfig:
             "reordered_norm puts the norms behind the branches, and post_norm before them: give one": (
                 self.reordered_norm and self.post_norm
             ),
+            "parallel_block has one norm, before both branches; it cannot be with post_norm, reordered_norm or skip": (
+                self.parallel_block and (self.post_norm or self.reordered_norm or self.skip != "add")
+            ),
+            "parallel_block has no network behind the mixer that could share its inner state (memory='ffn')": (
+                self.parallel_block and any(s.memory == "ffn" for s in self.layers)
+            ),
+            f"dropout is {self.dropout}; it must be at least 0 and below 1": not 0 <= self.dropout < 1,
             "joint_qk_norm says how qk_norm is done: give both": self.joint_qk_norm and not self.qk_norm,
             "post_norm with skip='none' or 'sum' has no skip path to normalise": (
                 self.post_norm and self.skip != "add"

@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 from lit_gpt.config.bounds import hints, parts, path_fields, unset, violations
 from lit_gpt.config.names import NameFields, merge, read_model_name, read_train_name, without_tokens
-from lit_gpt.config.run import RunConfig
+from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.config.validation_sets import validation_sets
 from lit_gpt.config.words import TokenCounts, Words
 from lit_gpt.errors import UserError
@@ -29,6 +29,7 @@ DEFAULTS = {
     "num_extrp": 4,
     "bramp_ratio": 1,
 }
+SHAPES = {"sqrt": "1-sqrt", "miror_cosine": "mirror_cosine"}  # as the code of arXiv:2509.01440 spells them
 NOT_YET = {  # field -> what is said of it
     "layer_configurator": "the layer configurator (token lc) is not in this version; every token passes every "
     "layer: drop it, and for less work per token lower --depth or --ar",
@@ -93,6 +94,7 @@ def resolve(run: RunConfig, optimizer_name: Callable[[str], str] = str) -> tuple
         run,
         act_ckpt=_recomputed(run.act_ckpt, run.fsdp_save_mem),
         offloading=run.offloading or run.fsdp_save_mem,
+        decay=SHAPES.get(run.decay or "", run.decay),
         precision={"bf16-mixed": "bf16", "32": "fp32"}.get(run.precision or "", run.precision),
         loggers=[*run.loggers, *(["mlflow"] if run.use_mlflow and "mlflow" not in run.loggers else [])],
     )
@@ -147,6 +149,7 @@ def _contradictions(run: RunConfig) -> list[str]:
         problems.append(f"{given} acts in --schedule wsd_s, and this run has {run.schedule}; drop one of them")
     if run.decay_tokens and run.schedule not in ("wsd", "wsd_s"):
         problems.append(f"--decay_tokens acts in wsd and wsd_s, and this run has {run.schedule}; drop one of them")
+    problems += _ends_of_schedules(run.schedule, run.decay, run.cos_inf_tokens, run.base_hps)
     if run.validation and not (run.init_from and run.val_data_dir):
         problems.append("validation needs --init_from (or --load_dir) and --val_data_dir")
     if run.keep_best and not run.val_data_dir:
@@ -161,6 +164,25 @@ def _contradictions(run: RunConfig) -> list[str]:
     if run.yarn_scale > 1 and not (run.midtrain or run.validation):
         problems.append("--yarn_scale only acts in a midtrain or validation run; add that token to --train_name")
     return problems
+
+
+def _ends_of_schedules(
+    schedule: str | None, decay: str | None, constant_end: float | None, hps: BaseHyperparameters
+) -> list[str]:
+    """What schedules cannot be that end above 0 or begin at the peak. constant_end: --cos_inf_tokens."""
+    inf, exp = schedule == "cos_inf", decay == "exp" and schedule in ("wsd", "wsd_s")
+    checks = {
+        "--schedule cos_inf needs the length of its constant end, --cos_inf_tokens 1B": inf and not constant_end,
+        f"--cos_inf_tokens acts in --schedule cos_inf, and this run has {schedule}; drop one": constant_end and not inf,
+        "the constant end of cos_inf would have a rate of 0; give --base_hps.min_lr_mult, such as 0.1": (
+            inf and not hps.min_lr_mult
+        ),
+        "--decay exp never reaches a rate of 0; give --base_hps.min_lr_mult, such as 0.01": exp and not hps.min_lr_mult,
+        "--schedule none has no warm-up; drop --base_hps.warmup_tokens, or give --schedule constant": (
+            schedule == "none" and hps.warmup_tokens
+        ),
+    }
+    return [message for message, wrong in checks.items() if wrong]
 
 
 def _fork_contradictions(run: RunConfig) -> list[str]:

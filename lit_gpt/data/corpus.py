@@ -34,11 +34,12 @@ class Batch:
     """One rank's micro-batch. tokens, targets: int64 (B, T).
 
     targets[b, t] is the token after tokens[b, t], IGNORE where there is none; behind the end of a
-    short window tokens hold EOS (0 when the EOS is unknown).
+    short window tokens hold EOS (0 when the EOS is unknown). first: number of the first sample, in the run's order.
     """
 
     tokens: np.ndarray
     targets: np.ndarray
+    first: int = 0
 
 
 class Source:
@@ -165,7 +166,7 @@ class Corpus:
                 source, k = self.interleave.locate(i)
                 self.sources[source].check(k, row)
             tokens[tokens == IGNORE] = self.eos_id or 0
-        return Batch(tokens, targets)
+        return Batch(tokens, targets, start)
 
     def where(self, index: int) -> str:
         """Where the tokens of global sample `index` are, for a person."""

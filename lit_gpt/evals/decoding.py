@@ -157,8 +157,7 @@ class Decoder:
         y = mixer.attend(q, mixer.near(q, k), mixer.near(q, v), end)
         h, state = mixer.finish(branch[:, -1:], y, (k, v))
         end_stream = _last(stream)
-        out = block.write(end_stream, skip[:, -1:], block.result(h, block.norm1))
-        out, states[layer] = block.feed_forward(out, state, context.experts)
+        out, states[layer] = block.after_mixer(end_stream, branch[:, -1:], skip[:, -1:], h, state, context)
         return Stream(out.x, out.total, None, end_stream.first, end_stream.middle)
 
 

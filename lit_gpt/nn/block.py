@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn import mlp
 from lit_gpt.nn.context import Context
+from lit_gpt.nn.dropout import drop
 from lit_gpt.nn.linear import Linear
 from lit_gpt.nn.mixers import SharedState, build_mixer
 from lit_gpt.nn.moe import MixtureOfExperts, Routed
@@ -81,13 +82,15 @@ class Block(nn.Module):
 
     Pre-norm: x + m f(norm(x)), with x in the stream's dtype. Reordered: x + m norm(f(x)). Post-norm: s + m f(s) with
     s = norm(x), gains and projection on either path, in compute_dtype. m is the residual
-    multiplier. Branches compute in compute_dtype.
+    multiplier. Branches compute in compute_dtype. Parallel (arXiv:2204.02311, section 2): x + m (f(s) + g(s)), with
+    s = norm(x) and both the mixer f and the network g reading it.
     """
 
     def __init__(self, config: ModelConfig, layer_index: int, multipliers: Multipliers, compute_dtype: torch.dtype):
         super().__init__()
         self.residual, self.skip, self.compute_dtype = multipliers.residual, config.skip, compute_dtype
-        self.reordered = config.reordered_norm
+        self.reordered, self.parallel = config.reordered_norm, config.parallel_block
+        self.dropout = config.dropout
         projected = config.layers[layer_index].skip_projection
         # With decoupled_norm the gain is on the branch alone (see SkipPath), so the norm itself has none.
         self.scalars = ResidualScalars() if config.residual_scalars else None
@@ -98,7 +101,7 @@ class Block(nn.Module):
         router = multipliers.router
         self.ffn = MixtureOfExperts(config, layer_index, router) if mixture else mlp.build(config, layer_index)
         self.shares_ffn = config.layers[layer_index].memory == "ffn"
-        if self.ffn is not None:
+        if self.ffn is not None and not self.parallel:
             self.norm2 = build_norm(config, gain=not config.decoupled_norm)
             self.skip2 = SkipPath(config, False) if config.post_norm else None
 
@@ -111,7 +114,16 @@ class Block(nn.Module):
         """
         branch, skip = self.read(self.enter(stream), self.norm1, self.skip1)
         h, state = self.mixer(branch, context, shared, cache)
-        return self.feed_forward(self.write(stream, skip, self.result(h, self.norm1)), state, context.experts)
+        return self.after_mixer(stream, branch, skip, h, state, context)
+
+    def after_mixer(
+        self, stream: Stream, branch: Tensor, skip: Tensor, h: Tensor, state: SharedState | None, context: Context
+    ) -> tuple[Stream, SharedState | None]:
+        """The rest of `forward`. h, state: what the mixer made of the branch. branch, skip: see `read`."""
+        h = drop(self.result(h, self.norm1), context.dropout, 0, self.dropout)
+        if self.parallel and self.ffn is not None:
+            return self.both(stream, branch, skip, h, context), state
+        return self.feed_forward(self.write(stream, skip, h), state, context)
 
     def enter(self, stream: Stream) -> Tensor:
         """The residual stream as this layer reads it, (B, T, n)."""
@@ -121,21 +133,29 @@ class Block(nn.Module):
         return self.scalars(stream.x, stream.first)
 
     def feed_forward(
-        self, stream: Stream, state: SharedState | None, backend: str
+        self, stream: Stream, state: SharedState | None, context: Context
     ) -> tuple[Stream, SharedState | None]:
-        """The layer's second half. state: what the mixer shares. backend: of the experts' matrix products."""
+        """The layer's second half. state: what the mixer shares."""
         if self.ffn is None:
             return stream, state
         branch, skip = self.read(stream.x, self.norm2, self.skip2)
         if isinstance(self.ffn, MixtureOfExperts):
-            h, routed = self.ffn(branch, backend)
-            return self.write(stream, skip, self.result(h, self.norm2), routed), state
+            h, routed = self.ffn(branch, context.experts)
+            return self.write(stream, skip, self.second(h, context), routed), state
         if not self.shares_ffn:
-            return self.write(stream, skip, self.result(self.ffn(branch), self.norm2)), state
+            return self.write(stream, skip, self.second(self.ffn(branch), context)), state
         h, memory = self.ffn.with_memory(branch)  # type: ignore[operator]
-        stream = self.write(stream, skip, self.result(h, self.norm2))
+        stream = self.write(stream, skip, self.second(h, context))
         # A new tuple: torch 2.11 compiles no block that returns one made by _replace.
         return stream, SharedState(None if state is None else state.kv, memory)
+
+    def both(self, stream: Stream, branch: Tensor, skip: Tensor, h: Tensor, context: Context) -> Stream:
+        """A parallel block's stream: h, what the mixer made of the branch, and what the network makes of it, added."""
+        if isinstance(self.ffn, MixtureOfExperts):
+            f, routed = self.ffn(branch, context.experts)
+        else:
+            f, routed = self.ffn(branch), None  # type: ignore[misc]
+        return self.write(stream, skip, h + drop(f, context.dropout, 1, self.dropout), routed)
 
     def read(self, x_BTD: Tensor, norm: nn.Module, skip_path: SkipPath | None) -> tuple[Tensor, Tensor]:
         """(the input of a branch, what goes around it and is added to its output); both (B, T, n)."""
@@ -147,6 +167,10 @@ class Block(nn.Module):
     def result(self, h_BTD: Tensor, norm: nn.Module) -> Tensor:
         """What a branch adds to the stream: its output, behind the norm where the model has it there."""
         return norm(h_BTD, self.compute_dtype) if self.reordered else h_BTD
+
+    def second(self, h_BTD: Tensor, context: Context) -> Tensor:
+        """What the feed-forward network adds to the stream."""
+        return drop(self.result(h_BTD, self.norm2), context.dropout, 1, self.dropout)
 
     def write(self, stream: Stream, skip_BTD: Tensor, h_BTD: Tensor, routed: Routed | None = None) -> Stream:
         """The stream after a branch whose output is h_BTD.

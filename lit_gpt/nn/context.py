@@ -36,6 +36,7 @@ class Context(NamedTuple):
     cu_seqlens: (N + 1,) int32, where the N documents start in the B * T tokens, and B * T; on
     CUDA with documents, else None. backend, experts, kernels: see Backends.
     tokens: (B, T), of this call, for value embeddings; None in a model without them.
+    dropout: (B, 2), this layer's keys, see nn.dropout; None drops nothing.
     """
 
     rope: tuple[Tensor, Tensor] | None = None
@@ -46,6 +47,7 @@ class Context(NamedTuple):
     experts: str = "auto"
     kernels: str = "auto"
     tokens: Tensor | None = None
+    dropout: Tensor | None = None
 
 
 class Keys(NamedTuple):

@@ -1,4 +1,4 @@
-"""Mixture of experts: a router, experts of one shape, perhaps one that every token uses.
+"""Mixture of experts: a router, experts of one shape, perhaps some that every token uses.
 
     y = sum_j g_j E_j(x) [+ shared(x)],  E(x) = down act(up x)
 
@@ -83,7 +83,8 @@ class MixtureOfExperts(nn.Module):
         self.up = role(nn.Parameter(torch.empty(count, maps * hidden, n)), "expert", maps=maps)
         self.down = role(nn.Parameter(torch.empty(count, n, hidden)), "expert")
         width = config.intermediate_size // self.experts.top_k
-        self.shared = mlp.of_width(self.kind, config, width) if self.experts.shared else None
+        shared = int(self.experts.shared)  # experts that are added are one network of their widths together
+        self.shared = mlp.of_width(self.kind, config, shared * width) if shared else None
         # Loss-free balancing: a buffer, since the trainer moves it by the loads and no gradient does; see nn.balance.
         if self.experts.bias_rate:
             self.register_buffer("balance", torch.zeros(count, dtype=torch.float32))
@@ -135,9 +136,9 @@ class MixtureOfExperts(nn.Module):
         if self.shared is None:
             return y_BTD
         y_BTD = y_BTD + self.shared(x_BTD)
-        # Under sqrt_gate the squares of the gates sum to 1, so routed experts have the variance of one; so has the
-        # shared one. Their sum over sqrt(2) has it again.
-        return y_BTD * 0.5**0.5 if self.experts.sqrt_gate else y_BTD
+        # Under sqrt_gate the squares of the gates sum to 1, so routed experts have the variance of one; so has each
+        # shared one. The sum of 1 + s over its root has it again.
+        return y_BTD * (1 + self.experts.shared) ** -0.5 if self.experts.sqrt_gate else y_BTD
 
     def _sequences(self, logits_NE: Tensor, experts_NK: Tensor, rows: int) -> Tensor:
         """The switch loss (see nn.balance) of each sequence by itself, summed over the batch's sequences."""
@@ -160,10 +161,10 @@ class MixtureOfExperts(nn.Module):
     def inactive_parameters(self) -> int:
         """Parameters of the experts that a token does not use."""
         e = self.experts
-        return (self.up.numel() + self.down.numel()) // e.routed * (e.routed - e.active)
+        return int((self.up.numel() + self.down.numel()) // e.routed * (e.routed - e.mean_active))
 
     def flops(self) -> float:
         """Forward matmul FLOPs per token: those of the router and of the experts that it uses."""
         per_expert = 2.0 * (self.up.numel() + self.down.numel()) / self.experts.routed
         shared = 0.0 if self.shared is None else self.shared.flops()
-        return self.router.flops() + self.experts.active * per_expert + shared
+        return self.router.flops() + self.experts.mean_active * per_expert + shared

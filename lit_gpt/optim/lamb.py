@@ -1,7 +1,8 @@
 """LAMB (arXiv:1904.00962): Adam's step, as long as a fraction eta of the weights' norm, per tensor.
 
-With r = m / (sqrt(v) + eps) + lambda W (both moments bias-corrected): W <- W - eta |W| / |r| r; where a
-norm is 0 the ratio is 1. Each expert is a tensor of its own; all kernels of a convolution are one.
+With r = m / (sqrt(v) + eps) + lambda W (both moments bias-corrected, unless --optimizer_args.bias_correction false):
+W <- W - eta |W| / |r| r; where a norm is 0 the ratio is 1. Each expert is a tensor of its own; all kernels of a
+convolution are one.
 """
 
 from __future__ import annotations
@@ -40,6 +41,6 @@ class TrustRatio:
         x_BrC.sub_(d_BrC.mul_((control.rate(group["lr"]) * ratio_B)[:, None, None]))
 
 
-def rules(plan: Plan) -> dict[str, MakeRule]:
-    """LAMB for every role; there are no --optimizer_args."""
-    return {"lamb": lambda params: Rule(params, Adam(), TrustRatio())}
+def rules(plan: Plan, *, bias_correction: bool = True) -> dict[str, MakeRule]:
+    """LAMB for every role. bias_correction: divide the moments by 1 - beta^t, as Adam does."""
+    return {"lamb": lambda params: Rule(params, Adam(corrected=bias_correction), TrustRatio())}

@@ -3,6 +3,7 @@
 from lit_gpt.parallel.fabric import Runtime, resolved_precision, start_runtime, world_size
 from lit_gpt.parallel.gradients import (
     GradNorms,
+    clip_each_,
     finish_gradients,
     grad_norms,
     gradient_sync,
@@ -13,6 +14,7 @@ from lit_gpt.parallel.parallelize import parallelize_model
 __all__ = [
     "GradNorms",
     "Runtime",
+    "clip_each_",
     "finish_gradients",
     "grad_norms",
     "gradient_sync",

@@ -94,6 +94,34 @@ def scale_gradients_(parameters: Iterable[nn.Parameter], factor: torch.Tensor) -
         torch._foreach_mul_(_grads(group), factor.to(device))
 
 
+@torch.no_grad()
+def clip_each_(parameters: Iterable[nn.Parameter], kind: str, limit: float, runtime: Runtime) -> None:
+    """Clip every gradient by itself (arXiv:2406.04443): "local" to the 2-norm `limit`, "elementwise" its entries.
+
+    Of experts each has a norm of its own, since they are matrices that happen to share a tensor.
+    """
+    kept = [p for p in parameters if p.grad is not None]
+    if kind == "elementwise":
+        for group in _by_device(kept).values():
+            torch._foreach_clamp_min_(_grads(group), -limit)
+            torch._foreach_clamp_max_(_grads(group), limit)
+        return
+    squares = {p: _squares(p) for p in kept}
+    split = [p for p in kept if isinstance(p.grad, DTensor) and squares[p].ndim == 0]
+    if runtime.mesh is not None and split:
+        total = torch.stack([squares[p].to(runtime.device) for p in split])
+        dist.all_reduce(total, group=runtime.mesh.get_group("shard"))
+        squares |= {p: square.to(squares[p].device) for p, square in zip(split, total)}
+    for p in kept:
+        _grads([p])[0].div_((squares[p].sqrt() / limit).clamp(min=1.0))
+
+
+def _squares(p: nn.Parameter) -> torch.Tensor:
+    """The squared norm of this rank's part of a gradient; of experts, which are whole here, (E, 1, 1)."""
+    g = _grads([p])[0].float()
+    return g.square().sum((1, 2), keepdim=True) if getattr(p, "role", None) == "expert" else g.square().sum()
+
+
 def _local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 

@@ -188,4 +188,4 @@ def _of_experts(moe: MixtureOfExperts, dtype: torch.dtype, expert_parallel: bool
     width, one for each way.
     """
     _, hidden, n = moe.up.shape
-    return moe.experts.active * (hidden + 2 * n * expert_parallel) * dtype.itemsize
+    return int(moe.experts.mean_active * (hidden + 2 * n * expert_parallel) * dtype.itemsize)

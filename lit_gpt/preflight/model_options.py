@@ -16,11 +16,14 @@ from lit_gpt.nn.mixers import MIXERS
 # RunConfig field -> ModelConfig field, where a given flag simply replaces the family's value.
 MODEL_FLAGS = {
     "norm_class": "norm",
+    "norm_eps": "norm_eps",
+    "dropout": "dropout",
     "post_norm": "post_norm",
     "decoupled_norm": "decoupled_norm",
     "skip_gain": "skip_gain",
     "skip": "skip",
     "reordered_norm": "reordered_norm",
+    "parallel_block": "parallel_block",
     "qkv_bias": "qkv_bias",
     "qk_norm": "qk_norm",
     "joint_qk_norm": "joint_qk_norm",
@@ -110,6 +113,9 @@ def model_config(run: RunConfig, depth: int, aspect_ratio: int | None, vocab_siz
     if run.mlp is not None:
         kind = None if run.mlp == "none" else run.mlp
         changes["layers"] = tuple(s if s.ffn is None else replace(s, ffn=kind) for s in config.layers)
+    if run.ffn_multiple_of is not None:
+        gelu = any(s.ffn == "gelu" for s in changes.get("layers", config.layers))
+        changes["intermediate_size"] = ffn_width(config.n_embd, run.ffn_multiple_of, gated=not gelu)
     if run.value_embeddings is not None:
         changes["layers"] = _with_tables(changes.get("layers", config.layers), run.value_embeddings)
     return config.replace(**changes)
@@ -122,13 +128,21 @@ def _with_tables(layers: tuple[LayerSpec, ...], wanted: bool) -> tuple[LayerSpec
     return tuple(replace(spec, value_embedding=i in chosen) for i, spec in enumerate(layers))
 
 
+def ffn_width(width: int, multiple: int, gated: bool) -> int:
+    """LLaMA's hidden width (arXiv:2302.13971, section 2.2): 2/3 of 4 n, so that three matrices are as large as two of
+    4 n, rounded up to a multiple.
+    """
+    hidden = 2 * 4 * width // 3 if gated else 4 * width
+    return -(-hidden // multiple) * multiple
+
+
 def _experts(run: RunConfig) -> Experts | None:
     """The experts that the flags describe; None for a family without."""
     if not architectures.has_experts(run.train_model):
         return None
     given = {flag: getattr(run, flag) for flag in EXPERT_FLAGS if getattr(run, flag) is not None}
     fields = {EXPERT_FLAGS[flag]: value for flag, value in given.items()}
-    choice, plain = run.expert_routing == "expert_choice", Experts(run.sparsity, run.top_k, bool(run.share_expert))
+    choice, plain = run.expert_routing == "expert_choice", Experts(run.sparsity, run.top_k, run.share_expert or 0)
     if choice or run.bias_rate:  # which balance without a loss
         fields.setdefault("aux_gamma", 0.0)
     if not choice and plain.active == 1 < plain.routed:

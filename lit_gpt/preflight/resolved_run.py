@@ -21,7 +21,8 @@ from lit_gpt.preflight.memory import memory_per_gpu, too_much
 from lit_gpt.preflight.meta_model import count, meta_model
 from lit_gpt.preflight.model_options import base_config, model_config, unread_options
 from lit_gpt.scaling.base import Plan
-from lit_gpt.scaling.plan import build_plan, describe, small_budget
+from lit_gpt.scaling.describe import describe
+from lit_gpt.scaling.plan import build_plan, small_budget
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
+from lit_gpt.config.groups.kinds import ClipType, DecayShape, ScheduleName
 from lit_gpt.config.run import BaseHyperparameters
 
 __all__ = [
@@ -126,16 +127,19 @@ class Decay:
 class Schedule:
     """Learning rate as a fraction of its peak, over tokens; see scaling/schedule.py.
 
-    decays: those of wsd_s, or the one of wsd whose length was given in tokens; then decay_fraction says nothing.
+    decay: in the first of its spellings. decays: those of wsd_s, or the one of wsd whose length was given in tokens;
+    then decay_fraction says nothing.
+    constant_end: tokens at the end of cos_inf at the final fraction.
     """
 
-    name: Literal["linear", "cosine", "wsd", "wsd_s", "constant"]
+    name: ScheduleName
     warmup_tokens: float
     total_tokens: float
     final: float = 0.0
-    decay: Literal["linear", "cosine", "1-sqrt"] = "linear"
+    decay: DecayShape = "linear"
     decay_fraction: float = 2 / 7
     decays: tuple[Decay, ...] = ()
+    constant_end: int = 0
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Schedule:
@@ -206,6 +210,7 @@ class Situation:
     tied: whether one table serves as input and output. steps: see Steps.
     head_init_std, head_start: the options of these names; a std of None starts the head at zero.
     embedding_init_std: the option; None is the rule's own.
+    init_std: of linear maps where the rule says nothing else.
     """
 
     depth: int
@@ -221,6 +226,7 @@ class Situation:
     head_init_std: float | None = 0.02
     head_start: Literal["fixed", "flat"] = "fixed"
     embedding_init_std: float | None = None
+    init_std: float = 0.02
 
 
 @dataclass(frozen=True)
@@ -272,6 +278,7 @@ class Plan:
     curriculum: the phases of a data mixture, empty where it is the same throughout or there is none.
     ema: half-lives in tokens of the averages of the weights, smallest first.
     seed: of the weights. data_seed: of the order of the data.
+    grad_clip_type: what grad_clip limits, see parallel/gradients.py.
     memory: bytes on one GPU by what they are for, empty where nobody asked. They depend on the machines of the
     day and not on the run, so two Plans that differ in them are equal.
     """
@@ -310,6 +317,7 @@ class Plan:
     fork: Fork | None = None
     curriculum: list[Phase] = field(default_factory=list)
     ema: list[int] = field(default_factory=list)
+    grad_clip_type: ClipType = "global"
     memory: dict[str, int] = field(default_factory=dict, compare=False)
 
     def to_dict(self) -> dict[str, Any]:

@@ -6,31 +6,47 @@ With w = warm-up tokens, T = total tokens, f = final fraction and p = (t - w) / 
 |---|---|
 | linear | 1 + p (f - 1) |
 | cosine | f + (1 + cos(pi p)) / 2 * (1 - f) |
+| cos_inf | the same down to f at T - e tokens, then f for the last e (arXiv:2509.01440) |
 | wsd | 1 until p = 1 - decay_fraction, then the decay shape down to f |
 | wsd_s | several times: a constant peak, then the decay shape down to f times that peak (arXiv:2410.05192) |
 | constant | 1 |
+| none | 1, and there is no warm-up |
 
-During warm-up the fraction is t / w. The decay shapes of wsd are linear, cosine and 1-sqrt (arXiv:2405.18392), each
-over the last decay_fraction (2/7 in ArchScale) of the tokens after warm-up, or over the tokens that --decay_tokens
-gives. t are tokens and not micro-batches, so a resume with another micro-batch does not shift the schedule (departure
+During warm-up the fraction is t / w. The decays of wsd are over the last decay_fraction (2/7 in ArchScale) of the
+tokens after warm-up, or over the tokens that --decay_tokens gives. Their shapes are these, of x from 0 to 1; all but
+exp are f + (1 - f) times what stands here (arXiv:2405.18392 and the code of arXiv:2509.01440):
+
+| linear | cosine | 1-sqrt | square | mirror_cosine | exp |
+|---|---|---|---|---|---|
+| 1 - x | (1 + cos(pi x)) / 2 | 1 - sqrt(x) | 1 - x^2 | 2 (1 - x) - (1 + cos(pi x)) / 2 | f^x |
+
+t are tokens and not micro-batches, so a resume with another micro-batch does not shift the schedule (departure
 D43).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import cos, pi, sqrt
 
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.base import Decay, Schedule
 
+# From 1 at x = 0 to 0 at x = 1.
+SHAPES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda x: (1 + cos(pi * x)) / 2,
+    "1-sqrt": lambda x: 1 - sqrt(x),
+    "square": lambda x: 1 - x**2,
+    "mirror_cosine": lambda x: 2 * (1 - x) - (1 + cos(pi * x)) / 2,
+}
+
 
 def _decay(shape: str, p: float, final: float) -> float:
     """From 1 at p = 0 to `final` at p = 1."""
-    if shape == "cosine":
-        return final + (1 + cos(pi * p)) / 2 * (1 - final)
-    if shape == "1-sqrt":
-        return final + (1 - sqrt(p)) * (1 - final)
+    if shape == "exp":
+        return final**p
+    if shape in SHAPES:
+        return final + SHAPES[shape](p) * (1 - final)
     return 1 + p * (final - 1)
 
 
@@ -39,17 +55,18 @@ def fraction(schedule: Schedule, tokens: float) -> float:
     s = schedule
     if tokens < s.warmup_tokens:
         return tokens / s.warmup_tokens
-    if s.name == "constant":
+    if s.name in ("constant", "none"):
         return 1.0
     if s.decays:
         return _of_decays(s, tokens)
-    if tokens >= s.total_tokens:
+    end = s.total_tokens - s.constant_end
+    if tokens >= end:
         return s.final
-    p = (tokens - s.warmup_tokens) / (s.total_tokens - s.warmup_tokens)
+    p = (tokens - s.warmup_tokens) / (end - s.warmup_tokens)
     if s.name == "wsd":
         start = 1 - s.decay_fraction
         return 1.0 if p <= start else _decay(s.decay, (p - start) / s.decay_fraction, s.final)
-    return _decay(s.name, p, s.final)
+    return _decay("cosine" if s.name == "cos_inf" else s.name, p, s.final)
 
 
 def _of_decays(s: Schedule, tokens: float) -> float:
@@ -64,6 +81,16 @@ def _of_decays(s: Schedule, tokens: float) -> float:
 def period_end(schedule: Schedule, tokens: float) -> float:
     """Where the decay ends that comes next after `tokens`: what a step must not look beyond."""
     return next((d.end for d in schedule.decays if d.end > tokens), schedule.total_tokens)
+
+
+def constant_end(end: int, tokens: int, warmup: float) -> int:
+    """The tokens of cos_inf at the final rate. Raises UserError where they leave none for the cosine."""
+    if warmup + end >= tokens:
+        raise UserError(
+            f"--cos_inf_tokens {end:,} and a warm-up of {warmup:,.0f} tokens leave nothing of a budget of {tokens:,} "
+            "for the cosine. Lower one of them, or raise --max_tokens."
+        )
+    return end
 
 
 def plan_decays(

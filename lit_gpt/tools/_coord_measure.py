@@ -67,7 +67,8 @@ def coordinates(
     found = [_means(first, first)]
     for step in range(steps):
         set_hyperparameters(optimizer, step_values(plan, step * plan.batch_tokens, plan.batch_tokens))
-        train_step(model, optimizer, [next(data)], 1, probe.numel(), runtime, grad_clip=plan.grad_clip)
+        limit: Any = {"grad_clip": plan.grad_clip, "grad_clip_type": plan.grad_clip_type}
+        train_step(model, optimizer, [next(data)], 1, probe.numel(), runtime, **limit)
         found.append(_means(activations(model, probe), first))
     return found
 

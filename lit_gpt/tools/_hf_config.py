@@ -24,6 +24,7 @@ WITHOUT_EFFECT = {
     "zero_output",
     "varlen",
     "doc_positions",
+    "dropout",  # of training
     "layers",  # looked at one by one
 }
 MOST_LAYERS = 10_000  # far above any model's; each is described by itself, so a damaged number would fill the memory

@@ -38,11 +38,12 @@ from lit_gpt.tools._coord_measure import Coordinates, coordinates
 KEPT = {  # the options of pretrain.py that mean something here
     "plugins", "train_model", "swa_len", "norm_class", "mlp", "post_norm", "decoupled_norm", "skip_gain", "skip",
     "qkv_bias", "qk_norm", "attn_gate", "attn_norm", "ffn_norm", "bias", "position", "rope_base", "tie_embeddings",
-    "mixer_options", "reordered_norm", "joint_qk_norm", "qk_norm_scale", "norm_gain", "embedding_norm",
-    "residual_scalars", "token_smear", "backout", "zero_output", "logit_softcap", "ffn_multiple", "value_embeddings",
-    "train_name", "parameterization", "depth_scale", "base_hps", "batch_rule", "independent_weight_decay",
-    "ortho_init", "diag_init", "maxfan_init", "embedding_init_std", "head_init_std", "head_start", "optimizer",
-    "optimizer_args", "grad_clip", "seed", "precision", "vocab_size", "ctx_len", "micro_bsz", "attention",
+    "mixer_options", "reordered_norm", "parallel_block", "joint_qk_norm", "qk_norm_scale", "norm_eps", "norm_gain",
+    "embedding_norm", "residual_scalars", "token_smear", "backout", "zero_output", "logit_softcap", "ffn_multiple",
+    "ffn_multiple_of", "value_embeddings", "train_name", "parameterization", "depth_scale", "base_hps", "batch_rule",
+    "independent_weight_decay", "ortho_init", "diag_init", "maxfan_init", "embedding_init_std", "head_init_std",
+    "head_start", "init_std", "optimizer", "optimizer_args", "grad_clip", "grad_clip_type", "seed", "precision",
+    "vocab_size", "ctx_len", "micro_bsz", "attention",
     "weight_decay_rule", "cautious_weight_decay",
 }
 # fmt: on

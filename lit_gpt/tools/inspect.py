@@ -27,7 +27,7 @@ from lit_gpt.model import GPT
 from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.roles import roles_of
 from lit_gpt.scaling.base import Plan
-from lit_gpt.scaling.plan import describe
+from lit_gpt.scaling.describe import describe
 from lit_gpt.tools import _collectives as collectives
 from lit_gpt.tools import _environment as environment
 from lit_gpt.tools._cli import add_plugins, aligned, local_path, parser_for, use_plugins

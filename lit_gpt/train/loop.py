@@ -362,10 +362,12 @@ class Trainer:
             data.num_valid_global,
             self.runtime,
             grad_clip=plan.grad_clip,
+            grad_clip_type=plan.grad_clip_type,
             label_smoothing=plan.label_smoothing,
             eos_id=self.eos_id,
             guard=self.guard,
             step=progress.step + 1,
+            seed=plan.seed,
         )
         self.averages.update(values.batch_tokens)
         if curvature_due(self.optimizer):

@@ -177,9 +177,10 @@ class Reporter:
 
     def _step_values(self, values: StepValues, norms: list[float], micro_batches: int) -> dict[str, float]:
         plan, clip = self.plan, self.plan.grad_clip
+        ratio = min(clip / max(norms[0], 1e-30), 1.0) if clip else 1.0
         row = {
             "metric/grad_norm": norms[0],
-            "metric/grad_norm_clip_ratio": min(clip / max(norms[0], 1e-30), 1.0) if clip else 1.0,
+            **({"metric/grad_norm_clip_ratio": ratio} if plan.grad_clip_type == "global" else {}),
             "metric/weight_grad_norm": norms[1],
             "metric/vector_grad_norm": norms[2],
             "metric/weight_learning_rate": values.lr["matrix"],

@@ -14,18 +14,29 @@ What only a model with experts needs is in `_account_for_routers`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from lit_gpt.config.groups.kinds import ClipType
 from lit_gpt.config.model import Experts
+from lit_gpt.nn.dropout import row_keys
 from lit_gpt.nn.moe import Routed
 from lit_gpt.ops.boundaries import doc_ids
-from lit_gpt.parallel import GradNorms, Runtime, finish_gradients, grad_norms, gradient_sync, scale_gradients_
+from lit_gpt.parallel import (
+    GradNorms,
+    Runtime,
+    clip_each_,
+    finish_gradients,
+    grad_norms,
+    gradient_sync,
+    scale_gradients_,
+)
 from lit_gpt.train.guard import StepGuard
 from lit_gpt.train.step_routing import StepRouting
 
@@ -68,25 +79,27 @@ def train_step(
     runtime: Runtime,
     *,
     grad_clip: float,
+    grad_clip_type: ClipType = "global",
     label_smoothing: float = 0.0,
     eos_id: int | None = None,
     guard: StepGuard | None = None,
     step: int = 1,
+    seed: int = 0,
 ) -> StepResult:
-    """Accumulate gradients over the micro-batches, clip the global norm, update the weights.
+    """Accumulate gradients over the micro-batches, clip them, update the weights.
 
     micro_batches: data.Batch each, arrays of (B, T). eos_id: keep documents apart. guard: decides whether `step` is
-    taken, default: if its gradient is finite.
+    taken, default: if its gradient is finite. seed: of the masks of dropout, which follow from `step` too.
     """
     guard = guard or StepGuard(runtime, max_skips=1, sigmas=0.0)
-    routing, micro_batches = _account_for_routers(model, micro_batches, num_micro_batches, runtime, eos_id)
+    inputs = partial(model_inputs, model, runtime=runtime, eos_id=eos_id, seed=seed, step=step)
+    routing, micro_batches = _account_for_routers(model, micro_batches, num_micro_batches, runtime, inputs)
     loss = torch.zeros((), device=runtime.device)
     for i, batch in enumerate(micro_batches):
         # Gradients add up locally and travel once, with the last micro-batch.
         gradient_sync(model, i == num_micro_batches - 1)
-        tokens, targets = to_device(batch.tokens, runtime.device), to_device(batch.targets, runtime.device)
-        options = {"doc_ids_BT": documents(tokens, eos_id), "label_smoothing": label_smoothing}
-        output = model(tokens, targets, **options)
+        (tokens, options), targets = inputs(batch), to_device(batch.targets, runtime.device)
+        output = model(tokens, targets, label_smoothing=label_smoothing, **options)
         auxiliary = 0.0 if routing is None else routing.loss(output.routed, tokens.shape)
         # The reduction takes the mean over ranks, and the loss of a step is a sum over ranks: hence world_size.
         (output.loss * (runtime.world_size / num_valid_global) + runtime.world_size * auxiliary).backward()
@@ -94,14 +107,32 @@ def train_step(
     finish_gradients(model, runtime)
     norms = grad_norms(model.parameters(), runtime)
     skipped = guard.skip(step, loss, norms)
+    if grad_clip > 0 and grad_clip_type != "global":
+        clip_each_(model.parameters(), grad_clip_type, grad_clip, runtime)
+        grad_clip = 0.0
     update(model, optimizer, norms.total, grad_clip, skipped)
     if routing is not None:
         routing.move_biases(model, skipped)
     return StepResult(loss, norms, skipped, guard.spiked, guard.spike, routing.result() if routing else None)
 
 
+def model_inputs(
+    model: nn.Module, batch: Any, *, runtime: Runtime, eos_id: int | None, seed: int, step: int
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """The tokens of a data.Batch on the device, and what the model is told of them in training."""
+    tokens = to_device(batch.tokens, runtime.device)
+    options: dict[str, Any] = {"doc_ids_BT": documents(tokens, eos_id)}
+    if getattr(getattr(model, "config", None), "dropout", 0):
+        options["dropout_BW"] = to_device(row_keys(seed, step, batch.first, len(tokens)), runtime.device)
+    return tokens, options
+
+
 def _account_for_routers(
-    model: nn.Module, micro_batches: Iterable, num_micro_batches: int, runtime: Runtime, eos_id: int | None
+    model: nn.Module,
+    micro_batches: Iterable,
+    num_micro_batches: int,
+    runtime: Runtime,
+    inputs: Callable[[Any], tuple[torch.Tensor, dict[str, Any]]],
 ) -> tuple[StepRouting | None, Iterable]:
     """(what adds up the auxiliary losses of a model with experts, else None; the micro-batches to train on).
 
@@ -114,13 +145,13 @@ def _account_for_routers(
     routing = StepRouting(experts, runtime, num_micro_batches)
     if experts.exact_aux and experts.aux_gamma != 0 and num_micro_batches > 1:
         micro_batches = list(micro_batches)
-        routing.count_first(lambda batch: _routes(model, batch, runtime, eos_id), micro_batches)
+
+        def route(batch: Any) -> Routed:
+            tokens, options = inputs(batch)
+            return model(tokens, head=False, **options).routed
+
+        routing.count_first(route, micro_batches)
     return routing, micro_batches
-
-
-def _routes(model: nn.Module, batch: Any, runtime: Runtime, eos_id: int | None) -> Routed:
-    tokens = to_device(batch.tokens, runtime.device)
-    return model(tokens, doc_ids_BT=documents(tokens, eos_id), head=False).routed
 
 
 def update(

@@ -97,8 +97,10 @@ LINES = {
     f"--out_dir {'/'.join(['a' * 200] * 30)}": "it must be a path of 1 to 4,096 bytes",
     # a choice of words
     "--precision fp16": "--precision cannot be 'fp16'; give one of bf16, fp32, bf16-mixed, 32.",
-    "--schedule linaer": "--schedule cannot be 'linaer'; give one of linear, cosine, wsd, wsd_s, constant.",
-    "--decay 3": "--decay cannot be '3'; give one of linear, cosine, 1-sqrt.",
+    "--schedule linaer": "--schedule cannot be 'linaer'; give one of linear, cosine, cos_inf, wsd, wsd_s, constant, "
+    "none.",
+    "--decay 3": "--decay cannot be '3'; give one of linear, cosine, 1-sqrt, sqrt, square, exp, mirror_cosine, "
+    "miror_cosine.",
     "--act_ckpt maybe": "--act_ckpt cannot be 'maybe'; give true or false or one of off, full, selective.",
     "--kernels x": "--kernels cannot be 'x'; give one of auto, plain, reference.",
     "--skip x": "--skip cannot be 'x'; give one of add, none, sum.",

@@ -65,7 +65,7 @@ def test_options(case, data, tmp_path, capsys):
         ("--dpeth 8", r"unrecognized arguments: --dpeth 8. Did you mean '--depth'"),
         ("--tie true", r"unrecognized arguments: --tie true"),
         ("--depth eight", r"--depth cannot be 'eight'; give a whole number from 1 to 2,000\."),
-        ("--schedule linaer", r"--schedule cannot be 'linaer'; give one of linear, cosine, wsd, wsd_s, constant\."),
+        ("--schedule linaer", r"cannot be 'linaer'; give one of linear, cosine, cos_inf, wsd, wsd_s, constant, none\."),
         ("--config nowhere.yaml", r"error: --config: File does not exist: .*nowhere.yaml"),
     ],
 )

@@ -15,7 +15,7 @@ from tiny_run import folder_of, rows, run
 from lit_gpt.checkpoint import find_checkpoint, load_full
 from lit_gpt.errors import EXIT_BAD_INPUT
 from lit_gpt.scaling.base import Plan
-from lit_gpt.scaling.plan import describe
+from lit_gpt.scaling.describe import describe
 from lit_gpt.train import step
 from lit_gpt.train.identity import known_as
 

@@ -65,6 +65,15 @@ def test_what_passes_by_the_layers_is_the_same_in_cached_decoding(family: str, l
         torch.testing.assert_close(found[i : i + 1], alone, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["transformer", "swayoco", "transformer_gqa4_moe"])
+@torch.no_grad()
+def test_parallel_blocks(family: str) -> None:
+    """Also where a prefill computes the last position of a layer alone."""
+    model, x = model_of(small(family).replace(parallel_block=True)), tokens()
+    found = torch.cat(prefilled(model, x, None, last_only=True), dim=1)
+    torch.testing.assert_close(found, model(x).logits[:, -4:], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "family, skipped", [("sambay", 2), ("swayoco", 2), ("sambayattn", 2), ("sambaymlp", 2), ("gdny", 2), ("samba", 0)]
 )

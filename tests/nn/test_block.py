@@ -49,6 +49,22 @@ def test_pre_norm():
     torch.testing.assert_close(run(block, x).x, y)
 
 
+def test_parallel():
+    """PaLM's (arXiv:2204.02311, section 2): both branches read one norm, and there is no other."""
+    block, x = block_of("parallel")
+    s = rms(x, block.norm1.weight)
+    torch.testing.assert_close(run(block, x).x, x + M * (mix(s) + torch.tanh(s)))
+    names = [n for n, _ in model_of(optioned("parallel")).named_parameters() if "norm" in n]
+    assert names == ["blocks.0.norm1.weight", "blocks.1.norm1.weight", "norm.weight"]
+
+
+def test_eps_of_norms():
+    norm, x = model_of(optioned("parallel_layernorm")).blocks[0].norm1, 1e-2 * torch.randn(3, 32, dtype=torch.float64)
+    centred = x - x.mean(-1, keepdim=True)
+    expected = centred / (centred.square().mean(-1, keepdim=True) + 1e-3).sqrt() * norm.weight + norm.bias
+    torch.testing.assert_close(norm(x, torch.float64), expected)
+
+
 def test_post_norm():
     block, x = block_of("post_norm")
     s = rms(x, block.norm1.weight)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from moe_models import WIDTH, N, by_token, config, expert, fill, inputs, layer, with_gate
 from transformers import DeepseekV3Config, MixtralConfig, Qwen3MoeConfig
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
@@ -146,11 +147,29 @@ def test_shared_expert(sqrt_gate):
     torch.testing.assert_close(moe(x)[0], expected * (0.5**0.5 if sqrt_gate else 1))
 
 
-def test_expert_choice():
-    moe, x = layer(replace(S2K4, routing="expert_choice")), inputs()
+@pytest.mark.parametrize("kind", ["swiglu", "relu2"])
+@pytest.mark.parametrize("sqrt_gate", [False, True])
+def test_several_shared_experts(kind, sqrt_gate):
+    """DeepSeekMoE's (arXiv:2401.06066, equation 9): the sum of networks of an expert's width."""
+    moe, x = layer(Experts(2, 4, shared=2, sqrt_gate=sqrt_gate), kind), inputs()
+    assert (moe.up.shape[0], moe.experts.active) == (6, 2)
+    ups, downs = moe.shared.up.weight.chunk(2 if kind == "relu2" else 4), moe.shared.down.weight.chunk(2, 1)
+    total = by_token(moe, x.flatten(0, 1)).view_as(x)
+    for i, down in enumerate(downs):
+        assert down.shape == moe.down[0].shape
+        h = (x @ ups[i].T).relu().square() if kind == "relu2" else F.silu(x @ ups[i].T) * (x @ ups[i + 2].T)
+        total = total + h @ down.T
+    torch.testing.assert_close(moe(x)[0], total / (3**0.5 if sqrt_gate else 1))
+
+
+@pytest.mark.parametrize("factor", [None, 0.5, 2.0])
+def test_expert_choice(factor):
+    """factor: an expert takes this many times T k / E tokens, so the paper's capacity factor is 4 times it here."""
+    moe, x = layer(replace(S2K4, routing="expert_choice", capacity=factor)), inputs()
     x_ND = x.flatten(0, 1)
     probs = (x_ND @ moe.router.weight.T).softmax(-1)
-    expected, capacity = torch.zeros_like(x_ND), len(x_ND) // 2
+    expected, capacity = torch.zeros_like(x_ND), int(len(x_ND) // 2 * (factor or 1))
+    assert moe.experts.mean_active * len(x_ND) == 8 * capacity
     for e in range(8):
         for t in probs[:, e].argsort(descending=True)[:capacity]:
             expected[t] += probs[t, e] * expert(moe, e, x_ND[t])
@@ -181,6 +200,7 @@ def test_what_cannot_be_built():
     for experts, message in (
         (Experts(2, 5), "top_k is 5; it must divide the hidden width 64"),
         (Experts(2, 1, shared=True), "a shared expert is one of the top_k, so top_k must be at least 2"),
+        (Experts(2, 4, shared=4), "a shared expert is one of the top_k, so top_k must be at least 5"),
         (Experts(2, 2, capacity=0.0), "capacity is 0.0; it must be positive"),
         (Experts(2, 2, routing="expert_choice"), "expert choice has no use for"),
         (Experts(2, 2, routing="expert_choice", aux_gamma=0.0, global_aux=True), "router_gate and global_aux cannot"),

@@ -38,7 +38,7 @@ def test_equals_its_reference(name: str) -> None:
     """The readable version stands beside the fast one, and is what it is measured by."""
     bag = Bag()
     start = weights(bag)
-    run(bag, build(bag, name, **options(name)))
+    run(bag, build(bag, name, plan_for(name, steps=20, optimizer_args=options(name))))
     for key, p in bag.named_parameters():
         grads = [gradients(step)[key].numpy() for step in range(5)]
         expected = reference.train(name, SHAPES[key][0], start[key].numpy(), grads, LR, DECAY)
@@ -295,3 +295,36 @@ def test_the_group_table() -> None:
         "conv": "adamw",
     }
     assert rows["matrix"]["tensors"] == 6 and rows["expert"]["parameters"] == 120
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "as_written"),
+    [
+        ("signum", {"momentum": 0.95, "nesterov": True}, {"mu": 0.95, "ahead": True}),
+        ("lamb", {"bias_correction": False}, {"corrected": False}),
+        ("ademamix", {"alpha_warmup": 3, "beta3_warmup": 40, "alpha": 2.0}, {"warmups": (3, 40), "alpha": 2.0}),
+        ("ademamix", {"alpha_warmup": 0, "beta3_warmup": 2}, {"warmups": (0, 2)}),
+    ],
+)
+def test_options_against_the_reference(name: str, given: dict[str, Any], as_written: dict[str, Any]) -> None:
+    bag = Bag()
+    start = weights(bag)
+    run(bag, build(bag, name, plan_for(name, steps=20, optimizer_args=given)))
+    for key in ("table", "tall", "gain", "kernel"):
+        step, state = getattr(reference, name), {}
+        w = start[key].numpy().astype(np.float64)
+        for i in range(5):
+            w = step(w, gradients(i)[key].numpy().astype(np.float64), state, LR, DECAY, **as_written)
+        assert np.abs(bag.get_parameter(key).detach().numpy() - w).max() < 1e-5, key
+
+
+def test_ademamix_of_one_warmup_is_the_librarys() -> None:
+    po = pytest.importorskip("pytorch_optimizer")
+    bag, other = Bag(), Bag()
+    theirs = po.AdEMAMix(
+        other.parameters(), LR, (0.9, 0.95, 0.999), DECAY, weight_decouple=True, alpha=8.0, t_alpha_beta3=20
+    )
+    run(bag, build(bag, "ademamix", plan_for("ademamix", steps=20)))
+    run(other, theirs)
+    for key, p in bag.named_parameters():
+        torch.testing.assert_close(p, other.get_parameter(key), rtol=1e-5, atol=1e-5)

@@ -41,7 +41,7 @@ SHAPES: dict[str, tuple[str, tuple[int, ...]]] = {  # some are whole blocks of q
 # Options that change what is kept.
 OPTIONS: list[tuple[str, dict[str, Any]]] = [
     *((name, {"ams_bound": True}) for name in ("adabelief", "adafactor", "came", "mars_adamw", "schedulefree_adamw")),
-    *((name, {"momentum": 0.0}) for name in ("lars", "sgd", "signum")),
+    *((name, {"momentum": 0.0}) for name in ("lars", "sgd")),
     *(("galore", {"rank": 16, "projection_type": kind}) for kind in ("std", "reverse_std", "right", "left", "full")),
     *(("conda", {"projection_type": kind}) for kind in ("reverse_std", "right", "left", "full")),
     *(("soap", {"max_precondition_dim": 50, "precondition_1d": flag}) for flag in (True, False)),

@@ -28,8 +28,9 @@ from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.optim.engine.updates import adjusted
 from lit_gpt.scaling.base import LEARNED_ROLES, Init, Plan
 from lit_gpt.scaling.decay import best_timescale
+from lit_gpt.scaling.describe import describe
 from lit_gpt.scaling.optimizer_facts import GROWTH
-from lit_gpt.scaling.plan import Counted, build_plan, describe, step_values
+from lit_gpt.scaling.plan import Counted, build_plan, step_values
 
 TABLES, REST = ("embedding", "head"), ("matrix", "expert", "router", "vector", "conv")
 HYPERP = {  # d: (rate of tables, rate of the rest) at twice the base tokens

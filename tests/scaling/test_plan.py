@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from plan_helpers import lr_fraction, model_of, plan_of, run_of, typed
 from pytest import approx
 
 from lit_gpt.config.cli import parse
+from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.resolve import resolve
 from lit_gpt.errors import UserError
 from lit_gpt.optim import OPTIMIZERS
+from lit_gpt.preflight.model_options import ffn_width, model_config
 from lit_gpt.preflight.resolved_run import resolve_run
 from lit_gpt.scaling.base import Plan
-from lit_gpt.scaling.plan import count_steps, describe, difference, small_budget, step_values
+from lit_gpt.scaling.describe import describe
+from lit_gpt.scaling.plan import count_steps, difference, small_budget, step_values
+from lit_gpt.scaling.schedule import fraction
 
 MICRO = 8192  # one process, micro_bsz 2, context 4096
 DATA = "--train_data_dir D --val_data_dir D"
@@ -282,3 +287,53 @@ def test_averages_are_part_of_the_plan() -> None:
     old = {key: value for key, value in none.to_dict().items() if key != "ema"}
     assert Plan.from_dict(old) == none
     assert difference(none.to_dict(), two.to_dict()) == ["ema: [] -> [100000000, 1000000000]"]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("--schedule cos_inf", "needs the length of its constant end"),
+        ("--schedule cos_inf --cos_inf_tokens 1B", "would have a rate of 0"),
+        ("--schedule cosine --cos_inf_tokens 1B", "--cos_inf_tokens acts in --schedule cos_inf"),
+        ("--schedule wsd --decay exp", "--decay exp never reaches a rate of 0"),
+        ("--schedule none --base_hps.warmup_tokens 1M", "--schedule none has no warm-up"),
+    ],
+)
+def test_schedules_that_cannot_be(line: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        resolve(typed(line))
+
+
+def test_schedules_of_the_second_benchmark() -> None:
+    """Both spellings of a decay are one; a constant end leaves tokens for the cosine; none has no warm-up."""
+    for spelt, meant in (("sqrt", "1-sqrt"), ("1-sqrt", "1-sqrt"), ("miror_cosine", "mirror_cosine")):
+        assert plan_of(run_of(schedule="wsd", decay=spelt)).schedule.decay == meant
+    end: dict[str, Any] = {"schedule": "cos_inf", "hps": {"min_lr_mult": 0.1}, "max_tokens": 10e9}
+    plan = plan_of(run_of(cos_inf_tokens=2e9, **end))
+    assert (plan.schedule.constant_end, fraction(plan.schedule, 8.5e9)) == (2 * 10**9, 0.1)
+    assert "constant for the last 2,000,000,000 tokens" in describe(plan, None)
+    with pytest.raises(UserError, match="leave nothing of a budget"):
+        plan_of(run_of(cos_inf_tokens=9.5e9, **end))
+    assert step_values(plan_of(run_of(schedule="none")), 0, 1).lr["matrix"] == plan_of(run_of()).roles["matrix"].lr
+
+
+def test_init_std() -> None:
+    """Of every linear map, of a tied table, and under plain of any table; refused where no weight would start by it."""
+    for rule, tied, table in (("sp", False, 1e-4), ("sp", True, 0.006), ("plain", False, 0.006)):
+        roles = plan_of(run_of(parameterization=rule, tie_embeddings=tied, init_std=0.006)).roles
+        assert [roles[r].init.std for r in ("matrix", "head", "router", "embedding")] == [0.006] * 3 + [table]
+    with pytest.raises(UserError, match="--init_std acts where weights start from N"):
+        plan_of(run_of(parameterization="mup", init_std=0.02))
+
+
+def test_width_of_feed_forward_networks() -> None:
+    """The widths of published models: LLaMA 7B and 13B, and those of arXiv:2509.01440."""
+    published = {(4096, 256): 11008, (5120, 256): 13824, (768, 256): 2048, (2048, 256): 5632}
+    assert {key: ffn_width(*key, gated=True) for key in published} == published
+    assert ffn_width(768, 256, gated=False) == 3072
+
+    def config(more: str) -> ModelConfig:
+        return model_config(resolve(typed(f"--depth 6 --ffn_multiple_of 256 {more}"))[0], 6, None)
+
+    assert [config(m).intermediate_size for m in ("", "--mlp relu2", "--mlp gelu")] == [2048, 2048, 3072]
+    assert config("--norm_eps 1e-6").norm_eps == 1e-6

@@ -28,6 +28,7 @@ def schedule(name: Any, warmup: float = WARM, final: float = FINAL, **fields: An
         # 0.2 + 0.8 (1 + cos(pi p)) / 2: at p = 1/4 and 3/4 the cosine is +-0.7071067812
         ("cosine", {350: 0.8828427125, 600: 0.6, 850: 0.3171572875, 1100: 0.2}),
         ("constant", {350: 1.0, 600: 1.0, 1100: 1.0}),
+        ("cos_inf", {350: 0.8828427125, 600: 0.6, 1100: 0.2}),  # without a constant end
         # flat to p = 5/7, t = 814.2857; then 2000/7 tokens of decay
         ("wsd", {350: 1.0, 814: 1.0, 957.142857142857: 0.6, 1028.571428571429: 0.4, 1100: 0.2}),
     ],
@@ -43,6 +44,9 @@ def test_tables(name: str, after_warmup: dict[float, float]) -> None:
         ("linear", 0.8, 0.6),
         ("cosine", 0.8828427125, 0.6),
         ("1-sqrt", 0.6, 0.4343145751),  # 0.2 + 0.8 (1 - 0.5); 0.2 + 0.8 (1 - 0.7071067812)
+        ("square", 0.95, 0.8),  # 0.2 + 0.8 (1 - 1/16); 0.2 + 0.8 (1 - 1/4)
+        ("mirror_cosine", 0.7171572875, 0.6),  # twice linear less cosine: 1.6 - 0.8828427125
+        ("exp", 0.6687403050, 0.4472135955),  # 0.2 to the power of 1/4 and of 1/2
     ],
 )
 def test_tails_of_wsd(decay: Any, quarter: float, half: float) -> None:
@@ -62,8 +66,22 @@ def test_without_warmup_it_starts_at_the_peak(name: str) -> None:
     assert fraction(schedule(name, warmup=0), 0) == 1.0
 
 
+def test_cos_inf_is_a_cosine_and_then_its_final_rate() -> None:
+    s = schedule("cos_inf", constant_end=500)  # the cosine ends at 600, its middle is at 350
+    assert [fraction(s, t) for t in (50, 225, 350, 475, 600, 601, 1099, 1100)] == approx(
+        [0.5, 0.8828427125, 0.6, 0.3171572875, 0.2, 0.2, 0.2, 0.2]
+    )
+
+
+def test_none_is_one_rate_without_a_warmup() -> None:
+    assert {fraction(schedule("none", warmup=0), t) for t in range(0, TOTAL + 2, 50)} == {1.0}
+
+
+SHAPES = ["linear", "cosine", "1-sqrt", "square", "mirror_cosine", "exp"]
+
+
 @pytest.mark.parametrize("name", ["linear", "cosine", "wsd"])
-@pytest.mark.parametrize("decay", ["linear", "cosine", "1-sqrt"])
+@pytest.mark.parametrize("decay", SHAPES)
 def test_it_never_rises_after_warmup_nor_leaves_its_range(name: str, decay: Any) -> None:
     values = [fraction(schedule(name, decay=decay), t) for t in range(WARM, TOTAL + 2)]
     assert values == sorted(values, reverse=True)
@@ -76,6 +94,25 @@ def test_wsd_that_decays_all_the_way_is_the_plain_schedule() -> None:
         whole = schedule("wsd", decay=name, decay_fraction=1.0)
         times = range(0, TOTAL + 1, 7)
         assert [fraction(whole, t) for t in times] == approx([fraction(schedule(name), t) for t in times])
+
+
+@pytest.mark.parametrize("final", [0.01, 0.1, 0.5])
+@pytest.mark.parametrize("decay", SHAPES)
+def test_decays_against_the_formulas_of_the_benchmark(decay: Any, final: float) -> None:
+    """Each written out once more as in arXiv:2509.01440's code, over the last 300 of 1000 steps."""
+    s = Schedule("wsd", 0, 1000, final, decay, 0.3)
+    for step in range(700, 1000, 7):
+        x = (step - 700) / 300
+        line, wave = final + (1 - final) * (1 - x), final + (1 - final) * (1 + cos(pi * x)) * 0.5
+        expected = {
+            "linear": line,
+            "cosine": wave,
+            "mirror_cosine": 2 * line - wave,
+            "square": final + (1 - final) * (1 - x**2),
+            "1-sqrt": final + (1 - final) * (1 - sqrt(x)),
+            "exp": final**x,
+        }
+        assert fraction(s, step) == approx(expected[decay])
 
 
 class Bare(torch.optim.Optimizer):

@@ -50,6 +50,8 @@ CASES: dict[str, tuple[dict, str | None]] = {
     "attn_bias": ({"attn_bias": True}, None),
     "joint_qk_norm": ({"qk_norm": True, "joint_qk_norm": True}, "joint_qk_norm True"),
     "reordered_norm": ({"reordered_norm": True}, "reordered_norm True"),
+    "parallel_block": ({"parallel_block": True}, "parallel_block True"),
+    "dropout": ({"dropout": 0.1}, None),
     "gelu": ({"layers": (LayerSpec(ffn="gelu"),) * 2}, r"ffn gelu \(layer 0, 1\)"),
     "learned": ({"position": "learned"}, "position learned"),
     "qkv_bias": ({"qkv_bias": True}, "qkv_bias without attn_bias"),

@@ -10,7 +10,10 @@ from typing import Annotated, Literal
 from lit_gpt.config.bounds import LONGEST_PATH, Bounds, Text
 from lit_gpt.config.words import Tokens
 
-ScheduleName = Literal["linear", "cosine", "wsd", "wsd_s", "constant"]
+ScheduleName = Literal["linear", "cosine", "cos_inf", "wsd", "wsd_s", "constant", "none"]
+ClipType = Literal["global", "local", "elementwise"]
+# 1-sqrt and mirror_cosine have other spellings, see config/resolve.py.
+DecayShape = Literal["linear", "cosine", "1-sqrt", "sqrt", "square", "exp", "mirror_cosine", "miror_cosine"]
 Depth = Annotated[int, Bounds(1, 2_000)]
 Length = Annotated[int, Bounds(1, 2**30)]  # tokens of a sequence
 Experts = Annotated[int, Bounds(1, 10_000)]

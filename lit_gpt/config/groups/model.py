@@ -66,6 +66,13 @@ class ModelOptions:
     ffn_multiple: Hidden width of the feed-forward networks, as a multiple of the width of the model.
         Default: 4 for swiglu and gelu and 6 for relu2 in most families
         Example: --mlp relu2 --ffn_multiple 4
+    ffn_multiple_of: Make the feed-forward networks two thirds of 4 times as wide as the model, rounded up to a multiple
+        of this, as LLaMA's are; gelu networks 4 times as wide.
+        Default: the family's own width, mostly 4 times that of the model
+        Example: --ffn_multiple_of 256
+    dropout: Drop this share of the entries of the embedding and of what each branch adds, in training. The masks follow
+        from seed, step, sample and layer, so they are the same after a resume and on any number of processes.
+        Default: the family's, mostly 0
     bias: Give the linear projections biases.
         Default: the family's, mostly false
     share_per_layer: The layers share this many blocks, which they use in turn; 0 gives each layer its own block.
@@ -89,6 +96,8 @@ class ModelOptions:
     tie_embeddings: bool | None = None
     mlp: Literal["swiglu", "relu2", "oss_swiglu", "gelu", "none"] | None = None
     ffn_multiple: Annotated[float, Bounds(0, 1_000, "low")] | None = None
+    ffn_multiple_of: Annotated[int, Bounds(1, 65_536)] | None = None
+    dropout: Annotated[float, Bounds(0, 1, "high")] | None = None
     bias: bool | None = None
     share_per_layer: Annotated[int, Bounds(0, 2_000)] | None = None
     share_group: Depth | None = None
@@ -156,6 +165,8 @@ class NormOptions:
 
     norm_class: Kind of the norms: rmsnorm or layernorm.
         Default: the family's, mostly rmsnorm
+    norm_eps: Added to the mean square (or the variance) that a norm divides by the root of.
+        Default: the family's, which is 1e-5 in transformer
     ffn_norm: Put a norm on the hidden activations of the feed-forward networks.
         Default: the family's, mostly false
     norm_gain: Give norms and QK-norm learnable gains. Norms inside recurrent mixers always have them.
@@ -168,18 +179,23 @@ class NormOptions:
         Default: the family's, mostly false
     reordered_norm: Put the norms behind the branches, x + norm(f(x)), as in OLMo 2.
         Default: the family's, mostly false
+    parallel_block: Let the mixer and the feed-forward network of a layer read one norm, x + f(norm(x)) + g(norm(x)),
+        as in PaLM.
+        Default: the family's, mostly false
     skip: With add a layer is x + f(x), with none only f(x). With sum every branch sees the branch before it alone, and
         the head sees the sum of all.
         Default: the family's, mostly add
     """
 
     norm_class: Name | None = None
+    norm_eps: Annotated[float, Bounds(0, 1, "low")] | None = None
     ffn_norm: bool | None = None
     norm_gain: bool | None = None
     post_norm: bool | None = None
     decoupled_norm: bool | None = None
     skip_gain: bool | None = None
     reordered_norm: bool | None = None
+    parallel_block: bool | None = None
     skip: Literal["add", "none", "sum"] | None = None
 
 
@@ -188,10 +204,11 @@ class ExpertOptions:
     """Experts: mixtures of experts, in families whose names end in _moe.
 
     sparsity: Number of experts divided by the number that a token uses (S); there are S x k experts.
-    top_k: Number of experts that each token uses (k), a shared one included.
+    top_k: Number of experts that each token uses (k), shared ones included.
 
-    share_expert: Make one of the k a shared expert, which every token uses.
+    share_expert: Make one of the k a shared expert, which every token uses, or this many of them.
         Default: false
+        Example: --top_k 6 --share_expert 2
     expert_routing: Tokens choose their experts, or experts choose their tokens.
         Default: token_choice
     router_gate: Weights of the chosen experts: softmax over the chosen ones, softmax over all experts, or a sigmoid
@@ -199,8 +216,9 @@ class ExpertOptions:
         Default: selected; all where a token uses one routed expert
     sqrt_gate: Take the square root of these weights, so that their 2-norm is 1.
         Default: false
-    expert_capacity: An expert serves at most this many times its mean number of tokens.
-        Default: no limit
+    expert_capacity: An expert serves at most this many times its mean number of tokens. With expert_choice it takes
+        just so many; the capacity factor of that paper is this times --top_k.
+        Default: no limit; 1 with expert_choice
     aux_style: Form of the balance loss, which keeps experts equally busy.
         Default: switch
     aux_gamma: Weight of the balance loss; 0 is none.
@@ -222,7 +240,7 @@ class ExpertOptions:
 
     sparsity: Experts = 1
     top_k: Experts = 2
-    share_expert: bool | None = None
+    share_expert: bool | Annotated[int, Bounds(0, 10_000)] | None = None
     expert_routing: Literal["token_choice", "expert_choice"] | None = None
     router_gate: Literal["selected", "all", "sigmoid"] | None = None
     sqrt_gate: bool | None = None

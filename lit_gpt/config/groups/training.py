@@ -9,7 +9,18 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from lit_gpt.config.bounds import Bounds, Each, Ends
-from lit_gpt.config.groups.kinds import Batch, Beta, Budget, Depth, Name, Scale, ScheduleName, Steps
+from lit_gpt.config.groups.kinds import (
+    Batch,
+    Beta,
+    Budget,
+    ClipType,
+    DecayShape,
+    Depth,
+    Name,
+    Scale,
+    ScheduleName,
+    Steps,
+)
 from lit_gpt.config.words import TokenCounts, Tokens, Words
 
 
@@ -25,10 +36,13 @@ class BatchOptions:
         Example: --total_bsz 512k
     micro_bsz: Sequences that a device takes at once. More are faster, until the memory is full; the batch remains
         --total_bsz, rounded to whole micro-batches of all devices.
-    schedule: How the learning rate falls after the warm-up (--base_hps.warmup_tokens).
+    schedule: How the learning rate falls after the warm-up (--base_hps.warmup_tokens). cos_inf is a cosine that ends
+        --cos_inf_tokens before the run does; none is one rate throughout, without a warm-up.
         Default: linear; wsd with --decay_tokens, and wsd_s with --decay_at
-
-    decay: Shape of the decays of wsd and wsd_s.
+    cos_inf_tokens: With cos_inf: tokens at the end of the run at the final rate, base_hps.min_lr_mult times the peak.
+        Default: none, which only the other schedules can be without
+        Example: --schedule cos_inf --cos_inf_tokens 1B --base_hps.min_lr_mult 0.1
+    decay: Shape of the decays of wsd and wsd_s; lit_gpt/scaling/schedule.py has the formulas. sqrt is 1-sqrt.
         Default: linear
     decay_fraction: Part of the tokens after the warm-up in which wsd, or each decay of wsd_s, decays.
     decay_tokens: Length of each decay of wsd and wsd_s in tokens, in place of --decay_fraction. A fork without
@@ -50,7 +64,8 @@ class BatchOptions:
     total_bsz: Batch | None = None
     micro_bsz: Annotated[int, Bounds(1, 1_000_000)] = 2
     schedule: ScheduleName | None = None
-    decay: Literal["linear", "cosine", "1-sqrt"] | None = None
+    cos_inf_tokens: Budget | None = None
+    decay: DecayShape | None = None
     decay_fraction: Annotated[float, Bounds(0, 1, "low")] = 2 / 7
     decay_tokens: Budget | None = None
     decay_at: Annotated[Words, Ends()] = field(default_factory=list)
@@ -79,6 +94,7 @@ class BaseHyperparameters:
     hd0: Size of an attention head of the base model.
     w_init_scale: Multiply the initial weights of every linear map and expert by this.
     weight_lr_scale: Multiply the learning rate of matrices by this.
+    vector_lr_scale: Multiply the learning rate of vectors, such as gains and biases, by this.
     beta1: First beta of Adam: how slowly the mean of the gradients forgets.
     beta2: Second beta of Adam: how slowly the mean of the squared gradients forgets.
     eps: Epsilon of Adam, which is added to the root of the mean of the squared gradients.
@@ -101,6 +117,7 @@ class BaseHyperparameters:
     beta2: Beta = 0.95
     muon_beta: Beta = 0.95
     weight_lr_scale: Scale = 1.0
+    vector_lr_scale: Scale = 1.0
 
 
 @dataclass
@@ -125,6 +142,9 @@ class ScalingOptions:
         it at zero.
     head_start: With flat, the head starts the smaller the wider the model is, so that the first logits do not grow. It
         acts where the rule has no multiplier on logits: sp, plain, hyperp, hyperp_paper.
+    init_std: Standard deviation of the initial weights where the rule draws them from N(0, 0.02): linear maps, experts
+        and a tied table under sp, every table too under plain.
+        Default: 0.02
     ortho_init: Start matrices as orthogonal ones.
     diag_init: Start matrices as identity matrices.
     maxfan_init: Start matrices from a normal distribution of standard deviation 1 / sqrt(the longer side).
@@ -138,6 +158,7 @@ class ScalingOptions:
     embedding_init_std: Scale | None = None
     head_init_std: Scale | None = 0.02
     head_start: Literal["fixed", "flat"] = "fixed"
+    init_std: Annotated[float, Bounds(0, 1000, "low")] | None = None
     ortho_init: bool = False
     diag_init: bool = False
     maxfan_init: bool = False
@@ -151,7 +172,8 @@ class OptimizerOptions:
     optimizer: adamw, muon, muonh, muonball, normuon, lion, hadam, or one of some forty others (docs/optimizers.md).
         Default: adamw
     grad_clip: Largest norm of all gradients together; a longer one is shortened to it. 0 switches this off.
-
+    grad_clip_type: What --grad_clip limits: the norm of all gradients together (global), the norm of each tensor's
+        (local), or every entry by itself (elementwise).
     optimizer_args: Further arguments of that optimizer, each by its name.
         Default: none
         Example: --optimizer muon --optimizer_args.ns_steps 6, or --optimizer_args '{"ns_steps": 6}'
@@ -180,6 +202,7 @@ class OptimizerOptions:
 
     optimizer: Name | None = None
     grad_clip: Annotated[float, Bounds(0, 1e9)] = 1.0
+    grad_clip_type: ClipType = "global"
     optimizer_args: dict[str, Any] | None = None
     weight_decay_rule: Literal["base", "power_lines"] = "base"
     independent_weight_decay: bool | None = None

@@ -89,12 +89,13 @@ class Orthogonal:
 class Adam:
     """Adam's direction m / (sqrt(v) + eps), bias-corrected; with nesterov that of NAdam (Dozat 2016).
 
-    betas, eps: in place of those of the group.
+    betas, eps: in place of those of the group. corrected: False leaves the moments biased towards their start at 0.
     """
 
     nesterov: bool = False
     betas: tuple[float, float] | None = None
     eps: float | None = None
+    corrected: bool = True
 
     def new_state(self, p: Tensor) -> dict[str, Tensor]:
         """Step count and both moments; for NAdam the product of its momenta too."""
@@ -115,7 +116,10 @@ class Adam:
         torch._foreach_add_(steps, control.rate(1.0))
         step = steps[0].clamp(min=1.0)  # a first step that is skipped must not divide by 0
         m_BrC, v_BrC = batch.join(m), batch.join(v)
-        root = v_BrC.div_(1 - beta2**step).sqrt_().add_(group["eps"] if self.eps is None else self.eps)
+        eps = group["eps"] if self.eps is None else self.eps
+        if not self.corrected:
+            return m_BrC.div_(v_BrC.sqrt_().add_(eps))
+        root = v_BrC.div_(1 - beta2**step).sqrt_().add_(eps)
         if not self.nesterov:
             return m_BrC.div_(1 - beta1**step).div_(root)
         # torch.optim.NAdam's schedule: mu_t = beta1 (1 - 0.96^(t psi) / 2), and its running product for the bias.

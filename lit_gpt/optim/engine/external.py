@@ -5,7 +5,8 @@ and its Traits. Its options are the arguments of the class; learning rate and we
 so are betas and eps unless its facts or the command line give them. Torch's AdamW trains the roles that its facts
 do not name. Decay is decoupled for all.
 
-Not taken from a library, for reasons in docs/optimizers.md: LAMB, Adam-mini, APOLLO, RMNP and Sophia-G.
+Not taken from a library, for reasons in docs/optimizers.md: AdEMAMix, LAMB, Adam-mini, APOLLO, RMNP, Signum and
+Sophia-G.
 """
 
 from __future__ import annotations
@@ -44,8 +45,7 @@ class Entry:
     fixed: arguments that are no options, with their values.
     without: argument -> why it may only have its default.
     by_role: role -> further keys of its group.
-    schedule: the only learning-rate schedule that it allows; None for any.
-    total_steps: the option whose default is the number of steps of the run; None where it has no such option.
+    schedule: the only learning-rate schedule beside none that it allows; None for any.
     aliases: other names that people type.
     """
 
@@ -59,7 +59,6 @@ class Entry:
     without: Mapping[str, str] = field(default_factory=dict)
     by_role: Callable[[str], dict[str, Any]] = lambda role: {}
     schedule: str | None = None
-    total_steps: str | None = None
     aliases: tuple[str, ...] = ()
 
     def build(self, groups: list[Group], plan: Plan) -> Wrapped:
@@ -93,7 +92,7 @@ class Entry:
             )
 
     def _load(self, plan: Plan) -> Any:
-        if self.schedule not in (None, plan.schedule.name):
+        if self.schedule and plan.schedule.name not in (self.schedule, "none"):
             raise UserError(
                 f"--optimizer {plan.optimizer} averages weights instead of lowering the learning rate; the schedule "
                 f"is {plan.schedule.name}. Give --schedule {self.schedule} (a warm-up may stay)."
@@ -119,7 +118,7 @@ class Entry:
         parameters = arguments_of(cls)
         betas, eps = self.facts.constants({}, (plan.beta1, plan.beta2), plan.eps)
         ours = {name: value for name, value in (("betas", betas), ("eps", eps)) if name in parameters}
-        ours |= {**self.options, **({self.total_steps: plan.steps} if self.total_steps else {})}
+        ours |= self.options
         hints = HINTS | {name: option.hint for name, option in parameters.items()}
         options = parameters | {name: Argument(hints.get(name, UNKNOWN), value) for name, value in ours.items()}
         self._refuse_without(parameters, plan)
@@ -194,8 +193,8 @@ LOW_RANK = {"rank": RANK, "update_proj_gap": 200, "scale": 0.25, "projection_typ
 AVERAGED = Traits(own_decay=True, averages=True)
 
 # eps of adabelief is on the variance too, which is far smaller than Adam's second moment; that of torch_muon is on the
-# norm that Newton-Schulz divides by. Betas of adan are of the gradient, its differences, and squares; the third of
-# ademamix is of the slow momentum, that of came of the confidence.
+# norm that Newton-Schulz divides by. Betas of adan are of the gradient, its differences, and squares; the third of came
+# is of the confidence.
 EXTERNAL: dict[str, Entry] = {
     "adabelief": Entry(PO, "AdaBelief", "Adam on the variance around the momentum (arXiv:2010.07468)",
                        elementwise("adabelief", copies(2, "ams_bound"), eps=1e-16), options={"rectify": True}),
@@ -211,9 +210,6 @@ EXTERNAL: dict[str, Entry] = {
     "adamwfp8": _torchao("AdamWFp8", "AdamW with fp8 state", whole("adamwfp8", quantised(8, 256, 0)), "adamfp8"),
     "adan": Entry(PO, "Adan", "Nesterov momentum from gradient differences (arXiv:2208.06677)",
                   elementwise("adan", copies(4), betas=(0.98, 0.92, 0.99))),
-    "ademamix": Entry(PO, "AdEMAMix", "a fast and a slow momentum (arXiv:2409.03137)",
-                      elementwise("ademamix", copies(3), betas=(None, None, 0.999)),
-                      options={"alpha": 8.0}, total_steps="t_alpha_beta3"),
     "adopt": Entry(PO, "ADOPT", "Adam with the second moment of the step before (arXiv:2411.02853)",
                    elementwise("adopt", copies(2), eps=1e-6), fixed={"clip_lambda": _clip_adopt}),
     "came": Entry(PO, "CAME", "Adafactor with confidence (arXiv:2307.02047)",
@@ -250,8 +246,6 @@ EXTERNAL: dict[str, Entry] = {
                      matrices("shampoo", preconditioned(1)), options={"preconditioning_compute_steps": 10}),
     "signsgd": Entry(PO, "SignSGD", "the sign of the gradient (arXiv:1802.04434)", elementwise("signsgd", copies(0)),
                      fixed={"momentum": 0.0}),
-    "signum": Entry(PO, "SignSGD", "the sign of the momentum (arXiv:1802.04434)", elementwise("signum", momentum),
-                    options={"momentum": 0.9}),
     "soap": Entry(PO, "SOAP", "Adam in Shampoo's eigenbases (arXiv:2409.11321)",
                   whole("soap", preconditioned(2, 10000)), without=_4D),
     "torch_muon": Entry(TORCH, "Muon", "torch's own Muon, to compare with",

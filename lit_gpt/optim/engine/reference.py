@@ -130,9 +130,12 @@ def adam_mini(w: Array, g: Array, state: State, lr: float, decay: float) -> Arra
     return (1 - lr * decay) * w - lr * adam_direction(g, square, state)
 
 
-def lamb(w: Array, g: Array, state: State, lr: float, decay: float) -> Array:
-    """LAMB (arXiv:1904.00962), with eta |W| in place of the paper's phi(|W|)."""
-    r = adam_direction(g, g**2, state) + decay * w
+def lamb(w: Array, g: Array, state: State, lr: float, decay: float, corrected: bool = True) -> Array:
+    """LAMB (arXiv:1904.00962), with eta |W| in place of the paper's phi(|W|); corrected: as Adam's moments are."""
+    r = adam_direction(g, g**2, state)
+    if not corrected:
+        r = state["m"] / (np.sqrt(state["v"]) + EPS)
+    r = r + decay * w
     return w - lr * np.linalg.norm(w) / np.linalg.norm(r) * r
 
 
@@ -155,6 +158,26 @@ def lion(w: Array, g: Array, state: State, lr: float, decay: float) -> Array:
     return (1 - lr * decay) * w - lr * np.sign(BETAS[0] * m + (1 - BETAS[0]) * g)
 
 
+def signum(w: Array, g: Array, state: State, lr: float, decay: float, mu: float = 0.9, ahead: bool = False) -> Array:
+    """Signum (arXiv:1802.04434); ahead: with Nesterov's momentum."""
+    state["m"] = mu * state.get("m", 0.0) + g
+    return (1 - lr * decay) * w - lr * np.sign(g + mu * state["m"] if ahead else state["m"])
+
+
+def ademamix(
+    w: Array, g: Array, state: State, lr: float, decay: float, warmups: tuple[int, int] = (20, 20), alpha: float = 8.0
+) -> Array:
+    """AdEMAMix (arXiv:2409.03137, algorithm 1), beta3 = 0.999; warmups: of alpha and beta3, in steps."""
+    t, (beta1, beta2), beta3 = state.get("t", 0) + 1, BETAS, 0.999
+    a, b = (min(t / warmup, 1.0) if warmup else 1.0 for warmup in warmups)
+    lives = [np.log(0.5) / np.log(beta) for beta in (beta1, beta3)]
+    slow = 0.5 ** (1 / ((1 - b) * lives[0] + b * lives[1]))
+    adam_direction(g, g**2, state)
+    state["m2"] = slow * state.get("m2", 0.0) + (1 - slow) * g
+    mixed = state["m"] / (1 - beta1**t) + a * alpha * state["m2"]
+    return (1 - lr * decay) * w - lr * mixed / (np.sqrt(state["v"] / (1 - beta2**t)) + EPS)
+
+
 def hadams_adamw(w: Array, g: Array, state: State, lr: float, decay: float) -> Array:
     """AdamW with the constants that hadam gives it."""
     return adamw(w, g, state, lr, decay, (0.8, 0.95), 1e-10)
@@ -167,7 +190,7 @@ STEPS: dict[str, dict[str, Step]] = {
     "muonh": {**dict.fromkeys(HIDDEN, muonh), "head": adamh},
     "hadam": {**dict.fromkeys(LEARNED_ROLES, hadams_adamw), **dict.fromkeys(HIDDEN, nadam)},
     **{step.__name__: dict.fromkeys(HIDDEN, step) for step in (muon, dmuon, normuon, muonball, rmnp)},
-    **{step.__name__: dict.fromkeys(LEARNED_ROLES, step) for step in (lion, adam_mini, lamb)},
+    **{step.__name__: dict.fromkeys(LEARNED_ROLES, step) for step in (lion, signum, adam_mini, lamb, ademamix)},
 }
 
 

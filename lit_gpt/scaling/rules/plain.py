@@ -18,5 +18,5 @@ def transfer(s: Situation) -> Transfer:
     return replace(
         base,
         weight_decay=base.weight_decay | {"embedding": 0.0, "value_table": 0.0, "vector": 0.0},
-        init=base.init | {"embedding": Init("normal", 0.02 if std is None else std)},
+        init=base.init | {"embedding": Init("normal", s.init_std if std is None else std)},
     )

@@ -1,8 +1,8 @@
 """Standard parameterization: nothing transfers but the batch rule.
 
 One learning rate and one weight decay for everything, norms and embeddings included, and
-N(0, 0.02) for every linear map: what ArchScale trains without a muP token. Gates of a few channels and scalars, which
-ArchScale does not have, do not decay.
+N(0, 0.02), or another --init_std, for every linear map: what ArchScale trains without a muP token. Gates of a few
+channels and scalars, which ArchScale does not have, do not decay.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def head_init(s: Situation, std: float | None) -> Init:
 
 def transfer(s: Situation) -> Transfer:
     """Factors of the standard parameterization; see the top of this file."""
-    linear = Init("normal", 0.02)
+    linear = Init("normal", s.init_std)
     init = dict.fromkeys(("matrix", "expert", "router"), linear)
     return Transfer(
         lr=dict.fromkeys(LEARNED_ROLES, 1.0),
@@ -56,7 +56,7 @@ def transfer(s: Situation) -> Transfer:
             **COMMON,
             **init,
             "head": head_init(s, linear.std),
-            "embedding": embedding_init(s),
+            "embedding": linear if s.tied and s.embedding_init_std is None else embedding_init(s),
             "conv": Init("fan_in_uniform"),
         },
         multipliers=Multipliers(),
