@@ -56,6 +56,8 @@ OTHER: dict[str, dict[str, Any]] = {
     "narrow networks": {"mlp": "relu2", "ffn_multiple": 2},
     "large table": {"embedding_init_std": 0.8},
     "baseline": {"train_model": "baseline", "optimizer": "muon"},
+    "stream of a hybrid": {"train_model": "sambay", "depth": 4, "base_hps__d0": 4, "varlen": True}
+    | dict.fromkeys(("value_embeddings", "zero_output", "residual_scalars", "token_smear", "backout"), True),
     "no feed-forward networks": {"mlp": "none"},
     "wsd": {"train_name": "mup_wsd"},
     "cosine": {"train_name": "mup_cosine"},
