@@ -12,13 +12,9 @@ Shapes: B batch, T tokens, D width, L layers, W = 2 words of a key.
 
 from __future__ import annotations
 
-from typing import TypeVar
-
-import numpy as np
 import torch
 from torch import Tensor
 
-Words = TypeVar("Words", np.ndarray, Tensor)
 WORD = 0xFFFFFFFF
 # Shifts 16, 15, 15 and multipliers of github.com/skeeto/hash-prospector; the second one less 2^32, which changes no
 # bit of a word's product.
@@ -26,23 +22,22 @@ MULTIPLIERS = (0x21F0AAAD, 0xD35A2D97 - (1 << 32))
 STEP = 0x9E3779B9  # 2^32 over the golden ratio: it keeps words of zeros from staying zeros
 
 
-def mix(x: Words) -> Words:
+def mix(x: Tensor) -> Tensor:
     """Words in which each bit of the given ones flips about half of the bits; a bijection of 32-bit words."""
     x = ((x ^ (x >> 16)) * MULTIPLIERS[0]) & WORD
     x = ((x ^ (x >> 15)) * MULTIPLIERS[1]) & WORD
     return x ^ (x >> 15)
 
 
-def fold(keys: Words, number: Words | int) -> Words:
+def fold(keys: Tensor, number: Tensor | int) -> Tensor:
     """Keys that depend on a further number from 0 to 2^32 - 1, too; of shapes that broadcast."""
     return mix(((keys ^ number) + STEP) & WORD)
 
 
-def row_keys(seed: int, step: int, first: int, rows: int) -> np.ndarray:
-    """The keys of the samples first, first + 1, ...: (B, W) int64."""
-    keys = np.tile(np.array([1, 2], dtype=np.int64), (rows, 1))
-    samples = first + np.arange(rows, dtype=np.int64)[:, None]
-    for number in (np.int64(seed), np.int64(step), samples):
+def row_keys(seed: int, step: int, first: int, rows: int) -> Tensor:
+    """The keys of the samples first, first + 1, ...: (B, W) int64, on the host."""
+    keys, samples = torch.tensor([[1, 2]]), torch.arange(first, first + rows)[:, None]
+    for number in (seed, step, samples):
         keys = fold(fold(keys, number & WORD), number >> 32)
     return keys
 

@@ -123,7 +123,7 @@ def model_inputs(
     tokens = to_device(batch.tokens, runtime.device)
     options: dict[str, Any] = {"doc_ids_BT": documents(tokens, eos_id)}
     if getattr(getattr(model, "config", None), "dropout", 0):
-        options["dropout_BW"] = to_device(row_keys(seed, step, batch.first, len(tokens)), runtime.device)
+        options["dropout_BW"] = to_device(row_keys(seed, step, batch.first, len(tokens)).numpy(), runtime.device)
     return tokens, options
 
 

@@ -166,7 +166,7 @@ LINES = {
     "--DEPTH 1": "Did you mean '--depth'",
     "--gpus 8": "the processes that torchrun starts",
     "--device cpu": "the processes that torchrun starts",
-    "--dropout 0.1": "There is no dropout",
+    "--resid_dropout 0.1": "Dropout is --dropout",
     "--num_experts 8": "The number of experts is --sparsity x --top_k",
     "--num_heads 8": "Heads follow from --train_model and --depth",
     "--tokenizer gpt2": "The tokenizer is that of --train_data_dir",
