@@ -134,7 +134,7 @@ def resampled(reached: Reached, steps: np.ndarray, losses: np.ndarray, counts: n
     """The same for many sets of data; losses, counts: (sets, runs). A batch without runs in a set has NaN."""
     of_batches = list[list[PowerLaw]]()
     for near in reached.near:
-        there = counts[:, near].any(1)
+        there = np.atleast_1d(counts[:, near].any(1))
         laws = power_laws(steps[near], losses[:, near], np.where(there[:, None], counts[:, near], 1.0))
         of_batches.append([law if here else PowerLaw(math.nan, math.nan, math.nan) for law, here in zip(laws, there)])
     return [replace(reached, curves=curves) for curves in zip(*of_batches)]

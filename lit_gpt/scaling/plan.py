@@ -158,7 +158,7 @@ def build_plan(
         base_beta2=hps.beta2,
         momentum=hps.muon_beta,
         cautious_weight_decay=run.cautious_weight_decay,
-        momentum_curve=_momentum_curve(run, facts, transfer, batch),
+        momentum_curve=_momentum_curve(run.momentum_schedule, run.optimizer, facts, transfer, batch),
         decay_schedule=run.weight_decay_schedule or transfer.decay_schedule,
         optimizer_args=run.optimizer_args or {},
         fork=fork,
@@ -246,14 +246,15 @@ def _warmup(hps: BaseHyperparameters, facts: OptimizerFacts, proportional: bool,
     return warmup
 
 
-def _momentum_curve(run: RunConfig, facts: OptimizerFacts, transfer: Transfer, batch: int) -> MomentumCurve | None:
-    """How the momentum of the Muon family changes. Raises UserError where --momentum_schedule cannot act."""
-    if run.momentum_schedule == "rise_and_fall" and not facts.plan_momentum:
+def _momentum_curve(
+    asked: str | None, optimizer: str | None, facts: OptimizerFacts, transfer: Transfer, batch: int
+) -> MomentumCurve | None:
+    """How the momentum of the Muon family changes. asked: --momentum_schedule. Raises UserError where it cannot act."""
+    if asked == "rise_and_fall" and not facts.plan_momentum:
         raise UserError(
-            f"--momentum_schedule is about Muon and its relatives, and --optimizer {run.optimizer} is none. Drop it."
+            f"--momentum_schedule is about Muon and its relatives, and --optimizer {optimizer} is none. Drop it."
         )
-    curve = run.momentum_schedule or transfer.momentum_schedule
-    if curve == "constant" or not facts.plan_momentum:
+    if (asked or transfer.momentum_schedule) == "constant" or not facts.plan_momentum:
         return None
     return MomentumCurve(MOMENTUM_START, MOMENTUM_RISE_STEPS * batch, MOMENTUM_END)
 
