@@ -31,6 +31,8 @@ EXACT = {
     "sigmoid": (replace(FOUR, gate="sigmoid"), "swiglu", 4.0),
     "sigmoid_roots": (Experts(3, 4, gate="sigmoid", sqrt_gate=True), "swiglu", 2.0),
     "shared": (replace(FOUR, shared=True), "swiglu", 3.0),
+    "shared_two": (replace(FOUR, shared=2), "swiglu", 2.0),
+    "shared_two_roots": (Experts(3, 4, shared=2, sqrt_gate=True), "relu2", 6**0.5),
     "shared_roots": (Experts(3, 4, shared=True, sqrt_gate=True), "swiglu", 6**0.5),  # two experts are left over
     "relu2": (FOUR, "relu2", 4.0),
     "shared_relu2": (replace(FOUR, shared=True), "relu2", 3.0),

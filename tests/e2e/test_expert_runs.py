@@ -41,6 +41,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sigmoid": {"router_gate": "sigmoid"},
     "capacity": {"expert_capacity": 0.5},
     "expert_choice": {"expert_routing": "expert_choice"},
+    "expert_choice_capacity": {"expert_routing": "expert_choice", "expert_capacity": 1.5},
+    "two_shared": {"share_expert": 2, "top_k": 4},
+    "parallel": {"parallel_block": True, "dropout": 0.1},
     "relu2": {"mlp": "relu2"},
 }
 
@@ -57,7 +60,7 @@ def test_every_option_changes_the_run(data, tmp_path):
     short = {**MOE, "ar": 16, "depth": 2, "base_hps__d0": 2, "sparsity": 2, "top_k": 2, "max_tokens": 3 * STEP}
     found = {}
     for name, changes in OPTIONS.items():
-        assert run(data, tmp_path / name, **short, **changes) == 0
+        assert run(data, tmp_path / name, **{**short, **changes}) == 0
         found[name] = rows(tmp_path / name)[3]
     assert len(set(found.values())) == len(OPTIONS), found
     assert run(data, tmp_path / "plain torch", expert_backend="plain", **short) == 0
