@@ -18,7 +18,7 @@ import numpy as np
 from lit_gpt.config.command import run_command
 from lit_gpt.errors import UserError
 from lit_gpt.lab.figure_curves import STEPS, draw_runs
-from lit_gpt.lab.figure_fits import add_fit, finish, groups_of, parser_of
+from lit_gpt.lab.figure_fits import add_fit, finish, groups_of, parser_of, say, say_notes
 from lit_gpt.lab.figures import along, dress, legend, looks, panels, short, shown
 from lit_gpt.lab.fit_report import Report, as_json, judge
 from lit_gpt.lab.fit_runs import columns_of, fixed_of, sample
@@ -28,15 +28,29 @@ from lit_gpt.scaling.laws import law_named
 LADDER = "ladder"
 
 
-def fitted(given: Any, groups: Mapping[str, Sequence[Run]], reads: Mapping[str, str]) -> dict[str, Report]:
-    """The law of each ladder and the first. Raises UserError where there is one ladder only."""
+def fitted(
+    given: Any, groups: Mapping[str, Sequence[Run]], reads: Mapping[str, str]
+) -> tuple[dict[str, Report], dict[str, str]]:
+    """The law of each ladder and the first, and why others have none.
+
+    Raises UserError where there is one ladder only, or none has a law.
+    """
     if len(groups) < 2:
         raise UserError("A speed-up is of two ladders or more. Give a path for each, or --group COLUMN.")
     named = {g: [replace(r, settings={**r.settings, LADDER: g}) for r in runs] for g, runs in groups.items()}
-    law, (first, *others) = law_named("speed_up"), named
-    numbers = given.samples, given.level
-    pairs = {other: sample(law, [*named[first], *named[other]], reads) for other in others}
-    return {o: judge("speed_up", law, pair, fixed_of(given.fix), given.noise, *numbers) for o, pair in pairs.items()}
+    law, (first, *others), fixed = law_named("speed_up"), named, fixed_of(given.fix)
+    found, refused = dict[str, Report](), dict[str, str]()
+    for other in others:
+        pair = sample(law, [*named[first], *named[other]], reads)
+        try:
+            found[other] = judge("speed_up", law, pair, fixed, given.noise, given.samples, given.level)
+        except UserError as error:
+            refused[other] = str(error)
+    if not found:
+        raise UserError(next(iter(refused.values())))
+    say([f"no speed-up of {other}: {why}" for other, why in refused.items()])
+    say_notes(found)
+    return found, refused
 
 
 def draw(groups: Mapping[str, Sequence[Run]], reports: Mapping[str, Report], reads: Mapping[str, str]) -> Any:
@@ -78,9 +92,10 @@ def main(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments)
     reads = {**columns_of(law_named("speed_up"), given.x, given.y), "variant": LADDER}
     groups = groups_of(given, [reads["x"], reads["loss"]])
-    reports = fitted(given, groups, reads)
-    found = {"baseline": next(iter(groups)), "groups": {group: as_json(report) for group, report in reports.items()}}
-    finish(given, draw(groups, reports, reads), found)
+    reports, refused = fitted(given, groups, reads)
+    found: dict[str, Any] = {group: as_json(report) for group, report in reports.items()}
+    found |= {group: {"refused": why} for group, why in refused.items()}
+    finish(given, draw(groups, reports, reads), {"baseline": next(iter(groups)), "groups": found})
 
 
 if __name__ == "__main__":

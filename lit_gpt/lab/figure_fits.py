@@ -76,6 +76,17 @@ def say(notes: Sequence[str]) -> None:
         print(note, file=sys.stderr)
 
 
+def say_notes(reports: Mapping[str, Report]) -> None:
+    """Print what the numbers of laws cannot say, once for all groups that share it."""
+    notes: dict[str, list[str]] = {}
+    for group, report in reports.items():
+        for note in report.notes:
+            notes.setdefault(note, []).append(group)
+    for note, groups in notes.items():
+        of = "" if groups == [""] else f"{groups[0]}: " if len(groups) == 1 else f"{len(groups)} groups: "
+        say([f"note: {of}{note}"])
+
+
 def _natural(name: str) -> list[tuple[bool, float, str]]:
     """A key that sorts d8 before d16, and 8 before 16."""
     parts = [part for part in re.split(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", name) if part]
@@ -126,6 +137,7 @@ def fit_groups(given: Any, law_name: str, least: Callable[[Sequence[Run]], str |
     if not reports:
         raise UserError(next(iter(refused.values())))
     say([f"no law of {group}: {why}" for group, why in refused.items()])
+    say_notes(reports)
     return Fits(groups, reads, reports, refused)
 
 

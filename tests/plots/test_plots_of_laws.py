@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from known_runs import B, C, isoflop, ladder, sweeps, table
+from lab_runs import make_run
 from script_module import script_module
 
 from lit_gpt.config.command import exit_code
@@ -115,6 +116,39 @@ def test_speed_ups_over_the_first_ladder(tmp_path: Path) -> None:
     for name, true in (("two", 2), ("three", 3)):
         low, high = found["groups"][name]["intervals"]["speed_up"]
         assert low == pytest.approx(true, rel=0.15) and high == pytest.approx(true, rel=0.15)
+
+
+def test_a_ladder_that_has_no_speed_up_is_said_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = [
+        *ladder(sizes=3, seeds=1, kind="a"),
+        *ladder(2.0, seeds=1, start=1, kind="b"),
+        *ladder(kind="c", sizes=1, seeds=1),
+    ]
+    rows = [row for row in rows if row["kind"] != "a" or row["depth"] < 16]  # with c there are fewer runs than numbers
+    path = table(tmp_path / "runs.csv", rows)
+    found = drawn("plot_speed_up", tmp_path, path, "--group", "kind")
+    assert "parameters" in found["groups"]["b"] and "refused" in found["groups"]["c"]
+    assert "no speed-up of c" in capsys.readouterr().err
+
+
+def test_what_a_law_cannot_say_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    drawn("plot_flops_scaling", tmp_path, table(tmp_path / "runs.csv", ladder(seeds=1)))
+    assert "note: all runs have one seed" in capsys.readouterr().err
+
+
+def test_a_study_of_run_folders_has_a_ladder(tmp_path: Path) -> None:
+    for i, row in enumerate(ladder()):
+        counts = {"total": 160, "non_embedding": 90}
+        plan = {
+            "counts": counts,
+            "model_flops_per_token": row["flops"] / 2048,
+            "depth": row["depth"],
+            "seed": row["seed"],
+        }
+        summary = {"finished": True, "tokens": 2048, "metric/val_loss@1x": row["loss"]}
+        make_run(tmp_path / f"study/run_{i}/run", summary=summary, plan=plan, row={"name": f"run_{i}"})
+    found = drawn("plot_flops_scaling", tmp_path, tmp_path / "study")
+    assert len(found["runs"]) == 15 and found["parameters"]["b"] == pytest.approx(B, rel=0.1)
 
 
 @pytest.mark.parametrize("name", NAMES)
