@@ -12,7 +12,7 @@ import yaml
 
 from lit_gpt.errors import UserError
 from lit_gpt.lab.curves import curves_of
-from lit_gpt.lab.fits import fit_of, lowest_of_each_budget
+from lit_gpt.lab.fits import BEST, fit_of
 from lit_gpt.lab.repeats import KINDS, groups_of, noise_of, varied
 from lit_gpt.lab.run_files import STATES
 from lit_gpt.lab.runs import COLUMNS, FINISHED, Run, flat, read_runs
@@ -28,7 +28,6 @@ WAITING = "waiting"
 ALL_STATES = {**STATES, WAITING: "it did not start yet"}
 OUTCOMES = ("loss", "flops", "parameters", "tokens", "steps")  # columns that the table shows, beside settings
 SETTINGS, EVALUATIONS = 6, 4  # so many of each, at most; a reader may add others
-BEST = ("power",)  # laws of the lowest loss of each budget
 RAN = ("command", "started", "host", "devices", "world_size", "torch")  # of environment.json
 
 
@@ -196,15 +195,10 @@ def _fit(
 ) -> dict[str, Any]:
     """A fit, or why there is none: a study that is under way has too few runs at first."""
     law = law_named(name)
-    columns = {**law.reads, **reads}
-    best = name in BEST
     try:
-        used = lowest_of_each_budget(runs, columns[law.given[0]], columns[law.explains]) if best else runs
-        found = fit_of(used, name, reads, fixed, samples)
+        return {**fit_of(runs, name, reads, fixed, samples), "law": text}
     except UserError as error:
         return {"law": text, "sentence": law.sentence, "formula": law.formula, "why": str(error)}
-    said = f"Of each {columns[law.given[0]]}, the configuration with the lowest mean is used." if best else ""
-    return {**found, "law": text, "used": said}
 
 
 def _object(path: Path) -> dict[str, Any]:
