@@ -12,13 +12,13 @@ import numpy as np
 from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.lab.fit_steps import Sample, logged_steps
 from lit_gpt.lab.repeats import groups_of
+from lit_gpt.lab.rows import NOTE
 from lit_gpt.lab.runs import FINISHED, Run, column, known_name, read_runs
 from lit_gpt.lab.where import matching
 from lit_gpt.metrics.summary import read_metrics
 from lit_gpt.scaling.law import RUN, Law
 
 VALIDATION, TRAINING, TOKENS = "metric/val_loss@1x", "metric/train_loss", "total_tokens"
-ROW = "row.json"  # of a study, beside the folder of each run
 KINDS = ("train_model", "optimizer")  # settings of which a law is another one
 SIZES = ("parameters", "tokens", "batch", "rate", "weight_decay")  # columns that decide the loss
 POINTS = 60  # of a training curve, which is averaged in between: single steps are noisy
@@ -193,7 +193,7 @@ def _numbered(runs: Sequence[Run], name: str) -> tuple[np.ndarray, str]:
     """A column of words as numbers from 1, in the order of the runs; where no run has it, the study that it is of."""
     values = [run.value(name) for run in runs]
     if all(value is None for value in values):
-        values = [run.folder and str(run.folder.parents[(run.folder.parent / ROW).is_file()]) for run in runs]
+        values = [run.folder and str(run.folder.parents[(run.folder.parent / NOTE).is_file()]) for run in runs]
     if None in values:
         raise UserError(f"{runs[values.index(None)].name} has no {name!r}. Say which column tells the runs apart.")
     kinds = list(dict.fromkeys(values))

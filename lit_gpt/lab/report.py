@@ -21,7 +21,7 @@ from lit_gpt.metrics.labels import axis_label
 from lit_gpt.scaling.laws import law_named
 from lit_gpt.scaling.noise import student
 from lit_gpt.train.identity import IDENTITY
-from lit_gpt.utils.files import read_object
+from lit_gpt.utils.files import read_object_if_any
 
 STUDY = "study.yaml"
 WAITING = "waiting"
@@ -160,8 +160,8 @@ def _configuration(run: Run) -> dict[str, Any]:
     if run.folder is None:
         return found
     for part in IDENTITY:
-        found |= {f"{part}.{key}": value for key, value in flat(_object(run.folder / f"{part}.json"))}
-    environment = _object(run.folder / "environment.json")
+        found |= {f"{part}.{key}": value for key, value in flat(read_object_if_any(run.folder / f"{part}.json"))}
+    environment = read_object_if_any(run.folder / "environment.json")
     ran = {key: environment[key] for key in RAN if key in environment} | {"git": environment.get("git")}
     return found | {f"ran.{key}": value for key, value in flat(ran)}
 
@@ -199,7 +199,3 @@ def _fit(
         return {**fit_of(runs, name, reads, fixed, samples), "law": text}
     except UserError as error:
         return {"law": text, "sentence": law.sentence, "formula": law.formula, "why": str(error)}
-
-
-def _object(path: Path) -> dict[str, Any]:
-    return read_object(path) if path.is_file() else {}

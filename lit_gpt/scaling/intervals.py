@@ -99,7 +99,7 @@ def _numbers(fit: object) -> list[float]:
 
 
 @dataclass(frozen=True)
-class Noise:
+class Spread:
     """The spread of equal runs: a standard deviation of residuals, how many independent ones it is from (infinite where
     it is given), and where it comes from, in words.
     """
@@ -120,7 +120,7 @@ def residuals(law: Law, fitted: Fitted, data: Data) -> np.ndarray:
     return left[np.isfinite(left)]
 
 
-def noise_of(law: Law, fitted: Fitted, data: Data, given: float | None = None) -> Noise:
+def noise_of(law: Law, fitted: Fitted, data: Data, given: float | None = None) -> Spread:
     """The noise that intervals are made of. given: the standard deviation of equal runs in units of y, where known.
 
     A law that misses by more than the given noise is judged by its residuals, which are larger.
@@ -133,9 +133,9 @@ def noise_of(law: Law, fitted: Fitted, data: Data, given: float | None = None) -
     if given is not None:
         size = given / float(np.mean(data[law.explains])) if law.relative else given
         if freedom < 1 or chi_square_beyond(float((left**2).sum()) / size**2, freedom) > 0.05:
-            return Noise(size, math.inf, f"the noise {given:g} that was given")
+            return Spread(size, math.inf, f"the noise {given:g} that was given")
     words = f"the residuals of {count} runs with {fitted.free} numbers"
-    return Noise(of_residuals, max(freedom, 0), words)
+    return Spread(of_residuals, max(freedom, 0), words)
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class Draws:
 
 
 def draw(
-    law: Law, fitted: Fitted, data: Data, fixed: Mapping[str, float], noise: Noise, samples: int = 1000, seed: int = 0
+    law: Law, fitted: Fitted, data: Data, fixed: Mapping[str, float], noise: Spread, samples: int = 1000, seed: int = 0
 ) -> Draws:
     """The law of `samples` resamples; see the top of this file. Raises UserError where none has a law.
 
