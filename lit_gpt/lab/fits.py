@@ -67,9 +67,8 @@ def _numbers(found: Report) -> list[dict[str, Any]]:
 def _points(found: Report) -> dict[str, Any]:
     law, points = found.law, found.points
     y = points[law.explains]
-    names = found.sample.names if len(found.sample.names) == len(y) else []
     left = residuals(law, found.fitted, points)
-    return {"names": names, "x": points[law.given[0]], "y": y, "residual": left[np.isfinite(left)]}
+    return {"names": found.names, "x": points[law.given[0]], "y": y, "residual": left[np.isfinite(left)]}
 
 
 def _line(found: Report) -> dict[str, Any]:
