@@ -222,12 +222,19 @@ def noisy(law: Law, said: np.ndarray, by: np.ndarray) -> np.ndarray:
 def refit(
     law: Law, fitted: Fitted, data: Data, fixed: Mapping[str, float], losses: np.ndarray, counts: np.ndarray
 ) -> list[Fitted | None]:
-    """The law of each set: losses and how often each run counts, (samples, runs); None where it has none."""
+    """The law of each set, of losses and how often each run counts, (samples, runs); None where it has none, or fewer
+    numbers.
+    """
     if law.many is not None:
         found = law.many(fitted, data, fixed, losses, counts)
     else:
         found = [_refit_one(law, data, fixed, loss, count) for loss, count in zip(losses, counts)]
-    return [fit if fit and all(math.isfinite(v) for v in fit.numbers.values()) else None for fit in found]
+    return [fit if fit and _whole(fit, fitted) else None for fit in found]
+
+
+def _whole(fit: Fitted, fitted: Fitted) -> bool:
+    """Whether a fit has every number of that to all data: fewer optima may determine no law over size."""
+    return fitted.numbers.keys() <= fit.numbers.keys() and all(math.isfinite(v) for v in fit.numbers.values())
 
 
 def _refit_one(law: Law, data: Data, fixed: Mapping[str, float], loss: np.ndarray, count: np.ndarray) -> Fitted | None:
