@@ -12,6 +12,8 @@ demo: setup ## train a small model on the standard library's source, on this mac
 study: setup ## a scaling law on this machine, in a quarter of an hour: the second thing to do here
 	@$(PY) -m lit_gpt.tools.demo --prepare_only
 	@$(PY) launch_scripts/ladder.py launch_scripts/studies/laptop.yaml run --gpus cpu,cpu
+	@$(PY) -m lit_gpt.tools.fit out/laptop --law power --fix c=0 --lowest_per depth --hold_out largest
+	@$(PY) -m lit_gpt.tools.report out/laptop --law power:c=0
 
 test: export OMP_NUM_THREADS = 1 # one thread per worker, or the workers fight over the cores
 test: export PYTHONDONTWRITEBYTECODE = # where it is set, every process would compile the package again

@@ -15,7 +15,7 @@ from lit_gpt.config.model import ModelConfig
 from lit_gpt.data.kept_tokenizer import FILES, KeptTokenizer
 from lit_gpt.data.tokenizer import ByteTokenizer
 from lit_gpt.errors import UserError
-from lit_gpt.utils.files import read_object
+from lit_gpt.utils.files import read_object_if_any
 
 JSON, CONFIG, SPECIAL = FILES[:3]
 END_OF_BYTES = "<|endoftext|>"
@@ -45,7 +45,7 @@ def write_tokenizer(kept: KeptTokenizer, config: ModelConfig, folder: Path) -> d
     if not (folder / JSON).exists() or not _frames(tokenizer, kept.bos_id):
         _frame(tokenizer, kept.bos_id)
         tokenizer.save(str(folder / JSON))
-    settings = {**_settings(folder / SPECIAL), **_settings(folder / CONFIG)}
+    settings = {**read_object_if_any(folder / SPECIAL), **read_object_if_any(folder / CONFIG)}
     settings |= {key.removesuffix("_id"): tokenizer.id_to_token(i) for key, i in ids.items() if i is not None}
     # This class reads tokenizer.json as it is; those of single models (LlamaTokenizer) change it as they load.
     settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": kept.bos_id is not None}
@@ -112,11 +112,6 @@ def _gpt2_characters() -> list[str]:
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    """A JSON file of the tokenizer; empty where there is none."""
-    return read_object(path) if path.is_file() else {}
 
 
 def _text(settings: dict[str, Any], key: str) -> str:

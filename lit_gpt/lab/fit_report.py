@@ -15,7 +15,7 @@ from lit_gpt.metrics.summary import jsonable
 from lit_gpt.scaling.intervals import (
     Draws,
     LackOfFit,
-    Noise,
+    Spread,
     check_samples,
     draw,
     lack_of_fit,
@@ -52,7 +52,7 @@ class Report:
     sample: Sample
     fixed: Mapping[str, float]
     fitted: Fitted
-    noise: Noise
+    noise: Spread
     draws: Draws | None
     without: Mapping[str, Fitted | None]
     lack: LackOfFit | None

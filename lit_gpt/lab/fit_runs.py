@@ -11,34 +11,49 @@ import numpy as np
 
 from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.lab.fit_steps import Sample, logged_steps
+from lit_gpt.lab.repeats import groups_of
+from lit_gpt.lab.rows import NOTE
 from lit_gpt.lab.runs import FINISHED, Run, column, known_name, read_runs
 from lit_gpt.lab.where import matching
 from lit_gpt.metrics.summary import read_metrics
 from lit_gpt.scaling.law import RUN, Law
 
 VALIDATION, TRAINING, TOKENS = "metric/val_loss@1x", "metric/train_loss", "total_tokens"
-ROW = "row.json"  # of a study, beside the folder of each run
 KINDS = ("train_model", "optimizer")  # settings of which a law is another one
 SIZES = ("parameters", "tokens", "batch", "rate", "weight_decay")  # columns that decide the loss
 POINTS = 60  # of a training curve, which is averaged in between: single steps are noisy
+TRUNK = "trunk"  # part of a run in a row.json whose learning rate did not decay
+BUDGETS = ("flops", "flops_6nd", "tokens")
+SAME = 0.02  # relative difference below which runs have one budget: they end at whole batches
 FEW = 8  # points of a curve, below which it says little
 
 
 def finished_runs(
     paths: Iterable[Path], where: str | None, needed: Sequence[str], repeated: bool, unfinished: bool = False
 ) -> tuple[list[Run], tuple[str, ...]]:
-    """The runs that a fit may use, and what was left out. repeated: also runs that saw some data more than once.
-    unfinished: also runs that have not ended.
+    """The runs of these folders and files that a fit may use, and what was left out; see `usable`.
 
-    needed: columns without which a run is left out. Raises UserError where nothing is left.
+    Raises UserError where nothing is left.
     """
     runs = read_runs(paths)
     kept = matching(runs, where) if where else runs
     if not kept:
         raise UserError(f"--where {where!r} is true of none of {len(runs)} runs. Change it.")
-    notes = []
+    return usable(kept, needed, repeated, unfinished)
+
+
+def usable(
+    runs: Sequence[Run], needed: Sequence[str], repeated: bool = False, unfinished: bool = False
+) -> tuple[list[Run], tuple[str, ...]]:
+    """The runs that a fit may use, and what was left out.
+
+    needed: columns without which a run is left out. repeated: also runs that saw some data more than once. unfinished:
+    also runs that have not ended, and trunks, as their curves are enough. Raises UserError where nothing is left.
+    """
+    kept, notes = list(runs), list[str]()
     for why, fits in (
         ("did not finish", lambda run: unfinished or run.state == FINISHED),
+        ("are trunks, whose weights have not decayed", lambda run: unfinished or run.value("part") != TRUNK),
         (
             "saw data more than once (--repeated true takes them)",
             lambda run: repeated or run.numbers.get("epochs", 0) <= 1,
@@ -54,8 +69,33 @@ def finished_runs(
     return kept, tuple(notes)
 
 
+def lowest_per(runs: Sequence[Run], by: str, explained: str) -> tuple[list[Run], tuple[str, ...]]:
+    """Of each value of a column or setting, the runs of the configuration with the lowest mean, and which those are.
+
+    Others, such as those of worse rates, are on no curve of lowest losses. by: where it is a budget, values closer than
+    SAME are one, as runs end at whole batches. Raises UserError for a column that a run has not.
+    """
+    groups = _budgets(runs, known_name(by)) if known_name(by) in BUDGETS else grouped(runs, by).values()
+    lowest = [min(groups_of(group), key=lambda same: column(same, explained).mean()) for group in groups]
+    kept = [run for group in lowest for run in group]
+    names = ", ".join(run.name for run in kept)
+    return kept, (f"of each {by}, the configuration of the lowest mean {explained} is used: {names}",)
+
+
+def _budgets(runs: Sequence[Run], name: str) -> list[list[Run]]:
+    """The runs by a budget, the smallest first."""
+    amounts, found = column(runs, name), list[list[Run]]()
+    start = 0.0
+    for i in np.argsort(amounts, kind="stable"):
+        if not found or amounts[i] > start * (1 + SAME):
+            start = amounts[i]
+            found.append([])
+        found[-1].append(runs[i])
+    return found
+
+
 def _none_left(count: int, why: str) -> list[Run]:
-    raise UserError(f"All {count} runs {why}, so there is nothing to fit.")
+    raise UserError(f"{f'All {count} runs {why}' if count else 'There are no runs'}, so there is nothing to fit.")
 
 
 def _left_out(runs: Sequence[Run], why: str) -> list[str]:
@@ -117,6 +157,11 @@ def _symbol(law: Law, name: str) -> str:
     return law.given[0] if len(law.given) == 1 else alike[0]
 
 
+def needed_by(law: Law, reads: Mapping[str, str]) -> list[str]:
+    """The columns without which a run says nothing to a law."""
+    return [name for symbol, name in reads.items() if symbol not in law.labels and not law.every_step]
+
+
 def sample(law: Law, runs: Sequence[Run], reads: Mapping[str, str]) -> Sample:
     """The columns that a law reads of these runs. Raises UserError for columns that they do not have."""
     if law.every_step:
@@ -160,7 +205,7 @@ def _numbered(runs: Sequence[Run], name: str) -> tuple[np.ndarray, str]:
     """A column of words as numbers from 1, in the order of the runs; where no run has it, the study that it is of."""
     values = [run.value(name) for run in runs]
     if all(value is None for value in values):
-        values = [run.folder and str(run.folder.parents[(run.folder.parent / ROW).is_file()]) for run in runs]
+        values = [run.folder and str(run.folder.parents[(run.folder.parent / NOTE).is_file()]) for run in runs]
     if None in values:
         raise UserError(f"{runs[values.index(None)].name} has no {name!r}. Say which column tells the runs apart.")
     kinds = list(dict.fromkeys(values))

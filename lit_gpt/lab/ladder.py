@@ -13,10 +13,11 @@ from lit_gpt.lab.display import Display
 from lit_gpt.lab.local import run_rows
 from lit_gpt.lab.planning import Planned
 from lit_gpt.lab.processes import Settings
-from lit_gpt.lab.queue import DIVERGED, FINISHED, GIVEN_UP, Queue, done_before
+from lit_gpt.lab.queue import GIVEN_UP, Queue, done_before
 from lit_gpt.lab.refine import added_rates
 from lit_gpt.lab.results import METRIC, results, varied, verdict
 from lit_gpt.lab.rows import Row, mark_folder, summary
+from lit_gpt.lab.run_files import DIVERGED, FINISHED
 from lit_gpt.lab.slurm import submit
 from lit_gpt.lab.study import Study
 from lit_gpt.utils.files import write_text

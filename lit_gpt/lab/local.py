@@ -18,8 +18,9 @@ from pathlib import Path
 from lit_gpt.errors import EXIT_BAD_INPUT, EXIT_NOT_FINITE, EXIT_NOT_OWNER
 from lit_gpt.lab.display import Display
 from lit_gpt.lab.processes import Children, Place, Settings, command, describe, end, environment
-from lit_gpt.lab.queue import DIVERGED, ENDED, FAILED, FINISHED, LATE, Queue, done_before, running_below
+from lit_gpt.lab.queue import ENDED, FAILED, LATE, Queue, done_before, running_below
 from lit_gpt.lab.rows import Row
+from lit_gpt.lab.run_files import DIVERGED, FINISHED
 from lit_gpt.lab.watch import Watch, diverged, note_divergence
 from lit_gpt.train.lease import Lease
 from lit_gpt.utils.files import write_text

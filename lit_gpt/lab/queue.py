@@ -15,10 +15,11 @@ from pathlib import Path
 
 from lit_gpt.errors import NotOwner
 from lit_gpt.lab.rows import Row, mark_folder, summary
+from lit_gpt.lab.run_files import DIVERGED, FINISHED
 from lit_gpt.lab.watch import diverged
 from lit_gpt.train.lease import STALE_AFTER, Lease, owner_of, take_lease
 
-FINISHED, DIVERGED, FAILED, LATE, ENDED = "finished", "diverged", "failed", "out of time", "ended early"
+FAILED, LATE, ENDED = "failed", "out of time", "ended early"
 GIVEN_UP = (FAILED, LATE)
 LOOK_EVERY = 2.0  # seconds between looks at what another ladder has claimed
 Say = Callable[[Row, str], None]

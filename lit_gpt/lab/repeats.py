@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from lit_gpt.lab.runs import FINISHED, Run
 from lit_gpt.scaling.noise import Noise, pooled
 from lit_gpt.train.identity import IDENTITY
-from lit_gpt.utils.files import read_object
+from lit_gpt.utils.files import read_object_if_any
 
 SEEDS = ("seed", "data_seed")
 # Of a run of a table, which has no Plan: the columns that say what it is, and not what came of it.
@@ -79,13 +78,9 @@ def _but_seeds(run: Run) -> Hashable:
     if run.folder is None:
         settings = {key: value for key, value in run.settings.items() if key not in (*SEEDS, *ELSEWHERE)}
         return json.dumps([settings, {key: run.numbers.get(key) for key in CONFIGURED}], sort_keys=True, default=str)
-    parts = {part: _object(run.folder / f"{part}.json") for part in IDENTITY}
+    parts = {part: read_object_if_any(run.folder / f"{part}.json") for part in IDENTITY}
     for key in (*SEEDS, "memory", "fork"):
         parts["plan"].pop(key, None)
-    data = _object(run.folder / "environment.json").get("data", {})
+    data = read_object_if_any(run.folder / "environment.json").get("data", {})
     sources = {name: corpus.get("sources") for name, corpus in data.items()}
     return json.dumps([parts, sources, run.settings.get("fork_from")], sort_keys=True)
-
-
-def _object(path: Path) -> dict[str, Any]:
-    return read_object(path) if path.is_file() else {}

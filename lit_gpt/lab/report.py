@@ -12,7 +12,7 @@ import yaml
 
 from lit_gpt.errors import UserError
 from lit_gpt.lab.curves import curves_of
-from lit_gpt.lab.fits import fit_of, lowest_of_each_budget
+from lit_gpt.lab.fits import BEST, fit_of
 from lit_gpt.lab.repeats import KINDS, groups_of, noise_of, varied
 from lit_gpt.lab.run_files import STATES
 from lit_gpt.lab.runs import COLUMNS, FINISHED, Run, flat, read_runs
@@ -21,14 +21,13 @@ from lit_gpt.metrics.labels import axis_label
 from lit_gpt.scaling.laws import law_named
 from lit_gpt.scaling.noise import student
 from lit_gpt.train.identity import IDENTITY
-from lit_gpt.utils.files import read_object
+from lit_gpt.utils.files import read_object_if_any
 
 STUDY = "study.yaml"
 WAITING = "waiting"
 ALL_STATES = {**STATES, WAITING: "it did not start yet"}
 OUTCOMES = ("loss", "flops", "parameters", "tokens", "steps")  # columns that the table shows, beside settings
 SETTINGS, EVALUATIONS = 6, 4  # so many of each, at most; a reader may add others
-BEST = ("power",)  # laws of the lowest loss of each budget
 RAN = ("command", "started", "host", "devices", "world_size", "torch")  # of environment.json
 
 
@@ -161,8 +160,8 @@ def _configuration(run: Run) -> dict[str, Any]:
     if run.folder is None:
         return found
     for part in IDENTITY:
-        found |= {f"{part}.{key}": value for key, value in flat(_object(run.folder / f"{part}.json"))}
-    environment = _object(run.folder / "environment.json")
+        found |= {f"{part}.{key}": value for key, value in flat(read_object_if_any(run.folder / f"{part}.json"))}
+    environment = read_object_if_any(run.folder / "environment.json")
     ran = {key: environment[key] for key in RAN if key in environment} | {"git": environment.get("git")}
     return found | {f"ran.{key}": value for key, value in flat(ran)}
 
@@ -196,16 +195,7 @@ def _fit(
 ) -> dict[str, Any]:
     """A fit, or why there is none: a study that is under way has too few runs at first."""
     law = law_named(name)
-    columns = {**law.reads, **reads}
-    best = name in BEST
     try:
-        used = lowest_of_each_budget(runs, columns[law.given[0]], columns[law.explains]) if best else runs
-        found = fit_of(used, name, reads, fixed, samples)
+        return {**fit_of(runs, name, reads, fixed, samples), "law": text}
     except UserError as error:
         return {"law": text, "sentence": law.sentence, "formula": law.formula, "why": str(error)}
-    said = f"Of each {columns[law.given[0]]}, the configuration with the lowest mean is used." if best else ""
-    return {**found, "law": text, "used": said}
-
-
-def _object(path: Path) -> dict[str, Any]:
-    return read_object(path) if path.is_file() else {}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from lit_gpt.lab.queue import done_before
+from lit_gpt.lab.repeats import SEEDS
 from lit_gpt.lab.rows import Row, summary, word_of
 from lit_gpt.lab.watch import diverged
+from lit_gpt.scaling.noise import degrees, difference, pooled
 
 METRIC = "metric/val_loss@1x"
 OF_THE_BUDGET = ("max_tokens", "decay_tokens", "schedule", "total_bsz", "base_hps.warmup_tokens")
@@ -31,10 +34,8 @@ def results(rows: Sequence[Row], output: Path, metric: str, columns: Sequence[st
 
 def state_of(folder: Path, run: Mapping[str, Any]) -> str:
     """Of a row, in words."""
-    if run.get("finished"):
-        return "finished"
-    if why := diverged(folder):
-        return f"diverged: {why}"
+    if state := done_before(folder):
+        return ": ".join(filter(None, [state, diverged(folder)]))
     return f"at step {run['step']}" if run else "no result"
 
 
@@ -49,35 +50,25 @@ def verdict(rows: Sequence[Row], output: Path, metric: str) -> str:
 
     The standard deviation between seeds is pooled over all settings that have several. "" where there is one setting.
     """
-    groups: dict[tuple[tuple[str, str], ...], list[tuple[Row, float]]] = defaultdict(list)
+    groups: dict[tuple[tuple[str, str], ...], dict[str, float]] = defaultdict(dict)
     for row in rows:
         run = summary(output / row.name)
         if run.get("finished") and run.get(metric) is not None and row.part != "trunk":
-            key = tuple((k, word_of(v)) for k, v in row.options.items() if k != "seed")
-            groups[key].append((row, run[metric]))
+            key = tuple((k, word_of(v)) for k, v in row.options.items() if k not in SEEDS)
+            groups[key][row.name] = run[metric]
     if len(groups) < 2:
         return ""
-    ranked = sorted(groups.values(), key=lambda group: _mean(group))
-    spread, freedom = _pooled(ranked)
-    best, lead = ranked[0], ranked[0][0][0].name
-    if not freedom:
+    best, *others = sorted(groups.values(), key=lambda group: fmean(group.values()))
+    noise, lead = pooled([list(group.values()) for group in groups.values()]), next(iter(best))
+    if not noise.free:
         return f"lowest: {lead}. There is one seed of each setting, so nobody knows which differences are noise."
-    ties = [g for g in ranked[1:] if _mean(g) - _mean(best) < 2 * spread * math.sqrt(1 / len(best) + 1 / len(g))]
-    tied = ", ".join(group[0][0].name for group in ties)
-    said = f"lowest: {lead}, mean {_mean(best):.4f} of {len(best)} seeds; standard deviation of a seed {spread:.4f}"
-    return f"{said} ({freedom} degrees of freedom). " + (
-        f"Ties with it, below two standard errors: {tied}."
-        if ties
-        else "All others are more than two standard errors above."
+    tied = [next(iter(group)) for group in others if difference([*best.values()], [*group.values()], noise).is_tie]
+    return (
+        f"lowest: {lead}, mean {fmean(best.values()):.4f} of {len(best)} seeds; standard deviation of a seed "
+        f"{noise.deviation:.4f} ({degrees(noise.free)}). "
+        + (
+            f"Ties with it, below two standard errors: {', '.join(tied)}."
+            if tied
+            else "All others are more than two standard errors above."
+        )
     )
-
-
-def _mean(group: Sequence[tuple[Row, float]]) -> float:
-    return sum(value for _, value in group) / len(group)
-
-
-def _pooled(groups: Sequence[Sequence[tuple[Row, float]]]) -> tuple[float, int]:
-    """(standard deviation within groups, its degrees of freedom)."""
-    freedom = sum(len(group) - 1 for group in groups)
-    squares = sum((value - _mean(group)) ** 2 for group in groups for _, value in group)
-    return math.sqrt(squares / freedom) if freedom else 0.0, freedom

@@ -13,16 +13,17 @@ import yaml
 from lit_gpt.data.permutation import Permutation
 from lit_gpt.errors import UserError
 from lit_gpt.evals.results import read_results
+from lit_gpt.lab.watch import diverged
 from lit_gpt.metrics.summary import METRICS_FILE, SUMMARY_FILE, read_rows
 from lit_gpt.train.lease import owner_of
 from lit_gpt.train.run_folder import CONFIG, ENVIRONMENT
-from lit_gpt.utils.files import read_object
+from lit_gpt.utils.files import read_object_if_any
 
 FINISHED, CUT, DIVERGED, RUNNING, DIED = "finished", "cut", "diverged", "running", "died"
 STATES = {
     FINISHED: "its budget is spent",
     CUT: "it was interrupted, and can go on",
-    DIVERGED: "its gradients were not finite, and it ended",
+    DIVERGED: "its loss or gradients were not finite, or its loss stayed above its start, and it ended",
     RUNNING: "a process trains it",
     DIED: "no process trains it, and it did not say how it ended",
 }
@@ -40,7 +41,7 @@ class RunFiles:
     def __init__(self, folder: Path):
         self.folder = folder
         self.summary, self.plan, self.model, self.environment = (
-            _object(folder / name) for name in (SUMMARY_FILE, "plan.json", "model.json", ENVIRONMENT)
+            read_object_if_any(folder / name) for name in (SUMMARY_FILE, "plan.json", "model.json", ENVIRONMENT)
         )
         self.state = _state(folder, self.summary)
         ended = self.state in (FINISHED, CUT, DIVERGED)
@@ -104,7 +105,7 @@ def _state(folder: Path, summary: Mapping[str, Any]) -> str:
         return RUNNING
     if summary.get("finished"):
         return FINISHED
-    if summary.get("diverged"):
+    if summary.get("diverged") or diverged(folder.parent):  # by itself, or stopped by a ladder
         return DIVERGED
     return CUT if summary else DIED
 
@@ -130,7 +131,3 @@ def _tail(path: Path) -> Iterator[dict[str, Any]]:
             continue  # the first one is cut
         if isinstance(row, dict):
             yield {key: value for key, value in row.items() if isinstance(value, int | float)}
-
-
-def _object(path: Path) -> dict[str, Any]:
-    return read_object(path) if path.is_file() else {}

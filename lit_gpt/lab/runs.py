@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from lit_gpt.errors import UserError, did_you_mean
+from lit_gpt.lab.rows import NOTE
 from lit_gpt.lab.run_files import CUT, DIED, FINISHED, RUNNING, RunFiles
 from lit_gpt.lab.tables import Curve, curves, is_chart, number_of, read_lines
 from lit_gpt.train.run_folder import CONFIG
-from lit_gpt.utils.files import read_object
+from lit_gpt.utils.files import read_object_if_any
 
 COLUMNS = {  # every number of a run, in words and units
     "loss": "validation loss (nats per token)",
@@ -142,8 +143,7 @@ def column(runs: Sequence[Run], name: str) -> np.ndarray:
 
 
 def _of_folder(folder: Path) -> Run:
-    files, row = RunFiles(folder), folder.parent / "row.json"
-    of_row = read_object(row) if row.is_file() else {}
+    files, of_row = RunFiles(folder), read_object_if_any(folder.parent / NOTE)
     settings = {key: value for key, value in of_row.items() if key != "name"}
     settings |= {key: value for key, value in flat(files.config()) if value is not None or key not in settings}
     name = folder.parent.name if of_row else folder.name

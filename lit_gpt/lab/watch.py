@@ -8,9 +8,9 @@ from pathlib import Path
 
 from lit_gpt.lab.rows import run_folder_of
 from lit_gpt.metrics.summary import METRICS_FILE, parse_lines
-from lit_gpt.utils.files import read_object, write_text
+from lit_gpt.utils.files import read_object_if_any, write_text
 
-DIVERGED = "diverged.json"
+FILE = "diverged.json"
 LOSS, TOKENS = "metric/train_loss", "total_tokens"
 # A run is given up when this many logged losses in a row, and a twentieth of its budget, lie above its first one, which
 # is that of guessing: spikes are shorter than that, and what is above it for so long has not come back in our runs.
@@ -76,9 +76,9 @@ def _loss(value: float | None) -> float:
 def note_divergence(folder: Path, why: str, watch: Watch) -> None:
     """Write diverged.json, for which no ladder starts the row again."""
     values = {"why": why, "step": watch.step, "loss": watch.loss if math.isfinite(watch.loss) else None}
-    write_text(folder / DIVERGED, json.dumps(values) + "\n")
+    write_text(folder / FILE, json.dumps(values) + "\n")
 
 
 def diverged(folder: Path) -> str:
     """Why a row was given up, "" where it was not."""
-    return str(read_object(folder / DIVERGED).get("why")) if (folder / DIVERGED).is_file() else ""
+    return str(read_object_if_any(folder / FILE).get("why", ""))

@@ -104,7 +104,9 @@ def fit_annealing(s1: np.ndarray, s2: np.ndarray, loss: np.ndarray, known: float
             f"neighbouring steps err alike (Durbin-Watson {watson:.2f}; noise alone gives 2): this law does not "
             "describe these steps, so do not trust what it says of others. It needs runs of thousands of steps"
         )
-    if numbers[0] == 0:
+    if numbers[1] == 0:
+        notes.append("A is at its bound 0: the loss of these steps does not fall with the sum of rates")
+    elif numbers[0] == 0:
         notes.append("L0 is at its bound 0: the curve does not show where it ends")
     return replace(law, notes=tuple(notes))
 
@@ -122,14 +124,14 @@ def refit(
     known: whether C was given. What is at a bound or open in the similar law stays so.
     """
     ln_s1, bends = np.log(s1), not (known or np.isnan(near.C))
-    free = np.array([near.L0 > 0, True, True, bends])
+    free = np.array([near.L0 > 0, near.A > 0, near.A > 0, bends])
 
     def model(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         floor, factor, alpha, c = (points[:, i, None] for i in range(4))
         rest, fall = np.exp(floor) + 0 * ln_s1, np.exp(factor - alpha * ln_s1)
         return rest + fall - c * s2, np.stack([rest, fall, -fall * ln_s1, 0 * fall - s2], -1)
 
-    start = np.array([np.log(max(near.L0, 1e-300)), np.log(near.A), near.alpha, np.nan_to_num(near.C)])
+    start = np.array([np.log(max(near.L0, 1e-300)), np.log(max(near.A, 1e-300)), near.alpha, np.nan_to_num(near.C)])
     starts = np.repeat(start[None], len(loss), axis=0)
     points, _ = descend(model, loss, starts, counts / loss.mean(0) ** 2, free)
     floors = np.exp(points[:, 0]) if near.L0 > 0 else np.zeros(len(points))

@@ -99,7 +99,7 @@ def _numbers(fit: object) -> list[float]:
 
 
 @dataclass(frozen=True)
-class Noise:
+class Spread:
     """The spread of equal runs: a standard deviation of residuals, how many independent ones it is from (infinite where
     it is given), and where it comes from, in words.
     """
@@ -120,7 +120,7 @@ def residuals(law: Law, fitted: Fitted, data: Data) -> np.ndarray:
     return left[np.isfinite(left)]
 
 
-def noise_of(law: Law, fitted: Fitted, data: Data, given: float | None = None) -> Noise:
+def noise_of(law: Law, fitted: Fitted, data: Data, given: float | None = None) -> Spread:
     """The noise that intervals are made of. given: the standard deviation of equal runs in units of y, where known.
 
     A law that misses by more than the given noise is judged by its residuals, which are larger.
@@ -133,9 +133,9 @@ def noise_of(law: Law, fitted: Fitted, data: Data, given: float | None = None) -
     if given is not None:
         size = given / float(np.mean(data[law.explains])) if law.relative else given
         if freedom < 1 or chi_square_beyond(float((left**2).sum()) / size**2, freedom) > 0.05:
-            return Noise(size, math.inf, f"the noise {given:g} that was given")
+            return Spread(size, math.inf, f"the noise {given:g} that was given")
     words = f"the residuals of {count} runs with {fitted.free} numbers"
-    return Noise(of_residuals, max(freedom, 0), words)
+    return Spread(of_residuals, max(freedom, 0), words)
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class Draws:
 
 
 def draw(
-    law: Law, fitted: Fitted, data: Data, fixed: Mapping[str, float], noise: Noise, samples: int = 1000, seed: int = 0
+    law: Law, fitted: Fitted, data: Data, fixed: Mapping[str, float], noise: Spread, samples: int = 1000, seed: int = 0
 ) -> Draws:
     """The law of `samples` resamples; see the top of this file. Raises UserError where none has a law.
 
@@ -222,12 +222,19 @@ def noisy(law: Law, said: np.ndarray, by: np.ndarray) -> np.ndarray:
 def refit(
     law: Law, fitted: Fitted, data: Data, fixed: Mapping[str, float], losses: np.ndarray, counts: np.ndarray
 ) -> list[Fitted | None]:
-    """The law of each set: losses and how often each run counts, (samples, runs); None where it has none."""
+    """The law of each set, of losses and how often each run counts, (samples, runs); None where it has none, or fewer
+    numbers.
+    """
     if law.many is not None:
         found = law.many(fitted, data, fixed, losses, counts)
     else:
         found = [_refit_one(law, data, fixed, loss, count) for loss, count in zip(losses, counts)]
-    return [fit if fit and all(math.isfinite(v) for v in fit.numbers.values()) else None for fit in found]
+    return [fit if fit and _whole(fit, fitted) else None for fit in found]
+
+
+def _whole(fit: Fitted, fitted: Fitted) -> bool:
+    """Whether a fit has every number of that to all data: fewer optima may determine no law over size."""
+    return fitted.numbers.keys() <= fit.numbers.keys() and all(math.isfinite(v) for v in fit.numbers.values())
 
 
 def _refit_one(law: Law, data: Data, fixed: Mapping[str, float], loss: np.ndarray, count: np.ndarray) -> Fitted | None:

@@ -15,7 +15,18 @@ from lit_gpt.config.parsers import Parser
 from lit_gpt.errors import UserError
 from lit_gpt.lab.fit_figure import draw_fits
 from lit_gpt.lab.fit_report import Guess, Report, as_json, judge, verdicts
-from lit_gpt.lab.fit_runs import Sample, columns_of, finished_runs, fixed_of, grouped, held_out, part, sample
+from lit_gpt.lab.fit_runs import (
+    Sample,
+    columns_of,
+    finished_runs,
+    fixed_of,
+    grouped,
+    held_out,
+    lowest_per,
+    needed_by,
+    part,
+    sample,
+)
 from lit_gpt.lab.fit_text import as_text, guess_lines, head
 from lit_gpt.lab.next_run import write_next
 from lit_gpt.lab.runs import COLUMNS
@@ -31,6 +42,7 @@ ABOUT = (
 EXAMPLES = (
     ("out/ladder --law power", "loss over compute, with an offset; --x tokens or --x parameters for another quantity"),
     ("out/ladder --law power --hold_out largest", "is the largest run where the others say that it would be?"),
+    ("out/laptop --law power --fix c=0 --lowest_per depth", "of a grid of rates, the best one of each depth"),
     ("out/grid --law chinchilla --predict 1e21", "the loss at a budget, and the parameters and tokens that reach it"),
     ("out/isoflop --law isoflop --next 1e20 --output next.yaml", "the run to train next, for pretrain.py --config"),
     (
@@ -57,6 +69,11 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {  # option -> how it is read, 
     "--group": (
         {"type": str | None, "default": None, "metavar": "COLUMN"},
         "a law for each value of a column or setting; default: one law",
+    ),
+    "--lowest_per": (
+        {"type": str | None, "default": None, "metavar": "COLUMN"},
+        "fit only the lowest losses: of each value of this column or setting, such as depth or flops, the "
+        "configuration whose mean is the lowest; default: all runs",
     ),
     "--repeated": (
         {"type": bool, "nargs": "?", "const": True, "default": False},
@@ -118,19 +135,22 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--plot is {values.plot}, and pictures are PNG files. Give a name that ends in .png.")
     law, fixed = law_named(values.law), fixed_of(values.fix)
     reads = columns_of(law, values.x, values.y)
-    needed = [name for symbol, name in reads.items() if symbol not in law.labels and not law.every_step]
+    needed = needed_by(law, reads)
     runs, left = finished_runs(values.runs, values.where, needed, values.repeated, law.every_step)
+    lowest: dict[str, tuple[str, ...]] = {}
     reports: dict[str, Report] = {}
     out: dict[str, Sample | None] = {}
     for group, members in grouped(runs, values.group).items():
         try:
+            if values.lowest_per is not None:
+                members, lowest[group] = lowest_per(members, values.lowest_per, reads[law.explains])
             reports[group], out[group] = _fitted(values, law, sample(law, members, reads), fixed)
         except UserError as error:
             raise UserError(f"{values.group} {group}: {error}" if group else str(error)) from error
     guesses = {group: [r.at_budget(b) for b in values.predict] for group, r in reports.items()}
     for group, report in reports.items():
         title = f"{values.group} {group}\n\n" if group else ""
-        print(title + _page(report, guesses[group], out[group], left), end="\n\n")
+        print(title + _page(report, guesses[group], out[group], left, lowest.get(group, ())), end="\n\n")
     _write(values, reports, guesses, out)
     return 0
 
@@ -145,9 +165,11 @@ def _fitted(values: Any, law: Law, whole: Sample, fixed: Mapping[str, float]) ->
     return judge(name, law, used, fixed, values.noise, values.samples, values.level), out
 
 
-def _page(report: Report, guesses: Sequence[Guess], out: Sample | None, left: Sequence[str]) -> str:
+def _page(
+    report: Report, guesses: Sequence[Guess], out: Sample | None, left: Sequence[str], used: Sequence[str]
+) -> str:
     """What is printed of one fit."""
-    parts = ["\n".join(head(report))]
+    parts = ["\n".join([*head(report), *used])]
     parts += [f"{title}\n{aligned(rows, indent=2, right=range(1, len(rows[0])))}" for title, rows in as_text(report)]
     if notes := [*left, *report.notes]:
         parts.append("\n".join(f"warning: {note}" for note in notes))

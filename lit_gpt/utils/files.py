@@ -49,6 +49,11 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_object_if_any(path: Path) -> dict[str, Any]:
+    """The same, and {} where there is no such file."""
+    return read_object(path) if path.is_file() else {}
+
+
 def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     """(path and line, value) of each line of a file that is not blank. Raises UserError, with the line, for others."""
     try:

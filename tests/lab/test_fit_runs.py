@@ -9,7 +9,7 @@ import pytest
 from lab_runs import SUMMARY, make_run
 
 from lit_gpt.errors import UserError
-from lit_gpt.lab.fit_runs import columns_of, finished_runs, grouped, held_out, part, sample
+from lit_gpt.lab.fit_runs import columns_of, finished_runs, grouped, held_out, lowest_per, part, sample
 from lit_gpt.lab.runs import Run
 from lit_gpt.scaling.laws import law_named
 
@@ -106,3 +106,32 @@ def test_curves_are_read_step_by_step(tmp_path: Path) -> None:
 def test_a_table_has_no_curves(csv: Path) -> None:
     with pytest.raises(UserError, match="has no training curve; this law needs run folders"):
         sample(ENVELOPE, runs_of(csv), {**ENVELOPE.reads, "C": "flops_6nd"})
+
+
+def test_the_lowest_of_each_size_or_budget(tmp_path: Path) -> None:
+    """Seeds of one configuration stay together; budgets that differ by less than a batch are one."""
+    lines = [
+        "a,1e6,1e8,3.0,x,1",
+        "b,1e6,1.01e8,2.9,x,1",
+        "c,2e6,2e8,2.5,x,1",
+        "d,2e6,2e8,2.7,x,2",
+        "e,2e6,2e8,2.55,y,1",
+    ]
+    runs = finished_runs([table(tmp_path / "runs.csv", *lines)], None, ["tokens", "loss"], False)[0]
+    for by in ("parameters", "tokens"):
+        kept, (said,) = lowest_per(runs, by, "loss")
+        assert [run.name for run in kept] == ["b", "e"], "the mean of two seeds, 2.6, is above the one run of y"
+        assert said == f"of each {by}, the configuration of the lowest mean loss is used: b, e"
+    with pytest.raises(UserError, match="no 'dept'"):
+        lowest_per(runs, "dept", "loss")
+
+
+def test_trunks_are_left_out(tmp_path: Path) -> None:
+    """Their weights have not decayed; whole curves with their rates are another matter."""
+    for name, row in (("trunk1", {"part": "trunk"}), ("fork1", {"part": "fork", "after": "trunk1"})):
+        line = {"step": 4, "total_tokens": 2048}
+        make_run(tmp_path / name / "run", row={"name": name, **row}, summary=SUMMARY, metrics=[line])
+    runs, notes = finished_runs([tmp_path], None, ["loss"], False)
+    assert [run.name for run in runs] == ["fork1"]
+    assert notes == ("left out: 1 run that are trunks, whose weights have not decayed: trunk1",)
+    assert len(finished_runs([tmp_path], None, [], False, unfinished=True)[0]) == 2

@@ -13,6 +13,7 @@ from lab_runs import make_run
 from lit_gpt.errors import UserError
 from lit_gpt.lab.fit_runs import columns_of, finished_runs, sample
 from lit_gpt.lab.fit_steps import RATE
+from lit_gpt.lab.fits import fit_of
 from lit_gpt.lab.runs import read_runs
 from lit_gpt.scaling.laws import law_named
 
@@ -78,3 +79,13 @@ def test_columns_of_experts(tmp_path: Path):
     (run / "model.json").write_text(json.dumps({"n_embd": 32, "experts": {"sparsity": 8, "top_k": 4}}))
     (found,) = read_runs([tmp_path])
     assert (found.value("sparsity"), found.value("granularity"), found.value("parameters_total")) == (8, 4, 100)
+
+
+def test_the_report_draws_every_step(tmp_path: Path):
+    """Also those of a run that still trains, and its end, which the law predicts."""
+    make_run(tmp_path / "a/run", plan=PLANNED, metrics=logged(1000), row={"name": "a"})
+    make_run(tmp_path / "b/run", plan=PLANNED, metrics=logged(800), row={"name": "b"}, summary=None)
+    points = fit_of(read_runs([tmp_path]), "trajectory", {}, {"lambda": 0.99}, 10)["points"]
+    steps = np.array(points["x"])
+    assert set(points["names"]) == {"a", "b"} and len(steps) == len(points["y"]) == len(points["residual"])
+    assert set(range(100, 801, 10)) <= set(steps.tolist())

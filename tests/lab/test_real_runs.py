@@ -61,6 +61,7 @@ def test_kill_9_of_ladder_and_run_loses_nothing(tmp_path: Path) -> None:
     os.waitpid(job, 0)
     assert Ladder(found, tmp_path / "out").run(CPUS) == 0
     (run,) = read_runs([tmp_path / "out"])
+    assert run.folder is not None
     assert run.state == FINISHED and run.folder == run_folder_of(tmp_path / "out/a")
     logged = [row["step"] for row in read_rows(run.folder / "metrics.jsonl") if "metric/train_loss" in row]
     assert logged == list(range(1, steps + 1))

@@ -16,7 +16,8 @@ from lab_runs import PLAN, SUMMARY, make_run
 from lit_gpt.config.command import exit_code
 from lit_gpt.errors import UserError
 from lit_gpt.lab.curves import thin
-from lit_gpt.lab.fits import fit_of, lowest_of_each_budget
+from lit_gpt.lab.fit_runs import lowest_per
+from lit_gpt.lab.fits import fit_of
 from lit_gpt.lab.page import PARTS, SCRIPTS, page, plain
 from lit_gpt.lab.report import content, is_done, read_law
 from lit_gpt.lab.runs import read_runs
@@ -87,7 +88,7 @@ def test_the_default_fit_is_of_the_lowest_losses(found: dict[str, Any], study: P
         assert one["low"] < one["value"] < one["high"] and abs(one["value"] - truth) < 3 * (one["high"] - one["low"])
         assert one["without"][0] <= one["value"] <= one["without"][1]
     assert len(fit["points"]["residual"]) == 10 and np.all(fit["line"]["low"] < fit["line"]["high"])
-    chosen = lowest_of_each_budget(read_runs([study]))
+    chosen = lowest_per(read_runs([study]), "flops", "loss")[0]
     assert {run.settings["base_hps.eta0"] for run in chosen} == {0.01}
 
 
@@ -100,7 +101,7 @@ def test_noise_is_that_of_the_repeated_runs(found: dict[str, Any]) -> None:
 def test_a_fit_that_cannot_be_is_a_sentence_and_not_the_end(study: Path) -> None:
     (fit,) = content([study], "depth == 2", ["power"], samples=10)["fits"]
     assert "why" in fit and fit["why"].endswith(".")
-    with pytest.raises(UserError, match="None of 0 runs is finished"):
+    with pytest.raises(UserError, match="There are no runs"):
         fit_of([], "power", {}, {}, 10)
 
 

@@ -82,6 +82,13 @@ def test_a_diverged_run(tmp_path: Path) -> None:
     assert run.state == "diverged" and "loss" not in run.numbers
 
 
+def test_a_run_that_a_ladder_stopped_has_diverged(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a/run", row={"name": "a"}, summary={**SUMMARY, "finished": False})
+    assert only(tmp_path).state == "cut"
+    (run.parent / "diverged.json").write_text('{"why": "the loss is no number since step 4"}')
+    assert only(tmp_path).state == "diverged"
+
+
 def test_a_folder_that_just_began(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", summary=None)
     (folder / "metrics.jsonl").unlink()

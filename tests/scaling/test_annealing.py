@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lit_gpt.errors import UserError
-from lit_gpt.scaling.annealing import areas, bounded, durbin_watson, fit_annealing
+from lit_gpt.scaling.annealing import areas, bounded, durbin_watson, fit_annealing, refit
 from lit_gpt.scaling.law import Data
 from lit_gpt.scaling.laws import law_named
 
@@ -136,3 +136,14 @@ def test_what_no_interval_knows_is_said():
     short = {name: column[:100] for name, column in data.items()}
     assert any("acts for about 1000 steps" in note for note in TRAJECTORY.fit(short, {}).notes)
     assert not any("acts for" in note for note in TRAJECTORY.fit(short, {"lambda": 0.99}).notes)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_loss_that_does_not_fall_is_said_to_be_one():
+    """A is 0 then, and its logarithm was a division by zero in every resample."""
+    s1, s2 = np.geomspace(1.0, 100.0, 60), np.zeros(60)
+    loss = 3 + 0.01 * np.log(s1)
+    found = fit_annealing(s1, s2, loss)
+    assert found.A == 0 and any("does not fall" in note for note in found.notes)
+    for again in refit(found, s1, s2, np.stack([loss, loss + 0.1]), np.ones((2, 60)), False):
+        np.testing.assert_allclose(again(s1, s2), again.L0)

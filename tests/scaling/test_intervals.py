@@ -159,3 +159,13 @@ def test_many_runs_are_drawn_with_replacement() -> None:
     assert "40 runs drawn with replacement" in drawn.way and "new noise" in other.way
     (low, high), (low_too, high_too) = drawn.intervals()["b"], other.intervals()["b"]
     assert low < fitted.numbers["b"] < high and 0.5 < (high - low) / (high_too - low_too) < 2
+
+
+def test_a_fit_with_fewer_numbers_is_none() -> None:
+    """Two sweeps of three rates: without any run there is one optimum, and no law over sizes."""
+    law, x = law_named("best_rate"), np.repeat([1e9, 1e10], 3)
+    best, rate = 24.0 * x**-0.3, np.tile([0.02, 0.04, 0.08], 2)
+    data = {"x": x, "rate": rate, "loss": 3 + 0.1 * np.log(rate / best) ** 2}
+    fitted = law.fit(data, {})
+    assert fitted.numbers.keys() >= {"a", "b"}
+    assert without_each(law, fitted, data, {}) == [None] * 6

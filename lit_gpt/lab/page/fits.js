@@ -10,7 +10,7 @@ function drawFit(host, content, fit, key) {
     return () => {};
   }
   const reads = fit.reads.map(({ symbol, words }) => `${symbol} is ${words}`).join("; ");
-  host.append(element("p", { class: "quiet" }, `${reads}. ${fit.used || ""}`), numbersTable(fit));
+  host.append(element("p", { class: "quiet" }, `${reads}.`), numbersTable(fit));
   const way = fit.way ? `Intervals hold ${Math.round(fit.level * 100)}% of the resamples: ${fit.way}.` : "";
   host.append(element("p", { class: "quiet" }, `${way} ${fit.lack ? `Lack of fit: ${fit.lack}.` : ""}`));
   if (fit.notes.length) host.append(element("ul", {}, ...fit.notes.map((note) => element("li", {}, note))));
