@@ -84,7 +84,7 @@ def build_adamw(model: nn.Module, kind: str = "foreach", eps: float = 1e-5) -> t
     keys: dict[str, Any] = {"lr": 1e-2, "weight_decay": 0.1, "update_rule": "adamw"}
     groups = [{"params": params, **keys} for params in by_role.values() if params]
     if kind == "fused":
-        constants: Any = SimpleNamespace(beta1=0.9, beta2=0.95, eps=eps)
+        constants: Any = SimpleNamespace(beta1=0.9, beta2=0.95, eps=eps, momentum=0.95)
         return RoleOptimizer(groups, {"adamw": lambda params: FusedAdamW()}, constants)
     return torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=eps, foreach=True)
 

@@ -59,7 +59,10 @@ class Values:
 
     def _value(self, name: str) -> Any:
         if name in self.derived:
-            return evaluate(self.derived[name], self)
+            value = evaluate(self.derived[name], self)
+            if value is None:
+                raise UserError(f"{name}: {self.derived[name]!r} has no value, as an option in it has none. Give one.")
+            return value
         if name in self.options or name in self.extra:
             return as_number(self.extra.get(name, self.options.get(name)))
         if name in FACTS:

@@ -19,7 +19,7 @@ def describe(plan: Plan, facts: OptimizerFacts | None) -> str:
     counts = ", ".join(f"{k} {v:,}" for k, v in plan.counts.items() if v)
     s, m, ramps = plan.schedule, plan.multipliers, plan.batch_ramp != 1
     wide = max(9, *(len(r.update_rule) + (len("  0.96, 0.995") if r.betas else 0) for r in plan.roles.values()))
-    first = max(10, *(len(name) for name in plan.roles if plan.counts.get(name)))
+    first = max([10, *(len(name) for name in plan.roles if plan.counts.get(name))])
     attention = "1/sqrt(head_dim)" if m.attention is None else f"{m.attention:.6g}"
     lines = [
         f"model        {plan.family} d{plan.depth}, context {plan.context:,}",

@@ -207,6 +207,12 @@ def test_options_after_the_dashes() -> None:
         read_pairs(["loose"])
 
 
+def test_what_follows_from_an_option_without_a_value_is_no_option(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="total_bsz: 'data_seed \\* 2' has no value"):
+        study(tmp_path, "axes: {depth: [2, 4]}\nderived: {total_bsz: data_seed * 2}")
+    assert len(names(tmp_path, "axes: {depth: [2, 4]}\nconditions: [{drop: data_seed > 1 or depth == 4}]")) == 1
+
+
 def value_of(name: str) -> object:
     return {"a": 3, "base_hps.eta0": 0.1, "kind": "moe"}[name]
 

@@ -91,7 +91,7 @@ def test_one_token_after_the_other(kind, gate, sqrt_gate):
 
 def dense_of(moe, kind: str = "swiglu"):
     """A dense network whose hidden units are those of all experts."""
-    dense = mlp.KINDS[kind](config(moe.experts, kind), WIDTH).double()
+    dense = mlp.of_width(kind, config(moe.experts, kind), WIDTH).double()
     with torch.no_grad():
         maps = moe.up.unflatten(1, (-1, moe.down.shape[-1]))  # E, maps, I, n
         dense.up.weight.copy_(maps.transpose(0, 1).flatten(0, 2))

@@ -39,7 +39,7 @@ def test_differences_are_the_t_tests_of_scipy() -> None:
 def test_pooled_noise_by_hand() -> None:
     """Deviations 1, 1 of means that differ, and a run alone."""
     noise = pooled([[1.0, 3.0], [10.0, 11.0, 12.0], [5.0]])
-    assert noise == Noise(pytest.approx(math.sqrt((2 + 2) / 3)), 3)
+    assert noise.free == 3 and noise.deviation == pytest.approx(math.sqrt((2 + 2) / 3))
     assert noise.error(4) == pytest.approx(noise.deviation / 2)
     assert noise.error(2, 2) == pytest.approx(noise.deviation)
     assert pooled([[1.0], [2.0]]).free == 0 and math.isnan(pooled([]).deviation)

@@ -112,6 +112,19 @@ def test_what_is_refused(words: str, says: str, ladder: Path, capsys: pytest.Cap
     assert says in error and error.count("\n") == 1
 
 
+def test_a_grid_of_rates_is_fitted_to_its_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As `make study` does: three sizes, two numbers, and the largest size is asked for."""
+    lines = ["name,depth,flops,tokens,lr,loss"]
+    for depth, flops, noise in ((2, 6e10, 0.01), (3, 4e11, -0.01), (4, 1.7e12, 0.01), (5, 5.6e12, 0.0)):
+        losses = [43 * flops**-0.085 + noise + worse for worse in (0.1, 0.0, 0.2)]
+        lines += [f"d{depth}_{i},{depth},{flops},1e6,0.0{i},{loss}" for i, loss in enumerate(losses)]
+    (tmp_path / "runs.csv").write_text("\n".join(lines) + "\n")
+    words = ["--law", "power", "--fix", "c=0", "--lowest_per", "depth", "--hold_out", "largest"]
+    out = printed(capsys, tmp_path / "runs.csv", *words)
+    assert "of each depth, the configuration of the lowest mean loss is used: d2_1, d3_1, d4_1, d5_1" in out
+    assert "runs       3" in out and "held out\n  d5_1: " in out and " is inside " in out and "d2_0" not in out
+
+
 def test_the_help_names_every_law(capsys: pytest.CaptureFixture[str]) -> None:
     text = " ".join(build_parser().format_help().split())
     for name in LAWS.names():
