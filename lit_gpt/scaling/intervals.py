@@ -202,11 +202,11 @@ def _picked(rng: np.random.Generator, units: int, samples: int, curves: bool) ->
 
 
 def _new_noise(law: Law, left: np.ndarray, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Noise of size 1: Gaussian, and along curves, whose neighbours err alike, blocks of their residuals.
+    """Noise of size 1: Gaussian, and along logged steps, whose neighbours may err alike, blocks of their residuals.
 
     The moving blocks (Kuensch 1989) are of the square root of the points: longer than most correlations.
     """
-    if not law.curves:
+    if not law.every_step:
         return rng.standard_normal(shape)
     length = math.isqrt(len(left)) + 1
     starts = rng.integers(len(left) - length + 1, size=(shape[0], shape[1] // length + 1))
