@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lit_gpt.scaling.intervals import Noise, percentiles
+from lit_gpt.scaling.intervals import Spread, percentiles
 from lit_gpt.scaling.law import Data
 from lit_gpt.scaling.laws.isoflop import budgets_of, valleys
 
@@ -22,7 +22,7 @@ class Vertex:
     intervals: Mapping[str, tuple[float, float]]
 
 
-def vertices(data: Data, noise: Noise, samples: int, level: float) -> list[Vertex]:
+def vertices(data: Data, noise: Spread, samples: int, level: float) -> list[Vertex]:
     """Of runs with columns C, N, D and L, all of budgets with three sizes or more that have a minimum.
 
     The intervals are of the parabolas with new noise of the given size, as intervals.py has it.
@@ -43,7 +43,7 @@ def vertices(data: Data, noise: Noise, samples: int, level: float) -> list[Verte
     return found
 
 
-def _noise(noise: Noise, samples: int, runs: int) -> np.ndarray:
+def _noise(noise: Spread, samples: int, runs: int) -> np.ndarray:
     """New noise, (samples, runs), of a size that varies as one estimated from few residuals does."""
     rng = np.random.default_rng(0)
     spread = noise.freedom / rng.chisquare(noise.freedom, samples) if noise.freedom < math.inf else np.ones(samples)

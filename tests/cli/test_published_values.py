@@ -212,7 +212,7 @@ def options(name: str, size: str, tokens: float | None = None) -> dict[str, str]
     """What one optimizer's run is given."""
     given = argparse.Namespace(max_tokens=tokens, train_data_dir="d", val_data_dir="d", micro_bsz=1, output=Path("o"))
     row = benchmark.read_table(benchmark.TABLE, size)[name]
-    return dict(word[2:].split("=", 1) for word in benchmark.command(row, size, given, []))
+    return {name: str(value) for name, value in benchmark.options_of(row, size, given).items()}
 
 
 def test_runs_get_these_values() -> None:
