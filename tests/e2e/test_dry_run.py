@@ -112,7 +112,10 @@ RULE_NAMES = RULES.names()
 
 @pytest.mark.parametrize("i", range(len(DENSE_FAMILIES)), ids=DENSE_FAMILIES)
 def test_families_and_rules(i, capsys):
-    """At the base depth and batch every rule leaves the base learning rate alone. One of them is printed."""
+    """At the base depth and batch every rule leaves the base learning rate alone. One of them is printed.
+
+    Under baseline, tables have published rates of their own (tests/scaling/test_baseline_rule.py).
+    """
     family, printed = DENSE_FAMILIES[i], RULE_NAMES[i % len(RULE_NAMES)]
     start = " --zero_output false" if family == "baseline" else ""  # muonh keeps projections at zero, and refuses them
     line = f"--train_model {family} --depth 8{start} --train_name x --parameterization"
@@ -123,10 +126,12 @@ def test_families_and_rules(i, capsys):
         run, _ = resolve(replace(typed, parameterization=rule, optimizer=optimizer))
         plan = build_plan(run, OPTIMIZERS.facts(run.optimizer or "adamw"), counted, counted, 1)
         assert (plan.rule, plan.tokens, plan.batch_tokens) == (rule, 9_500_000_000, BASE)
-        assert {plan.roles[role].lr for role in ("matrix", "embedding")} == {6e-4}
+        of_tables = () if rule == "baseline" else ("embedding",)
+        assert {plan.roles[role].lr for role in ("matrix", *of_tables)} == {6e-4}
     options = " --optimizer muonh" if printed.startswith("hyperp") else ""
     assert dry_run(f"{line} {printed}{options}") == 0
     shown = capsys.readouterr().out
     assert re.search(rf"model +{family} d8,.*\nparameters +total [\d,]+(.|\n)*rule +{printed},", shown)
     assert re.search(r"tokens +9,500,000,000 in 4,530 steps of 2,097,152", shown)
-    assert re.search(r"matrix +0.0006 ", shown) and re.search(r"embedding +0.0006 ", shown)
+    assert re.search(r"matrix +0.0006 ", shown)
+    assert printed == "baseline" or re.search(r"embedding +0.0006 ", shown)
