@@ -178,7 +178,8 @@ def test_what_differs_between_two_runs(checkout, data, tmp_path, capsys):
     assert inspect.main(["run", *map(str, folders)]) == 0
     out = capsys.readouterr().out
     sections = {part.split("\n")[0]: part.split("\n")[1:] for part in out.split("\n\n")}
-    assert "  seed: 1 -> 2" in sections["options"] and sections["plan"] == ["  seed: 1 -> 2"]
+    assert "  seed: 1 -> 2" in sections["options"]
+    assert sections["plan"] == ["  data_seed: 1 -> 2", "  seed: 1 -> 2"]
     assert any(line.startswith("  train.order: ") for line in sections["data"]) and len(sections["data"]) == 1
     assert f"  torch: {torch.__version__} -> 9" in sections["packages"]
     assert "  -+x = 2" in sections["patch"] and "  ++x = 3" in sections["patch"]
