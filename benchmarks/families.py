@@ -36,6 +36,7 @@ from lit_gpt.evals.tasks.phonebook import NEW_TOKENS, question
 from lit_gpt.metrics.summary import read_metrics
 from lit_gpt.tools.evaluate import judge
 from lit_gpt.utils.files import write_text
+from lit_gpt.utils.text import aligned
 
 LOSS, BPB = "metric/val_loss@1x", "metric/val_bpb@1x"
 LENGTHS, SHORTEST = 8, 3  # of phonebooks, and entries of the shortest: two are examples
@@ -194,8 +195,7 @@ def table(found: dict[str, Any]) -> str:
     for name in sorted(known, key=lambda name: TABLE.index(name.partition("@")[0])):
         intervals = [figures.get(name) for figures in (*families.values(), *differing.values())]
         cells.append([name, *("-" if one is None else f"{one[0]:.4f} +- {one[1]:.4f}" for one in intervals)])
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells)
+    return aligned(cells)
 
 
 def main(

@@ -18,7 +18,7 @@ import numpy as np
 from lit_gpt.config.command import run_command
 from lit_gpt.errors import UserError
 from lit_gpt.lab.figure_curves import STEPS, draw_runs
-from lit_gpt.lab.figure_fits import add_fit, finish, groups_of, parser_of, say, say_notes
+from lit_gpt.lab.figure_fits import add_fit, finish, fit_each, groups_of, parser_of
 from lit_gpt.lab.figures import along, dress, legend, looks, panels, short, shown
 from lit_gpt.lab.fit_report import Report, as_json, judge
 from lit_gpt.lab.fit_runs import columns_of, fixed_of, sample
@@ -39,18 +39,12 @@ def fitted(
         raise UserError("A speed-up is of two ladders or more. Give a path for each, or --group COLUMN.")
     named = {g: [replace(r, settings={**r.settings, LADDER: g}) for r in runs] for g, runs in groups.items()}
     law, (first, *others), fixed = law_named("speed_up"), named, fixed_of(given.fix)
-    found, refused = dict[str, Report](), dict[str, str]()
-    for other in others:
-        pair = sample(law, [*named[first], *named[other]], reads)
-        try:
-            found[other] = judge("speed_up", law, pair, fixed, given.noise, given.samples, given.level)
-        except UserError as error:
-            refused[other] = str(error)
-    if not found:
-        raise UserError(next(iter(refused.values())))
-    say([f"no speed-up of {other}: {why}" for other, why in refused.items()])
-    say_notes(found)
-    return found, refused
+    pairs = {other: sample(law, [*named[first], *named[other]], reads) for other in others}
+
+    def fit(other: str) -> Report:
+        return judge("speed_up", law, pairs[other], fixed, given.noise, given.samples, given.level)
+
+    return fit_each(others, fit, "speed-up")
 
 
 def draw(groups: Mapping[str, Sequence[Run]], reports: Mapping[str, Report], reads: Mapping[str, str]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,20 +125,32 @@ def fit_groups(given: Any, law_name: str, least: Callable[[Sequence[Run]], str |
     law, fixed = law_named(law_name), fixed_of(given.fix)
     reads = columns_of(law, given.x, given.y)
     groups = groups_of(given, [name for symbol, name in reads.items() if symbol not in law.labels])
+    samples = {group: sample(law, runs, reads) for group, runs in groups.items()}
+
+    def fit(group: str) -> Report:
+        if why := least(groups[group]):
+            raise UserError(why)
+        return judge(law_name, law, samples[group], fixed, given.noise, given.samples, given.level)
+
+    return Fits(groups, reads, *fit_each(groups, fit, "law"))
+
+
+def fit_each(names: Iterable[str], fit: Callable[[str], Report], what: str) -> tuple[dict[str, Report], dict[str, str]]:
+    """The fit of each name that has one, and why the others have none; that and the fits' notes go to stderr.
+
+    what: is fitted, in words. Raises UserError where none has one, with what is wrong with the first one.
+    """
     reports, refused = dict[str, Report](), dict[str, str]()
-    for group, runs in groups.items():
-        found = sample(law, runs, reads)
+    for name in names:
         try:
-            if why := least(runs):
-                raise UserError(why)
-            reports[group] = judge(law_name, law, found, fixed, given.noise, given.samples, given.level)
+            reports[name] = fit(name)
         except UserError as error:
-            refused[group] = str(error)
+            refused[name] = str(error)
     if not reports:
         raise UserError(next(iter(refused.values())))
-    say([f"no law of {group}: {why}" for group, why in refused.items()])
+    say([f"no {what} of {name}: {why}" for name, why in refused.items()])
     say_notes(reports)
-    return Fits(groups, reads, reports, refused)
+    return reports, refused
 
 
 def finish(given: Any, figure: Any, found: Mapping[str, Any]) -> None:

@@ -77,7 +77,7 @@ def _to_come(run: Run, done: float) -> tuple[np.ndarray, np.ndarray]:
     """Steps after the last logged one, and their rates, by the plan; none where the plan does not say."""
     assert run.folder is not None
     plan = RunFiles(run.folder).plan
-    if not plan or plan.get("batch_ramp") or done >= plan["steps"]:
+    if not plan or plan.get("batch_ramp", 1) != 1 or done >= plan["steps"]:
         return np.array([]), np.array([])
     steps = np.unique(np.linspace(done, plan["steps"], FUTURE + 1).round())[1:]
     schedule, peak = Schedule.from_dict(plan["schedule"]), plan["roles"]["matrix"]["lr"]

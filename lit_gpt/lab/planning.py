@@ -12,6 +12,7 @@ from lit_gpt.lab.queue import done_before
 from lit_gpt.lab.rows import Row, few, of_each, word_of
 from lit_gpt.lab.speeds import Speed, speed_of
 from lit_gpt.preflight.resolved_run import ResolvedRun
+from lit_gpt.utils.text import aligned
 
 GIB = 2.0**30
 
@@ -60,9 +61,7 @@ def plan_text(study_rows: Sequence[Planned], output: Path, speeds: Sequence[Spee
             [p.row.name, *shown, *numbers, f"{rate:.3g}", f"{p.flops:.3g}", "?" if time is None else f"{time:.3g}"]
             + [f"{p.memory / GIB:.3g}", done_before(output / p.row.name)]
         )
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    table = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip() for line in lines]
-    return "\n".join([*table, "", *_totals(study_rows, output, hours, speeds), *_notes(study_rows)])
+    return "\n".join([aligned(lines), "", *_totals(study_rows, output, hours, speeds), *_notes(study_rows)])
 
 
 def _totals(

@@ -13,6 +13,7 @@ from lit_gpt.lab.repeats import SEEDS
 from lit_gpt.lab.rows import Row, summary, word_of
 from lit_gpt.lab.watch import diverged
 from lit_gpt.scaling.noise import degrees, difference, pooled
+from lit_gpt.utils.text import aligned
 
 METRIC = "metric/val_loss@1x"
 OF_THE_BUDGET = ("max_tokens", "decay_tokens", "schedule", "total_bsz", "base_hps.warmup_tokens")
@@ -28,8 +29,7 @@ def results(rows: Sequence[Row], output: Path, metric: str, columns: Sequence[st
         value = run.get(metric)
         shown = [word_of(row.options[key]) if key in row.options else "" for key in keys]
         table.append([row.name, *shown, "-" if value is None else f"{value:.4f}", state_of(output / row.name, run)])
-    widths = [max(map(len, column)) for column in zip(*table)]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip() for line in table)
+    return aligned(table)
 
 
 def state_of(folder: Path, run: Mapping[str, Any]) -> str:

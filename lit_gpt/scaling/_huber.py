@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lit_gpt.scaling.descent import huber
+
 HUBER_DELTA = 1e-3  # Hoffmann et al. 2022, section 3.3
 STEPS = 300  # of Newton's method; 1000 resamples of 240 runs need about 30 each
 SMALL = 1e-12  # a gradient of rounding errors: the derivatives of a point are HUBER_DELTA each
@@ -54,12 +56,6 @@ class Design:
         return shares / total, highest + np.log(total)
 
 
-def huber(residual: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The objective, (fits,)."""
-    clipped = np.clip(residual, -HUBER_DELTA, HUBER_DELTA)
-    return (weight * clipped * (residual - clipped / 2)).sum(-1)
-
-
 def derivatives(
     design: Design, points: np.ndarray, ln_loss: np.ndarray, weight: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -73,7 +69,7 @@ def derivatives(
     second = (slopes * inside[..., None]).transpose(0, 2, 1) @ slopes
     products = (design.by_number[:, :, :, None] * design.by_number[:, :, None, :]).reshape(3, -1, 25)
     second += ((shares * pull) @ products).sum(0).reshape(-1, 5, 5)
-    return huber(residual, weight), gradient, second
+    return huber(residual, weight, HUBER_DELTA), gradient, second
 
 
 def minimise(
@@ -102,7 +98,7 @@ def minimise(
         value, gradient, second = derivatives(design, points[rows], ln_loss[rows], weight[rows])
         gradient[:, held], second[:, held], second[:, :, held] = 0.0, 0.0, 0.0
         tried = points[rows] + _step(gradient, second, damping[rows])
-        better = huber(design.terms(tried)[1] - ln_loss[rows], weight[rows]) < value
+        better = huber(design.terms(tried)[1] - ln_loss[rows], weight[rows], HUBER_DELTA) < value
         points[rows] = np.where(better[:, None], tried, points[rows])
         damping[rows] = np.clip(damping[rows] * np.where(better, 0.2, 6.0), *DAMPING)
         done[rows] = (np.abs(gradient).max(-1) < SMALL) | (~better & (damping[rows] >= DAMPING[1]))

@@ -108,6 +108,11 @@ class Spread:
     freedom: float
     source: str
 
+    def sizes(self, samples: int, rng: np.random.Generator) -> np.ndarray:
+        """Sizes for new noise, (samples,), which vary as the size that is estimated from few residuals does."""
+        spread = self.freedom / rng.chisquare(self.freedom, samples) if self.freedom < math.inf else np.ones(samples)
+        return self.size * np.sqrt(spread)
+
 
 def residuals(law: Law, fitted: Fitted, data: Data) -> np.ndarray:
     """What is left of each point of the fit: y - law, or ln(y) - ln(law) where the law is fitted so.
@@ -181,8 +186,7 @@ def draw(
         )
     else:
         way = f"the law with new noise of the size of {noise.source}"
-        spread = noise.freedom / rng.chisquare(noise.freedom, samples) if noise.freedom < math.inf else np.ones(samples)
-        sizes, counts = noise.size * np.sqrt(spread), np.ones((samples, len(y)))
+        sizes, counts = noise.sizes(samples, rng), np.ones((samples, len(y)))
         said = fitted.curve(data)
         by = sizes[:, None] * _new_noise(law, residuals(law, fitted, data), (samples, len(y)), rng)
         losses = np.where(np.isfinite(said), noisy(law, said, by), y)
@@ -228,21 +232,13 @@ def refit(
     if law.many is not None:
         found = law.many(fitted, data, fixed, losses, counts)
     else:
-        found = [_refit_one(law, data, fixed, loss, count) for loss, count in zip(losses, counts)]
+        found = law.refit(data, fixed, losses, counts)
     return [fit if fit and _whole(fit, fitted) else None for fit in found]
 
 
 def _whole(fit: Fitted, fitted: Fitted) -> bool:
     """Whether a fit has every number of that to all data: fewer optima may determine no law over size."""
     return fitted.numbers.keys() <= fit.numbers.keys() and all(math.isfinite(v) for v in fit.numbers.values())
-
-
-def _refit_one(law: Law, data: Data, fixed: Mapping[str, float], loss: np.ndarray, count: np.ndarray) -> Fitted | None:
-    rows = np.repeat(np.arange(len(loss)), count.astype(int))
-    try:
-        return law.fit({**{name: column[rows] for name, column in data.items()}, law.explains: loss[rows]}, fixed)
-    except UserError:
-        return None
 
 
 def without_each(law: Law, fitted: Fitted, data: Data, fixed: Mapping[str, float]) -> list[Fitted | None]:

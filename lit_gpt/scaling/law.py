@@ -96,6 +96,19 @@ class Law:
         """The column that a budget of --predict is of, where the symbols stand for these columns."""
         return self.budget or reads[self.given[0]]
 
+    def refit(
+        self, data: Data, fixed: Mapping[str, float], losses: np.ndarray, counts: np.ndarray
+    ) -> list[Fitted | None]:
+        """`fit` to each set of losses and of how often a run counts, (samples, runs); None where it refuses them."""
+        return [self._refit(data, fixed, loss, count) for loss, count in zip(losses, counts)]
+
+    def _refit(self, data: Data, fixed: Mapping[str, float], loss: np.ndarray, count: np.ndarray) -> Fitted | None:
+        rows = np.repeat(np.arange(len(loss)), count.astype(int))
+        try:
+            return self.fit({**{name: column[rows] for name, column in data.items()}, self.explains: loss[rows]}, fixed)
+        except UserError:
+            return None
+
     def check_fixed(self, fixed: Mapping[str, float]) -> None:
         """Raise UserError for parameters that cannot be given."""
         for name in fixed:

@@ -31,7 +31,9 @@ def vertices(data: Data, noise: Spread, samples: int, level: float) -> list[Vert
     middle = valleys(data, budgets, data["L"][None])
     drawn = None
     if math.isfinite(noise.size) and samples:
-        drawn = valleys(data, budgets, data["L"] + _noise(noise, samples, len(data["L"])))
+        rng = np.random.default_rng(0)
+        sizes = noise.sizes(samples, rng)
+        drawn = valleys(data, budgets, data["L"] + sizes[:, None] * rng.standard_normal((samples, len(data["L"]))))
     found = []
     for i, budget in enumerate(budgets):
         place = {"N": math.exp(middle.ln_n[0, i]), "D": math.exp(middle.ln_d[0, i]), "L": float(middle.loss[0, i])}
@@ -41,10 +43,3 @@ def vertices(data: Data, noise: Spread, samples: int, level: float) -> list[Vert
             intervals = {name: percentiles(values, level) for name, values in zip("NDL", ends)}
         found.append(Vertex(budget.flops, place, intervals))
     return found
-
-
-def _noise(noise: Spread, samples: int, runs: int) -> np.ndarray:
-    """New noise, (samples, runs), of a size that varies as one estimated from few residuals does."""
-    rng = np.random.default_rng(0)
-    spread = noise.freedom / rng.chisquare(noise.freedom, samples) if noise.freedom < math.inf else np.ones(samples)
-    return noise.size * np.sqrt(spread)[:, None] * rng.standard_normal((samples, runs))

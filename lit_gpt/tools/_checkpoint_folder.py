@@ -18,11 +18,11 @@ from lit_gpt.checkpoint.retention import VALIDATION, loss_of, meta_of, why_kept
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.metrics.summary import METRICS_FILE, parse_rows
-from lit_gpt.tools._cli import aligned
 from lit_gpt.tools._run_differences import read_values
 from lit_gpt.train.lease import owner_of
 from lit_gpt.train.run_folder import CONFIG
 from lit_gpt.utils.files import regular
+from lit_gpt.utils.text import aligned
 
 CHECKPOINTS = "checkpoints"  # of a run folder
 TRAIN_LOSS = "metric/train_loss"

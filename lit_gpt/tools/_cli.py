@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +85,3 @@ def add_trained_with(parser: Parser, config: bool = True) -> None:
 def trained_with(values: Any) -> TrainedWith:
     """What the values of add_trained_with say. Raises UserError for --trained_with of another form."""
     return TrainedWith(values.config, read_typed(values.trained_with))
-
-
-def aligned(rows: Sequence[Sequence[str]], *, indent: int = 0, right: Collection[int] = ()) -> str:
-    """Rows of cells as lines with aligned columns; `right`: columns aligned to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = []
-    for row in rows:
-        cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths))]
-        lines.append(" " * indent + "  ".join(cells).rstrip())
-    return "\n".join(lines)

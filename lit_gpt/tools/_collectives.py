@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.cuda import nccl
 
 from lit_gpt.errors import UserError
-from lit_gpt.tools._cli import aligned
+from lit_gpt.utils.text import aligned
 
 TIMEOUT = 60.0  # seconds without a word from any process; NCCL's start takes a few on eight GPUs
 MIB = 256  # of each collective: large enough for the full bandwidth of NVLink

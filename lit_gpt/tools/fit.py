@@ -33,8 +33,9 @@ from lit_gpt.lab.runs import COLUMNS
 from lit_gpt.scaling.intervals import LEVEL
 from lit_gpt.scaling.law import Law
 from lit_gpt.scaling.laws import LAWS, law_named
-from lit_gpt.tools._cli import aligned, local_path, parser_for
+from lit_gpt.tools._cli import local_path, parser_for
 from lit_gpt.utils.files import write_text
+from lit_gpt.utils.text import aligned
 
 ABOUT = (
     "Fit a scaling law to finished runs: its numbers with intervals, how far each run is from it, and what it predicts."

@@ -30,9 +30,10 @@ from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.describe import describe
 from lit_gpt.tools import _collectives as collectives
 from lit_gpt.tools import _environment as environment
-from lit_gpt.tools._cli import add_plugins, aligned, local_path, parser_for, use_plugins
+from lit_gpt.tools._cli import add_plugins, local_path, parser_for, use_plugins
 from lit_gpt.tools._run_differences import differences
 from lit_gpt.utils.files import read_object
+from lit_gpt.utils.text import aligned
 
 PLAN, MODEL = "plan.json", "model.json"  # see train/run_folder.py
 OF_SUMMARY = ("finished", "train_loss", "metric/val_", "time/total", "throughput/tokens_per_sec")

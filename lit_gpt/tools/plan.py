@@ -19,7 +19,8 @@ from lit_gpt.preflight.meta_model import count, meta_model
 from lit_gpt.preflight.model_options import base_config
 from lit_gpt.preflight.resolved_run import ResolvedRun, dry_run_text, resolve_run
 from lit_gpt.scaling.budget import token_budget
-from lit_gpt.tools._cli import aligned, parser_for
+from lit_gpt.tools._cli import parser_for
+from lit_gpt.utils.text import aligned
 
 PATTERN = ("mixer", "ffn", "window", "reads", "shares")
 

@@ -18,7 +18,8 @@ from lit_gpt.config.command import run_command
 from lit_gpt.errors import UserError
 from lit_gpt.evals.results import Metric, Result, folder_of, read_results
 from lit_gpt.metrics.figures import save, subplots
-from lit_gpt.tools._cli import aligned, local_path, parser_for
+from lit_gpt.tools._cli import local_path, parser_for
+from lit_gpt.utils.text import aligned
 
 HEADER = ("model", "step", "weights", "task", "examples", "metric", "value", "std. error", "settings that differ")
 NUMBERS = (1, 4, 6, 7)

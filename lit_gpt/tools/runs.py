@@ -26,8 +26,9 @@ from lit_gpt.lab.run_files import STATES
 from lit_gpt.lab.runs import COLUMNS, FINISHED, Run, read_runs
 from lit_gpt.lab.where import matching, numbers, values
 from lit_gpt.scaling.noise import mean
-from lit_gpt.tools._cli import aligned, local_path, parser_for
+from lit_gpt.tools._cli import local_path, parser_for
 from lit_gpt.utils.files import told, write_text
+from lit_gpt.utils.text import aligned
 
 OUTCOMES = ("tokens", "parameters", "loss")  # columns that are always shown
 MOST = 8  # settings that a table shows without being asked

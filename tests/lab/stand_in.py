@@ -15,8 +15,6 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from lit_gpt.errors import NotOwner
 from lit_gpt.train.lease import take_lease
 

@@ -21,6 +21,7 @@ TRAJECTORY, SPEED = law_named("trajectory"), law_named("speed_up")
 PLANNED: dict[str, Any] = {
     "steps": 1000,
     "batch_tokens": 512,
+    "batch_ramp": 1,  # as every Plan says that has none
     "schedule": {"name": "linear", "warmup_tokens": 51200.0, "total_tokens": 512000.0, "final": 0.0},
     "roles": {"matrix": {"lr": 0.01, "weight_decay": 0.1}},
 }

@@ -14,7 +14,7 @@ from lit_gpt.metrics.counting import flops_per_token, param_counts
 from lit_gpt.model import GPT
 from lit_gpt.preflight.resolved_run import dry_run_text, resolve_run
 from lit_gpt.tools import plan
-from lit_gpt.tools._cli import aligned
+from lit_gpt.utils.text import aligned
 
 NAMED = "--train_model transformerls --depth 4 --train_name mup_tie"
 LINE = [*NAMED.split(), "--base_hps.t0", "1e9", "--base_hps.warmup_tokens", "1e6"]

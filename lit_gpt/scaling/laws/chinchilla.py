@@ -11,7 +11,8 @@ import numpy as np
 
 from lit_gpt.errors import UserError
 from lit_gpt.scaling._fit_data import positive, untested
-from lit_gpt.scaling._huber import STEPS, Design, huber, minimise
+from lit_gpt.scaling._huber import HUBER_DELTA, STEPS, Design, minimise
+from lit_gpt.scaling.descent import huber
 from lit_gpt.scaling.law import Data, Example, Fitted, Law
 
 DEPENDENT = 1e-6  # smallest singular value of unit vectors that depend on each other
@@ -94,7 +95,7 @@ def _held(fixed: Mapping[str, float]) -> list[int]:
 
 
 def _objective(design: Design, points: np.ndarray, ln_loss: np.ndarray) -> np.ndarray:
-    return huber(design.terms(design.inner(points))[1] - ln_loss, np.ones_like(ln_loss))
+    return huber(design.terms(design.inner(points))[1] - ln_loss, np.ones_like(ln_loss), HUBER_DELTA)
 
 
 def _designed(n: np.ndarray, d: np.ndarray) -> None:

@@ -151,20 +151,12 @@ def many(
     """The laws of many sets of losses of the same runs; see Law.many. A set without some runs is fitted anew."""
     assert found.points is not None
     if (counts != 1).any():
-        return [_without(data, fixed, loss, count) for loss, count in zip(losses, counts)]
+        return LAW.refit(data, fixed, losses, counts)
     every = budgets_of(data["C"])
     kept = {budget.flops for budget in budgets_of(found.points["C"])}
     used = [budget for budget in every if any(abs(math.log(budget.flops / flops)) < 1e-9 for flops in kept)]
     numbers = _laws(data, used, losses, offset_of(fixed, len(used)))
     return [_fitted(data, used, loss, row) if np.isfinite(row).all() else None for loss, row in zip(losses, numbers)]
-
-
-def _without(data: Data, fixed: Mapping[str, float], loss: np.ndarray, count: np.ndarray) -> Fitted | None:
-    rows = np.repeat(np.arange(len(loss)), count.astype(int))
-    try:
-        return fit({**{name: column[rows] for name, column in data.items()}, "L": loss[rows]}, fixed)
-    except UserError:
-        return None
 
 
 def _example() -> Example:
