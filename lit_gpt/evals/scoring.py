@@ -27,6 +27,9 @@ from lit_gpt.model import GPT
 
 LOGITS = 2**26  # numbers of one chunk of logits: 256 MiB in fp32
 SAVING = 0.8  # of the tokens, computed from a shared beginning: else its smaller batches cost what is saved
+# What a call of the model costs beside its tokens, in tokens. On an H200 the launches of a small batch take 50 to 100 ms,
+# in which full batches do 10,000 to 30,000 tokens: cloze questions, a few of one document, took several times as long shared.
+CALL_TOKENS = {"cuda": 2**14, "cpu": 0}
 BATCH_TOKENS = {"cuda": 2**17, "cpu": 2**12}  # halved where memory does not suffice
 
 
@@ -105,10 +108,12 @@ def score(
     groups: dict[Ids, dict[Ids, None]] = {}
     for context, continuation in cut:
         groups.setdefault(context, {})[continuation] = None
-    limit = Limit(batch_tokens or BATCH_TOKENS.get(model.head_weight().device.type, BATCH_TOKENS["cpu"]))
+    device = model.head_weight().device.type
+    limit = Limit(batch_tokens or BATCH_TOKENS.get(device, BATCH_TOKENS["cpu"]))
+    call = CALL_TOKENS.get(device, CALL_TOKENS["cpu"])
     found: dict[Request, Score] = {}
     with tqdm(total=len(groups), desc="scoring", unit="context", disable=not show) as bar:
-        for beginning, waiting in _beginnings([Group(c, list(many)) for c, many in groups.items()]):
+        for beginning, waiting in _beginnings([Group(c, list(many)) for c, many in groups.items()], call):
             decoder = _begun(model, beginning, waiting) if beginning else None
             while waiting:
                 batch = _next(waiting, limit.most)
@@ -124,13 +129,16 @@ def score(
     return [found[request] for request in cut]
 
 
-def _beginnings(groups: Sequence[Group]) -> Iterator[tuple[Ids, list[Group]]]:
-    """(what their contexts begin with, groups), largest first; groups that share nothing that pays come as one lot."""
+def _beginnings(groups: Sequence[Group], call: int) -> Iterator[tuple[Ids, list[Group]]]:
+    """(what their contexts begin with, groups), largest first; groups that share nothing that pays come as one lot.
+
+    call: what a call of the model costs, in tokens. A beginning takes two more, one for itself and one for the rest.
+    """
     by_context, lone = {group.context: group for group in groups}, list[Group]()
     for shared, contexts in families(list(by_context)):
         alone = [by_context[context] for context in contexts]
         after = [group._replace(shared=shared) for group in alone]
-        if shared and shared + _computed(after) < SAVING * _computed(alone):
+        if shared and shared + _computed(after) + 2 * call < SAVING * _computed(alone):
             yield contexts[0][:shared], _by_size(after)
         else:
             lone += alone

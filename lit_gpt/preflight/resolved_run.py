@@ -22,7 +22,7 @@ from lit_gpt.preflight.meta_model import count, meta_model
 from lit_gpt.preflight.model_options import base_config, model_config, unread_options
 from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.describe import describe
-from lit_gpt.scaling.plan import build_plan, small_budget
+from lit_gpt.scaling.plan import build_plan, far_batch, small_budget
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def resolve_run(typed: RunConfig, ranks: int) -> ResolvedRun:
     facts = OPTIMIZERS.facts(run.optimizer or "adamw")
     plan = build_plan(run, facts, counted, tuned, ranks, origin.fork if origin else fork)
     plan = replace(plan, curriculum=curriculum(run.data_mixture))
-    notes += unreached(plan) + small_budget(run.base_hps, plan)
+    notes += unreached(plan) + small_budget(run.base_hps, plan) + far_batch(run.total_bsz, plan)
     if origin:
         where = run.train_data_dir, run.data_mixture, run.eos_token_id, plan
         fork = place_in_data(taken_over(origin, plan), origin, lambda fork: training_corpus(*where, fork))

@@ -269,6 +269,16 @@ def small_budget(hps: BaseHyperparameters, plan: Plan) -> tuple[str, ...]:
     return (f"defaults for so small a budget: {' and '.join(parts)}",) if parts else ()
 
 
+def far_batch(asked: float | None, plan: Plan) -> tuple[str, ...]:
+    """A note where whole micro-batches miss the batch that was asked for, in tokens, by more than a tenth; else ()."""
+    if asked is None or abs(plan.batch_tokens - asked) <= 0.1 * asked:
+        return ()
+    return (
+        f"a batch of {plan.batch_tokens:,} tokens, not {asked:,.0f}: as many whole micro-batches as come nearest. Lower "
+        "--micro_bsz to come nearer",
+    )
+
+
 def _roles(
     run: RunConfig, facts: OptimizerFacts, transfer: Transfer, batch: int, tokens: int, parameters: int
 ) -> dict[str, RolePlan]:

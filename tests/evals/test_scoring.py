@@ -73,7 +73,7 @@ def test_questions_that_begin_alike(family, monkeypatch):
         for length in (1, 4, 2):
             context = examples + tuple(draw.randrange(VOCAB) for _ in range(length))
             asked += [Request(context, tuple(draw.randrange(VOCAB) for _ in range(n))) for n in (1, 3, 2)[:length]]
-    lots = [shared for shared, _ in scoring._beginnings([Group(r.context, [r.continuation]) for r in asked])]
+    lots = [shared for shared, _ in scoring._beginnings([Group(r.context, [r.continuation]) for r in asked], call=0)]
     assert len(lots) == 3
     for request, found in zip(asked, score(model, asked, max_length=LENGTH, batch_tokens=90)):
         torch.testing.assert_close(found.log_p, naive(model, request), rtol=1e-6, atol=1e-6)
@@ -90,6 +90,9 @@ def test_examples_are_computed_once():
     seen.clear()
     score(model, [Request((i,) * 70 + (1,), (1,)) for i in range(4)], max_length=80)
     assert seen == [4 * 71], "texts that begin otherwise share nothing"
+    groups = [Group(r.context, [r.continuation]) for r in asked]
+    for call, shares in ((70, True), (80, False)):  # sharing saves 0.8 x 288 - 78 = 152.4 tokens, and two calls cost
+        assert bool(next(iter(scoring._beginnings(groups, call)))[0]) == shares
 
 
 def test_families():

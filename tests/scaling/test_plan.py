@@ -20,7 +20,7 @@ from lit_gpt.preflight.model_options import ffn_width, model_config
 from lit_gpt.preflight.resolved_run import resolve_run
 from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.describe import describe
-from lit_gpt.scaling.plan import count_steps, difference, small_budget, step_values
+from lit_gpt.scaling.plan import count_steps, difference, far_batch, small_budget, step_values
 from lit_gpt.scaling.schedule import fraction
 
 MICRO = 8192  # one process, micro_bsz 2, context 4096
@@ -191,6 +191,14 @@ def test_a_small_budget_has_a_warmup_of_its_own() -> None:
 def test_all_budgets_of_wsd_s_have_the_warmup_of_the_first() -> None:
     p = plan_of(run_of("mup", depth=8, decay_at=["1B", "2B"]))
     assert p.schedule.warmup_tokens == approx(1e9 / 9.5) and len(p.schedule.decays) == 2
+
+
+def test_a_batch_that_micro_batches_miss_is_said() -> None:
+    one = plan_of(run_of(max_tokens=1e9)).batch_tokens  # whole micro-batches, whatever they are
+    plan = plan_of(run_of(max_tokens=1e9, total_bsz=one))
+    assert plan.batch_tokens == one
+    assert f"a batch of {one:,} tokens, not {one // 2:,}" in far_batch(one // 2, plan)[0]
+    assert not far_batch(None, plan) and not far_batch(one + one // 20, plan)
 
 
 def test_a_small_budget_has_a_batch_of_its_own_at_the_same_rates() -> None:
