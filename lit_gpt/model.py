@@ -195,9 +195,7 @@ class GPT(nn.Module):
         x_BTD = x_BTD if self.wpe is None else x_BTD + self.wpe(positions, self.stream_dtype)
         return x_BTD if self.embedding_norm is None else self.embedding_norm(x_BTD, self.stream_dtype)
 
-    def start(
-        self, tokens_BT: Tensor, positions: Tensor, doc_ids_BT: Tensor | None, keys_BW: Tensor | None
-    ) -> Stream:
+    def start(self, tokens_BT: Tensor, positions: Tensor, doc_ids_BT: Tensor | None, keys_BW: Tensor | None) -> Stream:
         """The stream that enters the first block: all that comes before it, for compilation in one piece."""
         x_BTD = self.embed(tokens_BT, positions)
         return self.enter(drop(x_BTD, keys_BW, 0, self.config.dropout), doc_ids_BT)
