@@ -1,4 +1,4 @@
-.PHONY: setup demo study test lint types clean
+.PHONY: setup demo study baseline test lint types clean
 PY := .venv/bin/python
 
 setup: .venv/.installed ## make .venv and install everything the tests need
@@ -14,6 +14,9 @@ study: setup ## a scaling law on this machine, in a quarter of an hour: the seco
 	@$(PY) launch_scripts/ladder.py launch_scripts/studies/laptop.yaml run --gpus cpu,cpu
 	@$(PY) -m lit_gpt.tools.fit out/laptop --law power --fix c=0 --lowest_per depth --hold_out largest
 	@$(PY) -m lit_gpt.tools.report out/laptop --law power:c=0
+
+baseline: setup ## the strong baseline on one GPU, 120M tokens of installed packages' source; SOURCE=folder is another
+	@$(PY) -m lit_gpt.tools.baseline $(if $(SOURCE),--source $(SOURCE))
 
 test: export OMP_NUM_THREADS = 1 # one thread per worker, or the workers fight over the cores
 test: export PYTHONDONTWRITEBYTECODE = # where it is set, every process would compile the package again

@@ -148,11 +148,9 @@ class GPT(nn.Module):
         if doc_ids_BT is not None and self.config.doc_positions == "restart":
             positions = doc_positions(doc_ids_BT)
         contexts = self.contexts(positions, doc_ids_BT, Keys(tokens_BT.shape[1], doc_ids_BT), tokens_BT)
-        x_BTD, routed, keys_LBW = self.embed(tokens_BT, positions), [], None
-        if dropout_BW is not None:  # layer L is the embedding
-            keys_LBW = layer_keys(dropout_BW, self.config.depth + 1)
-            x_BTD = drop(x_BTD, keys_LBW[-1], 0, self.config.dropout)
-        stream = self.enter(x_BTD, doc_ids_BT)
+        # layer L is the embedding
+        keys_LBW = None if dropout_BW is None else layer_keys(dropout_BW, self.config.depth + 1)
+        stream, routed = self.start(tokens_BT, positions, doc_ids_BT, None if keys_LBW is None else keys_LBW[-1]), []
         # What a layer shares with later ones: keys and values for cross-attention, a memory for gated memory units.
         states: dict[int | None, SharedState | None] = {}
         for i, spec in enumerate(self.config.layers):
@@ -196,6 +194,11 @@ class GPT(nn.Module):
         x_BTD = self.wte(tokens_BT, self.stream_dtype)
         x_BTD = x_BTD if self.wpe is None else x_BTD + self.wpe(positions, self.stream_dtype)
         return x_BTD if self.embedding_norm is None else self.embedding_norm(x_BTD, self.stream_dtype)
+
+    def start(self, tokens_BT: Tensor, positions: Tensor, doc_ids_BT: Tensor | None, keys_BW: Tensor | None) -> Stream:
+        """The stream that enters the first block: all that comes before it, for compilation in one piece."""
+        x_BTD = self.embed(tokens_BT, positions)
+        return self.enter(drop(x_BTD, keys_BW, 0, self.config.dropout), doc_ids_BT)
 
     def enter(self, x_BTD: Tensor, doc_ids_BT: Tensor | None, before_B1D: Tensor | None = None) -> Stream:
         """The stream that enters the first block, of what `embed` gave. before_B1D: see TokenSmear."""

@@ -93,10 +93,10 @@ def build_model(resolved: ResolvedRun, runtime: Runtime) -> nn.Module:
         offloading=run.offloading,
         expert_parallel=run.expert_parallel,
     )
-    if compiled:  # the two pieces outside the blocks that are worth it
+    if compiled:  # what lies outside the blocks: each of these passes many times over the stream or the logits
         whole = cast(GPT, model)
         whole.chunk_loss = torch.compile(chunk_loss)
-        whole.norm.forward = torch.compile(whole.norm.forward)
+        whole.start, whole.final = torch.compile(whole.start), torch.compile(whole.final)
     return model
 
 
