@@ -82,14 +82,13 @@ def measure(
             out_dir=folder,
             train_model=family,
             depth=depth,
-            train_name="mup",
             ctx_len=context,
             micro_bsz=micro_bsz,
             total_bsz=batch,
             max_tokens=batch * (steps + warmup + (profile > 0)),
             vocab_size=VOCAB,
             base_hps=BaseHyperparameters(warmup_tokens=0),
-            **options,
+            **{"train_name": "mup", **options},
         )
         runtime = start_runtime(precision=run.precision)
         resolved = resolve_run(run, 1)

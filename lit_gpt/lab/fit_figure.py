@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lit_gpt.lab.figures import COLORS
+from lit_gpt.lab.figures import COLORS, broken
 from lit_gpt.lab.fit_report import Guess, Report, band
 from lit_gpt.lab.fit_runs import Sample
 from lit_gpt.metrics.figures import save, subplots
@@ -131,8 +131,8 @@ def _marks(top: Any, report: Report, places: Data, y: np.ndarray, color: str, sh
 def _labels(top: Any, bottom: Any, first: Report) -> None:
     symbol = _over(first)
     words = first.sample.words(first.law.explains)
-    bottom.set_xlabel(f"{SPOKEN}: {words}" if symbol is None else first.sample.words(symbol))
-    top.set_ylabel(words)
+    bottom.set_xlabel(broken(f"{SPOKEN}: {words}" if symbol is None else first.sample.words(symbol), 74))
+    top.set_ylabel(broken(words, 40))
     bottom.set_ylabel("difference" + (" (share)" if first.law.relative else ""))
     bottom.axhline(0, color="black", linewidth=0.8)
     top.set_title(f"{first.name}: {first.law.formula.split(';')[0]}", fontsize=9)

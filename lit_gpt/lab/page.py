@@ -47,7 +47,7 @@ def embedded(content: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """The same in JSON's types: numbers that are not finite are null, others have DIGITS significant digits."""
+    """The same in JSON's types: numbers that are not finite are null, other floats have DIGITS significant digits."""
     if isinstance(value, Mapping):
         return {str(key): plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
@@ -55,5 +55,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, bool | int | str) or value is None:
         return value
     if isinstance(value, float | np.floating):
-        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+        return _number(value) if math.isfinite(value) else None
     return int(value) if isinstance(value, np.integer) else str(value)
+
+
+def _number(value: float) -> float | int:
+    """With DIGITS significant digits, and without ".0": half of a page is numbers of tokens."""
+    rounded = float(f"{value:.{DIGITS}g}")
+    return int(rounded) if rounded.is_integer() and abs(rounded) < 2**53 else rounded
