@@ -16,10 +16,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from lit_gpt.train import reporter
+
 STACKS_AFTER = 300.0  # seconds: long after every call here has ended, and before gloo gives up waiting
 
 # Imports take longer than what the tests do, so one server imports and the processes are its forks.
 PRELOAD = ["pytest", "torch._dynamo", "lit_gpt.checkpoint", "lit_gpt.optim", "lit_gpt.train.loop", "pretrain"]
+PRELOAD += ["tests.warm"]  # found from the root of the repository, where the tests are started
 
 
 def run_distributed(
@@ -66,6 +69,7 @@ def _process(rank: int, fn: Callable[..., Any], world_size: int, nodes: int, por
     if not gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(1)
+    reporter.draw_loss_curve = lambda *_: None  # as long as the rest; test_resume.py and torchrun draw it
     gc.disable()  # a short life; and a search for garbage would copy the server's memory
     stacks = Path(folder, f"{rank}.stacks").open("w")  # noqa: SIM115 (a crash at the very end is written down, too)
     faulthandler.enable(stacks)

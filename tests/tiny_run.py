@@ -19,10 +19,10 @@ TEXT = "the a of to in is that it for on with as was at by be this from or an ar
 TEXT += "width depth batch token scale model layer rate loss step weight norm head query key value"
 WORDS = TEXT.split()
 
-# Depth 4, width 64 (base model: depth 1, width 128), context 64; 8 sequences a batch.
+# Depth 2, width 32 (base model: depth 1, width 128), context 64; 8 sequences a batch.
 OPTIONS: dict[str, Any] = {
     "train_model": "transformer",
-    "depth": 4,
+    "depth": 2,
     "ar": 16,
     "ctx_len": 64,
     "train_name": "mup",

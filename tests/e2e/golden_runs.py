@@ -8,7 +8,7 @@ from typing import Any
 from tiny_run import rows, run
 
 RUNS: dict[str, dict[str, Any]] = {"adamw_transformer": {"optimizer": "adamw"}}
-COMMON: dict[str, Any] = {"max_tokens": 50 * 512, "micro_bsz": 4, "precision": "fp32"}
+COMMON: dict[str, Any] = {"depth": 4, "max_tokens": 50 * 512, "micro_bsz": 4, "precision": "fp32"}
 
 
 def losses(name: str, data: Path, out: Path) -> list[float]:

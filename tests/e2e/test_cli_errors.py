@@ -21,7 +21,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "near miss of a token": ({"train_name": "run_qknrom"}, r"'qknrom' .* is close to 'qknorm'"),
     "token and flag": ({"tie_embeddings": False, "train_name": "tie"}, r"--tie_embeddings False disagrees .*'tie'"),
     "two tokens": ({"train_name": "mup_ori_mup"}, r"'mup' and 'ori_mup' .* disagree on parameterization"),
-    "name and flag": ({"train_model": "transformer_d8"}, r"transformer_d8 and --depth 4 disagree"),
+    "name and flag": ({"train_model": "transformer_d8"}, r"transformer_d8 and --depth 2 disagree"),
     "depth": ({"depth": 5, "ar": None, "train_model": "transformer_gqa4"}, r"n_kv_head is 4; .* divide n_head = 5"),
     "batch": ({"total_bsz": 100}, r"100 tokens rounds to zero: one step of this set-up is 512 tokens"),
     "budget": ({"max_tokens": 100}, r"--max_tokens 100 is less than one batch of 512"),

@@ -12,8 +12,9 @@ from tiny_run import folder_of, rows, run
 from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 STEP = 256  # tokens; few, for heads are of 128 dimensions
-MOE: dict[str, Any] = {"train_model": "transformer_gqa4_h2_moe", "base_hps__d0": 4, "ar": 8, "async_save": False}
+MOE: dict[str, Any] = {"train_model": "transformer_gqa4_h2_moe", "depth": 4, "base_hps__d0": 4, "ar": 8}
 MOE |= {"total_bsz": STEP, "micro_bsz": 4, "base_hps__b0": STEP, "base_hps__warmup_tokens": 2 * STEP}
+MOE |= {"async_save": False}
 # The words of ArchScale's guide, less sizes.
 GUIDE = {"share_expert": True, "global_aux": True, "sqrt_gate": True, "fsdp2": True}
 GUIDE |= {"train_name": "v2scale_mup_muonh_ga_qknorm_sgate_shexp", "sparsity": 4, "top_k": 4}

@@ -117,7 +117,7 @@ def test_the_batch_ramps_up(data, tmp_path):
     middle = [128, 576, 1408, 2432]  # of each step, in tokens; the warm-up ends at 1024
     schedule = [t / 1024 if t < 1024 else (10240 - t) / (10240 - 1024) for t in middle]
     expected = [s * (b / 512) ** 0.5 for s, b in zip(schedule, [256, 640, 1024, 1024])]
-    peak = 4e-3 * 0.5 * 2  # sqrt(1 / 4) for the depth, 128 / 64 for the width
+    peak = 4e-3 * 0.5**0.5 * 4  # sqrt(1 / 2) for the depth, 128 / 32 for the width
     assert list(rates.values()) == pytest.approx([peak * e for e in expected])
 
 

@@ -13,8 +13,9 @@ from lit_gpt.checkpoint import find_checkpoint, load_full, write_exported
 from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 STEP = 256  # tokens
-DENSE: dict[str, Any] = {"train_model": "transformer_gqa4_h2", "base_hps__d0": 4, "ar": 8, "async_save": False}
+DENSE: dict[str, Any] = {"train_model": "transformer_gqa4_h2", "depth": 4, "base_hps__d0": 4, "ar": 8}
 DENSE |= {"train_name": "v2scale_mup_muonh_ga_qknorm", "base_hps__eta0": 0.02, "base_hps__warmup_tokens": STEP}
+DENSE |= {"async_save": False}
 DENSE |= {"total_bsz": STEP, "micro_bsz": 4, "base_hps__b0": STEP}  # heads are of 128 dimensions, so tokens are few
 EXPERTS = {"train_model": "transformer_gqa4_h2_moe", "sparsity": 4, "top_k": 4, "sqrt_gate": True, "share_expert": True}
 ON = {"max_tokens": 5 * STEP, "base_hps__eta0": 0.002}  # a rate with which a few steps harm no trained model
