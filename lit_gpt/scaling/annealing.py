@@ -126,10 +126,10 @@ def refit(
     ln_s1, bends = np.log(s1), not (known or np.isnan(near.C))
     free = np.array([near.L0 > 0, near.A > 0, near.A > 0, bends])
 
-    def model(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def model(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
         floor, factor, alpha, c = (points[:, i, None] for i in range(4))
         rest, fall = np.exp(floor) + 0 * ln_s1, np.exp(factor - alpha * ln_s1)
-        return rest + fall - c * s2, np.stack([rest, fall, -fall * ln_s1, 0 * fall - s2], -1)
+        return rest + fall - c * s2, np.stack([rest, fall, -fall * ln_s1, 0 * fall - s2], -1), None
 
     start = np.array([np.log(max(near.L0, 1e-300)), np.log(max(near.A, 1e-300)), near.alpha, np.nan_to_num(near.C)])
     starts = np.repeat(start[None], len(loss), axis=0)

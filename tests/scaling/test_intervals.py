@@ -10,12 +10,11 @@ import pytest
 
 from lit_gpt.errors import UserError
 from lit_gpt.scaling._fit_data import chi_square_beyond
-from lit_gpt.scaling._huber import minimise
 from lit_gpt.scaling.fit import PowerLaw
 from lit_gpt.scaling.intervals import draw, lack_of_fit, noise_of, prediction, residuals, without_each
 from lit_gpt.scaling.law import Data, Fitted, Law
 from lit_gpt.scaling.laws import law_named
-from lit_gpt.scaling.laws.chinchilla import BESIROGLU, fit_chinchilla
+from lit_gpt.scaling.laws.chinchilla import BESIROGLU, Chinchilla, chinchilla_problem, fit_chinchilla
 
 TRUTH = PowerLaw(1e3, 0.15, 1.7)
 POWER = law_named("power")
@@ -43,14 +42,17 @@ def test_resamples_of_chinchilla_are_those_of_bfgs() -> None:
     n, d = np.exp(rng.uniform(17.9, 23.5, 240)), np.exp(rng.uniform(20.5, 26.5, 240))
     loss = BESIROGLU(n, d) * np.exp(rng.laplace(0, 0.005, 240))  # about as far from the law as the published runs
     full = fit_chinchilla(n, d, loss)
-    start = np.array([*np.log([full.A, full.B, full.E]), full.alpha, full.beta])
     counts = rng.multinomial(240, np.full(240, 1 / 240), 30).astype(float)
-    found, done = minimise(np.tile(start, (30, 1)), np.log(n), np.log(d), np.log(loss), counts)
-    assert done.all()
-    for point, count in zip(found, counts):
+    problem = chinchilla_problem(n, d, {})
+    found = problem.refit(problem.fit(loss), np.tile(loss, (30, 1)), counts)
+    for law, count in zip(found, counts):
         data = (np.log(n), np.log(d), np.log(loss), count)
-        theirs = scipy.minimize(_objective, start, data, method="BFGS", jac=True, options={"gtol": 1e-10})
-        np.testing.assert_allclose(point, theirs.x, atol=1e-6)
+        theirs = scipy.minimize(_objective, _point(full), data, method="BFGS", jac=True, options={"gtol": 1e-10})
+        np.testing.assert_allclose(_point(law), theirs.x, atol=1e-6)
+
+
+def _point(law: Chinchilla) -> np.ndarray:
+    return np.array([*np.log([law.A, law.B, law.E]), law.alpha, law.beta])
 
 
 def _objective(
