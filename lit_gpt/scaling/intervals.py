@@ -149,7 +149,7 @@ def noise_of(law: Law, fitted: Fitted, data: Data, given: float | None = None) -
         size = given / float(np.mean(data[law.explains])) if law.relative else given
         if freedom < 1 or chi_square_beyond(float((left**2).sum()) / size**2, freedom) > 0.05:
             return Spread(size, math.inf, f"the noise {given:g} that was given")
-    words = f"the residuals of {count} runs with {fitted.free} numbers"
+    words = f"the residuals of {count} {'logged steps' if law.every_step else 'runs'} with {fitted.free} numbers"
     return Spread(of_residuals, max(freedom, 0), words)
 
 

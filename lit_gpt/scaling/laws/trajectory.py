@@ -102,18 +102,18 @@ def _reach(
             f"a fall of the rate acts for about {1 / (1 - found.delay):.0f} steps with lambda = {found.delay:g}, and "
             f"the run has {last:.0f}: give a smaller one, such as --fix lambda=0.99"
         )
-    if np.isfinite(found.C) and (share := float(np.max(found.C * s2 / found(s1, s2)))) > MOST:
+    if np.isfinite(found.C) and (taken := float(np.max(found.C * s2 / (found(s1, s2) + found.C * s2)))) > MOST:
         notes.append(
-            f"up to {share:.0%} of the loss is said to be gone as the rate falls, where decays take a tenth: the loss "
-            "falls for another reason, which this law does not know, so do not trust what it says of other steps"
+            f"the fall of the rate is said to take up to {taken:.0%} of the loss, where decays take a tenth: it falls "
+            "for another reason, which this law does not know, so do not trust what it says of other steps"
         )
     if "C" in fixed and "lambda" not in fixed:
         notes.append(f"C is of one lambda, and this took {DELAY:g}: give both of one run (--fix C= lambda=)")
     if "C" not in fixed and s2.max() > FURTHER * s2[used].max() > 0:
         notes.append(
             f"the rate falls further than in the fitted steps (S2 is {s2.max() / s2[used].max():.1f} times theirs), so "
-            "the end is extrapolated, and its interval too narrow: give C and lambda of a similar run that has ended "
-            "(--fix C= lambda=)"
+            "the end is extrapolated, and its interval may be too narrow: give C and lambda of a run of the same "
+            "schedule that has ended (--fix C= lambda=)"
         )
     return tuple(notes)
 
@@ -217,7 +217,7 @@ LAW = Law(
         "A": "factor",
         "alpha": "exponent of the sum of rates",
         "C": "what the rate's fall does to the loss",
-        "lambda": f"a fall of the rate acts for 1 / (1 - lambda) steps; fitted, or {DELAY} beside a given C",
+        "lambda": "a fall of the rate acts for about 1 / (1 - lambda) steps",
         "share": "part of the steps that is fitted, from the beginning; 1 unless it is given",
     },
     fit=fit,
