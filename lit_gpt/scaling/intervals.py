@@ -222,14 +222,14 @@ def _new_noise(law: Law, left: np.ndarray, shape: tuple[int, int], rng: np.rando
     """
     if not law.every_step:
         return rng.standard_normal(shape)
-    length = _block(left)
+    length = block_length(left)
     starts = rng.integers(len(left), size=(shape[0], shape[1] // length + 1))
     blocks = left[(starts[..., None] + np.arange(length)) % len(left)].reshape(shape[0], -1)[:, : shape[1]]
     return blocks / math.sqrt(float((left**2).mean()))
 
 
-def _block(left: np.ndarray) -> int:
-    """The length of blocks by the correlation r of neighbours, (sqrt(6) r / (1 - r^2))^(2/3) n^(1/3) (Carlstein 1986).
+def block_length(left: np.ndarray) -> int:
+    """Of n residuals, by the correlation r of neighbours: (sqrt(6) r / (1 - r^2))^(2/3) n^(1/3) (Carlstein 1986).
 
     Longer blocks than the correlation asks for make intervals too narrow, as a fit takes away what is slow.
     """

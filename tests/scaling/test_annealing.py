@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -127,6 +130,29 @@ def test_a_curve_of_another_form_is_said():
     assert any("neighbouring steps err alike" in note for note in TRAJECTORY.fit(bent, {}).notes)
     assert not any("neighbouring" in note for note in TRAJECTORY.fit(data, {}).notes)
     assert durbin_watson(np.array([1.0, -1.0, 1.0, -1.0])) == pytest.approx(3.0)
+
+
+def example(run: str) -> Data:
+    """A real curve of docs/examples."""
+    lines = (Path(__file__).parents[2] / "docs" / "examples" / run / "metrics.jsonl").read_text().splitlines()
+    keys = {"steps": "step", "rate": "metric/weight_learning_rate", "loss": "metric/train_loss"}
+    rows = [row for row in map(json.loads, lines) if keys["loss"] in row]
+    return {symbol: np.array([float(row[key]) for row in rows]) for symbol, key in keys.items()}
+
+
+@pytest.mark.parametrize(("run", "share"), [("trajectories/decay", 0.9), ("trajectories/cosine", 0.8)])
+def test_ends_of_real_runs(run: str, share: float):
+    """The mean of the last ten losses, which noise moves by 0.02; with lambda = 0.999 the first is 0.15 too low."""
+    data = example(run)
+    fitted = TRAJECTORY.fit(data, {"share": share})
+    assert fitted.curve(data)[-10:].mean() == pytest.approx(data["loss"][-10:].mean(), abs=0.06)
+    assert not any("do not trust" in note for note in fitted.notes)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.8, 0.6])
+def test_a_real_run_that_the_law_does_not_describe_is_said(share: float):
+    """802 steps whose loss falls faster and faster: the law makes its end up to 1.1 nats too low."""
+    assert any("do not trust" in note for note in TRAJECTORY.fit(example("transformer_d8"), {"share": share}).notes)
 
 
 def test_a_loss_that_falls_for_another_reason_is_said():

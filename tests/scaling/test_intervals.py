@@ -11,7 +11,16 @@ import pytest
 from lit_gpt.errors import UserError
 from lit_gpt.scaling._fit_data import chi_square_beyond
 from lit_gpt.scaling.fit import PowerLaw
-from lit_gpt.scaling.intervals import draw, lack_of_fit, noise_of, prediction, residuals, without_each
+from lit_gpt.scaling.intervals import (
+    block_length,
+    draw,
+    lack_of_fit,
+    noise_of,
+    percentiles,
+    prediction,
+    residuals,
+    without_each,
+)
 from lit_gpt.scaling.law import Data, Fitted, Law
 from lit_gpt.scaling.laws import law_named
 from lit_gpt.scaling.laws.chinchilla import BESIROGLU, Chinchilla, chinchilla_problem, fit_chinchilla
@@ -84,6 +93,25 @@ def test_intervals_of_a_line_are_students() -> None:
     low_y, high_y = prediction(law, drawn, {"x": np.array([8.0])})
     width = stats.t.ppf(0.95, 3) * noise.size * math.sqrt(1 + 1 / 5 + (8 - 3) ** 2 / 10)
     assert (high_y[0] - low_y[0]) / 2 == pytest.approx(width, rel=0.06)
+
+
+def test_few_draws_promise_no_less_than_many() -> None:
+    """A value like 19 others is outside of all of them in 2 of 20 cases; numpy's usual quantiles are inside of them."""
+    assert percentiles(np.arange(19.0), 0.9) == pytest.approx((0.0, 18.0))
+    every = np.random.default_rng(0).standard_normal((4000, 40))
+    ends = np.array([percentiles(row[1:], 0.9) for row in every])
+    assert np.mean((ends[:, 0] < every[:, 0]) & (every[:, 0] < ends[:, 1])) == pytest.approx(0.9, abs=0.015)
+
+
+def test_blocks_are_as_long_as_the_correlation_asks_for() -> None:
+    """Of 400 steps: one where neighbours differ, and more the more alike they are."""
+    rng, lengths = np.random.default_rng(0), list[int]()
+    for r in (0.0, 0.5, 0.9):
+        left = rng.standard_normal(400)
+        for i in range(1, 400):
+            left[i] += r * left[i - 1]
+        lengths.append(block_length(left))
+    assert lengths[0] <= 3 < lengths[1] < lengths[2] <= 100
 
 
 def test_predictions_hold_new_runs() -> None:
