@@ -100,7 +100,9 @@ def test_before_the_decay_its_effect_is_not_known():
     assert "C" not in fitted.numbers and any("give C of a similar run" in note for note in fitted.notes)
     said = fitted.curve(data)
     assert np.isnan(said[-1]) and np.isfinite(said[100])
+    assert fitted.free == TRAJECTORY.fit(data, {"share": 0.65, "lambda": 0.99}).free == 3
     given = TRAJECTORY.fit(data, {"share": 0.65, "C": 0.25})
+    assert given.free == 3 and TRAJECTORY.fit(data, {}).free == 5
     assert given.curve(data)[-1] == pytest.approx(data["loss"][-1], abs=0.06)
 
 

@@ -49,8 +49,8 @@ def _with(delay: float, data: Data, share: float, fixed: Mapping[str, float]) ->
 
 def _alike(each: list[tuple[list[Annealing], np.ndarray]], points: int) -> list[Annealing]:
     """The laws of one set of data that fit no worse than the best by more than chance, by a likelihood ratio."""
-    least = min(float(errors[0]) for _, errors in each)
-    return [laws[0] for laws, errors in each if points * np.log(errors[0] / max(least, 1e-300)) <= CHI_SQUARE]
+    size = np.maximum([errors[0] for _, errors in each], 1e-300)
+    return [laws[0] for (laws, _), more in zip(each, points * np.log(size / size.min())) if more <= CHI_SQUARE]
 
 
 def _open(alike: list[Annealing], data: Data) -> list[str]:
@@ -130,7 +130,7 @@ def _used(data: Data, share: float, delay: float) -> tuple[np.ndarray, np.ndarra
 def _many(
     fitted: Fitted, data: Data, fixed: Mapping[str, float], losses: np.ndarray, counts: np.ndarray
 ) -> list[Fitted | None]:
-    numbers = {"C": np.nan, "lambda": DELAY, **fitted.numbers}
+    numbers = {"C": np.nan, "lambda": fixed.get("lambda", DELAY), **fitted.numbers}
     near = Annealing(*(numbers[name] for name in ("L0", "A", "alpha", "C")), delay=numbers["lambda"])
     _, s2, used = _used(data, fixed.get("share", 1.0), near.delay)
     near = replace(near, seen=float(s2[used].max()))
@@ -149,11 +149,11 @@ def _fitted(found: Annealing, fixed: Mapping[str, float], runs: Data) -> Fitted:
         _at_steps(runs, np.array([step]), found.delay)
         return {"steps": np.array([step])}
 
-    numbers = {"L0": found.L0, "A": found.A, "alpha": found.alpha, "C": found.C, "lambda": found.delay}
-    known = {name: value for name, value in numbers.items() if np.isfinite(value)}
-    if not np.isfinite(found.C):
-        del known["lambda"]
-    return Fitted(known, curve, len(known) - len({"C", "lambda"} & set(fixed)), place=place)
+    numbers = {"L0": found.L0, "A": found.A, "alpha": found.alpha}
+    if np.isfinite(found.C):
+        numbers |= {"C": found.C, "lambda": found.delay}
+    given = {"C", "lambda"} if "C" in fixed else {"lambda"} & set(fixed)  # a given C is of a given lambda
+    return Fitted(numbers, curve, len(set(numbers) - given), place=place)
 
 
 def _at_steps(data: Data, at: np.ndarray, delay: float) -> tuple[np.ndarray, np.ndarray]:
