@@ -15,7 +15,8 @@ from lit_gpt.errors import UserError
 from lit_gpt.scaling._fit_data import by_chance, positive
 from lit_gpt.scaling.descent import descend
 
-DELAY = 0.999  # lambda of the paper
+DELAY = 0.999  # lambda of the paper, whose runs have tens of thousands of steps
+SPANS = 1, 3, 10, 30, 100, 300, 1000, 3000, 10000  # steps that a fall of the rate acts for, 1 / (1 - lambda), to try
 PEAK = 0.999  # share of the highest rate from which the warm-up is over
 POINTS, RANGE = 20, 4.0  # least number of points after the warm-up, and least ratio of their last S1 to the first
 EXPONENTS = np.geomspace(0.01, 4.0, 121)
@@ -30,6 +31,7 @@ class Annealing:
     """Loss from S1 and S2. notes: what the numbers cannot say.
 
     Where the runs have not shown C it is NaN: no effect up to the S2 that they have `seen`, an unknown one beyond it.
+    delay: lambda of the S2 that it is of.
     """
 
     L0: float
@@ -37,6 +39,7 @@ class Annealing:
     alpha: float
     C: float
     seen: float = 0.0
+    delay: float = DELAY
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __call__(self, s1: np.ndarray, s2: np.ndarray) -> np.ndarray:
@@ -118,28 +121,29 @@ def durbin_watson(residual: np.ndarray) -> float:
 
 def refit(
     near: Annealing, s1: np.ndarray, s2: np.ndarray, loss: np.ndarray, counts: np.ndarray, known: bool
-) -> list[Annealing]:
+) -> tuple[list[Annealing], np.ndarray]:
     """The law of many sets of data, from that of a similar one; loss, counts: (sets, points), see law.Law.many.
 
-    known: whether C was given. What is at a bound or open in the similar law stays so.
+    known: whether C was given. What is at a bound or open in the similar law stays so. Also returns squared errors,
+    (sets,).
     """
     ln_s1, bends = np.log(s1), not (known or np.isnan(near.C))
     free = np.array([near.L0 > 0, near.A > 0, near.A > 0, bends])
 
-    def model(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def model(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
         floor, factor, alpha, c = (points[:, i, None] for i in range(4))
         rest, fall = np.exp(floor) + 0 * ln_s1, np.exp(factor - alpha * ln_s1)
-        return rest + fall - c * s2, np.stack([rest, fall, -fall * ln_s1, 0 * fall - s2], -1)
+        return rest + fall - c * s2, np.stack([rest, fall, -fall * ln_s1, 0 * fall - s2], -1), None
 
     start = np.array([np.log(max(near.L0, 1e-300)), np.log(max(near.A, 1e-300)), near.alpha, np.nan_to_num(near.C)])
     starts = np.repeat(start[None], len(loss), axis=0)
-    points, _ = descend(model, loss, starts, counts / loss.mean(0) ** 2, free)
+    points, errors = descend(model, loss, starts, counts / loss.mean(0) ** 2, free)
     floors = np.exp(points[:, 0]) if near.L0 > 0 else np.zeros(len(points))
     c = points[:, 3] if bends else np.full(len(points), near.C)
     return [
-        Annealing(float(f), float(np.exp(p[1])), float(p[2]), float(own), near.seen)
+        replace(near, L0=float(f), A=float(np.exp(p[1])), alpha=float(p[2]), C=float(own), notes=())
         for f, p, own in zip(floors, points, c)
-    ]
+    ], errors
 
 
 def _by_noise(error: float, without: float, freedom: int) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 
 from lit_gpt.errors import UserError
 from lit_gpt.scaling._fit_data import positive
-from lit_gpt.scaling.sums import Problem, exp
+from lit_gpt.scaling.sums import Problem, centred_logs, exp
 
 FIRST, LAST = 2.0732, 290.4521  # E_start and E_max of arXiv:2502.05172, where more experts begin and cease to help
 
@@ -67,7 +67,7 @@ def joint_problem(n: np.ndarray, d: np.ndarray, experts: np.ndarray) -> Problem[
     Raises UserError for fewer than two different N, D or experts.
     """
     n, d, experts, _ = positive(2, N=n, D=d, experts=experts, loss=np.ones_like(n))
-    (mid_n, u), (mid_d, v), (mid_e, w) = (_centred(x) for x in (n, d, helpful(experts)))
+    (mid_n, u), (mid_d, v), (mid_e, w) = (centred_logs(x) for x in (n, d, helpful(experts)))
     one, none = np.ones_like(u), np.zeros((len(u), 4))
     size, data = np.stack([one, u, w, u * w], 1), np.stack([one, v, w, v * w], 1)
     terms = np.stack([np.c_[size, none, 0 * one], np.c_[none, data, 0 * one], np.c_[none, none, one]])
@@ -83,11 +83,6 @@ def joint_problem(n: np.ndarray, d: np.ndarray, experts: np.ndarray) -> Problem[
         return Joint(*_uncentred(point[:4], mid_n, mid_e), *_uncentred(point[4:8], mid_d, mid_e), exp(point[8]))
 
     return Problem(terms, np.array(starts), np.array([1, 0, 0, 0, 1, 0, 0, 0, 1]), read, np.ones(9, dtype=bool))
-
-
-def _centred(x: np.ndarray) -> tuple[float, np.ndarray]:
-    """The mean logarithm, and the logarithms less that: a fit in them does not depend on units."""
-    return float(np.log(x).mean()), np.log(x) - float(np.log(x).mean())
 
 
 def _uncentred(point: np.ndarray, mid_x: float, mid_e: float) -> tuple[float, float, float, float]:
@@ -129,7 +124,7 @@ def granular_problem(n: np.ndarray, d: np.ndarray, granularity: np.ndarray) -> P
     n, d, granularity, _ = positive(2, N=n, D=d, G=granularity, loss=np.ones_like(n))
     if len(np.unique(granularity)) < 3:
         raise UserError(f"This fit needs 3 different G, got {sorted(set(granularity.tolist()))}. Add runs.")
-    (mid_n, u), (mid_d, v), (mid_g, w) = (_centred(x) for x in (n, d, granularity))
+    (mid_n, u), (mid_d, v), (mid_g, w) = (centred_logs(x) for x in (n, d, granularity))
     one, zero = np.ones_like(u), np.zeros_like(u)
     columns = (  # numbers: a, alpha, b, beta, g, gamma, c
         (one, -u, zero, zero, zero, zero, zero),

@@ -62,13 +62,13 @@ def refit(near: Sigmoid, soft: np.ndarray, hard: np.ndarray, counts: np.ndarray,
     pinned: whether the floor was given; one that is at its bound 0 stays there.
     """
 
-    def model(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def model(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
         ln_slope, middle, floor = (points[:, i, None] for i in range(3))
         at = np.exp(ln_slope) * (soft - middle)
         share = 1 / (1 + np.exp(np.clip(at, -700, 700)))
         bend = (near.top - floor) * share * (1 - share)
         slopes = np.stack([-bend * at, bend * np.exp(ln_slope), 1 - share], -1)
-        return floor + (near.top - floor) * share, slopes
+        return floor + (near.top - floor) * share, slopes, None
 
     start = np.array([np.log(near.slope), near.middle, near.floor])
     free = np.array([True, True, not pinned and near.floor > 0])

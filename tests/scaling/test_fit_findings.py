@@ -93,14 +93,14 @@ def test_words_are_no_numbers() -> None:
 
 def test_chinchilla_in_other_units() -> None:
     """Losses a million times as large had no numbers, and were said not to fall."""
-    found = fit_chinchilla(SIZES, TOKENS, BESIROGLU(SIZES, TOKENS) * 1e6, starts=5)
+    found = fit_chinchilla(SIZES, TOKENS, BESIROGLU(SIZES, TOKENS) * 1e6)
     assert found.notes == ()
     assert (found.E / 1e6, found.alpha, found.beta) == pytest.approx((1.8169, 0.3478, 0.3659), rel=1e-4)
 
 
 def test_a_constant_loss_is_e() -> None:
     """Equal losses of 3 had E = 1: the rest was in terms that were said not to be determined."""
-    found = fit_chinchilla(SIZES, TOKENS, np.full(16, 3.0), starts=5)
+    found = fit_chinchilla(SIZES, TOKENS, np.full(16, 3.0))
     assert abs(found.E - 3.0) < 1e-6 and math.isnan(found.alpha) and math.isnan(found.beta)
 
 
@@ -117,13 +117,13 @@ def test_gaussian_noise_has_no_runs_far_from_the_law() -> None:
     """Huber's fit goes through five runs, so the median residual was too small, and honest runs were accused."""
     for seed in range(6):
         loss = BESIROGLU(SIZES, TOKENS) * np.exp(np.random.default_rng(seed).normal(0, 0.01, 16))
-        assert not [note for note in fit_chinchilla(SIZES, TOKENS, loss, starts=3).notes if "far" in note]
+        assert not [note for note in fit_chinchilla(SIZES, TOKENS, loss).notes if "far" in note]
 
 
 def test_noise_is_no_chinchilla_law() -> None:
     """It may have exponents of 0.004 and 0.009, without a word."""
     for seed in (5, 6, 7):
-        assert fit_chinchilla(SIZES, TOKENS, noise(seed, 16), starts=3).notes
+        assert fit_chinchilla(SIZES, TOKENS, noise(seed, 16)).notes
 
 
 def test_arguments_of_the_bootstrap() -> None:

@@ -129,14 +129,14 @@ def test_losses_on_a_line_have_no_best_rate() -> None:
 
 def test_an_exponent_that_only_the_smallest_runs_tell() -> None:
     loss = 2.0 + 0.3 * (SIZES / SIZES.min()) ** -4.0 + 2085 * TOKENS**-0.3659
-    (note,) = fit_chinchilla(SIZES, TOKENS, loss, starts=5).notes
+    (note,) = fit_chinchilla(SIZES, TOKENS, loss).notes
     assert "alpha is above 2: only the smallest N tell it" in note
 
 
 def test_a_term_that_explains_nothing_has_no_numbers() -> None:
     """More tokens that do not help, or hurt, were an exponent like any other."""
     for data in (0 * TOKENS, 0.01 * np.log(TOKENS / 1e9)):
-        found = fit_chinchilla(SIZES, TOKENS, 2.0 + 482 * SIZES**-0.3478 + data, starts=5)
+        found = fit_chinchilla(SIZES, TOKENS, 2.0 + 482 * SIZES**-0.3478 + data)
         assert math.isnan(found.B) and math.isnan(found.beta) and "does not fall with D" in found.notes[0]
 
 
@@ -145,7 +145,7 @@ def test_runs_far_from_the_law_are_named() -> None:
     rng = np.random.default_rng(0)
     loss = BESIROGLU(SIZES, TOKENS) * np.exp(rng.normal(0, 5e-4, len(SIZES)))
     loss[7] *= 1.05
-    (note,) = fit_chinchilla(SIZES, TOKENS, loss, starts=5).notes
+    (note,) = fit_chinchilla(SIZES, TOKENS, loss).notes
     assert note.startswith("1 of 16 runs are far") and f"N = {SIZES[7]:.4g}, D = {TOKENS[7]:.4g}" in note
 
 
@@ -175,9 +175,9 @@ def test_published_constants_come_back_from_noisy_runs() -> None:
     rng = np.random.default_rng(1)
     n, d = np.exp(rng.uniform(18, 23.5, 60)), np.exp(rng.uniform(20.5, 26.5, 60))
     loss = BESIROGLU(n, d) * np.exp(rng.normal(0, 5e-3, 60))
-    found = fit_chinchilla(n, d, loss, starts=3)
+    found = fit_chinchilla(n, d, loss)
     assert (found.alpha, found.beta) == pytest.approx((BESIROGLU.alpha, BESIROGLU.beta), abs=0.05)
-    resampled = bootstrap(lambda *columns: fit_chinchilla(*columns, starts=1), n, d, loss, samples=20)
+    resampled = bootstrap(lambda *columns: fit_chinchilla(*columns), n, d, loss, samples=20)
     for name in ("E", "alpha", "beta"):
         low, high = resampled.interval(lambda fit, name=name: getattr(fit, name), 0.98)
         assert low < getattr(BESIROGLU, name) < high, name

@@ -10,12 +10,20 @@ import pytest
 
 from lit_gpt.errors import UserError
 from lit_gpt.scaling._fit_data import chi_square_beyond
-from lit_gpt.scaling._huber import minimise
 from lit_gpt.scaling.fit import PowerLaw
-from lit_gpt.scaling.intervals import draw, lack_of_fit, noise_of, prediction, residuals, without_each
+from lit_gpt.scaling.intervals import (
+    block_length,
+    draw,
+    lack_of_fit,
+    noise_of,
+    percentiles,
+    prediction,
+    residuals,
+    without_each,
+)
 from lit_gpt.scaling.law import Data, Fitted, Law
 from lit_gpt.scaling.laws import law_named
-from lit_gpt.scaling.laws.chinchilla import BESIROGLU, fit_chinchilla
+from lit_gpt.scaling.laws.chinchilla import BESIROGLU, Chinchilla, chinchilla_problem, fit_chinchilla
 
 TRUTH = PowerLaw(1e3, 0.15, 1.7)
 POWER = law_named("power")
@@ -43,14 +51,17 @@ def test_resamples_of_chinchilla_are_those_of_bfgs() -> None:
     n, d = np.exp(rng.uniform(17.9, 23.5, 240)), np.exp(rng.uniform(20.5, 26.5, 240))
     loss = BESIROGLU(n, d) * np.exp(rng.laplace(0, 0.005, 240))  # about as far from the law as the published runs
     full = fit_chinchilla(n, d, loss)
-    start = np.array([*np.log([full.A, full.B, full.E]), full.alpha, full.beta])
     counts = rng.multinomial(240, np.full(240, 1 / 240), 30).astype(float)
-    found, done = minimise(np.tile(start, (30, 1)), np.log(n), np.log(d), np.log(loss), counts)
-    assert done.all()
-    for point, count in zip(found, counts):
+    problem = chinchilla_problem(n, d, {})
+    found = problem.refit(problem.fit(loss), np.tile(loss, (30, 1)), counts)
+    for law, count in zip(found, counts):
         data = (np.log(n), np.log(d), np.log(loss), count)
-        theirs = scipy.minimize(_objective, start, data, method="BFGS", jac=True, options={"gtol": 1e-10})
-        np.testing.assert_allclose(point, theirs.x, atol=1e-6)
+        theirs = scipy.minimize(_objective, _point(full), data, method="BFGS", jac=True, options={"gtol": 1e-10})
+        np.testing.assert_allclose(_point(law), theirs.x, atol=1e-6)
+
+
+def _point(law: Chinchilla) -> np.ndarray:
+    return np.array([*np.log([law.A, law.B, law.E]), law.alpha, law.beta])
 
 
 def _objective(
@@ -82,6 +93,25 @@ def test_intervals_of_a_line_are_students() -> None:
     low_y, high_y = prediction(law, drawn, {"x": np.array([8.0])})
     width = stats.t.ppf(0.95, 3) * noise.size * math.sqrt(1 + 1 / 5 + (8 - 3) ** 2 / 10)
     assert (high_y[0] - low_y[0]) / 2 == pytest.approx(width, rel=0.06)
+
+
+def test_few_draws_promise_no_less_than_many() -> None:
+    """A value like 19 others is outside of all of them in 2 of 20 cases; numpy's usual quantiles are inside of them."""
+    assert percentiles(np.arange(19.0), 0.9) == pytest.approx((0.0, 18.0))
+    every = np.random.default_rng(0).standard_normal((4000, 40))
+    ends = np.array([percentiles(row[1:], 0.9) for row in every])
+    assert np.mean((ends[:, 0] < every[:, 0]) & (every[:, 0] < ends[:, 1])) == pytest.approx(0.9, abs=0.015)
+
+
+def test_blocks_are_as_long_as_the_correlation_asks_for() -> None:
+    """Of 400 steps: one where neighbours differ, and more the more alike they are."""
+    rng, lengths = np.random.default_rng(0), list[int]()
+    for r in (0.0, 0.5, 0.9):
+        left = rng.standard_normal(400)
+        for i in range(1, 400):
+            left[i] += r * left[i - 1]
+        lengths.append(block_length(left))
+    assert lengths[0] <= 3 < lengths[1] < lengths[2] <= 100
 
 
 def test_predictions_hold_new_runs() -> None:

@@ -83,6 +83,9 @@ def test_chinchilla_with_a_known_loss() -> None:
     free = fit_chinchilla(data["N"], data["D"], data["L"])
     assert pytest.approx(BESIROGLU.E, rel=1e-3) == free.E
     assert found.alpha < free.alpha  # a lower E leaves more to fall
+    for wrong in ({"E": 0.0}, {"E": 9.0}, {"alpha": -0.3}):
+        with pytest.raises(UserError, match="is no law of these runs"):
+            fit_chinchilla(data["N"], data["D"], data["L"], fixed=wrong)
 
 
 def test_isoflop_finds_the_allocation() -> None:

@@ -10,7 +10,7 @@ import pytest
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.descent import descend, huber
 from lit_gpt.scaling.experts import KRAJEWSKI, LUDZIEJEWSKI, granular_problem, helpful, joint_problem
-from lit_gpt.scaling.sums import HUBER_DELTA, Problem, log_sums
+from lit_gpt.scaling.sums import HUBER_DELTA, Problem
 
 GRID = np.array(list(product(np.geomspace(5e7, 2e9, 4), np.geomspace(1e9, 5e10, 4), (1, 2, 8, 32)))).T
 FINE = np.array(list(product(np.geomspace(5e7, 2e9, 4), np.geomspace(1e9, 5e10, 4), (1, 2, 4, 16)))).T
@@ -26,12 +26,16 @@ def naive(terms: np.ndarray, point: np.ndarray) -> np.ndarray:
 
 def test_values_and_derivatives_are_those_of_the_sum():
     problem, point = joint_problem(*GRID), np.array([-1.0, -0.2, 0.1, 0.01, -1.2, -0.3, 0.2, -0.02, 0.3])
-    values, slopes = log_sums(point[None], problem.terms)
+    values, slopes, bend = problem.model(point[None])
+    assert bend is not None
     np.testing.assert_allclose(values[0], naive(problem.terms, point), rtol=1e-12)
+    factors = np.random.default_rng(0).standard_normal(len(values[0]))
     for i in range(len(point)):
         step = np.where(np.arange(len(point)) == i, 1e-5, 0.0)
         central = (naive(problem.terms, point + step) - naive(problem.terms, point - step)) / 2e-5
         np.testing.assert_allclose(slopes[0, :, i], central, rtol=1e-6, atol=1e-9)
+        high, low = (factors @ problem.model((point + sign * step)[None])[1][0] for sign in (1, -1))
+        np.testing.assert_allclose(bend(factors[None])[0, i], (high - low) / 2e-5, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -79,9 +83,9 @@ def test_huber_is_least_squares_without_a_delta():
     left = np.array([[1.0, -3.0, 0.5]])
     assert huber(left, np.ones((1, 3)), np.inf)[0] == pytest.approx((left**2).sum() / 2)
 
-    def line(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def line(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
         x = np.stack([np.ones(5), np.arange(5.0)], 1)
-        return points @ x.T, np.broadcast_to(x, (len(points), 5, 2))
+        return points @ x.T, np.broadcast_to(x, (len(points), 5, 2)), None
 
     y, every = np.array([1.0, 3.0, 2.0, 5.0, 4.0]), np.ones(2, dtype=bool)
     found, _ = descend(line, y, np.zeros((1, 2)), np.ones((1, 5)), every)
