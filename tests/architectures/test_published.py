@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from lit_gpt import architectures
@@ -57,7 +59,7 @@ def test_mixers_of_stage_two(width: int) -> None:
     found = {}
     for name in ("gla", "deltanet", "gdn"):
         config = architectures.build(f"{name}_{size}", PUBLISHED[f"{name}_{size}"].options["layers"])
-        mixer = meta_model(config).blocks[0].mixer
+        mixer: Any = meta_model(config).blocks[0].mixer
         assert (config.block_size, config.position) == (32768, "none")
         conv = mixer.qkv.conv
         found[name] = (*mixer.sizes, 0 if conv is None else conv.shape[-1])
