@@ -120,7 +120,7 @@ def perplexity(loss: float | None) -> float | None:
 
 
 def by_optimizer(runs: Sequence[Result]) -> dict[str, list[Result]]:
-    """Optimizer -> its runs, of which those that count are finished where any is; lowest mean loss first."""
+    """Optimizer -> its runs, lowest mean loss first, and last those of which none is finished."""
     groups: dict[str, list[Result]] = {}
     for run in runs:
         groups.setdefault(run["optimizer"], []).append(run)
@@ -218,8 +218,11 @@ def main(argv: Sequence[str]) -> int:
     """Run the benchmark. Returns 0, 1 when an optimizer failed, 75 when interrupted."""
     split = list(argv).index("--") if "--" in argv else len(argv)
     given, common = parser().parse_args(argv[:split]), argv[split + 1 :]
-    if any(word.split("=")[0] == "--max_tokens" for word in common):
+    behind = {word.split("=")[0] for word in common}
+    if "--max_tokens" in behind:
         raise UserError("Give --max_tokens before the --: warm-up and evaluations are made for it.")
+    if "--seed" in behind:
+        raise UserError("Leave --seed out: every run has its own. --seeds before the -- says how many there are.")
     if given.seeds < 1 or given.per_run < 1:
         raise UserError(f"--seeds is {given.seeds} and --per_run {given.per_run}; both must be at least 1.")
     chosen = {name: rows_of(name, given) for name in scales_of(given.scale)}

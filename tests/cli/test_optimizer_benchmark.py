@@ -68,6 +68,8 @@ def test_what_cannot_be_given(tmp_path: Path, capsys: Any) -> None:
     assert "Did you mean 'schedulefree_sgd'" in capsys.readouterr().err
     assert exit_code(benchmark.main, words(tmp_path, tmp_path, "adamw", "--max_tokens=100")) == 2
     assert "before the --" in capsys.readouterr().err
+    assert exit_code(benchmark.main, words(tmp_path, tmp_path, "adamw", "--seed", "2")) == 2
+    assert "every run has its own" in capsys.readouterr().err
 
 
 def test_names_as_the_papers_spell_them() -> None:
