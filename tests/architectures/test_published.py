@@ -14,7 +14,7 @@ from lit_gpt.preflight.meta_model import count, meta_model
 from lit_gpt.preflight.model_options import model_config
 
 # Family -> width, heads, depth, feed-forward width, millions of parameters. Tied tables have 50304 rows, the others
-# 32000. Nobody published a count of GPT-2: these are 12 L n^2 of linear maps, the token table, and LayerNorms with bias.
+# 32000. Nobody published a count of GPT-2: here, 12 L n^2 of linear maps, the token table, and LayerNorms with biases.
 SHAPES = {
     "llama_60m": (512, 8, 8, 1376, 58.1),
     "llama_130m": (768, 12, 12, 2048, 134.1),
