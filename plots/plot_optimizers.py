@@ -2,14 +2,18 @@
 
     python plots/plot_optimizers.py out/optimizers/60m --output optimizers.png
 
-The folder is that of launch_scripts/optimizer_benchmark.py: one folder per optimizer, with a run in it.
+The folder is that of launch_scripts/optimizer_benchmark.py: one folder per run, named after its optimizer, and with
+_seedN behind that for all but the first seed. Seeds of an optimizer are one curve, their mean.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 from lit_gpt.config.command import run_command
 from lit_gpt.config.parsers import PlainParser
@@ -25,15 +29,17 @@ Curve = list[tuple[int, float]]  # tokens, validation loss
 
 def curves(folder: Path) -> dict[str, Curve]:
     """Optimizer -> validation losses over tokens. Raises UserError when there is none."""
-    found = {}
+    found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted(folder.glob("*/*/metrics.jsonl")):
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        points = [(row["total_tokens"], row[LOSS]) for row in rows if LOSS in row]
-        if points:
-            found[path.parts[-3]] = points
+        for row in rows:
+            if LOSS in row:
+                found[re.sub(r"_seed\d+$", "", path.parts[-3])][row["total_tokens"]].append(row[LOSS])
     if not found:
         raise UserError(f"{folder} has no runs with validation losses. Give <output>/<scale> of the benchmark.")
-    return found
+    return {
+        name: [(tokens, fmean(losses)) for tokens, losses in sorted(curve.items())] for name, curve in found.items()
+    }
 
 
 def draw(found: dict[str, Curve], output: Path) -> list[Path]:

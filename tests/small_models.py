@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from lit_gpt.architectures import FAMILIES, build, has_experts
+from lit_gpt.architectures import FAMILIES, build, experts_of
+from lit_gpt.architectures.builders.table import PUBLISHED
 from lit_gpt.config.model import Experts, LayerSpec, ModelConfig
 from lit_gpt.model import GPT
 from lit_gpt.scaling.base import Multipliers
@@ -98,7 +99,8 @@ HEADS = {"n_head": 4, "n_kv_head": 2, "head_dim": 8}
 
 
 def options_of(config: ModelConfig) -> dict:
-    return {name: FEWER[name] for name in {spec.mixer for spec in config.layers} & set(FEWER)}
+    mixers = {spec.mixer for spec in config.layers} & set(FEWER)
+    return {name: config.mixer_options.get(name, {}) | FEWER[name] for name in mixers}
 
 
 def small(family: str) -> ModelConfig:
@@ -123,10 +125,19 @@ def small_family(name: str) -> ModelConfig:
 
 def is_dense(family: str) -> bool:
     """Attention and a feed-forward network in every layer; test_every_family.py has the others."""
-    return {spec.mixer for spec in build(family, 8).layers} == {"attention"} and not has_experts(family)
+    return {spec.mixer for spec in build(family, 8).layers} == {"attention"} and experts_of(family) is None
 
 
-DENSE = [name for name in FAMILIES.names() if is_dense(name)]
+def varied() -> list[str]:
+    """The families, less those that are an earlier one at another published size: small, they are the same model."""
+    found: dict[str, str] = {}
+    for name in FAMILIES.names():
+        found.setdefault(repr(small(name).replace(family="")) if name in PUBLISHED else name, name)
+    return list(found.values())
+
+
+VARIED = varied()
+DENSE = [name for name in VARIED if is_dense(name)]
 CONFIGS = {name: (optioned, name) for name in OPTIONS} | {name: (small_family, name) for name in DENSE}
 MULTIPLIERS = Multipliers(logit=0.5, residual=0.7, attention=0.2)
 

@@ -6,6 +6,7 @@ The name of the file or row is the CLI value.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from lit_gpt.architectures.builders.shape import Shape
@@ -33,6 +34,7 @@ def build(
 
     Raises UserError for an unknown family or a depth its layout does not allow, with the nearest that it does.
     """
+    experts = experts or experts_of(family)
     at, shape = FAMILIES.load(family).build, Shape(family, aspect_ratio, block_size, window, experts)
     try:
         model = at(depth, shape)
@@ -57,8 +59,9 @@ def from_name(name: str, **changes: Any) -> ModelConfig:
     model = read_model_name(name)
     if model.depth is None:
         raise UserError(f"The name {name!r} has no depth. Write it behind the family, such as {model.family}_d16.")
-    experts = Experts(model.sparsity or 1, model.top_k or 2) if has_experts(model.family) else None
-    return build(model.family, model.depth, experts=experts).replace(**changes)
+    said = {key: value for key in ("sparsity", "top_k") if (value := getattr(model, key)) is not None}
+    experts = experts_of(model.family)
+    return build(model.family, model.depth, experts=experts and replace(experts, **said)).replace(**changes)
 
 
 def _near(given: int, at: Callable[[int], ModelConfig]) -> str:
@@ -76,6 +79,10 @@ def _near(given: int, at: Callable[[int], ModelConfig]) -> str:
     return " or ".join(str(value) for value in found if value is not None)
 
 
-def has_experts(family: str) -> bool:
-    """Whether the family's feed-forward networks are mixtures of experts. Raises UserError for an unknown one."""
-    return getattr(FAMILIES.load(family), "EXPERTS", False)
+def experts_of(family: str) -> Experts | None:
+    """The experts of a family whose feed-forward networks are mixtures, where no flag says another number of them.
+
+    None for all other families. Raises UserError for an unknown one.
+    """
+    said = getattr(FAMILIES.load(family), "EXPERTS", False)
+    return said if isinstance(said, Experts) else Experts() if said else None

@@ -108,7 +108,7 @@ def resolve(run: RunConfig, optimizer_name: Callable[[str], str] = str) -> tuple
     return dataclasses.replace(run, **{key: os.path.expanduser(path) for key, path in given.items()}), name
 
 
-def _of_model_name(train_model: str, depth: int, sparsity: int, top_k: int) -> dict[str, Any]:
+def _of_model_name(train_model: str, depth: int, sparsity: int | None, top_k: int | None) -> dict[str, Any]:
     """The options that `--train_model transformer_gqa4_moe_s8_k4_d8` stands for.
 
     Raises UserError where a typed --depth, --sparsity or --top_k is another number than the name says.

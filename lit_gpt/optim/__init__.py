@@ -26,6 +26,7 @@ NOT_HERE = {
     "adam": "Adam is adamw with --base_hps.weight_decay 0",
     "galore_8bit": "galore keeps its state in fp32; adamw8bit has 8-bit state",
     "kron": "PSGD draws random numbers without a seed of its own, so ranks would drift apart; the nearest is soap",
+    "microadam": "Other optimizers with a small state are adamw8bit, galore and apollo",
     "psgd": "PSGD draws random numbers without a seed of its own, so ranks would drift apart; the nearest is soap",
     "schedulefree": "It is schedulefree_adamw or schedulefree_sgd",
 }

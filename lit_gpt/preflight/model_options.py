@@ -52,6 +52,8 @@ MODEL_FLAGS = {
 }
 # RunConfig field -> Experts field, likewise.
 EXPERT_FLAGS = {
+    "sparsity": "sparsity",
+    "top_k": "top_k",
     "share_expert": "shared",
     "sqrt_gate": "sqrt_gate",
     "global_aux": "global_aux",
@@ -65,7 +67,7 @@ EXPERT_FLAGS = {
     "expert_capacity": "capacity",
 }
 # What unread_options notes for a family without experts, and for one without attention.
-EXPERT_OPTIONS = ("sparsity", "top_k", *EXPERT_FLAGS, "expert_parallel", "expert_backend")
+EXPERT_OPTIONS = (*EXPERT_FLAGS, "expert_parallel", "expert_backend")
 ATTENTION_FLAGS = (
     "qkv_bias", "qk_norm", "joint_qk_norm", "qk_norm_scale", "attn_gate", "attn_norm", "attn_conv", "value_embeddings",
     "position", "rope_base", "yarn_scale",
@@ -137,17 +139,18 @@ def ffn_width(width: int, multiple: int, gated: bool) -> int:
 
 
 def _experts(run: RunConfig) -> Experts | None:
-    """The experts that the flags describe; None for a family without."""
-    if not architectures.has_experts(run.train_model):
+    """The family's experts with the run's flags applied; None for a family without."""
+    experts = architectures.experts_of(run.train_model)
+    if experts is None:
         return None
     given = {flag: getattr(run, flag) for flag in EXPERT_FLAGS if getattr(run, flag) is not None}
-    fields = {EXPERT_FLAGS[flag]: value for flag, value in given.items()}
-    choice, plain = run.expert_routing == "expert_choice", Experts(run.sparsity, run.top_k, run.share_expert or 0)
-    if choice or run.bias_rate:  # which balance without a loss
-        fields.setdefault("aux_gamma", 0.0)
-    if not choice and plain.active == 1 < plain.routed:
-        fields.setdefault("gate", "all")  # over one expert, softmax is 1
-    return Experts(run.sparsity, run.top_k, **fields)
+    experts = replace(experts, **{EXPERT_FLAGS[flag]: value for flag, value in given.items()})
+    choice = experts.routing == "expert_choice"
+    if run.aux_gamma is None and (choice or experts.bias_rate):  # which balance without a loss
+        experts = replace(experts, aux_gamma=0.0)
+    if run.router_gate is None and not choice and experts.active == 1 < experts.routed:
+        experts = replace(experts, gate="all")  # over one expert, softmax is 1
+    return experts
 
 
 def unread_options(run: RunConfig, name: NameFields, model: GPT) -> tuple[str, ...]:

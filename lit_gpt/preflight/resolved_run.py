@@ -70,7 +70,7 @@ def resolve_run(typed: RunConfig, ranks: int) -> ResolvedRun:
         run.train_model,
         run.depth,
         config.block_size,
-        moe=None if config.experts is None else (run.sparsity, run.top_k),
+        moe=None if config.experts is None else (config.experts.sparsity, config.experts.top_k),
         ar=run.ar,
         swa=run.swa_len,
         ramp=run.bramp_ratio or 1,

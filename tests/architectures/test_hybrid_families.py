@@ -260,5 +260,6 @@ def test_mixtures_are_their_dense_family_with_experts(family: str) -> None:
 
 
 def test_the_list_of_families_with_experts() -> None:
-    assert [f for f in FAMILIES.names() if architectures.has_experts(f)] == sorted(MIXTURES)
+    assert [f for f in FAMILIES.names() if architectures.experts_of(f)] == sorted([*MIXTURES, "llama_520m_moe"])
+    assert {(e.sparsity, e.top_k) for f in MIXTURES if (e := architectures.experts_of(f))} == {(1, 2)}
     assert [build("sambay_gqa4_moe", d).n_kv_head for d in DEPTHS] == [4] * 5

@@ -11,7 +11,8 @@ from lit_gpt.config.resolve import ALIASES
 from lit_gpt.config.run import RunConfig
 
 OPTIONS = Path(__file__).with_name("options.txt")
-# Option -> default in ArchScale's signature.
+# Option -> default in ArchScale's signature. None for sparsity and top_k: the family's, which is 1 and 2 in all of
+# ArchScale's (tests/architectures/test_hybrid_families.py).
 ARCHSCALE: dict[str, Any] = {
     "train_data_dir": "data/redpajama_sample",
     "val_data_dir": None,
@@ -30,8 +31,8 @@ ARCHSCALE: dict[str, Any] = {
     "micro_bsz": 2,
     "total_bsz": None,
     "yarn_scale": 1.0,
-    "sparsity": 1,
-    "top_k": 2,
+    "sparsity": None,
+    "top_k": None,
     "use_flce": None,
     "norm_class": None,
     "fp8": False,

@@ -1,9 +1,10 @@
-"""The optimizer benchmark: its table, its commands, and a run of it that is interrupted, continued and reported."""
+"""The optimizer benchmark: its table, plans and reports, and a run that is interrupted, continued and reported."""
 
 from __future__ import annotations
 
 import csv
 import os
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lit_gpt.optim import OPTIMIZERS
 
 ROOT = Path(__file__).parents[2]
 benchmark = script_module("launch_scripts/optimizer_benchmark.py")
+scales = script_module("launch_scripts/optimizer_scales.py")
 
 TINY = "--ar 8 --depth 2 --ctx_len 32 --micro_bsz 4 --total_bsz 256 --eval_sequences 8 --base_hps.d0 2 --num_workers 0"
 
@@ -27,9 +29,9 @@ def words(data: Path, out: Path, optimizers: str, *more: str, tokens: int = 2048
 
 
 def test_every_optimizer_has_one_row_at_every_scale() -> None:
-    for scale in benchmark.SCALES:
-        assert sorted(benchmark.read_table(benchmark.TABLE, scale)) == OPTIMIZERS.names()
-    with benchmark.TABLE.open(newline="") as file:
+    for scale in scales.SCALES.values():
+        assert sorted(scales.read_table(scales.TABLE, scale)) == OPTIMIZERS.names()
+    with scales.TABLE.open(newline="") as file:
         pairs = [(row["optimizer"], scale) for row in csv.DictReader(file) for scale in row["sizes"].split()]
     assert len(pairs) == len(set(pairs))
 
@@ -66,11 +68,78 @@ def test_what_cannot_be_given(tmp_path: Path, capsys: Any) -> None:
     assert "Did you mean 'schedulefree_sgd'" in capsys.readouterr().err
     assert exit_code(benchmark.main, words(tmp_path, tmp_path, "adamw", "--max_tokens=100")) == 2
     assert "before the --" in capsys.readouterr().err
+    assert exit_code(benchmark.main, words(tmp_path, tmp_path, "adamw", "--seed", "2")) == 2
+    assert "every run has its own" in capsys.readouterr().err
 
 
 def test_names_as_the_papers_spell_them() -> None:
     """SF-AdamW was not in the table, schedulefree_adamw was."""
-    rows = benchmark.read_table(benchmark.TABLE, "60m")
-    assert benchmark.choose(rows, "SF-AdamW,sophiag,adamw") == ["schedulefree_adamw", "sophia", "adamw"]
+    rows = scales.read_table(scales.TABLE, scales.SCALES["60m"])
+    assert scales.choose(rows, "SF-AdamW,sophiag,adamw") == ["schedulefree_adamw", "sophia", "adamw"]
     with pytest.raises(UserError, match="Unknown optimizer 'adamz'"):
-        benchmark.choose(rows, "adamz")
+        scales.choose(rows, "adamz")
+
+
+def asked(scale: str, optimizers: str, *more: str) -> list[str]:
+    return f"--scale {scale} --optimizers {optimizers} --train_data_dir d --val_data_dir d {' '.join(more)}".split()
+
+
+@pytest.mark.parametrize(("scale", "gpus"), list(zip(scales.SCALES, cycle([1, 8]))))
+def test_every_model_of_both_papers_can_be_planned(scale: str, gpus: int) -> None:
+    """The batch is the published one on any number of GPUs, and 128 GiB, less than an H200 has, suffice."""
+    given = benchmark.parser().parse_args(asked(scale, "adamw", "--per_run", str(gpus)))
+    (planned,) = benchmark.plan_rows(benchmark.rows_of(scale, given), gpus)
+    plan, of = planned.resolved.plan, scales.SCALES[scale]
+    assert (plan.batch_tokens, plan.steps, plan.family) == (of.batch, of.steps, of.family)
+    assert 1 < planned.memory / 2**30 < 128
+
+
+def test_a_plan_says_what_runs_cost_and_starts_nothing(tmp_path: Path, capsys: Any) -> None:
+    words = asked("520m_moe,gla_340m", "adamw", "--seeds", "2", "--plan", "--output", str(tmp_path / "out"))
+    assert benchmark.main([*words, "--", "--ctx_len", "4096"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("GPU hours are left") == 2 and "adamw_seed3408" in told and not (tmp_path / "out").exists()
+    assert exit_code(benchmark.main, asked("60n", "adamw")) == 2
+    assert "Did you mean '60m'" in capsys.readouterr().err
+
+
+def test_several_runs_at_a_time_and_several_gpus_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert benchmark.places("0,1,2,3", 2) == (("0", "1"), ("2", "3"))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert benchmark.places("", 2) == (("cpu", "cpu"),)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert benchmark.places("", 1) == (("0",), ("1",), ("2",), ("3",))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    assert benchmark.places("", 2) == (("5", "7"),)
+
+
+def finished(optimizer: str, scale: str, seed: int, loss: float | None, state: str = "finished") -> dict[str, Any]:
+    values = [optimizer, scale, seed, loss, benchmark.perplexity(loss), loss, 100, 1000.0, 1.0, state]
+    return dict(zip(benchmark.COLUMNS, values, strict=True))
+
+
+def test_tables_have_perplexities_and_their_spread_over_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """exp(2) and exp(2.2) are 7.389 and 9.025: mean 8.207, deviation 1.157. Unfinished runs do not count."""
+    monkeypatch.setattr(benchmark.subprocess, "run", lambda *_, **__: None)
+    runs = [finished("adamw", "60m", 1, 2.0), finished("adamw", "60m", 2, 2.2), finished("muon", "60m", 1, 1.5)]
+    runs += [finished("muon", "60m", 2, 9.0, "at step 3"), finished("sgd", "60m", 1, None, "not run")]
+    table = {name: {"eta0": "0.1", "source": "x"} for name in ("adamw", "muon", "sgd")}
+    benchmark.report(runs, table, tmp_path, "60m")
+    assert (tmp_path / "60m.md").read_text().splitlines()[2:] == [
+        "| `muon` | 1.5000 | 4.48 | 1 | 0.1 | 1,000 | x | at step 3 |",
+        "| `adamw` | 2.1000 +- 0.1414 | 8.21 +- 1.16 | 2 | 0.1 | 1,000 | x |  |",
+        "| `sgd` | - | - | 0 | 0.1 | 1,000 | x | not run |",
+    ]
+    with (tmp_path / "60m.csv").open(newline="") as file:
+        assert [(row["optimizer"], row["seed"]) for row in csv.DictReader(file)][:2] == [("muon", "1"), ("muon", "2")]
+    other = [finished("sgd", "130m", 1, 3.0)]
+    assert benchmark.side_by_side({"60m": runs, "130m": other}).splitlines() == [
+        "| perplexity | 60m | 130m |",
+        "|---|---:|---:|",
+        "| `muon` | 4.48 | - |",
+        "| `adamw` | 8.21 +- 1.16 | - |",
+        "| `sgd` | - | 20.09 |",
+    ]
+    assert benchmark.perplexity(1e4) == float("inf")

@@ -139,10 +139,9 @@ def benchmark(words: list[str], folder: Path) -> None:
     script = script_module("launch_scripts/optimizer_benchmark.py")
     split = words.index("--") if "--" in words else len(words)
     given, rest = script.parser().parse_args(words[:split]), words[split + 1 :]
-    table = script.read_table(given.table, given.scale)
-    for name in script.choose(table, given.optimizers)[:2]:
-        options = words_of(script.options_of(table[name], given.scale, given))
-        assert pretrain.main([*options, *rest, "--vocab_size=32000", "--dry_run=true"]) == 0, name
+    rows = [row for scale in script.scales_of(given.scale) for row in script.rows_of(scale, given)]
+    for row in (rows[0], rows[-1]):
+        assert pretrain.main([*words_of(row.options), *rest, "--vocab_size=32000", "--dry_run=true"]) == 0, row.name
 
 
 def launcher(words: list[str], folder: Path) -> None:

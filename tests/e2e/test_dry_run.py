@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from tiny_run import pretrain
 
-from lit_gpt.architectures import FAMILIES, has_experts
+from lit_gpt.architectures import FAMILIES, experts_of
 from lit_gpt.config.cli import parse
 from lit_gpt.config.resolve import resolve
 from lit_gpt.optim import OPTIMIZERS
@@ -106,7 +106,7 @@ def test_commands_of_the_guide(command, capsys, monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir()), "a dry run writes nothing"
 
 
-DENSE_FAMILIES = [name for name in FAMILIES.names() if not has_experts(name)]
+DENSE_FAMILIES = [name for name in FAMILIES.names() if experts_of(name) is None]
 RULE_NAMES = RULES.names()
 
 

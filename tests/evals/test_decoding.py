@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_models import LENGTH, model_of, small, tokens
+from small_models import LENGTH, VARIED, model_of, small, tokens
 
-from lit_gpt.architectures import FAMILIES
 from lit_gpt.evals.decoding import Decoder
 from lit_gpt.model import GPT
 
@@ -24,7 +23,7 @@ def prefilled(model: GPT, x: torch.Tensor, doc_ids: torch.Tensor | None, last_on
     return [first, *(decoder(piece, last_only=last_only) for piece in rest)]
 
 
-@pytest.mark.parametrize("family", FAMILIES.names())
+@pytest.mark.parametrize("family", VARIED)
 @torch.no_grad()
 def test_prompts_of_two_lengths_continue_as_each_does_alone(family: str) -> None:
     model, x = model_of(small(family)), tokens()

@@ -6,9 +6,8 @@ import random
 
 import pytest
 import torch
-from small_models import LENGTH, VOCAB, model_of, small
+from small_models import LENGTH, VARIED, VOCAB, model_of, small
 
-from lit_gpt.architectures import FAMILIES
 from lit_gpt.errors import UserError
 from lit_gpt.evals import prefixes, scoring
 from lit_gpt.evals.decoding import Decoder
@@ -38,7 +37,7 @@ def requests(contexts: int, choices: int) -> list[Request]:
     return asked + asked[:2]
 
 
-@pytest.mark.parametrize("family", FAMILIES.names())
+@pytest.mark.parametrize("family", VARIED)
 def test_every_family(family):
     model, asked = model_of(small(family)), requests(5, 3)
     for request, found in zip(asked, score(model, asked, max_length=LENGTH, batch_tokens=60)):

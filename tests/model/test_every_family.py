@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from archscale_registry import PURE, names
-from small_models import DENSE, HEADS, LENGTH, VOCAB, model_of, options_of, small, tokens
+from small_models import DENSE, HEADS, LENGTH, VARIED, VOCAB, model_of, options_of, small, tokens
 
 from lit_gpt import optim
-from lit_gpt.architectures import FAMILIES, build
+from lit_gpt.architectures import build
 from lit_gpt.config.names import NameFields, read_model_name
 from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
@@ -33,8 +33,8 @@ from lit_gpt.tools._coord_measure import toy_stream
 from lit_gpt.train.build import build_model
 from lit_gpt.train.step import train_step
 
-EVERY = pytest.mark.parametrize("family", FAMILIES.names())
-MIXED = pytest.mark.parametrize("family", [family for family in FAMILIES.names() if family not in DENSE])
+EVERY = pytest.mark.parametrize("family", VARIED)
+MIXED = pytest.mark.parametrize("family", [family for family in VARIED if family not in DENSE])
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -125,8 +125,8 @@ def test_families_build_without_memory(family, depth):
     config = model.config
     attention = 2 * config.n_embd * config.head_dim * (config.n_head + config.n_kv_head)
     gate = config.n_embd * config.n_head if config.attn_gate else 0
-    multiple = config.ffn_multiple
-    ffn = 3 * config.intermediate_size if multiple is None else 2 * multiple * config.n_embd  # relu2 has two maps
+    multiple, maps = config.ffn_multiple, 2 if config.layers[0].ffn in ("relu2", "gelu") else 3
+    ffn = maps * (config.intermediate_size if multiple is None else multiple * config.n_embd)
     counts = param_counts(model)
     assert counts["matrix"] + counts["output"] == depth * (attention + gate + config.n_embd * ffn)
 

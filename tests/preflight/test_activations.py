@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_gpt import architectures
-from lit_gpt.architectures import has_experts
+from lit_gpt.architectures import experts_of
 from lit_gpt.config.model import Experts, ModelConfig
 from lit_gpt.model import GPT
 from lit_gpt.nn.mixers.attention import Attention
@@ -27,7 +27,7 @@ SIZES = {"transformer": (2, 64), "transformerls": (2, 64), "transformer_gqa4_moe
 
 def small(family: str) -> ModelConfig:
     depth, ratio = SIZES[family]
-    experts = Experts(4, 2) if has_experts(family) else None
+    experts = Experts(4, 2) if experts_of(family) else None
     config = architectures.build(family, depth, block_size=256, aspect_ratio=ratio, experts=experts)
     layers = tuple(replace(s, window=16 if s.window else None) for s in config.layers)
     return config.replace(vocab_size=64, layers=layers)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lit_gpt import architectures
-from lit_gpt.architectures import FAMILIES, has_experts
+from lit_gpt.architectures import FAMILIES, experts_of
 from lit_gpt.config.cli import parse
 from lit_gpt.config.model import Experts
 from lit_gpt.data.corpus import Batch
@@ -44,7 +44,7 @@ def resolved(line: str, ranks: int = 1, train_model: str = "transformer") -> Res
 
 
 def on_meta(family: str) -> GPT:
-    experts = Experts(4, 2) if has_experts(family) else None
+    experts = Experts(4, 2) if experts_of(family) else None
     with torch.device("meta"):
         return GPT(architectures.build(family, 8, block_size=512, experts=experts), compute_dtype=torch.bfloat16)
 

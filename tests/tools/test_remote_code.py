@@ -15,10 +15,9 @@ from typing import Any
 import pytest
 import torch
 from remote_reader import NEW, START
-from small_models import MULTIPLIERS, model_of, optioned, small, tokens
+from small_models import MULTIPLIERS, VARIED, model_of, optioned, small, tokens
 from torch.nn import functional as F
 
-from lit_gpt.architectures import FAMILIES
 from lit_gpt.checkpoint import load_exported
 from lit_gpt.config.model import Experts, LayerSpec, ModelConfig
 from lit_gpt.errors import UserError
@@ -46,7 +45,7 @@ def bias_moved(config: ModelConfig) -> ModelConfig:
 
 def configs() -> dict[str, tuple[ModelConfig, str]]:
     """Name -> model, and how much is asked of it; see remote_reader."""
-    found = {name: (small(name), "more" if name in SEVERAL else "basics") for name in FAMILIES.names()}
+    found = {name: (small(name), "more" if name in SEVERAL else "basics") for name in VARIED}
     found |= {f"option_{name}": (optioned(name), "basics") for name in OPTIONED}
     found["option_bias"] = (bias_moved(small("transformer_gqa4_moe")), "basics")
     found[LEARNED] = (optioned("gpt2").replace(doc_positions="continue"), "more")

@@ -8,18 +8,20 @@ from typing import Any
 from lit_gpt.architectures.builders.dense import dense
 from lit_gpt.architectures.builders.experts import mixture
 from lit_gpt.architectures.builders.hybrid import HEADS, UP, yoco
-from lit_gpt.architectures.builders.llama import llama
+from lit_gpt.architectures.builders.published import published
 from lit_gpt.architectures.builders.shape import Shape
-from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.model import Experts, ModelConfig
 
 
 class Row:
     """A family's file as a row: what it is, and a builder with its options; it has a file's names.
 
-    experts: every feed-forward network is a mixture of experts.
+    experts: every feed-forward network is a mixture of experts, where nothing else is said of these.
     """
 
-    def __init__(self, about: str, builder: Callable[..., ModelConfig], *, experts: bool = False, **options: Any):
+    def __init__(
+        self, about: str, builder: Callable[..., ModelConfig], *, experts: bool | Experts = False, **options: Any
+    ):
         self.about, self.builder, self.EXPERTS, self.options = about, builder, experts, options
 
     def build(self, depth: int, shape: Shape) -> ModelConfig:
@@ -97,17 +99,53 @@ RECURRENT = {
     )
 }
 
-# The shapes of two optimizer benchmarks (docs/optimizers.md), and what each of the two has in common.
+# The shapes of two optimizer benchmarks (docs/optimizer_benchmarks.md), and what each of the two has in common.
 UNTIED: dict[str, Any] = {"block_size": 256, "vocab_size": 32000, "tie_embeddings": False, "norm_eps": 1e-6}
 TIED: dict[str, Any] = {"block_size": 512, "vocab_size": 50257, "tie_embeddings": True, "norm_eps": 1e-5}
 LLAMAS = {
-    "llama_60m": Row("LLaMA 60M, at depth 8.", llama, width=512, layers=8, heads=8, hidden=1376, **UNTIED),
-    "llama_130m": Row("LLaMA 130M, at depth 12.", llama, width=768, layers=12, heads=12, hidden=2048, **UNTIED),
-    "llama_350m": Row("LLaMA 350M, at depth 24.", llama, width=1024, layers=24, heads=16, hidden=2736, **UNTIED),
-    "llama_1b": Row("LLaMA 1B, at depth 24.", llama, width=2048, layers=24, heads=32, hidden=5461, **UNTIED),
-    "llama_124m": Row("LLaMA 124M, at depth 12.", llama, width=768, layers=12, heads=12, hidden=2048, **TIED),
-    "llama_210m": Row("LLaMA 210M, at depth 24.", llama, width=768, layers=24, heads=12, hidden=2048, **TIED),
-    "llama_720m": Row("LLaMA 720M, at depth 12.", llama, width=2048, layers=12, heads=16, hidden=5632, **TIED),
+    "llama_60m": Row("LLaMA 60M, at depth 8.", published, width=512, layers=8, heads=8, hidden=1376, **UNTIED),
+    "llama_130m": Row("LLaMA 130M, at depth 12.", published, width=768, layers=12, heads=12, hidden=2048, **UNTIED),
+    "llama_350m": Row("LLaMA 350M, at depth 24.", published, width=1024, layers=24, heads=16, hidden=2736, **UNTIED),
+    "llama_1b": Row("LLaMA 1B, at depth 24.", published, width=2048, layers=24, heads=32, hidden=5461, **UNTIED),
+    "llama_124m": Row("LLaMA 124M, at depth 12.", published, width=768, layers=12, heads=12, hidden=2048, **TIED),
+    "llama_210m": Row("LLaMA 210M, at depth 24.", published, width=768, layers=24, heads=12, hidden=2048, **TIED),
+    "llama_720m": Row("LLaMA 720M, at depth 12.", published, width=2048, layers=12, heads=16, hidden=5632, **TIED),
 }  # fmt: skip
 
-TABLE = TRANSFORMERS | RECURRENT | HYBRIDS | LLAMAS
+# 8 experts, each as wide as the network of llama_124m, of which a token uses 2. That benchmark takes means over the 12
+# layers of 0.1 times a balance loss which is 2 where all is even, and of 0.01 times the z-loss; here losses of layers
+# are summed, and the balance loss is 1 where all is even.
+EIGHT = Experts(sparsity=4, top_k=2, aux_gamma=0.1 * 2 / 12, router_z_loss=0.01 / 12)
+MIXTURES = {
+    "llama_520m_moe": Row("LLaMA 124M with 8 experts in place of each feed-forward network, at depth 12.",
+                          published, experts=EIGHT, width=768, layers=12, heads=12, hidden=2 * 2048, **TIED),
+}  # fmt: skip
+
+# The other model of that benchmark, with neither biases in its linear maps nor dropout, as it is there by default.
+GPT2: dict[str, Any] = {"ffn": "gelu", "norm": "layernorm", "position": "learned", **TIED}
+GPTS = {
+    f"gpt_{size}": Row(f"GPT-2 in the shape of llama_{size}: learned positions, LayerNorm, GELU, at depth {layers}.",
+                       published, width=width, layers=layers, heads=heads, hidden=4 * width, **GPT2)
+    for size, width, layers, heads in (("124m", 768, 12, 12), ("210m", 768, 24, 12), ("720m", 2048, 12, 16))
+}  # fmt: skip
+
+# Stage 2 of the other benchmark: four mixers in one block. Its Gated DeltaNet has 6 heads at both widths, so that the
+# narrow one is larger than its peers.
+LONG: dict[str, Any] = UNTIED | {"block_size": 32768}
+GDN = {"heads": 6, "key_dim": 256, "expand_v": 2.0, "negative_eigenvalues": False, "head_norm": True}
+STAGE2 = {
+    f"{name}_{size}": Row(f"{about} {size.upper()}, at depth {layers}.", published, width=width, layers=layers,
+                          heads=width // 64, hidden=2816 * width // 1024, mixer=mixer,
+                          position="rope" if mixer == "attention" else "none",
+                          mixer_options={mixer: options} if options else {}, **LONG)
+    for size, width in (("340m", 1024), ("1b", 2048))
+    for name, about, mixer, layers, options in (
+        ("transformer", "Transformer++", "attention", 24, {}),
+        ("gla", "Gated linear attention", "gla", 24, {"heads": 4}),
+        ("deltanet", "DeltaNet", "deltanet", 24, {"heads": width // 128, "expand_k": 1.0, "expand_v": 1.0}),
+        ("gdn", "Gated DeltaNet", "gdn", 21, GDN),
+    )
+}  # fmt: skip
+
+PUBLISHED = LLAMAS | MIXTURES | GPTS | STAGE2
+TABLE = TRANSFORMERS | RECURRENT | HYBRIDS | PUBLISHED

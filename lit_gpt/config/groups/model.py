@@ -116,7 +116,7 @@ class AttentionOptions:
 
     position: Rotary positions (rope), no positions at all (none), or a table of --ctx_len positions that is added to
         the embedding, as in GPT-2 (learned).
-        Default: the family's, mostly rope
+        Default: the family's, rope in most transformers
     rope_base: Base of the rotary frequencies; a longer context wants a larger one.
         Default: the family's, mostly 10000
     doc_positions: With --varlen true: rotary positions restart in each document, or continue through the sequence.
@@ -204,8 +204,9 @@ class ExpertOptions:
     """Experts: mixtures of experts, in families whose names end in _moe.
 
     sparsity: Number of experts divided by the number that a token uses (S); there are S x k experts.
+        Default: the family's, mostly 1
     top_k: Number of experts that each token uses (k), shared ones included.
-
+        Default: the family's, mostly 2
     share_expert: Make one of the k a shared expert, which every token uses, or this many of them.
         Default: false
         Example: --top_k 6 --share_expert 2
@@ -222,7 +223,7 @@ class ExpertOptions:
     aux_style: Form of the balance loss, which keeps experts equally busy.
         Default: switch
     aux_gamma: Weight of the balance loss; 0 is none.
-        Default: 0.001; 0 with expert_choice, or with a --bias_rate above 0
+        Default: the family's, mostly 0.001; 0 with expert_choice, or with a --bias_rate above 0
     global_aux: Balance over all processes and micro-batches of a step, not within each micro-batch.
         Default: false
     exact_aux: With --global_aux true: count the whole step before its first backward pass, which costs one more forward
@@ -232,14 +233,14 @@ class ExpertOptions:
         Default: 0
         Example: --bias_rate 0.001
     router_z_loss: Weight of the router z-loss, which keeps the router's logits small; 0 is off.
-        Default: 0
+        Default: the family's, mostly 0
         Example: --router_z_loss 0.001
     expert_parallel: The processes of a node divide the experts among them, and tokens travel to their experts.
     expert_backend: Implementation of the experts' matrix products: auto, torch, quack, padded or plain.
     """
 
-    sparsity: Experts = 1
-    top_k: Experts = 2
+    sparsity: Experts | None = None
+    top_k: Experts | None = None
     share_expert: bool | Annotated[int, Bounds(0, 10_000)] | None = None
     expert_routing: Literal["token_choice", "expert_choice"] | None = None
     router_gate: Literal["selected", "all", "sigmoid"] | None = None
