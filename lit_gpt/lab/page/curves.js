@@ -6,7 +6,8 @@ function drawCurves(host, content) {
     host.append(element("p", {}, "No run logged anything yet."));
     return () => {};
   }
-  const first = ["metric/val_loss@1x", "metric/train_loss"].find((key) => key in content.metrics) || metrics[0][0];
+  const curved = (key) => content.runs.some((run) => run.curves[key] && run.curves[key].x.length > 2); // not an end alone
+  const first = ["metric/val_loss@1x", "metric/train_loss"].find(curved) || metrics[0][0];
   const place = element("div", { class: "chart" }), legend = element("ul", { class: "legend" });
   const metric = choice("Metric", "metric", metrics, first, () => { keep("domain", null); draw(); });
   const over = choice("over", "over", [["tokens", "tokens"], ["flops", "compute (FLOPs)"]], "tokens", () => { keep("domain", null); draw(); });

@@ -56,7 +56,7 @@ const UNITS = [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]];
 function number(value, digits = 4) {
   if (value === null || value === undefined || Number.isNaN(value)) return "-";
   const size = Math.abs(value);
-  if (size !== 0 && (size >= 1e15 || size < 1e-3)) return value.toExponential(Math.min(2, digits - 1)).replace(/\.?0+e/, "e").replace("e+", "e");
+  if (size !== 0 && (size >= 1e14 || size < 1e-3)) return value.toExponential(Math.min(2, digits - 1)).replace(/\.?0+e/, "e").replace("e+", "e");
   const [scale, unit] = UNITS.find(([least]) => size >= least * 0.99995) || [1, ""];
   return String(Number((value / scale).toPrecision(digits))) + unit;
 }
