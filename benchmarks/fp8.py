@@ -52,7 +52,10 @@ def _product(*arguments: Any) -> Callable[[], Tensor]:
 
 
 def _row(what: str, way: str, run: Callable[[], Any], multiplications: float) -> dict[str, Any]:
-    ms = milliseconds(run, torch.device("cuda"), steps=30, warmup=5)
+    try:
+        ms = milliseconds(run, torch.device("cuda"), steps=30, warmup=5)
+    except RuntimeError as refused:  # of a way that this cuBLAS does not have
+        return {"what": what, "way": f"{way}: {str(refused).splitlines()[0]}", "ms": 0.0, "tflops": 0.0}
     return {"what": what, "way": way, "ms": ms, "tflops": 2e-9 * multiplications / ms}
 
 
