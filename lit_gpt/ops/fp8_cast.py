@@ -92,9 +92,9 @@ def cast_kernel() -> Any:
         width,
         row_step,
         col_step,
-        LARGEST: tl.constexpr,
-        ROWS: tl.constexpr,
-        COLUMNS: tl.constexpr,
+        LARGEST: tl.constexpr,  # type: ignore
+        ROWS: tl.constexpr,  # type: ignore
+        COLUMNS: tl.constexpr,  # type: ignore
     ):
         """One tile of one piece. row_step, col_step: 1 where a factor is for every row or column, 0 where for all."""
         m = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)

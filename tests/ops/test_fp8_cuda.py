@@ -67,8 +67,7 @@ def test_products_are_those_of_the_emulation(name: str, fast: bool, out: torch.d
     a = quantise([torch.randn(256, 512, device="cuda").bfloat16()], recipe.gradients, recipe)
     b = quantise([torch.randn(128, 512, device="cuda").bfloat16()], E4M3, recipe)
     got = product(a.rows, a.row_scale, b.rows, b.row_scale, out, fast)
-    on_cpu = [t.cpu() for t in (a.rows, a.row_scale, b.rows, b.row_scale)]
-    wanted = product(*on_cpu, torch.float32, False)
+    wanted = product(a.rows.cpu(), a.row_scale.cpu(), b.rows.cpu(), b.row_scale.cpu(), torch.float32, False)
     # Fast sums keep about 14 bits of each partial sum on Hopper (arXiv:2412.19437, section 3.3.2).
     error = (got.cpu().float() - wanted).norm() / wanted.norm()
     assert got.dtype == out and error < (2**-6 if fast else FLOOR), error
