@@ -121,23 +121,35 @@ def product(a_MK: Tensor, scale_a: Tensor, b_NK: Tensor, scale_b: Tensor, dtype:
     return torch._scaled_mm(a_MK, b_NK.t(), *scales, out_dtype=out, use_fast_accum=fast).to(dtype)
 
 
+def quantise_weights(weights: Sequence[Tensor], recipe: Recipe) -> Operand:
+    """The operand of weights (N_i, K), one under the other."""
+    # Pieces of an operand lie side by side, which these do once they are transposed.
+    turned = quantise([w.t() for w in weights], E4M3, recipe)
+    return Operand(turned.cols, turned.col_scale, turned.rows, turned.row_scale)
+
+
 class _ScaledProduct(torch.autograd.Function):
-    """Outputs (M, width) of x (M, K) and weights (N_i, K), which are given in 8 bits, and as what has the gradient."""
+    """Outputs (M, width) of x (M, K) and weights (N_i, K). operand: theirs, None to cast them here, twice."""
 
     @staticmethod
-    def forward(ctx: Any, name: str, widths: list[int], x_MK: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        w_rows, w_row_scale, w_cols, w_col_scale, *weights = rest
-        x = quantise([x_MK], E4M3, RECIPES[name])
-        y_MN = product(x.rows, x.row_scale, w_rows, w_row_scale, x_MK.dtype, True)
-        ctx.save_for_backward(x.cols, x.col_scale, w_cols, w_col_scale)
+    def forward(ctx: Any, name: str, widths: list[int], x_MK: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+        operand, weights, recipe = Operand(*rest[:4]), list(rest[4:]), RECIPES[name]
+        ctx.kept = operand.rows is not None
+        if not ctx.kept:
+            # Not in the form of backward: a compiler would find that the two are one, and keep it from here to there.
+            operand = quantise([torch.cat(weights) if len(weights) > 1 else weights[0]], E4M3, recipe)
+        x = quantise([x_MK], E4M3, recipe)
+        y_MN = product(x.rows, x.row_scale, operand.rows, operand.row_scale, x_MK.dtype, True)
+        ctx.save_for_backward(x.cols, x.col_scale, *((operand.cols, operand.col_scale) if ctx.kept else weights))
         ctx.name, ctx.dtype = name, x_MK.dtype
         ctx.heights, ctx.weight_dtype = [w.shape[0] for w in weights], weights[0].dtype
         return y_MN.split(widths, dim=1)
 
     @staticmethod
     def backward(ctx: Any, *dys: Tensor) -> tuple[Tensor | None, ...]:
-        x_cols, x_scale, w_cols, w_scale = ctx.saved_tensors
+        x_cols, x_scale, *of_weights = ctx.saved_tensors
         recipe = RECIPES[ctx.name]
+        w_cols, w_scale = of_weights if ctx.kept else quantise_weights(of_weights, recipe)[2:]
         dy = quantise(dys, recipe.gradients, recipe)
         dx = product(dy.rows, dy.row_scale, w_cols, w_scale, ctx.dtype, recipe.fast_backward)
         dw = product(dy.cols, dy.col_scale, x_cols, x_scale, ctx.weight_dtype, recipe.fast_backward)
@@ -145,13 +157,14 @@ class _ScaledProduct(torch.autograd.Function):
 
 
 class ScaledWeights:
-    """The operand of weights that multiply one input together; made anew after the weights have changed.
+    """Products with weights that multiply one input together.
 
-    cached: keep it between two passes; without, as under FSDP2, whose weights come and go, every pass makes its own.
+    kept: cast the weights when they have changed, and not in every pass. Under FSDP2 they are whole only during a
+    pass, so nothing of them is kept, and what backward needs is cast again there.
     """
 
-    def __init__(self, name: str, cached: bool = True):
-        self.name, self.cached = name, cached
+    def __init__(self, name: str, kept: bool = True):
+        self.name, self.kept = name, kept
         self.operand: Operand | None = None
         self._version: tuple[tuple[int, int], ...] = ()
 
@@ -159,22 +172,18 @@ class ScaledWeights:
     def refresh(self, weights: Sequence[Tensor]) -> None:
         """Cast the weights if an optimizer or a load has written them since the last time."""
         version = tuple((w._version, w.data_ptr()) for w in weights)
-        if self.cached and version != self._version:
+        if self.kept and version != self._version:
             self.operand = None  # its memory serves for the next one
-            self.operand, self._version = self._cast(weights), version
-
-    def _cast(self, weights: Sequence[Tensor]) -> Operand:
-        # A matrix of weights in pieces is one under the other, which is side by side once it is transposed.
-        turned = quantise([w.t() for w in weights], E4M3, RECIPES[self.name])
-        return Operand(turned.cols, turned.col_scale, turned.rows, turned.row_scale)
+            self.operand, self._version = quantise_weights(weights, RECIPES[self.name]), version
 
     def products(self, x: Tensor, weights: Sequence[Tensor], widths: Sequence[int]) -> list[Tensor]:
         """x W^T for all the weights (N_i, K), one under the other, in pieces of these widths: (..., width) each."""
         operand = self.operand
-        if operand is None:
-            operand = self._cast([w.detach() for w in weights])
-        assert operand.rows.shape[0] == sum(widths), "maps that act as one are a group, see nn.linear.together"
-        ys = _ScaledProduct.apply(self.name, list(widths), x.reshape(-1, x.shape[-1]), *operand, *weights)
+        assert self.kept is (operand is not None), "the weights were not cast before the pass"
+        # Else a group of maps was multiplied that is not one to nn.linear.together.
+        assert operand is None or operand.rows.shape[0] == sum(widths) == sum(w.shape[0] for w in weights)
+        given = (None,) * 4 if operand is None else operand
+        ys = _ScaledProduct.apply(self.name, list(widths), x.reshape(-1, x.shape[-1]), *given, *weights)
         return [y.view(*x.shape[:-1], y.shape[-1]) for y in ys]
 
 

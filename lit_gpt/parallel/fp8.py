@@ -20,16 +20,16 @@ ROLES = ("matrix", "output")  # routers are too sensitive; the head is no part o
 SMALLEST = 256
 
 
-def use_fp8(model: nn.Module, recipe: str, cached: bool) -> None:
+def use_fp8(model: nn.Module, recipe: str, kept: bool) -> None:
     """Have the maps of `in_8_bits` multiply by a recipe.
 
-    cached: weights are cast when they have changed, before a pass; else in every pass, where sharded weights come and
+    kept: weights are cast when they have changed, before a pass; else in every pass, where sharded weights come and
     go. Before the blocks are compiled.
     """
     chosen, _ = in_8_bits(model, recipe)
     casts = []
     for group in chosen.values():
-        scaled = TorchaoWeights(recipe) if RECIPES[recipe].library else ScaledWeights(recipe, cached)
+        scaled = TorchaoWeights(recipe) if RECIPES[recipe].library else ScaledWeights(recipe, kept)
         casts.append((scaled, group))
         for m in group:
             m.scaled = scaled
@@ -39,7 +39,7 @@ def use_fp8(model: nn.Module, recipe: str, cached: bool) -> None:
             for scaled, group in casts:
                 scaled.refresh([m.weight for m in group])
 
-    if cached:
+    if kept:
         model.register_forward_pre_hook(refresh)
 
 

@@ -55,7 +55,7 @@ def parallelize_model(
         model = build()
     tags = {name: dict(vars(p)) for name, p in model.named_parameters()}
     if fp8:
-        use_fp8(model, fp8, cached=runtime.mesh is None)
+        use_fp8(model, fp8, kept=runtime.mesh is None)
     blocks = cast(nn.ModuleList, model.blocks)
     for block in blocks:
         recompute_in_backward(block, act_ckpt)

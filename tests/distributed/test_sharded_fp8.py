@@ -79,6 +79,6 @@ def test_a_run_goes_on_from_a_checkpoint_to_the_bit(tmp_path: Path) -> None:
         assert same(snapshot(again), snapshot(model))
         found.append((again, loaded))
     for _ in range(2):
-        losses = [step(*each, runtime, 5) for each in ((model, optimizer), *found)]
+        losses = [step(m, o, runtime, 5) for m, o in ((model, optimizer), *found)]
         assert losses[0] == losses[1] != losses[2]
     assert same(snapshot(model), snapshot(found[0][0]))

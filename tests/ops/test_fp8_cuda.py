@@ -121,7 +121,7 @@ def test_a_model_trains_on_a_gpu_as_in_emulation(name: str, compiled: bool) -> N
     of a few such entries, not that of sums in bf16.
     """
     model = Model()
-    use_fp8(model, name, cached=True)
+    use_fp8(model, name, kept=True)
     x, dy = torch.randn(4, 64, 512).bfloat16(), torch.randn(4, 64, 512).bfloat16()
     wanted = gradients(model, x, dy)
     model = model.cuda()
@@ -139,7 +139,7 @@ def test_ours_and_that_of_torchao_are_as_near_to_bf16(name: str) -> None:
     for recipe in (name, RECIPES[name].library):
         model = Model().cuda()
         model.load_state_dict(plain.state_dict())
-        use_fp8(model, recipe, cached=True)
+        use_fp8(model, recipe, kept=True)
         got = gradients(model, x, dy)
         found.append({n: ((got[n] - t).norm() / t.norm()).item() for n, t in exact.items()})
     theirs, ours = found
