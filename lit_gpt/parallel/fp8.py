@@ -58,10 +58,11 @@ def _refusal(group: tuple[Linear, ...], multiple: int) -> str:
     heights, width = [m.weight.shape[0] for m in group], group[0].weight.shape[1]
     if any(getattr(m.weight, "role", None) not in ROLES for m in group):
         return "a router"
+    size = f"{sum(heights)} x {width}" + (f", with {len(group) - 1} more," if len(group) > 1 else "")
     if min(sum(heights), width) < SMALLEST:
-        return f"{sum(heights)} x {width} is small"
+        return f"{size} is small"
     if any(size % multiple for size in (*heights, width)):
-        return f"{sum(heights)} x {width} is no multiple of {multiple}"
+        return f"{size} is no multiple of {multiple}"
     return ""
 
 

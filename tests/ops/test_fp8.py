@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from lit_gpt.config.bounds import hints
+from lit_gpt.config.run import RunConfig
+from lit_gpt.errors import UserError
 from lit_gpt.nn.linear import Linear, groups, joint, together
 from lit_gpt.ops import fp8
 from lit_gpt.ops.fp8 import E4M3, E5M2, RECIPES, mx_values, product, quantise
 from lit_gpt.ops.fp8_cast import saturated
 from lit_gpt.parallel.fp8 import fp8_note, in_8_bits, use_fp8
 from lit_gpt.parallel.recompute import compile_blocks, recompute_in_backward
+from lit_gpt.preflight import backend_checks
+from lit_gpt.preflight.backend_checks import check_fp8
 
 OWN = [name for name, recipe in RECIPES.items() if not recipe.library]
 
@@ -326,3 +331,23 @@ def test_zeros_have_a_scale_and_what_is_not_finite_spoils_the_output() -> None:
             x[3, 4] = bad
             a = quantise([x], E4M3, RECIPES[name])
             assert product(a.rows, a.row_scale, a.rows, a.row_scale, torch.float32, False)[3].isnan().all()
+
+
+def test_what_a_machine_cannot_do_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    check_fp8("tensorwise", cpu, 48)
+    for recipe, tokens in (("tensorwise", 40), ("mxfp8_emulated", 48)):
+        with pytest.raises(UserError, match=f"has {tokens} tokens .* needs a multiple of"):
+            check_fp8(recipe, cpu, tokens)
+    monkeypatch.setattr(backend_checks, "missing", lambda module: f"{module} is not installed")
+    with pytest.raises(UserError, match="torchao.float8 is not installed. Use --fp8_recipe tensorwise"):
+        check_fp8("torchao_rowwise", cpu, 64)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A100")
+    check_fp8("mxfp8_emulated", gpu, 64)
+    with pytest.raises(UserError, match="compute capability 8.9.*A100"):
+        check_fp8("rowwise", gpu, 64)
+
+
+def test_the_recipes_are_the_options_choices() -> None:
+    assert set(get_args(hints(RunConfig)["fp8_recipe"])) == RECIPES.keys()
