@@ -340,12 +340,12 @@ def test_what_a_machine_cannot_do_is_said(monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(UserError, match=f"has {tokens} tokens .* needs a multiple of"):
             check_fp8(recipe, cpu, tokens)
     monkeypatch.setattr(backend_checks, "missing", lambda module: f"{module} is not installed")
-    with pytest.raises(UserError, match="torchao.float8 is not installed. Use --fp8_recipe tensorwise"):
+    with pytest.raises(UserError, match=r"torchao.float8 is not installed. Use --fp8_recipe tensorwise"):
         check_fp8("torchao_rowwise", cpu, 64)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A100")
     check_fp8("mxfp8_emulated", gpu, 64)
-    with pytest.raises(UserError, match="compute capability 8.9.*A100"):
+    with pytest.raises(UserError, match=r"compute capability 8.9.*A100"):
         check_fp8("rowwise", gpu, 64)
 
 
