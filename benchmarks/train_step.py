@@ -2,6 +2,7 @@
 
     python benchmarks/train_step.py --sizes 8:16,16:8,24:4 --output docs/benchmarks/train_step_h200.json
     python benchmarks/train_step.py --families transformer,sambay --sizes 8:16,16:8 --contexts 4096,32768
+    python benchmarks/train_step.py --recipes bf16,tensorwise,torchao_tensorwise --sizes 8:16,16:8,24:4
 
 Each family runs in a process of its own, through the same Trainer as pretrain.py, on packed
 shards of random tokens; a step is one micro-batch, so the optimizer's cost is at its highest,
@@ -115,6 +116,7 @@ def measure(
             "depth": depth,
             "context": context,
             "micro_bsz": micro_bsz,
+            "recipe": run.fp8_recipe if run.fp8 else "bf16",
             "batch": batch,
             "parameters": trainer.plan.counts["total"],
             "tokens_per_sec": round(float(rate), 1),
@@ -131,14 +133,16 @@ def measure(
         }
 
 
-HEADER = f"{'model':<24}{'context':>8}{'micro':>6}{'tokens/s':>12}{'mean':>12}{'MFU':>8}{'GiB':>8}{'first step':>12}"
+HEADER = f"{'model':<24}{'recipe':<20}{'context':>8}{'micro':>6}{'tokens/s':>12}{'mean':>12}{'MFU':>8}{'GiB':>8}"
+HEADER += f"{'first step':>12}"
 
 
 def line(r: dict[str, Any]) -> str:
     """One row as text."""
     mfu = f"{r['mfu']:.1%}" if r["mfu"] else "-"
+    model = f"{r['family'] + ' d' + str(r['depth']):<24}{r['recipe']:<20}"
     return (
-        f"{r['family'] + ' d' + str(r['depth']):<24}{r['context']:>8}{r['micro_bsz']:>6}{r['tokens_per_sec']:>12,.0f}"
+        f"{model}{r['context']:>8}{r['micro_bsz']:>6}{r['tokens_per_sec']:>12,.0f}"
         f"{r['mean_tokens_per_sec']:>12,.0f}{mfu:>8}{r['peak_memory_gib'] or 0:>8.1f}{r['first_step_seconds']:>11.1f}s"
     )
 
@@ -170,6 +174,7 @@ def main(
     one: bool = False,
     options: dict[str, Any] | None = None,
     profile: int = 0,
+    recipes: str = "bf16",
 ) -> None:
     """Measure every family at every size and context, and print a table.
 
@@ -185,13 +190,16 @@ def main(
         one: internal; measure in this process and print a line of JSON per row.
         options: further pretrain.py options, such as {residual_precision: bf16}.
         profile: one more step under a profiler; the rows get that many kernels, those with the most time.
+        recipes: comma-separated, bf16 and recipes of --fp8, one after the other at each size.
     """
     pairs = [(int(d), int(m)) for d, m in (pair.split(":") for pair in sizes.split(","))]
-    todo = [(f, d, m, int(c)) for f in families.split(",") for c in contexts.split(",") for d, m in pairs]
+    runs = [(int(c), d, m, r) for c in contexts.split(",") for d, m in pairs for r in recipes.split(",")]
+    todo = [(f, *run) for f in families.split(",") for run in runs]
     if one:
-        for family, depth, micro, context in todo:
+        for family, context, depth, micro, recipe in todo:
             micro = max(min(micro, micro * CONTEXT // context), 1)
-            row = measure(family, depth, micro, context, steps, warmup, batch, options or {}, profile)
+            given = (options or {}) | ({} if recipe == "bf16" else {"fp8": True, "fp8_recipe": recipe})
+            row = measure(family, depth, micro, context, steps, warmup, batch, given, profile)
             print(json.dumps(row), flush=True)
             free()
         return
@@ -200,7 +208,7 @@ def main(
     for family in families.split(","):
         words = ["--families", family, "--sizes", sizes, "--contexts", contexts, "--one", "true"]
         words += ["--steps", str(steps), "--warmup", str(warmup), "--batch", str(batch), "--profile", str(profile)]
-        words += ["--options", json.dumps(options or {})]
+        words += ["--options", json.dumps(options or {}), "--recipes", recipes]
         with subprocess.Popen([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             for text in process.stdout:

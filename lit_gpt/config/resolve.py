@@ -33,7 +33,6 @@ SHAPES = {"sqrt": "1-sqrt", "miror_cosine": "mirror_cosine"}  # as the code of a
 NOT_YET = {  # field -> what is said of it
     "layer_configurator": "the layer configurator (token lc) is not in this version; every token passes every "
     "layer: drop it, and for less work per token lower --depth or --ar",
-    "fp8": "8-bit training (--fp8) is not in this version",
     "fp4": "4-bit training (--fp4) is not in this version",
 }
 

@@ -2,6 +2,7 @@
 
 There is no autocast in this project. A weight is cast where it is used; under FSDP2 it
 arrives already cast and nothing happens here.
+With --fp8 the maps of blocks multiply in 8 bits while they train (ops/fp8.py); parallel/fp8.py says which.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_gpt.config.model import ModelConfig
+from lit_gpt.ops.fp8 import ScaledWeights, TorchaoWeights
 from lit_gpt.roles import Role, role
 
 
@@ -35,9 +37,14 @@ class Linear(nn.Module):
         super().__init__()
         self.weight = role(nn.Parameter(torch.empty(fan_out, fan_in)), weight_role, scores=scores, **blocks)
         self.bias = role(nn.Parameter(torch.empty(fan_out)), "vector", 0.0) if bias else None
+        self.scaled: ScaledWeights | TorchaoWeights | None = (
+            None  # with --fp8: this weight in 8 bits, or its group's, see together
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., fan_in) -> (..., fan_out), in x's dtype."""
+        if self.scaled is not None and self.training:
+            return self.pieces(x, [self.weight.shape[0]])[0]
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
 
@@ -51,8 +58,10 @@ class Linear(nn.Module):
         Splitting after one product makes backward join activation-sized gradients, which
         costs more (two halves: 4 % of a step at n = 1024 on an H200) than the larger product saves.
         """
-        weights = self.weight.to(x.dtype).split(list(widths))
         biases = [None] * len(widths) if self.bias is None else self.bias.to(x.dtype).split(list(widths))
+        if self.scaled is not None and self.training:  # one product, which joins the gradients as it casts them
+            return [_plus(y, b) for y, b in zip(self.scaled.products(x, [self.weight], widths), biases)]
+        weights = self.weight.to(x.dtype).split(list(widths))
         return [F.linear(x, w, b) for w, b in zip(weights, biases)]
 
     def flops(self) -> float:
@@ -65,15 +74,46 @@ def last_linear(config: ModelConfig, fan_in: int, bias: bool = False) -> Linear:
     return Linear(fan_in, config.n_embd, bias=bias, weight_role="output" if config.zero_output else "matrix")
 
 
+def together(*maps: Linear | None) -> tuple[Linear, ...]:
+    """Maps that act only as one, through `joint` or `as_one`, without those None; kept by the module that they are of.
+
+    `groups` finds them there. The maps do not know of it, since tensors of modules in a circle are freed late.
+    """
+    return tuple(m for m in maps if m is not None)
+
+
+def groups(module: nn.Module) -> dict[str, tuple[Linear, ...]]:
+    """The maps inside `module` that act together or alone, in their order, by the name of the first."""
+    names = {m: name for name, m in module.named_modules() if isinstance(m, Linear)}
+    kept = [v for m in module.modules() for v in vars(m).values() if isinstance(v, tuple) and v]
+    first = {m: group for group in kept if all(isinstance(m, Linear) for m in group) for m in group}
+    return {name: first.get(m, (m,)) for m, name in names.items() if first.get(m, (m,))[0] is m}
+
+
 def joint(x: Tensor, *maps: Linear) -> list[Tensor]:
     """Several maps of one input as one matrix product, which is faster than one after the other.
 
     Attention with one product for queries, keys and values, and padded heads: 334k to 388k tokens/s at d8 on an H200
     (docs/performance.md). The weights stay apart, so that Muon sees each map as a matrix of its own.
     """
-    weight = torch.cat([m.weight.to(x.dtype) for m in maps])
-    parts = F.linear(x, weight).split([m.weight.shape[0] for m in maps], dim=-1)
-    return [p if m.bias is None else p + m.bias.to(x.dtype) for p, m in zip(parts, maps)]
+    widths = [m.weight.shape[0] for m in maps]
+    if maps[0].scaled is not None and maps[0].training:
+        parts: Sequence[Tensor] = maps[0].scaled.products(x, [m.weight for m in maps], widths)
+    else:
+        parts = as_one(x, *maps).split(widths, dim=-1)
+    return [_plus(p, None if m.bias is None else m.bias.to(x.dtype)) for p, m in zip(parts, maps)]
+
+
+def as_one(x: Tensor, *maps: Linear) -> Tensor:
+    """The outputs of maps without biases side by side, as one product that is not split."""
+    weights = [m.weight for m in maps]
+    if maps[0].scaled is not None and maps[0].training:
+        return maps[0].scaled.products(x, weights, [sum(w.shape[0] for w in weights)])[0]
+    return F.linear(x, torch.cat([w.to(x.dtype) for w in weights]))
+
+
+def _plus(y: Tensor, bias: Tensor | None) -> Tensor:
+    return y if bias is None else y + bias
 
 
 class Embedding(nn.Module):

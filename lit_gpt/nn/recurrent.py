@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from lit_gpt.errors import UserError
 from lit_gpt.nn.context import Context
-from lit_gpt.nn.linear import Linear, joint
+from lit_gpt.nn.linear import Linear, as_one, joint, together
 from lit_gpt.ops.conv import causal_conv
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.roles import role
@@ -41,17 +41,18 @@ class QueriesKeysValues(nn.Module):
         self.heads, self.dims = heads, (key_dim, key_dim, value_dim)
         self.q, self.k = (Linear(n, heads * key_dim, heads=heads, scores=True) for _ in range(2))
         self.v = Linear(n, heads * value_dim, heads=heads)
+        self.maps = together(self.q, self.k, self.v)
         channels = heads * sum(self.dims)
         self.conv = role(nn.Parameter(torch.empty(channels, 1, conv)), "conv") if conv else None
 
     def forward(self, x_BTD: Tensor, context: Context, cache: RecurrentCache | None) -> list[Tensor]:
         """q, k (B, T, H, K) and v (B, T, H, V); the cache's convolution moves on."""
         if self.conv is None:
-            parts = joint(x_BTD, self.q, self.k, self.v)
+            parts = joint(x_BTD, *self.maps)
         else:
             y_BTC, inputs = causal_conv(
                 # One product that is not split first: the convolution reads it whole.
-                F.linear(x_BTD, torch.cat([m.weight.to(x_BTD.dtype) for m in (self.q, self.k, self.v)])),
+                as_one(x_BTD, *self.maps),
                 self.conv,
                 activation="silu",
                 doc_ids=context.doc_ids,

@@ -130,7 +130,13 @@ def build(groups: list[dict[str, Any]], plan: Plan) -> torch.optim.Optimizer:
     """
     optimizer = _built(groups, plan)
     _check_averages(getattr(optimizer, "averages", False), plan)
+    optimizer.register_step_post_hook(_mark_written)
     return optimizer
+
+
+def _mark_written(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Count the step as a write, by which --fp8 sees that a weight has changed: torch's fused kernels do not (2.13)."""
+    torch.autograd.graph.increment_version([p for group in optimizer.param_groups for p in group["params"]])
 
 
 def _built(groups: list[dict[str, Any]], plan: Plan) -> torch.optim.Optimizer:

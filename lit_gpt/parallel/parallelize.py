@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 
 from lit_gpt.errors import UserError
 from lit_gpt.parallel.fabric import Runtime
+from lit_gpt.parallel.fp8 import use_fp8
 from lit_gpt.parallel.recompute import Recompute, compile_blocks, recompute_in_backward
 from lit_gpt.roles import REPLICATED
 
@@ -27,6 +28,7 @@ def parallelize_model(
     act_ckpt: Recompute = "off",
     offloading: bool = False,
     expert_parallel: bool = False,
+    fp8: str | None = None,
 ) -> nn.Module:
     """Build on the meta device, shard, allocate, initialise; one process goes through the same steps as many.
 
@@ -37,6 +39,7 @@ def parallelize_model(
     offloading: keep the shards, and so the optimizer's state, in host memory.
     expert_parallel: weights of experts are sharded like the others, but never gathered. Tokens travel to them
     instead, over the mesh axis "shard" (within one node, where there are several). Checkpoints are the same.
+    fp8: the recipe by which maps of blocks multiply in 8 bits, see fp8.py.
 
     Returns a plain module: call it, and `loss.backward()`, with no wrapper of Fabric. Under FSDP2 the parameters of
     role "vector" (gains, biases, A_log) and of routers stay replicated in fp32, because they are tiny and sensitive
@@ -51,6 +54,8 @@ def parallelize_model(
     with torch.device("meta"):  # no process has to hold the whole model
         model = build()
     tags = {name: dict(vars(p)) for name, p in model.named_parameters()}
+    if fp8:
+        use_fp8(model, fp8, kept=runtime.mesh is None)
     blocks = cast(nn.ModuleList, model.blocks)
     for block in blocks:
         recompute_in_backward(block, act_ckpt)

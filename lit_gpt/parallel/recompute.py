@@ -23,7 +23,7 @@ aten = torch.ops.aten
 # Under "selective" the outputs of these are kept and the rest is computed again: they cost the most to compute, per
 # byte that is kept (selective recomputation, arXiv:2205.05198, and torchtitan's list of operations).
 KEPT_OPERATIONS: dict[str, tuple[Any, ...]] = {
-    "product": (aten.mm.default, aten.addmm.default),
+    "product": (aten.mm.default, aten.addmm.default, aten._scaled_mm.default),
     "attention": (
         aten._scaled_dot_product_cudnn_attention.default,
         aten._scaled_dot_product_flash_attention.default,

@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 
 from lit_gpt.config.model import ModelConfig
+from lit_gpt.errors import UserError
 from lit_gpt.nn.moe import hidden_width
 from lit_gpt.ops import grouped_gemm
 from lit_gpt.ops.attention import describe, pick
+from lit_gpt.ops.backends import missing
+from lit_gpt.ops.fp8 import RECIPES
 
 # The mixers that call ops/attention, whose backend --attention chooses.
 SOFTMAX_ATTENTION = ("attention", "cross_attention", "differential_attention", "differential_cross_attention")
@@ -25,3 +28,21 @@ def check_experts(model: ModelConfig, backend: str, device: torch.device, dtype:
     for kind in {layer.ffn for layer in model.layers if layer.experts and layer.ffn}:
         sizes = (model.n_embd, hidden_width(model, kind))
         grouped_gemm.pick(grouped_gemm.Request(device.type, dtype, sizes), backend)
+
+
+def check_fp8(recipe: str, device: torch.device, tokens: int) -> None:
+    """Raise UserError where this machine cannot train by a recipe of --fp8. tokens: of a micro-batch."""
+    if tokens % (multiple := RECIPES[recipe].multiple):
+        raise UserError(
+            f"A micro-batch has {tokens:,} tokens (--micro_bsz times --ctx_len), and --fp8_recipe {recipe} needs a "
+            f"multiple of {multiple}. Change one of the two."
+        )
+    if RECIPES[recipe].library and (reason := missing("torchao.float8")):
+        raise UserError(f"--fp8_recipe {recipe} cannot be used here: {reason}. Use --fp8_recipe tensorwise.")
+    if device.type != "cuda" or recipe == "mxfp8_emulated":
+        return
+    if torch.cuda.get_device_capability(device) < (8, 9):
+        raise UserError(
+            f"--fp8_recipe {recipe} needs a GPU that multiplies in 8 bits (compute capability 8.9), and this is a "
+            f"{torch.cuda.get_device_name(device)}. Drop --fp8; --fp8_recipe mxfp8_emulated runs here, no faster."
+        )

@@ -14,6 +14,7 @@ from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.optim import OPTIMIZERS, check_arguments
+from lit_gpt.parallel.fp8 import fp8_note
 from lit_gpt.plugins import load_plugins
 from lit_gpt.preflight.data_facts import TrainingData, curriculum, describe_training_data, training_corpus, unreached
 from lit_gpt.preflight.fork import known_fork, not_kept, place_in_data, read_origin, taken_over
@@ -81,6 +82,7 @@ def resolve_run(typed: RunConfig, ranks: int) -> ResolvedRun:
     facts = OPTIMIZERS.facts(run.optimizer or "adamw")
     plan = build_plan(run, facts, counted, tuned, ranks, origin.fork if origin else fork)
     plan = replace(plan, curriculum=curriculum(run.data_mixture))
+    notes += (fp8_note(model, run.fp8_recipe),) if run.fp8 else ()
     notes += unreached(plan) + small_budget(run.base_hps, plan) + far_batch(run.total_bsz, plan)
     if origin:
         where = run.train_data_dir, run.data_mixture, run.eos_token_id, plan

@@ -20,7 +20,7 @@ from lit_gpt.model import GPT
 from lit_gpt.ops.loss import chunk_loss
 from lit_gpt.optim.engine.groups import parameter_groups
 from lit_gpt.parallel import Runtime, parallelize_model
-from lit_gpt.preflight.backend_checks import check_attention, check_experts
+from lit_gpt.preflight.backend_checks import check_attention, check_experts, check_fp8
 from lit_gpt.preflight.data_facts import TrainingData, describe_training_data, training_corpus
 from lit_gpt.preflight.resolved_run import ResolvedRun
 from lit_gpt.scaling.base import Plan
@@ -72,6 +72,8 @@ def build_model(resolved: ResolvedRun, runtime: Runtime) -> nn.Module:
     run, plan = resolved.run, resolved.plan
     check_attention(resolved.model, run.attention, runtime.device, runtime.compute_dtype)
     check_experts(resolved.model, run.expert_backend, runtime.device, runtime.compute_dtype)
+    if run.fp8:
+        check_fp8(run.fp8_recipe, runtime.device, run.micro_bsz * plan.context)
     on_gpu = runtime.device.type == "cuda"
     compiled = on_gpu if run.compile is None else run.compile
     model = parallelize_model(
@@ -92,6 +94,7 @@ def build_model(resolved: ResolvedRun, runtime: Runtime) -> nn.Module:
         act_ckpt=cast(Any, run.act_ckpt),
         offloading=run.offloading,
         expert_parallel=run.expert_parallel,
+        fp8=run.fp8_recipe if run.fp8 else None,
     )
     if compiled:  # what lies outside the blocks: each of these passes many times over the stream or the logits
         whole = cast(GPT, model)

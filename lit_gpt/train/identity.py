@@ -35,6 +35,8 @@ def identity(resolved: ResolvedRun) -> dict[str, Any]:
     plan = resolved.plan.to_dict()
     del plan["memory"]  # a run may go on with another kind or number of GPUs
     numerics = _numerics(resolved.run.precision, resolved.run.residual_precision)
+    if resolved.run.fp8:
+        numerics["fp8"] = resolved.run.fp8_recipe
     if plugins := digests():  # their code is computed with, too
         numerics["plugins"] = plugins
     return json.loads(json.dumps({"plan": plan, "model": resolved.model.to_dict(), "numerics": numerics}))

@@ -70,6 +70,15 @@ def test_the_default_of_a_gpu_is_bf16(data, tmp_path, monkeypatch):
         run_folder.check_folder(here, old_meta(here, precision="fp32", residual_precision="fp32"))
 
 
+def test_a_recipe_of_8_bits_is_part_of_a_run_and_none_is_as_before(data, tmp_path):
+    plain, scaled = resolved_of(data, tmp_path), resolved_of(data, tmp_path, fp8=True)
+    assert "fp8" not in identity(plain)["numerics"] and identity(scaled)["numerics"]["fp8"] == "tensorwise"
+    run_folder.write_archive(scaled)
+    run_folder.check_folder(scaled, None)
+    with pytest.raises(UserError, match="--fp8: true -> false"):
+        run_folder.check_folder(plain, None)
+
+
 def differing(data: Path, out: Path, *, then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What is said of a folder made with some options to a run with others."""
     run_folder.write_archive(resolved_of(data, out, **then))

@@ -88,8 +88,10 @@ def test_trains_saves_and_goes_on(name: str, tmp_path: Path) -> None:
     runtime = start_runtime()
     model, optimizer = tiny(name, runtime)
     first = evaluate(model, optimizer, runtime)
+    writes = {key: p._version for key, p in model.named_parameters()}
     for _ in range(8):
         train_step(model, optimizer, runtime, 0)
+    assert all(p._version >= writes[key] + 8 for key, p in model.named_parameters()), "what is cached of weights is old"
     before = weights(model)
     saver = Checkpointer(tmp_path, runtime, keep_last=1, async_save=False)
     with evaluated_weights(model, optimizer):

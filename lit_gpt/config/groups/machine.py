@@ -156,6 +156,11 @@ class PrecisionOptions:
     precision: bf16 computes in bf16 and keeps weights in fp32; fp32 does both in fp32. bf16-mixed and 32 are older
         names of the two.
         Default: bf16 on a GPU, fp32 on a CPU
+    fp8: Multiply the large matrices of blocks in 8 bits while training, for GPUs that can (H100 and later). Weights,
+        checkpoints and evaluation stay as they are.
+    fp8_recipe: What shares a scale under --fp8: tensorwise a tensor, rowwise each row. mxfp8_emulated computes what
+        MXFP8 would, at the speed of bf16; the two of torchao are for comparison.
+        Example: --fp8 true --fp8_recipe rowwise
     act_ckpt: Recompute activations in the backward pass, which saves memory and costs time: full (or true) all of
         them, selective only the cheap ones. An older name is --gradient_checkpointing.
         Example: --act_ckpt selective
@@ -174,6 +179,10 @@ class PrecisionOptions:
     """
 
     precision: Literal["bf16", "fp32", "bf16-mixed", "32"] | None = None
+    fp8: bool = False
+    fp8_recipe: Literal["tensorwise", "rowwise", "mxfp8_emulated", "torchao_tensorwise", "torchao_rowwise"] = (
+        "tensorwise"
+    )
     act_ckpt: bool | Literal["off", "full", "selective"] = False
     compile: bool | None = None
     offloading: bool = False
@@ -195,7 +204,6 @@ class ArchScaleOptions:
     fsdp2: Does nothing: several processes always train with FSDP2.
     logging_multiprocessing: Does nothing: logging never holds up training.
     base_hps.n0_mult: Does nothing.
-    fp8: Refused when true: 8-bit training is not in this version.
     fp4: Refused when true: 4-bit training is not in this version.
     layer_configurator: Refused when true: the layer configurator, a router of tokens to layers, is not in this version.
         Default: false
@@ -205,6 +213,5 @@ class ArchScaleOptions:
     use_mlflow: bool = False
     fsdp2: bool = False
     logging_multiprocessing: bool = True
-    fp8: bool = False
     fp4: bool = False
     layer_configurator: bool | None = None

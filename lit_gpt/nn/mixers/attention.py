@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.cache import KVCache
 from lit_gpt.nn.context import Context
-from lit_gpt.nn.linear import Linear, joint, last_linear
+from lit_gpt.nn.linear import Linear, joint, last_linear, together
 from lit_gpt.nn.mixers import MemoryForm, SharedState
 from lit_gpt.nn.norm import RMSNorm, build_norm
 from lit_gpt.nn.rotary import rotate
@@ -77,6 +77,7 @@ class Attention(nn.Module):
         k_bias = config.qkv_bias
         self.k = None if self.cross else Linear(n, inner_kv, bias=k_bias, heads=config.n_kv_head, scores=True)
         self.v = None if self.cross else Linear(n, inner_kv, bias=qv_bias, heads=config.n_kv_head)
+        self.qkv = together(self.q, self.k, self.v)
         self.out = last_linear(config, inner, bias)
         self.gate = Linear(n, config.n_head, bias=bias) if config.attn_gate else None
         channels = inner if self.cross else inner + 2 * inner_kv
@@ -102,7 +103,7 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of this call (B, T, H, D), keys and values of all positions that a layer may see (B, K, G, D)."""
         # One matrix product for all three maps is faster than three; see joint.
-        projected = joint(x_BTD, *(m for m in (self.q, self.k, self.v) if m is not None))
+        projected = joint(x_BTD, *self.qkv)
         if self.conv is not None:
             projected = self._convolve(projected, context, cache)
         q, *own = (y.unflatten(-1, (-1, self.head_dim)) for y in projected)

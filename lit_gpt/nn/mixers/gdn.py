@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
-from lit_gpt.nn.linear import Linear, joint, last_linear
+from lit_gpt.nn.linear import Linear, joint, last_linear, together
 from lit_gpt.nn.mixers import ConvWidth, Count, MemoryForm, Positive, SharedState, mixer_options
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.nn.recurrent import (
@@ -72,6 +72,7 @@ class GatedDeltaNet(nn.Module):
         self.top = 2.0 if options.negative_eigenvalues else 1.0
         self.qkv = QueriesKeysValues(n, *self.sizes, conv=options.conv)
         self.a, self.b = Linear(n, heads), Linear(n, heads)
+        self.ab = together(self.a, self.b)
         self.A_log = role(nn.Parameter(torch.empty(heads)), "vector", log_uniform(*RATES))
         self.dt_bias = role(nn.Parameter(torch.empty(heads)), "vector", time_step_bias)
         self.gate = Linear(n, heads * value_dim)
@@ -84,7 +85,7 @@ class GatedDeltaNet(nn.Module):
     ) -> tuple[Tensor, SharedState | None]:
         """See lit_gpt.nn.mixers.Mixer. Shares the heads before gate and norm, where its layer shares a memory."""
         q, k, v = self.qkv(x_BTD, context, cache)
-        a, b = joint(x_BTD, self.a, self.b)
+        a, b = joint(x_BTD, *self.ab)
         o_BTHV, state = delta_rule(
             q,
             k,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
-from lit_gpt.nn.linear import Linear, joint, last_linear
+from lit_gpt.nn.linear import Linear, joint, last_linear, together
 from lit_gpt.nn.mixers import ConvWidth, Count, Positive, SharedState, mixer_options
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.nn.recurrent import (
@@ -67,6 +67,7 @@ class KimiDeltaAttention(nn.Module):
         self.A_log = role(nn.Parameter(torch.empty(heads)), "vector", log_uniform(*RATES))
         self.dt_bias = role(nn.Parameter(torch.empty(heads * options.key_dim)), "vector", time_step_bias)
         self.gate_down, self.gate_up = Linear(n, rank), Linear(rank, values)
+        self.down = together(self.b, self.a_down, self.gate_down)
         self.norm = RMSNorm(self.sizes[2], config.norm_eps)
         self.out = last_linear(config, values)
 
@@ -75,7 +76,7 @@ class KimiDeltaAttention(nn.Module):
     ) -> tuple[Tensor, SharedState | None]:
         """See lit_gpt.nn.mixers.Mixer."""
         q, k, v = self.qkv(x_BTD, context, cache)
-        b, a, gate = joint(x_BTD, self.b, self.a_down, self.gate_down)
+        b, a, gate = joint(x_BTD, *self.down)
         heads_of = k.shape[2:]
         log_decay = decay_from(
             self.a_up(a).unflatten(-1, heads_of), self.A_log[:, None], self.dt_bias.unflatten(-1, heads_of)

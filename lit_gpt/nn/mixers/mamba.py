@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from lit_gpt.config.bounds import Bounds
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
-from lit_gpt.nn.linear import Linear, joint, last_linear
+from lit_gpt.nn.linear import Linear, joint, last_linear, together
 from lit_gpt.nn.mixers import Count, MemoryForm, SharedState, mixer_options
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.nn.recurrent import RecurrentCache, advance, state_flops, time_step_bias
@@ -65,6 +65,7 @@ class Mamba(nn.Module):
             self.x_proj = Linear(inner, sum(self.widths))
         else:
             self.dt_low, self.B, self.C = (Linear(inner, width) for width in self.widths)
+            self.selection = together(self.dt_low, self.B, self.C)
         norms = [RMSNorm(width, config.norm_eps) for width in self.widths] if options.inner_norms else []
         self.inner_norms = nn.ModuleList(norms)
         self.dt = Linear(rank, inner)
@@ -112,7 +113,7 @@ class Mamba(nn.Module):
         if self.joint:
             parts = list(self.x_proj(x_BTC).split(self.widths, dim=-1))
         else:
-            parts = joint(x_BTC, self.dt_low, self.B, self.C)
+            parts = joint(x_BTC, *self.selection)
         return [norm(part, part.dtype) for norm, part in zip(self.inner_norms, parts)] if self.inner_norms else parts
 
     def flops(self, context_length: int) -> float:

@@ -17,7 +17,7 @@ from lit_gpt.config.bounds import Bounds
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.nn.context import Context
-from lit_gpt.nn.linear import Linear, last_linear
+from lit_gpt.nn.linear import Linear, as_one, last_linear, together
 from lit_gpt.nn.mixers import Count, MemoryForm, SharedState, mixer_options
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.nn.recurrent import RecurrentCache, advance, log_uniform, state_flops, time_step_bias
@@ -61,6 +61,7 @@ class Mamba2(nn.Module):
             self.in_proj = Linear(n, inner + sum(self.widths) + self.heads)
         else:
             self.x, self.B, self.C = (Linear(n, width) for width in self.widths)
+            self.convolved = together(self.x, self.B, self.C)
             self.z, self.dt = Linear(n, inner), Linear(n, self.heads)
         self.conv = role(nn.Parameter(torch.empty(sum(self.widths), 1, options.d_conv)), "conv")
         self.conv_bias = role(nn.Parameter(torch.empty(sum(self.widths))), "vector", 0.0)
@@ -98,8 +99,7 @@ class Mamba2(nn.Module):
         """z; x, B and C side by side, one product since the convolution reads it whole; time steps."""
         if self.joint:
             return self.in_proj.pieces(x_BTD, (self.widths[0], sum(self.widths), self.heads))
-        weight = torch.cat([m.weight.to(x_BTD.dtype) for m in (self.x, self.B, self.C)])
-        return [self.z(x_BTD), F.linear(x_BTD, weight), self.dt(x_BTD)]
+        return [self.z(x_BTD), as_one(x_BTD, *self.convolved), self.dt(x_BTD)]
 
     def _convolved(self, xBC: Tensor, context: Context, cache: RecurrentCache | None) -> Tensor:
         """x, B and C after the convolution, (B, T, C); the cache's convolution moves on."""

@@ -1,0 +1,76 @@
+"""Which maps multiply in 8 bits (--fp8), and when their weights are cast.
+
+They are the linear maps of blocks that are large enough to gain by it; ops/fp8.py has the products. The parameters stay
+as they are, so that roles, optimizers and checkpoints do not know of it. Only training is in 8 bits: in evaluation
+mode the same modules multiply in the dtype of the activations, and validation measures the model as it will be used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from lit_gpt.nn.linear import Linear, groups
+from lit_gpt.ops.fp8 import RECIPES, ScaledWeights, TorchaoWeights
+
+ROLES = ("matrix", "output")  # routers are too sensitive; the head is no part of a block
+# Of either side. A cast moves 4 bytes for every number of an input and of a gradient, in a time in which a square
+# matrix of this width saves nothing: at 3.5 TB/s and 1,100 for 700 TFLOP/s the two are equal at 700.
+SMALLEST = 256
+
+
+def use_fp8(model: nn.Module, recipe: str, kept: bool) -> None:
+    """Have the maps of `in_8_bits` multiply by a recipe.
+
+    kept: weights are cast when they have changed, before a pass; else in every pass, where sharded weights come and
+    go. Before the blocks are compiled.
+    """
+    chosen, _ = in_8_bits(model, recipe)
+    casts = []
+    for group in chosen.values():
+        scaled = TorchaoWeights(recipe) if RECIPES[recipe].library else ScaledWeights(recipe, kept)
+        casts.append((scaled, group))
+        for m in group:
+            m.scaled = scaled
+
+    def refresh(model: nn.Module, arguments: Any) -> None:
+        if model.training:
+            for scaled, group in casts:
+                scaled.refresh([m.weight for m in group])
+
+    if kept:
+        model.register_forward_pre_hook(refresh)
+
+
+def in_8_bits(model: nn.Module, recipe: str) -> tuple[dict[str, tuple[Linear, ...]], dict[str, str]]:
+    """(the groups of maps in blocks that a recipe is for, by the name of the first; the names of others -> why not)."""
+    chosen, left = {}, {}
+    for name, group in groups(model.blocks).items():  # type: ignore[arg-type]
+        if why := _refusal(group, RECIPES[recipe].multiple):
+            left[name] = why
+        else:
+            chosen[name] = group
+    return chosen, left
+
+
+def _refusal(group: tuple[Linear, ...], multiple: int) -> str:
+    heights, width = [m.weight.shape[0] for m in group], group[0].weight.shape[1]
+    if any(getattr(m.weight, "role", None) not in ROLES for m in group):
+        return "a router"
+    size = f"{sum(heights)} x {width}" + (f", with {len(group) - 1} more," if len(group) > 1 else "")
+    if min(sum(heights), width) < SMALLEST:
+        return f"{size} is small"
+    if any(size % multiple for size in (*heights, width)):
+        return f"{size} is no multiple of {multiple}"
+    return ""
+
+
+def fp8_note(model: nn.Module, recipe: str) -> str:
+    """A sentence: what a model has in 8 bits, and which maps not and why, of blocks that are alike once."""
+    chosen, left = in_8_bits(model, recipe)
+    maps = sum(len(group) for group in chosen.values())
+    total = sum(isinstance(m, Linear) for m in model.blocks.modules())  # type: ignore[union-attr]
+    others = {f"{name.partition('.')[2]} ({why})": None for name, why in left.items()}
+    rest = f"; not {', '.join(others)}" if others else ""
+    return f"--fp8 {recipe}: {maps} of {total} linear maps of the blocks train in 8 bits{rest}"
