@@ -27,6 +27,9 @@ from lit_gpt.plugins import load_plugins
 OF_RUNS = RunConfig.__dataclass_fields__
 IGNORED = ("trust_remote_code", "max_batch_size")  # lm-eval hands these to every model
 NEW_TOKENS = 256  # lm-eval's own default
+# Of generation: what is followed; and what lm-eval's tasks say beside it, with the value that asks for nothing.
+FOLLOWED = ("until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p")
+NOTHING = {"num_beams": 1, "repetition_penalty": 1, "length_penalty": 1, "min_p": 0}
 Encoded = tuple[tuple[str, str], list[int], list[int]]  # context and continuation as texts, and their tokens
 
 
@@ -131,10 +134,23 @@ class TrainedModel(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[Encoded], disable_tqdm: bool = False, **others: Any
     ) -> list[tuple[float, bool]]:
-        found = self._score([Request(tuple(before), tuple(after)) for _, before, after in requests], disable_tqdm)
+        found = self._score([self._request(*request) for request in requests], disable_tqdm)
         for (texts, _, _), answer in zip(requests, found):
             self.cache_hook.add_partial("loglikelihood", texts, answer)
         return found
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """ln p of each continuation, and whether it is the likeliest. Raises UserError for one without a token."""
+        for context, continuation in (request.args for request in requests):
+            if not continuation:
+                raise _no_token(context, continuation)
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+
+    def _request(self, texts: tuple[str, str], before: list[int], after: list[int]) -> Request:
+        """lm-eval moves spaces from the end of a context to the continuation, so nothing may be left of a context."""
+        if not after:
+            raise _no_token(*texts)
+        return Request(tuple(before) or (self.prefix_token_id,), tuple(after))
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """ln p of whole texts, each token with as much context as fits."""
@@ -163,7 +179,13 @@ class TrainedModel(TemplateLM):
 
     def _continue(self, prompts: list[str], arguments: dict[str, Any], seeds: list[int]) -> list[str]:
         given: dict[str, Any] = {**normalize_gen_kwargs(arguments, self.max_gen_toks)}
-        sampling = Sampling(given["temperature"], given.get("top_k"), given.get("top_p"))
+        for name in sorted(given.keys() - FOLLOWED):
+            if given[name] is not None and given[name] != NOTHING.get(name):
+                raise UserError(
+                    f"A task, or --gen_kwargs, asks for generation with {name} = {given[name]!r}, which is not done "
+                    f"here; what is followed is {', '.join(FOLLOWED)}. Leave it out."
+                )
+        sampling = Sampling(given.get("temperature", 0.0), given.get("top_k"), given.get("top_p"))
         until = handle_stop_sequences(given.get("until"), None)
         return self.judged.continue_texts(
             prompts, int(given["max_gen_toks"]), until=until, sampling=sampling, seeds=seeds
@@ -198,6 +220,14 @@ def _seeds(requests: Sequence[Instance]) -> list[int]:
         found.append(zlib.crc32(f"{question} {asked[question]}".encode()))
         asked[question] += 1
     return found
+
+
+def _no_token(context: str, continuation: str) -> UserError:
+    """lm-eval's own model fails there with an assertion."""
+    return UserError(
+        f"A task asks how likely {continuation[:40]!r} is after {context[-40:]!r}, and it adds no token to those of "
+        "that. Let each answer of the task begin with a space, or not be empty (doc_to_choice, target_delimiter)."
+    )
 
 
 def _check_number(name: str, value: Any, kind: Any) -> None:

@@ -7,7 +7,7 @@ python -m lit_gpt.tools.evaluate phonebook --help
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -115,8 +115,8 @@ class TrainingData(NamedTuple):
                 f"The evaluation gives no sequence of {NGRAM} tokens or more, for which --decontaminate could look. "
                 "Leave it out."
             )
-        contaminated = [float(share > 0) for share in found]
-        return {"contaminated": Metric.mean(contaminated, "lower"), "overlap": Metric.mean(found, "lower")}
+        contaminated = replace(Metric.share(sum(share > 0 for share in found), len(found)), better="lower")
+        return {"contaminated": contaminated, "overlap": Metric.mean(found, "lower")}
 
 
 def parser_of(task: str) -> Parser:

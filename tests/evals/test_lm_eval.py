@@ -116,6 +116,48 @@ def test_what_means_nothing(options, message, trained):
         ours(trained, **options)
 
 
+def asked(kind: str, *pairs: tuple[Any, ...]) -> list[Any]:
+    from lm_eval.api.instance import Instance
+
+    return [Instance(kind, {}, args, 0, ("task", i, 1)) for i, args in enumerate(pairs)]
+
+
+def test_a_context_of_spaces(trained):
+    """lm-eval moves them to the answer, and then nothing is left before it; its own model fails there."""
+    model = ours(trained)
+    spaces, nothing = (asked("loglikelihood", pair) for pair in ((" ", "loss"), ("", " loss")))
+    assert model.loglikelihood(spaces) == model.loglikelihood(nothing)
+
+
+@pytest.mark.parametrize("context", ["", "the"])
+def test_answers_without_a_token(context, trained):
+    with pytest.raises(UserError, match=f"how likely '' is after {context!r}, and it adds no token"):
+        ours(trained).loglikelihood(asked("loglikelihood", (context, "")))
+
+
+def test_an_answer_that_melts_into_the_context(trained):
+    """`token` is a token of its own here, as `tok` is."""
+    model = ours(trained)
+    pairs = (
+        (a, b) for a in model.judged.tokenizer._vocab for b in "aeionrst" if (a + b) in model.judged.tokenizer._vocab
+    )
+    pair = next(p for p in pairs if p[0].isalpha() and len(model.tok_encode("".join(p))) == 1)
+    with pytest.raises(UserError, match=f"how likely {pair[1]!r} is after {pair[0]!r}, and it adds no token"):
+        model.loglikelihood(asked("loglikelihood", pair))
+
+
+def test_how_texts_are_generated(trained):
+    """Tasks that say nothing of sampling are greedy; what cannot be followed is not left out in silence."""
+    model = ours(trained)
+    plain, greedy, beam = (
+        model.generate_until(asked("generate_until", ("the width", {"until": ["\n"], "max_gen_toks": 6} | more)))
+        for more in ({}, {"do_sample": False, "temperature": 0.0}, {"num_beams": 1})
+    )
+    assert plain == greedy == beam
+    with pytest.raises(UserError, match=r"generation with repetition_penalty = 1.5, which is not done here"):
+        model.generate_until(asked("generate_until", ("the", {"max_gen_toks": 6, "repetition_penalty": 1.5})))
+
+
 def half(trained: Path, tasks: Path) -> dict[str, Any] | None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     found = evaluate(tasks, ours(trained))
