@@ -47,6 +47,7 @@ def judge(task: str, words: list[str]) -> int:
     if wrong := violations(options):
         raise UserError(wrong[0])
     use_plugins(values.plugins)
+    _check_outputs(values.output_dir, values.answers)
     judged = Judged.load(
         values.checkpoint_path,
         config=values.config,
@@ -58,8 +59,6 @@ def judge(task: str, words: list[str]) -> int:
         extension=Extension(values.yarn_scale, values.window),
         trained_with=read_typed(values.trained_with),
     )
-    if values.answers and (values.answers.is_dir() or not values.answers.parent.is_dir()):
-        raise UserError(f"--answers {values.answers} must be a file in a folder that is there. Make the folder first.")
     seen = TrainingData.of(values.decontaminate, judged) if values.decontaminate else None
     outcome = module.evaluate(judged, options)
     if not isinstance(outcome, Outcome):
@@ -77,6 +76,14 @@ def judge(task: str, words: list[str]) -> int:
     if values.answers:
         _keep_answers(outcome, values.answers)
     return 0
+
+
+def _check_outputs(folder: Path | None, answers: Path | None) -> None:
+    """Raises UserError, before hours of work, for places that nothing can be written to."""
+    if folder and folder.exists() and not folder.is_dir():
+        raise UserError(f"--output_dir {folder} is a file. Give a folder.")
+    if answers and (answers.is_dir() or not answers.parent.is_dir()):
+        raise UserError(f"--answers {answers} must be a file in a folder that is there. Make the folder first.")
 
 
 def _keep_answers(outcome: Outcome, path: Path) -> None:

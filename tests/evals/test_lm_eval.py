@@ -201,8 +201,25 @@ def test_a_tokenizer_that_cannot_be_lent_is_a_note(trained, tmp_path, capsys):
 def test_lengths_that_nobody_asked_for_are_no_figures():
     from lit_gpt.evals.lm_eval_tasks import metrics_of
 
-    found = metrics_of({"4096,none": -1, "512,none": 0.25, "512_stderr,none": 0.1}, {})
+    found = metrics_of({"4096,none": -1, "bypass,none": 999, "512,none": 0.25, "512_stderr,none": 0.1}, {})
     assert {name: (m.value, m.stderr) for name, m in found.items()} == {"512": (0.25, 0.1)}
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (StopIteration(), "A task has no examples. Look at its data, and at --limit."),
+        (ValueError("task.build_requests() did not find any docs!"), "A task has no examples"),
+        (ValueError("No tasks specified, or no tasks found."), "no tasks found. Give --tasks NAME,NAME"),
+        (NotImplementedError("To use this model with chat templates, please"), "leave --apply_chat_template out"),
+        (ValueError("Attempted to load model 'Archscale', but"), "this project is --model ArchScale"),
+    ],
+)
+def test_errors_of_lm_eval_in_a_sentence(error, message):
+    from lit_gpt.evals.lm_eval_tasks import understood_tasks
+
+    with pytest.raises(UserError, match=message), understood_tasks("--include_path"):
+        raise error
 
 
 def test_drawn_texts_do_not_depend_on_who_else_asks(trained):

@@ -134,6 +134,7 @@ def test_proofpile_by_brute_force(trained, tmp_path):
         ("phonebook", "--window 0", "window is 0; it must be from 1"),
         ("phonebook", "--max_length -4", "max_length is -4; it must be from 2"),
         ("phonebook", "--config=", "--config is empty."),
+        ("phonebook", "--output_dir pyproject.toml", "--output_dir pyproject.toml is a file. Give a folder."),
         ("proofpile", "--data_path .", "is a folder and not a file. Give --data_path a file"),
         ("proofpile", "--data_path nothing.bin", "nothing.bin is not there. Give --data_path"),
         ("proofpile", "--seq_length 1", "seq_length is 1; it must be"),
@@ -287,3 +288,24 @@ def test_figures_are_means_of_answers(task, trained, tmp_path, capsys):
     for name in names:
         values = [answer[name] for answer in answers if name in answer]
         assert math.isclose(np.mean(values), found[name], rel_tol=1e-6), name
+
+
+SHORT = "--min_eval_len 3 --max_eval_len 3 --eval_num_batches 1 --max_length 400"
+
+
+def test_another_tokenizer_is_said(trained, tmp_path, capsys):
+    given = [trained / "tokenizer", "bytes"]
+    notes = []
+    for tokenizer in given:
+        assert run("phonebook", trained, *SHORT.split(), "--tokenizer_name", tokenizer, "--output_dir", tmp_path) == 0
+        notes.append("note: bytes is not the tokenizer of the model's data" in capsys.readouterr().err)
+    assert notes == [False, True]
+
+
+def test_a_result_that_cannot_be_written(trained, tmp_path, capsys):
+    """A full disk was a traceback after all the work."""
+    (tmp_path / "file").touch()
+    assert run("phonebook", trained, *SHORT.split(), "--output_dir", tmp_path / "file" / "below") != 0
+    output = capsys.readouterr()
+    assert "could not be written (Not a directory)" in output.err and "Traceback" not in output.err
+    assert "nats@3" in output.out, "the figures are printed first"
