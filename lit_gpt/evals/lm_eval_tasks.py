@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -65,11 +66,17 @@ def understood_tasks(option: str) -> Iterator[None]:
     except (ValueError, NotImplementedError, StopIteration) as error:
         text = str(error)
         if isinstance(error, StopIteration) or "did not find any docs" in text:  # of datasets, for an empty file
-            raise UserError("A task has no examples. Look at its data, and at --limit.") from error
+            raise UserError(_no_examples(int(os.environ.get("WORLD_SIZE", 1)))) from error
         for begin, advice in ADVICE.items():
             if begin in text:
                 raise UserError(f"{text.strip().rstrip('.')}. {advice.format(option=option)}") from error
         raise
+
+
+def _no_examples(processes: int) -> str:
+    if processes > 1:  # lm-eval wants each process to have one
+        return f"A task has fewer examples than there are processes ({processes}). Start fewer, or raise --limit."
+    return "A task has no examples. Look at its data, and at --limit."
 
 
 def figures_of(results: Mapping[str, Any]) -> dict[str, tuple[int, dict[str, Metric]]]:

@@ -222,6 +222,14 @@ def test_errors_of_lm_eval_in_a_sentence(error, message):
         raise error
 
 
+def test_fewer_examples_than_processes(monkeypatch):
+    from lit_gpt.evals.lm_eval_tasks import understood_tasks
+
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UserError, match=r"processes \(3\). Start fewer"), understood_tasks("--include_path"):
+        raise ValueError("task.build_requests() did not find any docs!")
+
+
 def test_drawn_texts_do_not_depend_on_who_else_asks(trained):
     """A process that had half of the questions drew other texts; one question asked twice is drawn twice."""
     from lm_eval.api.instance import Instance
