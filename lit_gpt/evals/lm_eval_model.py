@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
+from lit_gpt.evals.crew import join
 from lit_gpt.evals.extension import Extension
 from lit_gpt.evals.generation import Sampling
 from lit_gpt.evals.judged import Judged
@@ -86,7 +86,7 @@ class TrainedModel(TemplateLM):
                 "dtype, max_gen_toks, yarn_scale, window or plugins, and for a checkpoint of ArchScale train_name and "
                 "other options of pretrain.py."
             )
-        rank, world_size = _join()
+        crew = join()
         rows = str("auto" if batch_size is None else batch_size).partition(":")[0]
         if rows != "auto" and not (rows.isdecimal() and int(rows)):
             raise UserError(f"--batch_size is {batch_size}; give a number of sequences, or auto.")
@@ -110,7 +110,7 @@ class TrainedModel(TemplateLM):
         )
         if rows not in ("auto", "1"):
             judged.batch_tokens = int(rows) * judged.max_length
-        return cls(judged, batch_size=batch_size, max_gen_toks=max_gen_toks, rank=rank, world_size=world_size)
+        return cls(judged, batch_size=batch_size, max_gen_toks=max_gen_toks, rank=crew.rank, world_size=crew.count)
 
     @property
     def max_length(self) -> int:
@@ -235,11 +235,3 @@ def _check_number(name: str, value: Any, kind: Any) -> None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
         number = "a whole number" if kind is int else "a number"
         raise UserError(f"--model_args {name} is {value!r}; give {number}.")
-
-
-def _join() -> tuple[int, int]:
-    """Rank and number of the processes that torchrun or accelerate started. They exchange results only, over gloo."""
-    count = int(os.environ.get("WORLD_SIZE", 1))
-    if count > 1 and not dist.is_initialized():
-        dist.init_process_group("gloo")
-    return (dist.get_rank(), count) if count > 1 else (0, 1)

@@ -18,6 +18,7 @@ from lit_gpt.config.parsers import Parser
 from lit_gpt.data.stream import TokenStream
 from lit_gpt.errors import UserError
 from lit_gpt.evals.archscale_file import read_typed
+from lit_gpt.evals.crew import join
 from lit_gpt.evals.extension import Extension
 from lit_gpt.evals.judged import Judged
 from lit_gpt.evals.overlap import NGRAM, other_tokenizer, overlap, streams_of
@@ -39,7 +40,10 @@ UNSAID = ("verbose", "tasks_dir")  # options that change nothing in the figures
 
 
 def judge(task: str, words: list[str]) -> int:
-    """Evaluate as the words say, print the figures, and keep them beside the model."""
+    """Evaluate as the words say, print the figures, and keep them beside the model.
+
+    Processes of torchrun or accelerate share the questions; the first one prints and keeps.
+    """
     module, parser = TASKS.load(task), parser_of(task)
     values = parsed(parser, words, module.Options)
     check_given(values)
@@ -60,7 +64,11 @@ def judge(task: str, words: list[str]) -> int:
         trained_with=read_typed(values.trained_with),
     )
     seen = TrainingData.of(values.decontaminate, judged) if values.decontaminate else None
-    outcome = module.evaluate(judged, options)
+    judged.crew = join()
+    with judged.crew:
+        outcome = module.evaluate(judged, options)
+    if judged.crew.rank:
+        return 0
     if not isinstance(outcome, Outcome):
         raise UserError(f"{module.__file__}: evaluate gave a {type(outcome).__name__}. Let it return an Outcome.")
     settings = {name: value for name, value in asdict(options).items() if name not in UNSAID} | outcome.settings

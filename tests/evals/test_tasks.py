@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from script_module import script_module, tool
+from spawn import run_distributed
 from tiny_run import make_text
 
 from lit_gpt.config.command import exit_code
@@ -291,6 +292,30 @@ def test_figures_are_means_of_answers(task, trained, tmp_path, capsys):
 
 
 SHORT = "--min_eval_len 3 --max_eval_len 3 --eval_num_batches 1 --max_length 400"
+
+
+def judged_by_one_of_several(trained: Path, folder: Path) -> tuple[int, bool]:
+    """The exit code, and whether this process scored questions of its own that are not all of them."""
+    asked: list[int] = []
+    real = Judged.continue_texts
+
+    def counted(self, prompts, *others, **options):
+        work = self._continue
+        self._continue = lambda mine, **more: asked.append(len(mine)) or work(mine, **more)
+        return real(self, prompts, *others, **options)
+
+    Judged.continue_texts = counted
+    return run("phonebook", trained, *SHORT.split(), "--output_dir", folder), asked == [2]
+
+
+def test_processes_share_the_questions(trained, tmp_path):
+    """Each did all of them, and wrote the same file. Of four questions each has two now, and one file is written."""
+    assert run_distributed(judged_by_one_of_several, 2, trained, tmp_path / "two") == [(0, True)] * 2
+    assert run("phonebook", trained, *SHORT.split(), "--output_dir", tmp_path / "one") == 0
+    one, two = (json.loads(next((tmp_path / name).iterdir()).read_text())["metrics"] for name in ("one", "two"))
+    assert one.keys() == two.keys() and len(list((tmp_path / "two").iterdir())) == 1
+    for name, metric in one.items():
+        assert math.isclose(metric["value"], two[name]["value"], rel_tol=1e-5), name
 
 
 def test_another_tokenizer_is_said(trained, tmp_path, capsys):
