@@ -16,7 +16,7 @@ from tiny_run import make_text
 
 from lit_gpt.config.command import exit_code
 from lit_gpt.evals.judged import Judged
-from lit_gpt.evals.results import Metric, Result, read_results, save
+from lit_gpt.evals.results import Metric, Result, Subject, read_results, save
 from lit_gpt.evals.tasks import TASKS
 from lit_gpt.evals.tasks.phonebook import NEW_TOKENS, Options, question
 from lit_gpt.evals.tasks.proofpile import parts
@@ -228,6 +228,15 @@ def test_the_table_of_results(trained, tmp_path, capsys):
     said = capsys.readouterr()
     assert "broken.json is no result" in said.err and "words.json describes its run in a way" in said.err
     assert said.out.splitlines() == out[:-1], "the others are shown, each once"
+
+
+def test_lengths_stand_on_the_axis(monkeypatch):
+    """Of lists of 3 to 5 entries it said 2^2 and nothing else."""
+    drawn: list = []
+    monkeypatch.setattr(results, "save", lambda figure, path: drawn.append(figure))
+    found = Result("phonebook", 4, {}, Subject("run", "step-000001", "", "trained", 1, 2))
+    results.plot([results.Row(found, f"acc@{n}", Metric(0.5)) for n in (3, 5, 1200)], Path("figure.png"))
+    assert [label.get_text() for label in drawn[0].axes[0].get_xticklabels()] == ["3", "5", "1,200"]
 
 
 def test_the_subject_is_the_checkpoint_that_was_loaded(trained, tmp_path, capsys):
