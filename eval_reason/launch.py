@@ -32,6 +32,7 @@ INSTALL = (
     "python -m venv .venv-reason && .venv-reason/bin/pip install -r eval_reason/requirements.txt, or put the "
     "lighteval command of another environment into PATH"
 )
+OWN_CODE = "scalelab"  # lit_gpt/tools/remote/configuration_scalelab.py
 SEED = 42  # where none is given; the one that ArchScale's guide types
 MAX_TOKENS = 32768  # ArchScale's, of a prompt and its answer together
 
@@ -65,6 +66,11 @@ def check_model(model: str) -> None:
     convert = f"python -m lit_gpt.tools.convert {model} hf_model --to hf"
     owners = (path.absolute(), *path.absolute().parents[:2])
     if (path / "config.json").is_file():
+        if read_object(path / "config.json").get("model_type") == OWN_CODE:
+            raise UserError(
+                f"{model} is a model with its own code, which no class of vLLM computes. Generate the answers with "
+                "transformers, and grade them with eval_reason/score.py."
+            )
         return
     if path.is_file() or any((folder / "plan.json").is_file() for folder in owners):
         raise UserError(f"{model} is a model of this project, which vLLM does not read. First type: {convert}")

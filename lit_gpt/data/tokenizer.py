@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
@@ -98,12 +98,24 @@ class JsonTokenizer:
         return next((self._vocab[n] for n in tried if isinstance(n, str) and n in self._vocab), None)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of the text, no special tokens added."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        """Token ids of the text, no special tokens added. Raises UserError for text that has none."""
+        with self._told():
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """One list of ids per text; runs on all cores unless TOKENIZERS_PARALLELISM=false."""
-        return [e.ids for e in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        with self._told():
+            return [e.ids for e in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """The library raises bare Exception, as for a vocabulary of words without a token for an unknown one."""
+        try:
+            yield
+        except UnicodeError:  # text that is none, of which the caller knows where it is from
+            raise
+        except Exception as e:
+            raise UserError(f"The tokenizer {self.name!r} cannot read a text ({e}). Give another one.") from e
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of these ids; special tokens appear as they are written, such as <|endoftext|>."""

@@ -7,11 +7,14 @@ none waits for answers that do not come.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
+
+import torch.distributed as dist
 
 from lit_gpt.errors import UserError
 
@@ -95,3 +98,18 @@ def _words(error: Exception) -> str:
 
 
 ALONE = Crew(0, 1, lambda mine: [mine])
+
+
+def join() -> Crew:
+    """The processes that torchrun or accelerate started. They exchange answers only, over gloo."""
+    if (count := int(os.environ.get("WORLD_SIZE", 1))) == 1:
+        return ALONE
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
+
+    def gather(mine: Any) -> list[Any]:
+        everyone = [None] * count
+        dist.all_gather_object(everyone, mine)
+        return everyone
+
+    return Crew(dist.get_rank(), count, gather)

@@ -16,6 +16,7 @@ from torch import Tensor
 from lit_gpt.errors import UserError
 from lit_gpt.evals.decoding import Decoder
 from lit_gpt.evals.memory import Limit
+from lit_gpt.evals.scoring import NO_NUMBERS
 from lit_gpt.model import GPT
 
 
@@ -82,9 +83,7 @@ def stream(
     for i in range(max_new_tokens):
         logits_BV = decoder(new_BT, doc_ids_BT if i == 0 else None, last_only=True)[:, 0]
         if i == 0 and logits_BV.isnan().any():
-            raise UserError(
-                "The model's logits are not numbers (NaN): its weights are damaged or its training diverged."
-            )
+            raise UserError(NO_NUMBERS)
         token_B = sample(logits_BV, uniform_BN[:, i], sampling)
         if stop is not None:
             token_B = torch.where(ended_B, stop, token_B)

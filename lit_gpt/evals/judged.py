@@ -24,7 +24,8 @@ from lit_gpt.evals.crew import ALONE, Crew
 from lit_gpt.evals.extension import UNCHANGED, Extension
 from lit_gpt.evals.generation import GREEDY, Sampling, generate
 from lit_gpt.evals.memory import leaving_room
-from lit_gpt.evals.model_tokenizer import kept_of
+from lit_gpt.evals.model_tokenizer import find_tokenizer, kept_of
+from lit_gpt.evals.overlap import alike
 from lit_gpt.evals.results import Subject, subject_of
 from lit_gpt.evals.scoring import Request, Score, score
 from lit_gpt.evals.trained_model import device_of, load_model
@@ -112,6 +113,9 @@ class Judged:
         if config is not None:
             _compare(config.strip("\"'"), model.config, path)
         kept = kept_of(path, tokenizer, meta, "as the tokenizer")
+        own = find_tokenizer(path, meta) if tokenizer else None
+        if own and own.present and not alike(own.load(), kept.load()):
+            print(f"note: {tokenizer} is not the tokenizer of the model's data, {own.name}", file=sys.stderr)
         said: dict[str, Any] = {"trained_with": {"config": config, **typed.options}} if typed.options else {}
         said |= {"tokenizer": tokenizer} if tokenizer else {}
         source: dict[str, Any] = {"path": path, "meta": meta, "weights": weights, "said": said}

@@ -31,6 +31,8 @@ def main(argv: list[str]) -> int:
         """As lm-eval evaluates; the examples, which soft metrics are made of, go again where nobody asked for them."""
         if options["model"] not in NAMES:
             return evaluate(**options)
+        if options["limit"] is not None and options["limit"] <= 0:
+            raise UserError(f"--limit is {options['limit']:g}; give a number of examples, or a share of them below 1.")
         model = _model(options, any(word.partition("=")[0] == "--device" for word in argv))
         with TemporaryDirectory() as folder:
             _lend_tokenizer(model, options["task_manager"].metadata, Path(folder))

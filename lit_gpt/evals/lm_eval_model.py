@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
+from lit_gpt.evals.crew import join
 from lit_gpt.evals.extension import Extension
 from lit_gpt.evals.generation import Sampling
 from lit_gpt.evals.judged import Judged
@@ -27,6 +27,9 @@ from lit_gpt.plugins import load_plugins
 OF_RUNS = RunConfig.__dataclass_fields__
 IGNORED = ("trust_remote_code", "max_batch_size")  # lm-eval hands these to every model
 NEW_TOKENS = 256  # lm-eval's own default
+# Of generation: what is followed; and what lm-eval's tasks say beside it, with the value that asks for nothing.
+FOLLOWED = ("until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p")
+NOTHING = {"num_beams": 1, "repetition_penalty": 1, "length_penalty": 1, "min_p": 0}
 Encoded = tuple[tuple[str, str], list[int], list[int]]  # context and continuation as texts, and their tokens
 
 
@@ -83,7 +86,7 @@ class TrainedModel(TemplateLM):
                 "dtype, max_gen_toks, yarn_scale, window or plugins, and for a checkpoint of ArchScale train_name and "
                 "other options of pretrain.py."
             )
-        rank, world_size = _join()
+        crew = join()
         rows = str("auto" if batch_size is None else batch_size).partition(":")[0]
         if rows != "auto" and not (rows.isdecimal() and int(rows)):
             raise UserError(f"--batch_size is {batch_size}; give a number of sequences, or auto.")
@@ -107,7 +110,7 @@ class TrainedModel(TemplateLM):
         )
         if rows not in ("auto", "1"):
             judged.batch_tokens = int(rows) * judged.max_length
-        return cls(judged, batch_size=batch_size, max_gen_toks=max_gen_toks, rank=rank, world_size=world_size)
+        return cls(judged, batch_size=batch_size, max_gen_toks=max_gen_toks, rank=crew.rank, world_size=crew.count)
 
     @property
     def max_length(self) -> int:
@@ -131,10 +134,23 @@ class TrainedModel(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[Encoded], disable_tqdm: bool = False, **others: Any
     ) -> list[tuple[float, bool]]:
-        found = self._score([Request(tuple(before), tuple(after)) for _, before, after in requests], disable_tqdm)
+        found = self._score([self._request(*request) for request in requests], disable_tqdm)
         for (texts, _, _), answer in zip(requests, found):
             self.cache_hook.add_partial("loglikelihood", texts, answer)
         return found
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """ln p of each continuation, and whether it is the likeliest. Raises UserError for one without a token."""
+        for context, continuation in (request.args for request in requests):
+            if not continuation:
+                raise _no_token(context, continuation)
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+
+    def _request(self, texts: tuple[str, str], before: list[int], after: list[int]) -> Request:
+        """lm-eval moves spaces from the end of a context to the continuation, so nothing may be left of a context."""
+        if not after:
+            raise _no_token(*texts)
+        return Request(tuple(before) or (self.prefix_token_id,), tuple(after))
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """ln p of whole texts, each token with as much context as fits."""
@@ -163,7 +179,13 @@ class TrainedModel(TemplateLM):
 
     def _continue(self, prompts: list[str], arguments: dict[str, Any], seeds: list[int]) -> list[str]:
         given: dict[str, Any] = {**normalize_gen_kwargs(arguments, self.max_gen_toks)}
-        sampling = Sampling(given["temperature"], given.get("top_k"), given.get("top_p"))
+        for name in sorted(given.keys() - FOLLOWED):
+            if given[name] is not None and given[name] != NOTHING.get(name):
+                raise UserError(
+                    f"A task, or --gen_kwargs, asks for generation with {name} = {given[name]!r}, which is not done "
+                    f"here; what is followed is {', '.join(FOLLOWED)}. Leave it out."
+                )
+        sampling = Sampling(given.get("temperature", 0.0), given.get("top_k"), given.get("top_p"))
         until = handle_stop_sequences(given.get("until"), None)
         return self.judged.continue_texts(
             prompts, int(given["max_gen_toks"]), until=until, sampling=sampling, seeds=seeds
@@ -200,16 +222,16 @@ def _seeds(requests: Sequence[Instance]) -> list[int]:
     return found
 
 
+def _no_token(context: str, continuation: str) -> UserError:
+    """lm-eval's own model fails there with an assertion."""
+    return UserError(
+        f"A task asks how likely {continuation[:40]!r} is after {context[-40:]!r}, and it adds no token to those of "
+        "that. Let each answer of the task begin with a space, or not be empty (doc_to_choice, target_delimiter)."
+    )
+
+
 def _check_number(name: str, value: Any, kind: Any) -> None:
     """Raises UserError for a word of --model_args that lm-eval could not read as such a number; None is none given."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
         number = "a whole number" if kind is int else "a number"
         raise UserError(f"--model_args {name} is {value!r}; give {number}.")
-
-
-def _join() -> tuple[int, int]:
-    """Rank and number of the processes that torchrun or accelerate started. They exchange results only, over gloo."""
-    count = int(os.environ.get("WORLD_SIZE", 1))
-    if count > 1 and not dist.is_initialized():
-        dist.init_process_group("gloo")
-    return (dist.get_rank(), count) if count > 1 else (0, 1)

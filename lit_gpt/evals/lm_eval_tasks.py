@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,15 @@ from lit_gpt.evals.judged import Judged
 from lit_gpt.evals.lm_eval_model import TrainedModel
 from lit_gpt.evals.results import Metric
 from lit_gpt.evals.soft import soft_metrics
+
+# What lm-eval says of what was typed -> what to do.
+ADVICE = {
+    "Duplicate task": "Say each task once.",  # of a group, and by its own name
+    "Tasks not found": "Type `python eval.py ls tasks`, or {option} and their folder.",
+    "No tasks specified": "Give --tasks NAME,NAME; `python eval.py ls tasks` lists them.",
+    "chat templates": "A pretrained model has no chat template: leave --apply_chat_template out.",
+    "Attempted to load model": "A model of this project is --model ArchScale.",
+}
 
 
 def check_tasks(names: Sequence[str], folder: str | None) -> None:
@@ -53,12 +63,20 @@ def understood_tasks(option: str) -> Iterator[None]:
         ) from error
     except ImportError as error:
         raise UserError(f"A task needs a package that is not here: {' '.join(str(error).split())}") from error
-    except ValueError as error:
-        if str(error).startswith("Duplicate task"):  # of a group, and by its own name
-            raise UserError(f"{error}. Say each task once.") from error
-        if "Tasks not found" not in str(error):
-            raise
-        raise UserError(f"{error}. Type `python eval.py ls tasks`, or {option} and their folder.") from error
+    except (ValueError, NotImplementedError, StopIteration) as error:
+        text = str(error)
+        if isinstance(error, StopIteration) or "did not find any docs" in text:  # of datasets, for an empty file
+            raise UserError(_no_examples(int(os.environ.get("WORLD_SIZE", 1)))) from error
+        for begin, advice in ADVICE.items():
+            if begin in text:
+                raise UserError(f"{text.strip().rstrip('.')}. {advice.format(option=option)}") from error
+        raise
+
+
+def _no_examples(processes: int) -> str:
+    if processes > 1:  # lm-eval wants each process to have one
+        return f"A task has fewer examples than there are processes ({processes}). Start fewer, or raise --limit."
+    return "A task has no examples. Look at its data, and at --limit."
 
 
 def figures_of(results: Mapping[str, Any]) -> dict[str, tuple[int, dict[str, Metric]]]:
@@ -79,7 +97,7 @@ def metrics_of(found: Mapping[str, Any], higher: Mapping[str, bool]) -> dict[str
         name, comma, kind = key.partition(",")
         if not comma or name.endswith("_stderr") or not isinstance(value, int | float):
             continue
-        if name.isdecimal() and value == -1:  # RULER's word for a length that nobody asked for
+        if name == "bypass" or (name.isdecimal() and value == -1):  # of --predict_only; of a length nobody asked for
             continue
         error = found.get(f"{name}_stderr,{kind}")
         better = "higher" if higher.get(name, True) else "lower"

@@ -61,7 +61,12 @@ def streams_of(data_dir: str, split: str = "train", mixture: str | None = None) 
 def other_tokenizer(data_dir: str, tokenizer: Tokenizer) -> str | None:
     """The name of the tokenizer that a data folder was made with where it is another one; None as far as is known."""
     kept = describe_tokenizer(data_dir)
-    return kept.name if kept and kept.present and kept.load().encode(PROBE) != tokenizer.encode(PROBE) else None
+    return kept.name if kept and kept.present and not alike(kept.load(), tokenizer) else None
+
+
+def alike(one: Tokenizer, other: Tokenizer) -> bool:
+    """Whether two tokenizers give the same tokens, as far as a sentence shows."""
+    return one.encode(PROBE) == other.encode(PROBE)
 
 
 def overlap(

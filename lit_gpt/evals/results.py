@@ -25,7 +25,7 @@ from lit_gpt.checkpoint import all_checkpoints, understood
 from lit_gpt.checkpoint.contents import digest
 from lit_gpt.checkpoint.layout import SUMS, is_complete, step_of
 from lit_gpt.errors import UserError
-from lit_gpt.utils.files import read_object, write_text
+from lit_gpt.utils.files import read_object, told, write_text
 
 FOLDER, VERSION = "evals", 1
 PACKAGES = ("lm_eval", "scalelab")
@@ -118,7 +118,7 @@ def subject_of(path: Path, meta: Mapping[str, Any], weights: str | None = None) 
 def save(result: Result, path: Path, folder: Path | None = None) -> Path:
     """Write a result beside the model that was at `path`, or into a folder, over one of the same task and settings.
 
-    A figure that is not finite is left out, with a warning.
+    A figure that is not finite is left out, with a warning. Raises NotWritten where the file cannot be written.
     """
     for name in [name for name, metric in result.metrics.items() if not math.isfinite(metric.value)]:
         warnings.warn(f"{result.task}: {name} is {result.metrics.pop(name).value}, and is not kept.", stacklevel=2)
@@ -127,14 +127,15 @@ def save(result: Result, path: Path, folder: Path | None = None) -> Path:
     target = (
         folder or folder_of(path)
     ) / f"{result.task.replace('/', '_')}-step-{result.subject.step:06d}-{short}.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
     written = {
         "version": VERSION,
         **asdict(result),
         "versions": _versions(),
         "time": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
     }
-    write_text(target, json.dumps(written, indent=1, default=str) + "\n")
+    with told(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_text(target, json.dumps(written, indent=1, default=str) + "\n")
     return target
 
 

@@ -10,6 +10,7 @@ Shapes: B rows, T tokens, R selected rows, N selected positions, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from lit_gpt.evals.memory import Limit
 from lit_gpt.evals.prefixes import Ids, families
 from lit_gpt.model import GPT
 
+NO_NUMBERS = "The model's logits are not numbers (NaN): its weights are damaged or its training diverged."
 LOGITS = 2**26  # numbers of one chunk of logits: 256 MiB in fp32
 SAVING = 0.8  # of the tokens, computed from a shared beginning: else its smaller batches cost what is saved
 # What a call of the model costs beside its tokens, in tokens. On an H200 the launches of a small batch take 50 to 100 ms,
@@ -96,7 +98,8 @@ def score(
 
     max_length: the longest input in tokens; of a longer request the first tokens of the context are left out.
     batch_tokens: tokens of one batch, by default what the device takes. show: a progress bar. Raises UserError for a
-    continuation longer than max_length, and for a model whose experts choose among the tokens of a batch.
+    continuation longer than max_length, for a model whose experts choose among the tokens of a batch, and for one whose
+    logits are NaN.
     """
     experts = model.config.experts
     if experts is not None and (experts.routing == "expert_choice" or experts.capacity is not None):
@@ -258,6 +261,8 @@ def _read(model: GPT, rows: _Rows, asked: Sequence[tuple[Request, int, int]]) ->
         log_p.append(logits_NV.gather(1, target[:, None])[:, 0] - logits_NV.logsumexp(1))
         greedy.append(logits_NV.argmax(1) == target)
     values, likeliest = torch.cat(log_p).tolist(), torch.cat(greedy).tolist()
+    if math.isnan(sum(values)):
+        raise UserError(NO_NUMBERS)
     found, start = {}, 0
     for request, _, _ in asked:
         end = start + len(request.continuation)

@@ -53,8 +53,8 @@ def write_folder(
     """
     temporary = output.with_name(f".tmp-{output.name}")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
+        temporary.mkdir(parents=True)
         # null and not absent: some classes have ids of their own as defaults
         ids: dict[str, int | None] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
         ids |= write_tokenizer(tokenizer, config, temporary) if tokenizer else {}

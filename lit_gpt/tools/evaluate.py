@@ -7,7 +7,7 @@ python -m lit_gpt.tools.evaluate phonebook --help
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from lit_gpt.config.parsers import Parser
 from lit_gpt.data.stream import TokenStream
 from lit_gpt.errors import UserError
 from lit_gpt.evals.archscale_file import read_typed
+from lit_gpt.evals.crew import join
 from lit_gpt.evals.extension import Extension
 from lit_gpt.evals.judged import Judged
 from lit_gpt.evals.overlap import NGRAM, other_tokenizer, overlap, streams_of
@@ -39,7 +40,10 @@ UNSAID = ("verbose", "tasks_dir")  # options that change nothing in the figures
 
 
 def judge(task: str, words: list[str]) -> int:
-    """Evaluate as the words say, print the figures, and keep them beside the model."""
+    """Evaluate as the words say, print the figures, and keep them beside the model.
+
+    Processes of torchrun or accelerate share the questions; the first one prints and keeps.
+    """
     module, parser = TASKS.load(task), parser_of(task)
     values = parsed(parser, words, module.Options)
     check_given(values)
@@ -47,6 +51,7 @@ def judge(task: str, words: list[str]) -> int:
     if wrong := violations(options):
         raise UserError(wrong[0])
     use_plugins(values.plugins)
+    _check_outputs(values.output_dir, values.answers)
     judged = Judged.load(
         values.checkpoint_path,
         config=values.config,
@@ -58,10 +63,12 @@ def judge(task: str, words: list[str]) -> int:
         extension=Extension(values.yarn_scale, values.window),
         trained_with=read_typed(values.trained_with),
     )
-    if values.answers and (values.answers.is_dir() or not values.answers.parent.is_dir()):
-        raise UserError(f"--answers {values.answers} must be a file in a folder that is there. Make the folder first.")
     seen = TrainingData.of(values.decontaminate, judged) if values.decontaminate else None
-    outcome = module.evaluate(judged, options)
+    judged.crew = join()
+    with judged.crew:
+        outcome = module.evaluate(judged, options)
+    if judged.crew.rank:
+        return 0
     if not isinstance(outcome, Outcome):
         raise UserError(f"{module.__file__}: evaluate gave a {type(outcome).__name__}. Let it return an Outcome.")
     settings = {name: value for name, value in asdict(options).items() if name not in UNSAID} | outcome.settings
@@ -77,6 +84,14 @@ def judge(task: str, words: list[str]) -> int:
     if values.answers:
         _keep_answers(outcome, values.answers)
     return 0
+
+
+def _check_outputs(folder: Path | None, answers: Path | None) -> None:
+    """Raises UserError, before hours of work, for places that nothing can be written to."""
+    if folder and folder.exists() and not folder.is_dir():
+        raise UserError(f"--output_dir {folder} is a file. Give a folder.")
+    if answers and (answers.is_dir() or not answers.parent.is_dir()):
+        raise UserError(f"--answers {answers} must be a file in a folder that is there. Make the folder first.")
 
 
 def _keep_answers(outcome: Outcome, path: Path) -> None:
@@ -115,8 +130,8 @@ class TrainingData(NamedTuple):
                 f"The evaluation gives no sequence of {NGRAM} tokens or more, for which --decontaminate could look. "
                 "Leave it out."
             )
-        contaminated = [float(share > 0) for share in found]
-        return {"contaminated": Metric.mean(contaminated, "lower"), "overlap": Metric.mean(found, "lower")}
+        contaminated = replace(Metric.share(sum(share > 0 for share in found), len(found)), better="lower")
+        return {"contaminated": contaminated, "overlap": Metric.mean(found, "lower")}
 
 
 def parser_of(task: str) -> Parser:

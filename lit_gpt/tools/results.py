@@ -23,6 +23,7 @@ from lit_gpt.utils.text import aligned
 
 HEADER = ("model", "step", "weights", "task", "examples", "metric", "value", "std. error", "settings that differ")
 NUMBERS = (1, 4, 6, 7)
+TICKS = 8  # of an axis of lengths, at most: more of them overlap
 
 
 class Row(NamedTuple):
@@ -106,6 +107,11 @@ def plot(rows: Sequence[Row], path: Path) -> Path:
         for name, x, y, error in _series([row for row in rows if row.kind == kind]):
             panel.errorbar(x, y, yerr=error, marker="o", capsize=3, label=name, linestyle="-" if over_length else "")
         panel.set_xscale("log", base=2 if over_length else 10)
+        if over_length:  # powers of two say little of lists of 40 to 480 entries
+            lengths = sorted({row.length for row in rows if row.kind == kind and row.length})
+            shown = lengths[:: -(-len(lengths) // TICKS)]
+            panel.set_xticks(shown, [f"{length:,}" for length in shown])
+            panel.minorticks_off()
         panel.set_xlabel("length (entries or tokens)" if over_length else "compute of training (FLOPs)")
         panel.set_ylabel(f"{kind[0]}: {kind[1].rstrip('@')}")
         panel.grid(alpha=0.3)

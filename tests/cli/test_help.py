@@ -5,6 +5,7 @@ It was 567 lines: a block of usage, and 130 options below each other with types 
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
 import subprocess
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from script_module import script_module
 
 import pretrain
 from lit_gpt.architectures import FAMILIES, build
@@ -214,3 +216,13 @@ def test_families_that_the_help_calls_typical() -> None:
     for name, found in values.items():
         usual = re.search(r"mostly (\w+)", OPTIONS[name].default)
         assert usual and 2 * sum(v.removesuffix(".0") == usual[1] for v in found) > len(found), (name, found)
+
+
+def test_the_help_of_eval_names_every_word_of_model_args(capsys: pytest.CaptureFixture) -> None:
+    """Also where lm-eval, whose own help has none of them, is not installed."""
+    tree = ast.parse((ROOT / "lit_gpt/evals/lm_eval_model.py").read_text(encoding="utf-8"))
+    load = next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "load")
+    words = {argument.arg for argument in load.args.args} - {"cls", "batch_size", "device"}
+    assert script_module("eval.py").main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert "pretrained" in words and not [word for word in words if f"{word}=" not in text]

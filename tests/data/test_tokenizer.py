@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import tokenizers
 
 from lit_gpt.data import open_corpus
 from lit_gpt.data.prepare import prepare
@@ -137,3 +138,15 @@ def test_side_files_of_odd_types_are_one_sentence(folder, tmp_path, content):
     if not content.startswith('{"'):
         with pytest.raises(UserError, match=r"tokenizer_config.json"):
             load_tokenizer(str(tmp_path))
+
+
+def test_a_vocabulary_without_a_token_for_other_words(tmp_path):
+    """The library's error is a bare Exception, which was a traceback."""
+    tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="<unk>")).save(
+        str(tmp_path / "tokenizer.json")
+    )
+    tokenizer = load_tokenizer(str(tmp_path))
+    assert tokenizer.encode("a") == [0]
+    for encode in (tokenizer.encode, lambda text: tokenizer.encode_batch([text])):
+        with pytest.raises(UserError, match=r"cannot read a text \(.*Missing \[UNK\] token.*\). Give another one"):
+            encode("b")

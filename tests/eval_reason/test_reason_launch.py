@@ -144,6 +144,7 @@ def test_a_model_of_the_hub(place):
         (["run", "aime24", "out"], {}, "First type: python -m lit_gpt.tools.convert run hf_model --to hf"),
         (["run/checkpoints/step-000100", "aime24", "out"], {}, "First type: python -m lit_gpt.tools.convert run/check"),
         (["model.safetensors", "aime24", "out"], {}, "First type: python -m lit_gpt.tools.convert model.safetensors"),
+        (["own", "aime24", "out"], {}, "own is a model with its own code, which no class of vLLM computes"),
         (["model", "aime24", "out"], {"CUDA_VISIBLE_DEVICES": ""}, "vLLM needs a GPU"),
         (["model", "aime24", "out"], {"PATH": "/usr/bin:/bin"}, "pip install -r eval_reason/requirements.txt"),
         (
@@ -159,6 +160,8 @@ def test_one_sentence_says_what_is_wrong(place, words, environment, said):
     (place / "run/checkpoints/step-000100").mkdir(parents=True)
     (place / "run/plan.json").write_text("{}")
     (place / "model.safetensors").write_text("")
+    (place / "own").mkdir()
+    (place / "own/config.json").write_text('{"model_type": "scalelab"}')
     done = run(place, *words, **environment)
     assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1, done.stderr
 

@@ -219,10 +219,10 @@ def test_lm_eval_takes_options_of_training(file):
     pytest.importorskip("lm_eval", reason="pip install -e '.[eval]'")
     from lit_gpt.evals.lm_eval_model import TrainedModel
 
-    model = TrainedModel(str(file), "transformer_d8", tokenizer="bytes", device="cpu", **PLAIN.options)
+    model = TrainedModel.load(str(file), "transformer_d8", tokenizer="bytes", device="cpu", **PLAIN.options)
     assert model.judged.meta["multipliers"]["residual"] == 1 / 4
     with pytest.raises(UserError, match="model_args train_nam is unknown"):
-        TrainedModel(str(file), "transformer_d8", tokenizer="bytes", device="cpu", train_nam="scaling")
+        TrainedModel.load(str(file), "transformer_d8", tokenizer="bytes", device="cpu", train_nam="scaling")
 
 
 def test_words_of_another_form():

@@ -126,7 +126,7 @@ def test_lm_eval_asks_the_same(judged, held_out, trained, tmp_path):
     ours = evaluate(judged, options(held_out)).metrics
     tasks = ["cloze_choice", *(f"cloze_name_{edge}" for edge in (NEAR, MIDDLE, CONTEXT))]
     found = lm_eval.simple_evaluate(
-        model=TrainedModel(str(trained), device="cpu", max_length=judged.max_length),
+        model=TrainedModel.load(str(trained), device="cpu", max_length=judged.max_length),
         tasks=tasks,
         task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
         bootstrap_iters=0,

@@ -7,24 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch.distributed as dist
 from spawn import run_distributed
 
-from lit_gpt.evals.crew import ALONE, Crew, Failed
+from lit_gpt.evals.crew import ALONE, Failed, join
 
 ASKED = [("a", 1), ("b", 2), ("a", 3), ("c", 4), ("d", 5), ("b", 6), ("e", 7)]
-
-
-def crew() -> Crew:
-    """Of the processes of a test; each call here starts a group of its own."""
-    dist.init_process_group("gloo")
-
-    def gather(said: Any) -> list[Any]:
-        everyone = [None] * dist.get_world_size()
-        dist.all_gather_object(everyone, said)
-        return everyone
-
-    return Crew(dist.get_rank(), dist.get_world_size(), gather)
 
 
 def double(asked: list[tuple[str, int]]) -> list[int]:
@@ -33,7 +20,7 @@ def double(asked: list[tuple[str, int]]) -> list[int]:
 
 def several() -> dict[str, Any]:
     """One evaluation after the other, in each of which something else goes wrong; what each process was left with."""
-    together, found = crew(), dict[str, Any]()
+    together, found = join(), dict[str, Any]()
     own: list[tuple[str, int]] = []
 
     def remembered(asked: list[tuple[str, int]]) -> list[int]:

@@ -96,26 +96,6 @@ def test_soft_metrics_by_hand():
     assert found["soft/choice_p"].stderr is None, "one example, logged once for each of two filters"
 
 
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"config": "sambay_d16"}, "config is sambay_d16, but .* is transformer_d2"),
-        ({"tokenizer": "nowhere"}, "No tokenizer at 'nowhere'"),
-        ({"dtype": "int4"}, "dtype is int4; give one of auto"),
-        ({"speed": 11}, "--model_args speed is unknown"),
-        ({"batch_size": "many"}, "--batch_size is many; give a number"),
-        ({"batch_size": 0}, "--batch_size is 0; give a number"),
-        ({"max_length": 0}, "max_length is 0; it must be from 2"),
-        ({"max_length": 12.5}, "max_length is 12.5; give a whole number"),
-        ({"max_gen_toks": -1}, "max_gen_toks is -1; give 1 or more"),
-        ({"yarn_scale": "nan"}, "yarn_scale is 'nan'; give a number"),
-    ],
-)
-def test_what_means_nothing(options, message, trained):
-    with pytest.raises(UserError, match=message):
-        ours(trained, **options)
-
-
 def half(trained: Path, tasks: Path) -> dict[str, Any] | None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     found = evaluate(tasks, ours(trained))
@@ -159,20 +139,33 @@ def test_a_tokenizer_that_cannot_be_lent_is_a_note(trained, tmp_path, capsys):
 def test_lengths_that_nobody_asked_for_are_no_figures():
     from lit_gpt.evals.lm_eval_tasks import metrics_of
 
-    found = metrics_of({"4096,none": -1, "512,none": 0.25, "512_stderr,none": 0.1}, {})
+    found = metrics_of({"4096,none": -1, "bypass,none": 999, "512,none": 0.25, "512_stderr,none": 0.1}, {})
     assert {name: (m.value, m.stderr) for name, m in found.items()} == {"512": (0.25, 0.1)}
 
 
-def test_drawn_texts_do_not_depend_on_who_else_asks(trained):
-    """A process that had half of the questions drew other texts; one question asked twice is drawn twice."""
-    from lm_eval.api.instance import Instance
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (StopIteration(), "A task has no examples. Look at its data, and at --limit."),
+        (ValueError("task.build_requests() did not find any docs!"), "A task has no examples"),
+        (ValueError("No tasks specified, or no tasks found."), "no tasks found. Give --tasks NAME,NAME"),
+        (NotImplementedError("To use this model with chat templates, please"), "leave --apply_chat_template out"),
+        (ValueError("Attempted to load model 'Archscale', but"), "this project is --model ArchScale"),
+    ],
+)
+def test_errors_of_lm_eval_in_a_sentence(error, message):
+    from lit_gpt.evals.lm_eval_tasks import understood_tasks
 
-    given = {"temperature": 2.0, "do_sample": True, "max_gen_toks": 6, "until": ["\n\n"]}
-    asked = [Instance("generate_until", {}, ("the width", given), 0, ("task", doc, 2)) for doc in (0, 0, 1, 1, 2, 2)]
-    model = ours(trained)
-    whole = model.generate_until(asked, disable_tqdm=True)
-    assert whole == model.generate_until(asked[:4], disable_tqdm=True) + model.generate_until(asked[4:])
-    assert len(set(whole)) == 6
+    with pytest.raises(UserError, match=message), understood_tasks("--include_path"):
+        raise error
+
+
+def test_fewer_examples_than_processes(monkeypatch):
+    from lit_gpt.evals.lm_eval_tasks import understood_tasks
+
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UserError, match=r"processes \(3\). Start fewer"), understood_tasks("--include_path"):
+        raise ValueError("task.build_requests() did not find any docs!")
 
 
 def train(argv: list[str]) -> int:

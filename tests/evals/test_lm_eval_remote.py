@@ -74,7 +74,7 @@ def test_log_likelihoods_perplexity_and_texts(run, tasks, tmp_path):
     assert convert.main([str(run), str(tmp_path / "hf"), "--to", "hf", "--hf_class", "remote"]) == 0
     arguments = {"pretrained": str(tmp_path / "hf"), "dtype": "float32", "max_length": 64, "trust_remote_code": True}
     theirs = evaluate(tasks, "hf", model_args=arguments, device="cpu", batch_size=4)
-    ours = evaluate(tasks, TrainedModel(str(run), device="cpu", batch_size=16))
+    ours = evaluate(tasks, TrainedModel.load(str(run), device="cpu", batch_size=16))
     for task in TASKS[:2]:
         pairs = zip(answers(ours["samples"][task]), answers(theirs["samples"][task]), strict=True)
         assert all(math.isclose(float(a), float(b), rel_tol=1e-4, abs_tol=1e-4) for a, b in pairs), task

@@ -168,3 +168,12 @@ def test_a_batch_that_does_not_fit_is_made_smaller(monkeypatch):
     assert rows[0] > 2 >= rows[-1]
     for request, one in zip(asked, found):
         assert len(one.log_p) == len(request.continuation)
+
+
+def test_logits_that_are_no_numbers():
+    """lm-eval would take the first answer for the likeliest, and show an accuracy."""
+    model = model_of(small("transformer"))
+    with torch.no_grad():
+        model.head_weight()[3, 0] = float("nan")
+    with pytest.raises(UserError, match="logits are not numbers"):
+        score(model, [Request((1, 2), (4,))], max_length=LENGTH)

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from script_module import script_module, tool
+from spawn import run_distributed
 from tiny_run import make_text
 
 from lit_gpt.config.command import exit_code
 from lit_gpt.evals.judged import Judged
-from lit_gpt.evals.results import Metric, Result, read_results, save
+from lit_gpt.evals.results import Metric, Result, Subject, read_results, save
 from lit_gpt.evals.tasks import TASKS
 from lit_gpt.evals.tasks.phonebook import NEW_TOKENS, Options, question
 from lit_gpt.evals.tasks.proofpile import parts
@@ -134,6 +135,7 @@ def test_proofpile_by_brute_force(trained, tmp_path):
         ("phonebook", "--window 0", "window is 0; it must be from 1"),
         ("phonebook", "--max_length -4", "max_length is -4; it must be from 2"),
         ("phonebook", "--config=", "--config is empty."),
+        ("phonebook", "--output_dir pyproject.toml", "--output_dir pyproject.toml is a file. Give a folder."),
         ("proofpile", "--data_path .", "is a folder and not a file. Give --data_path a file"),
         ("proofpile", "--data_path nothing.bin", "nothing.bin is not there. Give --data_path"),
         ("proofpile", "--seq_length 1", "seq_length is 1; it must be"),
@@ -228,6 +230,15 @@ def test_the_table_of_results(trained, tmp_path, capsys):
     assert said.out.splitlines() == out[:-1], "the others are shown, each once"
 
 
+def test_lengths_stand_on_the_axis(monkeypatch):
+    """Of lists of 3 to 5 entries it said 2^2 and nothing else."""
+    drawn: list = []
+    monkeypatch.setattr(results, "save", lambda figure, path: drawn.append(figure))
+    found = Result("phonebook", 4, {}, Subject("run", "step-000001", "", "trained", 1, 2))
+    results.plot([results.Row(found, f"acc@{n}", Metric(0.5)) for n in (3, 5, 1200)], Path("figure.png"))
+    assert [label.get_text() for label in drawn[0].axes[0].get_xticklabels()] == ["3", "5", "1,200"]
+
+
 def test_the_subject_is_the_checkpoint_that_was_loaded(trained, tmp_path, capsys):
     """Of a run whose newest checkpoint is damaged, a result named that one, with its checksum."""
     shutil.copytree(trained, tmp_path / "run")
@@ -287,3 +298,48 @@ def test_figures_are_means_of_answers(task, trained, tmp_path, capsys):
     for name in names:
         values = [answer[name] for answer in answers if name in answer]
         assert math.isclose(np.mean(values), found[name], rel_tol=1e-6), name
+
+
+SHORT = "--min_eval_len 3 --max_eval_len 3 --eval_num_batches 1 --max_length 400"
+
+
+def judged_by_one_of_several(trained: Path, folder: Path) -> tuple[int, bool]:
+    """The exit code, and whether this process scored questions of its own that are not all of them."""
+    asked: list[int] = []
+    real = Judged.continue_texts
+
+    def counted(self, prompts, *others, **options):
+        work = self._continue
+        self._continue = lambda mine, **more: asked.append(len(mine)) or work(mine, **more)
+        return real(self, prompts, *others, **options)
+
+    Judged.continue_texts = counted
+    return run("phonebook", trained, *SHORT.split(), "--output_dir", folder), asked == [2]
+
+
+def test_processes_share_the_questions(trained, tmp_path):
+    """Each did all of them, and wrote the same file. Of four questions each has two now, and one file is written."""
+    assert run_distributed(judged_by_one_of_several, 2, trained, tmp_path / "two") == [(0, True)] * 2
+    assert run("phonebook", trained, *SHORT.split(), "--output_dir", tmp_path / "one") == 0
+    one, two = (json.loads(next((tmp_path / name).iterdir()).read_text())["metrics"] for name in ("one", "two"))
+    assert one.keys() == two.keys() and len(list((tmp_path / "two").iterdir())) == 1
+    for name, metric in one.items():
+        assert math.isclose(metric["value"], two[name]["value"], rel_tol=1e-5), name
+
+
+def test_another_tokenizer_is_said(trained, tmp_path, capsys):
+    given = [trained / "tokenizer", "bytes"]
+    notes = []
+    for tokenizer in given:
+        assert run("phonebook", trained, *SHORT.split(), "--tokenizer_name", tokenizer, "--output_dir", tmp_path) == 0
+        notes.append("note: bytes is not the tokenizer of the model's data" in capsys.readouterr().err)
+    assert notes == [False, True]
+
+
+def test_a_result_that_cannot_be_written(trained, tmp_path, capsys):
+    """A full disk was a traceback after all the work."""
+    (tmp_path / "file").touch()
+    assert run("phonebook", trained, *SHORT.split(), "--output_dir", tmp_path / "file" / "below") != 0
+    output = capsys.readouterr()
+    assert "could not be written (Not a directory)" in output.err and "Traceback" not in output.err
+    assert "nats@3" in output.out, "the figures are printed first"

@@ -16,7 +16,7 @@ from lit_gpt.checkpoint import load_exported
 from lit_gpt.config.cli import parse
 from lit_gpt.data.prepare.run import prepare as prepare_data
 from lit_gpt.data.tokenizer import train_bpe
-from lit_gpt.errors import UserError
+from lit_gpt.errors import NotWritten, UserError
 from lit_gpt.evals.trained_model import load_meta, load_model
 from lit_gpt.preflight.resolved_run import resolve_run
 from lit_gpt.scaling.base import Multipliers
@@ -172,3 +172,11 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
         raise ZeroDivisionError
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_place_that_cannot_be_written_to(tmp_path):
+    """A traceback, where a full disk already was a sentence."""
+    (tmp_path / "file").touch()
+    config = small()
+    with pytest.raises(NotWritten, match=r"file/below could not be written \(.*Not a directory"):
+        write_hf(model_of(config).state_dict(), config, Multipliers(), tmp_path / "file" / "below")

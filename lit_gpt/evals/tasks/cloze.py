@@ -69,7 +69,7 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
     Raises UserError for data that no question can be made of, and for a model that cannot read such a context.
     """
     asked = make(judged, options)
-    if options.tasks_dir is not None:
+    if options.tasks_dir is not None and judged.crew.rank == 0:
         write_tasks(asked, options.tasks_dir)
     requests = {name: _requests(judged, questions) for name, questions in asked.items()}
     scores = iter(judged.score([r for many in requests.values() for some in many for r in some], show=True))

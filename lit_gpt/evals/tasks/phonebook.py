@@ -80,7 +80,7 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
     metrics, count = {}, options.eval_num_batches * options.eval_batch_size
     sequences: list[np.ndarray] = []
     rows: list[dict[str, float]] = []
-    for entries in tqdm(options.lengths, desc="phonebook", unit="length"):
+    for entries in tqdm(options.lengths, desc="phonebook", unit="length", disable=judged.crew.rank > 0):
         asked = [question(entries, f"{options.seed}-{entries}-{i}") for i in range(count)]
         prompts = [np.array(judged.encode(prompt), np.int32) for prompt, _ in asked]
         longest = max(map(len, prompts))
@@ -93,7 +93,7 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
             )
         answers = judged.continue_texts([prompt for prompt, _ in asked], NEW_TOKENS, until=["\n"])
         right = [a.strip() == number for a, (_, number) in zip(answers, asked)]
-        if options.verbose:
+        if options.verbose and judged.crew.rank == 0:
             print("\n".join(f"{entries} entries: {a.strip()!r}, right is {n}" for a, (_, n) in zip(answers, asked)))
         metrics[f"acc@{entries}"] = Metric.share(sum(right), count)
         numbers = [Request(tuple(p), tuple(judged.encode(f" {n}", start=False))) for p, (_, n) in zip(prompts, asked)]

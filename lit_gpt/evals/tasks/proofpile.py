@@ -59,7 +59,8 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
     judged.batch_tokens = options.batch_size * options.seq_length
     losses, hits = [], []
     size = options.batch_size * judged.crew.count
-    for begin in tqdm(range(0, len(starts), size), desc="proofpile", unit="batch"):
+    hidden = judged.crew.rank > 0
+    for begin in tqdm(range(0, len(starts), size), desc="proofpile", unit="batch", disable=hidden):
         texts = [tokens[s : s + options.seq_length + 1].tolist() for s in starts[begin : begin + size]]
         for found in judged.score([Request((first,), tuple(rest)) for first, *rest in texts]):
             losses.append(-np.array(found.log_p))
