@@ -91,13 +91,18 @@ def draw(found: Mapping[str, Sequence[Worth]], path: Path) -> list[Path]:
     tallest = max(len(of) for of in found.values())
     figure, axes = panels(len(found), 2, height=0.5 + 0.14 * tallest)
     for row, (family, of) in zip(axes, found.items()):
-        for axis, key, unit in zip(row, ("loss", "time"), ("validation loss (nats per token)", "time of a token (%)")):
+        for axis, key, unit in zip(
+            row, ("loss", "time"), ("validation loss (nats per token)", "time of a token (percent)")
+        ):
             changes = [getattr(one, key) for one in of[1:]]
             places, bars = range(len(changes), 0, -1), [d.half() if d.is_known else 0.0 for d in changes]
             axis.errorbar([d.value for d in changes], places, xerr=bars, fmt="o", ms=3, capsize=2, color=COLORS[0])
             axis.axvline(0, color="black", linewidth=0.8)
-            axis.set_yticks(list(places), [one.idea for one in of[1:]] if key == "loss" else [], fontsize=SMALL)
-            dress(axis, f"{unit}, less that of {of[0].idea}", title=family)
+            axis.set_yticks(
+                list(places), [one.idea.replace("_", " ") for one in of[1:]] if key == "loss" else [], fontsize=SMALL
+            )
+            axis.locator_params(axis="x", nbins=5)
+            dress(axis, f"change of {unit}", title=family)
     return write(figure, path, {family: [as_dict(one) for one in of] for family, of in found.items()})
 
 
