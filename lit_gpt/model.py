@@ -55,7 +55,7 @@ class GPT(nn.Module):
     and of the head. residual_dtype: of the residual stream under pre-norm; under post-norm
     the stream is in compute_dtype. attention_backend, expert_backend, loss_backend: see lit_gpt.ops.
     kernels: "plain" keeps library kernels out of every operation but attention.
-    table_dtype: what the tables of roles.TABLES are stored in.
+    table_dtype: what the tables of roles.TABLES are stored in, None as all other weights.
     loss_chunk: tokens per chunk of the chunked loss. chunk_loss may be replaced by its
     compiled form.
     """
@@ -67,7 +67,7 @@ class GPT(nn.Module):
         *,
         compute_dtype: torch.dtype = torch.float32,
         residual_dtype: torch.dtype = torch.float32,
-        table_dtype: torch.dtype = torch.float32,
+        table_dtype: torch.dtype | None = None,
         attention_backend: str = "auto",
         kernels: str = "auto",
         expert_backend: str = "auto",
@@ -99,7 +99,7 @@ class GPT(nn.Module):
         head = None if config.tie_embeddings else Linear(config.n_embd, config.padded_vocab_size, weight_role="head")
         self.head = head
         for p in self.parameters():
-            if p.role in TABLES:  # type: ignore[attr-defined]
+            if table_dtype is not None and p.role in TABLES:  # type: ignore[attr-defined]
                 p.data = p.data.to(table_dtype)
 
     def another(self) -> GPT:

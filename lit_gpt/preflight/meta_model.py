@@ -26,7 +26,7 @@ def meta_model(
     """
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     stream = torch.float32 if residual_precision == "fp32" else dtype
-    tables = torch.float32 if table_precision == "fp32" else torch.bfloat16
+    tables = None if table_precision == "fp32" else torch.bfloat16
     try:
         with torch.device("meta"):
             return GPT(config, compute_dtype=dtype, residual_dtype=stream, table_dtype=tables)
