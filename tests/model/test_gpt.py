@@ -218,7 +218,7 @@ def test_what_lies_outside_the_blocks_compiles_in_one_piece_each(name):
         return graph.forward
 
     torch._dynamo.reset()
-    for name in ("start", "final"):
-        setattr(model, name, torch.compile(getattr(model, name), fullgraph=True, backend=count))
+    for part in ("start", "final"):
+        setattr(model, part, torch.compile(getattr(model, part), fullgraph=True, backend=count))
     torch.testing.assert_close(model(tokens()).logits, expected)
     assert len(graphs) == 2
