@@ -29,7 +29,7 @@ from lit_gpt.ops.backends import current_name
 from lit_gpt.ops.boundaries import doc_positions
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.loss import ChunkLoss, chunk_loss, linear_cross_entropy, soft_cap, token_losses
-from lit_gpt.roles import role
+from lit_gpt.roles import TABLES, role
 from lit_gpt.scaling.base import Multipliers
 
 BACKOUT_START = 0.2  # share of the middle stream that is taken out, nanochat's backout_lambda
@@ -55,6 +55,7 @@ class GPT(nn.Module):
     and of the head. residual_dtype: of the residual stream under pre-norm; under post-norm
     the stream is in compute_dtype. attention_backend, expert_backend, loss_backend: see lit_gpt.ops.
     kernels: "plain" keeps library kernels out of every operation but attention.
+    table_dtype: what the tables of roles.TABLES are stored in, None as all other weights.
     loss_chunk: tokens per chunk of the chunked loss. chunk_loss may be replaced by its
     compiled form.
     """
@@ -66,6 +67,7 @@ class GPT(nn.Module):
         *,
         compute_dtype: torch.dtype = torch.float32,
         residual_dtype: torch.dtype = torch.float32,
+        table_dtype: torch.dtype | None = None,
         attention_backend: str = "auto",
         kernels: str = "auto",
         expert_backend: str = "auto",
@@ -96,6 +98,9 @@ class GPT(nn.Module):
         self.norm = build_norm(config)
         head = None if config.tie_embeddings else Linear(config.n_embd, config.padded_vocab_size, weight_role="head")
         self.head = head
+        for p in self.parameters():
+            if table_dtype is not None and p.role in TABLES:  # type: ignore[attr-defined]
+                p.data = p.data.to(table_dtype)
 
     def another(self) -> GPT:
         """A model like this one with weights of its own, which have no values yet; on torch's default device."""

@@ -47,6 +47,9 @@ FILLED = ("vector", "gate", "scalar", "residual_scalar")
 # On several processes every one of them has these whole, in fp32: tiny, and sensitive to rounding.
 REPLICATED = (*FILLED, "router")
 
+# Read by the row and never multiplied: what --table_precision stores in bf16.
+TABLES = ("embedding", "value_table")
+
 Fill = float | Callable[[torch.Tensor, torch.Generator], None]
 
 

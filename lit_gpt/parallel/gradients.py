@@ -90,7 +90,7 @@ def grad_norms(parameters: Iterable[nn.Parameter], runtime: Runtime) -> GradNorm
 @torch.no_grad()
 def scale_gradients_(parameters: Iterable[nn.Parameter], factor: torch.Tensor) -> None:
     """Multiply every gradient by a 0-d tensor."""
-    for device, group in _by_device(parameters).items():
+    for (device, _), group in _alike(parameters).items():
         torch._foreach_mul_(_grads(group), factor.to(device))
 
 
@@ -102,7 +102,7 @@ def clip_each_(parameters: Iterable[nn.Parameter], kind: str, limit: float, runt
     """
     kept = [p for p in parameters if p.grad is not None]
     if kind == "elementwise":
-        for group in _by_device(kept).values():
+        for group in _alike(kept).values():
             torch._foreach_clamp_min_(_grads(group), -limit)
             torch._foreach_clamp_max_(_grads(group), limit)
         return
@@ -126,13 +126,13 @@ def _local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _by_device(parameters: Iterable[nn.Parameter]) -> dict[torch.device, list[nn.Parameter]]:
-    """Parameters by the device of their gradients: offloaded shards are on the host, vectors on the GPU, and foreach
-    functions want one device. Those without a gradient are left out."""
-    groups: dict[torch.device, list[nn.Parameter]] = defaultdict(list)
+def _alike(parameters: Iterable[nn.Parameter]) -> dict[tuple[torch.device, torch.dtype], list[nn.Parameter]]:
+    """Parameters by the device and the dtype of their gradients: offloaded shards are on the host and vectors on the
+    GPU, and foreach functions are slow where dtypes differ. Those without a gradient are left out."""
+    groups: dict[tuple[torch.device, torch.dtype], list[nn.Parameter]] = defaultdict(list)
     for p in parameters:
         if p.grad is not None:
-            groups[_local(p.grad).device].append(p)
+            groups[_local(p.grad).device, p.grad.dtype].append(p)
     return groups
 
 
@@ -141,10 +141,10 @@ def _grads(parameters: Iterable[nn.Parameter]) -> list[torch.Tensor]:
 
 
 def _norms(parameters: list[nn.Parameter]) -> list[tuple[list[nn.Parameter], torch.Tensor]]:
-    """Parameters of one device, and the norms of this rank's part of their gradients, there."""
+    """Parameters of one device and dtype, and the norms of this rank's part of their gradients, there."""
     return [
         (group, torch.stack(list(torch._foreach_norm(_grads(group), 2, dtype=torch.float32))))
-        for group in _by_device(parameters).values()
+        for group in _alike(parameters).values()
     ]
 
 

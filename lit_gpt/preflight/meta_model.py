@@ -14,16 +14,22 @@ from lit_gpt.nn.block import Block
 from lit_gpt.scaling.plan import Counted
 
 
-def meta_model(config: ModelConfig, precision: str | None = "fp32", residual_precision: str = "fp32") -> GPT:
+def meta_model(
+    config: ModelConfig,
+    precision: str | None = "fp32",
+    residual_precision: str = "fp32",
+    table_precision: str = "fp32",
+) -> GPT:
     """The model without memory, in the dtypes that these options mean on a GPU, where no --precision is bf16.
 
     Raises UserError for a model with a tensor that no computer can number.
     """
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     stream = torch.float32 if residual_precision == "fp32" else dtype
+    tables = None if table_precision == "fp32" else torch.bfloat16
     try:
         with torch.device("meta"):
-            return GPT(config, compute_dtype=dtype, residual_dtype=stream)
+            return GPT(config, compute_dtype=dtype, residual_dtype=stream, table_dtype=tables)
     except (RuntimeError, TypeError) as error:  # what torch makes of a size beyond 64 bits
         if "overflow" not in str(error).lower():
             raise

@@ -21,6 +21,7 @@ from lit_gpt.preflight.fork import known_fork, not_kept, place_in_data, read_ori
 from lit_gpt.preflight.memory import memory_per_gpu, too_much
 from lit_gpt.preflight.meta_model import count, meta_model
 from lit_gpt.preflight.model_options import base_config, model_config, unread_options
+from lit_gpt.roles import TABLES
 from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.describe import describe
 from lit_gpt.scaling.plan import build_plan, far_batch, small_budget
@@ -61,7 +62,10 @@ def resolve_run(typed: RunConfig, ranks: int) -> ResolvedRun:
         raise UserError(
             f"--eos_token_id is {run.eos_token_id}; it must be below the vocabulary of {config.vocab_size:,} tokens."
         )
-    model, base = meta_model(config, run.precision, run.residual_precision), base_config(run, data.vocab_size)
+    model, base = (
+        meta_model(config, run.precision, run.residual_precision, run.table_precision),
+        base_config(run, data.vocab_size),
+    )
     notes = unread_options(run, name, model)
     run = replace(run, expert_parallel=run.expert_parallel and config.experts is not None)
     counted = count(model)
@@ -89,9 +93,26 @@ def resolve_run(typed: RunConfig, ranks: int) -> ResolvedRun:
         fork = place_in_data(taken_over(origin, plan), origin, lambda fork: training_corpus(*where, fork))
         plan, notes = replace(plan, fork=fork), notes + not_kept(origin, plan)
     check_arguments(plan)
+    if run.table_precision == "bf16":
+        _check_tables(plan, config.tie_embeddings, ranks > 1 or run.offloading)
     if run.dry_run or torch.cuda.is_available():  # a run on a CPU asks nothing of a GPU
         plan = replace(plan, memory=memory_per_gpu(run, model, plan, ranks))
     return ResolvedRun(run, name, config, plan, folder, counted.palm_flops_per_token, notes, data)
+
+
+def _check_tables(plan: Plan, tied: bool, sharded: bool) -> None:
+    """Raise UserError where tables in bf16 cannot be, or would lose what they learn."""
+    adamw = [role for role in plan.roles.values() if role.update_rule == "adamw"]
+    fused = all(plan.roles[table] in adamw for table in TABLES)
+    fused = fused and not (plan.cautious_weight_decay and any(role.weight_decay for role in adamw))
+    whys = {
+        "FSDP2 wants the parameters of a block in one dtype, so it is for one process without --offloading": sharded,
+        "the token table is the head here, whose small steps bf16 would lose (--tie_embeddings)": tied,
+        "an average of weights moves in steps that bf16 would lose (--ema)": bool(plan.ema),
+        f"only torch's fused AdamW can step such tables, and --optimizer {plan.optimizer} uses another": not fused,
+    }
+    for why in (why for why, holds in whys.items() if holds):
+        raise UserError(f"--table_precision bf16 is not possible: {why}. Drop it.")
 
 
 def dry_run_text(resolved: ResolvedRun) -> str:

@@ -87,13 +87,18 @@ def allowed_fall(axis: Axis, site: str, quantity: Quantity) -> float:
     return 0.5 if quantity == "change" and site not in ("stream", "hidden") else 0.0
 
 
-def fit_axis(axis: Axis, sizes: list[int], per_size: list[Coordinates]) -> list[Fit]:
-    """A Fit for every site, quantity and step. per_size: coordinates of each size, in order."""
+def fit_axis(axis: Axis, sizes: list[int], per_size: list[Coordinates], rates: Sequence[float]) -> list[Fit]:
+    """A Fit for every site, quantity and step. per_size: coordinates of each size, in order.
+
+    rates: of the token table at each size. With the width the embedding may change as they do, which is the rule's
+    choice, and with it the stream, which changes by nothing else before branches that started at zero have grown.
+    """
     quantities: tuple[Quantity, ...] = ("activation", "change")
-    fits = []
+    fits, slower = list[Fit](), max(-slope_of(sizes, rates), 0.0) if axis == "width" else 0.0
     for site in per_size[0][0]:
         for column, quantity in enumerate(quantities):
-            allowed = (-allowed_fall(axis, site, quantity) - TOLERANCE, TOLERANCE)
+            chosen = slower if site in ("embedding", "stream", "hidden") and quantity == "change" else 0.0
+            allowed = (-max(allowed_fall(axis, site, quantity), chosen) - TOLERANCE, TOLERANCE)
             for step in range(len(per_size[0])):
                 values = tuple(measured[step][site][column] for measured in per_size)
                 fits.append(Fit(axis, site, quantity, step, slope_of(sizes, values), values, allowed))

@@ -73,6 +73,11 @@ def coordinates(
     return found
 
 
+def embedding_rate(run: RunConfig, config: ModelConfig, base: ModelConfig) -> float:
+    """The learning rate of the token table in `coordinates`."""
+    return _resolved(run, config, base, 1, run.seed).plan.roles["embedding"].lr
+
+
 def _resolved(run: RunConfig, config: ModelConfig, base: ModelConfig, steps: int, seed: int) -> ResolvedRun:
     """Constant learning rate eta0, batch and budget of the base: only width and depth transfer."""
     batch = run.micro_bsz * config.block_size
@@ -103,7 +108,8 @@ def activations(model: nn.Module, tokens_BT: Tensor) -> dict[str, Tensor]:
     """
     model = model.eval()
     blocks: Any = model.blocks
-    watched = {"embedding": model.wte, "stream": model.norm}
+    # Behind its norm, where there is one: that is what the layers read.
+    watched = {"embedding": model.embedding_norm or model.wte, "stream": model.norm}
     for name, block in (("first", blocks[0]), ("middle", blocks[len(blocks) // 2]), ("last", blocks[-1])):
         watched[f"{name} mixer"] = block.mixer
         if block.ffn is not None:

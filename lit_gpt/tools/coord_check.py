@@ -32,7 +32,7 @@ from lit_gpt.preflight.model_options import model_config
 from lit_gpt.tools import _coord_report as report
 from lit_gpt.tools._cli import parser_for
 from lit_gpt.tools._coord_fit import Axis, CoordResult, fit_axis
-from lit_gpt.tools._coord_measure import Coordinates, coordinates
+from lit_gpt.tools._coord_measure import Coordinates, coordinates, embedding_rate
 
 # fmt: off
 KEPT = {  # the options of pretrain.py that mean something here
@@ -89,7 +89,8 @@ def run_check(
             note(f"{run.parameterization}: {axis} {size}")
             runs = [coordinates(run, config, base, steps, run.seed + i, runtime) for i in range(seeds)]
             per_size.append(_average(runs))
-        fits += fit_axis(axis, list(models), per_size)
+        rates = [embedding_rate(run, config, base) for config in models.values()]
+        fits += fit_axis(axis, list(models), per_size, rates)
     return CoordResult(str(run.parameterization), {a: tuple(m) for a, m in configs.items()}, tuple(fits))
 
 

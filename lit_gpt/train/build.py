@@ -83,6 +83,7 @@ def build_model(resolved: ResolvedRun, runtime: Runtime) -> nn.Module:
             plan.multipliers,
             compute_dtype=runtime.compute_dtype,
             residual_dtype=torch.float32 if run.residual_precision == "fp32" else runtime.compute_dtype,
+            table_dtype=torch.bfloat16 if run.table_precision == "bf16" else None,
             attention_backend=run.attention,
             kernels=run.kernels,
             expert_backend=run.expert_backend,

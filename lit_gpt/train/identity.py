@@ -34,9 +34,10 @@ def identity(resolved: ResolvedRun) -> dict[str, Any]:
     """
     plan = resolved.plan.to_dict()
     del plan["memory"]  # a run may go on with another kind or number of GPUs
-    numerics = _numerics(resolved.run.precision, resolved.run.residual_precision)
-    if resolved.run.fp8:
-        numerics["fp8"] = resolved.run.fp8_recipe
+    run = resolved.run
+    numerics = _numerics(run.precision, run.residual_precision, run.table_precision)
+    if run.fp8:
+        numerics["fp8"] = run.fp8_recipe
     if plugins := digests():  # their code is computed with, too
         numerics["plugins"] = plugins
     return json.loads(json.dumps({"plan": plan, "model": resolved.model.to_dict(), "numerics": numerics}))
@@ -44,10 +45,9 @@ def identity(resolved: ResolvedRun) -> dict[str, Any]:
 
 def known_as(old: Mapping[str, Any]) -> dict[str, Any]:
     """The identity that an earlier version wrote, as this one would: new fields have their defaults."""
-    label = old["numerics"].get("precision")
     plan, model, numerics = dict(old["plan"]), old["model"], old["numerics"]
     try:
-        numerics = {**numerics, **_numerics(None if label == OLD_DEFAULT else label, numerics["residual_precision"])}
+        numerics = {**numerics, **_of_earlier(numerics)}
         plan, model = Plan.from_dict(plan).to_dict(), ModelConfig.from_dict(model).to_dict()
     except (
         TypeError,
@@ -88,9 +88,16 @@ def is_extension(old: Mapping[str, Any], resolved: ResolvedRun, tokens: int) -> 
     return unaffected(old_plan, plan, tokens, world_size() * resolved.run.micro_bsz * plan.context)
 
 
-def _numerics(precision: str | None, residual: str) -> dict[str, Any]:
+def _numerics(precision: str | None, residual: str, tables: str) -> dict[str, Any]:
     computed = resolved_precision(precision)
-    return {"precision": computed, "residual_precision": "fp32" if residual == "fp32" else computed}
+    found = {"precision": computed, "residual_precision": "fp32" if residual == "fp32" else computed}
+    return found | {"table_precision": tables}
+
+
+def _of_earlier(numerics: Mapping[str, Any]) -> dict[str, Any]:
+    label = numerics.get("precision")
+    precision = None if label == OLD_DEFAULT else label
+    return _numerics(precision, numerics["residual_precision"], numerics.get("table_precision", "fp32"))
 
 
 def what_differs(old: Mapping[str, Any], resolved: ResolvedRun, options: Path) -> list[str]:

@@ -59,6 +59,7 @@ def test_tables_and_scalars_are_continued(data, tmp_path):
     options = {
         "train_model": "baseline",
         "optimizer": "muon",
+        "table_precision": "bf16",
         "varlen": True,
         "depth": 2,
         "max_tokens": 2000,
@@ -72,6 +73,10 @@ def test_tables_and_scalars_are_continued(data, tmp_path):
     assert {"backout", "smear.scale", "blocks.1.mixer.value_embedding.table"} < found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     assert found["backout"] != 0.2 and found["smear.scale"] != 0, "they have learned"
+    assert {name for name, t in found.items() if t.dtype == torch.bfloat16} == {
+        "wte.weight",
+        "blocks.1.mixer.value_embedding.table",
+    }
 
 
 def pretrain_into(said: Path, argv: list[str]) -> None:

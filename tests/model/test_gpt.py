@@ -206,3 +206,19 @@ def test_blocks_compile_without_graph_breaks_and_share_their_code():
         block.forward = torch.compile(block.forward, fullgraph=True, backend=count)
     torch.testing.assert_close(model(tokens()).logits, expected)
     assert len(graphs) == 2, "one per window"
+
+
+@pytest.mark.parametrize("name", ["baseline", "tied", "learned"])
+def test_what_lies_outside_the_blocks_compiles_in_one_piece_each(name):
+    model = model_of(optioned(name), dtype=torch.float32)
+    expected, graphs = model(tokens()).logits, []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    for part in ("start", "final"):
+        setattr(model, part, torch.compile(getattr(model, part), fullgraph=True, backend=count))
+    torch.testing.assert_close(model(tokens()).logits, expected)
+    assert len(graphs) == 2

@@ -74,6 +74,21 @@ def test_hybrids_are_flat_under_mupp(family):
     assert power(standard, "width", "stream", 2) > 0.5
 
 
+def test_the_baseline_is_flat_in_width_under_its_own_rule():
+    """As configs/baseline.yaml trains it. A batch has 512 tokens, so that gradients can have the rank of the width.
+
+    The largest power over sites that must be flat in width is 0.20; the table's rate falls as sqrt(768 / n), and what
+    the embedding changes with it. In depth nothing follows the size: the sum of all branches grows, as under sp, by a
+    power of 0.5 and more, and the last norm takes that away.
+    """
+    hps = BaseHyperparameters(eta0=0.02, weight_decay=0.2, muon_beta=0.97)
+    run = replace(RUN, train_model="baseline", parameterization="baseline", optimizer="normuon", base_hps=hps)
+    run = replace(run, embedding_init_std=0.8, head_init_std=0.001, grad_clip=0.0, micro_bsz=16)
+    result = run_check(replace(run, cautious_weight_decay=True), (64, 256), (4, 16), steps=3, seeds=1)
+    assert result.passed("width"), report.table(result)
+    assert {f.site for f in result.failures("depth")} == {"stream"}, report.table(result)
+
+
 def test_dmuon_is_flat_under_mup():
     """Its steps grow as the square root of the width. Times 5, entries of matrices move as far as Adam's."""
     hps = BaseHyperparameters(eta0=2e-3, weight_lr_scale=5)

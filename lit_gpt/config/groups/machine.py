@@ -172,6 +172,8 @@ class PrecisionOptions:
     use_flce: Compute head and loss in slices, so that there is never a table of all logits.
         Default: true
     residual_precision: Precision of the residual stream of pre-norm models; bf16 is about 2 percent faster.
+    table_precision: Precision in which one process stores the token table and value tables, with their gradients and
+        AdamW's averages; bf16 halves that memory and its traffic. Checkpoints hold what is stored.
     kernels: Implementation of all operations but attention: auto takes the kernels of libraries where they fit, plain
         never does; reference is an older name of plain.
     deterministic: Use deterministic kernels, which are slower: a resumed run then has the same bits on a GPU, too.
@@ -189,6 +191,7 @@ class PrecisionOptions:
     fsdp_save_mem: bool = False
     use_flce: bool | None = None
     residual_precision: Literal["fp32", "bf16"] = "fp32"
+    table_precision: Literal["fp32", "bf16"] = "fp32"
     kernels: Literal["auto", "plain", "reference"] = "auto"
     deterministic: bool = False
     collective_timeout: Annotated[float, Bounds(1, 1e6)] = 600.0

@@ -1,4 +1,7 @@
-"""How many bytes of state an optimizer keeps between steps, from its facts."""
+"""How many bytes of state an optimizer keeps between steps, from its facts.
+
+State has the dtype of its parameter, and what is smaller is counted in parts of it.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,6 @@ from typing import Any
 from torch import Tensor
 
 from lit_gpt.scaling.optimizer_facts import Args, Kept, OptimizerFacts
-
-FP32 = 4  # bytes; state is kept in fp32, and what is smaller is counted in parts of it
 
 
 def state_bytes(
@@ -39,7 +40,7 @@ def state_bytes(
                 kept = Kept(0, sum(memory(shape, args)))
             copy = p.numel() if facts.gathered and n > 1 else 0
             share = ceil(shape[0] / n) / shape[0] if n > 1 else 1.0  # of a process with as many rows as any
-            sizes[p] = round(FP32 * (kept.with_rows * share + kept.whole + copy))
+            sizes[p] = round(p.element_size() * (kept.with_rows * share + kept.whole + copy))
     return sizes
 
 

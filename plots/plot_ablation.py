@@ -1,0 +1,143 @@
+"""What each idea of a model is worth: loss and time with it taken out, or added, against the runs without that change.
+
+    python plots/plot_ablation.py out/baseline_ablation --output ablation.png
+
+Reads a study whose rows are called FAMILY_IDEA_sSEED, such as launch_scripts/studies/baseline_ablation.yaml. Prints a
+table, and writes PNG, PDF and JSON. A difference is that of two means, and its interval, of 95%, follows from the noise
+between seeds, which all settings of a family share (Student's t). Time is that of a token, in percent.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lit_gpt.config.command import run_command
+from lit_gpt.config.parsers import PlainParser
+from lit_gpt.errors import UserError
+from lit_gpt.lab.figures import COLORS, SMALL, dress, panels, write
+from lit_gpt.lab.run_files import FINISHED
+from lit_gpt.lab.runs import Run, read_runs
+from lit_gpt.scaling.noise import Difference, difference, pooled
+
+Groups = dict[str, list[Run]]  # idea -> its runs, which differ in the seed
+
+
+class Worth(NamedTuple):
+    """How much larger loss (nats per token) and time (percent) are than those of the control. mean: of the loss."""
+
+    idea: str
+    runs: int
+    mean: float
+    loss: Difference
+    time: Difference
+
+
+def collect(runs: Sequence[Run]) -> dict[str, Groups]:
+    """Family -> idea -> runs, in the order of their names. Raises UserError for a name that is none of such a study."""
+    found: dict[str, Groups] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        family, seed = str(run.value("train_model")), run.value("seed")
+        head, tail = f"{family}_", f"_s{seed:g}" if isinstance(seed, int | float) else "_s?"
+        if not (run.name.startswith(head) and run.name.endswith(tail)):
+            raise UserError(f"The run {run.name} is not called FAMILY_IDEA_sSEED, such as {head}token_smear_s1.")
+        if run.state != FINISHED or not {"loss", "tokens_per_sec"} <= run.numbers.keys():
+            print(f"left out: {run.name} ({run.state})", file=sys.stderr)
+            continue
+        found[family][run.name[len(head) : -len(tail)]].append(run)
+    return found
+
+
+def worths(groups: Groups, control: str) -> list[Worth]:
+    """The control first, then the others, the largest difference of loss first."""
+    values = {
+        "loss": {idea: [run.numbers["loss"] for run in runs] for idea, runs in groups.items()},
+        "time": {idea: [-math.log(run.numbers["tokens_per_sec"]) for run in runs] for idea, runs in groups.items()},
+    }
+    noises = {key: pooled(of.values()) for key, of in values.items()}
+
+    def worth(idea: str) -> Worth:
+        loss, time = (difference(of[control], of[idea], noises[key]) for key, of in values.items())
+        percent = Difference(100 * math.expm1(time.value), 100 * time.error, time.free)
+        return Worth(idea, len(groups[idea]), statistics.fmean(values["loss"][idea]), loss, percent)
+
+    others = sorted(map(worth, groups.keys() - {control}), key=lambda one: -one.loss.value)
+    return [worth(control), *others]
+
+
+def table(family: str, found: Sequence[Worth]) -> str:
+    """The same in Markdown."""
+    lines = [f"| `{family}` | runs | loss | difference | time, % |", "|---|---:|---:|---:|---:|"]
+    lines += [f"| {found[0].idea} | {found[0].runs} | {found[0].mean:.4f} | | |"]
+    lines += [
+        f"| {one.idea} | {one.runs} | {one.mean:.4f} | {shown(one.loss, 4)} | {shown(one.time, 1)} |"
+        for one in found[1:]
+    ]
+    return "\n".join(lines)
+
+
+def shown(d: Difference, digits: int) -> str:
+    """A difference with half of its interval."""
+    return f"{d.value:+.{digits}f} +- {d.half():.{digits}f}"
+
+
+def draw(found: Mapping[str, Sequence[Worth]], path: Path) -> list[Path]:
+    """A row of panels for each family: loss on the left, time on the right."""
+    tallest = max(len(of) for of in found.values())
+    figure, axes = panels(len(found), 2, height=0.5 + 0.14 * tallest)
+    for row, (family, of) in zip(axes, found.items()):
+        for axis, key, unit in zip(
+            row, ("loss", "time"), ("validation loss (nats per token)", "time of a token (percent)")
+        ):
+            changes = [getattr(one, key) for one in of[1:]]
+            places, bars = range(len(changes), 0, -1), [d.half() if d.is_known else 0.0 for d in changes]
+            axis.errorbar([d.value for d in changes], places, xerr=bars, fmt="o", ms=3, capsize=2, color=COLORS[0])
+            axis.axvline(0, color="black", linewidth=0.8)
+            axis.set_yticks(
+                list(places), [one.idea.replace("_", " ") for one in of[1:]] if key == "loss" else [], fontsize=SMALL
+            )
+            axis.locator_params(axis="x", nbins=5)
+            dress(axis, f"change of {unit}", title=family)
+    return write(figure, path, {family: [as_dict(one) for one in of] for family, of in found.items()})
+
+
+def as_dict(one: Worth) -> dict[str, Any]:
+    """For the JSON file; half_*: of the 95% intervals."""
+    changes = {"loss": one.loss, "time_percent": one.time}
+    halves = {f"half_{key}": d.half() for key, d in changes.items()}
+    return {
+        "idea": one.idea,
+        "runs": one.runs,
+        "mean_loss": one.mean,
+        **{k: d.value for k, d in changes.items()},
+        **halves,
+    }
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Draw the figure, print the tables and the paths."""
+    parser = PlainParser(description="What each idea is worth in loss and in time.")
+    parser.add_argument("study", type=Path, nargs="+", help="output of the study")
+    parser.add_argument("--control", default="nothing", help="the idea that changes nothing")
+    parser.add_argument("--output", type=Path, default=Path("ablation.png"), help="picture to write, a PNG file")
+    given = parser.parse_args(arguments)
+    found = {}
+    for family, groups in collect(read_runs(given.study)).items():
+        if given.control not in groups or len(groups) < 2:
+            raise UserError(
+                f"{family} has no finished runs of {given.control} and of another idea. Found {list(groups)}."
+            )
+        found[family] = worths(groups, given.control)
+        print(table(family, found[family]), end="\n\n")
+    if not found:
+        raise UserError("No run has finished. Run the study first.")
+    print(*draw(found, given.output), sep="\n")
+
+
+if __name__ == "__main__":
+    run_command(main)

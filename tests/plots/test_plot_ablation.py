@@ -1,0 +1,54 @@
+"""The ablation's table: differences that were put in, with intervals from the spread of seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from known_runs import table
+from script_module import script_module
+
+from lit_gpt.config.command import exit_code
+
+plot = script_module("plots/plot_ablation.py")
+
+SPREAD = (-0.004, 0.0, 0.004)  # of three seeds: a standard deviation of 0.004
+PUT_IN = {"nothing": (1.5, 1000.0), "token_smear": (1.53, 1010.0), "backout": (1.501, 1000.0)}
+
+
+def study(path: Path, family: str = "baseline", put_in: dict[str, tuple[float, float]] = PUT_IN) -> Path:
+    rows = [
+        {"name": f"{family}_{idea}_s{seed}", "train_model": family, "seed": seed, "loss": loss + away,
+         "tokens_per_sec": speed * math.exp(away)}
+        for idea, (loss, speed) in put_in.items() for seed, away in enumerate(SPREAD)
+    ]  # fmt: skip
+    return table(path, rows)
+
+
+def test_it_finds_what_was_put_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [str(study(tmp_path / f"{family}.csv", family)) for family in ("baseline", "transformer_mha")]
+    assert exit_code(plot.main, [*files, "--output", str(tmp_path / "found.png")]) == 0
+    shown, found = capsys.readouterr().out, json.loads((tmp_path / "found.json").read_text())
+    for family in ("baseline", "transformer_mha"):
+        control, smear, backout = found[family]
+        assert [one["idea"] for one in (control, smear, backout)] == ["nothing", "token_smear", "backout"]
+        assert control["mean_loss"] == pytest.approx(1.5) and control["loss"] == 0
+        assert smear["loss"] == pytest.approx(0.03) and backout["loss"] == pytest.approx(0.001)
+        assert smear["time_percent"] == pytest.approx(100 * (1000 / 1010 - 1))
+        # 2.447 is the quantile of Student's t at 0.975 with six degrees of freedom, in any table of it.
+        half = 2.447 * 0.004 * math.sqrt(2 / 3)
+        assert smear["half_loss"] == pytest.approx(half, rel=1e-3)
+        assert smear["half_time_percent"] == pytest.approx(100 * half, rel=1e-3)
+    assert "| token_smear | 3 | 1.5300 | +0.0300 +- 0.0080 | -1.0 +- 0.8 |" in shown
+    assert 10_000 < (tmp_path / "found.png").stat().st_size < 300_000
+
+
+def test_other_names_and_a_study_without_a_control_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    others = {idea: values for idea, values in PUT_IN.items() if idea != "nothing"}
+    lonely = study(tmp_path / "lonely.csv", put_in=others)
+    odd = table(tmp_path / "odd.csv", [{"name": "first", "train_model": "baseline", "seed": 1, "loss": 2.0}])
+    for path, said in ((lonely, "no finished runs of nothing"), (odd, "is not called FAMILY_IDEA_sSEED")):
+        assert exit_code(plot.main, [str(path), "--output", str(tmp_path / "none.png")]) == 2
+        assert said in capsys.readouterr().err

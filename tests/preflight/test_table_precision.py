@@ -1,0 +1,58 @@
+"""--table_precision bf16: what the model reads, what it costs, and where it is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_models import VOCAB, optioned
+
+from lit_gpt.config.cli import parse
+from lit_gpt.errors import UserError
+from lit_gpt.model import GPT
+from lit_gpt.preflight.resolved_run import ResolvedRun, resolve_run
+from lit_gpt.roles import TABLES, roles_of
+
+RUN = "--train_model baseline --depth 2 --ar 32 --vocab_size 640 --max_tokens 1e9 --optimizer normuon --dry_run true"
+RUN += " --table_precision bf16 --base_hps.warmup_tokens 0 --precision fp32 --train_name x"
+
+
+def resolved(more: str = "", ranks: int = 1) -> ResolvedRun:
+    return resolve_run(parse(f"{RUN} {more}".split()), ranks)
+
+
+@torch.no_grad()
+def test_the_model_is_that_of_rounded_tables() -> None:
+    config = optioned("baseline")
+    rounded, stored = GPT(config), GPT(config, table_dtype=torch.bfloat16)
+    draw = torch.Generator().manual_seed(0)
+    for p in rounded.parameters():
+        p.normal_(0, 0.3, generator=draw)
+        if p.role in TABLES:  # type: ignore[attr-defined]
+            p.copy_(p.bfloat16())
+    stored.load_state_dict(rounded.state_dict())
+    tables = {name for name, p in stored.named_parameters() if p.dtype == torch.bfloat16}
+    assert tables == {name for name, role in roles_of(stored).items() if role in TABLES} and len(tables) > 1
+    tokens = torch.randint(VOCAB, (2, 8), generator=draw)
+    assert torch.equal(rounded(tokens).logits, stored(tokens).logits)
+
+
+def test_it_halves_the_tables_and_their_state() -> None:
+    found, full = resolved().plan, resolved("--table_precision fp32").plan
+    tables = sum(found.counts[role] for role in TABLES)
+    assert full.memory["weights"] - found.memory["weights"] == 2 * tables
+    assert full.memory["optimizer"] - found.memory["optimizer"] == pytest.approx(4 * tables, abs=64)
+
+
+@pytest.mark.parametrize(
+    "more, ranks, why",
+    [
+        ("", 2, "one process"),
+        ("--tie_embeddings true", 1, "--tie_embeddings"),
+        ("--ema 1M", 1, "--ema"),
+        ("--optimizer lion", 1, "--optimizer lion uses another"),
+        ("--parameterization sp --cautious_weight_decay true", 1, "--optimizer normuon uses another"),
+    ],
+)
+def test_where_it_cannot_be_it_is_refused(more: str, ranks: int, why: str) -> None:
+    with pytest.raises(UserError, match=f"--table_precision bf16 is not possible: .*{why}"):
+        resolved(more, ranks)
