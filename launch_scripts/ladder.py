@@ -72,7 +72,8 @@ def main(argv: Sequence[str]) -> int:
     given = build_parser().parse_args(argv[:split])
     study = read_study(given.study, read_pairs(argv[split + 1 :]))
     given.output = given.output or Path("out") / given.study.stem
-    only = [name for name in given.only.split(",") if name]
+    known = [row.name for row in study.rows]
+    only = [given.only] if given.only in known else [name for name in given.only.split(",") if name]
     ladder = Ladder(study, given.output, given.metric, only)
     for name in only:
         if name not in (names := [row.name for row in ladder.known()]):

@@ -22,7 +22,7 @@ from lit_gpt.lab.queue import ENDED, FAILED, LATE, Queue, done_before, running_b
 from lit_gpt.lab.rows import Row
 from lit_gpt.lab.run_files import DIVERGED, FINISHED
 from lit_gpt.lab.watch import Watch, diverged, note_divergence
-from lit_gpt.train.lease import Lease
+from lit_gpt.train.lease import STALE_AFTER, Lease
 from lit_gpt.utils.files import write_text
 
 LOG, COMMAND = "log.txt", "command.txt"
@@ -78,12 +78,13 @@ class Worker:
         return ""
 
     def _left_alone(self, row: Row, folder: Path) -> bool:
-        """Wait for a run that goes on without its ladder; False where we are to stop."""
-        owner = running_below(folder)
+        """Wait for a run that goes on without its ladder, until it ends or its host is gone; False where we are to stop."""
+        owner, since = running_below(folder), time.monotonic()
         if owner:
             self.queue.say(row, f"goes on without its ladder, {owner}; waiting for it")
-        while owner and not self.children.stopping.wait(1.0):
-            owner = running_below(folder)
+        while owner and time.monotonic() - since <= STALE_AFTER and not self.children.stopping.wait(1.0):
+            before, owner = owner, running_below(folder)  # the words change with each renewal
+            since = since if owner == before else time.monotonic()
         return not self.children.stopping.is_set()
 
     def _process(self, row: Row, folder: Path, end_at: float) -> tuple[int, str]:

@@ -151,6 +151,20 @@ MISTAKES = [
     ("axes: {depth: [14]}\nbudget: {chinchilla: 1}", "depth 14"),
     (f"axes: {{seed: {list(range(101))}, micro_bsz: {list(range(1, 101))}}}", "10,100"),
     ("base: [1]", "lines such as"),
+    ("base: {dpeth: 2}", "base has 'dpeth'"),
+    ("base: {dry_run: true}", "sets itself"),
+    ("budget: {flops: [.inf]}", "finite"),
+    ("base: {max_tokens: 1M}\nbudget: {tokens: [1M]}", "max_tokens and a budget"),
+    ("seeds: 0", "a count from 1"),
+    ("seeds: 1000000000000", "at most|a count"),
+    ("axes: {depth: [2]}\nzip: [{depth: [4]}]", "given twice"),
+    ("derived: {total_bzs: 4 * depth}", "total_bsz"),
+    ("conditions: [{drop: }]", "must be"),
+    ("conditions: [{if: depth > 0, set: {dpeth: 1}}]", "set has"),
+    ("refine: {rate: base_hps.eta}", "found none"),
+    ("axes: {train_model: [transformer]}\nrefine: {rate: train_model}", "numbers above 0"),
+    ("trunk: {tokens: [1M, 1000001]}", "batch"),
+    ("trunk: {tokens: [1M], decay_fraction: a}", "decay_fraction"),
 ]
 
 
@@ -158,6 +172,12 @@ MISTAKES = [
 def test_mistakes_are_one_sentence(text: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=says):
         study(tmp_path, text)
+
+
+def test_options_of_the_command_line_that_would_change_nothing_are_refused(tmp_path: Path) -> None:
+    for extra, says in {"depth": "change nothing", "max_tokens": "and a budget", "dpeth": "no option"}.items():
+        with pytest.raises(UserError, match=says):
+            study(tmp_path, "axes: {depth: [2]}\nbudget: {tokens: [1M]}", **{extra: "4"})
 
 
 def test_what_is_wrong_with_any_row_is_said_at_once(tmp_path: Path) -> None:
