@@ -78,7 +78,7 @@ class Worker:
         return ""
 
     def _left_alone(self, row: Row, folder: Path) -> bool:
-        """Wait for a run that goes on without its ladder, until it ends or its host is gone; False where we are to stop."""
+        """Wait for a run without its ladder until it ends, or its host is gone; False where we are to stop."""
         owner, since = running_below(folder), time.monotonic()
         if owner:
             self.queue.say(row, f"goes on without its ladder, {owner}; waiting for it")

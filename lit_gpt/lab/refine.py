@@ -59,7 +59,7 @@ def read_refine(given: Any, path: Path) -> Refine | None:
 
 
 def check_rates(refine: Refine, rows: Sequence[Row], path: Path) -> None:
-    """Raise UserError where no row has the rate, or one has no number there: nothing would be refined, after all runs."""
+    """Raise UserError where no row has the rate, or one has no number there, and so nothing would be refined."""
     rates = [as_number(row.options[refine.rate]) for row in rows if refine.rate in row.options]
     if not rates or not all(isinstance(rate, int | float) and rate > 0 for rate in rates):
         raise UserError(

@@ -129,13 +129,13 @@ def check_folder(row: Row, output: Path) -> bool:
     if changed := [key for key in {**before, **said} if before.get(key) != said.get(key)]:
         what = ", ".join(f"{key}: {before.get(key)} -> {said.get(key)}" for key in changed)
         raise UserError(
-            f"{note.parent} was run with other options ({what}). Give the row a new name, or the study another --output."
+            f"{note.parent} was run with other options ({what}). Give the row a new name, or the study a new --output."
         )
     return True
 
 
 def mark_folders(rows: Sequence[Row], output: Path) -> None:
-    """Write row.json, which says of which row a folder is. Raises UserError, and writes nothing, where one is another's."""
+    """Write row.json, which says whose a folder is. Raises UserError, and writes nothing, where one is another's."""
     for row in [row for row in rows if not check_folder(row, output)]:
         note = output / row.name / NOTE
         with told(note):

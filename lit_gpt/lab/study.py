@@ -174,14 +174,14 @@ def _combinations(
 def _seeds(parts: Mapping[str, Any], path: Path) -> list[list[dict[str, Any]]]:
     """The factor of the seeds, none where the study has no such part."""
     given = parts.get("seeds")
-    if isinstance(given, int) and not 1 <= given <= MOST_ROWS or isinstance(given, bool):
+    if isinstance(given, bool) or (isinstance(given, int) and not 1 <= given <= MOST_ROWS):
         raise UserError(f"{path}: seeds is {given!r}; it must be a count from 1 to {MOST_ROWS:,}, or a list as [0, 7].")
     seeds = range(given) if isinstance(given, int) else _list(given, "seeds", path)
     return [[{"seed": seed} for seed in seeds]] if seeds else []
 
 
 def _check_keys(keys: Sequence[str], parts: Mapping[str, Any], extra: Mapping[str, Any], path: Path) -> None:
-    """Raise UserError for axes and derived values that would do nothing, and for what they would overrule in silence."""
+    """Raise UserError for axes and derived values that do nothing, and for what they would overrule in silence."""
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
         raise UserError(f"{path}: {twice[0]!r} is given twice among axes, zip, isoflop and seeds. Keep one of them.")
     derived = _mapping(parts.get("derived"), "derived", path)

@@ -203,7 +203,7 @@ def test_a_claim_of_another_host_is_taken_over_when_it_stays_the_same(tmp_path: 
 def test_a_changed_row_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     assert run(tmp_path, rows_of(a={}, b={})) == 0
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match="other options .steps: None -> 9"):
+    with pytest.raises(UserError, match="other options"):
         run(tmp_path, rows_of(new={}, a={}, b={"steps": 9}))
     with pytest.raises(UserError, match="other options"):  # which `plan` would take for done
         Ladder(Study(rows_of(b={"steps": 9})), tmp_path).known()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -210,6 +212,12 @@ def test_scripts_have_the_command_of_every_run(tmp_path: Path) -> None:
     script = shell_script(plans, 2, Path("out/a"))
     fork = f"--fork_from out/a/a_trunk1/{plans[0].resolved.folder.name} "
     assert script.count("torchrun --standalone --nproc_per_node 2 pretrain.py") == 2 and fork in script
+    (tmp_path / "torchrun").write_text('#!/bin/sh\ncase "$*" in *"tracker_name a_trunk1"*) exit $CODE;; esac\n')
+    (tmp_path / "torchrun").chmod(0o755)
+    for code, says in {"3": (1, "failed: a_trunk1\n"), "75": (75, "")}.items():
+        variables = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "CODE": code}
+        done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=variables, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == says
     array = array_script(["a", "b"], ["study.yaml", "--output", "out/x"], 4, 240)
     assert "--array=0-1" in array and "--gpus-per-node=4" in array and "--time=240" in array
 
