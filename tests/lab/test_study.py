@@ -197,6 +197,10 @@ def test_the_plan_says_what_a_study_costs(tmp_path: Path) -> None:
     assert f"{sum(p.flops for p in plans) / 1e9 / 3600:.3g} GPU hours" in text
     figure = draw_schedules(plans, tmp_path / "rates.png")
     assert figure.stat().st_size > 1000
+    row = Row(
+        "moe", {"train_model": "transformer_gqa4_h2_moe", "depth": 4, "sparsity": 4, "top_k": 2, "train_name": "mup"}
+    )
+    assert f" {int(model_facts(row.options)['parameters']):,} " in plan_text(plan_rows([row]), tmp_path, [], [])
 
 
 def test_the_nearest_measured_speed_is_taken() -> None:
