@@ -206,9 +206,9 @@ def _other_data(runs: Sequence[Run]) -> Iterator[str]:
     """That runs saw other data, or were judged by it: their losses are then no points of one law."""
     for part, words in (("train", "trained"), ("validation", "validated")):
         kinds: dict[str, str] = {}
-        for run in (run for run in runs if run.folder is not None):
-            data = read_object_if_any(run.folder / ENVIRONMENT).get("data", {}).get(part, {})
-            kinds.setdefault(data.get("content", ""), run.name)
+        for run in runs:
+            environment = {} if run.folder is None else read_object_if_any(run.folder / ENVIRONMENT)
+            kinds.setdefault(environment.get("data", {}).get(part, {}).get("content", ""), run.name)
         kinds.pop("", None)
         if len(kinds) > 1:
             few = " and ".join(list(kinds.values())[:2])

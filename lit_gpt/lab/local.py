@@ -141,12 +141,12 @@ def waited(process: subprocess.Popen[bytes], seconds: float) -> int | None:
         return None
 
 
-def run_rows(queue: Queue, settings: Settings, display: Display) -> bool:
+def run_rows(queue: Queue, settings: Settings, display: Display, worker: type[Worker] = Worker) -> bool:
     """Run what is not finished in all places; whether it was interrupted."""
     children = Children(queue.stopping)
-    workers = [Worker(queue, children, settings, place, display) for place in settings.devices]
+    workers = [worker(queue, children, settings, place, display) for place in settings.devices]
     with children.listening(), ThreadPoolExecutor(len(workers)) as pool:
-        futures = [pool.submit(worker.run) for worker in workers]
+        futures = [pool.submit(one.run) for one in workers]
         for future in futures:
             future.result()
     return children.stopping.is_set()

@@ -74,3 +74,8 @@ def test_what_has_no_next_run(study: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no positive number"):
         write_next(report, -1.0, tmp_path / "next.yaml")
     assert not (tmp_path / "next.yaml").exists()
+
+
+def test_a_budget_for_less_than_the_smallest_model(study: Path, tmp_path: Path) -> None:
+    resolved, _ = write_next(fitted(study, "chinchilla"), 1e11, tmp_path / "next.yaml")
+    assert resolved.plan.depth == 1 and resolved.model.n_embd < 32
