@@ -23,7 +23,7 @@ from lit_gpt.lab.rows import Row
 from lit_gpt.lab.run_files import DIVERGED, FINISHED
 from lit_gpt.lab.watch import Watch, diverged, note_divergence
 from lit_gpt.train.lease import STALE_AFTER, Lease
-from lit_gpt.utils.files import write_text
+from lit_gpt.utils.files import told, write_text
 
 LOG, COMMAND = "log.txt", "command.txt"
 LOOK_EVERY = 5.0  # seconds between looks at a run's metrics
@@ -91,7 +91,8 @@ class Worker:
         """Its exit code, and why it was stopped: DIVERGED, LATE or ""."""
         log = None if self.place is None else folder / LOG
         words = command(row, self.settings, self.queue.output, self.place)
-        write_text(folder / COMMAND, shlex.join(words) + "\n")
+        with told(folder / COMMAND):
+            write_text(folder / COMMAND, shlex.join(words) + "\n")
         where = None if self.place is None else f"starts on {describe(self.place)}, output in {log}"
         self.queue.say(row, where or shlex.join(words))
         trained = any(word.partition("=")[0] in FROM_TRAINED for word in words)
