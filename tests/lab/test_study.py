@@ -7,7 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from script_module import script_module
 
+from lit_gpt.config.command import exit_code
 from lit_gpt.errors import UserError
 from lit_gpt.lab.expressions import evaluate
 from lit_gpt.lab.facts import CHINCHILLA, model_facts, tokens_of
@@ -201,6 +203,18 @@ def test_the_plan_says_what_a_study_costs(tmp_path: Path) -> None:
         "moe", {"train_model": "transformer_gqa4_h2_moe", "depth": 4, "sparsity": 4, "top_k": 2, "train_name": "mup"}
     )
     assert f" {int(model_facts(row.options)['parameters']):,} " in plan_text(plan_rows([row]), tmp_path, [], [])
+
+
+@pytest.mark.parametrize("words", ["--per_run 0", "--tries -1", "--minutes nan", "--plot a.xyz"])
+def test_numbers_with_which_nothing_runs_are_refused(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ladder = script_module("launch_scripts/ladder.py")
+    assert exit_code(ladder.main, ["no_study.yaml", "plan", *words.split()]) == 2
+    assert words.split()[0] in capsys.readouterr().err
+
+
+def test_a_speed_is_above_0(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="above 0"):
+        speeds_for("-5", [], tmp_path, False)
 
 
 def test_the_nearest_measured_speed_is_taken() -> None:
