@@ -29,6 +29,8 @@ from lit_gpt.lab.scripts import array_script, shell_script
 from lit_gpt.lab.speeds import speeds_for
 from lit_gpt.lab.study import Study, read_study
 
+PICTURES = (".png", ".pdf", ".svg")
+
 
 def build_parser() -> PlainParser:
     """The options of this script."""
@@ -69,10 +71,11 @@ def build_parser() -> PlainParser:
 def main(argv: Sequence[str]) -> int:
     """Do what is asked. Returns 0, 1 when a run failed, 75 when interrupted."""
     split = list(argv).index("--") if "--" in argv else len(argv)
-    given = build_parser().parse_args(argv[:split])
+    given = checked(build_parser().parse_args(argv[:split]))
     study = read_study(given.study, read_pairs(argv[split + 1 :]))
     given.output = given.output or Path("out") / given.study.stem
-    only = [name for name in given.only.split(",") if name]
+    known = [row.name for row in study.rows]
+    only = [given.only] if given.only in known else [name for name in given.only.split(",") if name]
     ladder = Ladder(study, given.output, given.metric, only)
     for name in only:
         if name not in (names := [row.name for row in ladder.known()]):
@@ -92,6 +95,16 @@ def main(argv: Sequence[str]) -> int:
     if given.slurm is not None:
         return ladder.submit(words, given.slurm)
     return ladder.run(settings, plans)
+
+
+def checked(given: Namespace) -> Namespace:
+    """The same. Raises UserError for numbers with which nothing would run, and a picture of no known kind."""
+    for key in ("per_run", "tries", "minutes"):
+        if not (value := getattr(given, key)) > 0:  # nor NaN
+            raise UserError(f"--{key} is {value:g}; it must be above 0.")
+    if given.plot and given.plot.suffix not in PICTURES:
+        raise UserError(f"--plot is {given.plot}; give a name that ends in {', '.join(PICTURES)}.")
+    return given
 
 
 def show(study: Study, plans: Sequence[Planned], given: Namespace) -> None:

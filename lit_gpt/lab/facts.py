@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -70,8 +71,8 @@ def tokens_of(kind: str, amount: Any, options: Mapping[str, Any]) -> int:
         number = read_tokens(str(amount).removesuffix("x") if kind == "chinchilla" else amount)
     except ValueError as error:
         raise UserError(f"The budget {amount!r} of {kind} is no number such as 1e18, 10B or 0.5.") from error
-    if number <= 0:
-        raise UserError(f"The budget {amount!r} of {kind} must be above 0.")
+    if not 0 < number < math.inf:
+        raise UserError(f"The budget {amount!r} of {kind} must be above 0 and finite.")
     if kind == "tokens":
         return round(number)
     facts = model_facts(options)

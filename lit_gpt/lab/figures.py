@@ -77,7 +77,8 @@ def dress(axes: Any, x: str = "", y: str = "", title: str = "", tall: int = 34) 
     """Labels in words, broken where they are longer than the panel, and a grid. tall: letters along its height."""
     axes.set_xlabel(broken(x, 38), fontsize=LETTERS)
     axes.set_ylabel(broken(y, tall), fontsize=LETTERS)
-    axes.set_title(broken(title, 44), fontsize=SMALL)
+    numbers = [title] if len(title) <= 44 else title.replace("), ", "),\n").split("\n")  # each beside its interval
+    axes.set_title("\n".join(broken(line, 44) for line in numbers), fontsize=SMALL)
     axes.tick_params(which="both", labelsize=SMALL)
     axes.grid(alpha=0.25, linewidth=0.5)
 
@@ -145,8 +146,11 @@ def spaced(names: Sequence[Any], most: int) -> list[Any]:
     return [names[round(i)] for i in np.linspace(0, len(names) - 1, min(most, len(names)))]
 
 
-def legend(figure: Any, axes: Sequence[Any], listed: int = LISTED) -> None:
-    """One entry for each label of these panels, below them, where it covers no point; of many, some."""
+def legend(figure: Any, axes: Sequence[Any], listed: int = LISTED, others: str = "; the JSON file has all") -> None:
+    """One entry for each label of these panels, below them, where it covers no point; of many, some.
+
+    others: where a person finds the rest.
+    """
     found: dict[str, Any] = {}
     for one in axes:
         for handle, label in zip(*one.get_legend_handles_labels()):
@@ -156,7 +160,7 @@ def legend(figure: Any, axes: Sequence[Any], listed: int = LISTED) -> None:
     labels = spaced(list(found), listed)
     handles = [found[label] for label in labels]
     names = [short(label) for label in labels]
-    title = None if len(found) <= listed else f"{listed} of {len(found)}; the JSON file has all"
+    title = None if len(found) <= listed else f"{listed} of {len(found)}{others}"
     letters = max(len(re.sub(r"\\[a-z!]+|[{}$^]", "", label)) for label in names)  # of which mathtext shows none
     columns = max(1, int(figure.get_figwidth() / (0.5 + 0.06 * letters)))
     add = {"ncols": min(columns, len(names)), "fontsize": SMALL, "frameon": False, "title": title}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ from lit_gpt.lab.runs import FINISHED, Run, column, known_name, read_runs
 from lit_gpt.lab.where import matching
 from lit_gpt.metrics.summary import read_metrics
 from lit_gpt.scaling.law import RUN, Law
+from lit_gpt.train.run_folder import ENVIRONMENT
+from lit_gpt.utils.files import read_object_if_any
 
 VALIDATION, TRAINING, TOKENS = "metric/val_loss@1x", "metric/train_loss", "total_tokens"
 KINDS = ("train_model", "optimizer")  # settings of which a law is another one
@@ -144,6 +146,8 @@ def fixed_of(words: Sequence[str]) -> dict[str, float]:
         name, _, text = word.partition("=")
         try:
             found[name] = float(text)
+            if not math.isfinite(found[name]):
+                raise ValueError(text)
         except ValueError as error:
             raise UserError(f"--fix {word!r} is no number of the law. Write NAME=NUMBER, such as c=0.") from error
     return found
@@ -179,6 +183,7 @@ def sample(law: Law, runs: Sequence[Run], reads: Mapping[str, str]) -> Sample:
         notes.append("all runs have one seed, so nothing here measures noise: add seeds, or give its size with --noise")
     if kinds := [name for name in KINDS if len({run.value(name) for run in runs} - {None}) > 1]:
         notes.append(f"the runs differ in {' and '.join(kinds)}: --group {kinds[0]} fits them apart")
+    notes += [*_other_data(runs), *_copies(runs, data)]
     mixed = _mixed(runs, [data[symbol] for symbol in law.given], set(reads.values()))
     if mixed:
         notes.append(f"runs that are one place for this law differ in {', '.join(mixed)}: choose some with --where")
@@ -195,6 +200,30 @@ def _mixed(runs: Sequence[Run], given: Sequence[np.ndarray], read: Collection[st
         for name in SIZES
         if name not in read and any(len({_digits(run, name) for run in here}) > 1 for here in places.values())
     )
+
+
+def _other_data(runs: Sequence[Run]) -> Iterator[str]:
+    """That runs saw other data, or were judged by it: their losses are then no points of one law."""
+    for part, words in (("train", "trained"), ("validation", "validated")):
+        kinds: dict[str, str] = {}
+        for run in runs:
+            environment = {} if run.folder is None else read_object_if_any(run.folder / ENVIRONMENT)
+            kinds.setdefault(environment.get("data", {}).get(part, {}).get("content", ""), run.name)
+        kinds.pop("", None)
+        if len(kinds) > 1:
+            few = " and ".join(list(kinds.values())[:2])
+            yield f"the runs were {words} on different data, such as {few}: compare them, or choose some with --where"
+
+
+def _copies(runs: Sequence[Run], data: Mapping[str, np.ndarray]) -> list[str]:
+    """That runs have equal numbers, as copies of one run have: they make intervals narrow, and tell nothing new."""
+    first: dict[tuple[float, ...], str] = {}
+    names = [run.name for run, row in zip(runs, zip(*data.values())) if first.setdefault(row, run.name) != run.name]
+    if not names:
+        return []
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    said = f"{len(names)} of {len(runs)} runs equal another one in every number ({shown})"
+    return [f"{said}: if they are copies of a run, leave them out"]
 
 
 def _digits(run: Run, name: str) -> str:

@@ -16,11 +16,11 @@ from lit_gpt.lab.processes import Settings
 from lit_gpt.lab.queue import GIVEN_UP, Queue, done_before
 from lit_gpt.lab.refine import added_rates
 from lit_gpt.lab.results import METRIC, results, varied, verdict
-from lit_gpt.lab.rows import Row, mark_folder, summary
+from lit_gpt.lab.rows import Row, check_folder, mark_folders, summary
 from lit_gpt.lab.run_files import DIVERGED, FINISHED
 from lit_gpt.lab.slurm import submit
 from lit_gpt.lab.study import Study
-from lit_gpt.utils.files import write_text
+from lit_gpt.utils.files import told, write_text
 
 STUDY = "study.yaml"
 
@@ -38,12 +38,12 @@ class Ladder:
     def run(self, settings: Settings, plans: Sequence[Planned] = ()) -> int:
         """Run what is not done, and print the table. Returns 0, 1 when a row failed, 75 when interrupted."""
         rows = self.chosen()
-        self.output.mkdir(parents=True, exist_ok=True)
-        if plans:
-            write_text(self.output / STUDY, yaml.safe_dump(self.study.resolved(), sort_keys=False))
         tokens = {p.row.name: float(p.resolved.plan.tokens) for p in plans}
         display = Display(rows, tokens, {p.row.name: p.flops for p in plans})
         queue = Queue(rows, self.output, display.say, self.grown if self.study.refine else None)
+        if plans:
+            with told(self.output / STUDY):
+                write_text(self.output / STUDY, yaml.safe_dump(self.study.resolved(), sort_keys=False))
         try:
             interrupted = run_rows(queue, settings, display)
         finally:
@@ -57,8 +57,7 @@ class Ladder:
     def submit(self, words: Sequence[str], given: str) -> int:
         """Submit what is not done to Slurm, and print the table so far; see lit_gpt/lab/slurm.py. Returns 0."""
         left = [row for row in self.known() if not done_before(self.output / row.name)]
-        for row in left:
-            mark_folder(row, self.output)
+        mark_folders(left, self.output)
         for row, job in zip(left, submit([row.name for row in left], words, self.output, given) if left else []):
             print(f"{row.name}: job {job.job_id}, output in {job.paths.stdout}")
         print(f"\n{self.table(self.known())}")
@@ -72,7 +71,12 @@ class Ladder:
         return [row for row in self.study.rows if row.name in wanted]
 
     def known(self) -> list[Row]:
-        """The chosen rows, and those that the results on the disk ask for beside them."""
+        """The chosen rows, and those that the results on the disk ask for beside them.
+
+        Raises UserError where a folder has results of other options, which are no results of this study.
+        """
+        for row in self.chosen():
+            check_folder(row, self.output)
         while self.study.refine:
             rows = [*self.chosen(), *self.added]
             if not self.grown({row.name: state for row in rows if (state := done_before(self.output / row.name))}):

@@ -22,8 +22,8 @@ from lit_gpt.lab.queue import ENDED, FAILED, LATE, Queue, done_before, running_b
 from lit_gpt.lab.rows import Row
 from lit_gpt.lab.run_files import DIVERGED, FINISHED
 from lit_gpt.lab.watch import Watch, diverged, note_divergence
-from lit_gpt.train.lease import Lease
-from lit_gpt.utils.files import write_text
+from lit_gpt.train.lease import STALE_AFTER, Lease
+from lit_gpt.utils.files import told, write_text
 
 LOG, COMMAND = "log.txt", "command.txt"
 LOOK_EVERY = 5.0  # seconds between looks at a run's metrics
@@ -78,19 +78,21 @@ class Worker:
         return ""
 
     def _left_alone(self, row: Row, folder: Path) -> bool:
-        """Wait for a run that goes on without its ladder; False where we are to stop."""
-        owner = running_below(folder)
+        """Wait for a run without its ladder until it ends, or its host is gone; False where we are to stop."""
+        owner, since = running_below(folder), time.monotonic()
         if owner:
             self.queue.say(row, f"goes on without its ladder, {owner}; waiting for it")
-        while owner and not self.children.stopping.wait(1.0):
-            owner = running_below(folder)
+        while owner and time.monotonic() - since <= STALE_AFTER and not self.children.stopping.wait(1.0):
+            before, owner = owner, running_below(folder)  # the words change with each renewal
+            since = since if owner == before else time.monotonic()
         return not self.children.stopping.is_set()
 
     def _process(self, row: Row, folder: Path, end_at: float) -> tuple[int, str]:
         """Its exit code, and why it was stopped: DIVERGED, LATE or ""."""
         log = None if self.place is None else folder / LOG
         words = command(row, self.settings, self.queue.output, self.place)
-        write_text(folder / COMMAND, shlex.join(words) + "\n")
+        with told(folder / COMMAND):
+            write_text(folder / COMMAND, shlex.join(words) + "\n")
         where = None if self.place is None else f"starts on {describe(self.place)}, output in {log}"
         self.queue.say(row, where or shlex.join(words))
         trained = any(word.partition("=")[0] in FROM_TRAINED for word in words)
@@ -140,12 +142,12 @@ def waited(process: subprocess.Popen[bytes], seconds: float) -> int | None:
         return None
 
 
-def run_rows(queue: Queue, settings: Settings, display: Display) -> bool:
+def run_rows(queue: Queue, settings: Settings, display: Display, worker: type[Worker] = Worker) -> bool:
     """Run what is not finished in all places; whether it was interrupted."""
     children = Children(queue.stopping)
-    workers = [Worker(queue, children, settings, place, display) for place in settings.devices]
+    workers = [worker(queue, children, settings, place, display) for place in settings.devices]
     with children.listening(), ThreadPoolExecutor(len(workers)) as pool:
-        futures = [pool.submit(worker.run) for worker in workers]
+        futures = [pool.submit(one.run) for one in workers]
         for future in futures:
             future.result()
     return children.stopping.is_set()

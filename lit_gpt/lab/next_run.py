@@ -133,7 +133,7 @@ def nearest(base: Mapping[str, Any], wanted: float, counts: str, runs: Sequence[
         return best
     width = model_config(run, best.depth, run.ar).n_embd
     ratios = sorted({round(width / best.depth * share) for share in RATIOS})
-    others = [_choice(run, d, r, wanted, counts) for d in range(best.depth - 1, best.depth + 2) for r in ratios]
+    others = [_choice(run, d, r, wanted, counts) for d in range(max(1, best.depth - 1), best.depth + 2) for r in ratios]
     return _closest([best, *others]) or best
 
 

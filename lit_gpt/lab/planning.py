@@ -48,13 +48,18 @@ def _planned(row: Row, ranks: int) -> Planned:
 
 
 def plan_text(study_rows: Sequence[Planned], output: Path, speeds: Sequence[Speed], columns: Sequence[str]) -> str:
-    """A line for every run, and what they need together. columns: options to show, those that differ between rows."""
+    """A line for every run, and what they need together. columns: options to show, those that differ between rows.
+
+    Parameters are active ones without embeddings, as everywhere in the lab.
+    """
     lines = [["run", *columns, "parameters", "tokens", "steps", "batch", "rate", "FLOPs", "GPU hours", "GiB", ""]]
     hours = {p.row.name: hours_of(p, speeds) for p in study_rows}
     for p in study_rows:
         plan = p.resolved.plan
         shown = [word_of(p.row.options[key]) if key in p.row.options else "" for key in columns]
-        numbers = [f"{plan.counts['non_embedding']:,}", f"{p.tokens:,}", f"{plan.steps:,}", f"{plan.batch_tokens:,}"]
+        active = plan.counts["non_embedding"] - plan.counts["total"] + plan.counts["active"]
+        steps = plan.steps - p.row.start // plan.batch_tokens  # that it trains itself, as its tokens
+        numbers = [f"{active:,}", f"{p.tokens:,}", f"{steps:,}", f"{plan.batch_tokens:,}"]
         rate = next((plan.roles[role].lr for role in ("matrix", "expert", "vector") if plan.counts.get(role)), 0.0)
         time = hours[p.row.name]
         lines.append(

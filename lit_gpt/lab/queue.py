@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lit_gpt.errors import NotOwner
-from lit_gpt.lab.rows import Row, mark_folder, summary
+from lit_gpt.lab.rows import Row, mark_folders, summary
 from lit_gpt.lab.run_files import DIVERGED, FINISHED
 from lit_gpt.lab.watch import diverged
 from lit_gpt.train.lease import STALE_AFTER, Lease, owner_of, take_lease
@@ -45,8 +45,7 @@ class Queue:
         self._waiting, self._busy = list(rows), set[str]()
         self._changed = threading.Condition()
         self._seen: dict[str, tuple[str, float, float]] = {}  # row -> owner in words, since when, next look
-        for row in rows:
-            mark_folder(row, output)
+        mark_folders(rows, output)
         # Rows whose run goes on without its ladder come first, since they use a device already.
         self._waiting.sort(key=lambda row: not running_below(self.folder(row)))
 
@@ -85,7 +84,7 @@ class Queue:
     def _add(self) -> None:
         for row in self.grow(self.states) if self.grow else ():
             if row.name not in {known.name for known in self.rows}:
-                mark_folder(row, self.output)
+                mark_folders([row], self.output)
                 self.rows.append(row)
                 self._waiting.append(row)
 

@@ -48,14 +48,24 @@ def read_refine(given: Any, path: Path) -> Refine | None:
         return None
     try:
         made = Refine(**({} if given is True else given))
-        if not made.factor > 1 or not made.width > 0 or not made.runs >= 0:
-            raise ValueError("factor must be above 1, width above 0")
+        if not 1 < made.factor < math.inf or not made.width > 0 or not made.runs >= 0:
+            raise ValueError("factor must be above 1, width above 0, runs not below 0")
     except (TypeError, ValueError) as error:
         raise UserError(
             f"{path}: refine has rate (an option), factor (above 1), width (in powers of two) and runs (a count); "
             f"found {given} ({error})."
         ) from error
     return made
+
+
+def check_rates(refine: Refine, rows: Sequence[Row], path: Path) -> None:
+    """Raise UserError where no row has the rate, or one has no number there, and so nothing would be refined."""
+    rates = [as_number(row.options[refine.rate]) for row in rows if refine.rate in row.options]
+    if not rates or not all(isinstance(rate, int | float) and rate > 0 for rate in rates):
+        raise UserError(
+            f"{path}: refine looks at {refine.rate}, which must be an axis, or derived, with numbers above 0; found "
+            f"{', '.join(map(str, rates[:3])) or 'none'}. Name another option with rate."
+        )
 
 
 def group_of(row: Row, refine: Refine) -> tuple[tuple[str, str], ...]:

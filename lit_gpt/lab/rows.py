@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 from lit_gpt.config.bounds import Text
 from lit_gpt.errors import UserError
 from lit_gpt.metrics.summary import SUMMARY_FILE
-from lit_gpt.utils.files import read_object, write_text
+from lit_gpt.utils.files import read_object, told, write_text
 
-OURS = ("out_dir", "resume")  # options that the runner itself gives
+OURS = ("out_dir", "resume", "dry_run")  # options that the runner itself gives
 FOLDER = Text("a name", 128, without="/\\")  # also a tracker's name of the run
 NOTE = "row.json"
 T = TypeVar("T")
@@ -120,17 +120,27 @@ def check_rows(rows: Sequence[Row], path: Path, options: Iterable[str]) -> None:
         raise UserError(f"{path} has the option {taken[0]!r}, which the runner sets itself. Remove it.")
 
 
-def mark_folder(row: Row, output: Path) -> None:
-    """Write row.json, which says of which row this folder is. Raises UserError when it is another's of this name."""
+def check_folder(row: Row, output: Path) -> bool:
+    """Whether row.json says that this folder is the row's. Raises UserError when it is another's of this name."""
     note, said = output / row.name / NOTE, json.loads(json.dumps(row.note()))
-    if note.is_file():
-        if (before := read_object(note)) == said:
-            return
-        changed = [key for key in {**before, **said} if before.get(key) != said.get(key)]
+    if not note.is_file():
+        return False
+    before = read_object(note)
+    if changed := [key for key in {**before, **said} if before.get(key) != said.get(key)]:
         what = ", ".join(f"{key}: {before.get(key)} -> {said.get(key)}" for key in changed)
-        raise UserError(f"{note.parent} was run with other options ({what}). Give the row a new name.")
-    note.parent.mkdir(parents=True, exist_ok=True)
-    write_text(note, json.dumps(said) + "\n")
+        raise UserError(
+            f"{note.parent} was run with other options ({what}). Give the row a new name, or the study a new --output."
+        )
+    return True
+
+
+def mark_folders(rows: Sequence[Row], output: Path) -> None:
+    """Write row.json, which says whose a folder is. Raises UserError, and writes nothing, where one is another's."""
+    for row in [row for row in rows if not check_folder(row, output)]:
+        note = output / row.name / NOTE
+        with told(note):
+            note.parent.mkdir(parents=True, exist_ok=True)
+            write_text(note, json.dumps(row.note()) + "\n")
 
 
 def run_folder_of(row_folder: Path) -> Path | None:

@@ -147,7 +147,12 @@ def _of_folder(folder: Path) -> Run:
     settings = {key: value for key, value in of_row.items() if key != "name"}
     settings |= {key: value for key, value in flat(files.config()) if value is not None or key not in settings}
     name = folder.parent.name if of_row else folder.name
-    numbers = {key: float(value) for key, value in _numbers(files, settings) if _finite(value)}
+    try:
+        numbers = {key: float(value) for key, value in _numbers(files, settings) if _finite(value)}
+    except (AttributeError, KeyError, TypeError) as error:  # somebody else wrote to them
+        raise UserError(
+            f"The files of {folder} are not as pretrain.py writes them ({error}). Move the folder elsewhere."
+        ) from error
     return Run(name, folder, files.state, settings, numbers)
 
 

@@ -7,40 +7,30 @@ from pathlib import Path
 
 import numpy as np
 
+from lit_gpt.lab.figures import DPI, along, dress, legend, looks, panels
 from lit_gpt.lab.planning import Planned
 from lit_gpt.scaling.schedule import fraction
-from lit_gpt.utils.files import replacing
+from lit_gpt.utils.files import replacing, told
 
 POINTS = 400  # of a curve
-LEGEND = 12  # runs with a name of their own in the figure
 
 
 def draw_schedules(rows: Sequence[Planned], path: Path) -> Path:
-    """One line per different schedule, on a logarithmic axis of tokens where budgets differ by more than four times."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(5.5, 3.5), layout="constrained")
-    curves: dict[tuple[float, ...], str] = {}
+    """One line per different schedule, on a logarithmic axis of tokens where budgets are far apart."""
+    curves: dict[tuple[bytes, bytes], Planned] = {}
     for p in rows:
         tokens, rates = rates_of(p)
-        key = (*tokens, *rates)
-        if key not in curves:
-            curves[key] = p.row.name
-            axes.plot(tokens, rates, label=p.row.name, linewidth=1.2)
-    ends = [p.resolved.plan.tokens for p in rows]
-    if max(ends) > 4 * min(ends):
-        axes.set_xscale("log")
-    axes.set_xlabel("training tokens")
-    axes.set_ylabel("learning rate of matrices")
-    axes.grid(alpha=0.3)
-    if len(curves) <= LEGEND:
-        axes.legend(fontsize=6)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format=path.suffix.removeprefix(".") or "png", dpi=200)
-    plt.close(figure)
+        curves.setdefault((tokens.tobytes(), rates.tobytes()), p)
+    figure, grid = panels()
+    axes = grid[0, 0]
+    for look, p in zip(looks(len(curves)), curves.values()):
+        style = {"color": look.color, "marker": look.marker, "markersize": 3.5, "markevery": 0.2, "linewidth": 1.0}
+        axes.plot(*rates_of(p), label=p.row.name, **style)
+    dress(axes, "training tokens", "learning rate of matrices")
+    along(axes, "x", "tokens", [p.resolved.plan.tokens for p in rows])
+    legend(figure, [axes], others=" schedules")
+    with told(path), replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix.removeprefix(".") or "png", dpi=DPI)
     return path
 
 

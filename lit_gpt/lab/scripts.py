@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -17,16 +18,22 @@ LADDER = Path(__file__).resolve().parents[2] / "launch_scripts/ladder.py"
 
 def shell_script(rows: Sequence[Planned], processes: int, output: Path) -> str:
     """A bash script of one command per run, to be started in the repository on any machine; a run that is finished ends
-    at once, so the script can be started again. processes: of each run, with torchrun where there are several.
+    at once, so the script can be started again. A run that fails does not stop the others; one that is interrupted
+    does. processes: of each run, with torchrun where there are several.
     """
     launcher = ("python",) if processes == 1 else ("torchrun", "--standalone", "--nproc_per_node", str(processes))
     settings = Settings(launcher, program=Path("pretrain.py"))
     folders = {p.row.name: output / p.row.name / p.resolved.folder.name for p in rows}
-    lines = ["#!/usr/bin/env bash", "set -euo pipefail"]
+    lines = ["#!/usr/bin/env bash", "set -uo pipefail", "failed=", 'run() { "${@:2}" || ended $? "$1"; }']
+    lines += [f'ended() {{ [ "$1" -ne {os.EX_TEMPFAIL} ] || exit "$1"; failed+=" $2"; }}']
     for p in rows:
         folder, note = shlex.quote(str(output / p.row.name)), shlex.quote(json.dumps(p.row.note()))
         words = command(p.row, settings, output, None, folders.get(p.row.after or ""))
-        lines += [f"mkdir -p {folder} && printf '%s\\n' {note} > {folder}/{NOTE}", shlex.join(words)]
+        lines += [
+            f"mkdir -p {folder} && printf '%s\\n' {note} > {folder}/{NOTE}",
+            shlex.join(["run", p.row.name, *words]),
+        ]
+    lines += ['[ -z "$failed" ] || { echo "failed:$failed" >&2; exit 1; }']
     return "\n".join(lines)
 
 

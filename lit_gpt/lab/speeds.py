@@ -40,9 +40,12 @@ def speeds_for(given: str | None, rows: Sequence[Row], output: Path, on_cpu: boo
         own = list(of_runs(rows, output))
         return own or (list(of_benchmark(MEASURED)) if MEASURED.is_file() and not on_cpu else [])
     try:
-        return [Speed(float(given), f"at {float(given):.3g} FLOPs per second")]
+        speed = float(given)
     except ValueError:
         return list(of_benchmark(Path(given)))
+    if not 0 < speed < math.inf:
+        raise UserError(f"--speed is {given}; give FLOPs per second above 0, such as 4e14.")
+    return [Speed(speed, f"at {speed:.3g} FLOPs per second")]
 
 
 def of_runs(rows: Sequence[Row], output: Path) -> Iterable[Speed]:

@@ -33,8 +33,8 @@ from lit_gpt.config.cli import build_parser
 from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.lab.expressions import evaluate
 from lit_gpt.lab.facts import BUDGETS
-from lit_gpt.lab.refine import Refine, read_refine
-from lit_gpt.lab.rows import Row, check_rows, of_each, read_table, word_of
+from lit_gpt.lab.refine import Refine, check_rates, read_refine
+from lit_gpt.lab.rows import OURS, Row, check_rows, of_each, read_table, word_of
 from lit_gpt.lab.trunk import trunk_rows
 from lit_gpt.lab.values import Values, as_number, filled, is_option
 from lit_gpt.utils.files import regular
@@ -82,6 +82,8 @@ def read_study(path: Path, extra: Mapping[str, Any]) -> Study:
 
     Raises UserError for a file that cannot be read, and for parts that are not those of a study.
     """
+    for key in extra:
+        _check_option(key, "what follows --", path)
     if path.suffix == ".csv":
         rows = [Row(row.name, {**extra, **row.options}) for row in read_table(path)]
         return Study(tuple(rows), base=extra)
@@ -91,10 +93,12 @@ def read_study(path: Path, extra: Mapping[str, Any]) -> Study:
     if refine and "trunk" in parts:
         raise UserError(f"{path} has both refine and trunk, whose runs go on from one another. Keep one of them.")
     refine = refine and replace(refine, derived=tuple(_mapping(parts.get("derived"), "derived", path)))
-    combined = [_Combined(*found) for found in _combinations(parts, base, path)]
+    combined = [_Combined(*found) for found in _combinations(parts, base, extra, path)]
     made = list(zip(combined, of_each(combined, lambda one: one.rows(parts, path), _Combined.label)))
     rows = [row for _, of_one in made for row in of_one]
     check_rows(rows, path, {key for row in rows for key in row.options})
+    if refine:
+        check_rates(refine, rows, path)
     variants = {row.name: partial(_variant, one, parts, path) for one, of_one in made for row in of_one}
     return Study(tuple(rows), str(parts.get("question", "")), base, (), refine, variants)
 
@@ -132,7 +136,10 @@ class _Combined:
         values = Values(options, derived, self.budget, extra)
         if not _kept(parts.get("conditions") or [], values, path):
             return []
-        options = values.settled() | ({"max_tokens": values.tokens()} if self.budget else {})
+        options = values.settled()
+        if "max_tokens" in options and (self.budget or "trunk" in parts):
+            raise UserError(f"{path} has max_tokens and a budget, and each says how long runs are. Keep one of them.")
+        options |= {"max_tokens": values.tokens()} if self.budget else {}
         name = filled(str(parts.get("name") or _template(self.varied)), values)
         if "trunk" in parts:
             return trunk_rows(name, options, _mapping(parts["trunk"], "trunk", path))
@@ -140,18 +147,15 @@ class _Combined:
 
 
 def _combinations(
-    parts: Mapping[str, Any], base: Mapping[str, Any], path: Path
+    parts: Mapping[str, Any], base: Mapping[str, Any], extra: Mapping[str, Any], path: Path
 ) -> Iterator[tuple[dict[str, Any], tuple[str, Any] | None, tuple[str, ...]]]:
     """(options, budget, varied keys) of every combination of axes, zips, budgets and seeds."""
     factors = [[{key: value} for value in values] for key, values in _axes(parts.get("axes"), "axes", path).items()]
     factors += [_zipped(group, path) for group in _list(parts.get("zip"), "zip", path)]
     budgets, sizes = _budgets(parts, path)
     factors += sizes
-    seeds = parts.get("seeds", [])
-    seeds = list(range(seeds)) if isinstance(seeds, int) else _list(seeds, "seeds", path)
-    factors += [[{"seed": seed} for seed in seeds]] if seeds else []
-    for key in (key for factor in factors for key in factor[0]):
-        _check_axis(key, parts, path)
+    factors += _seeds(parts, path)
+    _check_keys([key for factor in factors for key in factor[0]], parts, extra, path)
     total = len(budgets)
     for factor in factors:
         total *= len(factor)
@@ -167,14 +171,38 @@ def _combinations(
             yield dict(options), budget, varied
 
 
-def _check_axis(key: str, parts: Mapping[str, Any], path: Path) -> None:
-    """Raise UserError for an axis that is no option, and that no derived value and no condition reads."""
-    read = f"{parts.get('derived')} {parts.get('conditions')}"
-    if not is_option(key) and not re.search(rf"\b{re.escape(key)}\b", read):
-        raise UserError(
-            f"{path}: {key!r} is no option of pretrain.py, and nothing under derived or conditions reads it."
-            f"{did_you_mean(key, build_parser().run_options)}"
-        )
+def _seeds(parts: Mapping[str, Any], path: Path) -> list[list[dict[str, Any]]]:
+    """The factor of the seeds, none where the study has no such part."""
+    given = parts.get("seeds")
+    if isinstance(given, bool) or (isinstance(given, int) and not 1 <= given <= MOST_ROWS):
+        raise UserError(f"{path}: seeds is {given!r}; it must be a count from 1 to {MOST_ROWS:,}, or a list as [0, 7].")
+    seeds = range(given) if isinstance(given, int) else _list(given, "seeds", path)
+    return [[{"seed": seed} for seed in seeds]] if seeds else []
+
+
+def _check_keys(keys: Sequence[str], parts: Mapping[str, Any], extra: Mapping[str, Any], path: Path) -> None:
+    """Raise UserError for axes and derived values that do nothing, and for what they would overrule in silence."""
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        raise UserError(f"{path}: {twice[0]!r} is given twice among axes, zip, isoflop and seeds. Keep one of them.")
+    derived = _mapping(parts.get("derived"), "derived", path)
+    if taken := [key for key in extra if key in (*keys, *derived)]:
+        raise UserError(f"--{taken[0]} would change nothing: {path} gives it to each run. Edit that file.")
+    read = f"{list(derived.values())} {parts.get('conditions')} {parts.get('name')}"
+    for key in (*keys, *derived):
+        if not is_option(key) and not re.search(rf"\b{re.escape(key)}\b", read):
+            raise UserError(
+                f"{path}: {key!r} is no option of pretrain.py, and nothing under derived, conditions or name reads it."
+                f"{did_you_mean(key, build_parser().run_options)}"
+            )
+
+
+def _check_option(key: str, where: str, path: Path) -> None:
+    """Raise UserError for a name that is no option of pretrain.py, and for one that the runner gives."""
+    if not is_option(key):
+        known = build_parser().run_options
+        raise UserError(f"{path}: {where} has {key!r}, which is no option of pretrain.py.{did_you_mean(key, known)}")
+    if key in OURS:
+        raise UserError(f"{path}: {where} has the option {key!r}, which the runner sets itself. Remove it.")
 
 
 def _budgets(parts: Mapping[str, Any], path: Path) -> tuple[list[tuple[str, Any] | None], list[list[dict[str, Any]]]]:
@@ -198,7 +226,7 @@ def _budgets(parts: Mapping[str, Any], path: Path) -> tuple[list[tuple[str, Any]
 def _kept(conditions: Sequence[Any], values: Values, path: Path) -> bool:
     """Apply the conditions in their order to the options of `values`; False where one drops the row."""
     for condition in _list(conditions, "conditions", path):
-        given = _mapping(condition, "a condition", path)
+        given = {key: value for key, value in _mapping(condition, "a condition", path).items() if value is not None}
         if set(given) == {"drop"}:
             if evaluate(str(given["drop"]), values):
                 return False
@@ -207,7 +235,7 @@ def _kept(conditions: Sequence[Any], values: Values, path: Path) -> bool:
                 values.options.update(_options(given["set"], "set", path))
         else:
             raise UserError(
-                f"{path}: the condition {given} must be 'drop: EXPRESSION' or 'if: EXPRESSION' with 'set: OPTIONS'."
+                f"{path}: the condition {condition} must be 'drop: EXPRESSION' or 'if: EXPRESSION' with 'set: OPTIONS'."
             )
     return True
 
@@ -236,6 +264,8 @@ def _options(given: Any, where: str, path: Path) -> dict[str, Any]:
     found = dict(_mapping(given, where, path))
     inner = found.pop("base_hps", {})
     found |= {f"base_hps.{key}": value for key, value in _mapping(inner, "base_hps", path).items()}
+    for key in found:
+        _check_option(key, where, path)
     return {key: _read_number(value) for key, value in found.items()}
 
 

@@ -25,13 +25,15 @@ def trunk_rows(name: str, options: Mapping[str, Any], given: Mapping[str, Any]) 
 
     options: of all of them, without a budget. Raises UserError for budgets that leave no room for their decays.
     """
-    ends, fraction = _ends(options, given), float(given.get("decay_fraction", DECAY_FRACTION))
-    if not 0 < fraction < 1:
-        raise UserError(f"trunk: decay_fraction is {fraction:g}; it must be above 0 and below 1.")
+    ends, fraction = _ends(options, given), given.get("decay_fraction", DECAY_FRACTION)
+    if not isinstance(fraction, int | float) or not 0 < fraction < 1:
+        raise UserError(f"trunk: decay_fraction is {fraction}; it must be a number above 0 and below 1.")
     shared, batch = _settled(options, round((1 - fraction) * ends[0]))
     rows, before, done = list[Row](), None, 0
     for number, end in enumerate(ends, 1):
         start = max(round((1 - fraction) * end / batch), 1) * batch  # whole steps, so that no part trains a bit more
+        if start <= done:
+            raise UserError(f"trunk: two budgets at {end:,} tokens are less than a batch of {batch:,} apart.")
         decay = max(round((end - start) / batch), 1) * batch
         constant = {**shared, "schedule": "constant", "max_tokens": start}
         rows.append(Row(f"{name}_trunk{number}", constant, before, done, start, "trunk"))

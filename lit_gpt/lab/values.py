@@ -87,7 +87,7 @@ class Values:
         """What an option has that the row does not name: from its recipe (--config), or its default."""
         known = build_parser().run_options
         if not is_option(name):
-            allowed = [*self.options, *self.extra, *self.derived, *FACTS, *known]
+            allowed = {*self.options, *self.extra, *self.derived, *FACTS, *known}
             raise UserError(
                 f"There is no {name!r} in a row of this study.{did_you_mean(name, allowed)} Expressions may name "
                 f"options, what is derived, and {', '.join(FACTS)}."

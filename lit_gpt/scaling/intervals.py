@@ -293,11 +293,12 @@ def lack_of_fit(law: Law, fitted: Fitted, data: Data, noise: float | None = None
 
     The F test: Draper and Smith, Applied Regression Analysis, section 2.1.
     """
-    left = residuals(law, fitted, data)
-    if law.curves:
-        return None
     points = fitted.points or data
-    squares, heard = float((left**2).sum()), np.isfinite(fitted.curve(points))
+    heard = np.isfinite(fitted.curve(points))
+    if law.curves or not heard.any():
+        return None
+    left = residuals(law, fitted, data)
+    squares = float((left**2).sum())
     groups = _repeated(law, {name: column[heard] for name, column in points.items()})
     beyond, places = len(left) - groups.max() - 1, int(groups.max()) + 1
     means = np.array([left[groups == i].mean() for i in range(places)])

@@ -43,9 +43,10 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(regular(path).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}). Write it again.") from error
+        raise UserError(f"{path} cannot be read as JSON ({error}). Remove it, or write it again.") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path} holds a JSON {type(value).__name__} where an object was expected. Write it again.")
+        kind = type(value).__name__
+        raise UserError(f"{path} holds a JSON {kind} where an object was expected. Remove it, or write it again.")
     return value
 
 

@@ -2,7 +2,7 @@
 
 Each step is a line of <run>/steps, so that a test sees what was lost or done twice. Options: --steps to do, --fails
 starts that end with exit code 1 first, --pause seconds per step, --loss at the end (or
---base_hps.eta0), --losses to log, one per step, --code to end with.
+--base_hps.eta0), --losses to log, one per step, --code to end with, --stale seconds until a lease counts as left.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ import time
 from pathlib import Path
 
 from lit_gpt.errors import NotOwner
-from lit_gpt.train.lease import take_lease
+from lit_gpt.train import lease
 
 
 def main() -> int:
     options = {"steps": "3", "fails": "0", "pause": "0", "loss": "1", "losses": "", "code": "0"}
     options |= {key[2:]: value for key, value in zip(sys.argv[1::2], sys.argv[2::2])}
+    if "stale" in options:
+        lease.STALE_AFTER, lease.RENEW_EVERY = float(options["stale"]), float(options["stale"]) / 2
     run = Path(options["out_dir"]) / "run"
     run.mkdir(parents=True, exist_ok=True)
     try:
-        lease = take_lease(run)
+        owned = lease.take_lease(run)
     except NotOwner:
         return 6
     with (run / "calls").open("a") as calls:
@@ -35,7 +37,7 @@ def main() -> int:
     try:
         return work(run, options, stopped)
     finally:
-        lease.close()
+        owned.close()
 
 
 def work(run: Path, options: dict[str, str], stopped: list[int]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,26 @@ def test_one_seed_is_said(csv: Path) -> None:
     found = sample(POWER, runs_of(csv), {"x": "tokens", "y": "loss"})
     assert "all runs have one seed" in found.notes[0]
     np.testing.assert_allclose(found.data["y"], np.repeat([4.0, 3.5, 3.0, 2.5], 2))
+
+
+def test_copies_of_a_run_are_said(csv: Path) -> None:
+    reads = {"x": "tokens", "y": "loss"}
+    assert "4 of 8 runs equal another one in every number (r0b, r1b, r2b, ...)" in " ".join(
+        sample(POWER, runs_of(csv), reads).notes
+    )
+    assert "equal another" not in " ".join(sample(POWER, runs_of(csv, "family == 'a'"), reads).notes)
+
+
+def test_runs_of_other_data_are_said(tmp_path: Path) -> None:
+    """Other text, or another tokenizer: their losses are no points of one law."""
+    for i, content in enumerate(("one", "one", "two", None)):
+        folder = make_run(tmp_path / f"r{i}/run", row={"name": f"r{i}"}, summary={**SUMMARY, "tokens": 2000 + i})
+        data = {"train": {"content": "same"}, "validation": {"content": content} if content else None}
+        text = json.dumps({"data": {part: said for part, said in data.items() if said}})
+        (folder / "environment.json").write_text(text)
+    runs, _ = finished_runs([tmp_path], None, ["tokens", "loss"], False)
+    said = " ".join(sample(POWER, runs, {"x": "tokens", "y": "loss"}).notes)
+    assert "validated on different data, such as r0 and r2" in said and "trained on" not in said
 
 
 def test_what_is_held_out(csv: Path) -> None:

@@ -182,18 +182,32 @@ def test_ladder_and_runs_killed_at_once_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_a_claim_of_another_host_is_taken_over_when_it_stays_the_same(tmp_path: Path, monkeypatch: Any) -> None:
+    """That of the ladder, and that of its run, which died with the host, too."""
     monkeypatch.setattr(queue, "STALE_AFTER", 0.5)
     monkeypatch.setattr(queue, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(local, "STALE_AFTER", 0.5)
     monkeypatch.setattr(lease, "STALE_AFTER", 1.0)
     monkeypatch.setattr(lease, "RENEW_EVERY", 0.5)
-    (tmp_path / "a").mkdir()
-    claim = lease.take_lease(tmp_path / "a")
-    claim._closing.set()
-    claim._thread.join()
-    record = {**claim.record, "host": "elsewhere", "machine": "another boot"}
-    claim.path.write_bytes(lease._text(record))
+    monkeypatch.setattr(local, "command", lambda *given: [*command(*given), "--stale", "1"])
+    (tmp_path / "a/run").mkdir(parents=True)
+    for folder in (tmp_path / "a", tmp_path / "a/run"):
+        claim = lease.take_lease(folder)
+        claim._closing.set()
+        claim._thread.join()
+        record = {**claim.record, "host": "elsewhere", "machine": "another boot"}
+        claim.path.write_bytes(lease._text(record))
     assert run(tmp_path, rows_of(a={})) == 0
     assert len(calls(tmp_path, "a")) == 1
+
+
+def test_a_changed_row_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    assert run(tmp_path, rows_of(a={}, b={})) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="other options"):
+        run(tmp_path, rows_of(new={}, a={}, b={"steps": 9}))
+    with pytest.raises(UserError, match="other options"):  # which `plan` would take for done
+        Ladder(Study(rows_of(b={"steps": 9})), tmp_path).known()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_sigterm_reaches_all_runs_and_the_same_command_goes_on(tmp_path: Path) -> None:

@@ -74,3 +74,10 @@ def test_what_has_no_next_run(study: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no positive number"):
         write_next(report, -1.0, tmp_path / "next.yaml")
     assert not (tmp_path / "next.yaml").exists()
+
+
+def test_a_budget_for_about_the_smallest_model(study: Path, tmp_path: Path) -> None:
+    """Widths are tried at depths beside the best one, and depth 0 is none."""
+    report = fitted(study, "chinchilla")
+    found = [write_next(report, budget, tmp_path / "next.yaml")[0] for budget in (5e9, 2e11)]
+    assert [run.plan.depth for run in found] == [1, 1] and found[0].model.n_embd != found[1].model.n_embd

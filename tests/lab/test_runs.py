@@ -212,3 +212,12 @@ def test_no_runs(tmp_path: Path) -> None:
     (folder / "config.yaml").write_text("a: [")
     with pytest.raises(UserError, match="cannot be read"):
         read_runs([folder])
+
+
+@pytest.mark.parametrize(
+    ("file", "text"), [("environment.json", '{"data": 3}'), ("summary.json", '{"tokens": "many"}')]
+)
+def test_files_of_another_shape_are_a_sentence(file: str, text: str, tmp_path: Path) -> None:
+    (make_run(tmp_path / "run", sources={"text": 4096}) / file).write_text(text)
+    with pytest.raises(UserError, match="writes them"):
+        read_runs([tmp_path])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
+from script_module import script_module
 
+from lit_gpt.config.command import exit_code
 from lit_gpt.errors import UserError
 from lit_gpt.lab.expressions import evaluate
 from lit_gpt.lab.facts import CHINCHILLA, model_facts, tokens_of
@@ -151,6 +155,20 @@ MISTAKES = [
     ("axes: {depth: [14]}\nbudget: {chinchilla: 1}", "depth 14"),
     (f"axes: {{seed: {list(range(101))}, micro_bsz: {list(range(1, 101))}}}", "10,100"),
     ("base: [1]", "lines such as"),
+    ("base: {dpeth: 2}", "base has 'dpeth'"),
+    ("base: {dry_run: true}", "sets itself"),
+    ("budget: {flops: [.inf]}", "finite"),
+    ("base: {max_tokens: 1M}\nbudget: {tokens: [1M]}", "max_tokens and a budget"),
+    ("seeds: 0", "a count from 1"),
+    ("seeds: 1000000000000", "at most|a count"),
+    ("axes: {depth: [2]}\nzip: [{depth: [4]}]", "given twice"),
+    ("derived: {total_bzs: 4 * depth}", "total_bsz"),
+    ("conditions: [{drop: }]", "must be"),
+    ("conditions: [{if: depth > 0, set: {dpeth: 1}}]", "set has"),
+    ("refine: {rate: base_hps.eta}", "found none"),
+    ("axes: {train_model: [transformer]}\nrefine: {rate: train_model}", "numbers above 0"),
+    ("trunk: {tokens: [1M, 1000001]}", "batch"),
+    ("trunk: {tokens: [1M], decay_fraction: a}", "decay_fraction"),
 ]
 
 
@@ -158,6 +176,12 @@ MISTAKES = [
 def test_mistakes_are_one_sentence(text: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=says):
         study(tmp_path, text)
+
+
+def test_options_of_the_command_line_that_would_change_nothing_are_refused(tmp_path: Path) -> None:
+    for extra, says in {"depth": "change nothing", "max_tokens": "and a budget", "dpeth": "no option"}.items():
+        with pytest.raises(UserError, match=says):
+            study(tmp_path, "axes: {depth: [2]}\nbudget: {tokens: [1M]}", **{extra: "4"})
 
 
 def test_what_is_wrong_with_any_row_is_said_at_once(tmp_path: Path) -> None:
@@ -175,6 +199,22 @@ def test_the_plan_says_what_a_study_costs(tmp_path: Path) -> None:
     assert f"{sum(p.flops for p in plans) / 1e9 / 3600:.3g} GPU hours" in text
     figure = draw_schedules(plans, tmp_path / "rates.png")
     assert figure.stat().st_size > 1000
+    row = Row(
+        "moe", {"train_model": "transformer_gqa4_h2_moe", "depth": 4, "sparsity": 4, "top_k": 2, "train_name": "mup"}
+    )
+    assert f" {int(model_facts(row.options)['parameters']):,} " in plan_text(plan_rows([row]), tmp_path, [], [])
+
+
+@pytest.mark.parametrize("words", ["--per_run 0", "--tries -1", "--minutes nan", "--plot a.xyz"])
+def test_numbers_with_which_nothing_runs_are_refused(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ladder = script_module("launch_scripts/ladder.py")
+    assert exit_code(ladder.main, ["no_study.yaml", "plan", *words.split()]) == 2
+    assert words.split()[0] in capsys.readouterr().err
+
+
+def test_a_speed_is_above_0(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="above 0"):
+        speeds_for("-5", [], tmp_path, False)
 
 
 def test_the_nearest_measured_speed_is_taken() -> None:
@@ -190,6 +230,12 @@ def test_scripts_have_the_command_of_every_run(tmp_path: Path) -> None:
     script = shell_script(plans, 2, Path("out/a"))
     fork = f"--fork_from out/a/a_trunk1/{plans[0].resolved.folder.name} "
     assert script.count("torchrun --standalone --nproc_per_node 2 pretrain.py") == 2 and fork in script
+    (tmp_path / "torchrun").write_text('#!/bin/sh\ncase "$*" in *"tracker_name a_trunk1"*) exit $CODE;; esac\n')
+    (tmp_path / "torchrun").chmod(0o755)
+    for code, says in {"3": (1, "failed: a_trunk1\n"), "75": (75, "")}.items():
+        variables = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "CODE": code}
+        done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=variables, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == says
     array = array_script(["a", "b"], ["study.yaml", "--output", "out/x"], 4, 240)
     assert "--array=0-1" in array and "--gpus-per-node=4" in array and "--time=240" in array
 

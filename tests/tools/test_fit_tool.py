@@ -94,6 +94,7 @@ def test_too_few_runs_have_no_interval_and_say_so(ladder: Path, capsys: pytest.C
         ("--law powr", "Unknown law 'powr'. Did you mean 'power'"),
         ("--law power", "no number 'flops'"),
         ("--law power --x tokens --fix c", "Write NAME=NUMBER"),
+        ("--law power --x tokens --fix c=nan", "Write NAME=NUMBER"),
         ("--law power --x tokens --fix c=9", "not below every y"),
         ("--law power --x tokens --next 1e20", "does not say how to share a budget"),
         ("--law power --x tokens --predict -5", "no positive number"),
@@ -130,3 +131,10 @@ def test_the_help_names_every_law(capsys: pytest.CaptureFixture[str]) -> None:
     for name in LAWS.names():
         assert name in text
     assert "--hold_out" in text and "Optional" not in text and "None" not in text
+
+
+def test_batches_that_say_nothing_are_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The law then has no number that could be tested against noise."""
+    table = tmp_path / "steps.csv"
+    table.write_text("batch,steps\n" + "".join(f"{2**i},{1000 + i}\n" for i in range(4)))
+    assert "warning: steps do not fall with the batch" in printed(capsys, table, "--law", "critical_batch")
