@@ -29,8 +29,8 @@ from lit_gpt.model import GPT
 NO_NUMBERS = "The model's logits are not numbers (NaN): its weights are damaged or its training diverged."
 LOGITS = 2**26  # numbers of one chunk of logits: 256 MiB in fp32
 SAVING = 0.8  # of the tokens, computed from a shared beginning: else its smaller batches cost what is saved
-# What a call of the model costs beside its tokens, in tokens. On an H200 the launches of a small batch take 50 to 100 ms,
-# in which full batches do 10,000 to 30,000 tokens: cloze questions, a few of one document, took several times as long shared.
+# What a call of the model costs beside its tokens, in tokens. On an H200 the launches of a small batch take 50 to 100
+# ms, in which full batches do 10,000 to 30,000 tokens. Without it, cloze questions came in batches of two to seven.
 CALL_TOKENS = {"cuda": 2**14, "cpu": 0}
 BATCH_TOKENS = {"cuda": 2**17, "cpu": 2**12}  # halved where memory does not suffice
 

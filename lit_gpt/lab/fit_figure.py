@@ -1,39 +1,22 @@
-"""A fitted law as a figure: runs, curve, band of prediction, runs that were held out, and residuals below.
-
-A law of one column is drawn over it, an isoFLOP study over the size with a curve for each budget, the envelope of
-curves over compute, and every other law of several columns over what it says itself, where the right law is the
-diagonal.
-"""
+"""A fitted law as a figure: runs, curve, band of prediction, runs that were held out, and residuals below."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from lit_gpt.lab.figures import COLORS, broken
+from lit_gpt.lab.fit_lines import Line, by_budget, lines_of, over, words_of_x, x_of
 from lit_gpt.lab.fit_report import Guess, Report, band
 from lit_gpt.lab.fit_runs import Sample
 from lit_gpt.metrics.figures import save, subplots
 from lit_gpt.scaling.intervals import residuals
 from lit_gpt.scaling.law import RUN, Data
-from lit_gpt.scaling.laws.isoflop import budgets_of
 
-STEPS = 100  # of a curve
 WIDE = 10.0  # largest over smallest, from which an axis is logarithmic
-SPOKEN = "what the law says"
-
-
-class Line(NamedTuple):
-    """A curve of a law with the band that holds `level` of all runs."""
-
-    x: np.ndarray
-    said: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    label: str
 
 
 def draw_fits(
@@ -50,52 +33,15 @@ def draw_fits(
         color, held = next(colors), out.get(group)
         places = [held.data] if held else []
         places += [{name: np.array([value]) for name, value in guess.place.items()} for guess in guesses[group]]
-        for i, line in enumerate(_lines(report, places)):
+        for i, line in enumerate(lines_of(report, places)):
             _curve(top, line, color if i == 0 or len(reports) > 1 else next(colors), group)
-        _points(top, bottom, report, color if _by_budget(report) is None else "black", group or "runs")
+        _points(top, bottom, report, color if by_budget(report) is None else "black", group or "runs")
         if held:
             _marks(top, report, held.data, held.data[report.law.explains], color, ("D", "held out"))
         for place, guess in zip(places[-len(guesses[group]) :] if guesses[group] else [], guesses[group]):
             _marks(top, report, place, np.array([guess.loss]), color, ("*", "predicted"))
     _labels(top, bottom, next(iter(reports.values())))
     return save(figure, path)
-
-
-def _by_budget(report: Report) -> str | None:
-    """The symbol of the size, in laws that are drawn for each budget."""
-    return "N" if {"C", "N"} <= set(report.law.given) and not report.law.curves else None
-
-
-def _over(report: Report) -> str | None:
-    """The symbol that is drawn to the right; None for what the law says."""
-    alone = len(report.law.given) == 1 or (report.law.curves and report.fitted.place is not None)
-    return _by_budget(report) or (report.law.given[0] if alone else None)
-
-
-def _x(report: Report, places: Data) -> np.ndarray:
-    symbol = _over(report)
-    return report.fitted.curve(places) if symbol is None else places[symbol]
-
-
-def _lines(report: Report, more: Sequence[Data]) -> Iterator[Line]:
-    """The law over the runs and on to other places."""
-    points, symbol = report.points, _over(report)
-    x = np.concatenate([_x(report, places) for places in (points, *more)])
-    if symbol is None:
-        every = {name: np.concatenate([at[name] for at in (points, *more)]) for name in report.law.given}
-        order = np.argsort(x)
-        said, low, high = band(report, {name: column[order] for name, column in every.items()})
-        yield Line(said, said, low, high, "the law")
-    elif _by_budget(report):
-        for budget in budgets_of(points["C"]):
-            sizes = points["N"][budget.rows]
-            n = np.geomspace(sizes.min(), sizes.max(), STEPS)
-            at = {name: np.full(STEPS, np.exp(np.log(points[name][budget.rows]).mean())) for name in report.law.given}
-            yield Line(n, *band(report, {**at, "C": np.full(STEPS, budget.flops), "N": n}), f"{budget.flops:.3g} FLOPs")
-    else:
-        along = np.geomspace(x.min(), x.max(), STEPS)
-        at = {name: np.full(STEPS, np.exp(np.log(points[name]).mean())) for name in report.law.given}
-        yield Line(along, *band(report, {**at, symbol: along}), "the law")
 
 
 def _curve(top: Any, line: Line, color: str, group: str) -> None:
@@ -109,10 +55,12 @@ def _points(top: Any, bottom: Any, report: Report, color: str, label: str) -> No
     if report.law.curves and RUN in whole and report.fitted.points:
         for run in np.unique(whole[RUN]):
             here = whole[RUN] == run
-            top.plot(_x(report, whole)[here], whole[report.law.explains][here], color="grey", alpha=0.5, linewidth=0.7)
-    top.plot(_x(report, points), points[report.law.explains], "o", color=color, markersize=4, label=label)
+            top.plot(
+                x_of(report, whole)[here], whole[report.law.explains][here], color="grey", alpha=0.5, linewidth=0.7
+            )
+    top.plot(x_of(report, points), points[report.law.explains], "o", color=color, markersize=4, label=label)
     left = residuals(report.law, report.fitted, whole)
-    bottom.plot(_x(report, points), left, "o", color=color, markersize=3.5)
+    bottom.plot(x_of(report, points), left, "o", color=color, markersize=3.5)
     if report.noise.size > 0:
         bottom.axhspan(-report.noise.size, report.noise.size, color=color, alpha=0.12, linewidth=0)
 
@@ -120,7 +68,7 @@ def _points(top: Any, bottom: Any, report: Report, color: str, label: str) -> No
 def _marks(top: Any, report: Report, places: Data, y: np.ndarray, color: str, shape: tuple[str, str]) -> None:
     """Runs that were held out, or predictions, with the interval of a run there."""
     said, low, high = band(report, places)
-    x, (marker, label) = _x(report, places), shape
+    x, (marker, label) = x_of(report, places), shape
     if np.isfinite(low).all():
         errors = np.maximum(np.stack([said - low, high - said]), 0.0)
         top.errorbar(x, said, yerr=errors, fmt="none", ecolor=color, capsize=4)
@@ -129,15 +77,13 @@ def _marks(top: Any, report: Report, places: Data, y: np.ndarray, color: str, sh
 
 
 def _labels(top: Any, bottom: Any, first: Report) -> None:
-    symbol = _over(first)
-    words = first.sample.words(first.law.explains)
-    bottom.set_xlabel(broken(f"{SPOKEN}: {words}" if symbol is None else first.sample.words(symbol), 74))
-    top.set_ylabel(broken(words, 40))
+    bottom.set_xlabel(broken(words_of_x(first), 74))
+    top.set_ylabel(broken(first.sample.words(first.law.explains), 40))
     bottom.set_ylabel("difference" + (" (share)" if first.law.relative else ""))
     bottom.axhline(0, color="black", linewidth=0.8)
     top.set_title(f"{first.name}: {first.law.formula.split(';')[0]}", fontsize=9)
     low, high = top.get_xlim()
-    if symbol is not None or (low > 0 and high > WIDE * low):
+    if over(first) is not None or (low > 0 and high > WIDE * low):
         top.set_xscale("log")
     for panel in (top, bottom):
         panel.grid(alpha=0.25)

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from lit_gpt.lab.fit_report import Report, band, judge
+from lit_gpt.lab.fit_lines import lines_of, words_of_x, x_of
+from lit_gpt.lab.fit_report import Report, judge
 from lit_gpt.lab.fit_runs import lowest_per, needed_by, sample, usable
 from lit_gpt.lab.fit_steps import words
 from lit_gpt.lab.runs import Run
 from lit_gpt.scaling.intervals import LEVEL, residuals
 from lit_gpt.scaling.laws import law_named
 
-POINTS = 60  # of a drawn line
 BEYOND = 3.0  # how far a line goes on beyond the last run, as a factor
 BEST = ("power",)  # laws of the lowest loss of each budget
 
@@ -48,7 +48,8 @@ def fit_of(
         "tables": [{"title": title, "rows": [list(map(str, row)) for row in rows]} for title, rows in tables],
         "relative": law.relative,
         "points": _points(found),
-        **({"line": _line(found)} if len(law.given) == 1 and not law.curves else {}),
+        "axis": words_of_x(found),
+        "lines": _lines(found),
     }
 
 
@@ -65,16 +66,15 @@ def _numbers(found: Report) -> list[dict[str, Any]]:
 
 
 def _points(found: Report) -> dict[str, Any]:
-    law, points = found.law, found.points
-    y = points[law.explains]
-    left = residuals(law, found.fitted, points)
-    return {"names": found.names, "x": points[law.given[0]], "y": y, "residual": left[np.isfinite(left)]}
+    points, y = found.points, found.law.explains
+    left = residuals(found.law, found.fitted, points)
+    return {"names": found.names, "x": x_of(found, points), "y": points[y], "residual": left[np.isfinite(left)]}
 
 
-def _line(found: Report) -> dict[str, Any]:
-    """The law, and the interval of a new run, where it has them."""
-    (symbol,) = found.law.given
-    x = found.points[symbol]
-    at = np.geomspace(float(x.min()) / 1.2, float(x.max()) * BEYOND, POINTS)
-    y, low, high = band(found, {symbol: at})
-    return {"x": at, "y": y, "low": low if found.draws else None, "high": high if found.draws else None}
+def _lines(found: Report) -> list[dict[str, Any]]:
+    """With the interval of a new run, where there is one. Of a law of one column they go on beyond the last run."""
+    (symbol, *others), x = found.law.given, found.points[found.law.given[0]]
+    ends = np.array([x.min() / 1.2, x.max() * BEYOND])
+    lines = lines_of(found, [] if others or found.law.curves else [{symbol: ends}])
+    band = {} if found.draws else {"low": None, "high": None}
+    return [{**line._asdict(), **band} for line in lines]

@@ -55,7 +55,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, bool | int | str) or value is None:
         return value
     if isinstance(value, float | np.floating):
-        return _number(value) if math.isfinite(value) else None
+        return _number(float(value)) if math.isfinite(value) else None
     return int(value) if isinstance(value, np.integer) else str(value)
 
 

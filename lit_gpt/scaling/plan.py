@@ -274,8 +274,7 @@ def far_batch(asked: float | None, plan: Plan) -> tuple[str, ...]:
     if asked is None or abs(plan.batch_tokens - asked) <= 0.1 * asked:
         return ()
     return (
-        f"a batch of {plan.batch_tokens:,} tokens, not {asked:,.0f}: as many whole micro-batches as come nearest. Lower "
-        "--micro_bsz to come nearer",
+        f"a batch of {plan.batch_tokens:,} tokens, not {asked:,.0f}: whole micro-batches come no nearer (--micro_bsz)",
     )
 
 

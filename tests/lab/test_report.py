@@ -87,7 +87,7 @@ def test_the_default_fit_is_of_the_lowest_losses(found: dict[str, Any], study: P
         one = numbers[name]
         assert one["low"] < one["value"] < one["high"] and abs(one["value"] - truth) < 3 * (one["high"] - one["low"])
         assert one["without"][0] <= one["value"] <= one["without"][1]
-    assert len(fit["points"]["residual"]) == 10 and np.all(fit["line"]["low"] < fit["line"]["high"])
+    assert len(fit["points"]["residual"]) == 10 and np.all(fit["lines"][0]["low"] < fit["lines"][0]["high"])
     chosen = lowest_per(read_runs([study]), "flops", "loss")[0]
     assert {run.settings["base_hps.eta0"] for run in chosen} == {0.01}
 

@@ -35,7 +35,7 @@ function plainTable([first, ...rows]) {
 }
 
 function drawFitCharts(host, fit, key) {
-  const symbols = fit.reads, x = symbols[0].words, y = symbols[symbols.length - 1].words;
+  const x = fit.axis, y = fit.reads[fit.reads.length - 1].words;
   const left = element("div", { class: "chart" }), right = element("div", { class: "chart" });
   const again = () => { keep(key + "domain", null); draw(); };
   const logs = [tick("log x", key + "log x", true, again), tick("log y", key + "log y", false, again)];
@@ -44,10 +44,10 @@ function drawFitCharts(host, fit, key) {
   function draw() {
     const logx = kept(key + "log x", true), logy = kept(key + "log y", false);
     const points = { name: "runs", names: fit.points.names, index: 0, dots: true, x: fit.points.x };
-    const line = fit.line ? [{ name: "law", index: 1, line: true, ...fit.line }] : [];
+    const lines = fit.lines.map(({ label, said, ...one }, i) => ({ name: label, index: i + 1, line: true, ...one, y: said }));
     const zoomed = (domain) => { keep(key + "domain", domain); draw(); };
     const axis = { label: x, log: logx };
-    drawChart(left, { series: [...line, { ...points, y: fit.points.y }], x: axis, y: { label: y, log: logy }, domain: kept(key + "domain", null), zoomed, height: 320, share: 0.6 });
+    drawChart(left, { series: [...lines, { ...points, y: fit.points.y }], x: axis, y: { label: y, log: logy }, domain: kept(key + "domain", null), zoomed, height: 320, share: 0.6 });
     const words = fit.relative ? "residual (ln run - ln law)" : "residual (run - law)";
     const zero = { name: "law", index: 1, line: true, x: ends(fit.points.x), y: [0, 0] };
     drawChart(right, { series: [zero, { ...points, y: fit.points.residual }], x: axis, y: { label: words, log: false }, domain: null, zoomed: () => {}, height: 320, share: 0.4 });
