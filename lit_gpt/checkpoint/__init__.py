@@ -11,7 +11,7 @@ from lit_gpt.checkpoint.export import (
     write_exported,
 )
 from lit_gpt.checkpoint.find import all_checkpoints, find_checkpoint, newest_published
-from lit_gpt.checkpoint.layout import CHECKPOINT_VERSION, identity_of, list_checkpoints, read_meta, understood
+from lit_gpt.checkpoint.layout import CHECKPOINT_VERSION, identity_of, list_checkpoints, read_meta
 from lit_gpt.checkpoint.load import load_averages, load_checkpoint, load_optimizer, load_weights
 from lit_gpt.checkpoint.save import Checkpointer
 
@@ -35,6 +35,5 @@ __all__ = [
     "newest_published",
     "read_meta",
     "read_safetensors",
-    "understood",
     "write_exported",
 ]

@@ -20,8 +20,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -207,21 +206,6 @@ def read_meta(path: Path) -> dict[str, Any]:
 def identity_of(path: Path) -> str:
     """A SHA-256 that tells a checkpoint from all others but its copies: of the sums of its files."""
     return hashlib.sha256(small_text(path / (SUMS if (path / SUMS).is_file() else META)).encode()).hexdigest()
-
-
-@contextmanager
-def understood(what: Path | str | None) -> Iterator[None]:
-    """Raise UserError where the block takes apart a stored description that is not of the shape we write.
-
-    A file with good sums may still be another program's, or hostile.
-    """
-    try:
-        yield
-    except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
-        raise UserError(
-            f"{what} describes its run in a way that this version does not know ({type(error).__name__}: {error}). "
-            "Use another step or run."
-        ) from error
 
 
 def check_version(meta: Any, path: Path) -> dict[str, Any]:

@@ -34,7 +34,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lit_gpt.checkpoint.layout import understood
 from lit_gpt.checkpoint.state import Tensors
 from lit_gpt.config.model import Experts, ModelConfig
 from lit_gpt.errors import UserError
@@ -44,6 +43,7 @@ from lit_gpt.nn.router import choose_experts, choose_tokens
 from lit_gpt.ops.experts import MAPS
 from lit_gpt.scaling.base import Multipliers
 from lit_gpt.scaling.plan import difference
+from lit_gpt.utils.files import understood
 
 # Of the model and its layers: what upcycling is about, and what --init_from may change in any model.
 OF_EXPERTS = ("family", "experts", "block_size")

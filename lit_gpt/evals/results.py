@@ -14,21 +14,16 @@ import platform
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from lit_gpt.checkpoint import all_checkpoints, understood
-from lit_gpt.checkpoint.contents import digest
-from lit_gpt.checkpoint.layout import SUMS, is_complete, step_of
 from lit_gpt.errors import UserError
-from lit_gpt.utils.files import read_object, told, write_text
+from lit_gpt.utils.files import read_object, told, understood, write_text
 
 FOLDER, VERSION = "evals", 1
-PACKAGES = ("lm_eval", "scalelab")
+PACKAGES = ("torch", "lm_eval", "scalelab")
 
 
 @dataclass(frozen=True)
@@ -94,27 +89,6 @@ class Result:
     time: str = ""
 
 
-def subject_of(path: Path, meta: Mapping[str, Any], weights: str | None = None) -> Subject:
-    """The model of a run folder, step folder or exported file, and the meta that it was loaded with."""
-    # The newest checkpoint may be damaged, and then an older one was loaded, which its meta tells.
-    single = path.is_file() or is_complete(path)
-    found = path if single else next(p for p in all_checkpoints(path) if step_of(p) == meta["step"])
-    plan = meta.get("plan")
-    counts = {}
-    if plan:
-        flops = plan["model_flops_per_token"] * meta.get("tokens", 0)
-        counts = {"parameters": plan["counts"]["non_embedding"], "flops": flops}
-    return Subject(
-        name=_owner(path).name,
-        checkpoint=found.name,
-        checksum=digest(found if found.is_file() else found / SUMS),
-        weights=weights or "trained",
-        step=meta.get("step", 0),
-        tokens=meta.get("tokens", 0),
-        **counts,
-    )
-
-
 def save(result: Result, path: Path, folder: Path | None = None) -> Path:
     """Write a result beside the model that was at `path`, or into a folder, over one of the same task and settings.
 
@@ -157,10 +131,10 @@ def read_results(path: Path, damaged: Callable[[UserError], None] | None = None)
 
 def folder_of(path: Path) -> Path:
     """Where the results of a model go: into its run folder, or beside an exported file."""
-    return path.with_name(path.name + ".evals") if path.is_file() else _owner(path) / FOLDER
+    return path.with_name(path.name + ".evals") if path.is_file() else owner_of(path) / FOLDER
 
 
-def _owner(path: Path) -> Path:
+def owner_of(path: Path) -> Path:
     """The run folder of a step or checkpoints folder; else the path itself."""
     path = path.absolute()
     for folder in (path, *path.parents[:2]):
@@ -194,7 +168,7 @@ def _check(result: Result) -> None:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "torch": torch.__version__}
+    found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

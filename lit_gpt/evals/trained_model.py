@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lit_gpt.checkpoint import find_checkpoint, load_exported, load_full, newest_published, read_meta, understood
+from lit_gpt.checkpoint import find_checkpoint, load_exported, load_full, newest_published, read_meta
 from lit_gpt.checkpoint.bare import read_bare
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
@@ -20,6 +20,7 @@ from lit_gpt.model import GPT
 from lit_gpt.nn.mixers import MIXERS
 from lit_gpt.plugins import changed_plugins
 from lit_gpt.scaling.base import Multipliers
+from lit_gpt.utils.files import understood
 
 KEPT = "the run folder keeps a copy in plugins/"
 FORMS = "Give a run folder, a step-* folder, or an exported .pth or .safetensors file."

@@ -64,9 +64,9 @@ def lines_of(report: Report, more: Sequence[Data]) -> Iterator[Line]:
             yield Line(n, *band(report, {**at, "C": np.full(STEPS, budget.flops), "N": n}), f"{budget.flops:.3g} FLOPs")
     else:
         along = np.geomspace(x.min(), x.max(), STEPS)
-        at = {name: np.full(STEPS, np.exp(np.log(points[name]).mean())) for name in report.law.given}
-        if report.law.every_step:  # the rates of the first run's schedule, not one rate
-            at = {}
+        # A law of every step follows the rates of the first run's schedule, and no mean rate.
+        others = () if report.law.every_step else report.law.given
+        at = {name: np.full(STEPS, np.exp(np.log(points[name]).mean())) for name in others}
         yield Line(along, *band(report, {**at, symbol: along}), "the law")
 
 

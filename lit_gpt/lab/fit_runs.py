@@ -17,7 +17,7 @@ from lit_gpt.lab.runs import FINISHED, Run, column, known_name, read_runs
 from lit_gpt.lab.where import matching
 from lit_gpt.metrics.summary import read_metrics
 from lit_gpt.scaling.law import RUN, Law
-from lit_gpt.train.run_folder import ENVIRONMENT
+from lit_gpt.train.folder_names import ENVIRONMENT
 from lit_gpt.utils.files import read_object_if_any
 
 VALIDATION, TRAINING, TOKENS = "metric/val_loss@1x", "metric/train_loss", "total_tokens"

@@ -24,7 +24,7 @@ from lit_gpt.preflight.meta_model import count, meta_model
 from lit_gpt.preflight.model_options import model_config
 from lit_gpt.preflight.resolved_run import ResolvedRun, resolve_run
 from lit_gpt.scaling.plan import Counted
-from lit_gpt.train.run_folder import CONFIG
+from lit_gpt.train.folder_names import CONFIG
 from lit_gpt.utils.files import read_object, write_text
 
 # What the law decides, what the scaling rule decides, and what belongs to one run only.

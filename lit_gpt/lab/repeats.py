@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from lit_gpt.lab.runs import FINISHED, Run
 from lit_gpt.scaling.noise import Noise, pooled
-from lit_gpt.train.identity import IDENTITY
+from lit_gpt.train.folder_names import IDENTITY
 from lit_gpt.utils.files import read_object_if_any
 
 SEEDS = ("seed", "data_seed")

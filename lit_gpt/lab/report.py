@@ -20,7 +20,7 @@ from lit_gpt.lab.where import matching
 from lit_gpt.metrics.labels import axis_label
 from lit_gpt.scaling.laws import law_named
 from lit_gpt.scaling.noise import student
-from lit_gpt.train.identity import IDENTITY
+from lit_gpt.train.folder_names import IDENTITY
 from lit_gpt.utils.files import read_object_if_any
 
 STUDY = "study.yaml"

@@ -15,8 +15,8 @@ from lit_gpt.errors import UserError
 from lit_gpt.evals.results import read_results
 from lit_gpt.lab.watch import diverged
 from lit_gpt.metrics.summary import METRICS_FILE, SUMMARY_FILE, read_rows
+from lit_gpt.train.folder_names import CONFIG, ENVIRONMENT
 from lit_gpt.train.lease import owner_of
-from lit_gpt.train.run_folder import CONFIG, ENVIRONMENT
 from lit_gpt.utils.files import read_object_if_any
 
 FINISHED, CUT, DIVERGED, RUNNING, DIED = "finished", "cut", "diverged", "running", "died"

@@ -17,7 +17,7 @@ from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.lab.rows import NOTE
 from lit_gpt.lab.run_files import CUT, DIED, FINISHED, RUNNING, RunFiles
 from lit_gpt.lab.tables import Curve, curves, is_chart, number_of, read_lines
-from lit_gpt.train.run_folder import CONFIG
+from lit_gpt.train.folder_names import CONFIG
 from lit_gpt.utils.files import read_object_if_any
 
 COLUMNS = {  # every number of a run, in words and units

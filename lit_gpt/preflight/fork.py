@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lit_gpt.checkpoint import identity_of, newest_published, read_meta, understood
+from lit_gpt.checkpoint import identity_of, newest_published, read_meta
 from lit_gpt.data.corpus import Corpus
 from lit_gpt.data.cursor import offsets_from
 from lit_gpt.data.kept_tokenizer import FOLDER as TOKENIZER
@@ -23,7 +23,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.optim import share_rules
 from lit_gpt.scaling.base import Fork, Plan
 from lit_gpt.scaling.schedule import fraction
-from lit_gpt.utils.files import read_object
+from lit_gpt.utils.files import read_object, understood
 
 PLAN = "plan.json"  # of a run folder, see train/run_folder.py
 

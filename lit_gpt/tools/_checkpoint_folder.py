@@ -19,8 +19,8 @@ from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.metrics.summary import METRICS_FILE, parse_rows
 from lit_gpt.tools._run_differences import read_values
+from lit_gpt.train.folder_names import CONFIG
 from lit_gpt.train.lease import owner_of
-from lit_gpt.train.run_folder import CONFIG
 from lit_gpt.utils.files import regular
 from lit_gpt.utils.text import aligned
 

@@ -13,7 +13,7 @@ import yaml
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.base import renamed
 from lit_gpt.scaling.plan import difference
-from lit_gpt.train.run_folder import CONFIG, ENVIRONMENT
+from lit_gpt.train.folder_names import CONFIG, ENVIRONMENT
 
 PATCH_LINES = 60  # of the difference of two patches that are shown
 OF_THE_START = ("command", "folder", "started")  # differ whenever a run starts, and say nothing

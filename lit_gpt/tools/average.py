@@ -21,7 +21,8 @@ from lit_gpt.errors import UserError
 from lit_gpt.evals.model_tokenizer import with_tokenizer
 from lit_gpt.evals.trained_model import check_weights, describe_model, load_weights_and_meta
 from lit_gpt.scaling.plan import difference
-from lit_gpt.tools._cli import add_plugins, add_weights, check_given, local_path, parser_for, use_plugins
+from lit_gpt.tools._cli import check_given, local_path, parser_for
+from lit_gpt.tools._model_cli import add_plugins, add_weights, use_plugins
 
 
 def average(paths: Sequence[Path], weights: str | None = None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

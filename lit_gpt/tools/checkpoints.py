@@ -24,7 +24,8 @@ from lit_gpt.checkpoint.layout import NEW, OLD, discard, say, step_of
 from lit_gpt.config.command import run_command
 from lit_gpt.errors import NotOwner, NotWritten, UserError
 from lit_gpt.tools._checkpoint_folder import CHECKPOINTS, Place, human, is_left, is_ours, place_of, size_of, table
-from lit_gpt.tools._cli import add_plugins, local_path, parser_for, use_plugins
+from lit_gpt.tools._cli import local_path, parser_for
+from lit_gpt.tools._model_cli import add_plugins, use_plugins
 from lit_gpt.tools.average import write_average
 from lit_gpt.tools.inspect import verified
 from lit_gpt.train.lease import owner_of, take_lease

@@ -24,20 +24,12 @@ from lit_gpt.errors import UserError
 from lit_gpt.evals.archscale_file import UNSAID, TrainedWith
 from lit_gpt.evals.model_tokenizer import find_tokenizer, validation_data_of, with_tokenizer
 from lit_gpt.evals.trained_model import check_weights, describe_model, load_weights_and_meta
-from lit_gpt.tools._cli import (
-    add_plugins,
-    add_trained_with,
-    add_weights,
-    check_given,
-    local_path,
-    parser_for,
-    trained_with,
-    use_plugins,
-)
+from lit_gpt.tools._cli import check_given, local_path, parser_for
 from lit_gpt.tools._hf import is_hf_folder, read_hf, write_hf
 from lit_gpt.tools._hf_choice import why_remote
 from lit_gpt.tools._hf_folder import check_new
 from lit_gpt.tools._hf_remote import write_remote
+from lit_gpt.tools._model_cli import add_plugins, add_trained_with, add_weights, trained_with, use_plugins
 from lit_gpt.tools._quantize import KINDS, check_installed, quantized
 from lit_gpt.utils.files import read_object
 

@@ -25,15 +25,8 @@ from lit_gpt.evals.overlap import NGRAM, other_tokenizer, overlap, streams_of
 from lit_gpt.evals.results import Metric, Result, save
 from lit_gpt.evals.tasks import TASKS, Outcome
 from lit_gpt.plugins import digests
-from lit_gpt.tools._cli import (
-    add_plugins,
-    add_trained_with,
-    add_weights,
-    check_given,
-    local_path,
-    parser_for,
-    use_plugins,
-)
+from lit_gpt.tools._cli import check_given, local_path, parser_for
+from lit_gpt.tools._model_cli import add_plugins, add_trained_with, add_weights, use_plugins
 from lit_gpt.utils.files import told, write_text
 
 UNSAID = ("verbose", "tasks_dir")  # options that change nothing in the figures

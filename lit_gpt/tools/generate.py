@@ -19,17 +19,9 @@ from lit_gpt.evals.generation import Sampling, stream
 from lit_gpt.evals.model_tokenizer import prompt_ids, tokenizer_of
 from lit_gpt.evals.trained_model import device_of, load_model
 from lit_gpt.model import GPT
-from lit_gpt.tools._cli import (
-    add_plugins,
-    add_trained_with,
-    add_weights,
-    check_given,
-    local_path,
-    parser_for,
-    trained_with,
-    use_plugins,
-)
+from lit_gpt.tools._cli import check_given, local_path, parser_for
 from lit_gpt.tools._environment import best_device
+from lit_gpt.tools._model_cli import add_plugins, add_trained_with, add_weights, trained_with, use_plugins
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the bytes of a character decode to before the last one is there
 

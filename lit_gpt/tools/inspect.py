@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from lit_gpt.checkpoint import all_checkpoints, damage, load_exported, newest_published, understood
+from lit_gpt.checkpoint import all_checkpoints, damage, load_exported, newest_published
 from lit_gpt.config.command import run_command
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
@@ -30,9 +30,10 @@ from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.describe import describe
 from lit_gpt.tools import _collectives as collectives
 from lit_gpt.tools import _environment as environment
-from lit_gpt.tools._cli import add_plugins, local_path, parser_for, use_plugins
+from lit_gpt.tools._cli import local_path, parser_for
+from lit_gpt.tools._model_cli import add_plugins, use_plugins
 from lit_gpt.tools._run_differences import differences
-from lit_gpt.utils.files import read_object
+from lit_gpt.utils.files import read_object, understood
 from lit_gpt.utils.text import aligned
 
 PLAN, MODEL = "plan.json", "model.json"  # see train/run_folder.py

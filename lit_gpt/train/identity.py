@@ -21,8 +21,6 @@ from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.plan import difference, unaffected
 from lit_gpt.utils.files import regular
 
-# Each is a JSON file in a run folder (plan.json is written last), and a key of a checkpoint's meta.
-IDENTITY = ("plan", "model", "numerics")
 OLD_DEFAULT = "device default"  # what early runs wrote for no --precision
 Changes = dict[str, tuple[Any, Any]]  # option -> (there, here)
 

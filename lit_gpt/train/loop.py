@@ -18,7 +18,6 @@ from lit_gpt.checkpoint import (
     load_optimizer,
     load_weights,
     read_meta,
-    understood,
 )
 from lit_gpt.checkpoint.retention import KEPT, VALIDATION
 from lit_gpt.data.kept_tokenizer import KeptTokenizer, describe_tokenizer
@@ -54,6 +53,7 @@ from lit_gpt.train.step import to_device, train_step
 from lit_gpt.train.stopping import EXIT_INTERRUPTED, stop_agreed
 from lit_gpt.train.task_scores import TaskScores
 from lit_gpt.train.validate import labelled, measure
+from lit_gpt.utils.files import understood
 from lit_gpt.utils.signals import ENDING, FIRST_STEP, TRAINING, Signals, leave
 
 MANY_PASSES = 20  # through the data, that a budget is hardly meant to make

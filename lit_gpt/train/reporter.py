@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from lit_gpt.checkpoint import understood
 from lit_gpt.config.run import RunConfig
 from lit_gpt.config.validation_sets import validation_sets
 from lit_gpt.errors import EXIT_NOT_FINITE, NotWritten
@@ -37,6 +36,7 @@ from lit_gpt.scaling.plan import StepValues, count_steps
 from lit_gpt.train.step import StepResult
 from lit_gpt.train.stopping import EXIT_INTERRUPTED
 from lit_gpt.train.validate import of_all
+from lit_gpt.utils.files import understood
 
 VECTOR_ROLE = "vector"
 

@@ -38,13 +38,13 @@ from lit_gpt.metrics.summary import METRICS_FILE, SUMMARY_FILE
 from lit_gpt.plugins import FOLDER as PLUGINS
 from lit_gpt.plugins import keep_plugins
 from lit_gpt.preflight.resolved_run import ResolvedRun
-from lit_gpt.train.identity import IDENTITY, changed_options, described, identity, is_extension, what_differs
+from lit_gpt.train.folder_names import CONFIG, ENVIRONMENT, IDENTITY
+from lit_gpt.train.identity import changed_options, described, identity, is_extension, what_differs
 from lit_gpt.train.lease import Lease, take_lease
 from lit_gpt.train.provenance import provenance
 from lit_gpt.train.samples import SAMPLES_FILE
 from lit_gpt.utils.files import read_object, remove_leftovers, told, write_bytes, write_text
 
-CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
 ARCHIVE = (*(f"{part}.json" for part in IDENTITY), CONFIG, ENVIRONMENT)
 WRITTEN = (*ARCHIVE, "patch-*.diff", METRICS_FILE, CSV_FILE, SUMMARY_FILE, CURVE_FILE, SAMPLES_FILE)
 

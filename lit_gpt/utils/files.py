@@ -126,3 +126,18 @@ def regular(path: Path, wanted: str = "") -> Path:
         what = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
         raise UserError(f"{path} is {what} and not a file. {wanted or 'Remove or rename it.'}")
     return path
+
+
+@contextmanager
+def understood(what: Path | str | None) -> Iterator[None]:
+    """Raise UserError where the block takes apart a stored description that is not of the shape we write.
+
+    A file with good sums may still be another program's, or hostile.
+    """
+    try:
+        yield
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
+        raise UserError(
+            f"{what} describes its run in a way that this version does not know ({type(error).__name__}: {error}). "
+            "Use another step or run."
+        ) from error
