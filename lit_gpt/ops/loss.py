@@ -26,6 +26,8 @@ from lit_gpt.ops.dtypes import matmul_fp32, upcast
 # activations, and enough for its products to run at full speed.
 CHUNK_LOGITS = 2**29
 
+SMALL_CAP = 50.0  # logits of such a size can be summed as exponentials: exp(50) times any vocabulary is far below 1e38
+
 ChunkLoss = Callable[..., tuple[Tensor, Tensor]]
 
 
@@ -51,7 +53,7 @@ def linear_cross_entropy(
     Raises UserError for an unknown backend.
     """
     vocab_size = weight_VD.shape[0] if vocab_size is None else vocab_size
-    chunk = max(CHUNK_LOGITS // weight_VD.shape[0], 1) if chunk is None else chunk
+    chunk = even_chunk(len(hidden_ND), weight_VD.shape[0]) if chunk is None else chunk
     if backend == "plain":
         return _plain(hidden_ND, weight_VD, targets_N, vocab_size, label_smoothing, cap)
     if backend != "chunked":
@@ -76,8 +78,14 @@ def token_losses(
 
     vocab_size, chunk, cap: see linear_cross_entropy.
     """
-    chunk = max(CHUNK_LOGITS // weight_VD.shape[0], 1) if chunk is None else chunk
+    chunk = even_chunk(len(hidden_ND), weight_VD.shape[0]) if chunk is None else chunk
     return torch.cat(list(_chunks_of_losses(hidden_ND, weight_VD, targets_N, vocab_size, 0.0, chunk, cap)))
+
+
+def even_chunk(tokens: int, rows: int) -> int:
+    """Tokens per chunk, at most as many as CHUNK_LOGITS allows: equal chunks are one compiled shape."""
+    most = max(CHUNK_LOGITS // rows, 1)
+    return max(-(-tokens // max(-(-tokens // most), 1)), 1)
 
 
 def soft_cap(logits: Tensor, cap: float) -> Tensor:
@@ -92,10 +100,11 @@ def _plain(
     return F.cross_entropy(logits_NV, targets_N, reduction="sum", ignore_index=IGNORE, label_smoothing=smoothing)
 
 
-def token_loss(logits_NV: Tensor, targets_N: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-    """(loss of each token, zero where ignored; log-sum-exp of each token), both (N,)."""
-    # -log p = log sum exp - logit, in this form exact for large logits; IGNORE is no index, so 0 stands in for it.
-    lse_N = logits_NV.logsumexp(-1)
+def token_loss(logits_NV: Tensor, targets_N: Tensor, smoothing: float, cap: float) -> tuple[Tensor, Tensor]:
+    """(loss of each token, zero where ignored; log-sum-exp of each token), both (N,). cap: that of the logits."""
+    # -log p = log sum exp - logit. For large logits logsumexp takes the largest out of the sum, which costs a pass over
+    # all of them; below a cap there is no need. IGNORE is no index, so 0 stands in for it.
+    lse_N = logits_NV.exp().sum(-1).log() if 0 < cap <= SMALL_CAP else logits_NV.logsumexp(-1)
     picked_N = logits_NV.gather(-1, targets_N.clamp(min=0)[:, None])[:, 0]
     smooth_N = (1 - smoothing) * picked_N + smoothing * logits_NV.mean(-1) if smoothing else picked_N
     return torch.where(targets_N != IGNORE, lse_N - smooth_N, 0.0), lse_N
@@ -106,7 +115,7 @@ def chunk_loss(
 ) -> tuple[Tensor, Tensor]:
     """(summed loss, its gradient with respect to the logits before the cap in `dtype`). Pure; made to be compiled."""
     true_NV = soft_cap(logits_NV[:, :vocab_size], cap)
-    loss_N, lse_N = token_loss(true_NV, targets_N, smoothing)
+    loss_N, lse_N = token_loss(true_NV, targets_N, smoothing, cap)
     columns_V = torch.arange(vocab_size, device=logits_NV.device)
     hit_NV = columns_V == targets_N[:, None]
     # softmax minus the smoothed target, the derivative of the cross-entropy.
@@ -132,7 +141,7 @@ def _chunks_of_losses(
     """The loss of each token, chunk by chunk."""
     weight_VD = weight_VD.to(hidden_ND.dtype)
     for h, t in zip(hidden_ND.split(chunk), targets_N.split(chunk)):
-        yield token_loss(soft_cap(matmul_fp32(h, weight_VD.T)[:, :vocab_size], cap), t, smoothing)[0]
+        yield token_loss(soft_cap(matmul_fp32(h, weight_VD.T)[:, :vocab_size], cap), t, smoothing, cap)[0]
 
 
 class _Chunked(torch.autograd.Function):

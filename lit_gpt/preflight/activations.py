@@ -28,7 +28,7 @@ from lit_gpt.model import GPT
 from lit_gpt.nn.moe import MixtureOfExperts
 from lit_gpt.ops import attention, grouped_gemm
 from lit_gpt.ops.backends import Backend, observed
-from lit_gpt.ops.loss import CHUNK_LOGITS
+from lit_gpt.ops.loss import even_chunk
 from lit_gpt.parallel.recompute import KEPT_OPERATIONS, Recompute
 
 # Tokens of that pass. It is a prime, which no width or number of heads is: a dimension of this size counts tokens.
@@ -95,7 +95,7 @@ def of_loss(config: ModelConfig, tokens: int, chunked: bool, dtype: torch.dtype)
     state = tokens * n * (4 + 2 * dtype.itemsize)  # of the last block; normalised; its gradient
     if not chunked:
         return state + (16 if config.logit_softcap else 12) * tokens * vocab
-    at_once = min(tokens, max(CHUNK_LOGITS // vocab, 1))
+    at_once = even_chunk(tokens, vocab)
     return state + at_once * vocab * (4 + 3 * dtype.itemsize) + vocab * n * (8 + dtype.itemsize)
 
 

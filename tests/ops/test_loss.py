@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from lit_gpt.errors import UserError
-from lit_gpt.ops.loss import IGNORE, chunk_loss, linear_cross_entropy
+from lit_gpt.ops.loss import IGNORE, chunk_loss, even_chunk, linear_cross_entropy
 
 N, D, V, PADDED = 23, 8, 13, 16
 
@@ -88,3 +88,11 @@ def test_inner_can_be_replaced():
 def test_unknown_backend():
     with pytest.raises(UserError, match="Did you mean 'chunked'"):
         linear_cross_entropy(*inputs(torch.float32), backend="chunkd")
+
+
+@pytest.mark.parametrize(
+    "tokens, rows, chunk", [(65_536, 32_000, 16_384), (16_777, 32_000, 16_777), (5, 2**30, 1), (0, 9, 1)]
+)
+def test_chunks_are_equal(tokens, rows, chunk):
+    """A last chunk of another length would be another compiled shape."""
+    assert even_chunk(tokens, rows) == chunk
