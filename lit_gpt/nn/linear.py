@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.roles import Role, role
 
-
 FEW_ROWS = 32  # whose products read weights about as fast as they can be copied
 
 
