@@ -9,7 +9,7 @@ over ours, above 1 where ours is faster. The table has the median of these ratio
     bytes, records   scripts/prepare_text.py with one process, and a loop over the lines that writes one array for each
     bytes, files     the same of a folder of texts
     new tokens       greedy text of a Llama with a cache, and model.generate of transformers
-    save             a model with AdamW's state, on the disk and with sums, and torch.save, a sync, and a sum of the file
+    save             a model with AdamW's state, on the disk and with sums, and torch.save, a sync, and a sum of it
     save, no sums    the same, and torch.save with a sync, where nobody can tell later whether the file is intact
     mamba2           a step's forward and backward passes, and those of transformers' model of the same weights
     loss             of a head of 32,000 tokens, forward and backward, and F.cross_entropy of all logits
