@@ -28,7 +28,7 @@ from lit_gpt.nn.smear import TokenSmear
 from lit_gpt.ops.backends import current_name
 from lit_gpt.ops.boundaries import doc_positions
 from lit_gpt.ops.dtypes import upcast
-from lit_gpt.ops.loss import ChunkLoss, chunk_loss, linear_cross_entropy, soft_cap, token_losses
+from lit_gpt.ops.loss import ChunkLoss, eager_chunk_loss, linear_cross_entropy, soft_cap, token_losses
 from lit_gpt.roles import TABLES, role
 from lit_gpt.scaling.base import Multipliers
 
@@ -56,8 +56,8 @@ class GPT(nn.Module):
     the stream is in compute_dtype. attention_backend, expert_backend, loss_backend: see lit_gpt.ops.
     kernels: "plain" keeps library kernels out of every operation but attention.
     table_dtype: what the tables of roles.TABLES are stored in, None as all other weights.
-    loss_chunk: tokens per chunk of the chunked loss. chunk_loss may be replaced by its
-    compiled form.
+    loss_chunk: tokens per chunk of the chunked loss. chunk_loss may be replaced by a
+    compiled one.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class GPT(nn.Module):
         expert_backend = "plain" if current_name(kernels) == "plain" else expert_backend
         self.backends = Backends(attention_backend, expert_backend, kernels)
         self.loss_backend, self.loss_chunk = loss_backend, loss_chunk
-        self.chunk_loss: ChunkLoss = chunk_loss
+        self.chunk_loss: ChunkLoss = eager_chunk_loss
         self.wte = Embedding(config.padded_vocab_size, config.n_embd)
         self.wpe = Embedding(config.block_size, config.n_embd) if config.position == "learned" else None
         # Layers that share their weights are one block; block_of says which block a layer is.

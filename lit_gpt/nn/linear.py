@@ -17,6 +17,8 @@ from lit_gpt.config.model import ModelConfig
 from lit_gpt.ops.fp8 import ScaledWeights, TorchaoWeights
 from lit_gpt.roles import Role, role
 
+FEW_ROWS = 32  # whose products read weights about as fast as they can be copied
+
 
 class Linear(nn.Module):
     """A linear map, y = x W^T + b, with W (fan_out, fan_in) of role "matrix" unless given, and b of role "vector".
@@ -95,10 +97,13 @@ def joint(x: Tensor, *maps: Linear) -> list[Tensor]:
 
     Attention with one product for queries, keys and values, and padded heads: 334k to 388k tokens/s at d8 on an H200
     (docs/performance.md). The weights stay apart, so that Muon sees each map as a matrix of its own.
+    Of a few rows, as in cached decoding, joining the weights would cost more than their product.
     """
     widths = [m.weight.shape[0] for m in maps]
     if maps[0].scaled is not None and maps[0].training:
         parts: Sequence[Tensor] = maps[0].scaled.products(x, [m.weight for m in maps], widths)
+    elif x.numel() < FEW_ROWS * x.shape[-1]:
+        return [m(x) for m in maps]
     else:
         parts = as_one(x, *maps).split(widths, dim=-1)
     return [_plus(p, None if m.bias is None else m.bias.to(x.dtype)) for p, m in zip(parts, maps)]

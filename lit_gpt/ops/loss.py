@@ -25,6 +25,9 @@ from lit_gpt.ops.dtypes import matmul_fp32, upcast
 # Logits held at once: 2 GiB in fp32, 16,777 tokens of a vocabulary of 32,000. That is small beside a model's
 # activations, and enough for its products to run at full speed.
 CHUNK_LOGITS = 2**29
+# On a CPU 32 MiB, the most that glibc's malloc gives again without asking the kernel for new pages (its
+# DEFAULT_MMAP_THRESHOLD_MAX), which would cost as much as the passes over them.
+CPU_LOGITS = 2**23
 
 SMALL_CAP = 50.0  # logits of such a size can be summed as exponentials: exp(50) times any vocabulary is far below 1e38
 
@@ -47,20 +50,20 @@ def linear_cross_entropy(
 
     vocab_size: rows of the head that are real entries; the rest never get probability.
     label_smoothing: eps of (1 - eps) * nll + eps * mean over the vocabulary of -log p.
-    chunk: tokens per chunk, None for as many as CHUNK_LOGITS allows.
+    chunk: tokens per chunk, None for as many as CHUNK_LOGITS allows, or CPU_LOGITS on a CPU.
     cap: of the logits, see soft_cap.
-    inner: replaces `chunk_loss`, e.g. by torch.compile(chunk_loss).
+    inner: replaces `eager_chunk_loss`, e.g. by torch.compile(chunk_loss).
     Raises UserError for an unknown backend.
     """
     vocab_size = weight_VD.shape[0] if vocab_size is None else vocab_size
-    chunk = even_chunk(len(hidden_ND), weight_VD.shape[0]) if chunk is None else chunk
+    chunk = chunk or even_chunk(len(hidden_ND), weight_VD.shape[0], hidden_ND.device.type)
     if backend == "plain":
         return _plain(hidden_ND, weight_VD, targets_N, vocab_size, label_smoothing, cap)
     if backend != "chunked":
         names = ("chunked", "plain")
         raise UserError(f"Unknown loss {backend!r}.{did_you_mean(backend, names)} Use one of {', '.join(names)}.")
     if torch.is_grad_enabled() and (hidden_ND.requires_grad or weight_VD.requires_grad):
-        arguments = (targets_N, vocab_size, label_smoothing, chunk, cap, inner or chunk_loss)
+        arguments = (targets_N, vocab_size, label_smoothing, chunk, cap, inner or eager_chunk_loss)
         return _Chunked.apply(hidden_ND, weight_VD, *arguments)  # type: ignore[return-value]
     return _chunked_value(hidden_ND, weight_VD, targets_N, vocab_size, label_smoothing, chunk, cap)
 
@@ -78,13 +81,13 @@ def token_losses(
 
     vocab_size, chunk, cap: see linear_cross_entropy.
     """
-    chunk = even_chunk(len(hidden_ND), weight_VD.shape[0]) if chunk is None else chunk
+    chunk = chunk or even_chunk(len(hidden_ND), weight_VD.shape[0], hidden_ND.device.type)
     return torch.cat(list(_chunks_of_losses(hidden_ND, weight_VD, targets_N, vocab_size, 0.0, chunk, cap)))
 
 
-def even_chunk(tokens: int, rows: int) -> int:
-    """Tokens per chunk, at most as many as CHUNK_LOGITS allows: equal chunks are one compiled shape."""
-    most = max(CHUNK_LOGITS // rows, 1)
+def even_chunk(tokens: int, rows: int, device: str = "cuda") -> int:
+    """Tokens per chunk, at most as many as the device's limit allows: equal chunks are one compiled shape."""
+    most = max((CPU_LOGITS if device == "cpu" else CHUNK_LOGITS) // rows, 1)
     return max(-(-tokens // max(-(-tokens // most), 1)), 1)
 
 
@@ -125,6 +128,17 @@ def chunk_loss(
     grad_NV = torch.where((targets_N != IGNORE)[:, None], grad_NV, 0.0).to(dtype)
     # Columns of the padded vocabulary get no gradient.
     return loss_N.sum(), F.pad(grad_NV, (0, logits_NV.shape[1] - vocab_size))
+
+
+def eager_chunk_loss(
+    logits_NV: Tensor, targets_N: Tensor, vocab_size: int, smoothing: float, dtype: torch.dtype, cap: float
+) -> tuple[Tensor, Tensor]:
+    """The same by torch's own kernels, which make fewer passes than `chunk_loss` where nothing fuses its operations."""
+    logits_NV = logits_NV.detach().requires_grad_()
+    with torch.enable_grad():
+        true_NV = soft_cap(logits_NV[:, :vocab_size], cap)
+        loss = F.cross_entropy(true_NV, targets_N, reduction="sum", ignore_index=IGNORE, label_smoothing=smoothing)
+    return loss.detach(), torch.autograd.grad(loss, logits_NV)[0].to(dtype)
 
 
 def _chunked_value(
@@ -169,7 +183,10 @@ class _Chunked(torch.autograd.Function):
         for h, t, dh in zip(hidden_ND.split(chunk), targets_N.split(chunk), d_hidden_ND.split(chunk)):
             loss, d_logits = inner(matmul_fp32(h, cast_VD.T), t, vocab_size, smoothing, dtype, cap)
             torch.mm(d_logits, cast_VD, out=dh)  # into its part of the whole gradient
-            d_weight_VD += matmul_fp32(d_logits.T, h)
+            if dtype == d_weight_VD.dtype:
+                d_weight_VD.addmm_(d_logits.T, h)  # no product of its own, which is as large as the head
+            else:
+                d_weight_VD += matmul_fp32(d_logits.T, h)
             losses.append(loss)
         # The gradients are known already, for an upstream gradient of 1: the loss is a scalar, so backward scales them.
         ctx.save_for_backward(d_hidden_ND, d_weight_VD)

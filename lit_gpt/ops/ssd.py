@@ -7,7 +7,7 @@
     y_t = S_t C_t + D x_t
 
 Shapes: B batch, T tokens, H heads of P channels, N states, G groups of heads that share B and C
-(H % G == 0); M chunks of L tokens.
+(H % G == 0), K each; M chunks of L tokens.
 """
 
 from __future__ import annotations
@@ -80,46 +80,46 @@ def explain(device: torch.device) -> list[tuple[str, bool, str]]:
 
 
 class Terms(NamedTuple):
-    """What the plain forms compute with, in at least fp32; groups repeated for their heads.
+    """What the plain forms compute with, in at least fp32; H heads as G groups of K heads, which share B and C.
 
     log_decay: d A. added: d x. ids: documents, zeros without any. start: the first state.
     """
 
-    log_decay_BTH: Tensor
-    added_BTHP: Tensor
-    B_BTHN: Tensor
-    C_BTHN: Tensor
+    log_decay_BTGK: Tensor
+    added_BTGKP: Tensor
+    B_BTGN: Tensor
+    C_BTGN: Tensor
     ids_BT: Tensor
-    start_BHPN: Tensor
+    start_BGKPN: Tensor
 
 
 def _terms(inputs: Inputs) -> Terms:
     batch, length, heads, width = inputs.x_BTHP.shape
+    groups, states = inputs.B_BTGN.shape[2:]
     dt_BTH = F.softplus(upcast(inputs.dt_BTH) + inputs.dt_bias_H)
     added = dt_BTH[..., None] * upcast(inputs.x_BTHP)
-    # B and C are shared by the heads of a group, as keys and values are in grouped-query attention.
-    repeats = heads // inputs.B_BTGN.shape[2]
-    B_BTHN, C_BTHN = (upcast(t).repeat_interleave(repeats, dim=2) for t in (inputs.B_BTGN, inputs.C_BTGN))
     ids, start = inputs.doc_ids, inputs.state_BHPN
     ids = added.new_zeros((batch, length), dtype=torch.long) if ids is None else ids
-    start = added.new_zeros(batch, heads, width, B_BTHN.shape[-1]) if start is None else start
-    return Terms(dt_BTH * inputs.A_H, added, B_BTHN, C_BTHN, ids, start)
+    start = added.new_zeros(batch, heads, width, states) if start is None else start
+    of_heads = ((dt_BTH * inputs.A_H, 2), (added, 2), (start, 1))
+    log_decay, added, start = (t.unflatten(dim, (groups, -1)) for t, dim in of_heads)
+    return Terms(log_decay, added, upcast(inputs.B_BTGN), upcast(inputs.C_BTGN), ids, start)
 
 
-def _with_skip(inputs: Inputs, y_BTHP: Tensor) -> Tensor:
-    return (y_BTHP + inputs.D_H[:, None] * upcast(inputs.x_BTHP)).to(inputs.x_BTHP.dtype)
+def _with_skip(inputs: Inputs, y_BTGKP: Tensor) -> Tensor:
+    return (y_BTGKP.flatten(2, 3) + inputs.D_H[:, None] * upcast(inputs.x_BTHP)).to(inputs.x_BTHP.dtype)
 
 
 def _steps(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """One token after the other, for cached decoding."""
     terms = _terms(inputs)
-    decay_BTH = terms.log_decay_BTH.exp() * ~document_starts(terms.ids_BT)[..., None]
-    state, outputs = terms.start_BHPN, []
-    for t in range(decay_BTH.shape[1]):
-        added_BHPN = terms.added_BTHP[:, t, :, :, None] * terms.B_BTHN[:, t, :, None]
-        state = torch.addcmul(added_BHPN, decay_BTH[:, t, :, None, None], state)
-        outputs.append(torch.einsum("bhpn,bhn->bhp", state, terms.C_BTHN[:, t]))
-    return _with_skip(inputs, torch.stack(outputs, dim=1)), state
+    decay_BTGK = terms.log_decay_BTGK.exp() * ~document_starts(terms.ids_BT)[..., None, None]
+    state, outputs = terms.start_BGKPN, []
+    for t in range(decay_BTGK.shape[1]):
+        added_BGKPN = terms.added_BTGKP[:, t, ..., None] * terms.B_BTGN[:, t, :, None, None]
+        state = torch.addcmul(added_BGKPN, decay_BTGK[:, t, ..., None, None], state)
+        outputs.append(torch.einsum("bgkpn,bgn->bgkp", state, terms.C_BTGN[:, t]))
+    return _with_skip(inputs, torch.stack(outputs, dim=1)), state.flatten(1, 2)
 
 
 def _plain(inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -128,23 +128,23 @@ def _plain(inputs: Inputs) -> tuple[Tensor, Tensor]:
     chunk = min(CHUNK, length)
     log_decay, added, B, C, ids = (_chunks(t, chunk) for t in terms[:5])
     # Log decay from the chunk's start up to and with each token; decays between tokens are differences of it.
-    total_BMLH = log_decay.cumsum(2)
+    total_BMLGK = log_decay.cumsum(2)
     before_BM = torch.cat([ids[:, 0, :1], ids[:, :-1, -1]], dim=1)  # the document the last chunk ended in
     # To the chunk's end, from its start, and through all of it: 0 across a document boundary.
-    to_end_BMLH = _decay(total_BMLH[:, :, -1:] - total_BMLH, ids == ids[:, :, -1:])
-    since_BMLH = _decay(total_BMLH, ids == before_BM[..., None])
-    through_BMH = _decay(total_BMLH[:, :, -1], ids[:, :, -1] == before_BM)
+    to_end_BMLGK = _decay(total_BMLGK[:, :, -1:] - total_BMLGK, ids == ids[:, :, -1:])
+    since_BMLGK = _decay(total_BMLGK, ids == before_BM[..., None])
+    through_BMGK = _decay(total_BMLGK[:, :, -1], ids[:, :, -1] == before_BM)
     # What each chunk adds to the state, as if it had started from zero.
-    ends_BMHPN = torch.einsum("bmlhp,bmlhn->bmhpn", added * to_end_BMLH[..., None], B)
+    ends_BMGKPN = torch.einsum("bmlgkp,bmlgn->bmgkpn", added * to_end_BMLGK[..., None], B)
     # The states at the starts of the chunks: the one loop, over T / CHUNK steps.
-    state, starts = terms.start_BHPN, []
+    state, starts = terms.start_BGKPN, []
     for m in range(ids.shape[1]):
         starts.append(state)
-        state = torch.addcmul(ends_BMHPN[:, m], through_BMH[:, m, :, None, None], state)
+        state = torch.addcmul(ends_BMGKPN[:, m], through_BMGK[:, m, ..., None, None], state)
     # A token reads the state that its chunk started with, and the tokens before it in the chunk.
-    y_BMLHP = torch.einsum("bmlhn,bmhpn->bmlhp", C * since_BMLH[..., None], torch.stack(starts, dim=1))
-    y_BMLHP = y_BMLHP + _within_chunks(total_BMLH, added, B, C, ids)
-    return _with_skip(inputs, y_BMLHP.flatten(1, 2)[:, :length]), state
+    y_BMLGKP = torch.einsum("bmlgn,bmgkpn->bmlgkp", C, torch.stack(starts, dim=1)) * since_BMLGK[..., None]
+    y_BMLGKP = y_BMLGKP + _within_chunks(total_BMLGK, added, B, C, ids)
+    return _with_skip(inputs, y_BMLGKP.flatten(1, 2)[:, :length]), state.flatten(1, 2)
 
 
 def _chunks(x_BTX: Tensor, chunk: int) -> Tensor:
@@ -157,17 +157,20 @@ def _chunks(x_BTX: Tensor, chunk: int) -> Tensor:
     return torch.cat([x_BTX, padding], dim=1).unflatten(1, (-1, chunk))
 
 
-def _decay(log_decay_XH: Tensor, same_X: Tensor) -> Tensor:
+def _decay(log_decay_XGK: Tensor, same_X: Tensor) -> Tensor:
     """exp(log_decay) where it is one document, else 0; never of a positive number that counts."""
-    return log_decay_XH.masked_fill(~same_X[..., None], -torch.inf).exp()
+    return log_decay_XGK.masked_fill(~same_X[..., None, None], -torch.inf).exp()
 
 
-def _within_chunks(total_BMLH: Tensor, added: Tensor, B: Tensor, C: Tensor, ids_BML: Tensor) -> Tensor:
+def _within_chunks(total_BMLGK: Tensor, added: Tensor, B: Tensor, C: Tensor, ids_BML: Tensor) -> Tensor:
     """What the tokens of a chunk read of each other, as masked attention: S in place of L for the read ones."""
     same_BMLS = (ids_BML[..., None] == ids_BML[:, :, None]).tril()
-    decay_BMLSH = _decay(total_BMLH[:, :, :, None] - total_BMLH[:, :, None], same_BMLS)
-    scores_BMLSH = torch.einsum("bmlhn,bmshn->bmlsh", C, B) * decay_BMLSH
-    return torch.einsum("bmlsh,bmshp->bmlhp", scores_BMLSH, added)
+    # L and S last, as the products want them
+    total_BMGKL = total_BMLGK.movedim(2, -1)
+    log_decay_BMGKLS = total_BMGKL[..., None] - total_BMGKL[..., None, :]
+    decay_BMGKLS = log_decay_BMGKLS.masked_fill(~same_BMLS[:, :, None, None], -torch.inf).exp()
+    scores_BMGLS = torch.einsum("bmlgn,bmsgn->bmgls", C, B)  # once for the heads of a group
+    return torch.einsum("bmgkls,bmsgkp->bmlgkp", scores_BMGLS[:, :, :, None] * decay_BMGKLS, added)
 
 
 @torch.compiler.disable

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from lit_gpt.errors import UserError
-from lit_gpt.ops.loss import IGNORE, chunk_loss, even_chunk, linear_cross_entropy
+from lit_gpt.ops.loss import IGNORE, chunk_loss, eager_chunk_loss, even_chunk, linear_cross_entropy
 
 N, D, V, PADDED = 23, 8, 13, 16
 
@@ -30,12 +30,14 @@ def run(backend: str, dtype: torch.dtype, smoothing: float, **options):
     return loss.detach(), hidden.grad, weight.grad
 
 
+@pytest.mark.parametrize("inner", [chunk_loss, eager_chunk_loss])
+@pytest.mark.parametrize("cap", [0.0, 2.0])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("chunk", [1, 8, 23, 100])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_chunked_equals_plain(dtype, chunk, smoothing):
-    expected = run("plain", dtype, smoothing)
-    for ours, theirs in zip(run("chunked", dtype, smoothing, chunk=chunk), expected):
+def test_chunked_equals_plain(dtype, chunk, smoothing, cap, inner):
+    expected = run("plain", dtype, smoothing, cap=cap)
+    for ours, theirs in zip(run("chunked", dtype, smoothing, chunk=chunk, cap=cap, inner=inner), expected):
         assert ours.dtype == dtype
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 

@@ -7,6 +7,7 @@ import os
 from collections import deque
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -85,7 +86,7 @@ class Publisher:
             f.write(packed.header(dtype, count))
             for unit, first, n in used:
                 part = self.job.part(unit, split)
-                np.fromfile(part, dtype, n, offset=first * dtype.itemsize).tofile(f)
+                _copy(part, first * dtype.itemsize, n * dtype.itemsize, f)
         os.replace(temporary, path)
         last, first, n = used[-1]
         self.progress[split] = _Progress(progress.shards + 1, last, first + n)
@@ -108,3 +109,11 @@ class Publisher:
     def _save(self) -> None:
         published = {split: asdict(p) for split, p in self.progress.items()}
         write_json(self.journal, {"identity": self.identity, "published": published})
+
+
+def _copy(path: Path, start: int, count: int, to: IO[bytes]) -> None:
+    """Append `count` bytes of a file, from `start` on, through a small buffer."""
+    with open(path, "rb") as f:
+        f.seek(start)
+        while count:
+            count -= to.write(f.read(min(count, 1 << 20)))
