@@ -12,6 +12,7 @@ Role = str
 P = TypeVar("P", bound=nn.Parameter)
 
 STD = 0.02  # of matrices: GPT-2's
+TABLES = ()  # those of lit_gpt.roles may be stored in less than the rest; here all have the dtype that is asked for
 
 
 def role(
