@@ -13,9 +13,12 @@ CAPABILITY = os.environ.get("ATEN_CPU_CAPABILITY", "own")
 CACHE = Path(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}_{CAPABILITY}")
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE))
 
+gc.disable()  # collection makes millions of objects and keeps them
+
 
 def pytest_collection_finish() -> None:
     """What imports left is not searched for garbage again: a tenth of the suite's time."""
     gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(100_000, 50, 100)

@@ -11,6 +11,7 @@ import torch
 from replicas import replicas_in_sync
 from spawn import run_distributed
 from tiny_model import ONE_LAYER, batch, build_adamw, build_model, full, snapshot
+from torch._dynamo import lookup_backend
 from torch.distributed.tensor import DTensor
 
 from lit_gpt.parallel import (
@@ -133,6 +134,11 @@ def test_compiled_blocks_equal_eager_ones():
 
 def compiled() -> dict[str, Any]:
     """One layer: machine code takes seconds, half a minute of them here. One rank makes it, the other stops before."""
-    if os.environ["RANK"] != "0":
-        torch.compile = partial(torch.compile, backend="aot_eager")  # in a process of this call's own
+    backend = machine_code if os.environ["RANK"] == "0" else "aot_eager"
+    torch.compile = partial(torch.compile, backend=backend)  # in a process of this call's own
     return train(config=ONE_LAYER, compile=True, act_ckpt="selective")
+
+
+def machine_code(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+    """Of what trains; the pass without gradients, which nothing is compared with, stops at autograd's graph."""
+    return lookup_backend("inductor" if torch.is_grad_enabled() else "aot_eager")(graph, inputs)

@@ -12,6 +12,7 @@ Role = str
 P = TypeVar("P", bound=nn.Parameter)
 
 STD = 0.02  # of matrices: GPT-2's
+TABLES = ()  # those of lit_gpt.roles may be stored in less than the rest; here all have the dtype that is asked for
 
 
 def role(
@@ -22,6 +23,10 @@ def role(
     fill: the value that a vector starts with. The functions of nn.init are those that transformers switches off while
     it loads a model.
     """
+    if (
+        parameter.is_meta
+    ):  # transformers builds so what it loads: there is no memory yet, and drawing costs all the same
+        return parameter
     if fill is None:
         nn.init.normal_(parameter, std=STD)
     elif not callable(fill):
