@@ -13,7 +13,10 @@ CAPABILITY = os.environ.get("ATEN_CPU_CAPABILITY", "own")
 CACHE = Path(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}_{CAPABILITY}")
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE))
 
-gc.disable()  # collection makes millions of objects and keeps them
+
+def pytest_collectstart() -> None:
+    """Collection makes millions of objects and keeps them: a quarter of its time would go into looking for garbage."""
+    gc.disable()
 
 
 def pytest_collection_finish() -> None:
