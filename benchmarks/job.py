@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from lit_gpt.errors import EXIT_BAD_INPUT, NotOwner
+from lit_gpt.config.command import run_command
+from lit_gpt.errors import EXIT_BAD_INPUT
 from lit_gpt.train.lease import take_lease
 from lit_gpt.utils.files import write_text
 
@@ -68,8 +68,4 @@ def run_bash(command: str) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except NotOwner as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.code)
+    run_command(main)
