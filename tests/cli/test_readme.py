@@ -34,8 +34,8 @@ from lit_gpt.lab.study import read_study
 from lit_gpt.tools import overlap
 from lit_gpt.tools.evaluate import parser_of
 
-reproduce, train_step, families = (
-    script_module(f"benchmarks/{name}.py") for name in ("reproduce", "train_step", "families")
+reproduce, train_step, families, cpu = (
+    script_module(f"benchmarks/{name}.py") for name in ("reproduce", "train_step", "families", "cpu")
 )
 fetch_script = script_module("scripts/fetch.py")
 prepare_text = script_module("scripts/prepare_text.py")
@@ -315,6 +315,7 @@ def test_options_that_the_pages_name_exist() -> None:
         train_step.main,
         reproduce.main,
         families.main,
+        cpu.main,
         overlap.compare,
     ):
         known |= {f"--{name}" for name in inspect.signature(program).parameters}
