@@ -98,9 +98,10 @@ class GPT(nn.Module):
         self.norm = build_norm(config)
         head = None if config.tie_embeddings else Linear(config.n_embd, config.padded_vocab_size, weight_role="head")
         self.head = head
-        for p in self.parameters():
-            if table_dtype is not None and p.role in TABLES:  # type: ignore[attr-defined]
-                p.data = p.data.to(table_dtype)
+        if table_dtype is not None:
+            for p in self.parameters():
+                if p.role in TABLES:  # type: ignore[attr-defined]
+                    p.data = p.data.to(table_dtype)
 
     def another(self) -> GPT:
         """A model like this one with weights of its own, which have no values yet; on torch's default device."""

@@ -19,7 +19,7 @@ from torch.serialization import set_crc32_options
 # up to four files, each written, and later checked, by a thread of its own.
 THREADS = 4
 # A file costs a sync of its own, so there is one for every 64 MiB, and a small checkpoint stays in one. Two cores saved
-# 373 MB in four files 1.2 times as fast as in one (benchmarks/cpu.py).
+# 373 MB in four files 1.2 times as fast as in one, in paired runs.
 BYTES_PER_THREAD = 1 << 26
 
 

@@ -204,11 +204,11 @@ def _mixed(runs: Sequence[Run], given: Sequence[np.ndarray], read: Collection[st
 
 def _other_data(runs: Sequence[Run]) -> Iterator[str]:
     """That runs saw other data, or were judged by it: their losses are then no points of one law."""
+    data = [(run.name, read_object_if_any(run.folder / ENVIRONMENT).get("data", {})) for run in runs if run.folder]
     for part, words in (("train", "trained"), ("validation", "validated")):
         kinds: dict[str, str] = {}
-        for run in runs:
-            environment = {} if run.folder is None else read_object_if_any(run.folder / ENVIRONMENT)
-            kinds.setdefault(environment.get("data", {}).get(part, {}).get("content", ""), run.name)
+        for name, corpora in data:
+            kinds.setdefault(corpora.get(part, {}).get("content", ""), name)
         kinds.pop("", None)
         if len(kinds) > 1:
             few = " and ".join(list(kinds.values())[:2])

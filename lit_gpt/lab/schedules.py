@@ -17,15 +17,15 @@ POINTS = 400  # of a curve
 
 def draw_schedules(rows: Sequence[Planned], path: Path) -> Path:
     """One line per different schedule, on a logarithmic axis of tokens where budgets are far apart."""
-    curves: dict[tuple[bytes, bytes], Planned] = {}
+    curves: dict[bytes, tuple[str, np.ndarray]] = {}
     for p in rows:
-        tokens, rates = rates_of(p)
-        curves.setdefault((tokens.tobytes(), rates.tobytes()), p)
+        curve = np.stack(rates_of(p))
+        curves.setdefault(curve.tobytes(), (p.row.name, curve))
     figure, grid = panels()
     axes = grid[0, 0]
-    for look, p in zip(looks(len(curves)), curves.values()):
+    for look, (name, curve) in zip(looks(len(curves)), curves.values()):
         style = {"color": look.color, "marker": look.marker, "markersize": 3.5, "markevery": 0.2, "linewidth": 1.0}
-        axes.plot(*rates_of(p), label=p.row.name, **style)
+        axes.plot(*curve, label=name, **style)
     dress(axes, "training tokens", "learning rate of matrices")
     along(axes, "x", "tokens", [p.resolved.plan.tokens for p in rows])
     legend(figure, [axes], others=" schedules")

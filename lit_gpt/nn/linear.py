@@ -39,9 +39,8 @@ class Linear(nn.Module):
         super().__init__()
         self.weight = role(nn.Parameter(torch.empty(fan_out, fan_in)), weight_role, scores=scores, **blocks)
         self.bias = role(nn.Parameter(torch.empty(fan_out)), "vector", 0.0) if bias else None
-        self.scaled: ScaledWeights | TorchaoWeights | None = (
-            None  # with --fp8: this weight in 8 bits, or its group's, see together
-        )
+        # With --fp8: this weight in 8 bits, or its group's, see together.
+        self.scaled: ScaledWeights | TorchaoWeights | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., fan_in) -> (..., fan_out), in x's dtype."""

@@ -346,6 +346,16 @@ def test_a_journal_that_cannot_be_read_is_one_sentence(tmp_path):
             prepare(source, str(tmp_path / "out"), **OPTIONS)
 
 
+def test_a_part_that_lost_its_end_is_one_sentence(tmp_path):
+    part = tmp_path / "000000.train"
+    part.write_bytes(b"abcd")
+    with (tmp_path / "shard").open("wb") as file:
+        publish._copy(part, 1, 3, file)
+        with pytest.raises(UserError, match="is shorter than it was"):
+            publish._copy(part, 2, 3, file)
+    assert (tmp_path / "shard").read_bytes() == b"bcdcd"
+
+
 @pytest.mark.parametrize("size", [1, 160_000])  # files of up to a MiB are hashed whole, larger ones at 16 places
 def test_files_edited_since_are_not_taken_for_those_of_a_finished_run(tmp_path, size):
     """The same command after an edit that kept the size printed success, and left the old tokens."""

@@ -14,6 +14,7 @@ import numpy as np
 from lit_gpt.data.formats import packed
 from lit_gpt.data.meta import write_json
 from lit_gpt.data.prepare.worker import Job, read_counts
+from lit_gpt.errors import UserError
 
 
 @dataclass
@@ -112,8 +113,10 @@ class Publisher:
 
 
 def _copy(path: Path, start: int, count: int, to: IO[bytes]) -> None:
-    """Append `count` bytes of a file, from `start` on, through a small buffer."""
+    """Append `count` bytes of a file, from `start` on, through a small buffer. Raises UserError where it has fewer."""
     with open(path, "rb") as f:
         f.seek(start)
         while count:
-            count -= to.write(f.read(min(count, 1 << 20)))
+            if not (piece := f.read(min(count, 1 << 20))):
+                raise UserError(f"{path} is shorter than it was. Remove {path.parent}, and prepare again.")
+            count -= to.write(piece)

@@ -23,9 +23,8 @@ def role(
     fill: the value that a vector starts with. The functions of nn.init are those that transformers switches off while
     it loads a model.
     """
-    if (
-        parameter.is_meta
-    ):  # transformers builds so what it loads: there is no memory yet, and drawing costs all the same
+    # transformers builds so what it loads: there is no memory yet, and drawing would cost all the same.
+    if parameter.is_meta:
         return parameter
     if fill is None:
         nn.init.normal_(parameter, std=STD)
