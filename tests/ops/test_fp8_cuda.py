@@ -108,26 +108,26 @@ def gradients(model: nn.Module, x: Tensor, dy: Tensor) -> dict[str, Tensor]:
     return {name: t.cpu().float() for name, t in found.items() if t is not None}
 
 
-def compare(got: dict[str, Tensor], wanted: dict[str, Tensor], bound: float) -> None:
-    assert got.keys() == wanted.keys()
-    errors = {n: ((got[n] - t).norm() / t.norm()).item() for n, t in wanted.items()}
-    assert max(errors.values()) < bound, errors
+def errors(got: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, float]:
+    assert got.keys() == exact.keys()
+    return {n: ((got[n] - t).norm() / t.norm()).item() for n, t in exact.items()}
 
 
 @pytest.mark.parametrize("name", OWN)
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_model_trains_on_a_gpu_as_in_emulation(name: str, compiled: bool) -> None:
-    """A rounding that falls otherwise moves an entry by a step of its format, 2^-3 or 2^-2 of it, so the bound is that
-    of a few such entries, not that of sums in bf16.
+    """A sum in another order moves the largest magnitude by a rounding, and with it the grid that all entries are
+    rounded to. So entries differ by as much as 8 bits cost, and what is compared is that cost: it differs by 1%.
     """
     model = Model()
-    use_fp8(model, name, kept=True)
     x, dy = torch.randn(4, 64, 512).bfloat16(), torch.randn(4, 64, 512).bfloat16()
-    wanted = gradients(model, x, dy)
+    exact = gradients(model, x, dy)
+    use_fp8(model, name, kept=True)
+    emulated = errors(gradients(model, x, dy), exact)
     model = model.cuda()
     run: Any = torch.compile(model, fullgraph=False) if compiled else model
-    got = gradients(run, x.cuda(), dy.cuda())
-    compare({n.removeprefix("_orig_mod."): t for n, t in got.items()}, wanted, 0.05)
+    found = errors({n.removeprefix("_orig_mod."): t for n, t in gradients(run, x.cuda(), dy.cuda()).items()}, exact)
+    assert all(found[n] == pytest.approx(emulated[n], rel=0.1) for n in exact), (found, emulated)
 
 
 @pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.library])
@@ -140,8 +140,7 @@ def test_ours_and_that_of_torchao_are_as_near_to_bf16(name: str) -> None:
         model = Model().cuda()
         model.load_state_dict(plain.state_dict())
         use_fp8(model, recipe, kept=True)
-        got = gradients(model, x, dy)
-        found.append({n: ((got[n] - t).norm() / t.norm()).item() for n, t in exact.items()})
+        found.append(errors(gradients(model, x, dy), exact))
     theirs, ours = found
     assert all(ours[n] < 1.25 * theirs[n] for n in exact), (ours, theirs)
 
