@@ -25,9 +25,12 @@ from lit_gpt.evals.decoding import Decoder
 from lit_gpt.evals.memory import Limit
 from lit_gpt.evals.prefixes import Ids, families
 from lit_gpt.model import GPT
+from lit_gpt.ops.dtypes import matmul_fp32
+from lit_gpt.ops.fused import fused
+from lit_gpt.ops.loss import soft_cap
 
 NO_NUMBERS = "The model's logits are not numbers (NaN): its weights are damaged or its training diverged."
-LOGITS = 2**26  # numbers of one chunk of logits: 256 MiB in fp32
+LOGITS = {"cuda": 2**28, "cpu": 2**23}  # numbers of one chunk of logits: 1 GiB and 32 MiB in fp32
 SAVING = 0.8  # of the tokens, computed from a shared beginning: else its smaller batches cost what is saved
 # What a call of the model costs beside its tokens, in tokens. On an H200 the launches of a small batch take 50 to 100
 # ms, in which full batches do 10,000 to 30,000 tokens. Without it, cloze questions came in batches of two to seven.
@@ -115,20 +118,23 @@ def score(
     limit = Limit(batch_tokens or BATCH_TOKENS.get(device, BATCH_TOKENS["cpu"]))
     call = CALL_TOKENS.get(device, CALL_TOKENS["cpu"])
     found: dict[Request, Score] = {}
+    unread: _Judged | None = None  # read only when the next batch is on its way, so that the device never waits
     with tqdm(total=len(groups), desc="scoring", unit="context", disable=not show) as bar:
         for beginning, waiting in _beginnings([Group(c, list(many)) for c, many in groups.items()], call):
             decoder = _begun(model, beginning, waiting) if beginning else None
             while waiting:
                 batch = _next(waiting, limit.most)
-                scores = limit.attempt(
+                judged = limit.attempt(
                     lambda batch=batch, decoder=decoder: _batch(model, batch, decoder),
                     size=sum(group.tokens for group in batch),
                     single=len(batch) == 1,
                 )
-                if scores is not None:
-                    found.update(scores)
+                if judged is not None:
+                    found.update(unread.scores() if unread else {})
+                    unread = judged
                     waiting = waiting[len(batch) :]
                     bar.update(len(batch))
+    found.update(unread.scores() if unread else {})
     return [found[request] for request in cut]
 
 
@@ -189,7 +195,26 @@ def _next(waiting: Sequence[Group], tokens: int) -> list[Group]:
     return batch
 
 
-def _batch(model: GPT, groups: Sequence[Group], begun: Decoder | None) -> dict[Request, Score]:
+class _Judged(NamedTuple):
+    """requests: of one batch. values_2N: ln p of their tokens, and 1 where one was the likeliest; on the device."""
+
+    requests: list[Request]
+    values_2N: Tensor
+
+    def scores(self) -> dict[Request, Score]:
+        """Wait for the device, and read."""
+        values, likeliest = self.values_2N.tolist()
+        if math.isnan(sum(values)):
+            raise UserError(NO_NUMBERS)
+        found, start = {}, 0
+        for request in self.requests:
+            end = start + len(request.continuation)
+            found[request] = Score(values[start:end], [one == 1 for one in likeliest[start:end]])
+            start = end
+        return found
+
+
+def _batch(model: GPT, groups: Sequence[Group], begun: Decoder | None) -> _Judged:
     if begun is not None:
         rows = _after(begun, model, groups)
     else:
@@ -223,13 +248,13 @@ def _shared(model: GPT, groups: Sequence[Group]) -> _Rows:
     fed = [(i, inputs) for i, g in enumerate(groups) for inputs in g.inputs]
     length = longest + max(len(inputs) for _, inputs in fed)
     decoder = Decoder(model, len(groups), length)
-    padding = torch.tensor([longest - len(c) for c in contexts], device=decoder.start_B.device)
+    padding, device = np.array([longest - len(c) for c in contexts]), decoder.start_B.device
     tokens_BT = _padded(model, contexts, left=True)
     doc_ids_BT = None
     if padding.any():
-        doc_ids_BT = (torch.arange(longest, device=padding.device) >= padding[:, None]).int()
+        doc_ids_BT = _sent((np.arange(longest) >= padding[:, None]).astype(np.int32), device)
     last_B1n = decoder.hidden(tokens_BT, doc_ids_BT, last_only=True)
-    index_R = torch.tensor([i for i, _ in fed], device=padding.device)
+    index_R = _sent(np.array([i for i, _ in fed]), device)
     decoder.select(index_R)
     hidden = torch.cat([last_B1n[index_R], decoder.hidden(_padded(model, [inputs for _, inputs in fed]))], dim=1)
     return _Rows(hidden, [((groups[i], inputs), row, 0) for row, (i, inputs) in enumerate(fed)])
@@ -244,31 +269,31 @@ def _after(begun: Decoder, model: GPT, groups: Sequence[Group]) -> _Rows:
     return _Rows(hidden, [(place, i, len(place[0].context) - place[0].shared - 1) for i, place in enumerate(fed)])
 
 
-def _read(model: GPT, rows: _Rows, asked: Sequence[tuple[Request, int, int]]) -> dict[Request, Score]:
+def _read(model: GPT, rows: _Rows, asked: Sequence[tuple[Request, int, int]]) -> _Judged:
     """The head at the positions that predict the continuations, in chunks of LOGITS numbers."""
-    device = rows.hidden.device
     # With numpy: the device waits while Python makes lists of a hundred thousand numbers.
     counts = np.array([len(request.continuation) for request, *_ in asked])
     starts, total = np.cumsum(counts) - counts, int(counts.sum())
     firsts = np.array([offset for *_, offset in asked]) - starts
-    row_N = torch.from_numpy(np.repeat([row for _, row, _ in asked], counts)).to(device)
-    column_N = torch.from_numpy(np.repeat(firsts, counts) + np.arange(total)).to(device)
-    target_N = torch.from_numpy(_joined((request.continuation for request, *_ in asked), total)).to(device)
-    log_p, greedy = [], []
-    size = max(1, LOGITS // model.config.padded_vocab_size)
+    columns = np.repeat(firsts, counts) + np.arange(total)
+    targets = _joined((request.continuation for request, *_ in asked), total)
+    indices = np.stack([np.repeat([row for _, row, _ in asked], counts), columns, targets])
+    row_N, column_N, target_N = _sent(indices, rows.hidden.device)
+    weight_nV = model.head_weight().to(rows.hidden.dtype).T
+    size = max(1, LOGITS.get(rows.hidden.device.type, LOGITS["cpu"]) // weight_nV.shape[1])
+    values = []
     for row, column, target in zip(row_N.split(size), column_N.split(size), target_N.split(size)):
-        logits_NV = model.logits(rows.hidden[row, column])
-        log_p.append(logits_NV.gather(1, target[:, None])[:, 0] - logits_NV.logsumexp(1))
-        greedy.append(logits_NV.argmax(1) == target)
-    values, likeliest = torch.cat(log_p).tolist(), torch.cat(greedy).tolist()
-    if math.isnan(sum(values)):
-        raise UserError(NO_NUMBERS)
-    found, start = {}, 0
-    for request, _, _ in asked:
-        end = start + len(request.continuation)
-        found[request] = Score(values[start:end], likeliest[start:end])
-        start = end
-    return found
+        logits_NV = matmul_fp32(rows.hidden[row, column], weight_nV)
+        values.append(judge(logits_NV, target, model.config.vocab_size, model.config.logit_softcap))
+    return _Judged([request for request, *_ in asked], torch.cat(values, dim=1))
+
+
+@fused
+def judge(logits_NV: Tensor, target_N: Tensor, vocab_size: int, cap: float) -> Tensor:
+    """ln p of each target, and 1 where it is the likeliest, else 0: (2, N). Columns after vocab_size are padding."""
+    logits_NV = soft_cap(logits_NV[:, :vocab_size], cap)
+    log_p_N = logits_NV.gather(1, target_N[:, None])[:, 0] - logits_NV.logsumexp(1)
+    return torch.stack([log_p_N, (logits_NV.argmax(1) == target_N).to(log_p_N.dtype)])
 
 
 def _padded(model: GPT, rows: Sequence[Ids], left: bool = False) -> Tensor:
@@ -279,7 +304,13 @@ def _padded(model: GPT, rows: Sequence[Ids], left: bool = False) -> Tensor:
     real = places >= (longest - lengths)[:, None] if left else places < lengths[:, None]
     filled = np.zeros(real.shape, np.int64)
     filled[real] = _joined(rows, int(lengths.sum()))
-    return torch.from_numpy(filled).to(model.head_weight().device)
+    return _sent(filled, model.head_weight().device)
+
+
+def _sent(array: np.ndarray, device: torch.device) -> Tensor:
+    """On the device. From pinned memory: a copy from any other waits for all that the device has to do."""
+    x = torch.from_numpy(array)
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x
 
 
 def _joined(rows: Iterable[Ids], total: int) -> np.ndarray:

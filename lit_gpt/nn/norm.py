@@ -12,7 +12,14 @@ from torch.nn import functional as F
 
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.ops.dtypes import upcast
+from lit_gpt.ops.fused import fused
 from lit_gpt.roles import role
+
+
+@fused
+def rms_norm(x: Tensor, weight: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight, computed in at least fp32, in dtype."""
+    return F.rms_norm(upcast(x), x.shape[-1:], weight, eps).to(dtype)
 
 
 class RMSNorm(nn.Module):
@@ -30,7 +37,7 @@ class RMSNorm(nn.Module):
         """Same shape as x, in dtype."""
         weight = None if self.weight is None else upcast(self.weight)
         if self.groups == 1:
-            return F.rms_norm(upcast(x), x.shape[-1:], weight, self.eps).to(dtype)
+            return rms_norm(x, weight, self.eps, dtype)
         parts = upcast(x).unflatten(-1, (self.groups, -1))
         y = F.rms_norm(parts, parts.shape[-1:], None, self.eps).flatten(-2)
         return (y if weight is None else y * weight).to(dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """
 
     @functools.wraps(function)
-    def run(x: Tensor, *others: Tensor) -> Tensor:
+    def run(x: Tensor, *others: Any) -> Tensor:
         eager = torch.compiler.is_compiling() or torch.is_grad_enabled() or not x.is_cuda or x.numel() < LARGE
         return function(x, *others) if eager else _compiled(function)(x, *others)
 
