@@ -55,7 +55,7 @@ def build(family: str, depth: int, aspect_ratio: int | None, context: int, devic
     if device != "meta":
         plan = RolePlan(lr=0, weight_decay=0, init=Init("normal", std=0.02))
         init_parameters(model, dict.fromkeys(ROLES, plan), 0)
-    return model.eval()
+    return model.cast_products().eval()
 
 
 def cache_bytes(decoder: Decoder) -> int:

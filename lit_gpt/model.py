@@ -32,6 +32,9 @@ from lit_gpt.ops.loss import ChunkLoss, eager_chunk_loss, linear_cross_entropy, 
 from lit_gpt.roles import TABLES, role
 from lit_gpt.scaling.base import Multipliers
 
+# Roles of weights that every module casts to compute_dtype and multiplies. Routers do it in fp32, and a tied table is
+# also read in the stream's dtype.
+CAST_WHERE_USED = ("matrix", "output", "expert", "head")
 BACKOUT_START = 0.2  # share of the middle stream that is taken out, nanochat's backout_lambda
 
 
@@ -247,6 +250,16 @@ class GPT(nn.Module):
         vocab, chunk, cap = self.config.vocab_size, self.loss_chunk, self.config.logit_softcap
         flat = h_BTD.flatten(0, 1), self.head_weight(), targets_BT.flatten()
         return token_losses(*flat, vocab_size=vocab, chunk=chunk, cap=cap).view_as(targets_BT)
+
+    def cast_products(self) -> GPT:
+        """This model with the weights that are only multiplied in compute_dtype, for evaluation.
+
+        It computes the same to the bit, in half the memory, and without a cast at every token.
+        """
+        for p in self.parameters():
+            if p.role in CAST_WHERE_USED:  # type: ignore[attr-defined]
+                p.data = p.data.to(self.compute_dtype)
+        return self
 
     def head_weight(self) -> Tensor:
         """The output projection (padded vocabulary, n); the token table itself when tied."""

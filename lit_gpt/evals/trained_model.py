@@ -50,7 +50,7 @@ def load_model(
     with device:
         model = GPT(extension.of(config), multipliers, compute_dtype=compute_dtype)
     model.load_state_dict(tensors)
-    return model.eval(), meta
+    return model.cast_products().eval(), meta
 
 
 def device_of(given: str | None) -> torch.device:

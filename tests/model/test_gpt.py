@@ -171,6 +171,17 @@ def test_half_precision_stays_near_and_streams_keep_their_dtypes():
     torch.testing.assert_close(logits.double(), exact(tokens()).logits, rtol=0.1, atol=0.1)
 
 
+@EVERY
+@torch.no_grad()
+def test_weights_that_are_cast_once_give_the_same_to_the_bit(name):
+    config = config_of(name)
+    half, x = GPT(config, Multipliers(), compute_dtype=torch.bfloat16).eval(), tokens()
+    half.load_state_dict(model_of(config).state_dict())
+    logits, before = half(x).logits, param_counts(half)
+    assert torch.equal(half.cast_products()(x).logits, logits)
+    assert {p.dtype for p in half.parameters()} == {torch.float32, torch.bfloat16} and param_counts(half) == before
+
+
 def test_post_norm_stream_is_in_compute_dtype():
     model = GPT(optioned("post_norm"), compute_dtype=torch.bfloat16)
     assert model.stream_dtype == torch.bfloat16
