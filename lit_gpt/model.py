@@ -59,8 +59,8 @@ class GPT(nn.Module):
     the stream is in compute_dtype. attention_backend, expert_backend, loss_backend: see lit_gpt.ops.
     kernels: "plain" keeps library kernels out of every operation but attention.
     table_dtype: what the tables of roles.TABLES are stored in, None as all other weights.
-    loss_chunk: tokens per chunk of the chunked loss. chunk_loss may be replaced by a
-    compiled one.
+    loss_chunk: tokens per chunk of the chunked loss. chunk_loss may be replaced by a compiled one.
+    rounded_logits: see linear_cross_entropy.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class GPT(nn.Module):
         expert_backend: str = "auto",
         loss_backend: str = "chunked",
         loss_chunk: int | None = None,
+        rounded_logits: bool = False,
     ):
         super().__init__()
         self.config, self.multipliers, self.compute_dtype = config, multipliers, compute_dtype
@@ -84,7 +85,7 @@ class GPT(nn.Module):
         # The experts' products have an option of their own, which plain kernels override.
         expert_backend = "plain" if current_name(kernels) == "plain" else expert_backend
         self.backends = Backends(attention_backend, expert_backend, kernels)
-        self.loss_backend, self.loss_chunk = loss_backend, loss_chunk
+        self.loss_backend, self.loss_chunk, self.rounded_logits = loss_backend, loss_chunk, rounded_logits
         self.chunk_loss: ChunkLoss = eager_chunk_loss
         self.wte = Embedding(config.padded_vocab_size, config.n_embd)
         self.wpe = Embedding(config.block_size, config.n_embd) if config.position == "learned" else None
@@ -118,6 +119,7 @@ class GPT(nn.Module):
             expert_backend=self.backends.experts,
             loss_backend=self.loss_backend,
             loss_chunk=self.loss_chunk,
+            rounded_logits=self.rounded_logits,
         )
 
     def forward(
@@ -243,6 +245,7 @@ class GPT(nn.Module):
             chunk=self.loss_chunk,
             cap=self.config.logit_softcap,
             inner=self.chunk_loss,
+            rounded=self.rounded_logits,
         )
 
     def losses(self, h_BTD: Tensor, targets_BT: Tensor) -> Tensor:

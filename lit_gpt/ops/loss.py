@@ -45,6 +45,7 @@ def linear_cross_entropy(
     chunk: int | None = None,
     cap: float = 0.0,
     inner: ChunkLoss | None = None,
+    rounded: bool = False,
 ) -> Tensor:
     """Sum over the tokens with target != IGNORE of -log p(target); a scalar, at least fp32.
 
@@ -53,6 +54,8 @@ def linear_cross_entropy(
     chunk: tokens per chunk, None for as many as CHUNK_LOGITS allows, or CPU_LOGITS on a CPU.
     cap: of the logits, see soft_cap.
     inner: replaces `eager_chunk_loss`, e.g. by torch.compile(chunk_loss).
+    rounded: logits are rounded to the dtype of hidden_ND on their way to the softmax, where gradients are asked for and
+    the loss is chunked: half of their bytes, for an error of up to 2^-9 of each logit in bf16.
     Raises UserError for an unknown backend.
     """
     vocab_size = weight_VD.shape[0] if vocab_size is None else vocab_size
@@ -63,7 +66,7 @@ def linear_cross_entropy(
         names = ("chunked", "plain")
         raise UserError(f"Unknown loss {backend!r}.{did_you_mean(backend, names)} Use one of {', '.join(names)}.")
     if torch.is_grad_enabled() and (hidden_ND.requires_grad or weight_VD.requires_grad):
-        arguments = (targets_N, vocab_size, label_smoothing, chunk, cap, inner or eager_chunk_loss)
+        arguments = (targets_N, vocab_size, label_smoothing, chunk, cap, inner or eager_chunk_loss, rounded)
         return _Chunked.apply(hidden_ND, weight_VD, *arguments)  # type: ignore[return-value]
     return _chunked_value(hidden_ND, weight_VD, targets_N, vocab_size, label_smoothing, chunk, cap)
 
@@ -117,7 +120,7 @@ def chunk_loss(
     logits_NV: Tensor, targets_N: Tensor, vocab_size: int, smoothing: float, dtype: torch.dtype, cap: float
 ) -> tuple[Tensor, Tensor]:
     """(summed loss, its gradient with respect to the logits before the cap in `dtype`). Pure; made to be compiled."""
-    true_NV = soft_cap(logits_NV[:, :vocab_size], cap)
+    true_NV = soft_cap(upcast(logits_NV[:, :vocab_size]), cap)
     loss_N, lse_N = token_loss(true_NV, targets_N, smoothing, cap)
     columns_V = torch.arange(vocab_size, device=logits_NV.device)
     hit_NV = columns_V == targets_N[:, None]
@@ -134,7 +137,7 @@ def eager_chunk_loss(
     logits_NV: Tensor, targets_N: Tensor, vocab_size: int, smoothing: float, dtype: torch.dtype, cap: float
 ) -> tuple[Tensor, Tensor]:
     """The same by torch's own kernels, which make fewer passes than `chunk_loss` where nothing fuses its operations."""
-    logits_NV = logits_NV.detach().requires_grad_()
+    logits_NV = upcast(logits_NV).detach().requires_grad_()
     with torch.enable_grad():
         true_NV = soft_cap(logits_NV[:, :vocab_size], cap)
         loss = F.cross_entropy(true_NV, targets_N, reduction="sum", ignore_index=IGNORE, label_smoothing=smoothing)
@@ -172,6 +175,7 @@ class _Chunked(torch.autograd.Function):
         chunk: int,
         cap: float,
         inner: ChunkLoss,
+        rounded: bool,
     ) -> Tensor:
         dtype = hidden_ND.dtype
         cast_VD = weight_VD.to(dtype)
@@ -181,7 +185,8 @@ class _Chunked(torch.autograd.Function):
         losses = []
         # Logits and their gradient exist for one chunk at a time; what stays is of the size of h and of the weight.
         for h, t, dh in zip(hidden_ND.split(chunk), targets_N.split(chunk), d_hidden_ND.split(chunk)):
-            loss, d_logits = inner(matmul_fp32(h, cast_VD.T), t, vocab_size, smoothing, dtype, cap)
+            logits = h @ cast_VD.T if rounded else matmul_fp32(h, cast_VD.T)
+            loss, d_logits = inner(logits, t, vocab_size, smoothing, dtype, cap)
             torch.mm(d_logits, cast_VD, out=dh)  # into its part of the whole gradient
             if dtype == d_weight_VD.dtype:
                 d_weight_VD.addmm_(d_logits.T, h)  # no product of its own, which is as large as the head
@@ -198,4 +203,4 @@ class _Chunked(torch.autograd.Function):
         (upstream,) = grads
         d_hidden_ND, d_weight_VD = ctx.saved_tensors
         d_hidden_ND = d_hidden_ND * upstream.to(d_hidden_ND.dtype)
-        return d_hidden_ND, (d_weight_VD * upstream).to(ctx.weight_dtype), None, None, None, None, None, None
+        return d_hidden_ND, (d_weight_VD * upstream).to(ctx.weight_dtype), *[None] * 7

@@ -93,6 +93,10 @@ def resolve_run(typed: RunConfig, ranks: int) -> ResolvedRun:
         fork = place_in_data(taken_over(origin, plan), origin, lambda fork: training_corpus(*where, fork))
         plan, notes = replace(plan, fork=fork), notes + not_kept(origin, plan)
     check_arguments(plan)
+    if run.logits_precision == "bf16" and run.use_flce is False:
+        raise UserError(
+            "--logits_precision bf16 is for the loss in slices, which --use_flce false turns off. Drop one of the two."
+        )
     if run.table_precision == "bf16":
         _check_tables(plan, config.tie_embeddings, ranks > 1 or run.offloading)
     if run.dry_run or torch.cuda.is_available():  # a run on a CPU asks nothing of a GPU

@@ -88,6 +88,7 @@ def build_model(resolved: ResolvedRun, runtime: Runtime) -> nn.Module:
             kernels=run.kernels,
             expert_backend=run.expert_backend,
             loss_backend="plain" if run.use_flce is False else "chunked",
+            rounded_logits=run.logits_precision == "bf16",
         ),
         lambda model: init_parameters(model, plan.roles, plan.seed),
         compute_dtype=runtime.compute_dtype,

@@ -33,7 +33,7 @@ def identity(resolved: ResolvedRun) -> dict[str, Any]:
     plan = resolved.plan.to_dict()
     del plan["memory"]  # a run may go on with another kind or number of GPUs
     run = resolved.run
-    numerics = _numerics(run.precision, run.residual_precision, run.table_precision)
+    numerics = _numerics(run.precision, run.residual_precision, run.table_precision, run.logits_precision)
     if run.fp8:
         numerics["fp8"] = run.fp8_recipe
     if plugins := digests():  # their code is computed with, too
@@ -86,16 +86,18 @@ def is_extension(old: Mapping[str, Any], resolved: ResolvedRun, tokens: int) -> 
     return unaffected(old_plan, plan, tokens, world_size() * resolved.run.micro_bsz * plan.context)
 
 
-def _numerics(precision: str | None, residual: str, tables: str) -> dict[str, Any]:
+def _numerics(precision: str | None, residual: str, tables: str, logits: str) -> dict[str, Any]:
     computed = resolved_precision(precision)
-    found = {"precision": computed, "residual_precision": "fp32" if residual == "fp32" else computed}
-    return found | {"table_precision": tables}
+    of = {"residual_precision": residual, "logits_precision": logits}
+    found = {name: "fp32" if asked == "fp32" else computed for name, asked in of.items()}
+    return {"precision": computed, "table_precision": tables} | found
 
 
 def _of_earlier(numerics: Mapping[str, Any]) -> dict[str, Any]:
     label = numerics.get("precision")
     precision = None if label == OLD_DEFAULT else label
-    return _numerics(precision, numerics["residual_precision"], numerics.get("table_precision", "fp32"))
+    tables, logits = (numerics.get(f"{what}_precision", "fp32") for what in ("table", "logits"))
+    return _numerics(precision, numerics["residual_precision"], tables, logits)
 
 
 def what_differs(old: Mapping[str, Any], resolved: ResolvedRun, options: Path) -> list[str]:

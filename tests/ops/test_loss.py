@@ -75,6 +75,21 @@ def test_bf16_activations_keep_fp32_loss_and_weight_gradient():
     torch.testing.assert_close(loss, expected, rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.parametrize("inner", [chunk_loss, eager_chunk_loss])
+@pytest.mark.parametrize("cap", [0.0, 2.0])
+def test_rounded_logits_are_those_of_a_product_in_bf16(inner, cap):
+    hidden, weight, targets = inputs(torch.bfloat16)
+    kept = targets != IGNORE
+    loss = linear_cross_entropy(hidden, weight, targets, vocab_size=V, chunk=9, cap=cap, inner=inner, rounded=True)
+    loss.backward()
+    logits = (hidden.detach() @ weight.detach().T).double()[:, :V].requires_grad_()
+    capped = cap * torch.tanh(logits / cap) if cap else logits
+    expected = -capped[kept].log_softmax(-1)[range(int(kept.sum())), targets[kept]].sum()
+    expected.backward()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(weight.grad.double()[:V], logits.grad.T @ hidden.detach().double(), rtol=2e-2, atol=2e-2)
+
+
 def test_inner_can_be_replaced():
     calls = []
 

@@ -174,6 +174,8 @@ class PrecisionOptions:
     residual_precision: Precision of the residual stream of pre-norm models; bf16 is about 2 percent faster.
     table_precision: Precision in which one process stores the token table and value tables, with their gradients and
         AdamW's averages; bf16 halves that memory and its traffic. Checkpoints hold what is stored.
+    logits_precision: Precision of the logits on their way from the head to the training loss, which computes in fp32;
+        bf16 halves their traffic. Validation and evaluation read them in fp32.
     kernels: Implementation of all operations but attention: auto takes the kernels of libraries where they fit, plain
         never does; reference is an older name of plain.
     deterministic: Use deterministic kernels, which are slower: a resumed run then has the same bits on a GPU, too.
@@ -192,6 +194,7 @@ class PrecisionOptions:
     use_flce: bool | None = None
     residual_precision: Literal["fp32", "bf16"] = "fp32"
     table_precision: Literal["fp32", "bf16"] = "fp32"
+    logits_precision: Literal["fp32", "bf16"] = "fp32"
     kernels: Literal["auto", "plain", "reference"] = "auto"
     deterministic: bool = False
     collective_timeout: Annotated[float, Bounds(1, 1e6)] = 600.0
