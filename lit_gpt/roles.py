@@ -53,15 +53,6 @@ TABLES = ("embedding", "value_table")
 Fill = float | Callable[[torch.Tensor, torch.Generator], None]
 
 
-def uniform(top: float) -> Fill:
-    """A fill from U(0, top)."""
-
-    def fill(full: torch.Tensor, generator: torch.Generator) -> None:
-        full.uniform_(0.0, top, generator=generator)
-
-    return fill
-
-
 def role(
     parameter: P,
     name: Role,

@@ -158,6 +158,10 @@ class Starts:
         r, e = (start + (end - start) * share for start, end in (self.stream, self.first))
         return r, e
 
+    def draw_gate(self, full: Any, generator: Any) -> None:
+        """Fill a tensor in place, as roles.Fill does."""
+        full.uniform_(0.0, self.gate, generator=generator)
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Starts:
         """Rebuild from what JSON made of it."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_gpt.config.model import ModelConfig
-from lit_gpt.roles import role, uniform
+from lit_gpt.roles import role
 
 GATE_CHANNELS = 24  # of an embedding that its gate reads, as in nanochat's gpt.py
 
@@ -23,7 +23,7 @@ class TokenSmear(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         channels = min(GATE_CHANNELS, config.n_embd)
-        self.gate = role(nn.Parameter(torch.empty(1, channels)), "gate", uniform(config.starts.gate))
+        self.gate = role(nn.Parameter(torch.empty(1, channels)), "gate", config.starts.draw_gate)
         self.scale = role(nn.Parameter(torch.empty(1)), "scalar", 0.0)
 
     def forward(self, x_BTD: Tensor, doc_ids_BT: Tensor | None = None, before_B1D: Tensor | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_gpt.config.model import ModelConfig
-from lit_gpt.roles import role, uniform
+from lit_gpt.roles import role
 
 GATE_CHANNELS = 32  # of the layer's input that a gate reads, as in nanochat's gpt.py
 
@@ -29,7 +29,7 @@ class ValueEmbedding(nn.Module):
         width = config.n_kv_head * config.head_dim
         self.table = role(nn.Parameter(torch.empty(config.padded_vocab_size, width)), "value_table")
         channels = min(GATE_CHANNELS, config.n_embd)
-        self.gate = role(nn.Parameter(torch.empty(config.n_kv_head, channels)), "gate", uniform(config.starts.gate))
+        self.gate = role(nn.Parameter(torch.empty(config.n_kv_head, channels)), "gate", config.starts.draw_gate)
 
     def forward(self, x_BTD: Tensor, v_BTGD: Tensor, tokens_BT: Tensor) -> Tensor:
         """The values with their embeddings, in their dtype. x_BTD: the layer's input, which the gates read."""
