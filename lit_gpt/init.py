@@ -60,6 +60,7 @@ def init_parameters(model: nn.Module, roles: Mapping[str, RolePlan], seed: int) 
             _fill_own(full, parameter.fill, generator)  # type: ignore[attr-defined]
         else:
             fill(full, roles[names[name]].init, names[name], generator)
+            full.mul_(parameter.gain)  # type: ignore[attr-defined]
         _store(parameter, full)
     for buffer in model.buffers():
         buffer.zero_()

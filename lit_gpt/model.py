@@ -184,7 +184,9 @@ class GPT(nn.Module):
 
     def mark(self, i: int, stream: Stream) -> Stream:
         """The stream that enters layer i, which remembers itself in the middle where the model has backout."""
-        middle = stream.x if self.backout is not None and i == self.config.depth // 2 else stream.middle
+        config = self.config
+        at = config.depth // 2 if config.backout_layer is None else config.backout_layer
+        middle = stream.x if self.backout is not None and i == at else stream.middle
         return Stream(stream.x, stream.total, None, stream.first, middle)
 
     def contexts(self, positions: Tensor, doc_ids_BT: Tensor | None, keys: Keys, tokens_BT: Tensor) -> Contexts:

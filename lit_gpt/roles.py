@@ -54,12 +54,20 @@ Fill = float | Callable[[torch.Tensor, torch.Generator], None]
 
 
 def role(
-    parameter: P, name: Role, fill: Fill | None = None, *, maps: int = 1, heads: int = 1, scores: bool = False
+    parameter: P,
+    name: Role,
+    fill: Fill | None = None,
+    *,
+    gain: float = 1.0,
+    maps: int = 1,
+    heads: int = 1,
+    scores: bool = False,
 ) -> P:
     """Tag a parameter with its role. Tagging twice with different roles is a bug.
 
     fill: the initial value where the role has no distribution in the Plan (FILLED), as a
     constant or as a function that fills a full, unsharded tensor in place.
+    gain: multiplies the start that the Plan gives the role.
     maps: equal blocks of rows that are separate linear maps in one matrix, such as gate and up.
     heads: blocks of rows that are heads of one map. scores: whether they are queries or keys.
     """
@@ -67,7 +75,7 @@ def role(
     assert name in ROLES and before == name, f"role {name!r} on a parameter that already is {before!r}"
     assert (fill is not None) == (name in FILLED), "these roles, and only they, bring their own initial value"
     parameter.role = name  # type: ignore[attr-defined]
-    parameter.fill = fill  # type: ignore[attr-defined]
+    parameter.fill, parameter.gain = fill, gain  # type: ignore[attr-defined]
     parameter.maps, parameter.heads, parameter.scores = maps, heads, scores  # type: ignore[attr-defined]
     return parameter
 

@@ -139,6 +139,37 @@ class Experts:
 
 
 @dataclass(frozen=True)
+class Starts:
+    """Initial values that no scaling rule gives; a family says them, and here are those of all others.
+
+    up: dense feed-forward networks start with their first matrix at this times the rule's size.
+    gate: gates of value embeddings and of the token smear are drawn from U(0, gate).
+    stream, first: r and e of residual_scalars, in the first layer and in the last; a line in between.
+    """
+
+    up: float = 1.0
+    gate: float = 0.0
+    stream: tuple[float, float] = (1.0, 1.0)
+    first: tuple[float, float] = (0.1, 0.1)  # nanochat's x0_lambdas
+
+    def at(self, layer: int, depth: int) -> tuple[float, float]:
+        """r and e of a layer."""
+        share = layer / max(depth - 1, 1)
+        r, e = (start + (end - start) * share for start, end in (self.stream, self.first))
+        return r, e
+
+    def draw_gate(self, full: Any, generator: Any) -> None:
+        """Fill a tensor in place, as roles.Fill does."""
+        full.uniform_(0.0, self.gate, generator=generator)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Starts:
+        """Rebuild from what JSON made of it."""
+        kept: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**kept)
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """A decoder-only language model.
 
@@ -160,7 +191,9 @@ class ModelConfig:
     embedding_norm: a norm between the token table and the first layer.
     residual_scalars: each layer reads r x + e x0, with x0 what entered the first layer, and learnable r and e.
     token_smear: a learnable part of the previous token's embedding is added to each embedding.
-    backout: a learnable part of the stream after half of the layers is taken out of what the last norm reads.
+    backout: a learnable part of the stream that enters layer backout_layer (None: the one after half of them) is taken
+        out of what the last norm reads.
+    starts: see Starts.
     zero_output: the last projections of mixers and feed-forward networks start at zero (role "output").
     logit_softcap: logits are c tanh(z / c); 0 leaves them as they are.
     ffn_multiple: hidden width of the dense feed-forward networks as a multiple of n; None is what nn/mlp.py says of I.
@@ -210,6 +243,8 @@ class ModelConfig:
     residual_scalars: bool = False
     token_smear: bool = False
     backout: bool = False
+    backout_layer: int | None = None
+    starts: Starts = field(default_factory=Starts)
     zero_output: bool = False
     logit_softcap: float = 0.0
     ffn_multiple: float | None = None
@@ -315,9 +350,13 @@ class ModelConfig:
         """Of the options around the residual stream and its two ends."""
         around = [name for name in ("residual_scalars", "backout") if getattr(self, name) and self.skip != "add"]
         dense = [spec for spec in self.layers if spec.ffn is not None and not spec.experts]
+        middle = self.backout_layer
         multiple = self.ffn_multiple
         return {
             f"{' and '.join(around)} act on a residual stream, and skip={self.skip!r} has none": bool(around),
+            f"backout_layer is {middle}; it must be a layer, below {self.depth}, of a model with backout": (
+                middle is not None and not (self.backout and 0 <= middle < self.depth)
+            ),
             f"qk_norm_scale is {self.qk_norm_scale}; it must be positive": self.qk_norm_scale <= 0,
             "qk_norm_scale multiplies what qk_norm gives: give both": self.qk_norm_scale != 1 and not self.qk_norm,
             f"logit_softcap is {self.logit_softcap}; it must be positive, or 0 for none": self.logit_softcap < 0,
@@ -375,4 +414,5 @@ class ModelConfig:
         """Rebuild from to_dict's values (as found in a checkpoint)."""
         layers = tuple(LayerSpec(**layer) for layer in values["layers"])
         experts = Experts(**values["experts"]) if values.get("experts") else None
-        return cls(**{**values, "layers": layers, "experts": experts})
+        starts = Starts.from_dict(values.get("starts", {}))  # earlier versions wrote none
+        return cls(**{**values, "layers": layers, "experts": experts, "starts": starts})

@@ -21,7 +21,6 @@ from lit_gpt.scaling.base import Multipliers
 # Gain of the path around a branch at the start, so that a post-norm block begins as nearly only its branch. The value
 # is that of ArchScale's token skipgain; LayerScale (arXiv:2103.17239, section 2) is the same idea for the branch.
 SKIP_GAIN_START = 1e-4
-FIRST_START = 0.1  # share of the first embedding in what a layer reads, nanochat's x0_lambdas
 
 
 class Stream(NamedTuple):
@@ -43,10 +42,11 @@ class Stream(NamedTuple):
 class ResidualScalars(nn.Module):
     """What a layer reads: r x + e x0, of the stream and of what entered the first layer (modded-nanogpt, nanochat)."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
-        self.stream = role(nn.Parameter(torch.empty(1)), "residual_scalar", 1.0)
-        self.first = role(nn.Parameter(torch.empty(1)), "scalar", FIRST_START)
+        stream, first = config.starts.at(layer_index, config.depth)
+        self.stream = role(nn.Parameter(torch.empty(1)), "residual_scalar", stream)
+        self.first = role(nn.Parameter(torch.empty(1)), "scalar", first)
 
     def forward(self, x_BTD: Tensor, first_BTD: Tensor) -> Tensor:
         """(B, T, n), in x's dtype; the numbers themselves are not rounded to it."""
@@ -93,7 +93,7 @@ class Block(nn.Module):
         self.dropout = config.dropout
         projected = config.layers[layer_index].skip_projection
         # With decoupled_norm the gain is on the branch alone (see SkipPath), so the norm itself has none.
-        self.scalars = ResidualScalars() if config.residual_scalars else None
+        self.scalars = ResidualScalars(config, layer_index) if config.residual_scalars else None
         self.norm1 = build_norm(config, gain=not config.decoupled_norm)
         self.skip1 = SkipPath(config, projected) if config.post_norm else None
         self.mixer = build_mixer(config, layer_index, multipliers)

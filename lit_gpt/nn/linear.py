@@ -23,7 +23,7 @@ FEW_ROWS = 32  # whose products read weights about as fast as they can be copied
 class Linear(nn.Module):
     """A linear map, y = x W^T + b, with W (fan_out, fan_in) of role "matrix" unless given, and b of role "vector".
 
-    scores, blocks: what W's rows are made of, for `role`: maps=2, heads=16.
+    gain: of W's start. scores, blocks: what its rows are made of, for `role`: maps=2, heads=16.
     """
 
     def __init__(
@@ -33,11 +33,12 @@ class Linear(nn.Module):
         *,
         bias: bool = False,
         weight_role: Role = "matrix",
+        gain: float = 1.0,
         scores: bool = False,
         **blocks: int,
     ):
         super().__init__()
-        self.weight = role(nn.Parameter(torch.empty(fan_out, fan_in)), weight_role, scores=scores, **blocks)
+        self.weight = role(nn.Parameter(torch.empty(fan_out, fan_in)), weight_role, gain=gain, scores=scores, **blocks)
         self.bias = role(nn.Parameter(torch.empty(fan_out)), "vector", 0.0) if bias else None
         # With --fp8: this weight in 8 bits, or its group's, see together.
         self.scaled: ScaledWeights | TorchaoWeights | None = None

@@ -36,7 +36,7 @@ class _FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig, hidden: int):
         super().__init__()
-        self.up = Linear(config.n_embd, self.maps * hidden, bias=config.mlp_bias, maps=self.maps)
+        self.up = Linear(config.n_embd, self.maps * hidden, bias=config.mlp_bias, gain=config.starts.up, maps=self.maps)
         self.norm = build_norm(config, hidden) if config.ffn_norm else None
         self.down = last_linear(config, hidden, config.mlp_bias)
 

@@ -18,11 +18,12 @@ GATE_CHANNELS = 24  # of an embedding that its gate reads, as in nanochat's gpt.
 
 
 class TokenSmear(nn.Module):
-    """s starts at 0: nothing is mixed in."""
+    """s starts at 0: nothing is mixed in. The gate starts as ModelConfig.starts says."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.gate = role(nn.Parameter(torch.empty(1, min(GATE_CHANNELS, config.n_embd))), "gate", 0.0)
+        channels = min(GATE_CHANNELS, config.n_embd)
+        self.gate = role(nn.Parameter(torch.empty(1, channels)), "gate", config.starts.draw_gate)
         self.scale = role(nn.Parameter(torch.empty(1)), "scalar", 0.0)
 
     def forward(self, x_BTD: Tensor, doc_ids_BT: Tensor | None = None, before_B1D: Tensor | None = None) -> Tensor:

@@ -19,14 +19,17 @@ GATE_CHANNELS = 32  # of the layer's input that a gate reads, as in nanochat's g
 
 
 class ValueEmbedding(nn.Module):
-    """A table (padded vocabulary, n_kv_head * head_dim) and its gates, which start at 1."""
+    """A table (padded vocabulary, n_kv_head * head_dim) and its gates, which start at 1 or near it.
+
+    ModelConfig.starts says how near.
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         width = config.n_kv_head * config.head_dim
         self.table = role(nn.Parameter(torch.empty(config.padded_vocab_size, width)), "value_table")
         channels = min(GATE_CHANNELS, config.n_embd)
-        self.gate = role(nn.Parameter(torch.empty(config.n_kv_head, channels)), "gate", 0.0)
+        self.gate = role(nn.Parameter(torch.empty(config.n_kv_head, channels)), "gate", config.starts.draw_gate)
 
     def forward(self, x_BTD: Tensor, v_BTGD: Tensor, tokens_BT: Tensor) -> Tensor:
         """The values with their embeddings, in their dtype. x_BTD: the layer's input, which the gates read."""

@@ -119,18 +119,26 @@ def token_loss(logits_NV: Tensor, targets_N: Tensor, smoothing: float, cap: floa
 def chunk_loss(
     logits_NV: Tensor, targets_N: Tensor, vocab_size: int, smoothing: float, dtype: torch.dtype, cap: float
 ) -> tuple[Tensor, Tensor]:
-    """(summed loss, its gradient with respect to the logits before the cap in `dtype`). Pure; made to be compiled."""
-    true_NV = soft_cap(upcast(logits_NV[:, :vocab_size]), cap)
+    """(summed loss, its gradient with respect to the logits before the cap in `dtype`). Pure; made to be compiled.
+
+    Few operations for each logit, of which a step of 131,072 tokens has four billion.
+    """
+    true_NV = upcast(logits_NV[:, :vocab_size])
+    if cap:  # soft_cap by tanh(x) = 2 sigmoid(2 x) - 1, since a GPU's tanh takes more instructions than its exp
+        true_NV = 2 * cap * torch.sigmoid(true_NV * (2 / cap)) - cap
     loss_N, lse_N = token_loss(true_NV, targets_N, smoothing, cap)
+    counts_N = targets_N != IGNORE
     columns_V = torch.arange(vocab_size, device=logits_NV.device)
-    hit_NV = columns_V == targets_N[:, None]
-    # softmax minus the smoothed target, the derivative of the cross-entropy.
-    grad_NV = (true_NV - lse_N[:, None]).exp() - (1 - smoothing) * hit_NV - smoothing / vocab_size
+    hit_NV = (columns_V == targets_N[:, None]).to(true_NV.dtype)
+    # softmax minus the target, the derivative of the cross-entropy. Zeros where the target does not count: it is no
+    # column then, and under an infinite sum no token is likely.
+    grad_NV = (true_NV - torch.where(counts_N, lse_N, torch.inf)[:, None]).exp() - hit_NV
+    if smoothing:
+        grad_NV = grad_NV + smoothing * (hit_NV - counts_N[:, None].to(true_NV.dtype) / vocab_size)
     if cap:
         grad_NV = grad_NV * (1 - (true_NV / cap).square())  # the derivative of tanh
-    grad_NV = torch.where((targets_N != IGNORE)[:, None], grad_NV, 0.0).to(dtype)
     # Columns of the padded vocabulary get no gradient.
-    return loss_N.sum(), F.pad(grad_NV, (0, logits_NV.shape[1] - vocab_size))
+    return loss_N.sum(), F.pad(grad_NV.to(dtype), (0, logits_NV.shape[1] - vocab_size))
 
 
 def eager_chunk_loss(

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 from lit_gpt.optim.engine.rules import MakeRule, adamw_rule, orthogonal_rule
 from lit_gpt.optim.engine.updates import NormalizedRows
 from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.optimizer_facts import Kept, OptimizerFacts, UpdateRule, hidden
 
-# The momentum, and one running mean square per row.
-NORMUON = UpdateRule("normuon", lambda shape, args: Kept(prod(shape) + prod(shape[:-1])))
+
+def _kept(shape: Sequence[int], args: Mapping[str, Any]) -> Kept:
+    """The momentum, and one running mean square per row or column; those of columns are whole on every process."""
+    *experts, rows, columns = shape
+    if args.get("normuon_of") != "longer" or rows >= columns:
+        return Kept(prod(shape) + prod(shape[:-1]))
+    return Kept(prod(shape) + prod(experts) * columns) if experts else Kept(prod(shape), columns)
+
+
+NORMUON = UpdateRule("normuon", _kept)
 FACTS = OptimizerFacts(
     hidden(NORMUON),
     steps="spectral",
@@ -22,11 +31,19 @@ FACTS = OptimizerFacts(
 )
 
 
-def rules(plan: Plan, *, adjust: str = "spectral", normuon_beta2: float = 0.95, **options: Any) -> dict[str, MakeRule]:
+def rules(
+    plan: Plan,
+    *,
+    adjust: str = "spectral",
+    normuon_beta2: float = 0.95,
+    normuon_of: Literal["rows", "longer"] = "rows",
+    **options: Any,
+) -> dict[str, MakeRule]:
     """NorMuon's rules.
 
-    adjust: as for muon; the paper's is rms. normuon_beta2: of the running mean squares. options: see
-    rules.orthogonal_rule.
+    adjust: as for muon; the paper's is rms. normuon_beta2: of the running mean squares. normuon_of: what has one: each
+    row, as in the paper, or each line along the longer side, which are the columns of wide matrices (nanochat).
+    options: see rules.orthogonal_rule.
     """
-    update = NormalizedRows(normuon_beta2, plan.cautious_weight_decay, adjust)
+    update = NormalizedRows(normuon_beta2, plan.cautious_weight_decay, adjust, normuon_of)
     return {"normuon": orthogonal_rule(plan, update, **options), "adamw": adamw_rule(plan)}

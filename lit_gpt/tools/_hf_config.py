@@ -13,7 +13,7 @@ from lit_gpt.tools._hf_layout import Layout
 from lit_gpt.tools._hf_rope import ROPE_FIELDS, ROPE_KEYS, rope_keys, rope_reasons, with_rope
 from lit_gpt.tools._hf_values import check_kinds
 
-# The name; rows of padding, which are cut off; shared blocks, which are written out; what projections started with; and
+# The name; rows of padding, which are cut off; shared blocks, which are written out; what weights started with; and
 # how documents are packed, where these classes are given one in a row.
 WITHOUT_EFFECT = {
     "family",
@@ -22,6 +22,7 @@ WITHOUT_EFFECT = {
     "share_per_layer",
     "share_group",
     "zero_output",
+    "starts",
     "varlen",
     "doc_positions",
     "dropout",  # of training

@@ -5,18 +5,21 @@ Positions are none here, and rotary positions are compared with transformers els
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
 import pytest
 import torch
+from plan_helpers import plan_of, run_of
 from small_models import MULTIPLIERS, VOCAB, model_of
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_gpt.config.model import LayerSpec, ModelConfig
+from lit_gpt.config.model import LayerSpec, ModelConfig, Starts
 from lit_gpt.errors import UserError
 from lit_gpt.evals.decoding import Decoder
+from lit_gpt.init import init_parameters
 from lit_gpt.model import GPT
 from lit_gpt.roles import roles_of
 
@@ -33,6 +36,7 @@ CASES: dict[str, dict[str, Any]] = {
     "norm_gain": {"norm_gain": False, "qk_norm": True, "embedding_norm": True},
     "token_smear": {"token_smear": True},
     "backout": {"backout": True},
+    "backout_layer": {"backout": True, "backout_layer": 1},
     "ffn_multiple": {"layers": SQUARED, "ffn_multiple": 4.0},
     "zero_output": {"zero_output": True},
 }
@@ -102,7 +106,7 @@ def naive(model: GPT, row: Tensor) -> Tensor:
     first, middle = x, x
     for layer in range(DEPTH):
         at = f"blocks.{layer}."
-        middle = x if layer == DEPTH // 2 else middle
+        middle = x if layer == (DEPTH // 2 if config.backout_layer is None else config.backout_layer) else middle
         if config.residual_scalars:
             x = w[f"{at}scalars.stream"] * x + w[f"{at}scalars.first"] * first
         h = rms(x, w.get(f"{at}norm1.weight"))
@@ -136,7 +140,7 @@ def test_logits_are_those_of_the_formulas(case):
 def test_the_option_matters(case):
     """The comparison above is about something: the same weights without it give other logits."""
     neutral = {"logit_softcap": 0.0, "residual_scalars": False, "qk_norm_scale": 1.0, "embedding_norm": False}
-    neutral |= {"token_smear": False, "backout": False}
+    neutral |= {"token_smear": False, "backout": False, "backout_layer": None}
     config, model, x = config_of(case), model_of(config_of(case)), tokens()
     layers = tuple(LayerSpec(ffn=spec.ffn) for spec in config.layers)
     other = model_of(config.replace(layers=layers, **neutral))
@@ -193,10 +197,35 @@ def test_what_has_a_role_of_its_own():
     assert not any("value_embedding" in name for name in roles if name.startswith(("blocks.0", "blocks.2")))
 
 
+def test_starts_change_what_they_name_and_nothing_else():
+    """Each start of a family that has its own, beside the same weights of one that has not."""
+    config, plan = config_of("all"), plan_of(run_of(parameterization="baseline"))
+    starts = Starts(up=0.4, gate=0.02, stream=(1.15, 1.05), first=(0.2, 0.05))
+    usual, other = GPT(config), GPT(config.replace(starts=starts))
+    for model in (usual, other):
+        init_parameters(model, plan.roles, seed=7)
+    for (name, p), q in zip(usual.named_parameters(), other.parameters()):
+        share = int(name.split(".")[1]) / (DEPTH - 1) if name.startswith("blocks") else 0.0
+        if name.endswith("ffn.up.weight"):
+            assert p.std() > 0 and torch.equal(q, 0.4 * p)
+        elif name.endswith("gate"):
+            assert not p.any() and 0 <= q.min() < q.max() < 0.02
+        elif "scalars" in name:
+            plain, start, end = (1.0, 1.15, 1.05) if name.endswith("stream") else (0.1, 0.2, 0.05)
+            assert p.item() == pytest.approx(plain) and q.item() == pytest.approx(start + (end - start) * share)
+        else:
+            assert torch.equal(p, q), name
+    written = json.loads(json.dumps(other.config.to_dict()))
+    assert ModelConfig.from_dict(written) == other.config
+    assert ModelConfig.from_dict({k: v for k, v in written.items() if k != "starts"}) == config
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [
         ({"skip": "sum", "backout": True}, "backout act on a residual stream"),
+        ({"backout": True, "backout_layer": DEPTH}, f"backout_layer is {DEPTH}; it must be a layer, below {DEPTH}"),
+        ({"backout_layer": 1}, "of a model with backout"),
         ({"qk_norm_scale": 1.2}, "qk_norm_scale multiplies what qk_norm gives"),
         ({"logit_softcap": -1.0}, "must be positive, or 0"),
         ({"ffn_multiple": 0.0}, "ffn_multiple is 0.0"),

@@ -48,6 +48,7 @@ VALUES: dict[str, list[Any]] = {
     "ns": ["muon", "tuned", "polar_express"],
     "ns_backend": ["auto", "torch"],
     "ns_coefficients": [[2, -1.5, 0.5], [1, 1, 1]],
+    "normuon_of": ["rows", "longer"],
     "ns_dtype": ["auto", "bf16", "fp16", "fp32"],
     "projection_type": PROJECTIONS,
     "scale_type": ["channel", "tensor"],

@@ -121,6 +121,25 @@ def test_is_that_of_pytorch_optimizer(name: str) -> None:
         assert (bag.get_parameter(key) - p).norm() <= bound, key
 
 
+def test_normuon_of_the_longer_side() -> None:
+    """Columns of a wide matrix are rows of its transpose; all others are as without the option."""
+    bag, rows = Bag(), Bag()
+    start, states = weights(bag), dict[str, dict[str, Any]]()
+    args = options("normuon") | {"normuon_beta2": 0.9}
+    run(bag, build(bag, "normuon", normuon_of="longer", **args), steps=3)
+    run(rows, build(rows, "normuon", **args), steps=3)
+    wide = [key for key in MATRICES if start[key].shape[0] < start[key].shape[1]]
+    assert 0 < len(wide) < len(MATRICES)
+    for key, p in bag.named_parameters():
+        assert key in wide or torch.equal(p, rows.get_parameter(key)), key
+    for key in wide:
+        w = start[key].numpy().astype(np.float64).T
+        for step in range(3):
+            g = gradients(step)[key].numpy().astype(np.float64).T
+            w = reference.normuon(w, g, states.setdefault(key, {}), LR, DECAY, beta2=0.9)
+        assert np.abs(bag.get_parameter(key).detach().numpy() - w.T).max() < 1e-5, key
+
+
 def test_hadam_is_torchs_nadam_and_adamw() -> None:
     bag, other = Bag(), Bag()
     run(bag, build(bag, "hadam"))

@@ -36,6 +36,7 @@ ARGS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, options(name)) for name in NAMES},
     "split": ("muonh", {"ns_dtype": "fp32", "split_maps": True, "split_heads": True}),
     "batches": ("normuon", {"ns_dtype": "fp32"}),
+    "columns": ("normuon", {"ns_dtype": "fp32", "normuon_of": "longer"}),
     "bf16": ("muon", {}),
 }
 

@@ -46,6 +46,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     *(("conda", {"projection_type": kind}) for kind in ("reverse_std", "right", "left", "full")),
     *(("soap", {"max_precondition_dim": 50, "precondition_1d": flag}) for flag in (True, False)),
     ("laprop", {"ams_bound": True, "centered": True}),
+    ("normuon", {"normuon_of": "longer"}),
     ("apollo", {"rank": 16}),
     ("apollo_mini", {"rank": 4}),
     ("adamw8bit", {"block_size": 100}),

@@ -13,7 +13,7 @@ from small_models import VARIED
 
 from lit_gpt.architectures import build
 from lit_gpt.architectures.builders.table import PUBLISHED as SHAPED
-from lit_gpt.config.model import Experts, LayerSpec, ModelConfig
+from lit_gpt.config.model import Experts, LayerSpec, ModelConfig, Starts
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools._hf import write_hf
@@ -89,6 +89,8 @@ CASES: dict[str, tuple[dict, str | None]] = {
     "residual_scalars": ({"residual_scalars": True}, "residual_scalars True"),
     "token_smear": ({"token_smear": True}, "token_smear True"),
     "backout": ({"backout": True}, "backout True"),
+    "backout_layer": ({"backout": True, "backout_layer": 0}, "backout_layer 0"),
+    "starts": ({"starts": Starts(up=0.4)}, None),
     "zero_output": ({"zero_output": True}, None),
     "logit_softcap": ({"logit_softcap": 15.0}, "logit_softcap 15.0"),
     "ffn_multiple": ({"ffn_multiple": 2.0}, "ffn_multiple 2.0"),

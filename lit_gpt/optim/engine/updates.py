@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -90,33 +91,52 @@ class NormalizedRows:
 
     With D orthogonal, v <- beta2 v + (1 - beta2) mean of D^2 over columns, D' = D / (sqrt(v) + eps) and
     X <- (1 - eta lambda) X - eta f sqrt(min(R, C)) D' / |D'|. The paper's f is that of "rms".
+    of: "longer" has v of the columns of matrices that are wider than high, so that it is always a mean over the
+    shorter side.
     """
 
     beta2: float = 0.95
     cautious: bool = False
     adjust: str = "spectral"
+    of: Literal["rows", "longer"] = "rows"
 
     def __post_init__(self) -> None:
         adjusted(self.adjust, 1, 1)
 
     def new_state(self, p: Tensor) -> dict[str, Tensor]:
-        """Running mean squares of the rows, (R, 1) or (E, R, 1), sharded like the rows."""
-        return {"row_square": torch.zeros_like(p.detach()[..., :1])}
+        """Running mean squares of the rows, (R, 1) or (E, R, 1), sharded like the rows.
+
+        Or of the columns, (C,), the same on every rank, or (E, 1, C) for experts, sharded like them.
+        """
+        if not self._of_columns(p):
+            return {"row_square": torch.zeros_like(p.detach()[..., :1])}
+        if p.ndim == 3:
+            return {"column_square": torch.zeros_like(p.detach()[:, :1, :])}
+        return {"column_square": torch.zeros(p.shape[-1], device=p.device)}
 
     def __call__(
         self, batch: Batch, x_BrC: Tensor, d_BrC: Tensor, group: Group, state: State, control: Control
     ) -> Task[None]:
         """See role_optimizer.Update."""
-        squares = [state[p]["row_square"] for p in batch.params]
-        v_Br1 = batch.join(squares).mul_(control.decay(self.beta2))
-        v_Br1.add_(d_BrC.square().mean(-1, keepdim=True) * control.rate(1 - self.beta2))
-        batch.store(v_Br1, squares)
-        d_BrC = d_BrC / (v_Br1.sqrt() + EPS)
+        first = batch.params[0]
+        of_columns = self._of_columns(first)
+        squares = [state[p]["column_square" if of_columns else "row_square"] for p in batch.params]
+        if of_columns:
+            mean = batch.total_(d_BrC.square().sum(-2, keepdim=True)).div_(first.shape[-2])
+        else:
+            mean = d_BrC.square().mean(-1, keepdim=True)
+        v = batch.join(squares).mul_(control.decay(self.beta2))  # (B, r, 1) or (B, 1, C)
+        v.add_(mean * control.rate(1 - self.beta2))
+        batch.store(v, squares)
+        d_BrC = d_BrC / (v.sqrt() + EPS)
         norms = yield from batch.norms(d_BrC)
         rows, columns = _fan(batch)
         length = adjusted(self.adjust, rows, columns) * sqrt(batch.blocks * min(rows, columns))
         decay_(x_BrC, d_BrC, control.rate(group["lr"] * group["weight_decay"]), self.cautious)
         x_BrC.sub_(d_BrC.mul_((control.rate(group["lr"] * length) / norms.clamp(min=EPS))[:, None, None]))
+
+    def _of_columns(self, p: Tensor) -> bool:
+        return self.of == "longer" and p.shape[-2] < p.shape[-1]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ TABLES = ()  # those of lit_gpt.roles may be stored in less than the rest; here 
 
 
 def role(
-    parameter: P, name: Role, fill: float | Callable[[Tensor, torch.Generator], None] | None = None, **_: int
+    parameter: P, name: Role, fill: float | Callable[[Tensor, torch.Generator], None] | None = None, **_: float
 ) -> P:
     """Stands in for lit_gpt.roles.role, which says what a parameter is for: nothing is trained by roles here.
 
