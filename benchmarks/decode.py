@@ -22,6 +22,7 @@ from torch import Tensor
 from lit_gpt import architectures
 from lit_gpt.config.command import command_of, run_command
 from lit_gpt.evals.decoding import Decoder
+from lit_gpt.evals.steps import Steps, worthwhile
 from lit_gpt.init import init_parameters
 from lit_gpt.metrics.figures import count_tokens, save, subplots
 from lit_gpt.model import GPT
@@ -43,7 +44,9 @@ COLUMNS = {  # of the table: key of a row, unit, and how many of the row's units
 }
 PANELS = {
     "cache_bytes": ("Cache per sequence (MiB)", 2**20),
+    "prefill_ms": ("Time to the first new token (ms)", 1),
     "token_ms": ("Time per new token, one sequence (ms)", 1),
+    "batch_tokens_per_sec": ("New tokens per second of a batch", 1),
 }
 
 
@@ -87,10 +90,11 @@ def new_token(model: GPT, tokens_1T: Tensor, batch: int, count: int) -> float:
     rows = torch.zeros(batch, dtype=torch.long, device=tokens_1T.device)
     decoder.select(rows)
     next_B1 = next_B1[rows]
+    model_step = Steps(decoder) if worthwhile(model, count) else decoder
 
     def step() -> None:
         nonlocal next_B1
-        next_B1 = decoder(next_B1).argmax(-1)
+        next_B1 = model_step(next_B1).argmax(-1)
 
     return milliseconds(step, tokens_1T.device, steps=count, warmup=WARMUP)
 
@@ -122,10 +126,12 @@ def measure(model: GPT, prompt: int, batch: int, new_tokens: int) -> dict[str, f
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Cache, and time per token, over the length of the prompt."""
+    """Cache and times over the length of the prompt."""
     shown = {key: panel for key, panel in PANELS.items() if key in rows[0]}
-    figure, (panels,) = subplots(5 * len(shown), 4, 1, len(shown))
-    for axes, (key, (label, unit)) in zip(panels, shown.items()):
+    columns = min(2, len(shown))
+    lines = -(-len(shown) // columns)
+    figure, panels = subplots(5 * columns, 4 * lines, lines, columns)
+    for axes, (key, (label, unit)) in zip(panels.flat, shown.items()):
         for family in dict.fromkeys(row["family"] for row in rows):
             points = [(row["prompt"], row[key] / unit) for row in rows if row["family"] == family]
             axes.plot(*zip(*points), marker="o", markersize=4, label=family)
@@ -134,7 +140,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axes.minorticks_off()
         count_tokens(axes.xaxis)
         axes.grid(alpha=0.3)
-    panels[0].legend()
+    panels.flat[0].legend()
     save(figure, path)
 
 

@@ -17,6 +17,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.evals.decoding import Decoder
 from lit_gpt.evals.memory import Limit
 from lit_gpt.evals.scoring import NO_NUMBERS
+from lit_gpt.evals.steps import Steps, worthwhile
 from lit_gpt.model import GPT
 
 
@@ -77,13 +78,16 @@ def stream(
     uniform_BN = _uniform([0] * batch if seeds is None else seeds, max_new_tokens).to(prompts_BT.device)
     ended_B = torch.zeros(batch, dtype=torch.bool, device=prompts_BT.device)
     new: list[list[int]] = [[] for _ in range(batch)]
-    decoder, new_BT, doc_ids_BT = Decoder(model, batch, length + max_new_tokens), prompts_BT, None
+    decoder, doc_ids_BT = Decoder(model, batch, length + max_new_tokens), None
+    step: Callable[[Tensor], Tensor] = decoder
     if padding_B is not None:
         doc_ids_BT = (torch.arange(length, device=prompts_BT.device) >= padding_B[:, None]).int()
+    if max_new_tokens < 1:
+        return
+    logits_BV = decoder(prompts_BT, doc_ids_BT, last_only=True)[:, 0]
+    if logits_BV.isnan().any():
+        raise UserError(NO_NUMBERS)
     for i in range(max_new_tokens):
-        logits_BV = decoder(new_BT, doc_ids_BT if i == 0 else None, last_only=True)[:, 0]
-        if i == 0 and logits_BV.isnan().any():
-            raise UserError(NO_NUMBERS)
         token_B = sample(logits_BV, uniform_BN[:, i], sampling)
         if stop is not None:
             token_B = torch.where(ended_B, stop, token_B)
@@ -93,9 +97,11 @@ def stream(
             for row, token in enumerate(token_B.tolist()):
                 new[row].append(token)
             ended_B |= torch.tensor([over or ended(ids) for over, ids in zip(ended_B.tolist(), new)]).to(ended_B.device)
-        if ended_B.all():
+        if i + 1 == max_new_tokens or ended_B.all():
             return
-        new_BT = token_B[:, None]
+        if i == 0 and worthwhile(model, max_new_tokens - 1):
+            step = Steps(decoder)
+        logits_BV = step(token_B[:, None])[:, 0]
 
 
 def _uniform(seeds: Sequence[int], count: int) -> Tensor:

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
-from lit_gpt.ops import flash
+from lit_gpt.ops import flash, ring
 from lit_gpt.ops.backends import Backend, choose, explain_table
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.masks import Request, block_mask, dense_mask
@@ -52,7 +52,7 @@ class Mask(NamedTuple):
     """Which keys queries see, in the form that one backend reads: None is every earlier key."""
 
     backend: str
-    value: Tensor | BlockMask | flash.Visible | None
+    value: Tensor | BlockMask | flash.Visible | ring.Places | None
 
     @property
     def dense(self) -> Tensor | None:
@@ -249,6 +249,13 @@ def _flex_refuses(request: Request) -> str:
     return "" if request.masked or request.sink else "without window, documents or sinks SDPA is faster"
 
 
+def _ring(q: Tensor, k: Tensor, v: Tensor, where: ring.Places, scale: float, sink: Tensor | None) -> Tensor:
+    """Places that are reused: cached decoding under a CUDA graph (lit_gpt.evals.steps)."""
+    if q.is_cuda and q.dtype.itemsize == 2 and sink is None:
+        return ring.flash(q, k, v, where, scale)
+    return _plain(q, k, v, where.mask(k.shape[1]), scale, sink)
+
+
 BACKENDS: dict[str, Backend] = {
     "fa3": Backend(_fitted(flash.fa3), partial(flash.refuses, "fa3")),
     "flex": Backend(_fitted(_flex), _flex_refuses),
@@ -256,5 +263,6 @@ BACKENDS: dict[str, Backend] = {
     # On Hopper fa4 gains nothing over the two above (docs/performance.md) and both interrupt a compiled block.
     "fa4": Backend(_fitted(flash.fa4), partial(flash.refuses, "fa4")),
     "fa2": Backend(_fitted(flash.fa2), partial(flash.refuses, "fa2")),
+    "ring": Backend(_ring, lambda r: "it is for steps of cached decoding, which ask for it themselves"),
     "plain": Backend(_plain, lambda r: ""),
 }

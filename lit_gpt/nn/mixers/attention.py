@@ -50,11 +50,13 @@ class Attention(nn.Module):
 
     cross: keys and values are those of another layer, so there are no maps for them.
     value_heads: how many heads of values share the softmax of one query head (differential attention has 2).
+    softmax_only: all that happens to keys is `softmax`.
     """
 
     attends = True
     cross = False
     value_heads = 1
+    softmax_only = True
 
     def __init__(self, config: ModelConfig, layer_index: int, multipliers: Multipliers):
         super().__init__()

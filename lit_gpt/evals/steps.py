@@ -1,0 +1,170 @@
+"""Decoding token by token as one CUDA graph: the launches of a step's hundreds of kernels take longer than their work.
+
+A graph runs the same kernels on the same memory again, so only values on the device may say how far a sequence is:
+
+- Keys and values go to places that are used again: the token at p, counted from the start of its row's document, is at
+  place p modulo the window, or p where a layer sees all. The order of keys does not matter to a softmax.
+- What a recurrent layer makes anew, its state and the last inputs of its convolution, is copied back to where it was.
+- Positions are a tensor that a step adds one to.
+
+Shapes: B rows, S places, n model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lit_gpt.evals.decoding import Decoder, States
+from lit_gpt.model import GPT
+from lit_gpt.nn.cache import History, KVCache
+from lit_gpt.nn.context import Contexts, Keys
+from lit_gpt.nn.mixers.attention import Attention, AttentionCache, readers_of
+from lit_gpt.nn.recurrent import RecurrentCache
+from lit_gpt.ops import ring
+from lit_gpt.ops.attention import Mask
+
+
+class Ring:
+    """A History of B rows whose places are reused."""
+
+    def __init__(self, history: History, start_B: Tensor, length: int, next_B: Tensor, aligned: int):
+        """What the history remembers of `length` tokens, of which those before start_B are not seen.
+
+        next_B: how many tokens each row has seen, kept up to date by others. aligned: the last dimension becomes a
+        multiple of it.
+        """
+        kept = history.buffer[:, max(0, history.end - history.keep) : history.end]
+        size = min(history.max_len, history.max_len if history.wanted is None else history.wanted + 1)
+        rows_B1, place_S = torch.arange(len(kept), device=kept.device)[:, None], torch.arange(size, device=kept.device)
+        last_B1 = (length - 1 - start_B)[:, None]
+        token_BS = last_B1 - (last_B1 - place_S) % size  # the last one at each place; negative where there is none
+        column_BS = start_B[:, None] + token_BS - (length - kept.shape[1])
+        self.buffer = F.pad(kept[rows_B1, column_BS.clamp(min=0)], (0, -kept.shape[-1] % aligned))
+        self.rows_B, self.next_B, self.size = rows_B1[:, 0], next_B, size
+
+    def append(self, new_B1: Tensor) -> Tensor:
+        """Every place, with one more token in each row."""
+        new = F.pad(new_B1[:, 0], (0, self.buffer.shape[-1] - new_B1.shape[-1]))
+        self.buffer[self.rows_B, self.next_B % self.size] = new
+        return self.buffer
+
+
+FEW_TOKENS = 8  # recording takes about as long as so many steps
+
+
+def worthwhile(model: GPT, tokens: int) -> bool:
+    """Whether so many more tokens come sooner by a graph."""
+    # With sinks, or in fp32, attention over places is plain torch's.
+    kernel = model.compute_dtype in (torch.bfloat16, torch.float16) and not model.config.attn_sink
+    return model.wte.weight.is_cuda and kernel and tokens >= FEW_TOKENS and supported(model)
+
+
+def supported(model: GPT) -> bool:
+    """Whether a step of the model can be a graph: softmax attention over one window, recurrent layers, no experts."""
+    config = model.config
+    for i, spec in enumerate(config.layers):
+        mixer = model.blocks[model.block_of[i]].mixer  # type: ignore[union-attr]
+        narrow = any(config.layers[reader].window != spec.window for reader in readers_of(config, i))
+        odd = isinstance(mixer, Attention) and mixer.value_heads > 1 and mixer.head_dim % ring.ALIGNED != 0
+        if narrow or odd or spec.experts or not getattr(mixer, "softmax_only", True):
+            return False
+        cache = mixer.new_cache(1, 1, torch.device("meta"), torch.float32)  # type: ignore[operator]
+        if cache is not None and type(cache) not in (AttentionCache, RecurrentCache):
+            return False
+    return True
+
+
+class Steps:
+    """Goes on with the rows of a decoder, one token each at a time; the decoder is used up.
+
+    On a CPU it does the same work, step by step.
+    """
+
+    def __init__(self, decoder: Decoder):
+        self.decoder, self.model = decoder, decoder.model
+        batch, device = len(decoder.start_B), decoder.start_B.device
+        self.tokens_B1 = torch.zeros(batch, 1, dtype=torch.long, device=device)
+        self.seen_B = decoder.length - decoder.start_B
+        restart = decoder.doc_ids_BS is not None and self.model.config.doc_positions == "restart"
+        self.positions = self.seen_B[:, None].clone() if restart else self.seen_B.new_full((1,), decoder.length)
+        # The start of a row is that of its last document, whose tokens alone it sees.
+        start_B = decoder.start_B if decoder.doc_ids_BS is not None else torch.zeros_like(decoder.start_B)
+        self.seen_B = decoder.length - start_B
+        for cache in decoder.caches:
+            if isinstance(cache, AttentionCache) and cache.kv is not None:
+                self._turn(cache.kv, start_B)
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.logits_B1V: Tensor | None = None
+        if device.type == "cuda":
+            self._capture()
+
+    def __call__(self, tokens_B1: Tensor) -> Tensor:
+        """Logits after one more token of each row, (B, 1, V); good until the next call."""
+        self.decoder.length += 1
+        self.model.check_length(self.decoder.length)
+        self.tokens_B1.copy_(tokens_B1)
+        if self.graph is None:
+            return self._step()
+        self.graph.replay()
+        assert self.logits_B1V is not None
+        return self.logits_B1V
+
+    def _turn(self, kv: KVCache, start_B: Tensor) -> None:
+        length = self.decoder.length
+        aligned = ring.ALIGNED if start_B.device.type == "cuda" else 1
+        kv.k, kv.v = (cast(Any, Ring(one, start_B, length, self.seen_B, aligned)) for one in (kv.k, kv.v))
+
+    def _step(self) -> Tensor:
+        decoder, model, before = self.decoder, self.model, self._kept()
+        stream = decoder._enter(self.tokens_B1, self.positions, None)
+        stream = decoder._run(range(len(decoder.caches)), stream, self._contexts(), States())
+        logits = model.logits(model.final(stream))
+        for (owner, name), tensor in before.items():
+            new = getattr(owner, name)
+            if new is not tensor:
+                tensor.copy_(new)
+                setattr(owner, name, tensor)
+        self.seen_B += 1
+        self.positions += 1
+        return logits
+
+    def _contexts(self) -> Contexts:
+        """Those of one token, with the places that each window has."""
+        found = self.model.contexts(self.positions, None, Keys(1, None), self.tokens_B1)
+        longest = self._longest()
+        for (window, base), context in found.items():
+            size = longest if window is None else min(window, longest)
+            used_B = (self.seen_B + 1).clamp(max=size).int()
+            found[window, base] = context._replace(mask=Mask("ring", ring.places(used_B, size)))
+        return found
+
+    def _longest(self) -> int:
+        """Places of a layer that sees all tokens."""
+        kv = (cache.kv for cache in self.decoder.caches if isinstance(cache, AttentionCache) and cache.kv is not None)
+        return max((cast(Any, one).k.size for one in kv), default=0)
+
+    def _kept(self) -> dict[tuple[Any, str], Tensor]:
+        """(owner, name) -> what a step makes anew, and the next one reads."""
+        owners = [cache for cache in self.decoder.caches if cache is not None] + [self.decoder]
+        names = ("state", "conv", "before_B1D")
+        found = {(owner, name): getattr(owner, name, None) for owner in owners for name in names}
+        return {place: tensor for place, tensor in found.items() if tensor is not None}
+
+    def _capture(self) -> None:
+        """Run a step once, which compiles kernels and allocates, and record another."""
+        values = [*self._kept().values(), self.seen_B, self.positions]
+        before = [tensor.clone() for tensor in values]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # as torch.cuda.graph asks for
+            self._step()
+        torch.cuda.current_stream().wait_stream(side)
+        for tensor, value in zip(values, before):
+            tensor.copy_(value)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.logits_B1V = self._step()

@@ -1,0 +1,77 @@
+"""Steps of decoding whose places are reused, against the decoder that grows; a graph of them on a GPU."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from small_models import CONFIGS, LENGTH, VOCAB, model_of, small, tokens
+
+from lit_gpt.evals.decoding import Decoder
+from lit_gpt.evals.generation import generate
+from lit_gpt.evals.steps import Steps, supported, worthwhile
+from lit_gpt.model import GPT
+from lit_gpt.ops import ring
+from lit_gpt.ops.attention import Mask, attention
+from lit_gpt.scaling.base import Multipliers
+
+HYBRIDS = ("sambay", "swayoco", "gdny", "phi4miniflash", "transformerls", "retnet", "gla", "mamba2")
+CONFIG = {name: partial(make, argument) for name, (make, argument) in CONFIGS.items()}
+CONFIG |= {name: partial(small, name) for name in HYBRIDS}
+EVERY = pytest.mark.parametrize("name", CONFIG)
+PROMPT = 9
+
+
+@pytest.mark.parametrize("family, expected", [("transformer_gqa4_moe", False), ("fox", False), ("sambay", True)])
+def test_what_has_steps(family, expected):
+    assert supported(model_of(small(family))) is expected
+
+
+@EVERY
+@pytest.mark.parametrize("padded", [False, True])
+@torch.inference_mode()
+def test_a_step_gives_what_the_decoder_does(name, padded):
+    model, x = model_of(CONFIG[name]()), tokens()
+    doc_ids = (torch.arange(PROMPT) >= torch.tensor([[0], [4]])).int() if padded else None
+    grows, stepped = (Decoder(model, 2, LENGTH) for _ in "ab")
+    for decoder in (grows, stepped):
+        decoder(x[:, :PROMPT], doc_ids, last_only=True)
+    steps = Steps(stepped)
+    for token in x[:, PROMPT:].split(1, dim=1):
+        torch.testing.assert_close(steps(token), grows(token), rtol=1e-5, atol=1e-6)
+
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.mark.gpu
+@GPU
+@pytest.mark.parametrize("heads, groups, dim, values", [(8, 2, 64, 64), (4, 4, 124, 124), (4, 2, 32, 64)])
+def test_the_kernel_sees_the_used_places(heads, groups, dim, values):
+    q, k, v = (
+        torch.randn(3, n, h, d).bfloat16() for n, h, d in ((1, heads, dim), (300, groups, dim), (300, groups, values))
+    )
+    where = ring.places(torch.tensor([1, 130, 300], dtype=torch.int32), 300)
+    expected = attention(*(x.double() for x in (q, k, v)), mask=Mask("ring", where), backend="ring")
+    padded = [torch.nn.functional.pad(x, (0, -dim % ring.ALIGNED)).cuda() for x in (k, v)]
+    there = ring.Places(*(x.cuda() for x in where))
+    got = attention(q.cuda(), *padded, scale=dim**-0.5, mask=Mask("ring", there))
+    torch.testing.assert_close(got.cpu().double(), expected, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.gpu
+@GPU
+@EVERY
+def test_a_graph_generates_what_the_decoder_does(name, monkeypatch):
+    exact = model_of(CONFIG[name]())
+    model = GPT(exact.config, Multipliers(), compute_dtype=torch.bfloat16).cuda()
+    model.load_state_dict(exact.state_dict())
+    prompts = [[int(t) for t in torch.arange(n) % VOCAB] for n in (3, 11, 7)]
+    if not worthwhile(model, 12):
+        pytest.skip("attention of this model is plain torch's, over every place")
+    ours = generate(model.eval(), prompts, 12)
+    monkeypatch.setattr("lit_gpt.evals.generation.worthwhile", lambda *_: False)
+    theirs = generate(model, prompts, 12)
+    same = sum(a == b for x, y in zip(ours, theirs) for a, b in zip(x, y))
+    assert same >= 0.9 * sum(map(len, theirs)), (ours, theirs)  # in bf16 a near tie may fall otherwise
