@@ -82,6 +82,8 @@ class MixtureOfExperts(nn.Module):
         self.router = Linear(n, count, weight_role="router")
         self.up = role(nn.Parameter(torch.empty(count, maps * hidden, n)), "expert", maps=maps)
         self.down = role(nn.Parameter(torch.empty(count, n, hidden)), "expert")
+        # Both in the compute dtype, where the trainer keeps them between steps; see parallel/kept_casts.py.
+        self.kept: tuple[Tensor, ...] = ()
         width = config.intermediate_size // self.experts.top_k
         shared = int(self.experts.shared)  # experts that are added are one network of their widths together
         self.shared = mlp.of_width(self.kind, config, shared * width) if shared else None
@@ -112,7 +114,8 @@ class MixtureOfExperts(nn.Module):
         if isinstance(self.up, DTensor) and isinstance(self.down, DTensor):
             options["compiled"] = torch.compiler.is_compiling()  # which it cannot see from within
             return parallel_expert_ffn(x_ND, gates_NK, self.up, self.down, routes, **options)  # type: ignore
-        return expert_ffn(x_ND, gates_NK, self.up, self.down, routes, **options)
+        up, down = self.kept if self.kept and self.training else (self.up, self.down)
+        return expert_ffn(x_ND, gates_NK, up, down, routes, **options)
 
     def _bias(self) -> Tensor | None:
         return self.balance if self.experts.bias_rate else None  # type: ignore[return-value]
