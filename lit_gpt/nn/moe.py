@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.nn import functional as F
 
 from lit_gpt.config.model import Experts, ModelConfig
 from lit_gpt.nn import mlp
@@ -27,6 +26,7 @@ from lit_gpt.nn.router import choose_experts, choose_tokens, probabilities, rout
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.expert_parallel import parallel_expert_ffn
 from lit_gpt.ops.experts import MAPS, Routes, expert_ffn
+from lit_gpt.ops.parts import linear_fp32
 from lit_gpt.roles import role
 
 
@@ -95,7 +95,7 @@ class MixtureOfExperts(nn.Module):
         """(the output, (B, T, n) in x's dtype; what the router did). backend: a row of ops.grouped_gemm."""
         # Routing looks at single tokens, so rows and positions are one dimension.
         x_ND = x_BTD.flatten(0, 1)
-        logits_NE = F.linear(upcast(x_ND), self.router.weight.to(upcast(x_ND).dtype)) * self.multiplier
+        logits_NE = linear_fp32(x_ND, self.router.weight) * self.multiplier
         if self.experts.routing == "expert_choice":
             y_ND, ends_E = self._by_expert(x_ND, logits_NE, backend)
             sequences = logits_NE.new_zeros(())
