@@ -24,8 +24,9 @@ from lit_gpt.nn import mlp
 from lit_gpt.nn.linear import Linear
 from lit_gpt.nn.router import choose_experts, choose_tokens, probabilities, route
 from lit_gpt.ops.dtypes import upcast
+from lit_gpt.ops.expert_activation import MAPS
 from lit_gpt.ops.expert_parallel import parallel_expert_ffn
-from lit_gpt.ops.experts import MAPS, Routes, expert_ffn
+from lit_gpt.ops.experts import Routes, expert_ffn
 from lit_gpt.ops.parts import linear_fp32
 from lit_gpt.roles import role
 
