@@ -70,7 +70,11 @@ def expert_ffn(
     passes, which they are in a compiled model anyway.
     """
     compiled = compiled or torch.compiler.is_compiling()
-    return _Experts.apply(x_TD, gates_TK, up_EHD, down_EDI, *routes, kind, backend, compiled)  # type: ignore[return-value]
+    order_P, place_P, ends_E, largest = routes
+    # Made here and in 32 bits: a compiler would divide again for each number of a row that it gathers, in 64 bits.
+    indices = order_P, (order_P // gates_TK.shape[1]).int(), place_P.int()
+    options = ends_E, largest, kind, backend, compiled
+    return _Experts.apply(x_TD, gates_TK, up_EHD, down_EDI, *indices, *options)  # type: ignore[return-value]
 
 
 def sum_rows(rows_PD: Tensor, place_TK: Tensor, gates_TK: Tensor | None = None) -> Tensor:
@@ -94,19 +98,20 @@ def _forward(
     up_EHD: Tensor,
     down_EDI: Tensor,
     order_P: Tensor,
+    token_P: Tensor,
     place_P: Tensor,
     ends_E: Tensor,
     largest: int | None,
     kind: str,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """(y_TD, h_PH)."""
+    """(y_TD, h_PH). token_P: the token of each pair, in int32, as place_P."""
     (tokens, k), up_EHD, down_EDI = gates_TK.shape, up_EHD.to(x_TD.dtype), down_EDI.to(x_TD.dtype)
     if experts_quack.does(x_TD, down_EDI, kind, backend):
-        out_PD, h_PH = experts_quack.forward(x_TD, up_EHD, down_EDI, order_P // k, ends_E)
+        out_PD, h_PH = experts_quack.forward(x_TD, up_EHD, down_EDI, token_P, ends_E)
     else:
         options = {"largest": largest, "backend": backend}
-        h_PH = grouped_mm(x_TD[order_P // k], up_EHD.mT, ends_E, **options)
+        h_PH = grouped_mm(x_TD[token_P], up_EHD.mT, ends_E, **options)
         out_PD = grouped_mm(activate(kind, h_PH), down_EDI.mT, ends_E, **options)
     return sum_rows(out_PD, place_P.view(tokens, k), gates_TK).to(x_TD.dtype), h_PH
 
@@ -119,6 +124,7 @@ def _backward(
     up_EHD: Tensor,
     down_EDI: Tensor,
     order_P: Tensor,
+    token_P: Tensor,
     place_P: Tensor,
     ends_E: Tensor,
     largest: int | None,
@@ -127,7 +133,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of x, gates, up and down."""
     dtype, (tokens, k), options = x_TD.dtype, gates_TK.shape, {"largest": largest, "backend": backend}
-    up, down, token_P, gates_P = up_EHD.to(dtype), down_EDI.to(dtype), order_P // k, gates_TK.flatten()[order_P]
+    up, down, gates_P = up_EHD.to(dtype), down_EDI.to(dtype), gates_TK.flatten()[order_P]
     if experts_quack.does(x_TD, down, kind, backend):
         dx_PD, d_gates_P, d_up, d_down = experts_quack.backward(dy_TD, h_PH, x_TD, gates_P, up, down, token_P, ends_E)
     else:
@@ -185,11 +191,11 @@ class _Experts(torch.autograd.Function):
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         *inputs, compiled = arguments
         y_TD, h_PH = (_forward_op if compiled else _forward)(*inputs)
-        ctx.save_for_backward(h_PH, *inputs[:7])
-        ctx.options, ctx.compiled = inputs[7:], compiled
+        ctx.save_for_backward(h_PH, *inputs[:8])
+        ctx.options, ctx.compiled = inputs[8:], compiled
         return y_TD
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         run: Callable[..., Any] = _backward_op if ctx.compiled else _backward
-        return *run(*grads, *ctx.saved_tensors, *ctx.options), None, None, None, None, None, None, None
+        return *run(*grads, *ctx.saved_tensors, *ctx.options), *[None] * 8

@@ -25,14 +25,14 @@ def does(x_TD: Tensor, down_EDI: Tensor, kind: str, backend: str) -> bool:
 
 
 def forward(x_TD: Tensor, up_EHD: Tensor, down_EDI: Tensor, token_P: Tensor, ends_E: Tensor) -> tuple[Tensor, Tensor]:
-    """(what each pair's expert gives, (P, D); h (P, H), for `backward`). token_P: the token of each pair."""
+    """(what each pair's expert gives, (P, D); h (P, H), for `backward`). token_P: the token of each pair, in int32."""
     pairs, (_, width, inner) = len(token_P), down_EDI.shape
-    bounds, rows_P, x_TD = F.pad(ends_E, (1, 0)), token_P.int(), x_TD.contiguous()
+    bounds, x_TD = F.pad(ends_E, (1, 0)), x_TD.contiguous()
     h_PH, a_PI, out_PD = (x_TD.new_empty(pairs, size) for size in (2 * inner, inner, width))
     # Untuned, see grouped_gemm._quack. "B" tells that its halves, gate and up, lie one after the other.
     gated, product = torch.ops.quack.gemm_gated_out, torch.ops.quack.gemm_out
     options = {"cu_seqlens_m": bounds, "tuned": False}
-    gated(x_TD, up_EHD.mT, h_PH, a_PI, activation="swiglu", A_idx=rows_P, concat_layout="B", **options)
+    gated(x_TD, up_EHD.mT, h_PH, a_PI, activation="swiglu", A_idx=token_P, concat_layout="B", **options)
     product(a_PI, down_EDI.mT, out_PD, **options)
     return out_PD, h_PH
 
@@ -48,14 +48,13 @@ def backward(
     ends_E: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of each pair's row (P, D), of the gates (P,), of up and of down."""
-    bounds, rows_P = F.pad(ends_E, (1, 0)), token_P.int()
-    dy_TD, x_TD = dy_TD.contiguous(), x_TD.contiguous()
+    bounds, dy_TD, x_TD = F.pad(ends_E, (1, 0)), dy_TD.contiguous(), x_TD.contiguous()
     product = torch.ops.quack.gemm_out
     scaled_PI = h_PH.new_empty(len(h_PH), down_EDI.shape[2])
     dh_PH, dx_PD = torch.empty_like(h_PH), x_TD.new_empty(len(h_PH), x_TD.shape[1])
     d_up, d_down = torch.empty_like(up_EHD), torch.empty_like(down_EDI)
     by_row = {"cu_seqlens_m": bounds, "tuned": False}
-    by_expert = {"cu_seqlens_k": bounds, "A_idx": rows_P, "tuned": False}
+    by_expert = {"cu_seqlens_k": bounds, "A_idx": token_P, "tuned": False}
     d_gates_P = torch.ops.quack.gemm_dgated_out(
         dy_TD,
         down_EDI,
@@ -65,7 +64,7 @@ def backward(
         colvec_scale=gates_P,
         activation="swiglu",
         colvec_reduce=True,
-        A_idx=rows_P,
+        A_idx=token_P,
         dynamic_scheduler=False,  # so that sums come in the same order again
         **by_row,
     )
