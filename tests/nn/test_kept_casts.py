@@ -105,6 +105,26 @@ def test_a_compiled_block_takes_them_as_inputs(monkeypatch: pytest.MonkeyPatch) 
     experts._compiled.cache_clear()
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_compiled_on_a_gpu() -> None:
+    """Two micro-batches and a step, twice."""
+    models = Alone().cuda(), Alone().cuda()
+    keep_casts(models[1], torch.bfloat16, ALL, compiled=True)
+    x = torch.randn(2, LENGTH, N, generator=torch.Generator().manual_seed(0)).cuda().bfloat16()
+    for model in models:
+        compile_blocks(model.blocks)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+        for _ in range(2):
+            optimizer.zero_grad()
+            for scale in (1, 2):
+                model(scale * x).float().square().sum().backward()
+            optimizer.step()
+    for p, q in zip(models[0].parameters(), models[1].parameters()):
+        assert p.grad is not None and q.grad is not None
+        assert (p.grad - q.grad).norm() < 1e-3 * p.grad.norm()
+
+
 def test_loaded_weights_are_seen_and_evaluation_reads_the_weights() -> None:
     _, kept = twins()
     tokens = torch.arange(LENGTH)[None] % VOCAB
