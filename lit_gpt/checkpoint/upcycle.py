@@ -40,7 +40,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.model import GPT
 from lit_gpt.nn.moe import MixtureOfExperts, hidden_width
 from lit_gpt.nn.router import choose_experts, choose_tokens
-from lit_gpt.ops.experts import MAPS
+from lit_gpt.ops.expert_activation import MAPS
 from lit_gpt.scaling.base import Multipliers
 from lit_gpt.scaling.plan import difference
 from lit_gpt.utils.files import understood

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.linear import Linear, last_linear
 from lit_gpt.nn.norm import build_norm
-from lit_gpt.ops.experts import OSS_ALPHA, OSS_LIMIT
+from lit_gpt.ops.expert_activation import OSS_ALPHA, OSS_LIMIT
 from lit_gpt.ops.fused import fused
 
 

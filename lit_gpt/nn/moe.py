@@ -18,15 +18,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.nn import functional as F
 
 from lit_gpt.config.model import Experts, ModelConfig
 from lit_gpt.nn import mlp
 from lit_gpt.nn.linear import Linear
 from lit_gpt.nn.router import choose_experts, choose_tokens, probabilities, route
 from lit_gpt.ops.dtypes import upcast
+from lit_gpt.ops.expert_activation import MAPS
 from lit_gpt.ops.expert_parallel import parallel_expert_ffn
-from lit_gpt.ops.experts import MAPS, Routes, expert_ffn
+from lit_gpt.ops.experts import Routes, expert_ffn
+from lit_gpt.ops.parts import linear_fp32
 from lit_gpt.roles import role
 
 
@@ -82,6 +83,8 @@ class MixtureOfExperts(nn.Module):
         self.router = Linear(n, count, weight_role="router")
         self.up = role(nn.Parameter(torch.empty(count, maps * hidden, n)), "expert", maps=maps)
         self.down = role(nn.Parameter(torch.empty(count, n, hidden)), "expert")
+        # Both in the compute dtype, where the trainer keeps them between steps; see parallel/kept_casts.py.
+        self.kept: tuple[Tensor, ...] = ()
         width = config.intermediate_size // self.experts.top_k
         shared = int(self.experts.shared)  # experts that are added are one network of their widths together
         self.shared = mlp.of_width(self.kind, config, shared * width) if shared else None
@@ -93,7 +96,7 @@ class MixtureOfExperts(nn.Module):
         """(the output, (B, T, n) in x's dtype; what the router did). backend: a row of ops.grouped_gemm."""
         # Routing looks at single tokens, so rows and positions are one dimension.
         x_ND = x_BTD.flatten(0, 1)
-        logits_NE = F.linear(upcast(x_ND), self.router.weight.to(upcast(x_ND).dtype)) * self.multiplier
+        logits_NE = linear_fp32(x_ND, self.router.weight) * self.multiplier
         if self.experts.routing == "expert_choice":
             y_ND, ends_E = self._by_expert(x_ND, logits_NE, backend)
             sequences = logits_NE.new_zeros(())
@@ -112,7 +115,8 @@ class MixtureOfExperts(nn.Module):
         if isinstance(self.up, DTensor) and isinstance(self.down, DTensor):
             options["compiled"] = torch.compiler.is_compiling()  # which it cannot see from within
             return parallel_expert_ffn(x_ND, gates_NK, self.up, self.down, routes, **options)  # type: ignore
-        return expert_ffn(x_ND, gates_NK, self.up, self.down, routes, **options)
+        up, down = self.kept if self.kept and self.training else (self.up, self.down)
+        return expert_ffn(x_ND, gates_NK, up, down, routes, **options)
 
     def _bias(self) -> Tensor | None:
         return self.balance if self.experts.bias_rate else None  # type: ignore[return-value]

@@ -1,6 +1,8 @@
-"""Where precision is raised: one rule for every op."""
+"""Where precision is raised: one rule for every op. When a cast of weights is out of date: another."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,3 +22,8 @@ def matmul_fp32(a_MK: Tensor, b_KN: Tensor) -> Tensor:
     if a_MK.is_cuda and a_MK.dtype in (torch.bfloat16, torch.float16):
         return torch.mm(a_MK, b_KN, out_dtype=torch.float32)
     return upcast(a_MK) @ upcast(b_KN)
+
+
+def version(weights: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
+    """What is another value once an optimizer or a load has written one of the weights (optim counts its steps)."""
+    return tuple((w._version, w.data_ptr()) for w in weights)

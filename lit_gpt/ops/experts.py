@@ -20,15 +20,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from lit_gpt.ops import experts_quack
 from lit_gpt.ops.dtypes import upcast
+from lit_gpt.ops.expert_activation import activate, activation_gradients
 from lit_gpt.ops.grouped_gemm import grouped_mm
-
-# GPT-OSS (arXiv:2508.10925 and its code): clamp of gate and up; slope of its sigmoid, with which x sigmoid(1.702 x)
-# is close to GELU (arXiv:1606.08415, section 2).
-OSS_LIMIT, OSS_ALPHA = 7.0, 1.702
-MAPS = {"swiglu": 2, "oss_swiglu": 2, "relu2": 1}  # kind -> maps in the up projection, the gate first
 
 
 class Routes(NamedTuple):
@@ -74,34 +70,11 @@ def expert_ffn(
     passes, which they are in a compiled model anyway.
     """
     compiled = compiled or torch.compiler.is_compiling()
-    return _Experts.apply(x_TD, gates_TK, up_EHD, down_EDI, *routes, kind, backend, compiled)  # type: ignore[return-value]
-
-
-def activate(kind: str, h_PH: Tensor) -> Tensor:
-    """(P, H) -> (P, I), in h's dtype; the kinds are those of nn.mlp."""
-    if kind == "relu2":
-        return F.relu(h_PH).square()
-    gate, up = h_PH.chunk(2, dim=-1)
-    if kind == "swiglu":
-        return F.silu(gate) * up
-    gate, up = gate.clamp(max=OSS_LIMIT), up.clamp(-OSS_LIMIT, OSS_LIMIT)
-    return gate * torch.sigmoid(OSS_ALPHA * gate) * (up + 1)
-
-
-def activate_backward(kind: str, h_PH: Tensor, da_PI: Tensor) -> Tensor:
-    """The gradient of h from that of activate(kind, h), computed in at least fp32."""
-    h, da = upcast(h_PH), upcast(da_PI)
-    if kind == "relu2":
-        return (2 * F.relu(h) * da).to(h_PH.dtype)
-    gate, up = h.chunk(2, dim=-1)
-    oss = kind == "oss_swiglu"
-    g, u, slope = (gate.clamp(max=OSS_LIMIT), up.clamp(-OSS_LIMIT, OSS_LIMIT), OSS_ALPHA) if oss else (gate, up, 1.0)
-    s = torch.sigmoid(slope * g)  # d/dg of g s is s (1 + slope g (1 - s)); oss, a bool, is the 1 in (u + 1)
-    d_gate = da * (u + oss) * s * (1 + slope * g * (1 - s))
-    d_up = da * g * s
-    if oss:
-        d_gate, d_up = d_gate * (gate <= OSS_LIMIT), d_up * (up.abs() <= OSS_LIMIT)
-    return torch.cat([d_gate, d_up], dim=-1).to(h_PH.dtype)
+    order_P, place_P, ends_E, largest = routes
+    # Made here and in 32 bits: a compiler would divide again for each number of a row that it gathers, in 64 bits.
+    indices = order_P, (order_P // gates_TK.shape[1]).int(), place_P.int()
+    options = ends_E, largest, kind, backend, compiled
+    return _Experts.apply(x_TD, gates_TK, up_EHD, down_EDI, *indices, *options)  # type: ignore[return-value]
 
 
 def sum_rows(rows_PD: Tensor, place_TK: Tensor, gates_TK: Tensor | None = None) -> Tensor:
@@ -125,17 +98,22 @@ def _forward(
     up_EHD: Tensor,
     down_EDI: Tensor,
     order_P: Tensor,
+    token_P: Tensor,
     place_P: Tensor,
     ends_E: Tensor,
     largest: int | None,
     kind: str,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """(y_TD, h_PH)."""
-    dtype, (tokens, k), options = x_TD.dtype, gates_TK.shape, {"largest": largest, "backend": backend}
-    h_PH = grouped_mm(x_TD[order_P // k], up_EHD.to(dtype).mT, ends_E, **options)
-    out_PD = grouped_mm(activate(kind, h_PH), down_EDI.to(dtype).mT, ends_E, **options)
-    return sum_rows(out_PD, place_P.view(tokens, k), gates_TK).to(dtype), h_PH
+    """(y_TD, h_PH). token_P: the token of each pair, in int32, as place_P."""
+    (tokens, k), up_EHD, down_EDI = gates_TK.shape, up_EHD.to(x_TD.dtype), down_EDI.to(x_TD.dtype)
+    if experts_quack.does(x_TD, down_EDI, kind, backend):
+        out_PD, h_PH = experts_quack.forward(x_TD, up_EHD, down_EDI, token_P, ends_E)
+    else:
+        options = {"largest": largest, "backend": backend}
+        h_PH = grouped_mm(x_TD[token_P], up_EHD.mT, ends_E, **options)
+        out_PD = grouped_mm(activate(kind, h_PH), down_EDI.mT, ends_E, **options)
+    return sum_rows(out_PD, place_P.view(tokens, k), gates_TK).to(x_TD.dtype), h_PH
 
 
 def _backward(
@@ -146,6 +124,7 @@ def _backward(
     up_EHD: Tensor,
     down_EDI: Tensor,
     order_P: Tensor,
+    token_P: Tensor,
     place_P: Tensor,
     ends_E: Tensor,
     largest: int | None,
@@ -154,19 +133,21 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of x, gates, up and down."""
     dtype, (tokens, k), options = x_TD.dtype, gates_TK.shape, {"largest": largest, "backend": backend}
-    token_P = order_P // k
-    dy_PD, a_PI = dy_TD[token_P], activate(kind, h_PH)
-    # Without the gates: the gradient of a gate is the product of this with the activations, and the gradient of the
-    # activations is this times the gate. One matrix product serves both.
-    da_PI = grouped_mm(dy_PD, down_EDI.to(dtype), ends_E, **options)
-    d_gates_P = (upcast(da_PI) * upcast(a_PI)).sum(-1)
-    gates_P1 = gates_TK.flatten()[order_P][:, None]
-    dh_PH = activate_backward(kind, h_PH, gates_P1 * da_PI)
-    d_down = grouped_mm(dy_PD.mT, (gates_P1 * a_PI).to(dtype), ends_E, **options).to(down_EDI.dtype)
-    d_up = grouped_mm(dh_PH.mT, x_TD[token_P], ends_E, **options).to(up_EHD.dtype)
-    dx_PD = grouped_mm(dh_PH, up_EHD.to(dtype), ends_E, **options)
+    up, down, gates_P = up_EHD.to(dtype), down_EDI.to(dtype), gates_TK.flatten()[order_P]
+    if experts_quack.does(x_TD, down, kind, backend):
+        dx_PD, d_gates_P, d_up, d_down = experts_quack.backward(dy_TD, h_PH, x_TD, gates_P, up, down, token_P, ends_E)
+    else:
+        dy_PD = dy_TD[token_P]
+        # Without the gates: the gradient of a gate is the product of this with the activations, and the gradient of the
+        # activations is this times the gate. One matrix product serves both.
+        da_PI = grouped_mm(dy_PD, down, ends_E, **options)
+        dh_PH, scaled_PI, d_gates_P = activation_gradients(kind, h_PH, da_PI, gates_P)
+        d_down = grouped_mm(dy_PD.mT, scaled_PI, ends_E, **options)
+        d_up = grouped_mm(dh_PH.mT, x_TD[token_P], ends_E, **options)
+        dx_PD = grouped_mm(dh_PH, up, ends_E, **options)
     dx_TD = sum_rows(dx_PD, place_P.view(tokens, k)).to(dtype)
-    return dx_TD, d_gates_P[place_P].view(tokens, k).to(gates_TK.dtype), d_up, d_down
+    d_gates_TK = d_gates_P[place_P].view(tokens, k).to(gates_TK.dtype)
+    return dx_TD, d_gates_TK, d_up.to(up_EHD.dtype), d_down.to(down_EDI.dtype)
 
 
 # Inside a compiled model both are one operation each, compiled by itself: a compiler that saw through them would keep
@@ -210,11 +191,11 @@ class _Experts(torch.autograd.Function):
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         *inputs, compiled = arguments
         y_TD, h_PH = (_forward_op if compiled else _forward)(*inputs)
-        ctx.save_for_backward(h_PH, *inputs[:7])
-        ctx.options, ctx.compiled = inputs[7:], compiled
+        ctx.save_for_backward(h_PH, *inputs[:8])
+        ctx.options, ctx.compiled = inputs[8:], compiled
         return y_TD
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         run: Callable[..., Any] = _backward_op if ctx.compiled else _backward
-        return *run(*grads, *ctx.saved_tensors, *ctx.options), None, None, None, None, None, None, None
+        return *run(*grads, *ctx.saved_tensors, *ctx.options), *[None] * 8

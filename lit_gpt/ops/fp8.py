@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from lit_gpt.ops.backends import optional
-from lit_gpt.ops.dtypes import matmul_fp32, upcast
+from lit_gpt.ops.dtypes import matmul_fp32, upcast, version
 from lit_gpt.ops.fp8_cast import cast, saturated
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
@@ -171,10 +171,9 @@ class ScaledWeights:
     @torch.no_grad()
     def refresh(self, weights: Sequence[Tensor]) -> None:
         """Cast the weights if an optimizer or a load has written them since the last time."""
-        version = tuple((w._version, w.data_ptr()) for w in weights)
-        if self.kept and version != self._version:
+        if self.kept and version(weights) != self._version:
             self.operand = None  # its memory serves for the next one
-            self.operand, self._version = quantise_weights(weights, RECIPES[self.name]), version
+            self.operand, self._version = quantise_weights(weights, RECIPES[self.name]), version(weights)
 
     def products(self, x: Tensor, weights: Sequence[Tensor], widths: Sequence[int]) -> list[Tensor]:
         """x W^T for all the weights (N_i, K), one under the other, in pieces of these widths: (..., width) each."""

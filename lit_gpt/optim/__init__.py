@@ -135,7 +135,7 @@ def build(groups: list[dict[str, Any]], plan: Plan) -> torch.optim.Optimizer:
 
 
 def _mark_written(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Count the step as a write, by which --fp8 sees that a weight has changed: torch's fused kernels do not (2.13)."""
+    """Count the step as a write, by which ops.dtypes.version sees it: torch's fused kernels do not (2.13)."""
     torch.autograd.graph.increment_version([p for group in optimizer.param_groups for p in group["params"]])
 
 

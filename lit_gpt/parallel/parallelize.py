@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from lit_gpt.errors import UserError
 from lit_gpt.parallel.fabric import Runtime
 from lit_gpt.parallel.fp8 import use_fp8
+from lit_gpt.parallel.kept_casts import keep_casts
 from lit_gpt.parallel.recompute import Recompute, compile_blocks, recompute_in_backward
 from lit_gpt.roles import REPLICATED
 
@@ -29,6 +30,7 @@ def parallelize_model(
     offloading: bool = False,
     expert_parallel: bool = False,
     fp8: str | None = None,
+    room_for_casts: int = 0,
 ) -> nn.Module:
     """Build on the meta device, shard, allocate, initialise; one process goes through the same steps as many.
 
@@ -40,6 +42,7 @@ def parallelize_model(
     expert_parallel: weights of experts are sharded like the others, but never gathered. Tokens travel to them
     instead, over the mesh axis "shard" (within one node, where there are several). Checkpoints are the same.
     fp8: the recipe by which maps of blocks multiply in 8 bits, see fp8.py.
+    room_for_casts: bytes that casts of experts' weights may take between steps, see kept_casts.py. In one process only.
 
     Returns a plain module: call it, and `loss.backward()`, with no wrapper of Fabric. Under FSDP2 the parameters of
     role "vector" (gains, biases, A_log) and of routers stay replicated in fp32, because they are tiny and sensitive
@@ -68,6 +71,8 @@ def parallelize_model(
         _shard(model, blocks, runtime.mesh, compute_dtype, offloading, expert_parallel)
     _materialise(model, runtime.device, torch.device("cpu") if offloading else runtime.device)
     _restore(model, tags)
+    if runtime.mesh is None:
+        keep_casts(model, compute_dtype, room_for_casts, compile)
     initialise(model)
     return model
 

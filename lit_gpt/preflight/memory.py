@@ -18,6 +18,7 @@ from lit_gpt.model import GPT
 from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.optim.engine.groups import parameter_groups
 from lit_gpt.optim.engine.state_size import shard_bytes, state_bytes
+from lit_gpt.parallel.kept_casts import experts_within
 from lit_gpt.parallel.recompute import Recompute
 from lit_gpt.preflight.activations import NeedsValues, kept_by_layers, of_layers, of_loss
 from lit_gpt.roles import REPLICATED
@@ -26,6 +27,8 @@ from lit_gpt.scaling.base import Plan
 GIB = 2**30
 # GPUs of a node, where no launcher says it: as in NVIDIA's HGX and DGX machines with A100, H100 or H200.
 NODE = 8
+EXPERT_CASTS = "casts of experts"  # kept between steps where there is room for them, see parallel/kept_casts.py
+FILLED = 0.95  # share of a GPU's memory that the estimate may reach with them: it is right to 3% (docs/performance.md)
 
 
 def memory_per_gpu(run: RunConfig, model: GPT, plan: Plan, ranks: int) -> dict[str, int]:
@@ -48,18 +51,25 @@ def memory_per_gpu(run: RunConfig, model: GPT, plan: Plan, ranks: int) -> dict[s
     activations = int(kept + max(loss, again))  # the logits are gone when the last layer is computed again
     if ranks == 1 and not accumulates:  # gradients come when activations go
         sizes["gradients"] = max(sizes["gradients"] - activations, 0)
-    return sizes | {"activations": activations}
+    sizes["activations"] = activations
+    if accumulates and "optimizer" in sizes and torch.cuda.is_available() and not _sharded(run, ranks):
+        room = int(FILLED * torch.cuda.get_device_properties(0).total_memory) - sum(sizes.values())
+        sizes[EXPERT_CASTS] = experts_within(model, model.compute_dtype, room)[1]
+    return sizes
+
+
+def _sharded(run: RunConfig, ranks: int) -> bool:
+    return ranks > 1 or run.offloading or "WORLD_SIZE" in os.environ
 
 
 def _of_parameters(model: GPT, run: RunConfig, plan: Plan, ranks: int, accumulates: bool) -> dict[str, int]:
     """All but the activations. accumulates: whether a step is of several micro-batches."""
-    fsdp = ranks > 1 or run.offloading or "WORLD_SIZE" in os.environ
     parts = int(os.environ.get("LOCAL_WORLD_SIZE", min(ranks, NODE)))
     groups = parameter_groups(model, plan)
     shards = {p: 1 if g["role"] in REPLICATED else parts for g in groups for p in g["params"]}
     on_gpu = [p for g in groups for p in g["params"] if g["role"] in REPLICATED or not run.offloading]
     weights = sum(shard_bytes(p, shards[p]) for p in on_gpu)
-    if fsdp:
+    if _sharded(run, ranks):
         copies, whole_gradients = _gathered(model, run.expert_parallel, accumulates)
     else:
         copies, whole_gradients = _casts(model, run.act_ckpt == "off"), 0

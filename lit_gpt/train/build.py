@@ -22,6 +22,7 @@ from lit_gpt.optim.engine.groups import parameter_groups
 from lit_gpt.parallel import Runtime, parallelize_model
 from lit_gpt.preflight.backend_checks import check_attention, check_experts, check_fp8
 from lit_gpt.preflight.data_facts import TrainingData, describe_training_data, training_corpus
+from lit_gpt.preflight.memory import EXPERT_CASTS
 from lit_gpt.preflight.resolved_run import ResolvedRun
 from lit_gpt.scaling.base import Plan
 
@@ -97,6 +98,7 @@ def build_model(resolved: ResolvedRun, runtime: Runtime) -> nn.Module:
         offloading=run.offloading,
         expert_parallel=run.expert_parallel,
         fp8=run.fp8_recipe if run.fp8 else None,
+        room_for_casts=plan.memory.get(EXPERT_CASTS, 0),
     )
     if compiled:  # what lies outside the blocks: each of these passes many times over the stream or the logits
         whole = cast(GPT, model)

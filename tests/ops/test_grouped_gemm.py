@@ -7,7 +7,8 @@ import torch
 
 from lit_gpt.errors import UserError
 from lit_gpt.nn.router import Choice, limit
-from lit_gpt.ops.experts import MAPS, activate, activate_backward, expert_ffn, sort_pairs
+from lit_gpt.ops.expert_activation import MAPS, activate, activate_backward
+from lit_gpt.ops.experts import expert_ffn, sort_pairs
 from lit_gpt.ops.grouped_gemm import BACKENDS, Request, explain, grouped_mm
 
 SIZES = [0, 5, 0, 9, 2]

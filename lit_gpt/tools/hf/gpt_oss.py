@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from lit_gpt.config.model import LayerSpec, ModelConfig
-from lit_gpt.ops.experts import OSS_ALPHA, OSS_LIMIT
+from lit_gpt.ops.expert_activation import OSS_ALPHA, OSS_LIMIT
 from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import _hf_experts as moe
 from lit_gpt.tools import _hf_layout as hf
