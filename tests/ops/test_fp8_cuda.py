@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lit_gpt import optim
 from lit_gpt.nn.linear import Linear, joint, together
 from lit_gpt.ops.backends import missing
 from lit_gpt.ops.fp8 import E4M3, E5M2, RECIPES, ScaledWeights, product, quantise
@@ -153,6 +154,7 @@ def test_weights_are_cast_anew_when_they_change() -> None:
     scaled.refresh([weight])
     assert scaled.operand is first
     optimizer = torch.optim.AdamW([weight], fused=True)
+    optimizer.register_step_post_hook(optim._mark_written)  # as optim.build does
     weight.grad = torch.ones_like(weight)
     optimizer.step()
     scaled.refresh([weight])
