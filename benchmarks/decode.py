@@ -42,11 +42,11 @@ COLUMNS = {  # of the table: key of a row, unit, and how many of the row's units
     "batch_tokens_per_sec": ("batch tok/s", 1),
     "peak_bytes": ("peak GiB", 2**30),
 }
-PANELS = {
-    "cache_bytes": ("Cache per sequence (MiB)", 2**20),
-    "prefill_ms": ("Time to the first new token (ms)", 1),
-    "token_ms": ("Time per new token, one sequence (ms)", 1),
-    "batch_tokens_per_sec": ("New tokens per second of a batch", 1),
+PANELS = {  # key of a row, label, how many of the row's units are one of these, scale
+    "cache_bytes": ("Cache per sequence (MiB)", 2**20, "log"),
+    "prefill_ms": ("Time to the first new token (ms)", 1, "log"),
+    "token_ms": ("Time per new token, one sequence (ms)", 1, "linear"),
+    "batch_tokens_per_sec": ("New tokens per second of a batch", 1, "linear"),
 }
 
 
@@ -131,11 +131,13 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     columns = min(2, len(shown))
     lines = -(-len(shown) // columns)
     figure, panels = subplots(5 * columns, 4 * lines, lines, columns)
-    for axes, (key, (label, unit)) in zip(panels.flat, shown.items()):
+    for axes, (key, (label, unit, scale)) in zip(panels.flat, shown.items()):
         for family in dict.fromkeys(row["family"] for row in rows):
             points = [(row["prompt"], row[key] / unit) for row in rows if row["family"] == family]
             axes.plot(*zip(*points), marker="o", markersize=4, label=family)
-        axes.set(xscale="log", yscale="log", xlabel="Prompt length (tokens)", ylabel=label)
+        axes.set(xscale="log", yscale=scale, xlabel="Prompt length (tokens)", ylabel=label)
+        if scale == "linear":
+            axes.set_ylim(bottom=0)
         axes.set_xticks(sorted({row["prompt"] for row in rows}), minor=False)
         axes.minorticks_off()
         count_tokens(axes.xaxis)
