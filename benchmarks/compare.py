@@ -107,7 +107,7 @@ def torchtitan(c: ModelConfig) -> Peer:
 
 
 def titan_0_2(llama3: Any, c: ModelConfig) -> nn.Module:
-    """Its hidden width is 2/3 of 4 n, times a factor, rounded up to a multiple."""
+    """Its hidden width is 2/3 of 4 n, times a factor, rounded up to a multiple. Its RoPE is that of Llama 3.1."""
     arguments = llama3.TransformerModelArgs(
         dim=c.n_embd,
         n_layers=c.depth,

@@ -39,13 +39,20 @@ class Peer(NamedTuple):
     head_VD: Tensor
 
 
+class Norm(nn.RMSNorm):
+    """In fp32, as autocast has it, for a stream in bf16 too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float())
+
+
 class Block(nn.Module):
     """Pre-norm attention and SwiGLU."""
 
     def __init__(self, c: ModelConfig):
         super().__init__()
         n, self.heads, self.size = c.n_embd, (c.n_head, c.n_kv_head, c.n_kv_head), c.head_dim
-        self.norm1, self.norm2 = (nn.RMSNorm(n, eps=c.norm_eps) for _ in range(2))
+        self.norm1, self.norm2 = (Norm(n, eps=c.norm_eps) for _ in range(2))
         self.qkv = nn.Linear(n, sum(self.heads) * self.size, bias=False)
         self.out = nn.Linear(c.n_head * self.size, n, bias=False)
         self.gate, self.up = (nn.Linear(n, c.intermediate_size, bias=False) for _ in range(2))
@@ -55,9 +62,9 @@ class Block(nn.Module):
         q, k, v = self.qkv(self.norm1(x_BTD)).unflatten(-1, (-1, self.size)).split(self.heads, dim=2)
         q, k, v = (y.transpose(1, 2) for y in (rotated(q, cos, sin), rotated(k, cos, sin), v))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
-        x_BTD = x_BTD + self.out(y.transpose(1, 2).flatten(2))
+        x_BTD = x_BTD + self.out(y.transpose(1, 2).flatten(2)).to(x_BTD.dtype)
         h = self.norm2(x_BTD)
-        return x_BTD + self.down(F.silu(self.gate(h)) * self.up(h))
+        return x_BTD + self.down(F.silu(self.gate(h)) * self.up(h)).to(x_BTD.dtype)
 
 
 def rotated(x_BTHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -77,7 +84,7 @@ class Llama(nn.Module):
         self.stream, half = stream, c.head_dim // 2
         self.wte = nn.Embedding(c.padded_vocab_size, c.n_embd)
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.depth))
-        self.norm = nn.RMSNorm(c.n_embd, eps=c.norm_eps)
+        self.norm = Norm(c.n_embd, eps=c.norm_eps)
         angles = torch.outer(torch.arange(c.block_size), c.rope_base ** (-torch.arange(half) / half))[:, None]
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
