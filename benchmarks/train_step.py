@@ -62,6 +62,18 @@ class StepTimer:
         return np.diff(self.marks)
 
 
+def device_name() -> str:
+    """The GPU, or where there is none the processor."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+
+
+def speeds(times: np.ndarray, tokens: int) -> dict[str, Any]:
+    """Tokens per second of steps of so many tokens that took so many seconds: median, mean, quartiles."""
+    low, middle, high = (tokens / np.quantile(times, [0.75, 0.5, 0.25])).round(1).tolist()
+    mean = round(tokens / float(times.mean()), 1)
+    return {"tokens_per_sec": middle, "mean_tokens_per_sec": mean, "quartiles": [low, high]}
+
+
 def measure(
     family: str,
     depth: int,
@@ -108,9 +120,8 @@ def measure(
         report.close(1, saved=False)
         logged = [json.loads(line) for line in (resolved.folder / "metrics.jsonl").read_text().splitlines()]
         memory = max(row.get("system/gpu_memory_peak_gib", 0) for row in logged)
-        rate = batch / np.median(times)
-        name = torch.cuda.get_device_name() if timer.on_gpu else platform.processor() or platform.machine()
-        peak = peak_flops(name)
+        found, name = speeds(times, batch), device_name()
+        rate, peak = found["tokens_per_sec"], peak_flops(name)
         return {
             "family": family,
             "depth": depth,
@@ -119,10 +130,9 @@ def measure(
             "recipe": run.fp8_recipe if run.fp8 else "bf16",
             "batch": batch,
             "parameters": trainer.plan.counts["total"],
-            "tokens_per_sec": round(float(rate), 1),
-            "mean_tokens_per_sec": round(float(batch / times.mean()), 1),
-            "mfu": round(float(rate * trainer.plan.model_flops_per_token / peak), 4) if peak else None,
-            "mfu_palm": round(float(rate * resolved.palm_flops_per_token / peak), 4) if peak else None,
+            **found,
+            "mfu": round(rate * trainer.plan.model_flops_per_token / peak, 4) if peak else None,
+            "mfu_palm": round(rate * resolved.palm_flops_per_token / peak, 4) if peak else None,
             "peak_memory_gib": round(memory, 2) if timer.on_gpu else None,
             "first_step_seconds": round(first, 1),
             "steps": len(times),

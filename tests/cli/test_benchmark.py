@@ -23,6 +23,7 @@ def test_a_row_for_every_size_and_recipe(tmp_path, capsys) -> None:
     assert (row["depth"], row["micro_bsz"], row["steps"], row["options"]) == (2, 1, 3, TINY)
     # Two tables of 32000 x 32; per layer q and out 2 x 32 x 32, k and v 2 x 16 x 32, FFN 3 x 32 x 128, two norms.
     assert row["parameters"] == 2 * 32000 * 32 + 2 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 32 * 128 + 2 * 32) + 32
+    assert row["quartiles"][0] <= row["tokens_per_sec"] <= row["quartiles"][1]
     shares = [kernel["share"] for kernel in row["profile"]]
     assert len(shares) == 5 and shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1
     assert row["tokens_per_sec"] > 0 and "transformer d2" in capsys.readouterr().out

@@ -34,8 +34,8 @@ from lit_gpt.lab.study import read_study
 from lit_gpt.tools import overlap
 from lit_gpt.tools.evaluate import parser_of
 
-reproduce, train_step, families, cpu = (
-    script_module(f"benchmarks/{name}.py") for name in ("reproduce", "train_step", "families", "cpu")
+reproduce, train_step, families, cpu, beside_others = (
+    script_module(f"benchmarks/{name}.py") for name in ("reproduce", "train_step", "families", "cpu", "compare")
 )
 fetch_script = script_module("scripts/fetch.py")
 prepare_text = script_module("scripts/prepare_text.py")
@@ -316,6 +316,7 @@ def test_options_that_the_pages_name_exist() -> None:
         reproduce.main,
         families.main,
         cpu.main,
+        beside_others.main,
         overlap.compare,
     ):
         known |= {f"--{name}" for name in inspect.signature(program).parameters}
