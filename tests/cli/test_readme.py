@@ -34,8 +34,9 @@ from lit_gpt.lab.study import read_study
 from lit_gpt.tools import overlap
 from lit_gpt.tools.evaluate import parser_of
 
-reproduce, train_step, families, cpu, beside_others = (
-    script_module(f"benchmarks/{name}.py") for name in ("reproduce", "train_step", "families", "cpu", "compare")
+reproduce, train_step, families, cpu, beside_others, decode = (
+    script_module(f"benchmarks/{name}.py")
+    for name in ("reproduce", "train_step", "families", "cpu", "compare", "decode")
 )
 fetch_script = script_module("scripts/fetch.py")
 prepare_text = script_module("scripts/prepare_text.py")
@@ -317,6 +318,7 @@ def test_options_that_the_pages_name_exist() -> None:
         families.main,
         cpu.main,
         beside_others.main,
+        decode.main,
         overlap.compare,
     ):
         known |= {f"--{name}" for name in inspect.signature(program).parameters}
