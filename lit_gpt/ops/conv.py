@@ -66,10 +66,24 @@ def causal_conv(
     weight_CK = upcast(weight_C1K.squeeze(1))
     bias = None if bias_C is None else upcast(bias_C)
     channels, width = weight_CK.shape
-    request = Request(x_BTC.device.type, x_BTC.dtype, channels, width, doc_ids is not None)
-    name = choose("causal convolution", BACKENDS, request, backend)
+    name = _chosen(x_BTC, channels, width, doc_ids, backend)
     y_BTC = BACKENDS[name].run(Inputs(x_BTC, weight_CK, bias, activation, doc_ids, state_BCK))
     return y_BTC, _last_inputs(x_BTC, width, doc_ids, state_BCK)
+
+
+def reads_along_time(
+    x_BTX: Tensor, channels: int, width: int, doc_ids: Tensor | None, state: Tensor | None, backend: str = "auto"
+) -> bool:
+    """Whether the backend of a convolution of these tokens has no need to copy channels that lie along time.
+
+    x: any tensor of the tokens, on their device and of their dtype.
+    """
+    return doc_ids is None and state is None and _chosen(x_BTX, channels, width, None, backend) == "causal_conv1d"
+
+
+def _chosen(x_BTX: Tensor, channels: int, width: int, doc_ids: Tensor | None, backend: str) -> str:
+    request = Request(x_BTX.device.type, x_BTX.dtype, channels, width, doc_ids is not None)
+    return choose("causal convolution", BACKENDS, request, backend)
 
 
 def explain(device: torch.device) -> list[tuple[str, bool, str]]:
@@ -115,16 +129,26 @@ def _plain(inputs: Inputs) -> Tensor:
 
 @torch.compiler.disable
 def _causal_conv1d(inputs: Inputs) -> Tensor:
-    """The causal_conv1d package's CUDA kernel, channels last."""
+    """The causal_conv1d package's CUDA kernels: one has channels last, the other time, and knows no documents."""
     x, weight_CK, bias, activation, doc_ids, state = inputs
-    length = x.shape[1]
+    count = 0 if state is None else weight_CK.shape[1] - 1
     if state is not None:  # as more tokens, whose outputs are dropped: the kernel knows states or documents, not both
-        x, doc_ids = _before(x, weight_CK.shape[1] - 1, doc_ids, state)
-    if x.stride(2) != 1 or any(s % ALIGNED for s in (*x.stride()[:2], x.storage_offset())):
+        x, doc_ids = _before(x, count, doc_ids, state)
+    if not _readable(x, documents=doc_ids is not None):
         x = x.contiguous()
     ids = None if doc_ids is None else doc_ids.int().contiguous()
     run = optional("causal_conv1d").causal_conv1d_fn
-    return run(x.transpose(1, 2), weight_CK, bias, seq_idx=ids, activation=activation).transpose(1, 2)[:, -length:]
+    y_BTC = run(x.transpose(1, 2), weight_CK, bias, seq_idx=ids, activation=activation).transpose(1, 2)
+    return y_BTC[:, count:] if count else y_BTC  # a slice of everything would be copied in backward
+
+
+def _readable(x_BTC: Tensor, documents: bool) -> bool:
+    """Whether causal_conv1d has a kernel for this layout."""
+    aligned = not any(s % ALIGNED for s in (*x_BTC.stride(), x_BTC.storage_offset()) if s != 1)
+    if x_BTC.stride(2) == 1:
+        return aligned
+    # Along time it loads single numbers where rows are no whole words.
+    return x_BTC.stride(1) == 1 and not documents and (aligned or x_BTC.shape[1] % ALIGNED != 0)
 
 
 def _causal_conv1d_refuses(request: Request) -> str:
