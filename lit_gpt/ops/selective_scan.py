@@ -187,7 +187,7 @@ def _mamba_ssm(inputs: Inputs) -> tuple[Tensor, Tensor]:
     return torch.addcmul(y_BTC, x, D).to(y_BTC.dtype), state
 
 
-@torch.compiler.disable
+@torch.compiler.disable()
 def _kernel(
     x: Tensor, dt: Tensor, A_CN: Tensor, B: Tensor, C: Tensor, D_C: Tensor | None, dt_bias_C: Tensor
 ) -> tuple[Tensor, Tensor]:
