@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from lit_gpt.ops import conv, selective_scan
+from lit_gpt.ops import conv, selective_scan, ssd
 
 aten = torch.ops.aten
 COPYING = (aten.clone, aten.copy_, aten._to_copy, aten.cat, aten.slice_backward, aten.select_backward, aten.stack)
@@ -72,6 +72,30 @@ def along(x_BCT: Tensor) -> Tensor:
     return x_BCT if x_BCT.stride(-1) == 1 else x_BCT.contiguous()
 
 
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor | None, activation: Any) -> tuple:
+    """(y (B, C, T), the leaves of its graph) of x (B, C, T), in a layout that the library's kernels have."""
+    last = channels_last(x)
+    if last:
+        assert x.shape[1] % 8 == x.stride(0) % 8 == x.stride(2) % 8 == x.storage_offset() % 8 == 0
+    else:
+        assert x.stride(2) == 1
+        if x.shape[2] % 8 == 0:  # then its threads load eight at once
+            assert x.stride(0) % 8 == x.stride(1) % 8 == x.storage_offset() % 8 == 0
+    assert ids is None or (last and ids.dtype == torch.int32 and ids.is_contiguous())
+    assert weight.dtype == torch.float32
+
+    def run(x: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
+        kept = {"activation": activation, "doc_ids": ids, "backend": "plain"}
+        y_BTC, _ = conv.causal_conv(x.transpose(1, 2), weight[:, None], *bias, **kept)
+        return y_BTC.transpose(1, 2)
+
+    return hidden(run, x, weight, *([] if bias is None else [bias]))
+
+
+def channels_last(x_BCT: Tensor) -> bool:
+    return x_BCT.stride(1) == 1 and x_BCT.stride(2) > 1
+
+
 class Convolution(torch.autograd.Function):
     """causal_conv1d_fn of x (B, C, T)."""
 
@@ -79,20 +103,7 @@ class Convolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, seq_idx: Tensor | None, activation: Any):
         if x.stride(2) != 1 and x.stride(1) != 1:
             x = x.contiguous()
-        ctx.last = x.stride(1) == 1 and x.stride(2) > 1
-        if ctx.last:
-            assert x.shape[1] % 8 == x.stride(0) % 8 == x.stride(2) % 8 == x.storage_offset() % 8 == 0
-        elif x.shape[2] % 8 == 0:  # then its threads load eight at once
-            assert x.stride(0) % 8 == x.stride(1) % 8 == x.storage_offset() % 8 == 0
-        assert seq_idx is None or (ctx.last and seq_idx.dtype == torch.int32 and seq_idx.is_contiguous())
-        assert weight.dtype == torch.float32
-
-        def run(x: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
-            kept = {"activation": activation, "doc_ids": seq_idx, "backend": "plain"}
-            y_BTC, _ = conv.causal_conv(x.transpose(1, 2), weight[:, None], *bias, **kept)
-            return y_BTC.transpose(1, 2)
-
-        ctx.y, ctx.leaves = hidden(run, x, weight, *([] if bias is None else [bias]))
+        ctx.y, ctx.leaves = convolve(x, weight, bias, seq_idx, activation)
         ctx.like = x
         return laid_out(ctx.y, x)
 
@@ -100,12 +111,27 @@ class Convolution(torch.autograd.Function):
     def backward(ctx: Any, dout: Tensor):
         if dout.stride(2) != 1 and dout.stride(1) != 1:
             dout = dout.contiguous()
-        if ctx.last and dout.stride(1) != 1:
+        if channels_last(ctx.like) and dout.stride(1) != 1:
             dout = dout.transpose(1, 2).contiguous().transpose(1, 2)
-        elif not ctx.last:
+        elif not channels_last(ctx.like):
             dout = along(dout)
         dx, *rest = gradients(ctx.y, ctx.leaves, dout)
         return laid_out(dx, ctx.like), rest[0], rest[1] if len(rest) > 1 else None, None, None
+
+
+def convolution_forward(x, weight, bias, seq_idx, initial_states, final_states_out, silu):
+    assert initial_states is None and final_states_out is None
+    return laid_out(convolve(x, weight, bias, seq_idx, "silu" if silu else None)[0], x)
+
+
+def convolution_backward(x, weight, bias, dout, seq_idx, initial_states, dfinal_states, dx, return_dinitial, silu):
+    assert initial_states is None and dfinal_states is None and not return_dinitial
+    assert channels_last(x) and dout.stride(1) == dx.stride(1) == 1 and dx.shape == x.shape
+    y, leaves = convolve(x, weight, bias, seq_idx, "silu" if silu else None)
+    found, dweight, *dbias = gradients(y, leaves, dout)
+    with _disable_current_modes():
+        dx.copy_(found)
+    return dx, dweight, dbias[0] if dbias else None, None
 
 
 class Scan(torch.autograd.Function):
@@ -133,6 +159,30 @@ class Scan(torch.autograd.Function):
         return du, ddelta, dA, dB, dC, dD[0] if dD else None, dbias
 
 
+class Chunked(torch.autograd.Function):
+    """mamba_chunk_scan_combined of x (B, T, H, P), dt (B, T, H), B and C (B, T, G, N)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor, ids: Any):
+        assert x.dtype == B.dtype == C.dtype and A.dtype == torch.float32
+        B, C = along(B), along(C)
+        if x.stride(-1) != 1 and x.stride(1) != 1:
+            x = x.contiguous()
+        ctx.like = x, dt, B, C
+
+        def run(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+            return ssd.ssd(*tensors, doc_ids=ids, backend="plain")
+
+        (ctx.y, state), ctx.leaves = hidden(run, x, dt, A, B, C, D, bias)
+        return laid_out(ctx.y, x.new_empty(x.shape)), state.detach()
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor, *_: Any):
+        dx, ddt, dA, dB, dC, dD, dbias = gradients(ctx.y, ctx.leaves, along(dout))
+        dx, ddt, dB, dC = (laid_out(g, t) for g, t in zip((dx, ddt, dB, dC), ctx.like))
+        return dx, ddt, dA, dB, dC, dD, dbias, None
+
+
 def install(monkeypatch: Any) -> None:
     """Have the kernels' rows run the stand-ins, on a CPU as on a GPU with both libraries."""
 
@@ -143,8 +193,18 @@ def install(monkeypatch: Any) -> None:
         assert delta_softplus and return_last_state
         return Scan.apply(u, delta, A, B, C, D, delta_bias)
 
-    kernels = SimpleNamespace(causal_conv1d_fn=causal_conv1d_fn, selective_scan_fn=selective_scan_fn)
-    for ops, row in ((conv, "causal_conv1d"), (selective_scan, "mamba_ssm")):
+    def mamba_chunk_scan_combined(x, dt, A, B, C, chunk, *, D, dt_bias, initial_states, seq_idx, **options):
+        assert initial_states is None and options == {"dt_softplus": True, "return_final_states": True}
+        return Chunked.apply(x, dt, A, B, C, D, dt_bias, seq_idx)
+
+    kernels = SimpleNamespace(
+        causal_conv1d_fn=causal_conv1d_fn,
+        causal_conv1d_fwd_function=convolution_forward,
+        causal_conv1d_bwd_function=convolution_backward,
+        selective_scan_fn=selective_scan_fn,
+        mamba_chunk_scan_combined=mamba_chunk_scan_combined,
+    )
+    for ops, row in ((conv, "causal_conv1d"), (selective_scan, "mamba_ssm"), (ssd, "mamba_ssm")):
         monkeypatch.setattr(ops, "optional", lambda module: kernels)
         monkeypatch.setattr(ops, "missing", lambda module: "")
         refuses = ops.BACKENDS[row].refuses

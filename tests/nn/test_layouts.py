@@ -5,6 +5,8 @@ With stand-ins for the kernels that know their demands on layout; on a GPU the s
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from kernel_stand_ins import Copies, install
@@ -15,17 +17,22 @@ from lit_gpt.init import init_parameters
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import lies_along_time
 from lit_gpt.nn.mixers import SharedState, build_mixer
+from lit_gpt.nn.recurrent import QueriesKeysValues
 from lit_gpt.roles import ROLES
 from lit_gpt.scaling.base import Init, Multipliers, RolePlan
 
 B, T, WIDTH = 3, 88, 32  # 3 * 88 tokens: no weight's size is a multiple of it
 INNER, RANK, STATES = 2 * WIDTH, 8, 8
+MUP = Multipliers()
 PLANS = {name: RolePlan(lr=1e-2, weight_decay=0.1, init=Init("fan_in_uniform")) for name in ROLES}
 
 
 @pytest.fixture(autouse=True)
 def stand_ins(monkeypatch):
     install(monkeypatch)
+
+
+SIZES = {"n_embd": WIDTH, "n_head": 2, "head_dim": 8, "n_kv_head": 2, "intermediate_size": 48}
 
 
 class Layers(nn.Module):
@@ -35,9 +42,8 @@ class Layers(nn.Module):
         super().__init__()
         layers = (LayerSpec("mamba", memory="mixer"), LayerSpec("gmu", shares=0))
         options = {"mamba": {"d_state": STATES, "dt_rank": RANK, **options}}
-        sizes = {"n_embd": WIDTH, "n_head": 2, "head_dim": 8, "n_kv_head": 2, "intermediate_size": 48}
-        config = ModelConfig(family="tiny", depth=2, layers=layers, mixer_options=options, **sizes)
-        self.mamba, self.unit = (build_mixer(config, i, Multipliers()) for i in range(2))
+        config = ModelConfig(family="tiny", depth=2, layers=layers, mixer_options=options, **SIZES)
+        self.mamba, self.unit = (build_mixer(config, i, MUP) for i in range(2))
         init_parameters(self, PLANS, seed=3)
 
     def forward(self, x_BTD: Tensor, context: Context) -> tuple[Tensor, Tensor]:
@@ -54,19 +60,23 @@ def inputs(length: int = T) -> Tensor:
     return torch.randn(B, length, WIDTH, generator=torch.Generator().manual_seed(1)).requires_grad_()
 
 
+def copied(module: nn.Module, run: Callable[[Tensor], Tensor]) -> tuple[dict[str, int], dict[str, int]]:
+    """Numbers that forward and backward of run(x) in bf16 move and do not compute, per token."""
+    x, written = inputs().bfloat16(), []
+    with Copies(B * T) as copies:
+        y = run(x)
+        written.append(dict(copies.written))
+        copies.written.clear()
+        torch.autograd.grad(y, [x, *module.parameters()], torch.ones_like(y))
+    return written[0], dict(copies.written)
+
+
 @pytest.mark.parametrize("joint", [False, True])
 @pytest.mark.parametrize("packed", [False, True])
 def test_nothing_is_copied(packed, joint):
-    layers, x = Layers(joint=joint).bfloat16(), inputs().bfloat16()
-    written = []
-    with Copies(B * T) as copies:
-        y, memory = layers(x, context(packed))
-        written.append(dict(copies.written))
-        copies.written.clear()
-        torch.autograd.grad(y, [x, *layers.parameters()], torch.ones_like(y))
-        written.append(dict(copies.written))
-    forward, backward = written
-    assert lies_along_time(memory)
+    layers = Layers(joint=joint).bfloat16()
+    forward, backward = copied(layers, lambda x: layers(x, context(packed))[0])
+    assert lies_along_time(layers(inputs().bfloat16(), context(packed))[1])
     # The gradients of the time steps' inputs, B and C are joined, which are few.
     assert backward.pop("cat") == RANK + 2 * STATES
     if not packed:
@@ -92,6 +102,42 @@ def test_the_same_numbers_as_in_plain_torch(options, packed, length):
         results.append([y, memory, *torch.autograd.grad((y * weight).sum(), [x, *layers.parameters()])])
     for ours, plain in zip(*results):
         assert (ours - plain).norm() < bound * plain.norm()
+
+
+def mamba2(**options) -> nn.Module:
+    """Two groups of heads."""
+    options = {"mamba2": {"d_state": 8, "head_dim": 16, "head_multiple": 2, "groups": 2, **options}}
+    layers = (LayerSpec("mamba2"),)
+    module = build_mixer(ModelConfig(family="tiny", depth=1, layers=layers, mixer_options=options, **SIZES), 0, MUP)
+    init_parameters(module, PLANS, seed=3)
+    return module
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_mamba_2_copies_nothing(packed, joint):
+    """Its casts are those of the gate and the norm, which are in fp32, and the documents'."""
+    module = mamba2(joint=joint).bfloat16()
+    forward, backward = copied(module, lambda x: module(x, context(packed))[0])
+    assert forward.keys() == backward.keys() == {"_to_copy"}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("build", [mamba2, lambda: QueriesKeysValues(WIDTH, 2, 8, 16, conv=4)])
+def test_pieces_of_the_convolution(build, packed):
+    """The same numbers as in plain torch, from kernels that run once for each piece; outputs that fla need not copy."""
+    module, results = build(), []
+    init_parameters(module, PLANS, seed=3)
+    for kernels in ("auto", "plain"):
+        x = inputs()
+        given = x, context(packed, kernels)
+        outputs = module(*given, None) if isinstance(module, QueriesKeysValues) else [module(*given)[0]]
+        assert all(y.is_contiguous() for y in outputs) or kernels == "plain"
+        weights = [torch.linspace(-1, 1, y.numel()).view_as(y) for y in outputs]
+        loss = sum((y * w).sum() for y, w in zip(outputs, weights))
+        results.append([*outputs, *torch.autograd.grad(loss, [x, *module.parameters()])])
+    for ours, plain in zip(*results):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
