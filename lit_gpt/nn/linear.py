@@ -43,32 +43,63 @@ class Linear(nn.Module):
         # With --fp8: this weight in 8 bits, or its group's, see together.
         self.scaled: ScaledWeights | TorchaoWeights | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., fan_in) -> (..., fan_out), in x's dtype."""
+    def forward(self, x: Tensor, *, along_time: bool = False) -> Tensor:
+        """(..., fan_in) -> (..., fan_out), in x's dtype. along_time: see product."""
         if self.scaled is not None and self.training:
             return self.pieces(x, [self.weight.shape[0]])[0]
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+        return product(x, self.weight.to(x.dtype), bias, along_time)
 
-    def halves(self, x: Tensor) -> list[Tensor]:
+    def halves(self, x: Tensor, along_time: Sequence[bool] = ()) -> list[Tensor]:
         """The output's two halves; see pieces."""
-        return self.pieces(x, [self.weight.shape[0] // 2] * 2)
+        return self.pieces(x, [self.weight.shape[0] // 2] * 2, along_time)
 
-    def pieces(self, x: Tensor, widths: Sequence[int]) -> list[Tensor]:
+    def pieces(self, x: Tensor, widths: Sequence[int], along_time: Sequence[bool] = ()) -> list[Tensor]:
         """The output in pieces of these widths, as one product each.
 
         Splitting after one product makes backward join activation-sized gradients, which
         costs more (two halves: 4 % of a step at n = 1024 on an H200) than the larger product saves.
+        along_time: of each piece, see product.
         """
         biases = [None] * len(widths) if self.bias is None else self.bias.to(x.dtype).split(list(widths))
         if self.scaled is not None and self.training:  # one product, which joins the gradients as it casts them
             return [_plus(y, b) for y, b in zip(self.scaled.products(x, [self.weight], widths), biases)]
         weights = self.weight.to(x.dtype).split(list(widths))
-        return [F.linear(x, w, b) for w, b in zip(weights, biases)]
+        return [product(x, *piece) for piece in zip(weights, biases, along_time or [False] * len(weights))]
 
     def flops(self) -> float:
         """Forward matmul FLOPs per token: 2 per weight."""
         return 2.0 * self.weight.numel()
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, along_time: bool = False) -> Tensor:
+    """x W^T + b, (..., fan_out). along_time: laid out in memory as (fan_out, ...), for kernels that read along time.
+
+    It is W x^T then, and no copy: matrix products read and write either layout, here and in backward, as in mamba_ssm's
+    own module. Products in 8 bits do not, and come as they are; kernels copy what they cannot read.
+    """
+    if not along_time:
+        return F.linear(x, weight, bias)
+    y = (weight @ x.flatten(0, -2).t()).unflatten(1, x.shape[:-1]).movedim(0, -1)
+    return _plus(y, bias)
+
+
+def lies_along_time(x_BTC: Tensor) -> bool:
+    """Whether x is (C, B, T) in memory, as `product` lays it out for kernels along time."""
+    return x_BTC.movedim(-1, 0).is_contiguous() and not x_BTC.is_contiguous()
+
+
+def laid_along_time(x_BTC: Tensor) -> Tensor:
+    """x as (C, B, T) in memory; a copy where it is not."""
+    return x_BTC.movedim(-1, 0).contiguous().movedim(0, -1)
+
+
+def gated(x_BTC: Tensor, gate_BTC: Tensor) -> Tensor:
+    """x silu(gate), in the layout that both have."""
+    if lies_along_time(x_BTC) and lies_along_time(gate_BTC):
+        # A compiler lays out a result by the order of its dimensions, so they are put in that of the memory.
+        return (x_BTC.movedim(-1, 0) * F.silu(gate_BTC.movedim(-1, 0))).movedim(0, -1)
+    return x_BTC * F.silu(gate_BTC)
 
 
 def last_linear(config: ModelConfig, fan_in: int, bias: bool = False) -> Linear:
@@ -92,29 +123,30 @@ def groups(module: nn.Module) -> dict[str, tuple[Linear, ...]]:
     return {name: first.get(m, (m,)) for m, name in names.items() if first.get(m, (m,))[0] is m}
 
 
-def joint(x: Tensor, *maps: Linear) -> list[Tensor]:
+def joint(x: Tensor, *maps: Linear, along_time: bool = False) -> list[Tensor]:
     """Several maps of one input as one matrix product, which is faster than one after the other.
 
     Attention with one product for queries, keys and values, and padded heads: 334k to 388k tokens/s at d8 on an H200
     (docs/performance.md). The weights stay apart, so that Muon sees each map as a matrix of its own.
     Of a few rows, as in cached decoding, joining the weights would cost more than their product.
+    along_time: see product.
     """
     widths = [m.weight.shape[0] for m in maps]
     if maps[0].scaled is not None and maps[0].training:
         parts: Sequence[Tensor] = maps[0].scaled.products(x, [m.weight for m in maps], widths)
     elif x.numel() < FEW_ROWS * x.shape[-1]:
-        return [m(x) for m in maps]
+        return [m(x, along_time=along_time) for m in maps]
     else:
-        parts = as_one(x, *maps).split(widths, dim=-1)
+        parts = as_one(x, *maps, along_time=along_time).split(widths, dim=-1)
     return [_plus(p, None if m.bias is None else m.bias.to(x.dtype)) for p, m in zip(parts, maps)]
 
 
-def as_one(x: Tensor, *maps: Linear) -> Tensor:
-    """The outputs of maps without biases side by side, as one product that is not split."""
+def as_one(x: Tensor, *maps: Linear, along_time: bool = False) -> Tensor:
+    """The outputs of maps without biases side by side, as one product that is not split. along_time: see product."""
     weights = [m.weight for m in maps]
     if maps[0].scaled is not None and maps[0].training:
         return maps[0].scaled.products(x, weights, [sum(w.shape[0] for w in weights)])[0]
-    return F.linear(x, torch.cat([w.to(x.dtype) for w in weights]))
+    return product(x, torch.cat([w.to(x.dtype) for w in weights]), None, along_time)
 
 
 def _plus(y: Tensor, bias: Tensor | None) -> Tensor:

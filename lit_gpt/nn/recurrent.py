@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from lit_gpt.errors import UserError
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear, as_one, joint, together
-from lit_gpt.ops.conv import causal_conv
+from lit_gpt.ops.conv import causal_conv_pieces
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.roles import role
 
@@ -50,16 +50,16 @@ class QueriesKeysValues(nn.Module):
         if self.conv is None:
             parts = joint(x_BTD, *self.maps)
         else:
-            y_BTC, inputs = causal_conv(
+            parts, inputs = causal_conv_pieces(
                 # One product that is not split first: the convolution reads it whole.
                 as_one(x_BTD, *self.maps),
+                [self.heads * d for d in self.dims],
                 self.conv,
                 activation="silu",
                 doc_ids=context.doc_ids,
                 state_BCK=None if cache is None else cache.conv,
                 backend=context.kernels,
             )
-            parts = y_BTC.split([self.heads * d for d in self.dims], dim=-1)
             if cache is not None:
                 cache.conv = inputs  # the last taps - 1 inputs, which the next call's first tokens need
         return [part.unflatten(-1, (self.heads, -1)) for part in parts]

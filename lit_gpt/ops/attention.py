@@ -30,7 +30,7 @@ from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attent
 from lit_gpt.ops import flash, ring
 from lit_gpt.ops.backends import Backend, choose, explain_table
 from lit_gpt.ops.dtypes import upcast
-from lit_gpt.ops.masks import Request, block_mask, dense_mask
+from lit_gpt.ops.masks import Request, band_block, band_mask, block_mask, dense_mask
 
 # Fastest first on Hopper (docs/performance.md); efficient and math are there for fp32 and odd head dimensions.
 CUDA_PRIORITY = [
@@ -45,6 +45,7 @@ CUDA_PRIORITY_CACHED = [SDPBackend.FLASH_ATTENTION, *(b for b in CUDA_PRIORITY i
 # ATEN_CPU_CAPABILITY forbids that (2.13: "pack_vnni2 is only supported when avx512 is supported").
 CPU_FLASH_IN_HALF = torch.backends.cpu.get_cpu_capability() == "AVX512"
 
+BAND_BLOCKS = 4  # of a sequence at least, since a block and the one before it are most of fewer
 ALIGNED = 8  # head dimensions that CUDA kernels take are multiples of this: 16 bytes of bf16, one load
 
 
@@ -57,7 +58,7 @@ class Mask(NamedTuple):
     @property
     def dense(self) -> Tensor | None:
         """The mask as booleans (B or 1, 1, Q, K), where that is its form."""
-        return self.value if isinstance(self.value, Tensor) else None
+        return self.value if isinstance(self.value, Tensor) and self.value.ndim == 4 else None
 
 
 def attention(
@@ -152,6 +153,9 @@ def prepare_mask(
         return Mask(name, flash.Visible(request.window, cu_seqlens if request.documents else None))
     if name == "flex":
         return Mask(name, block_mask(request.k_len, request.window, doc_ids, device))
+    if name == "banded":
+        assert request.window is not None
+        return Mask(name, band_mask(request.k_len, request.window, doc_ids, device))
     if request.masked:
         return Mask(name, dense_mask(request.q_len, request.k_len, request.window, doc_ids, device))
     return Mask(name, None)
@@ -159,9 +163,9 @@ def prepare_mask(
 
 def explain(device: torch.device) -> list[tuple[str, bool, str]]:
     """(backend, usable on this device, reason or what it is used for), for `inspect env`."""
-    plain = describe(device, 2, 2, None, False, False, torch.bfloat16)
+    plain = describe(device, 4096, 4096, None, False, False, torch.bfloat16)
     rows = explain_table(BACKENDS, plain)
-    windowed = explain_table(BACKENDS, plain._replace(window=1))
+    windowed = explain_table(BACKENDS, plain._replace(window=128))
     return [row if row[1] else other for row, other in zip(rows, windowed)]
 
 
@@ -185,6 +189,26 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor
     with kernels:
         y = F.scaled_dot_product_attention(*heads_first, attn_mask=mask, **options)
     return y.transpose(1, 2)
+
+
+def _banded(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor | None) -> Tensor:
+    """SDPA of blocks as long as the window, each with the block of keys before it: work grows with T, not with T^2."""
+    length, block = q.shape[1], mask.shape[-2]
+    # Blocks become rows of the batch; the first one's block before is the row's last, which the mask hides.
+    q, k, v = (F.pad(x, (0, 0, 0, 0, 0, -length % block)).unflatten(1, (-1, block)) for x in (q, k, v))
+    k, v = (torch.cat([x.roll(1, 1), x], dim=2).flatten(0, 1) for x in (k, v))
+    of_blocks = mask.expand(len(q), -1, -1, -1, -1).flatten(0, 1)
+    y = _sdpa(q.flatten(0, 1), k, v, of_blocks, scale, sink)
+    return y.unflatten(0, q.shape[:2]).flatten(1, 2)[:, :length]
+
+
+def _banded_refuses(request: Request) -> str:
+    if request.window is None or request.q_len != request.k_len:
+        return "it is for windows in whole sequences"
+    least = BAND_BLOCKS * band_block(request.window)
+    if request.k_len < least:
+        return f"with a window of {request.window} it is for {least} tokens and more"
+    return "it has no sinks" if request.sink else ""
 
 
 def _flex(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor | None) -> Tensor:
@@ -259,6 +283,7 @@ def _ring(q: Tensor, k: Tensor, v: Tensor, where: ring.Places, scale: float, sin
 BACKENDS: dict[str, Backend] = {
     "fa3": Backend(_fitted(flash.fa3), partial(flash.refuses, "fa3")),
     "flex": Backend(_fitted(_flex), _flex_refuses),
+    "banded": Backend(_fitted(_banded), _banded_refuses),
     "sdpa": Backend(_fitted(_sdpa), lambda r: "it has no sinks" if r.sink else ""),
     # On Hopper fa4 gains nothing over the two above (docs/performance.md) and both interrupt a compiled block.
     "fa4": Backend(_fitted(flash.fa4), partial(flash.refuses, "fa4")),

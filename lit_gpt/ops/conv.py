@@ -10,7 +10,8 @@ Shapes: B batch, T tokens, C channels, K kernel width; a state has K-1 in place 
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from lit_gpt.ops.dtypes import upcast
 
 Activation = Literal["silu"] | None
 
+PIECES = "causal_conv1d.cpp_functions"  # its two passes as functions, which take the tensor of a gradient to write
 ALIGNED = 8  # causal_conv1d loads this many channels at once (16 bytes of bf16)
 
 
@@ -63,13 +65,59 @@ def causal_conv(
     zeros where an input is not of the row's last document.
     Raises UserError for a backend that is unknown or does not do this.
     """
-    weight_CK = upcast(weight_C1K.squeeze(1))
-    bias = None if bias_C is None else upcast(bias_C)
-    channels, width = weight_CK.shape
-    request = Request(x_BTC.device.type, x_BTC.dtype, channels, width, doc_ids is not None)
-    name = choose("causal convolution", BACKENDS, request, backend)
-    y_BTC = BACKENDS[name].run(Inputs(x_BTC, weight_CK, bias, activation, doc_ids, state_BCK))
+    inputs = _inputs(x_BTC, weight_C1K, bias_C, activation, doc_ids, state_BCK)
+    channels, width = inputs.weight_CK.shape
+    y_BTC = BACKENDS[_chosen(x_BTC, channels, width, doc_ids, backend)].run(inputs)
     return y_BTC, _last_inputs(x_BTC, width, doc_ids, state_BCK)
+
+
+def causal_conv_pieces(
+    x_BTC: Tensor,
+    widths: Sequence[int],
+    weight_C1K: Tensor,
+    bias_C: Tensor | None = None,
+    *,
+    activation: Activation = None,
+    doc_ids: Tensor | None = None,
+    state_BCK: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Sequence[Tensor], Tensor]:
+    """The same in pieces (B, T, width) that lie side by side in x, without copies where causal_conv1d does them."""
+    inputs = _inputs(x_BTC, weight_C1K, bias_C, activation, doc_ids, state_BCK)
+    channels, width = inputs.weight_CK.shape
+    name = _chosen(x_BTC, channels, width, doc_ids, backend)
+    if name == "causal_conv1d" and state_BCK is None and not missing(PIECES) and not any(w % ALIGNED for w in widths):
+        pieces = _causal_conv1d_pieces(inputs, widths)
+    else:
+        pieces = BACKENDS[name].run(inputs).split(list(widths), dim=-1)
+    return pieces, _last_inputs(x_BTC, width, doc_ids, state_BCK)
+
+
+def _inputs(
+    x_BTC: Tensor,
+    weight_C1K: Tensor,
+    bias_C: Tensor | None,
+    activation: Activation,
+    doc_ids: Tensor | None,
+    state_BCK: Tensor | None,
+) -> Inputs:
+    bias = None if bias_C is None else upcast(bias_C)
+    return Inputs(x_BTC, upcast(weight_C1K.squeeze(1)), bias, activation, doc_ids, state_BCK)
+
+
+def reads_along_time(
+    x_BTX: Tensor, channels: int, width: int, doc_ids: Tensor | None, state: Tensor | None, backend: str = "auto"
+) -> bool:
+    """Whether the backend of a convolution of these tokens has no need to copy channels that lie along time.
+
+    x: any tensor of the tokens, on their device and of their dtype.
+    """
+    return doc_ids is None and state is None and _chosen(x_BTX, channels, width, None, backend) == "causal_conv1d"
+
+
+def _chosen(x_BTX: Tensor, channels: int, width: int, doc_ids: Tensor | None, backend: str) -> str:
+    request = Request(x_BTX.device.type, x_BTX.dtype, channels, width, doc_ids is not None)
+    return choose("causal convolution", BACKENDS, request, backend)
 
 
 def explain(device: torch.device) -> list[tuple[str, bool, str]]:
@@ -115,16 +163,72 @@ def _plain(inputs: Inputs) -> Tensor:
 
 @torch.compiler.disable
 def _causal_conv1d(inputs: Inputs) -> Tensor:
-    """The causal_conv1d package's CUDA kernel, channels last."""
+    """The causal_conv1d package's CUDA kernels: one has channels last, the other time, and knows no documents."""
     x, weight_CK, bias, activation, doc_ids, state = inputs
-    length = x.shape[1]
+    count = 0 if state is None else weight_CK.shape[1] - 1
     if state is not None:  # as more tokens, whose outputs are dropped: the kernel knows states or documents, not both
-        x, doc_ids = _before(x, weight_CK.shape[1] - 1, doc_ids, state)
-    if x.stride(2) != 1 or any(s % ALIGNED for s in (*x.stride()[:2], x.storage_offset())):
+        x, doc_ids = _before(x, count, doc_ids, state)
+    if not _readable(x, documents=doc_ids is not None):
         x = x.contiguous()
     ids = None if doc_ids is None else doc_ids.int().contiguous()
     run = optional("causal_conv1d").causal_conv1d_fn
-    return run(x.transpose(1, 2), weight_CK, bias, seq_idx=ids, activation=activation).transpose(1, 2)[:, -length:]
+    y_BTC = run(x.transpose(1, 2), weight_CK, bias, seq_idx=ids, activation=activation).transpose(1, 2)
+    return y_BTC[:, count:] if count else y_BTC  # a slice of everything would be copied in backward
+
+
+def _readable(x_BTC: Tensor, documents: bool) -> bool:
+    """Whether causal_conv1d has a kernel for this layout."""
+    aligned = not any(s % ALIGNED for s in (*x_BTC.stride(), x_BTC.storage_offset()) if s != 1)
+    if x_BTC.stride(2) == 1:
+        return aligned
+    # Along time it loads single numbers where rows are no whole words.
+    return x_BTC.stride(1) == 1 and not documents and (aligned or x_BTC.shape[1] % ALIGNED != 0)
+
+
+@torch.compiler.disable()
+def _causal_conv1d_pieces(inputs: Inputs, widths: Sequence[int]) -> tuple[Tensor, ...]:
+    """causal_conv1d once for each piece, from channels last."""
+    x, weight_CK, bias, activation, doc_ids, _ = inputs
+    if not _readable(x, documents=True):
+        x = x.contiguous()
+    ids = None if doc_ids is None else doc_ids.int().contiguous()
+    return _Pieces.apply(x, weight_CK, bias, ids, activation is not None, list(widths))
+
+
+class _Pieces(torch.autograd.Function):
+    """Outputs of their own, since splitting one would leave strides that other kernels copy; backward, the library
+    writes the pieces of one gradient, where split would join them.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_BTC: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor | None, silu: bool, widths: list[int]
+    ) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x_BTC, weight, bias, ids)
+        ctx.silu, ctx.widths = silu, widths
+        run = optional(PIECES).causal_conv1d_fwd_function
+        given = _split(widths, x_BTC, weight, bias)
+        return tuple(run(x, w, b, ids, None, None, silu).transpose(1, 2) for x, w, b in given)
+
+    @staticmethod
+    def backward(ctx: Any, *dys: Tensor) -> tuple[Tensor | None, ...]:
+        x_BTC, weight, bias, ids = ctx.saved_tensors
+        run, dx_BTC = optional(PIECES).causal_conv1d_bwd_function, torch.empty_like(x_BTC)
+        given = zip(_split(ctx.widths, x_BTC, weight, bias), dys, dx_BTC.transpose(1, 2).split(ctx.widths, dim=1))
+        results = [
+            run(x, w, b, dy.contiguous().transpose(1, 2), ids, None, None, dx, False, ctx.silu)
+            for (x, w, b), dy, dx in given
+        ]
+        dbias = None if bias is None else torch.cat([db for _, _, db, _ in results])
+        return dx_BTC, torch.cat([dw for _, dw, _, _ in results]), dbias, None, None, None
+
+
+def _split(
+    widths: list[int], x_BTC: Tensor, weight: Tensor, bias: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Each piece's x (B, C, T), weight and bias."""
+    biases = [None] * len(widths) if bias is None else bias.split(widths)
+    return zip(x_BTC.transpose(1, 2).split(widths, dim=1), weight.split(widths), biases)
 
 
 def _causal_conv1d_refuses(request: Request) -> str:

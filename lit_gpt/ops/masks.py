@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
+BAND_MULTIPLE = 64  # tokens; kernels' tiles are no smaller
 BLOCK = 128  # tokens of a block: the default of create_block_mask, which FlexAttention's kernels are tuned for
 
 
@@ -56,6 +57,31 @@ def dense_mask(q_len: int, k_len: int, window: int | None, doc_ids_BK: Tensor | 
         return visible[None, None]
     same = doc_ids_BK[:, k_len - q_len :, None] == doc_ids_BK[:, None, :]
     return (visible & same)[:, None]
+
+
+def band_block(window: int) -> int:
+    """Tokens of a band's block: the window rounded up, so that no query sees farther than the block before its own."""
+    return window + -window % BAND_MULTIPLE
+
+
+def band_mask(length: int, window: int, doc_ids_BT: Tensor | None, device: torch.device) -> Tensor:
+    """The same mask for blocks of L = band_block(window) queries, each with the L keys before it and its own:
+    (B or 1, N, 1, L, 2 L), for as many queries as keys.
+
+    The last block is filled up with tokens of the last document, which see themselves at least: a softmax over nothing
+    has no gradient.
+    """
+    block = band_block(window)
+    positions = torch.arange(length + -length % block, device=device)
+    q_NL = positions.unflatten(0, (-1, block))
+    k_NK = torch.cat([q_NL - block, q_NL], dim=-1)
+    distance_NLK = q_NL[..., None] - k_NK[:, None, :]
+    visible = ((distance_NLK >= 0) & (distance_NLK < window) & (k_NK >= 0)[:, None, :])[None]
+    if doc_ids_BT is not None:
+        ids_BT = doc_ids_BT[:, positions.clamp(max=length - 1)]
+        ids_BNK = ids_BT[:, k_NK.clamp(min=0)]
+        visible = visible & (ids_BT.unflatten(1, (-1, block))[..., None] == ids_BNK[..., None, :])
+    return visible[:, :, None]
 
 
 def block_mask(length: int, window: int | None, doc_ids_BT: Tensor | None, device: torch.device) -> BlockMask:

@@ -75,12 +75,24 @@ def selective_scan(
     token; None for zeros. The mamba_ssm kernel gives no gradient to the returned state.
     Raises UserError for a backend that is unknown or does not do this.
     """
-    request = Request(
-        x_BTC.device.type, x_BTC.dtype, x_BTC.shape[1], A_CN.shape[1], doc_ids is not None, state is not None
-    )
-    name = choose("selective scan", BACKENDS, request, backend)
+    name = _chosen(x_BTC, A_CN.shape[1], doc_ids, state, backend)
     constants = (upcast(D_C), upcast(dt_bias_C))
     return BACKENDS[name].run(Inputs(x_BTC, dt_BTC, upcast(A_CN), B_BTN, C_BTN, *constants, doc_ids, state))
+
+
+def reads_along_time(
+    x_BTX: Tensor, states: int, doc_ids: Tensor | None, state: Tensor | None, backend: str = "auto"
+) -> bool:
+    """Whether the backend of a scan over these tokens reads each channel along time, as neighbours in memory.
+
+    x: any tensor of the scan's tokens and dtype. It takes every layout, but copies others.
+    """
+    return _chosen(x_BTX, states, doc_ids, state, backend) == "mamba_ssm"
+
+
+def _chosen(x_BTX: Tensor, states: int, doc_ids: Tensor | None, state: Tensor | None, backend: str) -> str:
+    request = Request(x_BTX.device.type, x_BTX.dtype, x_BTX.shape[1], states, doc_ids is not None, state is not None)
+    return choose("selective scan", BACKENDS, request, backend)
 
 
 def explain(device: torch.device) -> list[tuple[str, bool, str]]:
@@ -166,22 +178,26 @@ def _chunks(x_BTX: Tensor, chunk: int) -> Tensor:
     return padded.unflatten(1, (-1, chunk)).permute(2, 1, 0, 3)
 
 
-@torch.compiler.disable
 def _mamba_ssm(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """The mamba_ssm package's CUDA kernel."""
     x, dt, A, B, C, D, dt_bias, doc_ids, _ = inputs
-    skip = D
-    if doc_ids is not None:
-        x, dt, skip = *reset_at_documents(x, dt, dt_bias, doc_ids), None
-    x_BCT, dt_BCT, B_BNT, C_BNT = (t.to(x.dtype).transpose(1, 2) for t in (x, dt, B, C))
+    if doc_ids is None:
+        return _kernel(x, dt, A, B, C, D, dt_bias)
+    y_BTC, state = _kernel(*reset_at_documents(x, dt, dt_bias, doc_ids), A, B, C, None, dt_bias)
+    return torch.addcmul(y_BTC, x, D).to(y_BTC.dtype), state
+
+
+@torch.compiler.disable()
+def _kernel(
+    x: Tensor, dt: Tensor, A_CN: Tensor, B: Tensor, C: Tensor, D_C: Tensor | None, dt_bias_C: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The output (B, T, C), in memory as dt is, and the last state. What is not along time is copied."""
     run = optional("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
+    x_BCT, dt_BCT, B_BNT, C_BNT = (t.to(x.dtype).transpose(1, 2) for t in (x, dt, B, C))
     y_BCT, state = run(
-        x_BCT, dt_BCT, A, B_BNT, C_BNT, skip, delta_bias=dt_bias, delta_softplus=True, return_last_state=True
+        x_BCT, dt_BCT, A_CN, B_BNT, C_BNT, D_C, delta_bias=dt_bias_C, delta_softplus=True, return_last_state=True
     )
-    y_BTC = y_BCT.transpose(1, 2)
-    if skip is None:
-        y_BTC = torch.addcmul(y_BTC, inputs.x_BTC, D).to(y_BTC.dtype)
-    return y_BTC, state
+    return y_BCT.transpose(1, 2), state
 
 
 def reset_at_documents(x_BTC: Tensor, dt_BTC: Tensor, dt_bias_C: Tensor, doc_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -195,7 +211,7 @@ def reset_at_documents(x_BTC: Tensor, dt_BTC: Tensor, dt_bias_C: Tensor, doc_ids
     starts_BT1 = document_starts(doc_ids)[..., None]
     step_BTC = F.softplus(upcast(dt_BTC) + dt_bias_C) / RESET
     x_BTC = torch.where(starts_BT1, (step_BTC * x_BTC).to(x_BTC.dtype), x_BTC)
-    return x_BTC, dt_BTC.masked_fill(starts_BT1, RESET)
+    return x_BTC, torch.where(starts_BT1, RESET, dt_BTC)  # keeps the layout, which masked_fill does not
 
 
 def _mamba_ssm_refuses(request: Request) -> str:

@@ -155,6 +155,20 @@ def test_flex_agrees_with_plain_torch(window, packed, sinks):
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("window", "length"), [(1, 256), (50, 300), (64, 320), (70, 512)])
+def test_bands_agree_with_plain_torch(window, length, packed):
+    """Over several blocks and a ragged last one, with its gradients."""
+    tensors = [x.requires_grad_() for x in qkv(length, length)]
+    doc_ids = torch.stack([torch.arange(length) // 140, torch.arange(length) % 7]) if packed else None
+    results = []
+    for backend in ("banded", "plain"):
+        y = ops.attention(*tensors, scale=0.3, window=window, doc_ids=doc_ids, backend=backend)
+        results.append([y, *torch.autograd.grad(y.square().sum(), tensors)])
+    for ours, plain in zip(*results):
+        torch.testing.assert_close(ours, plain, rtol=1e-6, atol=1e-9)
+
+
 @pytest.mark.parametrize("rows", ["none", "packed", "unordered"])
 @pytest.mark.parametrize("window", [None, 1, 128, 129, 200, 257])
 def test_block_mask_skips_exactly_what_torch_skips(window, rows):
@@ -194,12 +208,13 @@ def test_choice_of_backend():
     assert ops.pick(plain._replace(sink=True, q_len=1)) == "plain"
     assert ops.pick(plain._replace(window=8, q_len=1)) == "sdpa"
     assert ops.pick(plain._replace(device="cpu", window=8)) == "sdpa"
+    assert ops.pick(plain._replace(device="cpu", window=8, q_len=256, k_len=256)) == "banded"
     assert ops.describe(CPU, 64, 64, 64, False, False).window is None
     with pytest.raises(UserError, match="Did you mean 'sdpa'"):
         ops.pick(plain, "spda")
     with pytest.raises(UserError, match="no sinks"):
         ops.pick(plain._replace(sink=True), "sdpa")
-    assert [row[0] for row in ops.explain(CPU) if row[1]] == ["sdpa", "plain"]
+    assert [row[0] for row in ops.explain(CPU) if row[1]] == ["banded", "sdpa", "plain"]
 
 
 def test_compiled_where_lengths_vary():

@@ -67,6 +67,13 @@ def test_auto_agrees_with_plain_torch(window, packed, sinks, dim, width):
     assert_near(ours, dim, window, packed, sinks, width)
 
 
+@pytest.mark.parametrize(("dim", "width"), [(124, 124), (128, 128), (64, 128)])
+@pytest.mark.parametrize("packed", [False, True])
+def test_bands_agree_with_plain_torch(packed, dim, width):
+    ours = run(torch.bfloat16, "banded", dim, 128, packed, False, width)
+    assert_near(ours, dim, 128, packed, False, width)
+
+
 @pytest.mark.parametrize("dim", [64, 124, 128])
 @pytest.mark.parametrize(("window", "packed", "sinks"), CASES[:3] + [(300, True, False)])
 @pytest.mark.parametrize("backend", flash.LIBRARIES)

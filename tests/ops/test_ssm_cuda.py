@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lit_gpt.nn.linear import laid_along_time, lies_along_time
 from lit_gpt.ops import conv, selective_scan, ssd
 from lit_gpt.ops.backends import missing
 
@@ -61,6 +62,31 @@ def test_convolution(name, packed, activation):
     compare(run, draw((B, T, 64)), draw((64, 1, 4), (64,), seed=1), name, packed)
 
 
+@needs(conv.PIECES)
+@pytest.mark.parametrize("packed", [False, True])
+def test_convolution_in_pieces(packed):
+    """Each of its own kernel, from a part of a wider product."""
+
+    def run(half: list[Tensor], full: list[Tensor], **options) -> tuple[Tensor, Tensor]:
+        pieces, state = conv.causal_conv_pieces(half[0][..., 8:], (16, 8, 40), *full, activation="silu", **options)
+        return torch.cat(list(pieces), dim=-1), state
+
+    compare(run, draw((B, T, 72)), draw((64, 1, 4), (64,), seed=1), "causal_conv1d", packed)
+
+
+@needs("causal_conv1d")
+@pytest.mark.parametrize("length", [T, 704])
+def test_convolution_along_time(length):
+    """704 tokens are whole words, which it loads at once; 700 are not."""
+
+    def run(half: list[Tensor], full: list[Tensor], **options) -> tuple[Tensor, Tensor]:
+        y, state = conv.causal_conv(laid_along_time(half[0]), *full, activation="silu", **options)
+        assert lies_along_time(y) or options["backend"] == "plain"
+        return y, state
+
+    compare(run, draw((B, length, 64)), draw((64, 1, 4), (64,), seed=1), "causal_conv1d", False)
+
+
 @needs("causal_conv1d")
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("length", [1, 2, 50])
@@ -76,12 +102,13 @@ def test_convolution_after_a_state(length, packed):
 
 
 @needs("mamba_ssm.ops.selective_scan_interface")
+@pytest.mark.parametrize("along", [False, True])
 @pytest.mark.parametrize("packed", [False, True])
-def test_selective_scan(packed):
+def test_selective_scan(packed, along):
     channels, states = 64, 16
 
     def run(half: list[Tensor], full: list[Tensor], **options) -> tuple[Tensor, Tensor]:
-        x, dt, b, c = half
+        x, dt, b, c = (laid_along_time(t) if along else t for t in half)
         A_log, D, dt_bias = full
         return selective_scan.selective_scan(x, dt, -A_log.exp(), b, c, D, dt_bias, **options)
 

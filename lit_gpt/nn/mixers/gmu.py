@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
-from lit_gpt.nn.linear import Linear, last_linear
+from lit_gpt.nn.linear import Linear, gated, last_linear, lies_along_time
 from lit_gpt.nn.mixers import MIXERS, MemoryForm, SharedState
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.scaling.base import Multipliers
@@ -35,7 +34,8 @@ class GatedMemoryUnit(nn.Module):
     ) -> tuple[Tensor, SharedState | None]:
         """See lit_gpt.nn.mixers.Mixer. Shares nothing."""
         assert shared is not None and shared.memory is not None, "the layer that a memory unit reads shares nothing"
-        gated_BTM = shared.memory * F.silu(self.gate(x_BTD))
+        # The gate in the layout of the memory, which Mamba leaves as its scan writes it.
+        gated_BTM = gated(shared.memory, self.gate(x_BTD, along_time=lies_along_time(shared.memory)))
         if self.norm is not None:
             gated_BTM = self.norm(gated_BTM, gated_BTM.dtype)
         return self.out(gated_BTM), None

@@ -6,23 +6,22 @@ Order: project, short convolution and silu, selective scan, gate, project.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lit_gpt.config.bounds import Bounds
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.context import Context
-from lit_gpt.nn.linear import Linear, joint, last_linear, together
+from lit_gpt.nn.linear import Linear, gated, joint, laid_along_time, last_linear, together
 from lit_gpt.nn.mixers import Count, MemoryForm, SharedState, mixer_options
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.nn.recurrent import RecurrentCache, advance, state_flops, time_step_bias
-from lit_gpt.ops.conv import causal_conv
+from lit_gpt.ops import conv, selective_scan
 from lit_gpt.ops.dtypes import upcast
-from lit_gpt.ops.selective_scan import selective_scan
 from lit_gpt.roles import role
 from lit_gpt.scaling.base import Multipliers
 
@@ -79,8 +78,11 @@ class Mamba(nn.Module):
         self, x_BTD: Tensor, context: Context, shared: SharedState | None = None, cache: RecurrentCache | None = None
     ) -> tuple[Tensor, SharedState | None]:
         """See lit_gpt.nn.mixers.Mixer. Shares the scan's output before the gate, where its layer shares a memory."""
-        x_BTC, z_BTC = self.in_proj.halves(x_BTD) if self.joint else (self.x(x_BTD), self.z(x_BTD))
-        x_BTC, inputs = causal_conv(
+        # A zero state is left out at the start: the kernel for whole sequences takes none.
+        state = None if cache is None or cache.length == 0 else cache.state
+        along = selective_scan.reads_along_time(x_BTD, self.A_log.shape[1], context.doc_ids, state, context.kernels)
+        x_BTC, z_BTC = self._entering(x_BTD, context, cache, along)
+        x_BTC, inputs = conv.causal_conv(
             x_BTC,
             self.conv,
             self.conv_bias,
@@ -89,31 +91,41 @@ class Mamba(nn.Module):
             state_BCK=None if cache is None else cache.conv,
             backend=context.kernels,
         )
-        dt_low, B, C = self._selection(x_BTC)
-        y_BTC, state = selective_scan(
+        if along:  # with documents the convolution has channels last
+            x_BTC = laid_along_time(x_BTC)
+        dt_low, B, C = self._selection(x_BTC, along)
+        y_BTC, state = selective_scan.selective_scan(
             x_BTC,
-            self.dt(dt_low),
+            self.dt(dt_low, along_time=along),
             -upcast(self.A_log).exp(),
             B,
             C,
             self.D,
             self.dt_bias,
             doc_ids=context.doc_ids,
-            # A zero state is left out at the start: the kernel for whole sequences takes none.
-            state=None if cache is None or cache.length == 0 else cache.state,
+            state=state,
             backend=context.kernels,
         )
         if cache is not None:
             cache.conv = inputs
         advance(cache, state, x_BTD.shape[1])
-        return self.out(y_BTC * F.silu(z_BTC)), SharedState(memory=y_BTC) if self.shares_memory else None
+        return self.out(gated(y_BTC, z_BTC)), SharedState(memory=y_BTC) if self.shares_memory else None
 
-    def _selection(self, x_BTC: Tensor) -> list[Tensor]:
+    def _entering(self, x_BTD: Tensor, context: Context, cache: RecurrentCache | None, along: bool) -> Sequence[Tensor]:
+        """What is convolved, and the gate. along: whether the scan, and so all before and after it, is along time."""
+        inputs = None if cache is None else cache.conv
+        channels, _, width = self.conv.shape
+        turned = along and conv.reads_along_time(x_BTD, channels, width, context.doc_ids, inputs, context.kernels)
+        if self.joint:
+            return self.in_proj.halves(x_BTD, (turned, along))
+        return self.x(x_BTD, along_time=turned), self.z(x_BTD, along_time=along)
+
+    def _selection(self, x_BTC: Tensor, along: bool) -> list[Tensor]:
         """What the scan's maps depend on the token by: low-rank time steps, B and C."""
         if self.joint:
-            parts = list(self.x_proj(x_BTC).split(self.widths, dim=-1))
+            parts = list(self.x_proj(x_BTC, along_time=along).split(self.widths, dim=-1))
         else:
-            parts = joint(x_BTC, *self.selection)
+            parts = joint(x_BTC, *self.selection, along_time=along)
         return [norm(part, part.dtype) for norm, part in zip(self.inner_norms, parts)] if self.inner_norms else parts
 
     def flops(self, context_length: int) -> float:

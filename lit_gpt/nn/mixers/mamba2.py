@@ -6,6 +6,7 @@ Order: project, short convolution and silu on x, B and C, scan, gate, norm, proj
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -21,7 +22,7 @@ from lit_gpt.nn.linear import Linear, as_one, last_linear, together
 from lit_gpt.nn.mixers import Count, MemoryForm, SharedState, mixer_options
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.nn.recurrent import RecurrentCache, advance, log_uniform, state_flops, time_step_bias
-from lit_gpt.ops.conv import causal_conv
+from lit_gpt.ops.conv import causal_conv_pieces
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.ssd import ssd
 from lit_gpt.roles import role
@@ -77,7 +78,7 @@ class Mamba2(nn.Module):
     ) -> tuple[Tensor, SharedState | None]:
         """See lit_gpt.nn.mixers.Mixer. Shares the heads before gate and norm, where its layer shares a memory."""
         z, xBC, dt = self._projected(x_BTD)
-        x, B, C = self._convolved(xBC, context, cache).split(self.widths, dim=-1)
+        x, B, C = self._convolved(xBC, context, cache)
         y_BTHP, state = ssd(
             x.unflatten(-1, (self.heads, -1)),
             dt,
@@ -101,10 +102,11 @@ class Mamba2(nn.Module):
             return self.in_proj.pieces(x_BTD, (self.widths[0], sum(self.widths), self.heads))
         return [self.z(x_BTD), as_one(x_BTD, *self.convolved), self.dt(x_BTD)]
 
-    def _convolved(self, xBC: Tensor, context: Context, cache: RecurrentCache | None) -> Tensor:
-        """x, B and C after the convolution, (B, T, C); the cache's convolution moves on."""
-        y_BTC, inputs = causal_conv(
+    def _convolved(self, xBC: Tensor, context: Context, cache: RecurrentCache | None) -> Sequence[Tensor]:
+        """x, B and C after the convolution, (B, T, ...); the cache's convolution moves on."""
+        pieces, inputs = causal_conv_pieces(
             xBC,
+            self.widths,
             self.conv,
             self.conv_bias,
             activation="silu",
@@ -114,7 +116,7 @@ class Mamba2(nn.Module):
         )
         if cache is not None:
             cache.conv = inputs
-        return y_BTC
+        return pieces
 
     def flops(self, context_length: int) -> float:
         """Projections, convolution, and the state's work; see state_flops."""
