@@ -62,8 +62,10 @@ class Linear(nn.Module):
         biases = [None] * len(widths) if self.bias is None else self.bias.to(x.dtype).split(list(widths))
         if self.scaled is not None and self.training:  # one product, which joins the gradients as it casts them
             return [_plus(y, b) for y, b in zip(self.scaled.products(x, [self.weight], widths), biases)]
-        weights = self.weight.to(x.dtype).split(list(widths))
-        return [F.linear(x, w, b) for w, b in zip(weights, biases)]
+        # Split before the cast, and by one number where it can be: torch's compiler then may compute the casts again in
+        # backward (--act_ckpt cheap). What it knows as an operation on a list of sizes it keeps.
+        weights = self.weight.split(widths[0] if len(set(widths)) == 1 else list(widths))
+        return [F.linear(x, w.to(x.dtype), b) for w, b in zip(weights, biases)]
 
     def flops(self) -> float:
         """Forward matmul FLOPs per token: 2 per weight."""

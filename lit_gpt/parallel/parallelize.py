@@ -58,9 +58,9 @@ def parallelize_model(
         use_fp8(model, fp8, kept=runtime.mesh is None)
     blocks = cast(nn.ModuleList, model.blocks)
     for block in blocks:
-        recompute_in_backward(block, act_ckpt)
+        recompute_in_backward(block, act_ckpt, compiled=compile)
     if compile:
-        compile_blocks(blocks)
+        compile_blocks(blocks, act_ckpt)
     if runtime.mesh is not None:
         if expert_parallel:
             _place_experts(model, runtime.mesh)
