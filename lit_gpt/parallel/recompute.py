@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch._functorch import config as autograd_config
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 Recompute = Literal["off", "cheap", "selective", "full"]
@@ -87,4 +88,4 @@ def compile_blocks(blocks: nn.ModuleList, what: Recompute = "off") -> None:
 def tell_compiler(what: Recompute) -> None:
     """What torch.compile may compute again in the backward passes that it makes from now on; see CHEAP."""
     for ban in CHEAP:
-        setattr(torch._functorch.config, ban, what != "cheap")
+        setattr(autograd_config, ban, what != "cheap")

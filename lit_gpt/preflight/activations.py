@@ -88,7 +88,7 @@ def of_layers(layers: Layers, tokens: int, recompute: Recompute) -> tuple[float,
     """
     kinds = kinds_kept(recompute)
     kept = sum(layer[kind] for layer in layers for kind in kinds)
-    made = (*(kind for kind in kinds_kept("off") if kind not in kinds), "product")
+    made: tuple[Kind, ...] = (*(kind for kind in kinds_kept("off") if kind not in kinds), "product")
     return tokens * kept, tokens * max(sum(layer[kind] for kind in made) for layer in layers)
 
 
