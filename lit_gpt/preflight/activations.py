@@ -13,7 +13,7 @@ still knows its base. So no mixer has to declare what it keeps, and the bytes of
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Literal
@@ -80,14 +80,16 @@ class NeedsValues(Exception):
     """A model cannot be followed without the values of its tensors."""
 
 
-def of_layers(layers: Layers, tokens: int, recompute: Recompute) -> tuple[float, float]:
+def of_layers(layers: Layers, tokens: int, recompute: Recompute, on_host: Sequence[int] = ()) -> tuple[float, float]:
     """Two numbers of bytes for a batch of `tokens` tokens.
 
-    The first is what all layers keep. The second is what the backward pass of the largest layer makes, which exists for
-    one layer at a time: what is computed again, and the gradients of its products.
+    The first is what all layers keep, but those `on_host`, of which one at a time is on its way. The second is what
+    the backward pass of the largest layer makes, which exists for one layer at a time: what is computed again, and the
+    gradients of its products.
     """
     kinds = kinds_kept(recompute)
-    kept = sum(layer[kind] for layer in layers for kind in kinds)
+    sizes = [sum(layer[kind] for kind in kinds) for layer in layers]
+    kept = sum(sizes) - sum(sizes[i] for i in on_host) + max((sizes[i] for i in on_host), default=0)
     made: tuple[Kind, ...] = (*(kind for kind in kinds_kept("off") if kind not in kinds), "product")
     return tokens * kept, tokens * max(sum(layer[kind] for kind in made) for layer in layers)
 

@@ -18,6 +18,7 @@ from lit_gpt.model import GPT
 from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.optim.engine.groups import parameter_groups
 from lit_gpt.optim.engine.state_size import shard_bytes, state_bytes
+from lit_gpt.parallel.offload import chosen_layers
 from lit_gpt.parallel.recompute import Recompute
 from lit_gpt.preflight.activations import NeedsValues, kept_by_layers, of_layers, of_loss
 from lit_gpt.roles import REPLICATED
@@ -44,7 +45,9 @@ def memory_per_gpu(run: RunConfig, model: GPT, plan: Plan, ranks: int) -> dict[s
         return sizes
     tokens = run.micro_bsz * model.config.block_size
     loss = of_loss(model.config, tokens, run.use_flce is not False, model.compute_dtype, run.act_ckpt != "off")
-    kept, backward = of_layers(layers, tokens, cast(Recompute, run.act_ckpt))
+    kept, backward = of_layers(
+        layers, tokens, cast(Recompute, run.act_ckpt), chosen_layers(run.act_offload, len(layers))
+    )
     activations = int(kept + max(loss, backward))  # the logits are gone when the last layer's backward pass begins
     if ranks == 1 and not accumulates:  # gradients come when activations go
         sizes["gradients"] = max(sizes["gradients"] - activations, 0)

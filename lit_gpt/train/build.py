@@ -96,6 +96,7 @@ def build_model(resolved: ResolvedRun, runtime: Runtime) -> nn.Module:
         compute_dtype=runtime.compute_dtype,
         compile=compiled,
         act_ckpt=cast(Any, run.act_ckpt),
+        act_offload=run.act_offload,
         offloading=run.offloading,
         expert_parallel=run.expert_parallel,
         fp8=run.fp8_recipe if run.fp8 else None,

@@ -90,6 +90,8 @@ def test_activations_grow_with_the_micro_batch_and_fall_with_recomputation(famil
     off, cheap, selective, full = (activations(f"--micro_bsz 4 --act_ckpt {x}") for x in words)
     assert full < selective <= cheap < off and (selective < cheap) == (family != "transformer")
     assert activations("--micro_bsz 4 --use_flce false") > off
+    half, most = (activations(f"--micro_bsz 4 --act_offload {share}") for share in (0.5, 1))
+    assert most < half < off
     assert activations("--micro_bsz 4 --residual_precision bf16") < off
 
 

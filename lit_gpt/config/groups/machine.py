@@ -165,6 +165,10 @@ class PrecisionOptions:
         them; selective all but the results of matrix products and attention; cheap only what the compiler can join
         with the kernels of backward, at next to no cost. An older name is --gradient_checkpointing.
         Example: --act_ckpt cheap
+    act_offload: Share of the layers whose activations wait in the memory of the host between forward and backward,
+        copied while other layers compute. On a CPU it does nothing.
+        Default: 0
+        Example: --act_offload 0.25
 
     compile: Compile each block with torch.compile.
         Default: true on a GPU, false on a CPU
@@ -187,6 +191,7 @@ class PrecisionOptions:
         "tensorwise"
     )
     act_ckpt: bool | Literal["off", "cheap", "selective", "full"] = False
+    act_offload: Annotated[float, Bounds(0, 1)] = 0.0
     compile: bool | None = None
     offloading: bool = False
     fsdp_save_mem: bool = False
