@@ -64,8 +64,11 @@ class Linear(nn.Module):
         biases = [None] * len(widths) if self.bias is None else self.bias.to(x.dtype).split(list(widths))
         if self.scaled is not None and self.training:  # one product, which joins the gradients as it casts them
             return [_plus(y, b) for y, b in zip(self.scaled.products(x, [self.weight], widths), biases)]
-        weights = self.weight.to(x.dtype).split(list(widths))
-        return [product(x, *piece) for piece in zip(weights, biases, along_time or [False] * len(weights))]
+        # Split before the cast, and by one number where it can be: torch's compiler then may compute the casts again in
+        # backward (--act_ckpt cheap). What it knows as an operation on a list of sizes it keeps.
+        weights = self.weight.split(widths[0] if len(set(widths)) == 1 else list(widths))
+        along = along_time or [False] * len(weights)
+        return [product(x, w.to(x.dtype), b, a) for w, b, a in zip(weights, biases, along)]
 
     def flops(self) -> float:
         """Forward matmul FLOPs per token: 2 per weight."""

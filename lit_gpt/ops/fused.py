@@ -5,16 +5,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 # Below this many numbers the kernels that one replaces take less time than a compiled call's checks of its arguments.
 LARGE = 2**21
 
 
-def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def fused(function: Callable[..., T]) -> Callable[..., T]:
     """The function, compiled for large CUDA tensors without gradients; its first argument decides.
 
     Training compiles whole blocks, these with them. Evaluation does not, since its lengths vary too much for that, and
@@ -22,7 +24,7 @@ def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """
 
     @functools.wraps(function)
-    def run(x: Tensor, *others: Any) -> Tensor:
+    def run(x: Tensor, *others: Any) -> T:
         eager = torch.compiler.is_compiling() or torch.is_grad_enabled() or not x.is_cuda or x.numel() < LARGE
         return function(x, *others) if eager else _compiled(function)(x, *others)
 
@@ -30,6 +32,6 @@ def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 @functools.cache
-def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _compiled(function: Callable[..., T]) -> Callable[..., T]:
     """Made at the first call: importing the compiler takes seconds. As it stands where Triton is not installed."""
     return torch.compile(function, dynamic=True) if find_spec("triton") else function

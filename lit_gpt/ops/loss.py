@@ -25,6 +25,8 @@ from lit_gpt.ops.dtypes import matmul_fp32, upcast
 # Logits held at once: 2 GiB in fp32, 16,777 tokens of a vocabulary of 32,000. That is small beside a model's
 # activations, and enough for its products to run at full speed.
 CHUNK_LOGITS = 2**29
+# The same where memory is to be saved: 0.5 GiB. With more chunks there are more passes over the gradient of the head.
+FEW_LOGITS = 2**27
 # On a CPU 32 MiB, the most that glibc's malloc gives again without asking the kernel for new pages (its
 # DEFAULT_MMAP_THRESHOLD_MAX), which would cost as much as the passes over them.
 CPU_LOGITS = 2**23
@@ -88,9 +90,12 @@ def token_losses(
     return torch.cat(list(_chunks_of_losses(hidden_ND, weight_VD, targets_N, vocab_size, 0.0, chunk, cap)))
 
 
-def even_chunk(tokens: int, rows: int, device: str = "cuda") -> int:
-    """Tokens per chunk, at most as many as the device's limit allows: equal chunks are one compiled shape."""
-    most = max((CPU_LOGITS if device == "cpu" else CHUNK_LOGITS) // rows, 1)
+def even_chunk(tokens: int, rows: int, device: str = "cuda", few: bool = False) -> int:
+    """Tokens per chunk, at most as many as the limit allows: equal chunks are one compiled shape.
+
+    few: FEW_LOGITS is the limit, and not that of the device.
+    """
+    most = max((FEW_LOGITS if few else CPU_LOGITS if device == "cpu" else CHUNK_LOGITS) // rows, 1)
     return max(-(-tokens // max(-(-tokens // most), 1)), 1)
 
 
@@ -198,6 +203,8 @@ class _Chunked(torch.autograd.Function):
             torch.mm(d_logits, cast_VD, out=dh)  # into its part of the whole gradient
             if dtype == d_weight_VD.dtype:
                 d_weight_VD.addmm_(d_logits.T, h)  # no product of its own, which is as large as the head
+            elif d_logits.is_cuda:  # the same in fp32
+                torch.addmm(d_weight_VD, d_logits.T, h, out_dtype=d_weight_VD.dtype, out=d_weight_VD)
             else:
                 d_weight_VD += matmul_fp32(d_logits.T, h)
             losses.append(loss)

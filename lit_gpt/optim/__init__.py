@@ -8,11 +8,11 @@ from __future__ import annotations
 import inspect
 from contextlib import suppress
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from lit_gpt.config.arguments import arguments_of, check
+from lit_gpt.config.arguments import Argument, arguments_of, check
 from lit_gpt.errors import NotInstalled, UserError
 from lit_gpt.optim.engine.external import EXTERNAL, Entry
 from lit_gpt.optim.engine.role_optimizer import RoleOptimizer
@@ -103,8 +103,8 @@ def _entry(chosen: Any) -> Entry | None:
 def _check_file(chosen: ModuleType, plan: Plan) -> None:
     """Against the arguments of `rules`, and what they refuse."""
     if hasattr(chosen, "rules"):
-        check(f"optimizer {plan.optimizer}", "--optimizer_args", plan.optimizer_args, options_of(chosen.rules))
-        chosen.rules(plan, **plan.optimizer_args)
+        check(f"optimizer {plan.optimizer}", "--optimizer_args", plan.optimizer_args, options_of(chosen))
+        chosen.rules(plan, **_of_rules(plan))
 
 
 def _check_averages(own: bool, plan: Plan) -> None:
@@ -116,10 +116,16 @@ def _check_averages(own: bool, plan: Plan) -> None:
         )
 
 
-def options_of(rules: Any) -> dict[str, Any]:
-    """What --optimizer_args may hold for these rules, by name."""
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(rules).parameters.values())
-    return (OPTIONS if open_ended else {}) | arguments_of(rules)
+def options_of(chosen: Any) -> dict[str, Any]:
+    """What --optimizer_args may hold for an optimizer's file with `rules`, by name."""
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(chosen.rules).parameters.values())
+    of_all = {} if hasattr(chosen, "build") else {"state": Argument(Literal["fp32", "int8"], "fp32")}
+    return of_all | (OPTIONS if open_ended else {}) | arguments_of(chosen.rules)
+
+
+def _of_rules(plan: Plan) -> dict[str, Any]:
+    """--optimizer_args but that of RoleOptimizer, in what its state is kept."""
+    return {name: value for name, value in plan.optimizer_args.items() if name != "state"}
 
 
 def build(groups: list[dict[str, Any]], plan: Plan) -> torch.optim.Optimizer:
@@ -145,7 +151,8 @@ def _built(groups: list[dict[str, Any]], plan: Plan) -> torch.optim.Optimizer:
         return entry.build(groups, plan)
     _check_file(chosen, plan)
     if not hasattr(chosen, "build"):
-        return RoleOptimizer(groups, chosen.rules(plan, **plan.optimizer_args), plan)
+        state = plan.optimizer_args.get("state", "fp32")
+        return RoleOptimizer(groups, chosen.rules(plan, **_of_rules(plan)), plan, state)
     try:
         return chosen.build(groups, plan)
     except TypeError as error:

@@ -10,5 +10,5 @@ FACTS = OptimizerFacts(everywhere(ADAMW), cautious_decay=True)
 
 
 def rules(plan: Plan) -> dict[str, MakeRule]:
-    """AdamW for every role; there are no --optimizer_args."""
+    """AdamW for every role; there are no --optimizer_args of its own."""
     return {"adamw": adamw_rule(plan)}

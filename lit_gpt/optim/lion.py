@@ -17,5 +17,5 @@ FACTS = OptimizerFacts(everywhere(UpdateRule("lion", copies(1))), cautious_decay
 
 
 def rules(plan: Plan) -> dict[str, MakeRule]:
-    """Lion for every role; there are no --optimizer_args."""
+    """Lion for every role; there are no --optimizer_args of its own."""
     return {"lion": lambda params: Rule(params, Sign(), Step(plan.cautious_weight_decay))}

@@ -15,6 +15,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.parallel.fabric import Runtime
 from lit_gpt.parallel.fp8 import use_fp8
 from lit_gpt.parallel.kept_casts import keep_casts
+from lit_gpt.parallel.offload import offload_activations
 from lit_gpt.parallel.recompute import Recompute, compile_blocks, recompute_in_backward
 from lit_gpt.roles import REPLICATED
 
@@ -27,6 +28,7 @@ def parallelize_model(
     compute_dtype: torch.dtype,
     compile: bool = False,
     act_ckpt: Recompute = "off",
+    act_offload: float = 0.0,
     offloading: bool = False,
     expert_parallel: bool = False,
     fp8: str | None = None,
@@ -38,6 +40,7 @@ def parallelize_model(
     initialise: fills every parameter by its role, plain tensors and DTensors alike.
     compute_dtype: dtype in which the weights of blocks are gathered; the master weights are fp32.
     compile: compile every block. act_ckpt: what its backward pass computes again, see recompute.py.
+    act_offload: share of the blocks whose activations wait in host memory, see offload.py; nothing on a CPU.
     offloading: keep the shards, and so the optimizer's state, in host memory.
     expert_parallel: weights of experts are sharded like the others, but never gathered. Tokens travel to them
     instead, over the mesh axis "shard" (within one node, where there are several). Checkpoints are the same.
@@ -61,9 +64,11 @@ def parallelize_model(
         use_fp8(model, fp8, kept=runtime.mesh is None)
     blocks = cast(nn.ModuleList, model.blocks)
     for block in blocks:
-        recompute_in_backward(block, act_ckpt)
+        recompute_in_backward(block, act_ckpt, compiled=compile)
     if compile:
-        compile_blocks(blocks)
+        compile_blocks(blocks, act_ckpt)
+    if runtime.device.type == "cuda":
+        offload_activations(blocks, act_offload, runtime.device)
     if runtime.mesh is not None:
         if expert_parallel:
             _place_experts(model, runtime.mesh)

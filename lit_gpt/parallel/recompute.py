@@ -1,7 +1,7 @@
 """Recomputation: what a block keeps for its backward pass, and compilation of one block.
 
-The policy is KEPT_OPERATIONS, and nothing else says what is kept: the trainer checkpoints by it, and the memory
-estimate (preflight/activations.py) counts by it.
+Of full and selective the policy is KEPT_OPERATIONS, and nothing else says what is kept: the trainer checkpoints by it,
+and the memory estimate (preflight/activations.py) counts by it. Of cheap it is the compiler's, told by CHEAP.
 
 Both wrap `block.forward` and not the block: module wrappers would leak into the names of a
 checkpoint, and FSDP2's hooks must stay outside of both (they gather the weights that the
@@ -15,9 +15,10 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch._functorch import config as autograd_config
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-Recompute = Literal["off", "full", "selective"]
+Recompute = Literal["off", "cheap", "selective", "full"]
 
 aten = torch.ops.aten
 # Under "selective" the outputs of these are kept and the rest is computed again: they cost the most to compute, per
@@ -32,6 +33,10 @@ KEPT_OPERATIONS: dict[str, tuple[Any, ...]] = {
         torch.ops.higher_order.flex_attention,  # windows and documents on a GPU without FlashAttention 3
     ),
 }
+# Under "cheap" nothing wraps a block: the compiler, which cuts a block's graph into its forward and its backward pass,
+# may compute again whatever it can fuse into the kernels of backward (norms, SwiGLU, casts of weights), and never a
+# product, attention or another kernel. By itself it would keep such a tensor wherever a product of backward reads it.
+CHEAP = ("ban_recompute_materialized_backward", "ban_recompute_used_far_apart", "ban_recompute_long_fusible_chains")
 # FlashAttention 2 and 3 register their operations under these names (flash_attn_interface.py of either); 4 registers
 # none, so it is computed again.
 FLASH_NAMESPACES = ("flash_attn", "flash_attn_3")
@@ -47,11 +52,15 @@ def _policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> Checkpoi
     return CheckpointPolicy.MUST_SAVE if is_kept(operation) else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def recompute_in_backward(block: nn.Module, what: Recompute) -> None:
-    """Keep fewer activations of `block`. full: only its inputs. selective: also what KEPT_OPERATIONS give."""
-    if what == "off":
+def recompute_in_backward(block: nn.Module, what: Recompute, compiled: bool = False) -> None:
+    """Keep fewer activations of `block`. full: only its inputs. selective: also what KEPT_OPERATIONS give.
+
+    compiled: whether `compile_blocks` follows, which does what cheap means. Without a compiler cheap is selective,
+    since checkpoints keep the outputs of whole operations, whether backward needs them or not.
+    """
+    if what == "off" or (what == "cheap" and compiled):
         return
-    kept = {"context_fn": partial(create_selective_checkpoint_contexts, _policy)} if what == "selective" else {}
+    kept = {"context_fn": partial(create_selective_checkpoint_contexts, _policy)} if what != "full" else {}
     inner = block.forward
 
     @wraps(inner)
@@ -62,8 +71,8 @@ def recompute_in_backward(block: nn.Module, what: Recompute) -> None:
     block.forward = forward
 
 
-def compile_blocks(blocks: nn.ModuleList) -> None:
-    """Compile each block's forward; blocks of one structure share the compiled code."""
+def compile_blocks(blocks: nn.ModuleList, what: Recompute = "off") -> None:
+    """Compile each block's forward; blocks of one structure share the compiled code. what: see CHEAP."""
     # Dynamo stops compiling a function after recompile_limit versions of it, 8 by default, and runs it uncompiled. All
     # blocks have one forward function, of which each layer and mode (training, validation) may need a version.
     limit = 2 * len(blocks) + 8
@@ -71,5 +80,12 @@ def compile_blocks(blocks: nn.ModuleList) -> None:
     # A multiplier is a constant of its model: as an input that may change, which it becomes when a process trains
     # a second model, it costs a wait for the device and fails with recomputation.
     torch._dynamo.config.specialize_float = True
+    tell_compiler(what)
     for block in blocks:
         block.forward = torch.compile(block.forward)
+
+
+def tell_compiler(what: Recompute) -> None:
+    """What torch.compile may compute again in the backward passes that it makes from now on; see CHEAP."""
+    for ban in CHEAP:
+        setattr(autograd_config, ban, what != "cheap")

@@ -3,7 +3,8 @@
 What is kept follows from two things: the recomputation policy, which the trainer reads too (parallel/recompute.py), and
 what a compiler keeps of a block that is not recomputed. The latter is a rule, chosen by measurements on an H200
 (docs/performance.md, Memory): what goes into or comes out of a matrix product or a kernel, each tensor once, but no
-product that is only added to something; the rest is cheap and computed again inside the backward kernels.
+product that is only added to something; the rest is cheap and computed again inside the backward kernels. Under "cheap"
+what goes into a product or into attention is computed again, too.
 
 Both are read off one forward pass of a few tokens on the meta device, at the level of torch's functions, where a view
 still knows its base. So no mixer has to declare what it keeps, and the bytes of a real batch follow by proportion.
@@ -12,7 +13,7 @@ still knows its base. So no mixer has to declare what it keeps, and the bytes of
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Literal
@@ -29,24 +30,33 @@ from lit_gpt.nn.moe import MixtureOfExperts
 from lit_gpt.ops import attention, grouped_gemm
 from lit_gpt.ops.backends import Backend, observed
 from lit_gpt.ops.loss import even_chunk
-from lit_gpt.parallel.recompute import KEPT_OPERATIONS, Recompute
+from lit_gpt.parallel.recompute import Recompute
 
 # Tokens of that pass. It is a prime, which no width or number of heads is: a dimension of this size counts tokens.
 SAMPLE = 251
+NORMS = (F.rms_norm, F.layer_norm)
 PRODUCTS = (F.linear, torch.matmul, Tensor.matmul)
 SUMS = ("add", "__add__", "__radd__", "__iadd__")  # names: `a + b` and torch.add arrive as different functions
 
-# input: of a block. product: out of a matrix product. attention: out of softmax attention. added: a product that is
-# only added to something. other: the rest of the rule.
-Kind = Literal["input", "product", "attention", "added", "other"]
+# input: of a block. product: out of a matrix product. attention: out of softmax attention. kernel: into or out of
+# another kernel. added: a product that is only added to something. middle: the same where a norm of the block reads the
+# sum. copied: a product of which attention reads copies, which take as much memory: queries, keys and values. other:
+# the rest of the rule.
+Kind = Literal["input", "product", "attention", "kernel", "added", "middle", "copied", "other"]
 Layers = list[Counter[Kind]]
 
 
 def kinds_kept(recompute: Recompute) -> tuple[Kind, ...]:
     """The kinds of tensors that a layer keeps until its backward pass under this --act_ckpt."""
-    if recompute == "off":
-        return ("input", "product", "attention", "other")
-    return ("input", *(KEPT_OPERATIONS if recompute == "selective" else ()))  # type: ignore[return-value]
+    kinds: dict[Recompute, tuple[Kind, ...]] = {
+        # The middle is kept, too. In its place the estimate of the loss has a gradient more (of_loss): together they
+        # fit what the H200 measured, of hybrids as well, whose kernels keep more of their own than is counted here.
+        "off": ("input", "product", "attention", "kernel", "other"),
+        "cheap": ("input", "product", "middle", "copied", "attention", "kernel"),
+        "selective": ("input", "product", "middle", "copied", "attention"),
+        "full": ("input",),
+    }
+    return kinds[recompute]
 
 
 def kept_by_layers(model: GPT, expert_parallel: bool = False) -> Layers:
@@ -70,33 +80,35 @@ class NeedsValues(Exception):
     """A model cannot be followed without the values of its tensors."""
 
 
-def of_layers(layers: Layers, tokens: int, recompute: Recompute) -> tuple[float, float]:
+def of_layers(layers: Layers, tokens: int, recompute: Recompute, on_host: Sequence[int] = ()) -> tuple[float, float]:
     """Two numbers of bytes for a batch of `tokens` tokens.
 
-    The first is what all layers keep. The second is what the largest layer computes again in its backward pass, which
-    exists for one layer at a time.
+    The first is what all layers keep, but those `on_host`, of which one at a time is on its way. The second is what
+    the backward pass of the largest layer makes, which exists for one layer at a time: what is computed again, and the
+    gradients of its products.
     """
     kinds = kinds_kept(recompute)
-    kept = sum(layer[kind] for layer in layers for kind in kinds)
-    again = (sum(layer[kind] for kind in kinds_kept("off") if kind not in kinds) for layer in layers)
-    return tokens * kept, tokens * max(again)
+    sizes = [sum(layer[kind] for kind in kinds) for layer in layers]
+    kept = sum(sizes) - sum(sizes[i] for i in on_host) + max((sizes[i] for i in on_host), default=0)
+    made: tuple[Kind, ...] = (*(kind for kind in kinds_kept("off") if kind not in kinds), "product")
+    return tokens * kept, tokens * max(sum(layer[kind] for kind in made) for layer in layers)
 
 
-def of_loss(config: ModelConfig, tokens: int, chunked: bool, dtype: torch.dtype) -> float:
+def of_loss(config: ModelConfig, tokens: int, chunked: bool, dtype: torch.dtype, few: bool = False) -> float:
     """Bytes around the head: the logits that exist at once, the final state, the head's gradient.
 
-    chunked: the loss is computed for a chunk of tokens at a time, see ops/loss.py. A chunk has its logits in fp32 (4
-    bytes) and their gradient in `dtype` three times, as the H200 measured it (docs/performance.md, Memory): as
-    computed, padded, and that of the chunk before. The head has its weight cast to `dtype`, and in fp32 its gradient
-    and a chunk's part of it (4 + 4 bytes). Otherwise there are all logits, their log-softmax and its gradient, in fp32
-    (3 x 4 bytes), and with a soft cap the logits once more.
+    chunked: the loss is computed for a chunk of tokens at a time, see ops/loss.py; few: for a small one. A chunk has
+    its logits in fp32 (4 bytes) and their gradient in `dtype` three times, as the H200 measured it
+    (docs/performance.md, Memory): as computed, padded, and that of the chunk before. The head has its weight cast to
+    `dtype`, and its gradient in fp32 (4 bytes). Otherwise there are all logits, their log-softmax and its gradient, in
+    fp32 (3 x 4 bytes), and with a soft cap the logits once more.
     """
     vocab, n = config.padded_vocab_size, config.n_embd
     state = tokens * n * (4 + 2 * dtype.itemsize)  # of the last block; normalised; its gradient
     if not chunked:
         return state + (16 if config.logit_softcap else 12) * tokens * vocab
-    at_once = even_chunk(tokens, vocab)
-    return state + at_once * vocab * (4 + 3 * dtype.itemsize) + vocab * n * (8 + dtype.itemsize)
+    at_once = even_chunk(tokens, vocab, few=few)
+    return state + at_once * vocab * (4 + 3 * dtype.itemsize) + vocab * n * (4 + dtype.itemsize)
 
 
 class _Notes(TorchFunctionMode):
@@ -106,6 +118,7 @@ class _Notes(TorchFunctionMode):
         super().__init__()
         self.layers: Layers = []
         self.inside = False  # whether a block runs; of_loss counts the last norm and the head
+        self.added: list[Tensor] = []  # what the layer added since its last norm
         self.given: dict[Any, Any] = {}  # kernel and shapes of its arguments -> its result
         self.seen: dict[Tensor, Kind] = {}  # by identity, which is how tensors hash
 
@@ -115,11 +128,11 @@ class _Notes(TorchFunctionMode):
 
         def enter(block: torch.nn.Module, args: tuple[Any, ...]) -> None:
             self.layers.append(Counter())
-            self.inside = True
+            self.inside, self.added = True, []
             stream, _, shared, *_ = args
             self.note("input", (stream, shared))
             mixtures = (m for m in block.modules() if isinstance(m, MixtureOfExperts))
-            self.layers[-1]["other"] += sum(_of_experts(m, model.compute_dtype, expert_parallel) for m in mixtures)
+            self.layers[-1]["kernel"] += sum(_of_experts(m, model.compute_dtype, expert_parallel) for m in mixtures)
 
         def leave(*_: Any) -> None:
             self.inside = False
@@ -138,6 +151,12 @@ class _Notes(TorchFunctionMode):
         elif func.__name__ in SUMS:  # a sum needs none of its terms for its gradients
             for term in filter(self._is_product, map(_base, args[:2])):
                 self._count(term, "added")
+                self.added.append(term)
+        elif func in NORMS and self.inside:
+            while self.added:
+                self._count(self.added.pop(), "middle")
+        elif func is Tensor.clone and self._is_product(base := _base(args[0])):
+            self._count(base, "copied")
         return result
 
     def kernel(self, row: Backend, arguments: tuple[Any, ...]) -> Any:
@@ -145,9 +164,10 @@ class _Notes(TorchFunctionMode):
         if row in grouped_gemm.BACKENDS.values():  # see _of_experts
             a_PK, b_EKN, *_ = arguments
             return a_PK.new_empty(len(a_PK), b_EKN.shape[-1])
-        self.note("other", arguments)
+        of_softmax = row in attention.BACKENDS.values()
+        self.note("other" if of_softmax else "kernel", arguments)
         result = self._shapes(row, arguments)
-        self.note("attention" if row in attention.BACKENDS.values() else "other", result)
+        self.note("attention" if of_softmax else "kernel", result)
         return result
 
     def _shapes(self, row: Backend, arguments: tuple[Any, ...]) -> Any:

@@ -110,12 +110,15 @@ def start_of(fork: Fork, found: Sequence[str | None]) -> dict[str, Any]:
 def taken_over(origin: Origin, plan: Plan) -> Fork:
     """The fork of a Plan, with the roles whose optimizer state starts anew and why."""
     fresh = {}
+    kept_in, was_in = (p.optimizer_args.get("state", "fp32") for p in (plan, origin.plan))
     for role in (name for name in plan.roles if plan.counts.get(name)):
         before, now = (p.roles[role].update_rule if role in p.roles else "" for p in (origin.plan, plan))
         if before != now:
             fresh[role] = f"{now}, which was {before or 'not there'}"
         elif not share_rules(origin.plan.optimizer, plan.optimizer):
             fresh[role] = f"{plan.optimizer}, which was {origin.plan.optimizer}"
+        elif kept_in != was_in:
+            fresh[role] = f"state in {kept_in}, which was in {was_in}"
     return replace(origin.fork, fresh=fresh)
 
 

@@ -19,6 +19,7 @@ from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.optim.engine.groups import parameter_groups
 from lit_gpt.optim.engine.state_size import shard_bytes, state_bytes
 from lit_gpt.parallel.kept_casts import experts_within
+from lit_gpt.parallel.offload import chosen_layers
 from lit_gpt.parallel.recompute import Recompute
 from lit_gpt.preflight.activations import NeedsValues, kept_by_layers, of_layers, of_loss
 from lit_gpt.roles import REPLICATED
@@ -46,9 +47,11 @@ def memory_per_gpu(run: RunConfig, model: GPT, plan: Plan, ranks: int) -> dict[s
     except NeedsValues:  # a mixer from a plugin may read its tensors, and must not be refused for that
         return sizes
     tokens = run.micro_bsz * model.config.block_size
-    loss = of_loss(model.config, tokens, run.use_flce is not False, model.compute_dtype)
-    kept, again = of_layers(layers, tokens, cast(Recompute, run.act_ckpt))
-    activations = int(kept + max(loss, again))  # the logits are gone when the last layer is computed again
+    loss = of_loss(model.config, tokens, run.use_flce is not False, model.compute_dtype, run.act_ckpt != "off")
+    kept, backward = of_layers(
+        layers, tokens, cast(Recompute, run.act_ckpt), chosen_layers(run.act_offload, len(layers))
+    )
+    activations = int(kept + max(loss, backward))  # the logits are gone when the last layer's backward pass begins
     if ranks == 1 and not accumulates:  # gradients come when activations go
         sizes["gradients"] = max(sizes["gradients"] - activations, 0)
     sizes["activations"] = activations
@@ -120,7 +123,8 @@ def too_much(needed: int, micro_bsz: int, recompute: str, offloading: bool) -> s
     if needed <= gpu.total_memory:
         return ""
     ways = [f"--micro_bsz {micro_bsz // 2}"] if micro_bsz > 1 else []
-    ways += ["--act_ckpt selective"] if recompute == "off" else []
+    ways += ["--act_ckpt cheap"] if recompute == "off" else []
+    ways += ["--act_ckpt selective"] if recompute in ("off", "cheap") else []
     ways += ["--act_ckpt true"] if recompute != "full" else []
     ways += ["more GPUs with torchrun"] + ([] if offloading else ["--fsdp_save_mem true with torchrun"])
     return f"warning      more than the {gpu.total_memory / GIB:.3g} GiB of {gpu.name}. Try {', '.join(ways)}."

@@ -17,7 +17,7 @@ from lit_gpt.data.discover import open_corpus
 from lit_gpt.data.origin import agree
 from lit_gpt.init import init_parameters
 from lit_gpt.model import GPT
-from lit_gpt.ops.loss import chunk_loss
+from lit_gpt.ops.loss import chunk_loss, even_chunk
 from lit_gpt.optim.engine.groups import parameter_groups
 from lit_gpt.parallel import Runtime, parallelize_model
 from lit_gpt.preflight.backend_checks import check_attention, check_experts, check_fp8
@@ -77,6 +77,8 @@ def build_model(resolved: ResolvedRun, runtime: Runtime) -> nn.Module:
         check_fp8(run.fp8_recipe, runtime.device, run.micro_bsz * plan.context)
     on_gpu = runtime.device.type == "cuda"
     compiled = on_gpu if run.compile is None else run.compile
+    few = on_gpu and run.act_ckpt != "off"
+    tokens, rows = run.micro_bsz * plan.context, resolved.model.padded_vocab_size
     model = parallelize_model(
         runtime,
         lambda: GPT(
@@ -90,11 +92,13 @@ def build_model(resolved: ResolvedRun, runtime: Runtime) -> nn.Module:
             expert_backend=run.expert_backend,
             loss_backend="plain" if run.use_flce is False else "chunked",
             rounded_logits=run.logits_precision == "bf16",
+            loss_chunk=even_chunk(tokens, rows, few=True) if few else None,
         ),
         lambda model: init_parameters(model, plan.roles, plan.seed),
         compute_dtype=runtime.compute_dtype,
         compile=compiled,
         act_ckpt=cast(Any, run.act_ckpt),
+        act_offload=run.act_offload,
         offloading=run.offloading,
         expert_parallel=run.expert_parallel,
         fp8=run.fp8_recipe if run.fp8 else None,

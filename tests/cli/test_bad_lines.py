@@ -101,7 +101,7 @@ LINES = {
     "none.",
     "--decay 3": "--decay cannot be '3'; give one of linear, cosine, 1-sqrt, sqrt, square, exp, mirror_cosine, "
     "miror_cosine.",
-    "--act_ckpt maybe": "--act_ckpt cannot be 'maybe'; give true or false or one of off, full, selective.",
+    "--act_ckpt maybe": "--act_ckpt cannot be 'maybe'; give true or false or one of off, cheap, selective, full.",
     "--kernels x": "--kernels cannot be 'x'; give one of auto, plain, reference.",
     "--skip x": "--skip cannot be 'x'; give one of add, none, sum.",
     "--mlp x": "--mlp cannot be 'x'; give one of swiglu, relu2, oss_swiglu, gelu, none.",

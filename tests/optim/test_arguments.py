@@ -36,6 +36,7 @@ VALUES: dict[str, list[Any]] = {
     **dict.fromkeys(("weight_lr_power", "warmup_steps", "wd_ratio", "matrix_eps", "dampening"), FACTOR),
     **dict.fromkeys(("beta", "beta3", "momentum", "normuon_beta2", "shampoo_beta"), SHARE),
     **dict.fromkeys(("eps", "eps1", "eps2"), SMALL),
+    "state": ["fp32", "int8", "int4"],
     **dict.fromkeys(("block_size", "gap", "max_precondition_dim", "n_sma_threshold", "ns_steps", "period"), COUNT),
     **dict.fromkeys(("precondition_frequency", "preconditioning_compute_steps", "rank"), COUNT),
     **dict.fromkeys(("alpha_warmup", "beta3_warmup", "steps_before_using_centered", "update_proj_gap"), COUNT),

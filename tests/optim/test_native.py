@@ -280,8 +280,8 @@ def test_options_that_cannot_be_used(args: dict[str, Any], message: str) -> None
         ("apollo", {"betas": [0.9]}, "must be 2 numbers"),
         ("apollo", {"scale_type": "row"}, "must be one of channel, tensor"),
         ("dmuon", {"adjust": "clip"}, "no option 'adjust' .* It has nesterov"),
-        ("adamw", {"betas": [0.9, 0.9]}, "no option 'betas' .* It has none"),
-        ("lion", {"momentum": 0.9}, "It has none"),
+        ("adamw", {"betas": [0.9, 0.9]}, "no option 'betas' .* It has state"),
+        ("lion", {"momentum": 0.9}, "It has state"),
     ],
 )
 def test_arguments_of_others_that_cannot_be_used(name: str, args: dict[str, Any], message: str) -> None:

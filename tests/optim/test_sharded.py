@@ -38,6 +38,7 @@ ARGS: dict[str, tuple[str, dict[str, Any]]] = {
     "batches": ("normuon", {"ns_dtype": "fp32"}),
     "columns": ("normuon", {"ns_dtype": "fp32", "normuon_of": "longer"}),
     "bf16": ("muon", {}),
+    "int8": ("muonh", {"ns_dtype": "fp32", "state": "int8"}),
 }
 
 
@@ -104,7 +105,8 @@ def differences(case: str, mesh: DeviceMesh) -> list[str]:
 
 def tiny(name: str, runtime: Runtime) -> tuple[nn.Module, torch.optim.Optimizer]:
     model = build_tiny(runtime, config=ONE_LAYER)
-    plan = plan_for(name, optimizer_args=options(name))
+    name, args = ARGS[name]
+    plan = plan_for(name, optimizer_args=args)
     return model, optim.build(parameter_groups(model, plan), plan)
 
 
@@ -172,6 +174,6 @@ def test_the_real_model_on_two_nodes_and_on_one_process(ranks: list[dict[str, An
     assert same(read, {key: found[f"saved {key}"] for key in read})
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "int8"])
 def test_one_process_saves_and_loads(tmp_path: Path, name: str) -> None:
     train_tiny(name, start_runtime(), tmp_path)

@@ -50,6 +50,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("apollo", {"rank": 16}),
     ("apollo_mini", {"rank": 4}),
     ("adamw8bit", {"block_size": 100}),
+    *((name, {"state": "int8"}) for name in ("adam_mini", "ademamix", "lion", "muonball", "muonh", "normuon")),
 ]
 
 

@@ -53,6 +53,13 @@ def total(memory: dict[str, int]) -> float:
     return sum(memory.values()) / GIB
 
 
+@pytest.fixture
+def values_in_the_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As these peaks were measured: before values were copied out of the product of queries, keys and values."""
+    monkeypatch.setattr(Attention, "_apart", lambda self, v, context: v)
+
+
+@pytest.mark.usefixtures("values_in_the_product")
 @pytest.mark.parametrize("row", MEASURED, ids=lambda r: f"{r['family']}-d{r['depth']}-{r['context']}")
 def test_measured_peaks(row: dict[str, Any]) -> None:
     """One micro-batch per step."""
@@ -63,6 +70,7 @@ def test_measured_peaks(row: dict[str, Any]) -> None:
     assert total(plan.memory) == pytest.approx(row["peak_memory_gib"], rel=rel)
 
 
+@pytest.mark.usefixtures("values_in_the_product")
 def test_measured_peaks_of_several_micro_batches() -> None:
     """system/gpu_memory_peak_gib of the runs in docs/benchmarks/two_gpus_h200.json."""
     line = "--depth 8 --micro_bsz 16 --total_bsz 262144 --train_name mup"
@@ -78,9 +86,12 @@ def test_activations_grow_with_the_micro_batch_and_fall_with_recomputation(famil
     one, two, four = (activations(f"--micro_bsz {b}") for b in (1, 2, 4))
     assert four - two == pytest.approx(2 * (two - one), rel=1e-6) and two > one
     assert activations("--micro_bsz 1 --ctx_len 1024") == two, "tokens count, not how they are arranged"
-    off, selective, full = (activations(f"--micro_bsz 4 --act_ckpt {x}") for x in ("off", "selective", "full"))
-    assert full < selective < off
+    words = ("off", "cheap", "selective", "full")
+    off, cheap, selective, full = (activations(f"--micro_bsz 4 --act_ckpt {x}") for x in words)
+    assert full < selective <= cheap < off and (selective < cheap) == (family != "transformer")
     assert activations("--micro_bsz 4 --use_flce false") > off
+    half, most = (activations(f"--micro_bsz 4 --act_offload {share}") for share in (0.5, 1))
+    assert most < half < off
     assert activations("--micro_bsz 4 --residual_precision bf16") < off
 
 

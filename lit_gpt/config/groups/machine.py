@@ -162,8 +162,13 @@ class PrecisionOptions:
         MXFP8 would, at the speed of bf16; the two of torchao are for comparison.
         Example: --fp8 true --fp8_recipe rowwise
     act_ckpt: Recompute activations in the backward pass, which saves memory and costs time: full (or true) all of
-        them, selective only the cheap ones. An older name is --gradient_checkpointing.
-        Example: --act_ckpt selective
+        them; selective all but the results of matrix products and attention; cheap only what the compiler can join
+        with the kernels of backward, at next to no cost. An older name is --gradient_checkpointing.
+        Example: --act_ckpt cheap
+    act_offload: Share of the layers whose activations wait in the memory of the host between forward and backward,
+        copied while other layers compute. On a CPU it does nothing.
+        Default: 0
+        Example: --act_offload 0.25
 
     compile: Compile each block with torch.compile.
         Default: true on a GPU, false on a CPU
@@ -187,7 +192,8 @@ class PrecisionOptions:
     fp8_recipe: Literal["tensorwise", "rowwise", "mxfp8_emulated", "torchao_tensorwise", "torchao_rowwise"] = (
         "tensorwise"
     )
-    act_ckpt: bool | Literal["off", "full", "selective"] = False
+    act_ckpt: bool | Literal["off", "cheap", "selective", "full"] = False
+    act_offload: Annotated[float, Bounds(0, 1)] = 0.0
     compile: bool | None = None
     offloading: bool = False
     fsdp_save_mem: bool = False

@@ -114,7 +114,7 @@ class Attention(nn.Module):
             assert shared is not None and shared.kv is not None, "the layer that cross-attention reads shares nothing"
             return q, *shared.kv
         # Keys go into the cache rotated: what is rotated once need not be rotated at every later token.
-        k, v = self._place(own[0], self.k_norm, context), own[1]
+        k, v = self._place(own[0], self.k_norm, context), self._apart(own[1], context)
         if self.value_embedding is not None:
             assert context.tokens is not None
             v = self.value_embedding(x_BTD, v, context.tokens)
@@ -173,6 +173,14 @@ class Attention(nn.Module):
         if cache is not None:
             cache.conv = state.clone()  # the operation may return a view, which would keep all inputs in memory
         return list(y.split([p.shape[-1] for p in parts], dim=-1))
+
+    def _apart(self, v_BTGD: Tensor, context: Context) -> Tensor:
+        """Values apart from the queries and keys of the product that made them.
+
+        What backward needs of those is rotated, and so another tensor; a view of the values would keep all three.
+        """
+        gains = context.rope is not None and self.q_norm is None and self.training
+        return v_BTGD.clone(memory_format=torch.contiguous_format) if gains else v_BTGD
 
     def _place(self, x_BTHD: Tensor, norm: RMSNorm | None, context: Context) -> Tensor:
         """Queries or keys after QK-norm and RoPE, where the model has them."""

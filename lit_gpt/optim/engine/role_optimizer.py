@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from lit_gpt.optim.engine.matrix_batches import Batch, Task, interleave, local, make_batches
+from lit_gpt.optim.engine.matrix_batches import BATCH_ELEMENTS, Batch, Task, interleave, local, make_batches
+from lit_gpt.optim.engine.packed import WRITES, State, pack_new, unpacked
 from lit_gpt.scaling.base import Plan
 
 Group = dict[str, Any]
-State = Mapping[Tensor, dict[str, Tensor]]
 
 
 class Control(NamedTuple):
@@ -101,9 +101,10 @@ class Rule:
         return (self._task(batch, group, state, control) for batch in self.batches)
 
     def _task(self, batch: Batch, group: Group, state: State, control: Control) -> Task[None]:
-        direction = yield from self.direction(batch, group, state, control)
-        weights = batch.join(batch.params)
-        yield from self.update(batch, weights, direction, group, state, control)
+        with unpacked(batch.params, state, control.skip) as wide:
+            direction = yield from self.direction(batch, group, wide, control)
+            weights = batch.join(batch.params)
+            yield from self.update(batch, weights, direction, group, wide, control)
         batch.store(weights, batch.params)
 
 
@@ -123,7 +124,14 @@ class FusedAdamW:
 
     def tasks(self, group: Group, state: State, control: Control) -> Iterator[Task[None]]:
         """Steps at once; there is nothing to wait for."""
-        params = group["params"]
+        for params in (
+            _parts(group["params"]) if any(WRITES in state[p] for p in group["params"]) else [group["params"]]
+        ):
+            with unpacked(params, state, control.skip) as wide:
+                self._step(params, group, wide, control)
+        return iter(())
+
+    def _step(self, params: Sequence[Tensor], group: Group, state: State, control: Control) -> None:
         lists = [[local(state[p][key]) for p in params] for key in ("exp_avg", "exp_avg_sq", "step")]
         beta1, beta2 = self.betas or group["betas"]
         adamw(
@@ -144,7 +152,18 @@ class FusedAdamW:
             eps=group["eps"] if self.eps is None else self.eps,
             maximize=False,
         )
-        return iter(())
+
+
+def _parts(params: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Parameters in lists of about BATCH_ELEMENTS, so that little state is out of its 8 bits at once."""
+    parts, room = [], 0
+    for p in params:
+        if room <= 0:
+            parts.append([])
+            room = BATCH_ELEMENTS
+        parts[-1].append(p)
+        room -= local(p).numel()
+    return parts
 
 
 class RoleOptimizer(torch.optim.Optimizer):
@@ -152,6 +171,7 @@ class RoleOptimizer(torch.optim.Optimizer):
 
     groups: see groups.parameter_groups. rules: name of an update rule -> what makes it for the parameters of
     a group. plan: betas and eps of Adam-like rules and mu, the momentum, of Muon-like ones, until the loop sets them.
+    state: "int8" keeps moments in 8 bits, see packed.py.
     """
 
     grad_scale: Tensor | None = None
@@ -162,13 +182,15 @@ class RoleOptimizer(torch.optim.Optimizer):
         groups: list[Group],
         rules: Mapping[str, Callable[[Sequence[Tensor]], Any]],
         plan: Plan,
+        state: str = "fp32",
     ):
         super().__init__(groups, {"betas": (plan.beta1, plan.beta2), "eps": plan.eps, "mu": plan.momentum})
         self.rules = [rules[group["update_rule"]](group["params"]) for group in self.param_groups]
         with torch.no_grad():
             for group, rule in zip(self.param_groups, self.rules):
                 for p in group["params"]:
-                    self.state[p] = rule.new_state(p)
+                    new = rule.new_state(p)
+                    self.state[p] = pack_new(p, new) if state == "int8" else new
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]

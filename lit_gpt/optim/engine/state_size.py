@@ -5,11 +5,12 @@ State has the dtype of its parameter, and what is smaller is counted in parts of
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, prod
 from typing import Any
 
 from torch import Tensor
 
+from lit_gpt.optim.engine.packed import blocks_of_row, packs
 from lit_gpt.scaling.optimizer_facts import Args, Kept, OptimizerFacts
 
 
@@ -40,8 +41,17 @@ def state_bytes(
                 kept = Kept(0, sum(memory(shape, args)))
             copy = p.numel() if facts.gathered and n > 1 else 0
             share = ceil(shape[0] / n) / shape[0] if n > 1 else 1.0  # of a process with as many rows as any
-            sizes[p] = round(p.element_size() * (kept.with_rows * share + kept.whole + copy))
+            of_rows = p.element_size() * kept.with_rows
+            if args.get("state") == "int8" and not facts.gathered and packs(shape):
+                of_rows = _packed(shape, kept.with_rows, p.element_size())
+            sizes[p] = round(of_rows * share + p.element_size() * (kept.whole + copy))
     return sizes
+
+
+def _packed(shape: tuple[int, ...], numbers: float, itemsize: int) -> float:
+    """Bytes of state in 8 bits: every tensor of the parameter's shape as codes and scales, the rest as it is."""
+    tensors, rest = divmod(numbers, prod(shape))
+    return tensors * (prod(shape) + 4 * prod(shape[:-1]) * blocks_of_row(shape[-1])) + itemsize * rest
 
 
 def shard_bytes(x: Tensor, shards: int) -> int:

@@ -1,0 +1,190 @@
+"""Activations of some layers wait in host memory between forward and backward (--act_offload).
+
+What autograd keeps of a chosen block is copied to pinned memory on a stream of its own while the next blocks compute,
+and comes back while the blocks after it go backward (the idea of torchtune's OffloadActivations, with layers instead of
+tensors as its unit). Nothing is computed again, and the bits are the same.
+
+    forward    block 0    block 1    ...        the memory of block 0 is free when the next chosen block begins
+    copies       0 -> host
+    backward   block 5    block 4    ...        with block 4 chosen, block 0 starts on its way when block 4 begins
+    copies                  0 -> device
+
+A copy hides behind the blocks in between where it takes no longer than they do: docs/performance.md has the arithmetic.
+Blocks are wrapped outermost, so this works with any --act_ckpt of compiled blocks, and with FSDP2.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from lit_gpt.nn.linear import Linear
+from lit_gpt.ops.fp8 import ScaledWeights
+
+SMALLEST = 2**22  # bytes; smaller tensors, such as sums of rows, are many copies for little memory
+
+
+def chosen_layers(share: float, count: int) -> list[int]:
+    """Which of `count` layers keep their activations on the host: evenly spread, from the first on, not the last.
+
+    The last layer's are needed at once.
+    """
+    if share == 0:
+        return []
+    return [i for i in range(count - 1) if i == 0 or int(i * share) > int((i - 1) * share)]
+
+
+def offload_activations(blocks: nn.ModuleList, share: float, device: torch.device, smallest: int = SMALLEST) -> None:
+    """Let a share of the blocks keep their activations on the host. The last wrapper around their forward passes."""
+    if share == 0:
+        return
+    chosen, copies = chosen_layers(share, len(blocks)), _Copies(device, smallest, distance=int(1 / share))
+    for i, block in enumerate(blocks):
+        _wrap(block, copies, i in chosen, first=i == 0)
+
+
+def _wrap(block: nn.Module, copies: _Copies, chosen: bool, first: bool) -> None:
+    inner = block.forward
+
+    @wraps(inner)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return inner(*args, **kwargs)
+        copies.enter(chosen, first)
+        if not chosen:
+            return inner(*args, **kwargs)
+        layer = copies.new_layer({p.untyped_storage().data_ptr() for p in _weights(block)})
+        with saved_tensors_hooks(layer.pack, layer.unpack):
+            return inner(*args, **kwargs)
+
+    block.forward = forward
+
+
+def _weights(block: nn.Module) -> list[Tensor]:
+    """What a block reads and does not make: its parameters, as they are gathered now, and their casts to 8 bits."""
+    scaled = [m.scaled for m in block.modules() if isinstance(m, Linear)]
+    operands = [s.operand for s in scaled if isinstance(s, ScaledWeights) and s.operand is not None]
+    return [*block.parameters(), *(x for operand in operands for x in operand)]
+
+
+class _Item:
+    """The bytes of one tensor on the host, and how to see them as it."""
+
+    def __init__(self, x: Tensor, copies: _Copies):
+        self.form = x.dtype, x.storage_offset(), x.shape, x.stride()
+        self.copies, self.device = copies, x.device
+        self.there: Tensor | None = None  # on the device, once it is on its way back
+        self.host = copies.to_host(_bytes(x))
+
+    def start(self) -> None:
+        """Send it to the device, unless it is on its way."""
+        if self.there is None:
+            self.there = self.copies.to_device(self.host, self.device)
+
+    def take(self) -> Tensor:
+        """The tensor on the device; to be called once the copies have arrived."""
+        assert self.there is not None
+        (dtype, *form), there, self.there = self.form, self.there, None
+        return torch.empty(0, dtype=dtype, device=self.device).set_(there.untyped_storage(), *form)
+
+    def __del__(self) -> None:
+        # Copies in both directions are in one stream, so that a new one does not overtake an old one's reading.
+        self.copies.free[self.host.numel()].append(self.host)
+
+
+class _Layer:
+    """What one block keeps in one forward pass. weights: the storages of its parameters, which stay."""
+
+    def __init__(self, copies: _Copies, weights: set[int], before: _Layer | None):
+        self.copies, self.weights, self.before = copies, weights, before
+        self.items: list[_Item] = []
+
+    def pack(self, x: Tensor) -> Tensor | _Item:
+        """A tensor that alone has its memory goes to the host; views would leave it where it is."""
+        storage = x.untyped_storage()
+        large = x.device.type == self.copies.device.type and storage.nbytes() >= self.copies.smallest
+        if not large or storage.nbytes() != x.nbytes or storage.data_ptr() in self.weights:
+            return x
+        item = _Item(x, self.copies)
+        self.items.append(item)
+        return item
+
+    def unpack(self, packed: Tensor | _Item) -> Tensor:
+        """The same tensor; the first of a layer waits for all of it, and sends the layer before it on its way."""
+        if isinstance(packed, Tensor):
+            return packed
+        if self.items or packed.there is None:
+            for item in (*self.items, packed):
+                item.start()
+            self.items = []
+            self.copies.arrive()
+            if self.before is not None:
+                for item in self.before.items:
+                    item.start()
+                self.before = None
+        return packed.take()
+
+
+class _Copies:
+    """Copies between device and host on a stream of their own, and buffers of the host by size.
+
+    distance: blocks from one whose tensors leave to the one that may wait for their copies and reuse the memory.
+    """
+
+    def __init__(self, device: torch.device, smallest: int, distance: int):
+        self.device, self.smallest, self.distance, self.passed = device, smallest, distance, 0
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.free: dict[int, list[Tensor]] = defaultdict(list)
+        self.leaving: list[Tensor] = []  # on their way to the host: their memory must stay
+        self.last: _Layer | None = None
+
+    def enter(self, chosen: bool, first: bool) -> None:
+        """A block begins, for which the memory of what left before may be needed."""
+        if first:
+            self.last = None
+        self.passed += 1
+        if self.leaving and (chosen or self.passed >= self.distance):
+            self.arrive()
+            self.leaving = []
+
+    def new_layer(self, weights: set[int]) -> _Layer:
+        """The record of a block's forward pass."""
+        self.last, self.passed = _Layer(self, weights, self.last), 0
+        return self.last
+
+    def to_host(self, x: Tensor) -> Tensor:
+        """Start a copy of bytes to the host, when they have been computed."""
+        buffers = self.free[x.numel()]
+        host = buffers.pop() if buffers else torch.empty_like(x, device="cpu", pin_memory=self.stream is not None)
+        self._copy(host, x)
+        self.leaving.append(x)
+        return host
+
+    def to_device(self, host: Tensor, device: torch.device) -> Tensor:
+        """Start a copy of bytes to the device, into memory of the computing stream, when what it did before is done."""
+        x = torch.empty_like(host, device=device)
+        self._copy(x, host)
+        return x
+
+    def arrive(self) -> None:
+        """What is computed from now on waits for the copies that were started."""
+        if self.stream is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self.stream)
+
+    def _copy(self, into: Tensor, x: Tensor) -> None:
+        if self.stream is None:
+            into.copy_(x)
+            return
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self.stream):
+            into.copy_(x, non_blocking=True)
+
+
+def _bytes(x: Tensor) -> Tensor:
+    """The memory of a tensor, as bytes."""
+    return torch.empty(0, dtype=torch.uint8, device=x.device).set_(x.untyped_storage())

@@ -1,0 +1,73 @@
+"""Activations that wait on the host: the same gradients, and nothing of a chosen layer stays where it was."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_models import model_of, small_family, tokens
+from torch import Tensor, nn
+
+from lit_gpt.parallel import offload
+from lit_gpt.parallel.offload import chosen_layers, offload_activations
+from lit_gpt.parallel.recompute import recompute_in_backward
+
+CPU = torch.device("cpu")  # there both sides are host memory; the ways of tensors are the same, without streams
+
+
+def test_chosen_layers() -> None:
+    assert chosen_layers(0, 8) == []
+    assert chosen_layers(0.25, 16) == [0, 4, 8, 12]
+    assert chosen_layers(0.5, 5) == [0, 2]
+    assert chosen_layers(1, 4) == [0, 1, 2] and chosen_layers(1, 1) == [], "the last layer's are needed at once"
+
+
+def gradients(model: nn.Module, twice: bool) -> list[Tensor]:
+    """Of two micro-batches. twice: go through the second one's graph again, as selective checkpoints cannot."""
+    loss = torch.zeros(())
+    for i in range(2):
+        x = tokens().roll(i)
+        loss = model(x, x.roll(-1, 1)).loss
+        loss.backward(retain_graph=twice)
+    if twice:
+        loss.backward()
+    return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("recompute", ["off", "selective", "full"])
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_gradients_are_the_same_to_the_bit(share: float, recompute: str) -> None:
+    model = model_of(small_family("transformer"))
+    twice = recompute == "off"
+    expected = gradients(model, twice)
+    for block in model.blocks:
+        recompute_in_backward(block, recompute)  # type: ignore[arg-type]
+    offload_activations(model.blocks, share, CPU, smallest=1)
+    model.zero_grad()
+    for one, other in zip(gradients(model, twice), expected):
+        assert torch.equal(one, other)
+
+
+def test_layers_leave_and_their_buffers_serve_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, made = model_of(small_family("transformer")), []
+    to_host = offload._Copies.to_host
+
+    def watched(self: offload._Copies, x: Tensor) -> Tensor:
+        host = to_host(self, x)
+        made.append(host.data_ptr())
+        return host
+
+    monkeypatch.setattr(offload._Copies, "to_host", watched)
+    offload_activations(model.blocks, 0.5, CPU, smallest=1)
+    x = tokens()
+    for _ in range(3):
+        model(x, x.roll(-1, 1)).loss.backward()
+    each = len(made) // 3
+    assert each > 10 and len(set(made[each:])) == len(set(made[:each])), "the second pass makes no buffers of its own"
+
+
+def test_without_gradients_nothing_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(small_family("transformer"))
+    monkeypatch.setattr(offload._Copies, "to_host", lambda self, x: pytest.fail("a tensor has moved"))
+    offload_activations(model.blocks, 1.0, CPU, smallest=1)
+    with torch.no_grad():
+        model(tokens())
