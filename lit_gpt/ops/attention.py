@@ -47,6 +47,7 @@ CPU_FLASH_IN_HALF = torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 BAND_BLOCKS = 4  # of a sequence at least, since a block and the one before it are most of fewer
 ALIGNED = 8  # head dimensions that CUDA kernels take are multiples of this: 16 bytes of bf16, one load
+LEAST = 16  # and no smaller: FlexAttention (torch 2.11)
 
 
 class Mask(NamedTuple):
@@ -255,7 +256,7 @@ def _fitted(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @functools.wraps(run)
     def fitted(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, sink: Tensor | None) -> Tensor:
         width, dim = v.shape[-1], q.shape[-1]
-        dim += -dim % ALIGNED if q.is_cuda else 0
+        dim = max(dim + -dim % ALIGNED, LEAST) if q.is_cuda else dim
         if width == dim == q.shape[-1]:
             return run(q, k, v, mask, scale, sink)
         q, k, v = (_padded(x, dim) for x in (q, k, v))

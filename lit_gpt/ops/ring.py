@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Head dimensions become multiples of it. The kernel takes multiples of 8, but models with 8 came out wrong on an H200.
+# Head dimensions become multiples of it. The kernel takes multiples of 8; 16 is what FlexAttention, which reads prompts,
+# takes at least.
 ALIGNED = 16
 
 
