@@ -63,9 +63,9 @@ def _stage1(size: str, depth: int, steps: int, micro: int) -> Scale:
 
 
 def _stage2(family: str, depth: int) -> Scale:
-    """Stage 2 of the same: rows of 32,768 tokens, in which documents are kept apart."""
+    """Stage 2 of the same: rows of 32,768 tokens, in which documents are kept apart, and cut after 4,096 tokens."""
     size = f"s2_{family.rpartition('_')[2]}"
-    return Scale(family, depth, 2**19, 30_720, 1_024, 0.1, 0.1, 1.0, 1, size, "S2", {"varlen": True})
+    return Scale(family, depth, 2**19, 30_720, 1_024, 0.1, 0.1, 1.0, 1, size, "S2", {"varlen": True, "doc_len": 4096})
 
 
 def _small(family: str, depth: int, size: str, steps: int = 128_000) -> Scale:

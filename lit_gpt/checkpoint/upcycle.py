@@ -48,7 +48,7 @@ from lit_gpt.utils.files import understood
 # Of the model and its layers: what upcycling is about, and what --init_from may change in any model.
 OF_EXPERTS = ("family", "experts", "block_size")
 _YARN = ("yarn_scale", "yarn_context", "yarn_truncate", "yarn_windows")
-FREE = ("window", "rope_base", *_YARN, "varlen", "doc_positions")
+FREE = ("window", "rope_base", *_YARN, "varlen", "doc_positions", "doc_len")
 SAMPLES = 4096  # tokens that the mean gate is estimated on: to a percent or so
 
 

@@ -206,7 +206,8 @@ class ModelConfig:
         are whole pairs, as in transformers. yarn_windows: layers with a window have it too; in OLMo 3 they do not.
     varlen: attention and recurrence stop at document boundaries. doc_positions: rotary
         positions "restart" at each document or "continue" (as ArchScale does, departure D61): attention
-        scores are the same, since they depend on distances, but restarting rounds less.
+        scores are the same, since they depend on distances, but restarting rounds less. doc_len: with varlen, a
+        document in a row ends after so many tokens at the latest, in training and its validation; 0 sets no limit.
     share_per_layer, share_group: P and G: the layers are G groups of equal length, each of which
         repeats the P blocks it has; 0 gives each layer a block of its own.
     mixer_options: mixer -> option -> value, where it differs from the mixer file's default.
@@ -265,6 +266,7 @@ class ModelConfig:
     yarn_windows: bool = True
     varlen: bool = False
     doc_positions: Literal["restart", "continue"] = "restart"
+    doc_len: int = 0
     share_per_layer: int = 0
     share_group: int = 1
     mixer_options: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -14,8 +14,10 @@ def flops_per_token(model: GPT, context_length: int) -> float:
     """Matmul FLOPs per token of forward and backward, recomputation left out.
 
     Backward does two products for each of forward's: one for the gradient of the input, one for that of the weight.
-    Attention counts the keys that a query sees, averaged over a sequence of context_length.
+    Attention counts the keys that a query sees, averaged over a sequence of context_length, or over the longest
+    document, of ModelConfig.doc_len tokens.
     """
+    context_length = min(context_length, model.config.doc_len or context_length)
     forward = sum(cast(Any, model.blocks[i]).flops(context_length) for i in model.block_of)
     forward += 0 if model.smear is None else model.smear.flops()
     return 3 * (forward + 2 * model.head_weight().numel())

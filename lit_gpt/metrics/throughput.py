@@ -4,7 +4,8 @@ Model FLOPs utilisation (MFU) is model FLOPs per second over the device's peak. 
 convention, and there are two:
 
 `throughput/device/mfu` counts what the layers do: matrix products forward and backward, attention over the keys that
-a query sees (the causal half; windows as windows), convolutions and states of recurrent layers; no recomputation.
+a query sees (the causal half; windows as windows; a row as one document, or as documents of --doc_len tokens),
+convolutions and states of recurrent layers; no recomputation.
 
 `throughput/device/mfu_palm` counts 6 N + 12 L H Q T per token (arXiv:2204.02311, appendix B): attention over all T
 tokens, in every layer that has it, and nothing for states. Most published figures are of this kind. It is larger, by

@@ -5,17 +5,30 @@ Shapes: B batch, T tokens, N documents of a batch.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 
-def doc_ids(tokens_BT: torch.Tensor, eos_id: int) -> torch.Tensor:
+class DocumentEnds(NamedTuple):
+    """Where documents end: behind each token eos_id, and after doc_len tokens at the latest; 0 sets no limit."""
+
+    eos_id: int
+    doc_len: int = 0
+
+
+def doc_ids(tokens_BT: torch.Tensor, ends: DocumentEnds) -> torch.Tensor:
     """The document every position belongs to, int32 (B, T), counted from 0 in each sequence.
 
-    EOS is the last token of its document; the position after it starts the next one.
-    Runs on the tensor's device without synchronising with the host.
+    EOS is the last token of its document; the position after it starts the next one. The first document of a row is
+    counted from the start of the row, wherever it began. Runs on the tensor's device without synchronising with the
+    host.
     """
-    is_eos_BT = (tokens_BT == eos_id).to(torch.int32)
-    return is_eos_BT.cumsum(1, dtype=torch.int32) - is_eos_BT
+    is_eos_BT = (tokens_BT == ends.eos_id).to(torch.int32)
+    ids_BT = is_eos_BT.cumsum(1, dtype=torch.int32) - is_eos_BT
+    if not ends.doc_len:
+        return ids_BT
+    return (doc_positions(ids_BT) % ends.doc_len == 0).cumsum(1, dtype=torch.int32) - 1
 
 
 def doc_starts(ids_BT: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from lit_gpt.data.origin import agree
 from lit_gpt.data.remote import NoData, is_remote, local_path
 from lit_gpt.data.stream import StreamInfo
 from lit_gpt.errors import UserError
+from lit_gpt.ops.boundaries import DocumentEnds
 from lit_gpt.scaling.base import Fork, Phase, Plan
 
 # ArchScale's shards are Llama-2's tokens and carry no side file; its </s> is id 2
@@ -84,17 +85,17 @@ def unreached(plan: Plan) -> tuple[str, ...]:
     )
 
 
-def document_end(model: ModelConfig, data: Corpus) -> int | None:
-    """The token that ends a document, None when documents are not kept apart.
+def document_ends(model: ModelConfig, data: Corpus) -> DocumentEnds | None:
+    """Where documents end, None when they are not kept apart.
 
-    Raises UserError when the run needs it and nothing says what it is.
+    Raises UserError when the run needs the token that ends one, and nothing says what it is.
     """
     if not model.varlen:
         return None
     if data.eos_id is not None:
-        return data.eos_id
+        return DocumentEnds(data.eos_id, model.doc_len)
     if model.vocab_size == LLAMA_VOCABULARY:
-        return LLAMA_EOS
+        return DocumentEnds(LLAMA_EOS, model.doc_len)
     raise UserError(
         "Document boundaries (varlen) need the end-of-document token, and the data does not say which it is. "
         "Give --eos_token_id."

@@ -35,6 +35,7 @@ MODEL_FLAGS = {
     "tie_embeddings": "tie_embeddings",
     "varlen": "varlen",
     "doc_positions": "doc_positions",
+    "doc_len": "doc_len",
     "attn_conv": "attn_conv",
     "share_per_layer": "share_per_layer",
     "share_group": "share_group",
@@ -120,7 +121,23 @@ def model_config(run: RunConfig, depth: int, aspect_ratio: int | None, vocab_siz
         changes["intermediate_size"] = ffn_width(config.n_embd, run.ffn_multiple_of, gated=not gelu)
     if run.value_embeddings is not None:
         changes["layers"] = _with_tables(changes.get("layers", config.layers), run.value_embeddings)
-    return config.replace(**changes)
+    config = config.replace(**changes)
+    _check_doc_len(config)
+    return config
+
+
+def _check_doc_len(config: ModelConfig) -> None:
+    """Raise UserError for a --doc_len that can cut nothing."""
+    if config.doc_len and not config.varlen:
+        raise UserError(
+            f"--doc_len {config.doc_len} cuts documents, which nothing keeps apart here: give --varlen true too, or "
+            "--doc_len 0."
+        )
+    if config.doc_len >= config.block_size:
+        raise UserError(
+            f"--doc_len {config.doc_len} cuts nothing in rows of {config.block_size} tokens (--ctx_len): give fewer "
+            "tokens than these, or --doc_len 0."
+        )
 
 
 def _with_tables(layers: tuple[LayerSpec, ...], wanted: bool) -> tuple[LayerSpec, ...]:

@@ -25,6 +25,7 @@ WITHOUT_EFFECT = {
     "starts",
     "varlen",
     "doc_positions",
+    "doc_len",
     "dropout",  # of training
     "layers",  # looked at one by one
 }

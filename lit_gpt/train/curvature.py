@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lit_gpt.ops.boundaries import DocumentEnds
 from lit_gpt.parallel import Runtime, finish_gradients, gradient_sync
 from lit_gpt.train.step import documents
 
@@ -22,13 +23,13 @@ def estimate_curvature(
     runtime: Runtime,
     *,
     seed: int,
-    eos_id: int | None,
+    ends: DocumentEnds | None,
 ) -> None:
     """One backward pass for the optimizer's update_curvature(B); leaves no gradients.
 
     tokens: (B, T) of this rank. seed: of the labels, so that a resumed run draws the same ones.
     """
-    docs = documents(tokens, eos_id)
+    docs = documents(tokens, ends)
     labels = sample_labels(model, tokens, docs, seed)
     samples = tokens.numel() * runtime.world_size
     gradient_sync(model, True)

@@ -34,7 +34,7 @@ from lit_gpt.optim.engine.groups import set_hyperparameters
 from lit_gpt.optim.engine.protocol import curvature_due, evaluated_weights
 from lit_gpt.parallel import Runtime, start_runtime
 from lit_gpt.parallel.peers import Peers, is_of_collective
-from lit_gpt.preflight.data_facts import document_end
+from lit_gpt.preflight.data_facts import document_ends
 from lit_gpt.preflight.fork import start_of
 from lit_gpt.preflight.resolved_run import ResolvedRun, dry_run_text
 from lit_gpt.scaling.plan import count_steps, step_values
@@ -93,7 +93,7 @@ class Trainer:
         check_installed(run.loggers)
         _check_reached(run.full_eval_at, count_steps(self.plan, runtime.world_size * run.micro_bsz * self.plan.context))
         self.train_data, self.val_data = open_training(resolved), open_validation(resolved)
-        self.eos_id = document_end(resolved.model, self.train_data)
+        self.ends = document_ends(resolved.model, self.train_data)
         resume_from = find_checkpoint(resolved.folder, run.resume, runtime)
         meta = read_meta(resume_from) if resume_from else None
         self.fork = None if meta else self.plan.fork
@@ -324,7 +324,7 @@ class Trainer:
 
         whole: of all of the data. {} where it was stopped.
         """
-        where = self.model, self.val_data, self.resolved, self.runtime, self.eos_id
+        where = self.model, self.val_data, self.resolved, self.runtime, self.ends
         of_sets = partial(measure, *where, whole, stopped)
         with evaluated_weights(self.model, self.optimizer):
             values = of_sets()
@@ -364,7 +364,7 @@ class Trainer:
             grad_clip=plan.grad_clip,
             grad_clip_type=plan.grad_clip_type,
             label_smoothing=plan.label_smoothing,
-            eos_id=self.eos_id,
+            ends=self.ends,
             guard=self.guard,
             step=progress.step + 1,
             seed=plan.seed,
@@ -387,7 +387,7 @@ class Trainer:
         batch = together(self.runtime, lambda: self.train_data.batch(first, ours))
         tokens = to_device(batch.tokens, self.runtime.device)
         seed = (self.plan.seed * 1_000_003 + self.progress.step) * ranks + self.runtime.rank
-        estimate_curvature(self.model, self.optimizer, tokens, self.runtime, seed=seed, eos_id=self.eos_id)
+        estimate_curvature(self.model, self.optimizer, tokens, self.runtime, seed=seed, ends=self.ends)
 
     def _save(self, saver: Saver) -> None:
         step, report = self.progress.step, saver.report
@@ -431,7 +431,7 @@ def validate_only(resolved: ResolvedRun, runtime: Runtime) -> dict[str, float]:
     assert data and resolved.run.init_from is not None, "checked when the options were resolved"
     model = build_model(resolved, runtime)
     load_weights(Path(resolved.run.init_from), model, runtime)
-    return measure(model, data, resolved, runtime, document_end(resolved.model, next(iter(data.values()))))
+    return measure(model, data, resolved, runtime, document_ends(resolved.model, next(iter(data.values()))))
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from lit_gpt.config.groups.kinds import ClipType
 from lit_gpt.config.model import Experts
 from lit_gpt.nn.dropout import row_keys
 from lit_gpt.nn.moe import Routed
-from lit_gpt.ops.boundaries import doc_ids
+from lit_gpt.ops.boundaries import DocumentEnds, doc_ids
 from lit_gpt.parallel import (
     GradNorms,
     Runtime,
@@ -65,9 +65,9 @@ def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def documents(tokens_BT: torch.Tensor, eos_id: int | None) -> torch.Tensor | None:
+def documents(tokens_BT: torch.Tensor, ends: DocumentEnds | None) -> torch.Tensor | None:
     """Document index of every position, or None when documents are not kept apart."""
-    return None if eos_id is None else doc_ids(tokens_BT, eos_id)
+    return None if ends is None else doc_ids(tokens_BT, ends)
 
 
 def train_step(
@@ -81,18 +81,18 @@ def train_step(
     grad_clip: float,
     grad_clip_type: ClipType = "global",
     label_smoothing: float = 0.0,
-    eos_id: int | None = None,
+    ends: DocumentEnds | None = None,
     guard: StepGuard | None = None,
     step: int = 1,
     seed: int = 0,
 ) -> StepResult:
     """Accumulate gradients over the micro-batches, clip them, update the weights.
 
-    micro_batches: data.Batch each, arrays of (B, T). eos_id: keep documents apart. guard: decides whether `step` is
+    micro_batches: data.Batch each, arrays of (B, T). ends: keep documents apart. guard: decides whether `step` is
     taken, default: if its gradient is finite. seed: of the masks of dropout, which follow from `step` too.
     """
     guard = guard or StepGuard(runtime, max_skips=1, sigmas=0.0)
-    inputs = partial(model_inputs, model, runtime=runtime, eos_id=eos_id, seed=seed, step=step)
+    inputs = partial(model_inputs, model, runtime=runtime, ends=ends, seed=seed, step=step)
     routing, micro_batches = _account_for_routers(model, micro_batches, num_micro_batches, runtime, inputs)
     loss = torch.zeros((), device=runtime.device)
     for i, batch in enumerate(micro_batches):
@@ -117,11 +117,11 @@ def train_step(
 
 
 def model_inputs(
-    model: nn.Module, batch: Any, *, runtime: Runtime, eos_id: int | None, seed: int, step: int
+    model: nn.Module, batch: Any, *, runtime: Runtime, ends: DocumentEnds | None, seed: int, step: int
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """The tokens of a data.Batch on the device, and what the model is told of them in training."""
     tokens = to_device(batch.tokens, runtime.device)
-    options: dict[str, Any] = {"doc_ids_BT": documents(tokens, eos_id)}
+    options: dict[str, Any] = {"doc_ids_BT": documents(tokens, ends)}
     if getattr(getattr(model, "config", None), "dropout", 0):
         options["dropout_BW"] = to_device(row_keys(seed, step, batch.first, len(tokens)).numpy(), runtime.device)
     return tokens, options

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_gpt.data.corpus import Batch, Corpus
+from lit_gpt.ops.boundaries import DocumentEnds
 from lit_gpt.ops.loss import IGNORE
 from lit_gpt.parallel import Runtime
 from lit_gpt.preflight.resolved_run import ResolvedRun
@@ -31,7 +32,7 @@ def validate(
     multiples: int,
     sequences: int,
     micro_batch: int,
-    eos_id: int | None,
+    ends: DocumentEnds | None,
     positions: bool = False,
     stopped: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
@@ -54,7 +55,7 @@ def validate(
         tokens, targets = to_device(batch.tokens, runtime.device), to_device(batch.targets, runtime.device)
         for i in range(multiples):
             n = (i + 1) * context
-            docs = documents(tokens[:, :n], eos_id)
+            docs = documents(tokens[:, :n], ends)
             each = positions and n == corpus.block
             loss = model(tokens[:, :n], targets[:, :n], doc_ids_BT=docs, each=each).loss.double()
             if each:
@@ -72,7 +73,7 @@ def measure(
     sets: Mapping[str, Corpus],
     resolved: ResolvedRun,
     runtime: Runtime,
-    eos_id: int | None,
+    ends: DocumentEnds | None,
     whole: bool = False,
     stopped: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
@@ -91,7 +92,7 @@ def measure(
             multiples=data.block // context,
             sequences=data.num_samples if whole else resolved.run.eval_sequences,
             micro_batch=max(2 * resolved.run.micro_bsz * context // data.block, 1),  # no gradients: room for twice
-            eos_id=eos_id,
+            ends=ends,
             positions=resolved.run.eval_positions,
             stopped=stopped,
         )

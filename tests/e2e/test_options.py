@@ -35,6 +35,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "tied": {"train_name": "mup_tie"},
     "no rotary": {"train_name": "mup_nope"},
     "varlen": {"train_name": "mup_varlen"},
+    "cut documents": {"train_name": "mup_varlen", "doc_len": 8, "eos_token_id": 0},  # without a cut, no row has two
     "post-norm": {"post_norm": True},
     "decoupled": {"train_name": "mup_postnorm_decouple_skipgain", "post_norm": True},
     "no skip": {"train_name": "mup_noskip"},

@@ -61,6 +61,7 @@ def test_tables_and_scalars_are_continued(data, tmp_path):
         "optimizer": "muon",
         "table_precision": "bf16",
         "varlen": True,
+        "doc_len": 24,
         "depth": 2,
         "max_tokens": 2000,
         **OPTIONS,

@@ -35,7 +35,7 @@ def on_ranks(model, world_size: int, **options) -> dict[str, float]:
     found = {}
     for rank in range(world_size):
         fake = SimpleNamespace(rank=rank, world_size=world_size, device=torch.device("cpu"), sum=add)
-        fixed = {"context": LENGTH, "multiples": MULTIPLES, "eos_id": None}
+        fixed = {"context": LENGTH, "multiples": MULTIPLES, "ends": None}
         found = validate(model, corpus(), cast(Runtime, fake), **fixed, **options)
     return found
 

@@ -50,6 +50,14 @@ def test_a_tied_table_counts_once_and_is_multiplied() -> None:
     assert tied.palm_flops_per_token == untied.palm_flops_per_token
 
 
+def test_cut_documents_count_as_rows_of_their_own() -> None:
+    """Each query sees the keys of 1,024 tokens at most; PaLM's convention has it see the row."""
+    whole = architectures.build("transformer", 16)
+    cut = count(meta_model(whole.replace(varlen=True, doc_len=1024)))
+    ours = 6 * (count(meta_model(whole)).flops_per_token / 6 - 16 * 2 * 2048 * (4097 - 1025) / 2)
+    assert (cut.flops_per_token, cut.palm_flops_per_token) == (ours, 7_842_705_408)
+
+
 def test_both_are_logged() -> None:
     """A figure without its convention cannot be compared: PaLM's, which most publish, is a key of its own."""
     clock = Clock()

@@ -69,6 +69,7 @@ CASES: dict[str, tuple[dict, str | None]] = {
     "yarn_windows": ({"yarn_windows": False}, "yarn_windows False"),
     "varlen": ({"varlen": True}, None),
     "doc_positions": ({"varlen": True, "doc_positions": "continue"}, None),
+    "doc_len": ({"varlen": True, "doc_len": 4}, None),
     "share_per_layer": ({"depth": 4, "share_per_layer": 2}, None),
     "share_group": ({"depth": 4, "share_per_layer": 1, "share_group": 2}, None),
     "mixer_options": ({"layers": (LayerSpec("gla"),) * 2, "mixer_options": {"gla": {"heads": 2}}}, "mixer_options"),

@@ -34,7 +34,7 @@ def on_ranks(model: torch.nn.Module, world_size: int, **options: Any) -> dict[st
     for rank in range(world_size):
         corpus = Corpus([("v", ArrayStream(TOKENS, StreamInfo()), 1.0)], BLOCK, seed=0, shuffle=False, repeat=False)
         fake = SimpleNamespace(rank=rank, world_size=world_size, device=torch.device("cpu"), sum=add)
-        fixed = {"context": LENGTH, "multiples": 2, "eos_id": None, "sequences": 200}
+        fixed = {"context": LENGTH, "multiples": 2, "ends": None, "sequences": 200}
         found = validate(model, corpus, cast(Runtime, fake), **fixed, **options)
     return found
 

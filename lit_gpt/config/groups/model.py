@@ -122,6 +122,10 @@ class AttentionOptions:
     doc_positions: With --varlen true: rotary positions restart in each document, or continue through the sequence.
         Attention scores are the same but for rounding.
         Default: restart
+    doc_len: With --varlen true: cut a document in a row after each so many tokens, in training and in validation; 0
+        cuts none.
+        Default: the family's, mostly 0
+        Example: --ctx_len 32768 --varlen true --doc_len 4096
     yarn_scale: YaRN: the context is this many times that of the trained weights. It acts with --midtrain true or
         --validation true only; 1 is off.
     qkv_bias: Give queries, keys and values biases, as Qwen2 has them; --bias true gives keys none.
@@ -148,6 +152,7 @@ class AttentionOptions:
     position: Literal["rope", "none", "learned"] | None = None
     rope_base: Annotated[float, Bounds(1, 1e15, "low")] | None = None
     doc_positions: Literal["restart", "continue"] | None = None
+    doc_len: Annotated[int, Bounds(0, 2**30)] | None = None
     yarn_scale: Annotated[float, Bounds(1, 10_000)] = 1.0
     qkv_bias: bool | None = None
     qk_norm: bool | None = None
