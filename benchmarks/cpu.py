@@ -96,6 +96,7 @@ def _preparation(folder: Path, source: Path, texts: Callable[[], Any]) -> Pair:
         prepare(str(source), str(output), **options, progress=False)
 
     def peer() -> None:
+        plain.unlink(missing_ok=True)  # as above; to write over it would cost half as much again
         with plain.open("wb") as file:
             for text in texts():
                 file.write(np.frombuffer(text.encode(), np.uint8).astype("<u2").data)

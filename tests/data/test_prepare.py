@@ -9,7 +9,7 @@ import random
 import runpy
 import subprocess
 import sys
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -418,7 +418,7 @@ def test_killed_while_writing_what_was_not_in_the_journal_is_cut_off(tmp_path, s
 
 def test_a_part_or_a_shard_that_lost_its_end_is_one_sentence(tmp_path):
     def shards(written):
-        return publish.Shards("train", tmp_path, tmp_path, np.dtype("<u2"), 5, written)
+        return publish.Shards("train", tmp_path, tmp_path, np.dtype("<u2"), 5, written, ThreadPoolExecutor(1))
 
     part = tmp_path / "000000.train"
     part.write_bytes(b"abcdef")
@@ -430,7 +430,9 @@ def test_a_part_or_a_shard_that_lost_its_end_is_one_sentence(tmp_path):
     assert (tmp_path / "train_0000000000.bin").read_bytes()[24:] == b"abcdefabcd"
     assert (tmp_path / "train_0000000001.bin").read_bytes()[24:] == b"ef"
     with pytest.raises(UserError, match=r"train_0000000001.bin is shorter than it was. Remove"):
-        shards(5 + 2).write(np.zeros(1, "<u2"))
+        cut = shards(5 + 2)
+        cut.write(np.zeros(1, "<u2"))
+        cut.flush()
 
 
 @pytest.mark.parametrize("size", [1, 160_000])  # files of up to a MiB are hashed whole, larger ones at 16 places

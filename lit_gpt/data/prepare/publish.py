@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,11 +26,13 @@ class Publisher:
     full get their names in the output. Killed anywhere in between, the next run cuts off what the journal does not know
     and writes the same bytes again.
 
+    thread: of one worker, which writes while the next texts are encoded; at its shutdown nothing is left to write.
     units: so many are in the shards. counts: split -> their {"tokens", "bytes", "documents"}. left: what they left out.
     """
 
-    def __init__(self, job: Job, output: Path, shard_tokens: int, identity: str):
+    def __init__(self, job: Job, output: Path, shard_tokens: int, identity: str, thread: Executor):
         self.job, self.output, self.shard_tokens, self.identity = job, output, shard_tokens, identity
+        self.thread = thread
         self.journal = job.parts / "journal.json"
         saved = read_object_if_any(self.journal)
         self.units: int = saved.get("units", 0)
@@ -67,7 +70,8 @@ class Publisher:
 
     def _shards(self, split: str) -> Shards:
         written = self.counts.get(split, {}).get("tokens", 0)
-        return Shards(split, self.job.parts, self.output, np.dtype(self.job.dtype), self.shard_tokens, written)
+        dtype = np.dtype(self.job.dtype)
+        return Shards(split, self.job.parts, self.output, dtype, self.shard_tokens, written, self.thread)
 
     def _take(self, unit: int) -> None:
         encoded = read_object(self.job.done(unit))
@@ -88,16 +92,33 @@ class Publisher:
 
 
 class Shards:
-    """The shards of one split, filled one after the other. written: tokens that are in them so far."""
+    """The shards of one split, filled one after the other by a thread. written: tokens that are in them so far."""
 
-    def __init__(self, split: str, parts: Path, output: Path, dtype: np.dtype, size: int, written: int):
+    def __init__(
+        self, split: str, parts: Path, output: Path, dtype: np.dtype, size: int, written: int, thread: Executor
+    ):
         self.split, self.parts, self.output, self.dtype, self.size = split, parts, output, dtype, size
-        self.written = written
+        self.written, self.thread = written, thread
         self.published = 0
         self.file: IO[bytes] | None = None
+        self.writing: Future[None] | None = None
 
     def write(self, tokens: np.ndarray) -> None:
-        """Append tokens."""
+        """Append tokens, when those of the call before are written."""
+        self._wait()
+        self.writing = self.thread.submit(self._append, tokens)
+
+    def flush(self) -> None:
+        """All is the operating system's now: killing this process does not lose it."""
+        self._wait()
+        if self.file:
+            self.file.flush()
+
+    def _wait(self) -> None:
+        if self.writing:
+            self.writing.result()
+
+    def _append(self, tokens: np.ndarray) -> None:
         while len(tokens):
             piece = tokens[: self.size - self.written % self.size]
             self._opened().write(piece.data)
@@ -106,11 +127,6 @@ class Shards:
             if self.file and self.written % self.size == 0:
                 self.file.close()
                 self.file = None
-
-    def flush(self) -> None:
-        """What was written is the operating system's: killing this process does not lose it."""
-        if self.file:
-            self.file.flush()
 
     def publish(self) -> None:
         """Give the full shards their names in the output. Those that are not in the parts have got them before."""

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +37,7 @@ from lit_gpt.utils.files import read_object
 MADE = ("bytes", "char", "train")  # tokenizers that are no file
 # One process reads and writes 100 MB of bytes in the second in which another one starts; a BPE takes 20 times as long.
 BYTES_PER_WORKER = 1 << 26
+READERS = 4  # threads that look for edited files: a disk far away answers several at once, and sums need no lock
 
 
 def prepare(
@@ -124,9 +125,10 @@ def prepare(
     parts.mkdir(parents=True, exist_ok=True)
     spec = _make_tokenizer(folder, tokenizer, eos_token, makers.get(tokenizer))
     job = _with_dtype(Job(parts, recipe, options, splitter, spec, parse_special, "", bos))
-    publisher = Publisher(job, folder, shard_tokens, identity)
-    _run(job, units, publisher, num_workers, progress)
-    totals, shards = publisher.counts, publisher.close()
+    with ThreadPoolExecutor(1) as thread:  # writing is half of the work on bytes
+        publisher = Publisher(job, folder, shard_tokens, identity, thread)
+        _run(job, units, publisher, num_workers, progress)
+        totals, shards = publisher.counts, publisher.close()
     left.merge(publisher.left.counts)
     left_out = left.placed({piece.key: piece for _, piece in found})
     if not totals:
@@ -223,8 +225,10 @@ def _content(tokenizer: str) -> str:
 
 def _contents(found: Found) -> list[str]:
     """What the files hold, so that files edited since, of the same size, are not taken for those of a finished run."""
+    stripes = [found[i::READERS] for i in range(READERS)]
     try:
-        return [content(piece) for _, piece in found]
+        with ThreadPoolExecutor(READERS) as pool:
+            return [c for some in pool.map(lambda some: [content(piece) for _, piece in some], stripes) for c in some]
     except OSError as e:
         raise UserError(f"Cannot read {e.filename}: {e.strerror}.") from e
 

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from stat import S_ISDIR
 
 from lit_gpt.data.documents import Search
 from lit_gpt.data.kinds import Piece
@@ -37,9 +38,10 @@ def content(piece: Piece) -> str:
 
     CRC-32 misses one edit in four billion; a cryptographic hash took as long as all the rest that is done for bytes.
     """
-    if piece.path.is_dir():
+    stat = piece.path.stat()
+    if S_ISDIR(stat.st_mode):
         return ""
-    found, size = 0, piece.path.stat().st_size
+    found, size = 0, stat.st_size
     whole = size <= SAMPLES * SAMPLE
     with open(piece.path, "rb") as f:
         for i in range(1 if whole else SAMPLES):
