@@ -260,6 +260,7 @@ def main(only: str | None = None, seconds: float = 30, folder: str | None = None
     if not chosen:
         raise UserError(f"--only {only} is the beginning of no row. Give beginnings of {', '.join(ROWS)}.")
     rows: list[dict[str, Any]] = []
+    load = os.getloadavg()[0]  # of other processes, which slow both sides, and ours more where it uses a second core
     print(f"{'':<18}{'ours s':>9}{'peer s':>9}{'peer/ours':>11}{'quartiles':>14}{'rounds':>8}")
     for name in chosen:
         torch.manual_seed(0)
@@ -272,7 +273,7 @@ def main(only: str | None = None, seconds: float = 30, folder: str | None = None
             flush=True,
         )
     if output:
-        keep(rows, f"{torch.get_num_threads()} threads", Path(output))
+        keep(rows, f"{torch.get_num_threads()} threads, {os.cpu_count()} cores, load {load:.1f}", Path(output))
 
 
 if __name__ == "__main__":

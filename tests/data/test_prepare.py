@@ -9,7 +9,7 @@ import random
 import runpy
 import subprocess
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -347,6 +347,14 @@ def test_a_journal_that_cannot_be_read_is_one_sentence(tmp_path):
             prepare(source, str(tmp_path / "out"), **OPTIONS)
 
 
+class Task:
+    def __init__(self, run, unit):
+        self.run, self.unit = run, unit
+
+    def result(self):
+        self.run(self.unit)
+
+
 class Backwards:
     """A pool whose last unit is the first to be done, in this process, and that is killed after `allowed` units."""
 
@@ -356,9 +364,7 @@ class Backwards:
         worker._state = *arguments, worker.load_job_tokenizer(*arguments)
 
     def submit(self, run, unit):
-        task = Future()
-        task.unit, task.result = unit, lambda: run(unit)
-        return task
+        return Task(run, unit)
 
     @classmethod
     def as_completed(cls, futures):
