@@ -96,6 +96,7 @@ def _preparation(folder: Path, source: Path, texts: Callable[[], Any]) -> Pair:
         prepare(str(source), str(output), **options, progress=False)
 
     def peer() -> None:
+        plain.unlink(missing_ok=True)  # as above; to write over it would cost half as much again
         with plain.open("wb") as file:
             for text in texts():
                 file.write(np.frombuffer(text.encode(), np.uint8).astype("<u2").data)
@@ -259,6 +260,7 @@ def main(only: str | None = None, seconds: float = 30, folder: str | None = None
     if not chosen:
         raise UserError(f"--only {only} is the beginning of no row. Give beginnings of {', '.join(ROWS)}.")
     rows: list[dict[str, Any]] = []
+    load = os.getloadavg()[0]  # of other processes, which slow both sides, and ours more where it uses a second core
     print(f"{'':<18}{'ours s':>9}{'peer s':>9}{'peer/ours':>11}{'quartiles':>14}{'rounds':>8}")
     for name in chosen:
         torch.manual_seed(0)
@@ -271,7 +273,7 @@ def main(only: str | None = None, seconds: float = 30, folder: str | None = None
             flush=True,
         )
     if output:
-        keep(rows, f"{torch.get_num_threads()} threads", Path(output))
+        keep(rows, f"{torch.get_num_threads()} threads, {os.cpu_count()} cores, load {load:.1f}", Path(output))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import random
 import runpy
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -346,14 +347,98 @@ def test_a_journal_that_cannot_be_read_is_one_sentence(tmp_path):
             prepare(source, str(tmp_path / "out"), **OPTIONS)
 
 
-def test_a_part_that_lost_its_end_is_one_sentence(tmp_path):
+class Task:
+    def __init__(self, run, unit):
+        self.run, self.unit = run, unit
+
+    def result(self):
+        self.run(self.unit)
+
+
+class Backwards:
+    """A pool whose last unit is the first to be done, in this process, and that is killed after `allowed` units."""
+
+    allowed = 1 << 30
+
+    def __init__(self, workers, context, start, arguments):
+        worker._state = *arguments, worker.load_job_tokenizer(*arguments)
+
+    def submit(self, run, unit):
+        return Task(run, unit)
+
+    @classmethod
+    def as_completed(cls, futures):
+        for done, future in enumerate(sorted(futures, key=lambda future: -future.unit.index)):
+            if done == cls.allowed:
+                raise Killed
+            yield future
+
+    def shutdown(self, cancel_futures):
+        pass
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_parts_that_wait_for_their_turn_are_taken_by_the_next_run(tmp_path, small_units, monkeypatch, workers):
+    source = write_folder(tmp_path / "src", texts(40))
+    prepare(source, str(tmp_path / "whole"), **OPTIONS)
+    monkeypatch.setattr(run, "ProcessPoolExecutor", Backwards)
+    monkeypatch.setattr(run, "as_completed", Backwards.as_completed)
+    for allowed in (0, 1, 3):
+        out = tmp_path / f"out{allowed}"
+        with monkeypatch.context() as killed, pytest.raises(Killed):
+            killed.setattr(Backwards, "allowed", allowed)
+            prepare(source, str(out), **{**OPTIONS, "num_workers": 2})
+        parts = {p.name for p in (out / ".parts").glob("0*.json")}
+        assert len(parts) == allowed and "000000.json" not in parts
+        prepare(source, str(out), **{**OPTIONS, "num_workers": workers})
+        assert contents(out) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("rest", [1, 400])
+def test_killed_while_writing_what_was_not_in_the_journal_is_cut_off(tmp_path, small_units, monkeypatch, rest):
+    """A shard grows by every write, and only whole units count. rest: tokens of a torn write."""
+    source = write_folder(tmp_path / "src", texts(60))
+    prepare(source, str(tmp_path / "whole"), **OPTIONS)
+    real, kills = publish.Shards.write, 0
+    for allowed in range(100):
+        left = [allowed]
+
+        def fragile(self, tokens, left=left):
+            left[0] -= 1
+            if left[0] < 0:
+                real(self, tokens[:rest])
+                self.flush()
+                raise Killed
+            return real(self, tokens)
+
+        monkeypatch.setattr(publish.Shards, "write", fragile)
+        try:
+            prepare(source, str(tmp_path / "out"), **OPTIONS)
+        except Killed:
+            kills += 1
+            continue
+        break
+    assert kills > 4
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_part_or_a_shard_that_lost_its_end_is_one_sentence(tmp_path):
+    def shards(written):
+        return publish.Shards("train", tmp_path, tmp_path, np.dtype("<u2"), 5, written, ThreadPoolExecutor(1))
+
     part = tmp_path / "000000.train"
-    part.write_bytes(b"abcd")
-    with (tmp_path / "shard").open("wb") as file:
-        publish._copy(part, 1, 3, file)
-        with pytest.raises(UserError, match="is shorter than it was"):
-            publish._copy(part, 2, 3, file)
-    assert (tmp_path / "shard").read_bytes() == b"bcdcd"
+    part.write_bytes(b"abcdef")
+    filled = shards(0)
+    publish.copy(part, 3, filled)
+    with pytest.raises(UserError, match=r"000000.train is shorter than it was. Remove"):
+        publish.copy(part, 4, filled)
+    filled.flush()
+    assert (tmp_path / "train_0000000000.bin").read_bytes()[24:] == b"abcdefabcd"
+    assert (tmp_path / "train_0000000001.bin").read_bytes()[24:] == b"ef"
+    with pytest.raises(UserError, match=r"train_0000000001.bin is shorter than it was. Remove"):
+        cut = shards(5 + 2)
+        cut.write(np.zeros(1, "<u2"))
+        cut.flush()
 
 
 @pytest.mark.parametrize("size", [1, 160_000])  # files of up to a MiB are hashed whole, larger ones at 16 places

@@ -1,122 +1,188 @@
-"""Joins the units' tokens, in order, into shards, and remembers how far it came."""
+"""Fills the shards, unit after unit, and remembers how far it came."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections import deque
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from lit_gpt.data.formats import packed
+from lit_gpt.data.left_out import LeftOut
 from lit_gpt.data.meta import write_json
-from lit_gpt.data.prepare.worker import Job, read_counts
+from lit_gpt.data.prepare.worker import Job
 from lit_gpt.errors import UserError
+from lit_gpt.utils.files import read_object, read_object_if_any
 
-
-@dataclass
-class _Progress:
-    """How far one split is published: `shards` shards, up to token `offset` of unit `unit`."""
-
-    shards: int = 0
-    unit: int = 0
-    offset: int = 0
-
-
-@dataclass
-class _Queue:
-    """Tokens of finished units that wait for a shard: (unit, first token, tokens)."""
-
-    waiting: deque[tuple[int, int, int]] = field(default_factory=deque)
-    tokens: int = 0
+COPIED = 1 << 19  # tokens of a part that are copied at once
 
 
 class Publisher:
-    """Writes <prefix>_<counter>.bin as soon as the next shard_tokens tokens, in unit order, are there.
+    """Writes <split>_<counter>.bin with shard_tokens tokens each; the last shard of a split has what is left.
 
-    A shard appears under its name only when complete, then the journal moves on, then what went
-    into it is deleted: killed anywhere in between, the next run writes the same bytes again.
+    Shards grow in the folder of the parts. When all of a unit is in them, the journal says so, and then those that are
+    full get their names in the output. Killed anywhere in between, the next run cuts off what the journal does not know
+    and writes the same bytes again.
+
+    thread: of one worker, which writes while the next texts are encoded; at its shutdown nothing is left to write.
+    units: so many are in the shards. counts: split -> their {"tokens", "bytes", "documents"}. left: what they left out.
     """
 
-    def __init__(self, job: Job, output: Path, shard_tokens: int, identity: str):
+    def __init__(self, job: Job, output: Path, shard_tokens: int, identity: str, thread: Executor):
         self.job, self.output, self.shard_tokens, self.identity = job, output, shard_tokens, identity
+        self.thread = thread
         self.journal = job.parts / "journal.json"
-        self.progress: dict[str, _Progress] = {}
-        if self.journal.exists():
-            saved = json.loads(self.journal.read_text())["published"]
-            self.progress = {split: _Progress(**p) for split, p in saved.items()}
-        self._save()
-        self.queues: dict[str, _Queue] = {}
+        saved = read_object_if_any(self.journal)
+        self.units: int = saved.get("units", 0)
+        self.counts: dict[str, dict[str, int]] = saved.get("splits", {})
+        self.left = LeftOut()
+        self.left.merge(saved.get("left_out", {}))
+        self.shards = {split: self._shards(split) for split in self.counts}
         self.finished: set[int] = set()
-        self.next_unit = 0
+        self._save()
+
+    def of_split(self, split: str) -> Shards:
+        """Where the tokens of the next unit go, for encode_unit; then comes `commit`."""
+        if split not in self.shards:
+            self.shards[split] = self._shards(split)
+        return self.shards[split]
+
+    def commit(self, encoded: dict[str, Any]) -> None:
+        """All of the next unit is in the shards. encoded: what encode_unit returned."""
+        self.units += 1
+        self.left.merge(encoded["left_out"])
+        for split, counts in encoded["splits"].items():
+            sums = self.counts.setdefault(split, dict.fromkeys(counts, 0))
+            self.counts[split] = {name: sums[name] + counts[name] for name in counts}
+        self._save()
 
     def add(self, unit: int) -> None:
-        """A unit, in any order, is finished."""
+        """The parts of a unit, in any order, are finished."""
         self.finished.add(unit)
-        while self.next_unit in self.finished:
-            self._enqueue(self.next_unit)
-            self.next_unit += 1
+        while self.units in self.finished:
+            self._take(self.units)
 
     def close(self) -> dict[str, int]:
-        """Write what is left as the last, smaller shard of each split. Returns {split: shards}."""
-        for split, queue in self.queues.items():
-            if queue.tokens:
-                self._publish(split, queue.tokens)
-        return {split: progress.shards for split, progress in self.progress.items()}
+        """Give the last shard of each split its name. Returns {split: shards}."""
+        return {split: shards.close() for split, shards in self.shards.items()}
 
-    def _enqueue(self, unit: int) -> None:
-        for split, counts in read_counts(self.job, unit)[0].items():
-            progress = self.progress.setdefault(split, _Progress())
-            queue = self.queues.setdefault(split, _Queue())
-            if unit >= progress.unit:
-                skip = progress.offset if unit == progress.unit else 0
-                queue.waiting.append((unit, skip, counts["tokens"] - skip))
-                queue.tokens += counts["tokens"] - skip
-            while queue.tokens >= self.shard_tokens:
-                self._publish(split, self.shard_tokens)
+    def _shards(self, split: str) -> Shards:
+        written = self.counts.get(split, {}).get("tokens", 0)
+        dtype = np.dtype(self.job.dtype)
+        return Shards(split, self.job.parts, self.output, dtype, self.shard_tokens, written, self.thread)
 
-    def _publish(self, split: str, count: int) -> None:
-        progress, dtype = self.progress[split], np.dtype(self.job.dtype)
-        path = self.output / packed.shard_name(split, progress.shards)
-        temporary = path.with_name(f".{path.name}.tmp")
-        used = self._dequeue(split, count)
-        with open(temporary, "wb") as f:
-            f.write(packed.header(dtype, count))
-            for unit, first, n in used:
-                part = self.job.part(unit, split)
-                _copy(part, first * dtype.itemsize, n * dtype.itemsize, f)
-        os.replace(temporary, path)
-        last, first, n = used[-1]
-        self.progress[split] = _Progress(progress.shards + 1, last, first + n)
-        self._save()
-        for unit, _, _ in used[:-1]:
-            self.job.part(unit, split).unlink()
-
-    def _dequeue(self, split: str, count: int) -> list[tuple[int, int, int]]:
-        queue, used = self.queues[split], []
-        queue.tokens -= count
-        while count:
-            unit, first, n = queue.waiting.popleft()
-            taken = min(n, count)
-            used.append((unit, first, taken))
-            if taken < n:
-                queue.waiting.appendleft((unit, first + taken, n - taken))
-            count -= taken
-        return used
+    def _take(self, unit: int) -> None:
+        encoded = read_object(self.job.done(unit))
+        parts = {split: self.job.part(unit, split) for split in encoded["splits"]}
+        for split, part in parts.items():
+            copy(part, encoded["splits"][split]["tokens"], self.of_split(split))
+        self.commit(encoded)
+        for path in (*parts.values(), self.job.done(unit)):
+            path.unlink()
 
     def _save(self) -> None:
-        published = {split: asdict(p) for split, p in self.progress.items()}
-        write_json(self.journal, {"identity": self.identity, "published": published})
+        for shards in self.shards.values():
+            shards.flush()
+        known = {"units": self.units, "splits": self.counts, "left_out": self.left.counts}
+        write_json(self.journal, {"identity": self.identity, **known})
+        for shards in self.shards.values():
+            shards.publish()
 
 
-def _copy(path: Path, start: int, count: int, to: IO[bytes]) -> None:
-    """Append `count` bytes of a file, from `start` on, through a small buffer. Raises UserError where it has fewer."""
-    with open(path, "rb") as f:
-        f.seek(start)
+class Shards:
+    """The shards of one split, filled one after the other by a thread. written: tokens that are in them so far."""
+
+    def __init__(
+        self, split: str, parts: Path, output: Path, dtype: np.dtype, size: int, written: int, thread: Executor
+    ):
+        self.split, self.parts, self.output, self.dtype, self.size = split, parts, output, dtype, size
+        self.written, self.thread = written, thread
+        self.published = 0
+        self.file: IO[bytes] | None = None
+        self.writing: Future[None] | None = None
+
+    def write(self, tokens: np.ndarray) -> None:
+        """Append tokens, when those of the call before are written."""
+        self._wait()
+        self.writing = self.thread.submit(self._append, tokens)
+
+    def flush(self) -> None:
+        """All is the operating system's now: killing this process does not lose it."""
+        self._wait()
+        if self.file:
+            self.file.flush()
+
+    def _wait(self) -> None:
+        if self.writing:
+            self.writing.result()
+
+    def _append(self, tokens: np.ndarray) -> None:
+        while len(tokens):
+            piece = tokens[: self.size - self.written % self.size]
+            self._opened().write(piece.data)
+            self.written += len(piece)
+            tokens = tokens[len(piece) :]
+            if self.file and self.written % self.size == 0:
+                self.file.close()
+                self.file = None
+
+    def publish(self) -> None:
+        """Give the full shards their names in the output. Those that are not in the parts have got them before."""
+        full = self.written // self.size
+        for counter in range(self.published, full):
+            if (self.parts / self._name(counter)).exists():
+                os.replace(self.parts / self._name(counter), self.output / self._name(counter))
+        self.published = full
+
+    def close(self) -> int:
+        """Give the last shard its name, and the number of its tokens. Returns how many shards there are."""
+        full, rest = divmod(self.written, self.size)
+        name = self._name(full)
+        if rest and not (self.output / name).exists():
+            file = self._opened()
+            file.seek(0)
+            file.write(packed.header(self.dtype, rest))
+            file.close()
+            os.replace(self.parts / name, self.output / name)
+        return full + (rest > 0)
+
+    def _name(self, counter: int) -> str:
+        return packed.shard_name(self.split, counter)
+
+    def _opened(self) -> IO[bytes]:
+        """The shard that is being filled, at its end."""
+        if self.file is None:
+            full, place = divmod(self.written, self.size)
+            path = self.parts / self._name(full)
+            self.file = open(path, "r+b" if place else "wb")  # noqa: SIM115 (open until it is full)
+            if place:
+                cut(self.file, path, packed.HEADER.size + place * self.dtype.itemsize)
+            else:
+                self.file.write(packed.header(self.dtype, self.size))
+        return self.file
+
+
+def cut(file: IO[bytes], path: Path, size: int) -> None:
+    """Remove what a killed run wrote after the journal, and go to the end. Raises UserError where there is less."""
+    if file.seek(0, os.SEEK_END) < size:
+        raise shorter(path)
+    file.truncate(size)
+    file.seek(size)
+
+
+def copy(part: Path, count: int, to: Shards) -> None:
+    """Append `count` tokens of a file, through a small buffer. Raises UserError where it has fewer."""
+    with open(part, "rb") as file:
         while count:
-            if not (piece := f.read(min(count, 1 << 20))):
-                raise UserError(f"{path} is shorter than it was. Remove {path.parent}, and prepare again.")
-            count -= to.write(piece)
+            tokens = np.fromfile(file, to.dtype, min(count, COPIED))
+            if not len(tokens):
+                raise shorter(part)
+            to.write(tokens)
+            count -= len(tokens)
+
+
+def shorter(path: Path) -> UserError:
+    """A file of the parts that somebody changed, or that a power cut shortened."""
+    return UserError(f"{path} is shorter than it was. Remove {path.parent.parent}, and prepare again.")

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,6 @@ from lit_gpt.data.prepare.worker import (
     load_job_tokenizer,
     run_in_worker,
     start_worker,
-    total_counts,
 )
 from lit_gpt.data.stream import fingerprint
 from lit_gpt.data.tokenizer import TOKENIZER_FILES, ByteTokenizer, find_tokenizer, load_tokenizer, make_char, train_bpe
@@ -38,6 +37,7 @@ from lit_gpt.utils.files import read_object
 MADE = ("bytes", "char", "train")  # tokenizers that are no file
 # One process reads and writes 100 MB of bytes in the second in which another one starts; a BPE takes 20 times as long.
 BYTES_PER_WORKER = 1 << 26
+READERS = 4  # threads that look for edited files: a disk far away answers several at once, and sums need no lock
 
 
 def prepare(
@@ -125,8 +125,11 @@ def prepare(
     parts.mkdir(parents=True, exist_ok=True)
     spec = _make_tokenizer(folder, tokenizer, eos_token, makers.get(tokenizer))
     job = _with_dtype(Job(parts, recipe, options, splitter, spec, parse_special, "", bos))
-    shards = _run(job, units, Publisher(job, folder, shard_tokens, identity), num_workers, progress)
-    totals = total_counts(job, len(units), left)
+    with ThreadPoolExecutor(1) as thread:  # writing is half of the work on bytes
+        publisher = Publisher(job, folder, shard_tokens, identity, thread)
+        _run(job, units, publisher, num_workers, progress)
+        totals, shards = publisher.counts, publisher.close()
+    left.merge(publisher.left.counts)
     left_out = left.placed({piece.key: piece for _, piece in found})
     if not totals:
         _discard(folder)
@@ -222,8 +225,10 @@ def _content(tokenizer: str) -> str:
 
 def _contents(found: Found) -> list[str]:
     """What the files hold, so that files edited since, of the same size, are not taken for those of a finished run."""
+    stripes = [found[i::READERS] for i in range(READERS)]
     try:
-        return [content(piece) for _, piece in found]
+        with ThreadPoolExecutor(READERS) as pool:
+            return [c for some in pool.map(lambda some: [content(piece) for _, piece in some], stripes) for c in some]
     except OSError as e:
         raise UserError(f"Cannot read {e.filename}: {e.strerror}.") from e
 
@@ -243,8 +248,8 @@ def _finished(folder: Path, identity: str) -> dict | None:
     resumable = journal.exists() and read_object(journal).get("identity") == identity
     if meta is not None or (journal.exists() and not resumable):
         raise UserError(
-            f"{str(folder)!r} holds data prepared from other files or with other settings. Repeat that call, "
-            "choose another --output, or delete the folder."
+            f"{str(folder)!r} holds data prepared from other files or with other settings, or by another version of "
+            "this program. Repeat that call, choose another --output, or delete the folder."
         )
     if not resumable and any(folder.glob("*.bin")):
         raise UserError(f"{str(folder)!r} already holds .bin files. Choose an empty folder for --output.")
@@ -268,20 +273,16 @@ def _make_tokenizer(folder: Path, spec: str, eos_token: str | None, make: Callab
     return str(folder)
 
 
-def _run(job: Job, units: list[Unit], publisher: Publisher, num_workers: int | None, progress: bool) -> dict[str, int]:
-    """Encode what is not encoded yet, publishing as it goes. Returns {split: shards}."""
-    todo = []
+def _run(job: Job, units: list[Unit], publisher: Publisher, num_workers: int | None, progress: bool) -> None:
+    """Encode what is not encoded yet, publishing as it goes."""
+    begun, left = units[: publisher.units], units[publisher.units :]
+    todo = [unit for unit in left if not job.done(unit.index).exists()]  # workers of a run that was killed did others
+    workers = min(num_workers or _usual_workers(job, todo), len(todo))
+    encoded = _encode_here(job, left, publisher) if workers <= 1 else _encode_apart(job, left, publisher, workers)
     with tqdm(total=sum(u.size for u in units), unit="B", unit_scale=True, desc="prepare", disable=not progress) as bar:
-        for unit in units:
-            if job.done(unit.index).exists():
-                publisher.add(unit.index)
-                bar.update(unit.size)
-            else:
-                todo.append(unit)
-        for index in _encode(job, todo, min(num_workers or _usual_workers(job, todo), len(todo))):
-            publisher.add(index)
-            bar.update(units[index].size)
-    return publisher.close()
+        bar.update(sum(u.size for u in begun))
+        for unit in encoded:
+            bar.update(unit.size)
 
 
 def _usual_workers(job: Job, units: list[Unit]) -> int:
@@ -290,17 +291,34 @@ def _usual_workers(job: Job, units: list[Unit]) -> int:
     return min(cores, sum(u.size for u in units) // BYTES_PER_WORKER) if job.tokenizer == "bytes" else cores
 
 
-def _encode(job: Job, units: list[Unit], num_workers: int) -> Iterator[int]:
-    """Indices of units as they are finished."""
-    if num_workers <= 1:
-        tokenizer = load_job_tokenizer(job)
-        yield from (encode_unit(job, tokenizer, unit) for unit in units)
-        return
+def _encode_here(job: Job, units: list[Unit], publisher: Publisher) -> Iterator[Unit]:
+    """Encode in this process, straight into the shards. Yields units as they are finished."""
+    tokenizer = load_job_tokenizer(job)
+    for unit in units:
+        if job.done(unit.index).exists():
+            publisher.add(unit.index)
+        else:
+            publisher.commit(encode_unit(job, tokenizer, unit, publisher.of_split))
+        yield unit
+
+
+def _encode_apart(job: Job, units: list[Unit], publisher: Publisher, num_workers: int) -> Iterator[Unit]:
+    """Encode in processes, into parts, in any order. Yields units as they are finished."""
+    todo = []
+    for unit in units:
+        if job.done(unit.index).exists():
+            publisher.add(unit.index)
+            yield unit
+        else:
+            todo.append(unit)
     context = multiprocessing.get_context("spawn")  # forking a process with threads may deadlock
     pool = ProcessPoolExecutor(num_workers, context, start_worker, (job,))
     try:
-        for future in as_completed([pool.submit(run_in_worker, unit) for unit in units]):
-            yield future.result()
+        futures = {pool.submit(run_in_worker, unit): unit for unit in todo}
+        for future in as_completed(futures):
+            future.result()
+            publisher.add(futures[future].index)
+            yield futures[future]
     except BrokenProcessPool as e:
         raise UserError(
             "A worker process died, most likely killed for lack of memory. Run the same command again with a "

@@ -1,19 +1,20 @@
-"""What a worker process does: documents in, one file of token ids per split out."""
+"""Documents in, token ids out: what a worker process does for a unit, or the only process."""
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import threading
-from collections import defaultdict
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from lit_gpt.data.kinds import Piece
-from lit_gpt.data.left_out import Counts, LeftOut
+from lit_gpt.data.left_out import LeftOut
 from lit_gpt.data.meta import write_json
 from lit_gpt.data.prepare.recipes import RECIPES, ReadOptions
 from lit_gpt.data.prepare.units import Unit
@@ -44,17 +45,22 @@ class Job:
         return self.parts / f"{unit:06d}.{split}"
 
     def done(self, unit: int) -> Path:
-        """Written last: {"splits": {split: {"tokens", "bytes", "documents"}}, "left_out": what was not used}."""
+        """What encode_unit returned, written when the parts are."""
         return self.parts / f"{unit:06d}.json"
 
 
-class _Part:
-    """Tokenises the documents of one split into one file, in order."""
+class Sink(Protocol):
+    """What token ids are written to, such as a file."""
 
-    def __init__(self, path: Path, job: Job, tokenizer: Tokenizer, left: LeftOut):
+    def write(self, tokens: Any, /) -> Any: ...
+
+
+class _Split:
+    """Tokenises the documents of one split of a unit, in order."""
+
+    def __init__(self, sink: Sink, job: Job, tokenizer: Tokenizer, left: LeftOut):
         assert tokenizer.eos_id is not None
-        self.file = open(path, "wb")  # noqa: SIM115 (open for as long as the unit lasts)
-        self.dtype, self.tokenizer, self.left = np.dtype(job.dtype), tokenizer, left
+        self.sink, self.dtype, self.tokenizer, self.left = sink, np.dtype(job.dtype), tokenizer, left
         self.before = np.array([tokenizer.bos_id] if job.bos else [], self.dtype)
         self.after = np.array([tokenizer.eos_id], self.dtype)
         self.texts: list[tuple[Piece, str]] = []
@@ -78,52 +84,32 @@ class _Part:
                 self.left.add("characters", "not in the tokenizer", piece, None, unknown)
         if arrays:  # in one piece: a call for each text would cost as much as its work
             tokens = np.concatenate(arrays, dtype=self.dtype)
-            self.file.write(tokens.data)
+            self.sink.write(tokens)
             self.tokens += len(tokens)
         self.documents += len(texts)
         self.texts, self.chars = [], 0
 
     def close(self) -> dict[str, int]:
         self.flush()
-        self.file.close()
         return {"tokens": self.tokens, "bytes": self.bytes, "documents": self.documents}
 
 
-def encode_unit(job: Job, tokenizer: Tokenizer, unit: Unit) -> int:
-    """Write the unit's parts and then its counts. Empty documents have no tokens and no EOS.
+def encode_unit(job: Job, tokenizer: Tokenizer, unit: Unit, sink: Callable[[str], Sink]) -> dict[str, Any]:
+    """Write the token ids of each split of the unit to sink(split). Empty documents have no tokens and no EOS.
 
-    Returns the unit's index. Raises UserError naming the file that cannot be read.
+    Returns {"splits": {split: {"tokens", "bytes", "documents"}}, "left_out": what was not used}.
+    Raises UserError naming the file that cannot be read.
     """
     read, left = RECIPES.load(job.recipe).read, LeftOut(job.options.strict)
-    parts: dict[str, _Part] = {}
+    splits: dict[str, _Split] = {}
     for piece in unit.pieces:
         for document in read(piece, job.options, left):
             for split, text in [(unit.split, document.text)] if unit.split else job.splitter(document):
                 if text:
-                    if split not in parts:
-                        parts[split] = _Part(job.part(unit.index, split), job, tokenizer, left)
-                    parts[split].add(piece, text)
-    counts = {split: part.close() for split, part in parts.items()}
-    write_json(job.done(unit.index), {"splits": counts, "left_out": left.counts})
-    return unit.index
-
-
-def read_counts(job: Job, unit: int) -> tuple[dict[str, dict[str, int]], Counts]:
-    """(counts per split, what was left out) of a finished unit."""
-    saved = json.loads(job.done(unit).read_text())
-    return saved["splits"], saved["left_out"]
-
-
-def total_counts(job: Job, num_units: int, left: LeftOut) -> dict[str, dict[str, int]]:
-    """Exact totals per split over all units; what they left out is added to `left`."""
-    totals: dict[str, dict[str, int]] = defaultdict(lambda: {"tokens": 0, "bytes": 0, "documents": 0})
-    for unit in range(num_units):
-        splits, left_out = read_counts(job, unit)
-        left.merge(left_out)
-        for split, counts in splits.items():
-            for name, value in counts.items():
-                totals[split][name] += value
-    return dict(totals)
+                    if split not in splits:
+                        splits[split] = _Split(sink(split), job, tokenizer, left)
+                    splits[split].add(piece, text)
+    return {"splits": {split: part.close() for split, part in splits.items()}, "left_out": left.counts}
 
 
 def load_job_tokenizer(job: Job) -> Tokenizer:
@@ -161,7 +147,10 @@ def _leave_with_parent() -> None:
     os._exit(1)
 
 
-def run_in_worker(unit: Unit) -> int:
-    """encode_unit in a worker process, with the job and tokenizer that start_worker loaded."""
+def run_in_worker(unit: Unit) -> None:
+    """Encode a unit into its parts, with the job and tokenizer that start_worker loaded."""
     assert _state
-    return encode_unit(*_state, unit)
+    job, tokenizer = _state
+    with ExitStack() as files:
+        encoded = encode_unit(job, tokenizer, unit, lambda s: files.enter_context(open(job.part(unit.index, s), "wb")))
+    write_json(job.done(unit.index), encoded)
