@@ -29,6 +29,7 @@ def parallelize_model(
     offloading: bool = False,
     expert_parallel: bool = False,
     fp8: str | None = None,
+    reduce_dtype: torch.dtype = torch.float32,
 ) -> nn.Module:
     """Build on the meta device, shard, allocate, initialise; one process goes through the same steps as many.
 
@@ -40,6 +41,8 @@ def parallelize_model(
     expert_parallel: weights of experts are sharded like the others, but never gathered. Tokens travel to them
     instead, over the mesh axis "shard" (within one node, where there are several). Checkpoints are the same.
     fp8: the recipe by which maps of blocks multiply in 8 bits, see fp8.py.
+    reduce_dtype: dtype in which the gradients of sharded weights travel. Below fp32 they travel with every micro-batch
+    and are added up as shards: FSDP2 would add up whole gradients in this dtype (`gradient_sync` reads the attribute).
 
     Returns a plain module: call it, and `loss.backward()`, with no wrapper of Fabric. Under FSDP2 the parameters of
     role "vector" (gains, biases, A_log) and of routers stay replicated in fp32, because they are tiny and sensitive
@@ -65,7 +68,8 @@ def parallelize_model(
         if expert_parallel:
             _place_experts(model, runtime.mesh)
             tags = {n: {**tag, "stays": tag["role"] == "expert"} for n, tag in tags.items()}
-        _shard(model, blocks, runtime.mesh, compute_dtype, offloading, expert_parallel)
+        _shard(model, blocks, runtime.mesh, compute_dtype, reduce_dtype, offloading, expert_parallel)
+        model.reduces_every_pass = reduce_dtype != torch.float32  # type: ignore[assignment]
     _materialise(model, runtime.device, torch.device("cpu") if offloading else runtime.device)
     _restore(model, tags)
     initialise(model)
@@ -77,6 +81,7 @@ def _shard(
     blocks: nn.ModuleList,
     mesh: DeviceMesh,
     compute_dtype: torch.dtype,
+    reduce_dtype: torch.dtype,
     offloading: bool,
     expert_parallel: bool,
 ) -> None:
@@ -88,7 +93,7 @@ def _shard(
     }
 
     def precision(dtype: torch.dtype) -> MixedPrecisionPolicy:
-        return MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        return MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=reduce_dtype, cast_forward_inputs=False)
 
     for block in blocks:
         fully_shard(block, mp_policy=precision(compute_dtype), **common)

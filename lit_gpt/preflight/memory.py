@@ -18,14 +18,13 @@ from lit_gpt.model import GPT
 from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.optim.engine.groups import parameter_groups
 from lit_gpt.optim.engine.state_size import shard_bytes, state_bytes
+from lit_gpt.parallel import shard_group
 from lit_gpt.parallel.recompute import Recompute
 from lit_gpt.preflight.activations import NeedsValues, kept_by_layers, of_layers, of_loss
 from lit_gpt.roles import REPLICATED
 from lit_gpt.scaling.base import Plan
 
 GIB = 2**30
-# GPUs of a node, where no launcher says it: as in NVIDIA's HGX and DGX machines with A100, H100 or H200.
-NODE = 8
 
 
 def memory_per_gpu(run: RunConfig, model: GPT, plan: Plan, ranks: int) -> dict[str, int]:
@@ -54,13 +53,13 @@ def memory_per_gpu(run: RunConfig, model: GPT, plan: Plan, ranks: int) -> dict[s
 def _of_parameters(model: GPT, run: RunConfig, plan: Plan, ranks: int, accumulates: bool) -> dict[str, int]:
     """All but the activations. accumulates: whether a step is of several micro-batches."""
     fsdp = ranks > 1 or run.offloading or "WORLD_SIZE" in os.environ
-    parts = int(os.environ.get("LOCAL_WORLD_SIZE", min(ranks, NODE)))
+    parts = shard_group(run.shard_group, ranks)
     groups = parameter_groups(model, plan)
     shards = {p: 1 if g["role"] in REPLICATED else parts for g in groups for p in g["params"]}
     on_gpu = [p for g in groups for p in g["params"] if g["role"] in REPLICATED or not run.offloading]
     weights = sum(shard_bytes(p, shards[p]) for p in on_gpu)
     if fsdp:
-        copies, whole_gradients = _gathered(model, run.expert_parallel, accumulates)
+        copies, whole_gradients = _gathered(model, run.expert_parallel, accumulates and run.reduce_precision == "fp32")
     else:
         copies, whole_gradients = _casts(model, run.act_ckpt == "off"), 0
     sizes = {"weights": weights, "copies": copies, "gradients": weights + whole_gradients}

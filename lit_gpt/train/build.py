@@ -20,6 +20,7 @@ from lit_gpt.model import GPT
 from lit_gpt.ops.loss import chunk_loss
 from lit_gpt.optim.engine.groups import parameter_groups
 from lit_gpt.parallel import Runtime, parallelize_model
+from lit_gpt.parallel.fabric import DTYPES
 from lit_gpt.preflight.backend_checks import check_attention, check_experts, check_fp8
 from lit_gpt.preflight.data_facts import TrainingData, describe_training_data, training_corpus
 from lit_gpt.preflight.resolved_run import ResolvedRun
@@ -96,6 +97,7 @@ def build_model(resolved: ResolvedRun, runtime: Runtime) -> nn.Module:
         offloading=run.offloading,
         expert_parallel=run.expert_parallel,
         fp8=run.fp8_recipe if run.fp8 else None,
+        reduce_dtype=DTYPES[run.reduce_precision],
     )
     if compiled:  # what lies outside the blocks: each of these passes many times over the stream or the logits
         whole = cast(GPT, model)

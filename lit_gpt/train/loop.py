@@ -453,6 +453,7 @@ def run_training(resolved: ResolvedRun, signals: Signals | None = None) -> int:
         runtime = start_runtime(
             precision=run.precision,
             offloading=run.offloading,
+            shards=run.shard_group,
             deterministic=run.deterministic,
             timeout=run.collective_timeout,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,9 +32,9 @@ CASES: list[dict[str, Any]] = [
 STEPS, MICRO_BATCHES = 2, 2
 
 
-def train(kind: str = "foreach", **options: Any) -> dict[str, Any]:
+def train(kind: str = "foreach", shards: int | None = None, **options: Any) -> dict[str, Any]:
     """A few accumulated, scaled steps; everything that could differ between numbers of ranks."""
-    runtime = start_runtime()
+    runtime = start_runtime(shards=shards)
     model = build_model(runtime, **options)
     optimizer = build_adamw(model, kind)
     losses, norms, wrong_norms = [], [], []
@@ -92,9 +93,32 @@ def disturbed() -> tuple[bool, bool]:
     return answers[0], answers[1]
 
 
-def all_cases() -> list[Any]:
+def travelled(shards: int | None) -> list[str]:
+    """Gradients of two micro-batches, reduced in bf16, that are not the fp32 sum of what bf16 makes of each.
+
+    Every rank sees the same tokens, so that their mean over ranks is exact.
+    """
+    runtime = start_runtime(shards=shards)
+    tokens, targets, _ = batch(0, alone := replace(runtime, rank=0, world_size=1, mesh=None))
+    half = len(tokens) // 2
+    plain = build_model(alone)
+    model = build_model(runtime, reduce_dtype=torch.bfloat16)
+    expected = {name: torch.zeros_like(p) for name, p in plain.named_parameters()}
+    for i, part in enumerate((slice(half), slice(half, None))):
+        gradient_sync(model, i == 1)
+        model(tokens[part], targets[part]).loss.backward()
+        plain(tokens[part], targets[part]).loss.backward()
+        for name, p in plain.named_parameters():
+            expected[name] += p.grad if p.role == "vector" else p.grad.bfloat16().float()
+            p.grad = None
+    finish_gradients(model, runtime)
+    return [name for name, p in model.named_parameters() if not torch.equal(full(p.grad), expected[name])]
+
+
+def all_cases(shards: int) -> list[Any]:
+    """shards: processes that share one copy of the weights, in the last two."""
     results = [train(**case) for case in CASES]
-    return [*results, train("fused"), disturbed()]
+    return [*results, train("fused"), train(shards=shards), *map(travelled, (None, shards)), disturbed()]
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +126,11 @@ def alone() -> list[Any]:
     return [train(**case) for case in CASES]
 
 
-@pytest.mark.parametrize(("world_size", "nodes"), [(2, 1), (4, 2)])
-def test_several_processes_equal_one(alone, world_size, nodes):
-    ranks = run_distributed(all_cases, world_size, nodes=nodes)
-    for i, (case, expected) in enumerate(zip([*CASES, {"kind": "fused"}], [*alone, alone[0]])):
+@pytest.mark.parametrize(("world_size", "nodes", "shards"), [(2, 1, 1), (4, 2, 4)])
+def test_several_processes_equal_one(alone, world_size, nodes, shards):
+    ranks = run_distributed(all_cases, world_size, shards, nodes=nodes)
+    cases: list[dict[str, Any]] = [*CASES, {"kind": "fused"}, {"shards": shards}]
+    for i, (case, expected) in enumerate(zip(cases, [*alone, alone[0], alone[0]], strict=True)):
         tolerance = 2e-2 if "compute_dtype" in case else 1e-4
         for found in (rank[i] for rank in ranks):
             assert found["in_sync"] and not found["wrong_norms"], case
@@ -114,6 +139,7 @@ def test_several_processes_equal_one(alone, world_size, nodes):
             torch.testing.assert_close(found["losses"], expected["losses"], rtol=tolerance / 10, atol=0, msg=str(case))
             torch.testing.assert_close(found["norms"], expected["norms"], rtol=tolerance, atol=0)
             torch.testing.assert_close(found["weights"], expected["weights"], rtol=tolerance, atol=tolerance)
+    assert [rank[-3:-1] for rank in ranks] == [[[], []]] * world_size
     # A copy of a shard exists only across nodes; without one, a rank's shard is its own.
     assert {rank[-1] for rank in ranks} == {(False, nodes == 1)}
 

@@ -177,7 +177,6 @@ class PrecisionOptions:
     kernels: Implementation of all operations but attention: auto takes the kernels of libraries where they fit, plain
         never does; reference is an older name of plain.
     deterministic: Use deterministic kernels, which are slower: a resumed run then has the same bits on a GPU, too.
-    collective_timeout: Seconds that processes wait for one another, before the run ends and says who is missing.
     """
 
     precision: Literal["bf16", "fp32", "bf16-mixed", "32"] | None = None
@@ -194,6 +193,23 @@ class PrecisionOptions:
     table_precision: Literal["fp32", "bf16"] = "fp32"
     kernels: Literal["auto", "plain", "reference"] = "auto"
     deterministic: bool = False
+
+
+@dataclass
+class ProcessOptions:
+    """Several processes: how those that torchrun starts share one model.
+
+    shard_group: Processes that divide one copy of the weights, gradients and optimizer state among them. There are as
+        many copies as such groups, which exchange gradients only. It divides the number of processes.
+        Default: those of one node
+        Example: --shard_group 4
+    reduce_precision: Precision in which gradients travel between processes. bf16 halves what travels, and rounds the
+        gradient of each micro-batch; what is added up over micro-batches is in fp32 all the same.
+    collective_timeout: Seconds that processes wait for one another, before the run ends and says who is missing.
+    """
+
+    shard_group: Annotated[int, Bounds(1, 100_000)] | None = None
+    reduce_precision: Literal["fp32", "bf16"] = "fp32"
     collective_timeout: Annotated[float, Bounds(1, 1e6)] = 600.0
 
 
