@@ -97,6 +97,8 @@ def resolve(run: RunConfig, optimizer_name: Callable[[str], str] = str) -> tuple
         precision={"bf16-mixed": "bf16", "32": "fp32"}.get(run.precision or "", run.precision),
         loggers=[*run.loggers, *(["mlflow"] if run.use_mlflow and "mlflow" not in run.loggers else [])],
     )
+    if run.keep_gathered is None:  # who spends time to save memory would not want it
+        run = dataclasses.replace(run, keep_gathered=run.act_ckpt == "off" and not run.offloading)
     problems += _contradictions(run)
     validation_sets(run.val_data_dir)
     if len(problems) == 1:

@@ -59,7 +59,8 @@ def _of_parameters(model: GPT, run: RunConfig, plan: Plan, ranks: int, accumulat
     on_gpu = [p for g in groups for p in g["params"] if g["role"] in REPLICATED or not run.offloading]
     weights = sum(shard_bytes(p, shards[p]) for p in on_gpu)
     if fsdp:
-        copies, whole_gradients = _gathered(model, run.expert_parallel, accumulates and run.reduce_precision == "fp32")
+        whole = accumulates and run.reduce_precision == "fp32"
+        copies, whole_gradients = _gathered(model, run.expert_parallel, bool(run.keep_gathered), whole)
     else:
         copies, whole_gradients = _casts(model, run.act_ckpt == "off"), 0
     sizes = {"weights": weights, "copies": copies, "gradients": weights + whole_gradients}
@@ -84,18 +85,19 @@ def _casts(model: GPT, all_blocks: bool) -> int:
     return (sum(sizes) if all_blocks else max(sizes)) * model.compute_dtype.itemsize
 
 
-def _gathered(model: GPT, expert_parallel: bool, accumulates: bool) -> tuple[int, int]:
+def _gathered(model: GPT, expert_parallel: bool, keep: bool, accumulates: bool) -> tuple[int, int]:
     """Bytes of gathered weights and of whole gradients under FSDP2, see parallel/parallelize.py.
 
-    Token table and head stay gathered in fp32 (4 bytes); of the blocks, the one that runs and the next one are gathered
-    in the compute dtype. Where a step accumulates several micro-batches, all gradients are kept whole between them, in
-    fp32; otherwise those of one block, or of table and head, at a time.
+    Token table and head stay gathered in fp32 (4 bytes); of the blocks, all or the one that runs and the next one are
+    gathered in the compute dtype. Where a step accumulates several micro-batches, all gradients are kept whole between
+    them, in fp32; otherwise those of one block, or of table or head, at a time.
     """
     left_out = (*REPLICATED, "expert") if expert_parallel else REPLICATED
     blocks = [_size(block, *left_out) for block in model.blocks]
     tables = _size(model, *left_out) - sum(blocks)
-    whole = tables + sum(blocks) if accumulates else max(tables, *blocks)
-    return 4 * tables + 2 * max(blocks) * model.compute_dtype.itemsize, 4 * whole
+    head = 0 if model.head is None else _size(model.head)
+    whole = tables + sum(blocks) if accumulates else max(tables - head, head, *blocks)
+    return 4 * tables + (sum(blocks) if keep else 2 * max(blocks)) * model.compute_dtype.itemsize, 4 * whole
 
 
 def too_much(needed: int, micro_bsz: int, recompute: str, offloading: bool) -> str:

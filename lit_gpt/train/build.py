@@ -98,6 +98,7 @@ def build_model(resolved: ResolvedRun, runtime: Runtime) -> nn.Module:
         expert_parallel=run.expert_parallel,
         fp8=run.fp8_recipe if run.fp8 else None,
         reduce_dtype=DTYPES[run.reduce_precision],
+        keep_gathered=bool(run.keep_gathered),
     )
     if compiled:  # what lies outside the blocks: each of these passes many times over the stream or the logits
         whole = cast(GPT, model)

@@ -15,6 +15,7 @@ from tiny_model import ONE_LAYER, batch, build_adamw, build_model, full, snapsho
 from torch._dynamo import lookup_backend
 from torch.distributed.tensor import DTensor
 
+from lit_gpt.optim.engine.averages import WeightAverages
 from lit_gpt.parallel import (
     finish_gradients,
     grad_norms,
@@ -27,6 +28,7 @@ CASES: list[dict[str, Any]] = [
     {},
     {"tied": True, "act_ckpt": "full"},
     {"act_ckpt": "selective", "compute_dtype": torch.bfloat16},
+    {"keep_gathered": True},
     {"compute_dtype": torch.bfloat16, "tied": True},
 ]
 STEPS, MICRO_BATCHES = 2, 2
@@ -38,6 +40,7 @@ def train(kind: str = "foreach", shards: int | None = None, **options: Any) -> d
     model = build_model(runtime, **options)
     optimizer = build_adamw(model, kind)
     losses, norms, wrong_norms = [], [], []
+    averages = WeightAverages(model, [100])
     for step in range(STEPS):
         valid = sum(batch(MICRO_BATCHES * step + i, runtime)[2] for i in range(MICRO_BATCHES))
         loss = torch.zeros(())
@@ -55,9 +58,12 @@ def train(kind: str = "foreach", shards: int | None = None, **options: Any) -> d
         assert torch.equal(full(model.wte.weight.grad), before * 0.5)
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(runtime.sum(loss).item())
+        averages.update(10)
+        with torch.no_grad(), averages.in_model(100):  # leaves FSDP2's weights gathered; what follows must cope
+            averaged = runtime.sum(model(tokens, targets).loss)
+        losses += [runtime.sum(loss).item(), averaged.item()]
         norms.append([n.item() for n in norm[:3]])
-    with torch.no_grad():  # leaves FSDP2's root unsharded; what follows must cope
+    with torch.no_grad():
         model(tokens, targets)
     return {
         "losses": losses,

@@ -205,11 +205,15 @@ class ProcessOptions:
         Example: --shard_group 4
     reduce_precision: Precision in which gradients travel between processes. bf16 halves what travels, and rounds the
         gradient of each micro-batch; what is added up over micro-batches is in fp32 all the same.
+    keep_gathered: Gather the weights of all layers once per step, and keep them until its end. Otherwise each layer's
+        travel twice per micro-batch, and there are those of two layers at a time.
+        Default: true without --act_ckpt and --offloading
     collective_timeout: Seconds that processes wait for one another, before the run ends and says who is missing.
     """
 
     shard_group: Annotated[int, Bounds(1, 100_000)] | None = None
     reduce_precision: Literal["fp32", "bf16"] = "fp32"
+    keep_gathered: bool | None = None
     collective_timeout: Annotated[float, Bounds(1, 1e6)] = 600.0
 
 
