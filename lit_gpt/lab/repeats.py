@@ -19,7 +19,8 @@ CONFIGURED = ("flops", "flops_6nd", "tokens", "parameters", "batch", "steps", "r
 ELSEWHERE = (
     "out_dir", "train_name", "resume", "dry_run", "stop_after", "save_step", "keep_last", "keep_every", "keep_best",
     "async_save", "log_step", "loggers", "num_workers", "profile_steps", "shard_group", "keep_gathered",
-    "collective_timeout", "tracker_name", "tracker_group", "tracker_tags", "wandb_project", "wandb_entity",
+    "compile_cache", "collective_timeout", "tracker_name", "tracker_group", "tracker_tags", "wandb_project",
+    "wandb_entity",
 )  # fmt: skip
 KINDS = {
     "weights": "weight seeds at one order of the data",

@@ -106,7 +106,9 @@ def _shard(
     # Token table and head are gathered in fp32, as the model reads them on one device: rows enter an
     # fp32 residual stream, and their gradients are sums over many tokens. The head casts for itself.
     if model.head is not None:  # by itself, so that it travels while blocks compute; it is wanted again at once
-        fully_shard(model.head, mp_policy=precision(torch.float32), reshard_after_forward=False, **common)
+        fully_shard(
+            cast(nn.Module, model.head), mp_policy=precision(torch.float32), reshard_after_forward=False, **common
+        )
     fully_shard(model, mp_policy=precision(torch.float32), **common)
 
 

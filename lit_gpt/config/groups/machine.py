@@ -167,6 +167,10 @@ class PrecisionOptions:
 
     compile: Compile each block with torch.compile.
         Default: true on a GPU, false on a CPU
+    compile_cache: Folder for compiled code, which later starts read, here and on other machines of the same kind that
+        are given a copy. It is executed, so use folders of people whom you trust.
+        Default: the compilers' own folders on this machine
+        Example: --compile_cache compiled
     offloading: Keep parameters and optimizer state in the memory of the host, not of the GPU.
     fsdp_save_mem: Both --offloading true and --act_ckpt full.
     use_flce: Compute head and loss in slices, so that there is never a table of all logits.
@@ -186,6 +190,7 @@ class PrecisionOptions:
     )
     act_ckpt: bool | Literal["off", "full", "selective"] = False
     compile: bool | None = None
+    compile_cache: Folder | None = None
     offloading: bool = False
     fsdp_save_mem: bool = False
     use_flce: bool | None = None
