@@ -38,6 +38,8 @@ class CompileCache:
 
     def open(self, barrier: Callable[[], None]) -> None:
         """Check it, and have the compilers read and write there from now on; says what is wrong. Collective."""
+        if self.place is None:
+            return
         said = self.check()
         barrier()  # until what is damaged is gone
         said = said or self.use()
@@ -111,3 +113,14 @@ def kind(device: torch.device) -> str:
 
 def _sum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def start_compilers() -> None:
+    """Start the processes that compile kernels, which import torch for seconds, while weights are drawn.
+
+    torch itself starts them at the first kernel: maybe_warm_pool is what torch/_dynamo/backends/inductor.py calls.
+    """
+    from torch._inductor import async_compile  # a second of imports, for those who compile
+
+    if warm := getattr(async_compile, "maybe_warm_pool", None):  # not public
+        warm()

@@ -20,6 +20,7 @@ from lit_gpt.model import GPT
 from lit_gpt.ops.loss import chunk_loss
 from lit_gpt.optim.engine.groups import parameter_groups
 from lit_gpt.parallel import Runtime, parallelize_model
+from lit_gpt.parallel.compile_cache import start_compilers
 from lit_gpt.parallel.fabric import DTYPES
 from lit_gpt.preflight.backend_checks import check_attention, check_experts, check_fp8
 from lit_gpt.preflight.data_facts import TrainingData, describe_training_data, training_corpus
@@ -77,6 +78,8 @@ def build_model(resolved: ResolvedRun, runtime: Runtime) -> nn.Module:
         check_fp8(run.fp8_recipe, runtime.device, run.micro_bsz * plan.context)
     on_gpu = runtime.device.type == "cuda"
     compiled = on_gpu if run.compile is None else run.compile
+    if compiled:
+        start_compilers()
     model = parallelize_model(
         runtime,
         lambda: GPT(
