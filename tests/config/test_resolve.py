@@ -88,6 +88,14 @@ def test_null_is_refused_however_the_options_were_made(fields: dict[str, Any], n
         resolved(**fields)
 
 
+def test_who_saves_memory_gathers_again() -> None:
+    assert resolved().keep_gathered is True and resolved(keep_gathered=False).keep_gathered is False
+    for saving in ({"act_ckpt": "selective"}, {"offloading": True}, {"fsdp_save_mem": True}):
+        assert (
+            resolved(**saving).keep_gathered is False and resolved(**saving, keep_gathered=True).keep_gathered is True
+        )
+
+
 def test_forms_of_act_ckpt() -> None:
     assert [resolve(typed(f"--act_ckpt {v}"))[0].act_ckpt for v in ("true", "off")] == ["full", "off"]
     meaning = {True: "full", False: "off", "full": "full", "selective": "selective", "off": "off"}
