@@ -6,6 +6,7 @@ import os
 import sys
 from typing import NoReturn
 
+import lit_gpt.utils.phases  # noqa: F401 (the clock of a start)
 from lit_gpt.config.cli import parse
 from lit_gpt.config.command import exit_code
 from lit_gpt.config.run import RunConfig

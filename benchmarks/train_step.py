@@ -16,23 +16,25 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import platform
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from timing import where
+from timing import where_and_overlap
 
 from lit_gpt.config.command import command_of, run_command
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.data.formats.packed import write_shard
 from lit_gpt.metrics.throughput import peak_flops
-from lit_gpt.parallel import start_runtime
+from lit_gpt.parallel import start_runtime, world_size
 from lit_gpt.preflight.resolved_run import resolve_run
 from lit_gpt.train.loop import Trainer
 from lit_gpt.train.reporter import Reporter
@@ -84,12 +86,18 @@ def measure(
     batch: int,
     options: dict[str, Any],
     profile: int = 0,
+    shared: str | None = None,
 ) -> dict[str, Any]:
-    """One row of the table, measured in this process."""
-    batch = max(batch // (micro_bsz * context), 1) * micro_bsz * context
-    with tempfile.TemporaryDirectory() as folder:
-        tokens = np.random.default_rng(0).integers(0, VOCAB, 16 * batch + 1).astype(np.uint16)
-        write_shard(Path(folder) / "train_0000000000.bin", tokens)
+    """One row of the table, measured in this process, or in all that torchrun started; the main one has all of it.
+
+    shared: a folder for data and run that all processes see, where there are several.
+    """
+    ranks = world_size()
+    batch = max(batch // (ranks * micro_bsz * context), 1) * ranks * micro_bsz * context
+    with nullcontext(shared) if shared else tempfile.TemporaryDirectory() as folder:
+        if not shared or os.environ["RANK"] == "0":  # the others read it after they have joined
+            tokens = np.random.default_rng(0).integers(0, VOCAB, 16 * batch + 1).astype(np.uint16)
+            write_shard(Path(folder) / "train_0000000000.bin", tokens)
         run = RunConfig(
             train_data_dir=folder,
             out_dir=folder,
@@ -103,10 +111,12 @@ def measure(
             base_hps=BaseHyperparameters(warmup_tokens=0),
             **{"train_name": "mup", **options},
         )
-        runtime = start_runtime(precision=run.precision)
-        resolved = resolve_run(run, 1)
+        runtime = start_runtime(precision=run.precision, shards=run.shard_group)
+        runtime.barrier()
+        resolved = resolve_run(run, ranks)
         trainer = Trainer(resolved, runtime)
-        write_archive(resolved)
+        if runtime.is_main:
+            write_archive(resolved)
         timer, start, first = StepTimer(), time.perf_counter(), 0.0
         report = Reporter(resolved, runtime, trainer.optimizer, trainer.progress, None)
         while trainer.progress.step < steps + warmup:
@@ -115,13 +125,17 @@ def measure(
             if trainer.progress.step == 1:  # logged, so the device is done with it
                 first = time.perf_counter() - start
         times = timer.seconds()[warmup - 1 :]
-        kernels = where(lambda: trainer.step(report), profile) if profile else []
+        found: dict[str, Any] = {}
+        if profile:
+            found = where_and_overlap(lambda: trainer.step(report), profile)
         trainer.loader.close()
         report.close(1, saved=False)
+        if not runtime.is_main:
+            return {}
         logged = [json.loads(line) for line in (resolved.folder / "metrics.jsonl").read_text().splitlines()]
         memory = max(row.get("system/gpu_memory_peak_gib", 0) for row in logged)
-        found, name = speeds(times, batch), device_name()
-        rate, peak = found["tokens_per_sec"], peak_flops(name)
+        speed, name = speeds(times, batch), device_name()
+        rate, peak = speed["tokens_per_sec"], (peak_flops(name) or 0) * ranks
         return {
             "family": family,
             "depth": depth,
@@ -130,7 +144,7 @@ def measure(
             "recipe": run.fp8_recipe if run.fp8 else "bf16",
             "batch": batch,
             "parameters": trainer.plan.counts["total"],
-            **found,
+            **speed,
             "mfu": round(rate * trainer.plan.model_flops_per_token / peak, 4) if peak else None,
             "mfu_palm": round(rate * resolved.palm_flops_per_token / peak, 4) if peak else None,
             "peak_memory_gib": round(memory, 2) if timer.on_gpu else None,
@@ -139,7 +153,8 @@ def measure(
             "device": name,
             "torch": torch.__version__,
             "options": options,
-            **({"profile": kernels} if profile else {}),
+            **({"gpus": ranks} if ranks > 1 else {}),
+            **found,
         }
 
 

@@ -9,6 +9,8 @@ Shapes: B batch, T tokens, D = n model width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +22,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.nn.block import Block, Stream
 from lit_gpt.nn.context import Backends, Context, Contexts, Keys, layer_contexts
 from lit_gpt.nn.dropout import drop, layer_keys
-from lit_gpt.nn.linear import Embedding, Linear
+from lit_gpt.nn.linear import Embedding, Head
 from lit_gpt.nn.mixers import SharedState
 from lit_gpt.nn.moe import Routed, stack
 from lit_gpt.nn.norm import build_norm
@@ -100,8 +102,7 @@ class GPT(nn.Module):
         self.smear = TokenSmear(config) if config.token_smear else None
         self.backout = role(nn.Parameter(torch.empty(1)), "scalar", BACKOUT_START) if config.backout else None
         self.norm = build_norm(config)
-        head = None if config.tie_embeddings else Linear(config.n_embd, config.padded_vocab_size, weight_role="head")
-        self.head = head
+        self.head = None if config.tie_embeddings else Head(config.n_embd, config.padded_vocab_size)
         if table_dtype is not None:
             for p in self.parameters():
                 if p.role in TABLES:  # type: ignore[attr-defined]
@@ -231,16 +232,15 @@ class GPT(nn.Module):
 
     def logits(self, h_BTD: Tensor) -> Tensor:
         """(..., vocab_size) in at least fp32, of what `final` gave or a part of it."""
+        logits = self.with_head(h_BTD, lambda h_BTD, weight: upcast(F.linear(h_BTD, weight.to(h_BTD.dtype))))
         # The head has rows for a vocabulary padded to a multiple of 64, which tensor cores want; they are no tokens.
-        logits = upcast(F.linear(h_BTD, self.head_weight().to(h_BTD.dtype)))[..., : self.config.vocab_size]
-        return soft_cap(logits, self.config.logit_softcap)
+        return soft_cap(logits[..., : self.config.vocab_size], self.config.logit_softcap)
 
     def loss(self, h_BTD: Tensor, targets_BT: Tensor, label_smoothing: float) -> Tensor:
         """The cross-entropy of the next tokens, summed over the targets that count."""
-        return linear_cross_entropy(
-            h_BTD.flatten(0, 1),
-            self.head_weight(),
-            targets_BT.flatten(),
+        cross_entropy = partial(
+            linear_cross_entropy,
+            targets_N=targets_BT.flatten(),
             vocab_size=self.config.vocab_size,
             label_smoothing=label_smoothing,
             backend=self.loss_backend,
@@ -249,12 +249,17 @@ class GPT(nn.Module):
             inner=self.chunk_loss,
             rounded=self.rounded_logits,
         )
+        return self.with_head(h_BTD.flatten(0, 1), cross_entropy)
 
     def losses(self, h_BTD: Tensor, targets_BT: Tensor) -> Tensor:
         """The cross-entropy of each next token, (B, T), 0 for those that do not count."""
         vocab, chunk, cap = self.config.vocab_size, self.loss_chunk, self.config.logit_softcap
-        flat = h_BTD.flatten(0, 1), self.head_weight(), targets_BT.flatten()
-        return token_losses(*flat, vocab_size=vocab, chunk=chunk, cap=cap).view_as(targets_BT)
+        losses = partial(token_losses, targets_N=targets_BT.flatten(), vocab_size=vocab, chunk=chunk, cap=cap)
+        return self.with_head(h_BTD.flatten(0, 1), losses).view_as(targets_BT)
+
+    def with_head(self, h_BTD: Tensor, use: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """use(h_BTD, the output projection), whose weight other processes may hold; see Head."""
+        return use(h_BTD, self.wte.weight) if self.head is None else self.head(h_BTD, use)
 
     def cast_products(self) -> GPT:
         """This model with the weights that are only multiplied in compute_dtype, for evaluation.

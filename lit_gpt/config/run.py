@@ -15,6 +15,7 @@ from lit_gpt.config.groups.machine import (
     ArchScaleOptions,
     LoggingOptions,
     PrecisionOptions,
+    ProcessOptions,
     RunOptions,
     ValidationOptions,
 )
@@ -38,6 +39,7 @@ class RunConfig(
     StreamOptions,
     NormOptions,
     AttentionOptions,
+    ProcessOptions,
     PrecisionOptions,
     LoggingOptions,
     ValidationOptions,

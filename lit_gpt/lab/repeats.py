@@ -18,8 +18,9 @@ CONFIGURED = ("flops", "flops_6nd", "tokens", "parameters", "batch", "steps", "r
 # Options that say where a run is kept, how it is watched and how fast it is, and not what it is.
 ELSEWHERE = (
     "out_dir", "train_name", "resume", "dry_run", "stop_after", "save_step", "keep_last", "keep_every", "keep_best",
-    "async_save", "log_step", "loggers", "num_workers", "profile_steps", "collective_timeout", "tracker_name",
-    "tracker_group", "tracker_tags", "wandb_project", "wandb_entity",
+    "async_save", "log_step", "loggers", "num_workers", "profile_steps", "shard_group", "keep_gathered",
+    "compile_cache", "collective_timeout", "tracker_name", "tracker_group", "tracker_tags", "wandb_project",
+    "wandb_entity",
 )  # fmt: skip
 KINDS = {
     "weights": "weight seeds at one order of the data",

@@ -7,7 +7,7 @@ With --fp8 the maps of blocks multiply in 8 bits while they train (ops/fp8.py); 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -166,3 +166,15 @@ class Embedding(nn.Module):
     def forward(self, tokens_BT: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows of the table, (B, T, n), in dtype."""
         return F.embedding(tokens_BT, self.weight).to(dtype)
+
+
+class Head(nn.Module):
+    """The output projection (vocab, n), for whoever computes logits or a loss with it."""
+
+    def __init__(self, width: int, vocab: int):
+        super().__init__()
+        self.weight = role(nn.Parameter(torch.empty(vocab, width)), "head")
+
+    def forward(self, h_BTD: Tensor, use: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """use(h_BTD, weight). FSDP2 gathers the weight for this call, and reduces its gradient right after."""
+        return use(h_BTD, self.weight)

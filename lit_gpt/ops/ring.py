@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Head dimensions become multiples of it. The kernel takes multiples of 8; 16 is what FlexAttention, which reads prompts,
-# takes at least.
+# Head dimensions become multiples of it. The kernel takes multiples of 8; 16 is what FlexAttention, which reads
+# prompts, takes at least.
 ALIGNED = 16
 
 

@@ -31,6 +31,8 @@ DTYPES = {
     "32": torch.float32,
 }
 
+# GPUs of a node, where no launcher says it: as in NVIDIA's HGX and DGX machines with A100, H100 or H200.
+NODE = 8
 # Seconds. NCCL's own default; gloo's is 30 minutes, https://docs.pytorch.org/docs/stable/distributed.html.
 COLLECTIVE_TIMEOUT = 600.0
 
@@ -45,8 +47,8 @@ class Runtime:
     """What the training loop needs to know about where it runs.
 
     mesh: the ranks that hold the sharded weights, None for one process without a launcher. One
-    node: ("shard",), all ranks. Several nodes: ("replicate", "shard"), shards inside a node and
-    copies across nodes (HSDP). timeout: seconds that a collective may take.
+    shard group: ("shard",), all ranks. Several: ("replicate", "shard"), shards inside a group and
+    copies across groups (HSDP). timeout: seconds that a collective may take.
     """
 
     fabric: Fabric
@@ -85,33 +87,50 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def shard_group(given: int | None, ranks: int) -> int:
+    """Processes that divide one copy of the weights among them: `given`, else those of this node.
+
+    Raises UserError where `given` does not divide the `ranks` processes of the run.
+    """
+    if given and ranks % given:
+        sizes = ", ".join(str(n) for n in range(1, ranks + 1) if ranks % n == 0)
+        raise UserError(
+            f"--shard_group {given} does not divide the {ranks} process{'es' * (ranks > 1)} of this run. Use one of: "
+            f"{sizes}."
+        )
+    return given or int(os.environ.get("LOCAL_WORLD_SIZE", min(ranks, NODE)))
+
+
 def start_runtime(
     *,
     precision: str | None = None,
     offloading: bool = False,
+    shards: int | None = None,
     deterministic: bool = False,
     timeout: float = COLLECTIVE_TIMEOUT,
 ) -> Runtime:
     """Join the run this process belongs to.
 
     precision: bf16 (or bf16-mixed), fp32 (or 32); None is bf16 on CUDA and fp32 elsewhere.
+    shards: see shard_group.
     deterministic: deterministic kernels everywhere.
     timeout: seconds after which a collective fails, in every process group: with gloo as a RuntimeError; NCCL ends
     the process (its watchdog, TORCH_NCCL_ASYNC_ERROR_HANDLING). See peers.py, which comes first.
     Under torchrun, even with one process, the weights are sharded by FSDP2. Without it: one
     process on the first GPU, or on the CPU.
 
-    Raises UserError for an unknown precision, more processes than GPUs, Slurm tasks without
-    torchrun, and offloading without torchrun.
+    Raises UserError for an unknown precision, more processes than GPUs, shard groups of unequal sizes, Slurm tasks
+    without torchrun, and offloading without torchrun.
     """
     if precision not in (None, *DTYPES):
         raise UserError(f"--precision {precision} is unknown. Use one of: {', '.join(DTYPES)}.")
     if deterministic:
         _make_deterministic()
-    return _join(precision, timeout) if "WORLD_SIZE" in os.environ else _alone(precision, offloading)
+    size = shard_group(shards, world_size())
+    return _join(precision, size, timeout) if "WORLD_SIZE" in os.environ else _alone(precision, offloading)
 
 
-def _join(precision: str | None, timeout: float) -> Runtime:
+def _join(precision: str | None, shards: int, timeout: float) -> Runtime:
     # What torchrun started, not what is visible: a job may use some of a node's GPUs (departure D12).
     devices = int(os.environ["LOCAL_WORLD_SIZE"])
     num_nodes = int(os.environ["WORLD_SIZE"]) // devices
@@ -138,13 +157,13 @@ def _join(precision: str | None, timeout: float) -> Runtime:
         plugins=[TorchElasticEnvironment()],
     )
     fabric.launch()
-    return _runtime(fabric, precision, _mesh(strategy.device_mesh), timeout)
+    return _runtime(fabric, precision, _mesh(strategy.device_mesh, shards), timeout)
 
 
-def _mesh(fabric_mesh: DeviceMesh) -> DeviceMesh:
-    """Fabric's axes are (data_parallel = nodes, tensor_parallel = processes per node)."""
-    ranks = fabric_mesh.mesh
-    if ranks.shape[0] == 1:
+def _mesh(fabric_mesh: DeviceMesh, shards: int) -> DeviceMesh:
+    """Groups of `shards` ranks in their order, in which those of a node follow one another."""
+    ranks = fabric_mesh.mesh.reshape(-1, shards)
+    if len(ranks) == 1:
         return DeviceMesh(fabric_mesh.device_type, ranks[0], mesh_dim_names=("shard",))
     return DeviceMesh(fabric_mesh.device_type, ranks, mesh_dim_names=("replicate", "shard"))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -35,10 +35,13 @@ class GradNorms(NamedTuple):
 
 def gradient_sync(model: nn.Module, enabled: bool) -> None:
     """Whether the next backward passes reduce gradients; switch it off for all but the last
-    micro-batch of a step. Unreduced gradients are kept unsharded.
+    micro-batch of a step. Unreduced gradients are kept unsharded, unless the model reduces in every pass.
+    Gathered weights are kept too, where the model keeps them.
     """
     if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(enabled)
+        facts = cast(Any, model)
+        model.set_requires_gradient_sync(enabled or facts.reduces_every_pass)
+        model.set_reshard_after_backward(enabled or not facts.keeps_gathered)
 
 
 @torch.no_grad()

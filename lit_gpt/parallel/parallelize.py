@@ -33,10 +33,13 @@ def parallelize_model(
     expert_parallel: bool = False,
     fp8: str | None = None,
     room_for_casts: int = 0,
+    reduce_dtype: torch.dtype = torch.float32,
+    keep_gathered: bool = False,
 ) -> nn.Module:
     """Build on the meta device, shard, allocate, initialise; one process goes through the same steps as many.
 
-    build: makes a module whose `blocks` is an nn.ModuleList and whose parameters have roles.
+    build: makes a module whose `blocks` is an nn.ModuleList, whose `head` is a module or None, and whose parameters
+    have roles.
     initialise: fills every parameter by its role, plain tensors and DTensors alike.
     compute_dtype: dtype in which the weights of blocks are gathered; the master weights are fp32.
     compile: compile every block. act_ckpt: what its backward pass computes again, see recompute.py.
@@ -46,6 +49,10 @@ def parallelize_model(
     instead, over the mesh axis "shard" (within one node, where there are several). Checkpoints are the same.
     fp8: the recipe by which maps of blocks multiply in 8 bits, see fp8.py.
     room_for_casts: bytes that casts of experts' weights may take between steps, see kept_casts.py. In one process only.
+    reduce_dtype: dtype in which the gradients of sharded weights travel. Below fp32 they travel with every micro-batch
+    and are added up as shards: FSDP2 would add up whole gradients in this dtype.
+    keep_gathered: weights of blocks are gathered once per step, and kept until its last backward pass has used them.
+    `gradient_sync` sees to both.
 
     Returns a plain module: call it, and `loss.backward()`, with no wrapper of Fabric. Under FSDP2 the parameters of
     role "vector" (gains, biases, A_log) and of routers stay replicated in fp32, because they are tiny and sensitive
@@ -73,7 +80,9 @@ def parallelize_model(
         if expert_parallel:
             _place_experts(model, runtime.mesh)
             tags = {n: {**tag, "stays": tag["role"] == "expert"} for n, tag in tags.items()}
-        _shard(model, blocks, runtime.mesh, compute_dtype, offloading, expert_parallel)
+        _shard(model, blocks, runtime.mesh, compute_dtype, reduce_dtype, keep_gathered, offloading, expert_parallel)
+        model.reduces_every_pass = reduce_dtype != torch.float32  # type: ignore[assignment]
+        model.keeps_gathered = keep_gathered  # type: ignore[assignment]
     _materialise(model, runtime.device, torch.device("cpu") if offloading else runtime.device)
     _restore(model, tags)
     if runtime.mesh is None:
@@ -87,6 +96,8 @@ def _shard(
     blocks: nn.ModuleList,
     mesh: DeviceMesh,
     compute_dtype: torch.dtype,
+    reduce_dtype: torch.dtype,
+    keep_gathered: bool,
     offloading: bool,
     expert_parallel: bool,
 ) -> None:
@@ -98,12 +109,16 @@ def _shard(
     }
 
     def precision(dtype: torch.dtype) -> MixedPrecisionPolicy:
-        return MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        return MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=reduce_dtype, cast_forward_inputs=False)
 
     for block in blocks:
-        fully_shard(block, mp_policy=precision(compute_dtype), **common)
+        fully_shard(block, mp_policy=precision(compute_dtype), reshard_after_forward=not keep_gathered, **common)
     # Token table and head are gathered in fp32, as the model reads them on one device: rows enter an
     # fp32 residual stream, and their gradients are sums over many tokens. The head casts for itself.
+    if model.head is not None:  # by itself, so that it travels while blocks compute; it is wanted again at once
+        fully_shard(
+            cast(nn.Module, model.head), mp_policy=precision(torch.float32), reshard_after_forward=False, **common
+        )
     fully_shard(model, mp_policy=precision(torch.float32), **common)
 
 

@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +162,18 @@ class Peers:
 def is_of_collective(error: Exception) -> bool:
     """Whether torch.distributed failed, and not what it was asked to carry; gloo raises plain RuntimeErrors."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+@contextmanager
+def failed_connections(limit: float) -> Iterator[None]:
+    """Before and after the steps: end the process where a connection to another rank fails or takes `limit` seconds."""
+    try:
+        yield
+    except Exception as error:
+        if is_of_collective(error):
+            said = f"before or after training, a connection failed: {error}"
+            leave(EXIT_PEER_LOST, f"error: {said} The limit is --collective_timeout {limit:g} seconds.")
+        raise
 
 
 def _named(rank: int, said: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from lit_gpt.model import GPT
 from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.optim.engine.groups import parameter_groups
 from lit_gpt.optim.engine.state_size import shard_bytes, state_bytes
+from lit_gpt.parallel import shard_group
 from lit_gpt.parallel.kept_casts import experts_within
 from lit_gpt.parallel.offload import chosen_layers
 from lit_gpt.parallel.recompute import Recompute
@@ -26,8 +27,6 @@ from lit_gpt.roles import REPLICATED
 from lit_gpt.scaling.base import Plan
 
 GIB = 2**30
-# GPUs of a node, where no launcher says it: as in NVIDIA's HGX and DGX machines with A100, H100 or H200.
-NODE = 8
 EXPERT_CASTS = "casts of experts"  # kept between steps where there is room for them, see parallel/kept_casts.py
 FILLED = 0.95  # share of a GPU's memory that the estimate may reach with them: it is right to 3% (docs/performance.md)
 
@@ -67,13 +66,14 @@ def _sharded(run: RunConfig, ranks: int) -> bool:
 
 def _of_parameters(model: GPT, run: RunConfig, plan: Plan, ranks: int, accumulates: bool) -> dict[str, int]:
     """All but the activations. accumulates: whether a step is of several micro-batches."""
-    parts = int(os.environ.get("LOCAL_WORLD_SIZE", min(ranks, NODE)))
+    parts = shard_group(run.shard_group, ranks)
     groups = parameter_groups(model, plan)
     shards = {p: 1 if g["role"] in REPLICATED else parts for g in groups for p in g["params"]}
     on_gpu = [p for g in groups for p in g["params"] if g["role"] in REPLICATED or not run.offloading]
     weights = sum(shard_bytes(p, shards[p]) for p in on_gpu)
     if _sharded(run, ranks):
-        copies, whole_gradients = _gathered(model, run.expert_parallel, accumulates)
+        whole = accumulates and run.reduce_precision == "fp32"
+        copies, whole_gradients = _gathered(model, run.expert_parallel, run.keep_gathered, whole)
     else:
         copies, whole_gradients = _casts(model, run.act_ckpt == "off"), 0
     sizes = {"weights": weights, "copies": copies, "gradients": weights + whole_gradients}
@@ -98,18 +98,19 @@ def _casts(model: GPT, all_blocks: bool) -> int:
     return (sum(sizes) if all_blocks else max(sizes)) * model.compute_dtype.itemsize
 
 
-def _gathered(model: GPT, expert_parallel: bool, accumulates: bool) -> tuple[int, int]:
+def _gathered(model: GPT, expert_parallel: bool, keep: bool, accumulates: bool) -> tuple[int, int]:
     """Bytes of gathered weights and of whole gradients under FSDP2, see parallel/parallelize.py.
 
-    Token table and head stay gathered in fp32 (4 bytes); of the blocks, the one that runs and the next one are gathered
-    in the compute dtype. Where a step accumulates several micro-batches, all gradients are kept whole between them, in
-    fp32; otherwise those of one block, or of table and head, at a time.
+    Token table and head stay gathered in fp32 (4 bytes); of the blocks, all or the one that runs and the next one are
+    gathered in the compute dtype. Where a step accumulates several micro-batches, all gradients are kept whole between
+    them, in fp32; otherwise those of one block, or of table or head, at a time.
     """
     left_out = (*REPLICATED, "expert") if expert_parallel else REPLICATED
     blocks = [_size(block, *left_out) for block in model.blocks]
     tables = _size(model, *left_out) - sum(blocks)
-    whole = tables + sum(blocks) if accumulates else max(tables, *blocks)
-    return 4 * tables + 2 * max(blocks) * model.compute_dtype.itemsize, 4 * whole
+    head = 0 if model.head is None else _size(model.head)
+    whole = tables + sum(blocks) if accumulates else max(tables - head, head, *blocks)
+    return 4 * tables + (sum(blocks) if keep else 2 * max(blocks)) * model.compute_dtype.itemsize, 4 * whole
 
 
 def too_much(needed: int, micro_bsz: int, recompute: str, offloading: bool) -> str:

@@ -14,6 +14,7 @@ from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.optim import OPTIMIZERS, check_arguments
+from lit_gpt.parallel import shard_group
 from lit_gpt.parallel.fp8 import fp8_note
 from lit_gpt.plugins import load_plugins
 from lit_gpt.preflight.data_facts import TrainingData, curriculum, describe_training_data, training_corpus, unreached
@@ -54,6 +55,7 @@ def resolve_run(typed: RunConfig, ranks: int) -> ResolvedRun:
     """
     load_plugins(typed.plugins)
     run, name = resolve(typed, OPTIMIZERS.resolve)
+    shard_group(run.shard_group, ranks)  # refuses what does not divide them
     config, data = model_config(run, run.depth, run.ar), TrainingData()
     if run.vocab_size is None:
         data = describe_training_data(run.train_data_dir, run.data_mixture, run.eos_token_id, run.dry_run)

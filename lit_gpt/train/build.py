@@ -20,6 +20,8 @@ from lit_gpt.model import GPT
 from lit_gpt.ops.loss import chunk_loss, even_chunk
 from lit_gpt.optim.engine.groups import parameter_groups
 from lit_gpt.parallel import Runtime, parallelize_model
+from lit_gpt.parallel.compile_cache import start_compilers
+from lit_gpt.parallel.fabric import DTYPES
 from lit_gpt.preflight.backend_checks import check_attention, check_experts, check_fp8
 from lit_gpt.preflight.data_facts import TrainingData, describe_training_data, training_corpus
 from lit_gpt.preflight.memory import EXPERT_CASTS
@@ -79,6 +81,8 @@ def build_model(resolved: ResolvedRun, runtime: Runtime) -> nn.Module:
     compiled = on_gpu if run.compile is None else run.compile
     few = on_gpu and run.act_ckpt != "off"
     tokens, rows = run.micro_bsz * plan.context, resolved.model.padded_vocab_size
+    if compiled:
+        start_compilers()
     model = parallelize_model(
         runtime,
         lambda: GPT(
@@ -103,6 +107,8 @@ def build_model(resolved: ResolvedRun, runtime: Runtime) -> nn.Module:
         expert_parallel=run.expert_parallel,
         fp8=run.fp8_recipe if run.fp8 else None,
         room_for_casts=plan.memory.get(EXPERT_CASTS, 0),
+        reduce_dtype=DTYPES[run.reduce_precision],
+        keep_gathered=run.keep_gathered,
     )
     if compiled:  # what lies outside the blocks: each of these passes many times over the stream or the logits
         whole = cast(GPT, model)

@@ -36,6 +36,8 @@ def identity(resolved: ResolvedRun) -> dict[str, Any]:
     numerics = _numerics(run.precision, run.residual_precision, run.table_precision, run.logits_precision)
     if run.fp8:
         numerics["fp8"] = run.fp8_recipe
+    if run.reduce_precision != "fp32":
+        numerics["reduce_precision"] = run.reduce_precision
     if plugins := digests():  # their code is computed with, too
         numerics["plugins"] = plugins
     return json.loads(json.dumps({"plan": plan, "model": resolved.model.to_dict(), "numerics": numerics}))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from lit_gpt.checkpoint.retention import KEPT, VALIDATION
 from lit_gpt.data.kept_tokenizer import KeptTokenizer, describe_tokenizer
 from lit_gpt.data.loader import Loader
 from lit_gpt.data.stream import DataError
-from lit_gpt.errors import EXIT_NOT_FINITE, EXIT_NOT_WRITTEN, EXIT_PEER_LOST, NotWritten, UserError
+from lit_gpt.errors import EXIT_NOT_FINITE, EXIT_NOT_WRITTEN, NotWritten, UserError
 from lit_gpt.evals.crew import Crew
 from lit_gpt.metrics.health import activation_statistics
 from lit_gpt.metrics.summary import jsonable
@@ -33,7 +33,8 @@ from lit_gpt.optim.engine.averages import WeightAverages, label
 from lit_gpt.optim.engine.groups import set_hyperparameters
 from lit_gpt.optim.engine.protocol import curvature_due, evaluated_weights
 from lit_gpt.parallel import Runtime, start_runtime
-from lit_gpt.parallel.peers import Peers, is_of_collective
+from lit_gpt.parallel.compile_cache import CompileCache
+from lit_gpt.parallel.peers import Peers, failed_connections
 from lit_gpt.preflight.data_facts import document_ends
 from lit_gpt.preflight.fork import start_of
 from lit_gpt.preflight.resolved_run import ResolvedRun, dry_run_text
@@ -53,8 +54,9 @@ from lit_gpt.train.step import to_device, train_step
 from lit_gpt.train.stopping import EXIT_INTERRUPTED, stop_agreed
 from lit_gpt.train.task_scores import TaskScores
 from lit_gpt.train.validate import labelled, measure
+from lit_gpt.utils import phases
 from lit_gpt.utils.files import understood
-from lit_gpt.utils.signals import ENDING, FIRST_STEP, TRAINING, Signals, leave
+from lit_gpt.utils.signals import ENDING, FIRST_STEP, TRAINING, Signals
 
 MANY_PASSES = 20  # through the data, that a budget is hardly meant to make
 
@@ -87,8 +89,9 @@ class Result:
 class Trainer:
     """Owns what a run is made of; `fit` runs it, `validate` measures it."""
 
-    def __init__(self, resolved: ResolvedRun, runtime: Runtime):
+    def __init__(self, resolved: ResolvedRun, runtime: Runtime, started: Callable[[], None] = lambda: None):
         self.resolved, self.runtime, self.run, self.plan = resolved, runtime, resolved.run, resolved.plan
+        self.started = started  # after the first step
         run = self.run
         check_installed(run.loggers)
         _check_reached(run.full_eval_at, count_steps(self.plan, runtime.world_size * run.micro_bsz * self.plan.context))
@@ -142,6 +145,7 @@ class Trainer:
 
     def _build(self, resume_from: Path | None) -> None:
         run = self.run
+        phases.ended("data and run folder")
         self.model = build_model(self.resolved, self.runtime)
         weights = None if resume_from else self.fork.path if self.fork else run.init_from
         if weights:  # before the optimizer, whose state may come from the weights
@@ -163,6 +167,7 @@ class Trainer:
         elif self.fork:
             load_optimizer(Path(self.fork.path), self.model, self.optimizer, self.runtime, self.fork.fresh)
             load_averages(Path(self.fork.path), self.averages.tensors(), self.runtime)
+        phases.ended("model and optimizer")
 
     def fit(self, signals: Signals | None = None) -> Result:
         """Train to the end of the token budget, or until asked to stop; ends the process where a peer is lost.
@@ -197,6 +202,7 @@ class Trainer:
             closing.callback(lambda: _close(report, code, saved))
             for close in (checkpoints.close, self.loader.close, profiler.close, peers.stop):
                 closing.callback(close)
+            phases.ended("archive and logs")
             closing.callback(setattr, signals, "phase", ENDING)
             signals.abandons = lambda: f"Steps after the newest checkpoint are lost, and {saver.newest()}."
             signals.phase = FIRST_STEP
@@ -219,6 +225,10 @@ class Trainer:
             return 0 if self._validated(report, signals) else EXIT_INTERRUPTED
         while not progress.finished:
             self.step(report)
+            if progress.step == first + 1:  # it compiled
+                phases.ended("first step")
+                report.note(phases.told())
+                self.started()
             signals.phase = TRAINING
             profiler.step()
             if self.guard.ended(progress.step, progress.finished):
@@ -434,28 +444,21 @@ def validate_only(resolved: ResolvedRun, runtime: Runtime) -> dict[str, float]:
     return measure(model, data, resolved, runtime, document_ends(resolved.model, next(iter(data.values()))))
 
 
-@contextmanager
-def _failed_connections(limit: float) -> Iterator[None]:
-    """Before and after the steps: end the process where a connection to another rank fails or takes `limit` seconds."""
-    try:
-        yield
-    except Exception as error:
-        if is_of_collective(error):
-            said = f"before or after training, a connection failed: {error}"
-            leave(EXIT_PEER_LOST, f"error: {said} The limit is --collective_timeout {limit:g} seconds.")
-        raise
-
-
 def run_training(resolved: ResolvedRun, signals: Signals | None = None) -> int:
     """Train or validate as the run asks, and say where things are; returns the exit code."""
     run = resolved.run
-    with _failed_connections(run.collective_timeout):
+    phases.ended("imports and Plan")
+    with failed_connections(run.collective_timeout):
         runtime = start_runtime(
             precision=run.precision,
             offloading=run.offloading,
+            shards=run.shard_group,
             deterministic=run.deterministic,
             timeout=run.collective_timeout,
         )
+        phases.ended("joining")
+        cache = CompileCache(run.compile_cache, runtime.device)
+        cache.open(runtime.barrier)
         if run.validation:
             values = validate_only(resolved, runtime)
             if runtime.is_main:
@@ -463,7 +466,7 @@ def run_training(resolved: ResolvedRun, signals: Signals | None = None) -> int:
             return 0
         if runtime.is_main:
             print(dry_run_text(resolved), file=sys.stderr)
-        trainer = Trainer(resolved, runtime)
+        trainer = Trainer(resolved, runtime, cache.keep)
         if trainer.done:
             if runtime.is_main:
                 print(f"{resolved.folder} is finished already: {trainer.progress.tokens:,} tokens. Nothing to do.")
@@ -477,6 +480,7 @@ def run_training(resolved: ResolvedRun, signals: Signals | None = None) -> int:
                 file=sys.stderr,
             )
         result = trainer.fit(signals)
+        cache.keep()
         if runtime.is_main:
             print(f"run folder: {result.folder}")
             if result.said:

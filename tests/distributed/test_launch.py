@@ -10,7 +10,7 @@ from replicas import replicas_in_sync
 from tiny_model import build_model
 
 from lit_gpt.errors import UserError
-from lit_gpt.parallel import finish_gradients, gradient_sync, start_runtime
+from lit_gpt.parallel import finish_gradients, gradient_sync, shard_group, start_runtime
 
 
 def test_one_process_needs_no_process_group():
@@ -52,6 +52,17 @@ def test_more_processes_than_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     with pytest.raises(UserError, match="started 8 processes on this node, which has 4 GPUs"):
         start_runtime()
+
+
+def test_shard_groups_divide_the_processes(monkeypatch):
+    assert [shard_group(given, 8) for given in (1, 4, 8)] == [1, 4, 8]
+    assert (shard_group(None, 1), shard_group(None, 4), shard_group(None, 64)) == (1, 4, 8)  # nodes of 8 GPUs
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert shard_group(None, 8) == 2
+    with pytest.raises(UserError, match=r"--shard_group 3 does not divide the 8 processes.*: 1, 2, 4, 8"):
+        shard_group(3, 8)
+    with pytest.raises(UserError, match="--shard_group 2 does not divide the 1 process of"):
+        start_runtime(shards=2)
 
 
 def test_fabric_does_not_advise_tf32(monkeypatch, caplog):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from tiny_model import ONE_LAYER, batch, build_adamw, build_model, full, snapsho
 from torch._dynamo import lookup_backend
 from torch.distributed.tensor import DTensor
 
+from lit_gpt.optim.engine.averages import WeightAverages
 from lit_gpt.parallel import (
     finish_gradients,
     grad_norms,
@@ -26,17 +28,19 @@ CASES: list[dict[str, Any]] = [
     {},
     {"tied": True, "act_ckpt": "full"},
     {"act_ckpt": "selective", "compute_dtype": torch.bfloat16},
+    {"keep_gathered": True},
     {"compute_dtype": torch.bfloat16, "tied": True},
 ]
 STEPS, MICRO_BATCHES = 2, 2
 
 
-def train(kind: str = "foreach", **options: Any) -> dict[str, Any]:
+def train(kind: str = "foreach", shards: int | None = None, **options: Any) -> dict[str, Any]:
     """A few accumulated, scaled steps; everything that could differ between numbers of ranks."""
-    runtime = start_runtime()
+    runtime = start_runtime(shards=shards)
     model = build_model(runtime, **options)
     optimizer = build_adamw(model, kind)
     losses, norms, wrong_norms = [], [], []
+    averages = WeightAverages(model, [100])
     for step in range(STEPS):
         valid = sum(batch(MICRO_BATCHES * step + i, runtime)[2] for i in range(MICRO_BATCHES))
         loss = torch.zeros(())
@@ -54,9 +58,12 @@ def train(kind: str = "foreach", **options: Any) -> dict[str, Any]:
         assert torch.equal(full(model.wte.weight.grad), before * 0.5)
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(runtime.sum(loss).item())
+        averages.update(10)
+        with torch.no_grad(), averages.in_model(100):  # leaves FSDP2's weights gathered; what follows must cope
+            averaged = runtime.sum(model(tokens, targets).loss)
+        losses += [runtime.sum(loss).item(), averaged.item()]
         norms.append([n.item() for n in norm[:3]])
-    with torch.no_grad():  # leaves FSDP2's root unsharded; what follows must cope
+    with torch.no_grad():
         model(tokens, targets)
     return {
         "losses": losses,
@@ -92,9 +99,32 @@ def disturbed() -> tuple[bool, bool]:
     return answers[0], answers[1]
 
 
-def all_cases() -> list[Any]:
+def travelled(shards: int | None) -> list[str]:
+    """Gradients of two micro-batches, reduced in bf16, that are not the fp32 sum of what bf16 makes of each.
+
+    Every rank sees the same tokens, so that their mean over ranks is exact.
+    """
+    runtime = start_runtime(shards=shards)
+    tokens, targets, _ = batch(0, alone := replace(runtime, rank=0, world_size=1, mesh=None))
+    half = len(tokens) // 2
+    plain = build_model(alone)
+    model = build_model(runtime, reduce_dtype=torch.bfloat16)
+    expected = {name: torch.zeros_like(p) for name, p in plain.named_parameters()}
+    for i, part in enumerate((slice(half), slice(half, None))):
+        gradient_sync(model, i == 1)
+        model(tokens[part], targets[part]).loss.backward()
+        plain(tokens[part], targets[part]).loss.backward()
+        for name, p in plain.named_parameters():
+            expected[name] += p.grad if p.role == "vector" else p.grad.bfloat16().float()
+            p.grad = None
+    finish_gradients(model, runtime)
+    return [name for name, p in model.named_parameters() if not torch.equal(full(p.grad), expected[name])]
+
+
+def all_cases(shards: int) -> list[Any]:
+    """shards: processes that share one copy of the weights, in the last two."""
     results = [train(**case) for case in CASES]
-    return [*results, train("fused"), disturbed()]
+    return [*results, train("fused"), train(shards=shards), *map(travelled, (None, shards)), disturbed()]
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +132,11 @@ def alone() -> list[Any]:
     return [train(**case) for case in CASES]
 
 
-@pytest.mark.parametrize(("world_size", "nodes"), [(2, 1), (4, 2)])
-def test_several_processes_equal_one(alone, world_size, nodes):
-    ranks = run_distributed(all_cases, world_size, nodes=nodes)
-    for i, (case, expected) in enumerate(zip([*CASES, {"kind": "fused"}], [*alone, alone[0]])):
+@pytest.mark.parametrize(("world_size", "nodes", "shards"), [(2, 1, 1), (4, 2, 4)])
+def test_several_processes_equal_one(alone, world_size, nodes, shards):
+    ranks = run_distributed(all_cases, world_size, shards, nodes=nodes)
+    cases: list[dict[str, Any]] = [*CASES, {"kind": "fused"}, {"shards": shards}]
+    for i, (case, expected) in enumerate(zip(cases, [*alone, alone[0], alone[0]], strict=True)):
         tolerance = 2e-2 if "compute_dtype" in case else 1e-4
         for found in (rank[i] for rank in ranks):
             assert found["in_sync"] and not found["wrong_norms"], case
@@ -114,6 +145,7 @@ def test_several_processes_equal_one(alone, world_size, nodes):
             torch.testing.assert_close(found["losses"], expected["losses"], rtol=tolerance / 10, atol=0, msg=str(case))
             torch.testing.assert_close(found["norms"], expected["norms"], rtol=tolerance, atol=0)
             torch.testing.assert_close(found["weights"], expected["weights"], rtol=tolerance, atol=tolerance)
+    assert [rank[-3:-1] for rank in ranks] == [[[], []]] * world_size
     # A copy of a shard exists only across nodes; without one, a rank's shard is its own.
     assert {rank[-1] for rank in ranks} == {(False, nodes == 1)}
 

@@ -70,6 +70,12 @@ def test_the_default_of_a_gpu_is_bf16(data, tmp_path, monkeypatch):
         run_folder.check_folder(here, old_meta(here, precision="fp32", residual_precision="fp32"))
 
 
+def test_how_processes_share_a_model_is_no_part_of_a_run_but_for_its_rounding(data, tmp_path):
+    plain = identity(resolved_of(data, tmp_path))
+    narrow = identity(resolved_of(data, tmp_path, reduce_precision="bf16", shard_group=1, keep_gathered=False))
+    assert narrow == plain | {"numerics": plain["numerics"] | {"reduce_precision": "bf16"}}
+
+
 def test_a_recipe_of_8_bits_is_part_of_a_run_and_none_is_as_before(data, tmp_path):
     plain, scaled = resolved_of(data, tmp_path), resolved_of(data, tmp_path, fp8=True)
     assert "fp8" not in identity(plain)["numerics"] and identity(scaled)["numerics"]["fp8"] == "tensorwise"

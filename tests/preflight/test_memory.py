@@ -16,6 +16,7 @@ from lit_gpt.architectures import FAMILIES, experts_of
 from lit_gpt.config.cli import parse
 from lit_gpt.config.model import Experts
 from lit_gpt.data.corpus import Batch
+from lit_gpt.errors import UserError
 from lit_gpt.model import GPT
 from lit_gpt.nn.mixers.attention import Attention
 from lit_gpt.ops import attention
@@ -105,6 +106,19 @@ def test_weights_and_gradients_are_exact() -> None:
     assert four.memory["weights"] == (count - vectors) // 4 + vectors
     whole = count - vectors  # several micro-batches: gradients are kept whole until they are reduced
     assert four.memory["gradients"] == four.memory["weights"] + whole
+
+
+def test_shard_groups_and_gradients_that_travel_at_once() -> None:
+    """Copies of the weights cost what they are; shards of gradients take the place of whole ones."""
+    line = f"{SMALL} --total_bsz 65536"
+    two, alike = (resolved(f"{line} {options}", 4).plan.memory for options in ("--shard_group 2", "--shard_group 4"))
+    four, counts = resolved(line, 4).plan.memory, resolved(line, 4).plan.counts
+    vectors = 4 * counts["vector"]
+    assert alike == four and two["weights"] - vectors == 2 * (four["weights"] - vectors)
+    block = 4 * counts["matrix"] // 8
+    assert resolved(f"{line} --reduce_precision bf16", 4).plan.memory["gradients"] == four["weights"] + block
+    with pytest.raises(UserError, match="--shard_group 3 does not divide the 4 processes"):
+        resolved(f"{line} --shard_group 3", 4)
 
 
 def test_offloading_leaves_only_what_is_not_sharded() -> None:

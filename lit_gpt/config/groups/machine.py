@@ -172,6 +172,10 @@ class PrecisionOptions:
 
     compile: Compile each block with torch.compile.
         Default: true on a GPU, false on a CPU
+    compile_cache: Folder for compiled code, which later starts read, here and on other machines of the same kind that
+        are given a copy. It is executed, so use folders of people whom you trust.
+        Default: the compilers' own folders on this machine
+        Example: --compile_cache compiled
     offloading: Keep parameters and optimizer state in the memory of the host, not of the GPU.
     fsdp_save_mem: Both --offloading true and --act_ckpt full.
     use_flce: Compute head and loss in slices, so that there is never a table of all logits.
@@ -184,7 +188,6 @@ class PrecisionOptions:
     kernels: Implementation of all operations but attention: auto takes the kernels of libraries where they fit, plain
         never does; reference is an older name of plain.
     deterministic: Use deterministic kernels, which are slower: a resumed run then has the same bits on a GPU, too.
-    collective_timeout: Seconds that processes wait for one another, before the run ends and says who is missing.
     """
 
     precision: Literal["bf16", "fp32", "bf16-mixed", "32"] | None = None
@@ -195,6 +198,7 @@ class PrecisionOptions:
     act_ckpt: bool | Literal["off", "cheap", "selective", "full"] = False
     act_offload: Annotated[float, Bounds(0, 1)] = 0.0
     compile: bool | None = None
+    compile_cache: Folder | None = None
     offloading: bool = False
     fsdp_save_mem: bool = False
     use_flce: bool | None = None
@@ -203,6 +207,26 @@ class PrecisionOptions:
     logits_precision: Literal["fp32", "bf16"] = "fp32"
     kernels: Literal["auto", "plain", "reference"] = "auto"
     deterministic: bool = False
+
+
+@dataclass
+class ProcessOptions:
+    """Several processes: how those that torchrun starts share one model.
+
+    shard_group: Processes that divide one copy of the weights, gradients and optimizer state among them. There are as
+        many copies as such groups, which exchange gradients only. It divides the number of processes.
+        Default: those of one node
+        Example: --shard_group 4
+    reduce_precision: Precision in which gradients travel between processes. bf16 halves what travels, and rounds the
+        gradient of each micro-batch; what is added up over micro-batches is in fp32 all the same.
+    keep_gathered: Gather the weights of all layers once per step, and keep them until its end. Otherwise each layer's
+        travel twice per micro-batch, and there are those of two layers at a time.
+    collective_timeout: Seconds that processes wait for one another, before the run ends and says who is missing.
+    """
+
+    shard_group: Annotated[int, Bounds(1, 100_000)] | None = None
+    reduce_precision: Literal["fp32", "bf16"] = "fp32"
+    keep_gathered: bool = False
     collective_timeout: Annotated[float, Bounds(1, 1e6)] = 600.0
 
 

@@ -42,8 +42,9 @@ def evaluated_weights(model: nn.Module, optimizer: torch.optim.Optimizer) -> Ite
 
 def reshard(model: nn.Module) -> None:
     """Drop gathered weights, which a change of the shards would leave stale."""
-    if isinstance(model, FSDPModule):
-        model.reshard()
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def curvature_due(optimizer: torch.optim.Optimizer) -> bool:
