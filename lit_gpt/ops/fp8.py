@@ -79,8 +79,8 @@ def quantise(pieces: Sequence[Tensor], dtype: torch.dtype, recipe: Recipe) -> Op
         amax_N = torch.cat([_amax(p, 0) for p in pieces])
     else:
         amax_M = amax_N = amax_M.amax().view(1)
-    row_factor, row_scale = _scales(amax_M, dtype)
-    col_factor, col_scale = _scales(amax_N, dtype)
+    row_factor, row_scale = scales_of(amax_M, dtype)
+    col_factor, col_scale = scales_of(amax_N, dtype)
     rows, cols = cast(list(pieces), row_factor, col_factor, dtype)
     return Operand(rows, row_scale, cols, col_scale)
 
@@ -89,7 +89,7 @@ def _amax(x: Tensor, dim: int) -> Tensor:
     return torch.linalg.vector_norm(x, float("inf"), dim=dim)
 
 
-def _scales(amax: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def scales_of(amax: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """(what numbers are multiplied with before the cast, and what undoes it), in fp32."""
     amax, largest = amax.float().clamp(min=LEAST), torch.finfo(dtype).max
     return largest / amax, amax / largest
@@ -172,8 +172,13 @@ class ScaledWeights:
     def refresh(self, weights: Sequence[Tensor]) -> None:
         """Cast the weights if an optimizer or a load has written them since the last time."""
         if self.kept and version(weights) != self._version:
-            self.operand = None  # its memory serves for the next one
-            self.operand, self._version = quantise_weights(weights, RECIPES[self.name]), version(weights)
+            self.cast(weights)
+            self._version = version(weights)
+
+    def cast(self, weights: Sequence[Tensor]) -> None:
+        """See refresh."""
+        self.operand = None  # its memory serves for the next one
+        self.operand = quantise_weights(weights, RECIPES[self.name])
 
     def products(self, x: Tensor, weights: Sequence[Tensor], widths: Sequence[int]) -> list[Tensor]:
         """x W^T for all the weights (N_i, K), one under the other, in pieces of these widths: (..., width) each."""

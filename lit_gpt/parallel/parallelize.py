@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from lit_gpt.errors import UserError
 from lit_gpt.parallel.fabric import Runtime
 from lit_gpt.parallel.fp8 import use_fp8
-from lit_gpt.parallel.kept_casts import keep_casts
+from lit_gpt.parallel.kept_casts import experts_within, keep_casts
 from lit_gpt.parallel.offload import offload_activations
 from lit_gpt.parallel.recompute import Recompute, compile_blocks, recompute_in_backward
 from lit_gpt.roles import REPLICATED
@@ -60,8 +60,10 @@ def parallelize_model(
     with torch.device("meta"):  # no process has to hold the whole model
         model = build()
     tags = {name: dict(vars(p)) for name, p in model.named_parameters()}
+    alone = runtime.mesh is None
     if fp8:
-        use_fp8(model, fp8, kept=runtime.mesh is None)
+        mixtures = experts_within(model, compute_dtype, room_for_casts)[0] if alone else []
+        use_fp8(model, fp8, kept=alone, kept_experts=mixtures)
     blocks = cast(nn.ModuleList, model.blocks)
     for block in blocks:
         recompute_in_backward(block, act_ckpt, compiled=compile)
@@ -76,7 +78,7 @@ def parallelize_model(
         _shard(model, blocks, runtime.mesh, compute_dtype, offloading, expert_parallel)
     _materialise(model, runtime.device, torch.device("cpu") if offloading else runtime.device)
     _restore(model, tags)
-    if runtime.mesh is None:
+    if alone:
         keep_casts(model, compute_dtype, room_for_casts, compile)
     initialise(model)
     return model
