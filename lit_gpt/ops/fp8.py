@@ -42,16 +42,25 @@ class Recipe(NamedTuple):
     gradients: torch.dtype
     fast_backward: bool
     multiple: int = 16  # cuBLAS: rows of whole 16 bytes
-    library: str = ""  # torchao's name of its own recipe, which casts and multiplies instead
+    library: str = ""  # a package's name of its own recipe, which casts and multiplies instead
+    package: str = ""  # the module that has it
 
+
+TORCHAO, ENGINE = "torchao.float8", "transformer_engine.pytorch"
 
 RECIPES = {
     "tensorwise": Recipe("tensor", E5M2, fast_backward=False),
     # Its kernel is only fast with fast_accum, and its scales are finer; torchao's recipe of that name is the same.
     "rowwise": Recipe("row", E4M3, fast_backward=True),
     "mxfp8_emulated": Recipe("block", E4M3, fast_backward=False, multiple=MX_BLOCK),
-    "torchao_tensorwise": Recipe("tensor", E5M2, fast_backward=False, library="tensorwise"),
-    "torchao_rowwise": Recipe("row", E4M3, fast_backward=True, library="rowwise"),
+    "torchao_tensorwise": Recipe("tensor", E5M2, fast_backward=False, library="tensorwise", package=TORCHAO),
+    "torchao_rowwise": Recipe("row", E4M3, fast_backward=True, library="rowwise", package=TORCHAO),
+    # Of TransformerEngine: ops/fp8_engine.py. Multiples are those of the numbers that share a scale, which it counts in
+    # whole ones (its get_align_size_for_quantization has 128 for NVFP4).
+    "te_current": Recipe("tensor", E5M2, fast_backward=False, library="Float8CurrentScaling", package=ENGINE),
+    "te_block": Recipe("block", E4M3, False, multiple=128, library="Float8BlockScaling", package=ENGINE),
+    "te_mxfp8": Recipe("block", E4M3, False, multiple=MX_BLOCK, library="MXFP8BlockScaling", package=ENGINE),
+    "te_nvfp4": Recipe("block", E4M3, False, multiple=128, library="NVFP4BlockScaling", package=ENGINE),
 }
 
 
@@ -195,7 +204,7 @@ class TorchaoWeights:
     """The same by torchao's own casts and products, to compare with: those of its Float8Linear, without the module."""
 
     def __init__(self, name: str):
-        float8 = optional("torchao.float8")
+        float8 = optional(TORCHAO)
         config = float8.Float8LinearConfig.from_recipe_name(RECIPES[name].library)
         model = torch.nn.Sequential(torch.nn.Linear(MX_BLOCK, MX_BLOCK, bias=False, device="meta"))
         (linear,) = float8.convert_to_float8_training(model, config=config)

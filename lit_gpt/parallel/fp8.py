@@ -16,12 +16,15 @@ from torch import Tensor, nn
 from lit_gpt.nn.linear import Linear, groups
 from lit_gpt.nn.moe import MixtureOfExperts
 from lit_gpt.ops.experts_fp8 import ScaledExperts, refusal
-from lit_gpt.ops.fp8 import RECIPES, ScaledWeights, TorchaoWeights
+from lit_gpt.ops.fp8 import ENGINE, RECIPES, ScaledWeights, TorchaoWeights
+from lit_gpt.ops.fp8_engine import EngineWeights
 
 ROLES = ("matrix", "output")  # routers are too sensitive; the head is no part of a block
 # Of either side. A cast moves 4 bytes for every number of an input and of a gradient, in a time in which a square
 # matrix of this width saves nothing: at 3.5 TB/s and 1,100 for 700 TFLOP/s the two are equal at 700.
 SMALLEST = 256
+
+Weights = ScaledWeights | TorchaoWeights | EngineWeights
 
 
 def use_fp8(model: nn.Module, recipe: str, kept: bool, kept_experts: Collection[MixtureOfExperts] = ()) -> None:
@@ -32,9 +35,9 @@ def use_fp8(model: nn.Module, recipe: str, kept: bool, kept_experts: Collection[
     compiled.
     """
     chosen, _ = in_8_bits(model, recipe)
-    casts: list[tuple[ScaledWeights | TorchaoWeights, Sequence[Linear | MixtureOfExperts]]] = []
+    casts: list[tuple[Weights, Sequence[Linear | MixtureOfExperts]]] = []
     for group in chosen.values():
-        scaled = TorchaoWeights(recipe) if RECIPES[recipe].library else ScaledWeights(recipe, kept)
+        scaled = _made(recipe, kept, group)
         casts.append((scaled, group))
         for m in group:
             m.scaled = scaled
@@ -49,6 +52,12 @@ def use_fp8(model: nn.Module, recipe: str, kept: bool, kept_experts: Collection[
 
     if kept:
         model.register_forward_pre_hook(refresh)
+
+
+def _made(recipe: str, kept: bool, group: Sequence[Linear]) -> Weights:
+    if RECIPES[recipe].package == ENGINE:
+        return EngineWeights(recipe, sum(m.weight.shape[0] for m in group), group[0].weight.shape[1])
+    return TorchaoWeights(recipe) if RECIPES[recipe].package else ScaledWeights(recipe, kept)
 
 
 def _weights(module: Linear | MixtureOfExperts) -> list[Tensor]:
@@ -104,4 +113,5 @@ def fp8_note(model: nn.Module, recipe: str) -> str:
     stay = {f"{name.partition('.')[2]} ({why})": None for name, why in (left | others).items()}
     experts = f" and the experts of {len(mixtures)} layers" if mixtures else ""
     rest = f"; not {', '.join(stay)}" if stay else ""
-    return f"--fp8 {recipe}: {maps} of {total} linear maps of the blocks{experts} train in 8 bits{rest}"
+    bits = 4 if recipe == "te_nvfp4" else 8
+    return f"--fp8 {recipe}: {maps} of {total} linear maps of the blocks{experts} train in {bits} bits{rest}"

@@ -15,12 +15,11 @@ from lit_gpt.config.bounds import hints
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.nn.linear import Linear, groups, joint, together
-from lit_gpt.ops import fp8
+from lit_gpt.ops import fp8, fp8_engine
 from lit_gpt.ops.fp8 import E4M3, E5M2, RECIPES, mx_values, product, quantise
 from lit_gpt.ops.fp8_cast import saturated
 from lit_gpt.parallel.fp8 import fp8_note, in_8_bits, use_fp8
 from lit_gpt.parallel.recompute import compile_blocks, recompute_in_backward
-from lit_gpt.preflight import backend_checks
 from lit_gpt.preflight.backend_checks import check_fp8
 
 OWN = [name for name, recipe in RECIPES.items() if not recipe.library]
@@ -291,7 +290,7 @@ def test_what_a_machine_cannot_do_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     for recipe, tokens in (("tensorwise", 40), ("mxfp8_emulated", 48)):
         with pytest.raises(UserError, match=f"has {tokens} tokens .* needs a multiple of"):
             check_fp8(recipe, cpu, tokens)
-    monkeypatch.setattr(backend_checks, "missing", lambda module: f"{module} is not installed")
+    monkeypatch.setattr(fp8_engine, "missing", lambda module: f"{module} is not installed")
     with pytest.raises(UserError, match=r"torchao.float8 is not installed. Use --fp8_recipe tensorwise"):
         check_fp8("torchao_rowwise", cpu, 64)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))

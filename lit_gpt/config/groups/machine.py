@@ -159,7 +159,8 @@ class PrecisionOptions:
     fp8: Multiply the large matrices of blocks in 8 bits while training, for GPUs that can (H100 and later). Weights,
         checkpoints and evaluation stay as they are.
     fp8_recipe: What shares a scale under --fp8: tensorwise a tensor, rowwise each row. mxfp8_emulated computes what
-        MXFP8 would, at the speed of bf16; the two of torchao are for comparison.
+        MXFP8 would, at the speed of bf16. Those of torchao and of TransformerEngine (te: current and block scaling,
+        MXFP8 and NVFP4 on Blackwell) need these packages.
         Example: --fp8 true --fp8_recipe rowwise
     act_ckpt: Recompute activations in the backward pass, which saves memory and costs time: full (or true) all of
         them; selective all but the results of matrix products and attention; cheap only what the compiler can join
@@ -189,9 +190,17 @@ class PrecisionOptions:
 
     precision: Literal["bf16", "fp32", "bf16-mixed", "32"] | None = None
     fp8: bool = False
-    fp8_recipe: Literal["tensorwise", "rowwise", "mxfp8_emulated", "torchao_tensorwise", "torchao_rowwise"] = (
-        "tensorwise"
-    )
+    fp8_recipe: Literal[
+        "tensorwise",
+        "rowwise",
+        "mxfp8_emulated",
+        "torchao_tensorwise",
+        "torchao_rowwise",
+        "te_current",
+        "te_block",
+        "te_mxfp8",
+        "te_nvfp4",
+    ] = "tensorwise"
     act_ckpt: bool | Literal["off", "cheap", "selective", "full"] = False
     act_offload: Annotated[float, Bounds(0, 1)] = 0.0
     compile: bool | None = None
@@ -216,7 +225,7 @@ class ArchScaleOptions:
     fsdp2: Does nothing: several processes always train with FSDP2.
     logging_multiprocessing: Does nothing: logging never holds up training.
     base_hps.n0_mult: Does nothing.
-    fp4: Refused when true: 4-bit training is not in this version.
+    fp4: Train in 4 bits, on Blackwell; this is --fp8 true --fp8_recipe te_nvfp4.
     layer_configurator: Refused when true: the layer configurator, a router of tokens to layers, is not in this version.
         Default: false
     """
