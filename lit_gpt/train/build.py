@@ -103,6 +103,7 @@ def build_model(resolved: ResolvedRun, runtime: Runtime) -> nn.Module:
         expert_parallel=run.expert_parallel,
         fp8=run.fp8_recipe if run.fp8 else None,
         room_for_casts=plan.memory.get(EXPERT_CASTS, 0),
+        fp8_gather=run.fp8_gather,
     )
     if compiled:  # what lies outside the blocks: each of these passes many times over the stream or the logits
         whole = cast(GPT, model)

@@ -162,6 +162,7 @@ class PrecisionOptions:
         MXFP8 would, at the speed of bf16. Those of torchao and of TransformerEngine (te: current and block scaling,
         MXFP8 and NVFP4 on Blackwell) need these packages.
         Example: --fp8 true --fp8_recipe rowwise
+    fp8_gather: Under --fp8, send weights in 8 bits between GPUs. It has not been run on GPUs.
     act_ckpt: Recompute activations in the backward pass, which saves memory and costs time: full (or true) all of
         them; selective all but the results of matrix products and attention; cheap only what the compiler can join
         with the kernels of backward, at next to no cost. An older name is --gradient_checkpointing.
@@ -201,6 +202,7 @@ class PrecisionOptions:
         "te_mxfp8",
         "te_nvfp4",
     ] = "tensorwise"
+    fp8_gather: bool = False
     act_ckpt: bool | Literal["off", "cheap", "selective", "full"] = False
     act_offload: Annotated[float, Bounds(0, 1)] = 0.0
     compile: bool | None = None
