@@ -110,12 +110,25 @@ def mx_values(x_MN: Tensor, dtype: torch.dtype) -> Tensor:
     The scale is the power of two at or above amax / largest: e8m0, from 2^-127 to 2^127 (arXiv:2506.08027, algorithm
     1). The rounding down of the OCP specification would cut off a block's largest numbers.
     """
+    # For a CPU, torch's compiler joins the blocks of rows with those of columns and fails (2.13).
+    return _mx_op(x_MN, dtype) if x_MN.device.type == "cpu" else _mx_values(x_MN, dtype)
+
+
+def _mx_values(x_MN: Tensor, dtype: torch.dtype) -> Tensor:
     blocks = upcast(x_MN).unflatten(-1, (-1, MX_BLOCK))
     mantissa, exponent = torch.frexp(blocks.abs().amax(-1, keepdim=True) / torch.finfo(dtype).max)
     exponent = torch.where(mantissa == 0.5, exponent - 1, exponent).clamp(-127, 127).to(blocks.dtype)
     values = upcast(saturated(blocks * torch.exp2(-exponent), dtype).to(torch.float32)) * torch.exp2(exponent)
     # An infinity or NaN spoils its block, so that the step is seen not to be finite.
-    return torch.where(mantissa.isfinite(), values, torch.nan).flatten(-2).to(torch.bfloat16)
+    return torch.where(mantissa.isfinite(), values, torch.nan).flatten(-2).to(torch.bfloat16).contiguous()
+
+
+_mx_op = torch.library.custom_op("lit_gpt::mx_values", _mx_values, mutates_args=())
+
+
+@_mx_op.register_fake
+def _(x_MN: Tensor, dtype: torch.dtype) -> Tensor:
+    return x_MN.new_empty(x_MN.shape, dtype=torch.bfloat16)
 
 
 def product(a_MK: Tensor, scale_a: Tensor, b_NK: Tensor, scale_b: Tensor, dtype: torch.dtype, fast: bool) -> Tensor:

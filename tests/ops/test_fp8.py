@@ -66,6 +66,11 @@ def test_mx_scales_are_powers_of_two_rounded_up() -> None:
         assert mx_values(edge, E4M3)[0].isnan().all() and mx_values(edge, E4M3)[1:].isfinite().all()
 
 
+def test_a_compiler_sees_one_operation_in_the_mx_values_of_a_cpu() -> None:
+    for x in (torch.randn(64, 96), torch.randn(96, 64).bfloat16().t(), torch.randn(2, 32, 64).mT):
+        torch.library.opcheck(fp8._mx_op, (x, E4M3), test_utils=("test_schema", "test_faketensor"))
+
+
 @pytest.mark.parametrize("left", [E4M3, E5M2])
 @pytest.mark.parametrize("by_row", [False, True])
 def test_products_in_emulation_are_those_of_torch(left: torch.dtype, by_row: bool) -> None:
