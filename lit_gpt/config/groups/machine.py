@@ -156,13 +156,10 @@ class PrecisionOptions:
     precision: bf16 computes in bf16 and keeps weights in fp32; fp32 does both in fp32. bf16-mixed and 32 are older
         names of the two.
         Default: bf16 on a GPU, fp32 on a CPU
-    fp8: Multiply the large matrices of blocks in 8 bits while training, for GPUs that can (H100 and later). Weights,
-        checkpoints and evaluation stay as they are.
-    fp8_recipe: What shares a scale under --fp8: tensorwise a tensor, rowwise each row. mxfp8_emulated computes what
-        MXFP8 would, at the speed of bf16. Those of torchao and of TransformerEngine (te: current and block scaling,
-        MXFP8 and NVFP4 on Blackwell) need these packages.
-        Example: --fp8 true --fp8_recipe rowwise
-    fp8_gather: Under --fp8, send weights in 8 bits between GPUs. It has not been run on GPUs.
+    fp8: Multiply large matrices of blocks in 8 bits while training (H100 and later). Checkpoints and evaluation stay as
+        they are.
+    fp8_recipe: What shares a scale: tensorwise a tensor, rowwise each row. mxfp8_emulated computes as MXFP8 does;
+        torchao and te (TransformerEngine, MXFP8 and NVFP4 for Blackwell) need these packages.
     act_ckpt: Recompute activations in the backward pass, which saves memory and costs time: full (or true) all of
         them; selective all but the results of matrix products and attention; cheap only what the compiler can join
         with the kernels of backward, at next to no cost. An older name is --gradient_checkpointing.
@@ -176,6 +173,7 @@ class PrecisionOptions:
         Default: true on a GPU, false on a CPU
     offloading: Keep parameters and optimizer state in the memory of the host, not of the GPU.
     fsdp_save_mem: Both --offloading true and --act_ckpt full.
+    fp8_gather: With --fp8, send weights in 8 bits (no GPU run yet).
     use_flce: Compute head and loss in slices, so that there is never a table of all logits.
         Default: true
     residual_precision: Precision of the residual stream of pre-norm models; bf16 is about 2 percent faster.
@@ -202,12 +200,12 @@ class PrecisionOptions:
         "te_mxfp8",
         "te_nvfp4",
     ] = "tensorwise"
-    fp8_gather: bool = False
     act_ckpt: bool | Literal["off", "cheap", "selective", "full"] = False
     act_offload: Annotated[float, Bounds(0, 1)] = 0.0
     compile: bool | None = None
     offloading: bool = False
     fsdp_save_mem: bool = False
+    fp8_gather: bool = False
     use_flce: bool | None = None
     residual_precision: Literal["fp32", "bf16"] = "fp32"
     table_precision: Literal["fp32", "bf16"] = "fp32"
