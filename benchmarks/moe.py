@@ -26,6 +26,7 @@ from lit_gpt.config.command import command_of, run_command
 from lit_gpt.config.model import Experts, LayerSpec, ModelConfig
 from lit_gpt.nn.moe import MixtureOfExperts
 from lit_gpt.ops.experts import expert_ffn, sort_pairs
+from lit_gpt.ops.experts_fp8 import ScaledExperts, refusal, scaled_expert_ffn
 from lit_gpt.ops.grouped_gemm import BACKENDS, Request
 from lit_gpt.utils.files import write_text
 
@@ -45,19 +46,27 @@ def rates(forward: Callable[[], Tensor], leaves: list[Tensor], flops: float, dev
     return {"forward_ms": one, "backward_ms": two - one, **{f"{k}_tflops": v for k, v in tflops.items()}}
 
 
-def experts_alone(layer: MixtureOfExperts, x_TD: Tensor, backend: str, compiled: bool) -> dict[str, Any]:
-    """Gather, products, activation and weighted sum, with the routes given."""
+def experts_alone(
+    layer: MixtureOfExperts, x_TD: Tensor, backend: str, compiled: bool, scaled: ScaledExperts | None = None
+) -> dict[str, Any]:
+    """Gather, products, activation and weighted sum, with the routes given. scaled: in 8 bits."""
     e, tokens = layer.experts, len(x_TD)
     chosen_TK = torch.rand(tokens, e.routed, device=x_TD.device).topk(e.active).indices
     gates_TK = torch.full((tokens, e.active), 1 / e.active, device=x_TD.device, requires_grad=True)
     up, down = (w.detach().to(x_TD.dtype).requires_grad_() for w in (layer.up, layer.down))
     routes, leaves = sort_pairs(chosen_TK, e.routed), [x_TD, gates_TK, up, down]
 
+    if scaled:
+        scaled.refresh([up, down])
+
     def forward() -> Tensor:
+        if scaled:
+            return scaled_expert_ffn(x_TD, gates_TK, up, down, routes, scaled=scaled)
         return expert_ffn(x_TD, gates_TK, up, down, routes, backend=backend)
 
     run = torch.compile(forward) if compiled else forward
-    name = f"experts, {backend}" + (", compiled" if compiled else "")
+    way = backend if scaled is None else "8 bits, weights " + ("kept" if scaled.kept else "cast")
+    name = f"experts, {way}" + (", compiled" if compiled else "")
     return {"what": name, **rates(run, leaves, flops(layer, tokens), x_TD.device)}
 
 
@@ -147,11 +156,13 @@ def main(
     rows = [experts_alone(layer, x_TD, name, False) for name in usable]
     if device.type == "cuda":
         rows += [experts_alone(layer, x_TD, name, True) for name in ("torch", "quack") if name in usable]
+        if not refusal("rowwise", experts):
+            rows += [experts_alone(layer, x_TD, "", True, ScaledExperts("rowwise", kept)) for kept in (False, True)]
     rows += [whole_layer(layer, x_TD, how) for how in compiled]
-    print(f"{'what':<28}{'forward ms':>12}{'TFLOP/s':>10}{'backward ms':>13}{'TFLOP/s':>10}")
+    print(f"{'what':<40}{'forward ms':>12}{'TFLOP/s':>10}{'backward ms':>13}{'TFLOP/s':>10}")
     for r in rows:
         print(
-            f"{r['what']:<28}{r['forward_ms']:>12.2f}{r['forward_tflops']:>10.1f}"
+            f"{r['what']:<40}{r['forward_ms']:>12.2f}{r['forward_tflops']:>10.1f}"
             f"{r['backward_ms']:>13.2f}{r['backward_tflops']:>10.1f}"
         )
     for part in rows[-1]["profile"]:

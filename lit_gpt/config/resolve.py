@@ -33,8 +33,9 @@ SHAPES = {"sqrt": "1-sqrt", "miror_cosine": "mirror_cosine"}  # as the code of a
 NOT_YET = {  # field -> what is said of it
     "layer_configurator": "the layer configurator (token lc) is not in this version; every token passes every "
     "layer: drop it, and for less work per token lower --depth or --ar",
-    "fp4": "4-bit training (--fp4) is not in this version",
 }
+
+NVFP4 = "te_nvfp4"  # the recipe of --fp8 that --fp4 stands for
 
 
 def translate_aliases(argv: list[str]) -> list[str]:
@@ -98,6 +99,8 @@ def resolve(run: RunConfig, optimizer_name: Callable[[str], str] = str) -> tuple
         loggers=[*run.loggers, *(["mlflow"] if run.use_mlflow and "mlflow" not in run.loggers else [])],
     )
     problems += _contradictions(run)
+    if run.fp4:
+        run = dataclasses.replace(run, fp8=True, fp8_recipe=NVFP4)
     validation_sets(run.val_data_dir)
     if len(problems) == 1:
         raise UserError(f"{problems[0]}.")
@@ -141,6 +144,8 @@ def _contradictions(run: RunConfig) -> list[str]:
         )
     if run.fork_from:
         problems += _fork_contradictions(run)
+    if run.fp4 and run.fp8_recipe not in (RunConfig.fp8_recipe, NVFP4):
+        problems.append(f"--fp4 true is --fp8_recipe {NVFP4}, and this run has {run.fp8_recipe}; drop one of them")
     if run.schedule == "wsd_s" and not run.decay_at:
         problems.append("--schedule wsd_s needs the ends of its decays, such as --decay_at 0.5x,1x,2x,4x")
     if run.schedule != "wsd_s" and (run.decay_at or run.lower_peaks):

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.ops.fp8 import ScaledWeights, TorchaoWeights
+from lit_gpt.ops.fp8_engine import EngineWeights
 from lit_gpt.roles import Role, role
 
 FEW_ROWS = 32  # whose products read weights about as fast as they can be copied
@@ -41,7 +42,7 @@ class Linear(nn.Module):
         self.weight = role(nn.Parameter(torch.empty(fan_out, fan_in)), weight_role, gain=gain, scores=scores, **blocks)
         self.bias = role(nn.Parameter(torch.empty(fan_out)), "vector", 0.0) if bias else None
         # With --fp8: this weight in 8 bits, or its group's, see together.
-        self.scaled: ScaledWeights | TorchaoWeights | None = None
+        self.scaled: ScaledWeights | TorchaoWeights | EngineWeights | None = None
 
     def forward(self, x: Tensor, *, along_time: bool = False) -> Tensor:
         """(..., fan_in) -> (..., fan_out), in x's dtype. along_time: see product."""

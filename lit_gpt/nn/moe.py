@@ -13,6 +13,7 @@ N = B T tokens of the micro-batch.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +28,7 @@ from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.expert_activation import MAPS
 from lit_gpt.ops.expert_parallel import parallel_expert_ffn
 from lit_gpt.ops.experts import Routes, expert_ffn
+from lit_gpt.ops.experts_fp8 import ScaledExperts, scaled_expert_ffn
 from lit_gpt.ops.parts import linear_fp32
 from lit_gpt.roles import role
 
@@ -88,6 +90,7 @@ class MixtureOfExperts(nn.Module):
         width = config.intermediate_size // self.experts.top_k
         shared = int(self.experts.shared)  # experts that are added are one network of their widths together
         self.shared = mlp.of_width(self.kind, config, shared * width) if shared else None
+        self.scaled: ScaledExperts | None = None  # with --fp8: the weights of the experts in 8 bits
         # Loss-free balancing: a buffer, since the trainer moves it by the loads and no gradient does; see nn.balance.
         if self.experts.bias_rate:
             self.register_buffer("balance", torch.zeros(count, dtype=torch.float32))
@@ -112,11 +115,13 @@ class MixtureOfExperts(nn.Module):
         Under expert parallelism, and only there, forward sees the weights as DTensors: FSDP2 gathers all others.
         """
         options: dict[str, Any] = {"kind": self.kind, "backend": backend}
+        scaled = self.scaled if self.training else None
+        ffn = expert_ffn if scaled is None else partial(scaled_expert_ffn, scaled=scaled)
         if isinstance(self.up, DTensor) and isinstance(self.down, DTensor):
             options["compiled"] = torch.compiler.is_compiling()  # which it cannot see from within
-            return parallel_expert_ffn(x_ND, gates_NK, self.up, self.down, routes, **options)  # type: ignore
+            return parallel_expert_ffn(x_ND, gates_NK, self.up, self.down, routes, ffn=ffn, **options)  # type: ignore
         up, down = self.kept if self.kept and self.training else (self.up, self.down)
-        return expert_ffn(x_ND, gates_NK, up, down, routes, **options)
+        return ffn(x_ND, gates_NK, up, down, routes, **options)
 
     def _bias(self) -> Tensor | None:
         return self.balance if self.experts.bias_rate else None  # type: ignore[return-value]

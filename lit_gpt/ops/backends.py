@@ -28,6 +28,7 @@ PACKAGES = {
     "pytorch_optimizer": "pytorch-optimizer",
     "flash_attn.cute": "flash-attn-4",
     "quack": "quack-kernels",
+    "transformer_engine": "transformer-engine[pytorch]",
     "flash_attn_interface": "git+https://github.com/Dao-AILab/flash-attention#subdirectory=hopper",
 }
 

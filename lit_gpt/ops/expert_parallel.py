@@ -14,7 +14,8 @@ ops.experts.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -27,12 +28,19 @@ from lit_gpt.ops.experts import Routes, expert_ffn, operation, sort_pairs, sum_r
 
 @torch.compiler.disable
 def parallel_expert_ffn(
-    x_TD: Tensor, gates_TK: Tensor, up_EHD: DTensor, down_EDI: DTensor, routes: Routes, **options: Any
+    x_TD: Tensor,
+    gates_TK: Tensor,
+    up_EHD: DTensor,
+    down_EDI: DTensor,
+    routes: Routes,
+    *,
+    ffn: Callable[..., Tensor] = expert_ffn,
+    **options: Any,
 ) -> Tensor:
     """ops.experts.expert_ffn with weights sharded by expert over the mesh axis "shard". Collective over it.
 
-    options: of expert_ffn; whether a compiler is at work is not seen here, so compiled says it.
-    Gradients of the weights are sums over the tokens of all its processes.
+    ffn: what computes experts that are at hand. options: of it; whether a compiler is at work is not seen here, so
+    compiled says it. Gradients of the weights are sums over the tokens of all its processes.
     """
     group = up_EHD.device_mesh.get_group("shard")
     size = dist.get_world_size(group)
@@ -46,7 +54,8 @@ def parallel_expert_ffn(
     place_TK, compiled = routes.place_P.view_as(gates_TK), options.get("compiled", False)
     rows_PD = _Gather.apply(x_TD, routes.order_P, place_TK, compiled)
     rows_RD = _AllToAll.apply(rows_PD, to, come, group)
-    out_RD = _own(rows_RD, arriving_We, up_EHD.to_local(), down_EDI.to_local(), options)  # type: ignore[arg-type]
+    up, down = cast(Tensor, up_EHD.to_local()), cast(Tensor, down_EDI.to_local())
+    out_RD = _own(rows_RD, arriving_We, up, down, partial(ffn, **options))
     out_PD = _AllToAll.apply(out_RD, come, to, group)
     return _Combine.apply(out_PD, gates_TK, routes.order_P, place_TK, compiled)  # type: ignore[return-value]
 
@@ -64,14 +73,14 @@ def _parts(counts_E: Tensor, share: int, size: int) -> list[Tensor]:
     return [counts_E[i * share : (i + 1) * share] for i in range(size)]
 
 
-def _own(rows_RD: Tensor, arriving_We: Tensor, up: Tensor, down: Tensor, options: dict[str, Any]) -> Tensor:
+def _own(rows_RD: Tensor, arriving_We: Tensor, up: Tensor, down: Tensor, ffn: Callable[..., Tensor]) -> Tensor:
     """This process's experts on rows ordered by sender, then by expert; in the same order."""
     # Rows arrive ordered by sender; the experts want them by expert, so they are sorted once more.
     experts_R = torch.arange(arriving_We.shape[1]).repeat(len(arriving_We)).repeat_interleave(arriving_We.flatten())
     experts_R1 = experts_R.to(rows_RD.device, non_blocking=True)[:, None]
     # Gates of 1: the process that a token came from weighs what comes back, so gates need not travel.
     ones_R1 = upcast(rows_RD.new_ones(1, 1)).expand(len(rows_RD), 1)
-    return expert_ffn(rows_RD, ones_R1, up, down, sort_pairs(experts_R1, len(up)), **options)
+    return ffn(rows_RD, ones_R1, up, down, sort_pairs(experts_R1, len(up)))
 
 
 def _sum(rows_PD: Tensor, place_TK: Tensor, gates_TK: Tensor | None) -> Tensor:

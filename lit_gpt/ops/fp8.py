@@ -42,16 +42,25 @@ class Recipe(NamedTuple):
     gradients: torch.dtype
     fast_backward: bool
     multiple: int = 16  # cuBLAS: rows of whole 16 bytes
-    library: str = ""  # torchao's name of its own recipe, which casts and multiplies instead
+    library: str = ""  # a package's name of its own recipe, which casts and multiplies instead
+    package: str = ""  # the module that has it
 
+
+TORCHAO, ENGINE = "torchao.float8", "transformer_engine.pytorch"
 
 RECIPES = {
     "tensorwise": Recipe("tensor", E5M2, fast_backward=False),
     # Its kernel is only fast with fast_accum, and its scales are finer; torchao's recipe of that name is the same.
     "rowwise": Recipe("row", E4M3, fast_backward=True),
     "mxfp8_emulated": Recipe("block", E4M3, fast_backward=False, multiple=MX_BLOCK),
-    "torchao_tensorwise": Recipe("tensor", E5M2, fast_backward=False, library="tensorwise"),
-    "torchao_rowwise": Recipe("row", E4M3, fast_backward=True, library="rowwise"),
+    "torchao_tensorwise": Recipe("tensor", E5M2, fast_backward=False, library="tensorwise", package=TORCHAO),
+    "torchao_rowwise": Recipe("row", E4M3, fast_backward=True, library="rowwise", package=TORCHAO),
+    # Of TransformerEngine: ops/fp8_engine.py. Multiples are those of the numbers that share a scale, which it counts in
+    # whole ones (its get_align_size_for_quantization has 128 for NVFP4).
+    "te_current": Recipe("tensor", E5M2, fast_backward=False, library="Float8CurrentScaling", package=ENGINE),
+    "te_block": Recipe("block", E4M3, False, multiple=128, library="Float8BlockScaling", package=ENGINE),
+    "te_mxfp8": Recipe("block", E4M3, False, multiple=MX_BLOCK, library="MXFP8BlockScaling", package=ENGINE),
+    "te_nvfp4": Recipe("block", E4M3, False, multiple=128, library="NVFP4BlockScaling", package=ENGINE),
 }
 
 
@@ -79,8 +88,8 @@ def quantise(pieces: Sequence[Tensor], dtype: torch.dtype, recipe: Recipe) -> Op
         amax_N = torch.cat([_amax(p, 0) for p in pieces])
     else:
         amax_M = amax_N = amax_M.amax().view(1)
-    row_factor, row_scale = _scales(amax_M, dtype)
-    col_factor, col_scale = _scales(amax_N, dtype)
+    row_factor, row_scale = scales_of(amax_M, dtype)
+    col_factor, col_scale = scales_of(amax_N, dtype)
     rows, cols = cast(list(pieces), row_factor, col_factor, dtype)
     return Operand(rows, row_scale, cols, col_scale)
 
@@ -89,7 +98,7 @@ def _amax(x: Tensor, dim: int) -> Tensor:
     return torch.linalg.vector_norm(x, float("inf"), dim=dim)
 
 
-def _scales(amax: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def scales_of(amax: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """(what numbers are multiplied with before the cast, and what undoes it), in fp32."""
     amax, largest = amax.float().clamp(min=LEAST), torch.finfo(dtype).max
     return largest / amax, amax / largest
@@ -101,12 +110,25 @@ def mx_values(x_MN: Tensor, dtype: torch.dtype) -> Tensor:
     The scale is the power of two at or above amax / largest: e8m0, from 2^-127 to 2^127 (arXiv:2506.08027, algorithm
     1). The rounding down of the OCP specification would cut off a block's largest numbers.
     """
+    # For a CPU, torch's compiler joins the blocks of rows with those of columns and fails (2.13).
+    return _mx_op(x_MN, dtype) if x_MN.device.type == "cpu" else _mx_values(x_MN, dtype)
+
+
+def _mx_values(x_MN: Tensor, dtype: torch.dtype) -> Tensor:
     blocks = upcast(x_MN).unflatten(-1, (-1, MX_BLOCK))
     mantissa, exponent = torch.frexp(blocks.abs().amax(-1, keepdim=True) / torch.finfo(dtype).max)
     exponent = torch.where(mantissa == 0.5, exponent - 1, exponent).clamp(-127, 127).to(blocks.dtype)
     values = upcast(saturated(blocks * torch.exp2(-exponent), dtype).to(torch.float32)) * torch.exp2(exponent)
     # An infinity or NaN spoils its block, so that the step is seen not to be finite.
-    return torch.where(mantissa.isfinite(), values, torch.nan).flatten(-2).to(torch.bfloat16)
+    return torch.where(mantissa.isfinite(), values, torch.nan).flatten(-2).to(torch.bfloat16).contiguous()
+
+
+_mx_op = torch.library.custom_op("lit_gpt::mx_values", _mx_values, mutates_args=())
+
+
+@_mx_op.register_fake
+def _(x_MN: Tensor, dtype: torch.dtype) -> Tensor:
+    return x_MN.new_empty(x_MN.shape, dtype=torch.bfloat16)
 
 
 def product(a_MK: Tensor, scale_a: Tensor, b_NK: Tensor, scale_b: Tensor, dtype: torch.dtype, fast: bool) -> Tensor:
@@ -172,8 +194,13 @@ class ScaledWeights:
     def refresh(self, weights: Sequence[Tensor]) -> None:
         """Cast the weights if an optimizer or a load has written them since the last time."""
         if self.kept and version(weights) != self._version:
-            self.operand = None  # its memory serves for the next one
-            self.operand, self._version = quantise_weights(weights, RECIPES[self.name]), version(weights)
+            self.cast(weights)
+            self._version = version(weights)
+
+    def cast(self, weights: Sequence[Tensor]) -> None:
+        """See refresh."""
+        self.operand = None  # its memory serves for the next one
+        self.operand = quantise_weights(weights, RECIPES[self.name])
 
     def products(self, x: Tensor, weights: Sequence[Tensor], widths: Sequence[int]) -> list[Tensor]:
         """x W^T for all the weights (N_i, K), one under the other, in pieces of these widths: (..., width) each."""
@@ -190,7 +217,7 @@ class TorchaoWeights:
     """The same by torchao's own casts and products, to compare with: those of its Float8Linear, without the module."""
 
     def __init__(self, name: str):
-        float8 = optional("torchao.float8")
+        float8 = optional(TORCHAO)
         config = float8.Float8LinearConfig.from_recipe_name(RECIPES[name].library)
         model = torch.nn.Sequential(torch.nn.Linear(MX_BLOCK, MX_BLOCK, bias=False, device="meta"))
         (linear,) = float8.convert_to_float8_training(model, config=config)

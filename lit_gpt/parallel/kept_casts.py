@@ -38,8 +38,11 @@ def experts_within(model: nn.Module, dtype: torch.dtype, room: int) -> tuple[lis
 
 
 def keep_casts(model: nn.Module, dtype: torch.dtype, room: int, compiled: bool) -> None:
-    """Have the mixtures of experts_within keep their casts, made again before a pass where a weight was written."""
-    mixtures, _ = experts_within(model, dtype, room)
+    """Have the mixtures of experts_within keep their casts, made again before a pass where a weight was written.
+
+    Those that train in 8 bits are left out: fp8.py has them keep as many bytes.
+    """
+    mixtures = [moe for moe in experts_within(model, dtype, room)[0] if moe.scaled is None]
     add = torch.compile(_add, dynamic=True) if compiled else _add
     versions: dict[MixtureOfExperts, Any] = {}
 

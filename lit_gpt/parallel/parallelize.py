@@ -14,7 +14,8 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from lit_gpt.errors import UserError
 from lit_gpt.parallel.fabric import Runtime
 from lit_gpt.parallel.fp8 import use_fp8
-from lit_gpt.parallel.kept_casts import keep_casts
+from lit_gpt.parallel.fp8_gather import RECIPE, send_in_8_bits
+from lit_gpt.parallel.kept_casts import experts_within, keep_casts
 from lit_gpt.parallel.offload import offload_activations
 from lit_gpt.parallel.recompute import Recompute, compile_blocks, recompute_in_backward
 from lit_gpt.roles import REPLICATED
@@ -35,6 +36,7 @@ def parallelize_model(
     room_for_casts: int = 0,
     reduce_dtype: torch.dtype = torch.float32,
     keep_gathered: bool = False,
+    fp8_gather: bool = False,
 ) -> nn.Module:
     """Build on the meta device, shard, allocate, initialise; one process goes through the same steps as many.
 
@@ -47,7 +49,8 @@ def parallelize_model(
     offloading: keep the shards, and so the optimizer's state, in host memory.
     expert_parallel: weights of experts are sharded like the others, but never gathered. Tokens travel to them
     instead, over the mesh axis "shard" (within one node, where there are several). Checkpoints are the same.
-    fp8: the recipe by which maps of blocks multiply in 8 bits, see fp8.py.
+    fp8: the recipe by which maps of blocks multiply in 8 bits, see fp8.py. fp8_gather: their weights travel so, too,
+    see fp8_gather.py.
     room_for_casts: bytes that casts of experts' weights may take between steps, see kept_casts.py. In one process only.
     reduce_dtype: dtype in which the gradients of sharded weights travel. Below fp32 they travel with every micro-batch
     and are added up as shards: FSDP2 would add up whole gradients in this dtype.
@@ -57,18 +60,25 @@ def parallelize_model(
     Returns a plain module: call it, and `loss.backward()`, with no wrapper of Fabric. Under FSDP2 the parameters of
     role "vector" (gains, biases, A_log) and of routers stay replicated in fp32, because they are tiny and sensitive
     to rounding (departure D55); `finish_gradients` reduces their gradients. All others are DTensors.
-    Raises UserError where expert_parallel cannot act.
+    Raises UserError where expert_parallel or fp8_gather cannot act.
     """
     if expert_parallel and (runtime.mesh is None or offloading):
         raise UserError(
             "--expert_parallel true sends tokens to the processes that hold their experts: it needs torchrun "
             "with several processes, and no --offloading."
         )
+    if fp8_gather and (runtime.mesh is None or offloading or fp8 != RECIPE):
+        raise UserError(
+            f"--fp8_gather true sends weights in 8 bits between processes: it needs torchrun with several processes, "
+            f"--fp8 true, --fp8_recipe {RECIPE}, and no --offloading."
+        )
     with torch.device("meta"):  # no process has to hold the whole model
         model = build()
     tags = {name: dict(vars(p)) for name, p in model.named_parameters()}
+    alone = runtime.mesh is None
     if fp8:
-        use_fp8(model, fp8, kept=runtime.mesh is None)
+        mixtures = experts_within(model, compute_dtype, room_for_casts)[0] if alone else []
+        use_fp8(model, fp8, kept=alone, kept_experts=mixtures)
     blocks = cast(nn.ModuleList, model.blocks)
     for block in blocks:
         recompute_in_backward(block, act_ckpt, compiled=compile)
@@ -85,9 +95,11 @@ def parallelize_model(
         model.keeps_gathered = keep_gathered  # type: ignore[assignment]
     _materialise(model, runtime.device, torch.device("cpu") if offloading else runtime.device)
     _restore(model, tags)
-    if runtime.mesh is None:
+    if alone:
         keep_casts(model, compute_dtype, room_for_casts, compile)
     initialise(model)
+    if fp8_gather:
+        send_in_8_bits(model)
     return model
 
 

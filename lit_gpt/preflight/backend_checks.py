@@ -9,8 +9,8 @@ from lit_gpt.errors import UserError
 from lit_gpt.nn.moe import hidden_width
 from lit_gpt.ops import grouped_gemm
 from lit_gpt.ops.attention import describe, pick
-from lit_gpt.ops.backends import missing
 from lit_gpt.ops.fp8 import RECIPES
+from lit_gpt.ops.fp8_engine import library_refusal
 
 # The mixers that call ops/attention, whose backend --attention chooses.
 SOFTMAX_ATTENTION = ("attention", "cross_attention", "differential_attention", "differential_cross_attention")
@@ -37,8 +37,9 @@ def check_fp8(recipe: str, device: torch.device, tokens: int) -> None:
             f"A micro-batch has {tokens:,} tokens (--micro_bsz times --ctx_len), and --fp8_recipe {recipe} needs a "
             f"multiple of {multiple}. Change one of the two."
         )
-    if RECIPES[recipe].library and (reason := missing("torchao.float8")):
-        raise UserError(f"--fp8_recipe {recipe} cannot be used here: {reason}. Use --fp8_recipe tensorwise.")
+    if reason := library_refusal(recipe):
+        instead = " with --fp8, and not --fp4" if recipe == "te_nvfp4" else ""
+        raise UserError(f"--fp8_recipe {recipe} cannot be used here: {reason}. Use --fp8_recipe tensorwise{instead}.")
     if device.type != "cuda" or recipe == "mxfp8_emulated":
         return
     if torch.cuda.get_device_capability(device) < (8, 9):

@@ -63,13 +63,13 @@ def coordinates(
     optimizer = build_optimizer(model, plan)
     data = toy_stream(config.vocab_size, run.micro_bsz, plan.context, seed)
     probe = torch.from_numpy(next(data).tokens).to(runtime.device)
-    first = activations(model, probe)
+    first = activations(model, probe, run.fp8)
     found = [_means(first, first)]
     for step in range(steps):
         set_hyperparameters(optimizer, step_values(plan, step * plan.batch_tokens, plan.batch_tokens))
         limit: Any = {"grad_clip": plan.grad_clip, "grad_clip_type": plan.grad_clip_type}
         train_step(model, optimizer, [next(data)], 1, probe.numel(), runtime, **limit)
-        found.append(_means(activations(model, probe), first))
+        found.append(_means(activations(model, probe, run.fp8), first))
     return found
 
 
@@ -100,13 +100,15 @@ def _resolved(run: RunConfig, config: ModelConfig, base: ModelConfig, steps: int
 
 
 @torch.no_grad()
-def activations(model: nn.Module, tokens_BT: Tensor) -> dict[str, Tensor]:
+def activations(model: nn.Module, tokens_BT: Tensor, training: bool = False) -> dict[str, Tensor]:
     """Site -> activation: embedding, branches, stream (what the last norm reads), hidden (what it gives), logits.
 
     Branches are outputs of mixers and feed-forward networks, before the residual multiplier,
     of the first, the middle and the last block, so that depths compare.
+
+    training: of the forward pass that trains, which alone is in 8 bits (--fp8).
     """
-    model = model.eval()
+    model = model.train(training)
     blocks: Any = model.blocks
     # Behind its norm, where there is one: that is what the layers read.
     watched = {"embedding": model.embedding_norm or model.wte, "stream": model.norm}

@@ -8,6 +8,7 @@ which each activation, and its change since initialisation, goes (the coordinate
 arXiv:2203.03466's mup package; arXiv:2310.02244 for depth). A right rule has powers near
 zero: sizes differ in quality but not in dynamics, so a learning rate tuned on one is right
 for all. It sees sizes, not attention patterns: a wrong softmax scale goes unnoticed.
+With --fp8 true the activations are those of the products in 8 bits, which maps from 256 on have: --widths 256 512 1024.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.parallel import start_runtime
+from lit_gpt.parallel.fp8 import SMALLEST, in_8_bits
 from lit_gpt.plugins import load_plugins
+from lit_gpt.preflight.meta_model import meta_model
 from lit_gpt.preflight.model_options import model_config
 from lit_gpt.tools import _coord_report as report
 from lit_gpt.tools._cli import parser_for
@@ -43,7 +46,7 @@ KEPT = {  # the options of pretrain.py that mean something here
     "ffn_multiple_of", "value_embeddings", "train_name", "parameterization", "depth_scale", "base_hps", "batch_rule",
     "independent_weight_decay", "ortho_init", "diag_init", "maxfan_init", "embedding_init_std", "head_init_std",
     "head_start", "init_std", "optimizer", "optimizer_args", "grad_clip", "grad_clip_type", "seed", "precision",
-    "vocab_size", "ctx_len", "micro_bsz", "attention",
+    "vocab_size", "ctx_len", "micro_bsz", "attention", "fp8", "fp8_recipe",
     "weight_decay_rule", "cautious_weight_decay",
 }
 # fmt: on
@@ -82,6 +85,8 @@ def run_check(
     configs = _configs(run, _sizes("widths", widths), _sizes("depths", depths))
     if not configs:
         raise UserError("One width and one depth leave nothing to compare. Give two or more to --widths or --depths.")
+    if run.fp8:
+        _check_fp8(run, configs)
     runtime, fits = start_runtime(precision=run.precision), []
     for axis, models in configs.items():
         base, per_size = next(iter(models.values())), []
@@ -116,6 +121,16 @@ def _configs(run: RunConfig, widths: list[int], depths: list[int]) -> dict[Axis,
     deep = {d: base.replace(depth=d, layers=model_config(run, d, None).layers) for d in depths}
     axes: dict[Axis, dict[int, ModelConfig]] = {"width": wide, "depth": deep}
     return {axis: models for axis, models in axes.items() if len(models) > 1}
+
+
+def _check_fp8(run: RunConfig, configs: dict[Axis, dict[int, ModelConfig]]) -> None:
+    """Raise UserError where the smallest model has nothing in 8 bits, so that sizes would not compare."""
+    base = next(iter(next(iter(configs.values())).values()))
+    if not in_8_bits(meta_model(base), run.fp8_recipe)[0]:
+        raise UserError(
+            f"No map of the model of width {base.n_embd} trains in 8 bits, since a side is below {SMALLEST}. Drop "
+            f"--fp8, or give larger --widths, such as {SMALLEST} {2 * SMALLEST} {4 * SMALLEST}."
+        )
 
 
 def _average(runs: list[Coordinates]) -> Coordinates:

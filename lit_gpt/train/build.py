@@ -109,6 +109,7 @@ def build_model(resolved: ResolvedRun, runtime: Runtime) -> nn.Module:
         room_for_casts=plan.memory.get(EXPERT_CASTS, 0),
         reduce_dtype=DTYPES[run.reduce_precision],
         keep_gathered=run.keep_gathered,
+        fp8_gather=run.fp8_gather,
     )
     if compiled:  # what lies outside the blocks: each of these passes many times over the stream or the logits
         whole = cast(GPT, model)

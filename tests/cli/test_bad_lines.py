@@ -190,7 +190,7 @@ LINES = {
     "--train_name validation": "validation needs --init_from",
     "--keep_best": "--keep_best needs --val_data_dir, since the best is",
     "--yarn_scale 4": "--yarn_scale only acts in a midtrain or validation run",
-    "--fp4": "4-bit training (--fp4) is not in this version",
+    "--fp4 --fp8_recipe rowwise": "--fp4 true is --fp8_recipe te_nvfp4, and this run has rowwise",
     "--train_name tie --tie_embeddings false": "--tie_embeddings False disagrees with the token 'tie'",
     "--base_hps.warmup_tokens 1e6": "Warm-up of 1,000,000 tokens does not fit",
     "--max_tokens 100": "--max_tokens 100 is less than one batch of 512",

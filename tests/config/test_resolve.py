@@ -168,9 +168,16 @@ def test_a_momentum_of_one_never_forgets(beta: str) -> None:
     assert problems_of(hps={beta: 1.0}) == [f"  - --base_hps.{beta} is 1.0; it must be at least 0 and below 1"]
 
 
-@pytest.mark.parametrize("fields", [{"fp4": True}, {"train_name": "x_lc"}, {"decay_fraction": 0.0}])
+@pytest.mark.parametrize(
+    "fields", [{"fp4": True, "fp8_recipe": "rowwise"}, {"train_name": "x_lc"}, {"decay_fraction": 0.0}]
+)
 def test_what_cannot_be_done_is_said(fields: dict[str, Any]) -> None:
     assert len(problems_of(**fields)) == 1
+
+
+def test_4_bits_are_a_recipe_of_fp8() -> None:
+    run = resolved(fp4=True)
+    assert run.fp8 and run.fp8_recipe == "te_nvfp4" and resolve(run)[0] == run
 
 
 def test_validation_needs_weights_and_data() -> None:

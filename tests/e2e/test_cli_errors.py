@@ -26,7 +26,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "batch": ({"total_bsz": 100}, r"100 tokens rounds to zero: one step of this set-up is 512 tokens"),
     "budget": ({"max_tokens": 100}, r"--max_tokens 100 is less than one batch of 512"),
     "warm-up": ({"base_hps__warmup_tokens": 1e6}, r"Warm-up of 1,000,000 tokens does not fit in a budget of 4,096"),
-    "not in this version": ({"fp4": True}, r"4-bit training .* is not in this version"),
+    "not in this version": ({"layer_configurator": True}, r"layer configurator .* is not in this version"),
     "no checkpoint": ({"resume": True}, r"--resume true: no complete checkpoint in .* Use --resume auto"),
     "no weights": ({"init_from": "nowhere"}, r"no complete checkpoint at nowhere"),
     "validation": ({"train_name": "validation"}, r"validation needs --init_from"),

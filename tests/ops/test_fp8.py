@@ -8,18 +8,18 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from fp8_formats import FORMATS, by_definition, near, nearest
 from torch import Tensor, nn
 
 from lit_gpt.config.bounds import hints
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.nn.linear import Linear, groups, joint, together
-from lit_gpt.ops import fp8
+from lit_gpt.ops import fp8, fp8_engine
 from lit_gpt.ops.fp8 import E4M3, E5M2, RECIPES, mx_values, product, quantise
 from lit_gpt.ops.fp8_cast import saturated
 from lit_gpt.parallel.fp8 import fp8_note, in_8_bits, use_fp8
 from lit_gpt.parallel.recompute import compile_blocks, recompute_in_backward
-from lit_gpt.preflight import backend_checks
 from lit_gpt.preflight.backend_checks import check_fp8
 
 OWN = [name for name, recipe in RECIPES.items() if not recipe.library]
@@ -28,32 +28,6 @@ OWN = [name for name, recipe in RECIPES.items() if not recipe.library]
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
-
-
-def positive_numbers(exponent_bits: int, mantissa_bits: int, largest: float) -> np.ndarray:
-    """All of a format, ascending (OCP 8-bit Floating Point Specification 1.0, table 1): m 2^(1 - bias - mantissa_bits)
-    for the exponent 0, else with one more bit before the mantissa.
-    """
-    bias, steps = 2 ** (exponent_bits - 1) - 1, 2**mantissa_bits
-    found = [
-        (m + steps * (e > 0)) * 2.0 ** (max(e, 1) - bias - mantissa_bits)
-        for e in range(2**exponent_bits)
-        for m in range(steps)
-    ]
-    return np.array([x for x in found if x <= largest])
-
-
-# The exponent of all ones is an infinity or NaN in e5m2, and in e4m3 NaN with all ones in the mantissa, too.
-FORMATS = {E4M3: positive_numbers(4, 3, 448.0), E5M2: positive_numbers(5, 2, 57344.0)}
-
-
-def nearest(x: np.ndarray, dtype: torch.dtype) -> np.ndarray:
-    """The nearest numbers of a format, of two as near the one with an even mantissa; in float64."""
-    values, size = FORMATS[dtype], np.abs(x)
-    above = np.clip(np.searchsorted(values, size), 1, len(values) - 1)
-    low, high = values[above - 1], values[above]
-    up = (size - low > high - size) | ((size - low == high - size) & (above % 2 == 0))
-    return np.copysign(np.where(up, high, low), x)
 
 
 @pytest.mark.parametrize("dtype", [E4M3, E5M2])
@@ -69,29 +43,6 @@ def test_numbers_are_rounded_to_nearest_even_and_saturate(dtype: torch.dtype) ->
     assert np.array_equal(got, nearest(x.astype(np.float64), dtype))
     assert saturated(torch.tensor([math.nan, math.inf]), dtype).float().tolist()[1] == values[-1]
     assert saturated(torch.tensor([math.nan]), dtype).isnan().all()
-
-
-def mx_by_definition(x: np.ndarray, dtype: torch.dtype) -> np.ndarray:
-    """arXiv:2506.08027, algorithm 1."""
-    blocks, scales = x.reshape(-1, 32), 2.0 ** np.arange(-127.0, 128)
-    enough = scales * FORMATS[dtype][-1] >= np.abs(blocks).max(1, keepdims=True)
-    scale = scales[enough.argmax(1)][:, None]  # the least that is
-    return (nearest(blocks / scale, dtype) * scale).reshape(x.shape)
-
-
-def by_definition(x: Tensor, dtype: torch.dtype, shares: str) -> Tensor:
-    """What the numbers of x (M, N) stand for once they are in 8 bits, for sums over N; float64."""
-    numbers = x.double().numpy()
-    if shares == "block":
-        return torch.from_numpy(mx_by_definition(numbers, dtype))
-    largest = np.abs(numbers).max(axis=None if shares == "tensor" else 1, keepdims=True)
-    scale = FORMATS[dtype][-1] / largest
-    return torch.from_numpy(nearest(numbers * scale, dtype) / scale)
-
-
-def near(got: Tensor, wanted: Tensor) -> bool:
-    """Equal but for rare numbers that a rounding in fp32 puts on the other side of a tie; 8 bits alone cost 3e-2."""
-    return bool((got.detach().double().view_as(wanted) - wanted).norm() < 1e-3 * wanted.norm())
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -113,6 +64,11 @@ def test_mx_scales_are_powers_of_two_rounded_up() -> None:
     for bad in (math.inf, math.nan):
         edge[0, 0] = bad
         assert mx_values(edge, E4M3)[0].isnan().all() and mx_values(edge, E4M3)[1:].isfinite().all()
+
+
+def test_a_compiler_sees_one_operation_in_the_mx_values_of_a_cpu() -> None:
+    for x in (torch.randn(64, 96), torch.randn(96, 64).bfloat16().t(), torch.randn(2, 32, 64).mT):
+        torch.library.opcheck(fp8._mx_op, (x, E4M3), test_utils=("test_schema", "test_faketensor"))
 
 
 @pytest.mark.parametrize("left", [E4M3, E5M2])
@@ -339,7 +295,7 @@ def test_what_a_machine_cannot_do_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     for recipe, tokens in (("tensorwise", 40), ("mxfp8_emulated", 48)):
         with pytest.raises(UserError, match=f"has {tokens} tokens .* needs a multiple of"):
             check_fp8(recipe, cpu, tokens)
-    monkeypatch.setattr(backend_checks, "missing", lambda module: f"{module} is not installed")
+    monkeypatch.setattr(fp8_engine, "missing", lambda module: f"{module} is not installed")
     with pytest.raises(UserError, match=r"torchao.float8 is not installed. Use --fp8_recipe tensorwise"):
         check_fp8("torchao_rowwise", cpu, 64)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))

@@ -131,7 +131,7 @@ def test_a_model_trains_on_a_gpu_as_in_emulation(name: str, compiled: bool) -> N
     assert all(found[n] == pytest.approx(emulated[n], rel=0.1) for n in exact), (found, emulated)
 
 
-@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.library])
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("torchao")])
 @pytest.mark.skipif(bool(missing("torchao.float8")), reason="needs torchao")
 def test_ours_and_that_of_torchao_are_as_near_to_bf16(name: str) -> None:
     x, dy = (torch.randn(4, 64, 512, device="cuda").bfloat16() for _ in "xy")

@@ -17,13 +17,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from tiny_model import ONE_LAYER, build_model
 
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.errors import UserError
+from lit_gpt.parallel import start_runtime
 from lit_gpt.scaling.rules import mup
 from lit_gpt.tools import _coord_report as report
 from lit_gpt.tools._coord_fit import Axis, CoordResult, slope_of
-from lit_gpt.tools._coord_measure import FOLLOWS, toy_stream
+from lit_gpt.tools._coord_measure import FOLLOWS, activations, toy_stream
 from lit_gpt.tools.coord_check import main, run_check
 
 RUN = RunConfig(
@@ -169,3 +172,18 @@ def test_the_command_prints_and_writes(tmp_path, capsys):
 def test_sizes_that_do_not_compare_are_user_errors(widths, depths, message):
     with pytest.raises(UserError, match=message):
         run_check(RUN, widths, depths)
+
+
+def test_under_fp8_the_activations_are_those_that_train():
+    """Before a step only the products differ, so all sites but the embedding, which has none."""
+    config = ONE_LAYER.replace(n_embd=256, head_dim=128, intermediate_size=256)
+    model, tokens = build_model(start_runtime(), config=config, fp8="tensorwise"), torch.arange(32).view(2, 16)
+    plain, rounded = (activations(model, tokens, training) for training in (False, True))
+    assert {site for site, x in plain.items() if not torch.equal(x, rounded[site])} == plain.keys() - {"embedding"}
+    for site, x in plain.items():
+        torch.testing.assert_close(rounded[site].abs().mean(), x.abs().mean(), rtol=0.2, atol=0, msg=site)
+
+
+def test_fp8_needs_widths_that_have_something_in_8_bits():
+    with pytest.raises(UserError, match=r"width 128 trains in 8 bits.*--widths, such as 256 512 1024"):
+        run_check(replace(RUN, fp8=True), (128, 512), (4,))

@@ -156,14 +156,13 @@ class PrecisionOptions:
     precision: bf16 computes in bf16 and keeps weights in fp32; fp32 does both in fp32. bf16-mixed and 32 are older
         names of the two.
         Default: bf16 on a GPU, fp32 on a CPU
-    fp8: Multiply the large matrices of blocks in 8 bits while training, for GPUs that can (H100 and later). Weights,
-        checkpoints and evaluation stay as they are.
-    fp8_recipe: What shares a scale under --fp8: tensorwise a tensor, rowwise each row. mxfp8_emulated computes what
-        MXFP8 would, at the speed of bf16; the two of torchao are for comparison.
-        Example: --fp8 true --fp8_recipe rowwise
+    fp8: Multiply large matrices of blocks in 8 bits while training (H100 and later). Checkpoints and evaluation stay as
+        they are.
+    fp8_recipe: What shares a scale: tensorwise a tensor, rowwise each row. mxfp8_emulated computes as MXFP8 does;
+        torchao and te (TransformerEngine, MXFP8 and NVFP4 for Blackwell) need these packages.
     act_ckpt: Recompute activations in the backward pass, which saves memory and costs time: full (or true) all of
         them; selective all but the results of matrix products and attention; cheap only what the compiler can join
-        with the kernels of backward, at next to no cost. An older name is --gradient_checkpointing.
+        with the kernels of backward, at next to no cost.
         Example: --act_ckpt cheap
     act_offload: Share of the layers whose activations wait in the memory of the host between forward and backward,
         copied while other layers compute. On a CPU it does nothing.
@@ -172,8 +171,8 @@ class PrecisionOptions:
 
     compile: Compile each block with torch.compile.
         Default: true on a GPU, false on a CPU
-    compile_cache: Folder for compiled code, which later starts read, here and on other machines of the same kind that
-        are given a copy. It is executed, so use folders of people whom you trust.
+    compile_cache: Folder for compiled code, which later starts read, here and on machines of the same kind. It is
+        executed, so use folders of people whom you trust.
         Default: the compilers' own folders on this machine
         Example: --compile_cache compiled
     offloading: Keep parameters and optimizer state in the memory of the host, not of the GPU.
@@ -192,9 +191,17 @@ class PrecisionOptions:
 
     precision: Literal["bf16", "fp32", "bf16-mixed", "32"] | None = None
     fp8: bool = False
-    fp8_recipe: Literal["tensorwise", "rowwise", "mxfp8_emulated", "torchao_tensorwise", "torchao_rowwise"] = (
-        "tensorwise"
-    )
+    fp8_recipe: Literal[
+        "tensorwise",
+        "rowwise",
+        "mxfp8_emulated",
+        "torchao_tensorwise",
+        "torchao_rowwise",
+        "te_current",
+        "te_block",
+        "te_mxfp8",
+        "te_nvfp4",
+    ] = "tensorwise"
     act_ckpt: bool | Literal["off", "cheap", "selective", "full"] = False
     act_offload: Annotated[float, Bounds(0, 1)] = 0.0
     compile: bool | None = None
@@ -221,12 +228,14 @@ class ProcessOptions:
         gradient of each micro-batch; what is added up over micro-batches is in fp32 all the same.
     keep_gathered: Gather the weights of all layers once per step, and keep them until its end. Otherwise each layer's
         travel twice per micro-batch, and there are those of two layers at a time.
+    fp8_gather: With --fp8 true, weights travel in 8 bits, too. It has not run on a GPU yet.
     collective_timeout: Seconds that processes wait for one another, before the run ends and says who is missing.
     """
 
     shard_group: Annotated[int, Bounds(1, 100_000)] | None = None
     reduce_precision: Literal["fp32", "bf16"] = "fp32"
     keep_gathered: bool = False
+    fp8_gather: bool = False
     collective_timeout: Annotated[float, Bounds(1, 1e6)] = 600.0
 
 
@@ -240,7 +249,7 @@ class ArchScaleOptions:
     fsdp2: Does nothing: several processes always train with FSDP2.
     logging_multiprocessing: Does nothing: logging never holds up training.
     base_hps.n0_mult: Does nothing.
-    fp4: Refused when true: 4-bit training is not in this version.
+    fp4: Train in 4 bits, on Blackwell; this is --fp8 true --fp8_recipe te_nvfp4.
     layer_configurator: Refused when true: the layer configurator, a router of tokens to layers, is not in this version.
         Default: false
     """
