@@ -164,11 +164,11 @@ class PrecisionOptions:
         them; selective all but the results of matrix products and attention; cheap only what the compiler can join
         with the kernels of backward, at next to no cost.
         Example: --act_ckpt cheap
+
     act_offload: Share of the layers whose activations wait in the memory of the host between forward and backward,
         copied while other layers compute. On a CPU it does nothing.
         Default: 0
         Example: --act_offload 0.25
-
     compile: Compile each block with torch.compile.
         Default: true on a GPU, false on a CPU
     compile_cache: Folder for compiled code, which later starts read, here and on machines of the same kind. It is
