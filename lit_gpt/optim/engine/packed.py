@@ -84,25 +84,47 @@ def _keys(state: Mapping[str, Any]) -> list[str]:
     return [key for key in state if key + SCALE in state]
 
 
-@fused
 def decode(codes: Tensor, scales: Tensor) -> Tensor:
     """The numbers of codes (..., n) with scales (..., blocks), in fp32; squares again where roots are kept."""
-    x = codes.float() / _levels(codes.dtype)
-    x = x.square().square() * (1 if codes.dtype == torch.uint8 else codes.sign())
-    x = x * scales.repeat_interleave(BLOCK, -1)[..., : codes.shape[-1]]
-    return x.square() if codes.dtype == torch.uint8 else x
+    return _in_rows(_decode(_in_blocks(codes), scales.reshape(-1, 1)), codes.shape)
+
+
+def encode_signed(x: Tensor, writes: Tensor) -> tuple[Tensor, Tensor]:
+    """(codes int8 like x, scales (..., blocks)) of numbers x (..., n) in fp32."""
+    codes, scales = _encode_signed(_in_blocks(x), writes)
+    return _in_rows(codes, x.shape), scales.view(*x.shape[:-1], -1)
+
+
+def encode_root(x: Tensor, writes: Tensor) -> tuple[Tensor, Tensor]:
+    """(codes uint8 like x, scales (..., blocks)) of the roots of numbers x (..., n) from 0 on, in fp32."""
+    codes, scales = _encode_root(_in_blocks(x), writes)
+    return _in_rows(codes, x.shape), scales.view(*x.shape[:-1], -1)
+
+
+# Compilers see blocks (N, 256) alone, so that one kernel serves all shapes.
+def _in_blocks(x: Tensor) -> Tensor:
+    return (F.pad(x, (0, -x.shape[-1] % BLOCK)) if x.shape[-1] % BLOCK else x).reshape(-1, BLOCK)
+
+
+def _in_rows(blocks: Tensor, shape: torch.Size) -> Tensor:
+    """The inverse, for rows of shape[-1]."""
+    return blocks.view(*shape[:-1], -1)[..., : shape[-1]]
 
 
 @fused
-def encode_signed(x: Tensor, writes: Tensor) -> tuple[Tensor, Tensor]:
-    """(codes int8 like x, scales (..., blocks)) of numbers x (..., n) in fp32."""
+def _decode(codes: Tensor, scales: Tensor) -> Tensor:
+    x = (codes.float() / _levels(codes.dtype)).square().square() * scales
+    return x.square() if codes.dtype == torch.uint8 else x * codes.sign()
+
+
+@fused
+def _encode_signed(x: Tensor, writes: Tensor) -> tuple[Tensor, Tensor]:
     codes, scales = _encode(x.abs(), writes, torch.int8)
     return codes * x.sign().to(torch.int8), scales
 
 
 @fused
-def encode_root(x: Tensor, writes: Tensor) -> tuple[Tensor, Tensor]:
-    """(codes uint8 like x, scales (..., blocks)) of the roots of numbers x (..., n) from 0 on, in fp32."""
+def _encode_root(x: Tensor, writes: Tensor) -> tuple[Tensor, Tensor]:
     return _encode(x.sqrt(), writes, torch.uint8)
 
 
@@ -111,20 +133,18 @@ def _levels(dtype: torch.dtype) -> int:
 
 
 def _encode(x: Tensor, writes: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Of x from 0 on."""
-    width, levels = x.shape[-1], _levels(dtype)
-    blocks = F.pad(x, (0, -width % BLOCK)).unflatten(-1, (-1, BLOCK))
-    scales = blocks.amax(-1, keepdim=True)
-    y = blocks / torch.where(scales > 0, scales, 1.0)
+    """(codes, scales (N, 1)) of blocks of numbers from 0 on, (N, 256)."""
+    levels, scales = _levels(dtype), x.amax(-1, keepdim=True)
+    y = x / torch.where(scales > 0, scales, 1.0)
     low = (y.sqrt().sqrt() * levels).floor().clamp(max=levels)
     below, above = ((c / levels).square().square() for c in (low, low + 1))
-    codes = low + (_chance(blocks, writes) * (above - below) < y - below)
-    return codes.clamp(max=levels).to(dtype).flatten(-2)[..., :width], scales.squeeze(-1)
+    codes = low + (_chance(x, writes) * (above - below) < y - below)
+    return codes.clamp(max=levels).to(dtype), scales
 
 
 def _chance(x: Tensor, writes: Tensor) -> Tensor:
-    """A number from 0 to below 1 for each of x (..., blocks, 256), by its bits, its column and the count."""
-    columns = torch.arange(x.shape[-2] * BLOCK, dtype=torch.int32, device=x.device).view(x.shape[-2:])
+    """A number from 0 to below 1 for each of x, by its bits, its column and the count."""
+    columns = torch.arange(BLOCK, dtype=torch.int32, device=x.device)
     bits = x.view(torch.int32) + (columns * HASHES[1] + writes * HASHES[0])
     for multiplier in HASHES:
         bits = (bits ^ (bits >> 15)) * multiplier
