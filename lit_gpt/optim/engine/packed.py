@@ -5,12 +5,12 @@ A block of numbers x with the largest magnitude s is kept as s in fp32 and the c
     c = sign(x) L (|x| / s)^(1/4),    x = sign(c) s (|c| / L)^4
 
 Steps of equal size in the fourth root are fine near 0, where most numbers are, and so reach over eight powers of ten;
-equal steps in x itself lose the small ones (section 2 there, which takes another such code). Momentum has 127 codes of
-either sign. A second moment is kept as its root, which is what Adam divides by, in 255 codes.
+equal steps in x itself would lose the small ones (the paper's dynamic code is another that does not). Momentum has 127
+codes of either sign. A second moment is kept as its root, which is what Adam divides by, in 255 codes.
 
 An average that moves by less than half a step would stand still if it were rounded to the nearest code. So x becomes
 the code below or above, with chances under which the mean is x. Chance is a hash of x, its column and how often the
-state was written: a resumed run has the same bits, on any number of processes.
+state was written, so that a resumed run has the same bits.
 
 Blocks lie inside of rows (of the last dimension), and weights are sharded by rows, so no block is ever cut. What has no
 rows of some length is kept as it is.
