@@ -150,7 +150,6 @@ class _Copies:
         self.passed += 1
         if self.leaving and (chosen or self.passed >= self.distance):
             self.arrive()
-            self.leaving = []
 
     def new_layer(self, weights: set[int]) -> _Layer:
         """The record of a block's forward pass."""
@@ -172,9 +171,10 @@ class _Copies:
         return x
 
     def arrive(self) -> None:
-        """What is computed from now on waits for the copies that were started."""
+        """What is computed from now on waits for the copies that were started, and may have the memory of what left."""
         if self.stream is not None:
             torch.cuda.current_stream(self.device).wait_stream(self.stream)
+        self.leaving = []
 
     def _copy(self, into: Tensor, x: Tensor) -> None:
         if self.stream is None:
