@@ -82,8 +82,8 @@ def measure(
         rate = tokens_per_sec or runtime.world_size * micro_bsz * resolved.plan.context / passes
         rows: list[dict[str, Any]] = []
         for name in ["adamw", *(n for n in names if n != "adamw")]:
-            rules = getattr(OPTIMIZERS.load(name), "rules", None)
-            known = {} if rules is None else options_of(rules)
+            chosen = OPTIMIZERS.load(name)
+            known = options_of(chosen) if hasattr(chosen, "rules") else {}
             args = {key: value for key, value in (run.optimizer_args or {}).items() if key in known}
             plan = resolve_run(replace(run, optimizer=name, optimizer_args=args), runtime.world_size).plan
             optimizer: Any = build_optimizer(model, plan)

@@ -148,6 +148,7 @@ def measure(
             "mfu": round(rate * trainer.plan.model_flops_per_token / peak, 4) if peak else None,
             "mfu_palm": round(rate * resolved.palm_flops_per_token / peak, 4) if peak else None,
             "peak_memory_gib": round(memory, 2) if timer.on_gpu else None,
+            "estimated_memory_gib": round(sum(resolved.plan.memory.values()) / 2**30, 2) if timer.on_gpu else None,
             "first_step_seconds": round(first, 1),
             "steps": len(times),
             "device": name,
@@ -159,7 +160,7 @@ def measure(
 
 
 HEADER = f"{'model':<24}{'recipe':<20}{'context':>8}{'micro':>6}{'tokens/s':>12}{'mean':>12}{'MFU':>8}{'GiB':>8}"
-HEADER += f"{'first step':>12}"
+HEADER += f"{'(estimate)':>11}{'first step':>12}"
 
 
 def line(r: dict[str, Any]) -> str:
@@ -168,7 +169,8 @@ def line(r: dict[str, Any]) -> str:
     model = f"{r['family'] + ' d' + str(r['depth']):<24}{r['recipe']:<20}"
     return (
         f"{model}{r['context']:>8}{r['micro_bsz']:>6}{r['tokens_per_sec']:>12,.0f}"
-        f"{r['mean_tokens_per_sec']:>12,.0f}{mfu:>8}{r['peak_memory_gib'] or 0:>8.1f}{r['first_step_seconds']:>11.1f}s"
+        f"{r['mean_tokens_per_sec']:>12,.0f}{mfu:>8}{r['peak_memory_gib'] or 0:>8.1f}"
+        f"{r['estimated_memory_gib'] or 0:>11.1f}{r['first_step_seconds']:>11.1f}s"
     )
 
 

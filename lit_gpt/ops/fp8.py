@@ -64,6 +64,11 @@ RECIPES = {
 }
 
 
+def operand_itemsize(recipe: str) -> int:
+    """Bytes of each number of an operand, in either layout; the emulation of MXFP8 has its values in bf16."""
+    return 2 if RECIPES[recipe].shares == "block" else 1
+
+
 class Operand(NamedTuple):
     """A matrix (M, N) in 8 bits, ready for sums over either dimension: rows (M, N), cols (N, M).
 

@@ -203,11 +203,12 @@ class _Chunked(torch.autograd.Function):
             torch.mm(d_logits, cast_VD, out=dh)  # into its part of the whole gradient
             if dtype == d_weight_VD.dtype:
                 d_weight_VD.addmm_(d_logits.T, h)  # no product of its own, which is as large as the head
-            elif d_logits.is_cuda:  # the same in fp32
+            elif d_logits.is_cuda:  # the same in fp32, from torch 2.10 on (pytorch/pytorch#167931)
                 torch.addmm(d_weight_VD, d_logits.T, h, out_dtype=d_weight_VD.dtype, out=d_weight_VD)
             else:
                 d_weight_VD += matmul_fp32(d_logits.T, h)
             losses.append(loss)
+            del d_logits  # not beside those of the next chunk
         # The gradients are known already, for an upstream gradient of 1: the loss is a scalar, so backward scales them.
         ctx.save_for_backward(d_hidden_ND, d_weight_VD)
         ctx.weight_dtype = weight_VD.dtype

@@ -39,11 +39,11 @@ def chosen_layers(share: float, count: int) -> list[int]:
     return [i for i in range(count - 1) if i == 0 or int(i * share) > int((i - 1) * share)]
 
 
-def offload_activations(blocks: nn.ModuleList, share: float, device: torch.device, smallest: int = SMALLEST) -> None:
+def offload_activations(blocks: nn.ModuleList, share: float, device: torch.device) -> None:
     """Let a share of the blocks keep their activations on the host. The last wrapper around their forward passes."""
     if share == 0:
         return
-    chosen, copies = chosen_layers(share, len(blocks)), _Copies(device, smallest, distance=int(1 / share))
+    chosen, copies = chosen_layers(share, len(blocks)), _Copies(device, distance=int(1 / share))
     for i, block in enumerate(blocks):
         _wrap(block, copies, i in chosen, first=i == 0)
 
@@ -107,7 +107,7 @@ class _Layer:
     def pack(self, x: Tensor) -> Tensor | _Item:
         """A tensor that alone has its memory goes to the host; views would leave it where it is."""
         storage = x.untyped_storage()
-        large = x.device.type == self.copies.device.type and storage.nbytes() >= self.copies.smallest
+        large = x.device.type == self.copies.device.type and storage.nbytes() >= SMALLEST
         if not large or storage.nbytes() != x.nbytes or storage.data_ptr() in self.weights:
             return x
         item = _Item(x, self.copies)
@@ -136,8 +136,8 @@ class _Copies:
     distance: blocks from one whose tensors leave to the one that may wait for their copies and reuse the memory.
     """
 
-    def __init__(self, device: torch.device, smallest: int, distance: int):
-        self.device, self.smallest, self.distance, self.passed = device, smallest, distance, 0
+    def __init__(self, device: torch.device, distance: int):
+        self.device, self.distance, self.passed = device, distance, 0
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.free: dict[int, list[Tensor]] = defaultdict(list)
         self.leaving: list[Tensor] = []  # on their way to the host: their memory must stay
@@ -150,7 +150,6 @@ class _Copies:
         self.passed += 1
         if self.leaving and (chosen or self.passed >= self.distance):
             self.arrive()
-            self.leaving = []
 
     def new_layer(self, weights: set[int]) -> _Layer:
         """The record of a block's forward pass."""
@@ -172,9 +171,10 @@ class _Copies:
         return x
 
     def arrive(self) -> None:
-        """What is computed from now on waits for the copies that were started."""
+        """What is computed from now on waits for the copies that were started, and may have the memory of what left."""
         if self.stream is not None:
             torch.cuda.current_stream(self.device).wait_stream(self.stream)
+        self.leaving = []
 
     def _copy(self, into: Tensor, x: Tensor) -> None:
         if self.stream is None:

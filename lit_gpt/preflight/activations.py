@@ -29,7 +29,9 @@ from lit_gpt.model import GPT
 from lit_gpt.nn.moe import MixtureOfExperts
 from lit_gpt.ops import attention, grouped_gemm
 from lit_gpt.ops.backends import Backend, observed
+from lit_gpt.ops.fp8 import RECIPES, operand_itemsize
 from lit_gpt.ops.loss import even_chunk
+from lit_gpt.parallel.fp8 import in_8_bits
 from lit_gpt.parallel.recompute import Recompute
 
 # Tokens of that pass. It is a prime, which no width or number of heads is: a dimension of this size counts tokens.
@@ -59,14 +61,21 @@ def kinds_kept(recompute: Recompute) -> tuple[Kind, ...]:
     return kinds[recompute]
 
 
-def kept_by_layers(model: GPT, expert_parallel: bool = False) -> Layers:
+def kept_by_layers(model: GPT, expert_parallel: bool = False, fp8: str | None = None) -> Layers:
     """Bytes per token that each layer of a model on the meta device keeps, by kind.
 
     expert_parallel: whether tokens travel to their experts on other ranks; on average, as many arrive as are sent.
+    fp8: the recipe by which maps multiply in 8 bits.
     Raises NeedsValues for a model with a mixer that reads numbers out of its tensors.
     """
     notes = _Notes()
-    with torch.no_grad(), notes.of_blocks(model, expert_parallel), observed(notes.kernel), notes:
+    with (
+        torch.no_grad(),
+        notes.in_8_bits(model, fp8),
+        notes.of_blocks(model, expert_parallel),
+        observed(notes.kernel),
+        notes,
+    ):
         try:
             model(torch.zeros(1, SAMPLE, dtype=torch.long, device="meta"))
         except RuntimeError as error:
@@ -143,6 +152,19 @@ class _Notes(TorchFunctionMode):
                 hooks.enter_context(block.register_forward_hook(leave))
             yield
 
+    @contextmanager
+    def in_8_bits(self, model: GPT, recipe: str | None) -> Iterator[None]:
+        """Within it maps that multiply in 8 bits are noted as such; a library's recipe keeps what bf16 keeps."""
+        chosen = {} if recipe is None or RECIPES[recipe].library else in_8_bits(model, recipe)[0]
+        maps = [m for group in chosen.values() for m in group]
+        for m in maps:
+            m.scaled = _InEightBits(self, recipe)  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            for m in maps:
+                m.scaled = None
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func in PRODUCTS:
@@ -195,6 +217,20 @@ class _Notes(TorchFunctionMode):
 
     def _is_product(self, x: Any) -> bool:
         return isinstance(x, Tensor) and self.seen.get(x) == "product"
+
+
+class _InEightBits:
+    """Stands where ops.fp8.ScaledWeights does, whose products keep their input as a cast of their own."""
+
+    def __init__(self, notes: _Notes, recipe: str):
+        self.notes, self.itemsize = notes, operand_itemsize(recipe)
+
+    def products(self, x: Tensor, weights: Sequence[Tensor], widths: Sequence[int]) -> list[Tensor]:
+        """See ScaledWeights."""
+        self.notes.layers[-1]["kernel"] += x.numel() // SAMPLE * self.itemsize
+        y = x.new_empty(*x.shape[:-1], sum(widths))
+        self.notes.note("product", y)
+        return list(y.split(list(widths), dim=-1))
 
 
 def _base(x: Any) -> Any:

@@ -8,6 +8,7 @@ step, the CUDA context, and what the allocator loses between tensors.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from typing import cast
 
 import torch
@@ -15,10 +16,12 @@ from torch import nn
 
 from lit_gpt.config.run import RunConfig
 from lit_gpt.model import GPT
+from lit_gpt.ops.fp8 import RECIPES, operand_itemsize
 from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.optim.engine.groups import parameter_groups
 from lit_gpt.optim.engine.state_size import shard_bytes, state_bytes
 from lit_gpt.parallel import shard_group
+from lit_gpt.parallel.fp8 import in_8_bits
 from lit_gpt.parallel.kept_casts import experts_within
 from lit_gpt.parallel.offload import chosen_layers
 from lit_gpt.parallel.recompute import Recompute
@@ -42,7 +45,7 @@ def memory_per_gpu(run: RunConfig, model: GPT, plan: Plan, ranks: int) -> dict[s
     accumulates = plan.batch_tokens * plan.batch_ramp > ranks * run.micro_bsz * plan.context
     sizes = _of_parameters(model, run, plan, ranks, accumulates)
     try:
-        layers = kept_by_layers(model, run.expert_parallel and ranks > 1)
+        layers = kept_by_layers(model, run.expert_parallel and ranks > 1, run.fp8_recipe if run.fp8 else None)
     except NeedsValues:  # a mixer from a plugin may read its tensors, and must not be refused for that
         return sizes
     tokens = run.micro_bsz * model.config.block_size
@@ -75,27 +78,39 @@ def _of_parameters(model: GPT, run: RunConfig, plan: Plan, ranks: int, accumulat
         whole = accumulates and run.reduce_precision == "fp32"
         copies, whole_gradients = _gathered(model, run.expert_parallel, run.keep_gathered, whole)
     else:
-        copies, whole_gradients = _casts(model, run.act_ckpt == "off"), 0
+        recipe = run.fp8_recipe if run.fp8 else None
+        copies, whole_gradients = _casts(model, run.act_ckpt == "off", recipe), 0
     sizes = {"weights": weights, "copies": copies, "gradients": weights + whole_gradients}
     sizes["averages"] = len(plan.ema) * weights  # each where its weights are, and sharded like them
     state = state_bytes(groups, OPTIMIZERS.facts(plan.optimizer), plan.optimizer_args, shards)
     return sizes if state is None else sizes | {"optimizer": sum(state[p] for p in on_gpu)}
 
 
-def _size(module: nn.Module, *left_out: str) -> int:
-    """Elements of a module's parameters but those of some roles."""
-    return sum(p.numel() for p in module.parameters() if p.role not in left_out)  # type: ignore[attr-defined]
+def _size(module: nn.Module, *left_out: str, but: Collection[torch.Tensor] = ()) -> int:
+    """Elements of a module's parameters but those of some roles, and `but` these."""
+    chosen = (p for p in module.parameters() if p.role not in left_out)  # type: ignore[attr-defined]
+    return sum(p.numel() for p in chosen if p not in but)
 
 
-def _casts(model: GPT, all_blocks: bool) -> int:
+def _casts(model: GPT, all_blocks: bool, recipe: str | None) -> int:
     """Bytes of the weights in the compute dtype that backward keeps; experts are cast again, and of tables only rows.
 
-    all_blocks: of each block, without recomputation; else of one at a time.
+    all_blocks: of each block, without recomputation; else of one at a time. recipe: that of weights in 8 bits, which
+    are kept in two layouts, whatever is recomputed.
     """
+    small = _in_8_bits(model, recipe)
+    kept = sum(2 * p.numel() * operand_itemsize(recipe) for p in small) if recipe else 0
     if model.compute_dtype == torch.float32:
-        return 0
-    sizes = [_size(block, *REPLICATED, "expert", "value_table") for block in model.blocks]
-    return (sum(sizes) if all_blocks else max(sizes)) * model.compute_dtype.itemsize
+        return kept
+    sizes = [_size(block, *REPLICATED, "expert", "value_table", but=small) for block in model.blocks]
+    return kept + (sum(sizes) if all_blocks else max(sizes)) * model.compute_dtype.itemsize
+
+
+def _in_8_bits(model: GPT, recipe: str | None) -> set[torch.Tensor]:
+    """The weights of which a recipe keeps casts; a library casts in every pass."""
+    if recipe is None or RECIPES[recipe].library:
+        return set()
+    return {m.weight for group in in_8_bits(model, recipe)[0].values() for m in group}
 
 
 def _gathered(model: GPT, expert_parallel: bool, keep: bool, accumulates: bool) -> tuple[int, int]:

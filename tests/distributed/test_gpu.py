@@ -18,7 +18,7 @@ from tiny_model import CONFIG, build_adamw, build_model, full, same, snapshot, t
 
 from lit_gpt.checkpoint import Checkpointer, find_checkpoint, load_checkpoint
 from lit_gpt.config.model import Experts, LayerSpec, ModelConfig
-from lit_gpt.parallel import grad_norms, scale_gradients_, start_runtime
+from lit_gpt.parallel import grad_norms, offload, scale_gradients_, start_runtime
 
 pytestmark = pytest.mark.gpu
 
@@ -36,6 +36,9 @@ CASES: list[dict[str, Any]] = [
     {"act_ckpt": "full", "compile": True},
     {"act_ckpt": "selective", "compile": True},
     {"act_ckpt": "selective"},
+    {"act_ckpt": "cheap", "compile": True},
+    {"act_ckpt": "cheap", "compile": True, "act_offload": 0.5},
+    {"act_ckpt": "full", "compile": True, "act_offload": 1.0},
 ]
 EXPERT_CASES = [{"compile": c, "expert_parallel": p} for c in (False, True) for p in (False, True)]
 
@@ -45,6 +48,7 @@ def train(run: Path, dtype: torch.dtype, noise: int = 0, **options: Any) -> dict
 
     noise: the seed of controls.disturb.
     """
+    offload.SMALLEST = 1  # tensors are tiny here
     runtime = start_runtime(offloading=options.get("offloading", False))
     master = torch.promote_types(dtype, torch.float32)
     options = {"config": GPU_CONFIG, "master": master, "on_host": True, **options}

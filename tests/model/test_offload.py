@@ -14,6 +14,11 @@ from lit_gpt.parallel.recompute import recompute_in_backward
 CPU = torch.device("cpu")  # there both sides are host memory; the ways of tensors are the same, without streams
 
 
+@pytest.fixture(autouse=True)
+def every_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offload, "SMALLEST", 1)
+
+
 def test_chosen_layers() -> None:
     assert chosen_layers(0, 8) == []
     assert chosen_layers(0.25, 16) == [0, 4, 8, 12]
@@ -41,7 +46,7 @@ def test_gradients_are_the_same_to_the_bit(share: float, recompute: str) -> None
     expected = gradients(model, twice)
     for block in model.blocks:
         recompute_in_backward(block, recompute)  # type: ignore[arg-type]
-    offload_activations(model.blocks, share, CPU, smallest=1)
+    offload_activations(model.blocks, share, CPU)
     model.zero_grad()
     for one, other in zip(gradients(model, twice), expected):
         assert torch.equal(one, other)
@@ -57,7 +62,7 @@ def test_layers_leave_and_their_buffers_serve_again(monkeypatch: pytest.MonkeyPa
         return host
 
     monkeypatch.setattr(offload._Copies, "to_host", watched)
-    offload_activations(model.blocks, 0.5, CPU, smallest=1)
+    offload_activations(model.blocks, 0.5, CPU)
     x = tokens()
     for _ in range(3):
         model(x, x.roll(-1, 1)).loss.backward()
@@ -68,6 +73,6 @@ def test_layers_leave_and_their_buffers_serve_again(monkeypatch: pytest.MonkeyPa
 def test_without_gradients_nothing_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(small_family("transformer"))
     monkeypatch.setattr(offload._Copies, "to_host", lambda self, x: pytest.fail("a tensor has moved"))
-    offload_activations(model.blocks, 1.0, CPU, smallest=1)
+    offload_activations(model.blocks, 1.0, CPU)
     with torch.no_grad():
         model(tokens())

@@ -113,3 +113,4 @@ def test_unknown_backend():
 def test_chunks_are_equal(tokens, rows, chunk):
     """A last chunk of another length would be another compiled shape."""
     assert even_chunk(tokens, rows) == chunk
+    assert even_chunk(32_768, 32_000, few=True) == 4_096, "at most 4,194, where memory is to be saved"

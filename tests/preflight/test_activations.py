@@ -15,6 +15,8 @@ from lit_gpt.architectures import experts_of
 from lit_gpt.config.model import Experts, ModelConfig
 from lit_gpt.model import GPT
 from lit_gpt.nn.mixers.attention import Attention
+from lit_gpt.ops import fp8 as ops_fp8
+from lit_gpt.parallel.fp8 import use_fp8
 from lit_gpt.parallel.recompute import KEPT_OPERATIONS, Recompute, is_kept, recompute_in_backward, tell_compiler
 from lit_gpt.preflight.activations import NeedsValues, kept_by_layers, kinds_kept, of_layers
 from lit_gpt.preflight.meta_model import meta_model
@@ -34,20 +36,23 @@ def small(family: str) -> ModelConfig:
     return config.replace(vocab_size=64, layers=layers)
 
 
-def saved_by_blocks(config: ModelConfig, recompute: Recompute) -> int:
+def saved_by_blocks(config: ModelConfig, recompute: Recompute, fp8: str | None = None) -> int:
     """Bytes per token that the blocks' forward passes save, in the partition that a compiler makes.
 
     Each storage once; not weights, and not what is the same for every layer (rotary tables, masks).
     """
     torch._dynamo.reset()
-    model, found = GPT(config), {}
+    model, found = GPT(config, compute_dtype=torch.bfloat16 if fp8 else torch.float32), {}
     for p in model.parameters():
         nn.init.normal_(p, std=0.02)
+    if fp8:
+        use_fp8(model, fp8, kept=True)
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
     def pack(x: Tensor) -> Tensor:
         # (B, T, n), (T, n) or (B, H, T, D); rotary tables are half a head wide, masks are (T, T).
-        if T in x.shape[:3] and x.is_floating_point() and x.shape[-1] not in (T, config.head_dim // 2):
+        other = x.shape[-1] in (T, config.head_dim // 2) and x.itemsize > 1  # and in 8 bits, (n, T)
+        if T in x.shape[:3] and x.is_floating_point() and not other:
             found[x.untyped_storage().data_ptr()] = x
         return x
 
@@ -83,6 +88,32 @@ def test_it_is_what_the_trainer_keeps(family: str, recompute: Recompute) -> None
     kept, measured = of_layers(layers, 1, recompute)[0], saved_by_blocks(small(family), recompute)
     middle = sum(layer["middle"] for layer in layers) if recompute == "off" else 0
     assert kept <= measured <= 1.02 * (kept + middle)
+
+
+@torch.library.custom_op("lit_gpt_tests::scaled_product", mutates_args=())
+def scaled_product(a_MK: Tensor, scale_a: Tensor, b_NK: Tensor, scale_b: Tensor) -> Tensor:
+    return (a_MK.float() @ b_NK.float().t() * scale_a.view(-1, 1) * scale_b).bfloat16()
+
+
+@scaled_product.register_fake
+def _(a_MK: Tensor, scale_a: Tensor, b_NK: Tensor, scale_b: Tensor) -> Tensor:
+    return a_MK.new_empty(len(a_MK), len(b_NK), dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("recipe", ["tensorwise", "rowwise"])
+def test_what_is_kept_in_8_bits(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the product as one operation, as it is on a GPU. Scales of rowwise and norms' divisors are 4%."""
+    opaque = scaled_product._opoverload
+    monkeypatch.setattr(ops_fp8, "product", lambda *given: opaque(*given[:4]).to(given[4]))
+    monkeypatch.setitem(KEPT_OPERATIONS, "product", (*KEPT_OPERATIONS["product"], opaque))
+    config = architectures.build("transformer", 2, block_size=256, aspect_ratio=128).replace(vocab_size=64)
+    layers = kept_by_layers(meta_model(config, "bf16"), fp8=recipe)
+    in_bf16 = kept_by_layers(meta_model(config, "bf16"))
+    for recompute in ("off", "cheap", "selective"):
+        kept, measured = of_layers(layers, 1, recompute)[0], saved_by_blocks(config, recompute, recipe)
+        middle = sum(layer["middle"] for layer in layers) if recompute == "off" else 0
+        assert kept + middle <= measured <= 1.04 * (kept + middle), recompute
+    assert of_layers(layers, 1, "off")[0] < 0.9 * of_layers(in_bf16, 1, "off")[0]
 
 
 def test_cheap_recomputation_changes_no_gradient() -> None:

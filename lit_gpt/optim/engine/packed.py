@@ -5,12 +5,12 @@ A block of numbers x with the largest magnitude s is kept as s in fp32 and the c
     c = sign(x) L (|x| / s)^(1/4),    x = sign(c) s (|c| / L)^4
 
 Steps of equal size in the fourth root are fine near 0, where most numbers are, and so reach over eight powers of ten;
-equal steps in x itself lose the small ones (section 2 there, which takes another such code). Momentum has 127 codes of
-either sign. A second moment is kept as its root, which is what Adam divides by, in 255 codes.
+equal steps in x itself would lose the small ones (the paper's dynamic code is another that does not). Momentum has 127
+codes of either sign. A second moment is kept as its root, which is what Adam divides by, in 255 codes.
 
 An average that moves by less than half a step would stand still if it were rounded to the nearest code. So x becomes
 the code below or above, with chances under which the mean is x. Chance is a hash of x, its column and how often the
-state was written: a resumed run has the same bits, on any number of processes.
+state was written, so that a resumed run has the same bits.
 
 Blocks lie inside of rows (of the last dimension), and weights are sharded by rows, so no block is ever cut. What has no
 rows of some length is kept as it is.
@@ -84,25 +84,47 @@ def _keys(state: Mapping[str, Any]) -> list[str]:
     return [key for key in state if key + SCALE in state]
 
 
-@fused
 def decode(codes: Tensor, scales: Tensor) -> Tensor:
     """The numbers of codes (..., n) with scales (..., blocks), in fp32; squares again where roots are kept."""
-    x = codes.float() / _levels(codes.dtype)
-    x = x.square().square() * (1 if codes.dtype == torch.uint8 else codes.sign())
-    x = x * scales.repeat_interleave(BLOCK, -1)[..., : codes.shape[-1]]
-    return x.square() if codes.dtype == torch.uint8 else x
+    return _in_rows(_decode(_in_blocks(codes), scales.reshape(-1, 1)), codes.shape)
+
+
+def encode_signed(x: Tensor, writes: Tensor) -> tuple[Tensor, Tensor]:
+    """(codes int8 like x, scales (..., blocks)) of numbers x (..., n) in fp32."""
+    codes, scales = _encode_signed(_in_blocks(x), writes)
+    return _in_rows(codes, x.shape), scales.view(*x.shape[:-1], -1)
+
+
+def encode_root(x: Tensor, writes: Tensor) -> tuple[Tensor, Tensor]:
+    """(codes uint8 like x, scales (..., blocks)) of the roots of numbers x (..., n) from 0 on, in fp32."""
+    codes, scales = _encode_root(_in_blocks(x), writes)
+    return _in_rows(codes, x.shape), scales.view(*x.shape[:-1], -1)
+
+
+# Compilers see blocks (N, 256) alone, so that one kernel serves all shapes.
+def _in_blocks(x: Tensor) -> Tensor:
+    return (F.pad(x, (0, -x.shape[-1] % BLOCK)) if x.shape[-1] % BLOCK else x).reshape(-1, BLOCK)
+
+
+def _in_rows(blocks: Tensor, shape: torch.Size) -> Tensor:
+    """The inverse, for rows of shape[-1]."""
+    return blocks.view(*shape[:-1], -1)[..., : shape[-1]]
 
 
 @fused
-def encode_signed(x: Tensor, writes: Tensor) -> tuple[Tensor, Tensor]:
-    """(codes int8 like x, scales (..., blocks)) of numbers x (..., n) in fp32."""
+def _decode(codes: Tensor, scales: Tensor) -> Tensor:
+    x = (codes.float() / _levels(codes.dtype)).square().square() * scales
+    return x.square() if codes.dtype == torch.uint8 else x * codes.sign()
+
+
+@fused
+def _encode_signed(x: Tensor, writes: Tensor) -> tuple[Tensor, Tensor]:
     codes, scales = _encode(x.abs(), writes, torch.int8)
     return codes * x.sign().to(torch.int8), scales
 
 
 @fused
-def encode_root(x: Tensor, writes: Tensor) -> tuple[Tensor, Tensor]:
-    """(codes uint8 like x, scales (..., blocks)) of the roots of numbers x (..., n) from 0 on, in fp32."""
+def _encode_root(x: Tensor, writes: Tensor) -> tuple[Tensor, Tensor]:
     return _encode(x.sqrt(), writes, torch.uint8)
 
 
@@ -111,20 +133,18 @@ def _levels(dtype: torch.dtype) -> int:
 
 
 def _encode(x: Tensor, writes: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Of x from 0 on."""
-    width, levels = x.shape[-1], _levels(dtype)
-    blocks = F.pad(x, (0, -width % BLOCK)).unflatten(-1, (-1, BLOCK))
-    scales = blocks.amax(-1, keepdim=True)
-    y = blocks / torch.where(scales > 0, scales, 1.0)
+    """(codes, scales (N, 1)) of blocks of numbers from 0 on, (N, 256)."""
+    levels, scales = _levels(dtype), x.amax(-1, keepdim=True)
+    y = x / torch.where(scales > 0, scales, 1.0)
     low = (y.sqrt().sqrt() * levels).floor().clamp(max=levels)
     below, above = ((c / levels).square().square() for c in (low, low + 1))
-    codes = low + (_chance(blocks, writes) * (above - below) < y - below)
-    return codes.clamp(max=levels).to(dtype).flatten(-2)[..., :width], scales.squeeze(-1)
+    codes = low + (_chance(x, writes) * (above - below) < y - below)
+    return codes.clamp(max=levels).to(dtype), scales
 
 
 def _chance(x: Tensor, writes: Tensor) -> Tensor:
-    """A number from 0 to below 1 for each of x (..., blocks, 256), by its bits, its column and the count."""
-    columns = torch.arange(x.shape[-2] * BLOCK, dtype=torch.int32, device=x.device).view(x.shape[-2:])
+    """A number from 0 to below 1 for each of x, by its bits, its column and the count."""
+    columns = torch.arange(BLOCK, dtype=torch.int32, device=x.device)
     bits = x.view(torch.int32) + (columns * HASHES[1] + writes * HASHES[0])
     for multiplier in HASHES:
         bits = (bits ^ (bits >> 15)) * multiplier
