@@ -165,6 +165,12 @@ class Steps:
         torch.cuda.current_stream().wait_stream(side)
         for tensor, value in zip(values, before):
             tensor.copy_(value)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.logits_B1V = self._step()
+        self.graph, failed = torch.cuda.CUDAGraph(), None
+        # By thread: a checkpoint may be on its way to the host meanwhile, in another one.
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+            try:
+                self.logits_B1V = self._step()
+            except torch.OutOfMemoryError as error:  # the end of the recording would raise another one
+                failed = error
+        if failed is not None:
+            raise failed
