@@ -27,8 +27,11 @@ def test_env_names_libraries_and_operations(capsys):
 def test_the_first_usable_attention_is_the_one_that_is_picked():
     rows = _environment.operations(torch.device("cpu"))
     usable = [backend for name, backend, use, _ in rows if name == "attention" and use == "usable"]
-    request = attention.describe(torch.device("cpu"), 4, 4, None, False, False)
-    assert usable[0] == attention.pick(request)
+    windowed, plain = (
+        attention.pick(attention.describe(torch.device("cpu"), 4096, 4096, window, False, False))
+        for window in (8, None)
+    )
+    assert usable[:2] == [windowed, plain]  # the first one is for windows alone
 
 
 def test_a_library_that_cannot_be_imported_is_reported(monkeypatch, tmp_path):
