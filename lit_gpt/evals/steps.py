@@ -69,13 +69,20 @@ def supported(model: GPT) -> bool:
     for i, spec in enumerate(config.layers):
         mixer = model.blocks[model.block_of[i]].mixer  # type: ignore[union-attr]
         narrow = any(config.layers[reader].window != spec.window for reader in readers_of(config, i))
-        odd = isinstance(mixer, Attention) and mixer.value_heads > 1 and mixer.head_dim % ring.ALIGNED != 0
-        if narrow or odd or spec.experts or not getattr(mixer, "softmax_only", True):
-            return False
-        cache = mixer.new_cache(1, 1, torch.device("meta"), torch.float32)  # type: ignore[operator]
-        if cache is not None and type(cache) not in (AttentionCache, RecurrentCache):
+        # A layer that sees itself alone keeps nothing that a place could be filled with.
+        if narrow or spec.window == 1 or spec.experts or not _known(mixer):
             return False
     return True
+
+
+def _known(mixer: Any) -> bool:
+    """Whether a mixer works on places: attention whose class says so itself, or one that has a state."""
+    if isinstance(mixer, Attention):
+        fits = mixer.value_heads == 1 or mixer.head_dim % ring.ALIGNED == 0
+        # Not what it inherits: a plugin's kind of attention may do more with its keys, and not know of this.
+        return fits and vars(type(mixer)).get("softmax_only", False)
+    cache = mixer.new_cache(1, 1, torch.device("meta"), torch.float32)
+    return not getattr(mixer, "attends", False) and (cache is None or type(cache) is RecurrentCache)
 
 
 class Steps:
@@ -150,7 +157,7 @@ class Steps:
     def _kept(self) -> dict[tuple[Any, str], Tensor]:
         """(owner, name) -> what a step makes anew, and the next one reads."""
         owners = [cache for cache in self.decoder.caches if cache is not None] + [self.decoder]
-        names = ("state", "conv", "before_B1D")
+        names = ("state", "conv", "seen_B", "before_B1D")
         found = {(owner, name): getattr(owner, name, None) for owner in owners for name in names}
         return {place: tensor for place, tensor in found.items() if tensor is not None}
 

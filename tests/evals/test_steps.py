@@ -8,10 +8,13 @@ import pytest
 import torch
 from small_models import CONFIGS, LENGTH, VOCAB, model_of, small, tokens
 
+from lit_gpt.config.model import LayerSpec
 from lit_gpt.evals.decoding import Decoder
 from lit_gpt.evals.generation import generate
 from lit_gpt.evals.steps import Steps, supported, worthwhile
 from lit_gpt.model import GPT
+from lit_gpt.nn.cache import KVCache
+from lit_gpt.nn.mixers.attention import Attention, AttentionCache
 from lit_gpt.ops import ring
 from lit_gpt.ops.attention import Mask, attention
 from lit_gpt.scaling.base import Multipliers
@@ -23,9 +26,39 @@ EVERY = pytest.mark.parametrize("name", CONFIG)
 PROMPT = 9
 
 
-@pytest.mark.parametrize("family, expected", [("transformer_gqa4_moe", False), ("fox", False), ("sambay", True)])
+@pytest.mark.parametrize(
+    "family, expected",
+    [("transformer_gqa4_moe", False), ("fox", False), ("sigmoid", False), ("sambay", True), ("sambayda", False)],
+)
 def test_what_has_steps(family, expected):
     assert supported(model_of(small(family))) is expected
+
+
+def test_a_window_of_one_token_has_no_steps():
+    assert not supported(model_of(small("transformer").replace(layers=(LayerSpec(window=1),) * 8)))
+
+
+class Louder(Attention):
+    """A plugin's attention, which does something with its keys that depends on their order."""
+
+    def attend(self, q_BTHD, k_BKGD, v_BKGD, context):
+        return super().attend(q_BTHD, k_BKGD * torch.arange(k_BKGD.shape[1])[:, None, None], v_BKGD, context)
+
+
+class Reader(torch.nn.Module):
+    """A plugin's attention that is no kind of ours, with our cache."""
+
+    attends = True
+
+    def new_cache(self, batch, max_len, device, dtype):
+        return AttentionCache(KVCache(batch, max_len, None, 1, 8, device, dtype))
+
+
+def test_attention_that_does_not_say_so_has_no_steps():
+    model = model_of(small("transformer"))
+    for mixer in (Louder(model.config, 0, Multipliers()), Reader()):
+        model.blocks[0].mixer = mixer
+        assert not supported(model)
 
 
 @EVERY
@@ -37,9 +70,18 @@ def test_a_step_gives_what_the_decoder_does(name, padded):
     grows, stepped = (Decoder(model, 2, LENGTH) for _ in "ab")
     for decoder in (grows, stepped):
         decoder(x[:, :PROMPT], doc_ids, last_only=True)
-    steps = Steps(stepped)
+    steps, numbers = Steps(stepped), plain_fields(stepped)
     for token in x[:, PROMPT:].split(1, dim=1):
         torch.testing.assert_close(steps(token), grows(token), rtol=1e-5, atol=1e-6)
+        for cache, fields in zip(stepped.caches, numbers):  # a graph would repeat what they were
+            if cache is not None:
+                vars(cache).update(fields)
+
+
+def plain_fields(decoder: Decoder) -> list[dict]:
+    """What each cache remembers outside tensors and Steps' places."""
+    caches = [{} if cache is None else vars(cache) for cache in decoder.caches]
+    return [{n: value for n, value in fields.items() if isinstance(value, bool | int | float)} for fields in caches]
 
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
