@@ -95,15 +95,13 @@ class Steps:
         self.decoder, self.model = decoder, decoder.model
         batch, device = len(decoder.start_B), decoder.start_B.device
         self.tokens_B1 = torch.zeros(batch, 1, dtype=torch.long, device=device)
-        self.seen_B = decoder.length - decoder.start_B
-        restart = decoder.doc_ids_BS is not None and self.model.config.doc_positions == "restart"
-        self.positions = self.seen_B[:, None].clone() if restart else self.seen_B.new_full((1,), decoder.length)
         # The start of a row is that of its last document, whose tokens alone it sees.
-        start_B = decoder.start_B if decoder.doc_ids_BS is not None else torch.zeros_like(decoder.start_B)
-        self.seen_B = decoder.length - start_B
+        self.seen_B = decoder.length - decoder.start_B
+        apart = decoder.doc_ids_BS is not None
+        self.positions = self.seen_B[:, None].clone() if apart else self.seen_B.new_full((1,), decoder.length)
         for cache in decoder.caches:
             if isinstance(cache, AttentionCache) and cache.kv is not None:
-                self._turn(cache.kv, start_B)
+                self._turn(cache.kv, decoder.start_B)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.logits_B1V: Tensor | None = None
         if device.type == "cuda":
