@@ -105,7 +105,9 @@ class Steps:
         self.graph: torch.cuda.CUDAGraph | None = None
         self.logits_B1V: Tensor | None = None
         if device.type == "cuda":
-            self._capture()
+            # Streams are of the current device, which is the first: what another one does would not be recorded.
+            with torch.cuda.device(device):
+                self._capture()
 
     def __call__(self, tokens_B1: Tensor) -> Tensor:
         """Logits after one more token of each row, (B, 1, V); good until the next call."""
@@ -171,5 +173,5 @@ class Steps:
         for tensor, value in zip(values, before):
             tensor.copy_(value)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with torch.cuda.graph(self.graph, stream=side):  # its own default stays on the device that had the first graph
             self.logits_B1V = self._step()

@@ -84,6 +84,8 @@ def plain_fields(decoder: Decoder) -> list[dict]:
     return [{n: value for n, value in fields.items() if isinstance(value, bool | int | float)} for fields in caches]
 
 
+# Where there are two, not the current one: processes of a node, and --device cuda:1, do not change that.
+LAST = torch.device("cuda", max(torch.cuda.device_count(), 1) - 1)
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
@@ -109,8 +111,8 @@ def test_the_kernel_sees_the_used_places(heads, groups, dim, values):
 @EVERY
 @torch.inference_mode()
 def test_a_graph_gives_what_the_decoder_does(name):
-    model, x = on_gpu(name, torch.float32), tokens().cuda()
-    doc_ids = (torch.arange(PROMPT) >= torch.tensor([[0], [4]])).int().cuda()
+    model = on_gpu(name, torch.float32)
+    x, doc_ids = tokens().to(LAST), (torch.arange(PROMPT) >= torch.tensor([[0], [4]])).int().to(LAST)
     grows, stepped = (Decoder(model, 2, LENGTH) for _ in "ab")
     for decoder in (grows, stepped):
         decoder(x[:, :PROMPT], doc_ids, last_only=True)
@@ -136,6 +138,6 @@ def test_a_graph_generates_what_the_decoder_does(name, monkeypatch):
 
 def on_gpu(name, dtype):
     exact = model_of(CONFIG[name]())
-    model = GPT(exact.config, Multipliers(), compute_dtype=dtype).cuda()
+    model = GPT(exact.config, Multipliers(), compute_dtype=dtype).to(LAST)
     model.load_state_dict(exact.state_dict())
     return model.eval()
