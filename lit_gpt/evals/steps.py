@@ -58,9 +58,9 @@ FEW_TOKENS = 8  # recording takes about as long as so many steps
 
 def worthwhile(model: GPT, tokens: int) -> bool:
     """Whether so many more tokens come sooner by a graph."""
-    # With sinks, or in fp32, attention over places is plain torch's.
-    kernel = model.compute_dtype in (torch.bfloat16, torch.float16) and not model.config.attn_sink
-    return model.wte.weight.is_cuda and kernel and tokens >= FEW_TOKENS and supported(model)
+    config = model.config
+    kernel = ring.runs(model.wte.weight.device, model.compute_dtype, config.head_dim) and not config.attn_sink
+    return kernel and tokens >= FEW_TOKENS and supported(model)
 
 
 def supported(model: GPT) -> bool:
@@ -121,8 +121,9 @@ class Steps:
         return self.logits_B1V
 
     def _turn(self, kv: KVCache, start_B: Tensor) -> None:
-        length = self.decoder.length
-        aligned = ring.ALIGNED if start_B.device.type == "cuda" else 1
+        length, keys = self.decoder.length, kv.k.buffer
+        kernel = ring.runs(keys.device, keys.dtype, keys.shape[-1]) and not self.model.config.attn_sink
+        aligned = ring.ALIGNED if kernel else 1  # plain attention takes them as they are
         kv.k, kv.v = (cast(Any, Ring(one, start_B, length, self.seen_B, aligned)) for one in (kv.k, kv.v))
 
     def _step(self) -> Tensor:

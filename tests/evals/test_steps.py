@@ -84,6 +84,24 @@ def plain_fields(decoder: Decoder) -> list[dict]:
     return [{n: value for n, value in fields.items() if isinstance(value, bool | int | float)} for fields in caches]
 
 
+@pytest.mark.parametrize(
+    "capability, dtype, head_dim, expected",
+    [
+        ((8, 0), torch.bfloat16, 256, True),
+        ((9, 0), torch.float16, 64, True),
+        ((7, 5), torch.float16, 64, False),
+        ((9, 0), torch.bfloat16, 264, False),
+        ((9, 0), torch.float32, 64, False),
+    ],
+)
+def test_where_the_kernel_runs(capability, dtype, head_dim, expected, monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert ring.runs(torch.device("cuda"), dtype, head_dim) is expected
+    assert not ring.runs(torch.device("cpu"), dtype, head_dim)
+
+
 # Where there are two, not the current one: processes of a node, and --device cuda:1, do not change that.
 LAST = torch.device("cuda", max(torch.cuda.device_count(), 1) - 1)
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -111,7 +129,7 @@ def test_the_kernel_sees_the_used_places(heads, groups, dim, values):
 @EVERY
 @torch.inference_mode()
 def test_a_graph_gives_what_the_decoder_does(name):
-    model = on_gpu(name, torch.float32)
+    model = on_gpu(CONFIG[name](), torch.float32)
     x, doc_ids = tokens().to(LAST), (torch.arange(PROMPT) >= torch.tensor([[0], [4]])).int().to(LAST)
     grows, stepped = (Decoder(model, 2, LENGTH) for _ in "ab")
     for decoder in (grows, stepped):
@@ -125,7 +143,7 @@ def test_a_graph_gives_what_the_decoder_does(name):
 @GPU
 @pytest.mark.parametrize("name", ["transformer", "sambay", "gdny", "baseline", "phi4miniflash"])
 def test_a_graph_generates_what_the_decoder_does(name, monkeypatch):
-    model = on_gpu(name, torch.bfloat16)
+    model = on_gpu(CONFIG[name]().replace(head_dim=16), torch.bfloat16)  # as differential attention needs
     prompts = [[int(t) for t in torch.arange(n) % VOCAB] for n in (3, 11, 7)]
     assert worthwhile(model, 12)
     ours = generate(model, prompts, 12)
@@ -136,8 +154,8 @@ def test_a_graph_generates_what_the_decoder_does(name, monkeypatch):
     assert same >= 18, (ours, theirs)
 
 
-def on_gpu(name, dtype):
-    exact = model_of(CONFIG[name]())
+def on_gpu(config, dtype):
+    exact = model_of(config)
     model = GPT(exact.config, Multipliers(), compute_dtype=dtype).to(LAST)
     model.load_state_dict(exact.state_dict())
     return model.eval()
