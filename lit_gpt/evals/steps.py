@@ -12,6 +12,7 @@ Shapes: B rows, S places, n model width, V vocabulary.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, cast
 
 import torch
@@ -93,6 +94,7 @@ class Steps:
 
     def __init__(self, decoder: Decoder):
         self.decoder, self.model = decoder, decoder.model
+        self.model.check_length(decoder.length + 1)  # recording takes a step, and a GPU does not survive a wrong index
         batch, device = len(decoder.start_B), decoder.start_B.device
         self.tokens_B1 = torch.zeros(batch, 1, dtype=torch.long, device=device)
         # The start of a row is that of its last document, whose tokens alone it sees.
@@ -105,9 +107,9 @@ class Steps:
         self.graph: torch.cuda.CUDAGraph | None = None
         self.logits_B1V: Tensor | None = None
         if device.type == "cuda":
-            # Streams are of the current device, which is the first: what another one does would not be recorded.
+            # The current device is the first one: what another one does would not be recorded.
             with torch.cuda.device(device):
-                self._capture()
+                self._capture(_side_stream(device))
 
     def __call__(self, tokens_B1: Tensor) -> Tensor:
         """Logits after one more token of each row, (B, 1, V); good until the next call."""
@@ -162,11 +164,10 @@ class Steps:
         found = {(owner, name): getattr(owner, name, None) for owner in owners for name in names}
         return {place: tensor for place, tensor in found.items() if tensor is not None}
 
-    def _capture(self) -> None:
+    def _capture(self, side: torch.cuda.Stream) -> None:
         """Run a step once, which compiles kernels and allocates, and record another."""
         values = [*self._kept().values(), self.seen_B, self.positions]
         before = [tensor.clone() for tensor in values]
-        side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # as torch.cuda.graph asks for
             self._step()
@@ -176,3 +177,9 @@ class Steps:
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, stream=side):  # its own default stays on the device that had the first graph
             self.logits_B1V = self._step()
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all recordings: cuBLAS keeps a workspace, on Hopper of 32 MiB, for each stream that it ever ran on."""
+    return torch.cuda.Stream(device)

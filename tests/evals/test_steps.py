@@ -6,9 +6,10 @@ from functools import partial
 
 import pytest
 import torch
-from small_models import CONFIGS, LENGTH, VOCAB, model_of, small, tokens
+from small_models import CONFIGS, LENGTH, VOCAB, model_of, optioned, small, tokens
 
 from lit_gpt.config.model import LayerSpec
+from lit_gpt.errors import UserError
 from lit_gpt.evals.decoding import Decoder
 from lit_gpt.evals.generation import generate
 from lit_gpt.evals.steps import Steps, supported, worthwhile
@@ -36,6 +37,13 @@ def test_what_has_steps(family, expected):
 
 def test_a_window_of_one_token_has_no_steps():
     assert not supported(model_of(small("transformer").replace(layers=(LayerSpec(window=1),) * 8)))
+
+
+def test_a_full_table_of_positions_is_an_error_before_any_step():
+    decoder = Decoder(model_of(optioned("learned")), 2, LENGTH + 9)
+    decoder(tokens(), last_only=True)
+    with pytest.raises(UserError, match="learned positions for 24"):
+        Steps(decoder)
 
 
 class Louder(Attention):
