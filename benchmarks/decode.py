@@ -127,6 +127,8 @@ def measure(model: GPT, prompt: int, batch: int, new_tokens: int) -> dict[str, f
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Cache and times over the length of the prompt."""
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
+
     shown = {key: panel for key, panel in PANELS.items() if key in rows[0]}
     columns = min(2, len(shown))
     lines = -(-len(shown) // columns)
@@ -138,6 +140,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axes.set(xscale="log", yscale=scale, xlabel="Prompt length (tokens)", ylabel=label)
         if scale == "linear":
             axes.set_ylim(bottom=0)
+        else:  # a panel over less than a power of ten has numbers too
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
         axes.set_xticks(sorted({row["prompt"] for row in rows}), minor=False)
         axes.minorticks_off()
         count_tokens(axes.xaxis)

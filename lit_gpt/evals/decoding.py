@@ -58,6 +58,8 @@ class Decoder:
         """What the head reads, (B, T, n), or (B, 1, n) with last_only.
 
         doc_ids_BT: as in GPT.forward, in the first call only; what comes later continues each row's last document.
+        Positions count from the start of each, also where training counted through (doc_positions): what is before
+        the last one is padding here, which must not move the learned positions of what comes after it.
         """
         model, length, depth = self.model, tokens_BT.shape[1], len(self.caches)
         positions, keys = self._see(length, doc_ids_BT)
@@ -110,15 +112,13 @@ class Decoder:
         """Take account of `count` more tokens per row: their positions, (T,) or (B, T), and all keys so far."""
         assert doc_ids_BT is None or self.length == 0, "documents start in the first call of cached decoding only"
         positions = torch.arange(self.length, self.length + count, device=self.start_B.device)
-        restart = self.model.config.doc_positions == "restart"
         if doc_ids_BT is not None:
-            self.doc_ids_BS, in_documents = doc_ids_BT, doc_positions(doc_ids_BT)
-            self.start_B = count - 1 - in_documents[:, -1]
-            positions = in_documents if restart else positions
+            self.doc_ids_BS, positions = doc_ids_BT, doc_positions(doc_ids_BT)
+            self.start_B = count - 1 - positions[:, -1]
         elif self.doc_ids_BS is not None:
             more = self.doc_ids_BS[:, -1:].expand(-1, count)
             self.doc_ids_BS = torch.cat([self.doc_ids_BS, more], dim=1)
-            positions = positions - self.start_B[:, None] if restart else positions
+            positions = positions - self.start_B[:, None]
         self.length += count
         self.model.check_length(self.length)
         return positions, Keys(self.length, self.doc_ids_BS)

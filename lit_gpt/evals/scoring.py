@@ -123,7 +123,7 @@ def score(
         for beginning, waiting in _beginnings([Group(c, list(many)) for c, many in groups.items()], call):
             decoder = _begun(model, beginning, waiting) if beginning else None
             while waiting:
-                batch = _next(waiting, limit.most)
+                batch = _next(waiting, limit.most, max_length)
                 judged = limit.attempt(
                     lambda batch=batch, decoder=decoder: _batch(model, batch, decoder),
                     size=sum(group.tokens for group in batch),
@@ -180,16 +180,22 @@ def _cut(request: Request, max_length: int) -> Request:
     return Request(context[max(0, len(context) + len(continuation) - 1 - max_length) :], continuation)
 
 
-def _next(waiting: Sequence[Group], tokens: int) -> list[Group]:
+def _next(waiting: Sequence[Group], tokens: int, max_length: int) -> list[Group]:
     """The first groups that fit into so many tokens, of one kind: with one input each, or with several.
 
-    After a shared beginning there is one kind only.
+    After a shared beginning there is one kind only. Else contexts of several inputs are padded to end together, and the
+    longest context and the longest input, which may be of two groups, are max_length at most: a table of learned
+    positions has no more.
     """
-    several, rows, longest, batch = len(waiting[0].inputs) > 1, 0, 0, []
+    several, rows, context, inputs, longest, batch = len(waiting[0].inputs) > 1, 0, 0, 0, 0, []
     for group in waiting:
-        count = len(group.inputs)
-        rows, longest = rows + count, max(longest, group.tokens // count)
-        if batch and (rows * longest > tokens or (not group.shared and (count > 1) != several)):
+        count, length = len(group.inputs), group.tokens // len(group.inputs)
+        context, inputs = max(context, len(group.context)), max(inputs, length - len(group.context))
+        rows, longest = rows + count, max(longest, length)
+        if several and not group.shared:
+            longest = context + inputs
+        other = not group.shared and (count > 1) != several
+        if batch and (rows * longest > tokens or longest > max_length or other):
             break
         batch.append(group)
     return batch

@@ -12,6 +12,7 @@ Shapes: B rows, S places, n model width, V vocabulary.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, cast
 
 import torch
@@ -58,9 +59,9 @@ FEW_TOKENS = 8  # recording takes about as long as so many steps
 
 def worthwhile(model: GPT, tokens: int) -> bool:
     """Whether so many more tokens come sooner by a graph."""
-    # With sinks, or in fp32, attention over places is plain torch's.
-    kernel = model.compute_dtype in (torch.bfloat16, torch.float16) and not model.config.attn_sink
-    return model.wte.weight.is_cuda and kernel and tokens >= FEW_TOKENS and supported(model)
+    config = model.config
+    kernel = ring.runs(model.wte.weight.device, model.compute_dtype, config.head_dim) and not config.attn_sink
+    return kernel and tokens >= FEW_TOKENS and supported(model)
 
 
 def supported(model: GPT) -> bool:
@@ -69,13 +70,20 @@ def supported(model: GPT) -> bool:
     for i, spec in enumerate(config.layers):
         mixer = model.blocks[model.block_of[i]].mixer  # type: ignore[union-attr]
         narrow = any(config.layers[reader].window != spec.window for reader in readers_of(config, i))
-        odd = isinstance(mixer, Attention) and mixer.value_heads > 1 and mixer.head_dim % ring.ALIGNED != 0
-        if narrow or odd or spec.experts or not getattr(mixer, "softmax_only", True):
-            return False
-        cache = mixer.new_cache(1, 1, torch.device("meta"), torch.float32)  # type: ignore[operator]
-        if cache is not None and type(cache) not in (AttentionCache, RecurrentCache):
+        # A layer that sees itself alone keeps nothing that a place could be filled with.
+        if narrow or spec.window == 1 or spec.experts or not _known(mixer):
             return False
     return True
+
+
+def _known(mixer: Any) -> bool:
+    """Whether a mixer works on places: attention whose class says so itself, or one that has a state."""
+    if isinstance(mixer, Attention):
+        fits = mixer.value_heads == 1 or mixer.head_dim % ring.ALIGNED == 0
+        # Not what it inherits: a plugin's kind of attention may do more with its keys, and not know of this.
+        return fits and vars(type(mixer)).get("softmax_only", False)
+    cache = mixer.new_cache(1, 1, torch.device("meta"), torch.float32)
+    return not getattr(mixer, "attends", False) and (cache is None or type(cache) is RecurrentCache)
 
 
 class Steps:
@@ -86,21 +94,22 @@ class Steps:
 
     def __init__(self, decoder: Decoder):
         self.decoder, self.model = decoder, decoder.model
+        self.model.check_length(decoder.length + 1)  # recording takes a step, and a GPU does not survive a wrong index
         batch, device = len(decoder.start_B), decoder.start_B.device
         self.tokens_B1 = torch.zeros(batch, 1, dtype=torch.long, device=device)
-        self.seen_B = decoder.length - decoder.start_B
-        restart = decoder.doc_ids_BS is not None and self.model.config.doc_positions == "restart"
-        self.positions = self.seen_B[:, None].clone() if restart else self.seen_B.new_full((1,), decoder.length)
         # The start of a row is that of its last document, whose tokens alone it sees.
-        start_B = decoder.start_B if decoder.doc_ids_BS is not None else torch.zeros_like(decoder.start_B)
-        self.seen_B = decoder.length - start_B
+        self.seen_B = decoder.length - decoder.start_B
+        apart = decoder.doc_ids_BS is not None
+        self.positions = self.seen_B[:, None].clone() if apart else self.seen_B.new_full((1,), decoder.length)
         for cache in decoder.caches:
             if isinstance(cache, AttentionCache) and cache.kv is not None:
-                self._turn(cache.kv, start_B)
+                self._turn(cache.kv, decoder.start_B)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.logits_B1V: Tensor | None = None
         if device.type == "cuda":
-            self._capture()
+            # The current device is the first one: what another one does would not be recorded.
+            with torch.cuda.device(device):
+                self._capture(_side_stream(device))
 
     def __call__(self, tokens_B1: Tensor) -> Tensor:
         """Logits after one more token of each row, (B, 1, V); good until the next call."""
@@ -114,8 +123,9 @@ class Steps:
         return self.logits_B1V
 
     def _turn(self, kv: KVCache, start_B: Tensor) -> None:
-        length = self.decoder.length
-        aligned = ring.ALIGNED if start_B.device.type == "cuda" else 1
+        length, keys = self.decoder.length, kv.k.buffer
+        kernel = ring.runs(keys.device, keys.dtype, keys.shape[-1]) and not self.model.config.attn_sink
+        aligned = ring.ALIGNED if kernel else 1  # plain attention takes them as they are
         kv.k, kv.v = (cast(Any, Ring(one, start_B, length, self.seen_B, aligned)) for one in (kv.k, kv.v))
 
     def _step(self) -> Tensor:
@@ -150,15 +160,14 @@ class Steps:
     def _kept(self) -> dict[tuple[Any, str], Tensor]:
         """(owner, name) -> what a step makes anew, and the next one reads."""
         owners = [cache for cache in self.decoder.caches if cache is not None] + [self.decoder]
-        names = ("state", "conv", "before_B1D")
+        names = ("state", "conv", "seen_B", "before_B1D")
         found = {(owner, name): getattr(owner, name, None) for owner in owners for name in names}
         return {place: tensor for place, tensor in found.items() if tensor is not None}
 
-    def _capture(self) -> None:
+    def _capture(self, side: torch.cuda.Stream) -> None:
         """Run a step once, which compiles kernels and allocates, and record another."""
         values = [*self._kept().values(), self.seen_B, self.positions]
         before = [tensor.clone() for tensor in values]
-        side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # as torch.cuda.graph asks for
             self._step()
@@ -166,11 +175,18 @@ class Steps:
         for tensor, value in zip(values, before):
             tensor.copy_(value)
         self.graph, failed = torch.cuda.CUDAGraph(), None
-        # By thread: a checkpoint may be on its way to the host meanwhile, in another one.
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+        # On a stream of this device: the default one stays on the device that had the first graph. By thread: a
+        # checkpoint may be on its way to the host meanwhile, in another one.
+        with torch.cuda.graph(self.graph, stream=side, capture_error_mode="thread_local"):
             try:
                 self.logits_B1V = self._step()
             except torch.OutOfMemoryError as error:  # the end of the recording would raise another one
                 failed = error
         if failed is not None:
             raise failed
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all recordings: cuBLAS keeps a workspace, on Hopper of 32 MiB, for each stream that it ever ran on."""
+    return torch.cuda.Stream(device)

@@ -38,8 +38,9 @@ def load_model(
     """The model in evaluation mode, and the meta it was saved with (step, tokens, plan, model, ...).
 
     path: run folder (its newest checkpoint), step folder, or exported file. What the model is comes from that meta,
-    where ArchScale reads it off the path (departure D10). compute_dtype: default bf16 on CUDA, else fp32. weights,
-    typed: see load_weights_and_meta. extension: of its context. Raises UserError when there is no model at the path.
+    where ArchScale reads it off the path (departure D10). compute_dtype: default bf16 on CUDA, else fp32; weights that
+    are only multiplied are stored in it, see GPT.cast_products. weights, typed: see load_weights_and_meta. extension:
+    of its context. Raises UserError when there is no model at the path.
     """
     tensors, meta = load_weights_and_meta(path, weights, typed)
     device = torch.device(device)

@@ -21,13 +21,16 @@ HEAD_MULTIPLE = 8  # head dimensions that are multiples of this load in whole 16
 
 
 class RecurrentCache:
-    """What a linear mixer remembers of each row: its state, the last inputs of its convolution, how far it is.
+    """What a linear mixer remembers of each row: its state, the last inputs of its convolution, whether it saw any.
 
     state: (batch, H, K, V) fp32. conv: (batch, C, width - 1), without any when the mixer has no convolution.
+    seen_B: tokens so far, for a mixer whose work depends on them. A tensor, since a graph of a step (evals/steps.py)
+    would repeat a number of Python's.
     """
 
     def __init__(self, state: Tensor, conv: Tensor | None = None):
-        self.state, self.conv, self.length = state, conv, 0
+        self.state, self.conv, self.begun = state, conv, False
+        self.seen_B: Tensor | None = None
 
 
 class QueriesKeysValues(nn.Module):
@@ -93,7 +96,8 @@ def advance(cache: RecurrentCache | None, state: Tensor | None, tokens: int) -> 
     """Store the state after `tokens` more tokens."""
     if cache is not None:
         assert state is not None
-        cache.state, cache.length = state, cache.length + tokens
+        cache.state, cache.begun = state, True
+        cache.seen_B = None if cache.seen_B is None else cache.seen_B + tokens
 
 
 def state_flops(heads: int, key_dim: int, value_dim: int, delta: bool) -> float:

@@ -276,7 +276,7 @@ def _flex_refuses(request: Request) -> str:
 
 def _ring(q: Tensor, k: Tensor, v: Tensor, where: ring.Places, scale: float, sink: Tensor | None) -> Tensor:
     """Places that are reused: cached decoding under a CUDA graph (lit_gpt.evals.steps)."""
-    if q.is_cuda and q.dtype.itemsize == 2 and sink is None:
+    if sink is None and ring.runs(q.device, q.dtype, q.shape[-1]):
         return ring.flash(q, k, v, where, scale)
     return _plain(q, k, v, where.mask(k.shape[1]), scale, sink)
 

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 # Head dimensions become multiples of it. The kernel takes multiples of 8; 16 is what FlexAttention, which reads
 # prompts, takes at least.
 ALIGNED = 16
+LARGEST = 256  # head dimension of the kernel
+OLDEST = (8, 0)  # compute capability that it is for: Ampere
 
 
 class Places(NamedTuple):
@@ -35,6 +37,18 @@ def places(used_B: Tensor, size: int) -> Places:
     """Of rows that use so many places of `size`."""
     rows = torch.arange(len(used_B) + 1, device=used_B.device, dtype=torch.int32)
     return Places(used_B, rows, rows * size)
+
+
+def runs(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+    """Whether `flash` is for such queries. Else attention over places is plain torch's, which reads all of them."""
+    return (
+        device.type == "cuda"
+        and dtype in (torch.bfloat16, torch.float16)
+        and head_dim <= LARGEST
+        and torch.version.hip is None  # where its form for several lengths is another library's
+        and torch.backends.cuda.is_flash_attention_available()
+        and torch.cuda.get_device_capability(device) >= OLDEST
+    )
 
 
 def flash(q_B1HD: Tensor, k_BSGD: Tensor, v_BSGV: Tensor, where: Places, scale: float) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_models import LENGTH, VARIED, model_of, small, tokens
+from small_models import LENGTH, VARIED, model_of, optioned, small, tokens
 
 from lit_gpt.evals.decoding import Decoder
 from lit_gpt.model import GPT
@@ -32,6 +32,15 @@ def test_prompts_of_two_lengths_continue_as_each_does_alone(family: str) -> None
     for i, pad in enumerate(PADDED):
         alone = model(x[i : i + 1, pad:]).logits[:, -4:]
         torch.testing.assert_close(found[i : i + 1], alone, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_padding_does_not_move_learned_positions() -> None:
+    """Also where training counted through the documents of a row."""
+    model, x = model_of(optioned("learned").replace(varlen=True, doc_positions="continue")), tokens()
+    doc_ids = torch.stack([(torch.arange(LENGTH) >= pad).int() for pad in PADDED])
+    found = torch.cat(prefilled(model, x, doc_ids, last_only=True), dim=1)
+    torch.testing.assert_close(found[1:], model(x[1:, PADDED[1] :]).logits[:, -4:], rtol=1e-5, atol=1e-5)
 
 
 STREAM = {

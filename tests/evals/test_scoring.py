@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from small_models import LENGTH, VARIED, VOCAB, model_of, small
+from small_models import LENGTH, VARIED, VOCAB, model_of, optioned, small
 
 from lit_gpt.errors import UserError
 from lit_gpt.evals import prefixes, scoring
@@ -41,6 +41,16 @@ def requests(contexts: int, choices: int) -> list[Request]:
 def test_every_family(family):
     model, asked = model_of(small(family)), requests(5, 3)
     for request, found in zip(asked, score(model, asked, max_length=LENGTH, batch_tokens=60)):
+        torch.testing.assert_close(found.log_p, naive(model, request), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("counted", ["restart", "continue"])
+def test_learned_positions_of_contexts_that_end_together(counted):
+    """The longest context and the longest answer have more tokens together than the table has."""
+    model = model_of(optioned("learned").replace(varlen=True, doc_positions=counted))
+    asked = [Request(tuple(range(22)), (i, 2)) for i in range(2)]
+    asked += [Request(tuple(range(n)), (i, 2, 3, 4, 5, 6)) for n in (2, 9) for i in range(2)]
+    for request, found in zip(asked, score(model, asked, max_length=LENGTH)):
         torch.testing.assert_close(found.log_p, naive(model, request), rtol=1e-6, atol=1e-6)
 
 

@@ -50,7 +50,7 @@ class Attention(nn.Module):
 
     cross: keys and values are those of another layer, so there are no maps for them.
     value_heads: how many heads of values share the softmax of one query head (differential attention has 2).
-    softmax_only: all that happens to keys is `softmax`.
+    softmax_only: all that happens to keys is `softmax`. Each class says it for itself.
     """
 
     attends = True

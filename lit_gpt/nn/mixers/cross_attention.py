@@ -17,6 +17,7 @@ class CrossAttention(Attention):
     """Attention without maps for keys and values, and without a cache for them."""
 
     cross = True
+    softmax_only = True
 
 
 def build(config: ModelConfig, layer_index: int, multipliers: Multipliers) -> CrossAttention:

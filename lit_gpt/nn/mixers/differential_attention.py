@@ -43,6 +43,7 @@ class DifferentialAttention(Attention):
     """Attention whose heads work in pairs. Raises UserError where heads are odd in number."""
 
     value_heads = 2
+    softmax_only = True
 
     def __init__(self, config: ModelConfig, layer_index: int, multipliers: Multipliers):
         super().__init__(config, layer_index, multipliers)

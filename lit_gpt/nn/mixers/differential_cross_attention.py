@@ -13,6 +13,7 @@ class DifferentialCrossAttention(DifferentialAttention):
     """Differential attention without maps for keys and values, and without a cache for them."""
 
     cross = True
+    softmax_only = True
 
 
 def build(config: ModelConfig, layer_index: int, multipliers: Multipliers) -> DifferentialCrossAttention:

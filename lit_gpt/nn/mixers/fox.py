@@ -37,8 +37,6 @@ class ForgettingCache(AttentionCache):
 class ForgettingAttention(Attention):
     """Attention with a forget gate per query head. Raises UserError together with attention sinks."""
 
-    softmax_only = False
-
     def __init__(self, config: ModelConfig, layer_index: int, multipliers: Multipliers):
         super().__init__(config, layer_index, multipliers)
         if config.attn_sink:

@@ -79,7 +79,7 @@ class Mamba(nn.Module):
     ) -> tuple[Tensor, SharedState | None]:
         """See lit_gpt.nn.mixers.Mixer. Shares the scan's output before the gate, where its layer shares a memory."""
         # A zero state is left out at the start: the kernel for whole sequences takes none.
-        state = None if cache is None or cache.length == 0 else cache.state
+        state = None if cache is None or not cache.begun else cache.state
         along = selective_scan.reads_along_time(x_BTD, self.A_log.shape[1], context.doc_ids, state, context.kernels)
         x_BTC, z_BTC = self._entering(x_BTD, context, cache, along)
         x_BTC, inputs = conv.causal_conv(

@@ -88,7 +88,7 @@ class Mamba2(nn.Module):
             self.D,
             self.dt_bias,
             doc_ids=context.doc_ids,
-            state=None if cache is None or cache.length == 0 else cache.state,
+            state=None if cache is None or not cache.begun else cache.state,
             backend=context.kernels,
         )
         advance(cache, state, x_BTD.shape[1])

@@ -58,7 +58,7 @@ class Retention(nn.Module):
     ) -> tuple[Tensor, SharedState | None]:
         """See lit_gpt.nn.mixers.Mixer."""
         q, k, v = self.qkv(x_BTD, context, cache)
-        tables = self._tables(0 if cache is None else cache.length, x_BTD)
+        tables = self._tables(None if cache is None else cache.seen_B, x_BTD)
         q, k = rotate(q, *tables), rotate(k, *tables)
         # gamma of the paper's equation 8, made as a logarithm: it never is a number next to 1, which would be rounded.
         log_decay = torch.log1p(-torch.exp2(-5.0 - torch.arange(self.sizes[0], device=x_BTD.device)))
@@ -67,11 +67,15 @@ class Retention(nn.Module):
         y = self.norm(o_BTHV, x_BTD.dtype).flatten(2) * F.silu(self.gate(x_BTD))
         return self.out(y), None
 
-    def _tables(self, start: int, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin (T, K/2), at least fp32. Only distances matter, so positions run on over documents."""
+    def _tables(self, seen_B: Tensor | None, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin (T, K/2), at least fp32. Only distances matter, so positions run on over documents.
+
+        seen_B: tokens before these, as many in each row.
+        """
         dim, dtype = self.sizes[1], upcast(x_BTD[:0]).dtype
         pairs = torch.arange(dim // 2, dtype=dtype, device=x_BTD.device)
-        positions = torch.arange(start, start + x_BTD.shape[1], dtype=dtype, device=x_BTD.device)
+        positions = torch.arange(x_BTD.shape[1], dtype=dtype, device=x_BTD.device)
+        positions = positions if seen_B is None else positions + seen_B[:1]
         angles_TR = positions[:, None] * self.rotary_base ** (-2.0 * pairs / dim)
         return angles_TR.cos(), angles_TR.sin()
 
@@ -82,7 +86,9 @@ class Retention(nn.Module):
 
     def new_cache(self, batch: int, max_len: int, device: torch.device, dtype: torch.dtype) -> RecurrentCache:
         """Of the same size at every length."""
-        return self.qkv.new_cache(batch, device, dtype)
+        cache = self.qkv.new_cache(batch, device, dtype)
+        cache.seen_B = torch.zeros(batch, dtype=torch.long, device=device)
+        return cache
 
 
 def build(config: ModelConfig, layer_index: int, multipliers: Multipliers) -> Retention:

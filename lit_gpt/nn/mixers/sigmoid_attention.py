@@ -35,8 +35,6 @@ class Options:
 class SigmoidAttention(Attention):
     """Attention with a sigmoid, in plain torch. Raises UserError together with attention sinks."""
 
-    softmax_only = False
-
     def __init__(self, config: ModelConfig, layer_index: int, multipliers: Multipliers):
         super().__init__(config, layer_index, multipliers)
         if config.attn_sink:
