@@ -28,6 +28,7 @@ from lit_gpt.model import GPT
 from lit_gpt.ops.dtypes import matmul_fp32
 from lit_gpt.ops.fused import fused
 from lit_gpt.ops.loss import soft_cap
+from lit_gpt.ops.transfer import to_device
 
 NO_NUMBERS = "The model's logits are not numbers (NaN): its weights are damaged or its training diverged."
 LOGITS = {"cuda": 2**28, "cpu": 2**23}  # numbers of one chunk of logits: 1 GiB and 32 MiB in fp32
@@ -258,9 +259,9 @@ def _shared(model: GPT, groups: Sequence[Group]) -> _Rows:
     tokens_BT = _padded(model, contexts, left=True)
     doc_ids_BT = None
     if padding.any():
-        doc_ids_BT = _sent((np.arange(longest) >= padding[:, None]).astype(np.int32), device)
+        doc_ids_BT = to_device((np.arange(longest) >= padding[:, None]).astype(np.int32), device)
     last_B1n = decoder.hidden(tokens_BT, doc_ids_BT, last_only=True)
-    index_R = _sent(np.array([i for i, _ in fed]), device)
+    index_R = to_device(np.array([i for i, _ in fed]), device)
     decoder.select(index_R)
     hidden = torch.cat([last_B1n[index_R], decoder.hidden(_padded(model, [inputs for _, inputs in fed]))], dim=1)
     return _Rows(hidden, [((groups[i], inputs), row, 0) for row, (i, inputs) in enumerate(fed)])
@@ -284,7 +285,7 @@ def _read(model: GPT, rows: _Rows, asked: Sequence[tuple[Request, int, int]]) ->
     columns = np.repeat(firsts, counts) + np.arange(total)
     targets = _joined((request.continuation for request, *_ in asked), total)
     indices = np.stack([np.repeat([row for _, row, _ in asked], counts), columns, targets])
-    row_N, column_N, target_N = _sent(indices, rows.hidden.device)
+    row_N, column_N, target_N = to_device(indices, rows.hidden.device)
     weight_nV = model.head_weight().to(rows.hidden.dtype).T
     size = max(1, LOGITS.get(rows.hidden.device.type, LOGITS["cpu"]) // weight_nV.shape[1])
     values = []
@@ -310,13 +311,7 @@ def _padded(model: GPT, rows: Sequence[Ids], left: bool = False) -> Tensor:
     real = places >= (longest - lengths)[:, None] if left else places < lengths[:, None]
     filled = np.zeros(real.shape, np.int64)
     filled[real] = _joined(rows, int(lengths.sum()))
-    return _sent(filled, model.head_weight().device)
-
-
-def _sent(array: np.ndarray, device: torch.device) -> Tensor:
-    """On the device. From pinned memory: a copy from any other waits for all that the device has to do."""
-    x = torch.from_numpy(array)
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x
+    return to_device(filled, model.head_weight().device)
 
 
 def _joined(rows: Iterable[Ids], total: int) -> np.ndarray:

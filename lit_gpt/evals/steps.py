@@ -28,6 +28,8 @@ from lit_gpt.nn.recurrent import RecurrentCache
 from lit_gpt.ops import ring
 from lit_gpt.ops.attention import Mask
 
+FEW_TOKENS = 8  # recording takes about as long as so many steps
+
 
 class Ring:
     """A History of B rows whose places are reused."""
@@ -54,14 +56,15 @@ class Ring:
         return self.buffer
 
 
-FEW_TOKENS = 8  # recording takes about as long as so many steps
-
-
 def worthwhile(model: GPT, tokens: int) -> bool:
     """Whether so many more tokens come sooner by a graph."""
+    return _has_kernel(model) and tokens >= FEW_TOKENS and supported(model)
+
+
+def _has_kernel(model: GPT) -> bool:
+    """Whether attention over places is by a kernel, and not by plain torch; see ops.attention."""
     config = model.config
-    kernel = ring.runs(model.wte.weight.device, model.compute_dtype, config.head_dim) and not config.attn_sink
-    return kernel and tokens >= FEW_TOKENS and supported(model)
+    return ring.runs(model.wte.weight.device, model.compute_dtype, config.head_dim) and not config.attn_sink
 
 
 def supported(model: GPT) -> bool:
@@ -123,10 +126,9 @@ class Steps:
         return self.logits_B1V
 
     def _turn(self, kv: KVCache, start_B: Tensor) -> None:
-        length, keys = self.decoder.length, kv.k.buffer
-        kernel = ring.runs(keys.device, keys.dtype, keys.shape[-1]) and not self.model.config.attn_sink
-        aligned = ring.ALIGNED if kernel else 1  # plain attention takes them as they are
-        kv.k, kv.v = (cast(Any, Ring(one, start_B, length, self.seen_B, aligned)) for one in (kv.k, kv.v))
+        aligned = ring.ALIGNED if _has_kernel(self.model) else 1  # plain attention takes them as they are
+        places = start_B, self.decoder.length, self.seen_B, aligned
+        kv.k, kv.v = (cast(Any, Ring(one, *places)) for one in (kv.k, kv.v))
 
     def _step(self) -> Tensor:
         decoder, model, before = self.decoder, self.model, self._kept()

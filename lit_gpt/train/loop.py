@@ -29,6 +29,7 @@ from lit_gpt.metrics.health import activation_statistics
 from lit_gpt.metrics.summary import jsonable
 from lit_gpt.metrics.trackers import check_installed
 from lit_gpt.model import GPT
+from lit_gpt.ops.transfer import to_device
 from lit_gpt.optim.engine.averages import WeightAverages, label
 from lit_gpt.optim.engine.groups import set_hyperparameters
 from lit_gpt.optim.engine.protocol import curvature_due, evaluated_weights
@@ -50,7 +51,7 @@ from lit_gpt.train.reading import on_main, together
 from lit_gpt.train.reporter import Reporter
 from lit_gpt.train.samples import Samples
 from lit_gpt.train.save_retries import Saver
-from lit_gpt.train.step import to_device, train_step
+from lit_gpt.train.step import train_step
 from lit_gpt.train.stopping import EXIT_INTERRUPTED, stop_agreed
 from lit_gpt.train.task_scores import TaskScores
 from lit_gpt.train.validate import labelled, measure

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -28,6 +27,7 @@ from lit_gpt.config.model import Experts
 from lit_gpt.nn.dropout import row_keys
 from lit_gpt.nn.moe import Routed
 from lit_gpt.ops.boundaries import DocumentEnds, doc_ids
+from lit_gpt.ops.transfer import to_device
 from lit_gpt.parallel import (
     GradNorms,
     Runtime,
@@ -57,12 +57,6 @@ class StepResult:
     spiked: torch.Tensor
     spike: torch.Tensor
     routing: torch.Tensor | None = None
-
-
-def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Copy without blocking the host (through pinned memory on a GPU)."""
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def documents(tokens_BT: torch.Tensor, ends: DocumentEnds | None) -> torch.Tensor | None:

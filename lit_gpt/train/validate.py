@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from lit_gpt.data.corpus import Batch, Corpus
 from lit_gpt.ops.boundaries import DocumentEnds
 from lit_gpt.ops.loss import IGNORE
+from lit_gpt.ops.transfer import to_device
 from lit_gpt.parallel import Runtime
 from lit_gpt.preflight.resolved_run import ResolvedRun
 from lit_gpt.train.reading import together
-from lit_gpt.train.step import documents, to_device
+from lit_gpt.train.step import documents
 
 FIRST_BAND = 128  # positions; the mean of fewer is noise in a validation of 200 sequences
 
