@@ -78,7 +78,7 @@ def scaled_expert_ffn(
     compiled = compiled or torch.compiler.is_compiling()
     if 0 in (*gates_TK.shape, len(up_EHD)):
         return expert_ffn(x_TD, gates_TK, up_EHD, down_EDI, routes, kind=kind, backend=backend, compiled=compiled)
-    assert scaled.kept is bool(scaled.operands), "the weights were not cast before the pass"
+    assert scaled.kept == (len(scaled.operands) > 0), "the weights were not cast before the pass"
     given = scaled.operands if scaled.kept else (None,) * 8
     order_Q, place_P, ends_E, _ = padded(routes, RECIPES[scaled.name].multiple)
     # As in expert_ffn. Rows without a pair take the first token.
