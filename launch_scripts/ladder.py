@@ -48,6 +48,13 @@ def build_parser() -> PlainParser:
         default="",
         help="a run at a time on each, such as 0,1 or 0,0,1,1 or cpu,cpu; default: one run on all GPUs",
     )
+    parser.add_argument(
+        "--overlap",
+        type=float,
+        default=0.0,
+        help="start the next run when this part of a run's tokens is left, such as 0.4, so that short runs compile "
+        "beside the end of others; default: 0",
+    )
     parser.add_argument("--per_run", type=int, default=1, help="number of GPUs of each run, which torchrun starts")
     parser.add_argument("--tries", type=int, default=2, help="starts of a run that fails")
     parser.add_argument(
@@ -85,7 +92,8 @@ def main(argv: Sequence[str]) -> int:
         show(study, plans, given)
         return 0
     launcher = tuple(torchrun(given.per_run)) if given.per_run > 1 and not given.gpus else ()
-    settings = Settings(launcher, devices_of(given.gpus, given.per_run), given.tries, given.minutes)
+    places = devices_of(given.gpus, given.per_run)
+    settings = Settings(launcher, places, given.tries, given.minutes, overlap=given.overlap)
     words = [str(given.study), *passed_on(given), "--", *argv[split + 1 :]]
     if given.action == "scripts":
         left = [row.name for row in ladder.known()]
@@ -102,6 +110,10 @@ def checked(given: Namespace) -> Namespace:
     for key in ("per_run", "tries", "minutes"):
         if not (value := getattr(given, key)) > 0:  # nor NaN
             raise UserError(f"--{key} is {value:g}; it must be above 0.")
+    if given.overlap and (given.action != "run" or given.slurm is not None):
+        raise UserError("--overlap is for `run` on this machine, where runs share its GPUs; leave it out here.")
+    if not 0 <= given.overlap < 1:
+        raise UserError(f"--overlap is {given.overlap:g}; give a part of a run, from 0 to below 1.")
     if given.plot and given.plot.suffix not in PICTURES:
         raise UserError(f"--plot is {given.plot}; give a name that ends in {', '.join(PICTURES)}.")
     return given

@@ -11,6 +11,7 @@ import os
 import shlex
 import signal
 import subprocess
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,21 +32,62 @@ FROM_TRAINED = ("--fork_from", "--init_from", "--load_dir")
 GRACE = 120.0  # seconds that a run gets to save before it is killed
 
 
-class Worker:
-    """Runs rows of a queue in one place, one after the other."""
+class Turn:
+    """Whose turn it is in a place: a run starts when all others there have at most `overlap` of their tokens left.
 
-    def __init__(self, queue: Queue, children: Children, settings: Settings, place: Place, display: Display) -> None:
+    Its imports and its compilation take their time beside the end of the last run; most steps of each run are alone,
+    so the median of its speed is that of a run by itself.
+    """
+
+    def __init__(self, overlap: float) -> None:
+        self.overlap = overlap
+        self._left: dict[Worker, float] = {}  # the part of its run's tokens that is left; 1 where it has none yet
+        self._changed = threading.Condition()
+
+    def take(self, worker: Worker, stopping: threading.Event) -> None:
+        """Wait until this worker may take a run, or everything is to stop."""
+        self.end(worker)
+        with self._changed:
+            while any(left > self.overlap for left in self._left.values()) and not stopping.is_set():
+                self._changed.wait(0.5)
+            self._left[worker] = 1.0
+
+    def note(self, worker: Worker, left: float) -> None:
+        """Its run has this part of its tokens left."""
+        with self._changed:
+            self._left[worker] = left
+            self._changed.notify_all()
+
+    def end(self, worker: Worker) -> None:
+        """Its run is over, and it takes no other now."""
+        with self._changed:
+            self._left.pop(worker, None)
+            self._changed.notify_all()
+
+
+class Worker:
+    """Runs rows of a queue in one place, one after the other. turn: shared by all workers of the place."""
+
+    def __init__(
+        self, queue: Queue, children: Children, settings: Settings, place: Place, display: Display, turn: Turn
+    ) -> None:
         self.queue, self.children, self.settings, self.place = queue, children, settings, place
-        self.display = display
+        self.display, self.turn = display, turn
 
     def run(self) -> None:
         """Until nothing is left for it. Where it fails itself, such as on a full disk, all workers stop."""
         try:
-            while (taken := self.queue.take()) is not None:
+            while (taken := self._next()) is not None:
                 self._taken(*taken)
         except BaseException:
             self.queue.stopping.set()
             raise
+        finally:
+            self.turn.end(self)
+
+    def _next(self) -> tuple[Row, Lease] | None:
+        self.turn.take(self, self.queue.stopping)
+        return self.queue.take()
 
     def _taken(self, row: Row, lease: Lease) -> None:
         try:
@@ -114,6 +156,8 @@ class Worker:
         """Look at a run: DIVERGED or LATE where it is to be stopped, else ""."""
         found = watch.look()
         self.display.note(row, watch.tokens)
+        if watch.budget:
+            self.turn.note(self, 1 - watch.tokens / watch.budget)
         if found and self.settings.watch:
             note_divergence(watch.folder, found, watch)
             return DIVERGED
@@ -145,7 +189,8 @@ def waited(process: subprocess.Popen[bytes], seconds: float) -> int | None:
 def run_rows(queue: Queue, settings: Settings, display: Display, worker: type[Worker] = Worker) -> bool:
     """Run what is not finished in all places; whether it was interrupted."""
     children = Children(queue.stopping)
-    workers = [worker(queue, children, settings, place, display) for place in settings.devices]
+    places = [(place, Turn(settings.overlap)) for place in settings.devices] * (2 if settings.overlap else 1)
+    workers = [worker(queue, children, settings, place, display, turn) for place, turn in places]
     with children.listening(), ThreadPoolExecutor(len(workers)) as pool:
         futures = [pool.submit(one.run) for one in workers]
         for future in futures:

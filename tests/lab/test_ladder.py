@@ -13,6 +13,7 @@ import pytest
 
 from lit_gpt.errors import UserError
 from lit_gpt.lab import local, queue
+from lit_gpt.lab.display import Display
 from lit_gpt.lab.ladder import Ladder
 from lit_gpt.lab.processes import Settings, command, devices_of, environment
 from lit_gpt.lab.refine import Refine
@@ -286,3 +287,17 @@ def test_several_gpus_of_a_run_are_started_by_torchrun(tmp_path: Path) -> None:
     assert words[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     assert environment(("0", "1"), 1)["CUDA_VISIBLE_DEVICES"] == "0,1"
     assert environment(("cpu",), 1)["CUDA_VISIBLE_DEVICES"] == ""
+
+
+@pytest.mark.parametrize(("overlap", "beside"), [(0.0, False), (0.5, True)])
+def test_the_next_run_starts_beside_the_last_part_of_the_one_before(
+    overlap: float, beside: bool, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(Display, "budget", lambda *_: 10.0)
+    rows = rows_of(**{name: {"steps": 10, "pause": 0.1, "losses": ",".join("9" * 10)} for name in "ab"})
+    assert run(tmp_path, rows, overlap=overlap) == 0
+    lines = [(tmp_path / name / "run/metrics.jsonl").read_text().splitlines() for name in "ab"]
+    assert [len(one) for one in lines] == [10, 10]
+    first, second = ((tmp_path / name / "run/calls").stat().st_mtime for name in "ab")
+    end = (tmp_path / "a/run/summary.json").stat().st_mtime
+    assert (second < end) == beside and second > first + 0.4  # half of a run takes half a second
