@@ -1,0 +1,489 @@
+// The selective scan, forward and backward, of lit_gpt/ops/selective_scan.py, which has the formulas.
+//
+// A block has 64 channels of one row and goes through its tokens one after the other, so nothing is computed twice for
+// the sake of a parallel scan. A thread has 2 channels and 4 of their N states in registers; N / 4 neighbours share
+// the 2 channels. Tiles of tokens pass through shared memory: the next one is copied while one is computed.
+//
+// Names: d the step softplus(dt + bias), u = d x, a = exp(d A), h = a h + u B, y = C . h; backward g = dL/dh.
+// selective_scan_cuda.py puts before it: T the numbers' type, N states per channel, TILE tokens of a tile, SUB tokens of
+// a part of it, FORWARD_BYTES and BACKWARD_BYTES of shared memory.
+
+constexpr int CHANNELS = 64;        // of a block
+constexpr int THREADS = 8 * N;      // 2 channels and 4 states each
+constexpr int WARPS = THREADS / 32;
+constexpr int LANES = N / 4;        // that share a pair of channels
+constexpr int COPIES = 4;           // of B and C in shared memory, see Lane
+constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
+constexpr float RESET = 1073741824.0f;  // 2^30, the step where a document starts: the state decays to exactly 0
+
+static_assert(N == 8 || N == 16 || N == 32, "the sums over lanes are written for these");
+static_assert(TILE % SUB == 0, "a tile is whole parts");
+
+// The tensors of all kernels; those that a kernel does not use are null. R rows (of `segments` to a row of the batch),
+// L tokens, C channels. A stride is in numbers; what has none is contiguous.
+struct Arguments {
+    const T *x, *dt, *B, *C, *dy;     // (R, L, C), but B and C (R, L, N)
+    const float *A, *D, *bias;        // (C, N), (C), (C)
+    const float* state;               // (R, C, N) before the first token, or null for zeros
+    const unsigned char* starts;      // (R, L): whether a document starts, or null
+    float* saved;                     // (R, tiles, C, N): the state before each tile, or null
+    T* y;                             // (R, L, C)
+    float *last, *total;              // (R, C, N) the state after the last token; (R, C) the sum of steps
+    const float* dlast;               // (R, C, N), or null for zeros
+    T *dx, *ddt;                      // (R, L, C)
+    float* dBC;                       // (blocks along channels, R, L, 2, N): parts of dB and dC
+    float *dA, *dD, *dbias, *dstate;  // (R, C, N), (R, C), (R, C), (R, C, N)
+    long long x_row, x_token, dt_row, dt_token, B_row, B_token, C_row, C_token, dy_row, dy_token;
+    int length, channels, segments, aligned;  // aligned: whether all of x, dt, B, C, dy can be read 16 bytes at once
+};
+
+struct ForwardMemory {
+    float step[TILE * CHANNELS], added[TILE * CHANNELS], x[TILE * CHANNELS];  // d, u and then y, x
+    float B[TILE * N], C[TILE * N];
+    T raw_x[TILE * CHANNELS], raw_dt[TILE * CHANNELS], raw_B[TILE * N], raw_C[TILE * N];
+};
+static_assert(sizeof(ForwardMemory) == FORWARD_BYTES, "what the host asks for");
+
+struct BackwardMemory {
+    float step[TILE * CHANNELS], added[TILE * CHANNELS], x[TILE * CHANNELS], dy[TILE * CHANNELS];
+    float B[TILE * COPIES * N], C[TILE * COPIES * N];
+    float by_added[TILE * CHANNELS + 16], by_decay[TILE * CHANNELS];  // dL/du; the sum of A g a h, over ln 2
+    float parts[WARPS * TILE * 2 * N];                                 // dB and dC of a warp's channels
+    float4 starts[TILE / SUB][2][THREADS];                             // the state before each part
+    T raw_x[TILE * CHANNELS], raw_dt[TILE * CHANNELS], raw_dy[TILE * CHANNELS], raw_B[TILE * N], raw_C[TILE * N];
+};
+static_assert(sizeof(BackwardMemory) == BACKWARD_BYTES, "what the host asks for");
+
+extern __shared__ float4 shared_memory[];
+
+// Which part of the work is a thread's. Bit 0 of the lane is of the pair of channels, then come the bits of the
+// quarter, then the other bits of the pair: so lanes that differ in bit 0 read the same B and C, and those that differ
+// in bit 1 the same channels, which lets 8 and 16 byte reads of shared memory share their passes.
+//
+// Slot j of a thread is state 4 quarter + (j ^ turn) in the backward kernel. Two lanes whose turns differ in one bit
+// then have one state in slots that differ in it, and a sum over such lanes is v[j] + exchange(v[j ^ bit]): each lane
+// keeps half of the slots without choosing among registers. B and C lie in shared memory once for each turn.
+struct Lane {
+    static constexpr int TURN_0 = N == 32 ? 16 : 8, TURN_1 = N == 32 ? 1 : 16;
+    int id, quarter, channel, turn;
+    __device__ Lane() {
+        id = threadIdx.x % 32;
+        quarter = (id >> 1) % LANES;
+        const int pair = (id & 1) | (id / (2 * LANES)) << 1;
+        channel = 2 * (threadIdx.x / 32 * (32 / LANES) + pair);
+        turn = ((id & TURN_0) ? 1 : 0) | ((id & TURN_1) ? 2 : 0);
+    }
+};
+
+// The block's rows in tensors with strides.
+struct Place {
+    long long row, batch, token;
+    int first, tiles;
+    __device__ Place(const Arguments& p) {
+        row = blockIdx.y;
+        batch = row / p.segments;
+        token = row % p.segments * p.length;
+        first = blockIdx.x * CHANNELS;
+        tiles = (p.length + TILE - 1) / TILE;
+    }
+    __device__ const T* at(const T* x, long long of_row, long long of_token, int tile) const {
+        return x + batch * of_row + (token + (long long)tile * TILE) * of_token;
+    }
+    // Of number `state` of `channel` in (R, C, N).
+    __device__ long long state(const Arguments& p, int channel, int state) const {
+        return (row * p.channels + channel) * N + state;
+    }
+};
+
+// A tile of shared memory from `rows` x `columns` numbers, and zeros around them.
+template <int COLUMNS>
+__device__ __forceinline__ void stage(T* to, const T* from, long long stride, int rows, int columns, bool aligned) {
+    constexpr int PIECE = 16 / sizeof(T), PIECES = COLUMNS / PIECE;
+    if (aligned) {
+        for (int i = threadIdx.x; i < TILE * PIECES; i += THREADS) {
+            const int row = i / PIECES, column = i % PIECES * PIECE;
+            const bool inside = row < rows && column < columns;
+            copy_16(to + row * COLUMNS + column, inside ? from + row * stride + column : from, inside);
+        }
+    } else {
+        for (int i = threadIdx.x; i < TILE * COLUMNS; i += THREADS) {
+            const int row = i / COLUMNS, column = i % COLUMNS;
+            to[i] = row < rows && column < columns ? from[row * stride + column] : T{};
+        }
+    }
+}
+
+template <typename Memory>
+__device__ __forceinline__ void stage_inputs(const Arguments& p, const Place& at, Memory& m, int tile) {
+    const int rows = p.length - tile * TILE, columns = p.channels - at.first;
+    stage<CHANNELS>(m.raw_x, at.at(p.x, p.x_row, p.x_token, tile) + at.first, p.x_token, rows, columns, p.aligned);
+    stage<CHANNELS>(m.raw_dt, at.at(p.dt, p.dt_row, p.dt_token, tile) + at.first, p.dt_token, rows, columns, p.aligned);
+    stage<N>(m.raw_B, at.at(p.B, p.B_row, p.B_token, tile), p.B_token, rows, N, p.aligned);
+    stage<N>(m.raw_C, at.at(p.C, p.C_row, p.C_token, tile), p.C_token, rows, N, p.aligned);
+}
+
+__device__ __forceinline__ float softplus(float v) {
+    return v > 20.0f ? v : log1pf(power_of_2(v * LOG2E));  // beyond 20 as in torch
+}
+
+// x, d and u of a staged tile in fp32; the sum of this thread's steps. Outside d = u = 0, which leaves the state.
+template <typename Memory>
+__device__ __forceinline__ float make_terms(const Arguments& p, const Place& at, Memory& m, int tile, float bias) {
+    const int tokens = p.length - tile * TILE;
+    const bool inside = at.first + (int)threadIdx.x % CHANNELS < p.channels;
+    const unsigned char* starts = p.starts ? p.starts + at.row * p.length + (long long)tile * TILE : nullptr;
+    float sum = 0.0f;
+    for (int i = threadIdx.x; i < TILE * CHANNELS; i += THREADS) {
+        const int t = i / CHANNELS;
+        const float x = number(m.raw_x[i]);
+        float d = inside && t < tokens ? softplus(number(m.raw_dt[i]) + bias) : 0.0f;
+        m.x[i] = x;
+        m.added[i] = d * x;
+        if (starts && t < tokens && starts[t]) d = RESET;
+        m.step[i] = d;
+        sum += d;
+    }
+    return sum;
+}
+
+// B or C of a staged tile in fp32, once for each turn.
+template <int TURNS>
+__device__ __forceinline__ void make_maps(float* to, const T* raw) {
+    for (int i = threadIdx.x; i < TILE * TURNS * N; i += THREADS) {
+        const int t = i / (TURNS * N), turn = i / N % TURNS, state = i % N;
+        to[i] = number(raw[t * N + (state ^ turn)]);
+    }
+}
+
+// The sum of each channel's threads, of which there are a few, written by one of them.
+__device__ __forceinline__ void sum_of_channel(float* scratch, float* to, const Place& at, int channels, float value) {
+    __syncthreads();
+    scratch[threadIdx.x] = value;
+    __syncthreads();
+    if (threadIdx.x >= CHANNELS || at.first + (int)threadIdx.x >= channels) return;
+    for (int i = threadIdx.x + CHANNELS; i < THREADS; i += CHANNELS) value += scratch[i];
+    to[at.row * channels + at.first + threadIdx.x] = value;
+}
+
+// OUTPUT: y and what backward needs; else only the last state and the sum of steps.
+template <bool OUTPUT>
+__device__ __forceinline__ void forward(const Arguments& p) {
+    ForwardMemory& m = *reinterpret_cast<ForwardMemory*>(shared_memory);
+    const Lane lane;
+    const Place at(p);
+    const int channel = at.first + lane.channel, own = threadIdx.x % CHANNELS, state = 4 * lane.quarter;
+    const float bias = at.first + own < p.channels ? p.bias[at.first + own] : 0.0f;
+    const float skip = OUTPUT && at.first + own < p.channels ? p.D[at.first + own] : 0.0f;
+    float A[2][4], h[2][4], sum = 0.0f;
+    for (int k = 0; k < 2; k++)
+        for (int j = 0; j < 4; j++) {
+            const bool inside = channel + k < p.channels;
+            A[k][j] = inside ? p.A[(channel + k) * N + state + j] * LOG2E : 0.0f;
+            h[k][j] = inside && p.state ? p.state[at.state(p, channel + k, state + j)] : 0.0f;
+        }
+    stage_inputs(p, at, m, 0);
+    for (int tile = 0; tile < at.tiles; tile++) {
+        copies_done();
+        __syncthreads();
+        sum += make_terms(p, at, m, tile, bias);
+        make_maps<1>(m.B, m.raw_B);
+        make_maps<1>(m.C, m.raw_C);
+        __syncthreads();
+        if (tile + 1 < at.tiles) stage_inputs(p, at, m, tile + 1);
+        if (OUTPUT && p.saved)
+            for (int k = 0; k < 2; k++)
+                if (channel + k < p.channels) {
+                    const long long place = ((at.row * at.tiles + tile) * p.channels + channel + k) * N + state;
+                    *reinterpret_cast<float4*>(p.saved + place) = make_float4(h[k][0], h[k][1], h[k][2], h[k][3]);
+                }
+        constexpr int GROUP = 4;  // tokens whose reads come before their writes
+        for (int t0 = 0; t0 < TILE; t0 += GROUP) {
+            float y[GROUP];
+#pragma unroll
+            for (int i = 0; i < GROUP; i++) {
+                const int t = t0 + i;
+                const float2 d = *reinterpret_cast<const float2*>(m.step + t * CHANNELS + lane.channel);
+                const float2 u = *reinterpret_cast<const float2*>(m.added + t * CHANNELS + lane.channel);
+                const float4 b4 = *reinterpret_cast<const float4*>(m.B + t * N + state);
+                const float4 c4 = *reinterpret_cast<const float4*>(m.C + t * N + state);
+                const float b[4] = {b4.x, b4.y, b4.z, b4.w}, c[4] = {c4.x, c4.y, c4.z, c4.w};
+                float y0 = 0.0f, y1 = 0.0f;
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    h[0][j] = power_of_2(d.x * A[0][j]) * h[0][j] + u.x * b[j];
+                    h[1][j] = power_of_2(d.y * A[1][j]) * h[1][j] + u.y * b[j];
+                    y0 += c[j] * h[0][j];
+                    y1 += c[j] * h[1][j];
+                }
+                if (OUTPUT) {  // over the lanes of a pair: each keeps one channel
+                    const bool second = lane.quarter & 1;
+                    y[i] = (second ? y1 : y0) + exchange(second ? y0 : y1, 2);
+#pragma unroll
+                    for (int mask = 4; mask < 2 * LANES; mask *= 2) y[i] += exchange(y[i], mask);
+                }
+            }
+            if (OUTPUT && lane.quarter < 2)
+#pragma unroll
+                for (int i = 0; i < GROUP; i++) m.added[(t0 + i) * CHANNELS + lane.channel + lane.quarter] = y[i];
+        }
+        __syncthreads();
+        if (OUTPUT && at.first + own < p.channels) {
+            T* y = p.y + (at.row * p.length + (long long)tile * TILE) * p.channels + at.first + own;
+            const int tokens = min(TILE, p.length - tile * TILE);
+            for (int t = threadIdx.x / CHANNELS; t < tokens; t += THREADS / CHANNELS)
+                put(y[(long long)t * p.channels], m.added[t * CHANNELS + own] + skip * m.x[t * CHANNELS + own]);
+        }
+    }
+    for (int k = 0; k < 2; k++)
+        for (int j = 0; j < 4; j++)
+            if (channel + k < p.channels) p.last[at.state(p, channel + k, state + j)] = h[k][j];
+    if (!OUTPUT) sum_of_channel(m.step, p.total, at, p.channels, sum);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) scan_forward(const Arguments p) { forward<true>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS) scan_ends(const Arguments p) { forward<false>(p); }
+
+// What a thread reads of a token: d, u and dy of its channels, B and C of its states.
+struct Token {
+    float d[2], u[2], dy[2], b[4], c[4];
+    __device__ __forceinline__ void steps(const BackwardMemory& m, const Lane& lane, int t) {
+        const float2 d2 = *reinterpret_cast<const float2*>(m.step + t * CHANNELS + lane.channel);
+        const float2 u2 = *reinterpret_cast<const float2*>(m.added + t * CHANNELS + lane.channel);
+        d[0] = d2.x, d[1] = d2.y, u[0] = u2.x, u[1] = u2.y;
+        quad(b, m.B, lane, t);
+    }
+    __device__ __forceinline__ void all(const BackwardMemory& m, const Lane& lane, int t) {
+        steps(m, lane, t);
+        const float2 dy2 = *reinterpret_cast<const float2*>(m.dy + t * CHANNELS + lane.channel);
+        dy[0] = dy2.x, dy[1] = dy2.y;
+        quad(c, m.C, lane, t);
+    }
+    __device__ static __forceinline__ void quad(float (&to)[4], const float* maps, const Lane& lane, int t) {
+        const float4 v = *reinterpret_cast<const float4*>(maps + (t * COPIES + lane.turn) * N + 4 * lane.quarter);
+        to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+    }
+};
+
+__device__ __forceinline__ void stage_backward(const Arguments& p, const Place& at, BackwardMemory& m, int tile) {
+    stage_inputs(p, at, m, tile);
+    const T* dy = at.at(p.dy, p.dy_row, p.dy_token, tile) + at.first;
+    stage<CHANNELS>(m.raw_dy, dy, p.dy_token, p.length - tile * TILE, p.channels - at.first, p.aligned);
+}
+
+__device__ __forceinline__ float make_backward(
+    const Arguments& p, const Place& at, BackwardMemory& m, int tile, float bias
+) {
+    make_maps<COPIES>(m.B, m.raw_B);
+    make_maps<COPIES>(m.C, m.raw_C);
+    for (int i = threadIdx.x; i < TILE * CHANNELS; i += THREADS) m.dy[i] = number(m.raw_dy[i]);
+    return make_terms(p, at, m, tile, bias);
+}
+
+// The gradient of the state before the first token, as if that after the last had none; the sum of steps.
+extern "C" __global__ void __launch_bounds__(THREADS) scan_carries(const Arguments p) {
+    BackwardMemory& m = *reinterpret_cast<BackwardMemory*>(shared_memory);
+    const Lane lane;
+    const Place at(p);
+    const int channel = at.first + lane.channel, own = threadIdx.x % CHANNELS;
+    const float bias = at.first + own < p.channels ? p.bias[at.first + own] : 0.0f;
+    float A[2][4], carry[2][4] = {}, sum = 0.0f;
+    for (int k = 0; k < 2; k++)
+        for (int j = 0; j < 4; j++) {
+            const int state = 4 * lane.quarter + (j ^ lane.turn);
+            A[k][j] = channel + k < p.channels ? p.A[(channel + k) * N + state] * LOG2E : 0.0f;
+        }
+    stage_backward(p, at, m, at.tiles - 1);
+    for (int tile = at.tiles - 1; tile >= 0; tile--) {
+        copies_done();
+        __syncthreads();
+        sum += make_backward(p, at, m, tile, bias);
+        __syncthreads();
+        if (tile > 0) stage_backward(p, at, m, tile - 1);
+#pragma unroll 4
+        for (int t = TILE - 1; t >= 0; t--) {
+            Token now;
+            now.all(m, lane, t);
+#pragma unroll
+            for (int k = 0; k < 2; k++)
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    carry[k][j] = power_of_2(now.d[k] * A[k][j]) * (now.c[j] * now.dy[k] + carry[k][j]);
+        }
+    }
+    for (int k = 0; k < 2; k++)
+        for (int j = 0; j < 4; j++)
+            if (channel + k < p.channels)
+                p.dstate[at.state(p, channel + k, 4 * lane.quarter + (j ^ lane.turn))] = carry[k][j];
+    sum_of_channel(m.step, p.total, at, p.channels, sum);
+}
+
+// The sum over a warp's channels of dB and dC of this thread's states, each already that of a pair, to `parts` (2, N).
+__device__ __forceinline__ void sum_over_channels(
+    float* parts, const Lane& lane, const float (&dB)[4], const float (&dC)[4]
+) {
+    const float b0 = dB[0] + exchange(dB[1], Lane::TURN_0), b2 = dB[2] + exchange(dB[3], Lane::TURN_0);
+    const float c0 = dC[0] + exchange(dC[1], Lane::TURN_0), c2 = dC[2] + exchange(dC[3], Lane::TURN_0);
+    const float b = b0 + exchange(b2, Lane::TURN_1), c = c0 + exchange(c2, Lane::TURN_1);
+    const int state = 4 * lane.quarter + lane.turn;
+    if (N == 32) {  // every lane has its own state
+        parts[state] = b;
+        parts[N + state] = c;
+        return;
+    }
+    const bool second = lane.id & 1;  // bit 0 is the last of the channels: one lane keeps dB, the other dC
+    float v = (second ? c : b) + exchange(second ? b : c, 1);
+    if (N == 8) v += exchange(v, 4);
+    if (N != 8 || !(lane.id & 4)) parts[(second ? N : 0) + state] = v;
+}
+
+// The sums over a pair's states of dL/du and of what the steps' gradient needs, for both channels.
+__device__ __forceinline__ void sum_over_states(
+    BackwardMemory& m, const Lane& lane, int t, const float (&du)[2], const float (&decay)[2]
+) {
+    const bool second = lane.quarter & 1, other = lane.quarter & 2;
+    const float v0 = (second ? decay[0] : du[0]) + exchange(second ? du[0] : decay[0], 2);
+    const float v1 = (second ? decay[1] : du[1]) + exchange(second ? du[1] : decay[1], 2);
+    float* to = (second ? m.by_decay : m.by_added) + t * CHANNELS + lane.channel;
+    if (LANES == 2) {
+        to[0] = v0;
+        to[1] = v1;
+        return;
+    }
+    float v = (other ? v1 : v0) + exchange(other ? v0 : v1, 4);
+    if (LANES == 8) v += exchange(v, 8);
+    if (LANES == 4 || lane.quarter < 4) to[other ? 1 : 0] = v;
+}
+
+// The gradients of x and dt of a tile from its sums, of this thread's channel; adds to those of D and the bias.
+__device__ __forceinline__ void finish(
+    const Arguments& p, const Place& at, const BackwardMemory& m, int tile, float bias, float skip, float& dD, float& dbias
+) {
+    const int own = threadIdx.x % CHANNELS, tokens = min(TILE, p.length - tile * TILE);
+    if (at.first + own >= p.channels) return;
+    const long long place = (at.row * p.length + (long long)tile * TILE) * p.channels + at.first + own;
+    const T* dt = at.at(p.dt, p.dt_row, p.dt_token, tile) + at.first + own;
+    for (int t = threadIdx.x / CHANNELS; t < tokens; t += THREADS / CHANNELS) {
+        const int i = t * CHANNELS + own;
+        const float du = m.by_added[i], x = m.x[i], dy = m.dy[i];
+        float d = m.step[i];
+        if (d == RESET) d = softplus(number(dt[t * p.dt_token]) + bias);
+        // softplus' slope is 1 - exp(-d), here without cancellation where d is small.
+        const float series = d * (1 - d * (1.0f / 2 - d * (1.0f / 6 - d * (1.0f / 24 - d / 120))));
+        const float slope = d > 0.0625f ? 1.0f - power_of_2(-d * LOG2E) : series;
+        const float ddt = (x * du + LN2 * m.by_decay[i]) * slope;
+        put(p.dx[place + (long long)t * p.channels], d * du + skip * dy);
+        put(p.ddt[place + (long long)t * p.channels], ddt);
+        dD += x * dy;
+        dbias += ddt;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) scan_backward(const Arguments p) {
+    BackwardMemory& m = *reinterpret_cast<BackwardMemory*>(shared_memory);
+    const Lane lane;
+    const Place at(p);
+    const int channel = at.first + lane.channel, own = threadIdx.x % CHANNELS;
+    const float bias = at.first + own < p.channels ? p.bias[at.first + own] : 0.0f;
+    const float skip = at.first + own < p.channels ? p.D[at.first + own] : 0.0f;
+    float A[2][4], dA[2][4] = {}, carry[2][4], dD = 0.0f, dbias = 0.0f;  // carry: a g of the token after
+    for (int k = 0; k < 2; k++)
+        for (int j = 0; j < 4; j++) {
+            const int state = 4 * lane.quarter + (j ^ lane.turn);
+            const bool inside = channel + k < p.channels;
+            A[k][j] = inside ? p.A[(channel + k) * N + state] * LOG2E : 0.0f;
+            carry[k][j] = inside && p.dlast ? p.dlast[at.state(p, channel + k, state)] : 0.0f;
+        }
+    stage_backward(p, at, m, at.tiles - 1);
+    for (int tile = at.tiles - 1; tile >= 0; tile--) {
+        float h[2][4];
+        for (int k = 0; k < 2; k++)
+            for (int j = 0; j < 4; j++) {
+                const long long place = ((at.row * at.tiles + tile) * p.channels + channel + k) * N;
+                h[k][j] = channel + k < p.channels ? p.saved[place + 4 * lane.quarter + (j ^ lane.turn)] : 0.0f;
+            }
+        copies_done();
+        __syncthreads();
+        make_backward(p, at, m, tile, bias);
+        __syncthreads();
+        if (tile > 0) stage_backward(p, at, m, tile - 1);
+
+        for (int part = 0; part < TILE / SUB; part++) {  // the state before each part
+            for (int k = 0; k < 2; k++)
+                m.starts[part][k][threadIdx.x] = make_float4(h[k][0], h[k][1], h[k][2], h[k][3]);
+            if (part + 1 < TILE / SUB)
+#pragma unroll 4
+                for (int t = part * SUB; t < (part + 1) * SUB; t++) {
+                    Token now;
+                    now.steps(m, lane, t);
+#pragma unroll
+                    for (int k = 0; k < 2; k++)
+#pragma unroll
+                        for (int j = 0; j < 4; j++)
+                            h[k][j] = power_of_2(now.d[k] * A[k][j]) * h[k][j] + now.u[k] * now.b[j];
+                }
+        }
+        for (int part = TILE / SUB - 1; part >= 0; part--) {
+            float a[SUB][2][4], decayed[SUB][2][4];  // decayed: a h of the token before
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+                const float4 v = m.starts[part][k][threadIdx.x];
+                h[k][0] = v.x, h[k][1] = v.y, h[k][2] = v.z, h[k][3] = v.w;
+            }
+#pragma unroll
+            for (int i = 0; i < SUB; i++) {
+                Token now;
+                now.steps(m, lane, part * SUB + i);
+#pragma unroll
+                for (int k = 0; k < 2; k++)
+#pragma unroll
+                    for (int j = 0; j < 4; j++) {
+                        a[i][k][j] = power_of_2(now.d[k] * A[k][j]);
+                        decayed[i][k][j] = a[i][k][j] * h[k][j];
+                        h[k][j] = decayed[i][k][j] + now.u[k] * now.b[j];
+                    }
+            }
+            Token now, before;
+            before.all(m, lane, part * SUB + SUB - 1);
+#pragma unroll
+            for (int i = SUB - 1; i >= 0; i--) {
+                const int t = part * SUB + i;
+                now = before;
+                if (i > 0) before.all(m, lane, t - 1);  // read before this token's sums are written
+                float dB[4] = {}, dC[4] = {}, du[2] = {}, decay[2] = {};
+#pragma unroll
+                for (int k = 0; k < 2; k++)
+#pragma unroll
+                    for (int j = 0; j < 4; j++) {
+                        const float g = now.c[j] * now.dy[k] + carry[k][j];
+                        const float by_decay = g * decayed[i][k][j];
+                        du[k] += g * now.b[j];
+                        dB[j] += g * now.u[k];
+                        dC[j] += (decayed[i][k][j] + now.u[k] * now.b[j]) * now.dy[k];
+                        dA[k][j] += now.d[k] * by_decay;
+                        decay[k] += A[k][j] * by_decay;
+                        carry[k][j] = a[i][k][j] * g;
+                    }
+                sum_over_states(m, lane, t, du, decay);
+                sum_over_channels(m.parts + (threadIdx.x / 32 * TILE + t) * 2 * N, lane, dB, dC);
+            }
+        }
+        __syncthreads();
+        finish(p, at, m, tile, bias, skip, dD, dbias);
+        const long long rows = gridDim.y, place = (blockIdx.x * rows + at.row) * p.length + (long long)tile * TILE;
+        const int tokens = min(TILE, p.length - tile * TILE);
+        for (int i = threadIdx.x; i < tokens * 2 * N; i += THREADS) {
+            float sum = m.parts[i];
+            for (int warp = 1; warp < WARPS; warp++) sum += m.parts[warp * TILE * 2 * N + i];
+            p.dBC[place * 2 * N + i] = sum;
+        }
+    }
+    for (int k = 0; k < 2; k++)
+        for (int j = 0; j < 4; j++)
+            if (channel + k < p.channels) {
+                const long long place = at.state(p, channel + k, 4 * lane.quarter + (j ^ lane.turn));
+                p.dA[place] = dA[k][j];
+                p.dstate[place] = carry[k][j];
+            }
+    sum_of_channel(m.step, p.dD, at, p.channels, dD);
+    sum_of_channel(m.step, p.dbias, at, p.channels, dbias);
+}
