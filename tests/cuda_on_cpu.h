@@ -71,6 +71,7 @@ inline void copies_done() {
 }
 
 inline float power_of_2(float v) { return exp2f(v); }
+inline float quotient(float a, float b) { return a / b; }
 
 struct bfloat16 { uint16_t bits; };
 typedef _Float16 float16;

@@ -23,6 +23,9 @@ __device__ __forceinline__ float power_of_2(float v) {
     return f;
 }
 
+// a / b, to about the last bit.
+__device__ __forceinline__ float quotient(float a, float b) { return __fdividef(a, b); }
+
 // 16 bytes, or as many zeros. It is there after copies_done() and a __syncthreads().
 __device__ __forceinline__ void copy_16(void* to, const void* from, bool inside) {
     const unsigned address = (unsigned)__cvta_generic_to_shared(to);

@@ -11,6 +11,7 @@
 constexpr int CHANNELS = 64;        // of a block
 constexpr int THREADS = 8 * N;      // 2 channels and 4 states each
 constexpr int WARPS = THREADS / 32;
+constexpr int TOKENS = THREADS / CHANNELS;  // that threads with a channel each do at once
 constexpr int LANES = N / 4;        // that share a pair of channels
 constexpr int COPIES = 4;           // of B and C in shared memory, see Lane
 constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
@@ -75,16 +76,18 @@ struct Lane {
     }
 };
 
-// The block's rows in tensors with strides.
+// Where the block is in the tensors, and the channel and the first token that a thread has by itself.
 struct Place {
     long long row, batch, token;
-    int first, tiles;
+    int first, tiles, own, own_token;
     __device__ Place(const Arguments& p) {
         row = blockIdx.y;
         batch = row / p.segments;
         token = row % p.segments * p.length;
         first = blockIdx.x * CHANNELS;
         tiles = (p.length + TILE - 1) / TILE;
+        own = threadIdx.x % CHANNELS;
+        own_token = threadIdx.x / CHANNELS;
     }
     __device__ const T* at(const T* x, long long of_row, long long of_token, int tile) const {
         return x + batch * of_row + (token + (long long)tile * TILE) * of_token;
@@ -122,36 +125,51 @@ __device__ __forceinline__ void stage_inputs(const Arguments& p, const Place& at
     stage<N>(m.raw_C, at.at(p.C, p.C_row, p.C_token, tile), p.C_token, rows, N, p.aligned);
 }
 
+// log(1 + exp(v)) = max(v, 0) + log(1 + e) with e = exp(-|v|), and log(1 + e) = 2 artanh(s) with s = e / (2 + e), of
+// which the series up to s^11 is exact to rounding, as s <= 1/3. log1pf takes three times the instructions.
 __device__ __forceinline__ float softplus(float v) {
-    return v > 20.0f ? v : log1pf(power_of_2(v * LOG2E));  // beyond 20 as in torch
+    const float e = power_of_2(-fabsf(v) * LOG2E), s = quotient(e, 2 + e), s2 = s * s;
+    const float series = 1 + s2 * (1.0f / 3 + s2 * (1.0f / 5 + s2 * (1.0f / 7 + s2 * (1.0f / 9 + s2 * (1.0f / 11)))));
+    return fmaxf(v, 0.0f) + 2 * s * series;
 }
 
 // x, d and u of a staged tile in fp32; the sum of this thread's steps. Outside d = u = 0, which leaves the state.
 template <typename Memory>
 __device__ __forceinline__ float make_terms(const Arguments& p, const Place& at, Memory& m, int tile, float bias) {
-    const int tokens = p.length - tile * TILE;
-    const bool inside = at.first + (int)threadIdx.x % CHANNELS < p.channels;
-    const unsigned char* starts = p.starts ? p.starts + at.row * p.length + (long long)tile * TILE : nullptr;
+    const int tokens = at.first + at.own < p.channels ? p.length - tile * TILE : 0;
     float sum = 0.0f;
-    for (int i = threadIdx.x; i < TILE * CHANNELS; i += THREADS) {
-        const int t = i / CHANNELS;
-        const float x = number(m.raw_x[i]);
-        float d = inside && t < tokens ? softplus(number(m.raw_dt[i]) + bias) : 0.0f;
+#pragma unroll 4
+    for (int t = at.own_token; t < TILE; t += TOKENS) {
+        const int i = t * CHANNELS + at.own;
+        const float x = number(m.raw_x[i]), d = t < tokens ? softplus(number(m.raw_dt[i]) + bias) : 0.0f;
         m.x[i] = x;
         m.added[i] = d * x;
-        if (starts && t < tokens && starts[t]) d = RESET;
         m.step[i] = d;
         sum += d;
+    }
+    if (p.starts) {
+        const unsigned char* starts = p.starts + at.row * p.length + (long long)tile * TILE;
+        for (int t = at.own_token; t < min(tokens, TILE); t += TOKENS)
+            if (starts[t]) {
+                m.step[t * CHANNELS + at.own] = RESET;
+                sum += RESET;
+            }
     }
     return sum;
 }
 
-// B or C of a staged tile in fp32, once for each turn.
+// B or C of a staged tile in fp32, once for each turn; a thread has 4 states of a token.
 template <int TURNS>
 __device__ __forceinline__ void make_maps(float* to, const T* raw) {
-    for (int i = threadIdx.x; i < TILE * TURNS * N; i += THREADS) {
-        const int t = i / (TURNS * N), turn = i / N % TURNS, state = i % N;
-        to[i] = number(raw[t * N + (state ^ turn)]);
+    static_assert(TILE * LANES == THREADS, "a thread for each");
+    const int t = threadIdx.x / LANES, state = 4 * (threadIdx.x % LANES);
+    float v[4];
+#pragma unroll
+    for (int j = 0; j < 4; j++) v[j] = number(raw[t * N + state + j]);
+#pragma unroll
+    for (int turn = 0; turn < TURNS; turn++) {
+        const float4 turned = make_float4(v[turn], v[1 ^ turn], v[2 ^ turn], v[3 ^ turn]);
+        *reinterpret_cast<float4*>(to + (t * TURNS + turn) * N + state) = turned;
     }
 }
 
@@ -171,9 +189,8 @@ __device__ __forceinline__ void forward(const Arguments& p) {
     ForwardMemory& m = *reinterpret_cast<ForwardMemory*>(shared_memory);
     const Lane lane;
     const Place at(p);
-    const int channel = at.first + lane.channel, own = threadIdx.x % CHANNELS, state = 4 * lane.quarter;
-    const float bias = at.first + own < p.channels ? p.bias[at.first + own] : 0.0f;
-    const float skip = OUTPUT && at.first + own < p.channels ? p.D[at.first + own] : 0.0f;
+    const int channel = at.first + lane.channel, own = at.first + at.own, state = 4 * lane.quarter;
+    const float bias = own < p.channels ? p.bias[own] : 0.0f, skip = OUTPUT && own < p.channels ? p.D[own] : 0.0f;
     float A[2][4], h[2][4], sum = 0.0f;
     for (int k = 0; k < 2; k++)
         for (int j = 0; j < 4; j++) {
@@ -196,7 +213,7 @@ __device__ __forceinline__ void forward(const Arguments& p) {
                     const long long place = ((at.row * at.tiles + tile) * p.channels + channel + k) * N + state;
                     *reinterpret_cast<float4*>(p.saved + place) = make_float4(h[k][0], h[k][1], h[k][2], h[k][3]);
                 }
-        constexpr int GROUP = 4;  // tokens whose reads come before their writes
+        constexpr int GROUP = 8;  // tokens whose reads come before their writes
         for (int t0 = 0; t0 < TILE; t0 += GROUP) {
             float y[GROUP];
 #pragma unroll
@@ -227,11 +244,14 @@ __device__ __forceinline__ void forward(const Arguments& p) {
                 for (int i = 0; i < GROUP; i++) m.added[(t0 + i) * CHANNELS + lane.channel + lane.quarter] = y[i];
         }
         __syncthreads();
-        if (OUTPUT && at.first + own < p.channels) {
-            T* y = p.y + (at.row * p.length + (long long)tile * TILE) * p.channels + at.first + own;
-            const int tokens = min(TILE, p.length - tile * TILE);
-            for (int t = threadIdx.x / CHANNELS; t < tokens; t += THREADS / CHANNELS)
-                put(y[(long long)t * p.channels], m.added[t * CHANNELS + own] + skip * m.x[t * CHANNELS + own]);
+        if (OUTPUT) {
+            T* y = p.y + (at.row * p.length + (long long)tile * TILE) * p.channels + own;
+            const int tokens = own < p.channels ? p.length - tile * TILE : 0;
+#pragma unroll 4
+            for (int t = at.own_token; t < TILE; t += TOKENS) {
+                const int i = t * CHANNELS + at.own;
+                if (t < tokens) put(y[t * p.channels], m.added[i] + skip * m.x[i]);
+            }
         }
     }
     for (int k = 0; k < 2; k++)
@@ -284,8 +304,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_carries(const Argumen
     BackwardMemory& m = *reinterpret_cast<BackwardMemory*>(shared_memory);
     const Lane lane;
     const Place at(p);
-    const int channel = at.first + lane.channel, own = threadIdx.x % CHANNELS;
-    const float bias = at.first + own < p.channels ? p.bias[at.first + own] : 0.0f;
+    const int channel = at.first + lane.channel;
+    const float bias = at.first + at.own < p.channels ? p.bias[at.first + at.own] : 0.0f;
     float A[2][4], carry[2][4] = {}, sum = 0.0f;
     for (int k = 0; k < 2; k++)
         for (int j = 0; j < 4; j++) {
@@ -354,37 +374,45 @@ __device__ __forceinline__ void sum_over_states(
     if (LANES == 4 || lane.quarter < 4) to[other ? 1 : 0] = v;
 }
 
-// The gradients of x and dt of a tile from its sums, of this thread's channel; adds to those of D and the bias.
+// 1 - exp(-d), the slope of softplus at its value d, without cancellation where d is small.
+__device__ __forceinline__ float slope(float d) {
+    return d > 0.0625f ? 1 - power_of_2(-d * LOG2E) : d * (1 - d * (1.0f / 2 - d * (1.0f / 6 - d * (1.0f / 24))));
+}
+
+// The gradients of x and dt of a tile from its sums, of a thread's channel; adds to those of D and the bias.
 __device__ __forceinline__ void finish(
-    const Arguments& p, const Place& at, const BackwardMemory& m, int tile, float bias, float skip, float& dD, float& dbias
+    const Arguments& p, const Place& at, const BackwardMemory& m, int tile, float bias, float skip, float& dD,
+    float& dbias
 ) {
-    const int own = threadIdx.x % CHANNELS, tokens = min(TILE, p.length - tile * TILE);
-    if (at.first + own >= p.channels) return;
-    const long long place = (at.row * p.length + (long long)tile * TILE) * p.channels + at.first + own;
-    const T* dt = at.at(p.dt, p.dt_row, p.dt_token, tile) + at.first + own;
-    for (int t = threadIdx.x / CHANNELS; t < tokens; t += THREADS / CHANNELS) {
-        const int i = t * CHANNELS + own;
-        const float du = m.by_added[i], x = m.x[i], dy = m.dy[i];
-        float d = m.step[i];
-        if (d == RESET) d = softplus(number(dt[t * p.dt_token]) + bias);
-        // softplus' slope is 1 - exp(-d), here without cancellation where d is small.
-        const float series = d * (1 - d * (1.0f / 2 - d * (1.0f / 6 - d * (1.0f / 24 - d / 120))));
-        const float slope = d > 0.0625f ? 1.0f - power_of_2(-d * LOG2E) : series;
-        const float ddt = (x * du + LN2 * m.by_decay[i]) * slope;
-        put(p.dx[place + (long long)t * p.channels], d * du + skip * dy);
-        put(p.ddt[place + (long long)t * p.channels], ddt);
-        dD += x * dy;
-        dbias += ddt;
+    const int own = at.first + at.own, tokens = own < p.channels ? p.length - tile * TILE : 0;
+    const long long place = (at.row * p.length + (long long)tile * TILE) * p.channels + own;
+    const T* dt = at.at(p.dt, p.dt_row, p.dt_token, tile) + own;
+    T *dx = p.dx + place, *ddt = p.ddt + place;
+    const auto write = [&](int t, float d) {  // returns x dy
+        const int i = t * CHANNELS + at.own;
+        const float x = m.x[i], dy = m.dy[i], du = m.by_added[i];
+        const float by_dt = (x * du + LN2 * m.by_decay[i]) * slope(d);
+        put(dx[t * p.channels], d * du + skip * dy);
+        put(ddt[t * p.channels], by_dt);
+        dbias += by_dt;
+        return x * dy;
+    };
+#pragma unroll 4
+    for (int t = at.own_token; t < TILE; t += TOKENS) {
+        const float d = m.step[t * CHANNELS + at.own];
+        if (t < tokens) dD += write(t, d == RESET ? 0.0f : d);  // then the slope is 0, too
     }
+    if (!p.starts) return;
+    for (int t = at.own_token; t < min(tokens, TILE); t += TOKENS)  // again with the step that RESET hid
+        if (m.step[t * CHANNELS + at.own] == RESET) write(t, softplus(number(dt[t * p.dt_token]) + bias));
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) scan_backward(const Arguments p) {
     BackwardMemory& m = *reinterpret_cast<BackwardMemory*>(shared_memory);
     const Lane lane;
     const Place at(p);
-    const int channel = at.first + lane.channel, own = threadIdx.x % CHANNELS;
-    const float bias = at.first + own < p.channels ? p.bias[at.first + own] : 0.0f;
-    const float skip = at.first + own < p.channels ? p.D[at.first + own] : 0.0f;
+    const int channel = at.first + lane.channel, own = at.first + at.own;
+    const float bias = own < p.channels ? p.bias[own] : 0.0f, skip = own < p.channels ? p.D[own] : 0.0f;
     float A[2][4], dA[2][4] = {}, carry[2][4], dD = 0.0f, dbias = 0.0f;  // carry: a g of the token after
     for (int k = 0; k < 2; k++)
         for (int j = 0; j < 4; j++) {
