@@ -28,12 +28,11 @@ extern "C" void run_{name}(const Arguments* p, unsigned columns, unsigned rows, 
 @cache
 def compiled(dtype: torch.dtype, states: int) -> ctypes.CDLL:
     assert COMPILER
-    kernels = Path(selective_scan_cuda.__file__).with_name("selective_scan.cu").read_text()
     emulated = Path(__file__).with_name("cuda_on_cpu.h").read_text()
     entries = "".join(ENTRY.format(name=name) for name in KERNELS)
     with tempfile.TemporaryDirectory() as folder:
         source, library = Path(folder, "kernels.cpp"), Path(folder, "kernels.so")
-        source.write_text(emulated + selective_scan_cuda.constants(dtype, states) + kernels + entries)
+        source.write_text(emulated + selective_scan_cuda.kernels(dtype, states) + entries)
         options = ("-std=c++17", "-O1", "-w", "-fPIC", "-shared", "-Wl,-Bsymbolic")
         subprocess.run([COMPILER, *options, str(source), "-o", str(library)], check=True)
         return ctypes.CDLL(str(library))

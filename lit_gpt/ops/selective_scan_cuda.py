@@ -1,4 +1,4 @@
-"""The selective scan's own CUDA kernels, selective_scan.cu, as torch operations: compilers see through them.
+"""The selective scan's own CUDA kernels, selective_scan.cu, as torch operations, which a compiled block may contain.
 
 One block goes through the tokens of 64 channels of one row. Where that leaves a GPU idle, few rows that are long, each
 row is cut into segments: first what every segment adds to the state, then all segments at once from their true states.
@@ -227,26 +227,29 @@ def _names(dtype: torch.dtype, states: int) -> tuple[tuple[str, int], ...]:
 
 
 def shared_bytes(dtype: torch.dtype, states: int) -> tuple[int, int]:
-    """Of ForwardMemory and BackwardMemory in selective_scan.cu."""
+    """Of ForwardMemory in selective_scan.cu, and of BackwardMemory in selective_scan_backward.cu."""
     wide, narrow, threads = TILE * CHANNELS, TILE * states, 8 * states
     forward = 4 * (3 * wide + 2 * narrow) + dtype.itemsize * (2 * wide + 2 * narrow)
     backward = 4 * (6 * wide + 16 + 2 * 4 * narrow + threads // 32 * 2 * narrow) + 16 * 2 * TILE // SUB * threads
     return forward, backward + dtype.itemsize * (3 * wide + 2 * narrow)
 
 
-def constants(dtype: torch.dtype, states: int) -> str:
-    """What selective_scan.cu is given from outside."""
-    numbers = dict(zip(("FORWARD_BYTES", "BACKWARD_BYTES"), shared_bytes(dtype, states)))
-    numbers |= {"N": states, "TILE": TILE, "SUB": SUB}
-    return f"using T = {TYPES[dtype]};\n" + "".join(f"constexpr int {k} = {v};\n" for k, v in numbers.items())
-
-
 @cache
 def source(dtype: torch.dtype, states: int) -> str:
     """The whole source for one type and number of states."""
-    folder = Path(__file__).parent
-    before, after = ((folder / name).read_text() for name in ("primitives.cuh", "selective_scan.cu"))
-    return before + constants(dtype, states) + after
+    return _text("primitives.cuh") + kernels(dtype, states)
+
+
+def kernels(dtype: torch.dtype, states: int) -> str:
+    """Without what it asks of a GPU beyond C++."""
+    numbers = dict(zip(("FORWARD_BYTES", "BACKWARD_BYTES"), shared_bytes(dtype, states)))
+    numbers |= {"N": states, "TILE": TILE, "SUB": SUB}
+    given = "".join(f"constexpr int {name} = {number};\n" for name, number in numbers.items())
+    return f"using T = {TYPES[dtype]};\n{given}{_text('selective_scan.cu')}{_text('selective_scan_backward.cu')}"
+
+
+def _text(name: str) -> str:
+    return Path(__file__).with_name(name).read_text()
 
 
 @torch.compiler.assume_constant_result
@@ -265,6 +268,10 @@ def _refuses(dtype: torch.dtype, states: int) -> str:
         return "it needs an NVIDIA GPU"
     if (capability := torch.cuda.get_device_capability()) < OLDEST:
         return f"it needs compute capability 8.0, and this GPU has {capability[0]}.{capability[1]}"
+    needed = max(shared_bytes(dtype, states))
+    room = getattr(torch.cuda.get_device_properties(), "shared_memory_per_block_optin", needed)  # torch's types lack it
+    if needed > room:
+        return f"a block needs {needed} bytes of shared memory, and this GPU has {room}"
     try:
         nvrtc.binary_of(source(dtype, states), capability)
     except (OSError, RuntimeError, AttributeError) as error:

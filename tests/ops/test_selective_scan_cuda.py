@@ -4,6 +4,8 @@ stands in for one.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from cuda_on_cpu import COMPILER, install
@@ -17,7 +19,6 @@ from lit_gpt.ops import selective_scan_cuda as ours
 ROUNDING = {torch.float32: 3e-6, torch.float16: 6e-4, torch.bfloat16: 4e-3}
 ON_GPU = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA")])
 ON_CPU = pytest.param("cpu", marks=pytest.mark.skipif(not COMPILER, reason="needs g++"))
-HALF = ("x", "dt", "B", "C")
 
 
 @pytest.fixture(params=[ON_CPU, ON_GPU])
@@ -162,5 +163,9 @@ def test_what_it_refuses(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     assert "7.5" in ours._refuses.__wrapped__(torch.float32, 16)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    room = SimpleNamespace(shared_memory_per_block_optin=101376)  # of an RTX 4090
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: room)
+    assert "this GPU has 101376" in ours._refuses.__wrapped__(torch.bfloat16, 16)
+    room.shared_memory_per_block_optin = 232448  # of an H200
     monkeypatch.setattr(nvrtc, "binary_of", lambda *_: (_ for _ in ()).throw(RuntimeError("no\nmore")))
     assert ours._refuses.__wrapped__(torch.float32, 16) == "it cannot be compiled: no"
