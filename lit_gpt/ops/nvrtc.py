@@ -7,8 +7,8 @@ bind a context in threads that have none yet, such as those of backward.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -68,17 +68,18 @@ def binary_of(source: str, capability: tuple[int, int]) -> bytes:
 
 @cache
 def _nvrtc() -> ctypes.CDLL:
-    """The library of torch's own that brings NVRTC along, wherever that lies; or NVRTC, where the system finds it."""
-    major = (torch.version.cuda or "").split(".")[0]
-    names: Sequence[str | Path] = (Path(torch.__file__).parent / "lib" / "libcaffe2_nvrtc.so", f"libnvrtc.so.{major}")
-    for name in names:
+    """The library of torch's own that brings NVRTC along; or NVRTC where the system or torch's packages have it."""
+    major, packages = (torch.version.cuda or "").split(".")[0], find_spec("nvidia")
+    folders = packages.submodule_search_locations or () if packages else ()
+    found = (path for folder in folders for path in Path(folder).glob(f"*/lib/libnvrtc.so.{major}"))
+    for name in (Path(torch.__file__).parent / "lib" / "libcaffe2_nvrtc.so", f"libnvrtc.so.{major}", *found):
         try:
             library = ctypes.CDLL(str(name))
         except OSError:
             continue
         if hasattr(library, "nvrtcCompileProgram"):
             return library
-    raise OSError(f"there is no NVRTC of CUDA {major or 'in this torch'} (pip install nvidia-cuda-nvrtc)")
+    raise OSError(f"there is no NVRTC of CUDA {major} (pip install nvidia-cuda-nvrtc)")
 
 
 @cache
