@@ -15,8 +15,8 @@ from lit_gpt.ops import nvrtc
 from lit_gpt.ops import selective_scan as ops
 from lit_gpt.ops import selective_scan_cuda as ours
 
-# Relative errors: half a step of the format, and of sums in fp32.
-ROUNDING = {torch.float32: 3e-6, torch.float16: 6e-4, torch.bfloat16: 4e-3}
+# Relative errors: half a step of the format; in fp32 those of exponentials and of sums over thousands of tokens.
+ROUNDING = {torch.float32: 2e-5, torch.float16: 6e-4, torch.bfloat16: 4e-3}
 ON_GPU = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA")])
 ON_CPU = pytest.param("cpu", marks=pytest.mark.skipif(not COMPILER, reason="needs g++"))
 
