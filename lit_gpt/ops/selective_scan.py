@@ -1,4 +1,4 @@
-"""Selective scan of Mamba (arXiv:2312.00752): one entry point, a kernel, plain torch.
+"""Selective scan of Mamba (arXiv:2312.00752): one entry point, two kernels, plain torch.
 
     y_BTC, state_BCN = selective_scan(x_BTC, dt_BTC, A_CN, B_BTN, C_BTN, D_C, dt_bias_C, doc_ids=..., state=...)
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lit_gpt.ops import selective_scan_cuda
 from lit_gpt.ops.backends import Backend, choose, explain_table, missing, optional
 from lit_gpt.ops.dtypes import upcast
 
@@ -178,6 +179,18 @@ def _chunks(x_BTX: Tensor, chunk: int) -> Tensor:
     return padded.unflatten(1, (-1, chunk)).permute(2, 1, 0, 3)
 
 
+def _cuda(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """This project's own CUDA kernels (selective_scan.cu), compiled when first used."""
+    starts_BT = None if inputs.doc_ids is None else document_starts(inputs.doc_ids)
+    return selective_scan_cuda.scan(*inputs[:7], starts_BT, inputs.state_BCN)
+
+
+def _cuda_refuses(request: Request) -> str:
+    if request.device != "cuda":
+        return "it needs a CUDA device"
+    return selective_scan_cuda.refuses(request.dtype, request.states)
+
+
 def _mamba_ssm(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """The mamba_ssm package's CUDA kernel."""
     x, dt, A, B, C, D, dt_bias, doc_ids, _ = inputs
@@ -230,6 +243,7 @@ def _mamba_ssm_refuses(request: Request) -> str:
 
 BACKENDS: dict[str, Backend] = {
     "steps": Backend(_steps, lambda r: "" if r.length <= STEPS else f"it is for at most {STEPS} tokens"),
+    "cuda": Backend(_cuda, _cuda_refuses),
     "mamba_ssm": Backend(_mamba_ssm, _mamba_ssm_refuses),
     "plain": Backend(_plain, lambda r: ""),
 }

@@ -153,6 +153,8 @@ def test_what_the_kernel_is_given(packed, monkeypatch):
 
 def test_choice_of_backend(monkeypatch):
     monkeypatch.setattr(ops, "missing", lambda module: "")
+    own = ["it cannot be compiled"]
+    monkeypatch.setattr(ops.selective_scan_cuda, "refuses", lambda dtype, states: own[0])
     request = ops.Request("cuda", torch.bfloat16, 4096, 16, False, False)
 
     def chosen(**changes) -> str:
@@ -165,3 +167,7 @@ def test_choice_of_backend(monkeypatch):
         assert chosen(state=True) == "plain"
     with pytest.warns(UserWarning, match="bfloat16 only"):
         assert chosen(documents=True, dtype=torch.float32) == "plain"
+    own[0] = ""
+    assert chosen() == chosen(documents=True, dtype=torch.float32) == chosen(state=True) == "cuda"
+    assert chosen(length=1, state=True) == "steps"
+    assert chosen(device="cpu") == "plain"
