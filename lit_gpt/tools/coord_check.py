@@ -7,7 +7,10 @@ Plan, parameter groups and optimizer as pretrain.py, and fits the power of the s
 which each activation, and its change since initialisation, goes (the coordinate check of
 arXiv:2203.03466's mup package; arXiv:2310.02244 for depth). A right rule has powers near
 zero: sizes differ in quality but not in dynamics, so a learning rate tuned on one is right
-for all. It sees sizes, not attention patterns: a wrong softmax scale goes unnoticed.
+for all. What all layers add together is measured beside the stream, in which a table that changes fast hides it.
+It sees sizes, not attention patterns: a wrong softmax scale goes unnoticed.
+Gradients have at most the rank of the vocabulary and of a batch's tokens. Steps of NorMuon are as long as if that were
+the width, so what they do grows with widths beyond it: --widths 64 128 256 512 want --vocab_size 2048 --micro_bsz 64.
 With --fp8 true the activations are those of the products in 8 bits, which maps from 256 on have: --widths 256 512 1024.
 """
 
