@@ -112,7 +112,8 @@ def _configs(run: RunConfig, widths: list[int], depths: list[int]) -> dict[Axis,
     """Axis -> size -> model.
 
     The width comes from the aspect ratio, and heads grow with it, so that no inner width stays behind
-    (of mixers with heads of their own, `mixer_options` sets the size). Depth adds layers and nothing else.
+    (of mixers with heads of their own, `mixer_options` sets the size). Depth adds layers, with the starts that the
+    family gives them, and nothing else.
     """
     d0 = depths[0]
     if odd := [w for w in widths if w % d0]:
@@ -121,7 +122,8 @@ def _configs(run: RunConfig, widths: list[int], depths: list[int]) -> dict[Axis,
     head_dim = max(2, own.head_dim * widths[0] // own.n_embd // 2 * 2)
     wide = {w: model_config(run, d0, w // d0).replace(head_dim=head_dim * w // widths[0]) for w in widths}
     base = wide[widths[0]]
-    deep = {d: base.replace(depth=d, layers=model_config(run, d, None).layers) for d in depths}
+    families = {d: model_config(run, d, None) for d in depths}
+    deep = {d: base.replace(depth=d, layers=f.layers, starts=f.starts) for d, f in families.items()}
     axes: dict[Axis, dict[int, ModelConfig]] = {"width": wide, "depth": deep}
     return {axis: models for axis, models in axes.items() if len(models) > 1}
 

@@ -77,21 +77,19 @@ def test_hybrids_are_flat_under_mupp(family):
     assert power(standard, "width", "stream", 2) > 0.5
 
 
-def test_the_baseline_is_flat_in_width_under_its_own_rule():
+def test_the_baseline_is_flat_under_its_own_rule():
     """As configs/baseline.yaml trains it. The vocabulary and the tokens of a batch bound the rank of the gradients, and
     the Frobenius norm of NorMuon's steps is that of full rank, so both are larger than the width.
 
-    The largest power over sites that must be flat in width is 0.08; the table's rate falls as sqrt(768 / n), and what
-    the embedding changes with it. In depth nothing follows the size: the branches' sum goes as L^0.95 at step 1, and
-    the stream, which has e x0 of every layer, as L^0.5 before any step.
+    The largest power over sites that must be flat is 0.08 in width, where the table's rate falls as sqrt(768 / n), and
+    what the embedding changes with it, and 0.08 in depth. Without its factors L0 / L the branches' sum goes as L^0.95
+    at step 1, and the stream, which has e x0 of every layer, as L^0.5 before any step.
     """
     hps = BaseHyperparameters(eta0=0.02, weight_decay=0.2, muon_beta=0.97)
     run = replace(RUN, train_model="baseline", parameterization="baseline", optimizer="normuon", base_hps=hps)
     run = replace(run, embedding_init_std=0.8, head_init_std=0.001, grad_clip=0.0, micro_bsz=16, vocab_size=1024)
     result = run_check(replace(run, cautious_weight_decay=True), (64, 256), (4, 16), steps=3, seeds=1)
-    assert result.passed("width"), report.table(result)
-    assert {f.site for f in result.failures("depth")} == {"branches", "stream"}, report.table(result)
-    assert power(result, "depth", "branches", 1) == pytest.approx(0.94, abs=0.1)
+    assert result.passed("width") and result.passed("depth"), report.table(result)
 
 
 def test_dmuon_is_flat_under_mup():
