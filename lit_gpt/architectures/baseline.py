@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from lit_gpt.architectures.builders.dense import dense
 from lit_gpt.architectures.builders.shape import Shape
-from lit_gpt.config.model import LayerSpec, ModelConfig
+from lit_gpt.config.model import LayerSpec, ModelConfig, Starts
 
 ASPECT_RATIO, HEAD_DIM, CONTEXT = 64, 128, 2048  # nanochat's: width 512 and 4 heads at depth 8
 PERIOD = 4  # one layer of so many has no window
+FIRST = 0.8  # e of all layers together: nanochat's 0.1 at depth 8, and as much of x0 at any other depth
 
 
 def build(depth: int, shape: Shape) -> ModelConfig:
@@ -46,6 +47,7 @@ def build(depth: int, shape: Shape) -> ModelConfig:
         norm_gain=False,
         embedding_norm=True,
         residual_scalars=True,
+        starts=Starts(first=(FIRST / depth, FIRST / depth)),
         token_smear=True,
         backout=True,
         zero_output=True,

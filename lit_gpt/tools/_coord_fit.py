@@ -75,7 +75,7 @@ def allowed_fall(axis: Axis, site: str, quantity: Quantity) -> float:
 
     Width: a random head's share of the logits falls as 1/sqrt(n), what is learned stays.
     Depth, where a rule slows every weight by 1/sqrt(L): so do the changes of embedding,
-    head, and each branch by itself; the sum over the branches, the stream, stays. The
+    head, and each branch by itself; the sum over the branches, and the stream, stay. The
     first block sees the embedding and hardly any branch, so both act on it.
     """
     if axis == "width":
@@ -84,7 +84,7 @@ def allowed_fall(axis: Axis, site: str, quantity: Quantity) -> float:
         return 1.0
     if site in ("embedding", "logits"):
         return 0.5
-    return 0.5 if quantity == "change" and site not in ("stream", "hidden") else 0.0
+    return 0.5 if quantity == "change" and site not in ("branches", "stream", "hidden") else 0.0
 
 
 def fit_axis(axis: Axis, sizes: list[int], per_size: list[Coordinates], rates: Sequence[float]) -> list[Fit]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,30 +101,33 @@ def _resolved(run: RunConfig, config: ModelConfig, base: ModelConfig, steps: int
 
 @torch.no_grad()
 def activations(model: nn.Module, tokens_BT: Tensor, training: bool = False) -> dict[str, Tensor]:
-    """Site -> activation: embedding, branches, stream (what the last norm reads), hidden (what it gives), logits.
+    """Site -> activation: embedding, outputs of single branches, branches, stream, hidden, logits.
 
-    Branches are outputs of mixers and feed-forward networks, before the residual multiplier,
-    of the first, the middle and the last block, so that depths compare.
+    Single branches are mixers and feed-forward networks, before the residual multiplier,
+    of the first, the middle and the last block, so that depths compare. branches: the sum of what all layers add to the
+    stream, where there is such a sum. stream: what the last norm reads. hidden: what it gives.
 
     training: of the forward pass that trains, which alone is in 8 bits (--fp8).
     """
     model = model.train(training)
     blocks: Any = model.blocks
+    config: Any = model.config
     # Behind its norm, where there is one: that is what the layers read.
     watched = {"embedding": model.embedding_norm or model.wte, "stream": model.norm}
     for name, block in (("first", blocks[0]), ("middle", blocks[len(blocks) // 2]), ("last", blocks[-1])):
         watched[f"{name} mixer"] = block.mixer
         if block.ffn is not None:
             watched[f"{name} ffn"] = block.ffn
-    with _capturing(watched) as seen:
+    summed = blocks if config.skip == "add" and not config.post_norm else ()
+    with _capturing(watched, summed) as seen:
         logits = model(tokens_BT).logits
     model.train()
     return {**seen, "logits": logits}
 
 
 @contextmanager
-def _capturing(watched: dict[str, Any]) -> Iterator[dict[str, Tensor]]:
-    """Collect the outputs of modules; of the last norm both sides."""
+def _capturing(watched: dict[str, Any], summed: Iterable[Any]) -> Iterator[dict[str, Tensor]]:
+    """Collect the outputs of modules; of the last norm both sides. summed: blocks, of which "branches" is the sum."""
     seen: dict[str, Tensor] = {}
 
     def hook(site: str) -> Any:
@@ -136,7 +139,12 @@ def _capturing(watched: dict[str, Any]) -> Iterator[dict[str, Tensor]]:
 
         return keep
 
+    def add(block: Any, inputs: tuple, output: Any) -> None:
+        added = output[0].x - block.enter(inputs[0])
+        seen["branches"] = added + seen["branches"] if "branches" in seen else added
+
     handles = [module.register_forward_hook(hook(site)) for site, module in watched.items()]
+    handles += [block.register_forward_hook(add) for block in summed]
     try:
         yield seen
     finally:

@@ -13,7 +13,7 @@ from lit_gpt.tools._coord_fit import TOLERANCE, Axis, CoordResult, Fit
 from lit_gpt.utils.files import write_text
 
 SIZES = {"width": "width (channels)", "depth": "depth (layers)"}
-DRAWN = ("embedding", "middle mixer", "middle ffn", "stream", "logits")
+DRAWN = ("embedding", "middle mixer", "middle ffn", "branches", "stream", "logits")
 
 
 def progress(line: str) -> None:
@@ -70,11 +70,13 @@ def write(result: CoordResult, folder: Path) -> list[Path]:
 
 def _drawn(result: CoordResult) -> Any:
     """A row for each site, a column for each axis, and a line for each step."""
-    figure, grid = figures.panels(len(DRAWN), len(result.sizes), height=1.35, sharex="col")
+    measured = {fit.site for fit in result.fits}  # post-norm models have no sum of branches
+    drawn = [site for site in DRAWN if site in measured]
+    figure, grid = figures.panels(len(drawn), len(result.sizes), height=1.35, sharex="col")
     for axis, panels in zip(result.sizes, grid.T):
-        for site, panel in zip(DRAWN, panels):
+        for site, panel in zip(drawn, panels):
             _panel(panel, result, axis, site)
-            figures.dress(panel, SIZES[axis] if site == DRAWN[-1] else "", site)
+            figures.dress(panel, SIZES[axis] if site == drawn[-1] else "", site)
         verdict = "PASS" if result.passed(axis) else "FAIL"  # type: ignore[arg-type]
         panels[0].set_title(f"{result.rule} over {axis}: {verdict} (flat lines transfer)", fontsize=figures.LETTERS)
     figure.supylabel("mean absolute activation", fontsize=figures.LETTERS)

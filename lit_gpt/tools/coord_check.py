@@ -7,7 +7,10 @@ Plan, parameter groups and optimizer as pretrain.py, and fits the power of the s
 which each activation, and its change since initialisation, goes (the coordinate check of
 arXiv:2203.03466's mup package; arXiv:2310.02244 for depth). A right rule has powers near
 zero: sizes differ in quality but not in dynamics, so a learning rate tuned on one is right
-for all. It sees sizes, not attention patterns: a wrong softmax scale goes unnoticed.
+for all. What all layers add together is measured beside the stream, in which a table that changes fast hides it.
+It sees sizes, not attention patterns: a wrong softmax scale goes unnoticed.
+Gradients have at most the rank of the vocabulary and of a batch's tokens. Steps of NorMuon are as long as if that were
+the width, so what they do grows with widths beyond it: --widths 64 128 256 512 want --vocab_size 2048 --micro_bsz 64.
 With --fp8 true the activations are those of the products in 8 bits, which maps from 256 on have: --widths 256 512 1024.
 """
 
@@ -109,7 +112,8 @@ def _configs(run: RunConfig, widths: list[int], depths: list[int]) -> dict[Axis,
     """Axis -> size -> model.
 
     The width comes from the aspect ratio, and heads grow with it, so that no inner width stays behind
-    (of mixers with heads of their own, `mixer_options` sets the size). Depth adds layers and nothing else.
+    (of mixers with heads of their own, `mixer_options` sets the size). Depth adds layers, with the starts that the
+    family gives them, and nothing else.
     """
     d0 = depths[0]
     if odd := [w for w in widths if w % d0]:
@@ -118,7 +122,8 @@ def _configs(run: RunConfig, widths: list[int], depths: list[int]) -> dict[Axis,
     head_dim = max(2, own.head_dim * widths[0] // own.n_embd // 2 * 2)
     wide = {w: model_config(run, d0, w // d0).replace(head_dim=head_dim * w // widths[0]) for w in widths}
     base = wide[widths[0]]
-    deep = {d: base.replace(depth=d, layers=model_config(run, d, None).layers) for d in depths}
+    families = {d: model_config(run, d, None) for d in depths}
+    deep = {d: base.replace(depth=d, layers=f.layers, starts=f.starts) for d, f in families.items()}
     axes: dict[Axis, dict[int, ModelConfig]] = {"width": wide, "depth": deep}
     return {axis: models for axis, models in axes.items() if len(models) > 1}
 

@@ -25,6 +25,7 @@ from lit_gpt.train.step import train_step
 RECIPE = Path(__file__).parents[2] / "configs/baseline.yaml"
 DEPTH, WIDTH, HEAD, VOCAB, LENGTH, ROWS = 3, 96, 128, 128, 16, 4
 BATCH, STEPS, WARM_UP = LENGTH * ROWS, 8, 3
+SHARE = 8 / DEPTH  # of what it is at depth 8: every branch, and the steps of scalars
 WORDS = f"--depth {DEPTH} --ar 32 --ctx_len {LENGTH} --vocab_size {VOCAB} --micro_bsz {ROWS} --total_bsz {BATCH}"
 WORDS += f" --max_tokens {BATCH * STEPS} --base_hps.b0 {4 * BATCH} --base_hps.warmup_tokens {BATCH * WARM_UP}"
 WORDS += " --precision fp32 --dry_run true"
@@ -40,10 +41,10 @@ ADAM = {  # first letters of a name -> rate at width 768 and the recipe's batch,
     "head": (0.008, 0.8, 0.96, True),
     "table": (0.15, 0.8, 0.995, True),
     "gate": (0.02, 0.8, 0.95, False),
-    "scale": (0.02, 0.8, 0.95, False),
-    "backout": (0.02, 0.8, 0.95, False),
-    "first": (0.02, 0.8, 0.95, False),
-    "stream": (0.005, 0.8, 0.95, False),
+    "scale": (0.02 * SHARE, 0.8, 0.95, False),
+    "backout": (0.02 * SHARE, 0.8, 0.95, False),
+    "first": (0.02 * SHARE, 0.8, 0.95, False),
+    "stream": (0.005 * SHARE, 0.8, 0.95, False),
 }
 Weights = dict[str, Tensor]
 
@@ -74,8 +75,8 @@ def naive_loss(w: Weights, tokens: Tensor, targets: Tensor) -> Tensor:
             v = v + gate * w[f"{b}mixer.value_embedding.table"][tokens]
         scores = rotated(1.2 * rms(q)) @ rotated(1.2 * rms(k)).mT / math.sqrt(HEAD)
         seen = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
-        x = x + scores.masked_fill(~seen, -torch.inf).softmax(-1) @ v @ w[f"{b}mixer.out.weight"].T
-        x = x + (rms(x) @ w[f"{b}ffn.up.weight"].T).clamp(min=0).square() @ w[f"{b}ffn.down.weight"].T
+        x = x + SHARE * scores.masked_fill(~seen, -torch.inf).softmax(-1) @ v @ w[f"{b}mixer.out.weight"].T
+        x = x + SHARE * (rms(x) @ w[f"{b}ffn.up.weight"].T).clamp(min=0).square() @ w[f"{b}ffn.down.weight"].T
     logits = 15 * torch.tanh(rms(x - w["backout"] * middle) @ w["head.weight"].T / 15)
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 

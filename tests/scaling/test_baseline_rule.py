@@ -9,8 +9,10 @@ from dataclasses import replace
 import pytest
 from plan_helpers import plan_of, run_of
 
+from lit_gpt.architectures.baseline import build
+from lit_gpt.architectures.builders.shape import Shape
 from lit_gpt.errors import UserError
-from lit_gpt.scaling.base import MomentumCurve, Plan
+from lit_gpt.scaling.base import MomentumCurve, Multipliers, Plan
 from lit_gpt.scaling.plan import step_values
 
 OPTIONS = {"depth": 8, "parameterization": "baseline", "optimizer": "normuon", "max_tokens": 120e6, "total_bsz": 131072}
@@ -18,7 +20,8 @@ HPS = {"b0": 524288, "eta0": 0.02, "weight_decay": 0.2, "muon_beta": 0.97, "warm
 
 
 def make(**options) -> Plan:
-    return plan_of(run_of(hps=HPS, train_model="baseline", schedule="wsd", decay_fraction=0.65, **OPTIONS, **options))
+    options = OPTIONS | options
+    return plan_of(run_of(hps=HPS, train_model="baseline", schedule="wsd", decay_fraction=0.65, **options))
 
 
 def test_rates_are_the_published_ones_at_the_batch_of_the_run() -> None:
@@ -30,6 +33,18 @@ def test_rates_are_the_published_ones_at_the_batch_of_the_run() -> None:
     assert roles["residual_scalar"].lr == pytest.approx(0.005 * root)
     assert roles["embedding"].betas == (0.8, 0.995) and roles["head"].betas == (0.8, 0.96)
     assert {name for name, role in roles.items() if role.weight_decay} == {"matrix", "output", "expert", "router"}
+
+
+@pytest.mark.parametrize("depth", [4, 8, 12])
+def test_what_adds_up_over_layers_is_divided_by_their_number(depth: int) -> None:
+    """CompleteP's alpha = 1 (arXiv:2505.01618, table 1) for branches, and the same for the sums of e and of log r."""
+    plan, tuned = make(depth=depth), make()
+    layers = build(depth, Shape("baseline")).starts
+    assert sum(layers.at(i, depth)[1] for i in range(depth)) == pytest.approx(8 * 0.1)
+    assert plan.multipliers == replace(tuned.multipliers, residual=8 / depth)
+    slower = {role for role in plan.roles if plan.roles[role].lr * depth == pytest.approx(8 * tuned.roles[role].lr)}
+    assert slower == ({"scalar", "residual_scalar"} if depth != 8 else set(plan.roles))
+    assert tuned.multipliers == Multipliers()  # to the bit: the recipe was tuned there
 
 
 def test_momentum_and_decay_follow_their_curves() -> None:

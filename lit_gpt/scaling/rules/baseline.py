@@ -1,13 +1,15 @@
 """Rates of public speed runs for their transformer, the family `baseline`: one for each role, with Muon on matrices.
 
-With n the width and eta0 the rate of matrices, tuned at depth 8 and width 512:
+With n the width, L the depth, L0 the base depth and eta0 the rate of matrices, tuned at depth 8 and width 512:
 
 | item | rule |
 |---|---|
 | matrix, output, expert, router learning rate | 1; Muon's steps do not grow with the width |
 | embedding, value table, head | 15, 7.5 and 0.4 times sqrt(768 / n) |
-| scalar, gate | 1 |
-| residual scalar, vector, convolution | 1/4 |
+| gate | 1 |
+| vector, convolution | 1/4 |
+| scalar, residual scalar | 1 and 1/4 times L0 / L |
+| every branch | times L0 / L before it is added |
 | betas of Adam | 0.8 and 0.995 for tables, 0.8 and 0.96 for head, 0.8 and 0.95 for scalars and gates |
 | weight decay | of matrices alone, falling to zero by half a cosine |
 | momentum of Muon | rises at first, falls with the rate; see --momentum_schedule |
@@ -16,7 +18,12 @@ With n the width and eta0 the rate of matrices, tuned at depth 8 and width 512:
 
 The numbers are nanochat's (github.com/karpathy/nanochat, 92d63d4) at its eta0 of 0.02: 0.3 for the table, 0.15 for
 value tables, 0.008 for the head. Its rate of 0.5 for how much of the first embedding is mixed in cost 0.6 nats at depth
-8, so that is a scalar like the others here. Nothing follows the depth.
+8, so that is a scalar like the others here.
+
+The factors L0 / L are not nanochat's. A step of Muon changes the output of a branch by one size at any depth, and the
+first steps of all layers point the same way, so what 2 L branches add grows as L; CompleteP (arXiv:2505.01618) divides
+them by L. So do the steps of r and e, and the family starts e at 0.8 / L: x0 arrives L times. Backout's b and the
+smear's s are scalars too, and slow down with e.
 """
 
 from __future__ import annotations
@@ -34,8 +41,8 @@ TABLES, FIRST = (0.8, 0.995), (0.8, 0.95)  # betas: rows of tables are seen seld
 
 def transfer(s: Situation) -> Transfer:
     """Factors of the baseline; see the table above."""
-    base, narrow = sp.transfer(s), sqrt(PUBLISHED_WIDTH / s.width)
-    quarter = dict.fromkeys(("residual_scalar", "vector", "conv"), 0.25)
+    base, narrow, deep = sp.transfer(s), sqrt(PUBLISHED_WIDTH / s.width), s.base_depth / s.depth
+    quarter = dict.fromkeys(("vector", "conv"), 0.25) | {"residual_scalar": 0.25 * deep, "scalar": deep}
     lr = dict.fromkeys(LEARNED_ROLES, 1.0) | quarter | {role: rate * narrow for role, rate in RATES.items()}
     hidden = Init("fan_in_uniform", gain=sqrt(3))
     return replace(
@@ -45,7 +52,7 @@ def transfer(s: Situation) -> Transfer:
         init=base.init
         | dict.fromkeys(("matrix", "expert", "router"), hidden)
         | {"head": Init("zeros") if s.head_init_std is None else Init("normal", s.head_init_std)},
-        multipliers=Multipliers(),
+        multipliers=Multipliers(residual=deep),
         betas=dict.fromkeys(("embedding", "value_table"), TABLES)
         | {"head": (0.8, 0.96)}
         | dict.fromkeys(("scalar", "residual_scalar", "gate"), FIRST),
