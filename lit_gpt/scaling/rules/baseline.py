@@ -18,7 +18,8 @@ With n the width, L the depth, L0 the base depth and eta0 the rate of matrices, 
 
 The numbers are nanochat's (github.com/karpathy/nanochat, 92d63d4) at its eta0 of 0.02: 0.3 for the table, 0.15 for
 value tables, 0.008 for the head. Its rate of 0.5 for how much of the first embedding is mixed in cost 0.6 nats at depth
-8, so that is a scalar like the others here.
+8, so that is a scalar like the others here. All of them times 1.4 do better on 120M tokens, which configs/baseline.yaml
+says by its eta0 (docs/examples/baseline).
 
 The factors L0 / L are not nanochat's. A step of Muon changes the output of a branch by one size at any depth, and the
 first steps of all layers point the same way, so what 2 L branches add grows as L; CompleteP (arXiv:2505.01618) divides
