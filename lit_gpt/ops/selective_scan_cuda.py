@@ -199,8 +199,19 @@ def launch(kernel: str, segments: int, **tensors: Tensor | None) -> None:
 
 
 def _readable(name: str, t: Tensor) -> Tensor:
-    """As the kernels read it: of x, dt, B, C and dy any rows and tokens whose numbers lie side by side."""
-    return t if name in STRIDED and t.stride(2) == 1 else t.contiguous()
+    """As the kernels read it: of x, dt, B, C and dy any rows and tokens whose numbers lie side by side.
+
+    B and C are often parts of one projection that begin anywhere. Copied, they can be read 16 bytes at once, and so can
+    all else: in training that makes the kernels almost twice as fast.
+    """
+    anywhere = not _by_16_bytes(t) and t.shape[-1] * t.element_size() % 16 == 0
+    return t if name in STRIDED and t.stride(2) == 1 and not anywhere else t.contiguous()
+
+
+def _by_16_bytes(t: Tensor) -> bool:
+    """Whether each token's numbers begin and end where 16 bytes do."""
+    sizes = (n * t.element_size() for n in (*t.stride()[:-1], t.shape[-1]))
+    return not any(n % 16 for n in (t.data_ptr(), *sizes))
 
 
 def _arguments(given: dict[str, Tensor], length: int, channels: int, segments: int) -> Arguments:
@@ -211,8 +222,7 @@ def _arguments(given: dict[str, Tensor], length: int, channels: int, segments: i
     for name, t in strided.items():
         setattr(arguments, f"{name}_row", t.stride(0))
         setattr(arguments, f"{name}_token", t.stride(1))
-    places = (n * t.element_size() for t in strided.values() for n in (t.stride(0), t.stride(1), t.shape[2]))
-    arguments.aligned = not any(n % 16 for n in (*places, *(t.data_ptr() for t in strided.values())))
+    arguments.aligned = all(map(_by_16_bytes, strided.values()))
     return arguments
 
 

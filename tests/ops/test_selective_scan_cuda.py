@@ -29,14 +29,14 @@ def device(request, monkeypatch) -> str:
 
 
 def draw(rows: int, tokens: int, channels: int, states: int, dtype: torch.dtype, device: str) -> dict[str, Tensor]:
-    """B and C are parts of a wider product, as in a mixer."""
+    """B and C are parts of a wider product, as in a mixer, and begin anywhere."""
     g = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=g).to(device)
 
-    wide, (x, dt) = normal(rows, tokens, 8 + 2 * states).to(dtype), (normal(rows, tokens, channels) for _ in range(2))
-    _, B, C = wide.split((8, states, states), dim=2)
+    wide, (x, dt) = normal(rows, tokens, 29 + 2 * states).to(dtype), (normal(rows, tokens, channels) for _ in range(2))
+    _, B, C = wide.split((29, states, states), dim=2)
     rest = {"A": -normal(channels, states).exp(), "D": normal(channels), "dt_bias": normal(channels) - 3}
     return {"x": x.to(dtype), "dt": dt.to(dtype), "B": B, "C": C, **rest, "state": normal(rows, channels, states)}
 
@@ -95,6 +95,14 @@ def test_at_the_sizes_of_models(rows, tokens, channels):
     tensors = draw(rows, tokens, channels, 16, torch.bfloat16, "cuda")
     first = check(tensors, documents(rows, tokens, "cuda"))
     assert all(map(torch.equal, first, run(tensors, documents(rows, tokens, "cuda"), "cuda")))
+
+
+@pytest.mark.parametrize(("channels", "aligned"), [(72, True), (37, False)])
+def test_all_is_read_16_bytes_at_once_where_rows_allow_it(channels, aligned):
+    tensors = draw(2, 5, channels, 16, torch.bfloat16, "cpu")
+    given = {name: ours._readable(name, tensors[name]) for name in ("x", "dt", "B", "C")}
+    assert ours._arguments(given, 5, channels, 1).aligned == aligned
+    assert all(torch.equal(t, tensors[name]) for name, t in given.items())
 
 
 def test_segments_of_a_row(device, monkeypatch):
