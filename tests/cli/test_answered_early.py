@@ -21,7 +21,7 @@ LINES += [("lit_gpt/tools/evaluate.py", "phonebook", *words) for words in (HELP,
 # Each line in a process of its own; what all of them import anyway is there when they are forked.
 START = """
 import json, os, runpy, sys, traceback
-import lit_gpt.config.cli
+import numpy, lit_gpt.config.cli, lit_gpt.data.prepare, lit_gpt.lab.report
 for line in json.load(sys.stdin):
     read, write = os.pipe()
     if child := os.fork():

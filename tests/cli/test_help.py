@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
