@@ -78,13 +78,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lit_gpt.checkpoint import Checkpointer
-from lit_gpt.checkpoint.contents import digest
 from lit_gpt.evals.generation import stream
 from lit_gpt.init import init_parameters
 from lit_gpt.model import GPT
 from lit_gpt.ops.loss import linear_cross_entropy
 from lit_gpt.roles import ROLES
 from lit_gpt.tools._hf import write_hf
+from lit_gpt.utils.files import digest
 
 TEXT_BYTES = 1 << 25
 SHARD = 1 << 24  # bytes in front of a shard's tokens are few
