@@ -8,7 +8,6 @@ import os
 import random
 import runpy
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -81,12 +80,12 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("where", ["write_text", "replace", "unlink", "rmtree"])
+@pytest.mark.parametrize("where", ["write_json", "replace", "unlink", "rmtree"])
 def test_killed_anywhere_and_started_again_gives_the_same_bytes(tmp_path, small_units, monkeypatch, where):
     """Interrupt before the 1st, 2nd, 3rd... call of something that touches the disk, over and over."""
     source = write_folder(tmp_path / "src", texts(60))
     prepare(source, str(tmp_path / "whole"), **OPTIONS)
-    owner = {"write_text": publish, "replace": os, "unlink": Path, "rmtree": run.shutil}[where]
+    owner = {"write_json": publish, "replace": os, "unlink": Path, "rmtree": run.shutil}[where]
     real, kills = getattr(owner, where), 0
     for allowed in range(1, 100):
         left = [allowed]
@@ -227,7 +226,7 @@ def test_killed_amid_records_that_are_left_out(tmp_path, small_units, monkeypatc
     random.Random(1).shuffle(lines)
     (tmp_path / "a.jsonl").write_bytes("\n".join(lines).encode() + b'\n{"text": "caf\xe9"}\n')
     prepare(str(tmp_path / "a.jsonl"), str(tmp_path / "whole"), **OPTIONS)
-    real = publish.write_text
+    real = publish.write_json
     for allowed in range(1, 100):
         left = [allowed]
 
@@ -237,7 +236,7 @@ def test_killed_amid_records_that_are_left_out(tmp_path, small_units, monkeypatc
                 raise Killed
             return real(*args)
 
-        monkeypatch.setattr(publish, "write_text", fragile)
+        monkeypatch.setattr(publish, "write_json", fragile)
         try:
             prepare(str(tmp_path / "a.jsonl"), str(tmp_path / "out"), **OPTIONS)
         except Killed:
@@ -404,8 +403,7 @@ def test_killed_while_writing_what_was_not_in_the_journal_is_cut_off(tmp_path, s
 
 def test_a_part_or_a_shard_that_lost_its_end_is_one_sentence(tmp_path):
     def shards(written):
-        line = publish.Line(ThreadPoolExecutor(1))
-        return publish.Shards("train", tmp_path, tmp_path, np.dtype("<u2"), 5, written, line)
+        return publish.Shards("train", tmp_path, tmp_path, np.dtype("<u2"), 5, written, ThreadPoolExecutor(1))
 
     part = tmp_path / "000000.train"
     part.write_bytes(b"abcdef")
@@ -413,29 +411,13 @@ def test_a_part_or_a_shard_that_lost_its_end_is_one_sentence(tmp_path):
     publish.copy(part, 3, filled)
     with pytest.raises(UserError, match=r"000000.train is shorter than it was. Remove"):
         publish.copy(part, 4, filled)
-    filled.line.finish()
     filled.flush()
     assert (tmp_path / "train_0000000000.bin").read_bytes()[24:] == b"abcdefabcd"
     assert (tmp_path / "train_0000000001.bin").read_bytes()[24:] == b"ef"
     with pytest.raises(UserError, match=r"train_0000000001.bin is shorter than it was. Remove"):
         cut = shards(5 + 2)
         cut.write(np.zeros(1, "<u2"))
-        cut.line.finish()
-
-
-def test_nothing_is_written_after_a_failure():
-    """A journal that counts tokens which a full disk did not take would make the next run skip them."""
-
-    def fail():
-        raise OSError(28, "No space left on device")
-
-    line, done = publish.Line(ThreadPoolExecutor(1)), []
-    for work in (partial(done.append, "tokens"), fail, partial(done.append, "journal")):
-        line.put(work)
-    with pytest.raises(OSError, match="No space left"):
-        line.finish()
-    line.finish()
-    assert done == ["tokens"]
+        cut.flush()
 
 
 @pytest.mark.parametrize("size", [1, 160_000])  # files of up to a MiB are hashed whole, larger ones at 16 places

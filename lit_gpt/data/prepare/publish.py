@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections import deque
-from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import IO, Any
@@ -14,37 +11,12 @@ import numpy as np
 
 from lit_gpt.data.formats import packed
 from lit_gpt.data.left_out import LeftOut
+from lit_gpt.data.meta import write_json
 from lit_gpt.data.prepare.worker import Job
 from lit_gpt.errors import UserError
-from lit_gpt.utils.files import read_object, read_object_if_any, write_text
+from lit_gpt.utils.files import read_object, read_object_if_any
 
 COPIED = 1 << 19  # tokens of a part that are copied at once
-AHEAD = 3  # calls that may wait for the thread: arrays of a few MB
-
-
-class Line:
-    """What a thread of one worker is to do, in order; after a failure, which the next call raises, nothing more."""
-
-    def __init__(self, thread: Executor):
-        self.thread, self.broken = thread, False
-        self.waiting: deque[Future[None]] = deque()
-
-    def put(self, work: Callable[..., None], *given: Any) -> None:
-        """Have work(*given) done, when there is room among what waits."""
-        while len(self.waiting) >= AHEAD:
-            self.waiting.popleft().result()
-        self.waiting.append(self.thread.submit(self._do, work, *given))
-
-    def finish(self) -> None:
-        """Wait until all is done."""
-        while self.waiting:
-            self.waiting.popleft().result()
-
-    def _do(self, work: Callable[..., None], *given: Any) -> None:
-        if not self.broken:
-            self.broken = True
-            work(*given)
-            self.broken = False
 
 
 class Publisher:
@@ -54,13 +26,13 @@ class Publisher:
     full get their names in the output. Killed anywhere in between, the next run cuts off what the journal does not know
     and writes the same bytes again.
 
-    thread: of one worker, which writes while the next texts are encoded.
+    thread: of one worker, which writes while the next texts are encoded; at its shutdown nothing is left to write.
     units: so many are in the shards. counts: split -> their {"tokens", "bytes", "documents"}. left: what they left out.
     """
 
     def __init__(self, job: Job, output: Path, shard_tokens: int, identity: str, thread: Executor):
         self.job, self.output, self.shard_tokens, self.identity = job, output, shard_tokens, identity
-        self.line = Line(thread)
+        self.thread = thread
         self.journal = job.parts / "journal.json"
         saved = read_object_if_any(self.journal)
         self.units: int = saved.get("units", 0)
@@ -94,13 +66,12 @@ class Publisher:
 
     def close(self) -> dict[str, int]:
         """Give the last shard of each split its name. Returns {split: shards}."""
-        self.line.finish()
         return {split: shards.close() for split, shards in self.shards.items()}
 
     def _shards(self, split: str) -> Shards:
         written = self.counts.get(split, {}).get("tokens", 0)
         dtype = np.dtype(self.job.dtype)
-        return Shards(split, self.job.parts, self.output, dtype, self.shard_tokens, written, self.line)
+        return Shards(split, self.job.parts, self.output, dtype, self.shard_tokens, written, self.thread)
 
     def _take(self, unit: int) -> None:
         encoded = read_object(self.job.done(unit))
@@ -108,39 +79,44 @@ class Publisher:
         for split, part in parts.items():
             copy(part, encoded["splits"][split]["tokens"], self.of_split(split))
         self.commit(encoded)
-        self.line.finish()  # the parts are needed until the journal knows what was in them
         for path in (*parts.values(), self.job.done(unit)):
             path.unlink()
 
     def _save(self) -> None:
+        for shards in self.shards.values():
+            shards.flush()
         known = {"units": self.units, "splits": self.counts, "left_out": self.left.counts}
-        self.line.put(self._write, json.dumps({"identity": self.identity, **known}), list(self.shards.values()))
-
-    def _write(self, journal: str, shards: Sequence[Shards]) -> None:
-        for of_split in shards:
-            of_split.flush()
-        write_text(self.journal, journal)
-        for of_split in shards:
-            of_split.publish()
+        write_json(self.journal, {"identity": self.identity, **known})
+        for shards in self.shards.values():
+            shards.publish()
 
 
 class Shards:
     """The shards of one split, filled one after the other by a thread. written: tokens that are in them so far."""
 
-    def __init__(self, split: str, parts: Path, output: Path, dtype: np.dtype, size: int, written: int, line: Line):
+    def __init__(
+        self, split: str, parts: Path, output: Path, dtype: np.dtype, size: int, written: int, thread: Executor
+    ):
         self.split, self.parts, self.output, self.dtype, self.size = split, parts, output, dtype, size
-        self.written, self.line = written, line
+        self.written, self.thread = written, thread
         self.published = 0
         self.file: IO[bytes] | None = None
+        self.writing: Future[None] | None = None
 
     def write(self, tokens: np.ndarray) -> None:
-        """Append tokens, after those of the calls before."""
-        self.line.put(self._append, tokens)
+        """Append tokens, when those of the call before are written."""
+        self._wait()
+        self.writing = self.thread.submit(self._append, tokens)
 
     def flush(self) -> None:
         """All is the operating system's now: killing this process does not lose it."""
+        self._wait()
         if self.file:
             self.file.flush()
+
+    def _wait(self) -> None:
+        if self.writing:
+            self.writing.result()
 
     def _append(self, tokens: np.ndarray) -> None:
         while len(tokens):

@@ -37,9 +37,7 @@ from lit_gpt.utils.files import read_object
 MADE = ("bytes", "char", "train")  # tokenizers that are no file
 # One process reads and writes 100 MB of bytes in the second in which another one starts; a BPE takes 20 times as long.
 BYTES_PER_WORKER = 1 << 26
-# Threads that look for edited files: a disk far away answers several at once, and sums need no lock. To start them
-# takes as long as to read a few files.
-READERS, FEW = 4, 64
+READERS = 4  # threads that look for edited files: a disk far away answers several at once, and sums need no lock
 
 
 def prepare(
@@ -227,12 +225,10 @@ def _content(tokenizer: str) -> str:
 
 def _contents(found: Found) -> list[str]:
     """What the files hold, so that files edited since, of the same size, are not taken for those of a finished run."""
-    stripes = [[piece for _, piece in found[i::READERS]] for i in range(READERS)]
+    stripes = [found[i::READERS] for i in range(READERS)]
     try:
-        if len(found) <= FEW:
-            return [content(piece) for stripe in stripes for piece in stripe]
         with ThreadPoolExecutor(READERS) as pool:
-            return [c for some in pool.map(lambda stripe: list(map(content, stripe)), stripes) for c in some]
+            return [c for some in pool.map(lambda some: [content(piece) for _, piece in some], stripes) for c in some]
     except OSError as e:
         raise UserError(f"Cannot read {e.filename}: {e.strerror}.") from e
 
