@@ -5,7 +5,11 @@
 lit_gpt/evals/tasks/phonebook.py says what is measured; docs/evaluation.md, how to read it.
 """
 
-from lit_gpt.config.command import run_command
+from lit_gpt.config.command import answer_early, run_command
+from lit_gpt.tools._evaluate_cli import read
+
+answer_early(__name__, lambda words: read("phonebook", words))
+
 from lit_gpt.tools.evaluate import judge
 
 if __name__ == "__main__":

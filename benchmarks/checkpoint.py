@@ -20,43 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-from torch import nn
-
-from lit_gpt import architectures, checkpoint
-from lit_gpt.checkpoint import Checkpointer, load_checkpoint
-from lit_gpt.config.command import command_of, run_command
-from lit_gpt.model import GPT
-
-
-class Alone:
-    """One process without a launcher."""
-
-    is_main, rank, world_size = True, 0, 1
-
-    def barrier(self) -> None:
-        """Nobody to wait for."""
-
-
-def with_adamw(depth: int, device: str) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """A transformer of random weights, and its optimizer, whose state is there."""
-    with torch.device(device):
-        model = GPT(architectures.build("transformer", depth))
-    optimizer = torch.optim.AdamW(model.parameters())
-    for p in model.parameters():
-        nn.init.normal_(p)
-        moments = {name: torch.rand_like(p) for name in ("exp_avg", "exp_avg_sq")}
-        optimizer.state[p] = {"step": torch.tensor(1.0), **moments}
-    return model, optimizer
-
-
-def timed(run: Any) -> float:
-    """Seconds of run(), and of what it left to the device."""
-    begin = time.perf_counter()
-    run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
+from lit_gpt.config.command import answer_early, command_of, reader_of, run_command
 
 
 def main(depth: int = 16, saves: int = 3, folder: Path | None = None, output: Path | None = None) -> int:
@@ -99,6 +63,46 @@ def main(depth: int = 16, saves: int = 3, folder: Path | None = None, output: Pa
     if output:
         output.write_text(json.dumps(row, indent=2) + "\n")
     return 0
+
+
+answer_early(__name__, reader_of(main))
+
+import torch
+from torch import nn
+
+from lit_gpt import architectures, checkpoint
+from lit_gpt.checkpoint import Checkpointer, load_checkpoint
+from lit_gpt.model import GPT
+
+
+class Alone:
+    """One process without a launcher."""
+
+    is_main, rank, world_size = True, 0, 1
+
+    def barrier(self) -> None:
+        """Nobody to wait for."""
+
+
+def with_adamw(depth: int, device: str) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A transformer of random weights, and its optimizer, whose state is there."""
+    with torch.device(device):
+        model = GPT(architectures.build("transformer", depth))
+    optimizer = torch.optim.AdamW(model.parameters())
+    for p in model.parameters():
+        nn.init.normal_(p)
+        moments = {name: torch.rand_like(p) for name in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[p] = {"step": torch.tensor(1.0), **moments}
+    return model, optimizer
+
+
+def timed(run: Any) -> float:
+    """Seconds of run(), and of what it left to the device."""
+    begin = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
 
 
 if __name__ == "__main__":

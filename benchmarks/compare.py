@@ -30,21 +30,83 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from sizes import CONTEXT, VOCAB
+
+from lit_gpt import architectures
+from lit_gpt.config.command import answer_early, command_of, reader_of, run_command
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.errors import UserError
+from lit_gpt.utils.files import write_text
+
+ALL = "plain,plain_tensorwise,plain_rowwise,litgpt,torchtitan,ours,ours_tensorwise"
+
+
+def main(
+    peers: str = ALL,
+    sizes: str = "16:8",
+    rounds: int = 3,
+    context: int = CONTEXT,
+    steps: int = 40,
+    warmup: int = 10,
+    residual_precision: Literal["fp32", "bf16"] = "fp32",
+    loss: Literal["liger", "chunked"] | None = None,
+    ar: int | None = None,
+    limit: int = 600,
+    output: str | None = None,
+    one: str | None = None,
+) -> None:
+    """Run all peers in several rounds, and print their speeds and ratios.
+
+    Args:
+        peers: comma-separated names, NAME or NAME_RECIPE; see the top of this file.
+        sizes: comma-separated depth:micro_bsz pairs.
+        rounds: how often each peer runs.
+        context: tokens of a sequence.
+        steps: timed steps of a run.
+        warmup: steps before them, at least 1.
+        residual_precision: of the residual stream of plain and ours; the other two keep what autocast gives, fp32.
+        loss: of all but ours; default Liger Kernel's where it is installed, and else the loop's own.
+        ar: aspect ratio; default the family's.
+        limit: seconds after which a run is given up.
+        output: JSON file for the rows and the table, written after each run.
+        one: internal; measure this peer in this process and print a line of JSON.
+    """
+    names = checked(peers)
+    if warmup < 1:
+        raise UserError(f"--warmup is {warmup}: the first step compiles and is not timed. Give at least 1.")
+    pairs = [(int(d), int(m)) for d, m in (pair.split(":") for pair in sizes.split(","))]
+    settings = [Setting(d, m, context, steps, warmup, residual_precision, loss, ar) for d, m in pairs]
+    if one:
+        print(json.dumps(measured(one, settings[0])), flush=True)
+        return
+    # Of the machine, too, where its rate can be measured; asking whether there is a GPU does not use it.
+    names = [*([PRODUCTS] if torch.cuda.is_available() else []), *names]
+    done: list[list[dict[str, Any]]] = []
+    for s in settings:
+        done.append([])
+        for row in compare(names, s, rounds, limit):
+            done[-1].append(row)
+            print(progress(row), flush=True)
+            if output:
+                keep(done, Path(output))
+        print(f"\ntransformer d{s.depth}, {s.context:,} tokens, micro-batch {s.micro_bsz}\n{HEADER}")
+        print("\n".join(map(text, summary(done[-1]))) + "\n", flush=True)
+    failed = {row["peer"] for rows in done for row in rows if "failed" in row}
+    if failed:
+        sys.exit(f"{', '.join(sorted(failed))} failed; what they said is above.")
+
+
+answer_early(__name__, reader_of(main))
+
 import torch
 from plain_loop import Peer, plain, train
 from torch import nn
-from train_step import CONTEXT, VOCAB, device_name, measure, speeds
+from train_step import device_name, measure, speeds
 
-from lit_gpt import architectures
-from lit_gpt.config.command import command_of, run_command
-from lit_gpt.config.model import ModelConfig
-from lit_gpt.errors import UserError
 from lit_gpt.ops.fp8 import RECIPES
 from lit_gpt.tools.baseline import products_per_second
-from lit_gpt.utils.files import write_text
 
 TORCHAO = ("tensorwise", "rowwise", "rowwise_with_gw_hp")
-ALL = "plain,plain_tensorwise,plain_rowwise,litgpt,torchtitan,ours,ours_tensorwise"
 PRODUCTS = "products"  # stands among the peers' names for the machine's rate
 NEAR = 0.01  # models with more than this between their sizes are not compared
 
@@ -308,61 +370,6 @@ def progress(row: dict[str, Any]) -> str:
     """One run as a line."""
     figure = f"{row['tflops']:,.0f} TFLOP/s" if "tflops" in row else f"{row.get('tokens_per_sec', 0):,.0f} tokens/s"
     return f"d{row['depth']}, round {row['round'] + 1}: {row['peer']}: {why_not(row) or figure}"
-
-
-def main(
-    peers: str = ALL,
-    sizes: str = "16:8",
-    rounds: int = 3,
-    context: int = CONTEXT,
-    steps: int = 40,
-    warmup: int = 10,
-    residual_precision: Literal["fp32", "bf16"] = "fp32",
-    loss: Literal["liger", "chunked"] | None = None,
-    ar: int | None = None,
-    limit: int = 600,
-    output: str | None = None,
-    one: str | None = None,
-) -> None:
-    """Run all peers in several rounds, and print their speeds and ratios.
-
-    Args:
-        peers: comma-separated names, NAME or NAME_RECIPE; see the top of this file.
-        sizes: comma-separated depth:micro_bsz pairs.
-        rounds: how often each peer runs.
-        context: tokens of a sequence.
-        steps: timed steps of a run.
-        warmup: steps before them, at least 1.
-        residual_precision: of the residual stream of plain and ours; the other two keep what autocast gives, fp32.
-        loss: of all but ours; default Liger Kernel's where it is installed, and else the loop's own.
-        ar: aspect ratio; default the family's.
-        limit: seconds after which a run is given up.
-        output: JSON file for the rows and the table, written after each run.
-        one: internal; measure this peer in this process and print a line of JSON.
-    """
-    names = checked(peers)
-    if warmup < 1:
-        raise UserError(f"--warmup is {warmup}: the first step compiles and is not timed. Give at least 1.")
-    pairs = [(int(d), int(m)) for d, m in (pair.split(":") for pair in sizes.split(","))]
-    settings = [Setting(d, m, context, steps, warmup, residual_precision, loss, ar) for d, m in pairs]
-    if one:
-        print(json.dumps(measured(one, settings[0])), flush=True)
-        return
-    # Of the machine, too, where its rate can be measured; asking whether there is a GPU does not use it.
-    names = [*([PRODUCTS] if torch.cuda.is_available() else []), *names]
-    done: list[list[dict[str, Any]]] = []
-    for s in settings:
-        done.append([])
-        for row in compare(names, s, rounds, limit):
-            done[-1].append(row)
-            print(progress(row), flush=True)
-            if output:
-                keep(done, Path(output))
-        print(f"\ntransformer d{s.depth}, {s.context:,} tokens, micro-batch {s.micro_bsz}\n{HEADER}")
-        print("\n".join(map(text, summary(done[-1]))) + "\n", flush=True)
-    failed = {row["peer"] for rows in done for row in rows if "failed" in row}
-    if failed:
-        sys.exit(f"{', '.join(sorted(failed))} failed; what they said is above.")
 
 
 def keep(done: list[list[dict[str, Any]]], output: Path) -> None:

@@ -30,27 +30,61 @@ from statistics import median, quantiles
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from lit_gpt import architectures
+from lit_gpt.config.command import answer_early, command_of, reader_of, run_command
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.data.meta import NAME
+from lit_gpt.data.prepare import prepare
+from lit_gpt.errors import UserError
+from lit_gpt.scaling.base import Init, Multipliers, RolePlan
+
+
+def main(only: str | None = None, seconds: float = 30, folder: str | None = None, output: str | None = None) -> None:
+    """Run both sides of every row, and print the table.
+
+    Args:
+        only: comma-separated beginnings of rows' names; default all.
+        seconds: of each row, about.
+        folder: folder on the disk to write to; default: one for temporary files.
+        output: JSON file for the figures.
+    """
+    chosen = [name for name in ROWS if only is None or name.startswith(tuple(only.split(",")))]
+    if not chosen:
+        raise UserError(f"--only {only} is the beginning of no row. Give beginnings of {', '.join(ROWS)}.")
+    rows: list[dict[str, Any]] = []
+    load = os.getloadavg()[0]  # of other processes, which slow both sides, and ours more where it uses a second core
+    print(f"{'':<18}{'ours s':>9}{'peer s':>9}{'peer/ours':>11}{'quartiles':>14}{'rounds':>8}")
+    for name in chosen:
+        torch.manual_seed(0)
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            row = figures(rounds(ROWS[name](Path(place)), seconds))
+        rows.append({"what": name, **row})
+        spread = f"{row['low']:.2f}-{row['high']:.2f}"
+        print(
+            f"{name:<18}{row['ours_s']:>9.3f}{row['peer_s']:>9.3f}{row['ratio']:>11.2f}{spread:>14}{row['rounds']:>8}",
+            flush=True,
+        )
+    if output:
+        keep(rows, f"{torch.get_num_threads()} threads, {os.cpu_count()} cores, load {load:.1f}", Path(output))
+
+
+answer_early(__name__, reader_of(main))
+
 import torch
 from checkpoint import Alone, with_adamw
 from decode import keep
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_gpt import architectures
 from lit_gpt.checkpoint import Checkpointer
-from lit_gpt.checkpoint.contents import digest
-from lit_gpt.config.command import command_of, run_command
-from lit_gpt.config.model import ModelConfig
-from lit_gpt.data.meta import NAME
-from lit_gpt.data.prepare import prepare
-from lit_gpt.errors import UserError
 from lit_gpt.evals.generation import stream
 from lit_gpt.init import init_parameters
 from lit_gpt.model import GPT
 from lit_gpt.ops.loss import linear_cross_entropy
 from lit_gpt.roles import ROLES
-from lit_gpt.scaling.base import Init, Multipliers, RolePlan
 from lit_gpt.tools._hf import write_hf
+from lit_gpt.utils.files import digest
 
 TEXT_BYTES = 1 << 25
 SHARD = 1 << 24  # bytes in front of a shard's tokens are few
@@ -245,35 +279,6 @@ def figures(found: list[tuple[float, float]]) -> dict[str, float]:
     low, middle, high = quantiles(ratios, n=4)
     ours, peer = (median(side) for side in zip(*found))
     return {"ours_s": ours, "peer_s": peer, "ratio": middle, "low": low, "high": high, "rounds": len(found)}
-
-
-def main(only: str | None = None, seconds: float = 30, folder: str | None = None, output: str | None = None) -> None:
-    """Run both sides of every row, and print the table.
-
-    Args:
-        only: comma-separated beginnings of rows' names; default all.
-        seconds: of each row, about.
-        folder: folder on the disk to write to; default: one for temporary files.
-        output: JSON file for the figures.
-    """
-    chosen = [name for name in ROWS if only is None or name.startswith(tuple(only.split(",")))]
-    if not chosen:
-        raise UserError(f"--only {only} is the beginning of no row. Give beginnings of {', '.join(ROWS)}.")
-    rows: list[dict[str, Any]] = []
-    load = os.getloadavg()[0]  # of other processes, which slow both sides, and ours more where it uses a second core
-    print(f"{'':<18}{'ours s':>9}{'peer s':>9}{'peer/ours':>11}{'quartiles':>14}{'rounds':>8}")
-    for name in chosen:
-        torch.manual_seed(0)
-        with tempfile.TemporaryDirectory(dir=folder) as place:
-            row = figures(rounds(ROWS[name](Path(place)), seconds))
-        rows.append({"what": name, **row})
-        spread = f"{row['low']:.2f}-{row['high']:.2f}"
-        print(
-            f"{name:<18}{row['ours_s']:>9.3f}{row['peer_s']:>9.3f}{row['ratio']:>11.2f}{spread:>14}{row['rounds']:>8}",
-            flush=True,
-        )
-    if output:
-        keep(rows, f"{torch.get_num_threads()} threads, {os.cpu_count()} cores, load {load:.1f}", Path(output))
 
 
 if __name__ == "__main__":

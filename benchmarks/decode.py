@@ -15,21 +15,65 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from lit_gpt import architectures
+from lit_gpt.config.command import answer_early, command_of, reader_of, run_command
+from lit_gpt.metrics.figures import count_tokens, save, subplots
+from lit_gpt.scaling.base import Init, Multipliers, RolePlan
+from lit_gpt.utils.files import write_text
+
+
+def main(
+    families: str = "transformer,sambay,swayoco,gdny",
+    depth: int = 16,
+    prompts: str = "2048,8192,32768",
+    batch: int = 16,
+    new_tokens: int = 64,
+    ar: int | None = None,
+    device: Literal["cpu", "cuda", "meta"] | None = None,
+    dtype: Literal["fp32", "bf16"] | None = None,
+    output: str | None = None,
+) -> None:
+    """Measure every family at every prompt length, and print a table.
+
+    Args:
+        families: comma-separated model families.
+        depth: their depth.
+        prompts: comma-separated prompt lengths in tokens.
+        batch: sequences that are decoded together.
+        new_tokens: tokens that are timed after each prompt.
+        ar: aspect ratio; default the family's.
+        device: default cuda where there is one; meta counts bytes and measures nothing.
+        dtype: of weights' products, keys and values; default bf16 on a GPU, fp32 elsewhere.
+        output: JSON file for the rows, with a PNG beside it.
+    """
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    kind = dtype or ("bf16" if place == "cuda" else "fp32")
+    rows: list[dict[str, Any]] = []
+    print(f"{'model':<20}{'prompt':>8}" + "".join(f"{name:>15}" for name, _ in COLUMNS.values()))
+    for family in families.split(","):
+        for prompt in map(int, prompts.split(",")):
+            model = build(family, depth, ar, prompt, place, DTYPES[kind])
+            rows.append({"family": family, "depth": depth, "prompt": prompt, "dtype": kind, "batch": batch})
+            rows[-1] |= measure(model, prompt, batch, new_tokens)
+            cells = [f"{rows[-1][key] / unit:,.2f}" if key in rows[-1] else "-" for key, (_, unit) in COLUMNS.items()]
+            print(f"{family + f' d{depth}':<20}{prompt:>8}" + "".join(f"{cell:>15}" for cell in cells), flush=True)
+    if output:
+        keep(rows, place, Path(output))
+        draw(rows, Path(output).with_suffix(".png"))
+
+
+answer_early(__name__, reader_of(main))
+
 import torch
 from timing import milliseconds
 from torch import Tensor
 
-from lit_gpt import architectures
-from lit_gpt.config.command import command_of, run_command
 from lit_gpt.evals.decoding import Decoder
 from lit_gpt.evals.steps import Steps, worthwhile
 from lit_gpt.init import init_parameters
-from lit_gpt.metrics.figures import count_tokens, save, subplots
 from lit_gpt.model import GPT
 from lit_gpt.nn.cache import tensors
 from lit_gpt.roles import ROLES
-from lit_gpt.scaling.base import Init, Multipliers, RolePlan
-from lit_gpt.utils.files import write_text
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 WARMUP = 2  # new tokens that are not timed: the first ones compile kernels
@@ -156,46 +200,6 @@ def keep(rows: list[dict[str, Any]], place: str, output: Path) -> None:
     name = torch.cuda.get_device_name() if place == "cuda" else place
     output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output, json.dumps({"device": name, "torch": torch.__version__, "rows": rows}, indent=1) + "\n")
-
-
-def main(
-    families: str = "transformer,sambay,swayoco,gdny",
-    depth: int = 16,
-    prompts: str = "2048,8192,32768",
-    batch: int = 16,
-    new_tokens: int = 64,
-    ar: int | None = None,
-    device: Literal["cpu", "cuda", "meta"] | None = None,
-    dtype: Literal["fp32", "bf16"] | None = None,
-    output: str | None = None,
-) -> None:
-    """Measure every family at every prompt length, and print a table.
-
-    Args:
-        families: comma-separated model families.
-        depth: their depth.
-        prompts: comma-separated prompt lengths in tokens.
-        batch: sequences that are decoded together.
-        new_tokens: tokens that are timed after each prompt.
-        ar: aspect ratio; default the family's.
-        device: default cuda where there is one; meta counts bytes and measures nothing.
-        dtype: of weights' products, keys and values; default bf16 on a GPU, fp32 elsewhere.
-        output: JSON file for the rows, with a PNG beside it.
-    """
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    kind = dtype or ("bf16" if place == "cuda" else "fp32")
-    rows: list[dict[str, Any]] = []
-    print(f"{'model':<20}{'prompt':>8}" + "".join(f"{name:>15}" for name, _ in COLUMNS.values()))
-    for family in families.split(","):
-        for prompt in map(int, prompts.split(",")):
-            model = build(family, depth, ar, prompt, place, DTYPES[kind])
-            rows.append({"family": family, "depth": depth, "prompt": prompt, "dtype": kind, "batch": batch})
-            rows[-1] |= measure(model, prompt, batch, new_tokens)
-            cells = [f"{rows[-1][key] / unit:,.2f}" if key in rows[-1] else "-" for key, (_, unit) in COLUMNS.items()]
-            print(f"{family + f' d{depth}':<20}{prompt:>8}" + "".join(f"{cell:>15}" for cell in cells), flush=True)
-    if output:
-        keep(rows, place, Path(output))
-        draw(rows, Path(output).with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -18,14 +18,41 @@ from typing import Any
 
 from archscale import ALL, COUNT, VOCABULARY, Case, plan
 
-from lit_gpt.config.command import command_of, run_command
+from lit_gpt.config.command import answer_early, command_of, reader_of, run_command
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
+from lit_gpt.scaling.plan import Counted, build_plan
+
+
+def main(train_name: str | None = None, family: str = "transformer", depth: int = 16) -> int:
+    """Check the page, or print both Plans of one command.
+
+    Args:
+        train_name: a name to print both Plans of.
+        family: its family, one of FAMILIES.
+        depth: its depth.
+    """
+    if train_name is None:
+        problems = check()
+        print("\n".join(problems))
+        return 1 if problems else 0
+    case = Case(train_name, family, depth)
+    explained, wrong = explanations(case)
+    theirs, here = plan(case), ours(case)
+    print(f"{'field':<34}{'ArchScale':>28}{'here':>28}  departures")
+    for key, value in here.items():
+        why = ", ".join(f"D{n}" for n in explained.get(key, ()))
+        print(f"{key:<34}{theirs[key]!s:>28}{value!s:>28}  {why}")
+    print("\n".join(wrong))
+    return 1 if wrong else 0
+
+
+answer_early(__name__, reader_of(main))
+
 from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.preflight.meta_model import count, meta_model
 from lit_gpt.preflight.model_options import base_config, model_config
-from lit_gpt.scaling.plan import Counted, build_plan
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "departures.md"
 COUNTED: dict[str, dict[str, int]] = {}  # by shape: parameters
@@ -239,29 +266,6 @@ def check() -> list[str]:
     for number in sorted(ALL):
         print(f"D{number:<3} {', '.join(sorted(acted[number]))}")
     return problems
-
-
-def main(train_name: str | None = None, family: str = "transformer", depth: int = 16) -> int:
-    """Check the page, or print both Plans of one command.
-
-    Args:
-        train_name: a name to print both Plans of.
-        family: its family, one of FAMILIES.
-        depth: its depth.
-    """
-    if train_name is None:
-        problems = check()
-        print("\n".join(problems))
-        return 1 if problems else 0
-    case = Case(train_name, family, depth)
-    explained, wrong = explanations(case)
-    theirs, here = plan(case), ours(case)
-    print(f"{'field':<34}{'ArchScale':>28}{'here':>28}  departures")
-    for key, value in here.items():
-        why = ", ".join(f"D{n}" for n in explained.get(key, ()))
-        print(f"{key:<34}{theirs[key]!s:>28}{value!s:>28}  {why}")
-    print("\n".join(wrong))
-    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

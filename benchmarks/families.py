@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from intervals import differences, of_families
 
-from lit_gpt.config.command import command_of, run_command
+from lit_gpt.config.command import answer_early, command_of, reader_of, run_command
 from lit_gpt.data.kept_tokenizer import describe_tokenizer
 from lit_gpt.errors import UserError
 from lit_gpt.evals.held_out import documents
@@ -34,9 +33,55 @@ from lit_gpt.evals.overlap import streams_of
 from lit_gpt.evals.results import read_results
 from lit_gpt.evals.tasks.phonebook import NEW_TOKENS, question
 from lit_gpt.metrics.summary import read_metrics
-from lit_gpt.tools.evaluate import judge
 from lit_gpt.utils.files import write_text
 from lit_gpt.utils.text import aligned
+
+
+def main(
+    sweep: Path,
+    data: str,
+    output: Path,
+    length: int = 2048,
+    questions: int = 400,
+    wait: float = 0.0,
+    runs: int = 6,
+    base: str = "transformer",
+) -> None:
+    """Judge the runs of a sweep over families.
+
+    Args:
+        sweep: folder of the sweep
+        data: folder of the tokens that the runs were trained and validated on
+        output: folder for families.json and families.txt, and for the answers to every question
+        length: context of the runs, in tokens
+        questions: cloze questions of each kind, and windows; an eighth as many phonebooks of each length
+        wait: minutes after which no run is judged any more; default: judge those that have ended
+        runs: how many runs to wait for
+        base: the family that the others are compared with
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    end, asked, done = time.monotonic() + 60 * wait, words_of(data, output, length, questions), set[str]()
+    found: dict[str, Any] = {}
+    while True:
+        rows = runs_of(sweep) if sweep.is_dir() else []
+        for run in rows:
+            if run.summary and run.name not in done and not (wait and done and time.monotonic() > end):
+                judge_run(run, asked, output, None if done else data)
+                done.add(run.name)
+                found = report([run for run in rows if run.name in done], output, base)
+        if len(done) >= runs or time.monotonic() > end:
+            break
+        time.sleep(1.0)
+    if not done:
+        raise UserError(f"No run in {sweep} has ended. Wait longer, or train with launch_scripts/sweep.py first.")
+    print(table(found))
+
+
+answer_early(__name__, reader_of(main))
+
+import torch
+
+from lit_gpt.tools.evaluate import judge
 
 LOSS, BPB = "metric/val_loss@1x", "metric/val_bpb@1x"
 LENGTHS, SHORTEST = 8, 3  # of phonebooks, and entries of the shortest: two are examples
@@ -196,46 +241,6 @@ def table(found: dict[str, Any]) -> str:
         intervals = [figures.get(name) for figures in (*families.values(), *differing.values())]
         cells.append([name, *("-" if one is None else f"{one[0]:.4f} +- {one[1]:.4f}" for one in intervals)])
     return aligned(cells)
-
-
-def main(
-    sweep: Path,
-    data: str,
-    output: Path,
-    length: int = 2048,
-    questions: int = 400,
-    wait: float = 0.0,
-    runs: int = 6,
-    base: str = "transformer",
-) -> None:
-    """Judge the runs of a sweep over families.
-
-    Args:
-        sweep: folder of the sweep
-        data: folder of the tokens that the runs were trained and validated on
-        output: folder for families.json and families.txt, and for the answers to every question
-        length: context of the runs, in tokens
-        questions: cloze questions of each kind, and windows; an eighth as many phonebooks of each length
-        wait: minutes after which no run is judged any more; default: judge those that have ended
-        runs: how many runs to wait for
-        base: the family that the others are compared with
-    """
-    output.mkdir(parents=True, exist_ok=True)
-    end, asked, done = time.monotonic() + 60 * wait, words_of(data, output, length, questions), set[str]()
-    found: dict[str, Any] = {}
-    while True:
-        rows = runs_of(sweep) if sweep.is_dir() else []
-        for run in rows:
-            if run.summary and run.name not in done and not (wait and done and time.monotonic() > end):
-                judge_run(run, asked, output, None if done else data)
-                done.add(run.name)
-                found = report([run for run in rows if run.name in done], output, base)
-        if len(done) >= runs or time.monotonic() > end:
-            break
-        time.sleep(1.0)
-    if not done:
-        raise UserError(f"No run in {sweep} has ended. Wait longer, or train with launch_scripts/sweep.py first.")
-    print(table(found))
 
 
 if __name__ == "__main__":

@@ -40,14 +40,55 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
+
+from lit_gpt.config.command import answer_early, command_of, reader_of, run_command
+from lit_gpt.data.formats.packed import write_shard
+from lit_gpt.utils.files import write_text
+
+
+def main(kills: int = 200, ranks: int = 1, jobs: int = 2, output: Path | None = None, keep: Path | None = None) -> int:
+    """Kill training runs at random moments, continue them, and count what was lost.
+
+    Args:
+        kills: number of kills.
+        ranks: processes of a run; more than one under torchrun.
+        jobs: number of runs at a time.
+        output: JSON file for the counts.
+        keep: an empty folder for the runs; those in which something was wrong stay in it; default: a temporary one.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        place = keep or Path(temporary)
+        data = place / "data"
+        data.mkdir(parents=True)
+        tokens = np.random.default_rng(0).integers(0, 64, STEPS * BATCH * CONTEXT + 1).astype(np.uint16)
+        write_shard(data / "train_0000000000.bin", tokens)
+        normal, counted = Undisturbed(data, place / "undisturbed", ranks), Kills(kills)
+        numbers = iter(range(10**6))
+
+        def work(_: int) -> None:
+            while counted.more():
+                with counted.lock:
+                    number = next(numbers)
+                disturbed(number, data, place / f"run-{number}", ranks, normal, counted)
+
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(work, range(jobs)))
+        counted.bar.close()
+    row: dict[str, Any] = {"ranks": ranks, "steps": STEPS, "save_step": SAVE_STEP, **counted.counts}
+    row |= {"seconds_undisturbed": round(normal.seconds, 1), "torch": torch.__version__}
+    print("\n".join(f"{name:20} {value}" for name, value in row.items()))
+    if output:
+        write_text(output, json.dumps(row, indent=2) + "\n")
+    return int(any(counted.counts[name] for name in COUNTS))
+
+
+answer_early(__name__, reader_of(main))
+
+import torch
 
 from lit_gpt.checkpoint import all_checkpoints, damage
 from lit_gpt.checkpoint.untrusted import read_tensors, stored_shapes
-from lit_gpt.config.command import command_of, run_command
-from lit_gpt.data.formats.packed import write_shard
-from lit_gpt.utils.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS, SAVE_STEP, BATCH, CONTEXT = 120, 4, 4, 64
@@ -220,42 +261,6 @@ def disturbed(number: int, data: Path, folder: Path, ranks: int, normal: Undistu
     kills.count(runs=1)
     if not wrong:
         shutil.rmtree(folder)
-
-
-def main(kills: int = 200, ranks: int = 1, jobs: int = 2, output: Path | None = None, keep: Path | None = None) -> int:
-    """Kill training runs at random moments, continue them, and count what was lost.
-
-    Args:
-        kills: number of kills.
-        ranks: processes of a run; more than one under torchrun.
-        jobs: number of runs at a time.
-        output: JSON file for the counts.
-        keep: an empty folder for the runs; those in which something was wrong stay in it; default: a temporary one.
-    """
-    with tempfile.TemporaryDirectory() as temporary:
-        place = keep or Path(temporary)
-        data = place / "data"
-        data.mkdir(parents=True)
-        tokens = np.random.default_rng(0).integers(0, 64, STEPS * BATCH * CONTEXT + 1).astype(np.uint16)
-        write_shard(data / "train_0000000000.bin", tokens)
-        normal, counted = Undisturbed(data, place / "undisturbed", ranks), Kills(kills)
-        numbers = iter(range(10**6))
-
-        def work(_: int) -> None:
-            while counted.more():
-                with counted.lock:
-                    number = next(numbers)
-                disturbed(number, data, place / f"run-{number}", ranks, normal, counted)
-
-        with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(work, range(jobs)))
-        counted.bar.close()
-    row: dict[str, Any] = {"ranks": ranks, "steps": STEPS, "save_step": SAVE_STEP, **counted.counts}
-    row |= {"seconds_undisturbed": round(normal.seconds, 1), "torch": torch.__version__}
-    print("\n".join(f"{name:20} {value}" for name, value in row.items()))
-    if output:
-        write_text(output, json.dumps(row, indent=2) + "\n")
-    return int(any(counted.counts[name] for name in COUNTS))
 
 
 if __name__ == "__main__":

@@ -14,14 +14,36 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lit_gpt.config.command import answer_early, command_of, reader_of, run_command
+from lit_gpt.utils.files import write_text
+
+
+def main(width: int = 2048, hidden: int = 0, tokens: int = 32768, output: str | None = None) -> None:
+    """Time products and casts, and print a table.
+
+    Args:
+        width: width of the model.
+        hidden: rows of the map; default 8 times the width, gate and up of SwiGLU together.
+        tokens: tokens of a micro-batch.
+        output: JSON file for the rows.
+    """
+    hidden = hidden or 8 * width
+    rows = products(tokens, width, hidden) + casts(tokens, width) + casts(tokens, hidden)
+    for row in rows:
+        rate = f"{row['tflops']:,.0f} TFLOP/s" if "tflops" in row else f"{row['gb_per_s']:,.0f} GB/s"
+        print(f"{row['what']:<24}{row['way']:<28}{row['ms']:>9.3f} ms {rate:>16}")
+    if output:
+        write_text(Path(output), json.dumps(rows, indent=1) + "\n")
+
+
+answer_early(__name__, reader_of(main))
+
 import torch
 from timing import milliseconds
 from torch import Tensor
 
-from lit_gpt.config.command import command_of, run_command
 from lit_gpt.ops import fp8_cast
 from lit_gpt.ops.fp8 import E4M3, E5M2, product
-from lit_gpt.utils.files import write_text
 
 TILES = ((64, 64, 4), (64, 128, 4), (64, 128, 8), (128, 128, 4), (128, 128, 8), (32, 256, 4), (128, 64, 4))
 
@@ -79,24 +101,6 @@ def casts(tokens: int, width: int) -> list[dict[str, Any]]:
         rows.append({"what": f"cast {tokens} x {width}", "way": name, "ms": ms, "gb_per_s": 4e-6 * x.numel() / ms})
     fp8_cast.TILE_ROWS, fp8_cast.TILE_COLUMNS, fp8_cast.WARPS = usual
     return rows
-
-
-def main(width: int = 2048, hidden: int = 0, tokens: int = 32768, output: str | None = None) -> None:
-    """Time products and casts, and print a table.
-
-    Args:
-        width: width of the model.
-        hidden: rows of the map; default 8 times the width, gate and up of SwiGLU together.
-        tokens: tokens of a micro-batch.
-        output: JSON file for the rows.
-    """
-    hidden = hidden or 8 * width
-    rows = products(tokens, width, hidden) + casts(tokens, width) + casts(tokens, hidden)
-    for row in rows:
-        rate = f"{row['tflops']:,.0f} TFLOP/s" if "tflops" in row else f"{row['gb_per_s']:,.0f} GB/s"
-        print(f"{row['what']:<24}{row['way']:<28}{row['ms']:>9.3f} ms {rate:>16}")
-    if output:
-        write_text(Path(output), json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -13,20 +13,26 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lit_gpt.config.command import run_command
-from lit_gpt.errors import EXIT_BAD_INPUT
+from lit_gpt.errors import EXIT_BAD_INPUT, UserError
 from lit_gpt.train.lease import take_lease
 from lit_gpt.utils.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
+READ = ("command", "python", "out", "text", "out_dir")
 SAVES = 15.0  # seconds that a job gets to save before it is killed
 
 
 def main(words: list[str]) -> int:
     """Run the command. Returns 0, EX_TEMPFAIL when it was interrupted, else 1, or 2 where another try is no use.
 
-    Raises NotOwner where another process runs this job.
+    Raises NotOwner where another process runs this job, and UserError where one of READ is missing.
     """
+    if words[:1] in (["--help"], ["-h"]):
+        print(__doc__)
+        return 0
     given = dict(zip((word.removeprefix("--") for word in words[::2]), words[1::2]))
+    if missing := [f"--{name}" for name in READ if name not in given]:
+        raise UserError(f"{', '.join(missing)} must be given: this is for benchmarks/reproduce.py. Start that one.")
     run = Path(given["out_dir"]) / "run"
     run.mkdir(parents=True, exist_ok=True)
     lease = take_lease(run)

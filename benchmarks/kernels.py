@@ -15,12 +15,46 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lit_gpt.config.command import answer_early, command_of, reader_of, run_command
+
+
+def main(depth: int = 8, batch: int = 2, length: int = 4096, only: str = "", output: str | None = None) -> None:
+    """Compare every kernel that is installed with the plain backend.
+
+    Args:
+        depth: sizes are those of a model of width 128 * depth.
+        batch: rows.
+        length: tokens per row.
+        only: comma-separated names of operations; default all.
+        output: JSON file for the rows, written after each operation.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    ids = (torch.rand(batch, length, device=device) < 4 / length).int().cumsum(1, dtype=torch.int32)
+    documents = {"doc_ids": ids, "cu_seqlens": document_offsets(ids)}
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    facts = {"device": name, "torch": torch.__version__, "depth": depth, "batch": batch, "length": length}
+    rows: list[dict[str, Any]] = []
+    wanted = [each for each in only.split(",") if each]
+    print(HEADER)
+    for case in cases(Sizes(batch, length, 128 * depth, device)):
+        if wanted and case.name not in wanted:
+            continue
+        found = compare(case, {}, device) + compare(case, documents, device)
+        print("\n".join(map(line, found)), flush=True)
+        rows += found
+        if output:
+            Path(output).parent.mkdir(parents=True, exist_ok=True)
+            Path(output).write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
+
+
+answer_early(__name__, reader_of(main))
+
 import torch
 from timing import milliseconds
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_gpt.config.command import command_of, run_command
 from lit_gpt.ops import attention, conv, delta_rule, flash, linear_attention, selective_scan, ssd
 from lit_gpt.ops.backends import Backend
 from lit_gpt.ops.boundaries import document_offsets
@@ -206,36 +240,6 @@ def line(r: dict[str, Any]) -> str:
         return start + "  " + r["failed"][:90]
     numbers = f"{r['output_error']:>10.1e}{r['gradient_error']:>10.1e}{r['ms']:>9.2f}"
     return f"{start}{numbers}  {r['worst_gradient']}"
-
-
-def main(depth: int = 8, batch: int = 2, length: int = 4096, only: str = "", output: str | None = None) -> None:
-    """Compare every kernel that is installed with the plain backend.
-
-    Args:
-        depth: sizes are those of a model of width 128 * depth.
-        batch: rows.
-        length: tokens per row.
-        only: comma-separated names of operations; default all.
-        output: JSON file for the rows, written after each operation.
-    """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(0)
-    ids = (torch.rand(batch, length, device=device) < 4 / length).int().cumsum(1, dtype=torch.int32)
-    documents = {"doc_ids": ids, "cu_seqlens": document_offsets(ids)}
-    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-    facts = {"device": name, "torch": torch.__version__, "depth": depth, "batch": batch, "length": length}
-    rows: list[dict[str, Any]] = []
-    wanted = [each for each in only.split(",") if each]
-    print(HEADER)
-    for case in cases(Sizes(batch, length, 128 * depth, device)):
-        if wanted and case.name not in wanted:
-            continue
-        found = compare(case, {}, device) + compare(case, documents, device)
-        print("\n".join(map(line, found)), flush=True)
-        rows += found
-        if output:
-            Path(output).parent.mkdir(parents=True, exist_ok=True)
-            Path(output).write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

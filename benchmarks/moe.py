@@ -18,17 +18,87 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lit_gpt.config.command import answer_early, command_of, reader_of, run_command
+from lit_gpt.config.model import Experts, LayerSpec, ModelConfig
+from lit_gpt.utils.files import write_text
+
+
+def main(
+    tokens: int = 24576,
+    width: int = 1536,
+    hidden: int = 256,
+    experts: int = 128,
+    top_k: int = 8,
+    train: str = "8:8,8:16,16:2,16:4",
+    train_dense: str = "8:16,16:8",
+    batch: int = 131072,
+    steps: int = 6,
+    output: str | None = None,
+) -> None:
+    """Measure experts and print a table.
+
+    Args:
+        tokens: tokens of a micro-batch (T).
+        width: width of the model (n).
+        hidden: hidden width of one expert (I).
+        experts: number of experts (E).
+        top_k: experts that a token uses (K).
+        train: depth:micro_bsz pairs of whole training runs with S = k = 8, smallest first; empty for none.
+        train_dense: the same for the dense model of equal active size.
+        batch: tokens of one step of these runs.
+        steps: timed steps of each.
+        output: JSON file for everything.
+    """
+    if output:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+    # First, in processes of their own: what this one allocates is missing there.
+    trained = training(train_dense, train, batch, steps) if train else []
+    if output and train:
+        write_text(Path(output), json.dumps({"training": trained}, indent=1) + "\n")  # kept if what follows fails
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    mixture = Experts(experts // top_k, top_k)
+    specs = (LayerSpec(experts=True),)
+    config = ModelConfig("benchmark", 1, width, 1, width, 1, hidden * top_k, specs, experts=mixture)
+    with device:
+        layer = MixtureOfExperts(config, 0, 1.0)
+        x_TD = torch.randn(tokens, width, dtype=torch.bfloat16, requires_grad=True)
+    for p in layer.parameters():
+        torch.nn.init.normal_(p, std=p.shape[-1] ** -0.5)
+    compiled = [False, True] if device.type == "cuda" else [False]
+    request = Request(device.type, x_TD.dtype, (width, hidden))
+    usable = [name for name, backend in BACKENDS.items() if not backend.refuses(request)]
+    rows = [experts_alone(layer, x_TD, name, False) for name in usable]
+    if device.type == "cuda":
+        rows += [experts_alone(layer, x_TD, name, True) for name in ("torch", "quack") if name in usable]
+        if not refusal("rowwise", experts):
+            rows += [experts_alone(layer, x_TD, "", True, ScaledExperts("rowwise", kept)) for kept in (False, True)]
+    rows += [whole_layer(layer, x_TD, how) for how in compiled]
+    print(f"{'what':<40}{'forward ms':>12}{'TFLOP/s':>10}{'backward ms':>13}{'TFLOP/s':>10}")
+    for r in rows:
+        print(
+            f"{r['what']:<40}{r['forward_ms']:>12.2f}{r['forward_tflops']:>10.1f}"
+            f"{r['backward_ms']:>13.2f}{r['backward_tflops']:>10.1f}"
+        )
+    for part in rows[-1]["profile"]:
+        print(f"  {part['share']:>6.1%} {part['ms']:>9.3f} ms  {part['kernel']}")
+    sizes = {"T": tokens, "n": width, "I": hidden, "E": experts, "K": top_k}
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    found = {"device": name, "torch": torch.__version__, "sizes": sizes, "rows": rows, "training": trained}
+    if output:
+        write_text(Path(output), json.dumps(found, indent=1) + "\n")
+
+
+answer_early(__name__, reader_of(main))
+
 import torch
 from timing import milliseconds, where
 from torch import Tensor
 
-from lit_gpt.config.command import command_of, run_command
-from lit_gpt.config.model import Experts, LayerSpec, ModelConfig
 from lit_gpt.nn.moe import MixtureOfExperts
 from lit_gpt.ops.experts import expert_ffn, sort_pairs
 from lit_gpt.ops.experts_fp8 import ScaledExperts, refusal, scaled_expert_ffn
 from lit_gpt.ops.grouped_gemm import BACKENDS, Request
-from lit_gpt.utils.files import write_text
 
 TRAIN_STEP = Path(__file__).with_name("train_step.py")
 
@@ -106,72 +176,6 @@ def training(dense: str, mixture: str, batch: int, steps: int) -> list[dict[str,
             subprocess.run([sys.executable, str(TRAIN_STEP), *words], check=False)
             rows += json.loads(Path(file.name).read_text() or "[]")
     return rows
-
-
-def main(
-    tokens: int = 24576,
-    width: int = 1536,
-    hidden: int = 256,
-    experts: int = 128,
-    top_k: int = 8,
-    train: str = "8:8,8:16,16:2,16:4",
-    train_dense: str = "8:16,16:8",
-    batch: int = 131072,
-    steps: int = 6,
-    output: str | None = None,
-) -> None:
-    """Measure experts and print a table.
-
-    Args:
-        tokens: tokens of a micro-batch (T).
-        width: width of the model (n).
-        hidden: hidden width of one expert (I).
-        experts: number of experts (E).
-        top_k: experts that a token uses (K).
-        train: depth:micro_bsz pairs of whole training runs with S = k = 8, smallest first; empty for none.
-        train_dense: the same for the dense model of equal active size.
-        batch: tokens of one step of these runs.
-        steps: timed steps of each.
-        output: JSON file for everything.
-    """
-    if output:
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
-    # First, in processes of their own: what this one allocates is missing there.
-    trained = training(train_dense, train, batch, steps) if train else []
-    if output and train:
-        write_text(Path(output), json.dumps({"training": trained}, indent=1) + "\n")  # kept if what follows fails
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(0)
-    mixture = Experts(experts // top_k, top_k)
-    specs = (LayerSpec(experts=True),)
-    config = ModelConfig("benchmark", 1, width, 1, width, 1, hidden * top_k, specs, experts=mixture)
-    with device:
-        layer = MixtureOfExperts(config, 0, 1.0)
-        x_TD = torch.randn(tokens, width, dtype=torch.bfloat16, requires_grad=True)
-    for p in layer.parameters():
-        torch.nn.init.normal_(p, std=p.shape[-1] ** -0.5)
-    compiled = [False, True] if device.type == "cuda" else [False]
-    request = Request(device.type, x_TD.dtype, (width, hidden))
-    usable = [name for name, backend in BACKENDS.items() if not backend.refuses(request)]
-    rows = [experts_alone(layer, x_TD, name, False) for name in usable]
-    if device.type == "cuda":
-        rows += [experts_alone(layer, x_TD, name, True) for name in ("torch", "quack") if name in usable]
-        if not refusal("rowwise", experts):
-            rows += [experts_alone(layer, x_TD, "", True, ScaledExperts("rowwise", kept)) for kept in (False, True)]
-    rows += [whole_layer(layer, x_TD, how) for how in compiled]
-    print(f"{'what':<40}{'forward ms':>12}{'TFLOP/s':>10}{'backward ms':>13}{'TFLOP/s':>10}")
-    for r in rows:
-        print(
-            f"{r['what']:<40}{r['forward_ms']:>12.2f}{r['forward_tflops']:>10.1f}"
-            f"{r['backward_ms']:>13.2f}{r['backward_tflops']:>10.1f}"
-        )
-    for part in rows[-1]["profile"]:
-        print(f"  {part['share']:>6.1%} {part['ms']:>9.3f} ms  {part['kernel']}")
-    sizes = {"T": tokens, "n": width, "I": hidden, "E": experts, "K": top_k}
-    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-    found = {"device": name, "torch": torch.__version__, "sizes": sizes, "rows": rows, "training": trained}
-    if output:
-        write_text(Path(output), json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,13 +20,67 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lit_gpt.config.command import answer_early, command_of, reader_of, run_command
+from lit_gpt.config.run import RunConfig
+
+
+def main(
+    family: str = "transformer",
+    sizes: str = "8:16,16:8",
+    optimizers: str = "muon,muonh,normuon,muonball,hadam,lion",
+    steps: int = 10,
+    warmup: int = 3,
+    tokens_per_sec: float | None = None,
+    batches: list[int] | None = None,
+    output: str | None = None,
+    options: dict[str, Any] | None = None,
+) -> None:
+    """Time optimizers, and print a table.
+
+    Args:
+        family: model family.
+        sizes: comma-separated depth:micro_bsz pairs.
+        optimizers: comma-separated optimizers beside adamw.
+        steps: timed steps.
+        warmup: steps before them.
+        tokens_per_sec: training speed with AdamW of all processes; default: that of forward and backward here.
+        batches: batch sizes in tokens to give the overhead at; default 2,097,152 and 262,144.
+        output: JSON file for the rows.
+        options: further pretrain.py options, such as {optimizer_args: {ns_backend: torch}}.
+    """
+    batches = batches or [2**21, 2**18]
+    runtime = start_runtime(precision=(options or {}).get("precision"))
+    rows: list[dict[str, Any]] = []
+    for depth, micro in ((int(d), int(m)) for d, m in (pair.split(":") for pair in sizes.split(","))):
+        rows += measure(
+            family,
+            depth,
+            micro,
+            optimizers.split(","),
+            steps,
+            warmup,
+            tokens_per_sec,
+            batches,
+            options or {},
+            runtime,
+        )
+    if runtime.is_main:
+        show(rows, batches)
+        if output:
+            Path(output).parent.mkdir(parents=True, exist_ok=True)
+            Path(output).write_text(json.dumps(rows, indent=1) + "\n")
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+answer_early(__name__, reader_of(main))
+
 import torch
 import torch.distributed as dist
+from sizes import CONTEXT, VOCAB
 from timing import milliseconds
 from torch import nn
 
-from lit_gpt.config.command import command_of, run_command
-from lit_gpt.config.run import RunConfig
 from lit_gpt.optim import OPTIMIZERS, options_of
 from lit_gpt.optim.engine.directions import Orthogonal
 from lit_gpt.optim.engine.matrix_batches import Task, interleave
@@ -34,8 +88,6 @@ from lit_gpt.optim.engine.role_optimizer import RoleOptimizer
 from lit_gpt.parallel import Runtime, finish_gradients, start_runtime
 from lit_gpt.preflight.resolved_run import ResolvedRun, resolve_run
 from lit_gpt.train.build import build_model, build_optimizer
-
-VOCAB, CONTEXT = 32000, 4096
 
 
 def backward(model: nn.Module, resolved: ResolvedRun, runtime: Runtime) -> None:
@@ -111,55 +163,6 @@ def show(rows: list[dict[str, Any]], batches: list[int]) -> None:
         model = f"{r['family']} d{r['depth']} ({r['parameters'] / 1e6:,.1f}M)"
         overhead = "".join(f"{r['overhead'][str(b)]:>18.2%}" for b in batches)
         print(f"{model:<28}{r['optimizer']:>10}{r['step_ms']:>10.2f}{network:>12}{overhead}")
-
-
-def main(
-    family: str = "transformer",
-    sizes: str = "8:16,16:8",
-    optimizers: str = "muon,muonh,normuon,muonball,hadam,lion",
-    steps: int = 10,
-    warmup: int = 3,
-    tokens_per_sec: float | None = None,
-    batches: list[int] | None = None,
-    output: str | None = None,
-    options: dict[str, Any] | None = None,
-) -> None:
-    """Time optimizers, and print a table.
-
-    Args:
-        family: model family.
-        sizes: comma-separated depth:micro_bsz pairs.
-        optimizers: comma-separated optimizers beside adamw.
-        steps: timed steps.
-        warmup: steps before them.
-        tokens_per_sec: training speed with AdamW of all processes; default: that of forward and backward here.
-        batches: batch sizes in tokens to give the overhead at; default 2,097,152 and 262,144.
-        output: JSON file for the rows.
-        options: further pretrain.py options, such as {optimizer_args: {ns_backend: torch}}.
-    """
-    batches = batches or [2**21, 2**18]
-    runtime = start_runtime(precision=(options or {}).get("precision"))
-    rows: list[dict[str, Any]] = []
-    for depth, micro in ((int(d), int(m)) for d, m in (pair.split(":") for pair in sizes.split(","))):
-        rows += measure(
-            family,
-            depth,
-            micro,
-            optimizers.split(","),
-            steps,
-            warmup,
-            tokens_per_sec,
-            batches,
-            options or {},
-            runtime,
-        )
-    if runtime.is_main:
-        show(rows, batches)
-        if output:
-            Path(output).parent.mkdir(parents=True, exist_ok=True)
-            Path(output).write_text(json.dumps(rows, indent=1) + "\n")
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

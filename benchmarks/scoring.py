@@ -12,32 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from decode import DTYPES, build, keep
-from timing import milliseconds
-
-from lit_gpt.config.command import command_of, run_command
-from lit_gpt.evals.scoring import Request, score
-
-CONTEXT, ANSWER, ANSWERS = 512, 16, 4  # about the sizes of a five-shot question of ARC or HellaSwag
-
-
-def texts(count: int, length: int, vocabulary: int) -> list[Request]:
-    """So many texts of `length` predicted tokens."""
-    rows = torch.randint(vocabulary, (count, length + 1)).tolist()
-    return [Request((row[0],), tuple(row[1:])) for row in rows]
-
-
-def questions(count: int, vocabulary: int) -> list[Request]:
-    """So many questions with four answers each."""
-    contexts = torch.randint(vocabulary, (count, CONTEXT)).tolist()
-    answers = torch.randint(vocabulary, (count, ANSWERS, ANSWER)).tolist()
-    return [Request(tuple(c), tuple(a)) for c, many in zip(contexts, answers) for a in many]
-
-
-def tokens_of(requests: list[Request]) -> int:
-    """Tokens that are read, each shared context once."""
-    return sum(map(len, {r.context for r in requests})) + sum(len(r.continuation) - 1 for r in requests)
+from lit_gpt.config.command import answer_early, command_of, reader_of, run_command
+from lit_gpt.evals.requests import Request
 
 
 def main(
@@ -81,6 +57,35 @@ def main(
             print(f"{family + f' d{depth}':<20}{what:>12}{tokens_of(requests):>12,}{speed:>12,.0f}", flush=True)
     if output:
         keep(rows, place, Path(output))
+
+
+answer_early(__name__, reader_of(main))
+
+import torch
+from decode import DTYPES, build, keep
+from timing import milliseconds
+
+from lit_gpt.evals.scoring import score
+
+CONTEXT, ANSWER, ANSWERS = 512, 16, 4  # about the sizes of a five-shot question of ARC or HellaSwag
+
+
+def texts(count: int, length: int, vocabulary: int) -> list[Request]:
+    """So many texts of `length` predicted tokens."""
+    rows = torch.randint(vocabulary, (count, length + 1)).tolist()
+    return [Request((row[0],), tuple(row[1:])) for row in rows]
+
+
+def questions(count: int, vocabulary: int) -> list[Request]:
+    """So many questions with four answers each."""
+    contexts = torch.randint(vocabulary, (count, CONTEXT)).tolist()
+    answers = torch.randint(vocabulary, (count, ANSWERS, ANSWER)).tolist()
+    return [Request(tuple(c), tuple(a)) for c, many in zip(contexts, answers) for a in many]
+
+
+def tokens_of(requests: list[Request]) -> int:
+    """Tokens that are read, each shared context once."""
+    return sum(map(len, {r.context for r in requests})) + sum(len(r.continuation) - 1 for r in requests)
 
 
 if __name__ == "__main__":

@@ -16,49 +16,11 @@ import sys
 import tempfile
 from typing import Any
 
-from train_step import CONTEXT, measure, write
+from sizes import CONTEXT
 
-from lit_gpt.config.command import command_of, run_command
+from lit_gpt.config.command import answer_early, command_of, reader_of, run_command
 
 WAYS = ("alone", "apart", "together")
-
-
-def commands(way: str, gpus: int, folder: str, words: list[str]) -> list[tuple[list[str], dict[str, str]]]:
-    """What to start at the same time for a way, each with its environment. folder: which all processes see."""
-    one = [__file__, "--one", "true", *words]
-    if way == "together":
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(gpus)]
-        return [([sys.executable, *launcher, *one, "--folder", folder], {})]
-    given = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
-    visible = given.split(",")[: gpus if way == "apart" else 1]
-    return [([sys.executable, *one], {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in visible]
-
-
-def rows_of(way: str, gpus: int, words: list[str]) -> list[dict[str, Any]]:
-    """The row of each process of a way that prints one; ends this program where one of them fails."""
-    with tempfile.TemporaryDirectory() as folder:
-        started = [
-            subprocess.Popen(command, env=os.environ | extra, stdout=subprocess.PIPE, text=True)
-            for command, extra in commands(way, gpus, folder, words)
-        ]
-        printed = [process.communicate()[0] for process in started]
-    if any(process.returncode for process in started):
-        sys.exit(f"{way} failed; what it said is above.")
-    return [json.loads(line) for text in printed for line in text.splitlines() if line.startswith("{")]
-
-
-def line(way: str, rows: list[dict[str, Any]], alone: float) -> str:
-    """A row of the table. alone: tokens per second of one GPU."""
-    rates = [row["tokens_per_sec"] for row in rows]
-    first = max(row["first_step_seconds"] for row in rows)
-    text = f"{way:<10}{sum(rates):>12,.0f} tokens/s{sum(rates) / alone:>8.3f}x  first step {first:.1f} s"
-    text += f"  of {', '.join(f'{rate:,.0f}' for rate in rates)}" if len(rates) > 1 else ""
-    if found := rows[0].get("overlap"):
-        text += (
-            f"  one step {found['span_ms']:.1f} ms: NCCL {found['communication_ms']:.1f}, of which nothing hid "
-            f"{found['exposed_ms']:.1f}; idle {found['idle_ms']:.1f}; {found['collectives']}"
-        )
-    return text
 
 
 def main(
@@ -111,6 +73,49 @@ def main(
             print(line(way, rows, alone), flush=True)
             found += [{"way": way, **row} for row in rows]
             write(found, output)
+
+
+answer_early(__name__, reader_of(main))
+
+from train_step import measure, write
+
+
+def commands(way: str, gpus: int, folder: str, words: list[str]) -> list[tuple[list[str], dict[str, str]]]:
+    """What to start at the same time for a way, each with its environment. folder: which all processes see."""
+    one = [__file__, "--one", "true", *words]
+    if way == "together":
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(gpus)]
+        return [([sys.executable, *launcher, *one, "--folder", folder], {})]
+    given = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+    visible = given.split(",")[: gpus if way == "apart" else 1]
+    return [([sys.executable, *one], {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in visible]
+
+
+def rows_of(way: str, gpus: int, words: list[str]) -> list[dict[str, Any]]:
+    """The row of each process of a way that prints one; ends this program where one of them fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        started = [
+            subprocess.Popen(command, env=os.environ | extra, stdout=subprocess.PIPE, text=True)
+            for command, extra in commands(way, gpus, folder, words)
+        ]
+        printed = [process.communicate()[0] for process in started]
+    if any(process.returncode for process in started):
+        sys.exit(f"{way} failed; what it said is above.")
+    return [json.loads(line) for text in printed for line in text.splitlines() if line.startswith("{")]
+
+
+def line(way: str, rows: list[dict[str, Any]], alone: float) -> str:
+    """A row of the table. alone: tokens per second of one GPU."""
+    rates = [row["tokens_per_sec"] for row in rows]
+    first = max(row["first_step_seconds"] for row in rows)
+    text = f"{way:<10}{sum(rates):>12,.0f} tokens/s{sum(rates) / alone:>8.3f}x  first step {first:.1f} s"
+    text += f"  of {', '.join(f'{rate:,.0f}' for rate in rates)}" if len(rates) > 1 else ""
+    if found := rows[0].get("overlap"):
+        text += (
+            f"  one step {found['span_ms']:.1f} ms: NCCL {found['communication_ms']:.1f}, of which nothing hid "
+            f"{found['exposed_ms']:.1f}; idle {found['idle_ms']:.1f}; {found['collectives']}"
+        )
+    return text
 
 
 if __name__ == "__main__":

@@ -27,21 +27,82 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from timing import where_and_overlap
+from sizes import CONTEXT, VOCAB
 
-from lit_gpt.config.command import command_of, run_command
+from lit_gpt.config.command import answer_early, command_of, reader_of, run_command
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.data.formats.packed import write_shard
 from lit_gpt.metrics.throughput import peak_flops
+from lit_gpt.utils.files import write_text
+
+
+def main(
+    families: str = "transformer",
+    sizes: str = "8:16,16:8,24:4",
+    contexts: str = str(CONTEXT),
+    steps: int = 40,
+    warmup: int = 10,
+    batch: int = 0,
+    output: str | None = None,
+    one: bool = False,
+    options: dict[str, Any] | None = None,
+    profile: int = 0,
+    recipes: str = "bf16",
+) -> None:
+    """Measure every family at every size and context, and print a table.
+
+    Args:
+        families: comma-separated model families.
+        sizes: comma-separated depth:micro_bsz pairs; micro_bsz is for a context of 4096 and
+            shrinks as the context grows, to the same tokens.
+        contexts: comma-separated context lengths.
+        steps: timed steps per row.
+        warmup: steps before them.
+        batch: tokens of a step, rounded down to whole micro-batches; default one micro-batch.
+        output: JSON file for the rows.
+        one: internal; measure in this process and print a line of JSON per row.
+        options: further pretrain.py options, such as {residual_precision: bf16}.
+        profile: one more step under a profiler; the rows get that many kernels, those with the most time.
+        recipes: comma-separated, bf16 and recipes of --fp8, one after the other at each size.
+    """
+    pairs = [(int(d), int(m)) for d, m in (pair.split(":") for pair in sizes.split(","))]
+    runs = [(int(c), d, m, r) for c in contexts.split(",") for d, m in pairs for r in recipes.split(",")]
+    todo = [(f, *run) for f in families.split(",") for run in runs]
+    if one:
+        for family, context, depth, micro, recipe in todo:
+            micro = max(min(micro, micro * CONTEXT // context), 1)
+            given = (options or {}) | ({} if recipe == "bf16" else {"fp8": True, "fp8_recipe": recipe})
+            row = measure(family, depth, micro, context, steps, warmup, batch, given, profile)
+            print(json.dumps(row), flush=True)
+            free()
+        return
+    rows: list[dict[str, Any]] = []
+    print(HEADER)
+    for family in families.split(","):
+        words = ["--families", family, "--sizes", sizes, "--contexts", contexts, "--one", "true"]
+        words += ["--steps", str(steps), "--warmup", str(warmup), "--batch", str(batch), "--profile", str(profile)]
+        words += ["--options", json.dumps(options or {}), "--recipes", recipes]
+        with subprocess.Popen([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for text in process.stdout:
+                if text.startswith("{"):
+                    rows.append(json.loads(text))
+                    print(line(rows[-1]), flush=True)
+                    write(rows, output)
+    if len(rows) < len(todo):
+        sys.exit(f"{len(todo) - len(rows)} of {len(todo)} rows failed; what they said is above.")
+
+
+answer_early(__name__, reader_of(main))
+
+import torch
+from timing import where_and_overlap
+
 from lit_gpt.parallel import start_runtime, world_size
 from lit_gpt.preflight.resolved_run import resolve_run
 from lit_gpt.train.loop import Trainer
 from lit_gpt.train.reporter import Reporter
 from lit_gpt.train.run_folder import write_archive
-from lit_gpt.utils.files import write_text
-
-VOCAB, CONTEXT = 32000, 4096
 
 
 class StepTimer:
@@ -160,6 +221,8 @@ def measure(
 
 
 HEADER = f"{'model':<24}{'recipe':<20}{'context':>8}{'micro':>6}{'tokens/s':>12}{'mean':>12}{'MFU':>8}{'GiB':>8}"
+
+
 HEADER += f"{'(estimate)':>11}{'first step':>12}"
 
 
@@ -188,63 +251,6 @@ def free() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-
-
-def main(
-    families: str = "transformer",
-    sizes: str = "8:16,16:8,24:4",
-    contexts: str = str(CONTEXT),
-    steps: int = 40,
-    warmup: int = 10,
-    batch: int = 0,
-    output: str | None = None,
-    one: bool = False,
-    options: dict[str, Any] | None = None,
-    profile: int = 0,
-    recipes: str = "bf16",
-) -> None:
-    """Measure every family at every size and context, and print a table.
-
-    Args:
-        families: comma-separated model families.
-        sizes: comma-separated depth:micro_bsz pairs; micro_bsz is for a context of 4096 and
-            shrinks as the context grows, to the same tokens.
-        contexts: comma-separated context lengths.
-        steps: timed steps per row.
-        warmup: steps before them.
-        batch: tokens of a step, rounded down to whole micro-batches; default one micro-batch.
-        output: JSON file for the rows.
-        one: internal; measure in this process and print a line of JSON per row.
-        options: further pretrain.py options, such as {residual_precision: bf16}.
-        profile: one more step under a profiler; the rows get that many kernels, those with the most time.
-        recipes: comma-separated, bf16 and recipes of --fp8, one after the other at each size.
-    """
-    pairs = [(int(d), int(m)) for d, m in (pair.split(":") for pair in sizes.split(","))]
-    runs = [(int(c), d, m, r) for c in contexts.split(",") for d, m in pairs for r in recipes.split(",")]
-    todo = [(f, *run) for f in families.split(",") for run in runs]
-    if one:
-        for family, context, depth, micro, recipe in todo:
-            micro = max(min(micro, micro * CONTEXT // context), 1)
-            given = (options or {}) | ({} if recipe == "bf16" else {"fp8": True, "fp8_recipe": recipe})
-            row = measure(family, depth, micro, context, steps, warmup, batch, given, profile)
-            print(json.dumps(row), flush=True)
-            free()
-        return
-    rows: list[dict[str, Any]] = []
-    print(HEADER)
-    for family in families.split(","):
-        words = ["--families", family, "--sizes", sizes, "--contexts", contexts, "--one", "true"]
-        words += ["--steps", str(steps), "--warmup", str(warmup), "--batch", str(batch), "--profile", str(profile)]
-        words += ["--options", json.dumps(options or {}), "--recipes", recipes]
-        with subprocess.Popen([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            for text in process.stdout:
-                if text.startswith("{"):
-                    rows.append(json.loads(text))
-                    print(line(rows[-1]), flush=True)
-                    write(rows, output)
-    if len(rows) < len(todo):
-        sys.exit(f"{len(todo) - len(rows)} of {len(todo)} rows failed; what they said is above.")
 
 
 if __name__ == "__main__":

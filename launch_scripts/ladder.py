@@ -16,18 +16,13 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_gpt.config.command import run_command
+from lit_gpt.config.command import answer_early, run_command
 from lit_gpt.config.parsers import PlainParser
 from lit_gpt.errors import UserError, did_you_mean
-from lit_gpt.lab.ladder import Ladder
-from lit_gpt.lab.planning import Planned, plan_rows, plan_text
 from lit_gpt.lab.processes import CPU, Settings, devices_of, torchrun
 from lit_gpt.lab.results import METRIC, varied
 from lit_gpt.lab.rows import read_pairs
-from lit_gpt.lab.schedules import draw_schedules
-from lit_gpt.lab.scripts import array_script, shell_script
 from lit_gpt.lab.speeds import speeds_for
-from lit_gpt.lab.study import Study, read_study
 
 PICTURES = (".png", ".pdf", ".svg")
 
@@ -75,11 +70,39 @@ def build_parser() -> PlainParser:
     return parser
 
 
+def checked(given: Namespace) -> Namespace:
+    """The same. Raises UserError for numbers with which nothing would run, and a picture of no known kind."""
+    for key in ("per_run", "tries", "minutes"):
+        if not (value := getattr(given, key)) > 0:  # nor NaN
+            raise UserError(f"--{key} is {value:g}; it must be above 0.")
+    if given.overlap and (given.action != "run" or given.slurm is not None):
+        raise UserError("--overlap is for `run` on this machine, where runs share its GPUs; leave it out here.")
+    if not 0 <= given.overlap < 1:
+        raise UserError(f"--overlap is {given.overlap:g}; give a part of a run, from 0 to below 1.")
+    if given.plot and given.plot.suffix not in PICTURES:
+        raise UserError(f"--plot is {given.plot}; give a name that ends in {', '.join(PICTURES)}.")
+    return given
+
+
+def read(argv: Sequence[str]) -> tuple[Namespace, Sequence[str]]:
+    """The parsed options of this script, and those of pretrain.py after them."""
+    split = list(argv).index("--") if "--" in argv else len(argv)
+    return checked(build_parser().parse_args(argv[:split])), argv[split + 1 :]
+
+
+answer_early(__name__, read)
+
+from lit_gpt.lab.ladder import Ladder
+from lit_gpt.lab.planning import Planned, plan_rows, plan_text
+from lit_gpt.lab.schedules import draw_schedules
+from lit_gpt.lab.scripts import array_script, shell_script
+from lit_gpt.lab.study import Study, read_study
+
+
 def main(argv: Sequence[str]) -> int:
     """Do what is asked. Returns 0, 1 when a run failed, 75 when interrupted."""
-    split = list(argv).index("--") if "--" in argv else len(argv)
-    given = checked(build_parser().parse_args(argv[:split]))
-    study = read_study(given.study, read_pairs(argv[split + 1 :]))
+    given, common = read(argv)
+    study = read_study(given.study, read_pairs(common))
     given.output = given.output or Path("out") / given.study.stem
     known = [row.name for row in study.rows]
     only = [given.only] if given.only in known else [name for name in given.only.split(",") if name]
@@ -94,7 +117,7 @@ def main(argv: Sequence[str]) -> int:
     launcher = tuple(torchrun(given.per_run)) if given.per_run > 1 and not given.gpus else ()
     places = devices_of(given.gpus, given.per_run)
     settings = Settings(launcher, places, given.tries, given.minutes, overlap=given.overlap)
-    words = [str(given.study), *passed_on(given), "--", *argv[split + 1 :]]
+    words = [str(given.study), *passed_on(given), "--", *common]
     if given.action == "scripts":
         left = [row.name for row in ladder.known()]
         array = array_script(left, words, given.per_run, given.minutes)
@@ -103,20 +126,6 @@ def main(argv: Sequence[str]) -> int:
     if given.slurm is not None:
         return ladder.submit(words, given.slurm)
     return ladder.run(settings, plans)
-
-
-def checked(given: Namespace) -> Namespace:
-    """The same. Raises UserError for numbers with which nothing would run, and a picture of no known kind."""
-    for key in ("per_run", "tries", "minutes"):
-        if not (value := getattr(given, key)) > 0:  # nor NaN
-            raise UserError(f"--{key} is {value:g}; it must be above 0.")
-    if given.overlap and (given.action != "run" or given.slurm is not None):
-        raise UserError("--overlap is for `run` on this machine, where runs share its GPUs; leave it out here.")
-    if not 0 <= given.overlap < 1:
-        raise UserError(f"--overlap is {given.overlap:g}; give a part of a run, from 0 to below 1.")
-    if given.plot and given.plot.suffix not in PICTURES:
-        raise UserError(f"--plot is {given.plot}; give a name that ends in {', '.join(PICTURES)}.")
-    return given
 
 
 def show(study: Study, plans: Sequence[Planned], given: Namespace) -> None:

@@ -23,22 +23,68 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import torch
-from optimizer_scales import SCALES, TABLE, choose, options_of, read_table, scales_of
+from optimizer_scales import SCALES, TABLE, scales_of
 
-from lit_gpt.config.command import run_command
+from lit_gpt.config.command import answer_early, run_command
 from lit_gpt.config.parsers import PlainParser
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.lab.display import Display
 from lit_gpt.lab.local import LOG, run_rows
-from lit_gpt.lab.planning import plan_rows, plan_text
 from lit_gpt.lab.processes import CPU, Place, Settings, devices_of
 from lit_gpt.lab.queue import Queue
 from lit_gpt.lab.results import METRIC
 from lit_gpt.lab.rows import Row, read_pairs, summary
 from lit_gpt.lab.speeds import speeds_for
 from lit_gpt.utils.files import write_text
+
+
+def parser() -> PlainParser:
+    """The options of this script."""
+    made = PlainParser(
+        description=(__doc__ or "").split("\n")[0], epilog="Options of pretrain.py for all runs follow after --."
+    )
+    made.add_argument("--scale", required=True, help=f"models with commas between them, of {', '.join(SCALES)}")
+    made.add_argument(
+        "--optimizers",
+        default="all",
+        help="names with commas between them, all, or published, those that the benchmark of the scale has values for",
+    )
+    made.add_argument("--train_data_dir", required=True, help="folder with the tokens to train on")
+    made.add_argument("--val_data_dir", required=True, help="folder with the tokens to validate on")
+    made.add_argument(
+        "--output", type=Path, default=Path("out/optimizers"), help="runs in <output>/<scale>/<optimizer>"
+    )
+    made.add_argument(
+        "--max_tokens", type=float, help="tokens of each run, to make it shorter; default: the published budget"
+    )
+    made.add_argument("--seeds", type=int, default=1, help="runs of each optimizer; more can be added later")
+    made.add_argument("--micro_bsz", type=int, help="sequences per forward pass; default: those that were published")
+    made.add_argument(
+        "--table", type=Path, default=TABLE, help="hyper-parameters; default: optimizers.csv beside this script"
+    )
+    made.add_argument(
+        "--gpus",
+        default="",
+        help="a run at a time on each, such as 0,1 or 0,0,1,1 or cpu,cpu; default: all GPUs, else the CPU",
+    )
+    made.add_argument("--per_run", type=int, default=1, help="number of GPUs of each run, which torchrun starts")
+    made.add_argument("--plan", action="store_true", help="print what the runs cost, and start nothing")
+    return made
+
+
+def read(argv: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]:
+    """The parsed options of this script, and those of pretrain.py after them."""
+    split = list(argv).index("--") if "--" in argv else len(argv)
+    return parser().parse_args(argv[:split]), argv[split + 1 :]
+
+
+answer_early(__name__, read)
+
+import torch
+from optimizer_options import choose, options_of, read_table
+
+from lit_gpt.lab.planning import plan_rows, plan_text
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS: list[str] = ["optimizer", "scale", "seed", "val_loss", "perplexity", "train_loss", "tokens", "tokens_per_sec",
@@ -180,44 +226,9 @@ def side_by_side(found: Mapping[str, Sequence[Result]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def parser() -> PlainParser:
-    """The options of this script."""
-    made = PlainParser(
-        description=(__doc__ or "").split("\n")[0], epilog="Options of pretrain.py for all runs follow after --."
-    )
-    made.add_argument("--scale", required=True, help=f"models with commas between them, of {', '.join(SCALES)}")
-    made.add_argument(
-        "--optimizers",
-        default="all",
-        help="names with commas between them, all, or published, those that the benchmark of the scale has values for",
-    )
-    made.add_argument("--train_data_dir", required=True, help="folder with the tokens to train on")
-    made.add_argument("--val_data_dir", required=True, help="folder with the tokens to validate on")
-    made.add_argument(
-        "--output", type=Path, default=Path("out/optimizers"), help="runs in <output>/<scale>/<optimizer>"
-    )
-    made.add_argument(
-        "--max_tokens", type=float, help="tokens of each run, to make it shorter; default: the published budget"
-    )
-    made.add_argument("--seeds", type=int, default=1, help="runs of each optimizer; more can be added later")
-    made.add_argument("--micro_bsz", type=int, help="sequences per forward pass; default: those that were published")
-    made.add_argument(
-        "--table", type=Path, default=TABLE, help="hyper-parameters; default: optimizers.csv beside this script"
-    )
-    made.add_argument(
-        "--gpus",
-        default="",
-        help="a run at a time on each, such as 0,1 or 0,0,1,1 or cpu,cpu; default: all GPUs, else the CPU",
-    )
-    made.add_argument("--per_run", type=int, default=1, help="number of GPUs of each run, which torchrun starts")
-    made.add_argument("--plan", action="store_true", help="print what the runs cost, and start nothing")
-    return made
-
-
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark. Returns 0, 1 when an optimizer failed, 75 when interrupted."""
-    split = list(argv).index("--") if "--" in argv else len(argv)
-    given, common = parser().parse_args(argv[:split]), argv[split + 1 :]
+    given, common = read(argv)
     behind = {word.split("=")[0] for word in common}
     if "--max_tokens" in behind:
         raise UserError("Give --max_tokens before the --: warm-up and evaluations are made for it.")

@@ -13,20 +13,19 @@ from __future__ import annotations
 
 import shlex
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_gpt.config.command import run_command
+from lit_gpt.config.command import answer_early, run_command
 from lit_gpt.config.parsers import PlainParser
-from lit_gpt.lab.ladder import Ladder
 from lit_gpt.lab.processes import Settings, devices_of
 from lit_gpt.lab.results import METRIC
 from lit_gpt.lab.rows import read_table
-from lit_gpt.lab.study import Study
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the sweep and print the table. Returns 0, 1 when a row failed, 75 when interrupted."""
+def read(argv: Sequence[str]) -> tuple[Namespace, Sequence[str]]:
+    """The parsed options of this script, and those of pretrain.py after them."""
     split = list(argv).index("--") if "--" in argv else len(argv)
     parser = PlainParser(
         description=(__doc__ or "").split("\n")[0], epilog="Options of pretrain.py for all rows follow after --."
@@ -42,9 +41,19 @@ def main(argv: Sequence[str]) -> int:
         "--gpus", default="", help="GPUs that run one row each at a time, such as 0,1,2,3; default: one row on all GPUs"
     )
     parser.add_argument("--metric", default=METRIC, help="key of summary.json to sort by, lowest first")
-    given = parser.parse_args(argv[:split])
-    launcher, common = tuple(shlex.split(given.launcher)), tuple(argv[split + 1 :])
-    settings = Settings(launcher, devices_of(given.gpus, 1), common=common)
+    return parser.parse_args(argv[:split]), argv[split + 1 :]
+
+
+answer_early(__name__, read)
+
+from lit_gpt.lab.ladder import Ladder
+from lit_gpt.lab.study import Study
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the sweep and print the table. Returns 0, 1 when a row failed, 75 when interrupted."""
+    given, common = read(argv)
+    settings = Settings(tuple(shlex.split(given.launcher)), devices_of(given.gpus, 1), common=tuple(common))
     return Ladder(Study(tuple(read_table(given.table))), given.output, given.metric).run(settings)
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from lit_gpt.config.command import command_of, run_command
+from lit_gpt.config.model import IGNORE
 from lit_gpt.data import open_corpus
 from lit_gpt.data.prepare import prepare
 from lit_gpt.errors import UserError
-from lit_gpt.ops.loss import IGNORE
 from lit_gpt.utils.files import told, write_bytes
 
 WINDOW = 4096  # tokens read at a time

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lit_gpt.checkpoint.contents import digest, sums_text
+from lit_gpt.checkpoint.contents import sums_text
 from lit_gpt.checkpoint.layout import seal
+from lit_gpt.utils.files import digest
 
 
 def resealed(path: Path) -> Path:

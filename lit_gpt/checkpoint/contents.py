@@ -5,8 +5,6 @@ ArchScale's checkpoints have no sums (departure D88).
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,33 +24,17 @@ from lit_gpt.checkpoint.layout import (
 from lit_gpt.checkpoint.untrusted import data_files, read_index
 from lit_gpt.checkpoint.writing import THREADS
 from lit_gpt.errors import UserError
-from lit_gpt.utils.files import regular
+from lit_gpt.utils.files import digest
 
 LINE = re.compile(r"([0-9a-f]{64})  (\S+)")  # as sha256sum writes and reads it: `sha256sum -c SHA256SUMS`
 # SHA-256 because every machine has a command for it. zlib.crc32 is faster (3.4 against 1.3 GB/s
 # for one core of a Xeon with SHA extensions), but a disk is hardly faster than either, ranks share
 # the files, and a save computes it while the same bytes are being written.
-BLOCK = 1 << 20  # bytes that are read at once: enough that Python's overhead does not count
 
 
 def sums_text(sums: dict[str, str]) -> str:
     """File name -> SHA-256, as the contents of SHA256SUMS."""
-    return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
-
-
-def digest(path: Path) -> str:
-    """The SHA-256 of a file, computed once for as long as nobody touches the file."""
-    stat = regular(path).stat()
-    return _digest(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=4096)
-def _digest(path: Path, *_: int) -> str:
-    sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            sha.update(block)
-    return sha.hexdigest()
+    return "".join(f"{sha}  {name}\n" for name, sha in sorted(sums.items()))
 
 
 def damage(path: Path, runtime: Where | None = None, *, summed: bool = True) -> str | None:

@@ -17,13 +17,14 @@ from lit_gpt.checkpoint.contents import require_whole
 from lit_gpt.checkpoint.layout import check_version, read_meta
 from lit_gpt.checkpoint.state import Tensors
 from lit_gpt.checkpoint.untrusted import load_zip, plain_tensors, read_tensors, reason, stored_shapes
+from lit_gpt.config.words import FLOATS
 from lit_gpt.errors import UserError
 from lit_gpt.optim.engine.averages import label
 from lit_gpt.utils.files import replacing
 
 FORMATS = (".pth", ".safetensors")
 KEY, SUM = "scalelab", "scalelab_sha256"  # where meta and fingerprint are kept inside a .safetensors header
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, known) for name, known in FLOATS.items()}
 
 
 def write_exported(weights: Tensors, meta: dict[str, Any], output: Path) -> Path:

@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from lit_gpt.checkpoint.contents import digest, sums_text
+from lit_gpt.checkpoint.contents import sums_text
 from lit_gpt.checkpoint.layout import (
     CHECKPOINT_VERSION,
     COMPLETE,
@@ -56,6 +56,7 @@ from lit_gpt.checkpoint.state import NONE, Tensors, flatten
 from lit_gpt.checkpoint.untrusted import DATA_FILE, reason
 from lit_gpt.checkpoint.writing import Writer, sync_folder, write_text
 from lit_gpt.errors import UserError
+from lit_gpt.utils.files import digest
 
 # DCP says this at each save and load of a run without a process group, where it is meant so.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")

@@ -3,6 +3,8 @@
 if __name__ == "__main__":
     run_command(main)                 main(words) -> exit code; main parses them itself
     run_command(command_of(main))     main's parameters are the options, its docstring is their help
+
+A file that imports torch, which takes seconds, calls answer_early above that import.
 """
 
 from __future__ import annotations
@@ -35,29 +37,50 @@ def exit_code(main: Main, words: Sequence[str]) -> int:
 
 
 def run_command(main: Main) -> NoReturn:
-    """End the process with exit_code of its command line; a file that cannot be used is a sentence and a code, too."""
+    """End the process with the code of its command line."""
+    sys.exit(_carried_out(main))
+
+
+def answer_early(name: str, read: Callable[[list[str]], Any]) -> None:
+    """End the process where its words ask for help or are wrong; return where they are right.
+
+    --help and a mistyped option then do not wait for the imports below the call. name: __name__ of the file; in any but
+    the one that was started, "__main__", nothing happens. read: parses the words, as run_command's main does once more.
+    """
+    if name == "__main__" and (code := _carried_out(lambda words: read(words) and None)):
+        sys.exit(code)
+
+
+def _carried_out(main: Main) -> int:
+    """exit_code of the command line; a file that cannot be used is a sentence and a code, too."""
     try:
         code = exit_code(main, sys.argv[1:])
         sys.stdout.flush()
-        sys.exit(code)
+        return code
     except BrokenPipeError:  # whoever reads the output has enough, such as `head`; Python flushes once more at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        return 0
     except OSError as error:
         where = error.filename2 or error.filename or "a file"
         print(f"error: {where} cannot be used: {error.strerror or error}. Give another path.", file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT)
+        return EXIT_BAD_INPUT
 
 
 def command_of(function: Callable[..., int | None]) -> Main:
     """The function as a command: --name value for each parameter, --help from its docstring."""
+    read = reader_of(function)
+    return lambda words: function(**read(words))
 
-    def main(words: list[str]) -> int | None:
+
+def reader_of(function: Callable[..., Any]) -> Callable[[list[str]], dict[str, Any]]:
+    """What turns words into the function's arguments, for command_of and answer_early."""
+
+    def read(words: list[str]) -> dict[str, Any]:
         parser = Parser(description=(function.__doc__ or "").split("\n")[0], exit_on_error=False)
         parser.add_function_arguments(function, as_group=False)
-        return function(**parsed(parser, words, function).as_dict())
+        return parsed(parser, words, function).as_dict()
 
-    return main
+    return read
 
 
 def parsed(parser: Parser, words: list[str], function: Callable[..., Any]) -> Namespace:

@@ -16,6 +16,7 @@ from jsonargparse.typing import register_type
 # 1e9 is G for engineers and B for people who count parameters and tokens.
 UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
 COUNT = re.compile(r"(?P<number>[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?)(?P<unit>[kmgbt]?)")
+FLOATS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # how we call them, and how torch does
 # Short, since Fraction("1e99999999") never ends.
 MULTIPLE = re.compile(r"(\d{1,9}|\d{0,9}\.\d{1,9}|\d{1,9}/[1-9]\d{0,8})x", re.ASCII)
 

@@ -26,8 +26,9 @@ from lit_gpt.evals.generation import GREEDY, Sampling, generate
 from lit_gpt.evals.memory import leaving_room
 from lit_gpt.evals.model_tokenizer import find_tokenizer, kept_of
 from lit_gpt.evals.overlap import alike
+from lit_gpt.evals.requests import Request, Score
 from lit_gpt.evals.results import Subject
-from lit_gpt.evals.scoring import Request, Score, score
+from lit_gpt.evals.scoring import score
 from lit_gpt.evals.subject import subject_of
 from lit_gpt.evals.trained_model import device_of, load_model
 from lit_gpt.model import GPT

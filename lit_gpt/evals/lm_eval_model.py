@@ -21,7 +21,8 @@ from lit_gpt.evals.crew import join
 from lit_gpt.evals.extension import Extension
 from lit_gpt.evals.generation import Sampling
 from lit_gpt.evals.judged import Judged
-from lit_gpt.evals.scoring import Request, windows
+from lit_gpt.evals.requests import Request
+from lit_gpt.evals.scoring import windows
 from lit_gpt.plugins import load_plugins
 
 OF_RUNS = RunConfig.__dataclass_fields__

@@ -24,6 +24,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.evals.decoding import Decoder
 from lit_gpt.evals.memory import Limit
 from lit_gpt.evals.prefixes import Ids, families
+from lit_gpt.evals.requests import Request, Score
 from lit_gpt.model import GPT
 from lit_gpt.ops.dtypes import matmul_fp32
 from lit_gpt.ops.fused import fused
@@ -37,30 +38,6 @@ SAVING = 0.8  # of the tokens, computed from a shared beginning: else its smalle
 # ms, in which full batches do 10,000 to 30,000 tokens. Without it, cloze questions came in batches of two to seven.
 CALL_TOKENS = {"cuda": 2**14, "cpu": 0}
 BATCH_TOKENS = {"cuda": 2**17, "cpu": 2**12}  # halved where memory does not suffice
-
-
-class Request(NamedTuple):
-    """What is to be scored: the tokens of `continuation`, each given all before it. Both hold one token or more."""
-
-    context: Ids
-    continuation: Ids
-
-
-class Score(NamedTuple):
-    """ln p of each token of the continuation, and whether it was the likeliest."""
-
-    log_p: list[float]
-    likeliest: list[bool]
-
-    @property
-    def total(self) -> float:
-        """ln p of the continuation, in nats."""
-        return sum(self.log_p)
-
-    @property
-    def greedy(self) -> bool:
-        """Whether the continuation is what always taking the likeliest token gives."""
-        return all(self.likeliest)
 
 
 class Group(NamedTuple):

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lit_gpt.checkpoint import all_checkpoints
-from lit_gpt.checkpoint.contents import digest
 from lit_gpt.checkpoint.layout import SUMS, is_complete, step_of
 from lit_gpt.evals.results import Subject, owner_of
+from lit_gpt.utils.files import digest
 
 
 def subject_of(path: Path, meta: Mapping[str, Any], weights: str | None = None) -> Subject:

@@ -12,7 +12,7 @@ import numpy as np
 from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.lab.runs import known_name, run_folders
 from lit_gpt.lab.tables import Curve, curves
-from lit_gpt.metrics.health import SpikeDetector
+from lit_gpt.metrics.spikes import SpikeDetector
 from lit_gpt.metrics.summary import METRICS_FILE, read_metrics
 
 TOKENS, STEPS = "tokens", "steps"

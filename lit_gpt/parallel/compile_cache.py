@@ -7,7 +7,6 @@ code that will be executed: use folders of people whom you trust.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -20,7 +19,7 @@ from pathlib import Path
 import torch
 
 from lit_gpt.errors import UserError
-from lit_gpt.utils.files import read_object_if_any, write_text
+from lit_gpt.utils.files import digest, read_object_if_any, write_text
 
 SUMS = "sums.json"
 TRANSIENT = re.compile(r"locks|.*\.lock|.*\.tmp|tmp\..*")  # of inductor and of Triton
@@ -80,8 +79,9 @@ class CompileCache:
         """Sum up what is there. For a moment at which no process of this run compiles; never fails a run."""
         if self.place is not None and self.checks and self.place.is_dir():
             try:
-                write_text(self.place / SUMS, json.dumps({name: _sum(path) for name, path in self._files()}, indent=0))
-            except OSError:  # the disk is full, or another run found damage and removes what is here
+                sums = {name: digest(path) for name, path in self._files()}
+                write_text(self.place / SUMS, json.dumps(sums, indent=0))
+            except (OSError, UserError):  # the disk is full, or another run found damage and removes what is here
                 (self.place / SUMS).unlink(missing_ok=True)
 
     def _changed(self) -> str:
@@ -92,7 +92,7 @@ class CompileCache:
         except UserError:
             return f"{self.place / SUMS} cannot be read"
         found = dict(self._files())
-        wrong = [name for name, known in sums.items() if name not in found or _sum(found[name]) != known]
+        wrong = [name for name, known in sums.items() if name not in found or digest(found[name]) != known]
         return f"{len(wrong)} of {len(sums)} files in {self.place} are not as they were written" if wrong else ""
 
     def _files(self) -> Iterator[tuple[str, Path]]:
@@ -109,10 +109,6 @@ def kind(device: torch.device) -> str:
     gpu = f"cuda-{torch.version.cuda}-{torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
     name = f"torch-{torch.__version__}-{gpu}-{sys.implementation.cache_tag}-{platform.machine()}"
     return re.sub(r"[^\w.+-]+", "-", name)
-
-
-def _sum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def start_compilers() -> None:

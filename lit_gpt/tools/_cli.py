@@ -8,6 +8,8 @@ from typing import Any
 from lit_gpt.config.parsers import Parser
 from lit_gpt.errors import UserError
 
+QUANTIZED = ("int8", "int4", "fp8")  # what convert --quantize makes, in _quantize
+
 
 def local_path(given: str | Path) -> Path:
     """The type of an option that is a file or folder of this machine; ~ is the home folder.

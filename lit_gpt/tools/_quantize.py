@@ -31,7 +31,6 @@ from lit_gpt.tools._environment import best_device
 from lit_gpt.tools._hf_folder import check_new
 from lit_gpt.utils.files import write_text
 
-KINDS = ("int8", "int4", "fp8")
 GROUP = 32  # weights of a row that share a scale in int4: the smallest group of torchao's kernels, so the most exact
 SEQUENCES = 200  # as many as training validates on by default
 REPORT = "quantization.json"

@@ -12,17 +12,38 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
+
+from lit_gpt.config.command import answer_early, run_command
+from lit_gpt.errors import UserError
+from lit_gpt.evals.model_tokenizer import with_tokenizer
+from lit_gpt.scaling.plan import difference
+from lit_gpt.tools._cli import check_given, local_path, parser_for
+from lit_gpt.tools._model_cli import add_plugins, add_weights
+
+
+def read(argv: list[str]) -> Namespace:
+    """The parsed command line."""
+    parser = parser_for("average", "Average the weights of several checkpoints of one model into an exported file.")
+    parser.add_argument(
+        "paths", type=local_path, nargs="+", help="step-* folders, run folders (their newest), exported files"
+    )
+    parser.add_argument("--output", type=local_path, required=True, help="file to write, .pth or .safetensors")
+    add_weights(parser)
+    add_plugins(parser)
+    values = parser.parse_args(argv)
+    check_given(values)
+    return values
+
+
+answer_early(__name__, read)
+
 import torch
 
 from lit_gpt.checkpoint import check_suffix, write_exported
 from lit_gpt.checkpoint.retention import KEPT, VALIDATION
-from lit_gpt.config.command import run_command
-from lit_gpt.errors import UserError
-from lit_gpt.evals.model_tokenizer import with_tokenizer
 from lit_gpt.evals.trained_model import check_weights, describe_model, load_weights_and_meta
-from lit_gpt.scaling.plan import difference
-from lit_gpt.tools._cli import check_given, local_path, parser_for
-from lit_gpt.tools._model_cli import add_plugins, add_weights, use_plugins
+from lit_gpt.tools._model_values import use_plugins
 
 
 def average(paths: Sequence[Path], weights: str | None = None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -90,15 +111,7 @@ def write_average(paths: Sequence[Path], output: Path, weights: str | None = Non
 
 def main(argv: list[str]) -> int:
     """Average and write."""
-    parser = parser_for("average", "Average the weights of several checkpoints of one model into an exported file.")
-    parser.add_argument(
-        "paths", type=local_path, nargs="+", help="step-* folders, run folders (their newest), exported files"
-    )
-    parser.add_argument("--output", type=local_path, required=True, help="file to write, .pth or .safetensors")
-    add_weights(parser)
-    add_plugins(parser)
-    values = parser.parse_args(argv)
-    check_given(values)
+    values = read(argv)
     use_plugins(values.plugins)
     print(write_average(values.paths, values.output, values.weights))
     return 0

@@ -16,32 +16,43 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from jsonargparse import Namespace
 
 from lit_gpt.config.cli import parse
-from lit_gpt.config.command import run_command
+from lit_gpt.config.command import answer_early, run_command
 from lit_gpt.data.prepare import prepare
 from lit_gpt.data.prepare.summary import summary as of_corpus
 from lit_gpt.errors import UserError
 from lit_gpt.metrics.summary import METRICS_FILE, SUMMARY_FILE, read_rows
-from lit_gpt.parallel import start_runtime
-from lit_gpt.preflight.resolved_run import dry_run_text, resolve_run
 from lit_gpt.tools._cli import local_path, parser_for
-from lit_gpt.train.loop import Trainer
 
 RECIPE = Path(__file__).parents[2] / "configs/baseline.yaml"
 VOCABULARY = 32_000  # what the recipe is for
 SIDE, PRODUCTS = 8192, 30  # of the matrices whose products say how fast the machine is, and how many are timed
 
 
-def main(argv: list[str]) -> int:
-    """Prepare, train, and print what came out. Raises UserError on a machine without a GPU."""
+def read(argv: list[str]) -> tuple[Namespace, list[str]]:
+    """The parsed options of this tool, and those of pretrain.py after them."""
     ours, theirs = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     parser = parser_for("baseline", "Train configs/baseline.yaml on one GPU; options of pretrain.py follow --.")
     packages = Path(sysconfig.get_paths()["purelib"])
     parser.add_argument("--source", type=local_path, default=packages, help="folder with Python files")
     parser.add_argument("--output", type=local_path, default=Path("out/baseline"), help="where data and runs go")
-    values = parser.parse_args(ours)
+    return parser.parse_args(ours), theirs
+
+
+answer_early(__name__, read)
+
+import torch
+
+from lit_gpt.parallel import start_runtime
+from lit_gpt.preflight.resolved_run import dry_run_text, resolve_run
+from lit_gpt.train.loop import Trainer
+
+
+def main(argv: list[str]) -> int:
+    """Prepare, train, and print what came out. Raises UserError on a machine without a GPU."""
+    values, theirs = read(argv)
     if not torch.cuda.is_available():
         raise UserError(
             "The baseline trains on 120M tokens, which needs one GPU, and torch finds none here. `make demo` trains a "

@@ -18,21 +18,72 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
+
+from lit_gpt.config.command import answer_early, run_command
+from lit_gpt.errors import NotOwner, NotWritten, UserError
+from lit_gpt.tools._cli import local_path, parser_for
+from lit_gpt.tools._model_cli import add_plugins
+from lit_gpt.train.lease import owner_of, take_lease
+
+ABOUT = {  # the commands
+    "list": "What is there, and why each checkpoint is kept. This is what happens without a command, too.",
+    "verify": "Check that the files of every checkpoint are what was written, as inspect checkpoint --verify does.",
+    "delete": "Delete checkpoints; never asks. The newest whole one stays, unless forced.",
+    "copy": "Copy a whole checkpoint to TO/checkpoints, from where --resume and --init_from take it.",
+    "average": "Write the mean of the weights of the newest checkpoints to an exported file.",
+}
+ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
+    "list": {},
+    "verify": {},
+    "delete": {
+        "steps": {"nargs": "*", "default": [], "help": "numbers of steps, or names as the list shows them"},
+        "--force": {"action": "store_true", "help": "delete the newest, too, or older ones while a process trains"},
+    },
+    "copy": {
+        "step": {
+            "nargs": "?",
+            "help": "number of a step, or a name as the list shows it; not needed for a step folder",
+        },
+        "to": {"type": local_path, "help": "run folder to copy it to; it goes into its folder checkpoints"},
+    },
+    "average": {
+        "--last": {"type": int, "required": True, "help": "number of newest checkpoints to average"},
+        "--output": {"type": local_path, "required": True, "help": "file to write, .pth or .safetensors"},
+    },
+}
+
+
+def read(argv: list[str]) -> Namespace:
+    """The parsed command line."""
+    parser = parser_for("checkpoints", "What checkpoints are there, and why? Without a command: list.")
+    commands = parser.add_subcommands(required=True, dest="what")
+    for name, about in ABOUT.items():
+        command = parser_for(f"checkpoints {name}", about)
+        command.add_argument("run", type=local_path, help="run folder, its checkpoints folder, or one step folder")
+        for argument, options in ARGUMENTS[name].items():
+            command.add_argument(argument, **options)
+        if name == "average":
+            add_plugins(command)
+        commands.add_subcommand(name, command, help=about)
+    if argv and argv[0] not in ABOUT and not argv[0].startswith("-"):
+        argv = ["list", *argv]
+    return parser.parse_args(argv)
+
+
+answer_early(__name__, read)
+
 from lit_gpt.checkpoint import damage, list_checkpoints
 from lit_gpt.checkpoint.copying import copy_checkpoint
 from lit_gpt.checkpoint.layout import NEW, OLD, discard, say, step_of
-from lit_gpt.config.command import run_command
-from lit_gpt.errors import NotOwner, NotWritten, UserError
 from lit_gpt.tools._checkpoint_folder import CHECKPOINTS, Place, human, is_left, is_ours, place_of, size_of, table
-from lit_gpt.tools._cli import local_path, parser_for
-from lit_gpt.tools._model_cli import add_plugins, use_plugins
+from lit_gpt.tools._model_values import use_plugins
 from lit_gpt.tools.average import write_average
 from lit_gpt.tools.inspect import verified
-from lit_gpt.train.lease import owner_of, take_lease
 
 
 def show(place: Place) -> str:
-    """What is there, and why each checkpoint is kept. This is what happens without a command, too."""
+    """What is there, and why each checkpoint is kept."""
     return table(place)
 
 
@@ -163,42 +214,11 @@ COMMANDS: dict[str, Callable[..., str]] = {
     "copy": copy,
     "average": average,
 }
-ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
-    "list": {},
-    "verify": {},
-    "delete": {
-        "steps": {"nargs": "*", "default": [], "help": "numbers of steps, or names as the list shows them"},
-        "--force": {"action": "store_true", "help": "delete the newest, too, or older ones while a process trains"},
-    },
-    "copy": {
-        "step": {
-            "nargs": "?",
-            "help": "number of a step, or a name as the list shows it; not needed for a step folder",
-        },
-        "to": {"type": local_path, "help": "run folder to copy it to; it goes into its folder checkpoints"},
-    },
-    "average": {
-        "--last": {"type": int, "required": True, "help": "number of newest checkpoints to average"},
-        "--output": {"type": local_path, "required": True, "help": "file to write, .pth or .safetensors"},
-    },
-}
 
 
 def main(argv: list[str]) -> int:
     """Print what was asked for, or what was done."""
-    parser = parser_for("checkpoints", "What checkpoints are there, and why? Without a command: list.")
-    commands = parser.add_subcommands(required=True, dest="what")
-    for name, work in COMMANDS.items():
-        command = parser_for(f"checkpoints {name}", (work.__doc__ or "").split("\n")[0])
-        command.add_argument("run", type=local_path, help="run folder, its checkpoints folder, or one step folder")
-        for argument, options in ARGUMENTS[name].items():
-            command.add_argument(argument, **options)
-        if name == "average":
-            add_plugins(command)
-        commands.add_subcommand(name, command, help=command.description)
-    if argv and argv[0] not in COMMANDS and not argv[0].startswith("-"):
-        argv = ["list", *argv]
-    values = parser.parse_args(argv)
+    values = read(argv)
     asked = values[values.what].as_dict()
     use_plugins(asked.pop("plugins", []))
     print(COMMANDS[values.what](place_of(asked.pop("run")), **asked))

@@ -15,23 +15,81 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from lit_gpt.config.command import answer_early, run_command
+from lit_gpt.config.parsers import Parser
+from lit_gpt.config.words import FLOATS
+from lit_gpt.errors import UserError
+from lit_gpt.evals.model_tokenizer import find_tokenizer, validation_data_of, with_tokenizer
+from lit_gpt.tools._cli import QUANTIZED, check_given, local_path, parser_for
+from lit_gpt.tools._model_cli import add_plugins, add_trained_with, add_weights
+from lit_gpt.utils.files import read_object
+
+
+def build_parser() -> Parser:
+    """The parser of this tool's command line."""
+    parser = parser_for(
+        "convert", "Turn a checkpoint into one file or a Hugging Face model, or the latter into one file."
+    )
+    parser.add_argument(
+        "path",
+        type=local_path,
+        help="run folder (its newest checkpoint), step-* folder, exported file, .pth checkpoint of ArchScale, or "
+        "Hugging Face folder",
+    )
+    parser.add_argument("output", type=local_path, help="file to write, .pth or .safetensors; with --to hf a folder")
+    parser.add_argument(
+        "--to",
+        choices=["file", "hf"],
+        default="file",
+        help="one file, or a Hugging Face model",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=list(FLOATS),
+        default=None,
+        help="precision of the written weights; default: that of the checkpoint",
+    )
+    parser.add_argument(
+        "--tokenizer", type=str, default=None, help="tokenizer to write with --to hf; default: the model's own"
+    )
+    parser.add_argument(
+        "--hf_class",
+        type=str,
+        default=None,
+        help="class to write with --to hf, such as qwen3 or Qwen3ForCausalLM, or remote: a model with its own code; "
+        "default: the first class that fits, else remote",
+    )
+    parser.add_argument(
+        "--quantize",
+        choices=list(QUANTIZED),
+        default=None,
+        help="with --to hf: linear maps in so many bits, by torchao, and what that costs; default: not quantised",
+    )
+    parser.add_argument(
+        "--val_data_dir",
+        type=str,
+        default=None,
+        help="data on which the cost of --quantize is measured; default: the validation data of the run",
+    )
+    add_trained_with(parser)
+    add_weights(parser)
+    add_plugins(parser)
+    return parser
+
+
+answer_early(__name__, lambda words: build_parser().parse_args(words))
+
 import torch
 
 from lit_gpt.checkpoint import DTYPES, cast, check_suffix, write_exported
-from lit_gpt.config.command import run_command
-from lit_gpt.config.parsers import Parser
-from lit_gpt.errors import UserError
 from lit_gpt.evals.archscale_file import UNSAID, TrainedWith
-from lit_gpt.evals.model_tokenizer import find_tokenizer, validation_data_of, with_tokenizer
 from lit_gpt.evals.trained_model import check_weights, describe_model, load_weights_and_meta
-from lit_gpt.tools._cli import check_given, local_path, parser_for
 from lit_gpt.tools._hf import is_hf_folder, read_hf, write_hf
 from lit_gpt.tools._hf_choice import why_remote
 from lit_gpt.tools._hf_folder import check_new
 from lit_gpt.tools._hf_remote import write_remote
-from lit_gpt.tools._model_cli import add_plugins, add_trained_with, add_weights, trained_with, use_plugins
-from lit_gpt.tools._quantize import KINDS, check_installed, quantized
-from lit_gpt.utils.files import read_object
+from lit_gpt.tools._model_values import trained_with, use_plugins
+from lit_gpt.tools._quantize import check_installed, quantized
 
 TRUST = (
     "Load it with AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True), which runs the Python files of "
@@ -117,58 +175,6 @@ def _validation_data(path: Path, quantize: str, given: str | None) -> str:
             "some. Give --val_data_dir FOLDER."
         )
     return data
-
-
-def build_parser() -> Parser:
-    """The parser of this tool's command line."""
-    parser = parser_for(
-        "convert", "Turn a checkpoint into one file or a Hugging Face model, or the latter into one file."
-    )
-    parser.add_argument(
-        "path",
-        type=local_path,
-        help="run folder (its newest checkpoint), step-* folder, exported file, .pth checkpoint of ArchScale, or "
-        "Hugging Face folder",
-    )
-    parser.add_argument("output", type=local_path, help="file to write, .pth or .safetensors; with --to hf a folder")
-    parser.add_argument(
-        "--to",
-        choices=["file", "hf"],
-        default="file",
-        help="one file, or a Hugging Face model",
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=list(DTYPES),
-        default=None,
-        help="precision of the written weights; default: that of the checkpoint",
-    )
-    parser.add_argument(
-        "--tokenizer", type=str, default=None, help="tokenizer to write with --to hf; default: the model's own"
-    )
-    parser.add_argument(
-        "--hf_class",
-        type=str,
-        default=None,
-        help="class to write with --to hf, such as qwen3 or Qwen3ForCausalLM, or remote: a model with its own code; "
-        "default: the first class that fits, else remote",
-    )
-    parser.add_argument(
-        "--quantize",
-        choices=list(KINDS),
-        default=None,
-        help="with --to hf: linear maps in so many bits, by torchao, and what that costs; default: not quantised",
-    )
-    parser.add_argument(
-        "--val_data_dir",
-        type=str,
-        default=None,
-        help="data on which the cost of --quantize is measured; default: the validation data of the run",
-    )
-    add_trained_with(parser)
-    add_weights(parser)
-    add_plugins(parser)
-    return parser
 
 
 def main(argv: list[str]) -> int:

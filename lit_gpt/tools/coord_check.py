@@ -24,21 +24,12 @@ import numpy as np
 from jsonargparse import Namespace
 
 from lit_gpt.config.cli import add_run_options, parse_words, run_config
-from lit_gpt.config.command import run_command
+from lit_gpt.config.command import answer_early, run_command
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
-from lit_gpt.optim import OPTIMIZERS
-from lit_gpt.parallel import start_runtime
-from lit_gpt.parallel.fp8 import SMALLEST, in_8_bits
-from lit_gpt.plugins import load_plugins
-from lit_gpt.preflight.meta_model import meta_model
-from lit_gpt.preflight.model_options import model_config
-from lit_gpt.tools import _coord_report as report
 from lit_gpt.tools._cli import parser_for
-from lit_gpt.tools._coord_fit import Axis, CoordResult, fit_axis
-from lit_gpt.tools._coord_measure import Coordinates, coordinates, embedding_rate
 
 # fmt: off
 KEPT = {  # the options of pretrain.py that mean something here
@@ -64,6 +55,45 @@ DEFAULTS = {
     "precision": "fp32",
     "base_hps.eta0": 2e-3,
 }
+
+
+def parse(argv: list[str]) -> Namespace:
+    """The parsed command line of this tool."""
+    parser = parser_for("coord_check", DESCRIPTION, epilog=CODES, exit_on_error=False)
+    parser.add_argument(
+        "--widths",
+        type=int,
+        nargs="+",
+        default=[64, 128, 256, 512],
+        help="widths of the models, which have the smallest depth",
+    )
+    parser.add_argument(
+        "--depths", type=int, nargs="+", default=DEPTHS, help="depths of the models, which have the smallest width"
+    )
+    parser.add_argument("--steps", type=int, default=4, help="optimizer steps that each is trained")
+    parser.add_argument("--seeds", type=int, default=2, help="seeds to average over")
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        default=None,
+        help="folder for coord_<rule>.json and .png; default: nothing is written",
+    )
+    add_run_options(parser, skip=set(RunConfig.__dataclass_fields__) - KEPT)
+    parser.set_defaults(DEFAULTS)
+    return parse_words(parser, argv)
+
+
+answer_early(__name__, parse)
+
+from lit_gpt.optim import OPTIMIZERS
+from lit_gpt.parallel import start_runtime
+from lit_gpt.parallel.fp8 import SMALLEST, in_8_bits
+from lit_gpt.plugins import load_plugins
+from lit_gpt.preflight.meta_model import meta_model
+from lit_gpt.preflight.model_options import model_config
+from lit_gpt.tools import _coord_report as report
+from lit_gpt.tools._coord_fit import Axis, CoordResult, fit_axis
+from lit_gpt.tools._coord_measure import Coordinates, coordinates, embedding_rate
 
 
 def run_check(
@@ -144,32 +174,6 @@ def _average(runs: list[Coordinates]) -> Coordinates:
         {site: tuple(np.mean([r[site] for r in step], axis=0).tolist()) for site in step[0]}  # type: ignore[misc]
         for step in zip(*runs)
     ]
-
-
-def parse(argv: list[str]) -> Namespace:
-    """The parsed command line of this tool."""
-    parser = parser_for("coord_check", DESCRIPTION, epilog=CODES, exit_on_error=False)
-    parser.add_argument(
-        "--widths",
-        type=int,
-        nargs="+",
-        default=[64, 128, 256, 512],
-        help="widths of the models, which have the smallest depth",
-    )
-    parser.add_argument(
-        "--depths", type=int, nargs="+", default=DEPTHS, help="depths of the models, which have the smallest width"
-    )
-    parser.add_argument("--steps", type=int, default=4, help="optimizer steps that each is trained")
-    parser.add_argument("--seeds", type=int, default=2, help="seeds to average over")
-    parser.add_argument(
-        "--output_dir",
-        type=Path,
-        default=None,
-        help="folder for coord_<rule>.json and .png; default: nothing is written",
-    )
-    add_run_options(parser, skip=set(RunConfig.__dataclass_fields__) - KEPT)
-    parser.set_defaults(DEFAULTS)
-    return parse_words(parser, argv)
 
 
 def main(argv: list[str]) -> int:

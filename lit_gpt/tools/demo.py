@@ -20,25 +20,19 @@ from typing import Any
 
 import numpy as np
 
-from lit_gpt.config.command import run_command
+from lit_gpt.config.command import answer_early, run_command
+from lit_gpt.config.model import IGNORE
+from lit_gpt.config.parsers import Parser
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.data import open_corpus
 from lit_gpt.data.prepare import prepare
 from lit_gpt.data.tokenizer import load_tokenizer
-from lit_gpt.evals.generation import Sampling, generate
-from lit_gpt.evals.trained_model import load_model
 from lit_gpt.metrics.summary import SUMMARY_FILE
-from lit_gpt.ops.loss import IGNORE
-from lit_gpt.parallel import start_runtime
-from lit_gpt.preflight.resolved_run import dry_run_text
-from lit_gpt.preflight.resolved_run import resolve_run as plan_run
 from lit_gpt.tools._cli import parser_for
-from lit_gpt.train.loop import Result, Trainer
 
 DATA = "stdlib_bpe"
 TESTS = ["site-packages/*", "test/*", "*/test/*", "*/tests/*", "*/idle_test/*"]  # left out: not all machines have them
 PROMPT = "class Reader:\n    def __init__(self"
-
 # What four minutes on two CPU cores are spent on, found by trying (docs/demo.md).
 VOCABULARY = 2048  # some three bytes a token: three times the text of bytes in the same time
 BPE_BYTES = 4 * 2**20  # of text the BPE is trained on: more is no better and takes longer
@@ -54,14 +48,29 @@ HPS = BaseHyperparameters(
 )
 
 
-def main(argv: list[str]) -> int:
-    """Prepare, train, measure, generate, and say what to do next."""
+def build_parser() -> Parser:
+    """The parser of this tool's command line."""
     parser = parser_for("demo", "Train a small model on the standard library's source and look at it.")
     parser.add_argument("--output", type=Path, default=Path("out/demo"), help="where data and runs go")
     parser.add_argument("--max_tokens", type=float, default=TOKENS, help="tokens to train on")
     parser.add_argument("--seed", type=int, default=3407, help="seed of the weights and of the order of the data")
     parser.add_argument("--prepare_only", action="store_true", help="end when the corpus is there")
-    values = parser.parse_args(argv)
+    return parser
+
+
+answer_early(__name__, lambda words: build_parser().parse_args(words))
+
+from lit_gpt.evals.generation import Sampling, generate
+from lit_gpt.evals.trained_model import load_model
+from lit_gpt.parallel import start_runtime
+from lit_gpt.preflight.resolved_run import dry_run_text
+from lit_gpt.preflight.resolved_run import resolve_run as plan_run
+from lit_gpt.train.loop import Result, Trainer
+
+
+def main(argv: list[str]) -> int:
+    """Prepare, train, measure, generate, and say what to do next."""
+    values = build_parser().parse_args(argv)
     start = time.perf_counter()
     say(1, "the corpus: the source of Python's standard library, and a BPE trained on it")
     data = corpus(values.output)

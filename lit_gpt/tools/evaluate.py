@@ -7,29 +7,41 @@ python -m lit_gpt.tools.evaluate phonebook --help
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from lit_gpt.config.bounds import violations
-from lit_gpt.config.command import parsed, run_command
-from lit_gpt.config.groups.kinds import Length
-from lit_gpt.config.parsers import Parser
+from lit_gpt.config.command import answer_early, run_command
 from lit_gpt.data.stream import TokenStream
 from lit_gpt.errors import UserError
+from lit_gpt.evals.overlap import NGRAM, other_tokenizer, overlap, streams_of
+from lit_gpt.evals.results import Metric, Result, save
+from lit_gpt.evals.tasks import TASKS, Outcome
+from lit_gpt.tools._evaluate_cli import read
+from lit_gpt.utils.files import told, write_text
+
+UNSAID = ("verbose", "tasks_dir")  # options that change nothing in the figures
+
+
+def split(words: list[str]) -> tuple[str, list[str]]:
+    """The name of an evaluation and its words, which may be none. Raises UserError for words that do not begin so."""
+    if words[:1] in ([], ["--help"], ["-h"]):
+        print(__doc__, f"\nThe evaluations are {', '.join(TASKS.names())}.", sep="")
+        sys.exit(0)
+    if words[0].startswith("-"):
+        raise UserError(f"Type the name of an evaluation first: {', '.join(TASKS.names())}.")
+    return words[0], words[1:]
+
+
+answer_early(__name__, lambda words: read(*split(words)))
+
 from lit_gpt.evals.archscale_file import read_typed
 from lit_gpt.evals.crew import join
 from lit_gpt.evals.extension import Extension
 from lit_gpt.evals.judged import Judged
-from lit_gpt.evals.overlap import NGRAM, other_tokenizer, overlap, streams_of
-from lit_gpt.evals.results import Metric, Result, save
-from lit_gpt.evals.tasks import TASKS, Outcome
 from lit_gpt.plugins import digests
-from lit_gpt.tools._cli import check_given, local_path, parser_for
-from lit_gpt.tools._model_cli import add_plugins, add_trained_with, add_weights, use_plugins
-from lit_gpt.utils.files import told, write_text
-
-UNSAID = ("verbose", "tasks_dir")  # options that change nothing in the figures
+from lit_gpt.tools._model_values import use_plugins
 
 
 def judge(task: str, words: list[str]) -> int:
@@ -37,12 +49,8 @@ def judge(task: str, words: list[str]) -> int:
 
     Processes of torchrun or accelerate share the questions; the first one prints and keeps.
     """
-    module, parser = TASKS.load(task), parser_of(task)
-    values = parsed(parser, words, module.Options)
-    check_given(values)
-    options = module.Options(**{name: values[name] for name in module.Options.__dataclass_fields__})
-    if wrong := violations(options):
-        raise UserError(wrong[0])
+    module = TASKS.load(task)
+    values, options = read(task, words)
     use_plugins(values.plugins)
     _check_outputs(values.output_dir, values.answers)
     judged = Judged.load(
@@ -127,50 +135,9 @@ class TrainingData(NamedTuple):
         return {"contaminated": contaminated, "overlap": Metric.mean(found, "lower")}
 
 
-def parser_of(task: str) -> Parser:
-    """Flags of every evaluation, then those of this one. Raises UserError for a file without Options."""
-    module = TASKS.load(task)
-    if not hasattr(module, "Options"):
-        raise UserError(f"{module.__file__} has no Options. Give it a dataclass of that name, whose fields are flags.")
-    about = " ".join((module.__doc__ or "").split("\n\n")[0].split())
-    parser = parser_for(f"evaluate {task}", about, exit_on_error=False)
-    where = "run folder, step folder, exported file, or .pth checkpoint of ArchScale"
-    parser.add_argument("--checkpoint_path", type=local_path, required=True, help=where)
-    texts = {
-        "config": "a name such as sambay_d16, compared with what the checkpoint says; default: nothing is compared",
-        "tokenizer_name": "bytes, a tokenizer.json or its folder; default: that of the model's data",
-        "dtype": "bfloat16, float32, or auto; default: bf16 on a GPU, else fp32",
-        "device": "where to run; default: a GPU where there is one",
-    }
-    for name, text in texts.items():
-        parser.add_argument(f"--{name}", type=str | None, default="auto" if name == "dtype" else None, help=text)
-    length = "longest input in tokens; default: the training context, times --yarn_scale"
-    parser.add_argument("--max_length", type=Length | None, default=None, help=length)
-    yarn = "stretch rotary positions to a context this many times as long (YaRN); default: as trained"
-    parser.add_argument("--yarn_scale", type=float | None, default=None, help=yarn)
-    window = "tokens that windowed layers see; default: as trained"
-    parser.add_argument("--window", type=Length | None, default=None, help=window)
-    kept = "folder for the result; default: evals in the run folder, or beside an exported file"
-    parser.add_argument("--output_dir", type=local_path, default=None, help=kept)
-    answers = "file for the figures of every question, one JSON object on a line; default: none"
-    parser.add_argument("--answers", type=local_path, default=None, help=answers)
-    data = "folder of the model's training data, in which the evaluation's n-grams are looked for; default: none"
-    parser.add_argument("--decontaminate", type=str | None, default=None, help=data)
-    add_trained_with(parser, config=False)
-    add_weights(parser)
-    add_plugins(parser)
-    parser.add_class_arguments(module.Options, as_group=False)
-    return parser
-
-
 def main(words: list[str]) -> int:
     """The first word names the evaluation; the others are its options."""
-    if words[:1] in ([], ["--help"], ["-h"]):
-        print(__doc__, f"\nThe evaluations are {', '.join(TASKS.names())}.", sep="")
-        return 0
-    if words[0].startswith("-"):
-        raise UserError(f"Type the name of an evaluation first: {', '.join(TASKS.names())}.")
-    return judge(words[0], words[1:])
+    return judge(*split(words))
 
 
 if __name__ == "__main__":

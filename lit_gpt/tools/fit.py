@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_gpt.config.command import run_command
+from lit_gpt.config.command import answer_early, run_command
 from lit_gpt.config.parsers import Parser
 from lit_gpt.errors import UserError
 from lit_gpt.lab.fit_figure import draw_fits
@@ -28,7 +28,6 @@ from lit_gpt.lab.fit_runs import (
     sample,
 )
 from lit_gpt.lab.fit_text import as_text, guess_lines, head
-from lit_gpt.lab.next_run import write_next
 from lit_gpt.lab.runs import COLUMNS
 from lit_gpt.scaling.intervals import LEVEL
 from lit_gpt.scaling.law import Law
@@ -124,6 +123,11 @@ def _columns() -> str:
     return (
         f"Columns are {listed}; any setting of a run, such as train_model; and results of evaluations as task/figure."
     )
+
+
+answer_early(__name__, lambda words: build_parser().parse_args(words))
+
+from lit_gpt.lab.next_run import write_next
 
 
 def main(argv: list[str]) -> int:

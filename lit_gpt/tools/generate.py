@@ -9,21 +9,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 
-import torch
-
-from lit_gpt.config.command import run_command
+from lit_gpt.config.command import answer_early, run_command
 from lit_gpt.config.parsers import Parser
 from lit_gpt.data.tokenizer import Tokenizer
 from lit_gpt.errors import UserError
-from lit_gpt.evals.generation import Sampling, stream
 from lit_gpt.evals.model_tokenizer import prompt_ids, tokenizer_of
-from lit_gpt.evals.trained_model import device_of, load_model
-from lit_gpt.model import GPT
 from lit_gpt.tools._cli import check_given, local_path, parser_for
-from lit_gpt.tools._environment import best_device
-from lit_gpt.tools._model_cli import add_plugins, add_trained_with, add_weights, trained_with, use_plugins
-
-UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the bytes of a character decode to before the last one is there
+from lit_gpt.tools._model_cli import add_plugins, add_trained_with, add_weights
 
 
 def build_parser() -> Parser:
@@ -66,9 +58,24 @@ def build_parser() -> Parser:
     add_weights(parser)
     add_plugins(parser)
     parser.add_argument(
-        "--device", type=str, default=str(best_device()), help="device to run on, such as cpu or cuda:1"
+        "--device",
+        type=str | None,
+        default=None,
+        help="device to run on, such as cpu or cuda:1; default: a GPU where there is one",
     )
     return parser
+
+
+answer_early(__name__, lambda words: build_parser().parse_args(words))
+
+import torch
+
+from lit_gpt.evals.generation import Sampling, stream
+from lit_gpt.evals.trained_model import device_of, load_model
+from lit_gpt.model import GPT
+from lit_gpt.tools._model_values import trained_with, use_plugins
+
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the bytes of a character decode to before the last one is there
 
 
 def pieces(

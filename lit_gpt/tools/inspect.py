@@ -11,30 +11,62 @@ python -m lit_gpt.tools.inspect checkpoint out/my_run --verify
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from lit_gpt.config.command import answer_early, run_command
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.parsers import Parser
+from lit_gpt.errors import UserError
+from lit_gpt.metrics.summary import SUMMARY_FILE
+from lit_gpt.scaling.base import Plan
+from lit_gpt.scaling.describe import describe
+from lit_gpt.tools._cli import local_path, parser_for
+from lit_gpt.tools._model_cli import add_plugins
+from lit_gpt.tools._run_differences import differences
+from lit_gpt.utils.files import read_object, understood
+from lit_gpt.utils.text import aligned
+
+ABOUT = {  # what there is to inspect
+    "env": "The machine, its optional libraries, and which implementation each operation will use.",
+    "run": "A run folder: where it stands, its Plan, its parameters.",
+    "checkpoint": "A checkpoint or an exported file: its step, Plan and parameters.",
+}
+
+
+def build_parser() -> Parser:
+    """The parser of this tool's command line."""
+    parser = parser_for("inspect", "What is on this machine, in a run folder, or in a checkpoint?")
+    commands = parser.add_subcommands(required=True, dest="what")
+    of_env = parser_for("inspect env", ABOUT["env"])
+    of_env.add_argument("--nccl", action="store_true", help="check the links and collectives between this node's GPUs")
+    commands.add_subcommand("env", of_env, help=of_env.description)
+    for name in ("run", "checkpoint"):
+        command = parser_for(f"inspect {name}", ABOUT[name])
+        command.add_argument("path", type=local_path, help="run folder, step-* folder or exported file")
+        if name == "checkpoint":
+            command.add_argument("--verify", action="store_true", help="only check that the files are what was written")
+        else:
+            command.add_argument(
+                "other", type=local_path, nargs="?", help="another run folder: what differs between the two"
+            )
+        add_plugins(command)
+        commands.add_subcommand(name, command, help=command.description)
+    return parser
+
+
+answer_early(__name__, lambda words: build_parser().parse_args(words))
 
 import torch
 
 from lit_gpt.checkpoint import all_checkpoints, damage, load_exported, newest_published
-from lit_gpt.config.command import run_command
-from lit_gpt.config.model import ModelConfig
-from lit_gpt.errors import UserError
 from lit_gpt.evals.trained_model import describe_model, load_meta
-from lit_gpt.metrics.summary import SUMMARY_FILE
 from lit_gpt.model import GPT
 from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.roles import roles_of
-from lit_gpt.scaling.base import Plan
-from lit_gpt.scaling.describe import describe
 from lit_gpt.tools import _collectives as collectives
 from lit_gpt.tools import _environment as environment
-from lit_gpt.tools._cli import local_path, parser_for
-from lit_gpt.tools._model_cli import add_plugins, use_plugins
-from lit_gpt.tools._run_differences import differences
-from lit_gpt.utils.files import read_object, understood
-from lit_gpt.utils.text import aligned
+from lit_gpt.tools._model_values import use_plugins
 
 PLAN, MODEL = "plan.json", "model.json"  # see train/run_folder.py
 OF_SUMMARY = ("finished", "train_loss", "metric/val_", "time/total", "throughput/tokens_per_sec")
@@ -141,24 +173,7 @@ def _some(shapes: list[str], limit: int = 6) -> str:
 
 def main(argv: list[str]) -> int:
     """Print what was asked for."""
-    parser = parser_for("inspect", "What is on this machine, in a run folder, or in a checkpoint?")
-    commands = parser.add_subcommands(required=True, dest="what")
-    of_env = parser_for("inspect env", env.__doc__ or "")
-    of_env.add_argument("--nccl", action="store_true", help="check the links and collectives between this node's GPUs")
-    commands.add_subcommand("env", of_env, help=env.__doc__)
-    shown: dict[str, Callable[[Path], str]] = {"run": run, "checkpoint": checkpoint}
-    for name, show in shown.items():
-        command = parser_for(f"inspect {name}", (show.__doc__ or "").split("\n")[0])
-        command.add_argument("path", type=local_path, help="run folder, step-* folder or exported file")
-        if name == "checkpoint":
-            command.add_argument("--verify", action="store_true", help="only check that the files are what was written")
-        else:
-            command.add_argument(
-                "other", type=local_path, nargs="?", help="another run folder: what differs between the two"
-            )
-        add_plugins(command)
-        commands.add_subcommand(name, command, help=command.description)
-    values = parser.parse_args(argv)
+    values = build_parser().parse_args(argv)
     if values.what == "env":
         print(collectives.report() if values.env.nccl else env())
         return 0
@@ -169,7 +184,7 @@ def main(argv: list[str]) -> int:
     elif asked.get("other"):
         print(differences(asked.path, asked.other))
     else:
-        print(shown[values.what](asked.path))
+        print(run(asked.path) if values.what == "run" else checkpoint(asked.path))
     return 0
 
 

@@ -5,22 +5,51 @@ python -m lit_gpt.tools.plan --train_model transformer --depth 16 --layers --com
 
 from __future__ import annotations
 
-from torch import nn
+from jsonargparse import Namespace
 
 from lit_gpt.config.cli import add_run_options, parse_words, run_config
-from lit_gpt.config.command import run_command
+from lit_gpt.config.command import answer_early, run_command
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.parsers import Parser
 from lit_gpt.errors import UserError
+from lit_gpt.scaling.budget import token_budget
+from lit_gpt.tools._cli import parser_for
+from lit_gpt.utils.text import aligned
+
+
+def build_parser() -> Parser:
+    """The command line: pretrain.py's options and what to show."""
+    about = "The Plan of a run, and the model layer by layer, without touching data or a GPU."
+    parser = parser_for("plan", about, exit_on_error=False)
+    switch = {"type": bool, "nargs": "?", "const": True, "default": False}
+    parser.add_argument("--layers", **switch, help="also print one line per layer")
+    parser.add_argument(
+        "--compare_analytic", **switch, help="also print our count of parameters beside ArchScale's formula"
+    )
+    ranks = "number of processes that the batch is divided over; default: those of torchrun, else 1"
+    parser.add_argument("--ranks", type=int | None, default=None, help=ranks)
+    add_run_options(parser, skip={"dry_run"})
+    return parser
+
+
+def read(argv: list[str]) -> Namespace:
+    """The parsed command line."""
+    values = parse_words(build_parser(), argv)
+    if values.ranks is not None and values.ranks < 1:
+        raise UserError(f"--ranks is {values.ranks}; give the number of processes, 1 or more.")
+    return values
+
+
+answer_early(__name__, read)
+
+from torch import nn
+
 from lit_gpt.metrics.counting import flops_per_token, param_counts
 from lit_gpt.model import GPT
 from lit_gpt.parallel import world_size
 from lit_gpt.preflight.meta_model import count, meta_model
 from lit_gpt.preflight.model_options import base_config
 from lit_gpt.preflight.resolved_run import ResolvedRun, dry_run_text, resolve_run
-from lit_gpt.scaling.budget import token_budget
-from lit_gpt.tools._cli import parser_for
-from lit_gpt.utils.text import aligned
 
 PATTERN = ("mixer", "ffn", "window", "reads", "shares")
 
@@ -86,28 +115,10 @@ def comparison(resolved: ResolvedRun) -> str:
     return aligned(rows, right=(1, 2, 3))
 
 
-def build_parser() -> Parser:
-    """The command line: pretrain.py's options and what to show."""
-    about = "The Plan of a run, and the model layer by layer, without touching data or a GPU."
-    parser = parser_for("plan", about, exit_on_error=False)
-    switch = {"type": bool, "nargs": "?", "const": True, "default": False}
-    parser.add_argument("--layers", **switch, help="also print one line per layer")
-    parser.add_argument(
-        "--compare_analytic", **switch, help="also print our count of parameters beside ArchScale's formula"
-    )
-    parser.add_argument(
-        "--ranks", type=int, default=world_size(), help="number of processes that the batch is divided over"
-    )
-    add_run_options(parser, skip={"dry_run"})
-    return parser
-
-
 def main(argv: list[str]) -> int:
     """Print the tables."""
-    values = parse_words(build_parser(), argv)
-    if values.ranks < 1:
-        raise UserError(f"--ranks is {values.ranks}; give the number of processes, 1 or more.")
-    resolved = resolve_run(run_config(values), values.ranks)
+    values = read(argv)
+    resolved = resolve_run(run_config(values), values.ranks or world_size())
     parts = [dry_run_text(resolved)]
     parts += [layer_table(resolved.model)] if values.layers else []
     parts += [comparison(resolved)] if values.compare_analytic else []

@@ -21,10 +21,10 @@ from lit_gpt.metrics.background import Texts
 from lit_gpt.metrics.console import Console
 from lit_gpt.metrics.curve import draw_loss_curve
 from lit_gpt.metrics.hardware import Hardware
-from lit_gpt.metrics.health import SpikeDetector
 from lit_gpt.metrics.node import Node
 from lit_gpt.metrics.router_metrics import unpack
 from lit_gpt.metrics.sinks import Sinks
+from lit_gpt.metrics.spikes import SpikeDetector
 from lit_gpt.metrics.summary import METRICS_FILE, read_rows, write_summary
 from lit_gpt.metrics.throughput import CONVENTION, Throughput, peak_flops
 from lit_gpt.optim.engine.averages import label

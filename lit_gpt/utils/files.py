@@ -1,7 +1,9 @@
-"""Files that are never seen half-written, and files that can be read at all."""
+"""Files that are never seen half-written, files that can be read at all, and their sums."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import os
 import re
@@ -14,6 +16,7 @@ from typing import Any
 
 from lit_gpt.errors import NotWritten, UserError
 
+BLOCK = 1 << 20  # bytes that are read at once: enough that Python's overhead does not count
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.tmp")  # see replacing
 
 
@@ -126,6 +129,21 @@ def regular(path: Path, wanted: str = "") -> Path:
         what = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
         raise UserError(f"{path} is {what} and not a file. {wanted or 'Remove or rename it.'}")
     return path
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, computed once for as long as nobody touches the file."""
+    stat = regular(path).stat()
+    return _digest(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _digest(path: Path, *_: int) -> str:
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            sha.update(block)
+    return sha.hexdigest()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from lit_gpt.config.cli import build_parser, parse
 from lit_gpt.config.names import TOKENS, read_train_name
 from lit_gpt.config.resolve import resolve
 from lit_gpt.errors import UserError
-from lit_gpt.tools.evaluate import parser_of
+from lit_gpt.tools._evaluate_cli import parser_of
 
 PAGE = (ROOT / "docs/from_archscale.md").read_text(encoding="utf-8")
 # The parameters of `setup` in its pretrain.py (lines 172 to 216), and the fields of its BaseHyperparameters.

@@ -19,6 +19,7 @@ from lit_gpt.optim import OPTIMIZERS
 ROOT = Path(__file__).parents[2]
 benchmark = script_module("launch_scripts/optimizer_benchmark.py")
 scales = script_module("launch_scripts/optimizer_scales.py")
+runs = script_module("launch_scripts/optimizer_options.py")
 
 TINY = "--ar 8 --depth 2 --ctx_len 32 --micro_bsz 4 --total_bsz 256 --eval_sequences 8 --base_hps.d0 2 --num_workers 0"
 
@@ -30,7 +31,7 @@ def words(data: Path, out: Path, optimizers: str, *more: str, tokens: int = 2048
 
 def test_every_optimizer_has_one_row_at_every_scale() -> None:
     for scale in scales.SCALES.values():
-        assert sorted(scales.read_table(scales.TABLE, scale)) == OPTIMIZERS.names()
+        assert sorted(runs.read_table(scales.TABLE, scale)) == OPTIMIZERS.names()
     with scales.TABLE.open(newline="") as file:
         pairs = [(row["optimizer"], scale) for row in csv.DictReader(file) for scale in row["sizes"].split()]
     assert len(pairs) == len(set(pairs))
@@ -74,10 +75,10 @@ def test_what_cannot_be_given(tmp_path: Path, capsys: Any) -> None:
 
 def test_names_as_the_papers_spell_them() -> None:
     """SF-AdamW was not in the table, schedulefree_adamw was."""
-    rows = scales.read_table(scales.TABLE, scales.SCALES["60m"])
-    assert scales.choose(rows, "SF-AdamW,sophiag,adamw") == ["schedulefree_adamw", "sophia", "adamw"]
+    rows = runs.read_table(scales.TABLE, scales.SCALES["60m"])
+    assert runs.choose(rows, "SF-AdamW,sophiag,adamw") == ["schedulefree_adamw", "sophia", "adamw"]
     with pytest.raises(UserError, match="Unknown optimizer 'adamz'"):
-        scales.choose(rows, "adamz")
+        runs.choose(rows, "adamz")
 
 
 def asked(scale: str, optimizers: str, *more: str) -> list[str]:

@@ -16,6 +16,7 @@ from script_module import script_module
 from lit_gpt.errors import UserError
 
 scales = script_module("launch_scripts/optimizer_scales.py")
+runs = script_module("launch_scripts/optimizer_options.py")
 
 SOURCES = {"350m": "S1 350M", "1b": "S1 1B", "124m": "E 124M", "210m": "E 210M", "720m": "E 720M"}
 SOURCES |= {"520m": "E 520M", "s2_340m": "S2 340M", "s2_1b": "S2 1B"}
@@ -258,7 +259,7 @@ def test_the_budget_is_the_published_one(size: str, billions: float) -> None:
 
 def test_published_are_the_optimizers_of_the_benchmark_of_a_scale() -> None:
     for name, scale in scales.SCALES.items():
-        chosen = scales.choose(scales.read_table(scales.TABLE, scale), "published", scale.source)
+        chosen = runs.choose(runs.read_table(scales.TABLE, scale), "published", scale.source)
         sizes = {"60m": "350m", "130m": "350m"}.get(scale.size, scale.size)
         assert chosen == sorted(n for n, of in PUBLISHED.items() if sizes in of), name
         assert scale.source == "S1" or len(chosen) == 12
@@ -274,8 +275,8 @@ def test_a_micro_batch_is_what_was_published_or_the_next_that_divides_the_batch(
 def options(name: str, size: str, tokens: int = 0) -> dict[str, str]:
     """What one optimizer's run is given."""
     scale = scales.SCALES[size]
-    row = scales.read_table(scales.TABLE, scale)[name]
-    return {name: str(value) for name, value in scales.options_of(row, scale, tokens).items()}
+    row = runs.read_table(scales.TABLE, scale)[name]
+    return {name: str(value) for name, value in runs.options_of(row, scale, tokens).items()}
 
 
 def test_runs_get_these_values() -> None:

@@ -32,7 +32,7 @@ from lit_gpt.lab.planning import plan_rows
 from lit_gpt.lab.rows import read_pairs, words_of
 from lit_gpt.lab.study import read_study
 from lit_gpt.tools import overlap
-from lit_gpt.tools.evaluate import parser_of
+from lit_gpt.tools._evaluate_cli import parser_of
 
 reproduce, train_step, families, cpu, beside_others, decode = (
     script_module(f"benchmarks/{name}.py")

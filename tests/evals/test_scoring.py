@@ -11,7 +11,8 @@ from small_models import LENGTH, VARIED, VOCAB, model_of, optioned, small
 from lit_gpt.errors import UserError
 from lit_gpt.evals import prefixes, scoring
 from lit_gpt.evals.decoding import Decoder
-from lit_gpt.evals.scoring import Group, Request, score, windows
+from lit_gpt.evals.requests import Request
+from lit_gpt.evals.scoring import Group, score, windows
 from lit_gpt.model import GPT
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_gpt.metrics.hardware import Hardware
-from lit_gpt.metrics.health import SpikeDetector, activation_statistics
+from lit_gpt.metrics.health import activation_statistics
+from lit_gpt.metrics.spikes import SpikeDetector
 
 WIDTH = 64
 

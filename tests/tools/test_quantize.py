@@ -16,7 +16,8 @@ from lit_gpt.data.discover import open_corpus
 from lit_gpt.errors import UserError
 from lit_gpt.evals.trained_model import load_model
 from lit_gpt.tools import _quantize, convert
-from lit_gpt.tools._quantize import GROUP, KINDS, REPORT
+from lit_gpt.tools._cli import QUANTIZED
+from lit_gpt.tools._quantize import GROUP, REPORT
 
 needs_torchao = pytest.mark.skipif(not importlib.util.find_spec("torchao"), reason="pip install -e '.[quantize]'")
 
@@ -25,11 +26,11 @@ needs_torchao = pytest.mark.skipif(not importlib.util.find_spec("torchao"), reas
 def made(run_folder: Path, tmp_path_factory) -> dict[str, Path]:
     """The run in every kind."""
     root = tmp_path_factory.mktemp("quantized")
-    for kind in KINDS:
+    for kind in QUANTIZED:
         words = [str(run_folder), str(root / kind), "--to", "hf", "--quantize", kind]
         assert exit_code(convert.main, [*words, "--val_data_dir", str(run_folder.parent / "data")]) == 0
-    assert sorted(path.name for path in root.iterdir()) == sorted(KINDS), "nothing else is left"
-    return {kind: root / kind for kind in KINDS}
+    assert sorted(path.name for path in root.iterdir()) == sorted(QUANTIZED), "nothing else is left"
+    return {kind: root / kind for kind in QUANTIZED}
 
 
 def loaded(folder: Path):
@@ -39,7 +40,7 @@ def loaded(folder: Path):
 
 
 @needs_torchao
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUANTIZED)
 def test_weights_are_the_nearest_numbers(made, run_folder, tmp_path, kind):
     """Rows (int4: groups of 32 in a row) have one scale each; a weight is at most half a step off."""
     assert exit_code(convert.main, [str(run_folder), str(tmp_path / "plain"), "--to", "hf"]) == 0

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lit_gpt.evals.results import Metric
 from lit_gpt.registry import Registry
+
+if TYPE_CHECKING:
+    from lit_gpt.evals.judged import Judged
+else:
+    Judged = Any  # the flags of an evaluation are read without torch
 
 TASKS = Registry(__name__, "evaluation", "evaluate(judged, options)")
 

@@ -20,12 +20,11 @@ from lit_gpt.config.bounds import Bounds
 from lit_gpt.errors import UserError
 from lit_gpt.evals.cloze_questions import Maker, Question, write_tasks
 from lit_gpt.evals.held_out import passages
-from lit_gpt.evals.judged import Judged
 from lit_gpt.evals.overlap import NGRAM, other_tokenizer, streams_of
+from lit_gpt.evals.requests import Request, Score
 from lit_gpt.evals.results import Metric
-from lit_gpt.evals.scoring import Request, Score
 from lit_gpt.evals.soft import softmax
-from lit_gpt.evals.tasks import Outcome
+from lit_gpt.evals.tasks import Judged, Outcome
 
 NEAREST = 16  # tokens; a name that was just read is no question of memory
 SHORTEST = 2 * NEAREST  # tokens of a context that has near names and others

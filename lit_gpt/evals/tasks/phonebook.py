@@ -16,10 +16,9 @@ from tqdm import tqdm
 
 from lit_gpt.config.bounds import Bounds
 from lit_gpt.errors import UserError
-from lit_gpt.evals.judged import Judged
+from lit_gpt.evals.requests import Request
 from lit_gpt.evals.results import Metric
-from lit_gpt.evals.scoring import Request
-from lit_gpt.evals.tasks import Outcome
+from lit_gpt.evals.tasks import Judged, Outcome
 
 FIRST_NAMES = (
     "Ada Ben Cara Dan Eva Finn Gina Hugo Ida Jack Kate Liam Mona Noah Olga Paul Quin Rosa Sam Tina Umar Vera Will "

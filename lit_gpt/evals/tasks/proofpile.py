@@ -18,10 +18,9 @@ from tqdm import tqdm
 
 from lit_gpt.config.bounds import Bounds
 from lit_gpt.errors import UserError
-from lit_gpt.evals.judged import Judged
+from lit_gpt.evals.requests import Request
 from lit_gpt.evals.results import Metric
-from lit_gpt.evals.scoring import Request
-from lit_gpt.evals.tasks import Outcome
+from lit_gpt.evals.tasks import Judged, Outcome
 from lit_gpt.utils.files import regular
 
 SHORTEST = 16  # positions of the first part of loss@n

@@ -17,12 +17,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lit_gpt.config.words import FLOATS
 from lit_gpt.errors import UserError
 from lit_gpt.ops.newton_schulz import iteration, orthogonalize
 from lit_gpt.optim.engine.matrix_batches import Batch, Task, local
 from lit_gpt.optim.engine.role_optimizer import Control, Group, State
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, known) for name, known in FLOATS.items()}
 MOMENTUM_DECAY = 4e-3  # psi of NAdam's momentum schedule: torch's, and Keras' before it
 
 
