@@ -14,12 +14,51 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lit_gpt.config.command import answer_early, command_of, reader_of, run_command
+
+
+def main(
+    shapes: str = "16x4096x1024,8x4096x2048,1x131072x1024",
+    backends: str = "mamba_ssm,cuda",
+    output: str | None = None,
+) -> None:
+    """Time the kernels of the selective scan, and compare them with float64.
+
+    Args:
+        shapes: comma-separated rows x tokens x channels.
+        backends: comma-separated rows of lit_gpt.ops.selective_scan.BACKENDS.
+        output: JSON file for the rows, written after each shape.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    facts: dict[str, Any] = {"device": name, "torch": torch.__version__, "states": STATES, "judged": JUDGED}
+    found: list[dict[str, Any]] = []
+    print(HEADER)
+    for shape in shapes.split(","):
+        rows, tokens, channels = map(int, shape.split("x"))
+        tensors = draw(rows, tokens, channels, device)
+        bounds = {"forward_traffic_ms": traffic(tensors, 3, device), "backward_traffic_ms": traffic(tensors, 5, device)}
+        for backend in backends.split(","):
+            row: dict[str, Any] = {"shape": shape, "backend": backend, **bounds}
+            try:
+                row |= {**times(tensors, backend, device), **errors(tensors, backend)}
+            except Exception as failure:  # one kernel that fails must not lose the other rows
+                row["failed"] = f"{type(failure).__name__}: {failure}".split("\n")[0]
+            found.append(row)
+            print(line(row), flush=True)
+        if output:
+            Path(output).parent.mkdir(parents=True, exist_ok=True)
+            Path(output).write_text(json.dumps({**facts, "rows": found}, indent=1) + "\n")
+
+
+answer_early(__name__, reader_of(main))
+
 import torch
 from kernels import error
 from timing import milliseconds
 from torch import Tensor
 
-from lit_gpt.config.command import command_of, run_command
 from lit_gpt.nn.linear import laid_along_time
 from lit_gpt.ops.selective_scan import reads_along_time, selective_scan
 
@@ -106,41 +145,6 @@ def line(r: dict[str, Any]) -> str:
     gradients = " ".join(f"{name} {r[name]:.1e}" for name in GRADIENTS)
     repeats = "" if r["repeats"] else "; a second run differs"
     return start + times + f"{r['output']:>10.1e}  {gradients}{repeats}"
-
-
-def main(
-    shapes: str = "16x4096x1024,8x4096x2048,1x131072x1024",
-    backends: str = "mamba_ssm,cuda",
-    output: str | None = None,
-) -> None:
-    """Time the kernels of the selective scan, and compare them with float64.
-
-    Args:
-        shapes: comma-separated rows x tokens x channels.
-        backends: comma-separated rows of lit_gpt.ops.selective_scan.BACKENDS.
-        output: JSON file for the rows, written after each shape.
-    """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(0)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-    facts: dict[str, Any] = {"device": name, "torch": torch.__version__, "states": STATES, "judged": JUDGED}
-    found: list[dict[str, Any]] = []
-    print(HEADER)
-    for shape in shapes.split(","):
-        rows, tokens, channels = map(int, shape.split("x"))
-        tensors = draw(rows, tokens, channels, device)
-        bounds = {"forward_traffic_ms": traffic(tensors, 3, device), "backward_traffic_ms": traffic(tensors, 5, device)}
-        for backend in backends.split(","):
-            row: dict[str, Any] = {"shape": shape, "backend": backend, **bounds}
-            try:
-                row |= {**times(tensors, backend, device), **errors(tensors, backend)}
-            except Exception as failure:  # one kernel that fails must not lose the other rows
-                row["failed"] = f"{type(failure).__name__}: {failure}".split("\n")[0]
-            found.append(row)
-            print(line(row), flush=True)
-        if output:
-            Path(output).parent.mkdir(parents=True, exist_ok=True)
-            Path(output).write_text(json.dumps({**facts, "rows": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

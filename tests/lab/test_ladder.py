@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -289,15 +291,25 @@ def test_several_gpus_of_a_run_are_started_by_torchrun(tmp_path: Path) -> None:
     assert environment(("cpu",), 1)["CUDA_VISIBLE_DEVICES"] == ""
 
 
-@pytest.mark.parametrize(("overlap", "beside"), [(0.0, False), (0.5, True)])
-def test_the_next_run_starts_beside_the_last_part_of_the_one_before(
-    overlap: float, beside: bool, tmp_path: Path, monkeypatch: Any
-) -> None:
-    monkeypatch.setattr(Display, "budget", lambda *_: 10.0)
-    rows = rows_of(**{name: {"steps": 10, "pause": 0.1, "losses": ",".join("9" * 10)} for name in "ab"})
-    assert run(tmp_path, rows, overlap=overlap) == 0
-    lines = [(tmp_path / name / "run/metrics.jsonl").read_text().splitlines() for name in "ab"]
-    assert [len(one) for one in lines] == [10, 10]
-    first, second = ((tmp_path / name / "run/calls").stat().st_mtime for name in "ab")
-    end = (tmp_path / "a/run/summary.json").stat().st_mtime
-    assert (second < end) == beside and second > first + 0.4  # half of a run takes half a second
+@pytest.mark.parametrize("end", ["a part is left", "over", "stopping"])
+def test_a_turn_comes_when_the_run_before_has_its_last_part_left(end: str) -> None:
+    turn, stopping, first, second = local.Turn(0.4), threading.Event(), Mock(), Mock()
+    turn.take(first, stopping)
+    waiting = threading.Thread(target=turn.take, args=(second, stopping))
+    waiting.start()
+    turn.note(first, 0.5)
+    waiting.join(0.1)
+    assert waiting.is_alive()
+    if end == "stopping":
+        stopping.set()
+    else:
+        turn.note(first, 0.4) if end == "a part is left" else turn.end(first)
+    waiting.join(10)
+    assert not waiting.is_alive()
+
+
+def test_runs_that_overlap_are_all_run_once(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(Display, "budget", lambda *_: 4.0)
+    rows = rows_of(**{name: {"steps": 4, "pause": 0.05, "losses": "9,9,9,9"} for name in "abc"})
+    assert run(tmp_path, rows, overlap=0.5) == 0
+    assert [steps(tmp_path, name) for name in "abc"] == [[1, 2, 3, 4]] * 3
