@@ -3,8 +3,9 @@
     python plots/plot_ablation.py out/baseline_ablation --output ablation.png
 
 Reads a study whose rows are called FAMILY_IDEA_sSEED, such as launch_scripts/studies/baseline_ablation.yaml. Prints a
-table, and writes PNG, PDF and JSON. A difference is that of two means, and its interval, of 95%, follows from the noise
-between seeds, which all settings of a family share (Student's t). Time is that of a token, in percent.
+table, and writes PNG, PDF and JSON. Runs of one seed see the same data in the same order, so what a seed does to all of
+them is taken out; intervals, of 95%, follow from what is left, which all settings of a family share (Student's t). Time
+is that of a token, in percent.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.lab.figures import COLORS, SMALL, dress, panels, write
 from lit_gpt.lab.run_files import FINISHED
 from lit_gpt.lab.runs import Run, read_runs
-from lit_gpt.scaling.noise import Difference, difference, pooled
+from lit_gpt.scaling.noise import Difference, in_blocks
 
 Groups = dict[str, list[Run]]  # idea -> its runs, which differ in the seed
 
@@ -55,19 +56,20 @@ def collect(runs: Sequence[Run]) -> dict[str, Groups]:
 
 def worths(groups: Groups, control: str) -> list[Worth]:
     """The control first, then the others, the largest difference of loss first."""
-    values = {
-        "loss": {idea: [run.numbers["loss"] for run in runs] for idea, runs in groups.items()},
-        "time": {idea: [-math.log(run.numbers["tokens_per_sec"]) for run in runs] for idea, runs in groups.items()},
-    }
-    noises = {key: pooled(of.values()) for key, of in values.items()}
+    runs = {(idea, run.value("seed")): run.numbers for idea, of in groups.items() for run in of}
+    losses = in_blocks({key: numbers["loss"] for key, numbers in runs.items()}, control)
+    times = in_blocks({key: -math.log(numbers["tokens_per_sec"]) for key, numbers in runs.items()}, control)
 
     def worth(idea: str) -> Worth:
-        loss, time = (difference(of[control], of[idea], noises[key]) for key, of in values.items())
+        time, mean = times[idea], statistics.fmean(run.numbers["loss"] for run in groups[idea])
         percent = Difference(100 * math.expm1(time.value), 100 * time.error, time.free)
-        return Worth(idea, len(groups[idea]), statistics.fmean(values["loss"][idea]), loss, percent)
+        return Worth(idea, len(groups[idea]), mean, losses[idea], percent)
 
-    others = sorted(map(worth, groups.keys() - {control}), key=lambda one: -one.loss.value)
-    return [worth(control), *others]
+    alone = [idea for idea in groups if math.isnan(losses[idea].value)]
+    for idea in alone:
+        print(f"left out: {idea} (no seed of its runs leads to a run of {control})", file=sys.stderr)
+    others = map(worth, groups.keys() - {control, *alone})
+    return [worth(control), *sorted(others, key=lambda one: -one.loss.value)]
 
 
 def table(family: str, found: Sequence[Worth]) -> str:

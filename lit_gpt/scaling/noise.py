@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 LEVEL = 0.95
 DECIDES = 2.0  # standard errors: a smaller difference is a tie
 
@@ -115,6 +117,31 @@ def paired(a: Mapping[Any, float], b: Mapping[Any, float]) -> Difference:
     gaps = [b[key] - a[key] for key in a if key in b]
     assert gaps, "no pairs"
     return mean(gaps)
+
+
+def in_blocks(values: Mapping[tuple[str, Any], float], control: str) -> dict[str, Difference]:
+    """How much more each treatment is than the control, in runs that share something, such as a seed: a block.
+
+    values: (treatment, block) -> value; some may be missing. Least squares of value = treatment + block + noise, so
+    what a block does to all its runs is no noise (randomised blocks: Fisher, The Design of Experiments, 1935, ch. 4).
+    NaN for a treatment that no chain of shared blocks joins to the control.
+    """
+    treatments, blocks = (list(dict.fromkeys(key[i] for key in values)) for i in (0, 1))
+    of_treatment, of_block = (np.array([[key[i] == name for name in names] for key in values], float)
+                              for i, names in enumerate((treatments, blocks)))  # fmt: skip
+    design, found = np.hstack([of_treatment, of_block]), np.array(list(values.values()))
+    inverse = np.linalg.pinv(design.T @ design)
+    fitted, free = inverse @ design.T @ found, len(found) - np.linalg.matrix_rank(design)
+    variance = ((found - design @ fitted) ** 2).sum() / free if free else math.nan
+    differences = {}
+    for name in treatments:
+        contrast = np.zeros(design.shape[1])
+        contrast[treatments.index(name)] += 1
+        contrast[treatments.index(control)] -= 1
+        joined = np.allclose(contrast @ inverse @ (design.T @ design), contrast)
+        value, error = contrast @ fitted, math.sqrt(max(contrast @ inverse @ contrast, 0.0) * variance)
+        differences[name] = Difference(float(value), error, int(free)) if joined else Difference(math.nan, math.nan, 0)
+    return differences
 
 
 def mean(values: Sequence[float]) -> Difference:

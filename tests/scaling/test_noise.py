@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from lit_gpt.scaling.noise import UNKNOWN, Noise, difference, mean, paired, pooled, student, student_cdf
+from lit_gpt.scaling.noise import UNKNOWN, Noise, difference, in_blocks, mean, paired, pooled, student, student_cdf
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -77,3 +77,21 @@ def test_shifts_and_units_do_not_matter() -> None:
     a, b = [2.0, 2.1, 2.05], [2.2, 2.25]
     there, here = difference(a, b), difference([1000 * x + 7 for x in a], [1000 * x + 7 for x in b])
     assert here.chance == pytest.approx(there.chance) and here.half() == pytest.approx(1000 * there.half())
+
+
+def test_two_treatments_in_blocks_are_the_paired_t_test_of_scipy() -> None:
+    a, b = np.random.default_rng(0).normal(size=(2, 6)) + np.arange(6) * 10
+    found = in_blocks({(name, i): x for name, of in (("a", a), ("b", b)) for i, x in enumerate(of)}, "a")
+    theirs = stats.ttest_rel(b, a)
+    low, high = theirs.confidence_interval(0.95)
+    assert found["a"].value == pytest.approx(0, abs=1e-9)
+    assert found["b"].value == pytest.approx((b - a).mean()) and found["b"].free == theirs.df
+    assert found["b"].half() == pytest.approx((high - low) / 2)
+
+
+def test_blocks_with_runs_missing() -> None:
+    """c meets a in no block, but b in one, and b meets a; d meets nobody."""
+    values = {("a", 1): 1.0, ("b", 1): 1.5, ("b", 2): 11.5, ("c", 2): 13.0, ("d", 3): 7.0}
+    found = in_blocks(values, "a")
+    assert [found[name].value for name in "abc"] == pytest.approx([0.0, 0.5, 2.0])
+    assert not any(one.is_known for one in found.values()) and math.isnan(found["d"].value)
