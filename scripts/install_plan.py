@@ -36,7 +36,7 @@ class Stop(Exception):
 class Kernel(NamedTuple):
     """since: the first compute capability (major) that it has kernels for. compiled: by pip, with nvcc, for minutes.
 
-    The times of `without` are those of docs/performance.md, of one operation on an H200.
+    The times of `without` are those of docs/performance_details.md, of one operation on an H200.
     """
 
     package: str

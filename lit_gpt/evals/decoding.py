@@ -4,7 +4,7 @@ The layers are those of the training forward (lit_gpt.model.GPT); what is here i
 that only asks for the last position may leave out:
 
 - Layers at the end that keep nothing of their own, the second half of YOCO (arXiv:2405.05254, section 3.3), are
-  computed for the last position alone. docs/performance.md has what that saves.
+  computed for the last position alone. docs/performance_details.md has what that saves.
 - Softmax attention before them has one query; only its keys and values are made for all positions.
 
 What a layer keeps between calls is bounded by what later ones need: keys and values of the positions in its window (or

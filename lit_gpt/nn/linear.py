@@ -131,7 +131,7 @@ def joint(x: Tensor, *maps: Linear, along_time: bool = False) -> list[Tensor]:
     """Several maps of one input as one matrix product, which is faster than one after the other.
 
     Attention with one product for queries, keys and values, and padded heads: 334k to 388k tokens/s at d8 on an H200
-    (docs/performance.md). The weights stay apart, so that Muon sees each map as a matrix of its own.
+    (docs/performance_details.md). The weights stay apart, so that Muon sees each map as a matrix of its own.
     Of a few rows, as in cached decoding, joining the weights would cost more than their product.
     along_time: see product.
     """

@@ -63,7 +63,7 @@ class SwiGLU(_FeedForward):
     maps = 2
 
     def inner(self, x_BTD: Tensor) -> Tensor:
-        # Two products, see Linear.pieces: 411k to 427k tokens/s at d8 on an H200 (docs/performance.md).
+        # Two products, see Linear.pieces: 411k to 427k tokens/s at d8 on an H200 (docs/performance_details.md).
         return self.gated(*self.up.halves(x_BTD))
 
     def gated(self, gate: Tensor, up: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from lit_gpt.ops.backends import Backend, choose, explain_table
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.masks import Request, band_block, band_mask, block_mask, dense_mask
 
-# Fastest first on Hopper (docs/performance.md); efficient and math are there for fp32 and odd head dimensions.
+# Fastest first on Hopper (docs/performance_details.md); efficient and math are there for fp32 and odd head dimensions.
 CUDA_PRIORITY = [
     SDPBackend.CUDNN_ATTENTION,
     SDPBackend.FLASH_ATTENTION,
@@ -286,7 +286,7 @@ BACKENDS: dict[str, Backend] = {
     "flex": Backend(_fitted(_flex), _flex_refuses),
     "banded": Backend(_fitted(_banded), _banded_refuses),
     "sdpa": Backend(_fitted(_sdpa), lambda r: "it has no sinks" if r.sink else ""),
-    # On Hopper fa4 gains nothing over the two above (docs/performance.md) and both interrupt a compiled block.
+    # On Hopper fa4 gains nothing over the two above (docs/performance_details.md) and both interrupt a compiled block.
     "fa4": Backend(_fitted(flash.fa4), partial(flash.refuses, "fa4")),
     "fa2": Backend(_fitted(flash.fa2), partial(flash.refuses, "fa2")),
     "ring": Backend(_ring, lambda r: "it is for steps of cached decoding, which ask for it themselves"),

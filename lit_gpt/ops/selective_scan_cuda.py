@@ -202,7 +202,7 @@ def _readable(name: str, t: Tensor) -> Tensor:
     """As the kernels read it: of x, dt, B, C and dy any rows and tokens whose numbers lie side by side.
 
     B and C are often parts of one projection that begin anywhere. Copied, they can be read 16 bytes at once, and so can
-    all else: in training that makes the kernels almost twice as fast.
+    all else. One number at a time, the kernels took 1.6 times as long in a profile of training.
     """
     anywhere = not _by_16_bytes(t) and t.shape[-1] * t.element_size() % 16 == 0
     return t if name in STRIDED and t.stride(2) == 1 and not anywhere else t.contiguous()

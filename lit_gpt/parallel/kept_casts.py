@@ -2,8 +2,8 @@
 
 The weights of experts live in fp32. Each pass wants them in bf16, and backward gives their gradients in bf16. A mixture
 has many weights for few tokens: casting them in every forward and every backward pass, then casting the gradients and
-adding them up, took 9% of a step of d16 (docs/performance.md). In steps of several micro-batches it is less work to
-cast once, when an optimizer or a load has written the weights, and to keep the result.
+adding them up, took 9% of a step of d16 (docs/performance_details.md). In steps of several micro-batches it is less
+work to cast once, when an optimizer or a load has written the weights, and to keep the result.
 
 A kept cast is a leaf of its own to autograd. So its gradient arrives as backward made it, in bf16, and is added in fp32
 to that of the weight in one pass over both. The sums are the same to the last bit.

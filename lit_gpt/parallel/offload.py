@@ -9,8 +9,8 @@ tensors as its unit). Nothing is computed again, and the bits are the same.
     backward   block 5    block 4    ...        with block 4 chosen, block 0 starts on its way when block 4 begins
     copies                  0 -> device
 
-A copy hides behind the blocks in between where it takes no longer than they do: docs/performance.md has the arithmetic.
-Blocks are wrapped outermost, so this works with any --act_ckpt of compiled blocks, and with FSDP2.
+A copy hides behind the blocks in between where it takes no longer than they do: docs/performance_details.md has the
+arithmetic. Blocks are wrapped outermost, so this works with any --act_ckpt of compiled blocks, and with FSDP2.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 What is kept follows from two things: the recomputation policy, which the trainer reads too (parallel/recompute.py), and
 what a compiler keeps of a block that is not recomputed. The latter is a rule, chosen by measurements on an H200
-(docs/performance.md, Memory): what goes into or comes out of a matrix product or a kernel, each tensor once, but no
-product that is only added to something; the rest is cheap and computed again inside the backward kernels. Under "cheap"
-what goes into a product or into attention is computed again, too.
+(docs/performance_details.md, How memory is estimated): what goes into or comes out of a matrix product or a kernel,
+each tensor once, but no product that is only added to something; the rest is cheap and computed again inside the
+backward kernels. Under "cheap" what goes into a product or into attention is computed again, too.
 
 Both are read off one forward pass of a few tokens on the meta device, at the level of torch's functions, where a view
 still knows its base. So no mixer has to declare what it keeps, and the bytes of a real batch follow by proportion.
@@ -107,8 +107,8 @@ def of_loss(config: ModelConfig, tokens: int, chunked: bool, dtype: torch.dtype,
     """Bytes around the head: the logits that exist at once, the final state, the head's gradient.
 
     chunked: the loss is computed for a chunk of tokens at a time, see ops/loss.py; few: for a small one. A chunk has
-    its logits in fp32 (4 bytes) and their gradient in `dtype` three times, as the H200 measured it
-    (docs/performance.md, Memory): as computed, padded, and that of the chunk before. The head has its weight cast to
+    its logits in fp32 (4 bytes) and their gradient in `dtype` three times, as an H200 measured it
+    (docs/performance_details.md): as computed, padded, and that of the chunk before. The head has its weight cast to
     `dtype`, and its gradient in fp32 (4 bytes). Otherwise there are all logits, their log-softmax and its gradient, in
     fp32 (3 x 4 bytes), and with a soft cap the logits once more.
     """

@@ -73,7 +73,7 @@ def saved_by_blocks(config: ModelConfig, recompute: Recompute, fp8: str | None =
 
 
 CASES = [(family, recompute) for family in SIZES for recompute in ("off", "cheap", "selective", "full")]
-# On a CPU their kernels are many operations of the compiled block, and on a GPU one each; docs/performance.md has it.
+# On a CPU their kernels are many operations of the compiled block, and on a GPU one each: docs/performance_details.md.
 CASES = [case for case in CASES if case not in {(MOE, "off"), (MOE, "cheap"), ("samba", "cheap")}]
 
 
