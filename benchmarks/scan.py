@@ -2,10 +2,11 @@
 
     python benchmarks/scan.py --output docs/benchmarks/scan_h200.json
 
-Shapes are rows x tokens x channels: the micro-batches of depth 8 and 16 with half of the channels of a layer of `sambay`,
-and one long row; 16 states, bf16. Every kernel has its inputs in the layout that it reads. Errors are |found - exact| / |exact| (Frobenius norms)
-on the first rows and tokens, where exact is the plain backend on the same rounded inputs in float64. Traffic is a copy
-of as many bytes as a scan must read and write: x, dt and y, and backward x, dt, dy, dx and ddt.
+Shapes are rows x tokens x channels: the micro-batches of depth 8 and 16 with half of the channels of a layer of
+`sambay`, and one long row; 16 states, bf16. Every kernel has its inputs in the layout that it reads. Errors are
+|found - exact| / |exact| (Frobenius norms) on the first rows and tokens, where exact is the plain backend on the same
+rounded inputs in float64. Traffic is a copy of as many bytes as a scan must read and write: x, dt and y, and backward
+x, dt, dy, dx and ddt.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from lit_gpt.scaling.base import Plan
 
 GIB = 2**30
 EXPERT_CASTS = "casts of experts"  # kept between steps where there is room for them, see parallel/kept_casts.py
-FILLED = 0.95  # share of a GPU's memory that the estimate may reach with them: it is right to 3% (docs/performance.md)
+FILLED = 0.95  # share of a GPU's memory that the estimate may reach with them: it is right to 4% (docs/performance.md)
 
 
 def memory_per_gpu(run: RunConfig, model: GPT, plan: Plan, ranks: int) -> dict[str, int]:
