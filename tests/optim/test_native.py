@@ -255,7 +255,7 @@ def test_blocks_of_rows_are_matrices_of_their_own() -> None:
     [
         ({"ns": "tunde"}, "Unknown Newton-Schulz coefficients 'tunde'. Did you mean 'tuned'"),
         ({"ns_steps": 0}, "ns_steps of the optimizer muon is 0; it must be a whole number from 1 on"),
-        ({"ns_dtype": "int8"}, "Newton-Schulz in 'int8' is not possible. Use one of bf16, fp16, fp32, auto"),
+        ({"ns_dtype": "int8"}, "Newton-Schulz in 'int8' is not possible. Use one of fp32, bf16, fp16, auto"),
         ({"adjust": "loud"}, "adjust loud is unknown. Use one of spectral, clip, rms, none"),
         ({"ns_backend": "quak"}, 'ns_backend of the optimizer muon is "quak"; it must be one of auto, quack, torch'),
         ({"nesterov": "maybe"}, 'nesterov of the optimizer muon is "maybe"; it must be true or false'),
