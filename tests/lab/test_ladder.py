@@ -7,7 +7,8 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -294,10 +295,20 @@ def test_the_next_run_starts_beside_the_last_part_of_the_one_before(
     overlap: float, beside: bool, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(Display, "budget", lambda *_: 10.0)
-    rows = rows_of(**{name: {"steps": 10, "pause": 0.1, "losses": ",".join("9" * 10)} for name in "ab"})
-    assert run(tmp_path, rows, overlap=overlap) == 0
+    given = {name: {"steps": 10, "pause": 0.1, "losses": ",".join("9" * 10)} for name in "ab"}
+    if beside:
+        given["a"]["waits"] = str(tmp_path / "b/run/calls")  # it cannot end before the other has started
+    assert run(tmp_path, rows_of(**given), overlap=overlap, minutes=1) == 0
     lines = [(tmp_path / name / "run/metrics.jsonl").read_text().splitlines() for name in "ab"]
     assert [len(one) for one in lines] == [10, 10]
     first, second = ((tmp_path / name / "run/calls").stat().st_mtime for name in "ab")
     end = (tmp_path / "a/run/summary.json").stat().st_mtime
     assert (second < end) == beside and second > first + 0.4  # half of a run takes half a second
+
+
+def test_a_fork_has_left_a_part_of_what_it_trains_itself() -> None:
+    display: Any = SimpleNamespace(note=lambda *_: None)
+    worker = local.Worker(cast(Any, None), cast(Any, None), Settings(), None, display, local.Turn(0.4))
+    watch: Any = SimpleNamespace(look=lambda: "", tokens=85.0, budget=100.0)
+    worker._looked(Row("late", {}, after="trunk", start=80), watch, False)
+    assert list(worker.turn._left.values()) == [0.75]
