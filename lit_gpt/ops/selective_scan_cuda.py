@@ -139,7 +139,8 @@ def backward(
         dlast = _last_gradients(dlast, tensors, segments)
     found = {"dx": dx, "ddt": ddt, "dBC": dBC, "dA": dA, "dD": dD, "dbias": dbias, "dstate": dstate}
     launch("scan_backward", segments, **tensors, dlast=dlast, saved=saved, **found)
-    dB, dC = (t.to(x.dtype).contiguous() for t in dBC.sum(0).unbind(2))
+    # Copies, since operations may not return two parts of one tensor.
+    dB, dC = (t.to(x.dtype, copy=True, memory_format=torch.contiguous_format) for t in dBC.sum(0).unbind(2))
     return dx, ddt, dA.sum((0, 1)), dB, dC, dD.sum((0, 1)), dbias.sum((0, 1)), dstate[:, 0].contiguous()
 
 
@@ -195,7 +196,8 @@ def launch(kernel: str, segments: int, **tensors: Tensor | None) -> None:
     batch, length, channels = x.shape
     run = _kernel(kernel, x, A.shape[1])
     grid = (-(-channels // CHANNELS), batch * segments)
-    run(grid, 8 * A.shape[1], _arguments(given, length // segments, channels, segments))
+    if batch:  # a grid without blocks is an error
+        run(grid, 8 * A.shape[1], _arguments(given, length // segments, channels, segments))
 
 
 def _readable(name: str, t: Tensor) -> Tensor:

@@ -87,6 +87,11 @@ def test_against_float64(device, dtype, states, rows, tokens, channels):
     check(tensors, None)
 
 
+@pytest.mark.parametrize(("rows", "tokens"), [(1, 1), (0, 40)])
+def test_one_token_and_no_row(rows, tokens, device):
+    check(draw(rows, tokens, 8, 16, torch.float32, device), None)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA")
 @pytest.mark.parametrize(("rows", "tokens", "channels"), [(2, 4096, 1024), (16, 512, 1024), (3, 1000, 1100)])
