@@ -101,6 +101,7 @@ def forward(
     """y (B, T, C), the last state (B, C, N), and if `keep`, for backward, the state before each tile (R, M, C, N)."""
     y, last, saved = _outputs(x, A, keep, segments)
     tensors = {"x": x, "dt": dt, "B": B, "C": C, "A": A, "D": D, "bias": bias, "starts": starts}
+    _check({**tensors, "first state": state})
     if segments == 1:
         launch("scan_forward", segments, **tensors, state=state, y=y, last=last, saved=saved if keep else None)
         return y, last, saved
@@ -112,6 +113,19 @@ def forward(
     start = torch.stack(true, 1)
     launch("scan_forward", segments, **tensors, state=start, y=y, last=ends, saved=saved if keep else None)
     return y, last.copy_(ends[:, -1]), saved
+
+
+def _check(tensors: dict[str, Tensor | None]) -> None:
+    """The kernels are given addresses alone, and would read beside a tensor of another shape, or on another device."""
+    x, A = tensors["x"], tensors["A"]
+    assert x is not None and A is not None
+    (batch, length, channels), states = x.shape, A.shape[1]
+    of_states, of_channels = (batch, length, states), (channels,)
+    shapes = {"dt": x.shape, "A": (channels, states), "B": of_states, "C": of_states, "D": of_channels}
+    shapes |= {"bias": of_channels, "starts": (batch, length), "first state": (batch, channels, states)}
+    for name, shape in shapes.items():
+        if (t := tensors[name]) is not None:
+            assert t.shape == shape and t.device == x.device, f"{name} is {tuple(t.shape)} on {t.device}, not {shape}"
 
 
 def backward(

@@ -168,6 +168,15 @@ def test_operations_are_what_torch_expects(device):
     torch.library.opcheck(ours.scan_backward, (torch.ones_like(y), torch.ones_like(last), *kept, starts, saved, 1))
 
 
+@pytest.mark.parametrize(("name", "part"), [("dt", (..., slice(1))), ("B", (slice(1),)), ("A", (slice(3),))])
+def test_other_shapes_are_no_reads_beside_a_tensor(name, part, device):
+    """Plain torch makes the first two as large as the others, or says why it cannot."""
+    tensors = draw(2, 9, 40, 16, torch.float32, device)
+    tensors[name] = tensors[name][part]
+    with pytest.raises(AssertionError, match=f"{name} is"):
+        run(tensors, None, "cuda")
+
+
 def test_what_it_refuses(monkeypatch):
     assert "float64" in ours._refuses(torch.float64, 16)
     assert "not 12" in ours._refuses(torch.float32, 12)
