@@ -75,7 +75,7 @@ HEADER = (
 def draw(rows: int, tokens: int, channels: int, device: torch.device) -> list[Tensor]:
     """The inputs of a scan, with the time steps of a new model: softplus(-7 to -2) or so. B, C are parts of one."""
     x, dt = (torch.randn(rows, tokens, channels, device=device).bfloat16() for _ in range(2))
-    rank = channels // 32 - 1
+    rank = max(channels // 32 - 1, 0)
     parts = torch.randn(rows, tokens, rank + 2 * STATES, device=device).bfloat16()
     _, B, C = parts.split((rank, STATES, STATES), dim=2)
     A = -torch.arange(1.0, STATES + 1, device=device).repeat(channels, 1)

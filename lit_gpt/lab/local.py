@@ -156,8 +156,8 @@ class Worker:
         """Look at a run: DIVERGED or LATE where it is to be stopped, else ""."""
         found = watch.look()
         self.display.note(row, watch.tokens)
-        if watch.budget:
-            self.turn.note(self, 1 - watch.tokens / watch.budget)
+        if watch.budget:  # both count the tokens before a fork, too
+            self.turn.note(self, (watch.budget - watch.tokens) / (watch.budget - row.start))
         if found and self.settings.watch:
             note_divergence(watch.folder, found, watch)
             return DIVERGED

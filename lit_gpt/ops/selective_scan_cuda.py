@@ -101,6 +101,7 @@ def forward(
     """y (B, T, C), the last state (B, C, N), and if `keep`, for backward, the state before each tile (R, M, C, N)."""
     y, last, saved = _outputs(x, A, keep, segments)
     tensors = {"x": x, "dt": dt, "B": B, "C": C, "A": A, "D": D, "bias": bias, "starts": starts}
+    _check({**tensors, "first state": state})
     if segments == 1:
         launch("scan_forward", segments, **tensors, state=state, y=y, last=last, saved=saved if keep else None)
         return y, last, saved
@@ -112,6 +113,19 @@ def forward(
     start = torch.stack(true, 1)
     launch("scan_forward", segments, **tensors, state=start, y=y, last=ends, saved=saved if keep else None)
     return y, last.copy_(ends[:, -1]), saved
+
+
+def _check(tensors: dict[str, Tensor | None]) -> None:
+    """The kernels are given addresses alone, and would read beside a tensor of another shape, or on another device."""
+    x, A = tensors["x"], tensors["A"]
+    assert x is not None and A is not None
+    (batch, length, channels), states = x.shape, A.shape[1]
+    of_states, of_channels = (batch, length, states), (channels,)
+    shapes = {"dt": x.shape, "A": (channels, states), "B": of_states, "C": of_states, "D": of_channels}
+    shapes |= {"bias": of_channels, "starts": (batch, length), "first state": (batch, channels, states)}
+    for name, shape in shapes.items():
+        if (t := tensors[name]) is not None:
+            assert t.shape == shape and t.device == x.device, f"{name} is {tuple(t.shape)} on {t.device}, not {shape}"
 
 
 def backward(
@@ -139,7 +153,8 @@ def backward(
         dlast = _last_gradients(dlast, tensors, segments)
     found = {"dx": dx, "ddt": ddt, "dBC": dBC, "dA": dA, "dD": dD, "dbias": dbias, "dstate": dstate}
     launch("scan_backward", segments, **tensors, dlast=dlast, saved=saved, **found)
-    dB, dC = (t.to(x.dtype).contiguous() for t in dBC.sum(0).unbind(2))
+    # Copies, since operations may not return two parts of one tensor.
+    dB, dC = (t.to(x.dtype, copy=True, memory_format=torch.contiguous_format) for t in dBC.sum(0).unbind(2))
     return dx, ddt, dA.sum((0, 1)), dB, dC, dD.sum((0, 1)), dbias.sum((0, 1)), dstate[:, 0].contiguous()
 
 
@@ -195,7 +210,8 @@ def launch(kernel: str, segments: int, **tensors: Tensor | None) -> None:
     batch, length, channels = x.shape
     run = _kernel(kernel, x, A.shape[1])
     grid = (-(-channels // CHANNELS), batch * segments)
-    run(grid, 8 * A.shape[1], _arguments(given, length // segments, channels, segments))
+    if batch:  # a grid without blocks is an error
+        run(grid, 8 * A.shape[1], _arguments(given, length // segments, channels, segments))
 
 
 def _readable(name: str, t: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 Each step is a line of <run>/steps, so that a test sees what was lost or done twice. Options: --steps to do, --fails
 starts that end with exit code 1 first, --pause seconds per step, --loss at the end (or
---base_hps.eta0), --losses to log, one per step, --code to end with, --stale seconds until a lease counts as left.
+--base_hps.eta0), --losses to log, one per step, --code to end with, --stale seconds until a lease counts as left,
+--waits for a file before it ends.
 """
 
 from __future__ import annotations
@@ -54,6 +55,10 @@ def work(run: Path, options: dict[str, str], stopped: list[int]) -> int:
             with (run / "metrics.jsonl").open("a") as metrics:
                 loss = None if losses[step - 1] == "nan" else float(losses[step - 1])
                 metrics.write(json.dumps({"step": step, "total_tokens": step, "metric/train_loss": loss}) + "\n")
+        if stopped:
+            return 75
+    while "waits" in options and not Path(options["waits"]).exists():
+        time.sleep(0.02)
         if stopped:
             return 75
     if "base_hps.eta0" in options:  # 0.01 is best

@@ -8,7 +8,8 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from unittest.mock import Mock
 
 import pytest
@@ -308,8 +309,17 @@ def test_a_turn_comes_when_the_run_before_has_its_last_part_left(end: str) -> No
     assert not waiting.is_alive()
 
 
-def test_runs_that_overlap_are_all_run_once(tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_next_run_starts_beside_the_last_part_of_the_one_before(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(Display, "budget", lambda *_: 4.0)
-    rows = rows_of(**{name: {"steps": 4, "pause": 0.05, "losses": "9,9,9,9"} for name in "abc"})
-    assert run(tmp_path, rows, overlap=0.5) == 0
-    assert [steps(tmp_path, name) for name in "abc"] == [[1, 2, 3, 4]] * 3
+    given = {name: {"steps": 4, "losses": "9,9,9,9"} for name in "ab"}
+    given["a"]["waits"] = str(tmp_path / "b/run/calls")  # it cannot end before the other has started
+    assert run(tmp_path, rows_of(**given), overlap=0.5, minutes=1) == 0
+    assert [steps(tmp_path, name) for name in "ab"] == [[1, 2, 3, 4]] * 2
+
+
+def test_a_fork_has_left_a_part_of_what_it_trains_itself() -> None:
+    display: Any = SimpleNamespace(note=lambda *_: None)
+    worker = local.Worker(cast(Any, None), cast(Any, None), Settings(), None, display, local.Turn(0.4))
+    watch: Any = SimpleNamespace(look=lambda: "", tokens=85.0, budget=100.0)
+    worker._looked(Row("late", {}, after="trunk", start=80), watch, False)
+    assert list(worker.turn._left.values()) == [0.75]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import runpy
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from lit_gpt.architectures import baseline
+from lit_gpt.architectures.builders.shape import Shape
 from lit_gpt.lab.planning import plan_rows
 from lit_gpt.lab.study import read_study
 
@@ -21,6 +25,14 @@ def test_it_plans(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plans = plan_rows(study.rows[:: len(study.rows) // 3])
     assert study.question.endswith("?") and len(study.rows) > 2
     assert all(p.tokens > 0 and p.flops > 0 for p in plans)
+
+
+@pytest.mark.parametrize(("part", "start"), [("open_gates", "gate"), ("small_up", "up")])
+def test_a_part_changes_one_start_at_any_depth(part: str, start: str) -> None:
+    """What the family starts by its depth stays."""
+    build = runpy.run_path(str(ROOT / f"launch_scripts/studies/baseline_parts/baseline_{part}.py"))["build"]
+    changed, family = (asdict(make(12, Shape("baseline")).starts) for make in (build, baseline.build))
+    assert {key for key in family if changed[key] != family[key]} == {start}
 
 
 def test_every_kind_of_study_is_there() -> None:

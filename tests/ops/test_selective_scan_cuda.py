@@ -87,6 +87,11 @@ def test_against_float64(device, dtype, states, rows, tokens, channels):
     check(tensors, None)
 
 
+@pytest.mark.parametrize(("rows", "tokens"), [(1, 1), (0, 40)])
+def test_one_token_and_no_row(rows, tokens, device):
+    check(draw(rows, tokens, 8, 16, torch.float32, device), None)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA")
 @pytest.mark.parametrize(("rows", "tokens", "channels"), [(2, 4096, 1024), (16, 512, 1024), (3, 1000, 1100)])
@@ -161,6 +166,15 @@ def test_operations_are_what_torch_expects(device):
         y, last, saved = ours.scan_forward(*given)
     kept = [t.detach() for t in leaves]
     torch.library.opcheck(ours.scan_backward, (torch.ones_like(y), torch.ones_like(last), *kept, starts, saved, 1))
+
+
+@pytest.mark.parametrize(("name", "part"), [("dt", (..., slice(1))), ("B", (slice(1),)), ("A", (slice(3),))])
+def test_other_shapes_are_no_reads_beside_a_tensor(name, part, device):
+    """Plain torch makes the first two as large as the others, or says why it cannot."""
+    tensors = draw(2, 9, 40, 16, torch.float32, device)
+    tensors[name] = tensors[name][part]
+    with pytest.raises(AssertionError, match=f"{name} is"):
+        run(tensors, None, "cuda")
 
 
 def test_what_it_refuses(monkeypatch):

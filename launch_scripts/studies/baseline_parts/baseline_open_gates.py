@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lit_gpt.architectures import baseline
 from lit_gpt.architectures.builders.shape import Shape
-from lit_gpt.config.model import ModelConfig, Starts
+from lit_gpt.config.model import ModelConfig
 
 
 def build(depth: int, shape: Shape) -> ModelConfig:
     """The family at a depth."""
-    return baseline.build(depth, shape).replace(starts=Starts(gate=0.02))
+    config = baseline.build(depth, shape)
+    return config.replace(starts=replace(config.starts, gate=0.02))

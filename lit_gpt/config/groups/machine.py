@@ -184,8 +184,8 @@ class PrecisionOptions:
         AdamW's averages; bf16 halves that memory and its traffic. Checkpoints hold what is stored.
     logits_precision: Precision of the logits on their way from the head to the training loss, which computes in fp32;
         bf16 halves their traffic. Validation and evaluation read them in fp32.
-    kernels: Implementation of all operations but attention: auto takes the kernels of libraries where they fit, plain
-        never does; reference is an older name of plain.
+    kernels: Implementation of all operations but attention: auto takes kernels of libraries and of this project where
+        they fit, plain never does; reference is an older name of plain.
     deterministic: Use deterministic kernels, which are slower: a resumed run then has the same bits on a GPU, too.
     """
 

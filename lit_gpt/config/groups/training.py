@@ -125,7 +125,7 @@ class ScalingOptions:
     """Scaling rule: how rates and initial weights follow from the size of the model.
 
     parameterization: Scaling rule: sp (nothing is carried over), mup, mupp (muP++), super_mup, completep, hyperp,
-        hyperp_paper or plain; docs/optimizers.md compares them.
+        hyperp_paper, plain or baseline; docs/optimizers.md compares them.
         Default: sp
 
     batch_rule: How rates follow the batch: default multiplies them by sqrt(batch / base batch), none leaves them; for
