@@ -20,6 +20,8 @@ from __future__ import annotations
 import triton  # type: ignore[import-not-found]
 import triton.language as tl  # type: ignore[import-not-found]
 
+# No variant of a kernel for lengths that are 1 or multiples of 16.
+LENGTHS = ["tokens", "heads", "share", "chunks", "per", "segments", "rows", "block", "parts"]
 FORGOTTEN = tl.constexpr(-100.0)  # exp of it is 0 in fp32, but for 4e-44
 
 
@@ -56,7 +58,7 @@ def decays_within(a, starts, m, tokens, L: tl.constexpr, READER: tl.constexpr):
     return tl.exp(tl.where(counts, log_decay, float("-inf")))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def steps(dt, bias, A, d, a, row_stride, token_stride, tokens, heads, chunks, L: tl.constexpr, HEADS: tl.constexpr):
     """d and a of one chunk and HEADS heads."""
     row, m = (tl.program_id(0) // chunks).to(tl.int64), tl.program_id(0) % chunks
@@ -81,7 +83,7 @@ def steps(dt, bias, A, d, a, row_stride, token_stride, tokens, heads, chunks, L:
     tl.store(a + at, sums, mask=(h < heads)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def forward(
     x,
     B,
@@ -119,7 +121,7 @@ def forward(
     """
     row, segment = (tl.program_id(0) // segments).to(tl.int64), tl.program_id(0) % segments
     head = tl.program_id(1)
-    p, n, l = tl.program_id(2) * WIDTH + tl.arange(0, WIDTH), tl.arange(0, N), tl.arange(0, L)
+    p, n, place = tl.program_id(2) * WIDTH + tl.arange(0, WIDTH), tl.arange(0, N), tl.arange(0, L)
     x += row * x_row + head * x_head
     B += row * B_row + head // share * B_group
     C += row * C_row + head // share * C_group
@@ -133,7 +135,7 @@ def forward(
     skip = tl.load(D + head)
     first = segment * per
     for m in range(first, tl.minimum(first + per, chunks)):
-        t = m * L + l
+        t = m * L + place
         inside, t64 = (t < tokens)[:, None], t.to(tl.int64)[:, None]
         x_LP = tl.load(x + t64 * x_token + p[None, :], mask=inside, other=0.0)
         B_LN = tl.load(B + t64 * B_token + n[None, :], mask=inside, other=0.0)
@@ -152,7 +154,7 @@ def forward(
     tl.store(last + of_state, state)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def states(
     x,
     B,
@@ -186,7 +188,7 @@ def states(
     """
     row, segment = (tl.program_id(0) // segments).to(tl.int64), tl.program_id(0) % segments
     head = tl.program_id(1)
-    p, n, l = tl.program_id(2) * WIDTH + tl.arange(0, WIDTH), tl.arange(0, N), tl.arange(0, L)
+    p, n, place = tl.program_id(2) * WIDTH + tl.arange(0, WIDTH), tl.arange(0, N), tl.arange(0, L)
     x += row * x_row + head * x_head
     B += row * B_row + head // share * B_group
     d += (row * heads + head) * chunks * L
@@ -198,9 +200,9 @@ def states(
     state = tl.zeros([WIDTH, N], dtype=tl.float32) if start is None else tl.load(start + of_segment)
     first = segment * per
     count = tl.minimum(per, chunks - first)
-    for i in range(0, count):
+    for i in range(count):
         m = first + (count - 1 - i if BACKWARD else i)
-        t = m * L + l
+        t = m * L + place
         inside, t64 = (t < tokens)[:, None], t.to(tl.int64)[:, None]
         x_LP = tl.load(x + t64 * x_token + p[None, :], mask=inside, other=0.0)
         B_LN = tl.load(B + t64 * B_token + n[None, :], mask=inside, other=0.0)
@@ -214,7 +216,7 @@ def states(
     tl.store(last + of_segment, state)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def inputs(
     x,
     dy,
@@ -258,8 +260,8 @@ def inputs(
     """
     row, m = (tl.program_id(0) // chunks).to(tl.int64), tl.program_id(0) % chunks
     head, part = tl.program_id(1), tl.program_id(2)
-    p, n, l = part * WIDTH + tl.arange(0, WIDTH), tl.arange(0, N), tl.arange(0, L)
-    t = m * L + l
+    p, n, place = part * WIDTH + tl.arange(0, WIDTH), tl.arange(0, N), tl.arange(0, L)
+    t = m * L + place
     inside, t64 = (t < tokens)[:, None], t.to(tl.int64)[:, None]
     group, of_head = head // share, (row * heads + head) * chunks
     if starts is not None:
@@ -270,7 +272,7 @@ def inputs(
     x_LP = tl.load(x + row * x_row + head * x_head + t64 * x_token + p[None, :], mask=inside, other=0.0)
     dy_LP = tl.load(dy + row * dy_row + head * dy_head + t64 * dy_token + p[None, :], mask=inside, other=0.0)
     d_L = tl.load(d + of_head * L + t)
-    since, to_end, through = decays(a + of_head * L, starts, m, tokens, L)
+    _, to_end, _ = decays(a + of_head * L, starts, m, tokens, L)
     at = (part * (tl.num_programs(0) // chunks) + row) * heads * chunks * L + head * chunks * L + t
     # Of d x: what the state after the chunk has of it, and what readers have.
     scores = tl.dot(B_LN, tl.trans(C_LN), input_precision="ieee")
@@ -279,10 +281,10 @@ def inputs(
     wide = x_LP.to(tl.float32)
     # The chunk's last token enters the state without a decay; the others' decay ends with the chunk's.
     into_state = tl.where(t < tl.minimum(m * L + L, tokens) - 1, tl.sum(dx_LP * wide, axis=1) * d_L, 0.0)
-    da_L = tl.where(l == L - 1, tl.sum(into_state, axis=0), 0.0) - into_state
+    da_L = tl.where(place == L - 1, tl.sum(into_state, axis=0), 0.0) - into_state
     # A token that reads itself does so without a decay.
     weights = tl.dot(x_LP, tl.trans(dy_LP), input_precision="ieee") * scores * d_L[:, None]
-    weights = tl.where(l[:, None] < l[None, :], weights, 0.0)
+    weights = tl.where(place[:, None] < place[None, :], weights, 0.0)
     tl.store(da + at, da_L + tl.sum(weights, axis=0) - tl.sum(weights, axis=1))
     dx_LP = tl.dot(scores.to(dy_LP.dtype), dy_LP, dx_LP, input_precision="ieee")
     tl.store(dd + at, tl.sum(dx_LP * wide, axis=1))
@@ -293,7 +295,7 @@ def inputs(
     tl.store(dx + of_dx, dx_LP.to(dx.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def gradients(
     x,
     dy,
@@ -338,8 +340,8 @@ def gradients(
     row, m = (tl.program_id(0) // chunks).to(tl.int64), tl.program_id(0) % chunks
     blocks, parts = share // block, P // WIDTH
     group, which = tl.program_id(1) // blocks, tl.program_id(1) % blocks
-    n, l = tl.arange(0, N), tl.arange(0, L)
-    t = m * L + l
+    n, place = tl.arange(0, N), tl.arange(0, L)
+    t = m * L + place
     inside, t64 = (t < tokens)[:, None], t.to(tl.int64)[:, None]
     if starts is not None:
         starts += row * tokens
@@ -368,7 +370,7 @@ def gradients(
         passed = tl.dot(before_PN, tl.trans(after_PN), input_precision="ieee")
         passed = tl.sum(tl.sum(tl.where(p[:, None] == p[None, :], passed, 0.0), axis=1), axis=0) * through
         y_LP = tl.dot(C_LN, tl.trans(before_PN), input_precision="ieee")
-        da_L = tl.sum(y_LP * dy_LP.to(tl.float32), axis=1) * since + tl.where(l == L - 1, passed, 0.0)
+        da_L = tl.sum(y_LP * dy_LP.to(tl.float32), axis=1) * since + tl.where(place == L - 1, passed, 0.0)
         tl.store(da + (part * rows * heads * chunks + of_head) * L + t, da_L)
         weights = decays_within(a + of_head * L, starts, m, tokens, L, 0) * d_L[None, :]
         d_dots += tl.dot(dy_LP, tl.trans(x_LP), input_precision="ieee") * weights
@@ -380,7 +382,7 @@ def gradients(
     tl.store(dC + at, dC_LN.to(dC.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def steps_backward(
     dt,
     bias,

@@ -1,6 +1,6 @@
 """Mamba-2's scan by the Triton kernels of ssd_kernels.py, as torch operations, which a compiled block may contain.
 
-Forward, a program goes through the chunks of one head of a row with the state in registers, and writes the output alone.
+Forward, a program goes through the chunks of one head of a row with the state in registers, and writes only the output.
 Backward, two passes like it write the states before all chunks and their gradients after them, of one layer at a time.
 From these all chunks follow at once: a kernel for what x and the steps get, and one for what B and C get, which adds up
 over the heads that share them in registers. No two programs write the same number, so bits repeat. Few rows that are
@@ -23,7 +23,7 @@ from lit_gpt.ops.backends import missing, optional
 KERNELS = "lit_gpt.ops.ssd_kernels"  # by name, since it imports Triton
 TYPES = (torch.bfloat16, torch.float16, torch.float32)
 WIDTHS, STATES = (16, 32, 64, 128), (16, 32, 64, 128, 256)  # powers of two, and a product's smallest size is 16
-OLDEST = (8, 0)  # compute capability with bfloat16 and copies to shared memory that do not wait
+CAPABILITY = (9, 0)  # that `sizes` are chosen for: elsewhere registers and shared memory are too small for them
 
 PROGRAMS_PER_PROCESSOR = 2  # of the passes along a row, that fit at once by their registers and shared memory
 MIN_SEGMENTS, SHORTEST = 4, 8  # segments do a part of the work twice, so less than 4 gain nothing; chunks of one
@@ -42,9 +42,14 @@ class Sizes(NamedTuple):
     gradients: tuple[int, int]
 
 
-@cache
 def sizes(dtype: torch.dtype, width: int, states: int) -> Sizes:
-    """Chosen so that accumulators fit into registers and tiles into shared memory."""
+    """Chosen by what ptxas says for 64 channels and 128 states: registers that are not enough (26 in forward), none in
+    the other kernels; shared memory that leaves room for 2, 3, 3 and 1 programs on a processor.
+    """
+    if dtype == torch.float32:  # no tensor cores, and tiles of twice the bytes
+        return Sizes(32, min(width, 32), (8, 1), (8, 1), (8, 1), (8, 1))
+    if states > 128:
+        return Sizes(64, min(width, 32), (8, 2), (4, 3), (4, 1), (8, 2))
     return Sizes(64, min(width, 64), (4, 2), (4, 3), (4, 1), (8, 3))
 
 
@@ -308,6 +313,6 @@ def _refuses(dtype: torch.dtype, width: int, states: int) -> str:
         return f"its heads have 16 to 128 channels and 16 to 256 states, powers of two, not {width} and {states}"
     if torch.version.cuda is None or not torch.cuda.is_available():
         return "it needs an NVIDIA GPU"
-    if (capability := torch.cuda.get_device_capability()) < OLDEST:
-        return f"it needs compute capability 8.0, and this GPU has {capability[0]}.{capability[1]}"
+    if (capability := torch.cuda.get_device_capability()) != CAPABILITY:
+        return f"it is for compute capability 9.0, and this GPU has {capability[0]}.{capability[1]}"
     return missing(KERNELS)
