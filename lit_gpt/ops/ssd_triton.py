@@ -245,7 +245,7 @@ def _of_groups(
     strides = *_strides(x), *_strides(dy), *_strides(B), *_strides(C)
     lengths = scan.batch, scan.tokens, scan.heads, share, scan.chunks, block
     scan.run("gradients", (scan.batch * scan.chunks, scan.groups * blocks), *given, *strides, *lengths)
-    return dB.sum(0).to(B.dtype), dC.sum(0).to(B.dtype)
+    return (dB[0], dC[0]) if blocks == 1 else (dB.sum(0).to(B.dtype), dC.sum(0).to(B.dtype))
 
 
 def _block(share: int, programs: int) -> int:
