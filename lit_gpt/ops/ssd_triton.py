@@ -43,8 +43,8 @@ class Sizes(NamedTuple):
 
 
 def sizes(dtype: torch.dtype, width: int, states: int) -> Sizes:
-    """Chosen by what ptxas says for 64 channels and 128 states: registers that are not enough (26 in forward), none in
-    the other kernels; shared memory that leaves room for 2, 3, 3 and 1 programs on a processor.
+    """Chosen by what ptxas says for 64 channels and 128 states: registers suffice (but for two in forward), and there
+    and in shared memory 2, 2, 3 and 1 programs fit on a processor at once.
     """
     if dtype == torch.float32:  # no tensor cores, and tiles of twice the bytes
         return Sizes(32, min(width, 32), (8, 1), (8, 1), (8, 1), (8, 1))
