@@ -274,23 +274,24 @@ def inputs(
     d_L = tl.load(d + of_head * L + t)
     _, to_end, _ = decays(a + of_head * L, starts, m, tokens, L)
     at = (part * (tl.num_programs(0) // chunks) + row) * heads * chunks * L + head * chunks * L + t
-    # In the order that needs the fewest registers, by ptxas: three programs fit on a processor.
+    # In an order that needs few registers, by ptxas.
     skipped = tl.sum(tl.sum(dy_LP.to(tl.float32) * x_LP.to(tl.float32), axis=1), axis=0)
     tl.store(dD + (part * tl.num_programs(0) + tl.program_id(0)) * heads + head, skipped)
     scores = tl.dot(B_LN, tl.trans(C_LN), input_precision="ieee")
     scores *= decays_within(a + of_head * L, starts, m, tokens, L, 1)
-    weights = tl.dot(x_LP, tl.trans(dy_LP), input_precision="ieee") * scores * d_L[:, None]
+    products = tl.dot(x_LP, tl.trans(dy_LP), input_precision="ieee") * scores
+    dd_L = tl.sum(products, axis=1)
     # A token that reads itself does so without a decay.
-    weights = tl.where(place[:, None] < place[None, :], weights, 0.0)
-    da_L = tl.sum(weights, axis=0) - tl.sum(weights, axis=1)
+    products = tl.where(place[:, None] < place[None, :], products, 0.0) * d_L[:, None]
+    da_L = tl.sum(products, axis=0) - tl.sum(products, axis=1)
     # Of d x: what the state after the chunk has of it, and what readers have.
     dx_LP = tl.dot(B_LN, tl.trans(after_PN), input_precision="ieee") * to_end[:, None]
-    into_state = tl.sum(dx_LP * x_LP.to(tl.float32), axis=1) * d_L
+    into_state = tl.sum(dx_LP * x_LP.to(tl.float32), axis=1)
+    tl.store(dd + at, dd_L + into_state)
     # The chunk's last token enters the state without a decay; the others' decay ends with the chunk's.
-    into_state = tl.where(t < tl.minimum(m * L + L, tokens) - 1, into_state, 0.0)
+    into_state = tl.where(t < tl.minimum(m * L + L, tokens) - 1, into_state * d_L, 0.0)
     tl.store(da + at, da_L - into_state + tl.where(place == L - 1, tl.sum(into_state, axis=0), 0.0))
     dx_LP = tl.dot(scores.to(dy_LP.dtype), dy_LP, dx_LP, input_precision="ieee")
-    tl.store(dd + at, tl.sum(dx_LP * x_LP.to(tl.float32), axis=1))
     dx_LP = dx_LP * d_L[:, None] + tl.load(D + head) * dy_LP.to(tl.float32)
     of_dx = (row * tokens + t64) * (heads * P) + head * P + p[None, :]
     tl.store(dx + of_dx, dx_LP.to(dx.dtype.element_ty), mask=inside)

@@ -31,15 +31,23 @@ BLOCKS = 512  # programs that fill a GPU; where chunks are less, heads with the 
 HEADS = 16  # at once in the kernels of the steps: as many numbers as a GPU reads from memory at once, 32 bytes
 
 
+class Launch(NamedTuple):
+    """Of a kernel: warps, tiles of a loop on their way at once, and registers of a thread at most."""
+
+    num_warps: int
+    num_stages: int
+    maxnreg: int | None = None
+
+
 class Sizes(NamedTuple):
-    """How kernels cut one shape: tokens of a chunk, channels of a program, and for each kernel its warps and stages."""
+    """How one shape is cut: tokens of a chunk, channels of a program; and for each kernel how it is launched."""
 
     chunk: int
     width: int
-    forward: tuple[int, int]
-    states: tuple[int, int]
-    inputs: tuple[int, int]
-    gradients: tuple[int, int]
+    forward: Launch
+    states: Launch
+    inputs: Launch
+    gradients: Launch
 
 
 def sizes(dtype: torch.dtype, width: int, states: int) -> Sizes:
@@ -47,10 +55,10 @@ def sizes(dtype: torch.dtype, width: int, states: int) -> Sizes:
     and in shared memory 2, 2, 3 and 1 programs fit on a processor at once.
     """
     if dtype == torch.float32:  # no tensor cores, and tiles of twice the bytes
-        return Sizes(32, min(width, 32), (8, 1), (8, 1), (8, 1), (8, 1))
+        return Sizes(32, min(width, 32), Launch(8, 1), Launch(8, 1), Launch(8, 1), Launch(8, 1))
     if states > 128:
-        return Sizes(64, min(width, 32), (8, 2), (4, 3), (4, 1), (8, 2))
-    return Sizes(64, min(width, 64), (4, 2), (4, 3), (4, 1), (8, 3))
+        return Sizes(64, min(width, 32), Launch(8, 2), Launch(4, 3), Launch(4, 1), Launch(8, 2))
+    return Sizes(64, min(width, 64), Launch(4, 2), Launch(4, 3), Launch(4, 1, 168), Launch(8, 3))
 
 
 def ssd(
@@ -126,9 +134,9 @@ class Scan:
 
     def run(self, kernel: str, grid: tuple[int, ...], *arguments: Any, **constants: int) -> None:
         """One of the other kernels."""
-        warps, stages = getattr(self.cut, kernel)
+        launch: Launch = getattr(self.cut, kernel)
         constants |= {"L": self.cut.chunk, "P": self.width, "WIDTH": self.cut.width, "N": self.states}
-        _run(kernel, grid, *arguments, **constants, num_warps=warps, num_stages=stages)
+        _run(kernel, grid, *arguments, **constants, **launch._asdict())
 
     def run_along(self, kernel: str, *arguments: Any, **constants: int) -> None:
         """A kernel that goes along the rows."""
@@ -285,7 +293,7 @@ def _autograd(ctx: Any, dy: Tensor | None, dlast: Tensor | None) -> tuple[Tensor
 scan_forward.register_autograd(_autograd, setup_context=_setup)
 
 
-def _run(kernel: str, grid: tuple[int, ...], *arguments: Any, **constants: int) -> None:
+def _run(kernel: str, grid: tuple[int, ...], *arguments: Any, **constants: int | None) -> None:
     getattr(optional(KERNELS), kernel)[grid](*arguments, **constants)
 
 

@@ -68,7 +68,7 @@ class Case(NamedTuple):
     def documents(self, device: str) -> Tensor:
         """Of one to many tokens, some from the edges of chunks; in the first row but one."""
         t = torch.arange(self.T, device=device)
-        many = sum((t >= start).long() for start in (3, 4, 32, 63, 64, 90))
+        many = (t[:, None] >= torch.tensor([3, 4, 32, 63, 64, 90], device=device)).sum(1)
         return torch.stack([torch.full_like(t, 5), *[many + row for row in range(self.B - 1)]])
 
 
