@@ -208,7 +208,7 @@ def _mamba_ssm_refuses(request: Request) -> str:
 
 
 def _triton(inputs: Inputs) -> tuple[Tensor, Tensor]:
-    """This project's own Triton kernels (ssd_kernels.py), compiled when first used."""
+    """This project's own Triton kernels (kernels/ssd.py), compiled when first used."""
     ids = inputs.doc_ids
     starts_BT = None if ids is None else ssd_triton.first_tokens(document_starts(ids))
     return ssd_triton.ssd(*inputs[:7], starts_BT, inputs.state_BHPN)

@@ -1,4 +1,4 @@
-"""Mamba-2's scan by the Triton kernels of ssd_kernels.py, as torch operations, which a compiled block may contain.
+"""Mamba-2's scan by the Triton kernels of kernels/ssd.py, as torch operations, which a compiled block may contain.
 
 Forward, a program goes through the chunks of one head of a row with the state in registers, and writes only the output.
 Backward, two passes like it write the states before all chunks and their gradients after them, of one layer at a time.
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from lit_gpt.ops.backends import missing, optional
 
-KERNELS = "lit_gpt.ops.ssd_kernels"  # by name, since it imports Triton
+KERNELS = "lit_gpt.ops.kernels.ssd"  # by name, since it imports Triton
 TYPES = (torch.bfloat16, torch.float16, torch.float32)
 WIDTHS, STATES = (16, 32, 64, 128), (16, 32, 64, 128, 256)  # powers of two, and a product's smallest size is 16
 CAPABILITY = (9, 0)  # that `sizes` are chosen for: elsewhere registers and shared memory are too small for them
