@@ -51,7 +51,7 @@ class Sizes(NamedTuple):
 
 
 def sizes(dtype: torch.dtype, width: int, states: int) -> Sizes:
-    """Chosen by what ptxas says for 64 channels and 128 states: registers suffice (but for two in forward), and there
+    """Chosen by what ptxas says for 64 channels and 128 states: registers suffice (but for four in forward), and there
     and in shared memory 2, 2, 3 and 1 programs fit on a processor at once.
     """
     if dtype == torch.float32:  # no tensor cores, and tiles of twice the bytes
