@@ -30,9 +30,16 @@ def kernels() -> ModuleType:
     return interpreted(ours.KERNELS)
 
 
+def skip_where_refused() -> None:
+    if reason := ours.refuses(torch.bfloat16, 64, 128):
+        pytest.skip(reason)
+
+
 @pytest.fixture(params=[ON_CPU, ON_GPU])
 def device(request, monkeypatch) -> str:
-    if request.param == "cpu":
+    if request.param == "cuda":
+        skip_where_refused()
+    else:
         monkeypatch.setenv("TRITON_INTERPRET", "1")
         monkeypatch.setattr(ours, "optional", lambda module: kernels())
         monkeypatch.setattr(ours, "_processors", lambda device: 1)
@@ -122,6 +129,7 @@ def test_against_float64(device, case):
     ],
 )
 def test_at_the_sizes_of_models(case):
+    skip_where_refused()
     tensors = case.draw("cuda")
     first = check(tensors, case.documents("cuda"))
     assert all(map(torch.equal, first, run(tensors, case.documents("cuda"), "triton")))
