@@ -140,7 +140,7 @@ class Scan:
 
     def run_along(self, kernel: str, *arguments: Any, **constants: int) -> None:
         """A kernel that goes along the rows."""
-        grid = self.batch * self.segments, self.heads, self.parts
+        grid = self.heads, self.batch * self.segments, self.parts
         lengths = self.tokens, self.heads, self.heads // self.groups, self.chunks, self.per, self.segments
         self.run(kernel, grid, *arguments, *lengths, **constants)
 
@@ -236,7 +236,7 @@ def _of_inputs(
     dx, dD = x.new_empty(x.shape), D.new_empty(scan.parts * scan.batch * scan.chunks, scan.heads)
     given = x, dy, B, C, D.contiguous(), scan.d, scan.a, scan.starts, after, dx, dd, da, dD
     strides = *_strides(x), *_strides(dy), *_strides(B), *_strides(C)
-    grid = scan.batch * scan.chunks, scan.heads, scan.parts
+    grid = scan.batch * scan.chunks * scan.heads, scan.parts
     scan.run("inputs", grid, *given, *strides, scan.tokens, scan.heads, scan.heads // scan.groups, scan.chunks)
     return dx, dD.sum(0)
 

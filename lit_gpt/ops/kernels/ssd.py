@@ -9,10 +9,10 @@ where no sum crosses the start of a document. Every exponent that counts is at m
 Products take their operands in x's dtype and add up in fp32; all else is in fp32. States are (P, N), N side by side.
 
 Arguments of more than one kernel: d, a: (B, H, M L), steps and sums as above, beyond the last token 0 and the last
-sum. starts: (B, T), the first token of each token's document, -1 if it is a row's; None
-without documents. A tensor's strides: its row, token and head (or group). `share`: heads of
-a group. `segments` of `per` chunks: parts of a row that are gone through at once. P, N: sizes, WIDTH: channels of a
-program. No function has an import of its own or a closure, which Triton's interpreter could not see.
+sum. starts: (B, T), the first token of each token's document, -1 if it is a row's first one; None without documents. A
+tensor's strides: its row, token and head (or group). `share`: heads of a group. `segments` of `per` chunks: parts of a
+row that are gone through at once. P, N: sizes, WIDTH: channels of a program. No function has an import of its own or a
+closure, which Triton's interpreter could not see.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ def forward(
 
     start: (B, segments, H, P, N), or None for zeros; last: the same.
     """
-    row, segment = (tl.program_id(0) // segments).to(tl.int64), tl.program_id(0) % segments
-    head = tl.program_id(1)
+    head, of_program = tl.program_id(0), tl.program_id(1).to(tl.int64) * heads + tl.program_id(0)
+    row, segment = (tl.program_id(1) // segments).to(tl.int64), tl.program_id(1) % segments
     p, n, place = tl.program_id(2) * WIDTH + tl.arange(0, WIDTH), tl.arange(0, N), tl.arange(0, L)
     x += row * x_row + head * x_head
     B += row * B_row + head // share * B_group
@@ -130,7 +130,7 @@ def forward(
     a += (row * heads + head) * chunks * L
     if starts is not None:
         starts += row * tokens
-    of_state = (tl.program_id(0).to(tl.int64) * heads + head) * P * N + p[:, None] * N + n[None, :]
+    of_state = of_program * (P * N) + p[:, None] * N + n[None, :]
     state = tl.zeros([WIDTH, N], dtype=tl.float32) if start is None else tl.load(start + of_state)
     skip = tl.load(D + head)
     first = segment * per
@@ -188,8 +188,8 @@ def states(
 
     start, last: as in forward; kept: (B, H, M, P, N), the state before each chunk, or None.
     """
-    row, segment = (tl.program_id(0) // segments).to(tl.int64), tl.program_id(0) % segments
-    head = tl.program_id(1)
+    head, of_program = tl.program_id(0), tl.program_id(1).to(tl.int64) * heads + tl.program_id(0)
+    row, segment = (tl.program_id(1) // segments).to(tl.int64), tl.program_id(1) % segments
     p, n, place = tl.program_id(2) * WIDTH + tl.arange(0, WIDTH), tl.arange(0, N), tl.arange(0, L)
     x += row * x_row + head * x_head
     B += row * B_row + head // share * B_group
@@ -198,7 +198,7 @@ def states(
     if starts is not None:
         starts += row * tokens
     of_state = p[:, None] * N + n[None, :]
-    of_segment = (tl.program_id(0).to(tl.int64) * heads + head) * P * N + of_state
+    of_segment = of_program * (P * N) + of_state
     state = tl.zeros([WIDTH, N], dtype=tl.float32) if start is None else tl.load(start + of_segment)
     first = segment * per
     count = tl.minimum(per, chunks - first)
@@ -260,8 +260,9 @@ def inputs(
     H, M L), what d gets as a factor of x; da, the same, what a gets by d_t x_t B_t^T in the state after the chunk; dD,
     (parts, B, M, H). In (L, L), readers come second.
     """
-    row, m = (tl.program_id(0) // chunks).to(tl.int64), tl.program_id(0) % chunks
-    head, part = tl.program_id(1), tl.program_id(2)
+    # Heads that share B and C follow each other, which then read them from the cache.
+    head, chunk, part = tl.program_id(0) % heads, tl.program_id(0) // heads, tl.program_id(1)
+    row, m = (chunk // chunks).to(tl.int64), chunk % chunks
     p, n, place = part * WIDTH + tl.arange(0, WIDTH), tl.arange(0, N), tl.arange(0, L)
     t = m * L + place
     inside, t64 = (t < tokens)[:, None], t.to(tl.int64)[:, None]
@@ -275,10 +276,11 @@ def inputs(
     dy_LP = tl.load(dy + row * dy_row + head * dy_head + t64 * dy_token + p[None, :], mask=inside, other=0.0)
     d_L = tl.load(d + of_head * L + t)
     _, to_end, _ = decays(a + of_head * L, starts, m, tokens, L)
-    at = (part * (tl.num_programs(0) // chunks) + row) * heads * chunks * L + head * chunks * L + t
+    of_part = part.to(tl.int64) * tl.num_programs(0)
+    at = (of_part + of_head) * L + t
     # In an order that needs few registers, by ptxas.
     skipped = tl.sum(tl.sum(dy_LP.to(tl.float32) * x_LP.to(tl.float32), axis=1), axis=0)
-    tl.store(dD + (part * tl.num_programs(0) + tl.program_id(0)) * heads + head, skipped)
+    tl.store(dD + of_part + tl.program_id(0), skipped)
     scores = tl.dot(B_LN, tl.trans(C_LN), input_precision="ieee")
     scores *= decays_within(a + of_head * L, starts, m, tokens, L, 1)
     products = tl.dot(x_LP, tl.trans(dy_LP), input_precision="ieee") * scores
