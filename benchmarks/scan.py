@@ -1,12 +1,13 @@
-"""Mamba's selective scan: each kernel's time and errors, beside the time that memory traffic alone takes.
+"""Scans of Mamba and Mamba-2: each kernel's time and errors, beside the time that memory traffic alone takes.
 
     python benchmarks/scan.py --output docs/benchmarks/scan_h200.json
 
-Shapes are rows x tokens x channels: the micro-batches of depth 8 and 16 with half of the channels of a layer of
-`sambay`, and one long row; 16 states, bf16. Every kernel has its inputs in the layout that it reads. Errors are
+Shapes are rows x tokens x channels for the selective scan, half of those of a layer of `sambay`, with 16 states; and
+rows x tokens x heads x channels of a head x states for Mamba-2's, of layers of `mamba2`: micro-batches at depth 8 and
+16, and one long row, in bf16. Every kernel has its inputs in the layout that it reads. Errors are
 |found - exact| / |exact| (Frobenius norms) on the first rows and tokens, where exact is the plain backend on the same
-rounded inputs in float64. Traffic is a copy of as many bytes as a scan must read and write: x, dt and y, and backward
-x, dt, dy, dx and ddt.
+rounded inputs in float64. Traffic is a copy of as many bytes as a scan must read and write: its inputs and its output,
+and backward the inputs, the output's gradient, and theirs.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ from lit_gpt.config.command import answer_early, command_of, reader_of, run_comm
 
 
 def main(
-    shapes: str = "16x4096x1024,8x4096x2048,1x131072x1024",
-    backends: str = "mamba_ssm,cuda",
+    shapes: str = "16x4096x1024,8x4096x2048,1x131072x1024,16x4096x16x64x128,8x4096x32x64x128,1x131072x16x64x128",
+    backends: str | None = None,
     output: str | None = None,
 ) -> None:
-    """Time the kernels of the selective scan, and compare them with float64.
+    """Time the kernels of the scans of Mamba and Mamba-2, and compare them with float64.
 
     Args:
-        shapes: comma-separated rows x tokens x channels.
-        backends: comma-separated rows of lit_gpt.ops.selective_scan.BACKENDS.
+        shapes: comma-separated, three numbers for the selective scan and five for Mamba-2's; see the top of the file.
+        backends: comma-separated rows of BACKENDS in lit_gpt/ops/selective_scan.py or ssd.py; "mamba_ssm:64" is the
+            latter's with 64 tokens in a chunk. Default: all kernels of each, mamba_ssm with three sizes of chunks.
         output: JSON file for the rows, written after each shape.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -37,10 +39,9 @@ def main(
     found: list[dict[str, Any]] = []
     print(HEADER)
     for shape in shapes.split(","):
-        rows, tokens, channels = map(int, shape.split("x"))
-        tensors = draw(rows, tokens, channels, device)
-        bounds = {"forward_traffic_ms": traffic(tensors, 3, device), "backward_traffic_ms": traffic(tensors, 5, device)}
-        for backend in backends.split(","):
+        tensors = draw(tuple(map(int, shape.split("x"))), device)
+        bounds = {f"{way}_traffic_ms": traffic(tensors, way == "backward", device) for way in ("forward", "backward")}
+        for backend in (backends or BACKENDS[operation(tensors)]).split(","):
             row: dict[str, Any] = {"shape": shape, "backend": backend, **bounds}
             try:
                 row |= {**times(tensors, backend, device), **errors(tensors, backend)}
@@ -61,47 +62,73 @@ from timing import milliseconds
 from torch import Tensor
 
 from lit_gpt.nn.linear import laid_along_time
+from lit_gpt.ops import ssd as ssd_file
 from lit_gpt.ops.selective_scan import reads_along_time, selective_scan
+from lit_gpt.ops.ssd import ssd
 
-STATES = 16
+STATES = 16  # of the selective scan
 AT_ONCE = 10  # calls between two looks at the clock, so that what Python does between them is not in the time
 JUDGED = (1, 4096)  # rows and tokens that are compared with float64, whose states are large
+BACKENDS = {"selective_scan": "mamba_ssm,cuda", "ssd": "mamba_ssm:64,mamba_ssm:128,mamba_ssm:256,triton"}
 GRADIENTS = ("x", "dt", "A", "B", "C", "D", "dt_bias")
 HEADER = (
-    f"{'shape':<20}{'backend':<12}{'forward':>9}{'traffic':>9}{'backward':>10}{'traffic':>9}{'output':>10}  gradients"
+    f"{'shape':<20}{'backend':<14}{'forward':>9}{'traffic':>9}{'backward':>10}{'traffic':>9}{'output':>10}  gradients"
 )
 
 
-def draw(rows: int, tokens: int, channels: int, device: torch.device) -> list[Tensor]:
+def draw(shape: tuple[int, ...], device: torch.device) -> list[Tensor]:
     """The inputs of a scan, with the time steps of a new model: softplus(-7 to -2) or so. B, C are parts of one."""
-    x, dt = (torch.randn(rows, tokens, channels, device=device).bfloat16() for _ in range(2))
-    rank = max(channels // 32 - 1, 0)
-    parts = torch.randn(rows, tokens, rank + 2 * STATES, device=device).bfloat16()
-    _, B, C = parts.split((rank, STATES, STATES), dim=2)
-    A = -torch.arange(1.0, STATES + 1, device=device).repeat(channels, 1)
+    rows, tokens, *sizes = shape
+
+    def normal(*sizes: int) -> Tensor:
+        return torch.randn(rows, tokens, *sizes, device=device).bfloat16()
+
+    if len(sizes) == 1:
+        (channels,), rank = sizes, max(sizes[0] // 32 - 1, 1)
+        x, dt = normal(channels), normal(channels)
+        _, B, C = normal(rank + 2 * STATES).split((rank, STATES, STATES), dim=2)
+        A = -torch.arange(1.0, STATES + 1, device=device).repeat(channels, 1)
+    else:
+        channels, width, states = sizes
+        x, B, C = normal(channels * width + 2 * states).split((channels * width, states, states), dim=2)
+        x, dt, B, C = x.unflatten(2, (channels, width)), normal(channels), B[:, :, None], C[:, :, None]
+        A = -1 - 15 * torch.rand(channels, device=device)
     dt_bias = -7 + 5 * torch.rand(channels, device=device)
     return [x, dt, A, B, C, torch.ones(channels, device=device), dt_bias]
 
 
+def operation(tensors: list[Tensor]) -> str:
+    return "ssd" if tensors[0].ndim == 4 else "selective_scan"
+
+
+def scan(tensors: list[Tensor], backend: str) -> Tensor:
+    """The output. backend: a row of the operation's table; "mamba_ssm:64" has 64 tokens in a chunk."""
+    name, _, chunk = backend.partition(":")
+    if operation(tensors) == "selective_scan":
+        return selective_scan(*tensors, backend=name)[0]
+    ssd_file.KERNEL_CHUNK = int(chunk or 256)
+    return ssd(*tensors, backend=name)[0]
+
+
 def leaves_of(tensors: list[Tensor], backend: str, dtype: torch.dtype | None = None) -> list[Tensor]:
     """As leaves, in the layout that the backend reads."""
-    along = reads_along_time(tensors[0], STATES, None, None, backend)
-    laid = [laid_along_time(t) if along and t.ndim == 3 else t for t in tensors]
-    return [(t if dtype is None else t.to(dtype)).detach().requires_grad_() for t in laid]
+    if operation(tensors) == "selective_scan" and reads_along_time(tensors[0], STATES, None, None, backend):
+        tensors = [laid_along_time(t) if t.ndim == 3 else t for t in tensors]
+    return [(t if dtype is None else t.to(dtype)).detach().requires_grad_() for t in tensors]
 
 
 def times(tensors: list[Tensor], backend: str, device: torch.device) -> dict[str, float]:
     """Milliseconds of a forward pass, and of a backward pass: what both take less the former."""
     leaves = leaves_of(tensors, backend)
-    dy = torch.randn_like(selective_scan(*leaves, backend=backend)[0])
+    dy = torch.randn_like(scan(leaves, backend))
 
     def forward() -> None:
         for _ in range(AT_ONCE):
-            selective_scan(*leaves, backend=backend)
+            scan(leaves, backend)
 
     def both() -> None:
         for _ in range(AT_ONCE):
-            torch.autograd.grad(selective_scan(*leaves, backend=backend)[0], leaves, dy)
+            torch.autograd.grad(scan(leaves, backend), leaves, dy)
 
     one, two = (milliseconds(run, device) / AT_ONCE for run in (forward, both))
     return {"forward_ms": one, "backward_ms": two - one}
@@ -109,7 +136,7 @@ def times(tensors: list[Tensor], backend: str, device: torch.device) -> dict[str
 
 def results(tensors: list[Tensor], backend: str, dtype: torch.dtype | None = None) -> list[Tensor]:
     leaves = leaves_of(tensors, backend, dtype)
-    y, _ = selective_scan(*leaves, backend=backend)
+    y = scan(leaves, backend)
     dy = torch.randn(y.shape, generator=torch.Generator(y.device).manual_seed(1), device=y.device).bfloat16()
     return [y.detach(), *torch.autograd.grad(y, leaves, dy.to(y.dtype))]
 
@@ -117,16 +144,17 @@ def results(tensors: list[Tensor], backend: str, dtype: torch.dtype | None = Non
 def errors(tensors: list[Tensor], backend: str) -> dict[str, float]:
     """Of the output and of each gradient, and whether a second run has the same bits."""
     rows, tokens = JUDGED
-    some = [t[:rows, :tokens] if t.ndim == 3 else t for t in tensors]
+    some = [t[:rows, :tokens] if t.ndim > 2 else t for t in tensors]
     found, again = results(some, backend), results(some, backend)
     exact = results(some, "plain", torch.float64)
     named = dict(zip(("output", *GRADIENTS), map(error, found, exact)))
     return {**named, "repeats": float(all(map(torch.equal, found, again)))}
 
 
-def traffic(tensors: list[Tensor], copies: int, device: torch.device) -> float:
-    """Milliseconds to move as many bytes as `copies` tensors of x's size have, half of them read and half written."""
-    memory = torch.empty(copies * tensors[0].numel() // 2, dtype=tensors[0].dtype, device=device)
+def traffic(tensors: list[Tensor], backward: bool, device: torch.device) -> float:
+    """Milliseconds to copy as many bytes as a pass must move, half of them read and half written."""
+    numbers = sum(t.numel() for t in tensors if t.ndim > 2) * (2 if backward else 1) + tensors[0].numel()
+    memory = torch.empty(numbers // 2, dtype=tensors[0].dtype, device=device)
     other = torch.empty_like(memory)
 
     def run() -> None:
@@ -138,7 +166,7 @@ def traffic(tensors: list[Tensor], copies: int, device: torch.device) -> float:
 
 def line(r: dict[str, Any]) -> str:
     """One row as text."""
-    start = f"{r['shape']:<20}{r['backend']:<12}"
+    start = f"{r['shape']:<20}{r['backend']:<14}"
     if "failed" in r:
         return start + "  " + r["failed"][:90]
     columns = ("forward_ms", "forward_traffic_ms", "backward_ms", "backward_traffic_ms")

@@ -1,4 +1,4 @@
-"""State-space duality of Mamba-2 (arXiv:2405.21060): one entry point, a kernel, plain torch.
+"""State-space duality of Mamba-2 (arXiv:2405.21060): one entry point, two kernels, plain torch.
 
     y_BTHP, state_BHPN = ssd(x_BTHP, dt_BTH, A_H, B_BTGN, C_BTGN, D_H, dt_bias_H, doc_ids=..., state=...)
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lit_gpt.ops import ssd_triton
 from lit_gpt.ops.backends import Backend, choose, explain_table, missing, optional
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.selective_scan import document_starts
@@ -33,6 +34,8 @@ class Request(NamedTuple):
     device: str
     dtype: torch.dtype
     length: int
+    width: int
+    states: int
 
 
 class Inputs(NamedTuple):
@@ -69,14 +72,15 @@ def ssd(
     first token; None for zeros.
     Raises UserError for a backend that is unknown or does not do this.
     """
-    name = choose("ssd", BACKENDS, Request(x_BTHP.device.type, x_BTHP.dtype, x_BTHP.shape[1]), backend)
+    request = Request(x_BTHP.device.type, x_BTHP.dtype, x_BTHP.shape[1], x_BTHP.shape[3], B_BTGN.shape[3])
+    name = choose("ssd", BACKENDS, request, backend)
     constants = (upcast(D_H), upcast(dt_bias_H))
     return BACKENDS[name].run(Inputs(x_BTHP, dt_BTH, upcast(A_H), B_BTGN, C_BTGN, *constants, doc_ids, state))
 
 
 def explain(device: torch.device) -> list[tuple[str, bool, str]]:
     """(backend, usable on this device, reason or what it is), for `inspect env`."""
-    return explain_table(BACKENDS, Request(device.type, torch.bfloat16, 4096))
+    return explain_table(BACKENDS, Request(device.type, torch.bfloat16, 4096, 64, 128))
 
 
 class Terms(NamedTuple):
@@ -203,8 +207,22 @@ def _mamba_ssm_refuses(request: Request) -> str:
     return missing("mamba_ssm.ops.triton.ssd_combined")
 
 
+def _triton(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """This project's own Triton kernels (kernels/ssd.py), compiled when first used."""
+    ids = inputs.doc_ids
+    starts_BT = None if ids is None else ssd_triton.first_tokens(document_starts(ids))
+    return ssd_triton.ssd(*inputs[:7], starts_BT, inputs.state_BHPN)
+
+
+def _triton_refuses(request: Request) -> str:
+    if request.device != "cuda":
+        return "it needs a CUDA device"
+    return ssd_triton.refuses(request.dtype, request.width, request.states)
+
+
 BACKENDS: dict[str, Backend] = {
     "steps": Backend(_steps, lambda r: "" if r.length <= STEPS else f"it is for at most {STEPS} tokens"),
     "mamba_ssm": Backend(_mamba_ssm, _mamba_ssm_refuses),
+    "triton": Backend(_triton, _triton_refuses, unproven=True),
     "plain": Backend(_plain, lambda r: ""),
 }

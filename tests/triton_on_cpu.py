@@ -1,0 +1,61 @@
+"""Triton's interpreter in place of a GPU, for kernels that are a module of their own."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import torch
+
+
+def _why_not() -> str:
+    if torch.cuda.is_available():
+        return "a GPU runs the kernels themselves"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton's interpreter needs triton (pip install triton)"
+    return "triton is imported already, and would not interpret its own functions" if "triton" in sys.modules else ""
+
+
+@contextmanager
+def _interpreting() -> Iterator[None]:
+    """What is imported meanwhile is interpreted."""
+    before = os.environ.get("TRITON_INTERPRET")
+    os.environ["TRITON_INTERPRET"] = "1"
+    yield
+    del os.environ["TRITON_INTERPRET"]
+    if before is not None:
+        os.environ["TRITON_INTERPRET"] = before
+
+
+def _import_triton() -> None:
+    with _interpreting():
+        interpreter: Any = importlib.import_module("triton.runtime.interpreter")
+    patch = interpreter._patch_lang_tensor
+
+    def patched(tensor: Any, scope: Any) -> None:
+        """Triton 3.6 makes bounds of loops by int() of an array of one number, which numpy 2.4 no longer takes."""
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    interpreter._patch_lang_tensor = patched
+
+
+WHY_NOT = _why_not()
+if not WHY_NOT:
+    _import_triton()  # now, before anything else does
+
+
+def interpreted(name: str) -> ModuleType:
+    """A copy of a module of kernels, which run on a CPU's tensors."""
+    spec = importlib.util.find_spec(name)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with _interpreting():
+        spec.loader.exec_module(module)
+    return module
