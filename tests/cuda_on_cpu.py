@@ -48,4 +48,4 @@ def install(monkeypatch: Any, backwards: bool = False) -> None:
     row = selective_scan.BACKENDS["cuda"]._replace(refuses=lambda request: "")
     monkeypatch.setitem(selective_scan.BACKENDS, "cuda", row)
     monkeypatch.setattr(selective_scan_cuda, "_kernel", kernel)
-    monkeypatch.setattr(selective_scan_cuda, "_processors", lambda device: 1)
+    monkeypatch.setattr(selective_scan_cuda, "processors", lambda device: 1)

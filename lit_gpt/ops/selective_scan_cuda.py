@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from lit_gpt.ops import nvrtc
+from lit_gpt.ops.segments import count, processors, true_states
 
 STATES = (8, 16, 32)  # per channel
 TYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float"}
@@ -27,7 +28,7 @@ CHANNELS = 64  # of a block, in selective_scan.cu
 TILE = 32  # tokens at once in shared memory; forward keeps the state before each, 4 N / TILE bytes a token and channel
 SUB = 8  # tokens whose states are in registers in backward
 BLOCKS_PER_PROCESSOR = 2  # that fit at once, by their shared memory and registers
-MIN_SEGMENTS, SHORTEST = 4, 512  # segments do the work almost twice, so less than 4 gain nothing; tokens of one
+SHORTEST = 512  # tokens of a segment
 POINTERS = ("x", "dt", "B", "C", "dy", "A", "D", "bias", "state", "starts", "saved", "y", "last", "total", "dlast")
 POINTERS += ("dx", "ddt", "dBC", "dA", "dD", "dbias", "dstate")
 STRIDED = ("x", "dt", "B", "C", "dy")
@@ -65,17 +66,10 @@ def scan(
 
 
 def _segments(x_BTC: Tensor) -> int:
-    """Into how many each row is cut: as many as the GPU holds at once."""
+    """Into how many each row is cut; they are of one length."""
     batch, length, channels = x_BTC.shape
-    blocks, room, segments = batch * -(-channels // CHANNELS), _processors(x_BTC.device) * BLOCKS_PER_PROCESSOR, 1
-    while 2 * segments * blocks <= room and length % (2 * segments) == 0 and length >= 2 * segments * SHORTEST:
-        segments *= 2
-    return segments if segments >= MIN_SEGMENTS else 1
-
-
-@torch.compiler.assume_constant_result
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count
+    room = processors(x_BTC.device) * BLOCKS_PER_PROCESSOR
+    return count(batch * -(-channels // CHANNELS), room, lambda n: length % n == 0 and length >= n * SHORTEST)
 
 
 def _outputs(x: Tensor, A: Tensor, keep: bool, segments: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -107,10 +101,7 @@ def forward(
         return y, last, saved
     ends, total = A.new_empty(len(x), segments, *A.shape), A.new_empty(len(x), segments, len(A))
     launch("scan_ends", segments, **tensors, last=ends, total=total)
-    true, decay = [torch.zeros_like(ends[:, 0]) if state is None else state], (total[..., None] * A).exp()
-    for i in range(segments - 1):
-        true.append(ends[:, i] + decay[:, i] * true[-1])
-    start = torch.stack(true, 1)
+    start = true_states(ends, (total[..., None] * A).exp(), state)
     launch("scan_forward", segments, **tensors, state=start, y=y, last=ends, saved=saved if keep else None)
     return y, last.copy_(ends[:, -1]), saved
 
@@ -164,10 +155,7 @@ def _last_gradients(dlast: Tensor | None, tensors: dict[str, Tensor | None], seg
     assert x is not None and A is not None
     local, total = A.new_empty(len(x), segments, *A.shape), A.new_empty(len(x), segments, len(A))
     launch("scan_carries", segments, **tensors, dstate=local, total=total)
-    true, decay = [torch.zeros_like(local[:, 0]) if dlast is None else dlast], (total[..., None] * A).exp()
-    for i in range(segments - 1, 0, -1):
-        true.append(local[:, i] + decay[:, i] * true[-1])
-    return torch.stack(true[::-1], 1)
+    return true_states(local, (total[..., None] * A).exp(), dlast, backward=True)
 
 
 scan_forward = torch.library.custom_op("lit_gpt::selective_scan", forward, mutates_args=())

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lit_gpt.ops.backends import missing, optional
+from lit_gpt.ops.segments import count, processors, true_states
 
 KERNELS = "lit_gpt.ops.kernels.ssd"  # by name, since it imports Triton
 TYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -26,7 +27,7 @@ WIDTHS, STATES = (16, 32, 64, 128), (16, 32, 64, 128, 256)  # powers of two, and
 CAPABILITY = (9, 0)  # that `sizes` are chosen for: elsewhere registers and shared memory are too small for them
 
 PROGRAMS_PER_PROCESSOR = 2  # of the passes along a row, that fit at once by their registers and shared memory
-MIN_SEGMENTS, SHORTEST = 4, 8  # segments do a part of the work twice, so less than 4 gain nothing; chunks of one
+SHORTEST = 8  # chunks of a segment
 BLOCKS = 512  # programs that fill a GPU; where chunks are less, heads with the same B and C are split into blocks
 HEADS = 16  # at once in the kernels of the steps: as many numbers as a GPU reads from memory at once, 32 bytes
 
@@ -86,19 +87,12 @@ def first_tokens(new_BT: Tensor) -> Tensor:
 
 
 def _segments(x_BTHP: Tensor, states: int) -> int:
-    """Into how many each row is cut: as many as the GPU goes through at once."""
+    """Into how many each row is cut."""
     batch, length, heads, width = x_BTHP.shape
     cut = sizes(x_BTHP.dtype, width, states)
-    programs, chunks, segments = batch * heads * (width // cut.width), -(-length // cut.chunk), 1
-    room = _processors(x_BTHP.device) * PROGRAMS_PER_PROCESSOR
-    while 2 * segments * programs <= room and chunks >= 2 * segments * SHORTEST:
-        segments *= 2
-    return segments if segments >= MIN_SEGMENTS else 1
-
-
-@torch.compiler.assume_constant_result
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count
+    programs, chunks = batch * heads * (width // cut.width), -(-length // cut.chunk)
+    room = processors(x_BTHP.device) * PROGRAMS_PER_PROCESSOR
+    return count(programs, room, lambda n: chunks >= n * SHORTEST)
 
 
 class Scan:
@@ -159,12 +153,8 @@ class Scan:
         """The state at the start of each segment, or backward its gradient at the end, from the given first one."""
         if self.segments == 1:
             return None if state is None else state.contiguous()
-        ends, through = self.along(x, B, None, None, backward), self._through()[..., None, None]
-        order = range(self.segments)[::-1] if backward else range(self.segments)
-        true = [torch.zeros_like(ends[:, 0]) if state is None else state]
-        for i in order[:-1]:
-            true.append(ends[:, i] + through[:, i] * true[-1])
-        return torch.stack(true[::-1] if backward else true, dim=1)
+        ends = self.along(x, B, None, None, backward)
+        return true_states(ends, self._through()[..., None, None], state, backward)
 
     def _through(self) -> Tensor:
         """The decay through each segment, (B, S, H)."""

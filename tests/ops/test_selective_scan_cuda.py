@@ -122,7 +122,7 @@ def test_segments_of_a_row(device, monkeypatch):
 
 @pytest.mark.parametrize("blocks_at_once", [16, 17, 63])
 def test_how_many_segments(blocks_at_once, monkeypatch):
-    monkeypatch.setattr(ours, "_processors", lambda device: blocks_at_once / ours.BLOCKS_PER_PROCESSOR)
+    monkeypatch.setattr(ours, "processors", lambda device: blocks_at_once / ours.BLOCKS_PER_PROCESSOR)
     assert ours._segments(torch.empty(1, 8192, 64, device="meta")) == 16
     assert ours._segments(torch.empty(1, 8192 + 4, 64, device="meta")) == 4  # segments are of one length
     assert ours._segments(torch.empty(4, 8192, 192, device="meta")) == (4 if blocks_at_once == 63 else 1)

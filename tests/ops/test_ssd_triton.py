@@ -42,7 +42,7 @@ def device(request, monkeypatch) -> str:
     else:
         monkeypatch.setenv("TRITON_INTERPRET", "1")
         monkeypatch.setattr(ours, "optional", lambda module: kernels())
-        monkeypatch.setattr(ours, "_processors", lambda device: 1)
+        monkeypatch.setattr(ours, "processors", lambda device: 1)
         monkeypatch.setitem(ops.BACKENDS, "triton", ops.Backend(ops._triton, lambda request: ""))
     return request.param
 
@@ -215,7 +215,7 @@ def test_how_many_heads_a_program_takes(share, chunks, block):
 
 @pytest.mark.parametrize(("rows", "tokens", "segments"), [(16, 4096, 1), (8, 4096, 1), (1, 131072, 16), (1, 1024, 1)])
 def test_how_many_segments(rows, tokens, segments, monkeypatch):
-    monkeypatch.setattr(ours, "_processors", lambda device: 132)
+    monkeypatch.setattr(ours, "processors", lambda device: 132)
     x = torch.empty(rows, tokens, 16, 64, dtype=torch.bfloat16, device="meta")
     assert ours._segments(x, 128) == segments
 
