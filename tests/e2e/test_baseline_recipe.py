@@ -29,7 +29,7 @@ WINDOW = 5  # tokens that all layers but the last see; the recipe's is 512
 TIMES = 1.4  # the recipe's rates over nanochat's
 SHARE = 8 / DEPTH  # of what it is at depth 8: every branch, and the steps of scalars
 WORDS = f"--depth {DEPTH} --ar 32 --ctx_len {LENGTH} --vocab_size {VOCAB} --micro_bsz {ROWS} --total_bsz {BATCH}"
-WORDS += f" --max_tokens {BATCH * STEPS} --base_hps.b0 {4 * BATCH} --base_hps.warmup_tokens {BATCH * WARM_UP}"
+WORDS += f" --max_tokens {BATCH * STEPS} --base_hps.b0 {16 * BATCH} --base_hps.warmup_tokens {BATCH * WARM_UP}"
 WORDS += f" --swa_len {WINDOW} --precision fp32 --residual_precision fp32 --logits_precision fp32 --dry_run true"
 EXPRESS = [  # arXiv:2505.16932, with the safety factor of 1.01
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
@@ -38,15 +38,16 @@ EXPRESS = [  # arXiv:2505.16932, with the safety factor of 1.01
     (3.3184196573706015, -2.488488024314874, 0.51004894012372),
     (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
 ]
-ADAM = {  # first letters of a name -> rate at width 768 and the recipe's batch, betas, whether the width counts
-    "wte": (0.3, 0.8, 0.995, True),
-    "head": (0.008, 0.8, 0.96, True),
-    "table": (0.15, 0.8, 0.995, True),
-    "gate": (0.02, 0.8, 0.95, False),
-    "scale": (0.02 * SHARE, 0.8, 0.95, False),
-    "backout": (0.02 * SHARE, 0.8, 0.95, False),
-    "first": (0.02 * SHARE, 0.8, 0.95, False),
-    "stream": (0.005 * SHARE, 0.8, 0.95, False),
+PUBLISHED = math.sqrt(768 / 512)  # the rates are nanochat's at width 768, which follow the root
+ADAM = {  # first letters of a name -> rate at width 512 and the recipe's batch, betas, its power of the width
+    "wte": (0.3 * PUBLISHED, 0.8, 0.995, -0.5),
+    "head": (0.008 * PUBLISHED, 0.8, 0.96, -1),
+    "table": (0.15 * PUBLISHED, 0.8, 0.995, -0.5),
+    "gate": (0.02, 0.8, 0.95, 0),
+    "scale": (0.02 * SHARE, 0.8, 0.95, 0),
+    "backout": (0.02 * SHARE, 0.8, 0.95, 0),
+    "first": (0.02 * SHARE, 0.8, 0.95, 0),
+    "stream": (0.005 * SHARE, 0.8, 0.95, 0),
 }
 Weights = dict[str, Tensor]
 
@@ -99,7 +100,7 @@ class Naive:
         self.w, self.state = weights, {name: [torch.zeros_like(p), torch.zeros_like(p)] for name, p in weights.items()}
 
     def step(self, n: int, grads: Weights) -> None:
-        t, root = n + 0.5, TIMES * math.sqrt(1 / 4)  # the middle of the step; the batch is a quarter of the rates'
+        t, root = n + 0.5, TIMES * math.sqrt(1 / 16)  # the middle of the step; the rates are meant for 16 batches in one
         past = (t - WARM_UP) / (STEPS - WARM_UP) - 0.35  # the last 65 percent decay to a twentieth
         rate = t / WARM_UP if t < WARM_UP else 1 - 0.95 * max(past, 0) / 0.65
         mu = 0.85 + 0.12 * min(t / 400, 1)
@@ -110,11 +111,11 @@ class Naive:
             if kind is None:
                 self.matrix(name, p, grads[name], 0.02 * root * rate, decay, mu)
                 continue
-            lr, beta1, beta2, follows = ADAM[kind]
+            lr, beta1, beta2, power = ADAM[kind]
             m, v = self.state[name]
             m.lerp_(grads[name], 1 - beta1)
             v.lerp_(grads[name].square(), 1 - beta2)
-            width = math.sqrt(768 / WIDTH) if follows else 1.0
+            width = (WIDTH / 512) ** power
             mean, square = m / (1 - beta1 ** (n + 1)), v / (1 - beta2 ** (n + 1))
             p -= lr * width * root * rate * mean / (square.sqrt() + 1e-8)
 

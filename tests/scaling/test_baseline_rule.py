@@ -38,13 +38,22 @@ def test_rates_are_the_published_ones_at_the_batch_of_the_run() -> None:
 @pytest.mark.parametrize("depth", [4, 8, 12])
 def test_what_adds_up_over_layers_is_divided_by_their_number(depth: int) -> None:
     """CompleteP's alpha = 1 (arXiv:2505.01618, table 1) for branches, and the same for the sums of e and of log r."""
-    plan, tuned = make(depth=depth), make()
+    plan, tuned = make(depth=depth, ar=512 / depth), make()
     layers = build(depth, Shape("baseline")).starts
     assert sum(layers.at(i, depth)[1] for i in range(depth)) == pytest.approx(8 * 0.1)
     assert plan.multipliers == replace(tuned.multipliers, residual=8 / depth)
     slower = {role for role in plan.roles if plan.roles[role].lr * depth == pytest.approx(8 * tuned.roles[role].lr)}
     assert slower == ({"scalar", "residual_scalar"} if depth != 8 else set(plan.roles))
     assert tuned.multipliers == Multipliers()  # to the bit: the recipe was tuned there
+
+
+@pytest.mark.parametrize("width", [64, 512, 768, 1024])
+def test_rates_over_width_are_exactly_the_recipes_at_its_own(width: int) -> None:
+    """Tables fall with the root of the width, as published; the head, a sum over it, as 1 / n, as in muP."""
+    tuned, found = make().roles, make(ar=width / 8).roles
+    for role in tuned:
+        power = {"embedding": 0.5, "value_table": 0.5, "head": 1.0}.get(role, 0.0)
+        assert found[role].lr == pytest.approx(tuned[role].lr * (512 / width) ** power)
 
 
 def test_momentum_and_decay_follow_their_curves() -> None:

@@ -81,7 +81,7 @@ def test_the_baseline_is_flat_under_its_own_rule():
     """As configs/baseline.yaml trains it. The vocabulary and the tokens of a batch bound the rank of the gradients, and
     the Frobenius norm of NorMuon's steps is that of full rank, so both are larger than the width.
 
-    The largest power over sites that must be flat is 0.08 in width, where the table's rate falls as sqrt(768 / n), and
+    The largest power over sites that must be flat is 0.08 in width, where the table's rate falls as the root of n, and
     what the embedding changes with it, and 0.08 in depth. Without its factors L0 / L the branches' sum goes as L^0.95
     at step 1, and the stream, which has e x0 of every layer, as L^0.5 before any step.
     """

@@ -5,7 +5,8 @@ With n the width, L the depth, L0 the base depth and eta0 the rate of matrices, 
 | item | rule |
 |---|---|
 | matrix, output, expert, router learning rate | 1; Muon's steps do not grow with the width |
-| embedding, value table, head | 15, 7.5 and 0.4 times sqrt(768 / n) |
+| embedding, value table | 15 and 7.5 times sqrt(768 / n) |
+| head | 0.4 sqrt(768 / 512) times 512 / n |
 | gate | 1 |
 | vector, convolution | 1/4 |
 | scalar, residual scalar | 1 and 1/4 times L0 / L |
@@ -25,6 +26,10 @@ The factors L0 / L are not nanochat's. A step of Muon changes the output of a br
 first steps of all layers point the same way, so what 2 L branches add grows as L; CompleteP (arXiv:2505.01618) divides
 them by L. So do the steps of r and e, and the family starts e at 0.8 / L: x0 arrives L times. Backout's b and the
 smear's s are scalars too, and slow down with e.
+
+Nor is 512 / n, which is 1 where the recipe was tuned. nanochat's head falls with the root as its tables do; each of its
+rows is a sum over n inputs, all moved by Adam by one size, so muP's rate falls as 1 / n (arXiv:2203.03466, table 8). With
+the root, logits grew as n^0.26 to n^0.32 in four steps from width 64 to 512.
 """
 
 from __future__ import annotations
@@ -35,8 +40,9 @@ from math import sqrt
 from lit_gpt.scaling.base import HIDDEN, LEARNED_ROLES, Init, Multipliers, Situation, Transfer
 from lit_gpt.scaling.rules import sp
 
-PUBLISHED_WIDTH = 768  # where the rates of tables and head were tuned
-RATES = {"embedding": 15.0, "value_table": 7.5, "head": 0.4}
+PUBLISHED_WIDTH, TUNED_WIDTH = 768, 512  # where nanochat tuned the rates of tables and head, and where the recipe was
+RATES = {"embedding": 15.0, "value_table": 7.5}
+HEAD = 0.4 * sqrt(PUBLISHED_WIDTH / TUNED_WIDTH)
 TABLES, FIRST = (0.8, 0.995), (0.8, 0.95)  # betas: rows of tables are seen seldom, scalars at every token
 
 
@@ -45,6 +51,7 @@ def transfer(s: Situation) -> Transfer:
     base, narrow, deep = sp.transfer(s), sqrt(PUBLISHED_WIDTH / s.width), s.base_depth / s.depth
     quarter = dict.fromkeys(("vector", "conv"), 0.25) | {"residual_scalar": 0.25 * deep, "scalar": deep}
     lr = dict.fromkeys(LEARNED_ROLES, 1.0) | quarter | {role: rate * narrow for role, rate in RATES.items()}
+    lr["head"] = HEAD * TUNED_WIDTH / s.width
     hidden = Init("fan_in_uniform", gain=sqrt(3))
     return replace(
         base,
