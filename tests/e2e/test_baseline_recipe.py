@@ -100,7 +100,7 @@ class Naive:
         self.w, self.state = weights, {name: [torch.zeros_like(p), torch.zeros_like(p)] for name, p in weights.items()}
 
     def step(self, n: int, grads: Weights) -> None:
-        t, root = n + 0.5, TIMES * math.sqrt(1 / 16)  # the middle of the step; the rates are meant for 16 batches in one
+        t, root = n + 0.5, TIMES * math.sqrt(1 / 16)  # the middle of the step; rates are meant for 16 batches in one
         past = (t - WARM_UP) / (STEPS - WARM_UP) - 0.35  # the last 65 percent decay to a twentieth
         rate = t / WARM_UP if t < WARM_UP else 1 - 0.95 * max(past, 0) / 0.65
         mu = 0.85 + 0.12 * min(t / 400, 1)
