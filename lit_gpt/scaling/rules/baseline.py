@@ -28,8 +28,8 @@ them by L. So do the steps of r and e, and the family starts e at 0.8 / L: x0 ar
 smear's s are scalars too, and slow down with e.
 
 Nor is 512 / n, which is 1 where the recipe was tuned. nanochat's head falls with the root as its tables do; each of
-its rows is a sum over n inputs, all moved by Adam by one size, so muP's rate falls as 1 / n (arXiv:2203.03466, table 8).
-With the root, logits grew as n^0.26 to n^0.32 in four steps from width 64 to 512.
+its rows is a sum over n inputs, all moved by Adam by one size, so muP's rate falls as 1 / n (arXiv:2203.03466, table
+8). With the root, logits grew as n^0.26 to n^0.32 in four steps from width 64 to 512.
 """
 
 from __future__ import annotations
