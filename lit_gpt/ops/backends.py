@@ -1,8 +1,8 @@
 """Which implementation of an operation runs: a table per operation, one way to choose.
 
 An operation keeps a dict of name -> Backend, fastest first. The last row is "plain": plain torch, which does every
-request, defines what the operation means, and is what the kernels are tested against. "auto" is the first proven row
-that does not refuse the request. To add a kernel, add a row.
+request, defines what the operation means, and is what the kernels are tested against. "auto" is the first row that
+does not refuse the request. To add a kernel, add a row.
 """
 
 from __future__ import annotations
@@ -35,14 +35,12 @@ PACKAGES = {
 
 class Backend(NamedTuple):
     """kernel: the implementation. refuses(request): the reason why it does not do a request, or "". slow: where a
-    CUDA request is left to it, that is said. unproven: it has not run on the device that it is for, so "auto" passes it
-    over.
+    CUDA request is left to it, that is said.
     """
 
     kernel: Callable[..., Any]
     refuses: Callable[[Any], str]
     slow: bool = False
-    unproven: bool = False
 
     def run(self, *arguments: Any) -> Any:
         """The operation; what `observed` was given stands between, where there is such a thing."""
@@ -108,9 +106,9 @@ def choose(operation: str, table: Mapping[str, Backend], request: Any, wanted: s
     """
     wanted = current_name(wanted)
     if wanted == "auto":
-        name = next(name for name, one in table.items() if not one.unproven and not one.refuses(request))
+        name = next(name for name, one in table.items() if not one.refuses(request))
         if (name == "plain" or table[name].slow) and request.device == "cuda":
-            reasons = {n: b.refuses(request) for n, b in table.items() if not b.unproven}
+            reasons = {n: b.refuses(request) for n, b in table.items()}
             _warn(operation, name, "; ".join(f"{n}: {reason}" for n, reason in reasons.items() if reason))
         return name
     if wanted not in table:
@@ -137,5 +135,4 @@ def _warn_once(operation: str, name: str, reasons: str) -> None:
 def explain_table(table: Mapping[str, Backend], request: Any) -> list[tuple[str, bool, str]]:
     """(row, usable for a request, reason or what it is), for `inspect env`."""
     reasons = {name: backend.refuses(request) for name, backend in table.items()}
-    only = {n: "Used only by name. " * one.unproven for n, one in table.items()}
-    return [(n, not r, r or only[n] + (table[n].kernel.__doc__ or "").split("\n")[0]) for n, r in reasons.items()]
+    return [(n, not r, r or (table[n].kernel.__doc__ or "").split("\n")[0]) for n, r in reasons.items()]

@@ -222,7 +222,7 @@ def _triton_refuses(request: Request) -> str:
 
 BACKENDS: dict[str, Backend] = {
     "steps": Backend(_steps, lambda r: "" if r.length <= STEPS else f"it is for at most {STEPS} tokens"),
+    "triton": Backend(_triton, _triton_refuses),
     "mamba_ssm": Backend(_mamba_ssm, _mamba_ssm_refuses),
-    "triton": Backend(_triton, _triton_refuses, unproven=True),
     "plain": Backend(_plain, lambda r: ""),
 }

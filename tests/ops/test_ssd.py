@@ -114,7 +114,9 @@ def test_what_the_kernel_is_given(monkeypatch):
 
 def test_choice_of_backend(monkeypatch):
     monkeypatch.setattr(ops, "missing", lambda module: "")
+    monkeypatch.setattr(ops.ssd_triton, "refuses", lambda dtype, width, states: "" if states == 128 else "not these")
     request = ops.Request("cuda", torch.bfloat16, 4096, 64, 128)
-    assert ops.choose("ssd", ops.BACKENDS, request) == "mamba_ssm"
+    assert ops.choose("ssd", ops.BACKENDS, request) == "triton"
+    assert ops.choose("ssd", ops.BACKENDS, request._replace(states=100)) == "mamba_ssm"
     assert ops.choose("ssd", ops.BACKENDS, request._replace(length=1)) == "steps"
     assert ops.choose("ssd", ops.BACKENDS, request._replace(device="cpu")) == "plain"
