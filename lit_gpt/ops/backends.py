@@ -33,30 +33,43 @@ PACKAGES = {
 }
 
 
+class Memory(NamedTuple):
+    """Bytes per token that a kernel takes beside its arguments, its result and their gradients.
+
+    kept: until its backward pass. made: at once within it.
+    """
+
+    kept: float = 0
+    made: float = 0
+
+
 class Backend(NamedTuple):
     """kernel: the implementation. refuses(request): the reason why it does not do a request, or "". slow: where a
     CUDA request is left to it, that is said. unproven: it has not run on the device that it is for, so "auto" passes it
-    over.
+    over. memory(*arguments of the kernel): what the estimate of a model's memory cannot see.
     """
 
     kernel: Callable[..., Any]
     refuses: Callable[[Any], str]
     slow: bool = False
     unproven: bool = False
+    memory: Callable[..., Memory] = lambda *_: Memory()
 
     def run(self, *arguments: Any) -> Any:
         """The operation; what `observed` was given stands between, where there is such a thing."""
-        return self.kernel(*arguments) if _observer is None else _observer(self, arguments)
+        return self.kernel(*arguments) if _observer is None else _observer(self, self, arguments)
 
 
-_observer: Callable[[Backend, tuple[Any, ...]], Any] | None = None
+Observer = Callable[[Backend, Backend, tuple[Any, ...]], Any]
+_observer: Observer | None = None
 
 
 @contextmanager
-def observed(observer: Callable[[Backend, tuple[Any, ...]], Any]) -> Iterator[None]:
-    """Within it every operation is observer(row, its arguments), which must give what row.kernel(*arguments) would.
+def observed(observer: Observer) -> Iterator[None]:
+    """Within it every operation is observer(row, row on a GPU, its arguments), which gives what row.kernel would.
 
-    For what asks which operations a model has, such as the estimate of its memory; not for training.
+    For what asks which operations a model has, such as the estimate of its memory; not for training. The GPU is this
+    machine's, or where it has none, one with all libraries.
     """
     global _observer
     before, _observer = _observer, observer
@@ -95,9 +108,23 @@ def optional(module: str) -> ModuleType:
 
 @torch.compiler.assume_constant_result
 def missing(module: str) -> str:
-    """Why a module of an optional library cannot be used, or "". A compiler must not trace the import."""
+    """Why a module of an optional library cannot be used, or "". A compiler must not trace the import.
+
+    None is missing from a GPU elsewhere, see `observed`.
+    """
+    if _observer is not None and not torch.cuda.is_available():
+        return ""
     found = _load(module)
     return found if isinstance(found, str) else ""
+
+
+def run(operation: str, table: Mapping[str, Backend], request: Any, wanted: str, *arguments: Any) -> Any:
+    """The operation by the row that does a request. Raises UserError as `choose`."""
+    row = table[choose(operation, table, request, wanted)]
+    if _observer is None:
+        return row.kernel(*arguments)
+    on_gpu = table[_first(table, request._replace(device="cuda"))] if wanted == "auto" else row
+    return _observer(row, on_gpu, arguments)
 
 
 def choose(operation: str, table: Mapping[str, Backend], request: Any, wanted: str = "auto") -> str:
@@ -108,7 +135,7 @@ def choose(operation: str, table: Mapping[str, Backend], request: Any, wanted: s
     """
     wanted = current_name(wanted)
     if wanted == "auto":
-        name = next(name for name, one in table.items() if not one.unproven and not one.refuses(request))
+        name = _first(table, request)
         if (name == "plain" or table[name].slow) and request.device == "cuda":
             reasons = {n: b.refuses(request) for n, b in table.items() if not b.unproven}
             _warn(operation, name, "; ".join(f"{n}: {reason}" for n, reason in reasons.items() if reason))
@@ -121,6 +148,10 @@ def choose(operation: str, table: Mapping[str, Backend], request: Any, wanted: s
     if reason := table[wanted].refuses(request):
         raise UserError(f"The {operation} backend {wanted!r} cannot be used here: {reason}. Use 'auto'.")
     return wanted
+
+
+def _first(table: Mapping[str, Backend], request: Any) -> str:
+    return next(name for name, one in table.items() if not one.unproven and not one.refuses(request))
 
 
 @torch.compiler.assume_constant_result

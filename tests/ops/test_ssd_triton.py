@@ -234,10 +234,10 @@ def test_what_it_refuses(monkeypatch):
     assert "float64" in refuses(torch.float64, 64, 128)
     assert "not 48 and 128" in refuses(torch.bfloat16, 48, 128)
     assert "not 64 and 512" in refuses(torch.bfloat16, 64, 512)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.version, "cuda", None)
     assert refuses(torch.bfloat16, 64, 128) == "it needs an NVIDIA GPU"
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
     assert "this GPU has 8.0" in refuses(torch.bfloat16, 64, 128)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
