@@ -272,18 +272,17 @@ def _text(name: str) -> str:
     return Path(__file__).with_name(name).read_text()
 
 
-@torch.compiler.assume_constant_result
 def refuses(dtype: torch.dtype, states: int) -> str:
     """Why a GPU cannot run it, or "". Compiles it, the first time."""
-    return _refuses(dtype, states)
-
-
-@cache
-def _refuses(dtype: torch.dtype, states: int) -> str:
     if dtype not in TYPES:
         return f"it has no {str(dtype).removeprefix('torch.')}"
     if states not in STATES:
         return f"it has 8, 16 or 32 states per channel, not {states}"
+    return _gpu_refuses(dtype, next(n for n in STATES if n == states))  # a compiler may have a symbol for this number
+
+
+@torch.compiler.assume_constant_result
+def _gpu_refuses(dtype: torch.dtype, states: int) -> str:
     if not torch.cuda.is_available():
         return ""  # whoever asks here plans for a GPU elsewhere
     if torch.version.cuda is None:
@@ -294,6 +293,11 @@ def _refuses(dtype: torch.dtype, states: int) -> str:
     room = getattr(torch.cuda.get_device_properties(), "shared_memory_per_block_optin", needed)  # torch's types lack it
     if needed > room:
         return f"a block needs {needed} bytes of shared memory, and this GPU has {room}"
+    return _compiler_refuses(dtype, states, capability)
+
+
+@cache
+def _compiler_refuses(dtype: torch.dtype, states: int, capability: tuple[int, int]) -> str:
     try:
         nvrtc.binary_of(source(dtype, states), capability)
     except (OSError, RuntimeError, AttributeError) as error:

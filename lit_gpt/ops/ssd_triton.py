@@ -11,7 +11,6 @@ Shapes: as in ssd.py; M chunks of L tokens; S segments of a row; R of a tensor's
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -307,18 +306,17 @@ def _readable(x_BTHP: Tensor) -> Tensor:
     return x_BTHP if x_BTHP.stride(3) == 1 and aligned else x_BTHP.contiguous()
 
 
-@torch.compiler.assume_constant_result
 def refuses(dtype: torch.dtype, width: int, states: int) -> str:
     """Why a GPU cannot run it, or ""."""
-    return _refuses(dtype, width, states)
-
-
-@cache
-def _refuses(dtype: torch.dtype, width: int, states: int) -> str:
     if dtype not in TYPES:
         return f"it has no {str(dtype).removeprefix('torch.')}"
     if width not in WIDTHS or states not in STATES:
         return f"its heads have 16 to 128 channels and 16 to 256 states, powers of two, not {width} and {states}"
+    return _gpu_refuses()
+
+
+@torch.compiler.assume_constant_result
+def _gpu_refuses() -> str:
     if not torch.cuda.is_available():
         return ""  # whoever asks here plans for a GPU elsewhere
     if torch.version.cuda is None:

@@ -188,6 +188,14 @@ def test_bits_repeat_and_compile(device):
     assert torch.equal(y, first[0]) and torch.equal(last, first[1])
 
 
+def test_whether_it_can_run_is_told_of_sizes_that_are_symbols():
+    def told(x: Tensor, B: Tensor) -> Tensor:
+        return x + len(ours.refuses(x.dtype, x.shape[3], B.shape[3]))
+
+    x, B = (torch.zeros(2, 5, 3, n) for n in (64, 128))
+    assert torch.equal(torch.compile(told, fullgraph=True, backend="eager", dynamic=True)(x, B), told(x, B))
+
+
 def test_operations_are_what_torch_expects(device):
     case = Case(torch.float32, 2, 20)
     *inputs, state = (t.detach().requires_grad_() for t in case.draw(device).values())
@@ -230,7 +238,7 @@ def test_only_what_needs_it_is_copied():
 
 
 def test_what_it_refuses(monkeypatch):
-    refuses = ours._refuses.__wrapped__
+    refuses = ours.refuses
     assert "float64" in refuses(torch.float64, 64, 128)
     assert "not 48 and 128" in refuses(torch.bfloat16, 48, 128)
     assert "not 64 and 512" in refuses(torch.bfloat16, 64, 512)

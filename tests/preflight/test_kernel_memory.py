@@ -145,7 +145,6 @@ def first_layer(mixer: str, **options: int) -> Counter[Kind]:
 def test_the_estimate_counts_the_kernel_that_will_run(monkeypatch):
     """On this machine's GPU; where it has none, on one with all libraries, of the kernels that can do it."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(selective_scan_cuda, "_refuses", selective_scan_cuda._refuses.__wrapped__)  # not cached
     auto, wider, mamba2 = first_layer("mamba"), first_layer("mamba", d_state=64), first_layer("mamba2")
 
     def refused(name: str) -> Counter[Kind]:
