@@ -16,6 +16,8 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
 
 from lit_gpt.errors import UserError, did_you_mean
 
@@ -125,6 +127,21 @@ def run(operation: str, table: Mapping[str, Backend], request: Any, wanted: str,
         return row.kernel(*arguments)
     on_gpu = table[_first(table, request._replace(device="cuda"))] if wanted == "auto" else row
     return _observer(row, on_gpu, arguments)
+
+
+def refuse_tangents(kernels: str, *tensors: Tensor | None) -> None:
+    """Raises UserError where forward-mode derivatives go through kernels that have none.
+
+    Of a custom operation torch takes them for zeros. Within a compiler tensors do not show theirs.
+    """
+    given = (t for t in tensors if t is not None)
+    if forward_ad._current_level >= 0 and (
+        torch.compiler.is_compiling() or any(forward_ad.unpack_dual(t).tangent is not None for t in given)
+    ):
+        raise UserError(
+            f"{kernels} have no forward-mode derivatives, as torch.func.jvp and torch.autograd.forward_ad ask for. "
+            "Take plain torch: backend='plain' for the operation, GPT(config, kernels='plain') for a model."
+        )
 
 
 def choose(operation: str, table: Mapping[str, Backend], request: Any, wanted: str = "auto") -> str:

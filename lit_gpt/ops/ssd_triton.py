@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_gpt.ops.backends import Memory, missing, optional
+from lit_gpt.ops.backends import Memory, missing, optional, refuse_tangents
 from lit_gpt.ops.segments import count, processors, true_states
 
 KERNELS = "lit_gpt.ops.kernels.ssd"  # by name, since it imports Triton
@@ -76,7 +76,9 @@ def ssd(
     B, C = (t.to(x_BTHP.dtype) for t in (B_BTGN, C_BTGN))
     A, D, bias = (t.float() for t in (A_H, D_H, dt_bias_H))
     state = None if state_BHPN is None else state_BHPN.float()
-    return scan_forward(x_BTHP, dt_BTH, A, B, C, D, bias, starts_BT, state, _segments(x_BTHP, B_BTGN.shape[3]))
+    inputs = x_BTHP, dt_BTH, A, B, C, D, bias
+    refuse_tangents("The Triton kernels of Mamba-2's scan", *inputs, state)
+    return scan_forward(*inputs, starts_BT, state, _segments(x_BTHP, B_BTGN.shape[3]))
 
 
 def memory(x_BTHP: Tensor, states: int) -> Memory:

@@ -10,7 +10,9 @@ import pytest
 import torch
 from cuda_on_cpu import COMPILER, install
 from torch import Tensor
+from torch.autograd import forward_ad
 
+from lit_gpt.errors import UserError
 from lit_gpt.ops import nvrtc
 from lit_gpt.ops import selective_scan as ops
 from lit_gpt.ops import selective_scan_cuda as ours
@@ -177,6 +179,24 @@ def test_operations_are_what_torch_expects(device):
         y, last, saved = ours.scan_forward(*given)
     kept = [t.detach() for t in leaves]
     torch.library.opcheck(ours.scan_backward, (torch.ones_like(y), torch.ones_like(last), *kept, starts, saved, 1))
+
+
+def test_forward_mode_derivatives_are_no_zeros(device):
+    """torch takes a custom operation for one whose derivatives are zeros."""
+    inputs = [draw(1, 4, 8, 16, torch.float32, device)[k] for k in ("x", "dt", "A", "B", "C", "D", "dt_bias")]
+
+    def of(i: int, scan=ops.selective_scan):
+        return lambda t: scan(*inputs[:i], t, *inputs[i + 1 :], backend="cuda")[0]
+
+    for i, t in enumerate(inputs):
+        with pytest.raises(UserError, match="forward-mode derivatives"):
+            torch.func.jvp(of(i), (t,), (torch.ones_like(t),))
+    with forward_ad.dual_level():
+        x, compiled = inputs[0], torch.compile(ops.selective_scan, backend="eager")
+        for scan in (ops.selective_scan, compiled):
+            with pytest.raises(UserError, match="forward-mode derivatives"):
+                of(0, scan)(forward_ad.make_dual(x, x))
+            assert of(0, scan)(x).isfinite().all(), "nothing asks for derivatives"
 
 
 @pytest.mark.parametrize(("name", "part"), [("dt", (..., slice(1))), ("B", (slice(1),)), ("A", (slice(3),))])

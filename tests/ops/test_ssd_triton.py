@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from triton_on_cpu import WHY_NOT, interpreted
 
+from lit_gpt.errors import UserError
 from lit_gpt.ops import ssd as ops
 from lit_gpt.ops import ssd_triton as ours
 from lit_gpt.ops.selective_scan import document_starts
@@ -172,6 +173,18 @@ def test_gradients_of_one_output_alone(device):
             found.append(torch.autograd.grad(out.sum(), (leaves[0], leaves[3], state)))
         for near, true in zip(*found):
             torch.testing.assert_close(near.double(), true, rtol=1e-3, atol=1e-5)
+
+
+def test_forward_mode_derivatives_are_no_zeros():
+    *inputs, state = Case(torch.float32, 1, 4).draw("meta").values()
+    given = [*inputs, None, state]
+
+    def of(i: int):
+        return lambda t: ours.ssd(*(t if i == j else other for j, other in enumerate(given)))[0]
+
+    for i in (0, 1, 2, 3, 4, 5, 6, 8):
+        with pytest.raises(UserError, match="forward-mode derivatives"):
+            torch.func.jvp(of(i), (given[i],), (given[i],))
 
 
 def test_bits_repeat_and_compile(device):
