@@ -222,7 +222,7 @@ def in_the_loop(build: Callable[[ModelConfig], Peer], s: Setting, recipe: str) -
     """A row of a model that plain_loop.py trains."""
     tokens = s.micro_bsz * s.context
     found = train(partial(build, s.shapes), VOCAB, s.micro_bsz, s.context, s.steps + s.warmup, recipe or None, s.loss)
-    return speeds(found.pop("times")[s.warmup - 1 :], tokens) | found
+    return speeds(found.pop("times")[s.warmup :], tokens) | found
 
 
 def by_hand(s: Setting, recipe: str) -> dict[str, Any]:

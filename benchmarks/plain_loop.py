@@ -207,8 +207,8 @@ def train(
 ) -> dict[str, Any]:
     """Train for so many steps on micro-batches of so many rows. recipe: torchao's, of 8 bits. loss: see loss_function.
 
-    Returns parameters, the lengths of all steps but the first, that of the first with compilation, the last loss and
-    the name of its function, and the peak of memory in GiB. Raises ArithmeticError for a loss that is not finite.
+    Returns parameters, the lengths of all steps, that of the first with compilation, the last loss and the name of its
+    function, and the peak of memory in GiB. Raises ArithmeticError for a loss that is not finite.
     """
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")

@@ -57,7 +57,7 @@ def main(
             shrinks as the context grows, to the same tokens.
         contexts: comma-separated context lengths.
         steps: timed steps per row.
-        warmup: steps before them.
+        warmup: steps before them, of which the first compiles.
         batch: tokens of a step, rounded down to whole micro-batches; default one micro-batch.
         output: JSON file for the rows.
         one: internal; measure in this process and print a line of JSON per row.
@@ -106,11 +106,12 @@ from lit_gpt.train.run_folder import write_archive
 
 
 class StepTimer:
-    """The end of every step: CUDA events, read once at the end, or the clock where there is no GPU."""
+    """When it began and every step ended: CUDA events, read once at the end, or the clock where there is no GPU."""
 
     def __init__(self) -> None:
         self.on_gpu = torch.cuda.is_available()
         self.marks: list[Any] = []
+        self.mark()
 
     def mark(self) -> None:
         self.marks.append(torch.cuda.Event(enable_timing=True) if self.on_gpu else time.perf_counter())
@@ -118,7 +119,7 @@ class StepTimer:
             self.marks[-1].record()
 
     def seconds(self) -> np.ndarray:
-        """Length of each step but the first."""
+        """Length of each step."""
         if self.on_gpu:
             torch.cuda.synchronize()
             return np.array([a.elapsed_time(b) / 1e3 for a, b in zip(self.marks, self.marks[1:])])
@@ -178,14 +179,14 @@ def measure(
         trainer = Trainer(resolved, runtime)
         if runtime.is_main:
             write_archive(resolved)
-        timer, start, first = StepTimer(), time.perf_counter(), 0.0
         report = Reporter(resolved, runtime, trainer.optimizer, trainer.progress, None)
+        timer, start, first = StepTimer(), time.perf_counter(), 0.0
         while trainer.progress.step < steps + warmup:
             trainer.step(report)
             timer.mark()
             if trainer.progress.step == 1:  # logged, so the device is done with it
                 first = time.perf_counter() - start
-        times = timer.seconds()[warmup - 1 :]
+        times = timer.seconds()[warmup:]
         found: dict[str, Any] = {}
         if profile:
             found = where_and_overlap(lambda: trainer.step(report), profile)

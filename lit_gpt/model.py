@@ -88,6 +88,7 @@ class GPT(nn.Module):
         expert_backend = "plain" if current_name(kernels) == "plain" else expert_backend
         self.backends = Backends(attention_backend, expert_backend, kernels)
         self.loss_backend, self.loss_chunk, self.rounded_logits = loss_backend, loss_chunk, rounded_logits
+        self.table_dtype = table_dtype
         self.chunk_loss: ChunkLoss = eager_chunk_loss
         self.wte = Embedding(config.padded_vocab_size, config.n_embd)
         self.wpe = Embedding(config.block_size, config.n_embd) if config.position == "learned" else None
@@ -115,6 +116,7 @@ class GPT(nn.Module):
             self.multipliers,
             compute_dtype=self.compute_dtype,
             residual_dtype=self.stream_dtype,
+            table_dtype=self.table_dtype,
             attention_backend=self.backends.attention,
             kernels=self.backends.kernels,
             expert_backend=self.backends.experts,

@@ -16,6 +16,8 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
 
 from lit_gpt.errors import UserError, did_you_mean
 
@@ -33,28 +35,42 @@ PACKAGES = {
 }
 
 
+class Memory(NamedTuple):
+    """Bytes per token that a kernel takes beside its arguments, its result and their gradients.
+
+    kept: until its backward pass. made: at once within it.
+    """
+
+    kept: float = 0
+    made: float = 0
+
+
 class Backend(NamedTuple):
     """kernel: the implementation. refuses(request): the reason why it does not do a request, or "". slow: where a
-    CUDA request is left to it, that is said.
+    CUDA request is left to it, that is said. memory(*arguments of the kernel): what the estimate of a model's memory
+    cannot see.
     """
 
     kernel: Callable[..., Any]
     refuses: Callable[[Any], str]
     slow: bool = False
+    memory: Callable[..., Memory] = lambda *_: Memory()
 
     def run(self, *arguments: Any) -> Any:
         """The operation; what `observed` was given stands between, where there is such a thing."""
-        return self.kernel(*arguments) if _observer is None else _observer(self, arguments)
+        return self.kernel(*arguments) if _observer is None else _observer(self, self, arguments)
 
 
-_observer: Callable[[Backend, tuple[Any, ...]], Any] | None = None
+Observer = Callable[[Backend, Backend, tuple[Any, ...]], Any]
+_observer: Observer | None = None
 
 
 @contextmanager
-def observed(observer: Callable[[Backend, tuple[Any, ...]], Any]) -> Iterator[None]:
-    """Within it every operation is observer(row, its arguments), which must give what row.kernel(*arguments) would.
+def observed(observer: Observer) -> Iterator[None]:
+    """Within it every operation is observer(row, row on a GPU, its arguments), which gives what row.kernel would.
 
-    For what asks which operations a model has, such as the estimate of its memory; not for training.
+    For what asks which operations a model has, such as the estimate of its memory; not for training. The GPU is this
+    machine's, or where it has none, one with all libraries.
     """
     global _observer
     before, _observer = _observer, observer
@@ -93,9 +109,38 @@ def optional(module: str) -> ModuleType:
 
 @torch.compiler.assume_constant_result
 def missing(module: str) -> str:
-    """Why a module of an optional library cannot be used, or "". A compiler must not trace the import."""
+    """Why a module of an optional library cannot be used, or "". A compiler must not trace the import.
+
+    None is missing from a GPU elsewhere, see `observed`.
+    """
+    if _observer is not None and not torch.cuda.is_available():
+        return ""
     found = _load(module)
     return found if isinstance(found, str) else ""
+
+
+def run(operation: str, table: Mapping[str, Backend], request: Any, wanted: str, *arguments: Any) -> Any:
+    """The operation by the row that does a request. Raises UserError as `choose`."""
+    row = table[choose(operation, table, request, wanted)]
+    if _observer is None:
+        return row.kernel(*arguments)
+    on_gpu = table[_first(table, request._replace(device="cuda"))] if wanted == "auto" else row
+    return _observer(row, on_gpu, arguments)
+
+
+def refuse_tangents(kernels: str, *tensors: Tensor | None) -> None:
+    """Raises UserError where forward-mode derivatives go through kernels that have none.
+
+    Of a custom operation torch takes them for zeros. Within a compiler tensors do not show theirs.
+    """
+    given = (t for t in tensors if t is not None)
+    if forward_ad._current_level >= 0 and (
+        torch.compiler.is_compiling() or any(forward_ad.unpack_dual(t).tangent is not None for t in given)
+    ):
+        raise UserError(
+            f"{kernels} have no forward-mode derivatives, as torch.func.jvp and torch.autograd.forward_ad ask for. "
+            "Take plain torch: backend='plain' for the operation, GPT(config, kernels='plain') for a model."
+        )
 
 
 def choose(operation: str, table: Mapping[str, Backend], request: Any, wanted: str = "auto") -> str:
@@ -106,7 +151,7 @@ def choose(operation: str, table: Mapping[str, Backend], request: Any, wanted: s
     """
     wanted = current_name(wanted)
     if wanted == "auto":
-        name = next(name for name, one in table.items() if not one.refuses(request))
+        name = _first(table, request)
         if (name == "plain" or table[name].slow) and request.device == "cuda":
             reasons = {n: b.refuses(request) for n, b in table.items()}
             _warn(operation, name, "; ".join(f"{n}: {reason}" for n, reason in reasons.items() if reason))
@@ -119,6 +164,10 @@ def choose(operation: str, table: Mapping[str, Backend], request: Any, wanted: s
     if reason := table[wanted].refuses(request):
         raise UserError(f"The {operation} backend {wanted!r} cannot be used here: {reason}. Use 'auto'.")
     return wanted
+
+
+def _first(table: Mapping[str, Backend], request: Any) -> str:
+    return next(name for name, one in table.items() if not one.refuses(request))
 
 
 @torch.compiler.assume_constant_result

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_gpt.ops.backends import Backend, choose, missing, optional
+from lit_gpt.ops.backends import Backend, missing, optional, run
 from lit_gpt.ops.dtypes import upcast
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -75,7 +75,7 @@ def _outside_graphs(function: Function) -> Function:
 @_outside_graphs
 def dispatch(operation: str, table: Mapping[str, Backend], call: Call, backend: str) -> tuple[Tensor, Tensor | None]:
     """Run the row of the table that does the call. Raises UserError as lit_gpt.ops.backends.choose."""
-    return table[choose(operation, table, describe(call), backend)].run(call)
+    return run(operation, table, describe(call), backend, call)
 
 
 def decay_form(log_decay: Tensor | None) -> Decay:

@@ -20,11 +20,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lit_gpt.ops import selective_scan_cuda
-from lit_gpt.ops.backends import Backend, choose, explain_table, missing, optional
+from lit_gpt.ops.backends import Backend, Memory, choose, explain_table, missing, optional, run
 from lit_gpt.ops.dtypes import upcast
 
+OPERATION = "selective scan"
 STEPS = 8  # up to so many tokens, one after the other is faster than chunks: cached decoding gives one at a time
 MAX_STATES = 256  # of mamba_ssm's kernel
+KERNEL_CHUNK = 2048  # tokens per chunk of it, by its selective_scan.cpp
 
 # A step this long forgets everything: exp(RESET A) is 0 in fp32 for every A < -1e-7. As a power of
 # two it scales without rounding, and adding a bias below 64 in fp32 leaves it as it is.
@@ -76,9 +78,9 @@ def selective_scan(
     token; None for zeros. The mamba_ssm kernel gives no gradient to the returned state.
     Raises UserError for a backend that is unknown or does not do this.
     """
-    name = _chosen(x_BTC, A_CN.shape[1], doc_ids, state, backend)
     constants = (upcast(D_C), upcast(dt_bias_C))
-    return BACKENDS[name].run(Inputs(x_BTC, dt_BTC, upcast(A_CN), B_BTN, C_BTN, *constants, doc_ids, state))
+    inputs = Inputs(x_BTC, dt_BTC, upcast(A_CN), B_BTN, C_BTN, *constants, doc_ids, state)
+    return run(OPERATION, BACKENDS, _request(x_BTC, A_CN.shape[1], doc_ids, state), backend, inputs)
 
 
 def reads_along_time(
@@ -88,12 +90,11 @@ def reads_along_time(
 
     x: any tensor of the scan's tokens and dtype. It takes every layout, but copies others.
     """
-    return _chosen(x_BTX, states, doc_ids, state, backend) == "mamba_ssm"
+    return choose(OPERATION, BACKENDS, _request(x_BTX, states, doc_ids, state), backend) == "mamba_ssm"
 
 
-def _chosen(x_BTX: Tensor, states: int, doc_ids: Tensor | None, state: Tensor | None, backend: str) -> str:
-    request = Request(x_BTX.device.type, x_BTX.dtype, x_BTX.shape[1], states, doc_ids is not None, state is not None)
-    return choose("selective scan", BACKENDS, request, backend)
+def _request(x_BTX: Tensor, states: int, doc_ids: Tensor | None, state: Tensor | None) -> Request:
+    return Request(x_BTX.device.type, x_BTX.dtype, x_BTX.shape[1], states, doc_ids is not None, state is not None)
 
 
 def explain(device: torch.device) -> list[tuple[str, bool, str]]:
@@ -191,6 +192,10 @@ def _cuda_refuses(request: Request) -> str:
     return selective_scan_cuda.refuses(request.dtype, request.states)
 
 
+def _cuda_memory(inputs: Inputs) -> Memory:
+    return selective_scan_cuda.memory(*inputs.A_CN.shape)
+
+
 def _mamba_ssm(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """The mamba_ssm package's CUDA kernel."""
     x, dt, A, B, C, D, dt_bias, doc_ids, _ = inputs
@@ -241,9 +246,15 @@ def _mamba_ssm_refuses(request: Request) -> str:
     return missing("mamba_ssm.ops.selective_scan_interface")
 
 
+def _mamba_ssm_memory(inputs: Inputs) -> Memory:
+    """Without documents. Kept: two numbers for each state of a chunk; made: the gradients of B and C; all in fp32."""
+    channels, states = inputs.A_CN.shape
+    return Memory(2 * 4 * channels * states / KERNEL_CHUNK, 2 * 4 * states)
+
+
 BACKENDS: dict[str, Backend] = {
     "steps": Backend(_steps, lambda r: "" if r.length <= STEPS else f"it is for at most {STEPS} tokens"),
-    "cuda": Backend(_cuda, _cuda_refuses),
-    "mamba_ssm": Backend(_mamba_ssm, _mamba_ssm_refuses),
+    "cuda": Backend(_cuda, _cuda_refuses, memory=_cuda_memory),
+    "mamba_ssm": Backend(_mamba_ssm, _mamba_ssm_refuses, memory=_mamba_ssm_memory),
     "plain": Backend(_plain, lambda r: ""),
 }

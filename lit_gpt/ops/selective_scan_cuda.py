@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from lit_gpt.ops import nvrtc
+from lit_gpt.ops.backends import Memory, refuse_tangents
 from lit_gpt.ops.segments import count, processors, true_states
 
 STATES = (8, 16, 32)  # per channel
@@ -25,7 +26,7 @@ TYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "f
 OLDEST = (8, 0)  # compute capability with copies to shared memory that do not wait, and bfloat16
 
 CHANNELS = 64  # of a block, in selective_scan.cu
-TILE = 32  # tokens at once in shared memory; forward keeps the state before each, 4 N / TILE bytes a token and channel
+TILE = 32  # tokens at once in shared memory; forward keeps the state before each
 SUB = 8  # tokens whose states are in registers in backward
 BLOCKS_PER_PROCESSOR = 2  # that fit at once, by their shared memory and registers
 SHORTEST = 512  # tokens of a segment
@@ -60,9 +61,15 @@ def scan(
     A, D, bias = (t.float() for t in (A_CN, D_C, dt_bias_C))
     state = None if state_BCN is None else state_BCN.float()
     inputs = (x_BTC, dt, A, B, C, D, bias)
+    refuse_tangents("The selective scan's CUDA kernels", *inputs, state)
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (*inputs, state) if t is not None)
     y_BTC, last_BCN, _ = scan_forward(*inputs, starts_BT, state, keep, _segments(x_BTC))
     return y_BTC, last_BCN
+
+
+def memory(channels: int, states: int) -> Memory:
+    """Kept: a state for each tile. Made: what each block adds to the gradients of B and C, and their sums. In fp32."""
+    return Memory(4 * channels * states / TILE, 4 * 2 * states * (-(-channels // CHANNELS) + 1))
 
 
 def _segments(x_BTC: Tensor) -> int:
@@ -266,19 +273,20 @@ def _text(name: str) -> str:
     return Path(__file__).with_name(name).read_text()
 
 
-@torch.compiler.assume_constant_result
 def refuses(dtype: torch.dtype, states: int) -> str:
     """Why a GPU cannot run it, or "". Compiles it, the first time."""
-    return _refuses(dtype, states)
-
-
-@cache
-def _refuses(dtype: torch.dtype, states: int) -> str:
     if dtype not in TYPES:
         return f"it has no {str(dtype).removeprefix('torch.')}"
     if states not in STATES:
         return f"it has 8, 16 or 32 states per channel, not {states}"
-    if torch.version.cuda is None or not torch.cuda.is_available():
+    return _gpu_refuses(dtype, next(n for n in STATES if n == states))  # a compiler may have a symbol for this number
+
+
+@torch.compiler.assume_constant_result
+def _gpu_refuses(dtype: torch.dtype, states: int) -> str:
+    if not torch.cuda.is_available():
+        return ""  # whoever asks here plans for a GPU elsewhere
+    if torch.version.cuda is None:
         return "it needs an NVIDIA GPU"
     if (capability := torch.cuda.get_device_capability()) < OLDEST:
         return f"it needs compute capability 8.0, and this GPU has {capability[0]}.{capability[1]}"
@@ -286,6 +294,11 @@ def _refuses(dtype: torch.dtype, states: int) -> str:
     room = getattr(torch.cuda.get_device_properties(), "shared_memory_per_block_optin", needed)  # torch's types lack it
     if needed > room:
         return f"a block needs {needed} bytes of shared memory, and this GPU has {room}"
+    return _compiler_refuses(dtype, states, capability)
+
+
+@cache
+def _compiler_refuses(dtype: torch.dtype, states: int, capability: tuple[int, int]) -> str:
     try:
         nvrtc.binary_of(source(dtype, states), capability)
     except (OSError, RuntimeError, AttributeError) as error:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lit_gpt.ops import ssd_triton
-from lit_gpt.ops.backends import Backend, choose, explain_table, missing, optional
+from lit_gpt.ops.backends import Backend, Memory, explain_table, missing, optional, run
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.selective_scan import document_starts
 
@@ -73,9 +73,9 @@ def ssd(
     Raises UserError for a backend that is unknown or does not do this.
     """
     request = Request(x_BTHP.device.type, x_BTHP.dtype, x_BTHP.shape[1], x_BTHP.shape[3], B_BTGN.shape[3])
-    name = choose("ssd", BACKENDS, request, backend)
     constants = (upcast(D_H), upcast(dt_bias_H))
-    return BACKENDS[name].run(Inputs(x_BTHP, dt_BTH, upcast(A_H), B_BTGN, C_BTGN, *constants, doc_ids, state))
+    inputs = Inputs(x_BTHP, dt_BTH, upcast(A_H), B_BTGN, C_BTGN, *constants, doc_ids, state)
+    return run("ssd", BACKENDS, request, backend, inputs)
 
 
 def explain(device: torch.device) -> list[tuple[str, bool, str]]:
@@ -207,6 +207,17 @@ def _mamba_ssm_refuses(request: Request) -> str:
     return missing("mamba_ssm.ops.triton.ssd_combined")
 
 
+def _mamba_ssm_memory(inputs: Inputs) -> Memory:
+    """By ssd_combined.py of mamba_ssm (commit d757aef), where a chunk of L tokens has one state for each head.
+
+    Kept are the sums of log decays, in fp32. Backward has most where gradients go from state to state: states and their
+    gradients in fp32, both once more in x's dtype, C B^T, and for each head the sums and the steps again, in fp32.
+    """
+    (heads, width), (groups, states) = inputs.x_BTHP.shape[2:], inputs.B_BTGN.shape[2:]
+    of_states = heads * width * states / KERNEL_CHUNK * (2 * 4 + 2 * inputs.x_BTHP.element_size())
+    return Memory(4 * heads, of_states + 4 * groups * KERNEL_CHUNK + 2 * 4 * heads)
+
+
 def _triton(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """This project's own Triton kernels (kernels/ssd.py), compiled when first used."""
     ids = inputs.doc_ids
@@ -220,9 +231,13 @@ def _triton_refuses(request: Request) -> str:
     return ssd_triton.refuses(request.dtype, request.width, request.states)
 
 
+def _triton_memory(inputs: Inputs) -> Memory:
+    return ssd_triton.memory(inputs.x_BTHP, inputs.B_BTGN.shape[3])
+
+
 BACKENDS: dict[str, Backend] = {
     "steps": Backend(_steps, lambda r: "" if r.length <= STEPS else f"it is for at most {STEPS} tokens"),
-    "triton": Backend(_triton, _triton_refuses),
-    "mamba_ssm": Backend(_mamba_ssm, _mamba_ssm_refuses),
+    "triton": Backend(_triton, _triton_refuses, memory=_triton_memory),
+    "mamba_ssm": Backend(_mamba_ssm, _mamba_ssm_refuses, memory=_mamba_ssm_memory),
     "plain": Backend(_plain, lambda r: ""),
 }

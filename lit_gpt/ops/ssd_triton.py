@@ -11,14 +11,13 @@ Shapes: as in ssd.py; M chunks of L tokens; S segments of a row; R of a tensor's
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_gpt.ops.backends import missing, optional
+from lit_gpt.ops.backends import Memory, missing, optional, refuse_tangents
 from lit_gpt.ops.segments import count, processors, true_states
 
 KERNELS = "lit_gpt.ops.kernels.ssd"  # by name, since it imports Triton
@@ -77,7 +76,19 @@ def ssd(
     B, C = (t.to(x_BTHP.dtype) for t in (B_BTGN, C_BTGN))
     A, D, bias = (t.float() for t in (A_H, D_H, dt_bias_H))
     state = None if state_BHPN is None else state_BHPN.float()
-    return scan_forward(x_BTHP, dt_BTH, A, B, C, D, bias, starts_BT, state, _segments(x_BTHP, B_BTGN.shape[3]))
+    inputs = x_BTHP, dt_BTH, A, B, C, D, bias
+    refuse_tangents("The Triton kernels of Mamba-2's scan", *inputs, state)
+    return scan_forward(*inputs, starts_BT, state, _segments(x_BTHP, B_BTGN.shape[3]))
+
+
+def memory(x_BTHP: Tensor, states: int) -> Memory:
+    """Nothing is kept. Made: two states for each chunk and head, in x's dtype; d, a, and what these get by each part of
+    a head's channels, in fp32. Where chunks are few, blocks of heads add to that what B and C get (see _of_groups).
+    """
+    heads, width = x_BTHP.shape[2:]
+    cut = sizes(x_BTHP.dtype, width, states)
+    of_states = 2 * x_BTHP.element_size() * heads * width * states / cut.chunk
+    return Memory(0, of_states + 4 * heads * (2 + 3 * (width // cut.width)))
 
 
 def first_tokens(new_BT: Tensor) -> Tensor:
@@ -297,19 +308,20 @@ def _readable(x_BTHP: Tensor) -> Tensor:
     return x_BTHP if x_BTHP.stride(3) == 1 and aligned else x_BTHP.contiguous()
 
 
-@torch.compiler.assume_constant_result
 def refuses(dtype: torch.dtype, width: int, states: int) -> str:
     """Why a GPU cannot run it, or ""."""
-    return _refuses(dtype, width, states)
-
-
-@cache
-def _refuses(dtype: torch.dtype, width: int, states: int) -> str:
     if dtype not in TYPES:
         return f"it has no {str(dtype).removeprefix('torch.')}"
     if width not in WIDTHS or states not in STATES:
         return f"its heads have 16 to 128 channels and 16 to 256 states, powers of two, not {width} and {states}"
-    if torch.version.cuda is None or not torch.cuda.is_available():
+    return _gpu_refuses()
+
+
+@torch.compiler.assume_constant_result
+def _gpu_refuses() -> str:
+    if not torch.cuda.is_available():
+        return ""  # whoever asks here plans for a GPU elsewhere
+    if torch.version.cuda is None:
         return "it needs an NVIDIA GPU"
     if (capability := torch.cuda.get_device_capability()) != CAPABILITY:
         return f"it is for compute capability 9.0, and this GPU has {capability[0]}.{capability[1]}"

@@ -7,7 +7,8 @@ each tensor once, but no product that is only added to something; the rest is ch
 backward kernels. Under "cheap" what goes into a product or into attention is computed again, too.
 
 Both are read off one forward pass of a few tokens on the meta device, at the level of torch's functions, where a view
-still knows its base. So no mixer has to declare what it keeps, and the bytes of a real batch follow by proportion.
+still knows its base. So no mixer has to declare what it keeps, and the bytes of a real batch follow by proportion. Only
+what a kernel takes beside its arguments and results cannot be seen: its row in lit_gpt.ops says it (Backend.memory).
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ SUMS = ("add", "__add__", "__radd__", "__iadd__")  # names: `a + b` and torch.ad
 # input: of a block. product: out of a matrix product. attention: out of softmax attention. kernel: into or out of
 # another kernel. added: a product that is only added to something. middle: the same where a norm of the block reads the
 # sum. copied: a product of which attention reads copies, which take as much memory: queries, keys and values. other:
-# the rest of the rule.
-Kind = Literal["input", "product", "attention", "kernel", "added", "middle", "copied", "other"]
+# the rest of the rule. made: not kept, but made by a kernel for itself within its backward pass.
+Kind = Literal["input", "product", "attention", "kernel", "added", "middle", "copied", "other", "made"]
 Layers = list[Counter[Kind]]
 
 
@@ -52,7 +53,7 @@ def kinds_kept(recompute: Recompute) -> tuple[Kind, ...]:
     """The kinds of tensors that a layer keeps until its backward pass under this --act_ckpt."""
     kinds: dict[Recompute, tuple[Kind, ...]] = {
         # The middle is kept, too. In its place the estimate of the loss has a gradient more (of_loss): together they
-        # fit what the H200 measured, of hybrids as well, whose kernels keep more of their own than is counted here.
+        # fit what the H200 measured, of hybrids as well, of whose kernels not all say what they keep.
         "off": ("input", "product", "attention", "kernel", "other"),
         "cheap": ("input", "product", "middle", "copied", "attention", "kernel"),
         "selective": ("input", "product", "middle", "copied", "attention"),
@@ -93,13 +94,13 @@ def of_layers(layers: Layers, tokens: int, recompute: Recompute, on_host: Sequen
     """Two numbers of bytes for a batch of `tokens` tokens.
 
     The first is what all layers keep, but those `on_host`, of which one at a time is on its way. The second is what
-    the backward pass of the largest layer makes, which exists for one layer at a time: what is computed again, and the
-    gradients of its products.
+    the backward pass of the largest layer makes, which exists for one layer at a time: what is computed again, the
+    gradients of its products, and what kernels make for themselves.
     """
     kinds = kinds_kept(recompute)
     sizes = [sum(layer[kind] for kind in kinds) for layer in layers]
     kept = sum(sizes) - sum(sizes[i] for i in on_host) + max((sizes[i] for i in on_host), default=0)
-    made: tuple[Kind, ...] = (*(kind for kind in kinds_kept("off") if kind not in kinds), "product")
+    made: tuple[Kind, ...] = (*(kind for kind in kinds_kept("off") if kind not in kinds), "product", "made")
     return tokens * kept, tokens * max(sum(layer[kind] for kind in made) for layer in layers)
 
 
@@ -181,8 +182,8 @@ class _Notes(TorchFunctionMode):
             self._count(base, "copied")
         return result
 
-    def kernel(self, row: Backend, arguments: tuple[Any, ...]) -> Any:
-        """Note a kernel's arguments and its result, and nothing in between, where the backends differ."""
+    def kernel(self, row: Backend, on_gpu: Backend, arguments: tuple[Any, ...]) -> Any:
+        """Note a kernel's arguments, its result, and what it says that a GPU's backend has beside them."""
         if row in grouped_gemm.BACKENDS.values():  # see _of_experts
             a_PK, b_EKN, *_ = arguments
             return a_PK.new_empty(len(a_PK), b_EKN.shape[-1])
@@ -190,6 +191,9 @@ class _Notes(TorchFunctionMode):
         self.note("other" if of_softmax else "kernel", arguments)
         result = self._shapes(row, arguments)
         self.note("attention" if of_softmax else "kernel", result)
+        if self.inside:
+            memory = on_gpu.memory(*arguments)
+            self.layers[-1].update({"kernel": round(memory.kept), "made": round(memory.made)})
         return result
 
     def _shapes(self, row: Backend, arguments: tuple[Any, ...]) -> Any:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lit_gpt.errors import UserError
-from lit_gpt.ops.backends import Backend, choose, explain_table, missing
+from lit_gpt.ops.backends import Backend, choose, explain_table, missing, observed, run
 
 
 class Request(NamedTuple):
@@ -29,6 +29,23 @@ def test_the_first_row_that_does_not_refuse():
     assert choose("sum", TABLE, Request("cpu")) == "plain"
     assert choose("sum", TABLE, Request("cpu", 2), "plain") == "plain"
     assert choose("sum", TABLE, Request("cpu", 2), "reference") == "plain", "what old command lines say"
+
+
+@pytest.mark.parametrize(("here", "name"), [(False, "library"), (True, "plain")])
+def test_an_observer_is_told_what_a_gpu_would_run(here, name, monkeypatch):
+    """One elsewhere, where there is none here, has all libraries."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: here)
+    seen = []
+
+    def observer(row: Backend, on_gpu: Backend, arguments: tuple[int]) -> int:
+        seen.append((row, on_gpu))
+        return row.kernel(*arguments)
+
+    with observed(observer):
+        found = [run("sum", TABLE, Request("meta"), wanted, 1) for wanted in ("plain", "auto")]
+    plain = TABLE["plain"]
+    assert found == [4, 4 if here else 2] and seen[0] == (plain, plain) and seen[1][1] is TABLE[name]
+    assert run("sum", TABLE, Request("cpu"), "auto", 1) == 4 and len(seen) == 2
 
 
 def test_a_row_that_was_asked_for_and_cannot_run_is_an_error():

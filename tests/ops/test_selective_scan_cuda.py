@@ -10,7 +10,9 @@ import pytest
 import torch
 from cuda_on_cpu import COMPILER, install
 from torch import Tensor
+from torch.autograd import forward_ad
 
+from lit_gpt.errors import UserError
 from lit_gpt.ops import nvrtc
 from lit_gpt.ops import selective_scan as ops
 from lit_gpt.ops import selective_scan_cuda as ours
@@ -156,6 +158,17 @@ def test_bits_repeat_and_compile(device):
     assert torch.equal(y, first[0]) and torch.equal(last, first[1])
 
 
+def test_it_compiles_for_sizes_that_are_symbols(device, monkeypatch):
+    """Whether it can run is asked while a graph is traced, where no number of states was known."""
+    row = ops.BACKENDS["cuda"]._replace(refuses=lambda request: ours.refuses(request.dtype, request.states))
+    monkeypatch.setitem(ops.BACKENDS, "cuda", row)
+    tensors = draw(2, 70, 40, 16, torch.float32, device)
+    inputs = [tensors[k] for k in ("x", "dt", "A", "B", "C", "D", "dt_bias")]
+    compiled = torch.compile(ops.selective_scan, fullgraph=True, backend="aot_eager", dynamic=True)
+    for found, expected in zip(compiled(*inputs, backend="cuda"), ops.selective_scan(*inputs, backend="cuda")):
+        assert torch.equal(found, expected)
+
+
 def test_operations_are_what_torch_expects(device):
     tensors = draw(2, 8, 40, 16, torch.float32, device)
     leaves = [tensors[k].detach().requires_grad_() for k in ("x", "dt", "A", "B", "C", "D", "dt_bias")]
@@ -168,6 +181,24 @@ def test_operations_are_what_torch_expects(device):
     torch.library.opcheck(ours.scan_backward, (torch.ones_like(y), torch.ones_like(last), *kept, starts, saved, 1))
 
 
+def test_forward_mode_derivatives_are_no_zeros(device):
+    """torch takes a custom operation for one whose derivatives are zeros."""
+    inputs = [draw(1, 4, 8, 16, torch.float32, device)[k] for k in ("x", "dt", "A", "B", "C", "D", "dt_bias")]
+
+    def of(i: int, scan=ops.selective_scan):
+        return lambda t: scan(*inputs[:i], t, *inputs[i + 1 :], backend="cuda")[0]
+
+    for i, t in enumerate(inputs):
+        with pytest.raises(UserError, match="forward-mode derivatives"):
+            torch.func.jvp(of(i), (t,), (torch.ones_like(t),))
+    with forward_ad.dual_level():
+        x, compiled = inputs[0], torch.compile(ops.selective_scan, backend="eager")
+        for scan in (ops.selective_scan, compiled):
+            with pytest.raises(UserError, match="forward-mode derivatives"):
+                of(0, scan)(forward_ad.make_dual(x, x))
+            assert of(0, scan)(x).isfinite().all(), "nothing asks for derivatives"
+
+
 @pytest.mark.parametrize(("name", "part"), [("dt", (..., slice(1))), ("B", (slice(1),)), ("A", (slice(3),))])
 def test_other_shapes_are_no_reads_beside_a_tensor(name, part, device):
     """Plain torch makes the first two as large as the others, or says why it cannot."""
@@ -178,16 +209,19 @@ def test_other_shapes_are_no_reads_beside_a_tensor(name, part, device):
 
 
 def test_what_it_refuses(monkeypatch):
-    assert "float64" in ours._refuses(torch.float64, 16)
-    assert "not 12" in ours._refuses(torch.float32, 12)
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert "float64" in ours.refuses(torch.float64, 16)
+    assert "not 12" in ours.refuses(torch.float32, 12)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert ours.refuses(torch.float32, 16) == "it needs an NVIDIA GPU"
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
-    assert "7.5" in ours._refuses.__wrapped__(torch.float32, 16)
+    assert "7.5" in ours.refuses(torch.float32, 16)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     room = SimpleNamespace(shared_memory_per_block_optin=101376)  # of an RTX 4090
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: room)
-    assert "this GPU has 101376" in ours._refuses.__wrapped__(torch.bfloat16, 16)
+    assert "this GPU has 101376" in ours.refuses(torch.bfloat16, 16)
     room.shared_memory_per_block_optin = 232448  # of an H200
     monkeypatch.setattr(nvrtc, "binary_of", lambda *_: (_ for _ in ()).throw(RuntimeError("no\nmore")))
-    assert ours._refuses.__wrapped__(torch.float32, 16) == "it cannot be compiled: no"
+    monkeypatch.setattr(ours, "_compiler_refuses", ours._compiler_refuses.__wrapped__)
+    assert ours.refuses(torch.float32, 16) == "it cannot be compiled: no"

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lit_gpt.ops import ssd as ops
+from lit_gpt.ops.backends import choose
 from lit_gpt.ops.ssd import CHUNK, ssd
 
 B, H, P, N, G = 2, 4, 3, 5, 2
@@ -116,7 +117,7 @@ def test_choice_of_backend(monkeypatch):
     monkeypatch.setattr(ops, "missing", lambda module: "")
     monkeypatch.setattr(ops.ssd_triton, "refuses", lambda dtype, width, states: "" if states == 128 else "not these")
     request = ops.Request("cuda", torch.bfloat16, 4096, 64, 128)
-    assert ops.choose("ssd", ops.BACKENDS, request) == "triton"
-    assert ops.choose("ssd", ops.BACKENDS, request._replace(states=100)) == "mamba_ssm"
-    assert ops.choose("ssd", ops.BACKENDS, request._replace(length=1)) == "steps"
-    assert ops.choose("ssd", ops.BACKENDS, request._replace(device="cpu")) == "plain"
+    assert choose("ssd", ops.BACKENDS, request) == "triton"
+    assert choose("ssd", ops.BACKENDS, request._replace(states=100)) == "mamba_ssm"
+    assert choose("ssd", ops.BACKENDS, request._replace(length=1)) == "steps"
+    assert choose("ssd", ops.BACKENDS, request._replace(device="cpu")) == "plain"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from triton_on_cpu import WHY_NOT, interpreted
 
+from lit_gpt.errors import UserError
 from lit_gpt.ops import ssd as ops
 from lit_gpt.ops import ssd_triton as ours
 from lit_gpt.ops.selective_scan import document_starts
@@ -174,6 +175,18 @@ def test_gradients_of_one_output_alone(device):
             torch.testing.assert_close(near.double(), true, rtol=1e-3, atol=1e-5)
 
 
+def test_forward_mode_derivatives_are_no_zeros():
+    *inputs, state = Case(torch.float32, 1, 4).draw("meta").values()
+    given = [*inputs, None, state]
+
+    def of(i: int):
+        return lambda t: ours.ssd(*(t if i == j else other for j, other in enumerate(given)))[0]
+
+    for i in (0, 1, 2, 3, 4, 5, 6, 8):
+        with pytest.raises(UserError, match="forward-mode derivatives"):
+            torch.func.jvp(of(i), (given[i],), (given[i],))
+
+
 def test_bits_repeat_and_compile(device):
     case = Case(torch.float32, 2, 70)
     tensors, ids = case.draw(device), case.documents(device)
@@ -186,6 +199,14 @@ def test_bits_repeat_and_compile(device):
     *inputs, state = (tensors[name] for name in NAMES)
     y, last = torch.compile(compiled, fullgraph=True, backend="aot_eager")(ids, state, *inputs)
     assert torch.equal(y, first[0]) and torch.equal(last, first[1])
+
+
+def test_whether_it_can_run_is_told_of_sizes_that_are_symbols():
+    def told(x: Tensor, B: Tensor) -> Tensor:
+        return x + len(ours.refuses(x.dtype, x.shape[3], B.shape[3]))
+
+    x, B = (torch.zeros(2, 5, 3, n) for n in (64, 128))
+    assert torch.equal(torch.compile(told, fullgraph=True, backend="eager", dynamic=True)(x, B), told(x, B))
 
 
 def test_operations_are_what_torch_expects(device):
@@ -230,14 +251,14 @@ def test_only_what_needs_it_is_copied():
 
 
 def test_what_it_refuses(monkeypatch):
-    refuses = ours._refuses.__wrapped__
+    refuses = ours.refuses
     assert "float64" in refuses(torch.float64, 64, 128)
     assert "not 48 and 128" in refuses(torch.bfloat16, 48, 128)
     assert "not 64 and 512" in refuses(torch.bfloat16, 64, 512)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.version, "cuda", None)
     assert refuses(torch.bfloat16, 64, 128) == "it needs an NVIDIA GPU"
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
     assert "this GPU has 8.0" in refuses(torch.bfloat16, 64, 128)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))

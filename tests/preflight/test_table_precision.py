@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from inspect import signature
+from typing import Any
+
 import pytest
 import torch
 from small_models import VOCAB, optioned
@@ -11,6 +14,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.model import GPT
 from lit_gpt.preflight.resolved_run import ResolvedRun, resolve_run
 from lit_gpt.roles import TABLES, roles_of
+from lit_gpt.scaling.base import Multipliers
 
 RUN = "--train_model baseline --depth 2 --ar 32 --vocab_size 640 --max_tokens 1e9 --optimizer normuon --dry_run true"
 RUN += " --table_precision bf16 --base_hps.warmup_tokens 0 --precision fp32 --train_name x"
@@ -34,6 +38,18 @@ def test_the_model_is_that_of_rounded_tables() -> None:
     assert tables == {name for name, role in roles_of(stored).items() if role in TABLES} and len(tables) > 1
     tokens = torch.randint(VOCAB, (2, 8), generator=draw)
     assert torch.equal(rounded(tokens).logits, stored(tokens).logits)
+
+
+def test_another_model_is_like_it_in_every_option() -> None:
+    half = dict.fromkeys(("compute_dtype", "residual_dtype", "table_dtype"), torch.bfloat16)
+    options: dict[str, Any] = {**half, **dict.fromkeys(("attention_backend", "kernels", "expert_backend"), "plain")}
+    options |= {"loss_backend": "plain", "loss_chunk": 8, "rounded_logits": True}
+    assert {"self", "config", "multipliers", *options} == set(signature(GPT.__init__).parameters)
+    model = GPT(optioned("baseline"), Multipliers(logit=2.0), **options)
+    facts, others = ({k: v for k, v in vars(m).items() if k[0] != "_"} for m in (model, model.another()))
+    assert facts == others
+    dtypes, other_dtypes = ([p.dtype for p in m.parameters()] for m in (model, model.another()))
+    assert dtypes == other_dtypes and len(set(dtypes)) == 2, "tables and all else"
 
 
 def test_it_halves_the_tables_and_their_state() -> None:
