@@ -21,15 +21,17 @@ Metas = dict[Path, dict[str, Any]]
 
 
 def why_kept(
-    checkpoints: Sequence[Path], keep_last: int, keep_every: int = 0, keep_best: bool = False
+    checkpoints: Sequence[Path], keep_last: int, keep_every: int = 0, keep_best: bool = False, finished: bool = False
 ) -> dict[Path, list[str]]:
     """Why each checkpoint stays; one without a reason is deleted by the next save.
 
-    checkpoints: those of one folder, the oldest first. Links, which a person made, stay and do not count, and neither
-    does a checkpoint whose meta cannot be read: it may be another version's.
+    checkpoints: those of one folder, the oldest first. finished: the run has; until then the newest one stays where
+    keep_last is 0, too. Links, which a person made, stay and do not count, and neither does a checkpoint whose meta
+    cannot be read: it may be another version's.
     """
     metas = _counted(checkpoints)
-    newest, best = list(metas)[-keep_last:], _best(metas) if keep_best else None
+    count = keep_last or int(not finished)
+    newest, best = list(metas)[-count:] if count else [], _best(metas) if keep_best else None
     reasons: dict[Path, list[str]] = {path: [] for path in checkpoints}
     for path, found in reasons.items():
         if path not in metas:
@@ -38,7 +40,8 @@ def why_kept(
         if kept := metas[path].get(KEPT):
             found.append(str(kept))
         if path in newest:
-            found.append(f"one of the newest {keep_last}" if keep_last > 1 else "the newest")
+            until = "" if keep_last else ", until the run has finished"
+            found.append(f"one of the newest {keep_last}" if keep_last > 1 else f"the newest{until}")
         if keep_every and step_of(path) % keep_every == 0:
             found.append(f"a multiple of {keep_every:,} steps")
         if path == best:
