@@ -25,9 +25,9 @@ def why_kept(
 ) -> dict[Path, list[str]]:
     """Why each checkpoint stays; one without a reason is deleted by the next save.
 
-    checkpoints: those of one folder, the oldest first. finished: the run has; until then the newest one stays where
-    keep_last is 0, too. Links, which a person made, stay and do not count, and neither does a checkpoint whose meta
-    cannot be read: it may be another version's.
+    checkpoints: those of one folder, the oldest first. finished: the run has. With keep_last 0 the newest one stays
+    until then, and afterwards only what keep_every and keep_best ask for. Links, which a person made, stay and do not
+    count, and neither does a checkpoint whose meta cannot be read: it may be another version's.
     """
     metas = _counted(checkpoints)
     count = keep_last or int(not finished)
@@ -37,7 +37,7 @@ def why_kept(
         if path not in metas:
             found.append("a link, which a person made" if path.is_symlink() else "its meta.json cannot be read")
             continue
-        if kept := metas[path].get(KEPT):
+        if count and (kept := metas[path].get(KEPT)):
             found.append(str(kept))
         if path in newest:
             until = "" if keep_last else ", until the run has finished"

@@ -53,8 +53,10 @@ def test_every_reason_by_itself(tmp_path: Path) -> None:
 
 def test_none_is_kept_of_a_run_that_has_finished(tmp_path: Path) -> None:
     """Until then the newest is; other reasons hold on."""
-    paths = [made(tmp_path, step, validation={LOSS: 9.0 - step}) for step in (10, 20)]
-    assert why_kept(paths, 0) == {paths[0]: [], paths[1]: ["the newest, until the run has finished"]}
+    paths = [
+        made(tmp_path, step, validation={LOSS: 9.0 - step}, kept="a decay's end" * (step > 10)) for step in (10, 20)
+    ]
+    assert why_kept(paths, 0) == {paths[0]: [], paths[1]: ["a decay's end", "the newest, until the run has finished"]}
     assert kept(paths, 0, finished=True) == [] and kept(paths, 1, finished=True) == ["20"]
     assert kept(paths, 0, 10, finished=True) == ["10", "20"] and kept(paths, 0, 0, True, finished=True) == ["20"]
 
