@@ -36,6 +36,7 @@ from lit_gpt.lab.queue import Queue
 from lit_gpt.lab.results import METRIC
 from lit_gpt.lab.rows import Row, read_pairs, summary
 from lit_gpt.lab.speeds import speeds_for
+from lit_gpt.scaling.noise import in_blocks
 from lit_gpt.utils.files import write_text
 
 
@@ -190,23 +191,37 @@ def spread(values: Sequence[float], form: str) -> str:
     return f"{mean} +- {stdev(values):{form}}" if len(values) > 1 and math.isfinite(fmean(values)) else mean
 
 
+def above_best(groups: Mapping[str, Sequence[Result]]) -> dict[str, str]:
+    """How far each loss is above the best optimizer's, with half of its interval of 95%; {} where no noise is known.
+
+    Runs of one seed see the same data in the same order, so what a seed does to all optimizers is taken out.
+    """
+    runs = [run for group in groups.values() for run in group if run["state"] == "finished"]
+    losses = {(run["optimizer"], run["seed"]): run["val_loss"] for run in runs if run["val_loss"] is not None}
+    found = in_blocks(losses, next(iter(losses))[0]) if losses else {}
+    return {name: f"{d.value:.4f} +- {d.half():.4f}" for name, d in found.items() if d.is_known and d.error}
+
+
 def report(runs: Sequence[Result], table: Mapping[str, Mapping[str, str]], output: Path, scale: str) -> None:
     """Write <output>/<scale>.csv with a line per run, .md with a line per optimizer, and .png."""
     groups = by_optimizer(runs)
+    above = above_best(groups)
     with (output / f"{scale}.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(run for group in groups.values() for run in group)
     lines = [
-        "| optimizer | validation loss | perplexity | seeds | rate | tokens/s | hyper-parameters from | |",
-        "|---|---:|---:|---:|---:|---:|---|---|",
+        f"| optimizer | validation loss |{' above the best |' if above else ''} perplexity | seeds | rate | tokens/s "
+        "| hyper-parameters from | |",
+        f"|---|---:|{'---:|' if above else ''}---:|---:|---:|---:|---|---|",
     ]
     for name, group in groups.items():
         loss, exp = spread(numbers(group, "val_loss"), ".4f"), spread(numbers(group, "perplexity"), ".2f")
         speeds = numbers(group, "tokens_per_sec")
         speed = f"{fmean(speeds):,.0f}" if speeds else "-"
         left = "; ".join(dict.fromkeys(run["state"].split("\n")[0] for run in group if run["state"] != "finished"))
-        cells = [f"`{name}`", loss, exp, str(len(numbers(group, "val_loss"))), table[name]["eta0"], speed]
+        gap = [above.get(name, "-")] if above else []
+        cells = [f"`{name}`", loss, *gap, exp, str(len(numbers(group, "val_loss"))), table[name]["eta0"], speed]
         lines.append(f"| {' | '.join([*cells, table[name]['source'], left])} |")
     write_text(output / f"{scale}.md", "\n".join(lines) + "\n")
     if any(run["val_loss"] is not None for run in runs):

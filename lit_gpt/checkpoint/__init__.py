@@ -10,7 +10,7 @@ from lit_gpt.checkpoint.export import (
     read_safetensors,
     write_exported,
 )
-from lit_gpt.checkpoint.find import all_checkpoints, find_checkpoint, newest_published
+from lit_gpt.checkpoint.find import all_checkpoints, find_checkpoint, newest_published, none_left
 from lit_gpt.checkpoint.layout import CHECKPOINT_VERSION, identity_of, list_checkpoints, read_meta
 from lit_gpt.checkpoint.load import load_averages, load_checkpoint, load_optimizer, load_weights
 from lit_gpt.checkpoint.save import Checkpointer
@@ -33,6 +33,7 @@ __all__ = [
     "load_optimizer",
     "load_weights",
     "newest_published",
+    "none_left",
     "read_meta",
     "read_safetensors",
     "write_exported",

@@ -10,7 +10,7 @@ from pathlib import Path
 from lit_gpt.checkpoint.contents import damage, require_whole
 from lit_gpt.checkpoint.layout import COMPLETE, INDEX, META, SUMS, TMP, read_meta, step_folder
 from lit_gpt.checkpoint.untrusted import data_files, read_index
-from lit_gpt.checkpoint.writing import sync_folder
+from lit_gpt.checkpoint.writing import sync
 from lit_gpt.errors import UserError
 from lit_gpt.utils.files import regular
 
@@ -35,11 +35,11 @@ def copy_checkpoint(source: Path, folder: Path) -> Path:
         sums = [SUMS] if (source / SUMS).exists() else []  # which early checkpoints do not have
         for name in (META, INDEX, *data_files(read_index(source)), *sums, COMPLETE):
             _copy(source / name, tmp / name)
-        sync_folder(tmp)
+        sync(tmp)
         if wrong := damage(tmp):
             raise OSError(f"the copy is damaged: {wrong}")
         os.rename(tmp, final)
-        sync_folder(folder)
+        sync(folder)
     except BaseException as error:
         shutil.rmtree(tmp, ignore_errors=True)
         for path in made:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from lit_gpt.checkpoint.contents import damage
 from lit_gpt.checkpoint.layout import COMPLETE, Where, everyones, is_complete, list_checkpoints, say, step_folders
 from lit_gpt.errors import UserError
+from lit_gpt.utils.files import read_object_if_any
+
+SUMMARY = "summary.json"  # of a run folder, see metrics/summary.py
 
 
 def find_checkpoint(folder: Path, resume: bool | str, runtime: Where | None = None) -> Path | None:
@@ -30,11 +34,24 @@ def find_checkpoint(folder: Path, resume: bool | str, runtime: Where | None = No
     if resume is True:
         raise UserError(
             f"--resume true: no complete checkpoint in {folder}. Use --resume auto to start when there is none."
+            f"{none_left(folder)}"
         )
     raise UserError(
         f"There is no complete checkpoint at {place}. Give a run folder, a step-* folder with a {COMPLETE} file, "
-        "or an exported .pth or .safetensors file where one is allowed."
+        f"or an exported .pth or .safetensors file where one is allowed.{none_left(place)}"
     )
+
+
+def none_left(path: Path) -> str:
+    """A sentence, after a space, on the run that `path` is or was a part of, if it has finished and left nothing."""
+    with suppress(UserError):  # of a damaged summary, which says nothing
+        for run in (path, path.parent, path.parent.parent):  # a run, its checkpoints folder, a step
+            if read_object_if_any(run / SUMMARY).get("finished") and not step_folders(run / "checkpoints"):
+                return (
+                    f" The run {run} has finished and left no checkpoint (--keep_last 0, or they were removed); train "
+                    "it again in another folder with --keep_last 1 to have one."
+                )
+    return ""
 
 
 def newest_published(path: Path) -> Path | None:

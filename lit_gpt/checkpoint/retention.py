@@ -21,24 +21,27 @@ Metas = dict[Path, dict[str, Any]]
 
 
 def why_kept(
-    checkpoints: Sequence[Path], keep_last: int, keep_every: int = 0, keep_best: bool = False
+    checkpoints: Sequence[Path], keep_last: int, keep_every: int = 0, keep_best: bool = False, finished: bool = False
 ) -> dict[Path, list[str]]:
     """Why each checkpoint stays; one without a reason is deleted by the next save.
 
-    checkpoints: those of one folder, the oldest first. Links, which a person made, stay and do not count, and neither
-    does a checkpoint whose meta cannot be read: it may be another version's.
+    checkpoints: those of one folder, the oldest first. finished: the run has. With keep_last 0 the newest one stays
+    until then, and afterwards only what keep_every and keep_best ask for. Links, which a person made, stay and do not
+    count, and neither does a checkpoint whose meta cannot be read: it may be another version's.
     """
     metas = _counted(checkpoints)
-    newest, best = list(metas)[-keep_last:], _best(metas) if keep_best else None
+    count = keep_last or int(not finished)
+    newest, best = list(metas)[-count:] if count else [], _best(metas) if keep_best else None
     reasons: dict[Path, list[str]] = {path: [] for path in checkpoints}
     for path, found in reasons.items():
         if path not in metas:
             found.append("a link, which a person made" if path.is_symlink() else "its meta.json cannot be read")
             continue
-        if kept := metas[path].get(KEPT):
+        if count and (kept := metas[path].get(KEPT)):
             found.append(str(kept))
         if path in newest:
-            found.append(f"one of the newest {keep_last}" if keep_last > 1 else "the newest")
+            until = "" if keep_last else ", until the run has finished"
+            found.append(f"one of the newest {keep_last}" if keep_last > 1 else f"the newest{until}")
         if keep_every and step_of(path) % keep_every == 0:
             found.append(f"a multiple of {keep_every:,} steps")
         if path == best:

@@ -54,7 +54,7 @@ from lit_gpt.checkpoint.retention import improves, why_kept
 from lit_gpt.checkpoint.staging import Staging
 from lit_gpt.checkpoint.state import NONE, Tensors, flatten
 from lit_gpt.checkpoint.untrusted import DATA_FILE, reason
-from lit_gpt.checkpoint.writing import Writer, sync_folder, write_text
+from lit_gpt.checkpoint.writing import Writer, sync, write_text
 from lit_gpt.errors import UserError
 from lit_gpt.utils.files import digest
 
@@ -72,7 +72,7 @@ class Checkpointer:
     A save that fails is said on stderr at once, and the next one tries again: `failures` counts
     them, and `wait` says whether the last one was published.
     Every rank makes one, at the same point, and calls its methods at the same points.
-    Raises UserError for keep_last < 1, and for a folder that cannot be written.
+    Raises UserError for keep_last < 0, and for a folder that cannot be written.
     """
 
     def __init__(
@@ -86,8 +86,8 @@ class Checkpointer:
         async_save: bool = True,
         owned: Callable[[], None] = lambda: None,
     ) -> None:
-        if keep_last < 1:
-            raise UserError(f"--keep_last {keep_last} would keep no checkpoint. Give 1 or more.")
+        if keep_last < 0:
+            raise UserError(f"--keep_last is {keep_last}; it must be 0 or more.")
         self.folder = Path(folder)
         self.is_main = runtime.is_main
         self.keep_last = keep_last
@@ -155,6 +155,12 @@ class Checkpointer:
         better = self.is_main and improves(values, list_checkpoints(self.folder))
         return everyones(better, self.ranks, self.group)[0]
 
+    def release(self) -> None:
+        """For a run that has finished and whose summary is on the disk: with keep_last 0 the newest one goes, too."""
+        if self.is_main:
+            self.owned()
+            self._retain(finished=True)
+
     def close(self) -> None:
         """Wait, and release the process group. The Checkpointer cannot be used afterwards."""
         self.wait()
@@ -216,17 +222,17 @@ class Checkpointer:
         text = sums_text(sums | {name: digest(tmp / name) for name in (INDEX, META)})
         write_text(tmp / SUMS, text)
         write_text(tmp / COMPLETE, seal(next_number(self.folder), text))  # last: it vouches for all the others
-        sync_folder(tmp)  # contents first: a rename that outlives a power cut must not name an empty folder
+        sync(tmp)  # contents first: a rename that outlives a power cut must not name an empty folder
         self.owned()
         take_place(tmp, final)
-        sync_folder(final.parent)
+        sync(final.parent)
         self.newest = final.name
 
-    def _retain(self) -> None:
+    def _retain(self, finished: bool = False) -> None:
         """Delete the checkpoints that nothing keeps, on the main rank."""
         if not self.is_main:
             return
-        reasons = why_kept(list_checkpoints(self.folder), self.keep_last, self.keep_every, self.keep_best)
+        reasons = why_kept(list_checkpoints(self.folder), self.keep_last, self.keep_every, self.keep_best, finished)
         for path, why in reasons.items():
             if not why:
                 discard(path)

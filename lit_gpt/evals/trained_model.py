@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lit_gpt.checkpoint import find_checkpoint, load_exported, load_full, newest_published, read_meta
+from lit_gpt.checkpoint import find_checkpoint, load_exported, load_full, newest_published, none_left, read_meta
 from lit_gpt.checkpoint.bare import read_bare
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
@@ -106,7 +106,7 @@ def _found(path: Path, found: Path | None) -> Path:
     if found is None:
         below = [run for run in sorted(path.glob("*/")) if newest_published(run)][:3] if path.is_dir() else []
         meant = f" Did you mean {' or '.join(map(str, below))}?" if below else ""
-        raise UserError(f"{path} holds no complete checkpoint.{meant} {FORMS}")
+        raise UserError(f"{path} holds no complete checkpoint.{meant} {FORMS}{none_left(path)}")
     return found
 
 

@@ -44,7 +44,9 @@ class Comparison:
         else:
             lines.append("Give repeated runs as --control, or several seeds of each side, to know the noise.")
         if self.pairs:
-            lines.append(f"pairs of one seed: {self.pairs.in_words()}")
+            shared = len(self.a) == len(self.b) == round(self.pairs.free) + 1
+            decides = ", in which what a seed does to both sides cancels, so they decide" if shared else ""
+            lines.append(f"pairs of one seed{decides}: {self.pairs.in_words()}")
         if self.parted is not None:
             same = "the training losses of the first two runs are the same to the last digit"
             lines.append(f"the training losses of the first two runs differ from step {self.parted} on"

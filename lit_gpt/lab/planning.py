@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lit_gpt.errors import UserError
 from lit_gpt.lab.facts import planned
 from lit_gpt.lab.queue import done_before
 from lit_gpt.lab.rows import Row, few, of_each, word_of
@@ -20,7 +21,7 @@ GIB = 2.0**30
 @dataclass(frozen=True)
 class Planned:
     """A row with its Plan. tokens: that it trains itself, without those before a fork. memory: bytes on one GPU.
-    disk: bytes of the checkpoints that it keeps.
+    disk: bytes of the checkpoints that it keeps. ranks: the GPUs that it runs on.
     """
 
     row: Row
@@ -29,11 +30,21 @@ class Planned:
     flops: float
     memory: int
     disk: int
+    ranks: int = 1
 
 
 def plan_rows(rows: Sequence[Row], ranks: int = 1) -> list[Planned]:
-    """The Plan of every row on `ranks` processes. Raises one UserError with what is wrong with each row."""
-    return of_each(rows, lambda row: _planned(row, ranks), lambda row: row.name)
+    """The Plan of every row on `ranks` processes. Raises one UserError with what is wrong with each row.
+
+    It is also wrong to keep no checkpoint of a row that others go on from.
+    """
+    plans = of_each(rows, lambda row: _planned(row, ranks), lambda row: row.name)
+    forked = {row.after for row in rows}
+    if gone := [p.row.name for p in plans if p.row.name in forked and not p.resolved.run.keep_last]:
+        raise UserError(
+            f"{few(gone)}: other runs go on from it, and --keep_last 0 leaves them no checkpoint. Give --keep_last 1."
+        )
+    return plans
 
 
 def _planned(row: Row, ranks: int) -> Planned:
@@ -44,7 +55,9 @@ def _planned(row: Row, ranks: int) -> Planned:
     memory = plan.memory
     state = sum(memory.get(part, 0) for part in ("weights", "averages", "optimizer")) * ranks
     kept = run.keep_last + int(run.keep_best) + (plan.steps // run.keep_every if run.keep_every else 0)
-    return Planned(row, resolved, tokens, tokens * plan.model_flops_per_token, sum(memory.values()), state * kept)
+    return Planned(
+        row, resolved, tokens, tokens * plan.model_flops_per_token, sum(memory.values()), state * kept, ranks
+    )
 
 
 def plan_text(study_rows: Sequence[Planned], output: Path, speeds: Sequence[Speed], columns: Sequence[str]) -> str:
@@ -77,7 +90,8 @@ def _totals(
     missing = (
         f"; of {len(left) - len(known)} runs unknown: give --speed FLOPS_PER_SECOND" if len(known) < len(left) else ""
     )
-    time = f"{sum(known):.3g} GPU hours are left" + (f" ({speeds[0].source})" if speeds else "") + missing
+    sources = "; ".join(dict.fromkeys(speed.source for p in left if (speed := _speed(p, speeds))))
+    time = f"{sum(known):.3g} GPU hours are left, with starts" + (f" ({sources})" if sources else "") + missing
     return [
         f"runs       {len(rows)}, of which {len(rows) - len(left)} are done",
         f"compute    {sum(p.flops for p in rows):.4g} FLOPs, of which {sum(p.flops for p in left):.4g} are left",
@@ -101,7 +115,11 @@ def _notes(rows: Sequence[Planned]) -> list[str]:
 
 
 def hours_of(p: Planned, speeds: Sequence[Speed]) -> float | None:
-    """GPU hours of a run by the nearest measured speed; None where none is known."""
+    """GPU hours of a run by itself, by the nearest measured speed and start; None where none is known."""
+    speed = _speed(p, speeds)
+    return speed and speed.seconds(p.tokens, p.resolved.plan.model_flops_per_token, p.ranks) / 3600
+
+
+def _speed(p: Planned, speeds: Sequence[Speed]) -> Speed | None:
     plan = p.resolved.plan
-    speed = speed_of(speeds, plan.family, plan.model_flops_per_token)
-    return None if speed is None else p.flops / speed / 3600
+    return speed_of(speeds, plan.family, plan.model_flops_per_token)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from lit_gpt.lab.runs import FINISHED, Run
-from lit_gpt.scaling.noise import Noise, pooled
+from lit_gpt.scaling.noise import UNKNOWN, Noise, fit_blocks, pooled
 from lit_gpt.train.folder_names import IDENTITY
 from lit_gpt.utils.files import read_object_if_any
 
@@ -46,15 +46,30 @@ def groups_of(runs: Sequence[Run]) -> list[list[Run]]:
 
 def noise_of(runs: Sequence[Run], column: str = "loss", kind: str = "both") -> Repeats:
     """The noise of a column between finished runs of one group, pooled over groups. kind: one of KINDS."""
-    usable = [run for run in runs if run.state == FINISHED and isinstance(run.value(column), int | float)]
-    groups = [part for group in groups_of(usable) for part in _of_kind(group, kind) if len(part) > 1]
+    groups = [part for group in groups_of(_usable(runs, column)) for part in _of_kind(group, kind) if len(part) > 1]
     return Repeats(pooled([[float(run.value(column)) for run in group] for group in groups]), groups)
+
+
+def noise_beside(runs: Sequence[Run], column: str = "loss") -> Noise:
+    """The noise of a run beside others of its seeds: what a seed does to all configurations is taken out of it."""
+    found: dict[tuple[str, Any], float] = {}
+    repeated = [group for group in groups_of(_usable(runs, column)) if len(group) > 1]
+    for number, group in enumerate(repeated):
+        for run in group:
+            seeds = tuple(run.value(seed) for seed in SEEDS)
+            if None not in seeds:
+                found[str(number), seeds] = float(run.value(column))
+    return fit_blocks(found).noise if found else UNKNOWN
 
 
 def varied(runs: Sequence[Run], but: Iterable[str] = ELSEWHERE) -> list[str]:
     """The settings in which runs differ, in the order of the options."""
     keys = dict.fromkeys(key for run in runs for key in run.settings if key not in set(but))
     return [key for key in keys if len({repr(run.settings.get(key)) for run in runs}) > 1]
+
+
+def _usable(runs: Sequence[Run], column: str) -> list[Run]:
+    return [run for run in runs if run.state == FINISHED and isinstance(run.value(column), int | float)]
 
 
 def _of_kind(group: Sequence[Run], kind: str) -> Iterable[list[Run]]:

@@ -13,7 +13,7 @@ import yaml
 from lit_gpt.errors import UserError
 from lit_gpt.lab.curves import curves_of
 from lit_gpt.lab.fits import BEST, fit_of
-from lit_gpt.lab.repeats import KINDS, groups_of, noise_of, varied
+from lit_gpt.lab.repeats import KINDS, groups_of, noise_beside, noise_of, varied
 from lit_gpt.lab.run_files import STATES
 from lit_gpt.lab.runs import COLUMNS, FINISHED, Run, flat, read_runs
 from lit_gpt.lab.where import matching
@@ -167,16 +167,21 @@ def _configuration(run: Run) -> dict[str, Any]:
 
 
 def _noise(runs: Sequence[Run]) -> dict[str, Any]:
-    """kinds: kind -> noise of single runs, and Student's t of it; groups: those that were repeated."""
-    kinds = {}
-    for kind, words in KINDS.items():
-        noise = noise_of(runs, kind=kind).noise
-        if noise.free:
-            kinds[kind] = {"words": words, **vars(noise), "t": student(noise.free)}
+    """kinds: kind -> noise of single runs, and Student's t of it; beside: that of runs which share their seeds, None
+    where it is not known; groups: those that were repeated.
+    """
+    found = {kind: (words, noise_of(runs, kind=kind).noise) for kind, words in KINDS.items()}
+    found["beside"] = ("other settings at the same seeds", noise_beside(runs))
+    kinds = {
+        kind: {"words": words, **vars(noise), "t": student(noise.free)}
+        for kind, (words, noise) in found.items()
+        if noise.free
+    }
+    beside = kinds.pop("beside", None)
     finished = [run for run in runs if run.state == FINISHED and "loss" in run.numbers]
     groups = [group for group in groups_of(finished) if len(group) > 1]
     differ = varied([group[0] for group in groups])[:SETTINGS] if groups else []
-    return {"kinds": kinds, "groups": [_repeated(group, differ) for group in groups]}
+    return {"kinds": kinds, "beside": beside, "groups": [_repeated(group, differ) for group in groups]}
 
 
 def _repeated(group: Sequence[Run], differ: Sequence[str]) -> dict[str, Any]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from lit_gpt.lab.queue import done_before
 from lit_gpt.lab.repeats import SEEDS
 from lit_gpt.lab.rows import Row, summary, word_of
 from lit_gpt.lab.watch import diverged
-from lit_gpt.scaling.noise import degrees, difference, pooled
+from lit_gpt.scaling.noise import degrees, difference, fit_blocks, pooled
 from lit_gpt.utils.text import aligned
 
 METRIC = "metric/val_loss@1x"
@@ -45,30 +45,72 @@ def varied(rows: Sequence[Row]) -> list[str]:
     return [key for key in keys if len({word_of(row.options.get(key)) for row in rows}) > 1]
 
 
+class Ended(NamedTuple):
+    """A finished row. seeds: as they are typed, so that rows of other settings that share them are known."""
+
+    name: str
+    seeds: tuple[str, ...]
+    loss: float
+
+
 def verdict(rows: Sequence[Row], output: Path, metric: str) -> str:
     """Which setting is best, over its seeds, and which are ties: less than two standard errors of the difference above.
 
-    The standard deviation between seeds is pooled over all settings that have several. "" where there is one setting.
+    Settings that all have the same seeds are compared seed by seed, for runs of one seed see the same data in the same
+    order. Else the standard deviation between seeds is pooled over all settings that have several. "" where there is
+    one setting.
     """
-    groups: dict[tuple[tuple[str, str], ...], dict[str, float]] = defaultdict(dict)
+    groups: dict[tuple[tuple[str, str], ...], list[Ended]] = defaultdict(list)
     for row in rows:
         run = summary(output / row.name)
         if run.get("finished") and run.get(metric) is not None and row.part != "trunk":
             key = tuple((k, word_of(v)) for k, v in row.options.items() if k not in SEEDS)
-            groups[key][row.name] = run[metric]
+            seeds = tuple(word_of(row.options.get(k)) for k in SEEDS)
+            groups[key].append(Ended(row.name, seeds, run[metric]))
     if len(groups) < 2:
         return ""
-    best, *others = sorted(groups.values(), key=lambda group: fmean(group.values()))
-    noise, lead = pooled([list(group.values()) for group in groups.values()]), next(iter(best))
+    best, *others = sorted(groups.values(), key=_mean)
+    if share_seeds(groups.values()):
+        return f"lowest: {best[0].name}, {_seed_by_seed(best, others)}"
+    noise = pooled([[run.loss for run in group] for group in groups.values()])
     if not noise.free:
-        return f"lowest: {lead}. There is one seed of each setting, so nobody knows which differences are noise."
-    tied = [next(iter(group)) for group in others if difference([*best.values()], [*group.values()], noise).is_tie]
+        unknown = "There is one seed of each setting, so nobody knows which differences are noise."
+        return f"lowest: {best[0].name}. {unknown}"
+    losses = [run.loss for run in best]
+    tied = [group[0].name for group in others if difference(losses, [run.loss for run in group], noise).is_tie]
     return (
-        f"lowest: {lead}, mean {fmean(best.values()):.4f} of {len(best)} seeds; standard deviation of a seed "
-        f"{noise.deviation:.4f} ({degrees(noise.free)}). "
-        + (
-            f"Ties with it, below two standard errors: {', '.join(tied)}."
-            if tied
-            else "All others are more than two standard errors above."
-        )
+        f"lowest: {best[0].name}, mean {_mean(best):.4f} of {_seeds(best)}; standard deviation of a seed "
+        f"{noise.deviation:.4f} ({degrees(noise.free)}), pooled over settings, since they do not share their seeds one "
+        f"by one. {_ties(tied)}"
     )
+
+
+def share_seeds(groups: Iterable[Sequence[Ended]]) -> bool:
+    """Whether all settings have the same seeds, several, and one run of each."""
+    of_each = {tuple(sorted(run.seeds for run in group)) for group in groups}
+    return len(of_each) == 1 and all(len(set(seeds)) == len(seeds) > 1 for seeds in of_each)
+
+
+def _seed_by_seed(best: Sequence[Ended], others: Sequence[Sequence[Ended]]) -> str:
+    """The verdict on settings that share their seeds; what a seed does to all settings is no noise."""
+    fit = fit_blocks({(group[0].name, run.seeds): run.loss for group in (best, *others) for run in group})
+    tied = [group[0].name for group in others if fit.between(best[0].name, group[0].name).is_tie]
+    return (
+        f"mean {_mean(best):.4f} of {_seeds(best)}. All settings have the same seeds, and runs of one seed see the "
+        "same data in the same order, so settings are compared seed by seed: standard deviation of a run beside the "
+        f"others of its seed {fit.noise.deviation:.4f} ({degrees(fit.noise.free)}). {_ties(tied)}"
+    )
+
+
+def _mean(group: Sequence[Ended]) -> float:
+    return fmean(run.loss for run in group)
+
+
+def _seeds(group: Sequence[Ended]) -> str:
+    return f"{len(group)} seed{'s' * (len(group) > 1)}"
+
+
+def _ties(tied: Sequence[str]) -> str:
+    if not tied:
+        return "All others are more than two standard errors above."
+    return f"Ties with it, below two standard errors: {', '.join(tied)}."

@@ -16,6 +16,8 @@ from lit_gpt.metrics.summary import SUMMARY_FILE
 from lit_gpt.utils.files import read_object, told, write_text
 
 OURS = ("out_dir", "resume", "dry_run")  # options that the runner itself gives
+# Which checkpoints a run writes and keeps, and nothing of what it learns: these may change while a study runs.
+STORED = ("save_step", "keep_last", "keep_every", "keep_best", "async_save")
 FOLDER = Text("a name", 128, without="/\\")  # also a tracker's name of the run
 NOTE = "row.json"
 T = TypeVar("T")
@@ -126,7 +128,8 @@ def check_folder(row: Row, output: Path) -> bool:
     if not note.is_file():
         return False
     before = read_object(note)
-    if changed := [key for key in {**before, **said} if before.get(key) != said.get(key)]:
+    differing = [key for key in {**before, **said} if before.get(key) != said.get(key)]
+    if changed := [key for key in differing if key not in STORED]:
         what = ", ".join(f"{key}: {before.get(key)} -> {said.get(key)}" for key in changed)
         raise UserError(
             f"{note.parent} was run with other options ({what}). Give the row a new name, or the study a new --output."

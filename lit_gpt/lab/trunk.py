@@ -15,7 +15,7 @@ from typing import Any
 from lit_gpt.config.cli import parse
 from lit_gpt.errors import UserError
 from lit_gpt.lab.facts import BUDGETS, planned, tokens_of
-from lit_gpt.lab.rows import Row, words_of
+from lit_gpt.lab.rows import Row, word_of, words_of
 
 DECAY_FRACTION = 0.2  # of all tokens; 10 to 20 percent is enough (arXiv:2405.18392, section 4)
 
@@ -29,13 +29,14 @@ def trunk_rows(name: str, options: Mapping[str, Any], given: Mapping[str, Any]) 
     if not isinstance(fraction, int | float) or not 0 < fraction < 1:
         raise UserError(f"trunk: decay_fraction is {fraction}; it must be a number above 0 and below 1.")
     shared, batch = _settled(options, round((1 - fraction) * ends[0]))
+    kept = {"keep_last": 1} if word_of(options.get("keep_last")) == "0" else {}  # of the trunk, which others go on from
     rows, before, done = list[Row](), None, 0
     for number, end in enumerate(ends, 1):
         start = max(round((1 - fraction) * end / batch), 1) * batch  # whole steps, so that no part trains a bit more
         if start <= done:
             raise UserError(f"trunk: two budgets at {end:,} tokens are less than a batch of {batch:,} apart.")
         decay = max(round((end - start) / batch), 1) * batch
-        constant = {**shared, "schedule": "constant", "max_tokens": start}
+        constant = {**shared, **kept, "schedule": "constant", "max_tokens": start}
         rows.append(Row(f"{name}_trunk{number}", constant, before, done, start, "trunk"))
         before, done = rows[-1].name, start
         decayed = {**shared, "schedule": "wsd", "decay_tokens": decay}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lit_gpt.checkpoint import identity_of, newest_published, read_meta
+from lit_gpt.checkpoint import identity_of, newest_published, none_left, read_meta
 from lit_gpt.data.corpus import Corpus
 from lit_gpt.data.cursor import offsets_from
 from lit_gpt.data.kept_tokenizer import FOLDER as TOKENIZER
@@ -70,7 +70,7 @@ def read_origin(path: Path, experts: bool) -> Origin:
     if step is None:
         raise UserError(
             f"--fork_from {path}: there is no checkpoint of a run with its optimizer. Give a run folder or a step-* "
-            "folder; an exported file has weights alone, which --init_from takes."
+            f"folder; an exported file has weights alone, which --init_from takes.{none_left(path)}"
         )
     meta = read_meta(step)
     with understood(step):

@@ -119,29 +119,49 @@ def paired(a: Mapping[Any, float], b: Mapping[Any, float]) -> Difference:
     return mean(gaps)
 
 
-def in_blocks(values: Mapping[tuple[str, Any], float], control: str) -> dict[str, Difference]:
-    """How much more each treatment is than the control, in runs that share something, such as a seed: a block.
+@dataclass(frozen=True)
+class Blocks:
+    """Least squares of value = treatment + block + noise. noise: of a run beside the others of its block.
 
-    values: (treatment, block) -> value; some may be missing. Least squares of value = treatment + block + noise, so
-    what a block does to all its runs is no noise (randomised blocks: Fisher, The Design of Experiments, 1935, ch. 4).
-    NaN for a treatment that no chain of shared blocks joins to the control.
+    treatments: their names, the first columns of the design. cover: (design^T design)^-1. fitted: the coefficients.
+    """
+
+    treatments: list[str]
+    design: np.ndarray
+    cover: np.ndarray
+    fitted: np.ndarray
+    noise: Noise
+
+    def between(self, control: str, name: str) -> Difference:
+        """How much more a treatment is than the control; NaN where no chain of shared blocks joins them."""
+        contrast = np.zeros(self.design.shape[1])
+        contrast[self.treatments.index(name)] += 1
+        contrast[self.treatments.index(control)] -= 1
+        if not np.allclose(contrast @ self.cover @ (self.design.T @ self.design), contrast):
+            return Difference(math.nan, math.nan, 0)
+        error = math.sqrt(max(contrast @ self.cover @ contrast, 0.0)) * self.noise.deviation
+        return Difference(float(contrast @ self.fitted), error, self.noise.free)
+
+
+def fit_blocks(values: Mapping[tuple[str, Any], float]) -> Blocks:
+    """Of runs that share something, such as a seed: a block. values: (treatment, block) -> value; some may be missing.
+
+    What a block does to all its runs is no noise (randomised blocks: Fisher, The Design of Experiments, 1935, ch. 4).
     """
     treatments, blocks = (list(dict.fromkeys(key[i] for key in values)) for i in (0, 1))
     of_treatment, of_block = (np.array([[key[i] == name for name in names] for key in values], float)
                               for i, names in enumerate((treatments, blocks)))  # fmt: skip
     design, found = np.hstack([of_treatment, of_block]), np.array(list(values.values()))
-    inverse = np.linalg.pinv(design.T @ design)
-    fitted, free = inverse @ design.T @ found, len(found) - np.linalg.matrix_rank(design)
-    variance = ((found - design @ fitted) ** 2).sum() / free if free else math.nan
-    differences = {}
-    for name in treatments:
-        contrast = np.zeros(design.shape[1])
-        contrast[treatments.index(name)] += 1
-        contrast[treatments.index(control)] -= 1
-        joined = np.allclose(contrast @ inverse @ (design.T @ design), contrast)
-        value, error = contrast @ fitted, math.sqrt(max(contrast @ inverse @ contrast, 0.0) * variance)
-        differences[name] = Difference(float(value), error, int(free)) if joined else Difference(math.nan, math.nan, 0)
-    return differences
+    cover = np.linalg.pinv(design.T @ design)
+    fitted, free = cover @ design.T @ found, len(found) - int(np.linalg.matrix_rank(design))
+    squares = float(((found - design @ fitted) ** 2).sum())
+    return Blocks(treatments, design, cover, fitted, Noise(math.sqrt(squares / free), free) if free else UNKNOWN)
+
+
+def in_blocks(values: Mapping[tuple[str, Any], float], control: str) -> dict[str, Difference]:
+    """How much more each treatment is than the control; see `fit_blocks` and `Blocks.between`."""
+    fit = fit_blocks(values)
+    return {name: fit.between(control, name) for name in fit.treatments}
 
 
 def mean(values: Sequence[float]) -> Difference:

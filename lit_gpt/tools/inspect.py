@@ -59,7 +59,7 @@ answer_early(__name__, lambda words: build_parser().parse_args(words))
 
 import torch
 
-from lit_gpt.checkpoint import all_checkpoints, damage, load_exported, newest_published
+from lit_gpt.checkpoint import all_checkpoints, damage, load_exported, newest_published, none_left
 from lit_gpt.evals.trained_model import describe_model, load_meta
 from lit_gpt.model import GPT
 from lit_gpt.optim import OPTIMIZERS
@@ -130,7 +130,7 @@ def _state(path: Path) -> list[tuple[str, str]]:
     """The newest checkpoint of a run, and its summary once it has ended."""
     rows = []
     if newest_published(path) is None:
-        rows.append(("checkpoint", "none yet"))
+        rows.append(("checkpoint", "none is left" if none_left(path) else "none yet"))
     else:
         meta = load_meta(path)
         rows += _progress(meta, Plan.from_dict(meta["plan"]))

@@ -23,7 +23,7 @@ from lit_gpt.checkpoint.retention import KEPT, VALIDATION
 from lit_gpt.data.kept_tokenizer import KeptTokenizer, describe_tokenizer
 from lit_gpt.data.loader import Loader
 from lit_gpt.data.stream import DataError
-from lit_gpt.errors import EXIT_NOT_FINITE, EXIT_NOT_WRITTEN, NotWritten, UserError
+from lit_gpt.errors import EXIT_NOT_FINITE, EXIT_NOT_WRITTEN, UserError
 from lit_gpt.evals.crew import Crew
 from lit_gpt.metrics.health import activation_statistics
 from lit_gpt.metrics.summary import jsonable
@@ -130,7 +130,11 @@ class Trainer:
         # A budget whose last steps were not taken is spent all the same: there is nothing to go on with.
         finished = self.progress.finished
         self.spoilt = bool(guarded and finished and guarded["skips"] >= min(run.max_skips, self.progress.step))
-        ended = "ended" if finished and (self.spoilt or run_folder.has_ended(resolved.folder)) else None
+        ended = (
+            "ended"
+            if finished and (self.spoilt or run_folder.has_ended(resolved.folder, self.progress.tokens))
+            else None
+        )
         self.done = runtime.gather(ended)[0] is not None
         self.lease: Lease | None = None  # of the main process, while there is something to do
         if not self.done:
@@ -200,7 +204,7 @@ class Trainer:
             profiler = StepProfiler(self.resolved.folder, run.profile_steps if self.runtime.is_main else 0)
             # The stack closes from its end: first what watches and reads, then the last checkpoint is waited for, then
             # the summary says whether it is there, and the lease goes last, since all of that writes to the folder.
-            closing.callback(lambda: _close(report, code, saved))
+            closing.callback(lambda: saver.close(code, saved))
             for close in (checkpoints.close, self.loader.close, profiler.close, peers.stop):
                 closing.callback(close)
             phases.ended("archive and logs")
@@ -426,16 +430,6 @@ def _check_reached(asked: list[str], last: int) -> None:
         )
 
 
-def _close(report: Reporter, code: int, saved: bool) -> None:
-    """Close it. Raises NotWritten where that is the only thing that went wrong; else says so beside what did."""
-    try:
-        report.close(code, saved)
-    except NotWritten as lost:
-        if code in (0, EXIT_INTERRUPTED):
-            raise
-        print(f"error: {lost}", file=sys.stderr)
-
-
 def validate_only(resolved: ResolvedRun, runtime: Runtime) -> dict[str, float]:
     """Measure the weights of --init_from on the validation data; writes nothing."""
     data = open_validation(resolved)
@@ -467,6 +461,13 @@ def run_training(resolved: ResolvedRun, signals: Signals | None = None) -> int:
             return 0
         if runtime.is_main:
             print(dry_run_text(resolved), file=sys.stderr)
+        finished = run_folder.finished_without_checkpoint(resolved) if run.resume in (True, "auto") else None
+        if (tokens := runtime.gather(finished)[0]) is not None:
+            if runtime.is_main:
+                print(
+                    f"{resolved.folder} is finished already: {tokens:,} tokens. No checkpoint is left. Nothing to do."
+                )
+            return 0
         trainer = Trainer(resolved, runtime, cache.keep)
         if trainer.done:
             if runtime.is_main:

@@ -10,7 +10,8 @@
 
 A folder belongs to one Plan, one model and one order of data. A run that differs in any of them is refused with the
 difference, whether it resumes or starts. It is this run's once plan.json, model.json and numerics.json are all there;
-plan.json is written last. Before that, and while there is no checkpoint, a killed start left nothing that counts.
+plan.json is written last. Before that, and while there is no checkpoint, a killed start left nothing that counts. A run
+whose summary says that it has finished is done, also where its checkpoints are gone.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 import yaml
 
 from lit_gpt.checkpoint import list_checkpoints
+from lit_gpt.checkpoint.layout import step_of
 from lit_gpt.config.names import IN_RUN_NAME
 from lit_gpt.data.corpus import Corpus
 from lit_gpt.data.kept_tokenizer import FILES, KeptTokenizer, describe_tokenizer, keep_tokenizer
@@ -43,7 +45,7 @@ from lit_gpt.train.identity import changed_options, described, identity, is_exte
 from lit_gpt.train.lease import Lease, take_lease
 from lit_gpt.train.provenance import provenance
 from lit_gpt.train.samples import SAMPLES_FILE
-from lit_gpt.utils.files import read_object, remove_leftovers, told, write_bytes, write_text
+from lit_gpt.utils.files import read_object, read_object_if_any, remove_leftovers, told, write_bytes, write_text
 
 ARCHIVE = (*(f"{part}.json" for part in IDENTITY), CONFIG, ENVIRONMENT)
 WRITTEN = (*ARCHIVE, "patch-*.diff", METRICS_FILE, CSV_FILE, SUMMARY_FILE, CURVE_FILE, SAMPLES_FILE)
@@ -67,6 +69,12 @@ def check_folder(resolved: ResolvedRun, checkpoint: dict[str, Any] | None, resum
     if (old := _identity_of(folder)) is not None:
         _same_run(old, resolved, str(folder), folder, checkpoint["tokens"] if checkpoint else 0)
     present = list_checkpoints(folder / "checkpoints")
+    if checkpoint is None and not present and (found := finished_summary(folder)):
+        raise UserError(
+            f"{folder} holds a run that has finished, after {found['tokens']:,} tokens, and none of its checkpoints "
+            "(--keep_last 0, or they were removed), so it cannot go on. To train it again, remove the folder, or add a "
+            "label to --train_name."
+        )
     if checkpoint is None and present:
         raise UserError(
             f"{folder} already holds this run with checkpoints. Add --resume auto to continue it, "
@@ -145,10 +153,40 @@ def lock_folder(
     return lease
 
 
-def has_ended(folder: Path) -> bool:
-    """Whether a run whose last checkpoint is published said how it ended too, as far as it logged anything."""
+def finished_summary(folder: Path) -> dict[str, Any]:
+    """The summary of a run that says that it has finished; {} of any other."""
+    found = read_object_if_any(folder / SUMMARY_FILE)
+    return found if found.get("finished") and type(found.get("tokens")) is int else {}
+
+
+def finished_without_checkpoint(resolved: ResolvedRun) -> int | None:
+    """The tokens of this run where it has finished and its last checkpoint is gone, so that there is nothing to do.
+
+    None where another run or budget is asked for, of which check_folder says what is wrong; and where a person removed
+    the last checkpoint of a run that keeps it, to go back to an earlier one.
+    """
+    folder = resolved.folder
     try:
-        return bool(read_object(folder / SUMMARY_FILE)["finished"])
+        found, old = finished_summary(folder), _identity_of(folder)
+    except UserError:  # a damaged summary: check_folder says so where there is no checkpoint to go on from
+        return None
+    if not found or found["tokens"] < resolved.plan.tokens:  # of a smaller budget, with which it had finished before
+        return None
+    if old is None or what_differs(old, resolved, folder / CONFIG):
+        return None
+    steps = [step_of(path) for path in list_checkpoints(folder / "checkpoints")]
+    kept, _ = changed_options(folder / CONFIG, resolved.run).get("keep_last", (resolved.run.keep_last, None))
+    return None if found.get("step") in steps or (steps and kept) else found["tokens"]
+
+
+def has_ended(folder: Path, tokens: int) -> bool:
+    """Whether a run whose last checkpoint is published said how it ended too, as far as it logged anything.
+
+    tokens: its budget. The summary of a smaller one, with which it had finished before, does not count.
+    """
+    try:
+        found = read_object(folder / SUMMARY_FILE)
+        return bool(found["finished"]) and found["tokens"] == tokens
     except (UserError, KeyError):
         return not (folder / METRICS_FILE).is_file()
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 from lit_gpt.checkpoint import Checkpointer
+from lit_gpt.checkpoint.writing import sync
+from lit_gpt.errors import NotWritten
+from lit_gpt.metrics.summary import METRICS_FILE, SUMMARY_FILE
+from lit_gpt.train import run_folder
 from lit_gpt.train.reporter import Reporter
+from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 
 class Saver:
@@ -59,3 +65,27 @@ class Saver:
             f"the newest checkpoint is that of step {self.published}" if self.published else "there is no checkpoint"
         )
         return there if self._writing is None else f"{there}, with that of step {self._writing} being written"
+
+    def close(self, code: int, saved: bool) -> None:
+        """Write the summary, and say so if that fails; after it, delete what a finished run does not keep.
+
+        code, saved: see Reporter.close. Raises NotWritten where that is the only thing that went wrong.
+        """
+        try:
+            self.report.close(code, saved)
+        except NotWritten as lost:
+            if code in (0, EXIT_INTERRUPTED):
+                raise
+            print(f"error: {lost}", file=sys.stderr)
+        else:
+            self._release()
+
+    def _release(self) -> None:
+        """Only once this very run is known to have finished: by the disk, also after a power cut."""
+        folder, checkpoints = self.report.folder, self.checkpoints
+        if checkpoints.keep_last or not checkpoints.is_main:
+            return
+        if run_folder.finished_summary(folder).get("tokens") == self.report.progress.tokens:
+            for path in (folder / SUMMARY_FILE, folder / METRICS_FILE, folder):
+                sync(path)
+            checkpoints.release()

@@ -105,8 +105,8 @@ def test_retention(run):
         saver.save(step, run.model, run.optimizer, {"tokens": 0})
     assert names(run.folder) == ["step-000003", "step-000006", "step-000007", "step-000008"]
     assert sorted(p.name for p in (run.folder / "checkpoints").iterdir()) == names(run.folder)
-    with pytest.raises(UserError, match="--keep_last 0"):
-        run.saver(keep_last=0)
+    with pytest.raises(UserError, match="--keep_last is -1"):
+        run.saver(keep_last=-1)
 
 
 def test_newest_is_the_one_published_last(run):

@@ -51,11 +51,21 @@ def test_every_reason_by_itself(tmp_path: Path) -> None:
     assert why_kept([], 2, 1, True) == {}
 
 
+def test_none_is_kept_of_a_run_that_has_finished(tmp_path: Path) -> None:
+    """Until then the newest is; other reasons hold on."""
+    paths = [
+        made(tmp_path, step, validation={LOSS: 9.0 - step}, kept="a decay's end" * (step > 10)) for step in (10, 20)
+    ]
+    assert why_kept(paths, 0) == {paths[0]: [], paths[1]: ["a decay's end", "the newest, until the run has finished"]}
+    assert kept(paths, 0, finished=True) == [] and kept(paths, 1, finished=True) == ["20"]
+    assert kept(paths, 0, 10, finished=True) == ["10", "20"] and kept(paths, 0, 0, True, finished=True) == ["20"]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_history_of_saves_equals_a_naive_one(seed: int, tmp_path: Path) -> None:
     """Save, delete what has no reason, save again; beside it a list of numbers and the rule in a few words."""
     draw = random.Random(seed)
-    last, every, best = draw.randint(1, 3), draw.choice([0, 2, 5]), draw.random() < 0.7
+    last, every, best = draw.randint(0, 3), draw.choice([0, 2, 5]), draw.random() < 0.7
     there: dict[int, float | None] = {}
     for step in range(1, 15):
         loss = draw.choice([None, math.nan, math.inf, float(draw.randint(1, 9))])
@@ -67,7 +77,7 @@ def test_a_history_of_saves_equals_a_naive_one(seed: int, tmp_path: Path) -> Non
         )
         made(tmp_path, step, validation={} if loss is None else {LOSS: loss})
         there[step] = measured
-        stay = set(list(there)[-last:]) | {s for s in there if every and s % every == 0}
+        stay = set(list(there)[-(last or 1) :]) | {s for s in there if every and s % every == 0}
         if best and (values := [value for value in there.values() if value is not None]):
             stay.add(next(s for s, value in there.items() if value == min(values)))
         for path, why in why_kept(list_checkpoints(tmp_path), last, every, best).items():

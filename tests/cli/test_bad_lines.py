@@ -21,7 +21,7 @@ LONG = "a" * 300
 # Value -> why it is refused, of options of one kind; `*` stands for the value.
 KINDS = {
     "counts": (
-        "depth ctx_len swa_len micro_bsz save_step log_step eval_step eval_sequences keep_last num_extrp bramp_ratio "
+        "depth ctx_len swa_len micro_bsz save_step log_step eval_step eval_sequences num_extrp bramp_ratio "
         "sparsity top_k share_group stop_after ar base_hps.d0 base_hps.hd0",
         {"0": "must be from 1 to", "-1": "must be from 1 to"},
     ),
@@ -31,8 +31,8 @@ KINDS = {
     ),
     "from zero": (
         "base_hps.w_init_scale head_init_std base_hps.weight_decay aux_gamma router_z_loss bias_rate "
-        "base_hps.weight_lr_scale base_hps.warmup_tokens grad_clip num_workers keep_every health_step profile_steps "
-        "seed eos_token_id share_per_layer",
+        "base_hps.weight_lr_scale base_hps.warmup_tokens grad_clip num_workers keep_last keep_every health_step "
+        "profile_steps seed eos_token_id share_per_layer",
         {"-1": "must be from 0 to"},
     ),
     "rates": (

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy import stats
 from script_module import script_module
 from tiny_run import make_corpus
 
@@ -133,6 +134,15 @@ def test_tables_have_perplexities_and_their_spread_over_seeds(tmp_path: Path, mo
         "| `adamw` | 2.1000 +- 0.1414 | 8.21 +- 1.16 | 2 | 0.1 | 1,000 | x |  |",
         "| `sgd` | - | - | 0 | 0.1 | 1,000 | x | not run |",
     ]
+    table["lion"] = table["adamw"]
+    paired = [finished("lion", "60m", seed, 2.0 + seed + gap) for seed, gap in ((1, 0.31), (2, 0.29))]
+    paired += [finished("adamw", "60m", seed, 2.0 + seed) for seed in (1, 2)]
+    benchmark.report(paired, table, tmp_path, "60m")
+    rows = [line.split(" | ")[:3] for line in (tmp_path / "60m.md").read_text().splitlines()]
+    assert rows[0][2] == "above the best" and rows[2][2] == "-" and rows[3][:2] == ["| `lion`", "3.8000 +- 0.6930"]
+    low, high = stats.ttest_rel([3.31, 4.29], [3.0, 4.0]).confidence_interval(0.95)
+    assert rows[3][2] == f"0.3000 +- {(high - low) / 2:.4f}", "what a seed does to both is no noise"
+    benchmark.report(runs, table, tmp_path, "60m")
     with (tmp_path / "60m.csv").open(newline="") as file:
         assert [(row["optimizer"], row["seed"]) for row in csv.DictReader(file)][:2] == [("muon", "1"), ("muon", "2")]
     other = [finished("sgd", "130m", 1, 3.0)]

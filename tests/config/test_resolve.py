@@ -157,7 +157,7 @@ def test_every_contradiction_is_in_one_message() -> None:
 
 @pytest.mark.parametrize(
     "field",
-    ["ctx_len", "save_step", "num_extrp", "bramp_ratio", "total_bsz", "keep_last", "log_step", "sparsity", "top_k"],
+    ["ctx_len", "save_step", "num_extrp", "bramp_ratio", "total_bsz", "log_step", "sparsity", "top_k"],
 )
 def test_a_zero_is_not_taken_for_nothing_given(field: str) -> None:
     assert [line.split(";")[0] for line in problems_of(**{field: 0})] == [f"  - --{field} is 0"]

@@ -142,7 +142,7 @@ def test_a_limit_of_the_size_of_files_is_a_failed_save(tmp_path):
     assert "File too large" in (tmp_path / "said").read_text(), "torch.save says: unexpected pos"
 
 
-@pytest.mark.parametrize("what", ["write_text", "sync_folder", "take_place"])
+@pytest.mark.parametrize("what", ["write_text", "sync", "take_place"])
 def test_a_failure_of_any_part_of_publishing_is_a_failed_save(what, tmp_path, monkeypatch, capsys):
     run = Run(tmp_path)
     run.save(1)

@@ -57,6 +57,7 @@ def test_pairs_and_the_first_step_that_differs(tmp_path: Path) -> None:
     found = compare(a, b, [])
     assert found.means.is_tie, "the seeds differ by more"
     assert found.pairs is not None and not found.pairs.is_tie and found.pairs.free == 2
+    assert "so they decide: +0.1000" in found.in_words() and "so they decide" not in compare(a, b[:2], []).in_words()
     assert found.parted == 2 and compare(a, a, []).parted == 0
     assert "same to the last digit" in compare(a, a, []).in_words()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -212,6 +213,33 @@ def test_a_changed_row_is_refused_before_anything_is_written(tmp_path: Path) -> 
     with pytest.raises(UserError, match="other options"):  # which `plan` would take for done
         Ladder(Study(rows_of(b={"steps": 9})), tmp_path).known()
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_which_checkpoints_stay_may_change_while_a_study_runs(tmp_path: Path) -> None:
+    """The disk was full of them, and the study could not be told so."""
+    assert run(tmp_path, rows_of(a={"keep_last": 2})) == 0
+    assert run(tmp_path, rows_of(a={"keep_last": 0, "save_step": 9}, b={"keep_last": 0})) == 0
+    assert [len(calls(tmp_path, name)) for name in "ab"] == [1, 1]
+
+
+@pytest.mark.parametrize("noted", [True, False], ids=["with row.json", "without"])
+def test_results_that_were_copied_without_checkpoints_count(noted: bool, tmp_path: Path, capsys: Any) -> None:
+    """As from a machine that was borrowed: two rows had finished there, one was cut, one was never begun."""
+    rows = {name: {"steps": 3, "losses": "3,2,1"} for name in "abcd"}
+    assert run(tmp_path / "there", rows_of(a=rows["a"], b=rows["b"])) == 0
+    (tmp_path / "there/c/run").mkdir(parents=True)
+    (tmp_path / "there/c/run/summary.json").write_text('{"finished": false, "interrupted": true, "step": 1}')
+    capsys.readouterr()
+    for name in "abc":
+        (tmp_path / "here" / name / "run").mkdir(parents=True)
+        for file in (["row.json"] if noted else []) + ["run/summary.json", "run/metrics.jsonl"]:
+            if (tmp_path / "there" / name / file).is_file():
+                shutil.copy(tmp_path / "there" / name / file, tmp_path / "here" / name / file)
+    copied = {path: path.read_bytes() for path in (tmp_path / "here").rglob("[ab]/run/*")}
+    assert run(tmp_path / "here", rows_of(**rows)) == 0
+    said = capsys.readouterr().out
+    assert said.count("finished before") == 2 and [len(calls(tmp_path / "here", n)) for n in "abcd"] == [0, 0, 1, 1]
+    assert copied and all(path.read_bytes() == text for path, text in copied.items())
 
 
 def test_sigterm_reaches_all_runs_and_the_same_command_goes_on(tmp_path: Path) -> None:

@@ -31,13 +31,15 @@ def study(tmp_path: Path, parts: str) -> Study:
 
 @pytest.mark.slow
 def test_a_trunk_and_its_forks_are_runs_of_their_budgets(tmp_path: Path) -> None:
-    found = study(tmp_path, "axes: {depth: [1]}\ntrunk: {tokens: [4096, 8192]}\nname: a")
+    found = study(tmp_path, "axes: {depth: [1], keep_last: [0]}\ntrunk: {tokens: [4096, 8192]}\nname: a")
     assert Ladder(found, tmp_path / "out").run(CPUS, plan_rows(found.rows)) == 0
     runs = {run.name: run for run in read_runs([tmp_path / "out"])}
     assert {name for name, run in runs.items() if run.settings.get("part") == "trunk"} == {"a_trunk1", "a_trunk2"}
     forks = [runs["a_b1"], runs["a_b2"]]
     assert list(column(forks, "tokens")) == [row.tokens for row in found.rows if row.part == "fork"]
     assert all(run.state == FINISHED and run.numbers["loss"] > 0 for run in forks)
+    left = {path.parts[-4] for path in (tmp_path / "out").glob("*/*/checkpoints/*")}
+    assert left == {"a_trunk1", "a_trunk2"}, "forks start from these"
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from lab_runs import SUMMARY, make_run
 
-from lit_gpt.lab.repeats import groups_of, noise_of, varied
+from lit_gpt.lab.repeats import groups_of, noise_beside, noise_of, varied
 from lit_gpt.lab.runs import Run, read_runs
 
 
@@ -37,6 +37,16 @@ def test_kinds_of_noise(tmp_path: Path) -> None:
         found = noise_of(runs, kind=kind)
         assert found.noise.deviation == pytest.approx(gap / math.sqrt(2)) and found.noise.free == free
         assert all(len(group) == 2 for group in found.groups)
+
+
+def test_noise_of_runs_that_share_their_seeds(tmp_path: Path) -> None:
+    """What a seed does to both configurations is none of it; a gap of pairs of 0.1 or 0.3 is: 0.2 apart, by s 2."""
+    runs_of(tmp_path / "a", {(1, 1): 2.0, (2, 2): 3.0})
+    runs_of(tmp_path / "b", {(1, 1): 5.1, (2, 2): 6.3}, depth=3)
+    runs_of(tmp_path / "c", {(1, 1): 9.0}, depth=4)  # says nothing
+    found = noise_beside(read_runs([tmp_path]))
+    assert found.deviation == pytest.approx(0.1) and found.free == 1
+    assert not noise_beside(read_runs([tmp_path / "c"])).free
 
 
 def test_other_plans_and_other_data_are_no_repeats(tmp_path: Path) -> None:

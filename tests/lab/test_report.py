@@ -96,6 +96,8 @@ def test_noise_is_that_of_the_repeated_runs(found: dict[str, Any]) -> None:
     both = found["noise"]["kinds"]["both"]
     assert both["free"] == 5 and both["t"] == student(5) and 0 < both["deviation"] < 0.02
     assert [len(group["runs"]) for group in found["noise"]["groups"]] == [2] * 5
+    beside = found["noise"]["beside"]  # five pairs of two seeds, which the corpus of this study gives nothing in common
+    assert beside["free"] == 4 and beside["t"] == student(4) and 0 < beside["deviation"] < 0.02
 
 
 def test_a_fit_that_cannot_be_is_a_sentence_and_not_the_end(study: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+from functools import partial
+from itertools import starmap
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,7 @@ from lit_gpt.lab.planning import plan_rows, plan_text
 from lit_gpt.lab.rows import Row, read_pairs, word_of, words_of
 from lit_gpt.lab.schedules import draw_schedules, rates_of
 from lit_gpt.lab.scripts import array_script, shell_script
-from lit_gpt.lab.speeds import Speed, speed_of, speeds_for
+from lit_gpt.lab.speeds import FASTEST, IMPORTS, Speed, speed_of, speeds_for
 from lit_gpt.lab.study import Study, read_study
 from lit_gpt.preflight.resolved_run import resolve_run
 
@@ -172,6 +175,18 @@ MISTAKES = [
 ]
 
 
+def test_a_trunk_keeps_the_checkpoints_that_its_forks_need(tmp_path: Path) -> None:
+    """Those of the forks go with --keep_last 0."""
+    text = "trunk: {tokens: [1M, 2M]}\naxes: {depth: [2]}\nname: a"
+    rows = study(tmp_path, text, keep_last="0").rows
+    assert {row.name: row.options["keep_last"] for row in rows if row.part == "trunk"} == {"a_trunk1": 1, "a_trunk2": 1}
+    plans = plan_rows(rows)
+    assert [p.disk == 0 for p in plans] == [row.part == "fork" for row in rows]
+    (tmp_path / "recipe.yaml").write_text("keep_last: 0\n")
+    with pytest.raises(UserError, match="a_trunk1, a_trunk2: other runs go on from it, and --keep_last 0"):
+        plan_rows(study(tmp_path, text, config=str(tmp_path / "recipe.yaml")).rows)
+
+
 @pytest.mark.parametrize(("text", "says"), MISTAKES, ids=[says for _, says in MISTAKES])
 def test_mistakes_are_one_sentence(text: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=says):
@@ -219,10 +234,33 @@ def test_a_speed_is_above_0(tmp_path: Path) -> None:
 
 def test_the_nearest_measured_speed_is_taken() -> None:
     speeds = [Speed(1.0, "", "a", 1e6), Speed(2.0, "", "a", 1e9), Speed(3.0, "", "b", 1e6)]
-    assert [speed_of(speeds, "a", 2e6), speed_of(speeds, "a", 1e10), speed_of(speeds, "c", 2e9)] == [1.0, 2.0, 2.0]
+    asked = [("a", 2e6), ("a", 1e10), ("c", 2e9)]
+    assert [speed and speed.flops_per_sec for speed in starmap(partial(speed_of, speeds), asked)] == [1.0, 2.0, 2.0]
     assert speed_of([], "a", 1.0) is None
     with pytest.raises(UserError, match="--speed"):
         speeds_for("fast", [], Path(), False)
+
+
+def test_small_models_reach_fewer_flops_and_no_run_is_faster_than_any_that_was_seen(tmp_path: Path) -> None:
+    """A transformer of width 512 had the 49% of width 1,024, and one of width 192 eighteen million tokens a second."""
+    known = speeds_for(None, [], tmp_path, on_cpu=False)
+    large, small = (speed_of(known, "transformer", flops) for flops in (1.1e9, 2.8e8))
+    assert large is not None and small is not None and 0.3 < small.flops_per_sec / large.flops_per_sec < 0.8
+    assert small.seconds(1e6, 2.0e7) == pytest.approx(small.start + 1e6 / FASTEST) and small.start > 5
+    hybrid = speed_of(known, "gdny", 2.8e8)
+    assert hybrid is not None and hybrid.flops_per_sec <= small.flops_per_sec and hybrid.start > small.start
+    (typed,) = speeds_for("1e12", [], tmp_path, on_cpu=False)
+    assert typed.seconds(1e6, 1e5) == typed.start + 0.1, "who types a speed is believed"
+
+
+def test_a_finished_run_of_the_study_says_how_long_its_equal_takes(tmp_path: Path) -> None:
+    run = tmp_path / "a/run"
+    run.mkdir(parents=True)
+    facts = {"finished": True, "family": "t", "model_flops_per_token": 1e6, "tokens": 4e6, "time/total": 60.0}
+    rates = {"throughput/tokens_per_sec": 2e5, "throughput/device/flops_per_sec": 1e11}
+    (run / "summary.json").write_text(json.dumps({**facts, **rates}))
+    (speed,) = speeds_for(None, [Row("a"), Row("b")], tmp_path, on_cpu=False)
+    assert speed.seconds(4e6, 1e6, 2) == pytest.approx(2 * (60 - 20 + IMPORTS) + 40), "on two GPUs, half of it each"
 
 
 def test_scripts_have_the_command_of_every_run(tmp_path: Path) -> None:

@@ -7,7 +7,18 @@ import math
 import numpy as np
 import pytest
 
-from lit_gpt.scaling.noise import UNKNOWN, Noise, difference, in_blocks, mean, paired, pooled, student, student_cdf
+from lit_gpt.scaling.noise import (
+    UNKNOWN,
+    Noise,
+    difference,
+    fit_blocks,
+    in_blocks,
+    mean,
+    paired,
+    pooled,
+    student,
+    student_cdf,
+)
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -87,6 +98,8 @@ def test_two_treatments_in_blocks_are_the_paired_t_test_of_scipy() -> None:
     assert found["a"].value == pytest.approx(0, abs=1e-9)
     assert found["b"].value == pytest.approx((b - a).mean()) and found["b"].free == theirs.df
     assert found["b"].half() == pytest.approx((high - low) / 2)
+    values = {("a", i): x for i, x in enumerate(a)} | {("b", i): x for i, x in enumerate(b)}
+    assert fit_blocks(values).noise.error(1, 1) == pytest.approx(np.std(b - a, ddof=1)), "of a pair"
 
 
 def test_blocks_with_runs_missing() -> None:

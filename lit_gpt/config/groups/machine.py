@@ -45,7 +45,8 @@ class RunOptions:
         Example: --seed 2 --data_seed 1
     save_step: Steps between checkpoints.
         Default: 1000
-    keep_last: Number of newest checkpoints to keep; older ones are deleted.
+    keep_last: Number of newest checkpoints to keep; older ones are deleted. 0 keeps the newest while the run lasts, and
+        none once it has finished and its summary is written.
     keep_every: Keep every checkpoint whose step is a multiple of this; 0 keeps none for that reason.
     keep_best: Save whenever the validation loss is a new lowest one, and keep that checkpoint until there is a better.
     async_save: Write checkpoints while training goes on.
@@ -62,7 +63,7 @@ class RunOptions:
     seed: Annotated[int, Bounds(0, 2**32 - 1)] = 3407
     data_seed: Annotated[int, Bounds(0, 2**32 - 1)] | None = None
     save_step: Steps | None = None
-    keep_last: Steps = 2
+    keep_last: StepsOrNever = 2
     keep_every: StepsOrNever = 0
     keep_best: bool = False
     async_save: bool = True

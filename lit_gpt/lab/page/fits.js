@@ -68,7 +68,7 @@ function drawNoise(host, { noise }) {
   }
   host.append(element("p", {}, "The standard deviation of the loss of a single run, from runs that differ in their seeds alone. A difference of two runs below two standard errors is a tie."));
   host.append(plainTable([["", "standard deviation", "degrees of freedom", "95% interval of a difference of two runs"],
-    ...kinds.map(([, one]) => [one.words, number(one.deviation), String(one.free), `+- ${number(one.t * one.deviation * Math.SQRT2)}`])]));
+    ...[...kinds.map(([, one]) => one), ...(noise.beside ? [noise.beside] : [])].map((one) => [one.words, number(one.deviation), String(one.free), `+- ${number(one.t * one.deviation * Math.SQRT2)}`])]));
   const settings = Object.keys(noise.groups[0].settings);
   host.append(element("h3", {}, "Repeated runs"), plainTable([[...settings, "runs", "mean loss", ...kinds.map(([, one]) => one.words)],
     ...noise.groups.map((group) => [...settings.map((key) => shown(group.settings[key])), String(group.runs.length), number(group.mean, 5),
