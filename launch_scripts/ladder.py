@@ -45,10 +45,9 @@ def build_parser() -> PlainParser:
     )
     parser.add_argument(
         "--overlap",
-        type=float,
-        default=0.0,
-        help="start the next run when this part of a run's tokens is left, such as 0.4, so that short runs compile "
-        "beside the end of others; default: 0",
+        action="store_true",
+        help="start the next run beside the end of the last one, as early as starts take, so that no GPU waits for "
+        "imports and compilation; its memory must hold two runs",
     )
     parser.add_argument("--per_run", type=int, default=1, help="number of GPUs of each run, which torchrun starts")
     parser.add_argument("--tries", type=int, default=2, help="starts of a run that fails")
@@ -77,8 +76,6 @@ def checked(given: Namespace) -> Namespace:
             raise UserError(f"--{key} is {value:g}; it must be above 0.")
     if given.overlap and (given.action != "run" or given.slurm is not None):
         raise UserError("--overlap is for `run` on this machine, where runs share its GPUs; leave it out here.")
-    if not 0 <= given.overlap < 1:
-        raise UserError(f"--overlap is {given.overlap:g}; give a part of a run, from 0 to below 1.")
     if given.plot and given.plot.suffix not in PICTURES:
         raise UserError(f"--plot is {given.plot}; give a name that ends in {', '.join(PICTURES)}.")
     return given

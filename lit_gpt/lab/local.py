@@ -7,6 +7,7 @@ and is recognised by the next ladder, which waits for it in the place that it wo
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import signal
@@ -33,35 +34,48 @@ GRACE = 120.0  # seconds that a run gets to save before it is killed
 
 
 class Turn:
-    """Whose turn it is in a place: a run starts when all others there have at most `overlap` of their tokens left.
+    """Whose turn it is in a place: a run starts when the others there need less time for the rest of their steps than
+    the last start of a run took until it was seen to train.
 
     Its imports and its compilation take their time beside the end of the last run; most steps of each run are alone,
     so the median of its speed is that of a run by itself.
     """
 
-    def __init__(self, overlap: float) -> None:
-        self.overlap = overlap
-        self._left: dict[Worker, float] = {}  # the part of its run's tokens that is left; 1 where it has none yet
+    def __init__(self) -> None:
+        self._start = 0.0  # seconds that the last start took
+        self._launched: dict[Worker, float] = {}  # by the clock, as the two that follow
+        self._seen: dict[Worker, tuple[float, float]] = {}  # when it was first seen to train, and the part left then
+        self._ends: dict[Worker, float] = {}  # of its steps; never, where nothing is known yet
         self._changed = threading.Condition()
 
     def take(self, worker: Worker, stopping: threading.Event) -> None:
         """Wait until this worker may take a run, or everything is to stop."""
         self.end(worker)
         with self._changed:
-            while any(left > self.overlap for left in self._left.values()) and not stopping.is_set():
+            while self._soonest() > time.monotonic() and not stopping.is_set():
                 self._changed.wait(0.5)
-            self._left[worker] = 1.0
+            self._launched[worker], self._ends[worker] = time.monotonic(), math.inf
+
+    def _soonest(self) -> float:
+        return max(self._ends.values(), default=-math.inf) - self._start
 
     def note(self, worker: Worker, left: float) -> None:
         """Its run has this part of its tokens left."""
         with self._changed:
-            self._left[worker] = left
+            now = time.monotonic()
+            if left < 1 and worker not in self._seen:
+                self._seen[worker], self._start = (now, left), now - self._launched[worker]
+            if worker in self._seen:
+                since, then = self._seen[worker]
+                since, then = (since, then) if left < then else (self._launched[worker], 1.0)
+                self._ends[worker] = now + left / (then - left) * (now - since)
             self._changed.notify_all()
 
     def end(self, worker: Worker) -> None:
         """Its run is over, and it takes no other now."""
         with self._changed:
-            self._left.pop(worker, None)
+            for known in (self._launched, self._seen, self._ends):
+                known.pop(worker, None)
             self._changed.notify_all()
 
 
@@ -189,7 +203,7 @@ def waited(process: subprocess.Popen[bytes], seconds: float) -> int | None:
 def run_rows(queue: Queue, settings: Settings, display: Display, worker: type[Worker] = Worker) -> bool:
     """Run what is not finished in all places; whether it was interrupted."""
     children = Children(queue.stopping)
-    places = [(place, Turn(settings.overlap)) for place in settings.devices] * (2 if settings.overlap else 1)
+    places = [(place, Turn()) for place in settings.devices] * (2 if settings.overlap else 1)
     workers = [worker(queue, children, settings, place, display, turn) for place, turn in places]
     with children.listening(), ThreadPoolExecutor(len(workers)) as pool:
         futures = [pool.submit(one.run) for one in workers]

@@ -29,7 +29,7 @@ class Settings:
     per run at a time, the devices of that run; None is all there are, and the output goes here and not to log.txt.
     tries: starts of a run that fails. minutes: of one run, all its starts together. common, overruling: words for all
     runs; rows overrule the first, and the second overrule rows. watch: stop runs that diverge.
-    overlap: the part of its tokens that a run has left when the next one starts in its place.
+    overlap: start the next run of a place beside the end of the last one.
     """
 
     launcher: tuple[str, ...] = ()
@@ -40,7 +40,7 @@ class Settings:
     overruling: tuple[str, ...] = ()
     watch: bool = True
     program: Path = PRETRAIN
-    overlap: float = 0.0
+    overlap: bool = False
 
 
 def devices_of(gpus: str, per_run: int) -> tuple[Place, ...]:

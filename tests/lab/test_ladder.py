@@ -320,34 +320,43 @@ def test_several_gpus_of_a_run_are_started_by_torchrun(tmp_path: Path) -> None:
     assert environment(("cpu",), 1)["CUDA_VISIBLE_DEVICES"] == ""
 
 
-@pytest.mark.parametrize("end", ["a part is left", "over", "stopping"])
-def test_a_turn_comes_when_the_run_before_has_its_last_part_left(end: str) -> None:
-    turn, stopping, first, second = local.Turn(0.4), threading.Event(), Mock(), Mock()
+@pytest.mark.parametrize("end", ["soon", "over", "stopping"])
+def test_a_turn_comes_when_the_run_before_ends_sooner_than_a_start_takes(end: str, monkeypatch: Any) -> None:
+    """The run before took 30 s to its first tenth, and 10 s for each of the others."""
+    now = 1000.0
+    monkeypatch.setattr(local, "time", SimpleNamespace(monotonic=lambda: now))
+    turn, stopping, first, second = local.Turn(), threading.Event(), Mock(), Mock()
     turn.take(first, stopping)
     waiting = threading.Thread(target=turn.take, args=(second, stopping))
     waiting.start()
-    turn.note(first, 0.5)
+    for seconds, left in ((20, 1.0), (30, 0.9), (40, 0.8), (80, 0.4), (89, 0.31)):
+        now = 1000.0 + seconds
+        turn.note(first, left)
     waiting.join(0.1)
-    assert waiting.is_alive()
+    assert waiting.is_alive(), "31 s are left"
     if end == "stopping":
         stopping.set()
+    elif end == "over":
+        turn.end(first)
     else:
-        turn.note(first, 0.4) if end == "a part is left" else turn.end(first)
+        now = 1091.0
+        turn.note(first, 0.29)
     waiting.join(10)
     assert not waiting.is_alive()
+    assert (first in turn._ends) == (end != "over") and turn._ends[second] == float("inf")
 
 
 def test_the_next_run_starts_beside_the_last_part_of_the_one_before(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(Display, "budget", lambda *_: 4.0)
     given = {name: {"steps": 4, "losses": "9,9,9,9"} for name in "ab"}
     given["a"]["waits"] = str(tmp_path / "b/run/calls")  # it cannot end before the other has started
-    assert run(tmp_path, rows_of(**given), overlap=0.5, minutes=1) == 0
+    assert run(tmp_path, rows_of(**given), overlap=True, minutes=1) == 0
     assert [steps(tmp_path, name) for name in "ab"] == [[1, 2, 3, 4]] * 2
 
 
 def test_a_fork_has_left_a_part_of_what_it_trains_itself() -> None:
     display: Any = SimpleNamespace(note=lambda *_: None)
-    worker = local.Worker(cast(Any, None), cast(Any, None), Settings(), None, display, local.Turn(0.4))
+    worker = local.Worker(cast(Any, None), cast(Any, None), Settings(), None, display, Mock())
     watch: Any = SimpleNamespace(look=lambda: "", tokens=85.0, budget=100.0)
     worker._looked(Row("late", {}, after="trunk", start=80), watch, False)
-    assert list(worker.turn._left.values()) == [0.75]
+    cast(Mock, worker.turn).note.assert_called_once_with(worker, 0.75)
