@@ -59,7 +59,7 @@ def transfer(s: Situation) -> Transfer:
         weight_decay={role: 1.0 if role in HIDDEN else 0.0 for role in LEARNED_ROLES},
         init=base.init
         | dict.fromkeys(("matrix", "expert", "router"), hidden)
-        | {"head": Init("zeros") if s.head_init_std is None else Init("normal", s.head_init_std)},
+        | {"head": sp.head_init(s, s.head_init_std)},
         multipliers=Multipliers(residual=deep),
         betas=dict.fromkeys(("embedding", "value_table"), TABLES)
         | {"head": (0.8, 0.96)}
