@@ -65,7 +65,7 @@ class Experts:
         micro-batch (arXiv:2202.09368), which looks ahead in the sequence.
     capacity: with token choice, an expert serves at most this multiple of T k / E tokens of a
         micro-batch, the first ones; None serves all. With expert choice it takes that multiple of them, so that
-        k times this is the paper's capacity factor; None is 1.
+        (k - s) times this is the paper's capacity factor; None is 1.
     aux_style: the balance loss, see lit_gpt.nn.balance. aux_gamma: its weight, 0 is none.
     global_aux: balance over all ranks and micro-batches of a step, otherwise within each micro-batch.
     exact_aux: with global_aux, counts of the whole step are taken before its first backward pass.

@@ -57,6 +57,14 @@ def test_rates_over_width_are_exactly_the_recipes_at_its_own(width: int) -> None
         assert found[role].lr == pytest.approx(tuned[role].lr * (512 / width) ** power)
 
 
+@pytest.mark.parametrize(("optimizer", "power"), [("normuon", 0.0), ("dmuon", 0.5), ("adamw", 1.0), ("lion", 1.0)])
+def test_optimizers_whose_steps_grow_with_the_width_are_slowed_down(optimizer: str, power: float) -> None:
+    """muP's powers (arXiv:2203.03466, table 8): every optimizer had the rate of the recipe's at any width."""
+    for width in (64, 512, 1024):
+        roles = make(ar=width / 8, optimizer=optimizer).roles
+        assert roles["matrix"].lr == roles["output"].lr == pytest.approx(0.01 * (512 / width) ** power)
+
+
 def test_a_flat_head_start_acts() -> None:
     """It was taken and did nothing; the head's own std did."""
     for width, start in ((512, "fixed"), (512, "flat"), (2048, "fixed"), (2048, "flat")):
