@@ -28,6 +28,7 @@ from optimizer_scales import SCALES, TABLE, scales_of
 from lit_gpt.config.command import answer_early, run_command
 from lit_gpt.config.parsers import PlainParser
 from lit_gpt.config.run import RunConfig
+from lit_gpt.config.words import read_tokens
 from lit_gpt.errors import UserError
 from lit_gpt.lab.display import Display
 from lit_gpt.lab.local import LOG, run_rows
@@ -57,7 +58,7 @@ def parser() -> PlainParser:
         "--output", type=Path, default=Path("out/optimizers"), help="runs in <output>/<scale>/<optimizer>"
     )
     made.add_argument(
-        "--max_tokens", type=float, help="tokens of each run, to make it shorter; default: the published budget"
+        "--max_tokens", type=tokens, help="tokens of each run, to make it shorter; default: the published budget"
     )
     made.add_argument("--seeds", type=int, default=1, help="runs of each optimizer; more can be added later")
     made.add_argument("--micro_bsz", type=int, help="sequences per forward pass; default: those that were published")
@@ -72,6 +73,16 @@ def parser() -> PlainParser:
     made.add_argument("--per_run", type=int, default=1, help="number of GPUs of each run, which torchrun starts")
     made.add_argument("--plan", action="store_true", help="print what the runs cost, and start nothing")
     return made
+
+
+def tokens(typed: str) -> int:
+    """A count of tokens as pretrain.py takes it, such as 1e9 or 1B."""
+    try:
+        if (count := int(read_tokens(typed))) >= 1:
+            return count
+    except (ValueError, OverflowError):
+        pass
+    raise argparse.ArgumentTypeError(f"{typed!r} is no count of tokens; give one such as 1e9, 1B or 500M")
 
 
 def read(argv: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]:
@@ -91,6 +102,14 @@ ROOT = Path(__file__).resolve().parents[1]
 COLUMNS: list[str] = ["optimizer", "scale", "seed", "val_loss", "perplexity", "train_loss", "tokens", "tokens_per_sec",
                       "seconds", "state"]  # fmt: skip
 Result = dict[str, Any]  # of one run: COLUMNS
+OWN = {  # option of pretrain.py -> what is said where it stands behind the --
+    "--max_tokens": "Give --max_tokens before the --: warm-up and evaluations are made for it.",
+    "--seed": "Leave --seed out: every run has its own. --seeds before the -- says how many there are.",
+    "--optimizer": "Leave --optimizer out: every run has its own. --optimizers before the -- names them.",
+    "--out_dir": "Leave --out_dir out: every run has its own. --output before the -- is the folder of all.",
+    "--dry_run": "Leave --dry_run out: --plan before the -- says what would run, and starts nothing.",
+    "--resume": "Leave --resume out: the same command goes on with every run.",
+}
 
 
 def rows_of(scale_name: str, given: argparse.Namespace) -> list[Row]:
@@ -104,7 +123,7 @@ def rows_of(scale_name: str, given: argparse.Namespace) -> list[Row]:
     }
     rows = []
     for name in choose(table, given.optimizers, scale.source):
-        options = options_of(table[name], scale, int(given.max_tokens or 0), **data)
+        options = options_of(table[name], scale, given.max_tokens or 0, **data)
         rows.append(Row(name, options))
         for seed in range(RunConfig.seed + 1, RunConfig.seed + given.seeds):
             rows.append(Row(f"{name}_seed{seed}", {**options, "seed": seed}))
@@ -241,16 +260,25 @@ def side_by_side(found: Mapping[str, Sequence[Result]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def check(given: argparse.Namespace, common: Sequence[str]) -> None:
+    """Raise UserError for numbers with which nothing would run, and for options behind -- that each run has of its own.
+
+    common: what stands behind the --.
+    """
+    for word in common:
+        if (option := word.split("=")[0]) in OWN:
+            raise UserError(OWN[option])
+    for name in ("seeds", "per_run", "micro_bsz"):
+        if (value := getattr(given, name)) is not None and value < 1:
+            raise UserError(f"--{name} is {value}; it must be at least 1.")
+    if given.gpus:
+        places(given.gpus, given.per_run)
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark. Returns 0, 1 when an optimizer failed, 75 when interrupted."""
     given, common = read(argv)
-    behind = {word.split("=")[0] for word in common}
-    if "--max_tokens" in behind:
-        raise UserError("Give --max_tokens before the --: warm-up and evaluations are made for it.")
-    if "--seed" in behind:
-        raise UserError("Leave --seed out: every run has its own. --seeds before the -- says how many there are.")
-    if given.seeds < 1 or given.per_run < 1:
-        raise UserError(f"--seeds is {given.seeds} and --per_run {given.per_run}; both must be at least 1.")
+    check(given, common)
     chosen = {name: rows_of(name, given) for name in scales_of(given.scale)}
     if given.plan:
         for name, rows in chosen.items():

@@ -14,12 +14,17 @@ from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.optim import EXTERNAL, OPTIMIZERS
 
 Values = dict[str, str]  # a row of the table
+VALUES = ("eta0", "weight_lr_scale", "beta1", "beta2", "eps", "muon_beta")  # columns that are options of base_hps
+NEEDED = ("optimizer", "sizes", *VALUES, "args", "source")  # columns; the others may be left out
 
 
 def read_table(path: Path, scale: Scale) -> dict[str, Values]:
-    """Optimizer -> its row for a scale. Raises UserError for a table without rows for it."""
+    """Optimizer -> its row for a scale. Raises UserError for a table without rows for it, or without a column."""
     with path.open(newline="", encoding="utf-8") as file:
-        rows = {row["optimizer"]: row for row in csv.DictReader(file) if scale.size in row["sizes"].split()}
+        reader = csv.DictReader(file)
+        if lacking := [name for name in NEEDED if name not in (reader.fieldnames or ())]:
+            raise UserError(f"{path} is no table of optimizers: it lacks the column {', '.join(lacking)}.")
+        rows = {row["optimizer"]: row for row in reader if scale.size in (row["sizes"] or "").split()}
     if not rows:
         raise UserError(f"{path} has no row for {scale.size} (column 'sizes').")
     return rows
@@ -33,7 +38,9 @@ def choose(rows: Mapping[str, Values], wanted: str, source: str = "") -> list[st
     if wanted in ("all", "published"):
         return sorted(name for name in rows if wanted == "all" or rows[name]["source"].startswith(source))
     typed = [name for name in wanted.split(",") if name]
-    names = [name if name in rows else OPTIMIZERS.resolve(name) for name in typed]
+    if not typed:
+        raise UserError("--optimizers names none. Give names with commas between them, all, or published.")
+    names = list(dict.fromkeys(name if name in rows else OPTIMIZERS.resolve(name) for name in typed))
     for name in names:
         if name not in rows:
             raise UserError(f"The table has no optimizer {name!r}.{did_you_mean(name, rows)} It has {', '.join(rows)}.")
@@ -43,7 +50,7 @@ def choose(rows: Mapping[str, Values], wanted: str, source: str = "") -> list[st
 def options_of(row: Values, scale: Scale, tokens: int, **data: Any) -> dict[str, Any]:
     """The options of pretrain.py for one optimizer. tokens: the budget, 0 for the published one. data: of all runs."""
     name, tokens = row["optimizer"], tokens or scale.tokens
-    steps, warmup = max(tokens // scale.batch, 1), int(row.get("warmup_steps") or scale.warmup)
+    steps, warmup = max(tokens // scale.batch, 1), number(row, "warmup_steps", scale.warmup)
     return {
         **data,
         "train_model": scale.family,
@@ -65,8 +72,31 @@ def options_of(row: Values, scale: Scale, tokens: int, **data: Any) -> dict[str,
         "base_hps.warmup_tokens": tokens * warmup / scale.steps,
         "base_hps.min_lr_mult": scale.final,
         "base_hps.weight_decay": scale.weight_decay,
-        **{f"base_hps.{k}": row[k] for k in ("eta0", "weight_lr_scale", "beta1", "beta2", "eps", "muon_beta")},
+        **{f"base_hps.{k}": row[k] for k in VALUES},
         **({"optimizer_args": row["args"]} if row["args"] else {}),
         **scale.options,
-        **json.loads(row.get("options") or "{}"),
+        **options(row),
     }
+
+
+def number(row: Values, column: str, default: int) -> int:
+    """A cell of a column that may be left out. Raises UserError for one that is no whole number."""
+    try:
+        return int(row.get(column) or default)
+    except ValueError as error:
+        raise UserError(
+            f"{column} of {row['optimizer']} in the table is {row[column]!r}; give a whole number."
+        ) from error
+
+
+def options(row: Values) -> dict[str, Any]:
+    """The options of pretrain.py in the table's column of this name. Raises UserError where it is no JSON object."""
+    try:
+        found = json.loads(row.get("options") or "{}")
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(
+            f'options of {row["optimizer"]} in the table must be a JSON object, such as {{"grad_clip": 1}}.'
+        )
+    return found

@@ -98,6 +98,8 @@ SCALES = {
 def scales_of(typed: str) -> list[str]:
     """The scales of a list with commas. Raises UserError for one that is unknown."""
     names = [name for name in typed.split(",") if name]
+    if not names:
+        raise UserError(f"--scale names no model. Give {', '.join(SCALES)}.")
     for name in names:
         if name not in SCALES:
             raise UserError(f"There is no scale {name!r}.{did_you_mean(name, SCALES)} Give {', '.join(SCALES)}.")

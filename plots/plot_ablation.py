@@ -26,6 +26,7 @@ from lit_gpt.lab.run_files import FINISHED
 from lit_gpt.lab.runs import Run, read_runs
 from lit_gpt.scaling.noise import Difference, in_blocks
 
+SAME_BUDGET = 1.01  # the last step of a run may be a part of a batch longer than that of another
 Groups = dict[str, list[Run]]  # idea -> its runs, which differ in the seed
 
 
@@ -40,18 +41,39 @@ class Worth(NamedTuple):
 
 
 def collect(runs: Sequence[Run]) -> dict[str, Groups]:
-    """Family -> idea -> runs, in the order of their names. Raises UserError for a name that is none of such a study."""
+    """Family -> idea -> runs, in the order of their names.
+
+    Raises UserError for a name that is none of such a study, and for runs of one family with different budgets.
+    """
     found: dict[str, Groups] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         family, seed = str(run.value("train_model")), run.value("seed")
-        head, tail = f"{family}_", f"_s{seed:g}" if isinstance(seed, int | float) else "_s?"
+        head, tail = f"{family}_", f"_s{seed:.0f}" if isinstance(seed, int | float) else "_s?"
         if not (run.name.startswith(head) and run.name.endswith(tail)):
-            raise UserError(f"The run {run.name} is not called FAMILY_IDEA_sSEED, such as {head}token_smear_s1.")
-        if run.state != FINISHED or not {"loss", "tokens_per_sec"} <= run.numbers.keys():
-            print(f"left out: {run.name} ({run.state})", file=sys.stderr)
-            continue
-        found[family][run.name[len(head) : -len(tail)]].append(run)
+            raise UserError(
+                f"The run {run.name} of the family {family} is not called FAMILY_IDEA_sSEED, such as "
+                f"{head}token_smear{tail}, or is there twice."
+            )
+        if run.state != FINISHED or not math.isfinite(run.numbers.get("loss", math.nan)):
+            print(f"left out: {run.name} ({run.state if run.state != FINISHED else 'no loss'})", file=sys.stderr)
+        elif run.numbers.get("tokens_per_sec", 0) <= 0:
+            print(f"left out: {run.name} (no speed)", file=sys.stderr)
+        else:
+            found[family][run.name[len(head) : -len(tail)]].append(run)
+    for family, groups in found.items():
+        check_budgets(family, [run for of in groups.values() for run in of])
     return found
+
+
+def check_budgets(family: str, runs: Sequence[Run]) -> None:
+    """Raise UserError for runs that were trained on different numbers of tokens, which no idea explains."""
+    tokens = {run.numbers["tokens"]: run.name for run in runs if "tokens" in run.numbers}
+    if tokens and max(tokens) > SAME_BUDGET * min(tokens):
+        low, high = min(tokens), max(tokens)
+        raise UserError(
+            f"The runs of {family} cannot be compared: {tokens[low]} has {low:,.0f} tokens, and {tokens[high]} "
+            f"{high:,.0f}. Give runs of one budget."
+        )
 
 
 def worths(groups: Groups, control: str) -> list[Worth]:
@@ -84,8 +106,8 @@ def table(family: str, found: Sequence[Worth]) -> str:
 
 
 def shown(d: Difference, digits: int) -> str:
-    """A difference with half of its interval."""
-    return f"{d.value:+.{digits}f} +- {d.half():.{digits}f}"
+    """A difference with half of its interval, where that is known."""
+    return f"{d.value:+.{digits}f}" + (f" +- {d.half():.{digits}f}" if d.is_known else "")
 
 
 def draw(found: Mapping[str, Sequence[Worth]], path: Path) -> list[Path]:
@@ -104,7 +126,8 @@ def draw(found: Mapping[str, Sequence[Worth]], path: Path) -> list[Path]:
                 list(places), [one.idea.replace("_", " ") for one in of[1:]] if key == "loss" else [], fontsize=SMALL
             )
             axis.locator_params(axis="x", nbins=5)
-            dress(axis, f"change of {unit}", title=family)
+            known = all(d.is_known for d in changes)
+            dress(axis, f"change of {unit}", title=family if known else f"{family} (noise unknown)")
     return write(figure, path, {family: [as_dict(one) for one in of] for family, of in found.items()})
 
 
@@ -135,6 +158,10 @@ def main(arguments: Sequence[str]) -> None:
                 f"{family} has no finished runs of {given.control} and of another idea. Found {list(groups)}."
             )
         found[family] = worths(groups, given.control)
+        if len(found[family]) < 2:
+            raise UserError(f"No idea of {family} shares a seed with {given.control}, so there is nothing to compare.")
+        if not found[family][1].loss.is_known:
+            print(f"{family}: too few seeds to say what is noise, so there are no intervals", file=sys.stderr)
         print(table(family, found[family]), end="\n\n")
     if not found:
         raise UserError("No run has finished. Run the study first.")

@@ -65,7 +65,7 @@ class Experts:
         micro-batch (arXiv:2202.09368), which looks ahead in the sequence.
     capacity: with token choice, an expert serves at most this multiple of T k / E tokens of a
         micro-batch, the first ones; None serves all. With expert choice it takes that multiple of them, so that
-        k times this is the paper's capacity factor; None is 1.
+        (k - s) times this is the paper's capacity factor; None is 1.
     aux_style: the balance loss, see lit_gpt.nn.balance. aux_gamma: its weight, 0 is none.
     global_aux: balance over all ranks and micro-batches of a step, otherwise within each micro-batch.
     exact_aux: with global_aux, counts of the whole step are taken before its first backward pass.
@@ -355,7 +355,7 @@ class ModelConfig:
         middle = self.backout_layer
         multiple = self.ffn_multiple
         return {
-            f"{' and '.join(around)} act on a residual stream, and skip={self.skip!r} has none": bool(around),
+            f"skip={self.skip!r} leaves no residual stream for {' and '.join(around)}": bool(around),
             f"backout_layer is {middle}; it must be a layer, below {self.depth}, of a model with backout": (
                 middle is not None and not (self.backout and 0 <= middle < self.depth)
             ),
@@ -365,7 +365,9 @@ class ModelConfig:
             "layers with experts keep the start of their projections, so zero_output cannot act there": (
                 self.zero_output and any(spec.experts for spec in self.layers)
             ),
-            f"ffn_multiple is {multiple}; it must be positive": multiple is not None and multiple <= 0,
+            f"ffn_multiple is {multiple}, which times {self.n_embd} is no width; raise it": (
+                multiple is not None and round(multiple * self.n_embd) < 1
+            ),
             "ffn_multiple is about dense feed-forward networks, and no layer has one": (
                 multiple is not None and not dense
             ),

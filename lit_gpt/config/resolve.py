@@ -154,6 +154,10 @@ def _contradictions(run: RunConfig) -> list[str]:
     if run.decay_tokens and run.schedule not in ("wsd", "wsd_s"):
         problems.append(f"--decay_tokens acts in wsd and wsd_s, and this run has {run.schedule}; drop one of them")
     problems += _ends_of_schedules(run.schedule, run.decay, run.cos_inf_tokens, run.base_hps)
+    if run.ffn_multiple is not None and run.ffn_multiple_of is not None:
+        problems.append("--ffn_multiple and --ffn_multiple_of both say how wide the networks are; give one of them")
+    if run.grad_clip_type != "global" and not run.grad_clip:
+        problems.append(f"--grad_clip_type {run.grad_clip_type} needs a limit, and --grad_clip is 0; drop one of them")
     if run.validation and not (run.init_from and run.val_data_dir):
         problems.append("validation needs --init_from (or --load_dir) and --val_data_dir")
     if run.keep_best and not run.val_data_dir:

@@ -25,7 +25,9 @@ from lit_gpt.optim.engine.updates import Step
 from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.optimizer_facts import OptimizerFacts, UpdateRule, copies, everywhere
 
-FACTS = OptimizerFacts(everywhere(UpdateRule("ademamix", copies(3))), cautious_decay=True)
+FACTS = OptimizerFacts(
+    everywhere(UpdateRule("ademamix", copies(3))), cautious_decay=True, run_length=("alpha_warmup", "beta3_warmup")
+)
 SMALLEST = 1e-8  # a beta of 0 has no half-life; this one's is a 27th of a step
 
 

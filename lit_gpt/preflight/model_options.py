@@ -119,6 +119,7 @@ def model_config(run: RunConfig, depth: int, aspect_ratio: int | None, vocab_siz
     if run.ffn_multiple_of is not None:
         gelu = any(s.ffn == "gelu" for s in changes.get("layers", config.layers))
         changes["intermediate_size"] = ffn_width(config.n_embd, run.ffn_multiple_of, gated=not gelu)
+        changes["ffn_multiple"] = None  # a family may have one, which would overrule this
     if run.value_embeddings is not None:
         changes["layers"] = _with_tables(changes.get("layers", config.layers), run.value_embeddings)
     config = config.replace(**changes)

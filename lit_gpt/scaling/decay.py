@@ -53,8 +53,12 @@ def check_decay(run: RunConfig, facts: OptimizerFacts, decays: bool) -> None:
             f"--cautious_weight_decay is not known to the optimizer {run.optimizer}. "
             "Drop it, or use one that does, such as adamw, lion or muon."
         )
-    if run.weight_decay_rule == "power_lines" and not decays:
+    acting = {
+        "--weight_decay_rule power_lines": run.weight_decay_rule == "power_lines",
+        "--weight_decay_schedule cosine": run.weight_decay_schedule == "cosine",
+    }
+    if not decays and any(acting.values()):
         raise UserError(
             f"Nothing is decayed by --optimizer {run.optimizer} under --parameterization {run.parameterization}, so "
-            "--weight_decay_rule power_lines cannot act. Drop it."
+            f"{next(option for option, given in acting.items() if given)} cannot act. Drop it."
         )

@@ -102,6 +102,7 @@ class OptimizerFacts:
     betas, eps: its own where the Plan's would be wrong, because they multiply other things than Adam's do, or because
     its paper says that they matter. None is the Plan's.
     gathered: every process steps whole parameters, and keeps them and their state whole.
+    run_length: which of --optimizer_args are the steps of the whole run where they are not given.
     """
 
     rules: Mapping[str, UpdateRule]
@@ -115,6 +116,7 @@ class OptimizerFacts:
     betas: tuple[float | None, ...] | None = None
     eps: float | None = None
     gathered: bool = False
+    run_length: tuple[str, ...] = ()
 
     def rule(self, role: str) -> UpdateRule:
         """The update rule that trains a role."""

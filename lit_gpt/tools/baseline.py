@@ -13,6 +13,7 @@ import statistics
 import sysconfig
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from jsonargparse import Namespace
 
 from lit_gpt.config.cli import parse
 from lit_gpt.config.command import answer_early, run_command
+from lit_gpt.config.run import RunConfig
 from lit_gpt.data.prepare import prepare
 from lit_gpt.data.prepare.summary import summary as of_corpus
 from lit_gpt.errors import UserError
@@ -27,6 +29,7 @@ from lit_gpt.metrics.summary import METRICS_FILE, SUMMARY_FILE, read_rows
 from lit_gpt.tools._cli import local_path, parser_for
 
 RECIPE = Path(__file__).parents[2] / "configs/baseline.yaml"
+DATA = "data"  # the corpus, in the output folder
 VOCABULARY = 32_000  # what the recipe is for
 SIDE, PRODUCTS = 8192, 30  # of the matrices whose products say how fast the machine is, and how many are timed
 
@@ -51,32 +54,40 @@ from lit_gpt.train.loop import Trainer
 
 
 def main(argv: list[str]) -> int:
-    """Prepare, train, and print what came out. Raises UserError on a machine without a GPU."""
+    """Prepare, train, and print what came out. Raises UserError on a machine without a GPU, and for wrong options."""
     values, theirs = read(argv)
+    run = options(values.output, theirs)
+    plan = resolve_run(replace(run, dry_run=True), ranks=1)  # what is wrong is said before the corpus is made
+    if run.dry_run:
+        print(dry_run_text(plan))
+        return 0
     if not torch.cuda.is_available():
         raise UserError(
             "The baseline trains on 120M tokens, which needs one GPU, and torch finds none here. `make demo` trains a "
             "small model on a CPU; `pretrain.py --config configs/baseline.yaml --dry_run` shows the Plan of this one."
         )
-    data = corpus(values.source, values.output)
-    folder, code = train(data, values.output, theirs)
+    corpus(values.source, values.output)
+    folder, code = train(run)
     if code == 0:
         print(report(folder, products_per_second()))
     return code
 
 
-def corpus(source: Path, output: Path) -> Path:
-    """The prepared data, made on the first call; one document in a hundred is held out."""
-    folder, bpe = output / "data", {"tokenizer": "train", "vocab_size": VOCABULARY}
-    print(of_corpus(prepare(str(source), str(folder), include="*.py", validation_fraction=0.01, **bpe)))  # type: ignore[arg-type]
-    return folder
-
-
-def train(data: Path, output: Path, options: Sequence[str]) -> tuple[Path, int]:
-    """(the run folder, the exit code) of one run in a folder of its own, named by the time."""
-    out = output / time.strftime("%Y%m%d-%H%M%S")
+def options(output: Path, theirs: Sequence[str]) -> RunConfig:
+    """Those of one run in a folder of its own, named by the time."""
+    data, out = output / DATA, output / time.strftime("%Y%m%d-%H%M%S")
     given = {"config": RECIPE, "train_data_dir": data, "val_data_dir": data, "out_dir": out}
-    run = parse([word for key, value in given.items() for word in (f"--{key}", str(value))] + list(options))
+    return parse([word for key, value in given.items() for word in (f"--{key}", str(value))] + list(theirs))
+
+
+def corpus(source: Path, output: Path) -> None:
+    """Prepare the data on the first call; one document in a hundred is held out."""
+    bpe = {"tokenizer": "train", "vocab_size": VOCABULARY}
+    print(of_corpus(prepare(str(source), str(output / DATA), include="*.py", validation_fraction=0.01, **bpe)))  # type: ignore[arg-type]
+
+
+def train(run: RunConfig) -> tuple[Path, int]:
+    """(the run folder, the exit code)."""
     resolved = resolve_run(run, ranks=1)
     print(dry_run_text(resolved), flush=True)
     result = Trainer(resolved, start_runtime(precision=run.precision)).fit()
@@ -109,8 +120,9 @@ def report(folder: Path, products: float | None = None) -> str:
     seconds = (found["time/train"] - first) * steps / max(steps - 1, 1)
     rates = [row["throughput/tokens_per_sec"] for row in rows if "throughput/tokens_per_sec" in row]
     peaks = [row["system/gpu_memory_peak_gib"] for row in rows if "system/gpu_memory_peak_gib" in row]
-    bits = found.get("metric/val_bpb@1x")
-    lines = [f"validation loss   {found['metric/val_loss@1x']:.4f} nats per token, over the whole validation split"]
+    loss, bits = found.get("metric/val_loss@1x"), found.get("metric/val_bpb@1x")
+    measured = "not measured" if loss is None else f"{loss:.4f} nats per token, over the whole validation split"
+    lines = [f"validation loss   {measured}"]
     lines += [f"bits per byte     {bits:.4f}"] if bits is not None else []
     lines += [f"seconds of steps  {seconds:.1f}, and {first:.0f} for the first step, which compiles"]
     lines += [f"speed             {statistics.median(rates):,.0f} tokens/s, the median"] if rates else []

@@ -14,6 +14,7 @@ import yaml
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
+from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.parallel import resolved_precision, world_size
 from lit_gpt.plugins import digests
 from lit_gpt.preflight.resolved_run import ResolvedRun, resolve_run
@@ -85,7 +86,14 @@ def is_extension(old: Mapping[str, Any], resolved: ResolvedRun, tokens: int) -> 
         old_plan, plan = (Plan.from_dict(parts["plan"]) for parts in (there, here))
     except (TypeError, KeyError, ValueError, AttributeError):  # of another version
         return False
+    if tokens and old_plan.steps != plan.steps and as_long_as_the_run(plan):
+        return False
     return unaffected(old_plan, plan, tokens, world_size() * resolved.run.micro_bsz * plan.context)
+
+
+def as_long_as_the_run(plan: Plan) -> list[str]:
+    """The options of its optimizer that were not given and are the run's number of steps then."""
+    return [name for name in OPTIMIZERS.facts(plan.optimizer).run_length if plan.optimizer_args.get(name) is None]
 
 
 def _numerics(precision: str | None, residual: str, tables: str, logits: str) -> dict[str, Any]:
@@ -134,6 +142,9 @@ def _following(there: Mapping[str, Any], resolved: ResolvedRun) -> list[str]:
     if run.total_bsz is None and (old := there["base_batch_tokens"]) != plan.base_batch_tokens:
         kept = f"--total_bsz {there['batch_tokens']} --base_hps.b0 {old:.0f}"
         found.append(f"the batch follows the budget; {kept} keeps it")
+    if there["steps"] != plan.steps and (names := as_long_as_the_run(plan)):
+        kept = " ".join(f"--optimizer_args.{name} {there['steps']}" for name in names)
+        found.append(f"{' and '.join(names)} follow the budget; a run that is to be made longer is started with {kept}")
     return found
 
 

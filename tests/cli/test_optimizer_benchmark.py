@@ -74,10 +74,48 @@ def test_what_cannot_be_given(tmp_path: Path, capsys: Any) -> None:
     assert "every run has its own" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("--scale , --optimizers adamw", "--scale names no model. Give 60m, "),
+        ("--scale 60m --optimizers ,", "--optimizers names none."),
+        ("--scale 60m --optimizers adamw --micro_bsz 0", "--micro_bsz is 0; it must be at least 1"),
+        ("--scale 60m --optimizers adamw --seeds 0", "--seeds is 0"),
+        ("--scale 60m --optimizers adamw --max_tokens 1X", "no count of tokens; give one such as 1e9, 1B or 500M"),
+        ("--scale 60m --optimizers adamw --max_tokens 0", "'0' is no count of tokens"),
+        ("--scale 60m --optimizers adamw --max_tokens nan", "'nan' is no count of tokens"),
+        ("--scale 60m --optimizers adamw --gpus 0,1,2 --per_run 2", "cannot be divided into places"),
+        ("--scale 60m --optimizers adamw -- --optimizer muon", "Leave --optimizer out: every run has its own."),
+        ("--scale 60m --optimizers adamw -- --out_dir=x", "--output before the -- is the folder of all."),
+        ("--scale 60m --optimizers adamw -- --dry_run true", "--plan before the -- says what would run"),
+    ],
+)
+def test_what_nobody_can_run_is_said_in_a_sentence(more: str, said: str, capsys: Any) -> None:
+    """Some were tracebacks, some ran something else: another optimizer under the name of the one that was asked for."""
+    try:
+        code = exit_code(benchmark.main, ["--train_data_dir", "d", "--val_data_dir", "d", "--plan", *more.split()])
+    except SystemExit as end:
+        code = end.code
+    assert code == 2 and said in capsys.readouterr().err
+
+
+def test_a_table_that_is_none_is_said(tmp_path: Path) -> None:
+    path, scale = tmp_path / "table.csv", scales.SCALES["60m"]
+    head = "optimizer,sizes,eta0,weight_lr_scale,beta1,beta2,eps,muon_beta,args,source,warmup_steps,options\n"
+    cells = "adamw,60m,1e-3,1,0.9,0.99,1e-8,0.95,,x,"
+    path.write_text("optimizer,rate\nadamw,1\n")
+    with pytest.raises(UserError, match="lacks the column sizes, eta0"):
+        runs.read_table(path, scale)
+    for cell, said in (("soon,", "warmup_steps of adamw in the table is 'soon'"), (",{grad", "must be a JSON object")):
+        path.write_text(f"{head}{cells}{cell}\n")
+        with pytest.raises(UserError, match=said):
+            runs.options_of(runs.read_table(path, scale)["adamw"], scale, 0)
+
+
 def test_names_as_the_papers_spell_them() -> None:
     """SF-AdamW was not in the table, schedulefree_adamw was."""
     rows = runs.read_table(scales.TABLE, scales.SCALES["60m"])
-    assert runs.choose(rows, "SF-AdamW,sophiag,adamw") == ["schedulefree_adamw", "sophia", "adamw"]
+    assert runs.choose(rows, "SF-AdamW,sophiag,adamw,AdamW") == ["schedulefree_adamw", "sophia", "adamw"]
     with pytest.raises(UserError, match="Unknown optimizer 'adamz'"):
         runs.choose(rows, "adamz")
 

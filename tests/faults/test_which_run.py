@@ -56,6 +56,21 @@ def test_a_run_of_a_version_that_knew_fewer_roles_goes_on(options, data, tmp_pat
         run_folder.check_folder(resolved_of(data, tmp_path, backout=True), meta)
 
 
+def test_warm_ups_that_end_with_the_run_make_a_longer_one_another(data, tmp_path):
+    """Those of AdEMAMix do unless they are given: its alpha fell to a half where such a run was made twice as long."""
+    ademamix = {"optimizer": "ademamix", "schedule": "constant"}
+    given = ademamix | {"optimizer_args.alpha_warmup": 4, "optimizer_args.beta3_warmup": 4}
+    for options, same in ((ademamix, False), (given, True)):
+        short, long = (resolved_of(data, tmp_path, **options, max_tokens=n) for n in (2048, 4096))
+        meta = identity(short) | {"tokens": 1024}
+        run_folder.check_folder(short, meta)
+        if same:
+            run_folder.check_folder(long, meta)
+        else:
+            with pytest.raises(UserError, match="alpha_warmup and beta3_warmup follow the budget"):
+                run_folder.check_folder(long, meta)
+
+
 def test_the_default_of_a_gpu_is_bf16(data, tmp_path, monkeypatch):
     here = resolved_of(data, tmp_path)
     mixed, single = (resolved_of(data, tmp_path, precision=label) for label in ("bf16-mixed", "fp32"))

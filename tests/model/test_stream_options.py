@@ -223,12 +223,12 @@ def test_starts_change_what_they_name_and_nothing_else():
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"skip": "sum", "backout": True}, "backout act on a residual stream"),
+        ({"skip": "sum", "backout": True}, "leaves no residual stream for backout"),
         ({"backout": True, "backout_layer": DEPTH}, f"backout_layer is {DEPTH}; it must be a layer, below {DEPTH}"),
         ({"backout_layer": 1}, "of a model with backout"),
         ({"qk_norm_scale": 1.2}, "qk_norm_scale multiplies what qk_norm gives"),
         ({"logit_softcap": -1.0}, "must be positive, or 0"),
-        ({"ffn_multiple": 0.0}, "ffn_multiple is 0.0"),
+        ({"ffn_multiple": 0.0}, "ffn_multiple is 0.0, which times 40 is no width"),
         ({"layers": (LayerSpec(ffn=None),) * DEPTH, "ffn_multiple": 4.0}, "no layer has one"),
     ],
 )

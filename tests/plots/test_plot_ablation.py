@@ -53,3 +53,33 @@ def test_other_names_and_a_study_without_a_control_are_said(tmp_path: Path, caps
     for path, said in ((lonely, "no finished runs of nothing"), (odd, "is not called FAMILY_IDEA_sSEED")):
         assert exit_code(plot.main, [str(path), "--output", str(tmp_path / "none.png")]) == 2
         assert said in capsys.readouterr().err
+
+
+def row(idea: str, seed: int, loss: float, **more: object) -> dict[str, object]:
+    cells = {"name": f"baseline_{idea}_s{seed}", "train_model": "baseline", "seed": seed, "loss": loss}
+    return cells | {"tokens_per_sec": 1000, "tokens": 60e6, "state": "finished"} | more
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([row("nothing", 1, 1.5), row("backout", 1, 1.6, tokens=30e6)], "baseline_backout_s1 has 30,000,000 tokens"),
+        ([row("nothing", 1, 1.5), row("backout", 2, 1.6)], "No idea of baseline shares a seed with nothing"),
+        ([row("nothing", 1, 1.5), row("backout", 1, 1.6), row("backout", 1, 1.7)], "or is there twice"),
+        ([row("nothing", 1, 1.5, tokens_per_sec=0), row("backout", 1, 1.6)], "no finished runs of nothing"),
+        ([row("nothing", 1, 1.5), row("backout", 1, math.nan)], "no finished runs of nothing and of another idea"),
+        ([row("nothing", 1, 1.5), row("backout", 1, 1.6, state="failed")], "left out: baseline_backout_s1 (died)"),
+    ],
+)
+def test_what_cannot_be_compared_is_no_figure(rows, said, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(plot.main, [str(table(tmp_path / "a.csv", rows)), "--output", str(tmp_path / "a.png")]) == 2
+    assert said in capsys.readouterr().err and not list(tmp_path.glob("a.p*"))
+
+
+def test_one_seed_has_no_intervals_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A seed of seven digits, too."""
+    rows = [row("nothing", 1234567, 1.5), row("backout", 1234567, 1.6, tokens_per_sec=800)]
+    assert exit_code(plot.main, [str(table(tmp_path / "a.csv", rows)), "--output", str(tmp_path / "a.png")]) == 0
+    shown = capsys.readouterr()
+    assert "| backout | 1 | 1.6000 | +0.1000 | +25.0 |" in shown.out and "nan" not in shown.out
+    assert "too few seeds to say what is noise" in shown.err

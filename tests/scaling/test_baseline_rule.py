@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from plan_helpers import plan_of, run_of
@@ -19,9 +20,9 @@ OPTIONS = {"depth": 8, "parameterization": "baseline", "optimizer": "normuon", "
 HPS = {"b0": 524288, "eta0": 0.02, "weight_decay": 0.2, "muon_beta": 0.97, "warmup_tokens": 5e6, "min_lr_mult": 0.05}
 
 
-def make(**options) -> Plan:
-    options = OPTIONS | options
-    return plan_of(run_of(hps=HPS, train_model="baseline", schedule="wsd", decay_fraction=0.65, **options))
+def make(**options: Any) -> Plan:
+    merged: dict[str, Any] = {"hps": HPS} | OPTIONS | options
+    return plan_of(run_of(train_model="baseline", schedule="wsd", decay_fraction=0.65, **merged))
 
 
 def test_rates_are_the_published_ones_at_the_batch_of_the_run() -> None:
@@ -54,6 +55,21 @@ def test_rates_over_width_are_exactly_the_recipes_at_its_own(width: int) -> None
     for role in tuned:
         power = {"embedding": 0.5, "value_table": 0.5, "head": 1.0}.get(role, 0.0)
         assert found[role].lr == pytest.approx(tuned[role].lr * (512 / width) ** power)
+
+
+@pytest.mark.parametrize(("optimizer", "power"), [("normuon", 0.0), ("dmuon", 0.5), ("adamw", 1.0), ("lion", 1.0)])
+def test_optimizers_whose_steps_grow_with_the_width_are_slowed_down(optimizer: str, power: float) -> None:
+    """muP's powers (arXiv:2203.03466, table 8): every optimizer had the rate of the recipe's at any width."""
+    for width in (64, 512, 1024):
+        roles = make(ar=width / 8, optimizer=optimizer).roles
+        assert roles["matrix"].lr == roles["output"].lr == pytest.approx(0.01 * (512 / width) ** power)
+
+
+def test_a_flat_head_start_acts() -> None:
+    """It was taken and did nothing; the head's own std did."""
+    for width, start in ((512, "fixed"), (512, "flat"), (2048, "fixed"), (2048, "flat")):
+        plan = make(ar=width / 8, hps=HPS | {"ar0": 64}, head_start=start, head_init_std=0.001)
+        assert plan.roles["head"].init.std == pytest.approx(0.001 * math.sqrt(512 / width) ** (start == "flat"))
 
 
 def test_momentum_and_decay_follow_their_curves() -> None:

@@ -15,6 +15,7 @@ from lit_gpt.config.cli import parse
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.resolve import resolve
 from lit_gpt.errors import UserError
+from lit_gpt.nn import mlp
 from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.preflight.model_options import ffn_width, model_config
 from lit_gpt.preflight.resolved_run import resolve_run
@@ -343,5 +344,8 @@ def test_width_of_feed_forward_networks() -> None:
     def config(more: str) -> ModelConfig:
         return model_config(resolve(typed(f"--depth 6 --ffn_multiple_of 256 {more}"))[0], 6, None)
 
+    line = "--train_model baseline --ffn_multiple_of 1000"  # the family's own multiple is 4
+    network = mlp.build(model_config(resolve(typed(line))[0], 8, None), 0)
+    assert network and network.down.weight.shape == (512, 1.5 * 2000)
     assert [config(m).intermediate_size for m in ("", "--mlp relu2", "--mlp gelu")] == [2048, 2048, 3072]
     assert config("--norm_eps 1e-6").norm_eps == 1e-6

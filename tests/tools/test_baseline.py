@@ -30,6 +30,22 @@ def test_the_report_of_a_run(tmp_path: Path) -> None:
     ]
 
 
+def test_the_report_of_a_run_that_was_not_validated(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "time/train": 50.0}) + "\n")
+    (tmp_path / "summary.json").write_text(json.dumps({"step": 4, "time/train": 56.0}))
+    assert baseline.report(tmp_path).startswith("validation loss   not measured\nseconds of steps  8.0,")
+
+
+def test_options_are_read_before_the_corpus_is_made(tmp_path: Path, capsys) -> None:
+    """A wrong one is said at once, and a dry run needs neither a GPU nor data."""
+    out = ["--output", str(tmp_path / "out"), "--"]
+    for wrong, said in ((["--depht", "4"], "Did you mean '--depth'"), (["--optimizer", "muonh"], "never move")):
+        with pytest.raises(UserError, match=said):
+            baseline.main([*out, *wrong])
+    assert baseline.main([*out, "--dry_run", "true"]) == 0
+    assert "baseline d8, context 2,048" in capsys.readouterr().out and not (tmp_path / "out").exists()
+
+
 def test_a_machine_without_a_gpu_is_told_before_anything_is_written(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(baseline.torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="needs one GPU, and torch finds none here"):

@@ -223,7 +223,7 @@ class ExpertOptions:
     sqrt_gate: Take the square root of these weights, so that their 2-norm is 1.
         Default: false
     expert_capacity: An expert serves at most this many times its mean number of tokens. With expert_choice it takes
-        just so many; the capacity factor of that paper is this times --top_k.
+        just so many; the capacity factor of that paper is this times --top_k, less what --share_expert takes of it.
         Default: no limit; 1 with expert_choice
     aux_style: Form of the balance loss, which keeps experts equally busy.
         Default: switch

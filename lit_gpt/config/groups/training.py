@@ -141,7 +141,7 @@ class ScalingOptions:
     head_init_std: Standard deviation of the initial output head under the muP rules, where it is not tied; null starts
         it at zero.
     head_start: With flat, the head starts the smaller the wider the model is, so that the first logits do not grow. It
-        acts where the rule has no multiplier on logits: sp, plain, hyperp, hyperp_paper.
+        acts where the rule has no multiplier on logits: sp, plain, baseline, hyperp, hyperp_paper.
     init_std: Standard deviation of the initial weights where the rule draws them from N(0, 0.02): linear maps, experts
         and a tied table under sp, every table too under plain.
         Default: 0.02

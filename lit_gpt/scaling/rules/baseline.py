@@ -4,7 +4,7 @@ With n the width, L the depth, L0 the base depth and eta0 the rate of matrices, 
 
 | item | rule |
 |---|---|
-| matrix, output, expert, router learning rate | 1; Muon's steps do not grow with the width |
+| matrix, output, expert, router learning rate | (512 / n)^p; p = 0 for Muon, 1 for Adam, see GROWTH |
 | embedding, value table | 15 and 7.5 times sqrt(768 / n) |
 | head | 0.4 sqrt(768 / 512) times 512 / n |
 | gate | 1 |
@@ -29,7 +29,8 @@ smear's s are scalars too, and slow down with e.
 
 Nor is 512 / n, which is 1 where the recipe was tuned. nanochat's head falls with the root as its tables do; each of
 its rows is a sum over n inputs, all moved by Adam by one size, so muP's rate falls as 1 / n (arXiv:2203.03466, table
-8). With the root, logits grew as n^0.26 to n^0.32 in four steps from width 64 to 512.
+8). With the root, logits grew as n^0.26 to n^0.32 in four steps from width 64 to 512. Models of widths 32 and 64 lose
+0.06 to 0.09 nats by it all the same, and want lower rates (docs/examples/baseline).
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def transfer(s: Situation) -> Transfer:
     base, narrow, deep = sp.transfer(s), sqrt(PUBLISHED_WIDTH / s.width), s.base_depth / s.depth
     quarter = dict.fromkeys(("vector", "conv"), 0.25) | {"residual_scalar": 0.25 * deep, "scalar": deep}
     lr = dict.fromkeys(LEARNED_ROLES, 1.0) | quarter | {role: rate * narrow for role, rate in RATES.items()}
+    lr |= {role: (TUNED_WIDTH / s.width) ** s.steps.growth[role] for role in HIDDEN}
     lr["head"] = HEAD * TUNED_WIDTH / s.width
     hidden = Init("fan_in_uniform", gain=sqrt(3))
     return replace(
@@ -59,7 +61,7 @@ def transfer(s: Situation) -> Transfer:
         weight_decay={role: 1.0 if role in HIDDEN else 0.0 for role in LEARNED_ROLES},
         init=base.init
         | dict.fromkeys(("matrix", "expert", "router"), hidden)
-        | {"head": Init("zeros") if s.head_init_std is None else Init("normal", s.head_init_std)},
+        | {"head": sp.head_init(s, s.head_init_std)},
         multipliers=Multipliers(residual=deep),
         betas=dict.fromkeys(("embedding", "value_table"), TABLES)
         | {"head": (0.8, 0.96)}

@@ -57,7 +57,7 @@ def transfer(s: Situation) -> Transfer:
         raise UserError(
             "Under muP and the rules made from it logits are multiplied by base width / width, so they start smaller "
             "the wider a model is, and --head_start flat has nothing to undo. Drop it; it is for hyperp, hyperp_paper, "
-            "sp and plain."
+            "sp, plain and baseline."
         )
     r = s.base_width / s.width
     adam = s.steps.like_adam
