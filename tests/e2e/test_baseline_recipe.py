@@ -41,7 +41,7 @@ EXPRESS = [  # arXiv:2505.16932, with the safety factor of 1.01
 PUBLISHED = math.sqrt(768 / 512)  # the rates are nanochat's at width 768, which follow the root
 ADAM = {  # first letters of a name -> rate at width 512 and the recipe's batch, betas, its power of the width
     "wte": (0.3 * PUBLISHED, 0.8, 0.995, -0.5),
-    "head": (0.008 * PUBLISHED, 0.8, 0.96, -1),
+    "head": (0.008 * PUBLISHED, 0.8, 0.96, -0.75),
     "table": (0.15 * PUBLISHED, 0.8, 0.995, -0.5),
     "gate": (0.02, 0.8, 0.95, 0),
     "scale": (0.02 * SHARE, 0.8, 0.95, 0),
