@@ -21,7 +21,7 @@ from lit_gpt.train.folder_names import ENVIRONMENT
 from lit_gpt.utils.files import read_object_if_any
 
 VALIDATION, TRAINING, TOKENS = "metric/val_loss@1x", "metric/train_loss", "total_tokens"
-KINDS = ("train_model", "optimizer")  # settings of which a law is another one
+KINDS = ("train_model", "mixer_options", "optimizer", "parameterization")  # settings of which a law is another one
 SIZES = ("parameters", "tokens", "batch", "rate", "weight_decay")  # columns that decide the loss
 POINTS = 60  # of a training curve, which is averaged in between: single steps are noisy
 TRUNK = "trunk"  # part of a run in a row.json whose learning rate did not decay
