@@ -181,7 +181,7 @@ def sample(law: Law, runs: Sequence[Run], reads: Mapping[str, str]) -> Sample:
     seeds = {run.value("seed") for run in runs} - {None}
     if len(seeds) == 1 and len(runs) > 1:
         notes.append("all runs have one seed, so nothing here measures noise: add seeds, or give its size with --noise")
-    if kinds := [name for name in KINDS if len({run.value(name) for run in runs} - {None}) > 1]:
+    if kinds := [name for name in KINDS if len({str(run.value(name)) for run in runs} - {"None"}) > 1]:
         notes.append(f"the runs differ in {' and '.join(kinds)}: --group {kinds[0]} fits them apart")
     notes += [*_other_data(runs), *_copies(runs, data)]
     mixed = _mixed(runs, [data[symbol] for symbol in law.given], set(reads.values()))
