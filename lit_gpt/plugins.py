@@ -8,13 +8,17 @@ code runs because a person typed --plugins, never because a checkpoint, an expor
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+import torch
 
 from lit_gpt.architectures import FAMILIES
 from lit_gpt.data.formats import FORMATS
@@ -64,6 +68,7 @@ def load_plugins(paths: Iterable[str]) -> None:
         found[plugin.path.stem] = plugin
     for kind in KINDS:
         kind.plugins = {name: plugin.module for name, plugin in found.items() if plugin.kind is kind}
+        kind.strangers = {name: plugin.kind.kind for name, plugin in found.items() if plugin.kind is not kind}
     _loaded.clear()
     _loaded.update(found)
 
@@ -106,6 +111,9 @@ def _load(path: Path) -> Plugin:
     if plugin is None or (plugin.path, plugin.source) != (path, source):
         module = _execute(path, source)
         plugin = Plugin(path, source, module, _kind_of(path, module))
+        for hook in (plugin.kind.hook.partition("(")[0], "rules"):  # an optimizer may have `rules` instead
+            if callable(function := getattr(module, hook, None)):
+                setattr(module, hook, _guarded(function, path))
     if path.stem in plugin.kind.built_in():
         raise UserError(f"--plugins {path} has the name of a built-in {plugin.kind.kind}. Rename the file.")
     return plugin
@@ -120,11 +128,35 @@ def _execute(path: Path, source: bytes) -> ModuleType:
         exec(compile(source, file, "exec", dont_inherit=True), module.__dict__)  # it has __future__ imports of its own
     except (Exception, SystemExit) as error:  # a script that calls sys.exit would end the run with its code
         del sys.modules[module.__name__]
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-        line = error.lineno if isinstance(error, SyntaxError) and error.filename == file else (lines or [1])[-1]
-        what = " ".join(str(error).split())
-        raise UserError(f"The plugin {path}, line {line}, fails: {type(error).__name__}: {what}.") from error
+        raise _failure(path, error) from error
     return module
+
+
+def _guarded(hook: Callable[..., Any], path: Path) -> Callable[..., Any]:
+    """The hook, whose errors say which line of the plugin they come from; what it is called with is as before."""
+
+    @functools.wraps(hook)
+    def call(*args: Any, **options: Any) -> Any:
+        try:
+            return hook(*args, **options)
+        except (UserError, torch.OutOfMemoryError):  # say what they are already
+            raise
+        except Exception as error:
+            raise _failure(path, error) from error
+
+    return call
+
+
+def _failure(path: Path, error: BaseException) -> UserError:
+    """In one line: the last line of the plugin on the way to the error, and what is wrong."""
+    file = str(path)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    line = error.lineno if isinstance(error, SyntaxError) and error.filename == file else (lines or [1])[-1]
+    what = " ".join(str(error).split()).rstrip(".")
+    what = what if isinstance(error, UserError) else f"{type(error).__name__}: {what}"
+    beside = isinstance(error, ModuleNotFoundError) and error.name and path.with_name(f"{error.name}.py").is_file()
+    hint = " A plugin cannot import files beside it: copy what it needs, or install it as a package." * bool(beside)
+    return UserError(f"The plugin {path}, line {line}, fails: {what}.{hint}")
 
 
 def _kind_of(path: Path, module: ModuleType) -> Registry:

@@ -23,12 +23,13 @@ class Registry:
     kind: what an entry is called in messages, e.g. "model family".
     hook: the function that makes a file an entry, e.g. "build(depth, shape)": its name and its first parameters.
     rows: name -> entry, of those that are no files; each has what a file would have. A file comes before a row.
-    plugins: name -> module, of files of this kind that the command line named.
+    plugins: name -> module, of files of this kind that the command line named. strangers: name -> kind, of the others.
     """
 
     def __init__(self, package: str, kind: str, hook: str, rows: Mapping[str, Any] | None = None):
         self.package, self.kind, self.hook, self.rows = package, kind, hook, rows or {}
         self.plugins: dict[str, Any] = {}
+        self.strangers: dict[str, str] = {}
 
     def files(self) -> list[str]:
         """The names of the folder's files."""
@@ -73,6 +74,8 @@ class Registry:
         """What to raise for a name that no entry has, with suggestions among names and aliases."""
         names = self.names()
         hint = did_you_mean(name.lower().replace("-", "_"), [*names, *aliases])
+        if name in self.strangers:
+            hint = f" The plugin of that name is of another kind: {self.strangers[name]}."
         return UserError(f"Unknown {self.kind} {name!r}.{hint} Available: {', '.join(names)}.")
 
 

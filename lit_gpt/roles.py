@@ -17,7 +17,7 @@ from typing import Literal, TypeVar, get_args
 import torch
 from torch import nn
 
-from lit_gpt.errors import UserError
+from lit_gpt.errors import UserError, did_you_mean
 
 Role = Literal[
     "embedding", "head", "matrix", "expert", "router", "vector", "conv",
@@ -42,6 +42,8 @@ P = TypeVar("P", bound=nn.Parameter)
 #                    of the model is mixed in
 #   residual_scalar  single numbers (1,) on the residual stream itself, which want a smaller rate
 
+# How many dimensions a parameter has, where its start and its updates depend on that.
+DIMENSIONS = {**dict.fromkeys(("embedding", "head", "matrix", "router", "value_table", "output"), 2), "expert": 3}
 # What brings its own initial value.
 FILLED = ("vector", "gate", "scalar", "residual_scalar")
 # On several processes every one of them has these whole, in fp32: tiny, and sensitive to rounding.
@@ -72,8 +74,17 @@ def role(
     heads: blocks of rows that are heads of one map. scores: whether they are queries or keys.
     """
     before = getattr(parameter, "role", name)
-    assert name in ROLES and before == name, f"role {name!r} on a parameter that already is {before!r}"
-    assert (fill is not None) == (name in FILLED), "these roles, and only they, bring their own initial value"
+    if name not in ROLES:  # in a plugin
+        raise UserError(f"There is no role {name!r}.{did_you_mean(name, ROLES)} The roles are {', '.join(ROLES)}.")
+    assert before == name, f"role {name!r} on a parameter that already is {before!r}"
+    if (fill is not None) != (name in FILLED):
+        way = f'Give it: role(parameter, "{name}", 1.0)' if name in FILLED else "Leave it out: the Plan has it"
+        raise UserError(f"Parameters of the roles {', '.join(FILLED)} bring their initial value, others none. {way}.")
+    if parameter.ndim != DIMENSIONS.get(name, parameter.ndim):
+        raise UserError(
+            f"A parameter of shape {tuple(parameter.shape)} cannot have the role {name!r}, which is for tensors of "
+            f"{DIMENSIONS[name]} dimensions; what is no linear map is a vector."
+        )
     parameter.role = name  # type: ignore[attr-defined]
     parameter.fill, parameter.gain = fill, gain  # type: ignore[attr-defined]
     parameter.maps, parameter.heads, parameter.scores = maps, heads, scores  # type: ignore[attr-defined]

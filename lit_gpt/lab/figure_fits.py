@@ -22,9 +22,24 @@ from lit_gpt.scaling.laws import law_named
 RUNS = "run folders, folders that hold some (a study), or CSV files, also exported charts of Weights & Biases"
 
 
+class FigureParser(PlainParser):
+    """Knows the words of ArchScale's guide, too: --log_dir OUT --output_file F.png is OUT --output F.png."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As argparse does."""
+        words = [piece for word in (sys.argv[1:] if args is None else args) for piece in _split(word)]
+        named = ["--output" if word == "--output_file" else word for word in words]
+        return super().parse_args([word for word in named if word != "--log_dir"], namespace)
+
+
+def _split(word: str) -> list[str]:
+    """--log_dir=OUT as two words; others as they are."""
+    return word.split("=", 1) if word.startswith(("--log_dir=", "--output_file=")) else [word]
+
+
 def parser_of(name: str, description: str, example: str, group: str | None = None) -> PlainParser:
     """The command line that the figures share. name: of the script, and of what it writes."""
-    parser = PlainParser(prog=f"python plots/{name}.py", description=description)
+    parser = FigureParser(prog=f"python plots/{name}.py", description=description)
     parser.examples = [(f"python plots/{name}.py {example}", "writes a PNG, a PDF of the same name and a JSON")]
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUNS", help=RUNS)
     parser.add_argument("--output", type=Path, default=Path(f"{name}.png"), help="picture to write, a PNG file")

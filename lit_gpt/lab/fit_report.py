@@ -22,6 +22,7 @@ from lit_gpt.scaling.intervals import (
     noise_of,
     percentiles,
     prediction,
+    residuals,
     without_each,
 )
 from lit_gpt.scaling.law import RUN, Data, Fitted, Law
@@ -114,6 +115,10 @@ def judge(
     if noise is not None and not (math.isfinite(noise) and noise > 0):
         raise UserError(f"--noise is {noise:g}; give a standard deviation above 0, such as 0.003.")
     fitted, data = law.fit(sample.data, fixed), sample.data
+    if not isinstance(fitted, Fitted):
+        raise UserError(f"fit of the law {name} returned {type(fitted).__name__}; return a Fitted.")
+    if not len(residuals(law, fitted, data)):
+        raise UserError(f"The law {name} says nothing of any of the {len(data[law.explains])} runs: its curve is NaN.")
     spread = noise_of(law, fitted, data, noise)
     notes, draws = [*fitted.notes, *sample.notes], None
     try:

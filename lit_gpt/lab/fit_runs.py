@@ -21,7 +21,7 @@ from lit_gpt.train.folder_names import ENVIRONMENT
 from lit_gpt.utils.files import read_object_if_any
 
 VALIDATION, TRAINING, TOKENS = "metric/val_loss@1x", "metric/train_loss", "total_tokens"
-KINDS = ("train_model", "optimizer")  # settings of which a law is another one
+KINDS = ("train_model", "mixer_options", "optimizer", "parameterization")  # settings of which a law is another one
 SIZES = ("parameters", "tokens", "batch", "rate", "weight_decay")  # columns that decide the loss
 POINTS = 60  # of a training curve, which is averaged in between: single steps are noisy
 TRUNK = "trunk"  # part of a run in a row.json whose learning rate did not decay
@@ -181,7 +181,7 @@ def sample(law: Law, runs: Sequence[Run], reads: Mapping[str, str]) -> Sample:
     seeds = {run.value("seed") for run in runs} - {None}
     if len(seeds) == 1 and len(runs) > 1:
         notes.append("all runs have one seed, so nothing here measures noise: add seeds, or give its size with --noise")
-    if kinds := [name for name in KINDS if len({run.value(name) for run in runs} - {None}) > 1]:
+    if kinds := [name for name in KINDS if len({str(run.value(name)) for run in runs} - {"None"}) > 1]:
         notes.append(f"the runs differ in {' and '.join(kinds)}: --group {kinds[0]} fits them apart")
     notes += [*_other_data(runs), *_copies(runs, data)]
     mixed = _mixed(runs, [data[symbol] for symbol in law.given], set(reads.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -117,11 +118,20 @@ def as_number(value: Any) -> Any:
     return value
 
 
+def _short(options: Mapping[str, Any]) -> str:
+    """Options such as --mixer_options as a part of a folder's name: gate-true_expand-2."""
+    return "_".join(
+        _short(value) if isinstance(value, Mapping) else f"{name}-{json.dumps(value)}".replace('"', "")
+        for name, value in options.items()
+    )
+
+
 def filled(template: str, values: Values) -> str:
-    """A text with {expression} or {expression:format} in it; numbers are written short without a format."""
+    """A text with {expression} or {expression:format} in it; numbers and mappings are short without a format."""
 
     def value(found: re.Match[str]) -> str:
         computed = evaluate(found["expression"], values)
+        computed = _short(computed) if isinstance(computed, Mapping) else computed
         form = found["form"] or ("g" if isinstance(computed, float) else "")
         try:
             return format(computed, form)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from math import isfinite
 from typing import Any, cast
 
+from lit_gpt.errors import UserError
 from lit_gpt.model import GPT
 from lit_gpt.nn.moe import MixtureOfExperts
 from lit_gpt.roles import ROLES, roles_of
@@ -18,7 +20,11 @@ def flops_per_token(model: GPT, context_length: int) -> float:
     document, of ModelConfig.doc_len tokens.
     """
     context_length = min(context_length, model.config.doc_len or context_length)
-    forward = sum(cast(Any, model.blocks[i]).flops(context_length) for i in model.block_of)
+    of_blocks = [cast(Any, model.blocks[i]).flops(context_length) for i in model.block_of]
+    for spec, flops in zip(model.config.layers, of_blocks):
+        if not isfinite(flops) or flops < 0:  # a plugin's mistake
+            raise UserError(f"flops of the mixer {spec.mixer!r} gives {flops}; return the FLOPs of a token's forward.")
+    forward = sum(of_blocks)
     forward += 0 if model.smear is None else model.smear.flops()
     return 3 * (forward + 2 * model.head_weight().numel())
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_gpt.config.model import ModelConfig
+from lit_gpt.errors import UserError
 from lit_gpt.nn import mlp
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.dropout import drop
@@ -113,7 +114,7 @@ class Block(nn.Module):
         shared: what the layer reads of an earlier one. cache: what its mixer remembers, in cached decoding.
         """
         branch, skip = self.read(self.enter(stream), self.norm1, self.skip1)
-        h, state = self.mixer(branch, context, shared, cache)
+        h, state = _pair(self.mixer, self.mixer(branch, context, shared, cache), branch)
         return self.after_mixer(stream, branch, skip, h, state, context)
 
     def after_mixer(
@@ -191,3 +192,20 @@ class Block(nn.Module):
         flops = self.mixer.flops(context_length)  # type: ignore[operator]
         flops += 0.0 if self.skip1 is None else self.skip1.flops()
         return flops + (0.0 if self.ffn is None else self.ffn.flops())
+
+
+def _pair(mixer: nn.Module, result: Any, x_BTD: Tensor) -> tuple[Tensor, SharedState | None]:
+    """What a mixer made of x. Raises UserError for what would train in silence: a tensor of two rows is taken apart
+    as if it were a pair, and an output of another shape may be broadcast.
+    """
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise UserError(
+            f"forward of the mixer {type(mixer).__name__} returned a {type(result).__name__}; return the output and "
+            "what it shares with other layers: `return y_BTD, None`."
+        )
+    if result[0].shape != x_BTD.shape:
+        raise UserError(
+            f"forward of the mixer {type(mixer).__name__} made {tuple(result[0].shape)} of {tuple(x_BTD.shape)}; its "
+            "output must have the shape of its input, (batch, tokens, width)."
+        )
+    return result

@@ -101,9 +101,9 @@ def _entry(chosen: Any) -> Entry | None:
 
 
 def _check_file(chosen: ModuleType, plan: Plan) -> None:
-    """Against the arguments of `rules`, and what they refuse."""
+    """Against the arguments of `rules`, and what they refuse; without `rules` against those of `build`."""
+    check(f"optimizer {plan.optimizer}", "--optimizer_args", plan.optimizer_args, options_of(chosen))
     if hasattr(chosen, "rules"):
-        check(f"optimizer {plan.optimizer}", "--optimizer_args", plan.optimizer_args, options_of(chosen))
         chosen.rules(plan, **_of_rules(plan))
 
 
@@ -117,10 +117,11 @@ def _check_averages(own: bool, plan: Plan) -> None:
 
 
 def options_of(chosen: Any) -> dict[str, Any]:
-    """What --optimizer_args may hold for an optimizer's file with `rules`, by name."""
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(chosen.rules).parameters.values())
+    """What --optimizer_args may hold for an optimizer's file, by name: the arguments of its `rules` or `build`."""
+    function = chosen.rules if hasattr(chosen, "rules") else chosen.build
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
     of_all = {} if hasattr(chosen, "build") else {"state": Argument(Literal["fp32", "int8"], "fp32")}
-    return of_all | (OPTIONS if open_ended else {}) | arguments_of(chosen.rules)
+    return of_all | (OPTIONS if open_ended else {}) | arguments_of(function)
 
 
 def _of_rules(plan: Plan) -> dict[str, Any]:
@@ -153,9 +154,27 @@ def _built(groups: list[dict[str, Any]], plan: Plan) -> torch.optim.Optimizer:
     if not hasattr(chosen, "build"):
         state = plan.optimizer_args.get("state", "fp32")
         return RoleOptimizer(groups, chosen.rules(plan, **_of_rules(plan)), plan, state)
-    try:
-        return chosen.build(groups, plan)
-    except TypeError as error:
-        if not plan.optimizer_args:
-            raise
-        raise UserError(f"--optimizer_args {plan.optimizer_args} do not fit {plan.optimizer}: {error}.") from error
+    optimizer = chosen.build(groups, plan, **plan.optimizer_args)
+    _check_built(optimizer, groups, plan)
+    return optimizer
+
+
+def _check_built(optimizer: Any, groups: list[dict[str, Any]], plan: Plan) -> None:
+    """Raise UserError for an optimizer of somebody's own that would leave weights as they are, or lose its state.
+
+    A checkpoint is loaded into the state that there is, so one that begins in `step` would begin anew on a resume.
+    """
+    build, facts = f"build of the optimizer {plan.optimizer!r}", OPTIMIZERS.facts(plan.optimizer)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UserError(f"{build} returned {type(optimizer).__name__}; return a torch.optim.Optimizer.")
+    trained = {p for group in optimizer.param_groups for p in group["params"]}
+    for group in groups:
+        if not trained.issuperset(group["params"]):
+            raise UserError(f"{build} left out parameters of the role {group['role']}; it must train all groups.")
+        memory = facts.rule(group["role"]).memory
+        for p in group["params"]:
+            if memory is not None and any(memory(p.shape, plan.optimizer_args)) and not optimizer.state.get(p):
+                raise UserError(
+                    f"{build} keeps nothing yet for the role {group['role']}, and its FACTS say that it will. Make "
+                    "the state in the constructor, with torch.zeros_like(p), so that a resume can load it."
+                )

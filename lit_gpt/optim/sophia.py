@@ -82,9 +82,9 @@ class Sophia(RoleOptimizer):
                 h.mul_(beta2).add_(estimate, alpha=1 - beta2)
 
 
-def build(groups: list[dict[str, Any]], plan: Plan) -> Sophia:
+def build(groups: list[dict[str, Any]], plan: Plan, **options: Any) -> Sophia:
     """Sophia-G over role groups, every role; --optimizer_args are the arguments of `rules`."""
-    return Sophia(groups, rules(plan, **plan.optimizer_args), plan)
+    return Sophia(groups, rules(plan, **options), plan)
 
 
 def rules(plan: Plan, *, rho: float = 0.04, period: int = 10) -> dict[str, MakeRule]:

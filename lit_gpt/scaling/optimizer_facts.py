@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple
 
+from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.scaling.base import HIDDEN, LEARNED_ROLES, Steps
 
 Shape = tuple[int, ...]
@@ -117,6 +118,17 @@ class OptimizerFacts:
     eps: float | None = None
     gathered: bool = False
     run_length: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise UserError for roles and steps that there are not: a rule for such a role would act on nothing."""
+        for role in (*self.rules, *self.table_growth):
+            if role not in LEARNED_ROLES:
+                hint = did_you_mean(role, LEARNED_ROLES)
+                raise UserError(
+                    f"OptimizerFacts name the role {role!r}.{hint} The roles are {', '.join(LEARNED_ROLES)}."
+                )
+        if self.steps not in GROWTH:
+            raise UserError(f"OptimizerFacts have steps {self.steps!r}; they must be one of {', '.join(GROWTH)}.")
 
     def rule(self, role: str) -> UpdateRule:
         """The update rule that trains a role."""

@@ -43,6 +43,7 @@ from lit_gpt.scaling.decay import base_decay, check_decay, shrink_per_step
 from lit_gpt.scaling.optimizer_facts import OptimizerFacts
 from lit_gpt.scaling.rules import RULES, super_mup
 from lit_gpt.scaling.schedule import constant_end, fraction, period_end, plan_decays
+from lit_gpt.scaling.transfer_check import checked
 
 LARGEST_BUDGET = 10**16  # as --max_tokens is bounded
 # nanochat's, and much the same in modded-nanogpt, whose records found them by trial.
@@ -206,11 +207,7 @@ def transfer_of(run: RunConfig, facts: OptimizerFacts, model: ModelConfig, base:
         steps=facts.steps_with(run.optimizer or "adamw", run.optimizer_args or {}),
     )
     rule = RULES.load(run.parameterization or "sp")
-    transfer = rule.transfer(situation)
-    if not isinstance(transfer, Transfer):  # a plugin's mistake
-        raise UserError(
-            f"transfer of the rule {run.parameterization!r} returned {type(transfer).__name__}; return a Transfer."
-        )
+    transfer = checked(run.parameterization or "sp", rule.transfer(situation))
     if run.init_std is not None and rule.transfer(replace(situation, init_std=2 * situation.init_std)) == transfer:
         raise UserError(
             f"--init_std acts where weights start from N(0, 0.02), and --parameterization {run.parameterization} has a "

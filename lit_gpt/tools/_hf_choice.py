@@ -44,17 +44,16 @@ def why_remote(config: ModelConfig, multipliers: Multipliers, name: str | None) 
 
 
 def _closest(config: ModelConfig, multipliers: Multipliers) -> tuple[Any, list[str]]:
-    """The entry with the fewest reasons against it, the first of those; and the reasons.
+    """The entry with the fewest layers of other mixers, of those the one with the fewest reasons; and the reasons.
 
-    A class with other mixers is never the closest while there is one with the model's, nor is one that is written last
-    while another has as few.
+    One that is written last is never the closest while another has as few.
     """
     entries = [MODEL_TYPES.load(model_type) for model_type in MODEL_TYPES.names()]
     pairs = [(entry, reasons_against(entry, config, multipliers)) for entry in entries]
 
-    def distance(pair: tuple[Any, list[str]]) -> tuple[bool, int, bool]:
+    def distance(pair: tuple[Any, list[str]]) -> tuple[int, int, bool]:
         entry, found = pair
-        return any(reason.startswith("mixer ") for reason in found), len(found), bool(entry.LAYOUT.last)
+        return sum(reason.startswith("mixer ") for reason in found), len(found), bool(entry.LAYOUT.last)
 
     return min(pairs, key=distance)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,10 +17,10 @@ import torch
 
 from lit_gpt.config.run import RunConfig
 from lit_gpt.config.validation_sets import validation_sets
-from lit_gpt.errors import EXIT_NOT_FINITE, NotWritten
+from lit_gpt.errors import EXIT_NOT_FINITE, NotWritten, UserError
 from lit_gpt.metrics.background import Texts
 from lit_gpt.metrics.console import Console
-from lit_gpt.metrics.curve import draw_loss_curve
+from lit_gpt.metrics.curve import CURVE_FILE, draw_loss_curve
 from lit_gpt.metrics.hardware import Hardware
 from lit_gpt.metrics.node import Node
 from lit_gpt.metrics.router_metrics import unpack
@@ -295,8 +296,14 @@ class Reporter:
         return metrics.is_file() and metrics.stat().st_size > 0
 
     def _draw(self) -> None:
-        if self._logged():
+        if not self._logged():
+            return
+        try:
             draw_loss_curve(self.folder, self._bytes_per_token())
+        except NotWritten:
+            raise
+        except UserError as nothing:  # every loss is no number, which is no reason to end with the code of bad input
+            print(f"note: {CURVE_FILE} is not drawn: {nothing}", file=sys.stderr)
 
     def _summarize(self, code: int, saved: bool) -> None:
         if self._logged():

@@ -24,6 +24,7 @@ from torch import nn
 
 from lit_gpt.config.groups.kinds import ClipType
 from lit_gpt.config.model import Experts
+from lit_gpt.errors import UserError
 from lit_gpt.nn.dropout import row_keys
 from lit_gpt.nn.moe import Routed
 from lit_gpt.ops.boundaries import DocumentEnds, doc_ids
@@ -100,6 +101,8 @@ def train_step(
         loss += output.loss.detach() / num_valid_global
     finish_gradients(model, runtime)
     norms = grad_norms(model.parameters(), runtime)
+    if len(norms.roles) < len(list(model.parameters())):
+        raise _without_gradients(model)
     skipped = guard.skip(step, loss, norms)
     if grad_clip > 0 and grad_clip_type != "global":
         clip_each_(model.parameters(), grad_clip_type, grad_clip, runtime)
@@ -108,6 +111,15 @@ def train_step(
     if routing is not None:
         routing.move_biases(model, skipped)
     return StepResult(loss, norms, skipped, guard.spiked, guard.spike, routing.result() if routing else None)
+
+
+def _without_gradients(model: nn.Module) -> UserError:
+    """Parameters that no gradient reaches keep their start, and no optimizer says so."""
+    names = [name for name, p in model.named_parameters() if p.grad is None]
+    return UserError(
+        f"No gradient reaches {', '.join(names)}: forward does not use them, or detaches what it makes of them. Use "
+        "them, or do not make them."
+    )
 
 
 def model_inputs(

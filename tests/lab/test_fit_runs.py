@@ -60,6 +60,20 @@ def test_where_and_group(csv: Path) -> None:
         grouped(runs_of(csv), "famly")
 
 
+def test_runs_of_several_models_are_said(tmp_path: Path) -> None:
+    """One law went through two mixers without a word; a study may give their options as a mapping or as JSON."""
+    for name, options in (
+        ("a", {"own": {"gate": True}}),
+        ("b", {"own": {"gate": False}}),
+        ("c", {"own": {"gate": True}}),
+    ):
+        make_run(tmp_path / name / "run", row={"name": name, "mixer_options": options}, summary=SUMMARY)
+    runs = finished_runs([tmp_path], None, ["loss"], False)[0]
+    said = " ".join(sample(POWER, runs, dict(POWER.reads)).notes)
+    assert "the runs differ in mixer_options: --group mixer_options fits them apart" in said
+    assert [len(members) for members in grouped(runs, "mixer_options").values()] == [1, 2]
+
+
 def test_columns_behind_symbols() -> None:
     """A column finds the symbol that has such a column by default."""
     assert columns_of(POWER, ["tokens"], "bpb") == {"x": "tokens", "y": "bpb"}

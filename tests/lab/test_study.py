@@ -84,6 +84,14 @@ def test_a_row_at_another_rate_has_its_name_and_what_follows_from_it(tmp_path: P
     assert (made.name, made.options["base_hps.eta0"]) == ("lr0.004", 0.004)
 
 
+def test_a_mapping_in_a_name(tmp_path: Path) -> None:
+    """Folders had braces and quotes in their names."""
+    text = (
+        "axes: {mixer_options: [{attention: {gate: true}}, {mamba: {d_state: 4, d_conv: 2}}]}\nname: x_{mixer_options}"
+    )
+    assert [row.name for row in study(tmp_path, text).rows] == ["x_gate-true", "x_d_state-4_d_conv-2"]
+
+
 def test_budgets_are_those_of_the_counted_model(tmp_path: Path) -> None:
     """Against the Plan's own counts; attention and head are in the FLOPs, embeddings are not in the parameters."""
     for kind, of_plan in (

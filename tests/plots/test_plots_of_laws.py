@@ -12,6 +12,7 @@ from lab_runs import make_run
 from script_module import script_module
 
 from lit_gpt.config.command import exit_code
+from lit_gpt.lab.figure_fits import parser_of
 
 NAMES = (
     "plot_scaling_comparison", "plot_moe_scaling_comparison", "plot_muonh_comparison", "plot_bsz_scaling",
@@ -181,3 +182,10 @@ def test_forty_groups_of_long_names(tmp_path: Path) -> None:
     rows = [row for i in range(40) for row in ladder(1 + i / 10, seeds=1, start=i, kind=f"{i}_{'long_' * 30}")]
     words = [table(tmp_path / "runs.csv", rows), "--group", "kind"]
     assert len(drawn("plot_scaling_comparison", tmp_path, *words)["groups"]) == 40
+
+
+def test_the_words_of_archscales_guide() -> None:
+    parser = parser_of("plot_flops_scaling", "", "")
+    for words in (["--log_dir", "out", "--output_file", "a.png"], ["--log_dir=out", "--output_file=a.png"]):
+        given = parser.parse_args(words)
+        assert (given.runs, given.output) == ([Path("out")], Path("a.png"))

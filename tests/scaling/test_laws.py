@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from lit_gpt.errors import UserError
+from lit_gpt.lab.fit_report import judge
+from lit_gpt.lab.fit_steps import Sample
 from lit_gpt.scaling.fit import PowerLaw, fit_power_law, power_laws
 from lit_gpt.scaling.intervals import draw, noise_of, without_each
-from lit_gpt.scaling.law import RUN, Data
+from lit_gpt.scaling.law import RUN, Data, Fitted, Law
 from lit_gpt.scaling.laws import LAWS, law_named
 from lit_gpt.scaling.laws.chinchilla import BESIROGLU, fit_chinchilla
 
@@ -169,3 +171,19 @@ def test_names_of_laws() -> None:
     with pytest.raises(UserError, match=r"Unknown law 'isoflops'\. Did you mean 'isoflop'"):
         law_named("isoflops")
     assert all(LAWS.takes(LAWS.load(name)) for name in LAWS.names())
+
+
+def test_laws_of_ones_own_that_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were tracebacks, of every command that lists the laws and of the figure."""
+    monkeypatch.setitem(LAWS.plugins, "empty", object())
+    with pytest.raises(UserError, match=r"laws/empty\.py has no LAW = Law"):
+        law_named("empty")
+    columns = {"x": np.geomspace(1, 9, 5), "y": np.arange(5.0)}
+    sample = Sample([], columns, [], {"x": "flops", "y": "loss"})
+    for found, says in (
+        (None, "fit of the law empty returned NoneType; return a Fitted"),
+        (Fitted({"a": 1.0}, lambda data: data["x"] * np.nan, 1), "says nothing of any of the 5 runs: its curve is NaN"),
+    ):
+        law = Law("", "", {"x": "flops", "y": "loss"}, {"a": ""}, lambda data, fixed, found=found: found)  # type: ignore[misc]
+        with pytest.raises(UserError, match=says):
+            judge("empty", law, sample, {}, None, 100, 0.9)

@@ -15,12 +15,13 @@ from transformers import OlmoHybridConfig
 from lit_gpt.architectures import build
 from lit_gpt.architectures.builders.table import PUBLISHED as SHAPED
 from lit_gpt.config.cli import parse
-from lit_gpt.config.model import Experts
+from lit_gpt.config.model import Experts, LayerSpec
 from lit_gpt.errors import UserError
 from lit_gpt.preflight.model_options import model_config
+from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import convert
 from lit_gpt.tools._hf import write_hf
-from lit_gpt.tools._hf_choice import choose_class, class_of
+from lit_gpt.tools._hf_choice import _closest, choose_class, class_of
 from lit_gpt.tools._hf_config import read_config
 from lit_gpt.tools.hf import MODEL_TYPES
 
@@ -361,3 +362,11 @@ def test_a_model_type_of_any_shape_is_one_sentence(model_type, tmp_path):
     with pytest.raises(UserError) as caught:
         convert.main([str(tmp_path), str(tmp_path / "ours.pth")])
     assert "\n" not in str(caught.value)
+
+
+def test_the_closest_class_has_most_of_the_mixers() -> None:
+    """A model with attention in one layer and another mixer in the other was said to be closest to a class without
+    attention."""
+    layers = (LayerSpec("retnet"), LayerSpec())
+    config = build("transformer", 2).replace(layers=layers, mixer_options={"retnet": {"heads": 1}})
+    assert "mixer attention" not in " ".join(_closest(config, Multipliers())[1])

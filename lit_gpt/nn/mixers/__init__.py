@@ -87,10 +87,20 @@ class Mixer(Protocol):
 def build_mixer(config: ModelConfig, layer_index: int, multipliers: Multipliers) -> nn.Module:
     """The mixer of one layer. Raises UserError when there is none of that name, and for options that it cannot have."""
     name = config.layers[layer_index].mixer
-    entry = MIXERS.load(name)
+    try:
+        entry = MIXERS.load(name)
+    except UserError as error:
+        raise UserError(f"{error} If it is your own, name its file in --plugins, too.") from None
     if not hasattr(entry, "Options"):
         check(f"mixer {name}", "--mixer_options", config.mixer_options.get(name, {}), {})
     mixer: nn.Module = entry.build(config, layer_index, multipliers)
+    lacking = [method for method in ("forward", "flops", "new_cache") if not hasattr(mixer, method)]
+    if not isinstance(mixer, nn.Module) or lacking:  # a plugin's mistake
+        what = f"without {' and '.join(lacking)}" * isinstance(mixer, nn.Module)
+        raise UserError(
+            f"build of the mixer {name!r} returned {type(mixer).__name__} {what}".rstrip()
+            + "; return a torch.nn.Module with forward, flops and new_cache (docs/adding.md)."
+        )
     if config.layers[layer_index].value_embedding and getattr(mixer, "value_embedding", None) is None:
         raise UserError(
             f"Layer {layer_index} has the mixer {name}, which has no values of its own for value embeddings. Give "
