@@ -100,7 +100,7 @@ def test_phonebook_by_brute_force(trained, tmp_path, monkeypatch):
     assert len(list((tmp_path / "kept").glob("phonebook-step-000020-*.json"))) == 1
 
 
-def test_proofpile_by_brute_force(trained, tmp_path):
+def test_proofpile_by_brute_force(trained, tmp_path, capsys):
     judged = Judged.load(trained)
     tokens = np.random.default_rng(0).integers(0, judged.model.config.vocab_size, 100)
     tokens.astype("<u2").tofile(tmp_path / "long.bin")
@@ -120,6 +120,9 @@ def test_proofpile_by_brute_force(trained, tmp_path):
     for first, last in [(0, 16), (16, 32), (32, 40)]:
         assert math.isclose(found[f"loss@{last}"], np.mean([row[first:last] for row in losses]), rel_tol=1e-5)
     assert parts(16) == [(0, 16)] and parts(9) == [(0, 9)] and parts(33) == [(0, 16), (16, 32), (32, 33)]
+    assert "note: windows" not in capsys.readouterr().err
+    assert run("proofpile", trained, *line[:4], "--output_dir", tmp_path) == 0
+    assert "start every 4,096, and what lies between them is not read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
