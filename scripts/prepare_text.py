@@ -59,7 +59,9 @@ def main(words: list[str]) -> None:
         raise not_written(error, folder) from error
     print(summary(meta))
     if values["tokenizer"] == "train" and meta["vocab_size"] < values["vocab_size"]:
-        print(f"The vocabulary is smaller than --vocab_size {values['vocab_size']}: the text has no more parts to join.")
+        print(
+            f"The vocabulary is smaller than --vocab_size {values['vocab_size']}: the text has no more parts to join."
+        )
     print(next_step(folder, meta))
 
 

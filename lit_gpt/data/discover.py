@@ -18,6 +18,7 @@ from lit_gpt.data.stream import StreamInfo, TokenStream
 from lit_gpt.data.tokenizer import load_tokenizer
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.base import Phase
+from lit_gpt.utils.files import near
 
 
 def open_corpus(
@@ -137,8 +138,8 @@ def _find(root: Path, name: str, given: StreamInfo) -> _Source:
     if not os.path.isdir(root):
         is_file = " is a file, not a folder" if os.path.isfile(root) else " does not exist"
         raise NoData(
-            f"The data folder {str(root)!r}{is_file}. Give --train_data_dir (or --val_data_dir) a folder of token "
-            "files or text; scripts/prepare_text.py makes one from text."
+            f"The data folder {str(root)!r}{is_file}.{near(root)} Give --train_data_dir (or --val_data_dir) a folder "
+            "of token files or text; scripts/prepare_text.py makes one from text."
         )
     folder = root / name
     if folder.is_dir():

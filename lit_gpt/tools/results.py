@@ -19,6 +19,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.evals.results import Metric, Result, folder_of, read_results
 from lit_gpt.metrics.figures import save, subplots
 from lit_gpt.tools._cli import local_path, parser_for
+from lit_gpt.utils.files import near
 from lit_gpt.utils.text import aligned
 
 HEADER = ("model", "step", "weights", "task", "examples", "metric", "value", "std. error", "settings that differ")
@@ -55,7 +56,7 @@ def rows_of(
     """
     for path in paths:
         if not path.exists():
-            raise UserError(f"{path} does not exist. Give run folders, step folders, or exported files.")
+            raise UserError(f"{path} does not exist.{near(path)} Give run folders, step folders, or exported files.")
     places = {folder_of(path): path for path in paths}.values()  # a run and its step have the same results
     found = [Row(r, name, m) for path in places for r in read_results(path, damaged) for name, m in r.metrics.items()]
     chosen = [

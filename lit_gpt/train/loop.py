@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
@@ -484,8 +485,8 @@ def run_training(resolved: ResolvedRun, signals: Signals | None = None) -> int:
         cache.keep()
         if runtime.is_main:
             print(f"run folder: {result.folder}")
-            if result.said:
-                print(result.said, file=sys.stderr if result.said.startswith("error") else sys.stdout)
+            said = result.said or f"see it with: python -m lit_gpt.tools.inspect run {shlex.quote(str(result.folder))}"
+            print(said, file=sys.stderr if said.startswith("error") else sys.stdout)
             sys.stdout.flush()
         runtime.barrier()  # torchrun ends all processes as soon as one leaves with a code other than 0
         return result.code

@@ -38,6 +38,7 @@ def test_a_log_that_cannot_be_written(log, data, tmp_path):
     """A line of the console raised, and the steps since the newest checkpoint were lost, with code 1."""
     done = pretrain(data, tmp_path, stderr=log(), stdout=subprocess.PIPE)
     assert done.returncode == 0 and "run folder: " in done.stdout
+    assert "see it with: python -m lit_gpt.tools.inspect run " in done.stdout
     assert json.loads((folder_of(tmp_path) / "summary.json").read_text())["finished"]
 
 
