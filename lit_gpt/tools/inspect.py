@@ -23,8 +23,8 @@ from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.describe import describe
 from lit_gpt.tools._cli import local_path, parser_for
 from lit_gpt.tools._model_cli import add_plugins
-from lit_gpt.tools._run_differences import differences
-from lit_gpt.utils.files import near, read_object, understood
+from lit_gpt.tools._run_differences import check_run, differences
+from lit_gpt.utils.files import read_object, understood
 from lit_gpt.utils.text import aligned
 
 ABOUT = {  # what there is to inspect
@@ -87,10 +87,7 @@ def run(path: Path) -> str:
 
     Raises UserError when it is none.
     """
-    if not (path / PLAN).is_file():
-        raise UserError(
-            f"{path} is no run folder: it has no {PLAN}.{near(path)} Give the folder that pretrain.py printed."
-        )
+    check_run(path, PLAN)
     with understood(path):
         plan, model = Plan.from_dict(read_object(path / PLAN)), ModelConfig.from_dict(read_object(path / MODEL))
     with understood(path / "checkpoints"):
