@@ -94,7 +94,9 @@ def read_metrics(path: Path) -> dict[str, np.ndarray]:
     """
     file = path / METRICS_FILE if path.is_dir() else path
     if not file.is_file():
-        raise UserError(f"No metrics at {file}.{near(path)} Give the folder of a run, which holds {METRICS_FILE}.")
+        raise UserError(
+            f"No metrics at {file}.{near(path, METRICS_FILE)} Give the folder of a run, which holds {METRICS_FILE}."
+        )
     merged: dict[int, dict[str, Any]] = {}
     for row in read_rows(file):
         merged.setdefault(row["step"], {}).update(row)

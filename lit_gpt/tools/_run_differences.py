@@ -51,11 +51,9 @@ def differences(a: Path, b: Path) -> str:
 
 def check_run(path: Path, file: str) -> None:
     """Raises UserError for a folder without this file, which all run folders have."""
-    if (path / file).is_file():
-        return
-    below = sorted(str(found.parent) for found in path.glob(f"*/{file}"))[:3]  # such as the run of a study's row
-    meant = f" Did you mean {' or '.join(below)}?" if below else near(path)
-    raise UserError(f"{path} is no run folder: it has no {file}.{meant} Give the folder that pretrain.py printed.")
+    if not (path / file).is_file():
+        where = "Give the folder that pretrain.py printed."
+        raise UserError(f"{path} is no run folder: it has no {file}.{near(path, file)} {where}")
 
 
 def _model(text: str) -> dict[str, Any]:

@@ -115,12 +115,18 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def near(path: Path) -> str:
-    """A suggestion such as " Did you mean 'laptop.yaml'?" for a path that is not there, or ""."""
+def near(path: Path, holds: str = "") -> str:
+    """A suggestion such as " Did you mean 'laptop.yaml'?" for a path that is not there, or "".
+
+    holds: a file that the wanted folder has; where the path is a folder, those in it that have one are suggested.
+    """
     try:
-        return "" if os.path.lexists(path) else did_you_mean(path.name, os.listdir(path.parent), n=1)
+        if not os.path.lexists(path):
+            return did_you_mean(path.name, os.listdir(path.parent), n=1)
+        below = sorted(repr(str(found.parent)) for found in path.glob(f"*/{holds}"))[:3] if holds else []
     except (OSError, ValueError):
         return ""
+    return f" Did you mean {' or '.join(below)}?" if below else ""
 
 
 def regular(path: Path, wanted: str = "") -> Path:

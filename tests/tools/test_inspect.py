@@ -72,7 +72,7 @@ def test_other_folders_are_user_errors(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "plan.json").touch()
-    with pytest.raises(UserError, match=f"Did you mean {run}?"):  # the folder of a study's row
+    with pytest.raises(UserError, match=f"Did you mean '{run}'?"):  # the folder of a study's row
         inspect.main(["run", str(tmp_path)])
 
 
