@@ -55,8 +55,8 @@ class PlainParser(argparse.ArgumentParser):
             pages += [*_paragraph(OF_RUNS), *(group.in_short() for group in groups)]
         return "\n\n".join([*pages, *_paragraph(self.epilog)]) + "\n"
 
-    def error(self, message: str, *_: Any) -> NoReturn:
-        """End the process with a sentence instead of Python's words."""
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """End the process with a sentence instead of Python's words. ex: what jsonargparse gives."""
         self.exit(EXIT_BAD_INPUT, f"error: {_sentence(self, message)}\n")
 
     def of_runs(self) -> tuple[Group, ...]:
