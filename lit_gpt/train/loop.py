@@ -257,7 +257,8 @@ class Trainer:
         step = self.progress.step
         if not self._finish(saver):
             said = f"error: the checkpoint of step {step} could not be written in two tries; {saver.newest()}."
-            return EXIT_NOT_WRITTEN, f"{said} Make room; the same command with --resume auto continues from there."
+            goes = "continues from there" if saver.published else "starts anew"
+            return EXIT_NOT_WRITTEN, f"{said} Make room; the same command with --resume auto {goes}."
         if code == EXIT_NOT_FINITE:
             after = "--resume auto goes on with the data after them. If that ends alike,"
             after = "the budget of tokens is spent. To train on," if self.progress.finished else after
