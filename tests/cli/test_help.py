@@ -23,6 +23,7 @@ from lit_gpt.config.names import TOKENS
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.tools import _cli, compare, coord_check, generate, inspect, plan
+from lit_gpt.tools.__main__ import listing
 
 ROOT = Path(__file__).parents[2]
 FROZEN = Path(__file__).with_name("options.txt").read_text(encoding="utf-8").split()
@@ -180,6 +181,13 @@ def test_types_and_defaults_of_other_commands(capsys: pytest.CaptureFixture, mon
         shown = capsys.readouterr().out
         assert not [word for word in words if word not in shown]
         assert not re.search(r"<\w+ |None|null|Optional|Union", shown), shown
+
+
+def test_the_tools_are_listed() -> None:
+    """`python -m lit_gpt.tools` was "No module named lit_gpt.tools.__main__"."""
+    lines = listing().splitlines()
+    assert all(re.fullmatch(r"python -m lit_gpt\.tools\.[a-z]\w+ +[A-Z].*[.?]", line) for line in lines), lines
+    assert len(lines) == len(list((ROOT / "lit_gpt/tools").glob("[a-z]*.py"))) > 10
 
 
 @pytest.mark.parametrize(
