@@ -116,9 +116,10 @@ def plot(rows: Sequence[Row], path: Path) -> Path:
         panel.set_xlabel("length (entries or tokens)" if over_length else "compute of training (FLOPs)")
         panel.set_ylabel(f"{kind[0]}: {kind[1].rstrip('@')}")
         panel.grid(alpha=0.3)
-        panel.legend(fontsize=8)
     for panel in panels.flat[len(kinds) :]:
         panel.set_axis_off()
+    named = {label: handle for panel in panels.flat for handle, label in zip(*panel.get_legend_handles_labels())}
+    figure.legend(named.values(), named, loc="outside lower center", ncols=panels.shape[1], fontsize=8, frameon=False)
     return save(figure, path)
 
 

@@ -240,6 +240,7 @@ def test_lengths_stand_on_the_axis(monkeypatch):
     found = Result("phonebook", 4, {}, Subject("run", "step-000001", "", "trained", 1, 2))
     results.plot([results.Row(found, f"acc@{n}", Metric(0.5)) for n in (3, 5, 1200)], Path("figure.png"))
     assert [label.get_text() for label in drawn[0].axes[0].get_xticklabels()] == ["3", "5", "1,200"]
+    assert drawn[0].legends and not drawn[0].axes[0].get_legend(), "names stand below the panels, where no point is"
 
 
 def test_the_subject_is_the_checkpoint_that_was_loaded(trained, tmp_path, capsys):
