@@ -13,7 +13,7 @@ from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import EXIT_NOT_WRITTEN
 from lit_gpt.metrics.background import hanging
 from lit_gpt.utils.signals import Signals
-from lit_gpt.utils.streams import lost_output, make_unfailing
+from lit_gpt.utils.streams import lost_output, make_unfailing, make_warnings_plain
 
 
 def run(options: RunConfig, signals: Signals | None = None) -> int:
@@ -49,4 +49,5 @@ def leave(code: int) -> NoReturn:
 
 if __name__ == "__main__":
     make_unfailing()
+    make_warnings_plain()
     leave(main())

@@ -25,8 +25,7 @@ import yaml
 from lit_gpt.config.command import run_command
 from lit_gpt.config.parsers import PlainParser
 from lit_gpt.errors import UserError
-from lit_gpt.lab.figures import shades, write
-from lit_gpt.metrics.figures import subplots
+from lit_gpt.lab.figures import SMALL, dress, legend, panels, shades, write
 from lit_gpt.metrics.labels import axis_label
 from lit_gpt.scaling.fit import Parabola, fit_best_lr
 from lit_gpt.utils.files import write_text
@@ -93,23 +92,24 @@ def summarise(depths: dict[int, Points]) -> dict[str, Any]:
 
 def draw(curves: dict[str, dict[int, Points]], metric: str, output: Path) -> list[Path]:
     """The figure: a panel per rule. Returns the paths of the pictures."""
-    figure, (panels,) = subplots(4.2 * len(curves), 4.0, 1, len(curves), sharey=True)
+    figure, (row,) = panels(1, len(curves), 2.6, sharey=True)
     depths = sorted({depth for rule in curves.values() for depth in rule})
     looks = dict(zip(depths, shades(len(depths))))
-    for axes, (rule, by_depth) in zip(panels, curves.items()):
+    for axes, (rule, by_depth) in zip(row, curves.items()):
         for depth, points in by_depth.items():
-            style = {"marker": looks[depth].marker, "color": looks[depth].color, "markersize": 3.5}
+            style = {"marker": looks[depth].marker, "color": looks[depth].color, "markersize": 3, "linewidth": 0.8}
             axes.plot(list(points), list(points.values()), label=f"depth {depth}", **style)
             if fit := best(points):
-                axes.plot(fit.best_lr, fit.best_loss, "*", color=looks[depth].color, markersize=13)
+                star = {"color": looks[depth].color, "markeredgecolor": "black", "markeredgewidth": 0.4}
+                axes.plot(fit.best_lr, fit.best_loss, "*", markersize=8, zorder=3, **star)
         moved = summarise(by_depth)["moved"]
-        axes.set_title(rule + ("" if moved is None else f": best rate moves {moved:+.2f} steps"), fontsize=10)
+        moves = "" if moved is None else f"\nbest rate moves {moved:+.2f} steps of the grid"
+        label = axis_label(metric) if axes is row[0] else ""
+        dress(axes, "base learning rate (--base_hps.eta0)", label)
+        axes.set_title(f"--parameterization {rule}{moves}", fontsize=SMALL)
         axes.set_xscale("log", base=2)
-        axes.set_xlabel("base learning rate (--base_hps.eta0)")
-        axes.grid(alpha=0.25)
-    panels[0].set_ylabel(axis_label(metric))
-    most = max(range(len(panels)), key=lambda i: len(list(curves.values())[i]))
-    panels[most].legend(frameon=False, fontsize=9)
+    row[0].plot([], [], "*", color="white", markeredgecolor="black", label="fitted minimum")
+    legend(figure, list(row))
     return write(figure, output)
 
 

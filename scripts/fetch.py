@@ -8,15 +8,15 @@ Every option: --help. Stopped anywhere, the same command goes on where it was; w
 
 from __future__ import annotations
 
-import shlex
 import sys
+from pathlib import Path
 
 from lit_gpt.config.bounds import hints
 from lit_gpt.config.command import exit_code, parsed
 from lit_gpt.config.parsers import Parser
 from lit_gpt.data.prepare.corpora import CORPORA, listing
 from lit_gpt.data.prepare.fetch import plan_fetch
-from lit_gpt.data.prepare.summary import summary
+from lit_gpt.data.prepare.summary import next_step, not_written, summary
 from lit_gpt.errors import UserError
 
 
@@ -45,17 +45,15 @@ def main(words: list[str]) -> None:
         return
     if not words:
         raise UserError(f"Type the name of a corpus: {', '.join(CORPORA)}. --list describes them.")
+    values = parse(words)
     try:
-        plan = plan_fetch(**parse(words))
+        plan = plan_fetch(**values)
         print(plan, flush=True)
-        print(summary(plan.run()))
-    except OSError as e:
-        raise UserError(f"{e.filename or 'The output'}: {e.strerror or e}. What is finished is kept.") from e
-    folder = shlex.quote(str(plan.folder))
-    print(
-        f"Train on it: python pretrain.py --train_data_dir {folder} --val_data_dir {folder} "
-        "--train_model transformer --depth 8 --train_name mup"
-    )
+        meta = plan.run()
+    except OSError as error:
+        raise not_written(error, Path(values["output"] or f"data/{values['name']}")) from error
+    print(summary(meta))
+    print(next_step(plan.folder, meta))
 
 
 if __name__ == "__main__":

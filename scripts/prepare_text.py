@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 from lit_gpt.config.bounds import hints
 from lit_gpt.config.command import exit_code, parsed
 from lit_gpt.config.parsers import Parser
 from lit_gpt.data.prepare import prepare
-from lit_gpt.data.prepare.summary import summary
-from lit_gpt.errors import UserError
+from lit_gpt.data.prepare.summary import next_step, not_written, summary
 
 ALIASES = {"--input_dir": "--source", "--output_dir": "--output"}
 SEVERAL = ("--source", "--include", "--exclude")  # options that take several values
@@ -51,10 +51,18 @@ def parse(typed: list[str]) -> dict:
 
 def main(words: list[str]) -> None:
     """Run prepare() with the options of the command line. Raises UserError for files that cannot be used, too."""
+    values = parse(words)
+    folder = Path(values["output"])
     try:
-        print(summary(prepare(**parse(words))))
-    except OSError as e:
-        raise UserError(f"{e.filename or 'The output'}: {e.strerror or e}. What is finished is kept.") from e
+        meta = prepare(**values)
+    except OSError as error:
+        raise not_written(error, folder) from error
+    print(summary(meta))
+    if values["tokenizer"] == "train" and meta["vocab_size"] < values["vocab_size"]:
+        print(
+            f"The vocabulary is smaller than --vocab_size {values['vocab_size']}: the text has no more parts to join."
+        )
+    print(next_step(folder, meta))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from lit_gpt.config.parsers import Parser
 from lit_gpt.config.resolve import translate_aliases
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
-from lit_gpt.utils.files import regular
+from lit_gpt.utils.files import near, regular
 
 # The shortest lines that teach something, for the top of `--help`.
 EXAMPLES = (
@@ -97,6 +97,8 @@ def _with_files(words: list[str]) -> Iterator[str]:
 
 def _is_empty(path: str) -> bool:
     """Whether a YAML file holds nothing but comments; what is no file, such as YAML itself, is left to the parser."""
+    if path.endswith((".yaml", ".yml")) and not os.path.exists(path):
+        raise UserError(f"--config: File does not exist: {path}.{near(Path(path))} The folder configs has examples.")
     if not os.path.exists(path) or os.path.isdir(path):
         return False
     try:

@@ -20,6 +20,7 @@ from jsonargparse import ArgumentError, Namespace
 from lit_gpt.config.explain import explained
 from lit_gpt.config.parsers import Parser
 from lit_gpt.errors import EXIT_BAD_INPUT, UserError
+from lit_gpt.utils.streams import make_warnings_plain
 
 Main = Callable[[list[str]], int | None]
 
@@ -38,6 +39,7 @@ def exit_code(main: Main, words: Sequence[str]) -> int:
 
 def run_command(main: Main) -> NoReturn:
     """End the process with the code of its command line."""
+    make_warnings_plain()
     sys.exit(_carried_out(main))
 
 

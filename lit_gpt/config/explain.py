@@ -100,10 +100,18 @@ def explained(
             meant(found[2].partition("=")[0], options, elsewhere) if found[1] else f". An option begins with --; {HELP}"
         )
         return textwrap.shorten(message, LONGEST, placeholder=" ...") + end
+    if found := re.match(r"argument ([-\w.]+)\S*: invalid choice: (.+?) \(choose from (.*)\)", message, re.DOTALL):
+        given, choices = found[2].strip("'\""), [word.strip("'") for word in found[3].split(", ")]
+        cannot = f"{found[1]} cannot be" if found[1].startswith("-") else "there is no"
+        return f"{cannot} {given!r}; give one of {', '.join(choices)}.{did_you_mean(given, choices)}"
+    if found := re.match(r"argument (-*([\w.]+))\S*: invalid \S+ value: (.*)", message, re.DOTALL):
+        return f"{found[1]} cannot be {found[3]}; give {_described(kinds.get(found[2]))}."
+    if found := re.match(r'expected "\w+" to be one of {(.*)}, but it was not provided', message):
+        return f"a command is needed, one of {', '.join(found[1].split(','))}. {HELP}"
     if found := re.match("the following arguments are required: (.*)", message):
-        message = (
-            f"these options are needed: {', '.join(f'--{n}' if n in options else n for n in found[1].split(', '))}"
-        )
+        needed = [f"--{n}" if n in options else n.rpartition(".")[2] for n in found[1].split(", ")]
+        kind = "options" if all(n.startswith("-") for n in needed) else "arguments"
+        message = f"these {kind} are needed: {', '.join(needed)}"
     message = re.sub(r'^Parser key "([\w.]+)":', r"--\1:", message)
     return f"{one_line(message)}. {HELP}"
 

@@ -9,11 +9,14 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
+from lit_gpt.config.explain import explained
 from lit_gpt.config.help import Group, Option, about, shown_value, taken, value_of, wrapped
+from lit_gpt.config.run import RunConfig
+from lit_gpt.errors import EXIT_BAD_INPUT
 
 ALL = 100  # sentences of a meaning
 OF_RUNS = (
@@ -52,6 +55,10 @@ class PlainParser(argparse.ArgumentParser):
             pages += [*_paragraph(OF_RUNS), *(group.in_short() for group in groups)]
         return "\n\n".join([*pages, *_paragraph(self.epilog)]) + "\n"
 
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """End the process with a sentence instead of Python's words. ex: what jsonargparse gives."""
+        self.exit(EXIT_BAD_INPUT, f"error: {_sentence(self, message)}\n")
+
     def of_runs(self) -> tuple[Group, ...]:
         """The options of runs that it has, with its own defaults where it has any."""
         own = {a.dest: a.default for a in self._actions if a.dest in self.run_options}
@@ -60,6 +67,12 @@ class PlainParser(argparse.ArgumentParser):
 
 class Parser(ArgumentParser, PlainParser):  # type: ignore[misc]
     """jsonargparse's parser with this help, which it takes from the class that comes after it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """End the process with a sentence; raises what jsonargparse does where the caller wants to make one itself."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        PlainParser.error(getattr(ex, "subcommand_parser", None) or self, message)
 
     def answer(self, words: Sequence[str]) -> None:
         """Print the help of the topic that follows --help among the words, and end; return where none is asked for.
@@ -71,6 +84,13 @@ class Parser(ArgumentParser, PlainParser):  # type: ignore[misc]
         if asked:
             print(about(asked[0], self.of_runs()))
             sys.exit(0)
+
+
+def _sentence(parser: PlainParser, message: str) -> str:
+    """The parser's message in a sentence that names the option and what it takes."""
+    kinds = {action.dest: getattr(action, "_typehint", None) or action.type or str for action in parser._actions}
+    options = [action.dest for action in parser._actions if action.option_strings]
+    return explained(message, options, RunConfig if parser.run_options else lambda: None, kinds)
 
 
 def _described(action: argparse.Action) -> Iterator[Option]:

@@ -18,6 +18,9 @@ from lit_gpt.data.stream import StreamInfo, TokenStream
 from lit_gpt.data.tokenizer import load_tokenizer
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.base import Phase
+from lit_gpt.utils.files import near
+
+WANTED = "a folder of token files or text; scripts/prepare_text.py makes one from text."
 
 
 def open_corpus(
@@ -137,8 +140,7 @@ def _find(root: Path, name: str, given: StreamInfo) -> _Source:
     if not os.path.isdir(root):
         is_file = " is a file, not a folder" if os.path.isfile(root) else " does not exist"
         raise NoData(
-            f"The data folder {str(root)!r}{is_file}. Give --train_data_dir (or --val_data_dir) a folder of token "
-            "files or text; scripts/prepare_text.py makes one from text."
+            f"The data folder {str(root)!r}{is_file}.{near(root)} Give --train_data_dir (or --val_data_dir) {WANTED}"
         )
     folder = root / name
     if folder.is_dir():
@@ -164,7 +166,7 @@ def _find_split(root: Path, given: StreamInfo) -> _Source:
             return _text(folder / name, given, divided=False)
     if _holds_text(folder) and not any(folder.glob("*.bin")):
         return _text(folder, given, divided=True)
-    raise NoData(f"No data for split {prefix!r}: no file {prefix}*.bin in {folder}. {_listing(folder)}")
+    raise NoData(f"No data for split {prefix!r}: no file {prefix}*.bin in {folder}. {_listing(folder)} Give {WANTED}")
 
 
 def _spellings(prefix: str) -> tuple[str, ...]:

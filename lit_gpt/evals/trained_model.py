@@ -20,7 +20,7 @@ from lit_gpt.model import GPT
 from lit_gpt.nn.mixers import MIXERS
 from lit_gpt.plugins import changed_plugins
 from lit_gpt.scaling.base import Multipliers
-from lit_gpt.utils.files import understood
+from lit_gpt.utils.files import near, understood
 
 KEPT = "the run folder keeps a copy in plugins/"
 FORMS = "Give a run folder, a step-* folder, or an exported .pth or .safetensors file."
@@ -102,7 +102,7 @@ def load_meta(path: Path) -> dict[str, Any]:
 def _found(path: Path, found: Path | None) -> Path:
     """`found` itself. Raises UserError when it is None."""
     if not path.exists():
-        raise UserError(f"{path} does not exist. {FORMS}")
+        raise UserError(f"{path} does not exist.{near(path)} {FORMS}")
     if found is None:
         below = [run for run in sorted(path.glob("*/")) if newest_published(run)][:3] if path.is_dir() else []
         meant = f" Did you mean {' or '.join(map(str, below))}?" if below else ""

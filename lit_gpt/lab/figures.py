@@ -120,7 +120,7 @@ def along(axes: Any, which: str, column: str, values: Iterable[float], even: boo
         axis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
         axis.set_major_formatter(FuncFormatter(lambda value, _: said(value)))
     else:
-        axis.set_major_locator(MaxNLocator(5))
+        axis.set_major_locator(MaxNLocator(5, integer=bool((found == found.round()).all() and np.ptp(found) > 1)))
     if column in COUNTED:
         count_tokens(axis)
 

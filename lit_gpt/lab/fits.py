@@ -54,13 +54,14 @@ def fit_of(
 
 
 def _numbers(found: Report) -> list[dict[str, Any]]:
-    """Each with its interval, and how far it goes where any one run is left out."""
+    """Each with its interval, and how far it goes where any one run is left out; of those that were given, neither."""
     intervals, numbers = found.draws.intervals(LEVEL) if found.draws else {}, []
     for name, value in found.fitted.numbers.items():
-        low, high = intervals.get(name, (math.nan, math.nan))
+        free, said = name not in found.fixed, found.law.parameters.get(name, "")
+        low, high = intervals.get(name, (math.nan, math.nan)) if free else (math.nan, math.nan)
         left = [fit.numbers[name] for fit in found.without.values() if fit]
-        without = [min(left), max(left)] if left else None
-        said = found.law.parameters.get(name, "")
+        without = [min(left), max(left)] if left and free else None
+        said = said if free else f"{said} (given)"
         numbers.append({"name": name, "words": said, "value": value, "low": low, "high": high, "without": without})
     return numbers
 

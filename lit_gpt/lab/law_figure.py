@@ -40,13 +40,14 @@ def _draw(fits: Fits) -> Any:
 
 
 def _formula(reports: Mapping[str, Report]) -> str:
-    """The numbers of a single law."""
+    """A single law, and its numbers on the lines below."""
     if len(reports) > 1:
         return ""
     (report,) = reports.values()
     found = report.draws.intervals(report.level) if report.draws else {}
-    return ", ".join(
+    numbers = ", ".join(
         f"{name} = {value:.3g}" + (f" ({found[name][0]:.3g} to {found[name][1]:.3g})" if name in found else "")
         for name, value in report.fitted.numbers.items()
         if name != "a"
     )
+    return f"{report.law.formula}\n{numbers}"

@@ -18,7 +18,7 @@ from lit_gpt.lab.rows import NOTE
 from lit_gpt.lab.run_files import CUT, DIED, FINISHED, RUNNING, RunFiles
 from lit_gpt.lab.tables import Curve, curves, is_chart, number_of, read_lines
 from lit_gpt.train.folder_names import CONFIG
-from lit_gpt.utils.files import read_object_if_any
+from lit_gpt.utils.files import near, read_object_if_any
 
 COLUMNS = {  # every number of a run, in words and units
     "loss": "validation loss (nats per token)",
@@ -121,7 +121,9 @@ def run_folders(path: Path, above: frozenset[Path] = frozenset()) -> list[Path]:
     above: the folders that this one was found in, to which a link may lead back.
     """
     if not path.is_dir():
-        raise UserError(f"{path} does not exist. Give run folders, a folder that holds some, or a CSV file.")
+        raise UserError(
+            f"{path} does not exist.{near(path)} Give run folders, a folder that holds some, or a CSV file."
+        )
     if (path / CONFIG).is_file():
         return [path]
     if (here := path.resolve()) in above:

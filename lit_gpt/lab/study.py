@@ -247,7 +247,8 @@ def _template(varied: Sequence[str]) -> str:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        parts = yaml.safe_load(regular(path).read_text(encoding="utf-8"))
+        file = regular(path, "Give the YAML file of a study; launch_scripts/studies has some.")
+        parts = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
     parts = dict(_mapping(parts, "the study", path))

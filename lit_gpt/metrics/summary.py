@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lit_gpt.errors import UserError
-from lit_gpt.utils.files import told, write_text
+from lit_gpt.utils.files import near, told, write_text
 
 METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "summary.json"
@@ -94,7 +94,9 @@ def read_metrics(path: Path) -> dict[str, np.ndarray]:
     """
     file = path / METRICS_FILE if path.is_dir() else path
     if not file.is_file():
-        raise UserError(f"No metrics at {file}. Give the folder of a run, which holds {METRICS_FILE}.")
+        raise UserError(
+            f"No metrics at {file}.{near(path, METRICS_FILE)} Give the folder of a run, which holds {METRICS_FILE}."
+        )
     merged: dict[int, dict[str, Any]] = {}
     for row in read_rows(file):
         merged.setdefault(row["step"], {}).update(row)

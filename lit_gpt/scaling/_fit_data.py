@@ -29,8 +29,9 @@ def positive(need: int, **columns: np.ndarray) -> list[np.ndarray]:
         if not (np.isfinite(column) & (column > 0)).all():
             raise UserError(f"A fit needs finite positive numbers, got {name} = {column.tolist()}.")
     for name, column in list(found.items())[:-1]:  # the last one is what is explained
-        if len(np.unique(column)) < need:
-            raise UserError(f"This fit needs {need} different {name}, got {sorted(set(column.tolist()))}. Add runs.")
+        if len(there := np.unique(column)) < need:
+            got = ", ".join(f"{value:.4g}" for value in there)
+            raise UserError(f"This fit needs {need} different {name}, got {got}. Add runs of others.")
     return list(found.values())
 
 

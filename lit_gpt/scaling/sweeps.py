@@ -211,7 +211,7 @@ def _laws(found: Valleys, constant: float | None) -> list[tuple[float, float, fl
         laws = power_laws(found.x, np.where(found.inside, found.best, 1.0), found.inside.astype(float))
         enough = found.inside.sum(1) >= NEEDED_WITH_C
         return [(law.a, -law.b, law.c) if ok else NONE for law, ok in zip(laws, enough)]
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # sets of one x have no slope
         above = np.where(found.inside, found.best - constant, 1.0)
         weight = np.where(found.inside, (above / (found.spread * found.best)) ** 2, 0.0)
         u, v = np.log(found.x), np.log(above)

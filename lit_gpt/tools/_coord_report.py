@@ -77,8 +77,9 @@ def _drawn(result: CoordResult) -> Any:
         for site, panel in zip(drawn, panels):
             _panel(panel, result, axis, site)
             figures.dress(panel, SIZES[axis] if site == drawn[-1] else "", site)
-        verdict = "PASS" if result.passed(axis) else "FAIL"  # type: ignore[arg-type]
-        panels[0].set_title(f"{result.rule} over {axis}: {verdict} (flat lines transfer)", fontsize=figures.LETTERS)
+        passed = result.passed(axis)  # type: ignore[arg-type]
+        verdict = "PASS, all slopes are as allowed" if passed else "FAIL, not all slopes are as allowed"
+        panels[0].set_title(f"{result.rule} over {axis}: {verdict}", fontsize=figures.SMALL)
     figure.supylabel("mean absolute activation", fontsize=figures.LETTERS)
     figures.legend(figure, list(grid.flat))
     return figure

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from difflib import unified_diff
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.scaling.base import renamed
 from lit_gpt.scaling.plan import difference
 from lit_gpt.train.folder_names import CONFIG, ENVIRONMENT
+from lit_gpt.utils.files import near
 
 PATCH_LINES = 60  # of the difference of two patches that are shown
 OF_THE_START = ("command", "folder", "started")  # differ whenever a run starts, and say nothing
@@ -26,13 +28,13 @@ def differences(a: Path, b: Path) -> str:
     Raises UserError for a folder that is no run's.
     """
     for path in (a, b):
-        if not (path / CONFIG).is_file():
-            raise UserError(f"{path} is no run folder: it has no {CONFIG}. Give the folder that pretrain.py printed.")
+        check_run(path, CONFIG)
     environments = [read_values(path / ENVIRONMENT, json.loads) for path in (a, b)]
     sections = {
         "options": [read_values(path / CONFIG, yaml.safe_load) for path in (a, b)],
         "plan": [read_values(path / "plan.json", _plan) for path in (a, b)],
-        **{part: [read_values(path / f"{part}.json", json.loads) for path in (a, b)] for part in ("model", "numerics")},
+        "model": [read_values(path / "model.json", _model) for path in (a, b)],
+        "numerics": [read_values(path / "numerics.json", json.loads) for path in (a, b)],
         "data": [record.pop("data", {}) for record in environments],
         "packages": [record.pop("packages", {}) for record in environments],
         "source": [_source(record.pop("git", None)) for record in environments],
@@ -45,6 +47,20 @@ def differences(a: Path, b: Path) -> str:
         lines += ["", title, *(f"  {line}" for line in found)] if found else []
     same = [title for title, found in shown.items() if not found]
     return "\n".join([*lines, "", f"the same: {', '.join(same) or 'nothing'}"])
+
+
+def check_run(path: Path, file: str) -> None:
+    """Raises UserError for a folder without this file, which all run folders have."""
+    if not (path / file).is_file():
+        where = "Give the folder that pretrain.py printed."
+        raise UserError(f"{path} is no run folder: it has no {file}.{near(path, file)} {where}")
+
+
+def _model(text: str) -> dict[str, Any]:
+    """The values of a model.json, with the layers in words, and equal ones that follow each other once."""
+    model = json.loads(text)
+    named = [", ".join(f"{k} {v}" for k, v in layer.items() if v not in (None, False)) for layer in model["layers"]]
+    return model | {"layers": "; ".join(f"{len(list(equal))} x ({name})" for name, equal in groupby(named))}
 
 
 def _plan(text: str) -> dict[str, Any]:
@@ -63,7 +79,7 @@ def read_values(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
         return {}
     try:
         return dict(parse(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read ({error}). Give the folder of another run.") from error
 
 

@@ -75,13 +75,14 @@ def main(argv: list[str]) -> int:
     say(1, "the corpus: the source of Python's standard library, and a BPE trained on it")
     data = corpus(values.output)
     if values.prepare_only:
+        print(f"The corpus is in {data}.")
         return 0
     say(2, "training (Ctrl-C stops with a checkpoint)")
     result = train(values, data)
     if result.code:
         print(
-            f"Stopped early; the checkpoint is in {result.folder / 'checkpoints'}. The command starts anew. To see "
-            f"what this model writes, type:\n  .venv/bin/python -m lit_gpt.tools.generate "
+            f"Stopped early; the checkpoint is in {result.folder / 'checkpoints'}. The demo starts anew each time. To "
+            f"see what this model writes, type:\n  .venv/bin/python -m lit_gpt.tools.generate "
             f"{shlex.quote(str(result.folder))} --prompt {shlex.quote(PROMPT)}"
         )
         return 0

@@ -23,7 +23,7 @@ from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.describe import describe
 from lit_gpt.tools._cli import local_path, parser_for
 from lit_gpt.tools._model_cli import add_plugins
-from lit_gpt.tools._run_differences import differences
+from lit_gpt.tools._run_differences import check_run, differences
 from lit_gpt.utils.files import read_object, understood
 from lit_gpt.utils.text import aligned
 
@@ -68,7 +68,7 @@ from lit_gpt.tools import _collectives as collectives
 from lit_gpt.tools import _environment as environment
 from lit_gpt.tools._model_values import use_plugins
 
-PLAN, MODEL = "plan.json", "model.json"  # see train/run_folder.py
+PLAN, MODEL, CURVE_FILE = "plan.json", "model.json", "loss_curve.png"  # see train/run_folder.py
 OF_SUMMARY = ("finished", "train_loss", "metric/val_", "time/total", "throughput/tokens_per_sec")
 
 
@@ -87,8 +87,7 @@ def run(path: Path) -> str:
 
     Raises UserError when it is none.
     """
-    if not (path / PLAN).is_file():
-        raise UserError(f"{path} is no run folder: it has no {PLAN}. Give the folder that pretrain.py printed.")
+    check_run(path, PLAN)
     with understood(path):
         plan, model = Plan.from_dict(read_object(path / PLAN)), ModelConfig.from_dict(read_object(path / MODEL))
     with understood(path / "checkpoints"):
@@ -138,7 +137,7 @@ def _state(path: Path) -> list[tuple[str, str]]:
         summary = read_object(path / SUMMARY_FILE)
         kept = {key: value for key, value in summary.items() if key.startswith(OF_SUMMARY)}
         rows += [(key, f"{value:,.5g}" if isinstance(value, float) else str(value)) for key, value in kept.items()]
-    return rows
+    return rows + ([("curve", str(path / CURVE_FILE))] if (path / CURVE_FILE).is_file() else [])
 
 
 def _progress(meta: dict[str, Any], plan: Plan) -> list[tuple[str, str]]:

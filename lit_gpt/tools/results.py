@@ -19,6 +19,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.evals.results import Metric, Result, folder_of, read_results
 from lit_gpt.metrics.figures import save, subplots
 from lit_gpt.tools._cli import local_path, parser_for
+from lit_gpt.utils.files import near
 from lit_gpt.utils.text import aligned
 
 HEADER = ("model", "step", "weights", "task", "examples", "metric", "value", "std. error", "settings that differ")
@@ -55,7 +56,7 @@ def rows_of(
     """
     for path in paths:
         if not path.exists():
-            raise UserError(f"{path} does not exist. Give run folders, step folders, or exported files.")
+            raise UserError(f"{path} does not exist.{near(path)} Give run folders, step folders, or exported files.")
     places = {folder_of(path): path for path in paths}.values()  # a run and its step have the same results
     found = [Row(r, name, m) for path in places for r in read_results(path, damaged) for name, m in r.metrics.items()]
     chosen = [
@@ -115,9 +116,10 @@ def plot(rows: Sequence[Row], path: Path) -> Path:
         panel.set_xlabel("length (entries or tokens)" if over_length else "compute of training (FLOPs)")
         panel.set_ylabel(f"{kind[0]}: {kind[1].rstrip('@')}")
         panel.grid(alpha=0.3)
-        panel.legend(fontsize=8)
     for panel in panels.flat[len(kinds) :]:
         panel.set_axis_off()
+    named = {label: handle for panel in panels.flat for handle, label in zip(*panel.get_legend_handles_labels())}
+    figure.legend(named.values(), named, loc="outside lower center", ncols=panels.shape[1], fontsize=8, frameon=False)
     return save(figure, path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
@@ -260,7 +261,8 @@ class Trainer:
         step = self.progress.step
         if not self._finish(saver):
             said = f"error: the checkpoint of step {step} could not be written in two tries; {saver.newest()}."
-            return EXIT_NOT_WRITTEN, f"{said} Make room; the same command with --resume auto continues from there."
+            goes = "continues from there" if saver.published else "starts anew"
+            return EXIT_NOT_WRITTEN, f"{said} Make room; the same command with --resume auto {goes}."
         if code == EXIT_NOT_FINITE:
             after = "--resume auto goes on with the data after them. If that ends alike,"
             after = "the budget of tokens is spent. To train on," if self.progress.finished else after
@@ -485,8 +487,8 @@ def run_training(resolved: ResolvedRun, signals: Signals | None = None) -> int:
         cache.keep()
         if runtime.is_main:
             print(f"run folder: {result.folder}")
-            if result.said:
-                print(result.said, file=sys.stderr if result.said.startswith("error") else sys.stdout)
+            said = result.said or f"see it with: python -m lit_gpt.tools.inspect run {shlex.quote(str(result.folder))}"
+            print(said, file=sys.stderr if said.startswith("error") else sys.stdout)
             sys.stdout.flush()
         runtime.barrier()  # torchrun ends all processes as soon as one leaves with a code other than 0
         return result.code

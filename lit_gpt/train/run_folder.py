@@ -218,7 +218,9 @@ def write_archive(resolved: ResolvedRun, data: Mapping[str, Corpus | None] | Non
     record, patch = provenance(data or {})
     if record["git"] and record["git"]["patch_cut"]:
         print(
-            f"note: the changes that are in no commit are too large; {record['git']['patch']} is cut", file=sys.stderr
+            "note: what no commit of this checkout has, new .py files included, is more than 1 MiB, so "
+            f"{record['git']['patch']} is cut; training goes on",
+            file=sys.stderr,
         )
     with told(folder):
         if _identity_of(folder) is None:

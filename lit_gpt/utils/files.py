@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from lit_gpt.errors import NotWritten, UserError
+from lit_gpt.errors import NotWritten, UserError, did_you_mean
 
 BLOCK = 1 << 20  # bytes that are read at once: enough that Python's overhead does not count
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.tmp")  # see replacing
@@ -115,6 +115,20 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def near(path: Path, holds: str = "") -> str:
+    """A suggestion such as " Did you mean 'laptop.yaml'?" for a path that is not there, or "".
+
+    holds: a file that the wanted folder has; where the path is a folder, those in it that have one are suggested.
+    """
+    try:
+        if not os.path.lexists(path):
+            return did_you_mean(path.name, os.listdir(path.parent), n=1)
+        below = sorted(repr(str(found.parent)) for found in path.glob(f"*/{holds}"))[:3] if holds else []
+    except (OSError, ValueError):
+        return ""
+    return f" Did you mean {' or '.join(below)}?" if below else ""
+
+
 def regular(path: Path, wanted: str = "") -> Path:
     """`path` itself. Raises UserError for a broken link, and for folders, pipes and devices: reading them may hang.
 
@@ -124,7 +138,7 @@ def regular(path: Path, wanted: str = "") -> Path:
         mode = path.stat().st_mode
     except OSError as e:
         link = "is a link to nothing that is there" if path.is_symlink() else f"cannot be read: {e.strerror}"
-        raise UserError(f"{path} {link}. {wanted or 'Put the file there, or remove the name.'}") from e
+        raise UserError(f"{path} {link}.{near(path)} {wanted or 'Put the file there, or remove the name.'}") from e
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
         raise UserError(f"{path} is {what} and not a file. {wanted or 'Remove or rename it.'}")

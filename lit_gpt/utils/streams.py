@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from pathlib import Path
 from typing import Any, TextIO
+
+OURS = Path(__file__).resolve().parents[1]
 
 
 class Unfailing:
@@ -34,6 +38,17 @@ class Unfailing:
 def make_unfailing() -> None:
     """Both streams of this process, for good."""
     sys.stdout, sys.stderr = (stream and Unfailing(stream) for stream in (sys.stdout, sys.stderr))
+
+
+def make_warnings_plain() -> None:
+    """Warnings of this package are a sentence, for good; those of others keep the line of code that they are from."""
+    usual = warnings.formatwarning
+
+    def plain(message: Warning | str, category: type[Warning], filename: str, *where: Any) -> str:
+        ours = Path(filename).resolve().is_relative_to(OURS)
+        return f"warning: {message}\n" if ours else usual(message, category, filename, *where)
+
+    warnings.formatwarning = plain
 
 
 def lost_output() -> str:

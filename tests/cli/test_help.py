@@ -22,7 +22,8 @@ from lit_gpt.config.help import NARROWEST, WIDEST, Option, groups
 from lit_gpt.config.names import TOKENS
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.errors import UserError
-from lit_gpt.tools import _cli, coord_check, generate, plan
+from lit_gpt.tools import _cli, compare, coord_check, generate, inspect, plan
+from lit_gpt.tools.__main__ import listing
 
 ROOT = Path(__file__).parents[2]
 FROZEN = Path(__file__).with_name("options.txt").read_text(encoding="utf-8").split()
@@ -180,6 +181,33 @@ def test_types_and_defaults_of_other_commands(capsys: pytest.CaptureFixture, mon
         shown = capsys.readouterr().out
         assert not [word for word in words if word not in shown]
         assert not re.search(r"<\w+ |None|null|Optional|Union", shown), shown
+
+
+def test_the_tools_are_listed() -> None:
+    """`python -m lit_gpt.tools` was "No module named lit_gpt.tools.__main__"."""
+    lines = listing().splitlines()
+    assert all(re.fullmatch(r"python -m lit_gpt\.tools\.[a-z]\w+ +[A-Z].*[.?]", line) for line in lines), lines
+    assert len(lines) == len(list((ROOT / "lit_gpt/tools").glob("[a-z]*.py"))) > 10
+
+
+@pytest.mark.parametrize(
+    ("build", "line", "says"),
+    [
+        (generate.build_parser, "x --max_new_tokens many", "--max_new_tokens cannot be 'many'; give a whole number."),
+        (generate.build_parser, "x --temprature 3", "unrecognized arguments: --temprature 3. Did you mean '--temp"),
+        (generate.build_parser, "", "these arguments are needed: path."),
+        (inspect.build_parser, "", "a command is needed, one of env, run, checkpoint."),
+        (inspect.build_parser, "runn x", "there is no 'runn'; give one of env, run, checkpoint. Did you mean 'run'?"),
+        (inspect.build_parser, "run", "these arguments are needed: path."),
+        (compare._parser, "--seeds x", "--seeds cannot be 'x'; give a whole number."),
+    ],
+)
+def test_a_mistyped_line_of_any_tool_is_one_sentence(build, line, says, capsys) -> None:
+    """Only pretrain.py spoke so; tools said "Expected a <class 'int'>" below a line of usage and a tip."""
+    with pytest.raises(SystemExit) as ended:
+        build().parse_args(line.split())
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.startswith(f"error: {says}") and said.count("\n") == 1
 
 
 def test_a_dry_run_says_what_the_default_name_sets(capsys: pytest.CaptureFixture) -> None:

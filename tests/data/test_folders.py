@@ -11,12 +11,15 @@ import pytest
 
 from lit_gpt.data import open_corpus
 from lit_gpt.data.discover import describe_sources
+from lit_gpt.data.documents import Search
 from lit_gpt.data.formats.packed import shard_name, write_shard
 from lit_gpt.data.mixture import load_mixture
 from lit_gpt.data.origin import agree
 from lit_gpt.data.prepare import prepare
+from lit_gpt.data.prepare.sources import find
 from lit_gpt.data.remote import NoData
 from lit_gpt.errors import UserError
+from lit_gpt.utils.files import regular
 
 
 def shards(folder: Path, split: str = "train", count: int = 2, **meta) -> Path:
@@ -227,3 +230,17 @@ def test_folders_without_data(tmp_path):
         describe_sources(str(tmp_path), "train")
     (tmp_path / "a.txt").write_text(TEXT)
     assert agree(describe_sources(str(tmp_path), "train")).vocab_size == 257
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [lambda path: open_corpus(str(path), "train", 8, 0), lambda path: find([str(path)], "folder", Search()), regular],
+)
+def test_a_mistyped_path_is_compared_with_what_lies_beside_it(ask, tmp_path):
+    """It was said not to exist, and the reader had to look for the slip."""
+    (tmp_path / "laptop").mkdir()
+    with pytest.raises(UserError, match="Did you mean 'laptop'"):
+        ask(tmp_path / "laptpo")
+    with pytest.raises(UserError) as said:
+        ask(tmp_path / "nothing_like_it")
+    assert "mean" not in str(said.value)

@@ -58,7 +58,8 @@ def test_aliases_and_several_values(typed, meant):
         ("--source --output {out}", "--source needs a value"),
         ("--source {src} --output {out} --shard_tokens 1.5", "--shard_tokens cannot be '1.5'; give a whole number."),
         ("--source {src} --output {out} --strict maybe", "--strict cannot be 'maybe'; give true or false."),
-        ("--source {src} --output {src}/000.txt", "000.txt/.parts: Not a directory"),
+        ("--source {src} --output {src}/000.txt", "000.txt is a file. Give another --output."),
+        ("--source {src} --output {src}/000.txt/new", "000.txt is a file. Give another --output."),
         ("--source {src} --output {out}/" + "a" * 300, "File name too long"),
         ("--source " + "a" * 300 + " --output {out}", "File name too long"),
     ],
@@ -81,10 +82,21 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(tmp_path):
     script = str(ROOT / "scripts/prepare_text.py")
     full = subprocess.run([*command, "20000", script, *words], capture_output=True, text=True)
     assert full.returncode == 2 and full.stderr.startswith("error: ") and full.stderr.count("\n") == 1
+    assert f"error: {tmp_path / 'out'}: File too large. Make room" in full.stderr
     assert not list((tmp_path / "out").glob("*.bin"))
     assert subprocess.run([*command, "1000000", script, *words], capture_output=True).returncode == 0
     assert prepare(source, str(tmp_path / "whole"), num_workers=1, progress=False)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_the_end_says_where_the_shards_are_and_what_trains_on_them(tmp_path, capsys):
+    """It ended with a table; a vocabulary smaller than the one that was asked for was not mentioned."""
+    out, words = tmp_path / "my data", ["--num_workers", "1", "--progress", "false", "--tokenizer", "train"]
+    words = ["--source", write_folder(tmp_path / "src", texts(10)), "--output", str(out), *words]
+    assert exit_code(SCRIPT["main"], words) == 0
+    shown = capsys.readouterr().out
+    assert f"written to {out}; train on it" in shown and "smaller than --vocab_size 32000" in shown
+    assert f"python pretrain.py --train_data_dir '{out}' --val_data_dir '{out}' --config configs/laptop.yaml" in shown
 
 
 def test_command_line_with_aliases_and_a_summary_of_what_was_left_out(tmp_path, capsys):

@@ -48,6 +48,7 @@ def test_a_run_without_its_last_checkpoint_ends_with_a_code_of_its_own(more, dat
     assert (
         err.count("NOT SAVED") == len(tried)
         and "could not be written in two tries" in err
+        and "--resume auto starts anew" in err  # not "continues from there", where nothing is
         and "with a checkpoint" not in out
     )
     assert checkpoints(tmp_path) == []

@@ -100,7 +100,7 @@ def test_phonebook_by_brute_force(trained, tmp_path, monkeypatch):
     assert len(list((tmp_path / "kept").glob("phonebook-step-000020-*.json"))) == 1
 
 
-def test_proofpile_by_brute_force(trained, tmp_path):
+def test_proofpile_by_brute_force(trained, tmp_path, capsys):
     judged = Judged.load(trained)
     tokens = np.random.default_rng(0).integers(0, judged.model.config.vocab_size, 100)
     tokens.astype("<u2").tofile(tmp_path / "long.bin")
@@ -120,6 +120,9 @@ def test_proofpile_by_brute_force(trained, tmp_path):
     for first, last in [(0, 16), (16, 32), (32, 40)]:
         assert math.isclose(found[f"loss@{last}"], np.mean([row[first:last] for row in losses]), rel_tol=1e-5)
     assert parts(16) == [(0, 16)] and parts(9) == [(0, 9)] and parts(33) == [(0, 16), (16, 32), (32, 33)]
+    assert "note: windows" not in capsys.readouterr().err
+    assert run("proofpile", trained, *line[:4], "--output_dir", tmp_path) == 0
+    assert "start every 4,096, and what lies between them is not read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -237,6 +240,7 @@ def test_lengths_stand_on_the_axis(monkeypatch):
     found = Result("phonebook", 4, {}, Subject("run", "step-000001", "", "trained", 1, 2))
     results.plot([results.Row(found, f"acc@{n}", Metric(0.5)) for n in (3, 5, 1200)], Path("figure.png"))
     assert [label.get_text() for label in drawn[0].axes[0].get_xticklabels()] == ["3", "5", "1,200"]
+    assert drawn[0].legends and not drawn[0].axes[0].get_legend(), "names stand below the panels, where no point is"
 
 
 def test_the_subject_is_the_checkpoint_that_was_loaded(trained, tmp_path, capsys):

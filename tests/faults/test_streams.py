@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from killed_run import OPTIONS
 from tiny_run import ROOT, folder_of, words
 
 from lit_gpt.errors import EXIT_NOT_WRITTEN
+from lit_gpt.utils import streams
+from lit_gpt.utils.streams import make_warnings_plain
 
 
 def pretrain(data: Path, out: Path, **streams: Any) -> subprocess.CompletedProcess:
@@ -38,6 +41,7 @@ def test_a_log_that_cannot_be_written(log, data, tmp_path):
     """A line of the console raised, and the steps since the newest checkpoint were lost, with code 1."""
     done = pretrain(data, tmp_path, stderr=log(), stdout=subprocess.PIPE)
     assert done.returncode == 0 and "run folder: " in done.stdout
+    assert "see it with: python -m lit_gpt.tools.inspect run " in done.stdout
     assert json.loads((folder_of(tmp_path) / "summary.json").read_text())["finished"]
 
 
@@ -48,3 +52,11 @@ def test_output_that_cannot_be_written(out, code, data, tmp_path):
     done = pretrain(data, tmp_path, stdout=out(), stderr=subprocess.PIPE)
     assert done.returncode == code and "Traceback" not in done.stderr
     assert ("standard output could not be written (No space left on device)" in done.stderr) == bool(code)
+
+
+def test_a_warning_of_ours_is_a_sentence(monkeypatch):
+    """It came with the path of a file, the name of a class, and a line of code."""
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    make_warnings_plain()
+    assert warnings.formatwarning("A line is cut.", UserWarning, streams.__file__, 3) == "warning: A line is cut.\n"
+    assert "other.py:3: UserWarning: A line" in warnings.formatwarning("A line", UserWarning, "other.py", 3)

@@ -39,6 +39,15 @@ def test_every_axis_has_numbers_to_read(low: float, high: float, which: str) -> 
     assert 2 <= len([text for text in shown if text]) <= 8
 
 
+def test_depths_are_whole_numbers_on_an_axis() -> None:
+    """Depths 2 to 5 stood at 2.4, 3.2, 4.0 and 4.8."""
+    figure, grid = figures.panels()
+    grid[0, 0].plot([2, 5], [0, 1])
+    figures.along(grid[0, 0], "x", "depth", [2.0, 3.0, 4.0, 5.0])
+    figure.draw_without_rendering()
+    assert all(float(at).is_integer() for at in grid[0, 0].get_xticks())
+
+
 def test_axes_without_finite_values_are_left_as_they_are() -> None:
     _, grid = figures.panels()
     figures.along(grid[0, 0], "x", "flops", [np.nan, np.inf])

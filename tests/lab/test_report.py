@@ -92,6 +92,12 @@ def test_the_default_fit_is_of_the_lowest_losses(found: dict[str, Any], study: P
     assert {run.settings["base_hps.eta0"] for run in chosen} == {0.01}
 
 
+def test_a_number_that_is_given_has_no_interval(study: Path) -> None:
+    """The page said that the offset lay between 0 and 0, as if the runs had shown it."""
+    given = fit_of(read_runs([study]), "power", {}, {"c": 1.0}, 20)["numbers"][-1]
+    assert given["words"] == "offset (given)" and given["low"] != given["low"] and given["without"] is None
+
+
 def test_noise_is_that_of_the_repeated_runs(found: dict[str, Any]) -> None:
     both = found["noise"]["kinds"]["both"]
     assert both["free"] == 5 and both["t"] == student(5) and 0 < both["deviation"] < 0.02

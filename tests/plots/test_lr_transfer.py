@@ -43,6 +43,16 @@ def test_it_finds_what_moves_and_what_stays(tmp_path, capsys) -> None:
     assert 10_000 < figure.stat().st_size < 300_000
 
 
+def test_the_legend_covers_no_curve(tmp_path, monkeypatch) -> None:
+    """It stood inside the first panel, on a curve, and did not name the star."""
+    shown = []
+    monkeypatch.setattr(plot, "write", lambda figure, path: shown.append(figure) or [path])
+    plot.draw(plot.collect([sweep(tmp_path, BEST)], "metric/val_loss@1x"), "metric/val_loss@1x", tmp_path / "a.png")
+    (legend,) = shown[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["depth 4", "depth 8", "depth 16", "fitted minimum"]
+    assert not any(axes.get_legend() for axes in shown[0].axes)
+
+
 def test_an_optimum_at_the_end_of_the_sweep_is_not_believed(tmp_path, capsys) -> None:
     runs = sweep(tmp_path, {"sp": {4: GRID[0], 8: GRID[3]}})
     assert exit_code(plot.main, [str(runs), "--output", str(tmp_path / "figure.png")]) == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -131,3 +133,12 @@ def test_the_best_decay_has_the_best_timescale():
     found = timescale({name: np.array([value]) for name, value in columns.items()})[0]
     assert found == pytest.approx(POWER_LINES[0] * 20 ** POWER_LINES[1])
     assert found == pytest.approx(0.21, abs=0.03)
+
+
+def test_sweeps_of_one_x_have_no_law_and_no_warning_of_numpy():
+    """Whoever drew rates over one batch read "RuntimeWarning: overflow encountered in exp", with a line of our code."""
+    data = sweeps(np.array([1000.0]))
+    losses = data["loss"] + 0.05 * np.random.default_rng(0).standard_normal((200, 5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        refit(data["x"], data["rate"], losses, np.ones_like(losses))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
@@ -13,6 +14,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.evals.trained_model import load_model
 from lit_gpt.ops import attention
 from lit_gpt.tools import _environment, inspect
+from lit_gpt.tools._run_differences import differences
 
 
 def test_env_names_libraries_and_operations(capsys):
@@ -67,6 +69,23 @@ def _size(model) -> int:
 def test_other_folders_are_user_errors(tmp_path):
     with pytest.raises(UserError, match="no run folder"):
         inspect.main(["run", str(tmp_path)])
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "plan.json").touch()
+    with pytest.raises(UserError, match=f"Did you mean '{run}'?"):  # the folder of a study's row
+        inspect.main(["run", str(tmp_path)])
+
+
+def test_two_models_differ_in_a_line_of_layers(tmp_path):
+    """It was a thousand letters of JSON, in which nobody saw that one more layer was all."""
+    for name, depth in (("a", 2), ("b", 3)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("{}")
+        (tmp_path / name / "environment.json").write_text("{}")
+        layers = [{"mixer": "attention", "ffn": "swiglu", "window": None, "experts": False}] * depth
+        (tmp_path / name / "model.json").write_text(json.dumps({"layers": layers}))
+    words = "(mixer attention, ffn swiglu)"
+    assert f"\n  layers: 2 x {words} -> 3 x {words}\n" in differences(tmp_path / "a", tmp_path / "b")
 
 
 def test_it_says_one_line_and_exits_with_2(tmp_path, capsys):

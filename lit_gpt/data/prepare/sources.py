@@ -14,6 +14,7 @@ from lit_gpt.data.left_out import LeftOut, sentences
 from lit_gpt.data.prepare.recipes import RECIPES, ReadOptions
 from lit_gpt.data.splits import Splitter, key_hash
 from lit_gpt.errors import UserError
+from lit_gpt.utils.files import near
 
 SAMPLES, SAMPLE = 16, 1 << 16  # bytes of a file that tell whether it has changed: all of it up to 1 MiB
 Found = list[tuple[str | None, Piece]]  # (split, or None: divided by hash; piece)
@@ -27,7 +28,7 @@ def find(sources: list[str], recipe: str, search: Search) -> Found:
     for i, (source, name) in enumerate(zip(sources, names)):
         path = Path(source).expanduser()
         if not path.exists():
-            raise UserError(f"The source {source!r} does not exist. Give a file or a folder of text.")
+            raise UserError(f"The source {source!r} does not exist.{near(path)} Give a file or a folder of text.")
         prefix = "" if len(sources) == 1 else f"{name}/" if names.count(name) == 1 else f"{i}-{name}/"
         found += [(s, replace(p, key=prefix + p.key)) for s, p in module.find(path, search)]
     return found

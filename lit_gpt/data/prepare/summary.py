@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+from pathlib import Path
+
 from lit_gpt.data.left_out import sentences
+from lit_gpt.errors import UserError
 
 
 def summary(meta: dict) -> str:
@@ -22,3 +27,27 @@ def summary(meta: dict) -> str:
         )
     lines.append(f"vocabulary {meta['vocab_size']}, EOS id {meta['eos_id']}")
     return "\n".join(lines + sentences(meta.get("left_out", {})))
+
+
+def next_step(folder: Path, meta: dict) -> str:
+    """Where the shards are, and what trains on them."""
+    name = shlex.quote(str(folder))
+    data = f"--train_data_dir {name}" + f" --val_data_dir {name}" * ("validation" in meta["splits"])
+    return "\n".join(
+        [
+            f"written to {folder}; train on it, on a GPU or on a laptop's CPU:",
+            f"  python pretrain.py {data} --train_model transformer --depth 8 --train_name mup",
+            f"  python pretrain.py {data} --config configs/laptop.yaml",
+        ]
+    )
+
+
+def not_written(error: OSError, folder: Path) -> UserError:
+    """What to say where a preparation ended in an error of the disk: full, read-only, or not a folder."""
+    folder = folder.expanduser()
+    if file := next((p for p in (folder, *folder.parents) if os.path.isfile(p)), None):
+        return UserError(f"--output {folder} cannot be a folder, since {file} is a file. Give another --output.")
+    return UserError(
+        f"{error.filename or folder}: {error.strerror or error}. Make room or permit it, and type the same command "
+        "again: what is finished is kept."
+    )

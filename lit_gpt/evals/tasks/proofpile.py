@@ -9,6 +9,7 @@ same in bits per byte of text.
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -59,6 +60,12 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
     losses, hits = [], []
     size = options.batch_size * judged.crew.count
     hidden = judged.crew.rank > 0
+    if options.sliding_window > options.seq_length and not hidden:
+        print(
+            f"note: windows of {options.seq_length:,} tokens start every {options.sliding_window:,}, and what lies "
+            f"between them is not read; --sliding_window {options.seq_length} reads all of the text",
+            file=sys.stderr,
+        )
     for begin in tqdm(range(0, len(starts), size), desc="proofpile", unit="batch", disable=hidden):
         texts = [tokens[s : s + options.seq_length + 1].tolist() for s in starts[begin : begin + size]]
         for found in judged.score([Request((first,), tuple(rest)) for first, *rest in texts]):

@@ -30,9 +30,19 @@ function inOrder(content, runs, { column, falling }) {
   return [...runs].sort((a, b) => {
     const x = valueOf(content, a, column), y = valueOf(content, b, column);
     if (missing(x) || missing(y)) return missing(x) - missing(y);
-    const order = typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y), "en", { numeric: true });
+    const order = typeof x === "number" && typeof y === "number" ? x - y : byName(x, y);
     return falling ? -order : order;
   });
+}
+
+// Numbers inside names by their value: d2_lr0.015 is before d2_lr0.03, and d9 before d10.
+function byName(x, y) {
+  const [a, b] = [x, y].map((text) => String(text).split(/(\d+(?:\.\d+)?)/));
+  for (let i = 0; i < Math.min(a.length, b.length); i++) {
+    const order = i % 2 ? a[i] - b[i] : a[i].localeCompare(b[i], "en");
+    if (order) return order;
+  }
+  return a.length - b.length;
 }
 
 function drawRuns(host, content, changed) {
