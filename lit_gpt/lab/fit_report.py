@@ -117,7 +117,7 @@ def judge(
     fitted, data = law.fit(sample.data, fixed), sample.data
     if not isinstance(fitted, Fitted):
         raise UserError(f"fit of the law {name} returned {type(fitted).__name__}; return a Fitted.")
-    if not len(residuals(law, fitted, data)):
+    if not len(residuals(law, fitted, data)) and not fitted.notes:  # which say why, where a law knows
         raise UserError(f"The law {name} says nothing of any of the {len(data[law.explains])} runs: its curve is NaN.")
     spread = noise_of(law, fitted, data, noise)
     notes, draws = [*fitted.notes, *sample.notes], None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+from lit_gpt.config.command import run_command
+from lit_gpt.tools._cli import Parser
 from lit_gpt.utils.text import aligned
 
 
@@ -15,5 +17,11 @@ def listing() -> str:
     return aligned([(f"python -m lit_gpt.tools.{file.stem}", says) for file, says in zip(files, first)])
 
 
-if __name__ == "__main__":
+def main(argv: list[str]) -> None:
+    """Print the list."""
+    Parser(prog="python -m lit_gpt.tools", description="List the tools.").parse_args(argv)
     print(listing())
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -305,7 +305,8 @@ def test_options_that_the_pages_name_exist() -> None:
     known |= {"--nproc_per_node", "--nodes", "--help", "--logdir", "--base_hps", *ALIASES}
     folders = ("scripts", "plots", "launch_scripts", "lit_gpt/tools")
     programs = [p for folder in folders for p in (ROOT / folder).glob("*.py")]
-    programs += [ROOT / "lit_gpt/config/resolve.py", ROOT / "lit_gpt/config/cli.py", ROOT / "benchmarks/decays.py"]
+    programs += [ROOT / f"lit_gpt/{name}.py" for name in ("config/resolve", "config/cli", "lab/figure_fits")]
+    programs.append(ROOT / "benchmarks/decays.py")
     code = "".join(p.read_text() for p in programs)
     known |= set(re.findall(r'"(--\w+)"', code))
     # Of install.sh, pip, Docker and iconv, as far as the pattern below reads them.

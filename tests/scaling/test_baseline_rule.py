@@ -61,7 +61,7 @@ def test_rates_over_width_are_exactly_the_recipes_at_its_own(width: int) -> None
 def test_optimizers_whose_steps_grow_with_the_width_are_slowed_down(optimizer: str, power: float) -> None:
     """muP's powers (arXiv:2203.03466, table 8): every optimizer had the rate of the recipe's at any width."""
     for width in (64, 512, 1024):
-        roles = make(ar=width / 8, optimizer=optimizer).roles
+        roles = make(ar=width / 8, hps=HPS | {"ar0": 64}, optimizer=optimizer).roles
         assert roles["matrix"].lr == roles["output"].lr == pytest.approx(0.01 * (512 / width) ** power)
 
 

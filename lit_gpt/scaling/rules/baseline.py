@@ -4,7 +4,7 @@ With n the width, L the depth, L0 the base depth and eta0 the rate of matrices, 
 
 | item | rule |
 |---|---|
-| matrix, output, expert, router learning rate | (512 / n)^p; p = 0 for Muon, 1 for Adam, see GROWTH |
+| matrix, output, expert, router learning rate | (base width / n)^p; p = 0 for Muon, 1 for Adam, see GROWTH |
 | embedding, value table | 15 and 7.5 times sqrt(768 / n) |
 | head | 0.4 sqrt(768 / 512) times (512 / n)^(3/4) |
 | gate | 1 |
@@ -53,7 +53,7 @@ def transfer(s: Situation) -> Transfer:
     base, narrow, deep = sp.transfer(s), sqrt(PUBLISHED_WIDTH / s.width), s.base_depth / s.depth
     quarter = dict.fromkeys(("vector", "conv"), 0.25) | {"residual_scalar": 0.25 * deep, "scalar": deep}
     lr = dict.fromkeys(LEARNED_ROLES, 1.0) | quarter | {role: rate * narrow for role, rate in RATES.items()}
-    lr |= {role: (TUNED_WIDTH / s.width) ** s.steps.growth[role] for role in HIDDEN}
+    lr |= {role: (s.base_width / s.width) ** s.steps.growth[role] for role in HIDDEN}
     lr["head"] = HEAD * (TUNED_WIDTH / s.width) ** 0.75
     hidden = Init("fan_in_uniform", gain=sqrt(3))
     return replace(
