@@ -63,12 +63,15 @@ class Turn:
         """Its run has this part of its tokens left."""
         with self._changed:
             now = time.monotonic()
-            if left < 1 and worker not in self._seen:
+            if left >= 1:  # it has not trained yet, or it failed and begins anew
+                if self._seen.pop(worker, None):
+                    self._launched[worker], self._ends[worker] = now, math.inf
+                return
+            if worker not in self._seen:
                 self._seen[worker], self._start = (now, left), now - self._launched[worker]
-            if worker in self._seen:
-                since, then = self._seen[worker]
-                since, then = (since, then) if left < then else (self._launched[worker], 1.0)
-                self._ends[worker] = now + left / (then - left) * (now - since)
+            since, then = self._seen[worker]
+            since, then = (since, then) if left < then else (self._launched[worker], 1.0)
+            self._ends[worker] = now + left / (then - left) * (now - since)
             self._changed.notify_all()
 
     def end(self, worker: Worker) -> None:

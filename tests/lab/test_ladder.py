@@ -346,6 +346,22 @@ def test_a_turn_comes_when_the_run_before_ends_sooner_than_a_start_takes(end: st
     assert (first in turn._ends) == (end != "over") and turn._ends[second] == float("inf")
 
 
+def test_a_turn_knows_nothing_of_a_run_that_begins_anew(monkeypatch: Any) -> None:
+    """A run that failed and starts from its first step was a division by zero, which ended the whole ladder."""
+    now = 0.0
+    monkeypatch.setattr(local, "time", SimpleNamespace(monotonic=lambda: now))
+    turn, worker = local.Turn(), Mock()
+    turn.take(worker, threading.Event())
+    for seconds, left in ((30, 0.9), (40, 0.5), (50, 1.0)):
+        now = seconds
+        turn.note(worker, left)
+    assert turn._ends[worker] == float("inf")
+    for seconds, left in ((70, 0.9), (80, 0.8)):
+        now = seconds
+        turn.note(worker, left)
+    assert turn._start == 20.0 and turn._ends[worker] == pytest.approx(160.0)
+
+
 def test_the_next_run_starts_beside_the_last_part_of_the_one_before(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(Display, "budget", lambda *_: 4.0)
     given = {name: {"steps": 4, "losses": "9,9,9,9"} for name in "ab"}
