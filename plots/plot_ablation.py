@@ -27,6 +27,7 @@ from lit_gpt.lab.runs import Run, read_runs
 from lit_gpt.scaling.noise import Difference, in_blocks
 
 SAME_BUDGET = 1.01  # the last step of a run may be a part of a batch longer than that of another
+UNKNOWN = Difference(math.nan, math.nan, 0)
 Groups = dict[str, list[Run]]  # idea -> its runs, which differ in the seed
 
 
@@ -56,9 +57,9 @@ def collect(runs: Sequence[Run]) -> dict[str, Groups]:
             )
         if run.state != FINISHED or not math.isfinite(run.numbers.get("loss", math.nan)):
             print(f"left out: {run.name} ({run.state if run.state != FINISHED else 'no loss'})", file=sys.stderr)
-        elif run.numbers.get("tokens_per_sec", 0) <= 0:
-            print(f"left out: {run.name} (no speed)", file=sys.stderr)
         else:
+            if run.numbers.get("tokens_per_sec", 0) <= 0:
+                print(f"{run.name} has no speed: only its loss counts", file=sys.stderr)
             found[family][run.name[len(head) : -len(tail)]].append(run)
     for family, groups in found.items():
         check_budgets(family, [run for of in groups.values() for run in of])
@@ -80,10 +81,12 @@ def worths(groups: Groups, control: str) -> list[Worth]:
     """The control first, then the others, the largest difference of loss first."""
     runs = {(idea, run.value("seed")): run.numbers for idea, of in groups.items() for run in of}
     losses = in_blocks({key: numbers["loss"] for key, numbers in runs.items()}, control)
-    times = in_blocks({key: -math.log(numbers["tokens_per_sec"]) for key, numbers in runs.items()}, control)
+    speeds = {key: speed for key, numbers in runs.items() if (speed := numbers.get("tokens_per_sec", 0)) > 0}
+    times = {key: -math.log(speed) for key, speed in speeds.items()}
+    slower = in_blocks(times, control) if any(idea == control for idea, _ in times) else {}
 
     def worth(idea: str) -> Worth:
-        time, mean = times[idea], statistics.fmean(run.numbers["loss"] for run in groups[idea])
+        time, mean = slower.get(idea, UNKNOWN), statistics.fmean(run.numbers["loss"] for run in groups[idea])
         percent = Difference(100 * math.expm1(time.value), 100 * time.error, time.free)
         return Worth(idea, len(groups[idea]), mean, losses[idea], percent)
 
@@ -106,7 +109,9 @@ def table(family: str, found: Sequence[Worth]) -> str:
 
 
 def shown(d: Difference, digits: int) -> str:
-    """A difference with half of its interval, where that is known."""
+    """A difference with half of its interval, where these are known."""
+    if math.isnan(d.value):
+        return "not measured"
     return f"{d.value:+.{digits}f}" + (f" +- {d.half():.{digits}f}" if d.is_known else "")
 
 
@@ -126,7 +131,7 @@ def draw(found: Mapping[str, Sequence[Worth]], path: Path) -> list[Path]:
                 list(places), [one.idea.replace("_", " ") for one in of[1:]] if key == "loss" else [], fontsize=SMALL
             )
             axis.locator_params(axis="x", nbins=5)
-            known = all(d.is_known for d in changes)
+            known = all(d.is_known for d in changes if math.isfinite(d.value))
             dress(axis, f"change of {unit}", title=family if known else f"{family} (noise unknown)")
     return write(figure, path, {family: [as_dict(one) for one in of] for family, of in found.items()})
 

@@ -15,9 +15,10 @@ tokens, in every layer that has it, and nothing for states. Most published figur
 from __future__ import annotations
 
 import re
+import statistics
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 CONVENTION = (
@@ -63,6 +64,20 @@ def peak_flops(device_name: str) -> float | None:
     if "mig" in words:  # a slice of the card, whose share the name does not state reliably
         return None
     return next((peak for key, peak in _PEAKS if words.issuperset(key.split())), None)
+
+
+def medians(rows: Iterable[Mapping[str, float | None]]) -> dict[str, float]:
+    """`throughput/*` of all log lines of a run, each the middle one of its values.
+
+    What disturbs less than half of a run does not move them: a pause of the machine, or another run that starts beside
+    the end of this one (`ladder.py --overlap`).
+    """
+    found: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        for key, value in row.items():
+            if key.startswith("throughput/") and value is not None:
+                found[key].append(value)
+    return {key: statistics.median(values) for key, values in found.items()}
 
 
 class Throughput:

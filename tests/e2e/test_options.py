@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 from tiny_run import folder_of, pretrain, rows, run, words
 
+from lit_gpt.metrics.summary import read_metrics
 from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 SHORT: dict[str, Any] = {"max_tokens": 3 * 512, "base_hps__warmup_tokens": 512, "async_save": False, "depth": 2}
@@ -172,6 +174,8 @@ def test_the_archive_of_a_run(plain):
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["finished"], summary["step"], summary["tokens"]) == (True, 3, 1536)
     assert summary["train_loss"] == rows(plain)[3]
+    speeds = read_metrics(folder)["throughput/tokens_per_sec"]
+    assert summary["throughput/tokens_per_sec"] == np.nanmedian(speeds) and np.isfinite(speeds).sum() > 1
     assert json.loads((folder / "plan.json").read_text())["tokens"] == 1536
     assert json.loads((folder / "environment.json").read_text())["world_size"] == 1
     assert not [path for path in folder.rglob("*") if path.name.startswith(".tmp") or path.suffix == ".tmp"]

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from lit_gpt.metrics.throughput import Throughput, peak_flops
+from lit_gpt.metrics.throughput import Throughput, medians, peak_flops
 
 
 class Clock:
@@ -115,3 +115,8 @@ def test_a_clock_that_stands_still_is_no_error():
     meter.step(**WORK)
     meter.step(**WORK)
     assert math.isfinite(meter.metrics()["throughput/tokens_per_sec"])
+
+
+def test_medians_are_of_every_line_with_a_speed():
+    rows = [{"step": 1, "time/train": 9.0}, {"throughput/a": 5.0, "throughput/b": 1.0}, {"throughput/a": 100.0}]
+    assert medians([*rows, {"throughput/a": 6.0, "throughput/b": None}]) == {"throughput/a": 6.0, "throughput/b": 1.0}

@@ -66,7 +66,6 @@ def row(idea: str, seed: int, loss: float, **more: object) -> dict[str, object]:
         ([row("nothing", 1, 1.5), row("backout", 1, 1.6, tokens=30e6)], "baseline_backout_s1 has 30,000,000 tokens"),
         ([row("nothing", 1, 1.5), row("backout", 2, 1.6)], "No idea of baseline shares a seed with nothing"),
         ([row("nothing", 1, 1.5), row("backout", 1, 1.6), row("backout", 1, 1.7)], "or is there twice"),
-        ([row("nothing", 1, 1.5, tokens_per_sec=0), row("backout", 1, 1.6)], "no finished runs of nothing"),
         ([row("nothing", 1, 1.5), row("backout", 1, math.nan)], "no finished runs of nothing and of another idea"),
         ([row("nothing", 1, 1.5), row("backout", 1, 1.6, state="failed")], "left out: baseline_backout_s1 (died)"),
     ],
@@ -83,3 +82,21 @@ def test_one_seed_has_no_intervals_and_says_so(tmp_path: Path, capsys: pytest.Ca
     shown = capsys.readouterr()
     assert "| backout | 1 | 1.6000 | +0.1000 | +25.0 |" in shown.out and "nan" not in shown.out
     assert "too few seeds to say what is noise" in shown.err
+
+
+def test_a_run_without_a_speed_has_a_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row(idea, seed, 1.5 + 0.1 * (idea == "backout") + SPREAD[seed], tokens_per_sec=800 * (seed < 2))
+            for idea in ("nothing", "backout", "relu2") for seed in range(3)]  # fmt: skip
+    rows = [one | {"tokens_per_sec": ""} if "relu2" in str(one["name"]) else one for one in rows]
+    assert exit_code(plot.main, [str(table(tmp_path / "a.csv", rows)), "--output", str(tmp_path / "a.png")]) == 0
+    shown = capsys.readouterr()
+    assert "| backout | 3 | 1.6000 | +0.1000 +- 0.0000 | " in shown.out
+    assert "| relu2 | 3 | 1.5000 |" in shown.out and "| not measured |" in shown.out and "nan" not in shown.out
+    assert "baseline_relu2_s1 has no speed: only its loss counts" in shown.err
+    assert json.loads((tmp_path / "a.json").read_text())["baseline"][2]["time_percent"] is None
+
+
+def test_no_speed_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row(idea, seed, 1.5, tokens_per_sec="") for idea in ("nothing", "backout") for seed in range(2)]
+    assert exit_code(plot.main, [str(table(tmp_path / "a.csv", rows)), "--output", str(tmp_path / "a.png")]) == 0
+    assert "| not measured |" in capsys.readouterr().out
