@@ -59,6 +59,17 @@ class PlainParser(argparse.ArgumentParser):
         """End the process with a sentence instead of Python's words. ex: what jsonargparse gives."""
         self.exit(EXIT_BAD_INPUT, f"error: {_sentence(self, message)}\n")
 
+    def _parse_known_args(self, arg_strings: list[str], *more: Any, **others: Any) -> Any:
+        """Python's, which takes the last values of an option that is typed twice, and forgets the first in silence.
+
+        Of an option with one value that overrules what a script typed before; one with several would lose some.
+        """
+        for action in (a for a in self._actions if a.option_strings and a.nargs in ("+", "*")):
+            if sum(word.partition("=")[0] in action.option_strings for word in arg_strings) > 1:
+                name = action.option_strings[0]
+                self.error(f"{name} is there twice. Give all its values after one {name}, with spaces between them")
+        return super()._parse_known_args(arg_strings, *more, **others)
+
     def of_runs(self) -> tuple[Group, ...]:
         """The options of runs that it has, with its own defaults where it has any."""
         own = {a.dest: a.default for a in self._actions if a.dest in self.run_options}

@@ -22,7 +22,7 @@ from lit_gpt.config.help import NARROWEST, WIDEST, Option, groups
 from lit_gpt.config.names import TOKENS
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.errors import UserError
-from lit_gpt.tools import _cli, compare, coord_check, generate, inspect, plan
+from lit_gpt.tools import _cli, compare, coord_check, fit, generate, inspect, plan
 from lit_gpt.tools.__main__ import listing
 
 ROOT = Path(__file__).parents[2]
@@ -248,3 +248,20 @@ def test_the_help_of_eval_names_every_word_of_model_args(capsys: pytest.CaptureF
     assert script_module("eval.py").main(["--help"]) == 0
     text = capsys.readouterr().out
     assert "pretrained" in words and not [word for word in words if f"{word}=" not in text]
+
+
+@pytest.mark.parametrize(
+    ("parsed_by", "words"),
+    [
+        (fit.main, ["out", "--law", "best_rate", "--x", "x=depth", "--x", "rate=eta0"]),
+        (script_module("plots/plot_run.py").main, ["out", "--metric", "a", "--metric=b"]),
+    ],
+    ids=["jsonargparse", "argparse"],
+)
+def test_an_option_of_several_values_is_typed_once(parsed_by, words, capsys) -> None:
+    """The first ones were forgotten, so that a law read another column than the one that was named."""
+    with pytest.raises(SystemExit) as end:
+        parsed_by(words)
+    name = next(word for word in words if word in ("--x", "--metric"))
+    assert end.value.code == 2
+    assert f"{name} is there twice. Give all its values after one {name}" in capsys.readouterr().err
