@@ -16,7 +16,7 @@ import pretrain
 from lit_gpt.config.command import exit_code
 from lit_gpt.lab import local
 
-reproduce = script_module("benchmarks/reproduce.py")
+reproduce, ladder = script_module("benchmarks/reproduce.py"), script_module("launch_scripts/ladder.py")
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,7 +120,10 @@ def test_the_tables_own_jobs(job, tmp_path, capsys) -> None:
     files = [w for w in words if w.endswith((".py", ".csv", ".yaml")) and not w.startswith("{out}") and w != "*.py"]
     assert all((ROOT / file).is_file() for file in files)
     recipe = [str(ROOT / file) for file in files if file.endswith(".yaml")]
-    if recipe:
+    if "launch_scripts/ladder.py" in words:  # tests/lab/test_ready_studies.py plans the studies
+        given, of_runs = ladder.read(words[words.index("launch_scripts/ladder.py") + 1 :])
+        assert given.action == "run" and of_runs[0] == "--train_data_dir"
+    elif recipe:
         rest = words[words.index(recipe[0].removeprefix(f"{ROOT}/")) + 1 :]
         assert pretrain.main(["--config", *recipe, *rest, "--depth", "8", "--dry_run", "true"]) == 0, (
             capsys.readouterr().err
