@@ -5,6 +5,8 @@ python -m lit_gpt.tools.plan --train_model transformer --depth 16 --layers --com
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from jsonargparse import Namespace
 
 from lit_gpt.config.cli import add_run_options, parse_words, run_config
@@ -118,7 +120,8 @@ def comparison(resolved: ResolvedRun) -> str:
 def main(argv: list[str]) -> int:
     """Print the tables."""
     values = read(argv)
-    resolved = resolve_run(run_config(values), values.ranks or world_size())
+    run = replace(run_config(values), dry_run=True)  # with the memory it needs, on a machine without a GPU, too
+    resolved = resolve_run(run, values.ranks or world_size())
     parts = [dry_run_text(resolved)]
     parts += [layer_table(resolved.model)] if values.layers else []
     parts += [comparison(resolved)] if values.compare_analytic else []

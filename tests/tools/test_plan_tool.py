@@ -32,7 +32,9 @@ def number(text: str) -> int:
 
 def test_it_prints_what_a_dry_run_prints(capsys):
     assert plan.main(LINE) == 0
-    assert capsys.readouterr().out == dry_run_text(resolve_run(parse(LINE), 1)) + "\n"
+    printed = capsys.readouterr().out
+    assert printed == dry_run_text(resolve_run(parse([*LINE, "--dry_run", "true"]), 1)) + "\n"
+    assert "GiB per GPU" in printed
 
 
 def test_ranks_divide_the_batch(capsys):
