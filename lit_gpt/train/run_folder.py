@@ -45,7 +45,15 @@ from lit_gpt.train.identity import changed_options, described, identity, is_exte
 from lit_gpt.train.lease import Lease, take_lease
 from lit_gpt.train.provenance import provenance
 from lit_gpt.train.samples import SAMPLES_FILE
-from lit_gpt.utils.files import read_object, read_object_if_any, remove_leftovers, told, write_bytes, write_text
+from lit_gpt.utils.files import (
+    kind_of,
+    read_object,
+    read_object_if_any,
+    remove_leftovers,
+    told,
+    write_bytes,
+    write_text,
+)
 
 ARCHIVE = (*(f"{part}.json" for part in IDENTITY), CONFIG, ENVIRONMENT)
 WRITTEN = (*ARCHIVE, "patch-*.diff", METRICS_FILE, CSV_FILE, SUMMARY_FILE, CURVE_FILE, SAMPLES_FILE)
@@ -136,7 +144,7 @@ def lock_folder(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"The run folder {folder} cannot be made ({error}). Choose another --out_dir.") from error
+        raise kind_of(error)(f"The run folder {folder} cannot be made ({error}). Choose another --out_dir.") from error
     lease = take_lease(folder)
     try:
         if list_checkpoints(folder / "checkpoints") != present:
