@@ -11,7 +11,7 @@
 A folder belongs to one Plan, one model and one order of data. A run that differs in any of them is refused with the
 difference, whether it resumes or starts. It is this run's once plan.json, model.json and numerics.json are all there;
 plan.json is written last. Before that, and while there is no checkpoint, a killed start left nothing that counts. A run
-whose summary says that it has finished is done, also where its checkpoints are gone.
+whose summary says that it has finished is done, also where its checkpoints are gone; release.py deletes what is left.
 """
 
 from __future__ import annotations
