@@ -19,8 +19,9 @@ from jsonargparse import ArgumentError, Namespace
 
 from lit_gpt.config.explain import explained
 from lit_gpt.config.parsers import Parser
-from lit_gpt.errors import EXIT_BAD_INPUT, UserError
+from lit_gpt.errors import UserError
 from lit_gpt.utils.files import NO_ROOM, not_written
+from lit_gpt.utils.once import first_to_say
 from lit_gpt.utils.streams import make_warnings_plain
 
 Main = Callable[[list[str]], int | None]
@@ -31,8 +32,7 @@ def exit_code(main: Main, words: Sequence[str]) -> int:
     try:
         return main(list(words)) or 0
     except KeyboardInterrupt:  # training listens for it itself, and saves
-        print("stopped by Ctrl-C; the same command starts it again.", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return _said("stopped by Ctrl-C; the same command starts it again.", 128 + signal.SIGINT)
     except UserError as error:
         return _told(error)
     except OSError as error:
@@ -42,8 +42,14 @@ def exit_code(main: Main, words: Sequence[str]) -> int:
 
 
 def _told(error: UserError) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return error.code
+    return _said(f"error: {error}", error.code)
+
+
+def _said(text: str, code: int) -> int:
+    """The code; the text on stderr, once for all processes of a torchrun."""
+    if first_to_say(text, code):
+        print(text, file=sys.stderr)
+    return code
 
 
 def run_command(main: Main) -> NoReturn:
@@ -72,8 +78,7 @@ def _carried_out(main: Main) -> int:
         return 0
     except OSError as error:
         where = error.filename2 or error.filename or "a file"
-        print(f"error: {where} cannot be used: {error.strerror or error}. Give another path.", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return _told(UserError(f"{where} cannot be used: {error.strerror or error}. Give another path."))
 
 
 def _flushed() -> int:
