@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from killed_run import OPTIONS
@@ -17,6 +18,7 @@ from tiny_run import words
 from lit_gpt.checkpoint import copying, export
 from lit_gpt.config.cli import parse
 from lit_gpt.config.command import command_of, exit_code
+from lit_gpt.data import remote
 from lit_gpt.errors import EXIT_BAD_INPUT, EXIT_NOT_WRITTEN, NotWritten, UserError
 from lit_gpt.lab.watch import Watch, note_divergence
 from lit_gpt.preflight.resolved_run import resolve_run
@@ -92,6 +94,12 @@ def test_exports_and_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(NotWritten, match="nothing of the copy is left"):
         copying.copy_checkpoint(tmp_path / "a", tmp_path / "b")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_cache_of_remote_data(tmp_path: Path) -> None:
+    """It was said that the data cannot be downloaded."""
+    with pytest.raises(NotWritten, match=r"a\.bin could not be written \(No space left on device\)"):
+        remote._fetch(SimpleNamespace(get_file=no_room), "s3://data/a.bin", 100, tmp_path / "cache/a.bin")
 
 
 def test_a_row_that_diverged_and_a_profile(full, tmp_path: Path) -> None:

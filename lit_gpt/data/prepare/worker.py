@@ -133,7 +133,7 @@ _state: tuple[Job, Tokenizer] | None = None
 
 
 def start_worker(job: Job, begun: Event) -> None:
-    """Prepare a worker process: load the tokenizer once, and end when the parent ends. begun: is set when that is done."""
+    """Prepare a worker process: load the tokenizer once, and end when the parent ends. begun: set when that is done."""
     global _state
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
