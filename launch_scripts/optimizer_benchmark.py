@@ -96,6 +96,7 @@ answer_early(__name__, read)
 import torch
 from optimizer_options import choose, options_of, read_table
 
+from lit_gpt.lab.leftovers import release_rows
 from lit_gpt.lab.planning import plan_rows, plan_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -144,6 +145,7 @@ def train(
     display = Display(rows)
     queue = Queue(rows, output, display.say)
     settings = Settings(devices=places(given.gpus, given.per_run), overruling=tuple(overruling))
+    release_rows(rows, output, display.say)
     interrupted = run_rows(queue, settings, display)
     display.close()
     return queue.states, interrupted

@@ -17,9 +17,7 @@ from lit_gpt.errors import NotOwner
 from lit_gpt.lab.rows import Row, mark_folders, summary
 from lit_gpt.lab.run_files import DIVERGED, FINISHED
 from lit_gpt.lab.watch import diverged
-from lit_gpt.train.folder_names import CONFIG
 from lit_gpt.train.lease import STALE_AFTER, Lease, owner_of, take_lease
-from lit_gpt.train.release import release_finished
 
 FAILED, LATE, ENDED = "failed", "out of time", "ended early"
 GIVEN_UP = (FAILED, LATE)
@@ -103,9 +101,7 @@ class Queue:
     def _claimed(self, row: Row) -> Lease | None:
         """The claim, or None: it is done, or another ladder's for now."""
         if state := done_before(self.folder(row)):
-            deleted = [name for path in self.folder(row).glob(f"*/{CONFIG}") for name in release_finished(path.parent)]
-            gone = f"; deleted {', '.join(deleted)}, which --keep_last 0 does not keep" if deleted else ""
-            self.say(row, f"{state} before{gone}")
+            self.say(row, f"{state} before")
             self.settle(row, state)
             return None
         owner, now = owner_of(self.folder(row)), time.monotonic()

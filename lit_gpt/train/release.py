@@ -68,7 +68,16 @@ def _left(folder: Path) -> list[Path]:
         summary, budget = finished_summary(folder), read_object(folder / "plan.json")["tokens"]
         options = yaml.safe_load(regular(folder / CONFIG).read_text(encoding="utf-8"))
         keep_last, keep_every, keep_best = (options[name] for name in RETENTION)
-    except (UserError, OSError, ValueError, KeyError, TypeError, yaml.YAMLError):  # no run of ours, or damaged
+    except (
+        # No run of ours, or one that is damaged.
+        UserError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+        yaml.YAMLError,
+    ):  # not ours, or damaged
         return []
     present = list_checkpoints(folder / "checkpoints")
     later = any(step_of(path) > summary.get("step", 0) for path in present)

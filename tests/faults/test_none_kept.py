@@ -16,8 +16,10 @@ from tiny_run import folder_of, rows, run
 
 from lit_gpt.errors import NotWritten, UserError
 from lit_gpt.evals.trained_model import load_model
-from lit_gpt.lab.queue import Queue
+from lit_gpt.lab.ladder import Ladder
+from lit_gpt.lab.processes import Settings
 from lit_gpt.lab.rows import Row
+from lit_gpt.lab.study import Study
 from lit_gpt.metrics.summary import METRICS_FILE, write_summary
 from lit_gpt.tools import inspect
 from lit_gpt.train import reporter, run_folder
@@ -200,11 +202,10 @@ def test_a_run_that_was_killed_before_it_deleted_does_so_when_it_is_seen_again(k
     assert "Deleted" not in capsys.readouterr().out and files_of(out) == before
 
 
-def test_a_ladder_deletes_it_too(killed_late):
-    row, said = Row("row"), list[str]()
-    queue = Queue([row], killed_late.parents[1], lambda row, text: said.append(text))
-    assert queue.take() is None and queue.states == {"row": "finished"}
-    assert said == ["finished before; deleted step-000002, which --keep_last 0 does not keep"]
+def test_a_ladder_deletes_it_too(killed_late, capsys):
+    study, settings = Study((Row("row"),)), Settings(devices=(("cpu",),))
+    assert Ladder(study, killed_late.parents[1]).run(settings) == 0
+    assert "deleted step-000002, which --keep_last 0 does not keep" in capsys.readouterr().out
     assert steps_of(killed_late.parent) == []
 
 
