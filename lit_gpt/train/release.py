@@ -68,17 +68,8 @@ def _left(folder: Path) -> list[Path]:
         summary, budget = finished_summary(folder), read_object(folder / "plan.json")["tokens"]
         options = yaml.safe_load(regular(folder / CONFIG).read_text(encoding="utf-8"))
         keep_last, keep_every, keep_best = (options[name] for name in RETENTION)
-    except (
-        # No run of ours, or one that is damaged.
-        UserError,
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        RecursionError,
-        yaml.YAMLError,
-    ):  # not ours, or damaged
-        return []
+    except (UserError, OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError):
+        return []  # no run of ours, or a damaged one
     present = list_checkpoints(folder / "checkpoints")
     later = any(step_of(path) > summary.get("step", 0) for path in present)
     if keep_last != 0 or not summary or summary["tokens"] < budget or later:
