@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -42,6 +43,8 @@ def leave(code: int) -> NoReturn:
     if (why := lost_output()) and code == 0:
         code = EXIT_NOT_WRITTEN
         print(f"error: standard output could not be written ({why}); nothing else is missing.", file=sys.stderr)
+    if code:  # torchrun ends all processes after the first one that failed; this one ends by itself, with its code
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if hanging():
         os._exit(code)
     sys.exit(code)

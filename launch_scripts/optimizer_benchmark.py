@@ -96,6 +96,7 @@ answer_early(__name__, read)
 import torch
 from optimizer_options import choose, options_of, read_table
 
+from lit_gpt.lab.leftovers import release_rows
 from lit_gpt.lab.planning import plan_rows, plan_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -144,6 +145,7 @@ def train(
     display = Display(rows)
     queue = Queue(rows, output, display.say)
     settings = Settings(devices=places(given.gpus, given.per_run), overruling=tuple(overruling))
+    release_rows(rows, output, display.say)
     interrupted = run_rows(queue, settings, display)
     display.close()
     return queue.states, interrupted
@@ -199,9 +201,8 @@ def by_optimizer(runs: Sequence[Result]) -> dict[str, list[Result]]:
 
 
 def numbers(runs: Sequence[Result], column: str) -> list[float]:
-    """The values of the finished runs, or of all where none is finished."""
-    finished = [run for run in runs if run["state"] == "finished"] or runs
-    return [run[column] for run in finished if run[column] is not None]
+    """The values of the finished runs."""
+    return [run[column] for run in runs if run["state"] == "finished" and run[column] is not None]
 
 
 def spread(values: Sequence[float], form: str) -> str:
@@ -243,7 +244,7 @@ def report(runs: Sequence[Result], table: Mapping[str, Mapping[str, str]], outpu
         cells = [f"`{name}`", loss, *gap, exp, str(len(numbers(group, "val_loss"))), table[name]["eta0"], speed]
         lines.append(f"| {' | '.join([*cells, table[name]['source'], left])} |")
     write_text(output / f"{scale}.md", "\n".join(lines) + "\n")
-    if any(run["val_loss"] is not None for run in runs):
+    if any(run["state"] == "finished" and run["val_loss"] is not None for run in runs):
         figure = str(output / f"{scale}.png")
         plot = [sys.executable, str(ROOT / "plots/plot_optimizers.py"), str(output / scale), "--output", figure]
         subprocess.run(plot, check=True)

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 EXIT_BAD_INPUT = 2  # exit code of every command that raised a UserError
-EXIT_NOT_WRITTEN = 3  # a result could not be written
+EXIT_NOT_WRITTEN = 3  # a result could not be written, such as on a full disk; of every command
 EXIT_NOT_FINITE = 4  # gradients not finite
 EXIT_PEER_LOST = 5  # a collective timed out or a peer is gone
 EXIT_NOT_OWNER = 6  # the run folder is another process's, or gone

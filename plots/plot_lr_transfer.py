@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from lit_gpt.config.command import run_command
 from lit_gpt.config.parsers import PlainParser
 from lit_gpt.errors import UserError
 from lit_gpt.lab.figures import SMALL, dress, legend, panels, shades, write
+from lit_gpt.lab.run_files import FINISHED, RunFiles
+from lit_gpt.lab.runs import run_folders
 from lit_gpt.metrics.labels import axis_label
 from lit_gpt.scaling.fit import Parabola, fit_best_lr
 from lit_gpt.utils.files import write_text
@@ -39,19 +40,17 @@ def collect(folders: Sequence[Path], metric: str) -> dict[str, dict[int, Points]
     Raises UserError when there are none, or two runs of one rule, depth and rate.
     """
     found: dict[str, dict[int, Points]] = defaultdict(lambda: defaultdict(dict))
-    for path in sorted(p for folder in folders for p in folder.rglob("summary.json")):
-        run = json.loads(path.read_text(encoding="utf-8"))
-        loss = run.get(metric)
-        if not run.get("finished") or loss is None:
-            print(
-                f"left out: {path.parent} ({'no ' + metric if run.get('finished') else 'not finished'})",
-                file=sys.stderr,
-            )
+    every = {folder.resolve(): folder for given in folders for folder in run_folders(given)}
+    for folder in sorted(every.values()):
+        files = RunFiles(folder)
+        run, loss = files.summary, files.summary.get(metric)
+        if files.state != FINISHED or loss is None:
+            why = f"no {metric}" if files.state == FINISHED else f"not finished: {files.state}"
+            print(f"left out: {folder} ({why})", file=sys.stderr)
             continue
-        config = yaml.safe_load((path.parent / "config.yaml").read_text(encoding="utf-8"))
-        points, rate = found[run["rule"]][run["depth"]], float(config["base_hps"]["eta0"])
+        points, rate = found[run["rule"]][run["depth"]], float(files.config()["base_hps"]["eta0"])
         if rate in points:
-            raise UserError(f"{path.parent} is a second run of {run['rule']}, depth {run['depth']}, rate {rate:g}.")
+            raise UserError(f"{folder} is a second run of {run['rule']}, depth {run['depth']}, rate {rate:g}.")
         points[rate] = loss
     if not found:
         raise UserError(f"No finished run with {metric!r} below {', '.join(map(str, folders))}.")

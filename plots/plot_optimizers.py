@@ -3,13 +3,14 @@
     python plots/plot_optimizers.py out/optimizers/60m --output optimizers.png
 
 The folder is that of launch_scripts/optimizer_benchmark.py: one folder per run, named after its optimizer, and with
-_seedN behind that for all but the first seed. Seeds of an optimizer are one curve, their mean.
+_seedN behind that for all but the first seed. Seeds of an optimizer are one curve, their mean. Runs that have not
+finished are left out, which is said on stderr.
 """
 
 from __future__ import annotations
 
-import json
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +20,12 @@ from lit_gpt.config.command import run_command
 from lit_gpt.config.parsers import PlainParser
 from lit_gpt.errors import UserError
 from lit_gpt.lab.figures import COLORS, write
+from lit_gpt.lab.run_files import FINISHED, RunFiles
+from lit_gpt.lab.runs import run_folders
+from lit_gpt.metrics.curve import series
 from lit_gpt.metrics.figures import count_tokens, subplots
 from lit_gpt.metrics.labels import TOKENS, axis_label
+from lit_gpt.metrics.summary import read_metrics
 
 LOSS = "metric/val_loss@1x"
 NAMED = len(COLORS)  # the best ones have colours in the curves
@@ -28,15 +33,26 @@ Curve = list[tuple[int, float]]  # tokens, validation loss
 
 
 def curves(folder: Path) -> dict[str, Curve]:
-    """Optimizer -> validation losses over tokens. Raises UserError when there is none."""
+    """Optimizer -> validation losses over tokens, of finished runs; the others are named on stderr.
+
+    Raises UserError when there is none, and for a name with two finished runs, which would be a mean of one seed.
+    """
     found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for path in sorted(folder.glob("*/*/metrics.jsonl")):
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        for row in rows:
-            if LOSS in row:
-                found[re.sub(r"_seed\d+$", "", path.parts[-3])][row["total_tokens"]].append(row[LOSS])
+    of_name: dict[str, Path] = {}
+    for run in run_folders(folder):
+        name, files = run.parent.name, RunFiles(run)
+        if files.state != FINISHED or files.summary.get(LOSS) is None:
+            why = "no validation loss" if files.state == FINISHED else f"not finished: {files.state}"
+            print(f"left out: {run} ({why})", file=sys.stderr)
+            continue
+        if (other := of_name.setdefault(name, run)) != run:
+            raise UserError(f"{other} and {run} are both finished runs of {name}. Move one of them elsewhere.")
+        for tokens, loss in zip(*series(read_metrics(run), LOSS, run)):
+            found[re.sub(r"_seed\d+$", "", name)][int(tokens)].append(float(loss))
     if not found:
-        raise UserError(f"{folder} has no runs with validation losses. Give <output>/<scale> of the benchmark.")
+        raise UserError(
+            f"{folder} has no finished runs with validation losses. Give <output>/<scale> of the benchmark."
+        )
     return {
         name: [(tokens, fmean(losses)) for tokens, losses in sorted(curve.items())] for name, curve in found.items()
     }

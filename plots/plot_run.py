@@ -5,7 +5,8 @@
     python plots/plot_run.py out/experts/*/*/ --metric metric/val_loss@1x metric/maxvio_batch_avg --json last.json
 
 One run without --metric: training and validation loss with the learning rate. Several metrics are
-panels beside each other; a run that does not log one is left out of its panel.
+panels beside each other; a run that does not log one is left out of its panel. Behind the name of a run that has not
+finished stands its state.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from lit_gpt.config.command import run_command
 from lit_gpt.config.parsers import PlainParser
+from lit_gpt.lab.run_files import unfinished
 from lit_gpt.metrics.curve import TRAIN, draw_loss_curve, draw_overlay
 from lit_gpt.utils.files import write_text
 
@@ -31,10 +33,12 @@ def main(arguments: Sequence[str]) -> None:
         "--bytes_per_token", type=float, help="for the loss curve's axis in bits per byte; default: as validated"
     )
     given = parser.parse_args(arguments)
-    if len(given.runs) == 1 and not given.metric:
-        draw_loss_curve(given.runs[0], given.bytes_per_token, given.output)
+    runs = list({folder.resolve(): folder for folder in given.runs}.values())
+    states = list(map(unfinished, runs))
+    if len(runs) == 1 and not given.metric:
+        draw_loss_curve(runs[0], given.bytes_per_token, given.output, states[0])
     else:
-        last = draw_overlay(given.runs, given.metric or [TRAIN], given.output)
+        last = draw_overlay(runs, given.metric or [TRAIN], given.output, states)
         if given.json:
             write_text(given.json, json.dumps(last, indent=1) + "\n")
     print(given.output)

@@ -4,7 +4,8 @@
     python plots/plot_stability.py grad_norm.csv router_z_mean.csv --tokens_per_step 524288
 
 Nothing is fitted. The JSON has the last value of every curve, its largest one and where that was, and for loss and
-gradient how many values were spikes: more than 6 standard deviations above the mean of the 128 before.
+gradient how many values were spikes: more than 6 standard deviations above the mean of the 128 before. Behind the name
+of a run that has not finished stands its state.
 """
 
 from __future__ import annotations
@@ -43,9 +44,10 @@ def draw(found: Mapping[str, Mapping[str, Curve]]) -> Any:
     for panel, (metric, runs) in zip(grid.flat, found.items()):
         for run, curve in runs.items():
             line, color = smooth(curve.y), styles[run].color
+            label = f"{run} ({curve.state})" if curve.state else run
             panel.plot(curve.x, curve.y, color=color, alpha=0.2, linewidth=0.5)
             every = max(1, len(line) // 6)  # a few markers, which tell lines apart in grey
-            panel.plot(curve.x, line, styles[run].marker, ls="-", color=color, lw=1, ms=3, markevery=every, label=run)
+            panel.plot(curve.x, line, styles[run].marker, ls="-", color=color, lw=1, ms=3, markevery=every, label=label)
         over = next(iter(runs.values())).over
         dress(panel, shown(over), shown(metric), tall=26)
         _within(panel, list(runs.values()))

@@ -8,15 +8,14 @@ Every option: --help. Stopped anywhere, the same command goes on where it was; w
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from lit_gpt.config.bounds import hints
-from lit_gpt.config.command import exit_code, parsed
+from lit_gpt.config.command import parsed, run_command
 from lit_gpt.config.parsers import Parser
 from lit_gpt.data.prepare.corpora import CORPORA, listing
 from lit_gpt.data.prepare.fetch import plan_fetch
-from lit_gpt.data.prepare.summary import next_step, not_written, summary
+from lit_gpt.data.prepare.summary import next_step, not_prepared, summary
 from lit_gpt.errors import UserError
 
 
@@ -51,10 +50,10 @@ def main(words: list[str]) -> None:
         print(plan, flush=True)
         meta = plan.run()
     except OSError as error:
-        raise not_written(error, Path(values["output"] or f"data/{values['name']}")) from error
+        raise not_prepared(error, Path(values["output"] or f"data/{values['name']}")) from error
     print(summary(meta))
     print(next_step(plan.folder, meta))
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main, sys.argv[1:]))
+    run_command(main)

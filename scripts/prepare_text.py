@@ -10,14 +10,13 @@ Every option: --help. Killed or crashed, the same command goes on where it was.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 from lit_gpt.config.bounds import hints
-from lit_gpt.config.command import exit_code, parsed
+from lit_gpt.config.command import parsed, run_command
 from lit_gpt.config.parsers import Parser
 from lit_gpt.data.prepare import prepare
-from lit_gpt.data.prepare.summary import next_step, not_written, summary
+from lit_gpt.data.prepare.summary import next_step, not_prepared, summary
 
 ALIASES = {"--input_dir": "--source", "--output_dir": "--output"}
 SEVERAL = ("--source", "--include", "--exclude")  # options that take several values
@@ -56,7 +55,7 @@ def main(words: list[str]) -> None:
     try:
         meta = prepare(**values)
     except OSError as error:
-        raise not_written(error, folder) from error
+        raise not_prepared(error, folder) from error
     print(summary(meta))
     if values["tokenizer"] == "train" and meta["vocab_size"] < values["vocab_size"]:
         print(
@@ -66,4 +65,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main, sys.argv[1:]))
+    run_command(main)

@@ -12,7 +12,7 @@ from lit_gpt.checkpoint.layout import COMPLETE, INDEX, META, SUMS, TMP, read_met
 from lit_gpt.checkpoint.untrusted import data_files, read_index
 from lit_gpt.checkpoint.writing import sync
 from lit_gpt.errors import UserError
-from lit_gpt.utils.files import regular
+from lit_gpt.utils.files import kind_of, regular
 
 
 def copy_checkpoint(source: Path, folder: Path) -> Path:
@@ -47,7 +47,7 @@ def copy_checkpoint(source: Path, folder: Path) -> Path:
                 path.rmdir()
         if isinstance(error, OSError):
             why = error.strerror or error
-            raise UserError(
+            raise kind_of(error)(
                 f"{source} could not be copied to {final} ({why}), and nothing of the copy is left. Make room, or give "
                 "another folder."
             ) from error

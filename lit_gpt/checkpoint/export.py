@@ -18,9 +18,9 @@ from lit_gpt.checkpoint.layout import check_version, read_meta
 from lit_gpt.checkpoint.state import Tensors
 from lit_gpt.checkpoint.untrusted import load_zip, plain_tensors, read_tensors, reason, stored_shapes
 from lit_gpt.config.words import FLOATS
-from lit_gpt.errors import UserError
+from lit_gpt.errors import NotWritten, UserError
 from lit_gpt.optim.engine.averages import label
-from lit_gpt.utils.files import replacing
+from lit_gpt.utils.files import kind_of, replacing
 
 FORMATS = (".pth", ".safetensors")
 KEY, SUM = "scalelab", "scalelab_sha256"  # where meta and fingerprint are kept inside a .safetensors header
@@ -30,7 +30,7 @@ DTYPES: dict[str, torch.dtype] = {name: getattr(torch, known) for name, known in
 def write_exported(weights: Tensors, meta: dict[str, Any], output: Path) -> Path:
     """Write full weights and their meta to a .pth or .safetensors file, replaced as a whole.
 
-    Raises UserError for another suffix, and where nothing can be written.
+    Raises UserError for another suffix and a path that cannot be a file, and NotWritten where there is no room.
     """
     check_suffix(output)
     written = fingerprint(weights, meta)
@@ -42,7 +42,8 @@ def write_exported(weights: Tensors, meta: dict[str, Any], output: Path) -> Path
             else:
                 save_file(weights, temporary, metadata={KEY: json.dumps(meta), SUM: written})
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own for a full disk
-        raise UserError(f"{output} cannot be written ({error}). Give another path, or make room.") from error
+        kind = kind_of(error) if isinstance(error, OSError) else NotWritten
+        raise kind(f"{output} cannot be written ({error}). Give another path, or make room.") from error
     return output
 
 

@@ -56,7 +56,7 @@ from lit_gpt.checkpoint.state import NONE, Tensors, flatten
 from lit_gpt.checkpoint.untrusted import DATA_FILE, reason
 from lit_gpt.checkpoint.writing import Writer, sync, write_text
 from lit_gpt.errors import UserError
-from lit_gpt.utils.files import digest
+from lit_gpt.utils.files import digest, kind_of
 
 # DCP says this at each save and load of a run without a process group, where it is meant so.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
@@ -111,7 +111,8 @@ class Checkpointer:
             tidy(self.folder)
             self.newest = next((path.name for path in reversed(list_checkpoints(self.folder))), self.newest)
         except OSError as error:
-            raise UserError(f"{self.folder} cannot keep checkpoints ({error}). Choose another --out_dir.") from error
+            said = f"{self.folder} cannot keep checkpoints ({error}). Choose another --out_dir."
+            raise kind_of(error)(said) from error
         if not os.access(self.folder, os.W_OK | os.X_OK):
             raise UserError(f"{self.folder} cannot be written, so no checkpoint can be saved. Make it writable.")
 

@@ -19,22 +19,37 @@ from jsonargparse import ArgumentError, Namespace
 
 from lit_gpt.config.explain import explained
 from lit_gpt.config.parsers import Parser
-from lit_gpt.errors import EXIT_BAD_INPUT, UserError
+from lit_gpt.errors import UserError
+from lit_gpt.utils.files import NO_ROOM, not_written
+from lit_gpt.utils.once import first_to_say
 from lit_gpt.utils.streams import make_warnings_plain
 
 Main = Callable[[list[str]], int | None]
 
 
 def exit_code(main: Main, words: Sequence[str]) -> int:
-    """What main(words) returns, 0 for None; a UserError, or Ctrl-C, is one sentence on stderr and a code."""
+    """What main(words) returns, 0 for None; a UserError, a full disk or Ctrl-C is one sentence on stderr and a code."""
     try:
         return main(list(words)) or 0
     except KeyboardInterrupt:  # training listens for it itself, and saves
-        print("stopped by Ctrl-C; the same command starts it again.", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return _said("stopped by Ctrl-C; the same command starts it again.", 128 + signal.SIGINT)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.code
+        return _told(error)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        return _told(not_written(error))
+
+
+def _told(error: UserError) -> int:
+    return _said(f"error: {error}", error.code)
+
+
+def _said(text: str, code: int) -> int:
+    """The code; the text on stderr, once for all processes of a torchrun."""
+    if first_to_say(text, code):
+        print(text, file=sys.stderr)
+    return code
 
 
 def run_command(main: Main) -> NoReturn:
@@ -57,15 +72,30 @@ def _carried_out(main: Main) -> int:
     """exit_code of the command line; a file that cannot be used is a sentence and a code, too."""
     try:
         code = exit_code(main, sys.argv[1:])
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # whoever reads the output has enough, such as `head`; Python flushes once more at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _flushed() or code
+    except BrokenPipeError:  # whoever reads the output has enough, such as `head`
+        _drop_output()
         return 0
     except OSError as error:
         where = error.filename2 or error.filename or "a file"
-        print(f"error: {where} cannot be used: {error.strerror or error}. Give another path.", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return _told(UserError(f"{where} cannot be used: {error.strerror or error}. Give another path."))
+
+
+def _flushed() -> int:
+    """0, or the code for an output that is on a full disk."""
+    try:
+        sys.stdout.flush()
+        return 0
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        _drop_output()
+        return _told(not_written(error, "Standard output"))
+
+
+def _drop_output() -> None:
+    """What is left of it goes nowhere: Python flushes once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def command_of(function: Callable[..., int | None]) -> Main:

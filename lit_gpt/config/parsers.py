@@ -17,6 +17,7 @@ from lit_gpt.config.explain import explained
 from lit_gpt.config.help import Group, Option, about, shown_value, taken, value_of, wrapped
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import EXIT_BAD_INPUT
+from lit_gpt.utils.once import first_to_say
 
 ALL = 100  # sentences of a meaning
 OF_RUNS = (
@@ -57,7 +58,8 @@ class PlainParser(argparse.ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End the process with a sentence instead of Python's words. ex: what jsonargparse gives."""
-        self.exit(EXIT_BAD_INPUT, f"error: {_sentence(self, message)}\n")
+        said = f"error: {_sentence(self, message)}\n"
+        self.exit(EXIT_BAD_INPUT, said if first_to_say(said, EXIT_BAD_INPUT) else None)
 
     def _parse_known_args(self, arg_strings: list[str], *more: Any, **others: Any) -> Any:
         """Python's, which takes the last values of an option that is typed twice, and forgets the first in silence.

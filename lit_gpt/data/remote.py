@@ -13,6 +13,7 @@ from lit_gpt.data.formats.text import LIMIT_BYTES
 from lit_gpt.data.kinds import DATA_SUFFIXES, suffixes
 from lit_gpt.data.meta import NAME
 from lit_gpt.errors import UserError
+from lit_gpt.utils.files import NO_ROOM, not_written
 
 LOCAL = ("file://", "local://")
 BESIDE = (NAME, "tokenizer.json", "tokenizer_config.json")  # what is fetched with token files
@@ -97,12 +98,14 @@ def _connect(root: str):
 def _fetch(filesystem, remote: str, size: int, path: Path) -> None:
     if path.is_file() and path.stat().st_size == size:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         filesystem.get_file(remote, str(temporary))
         os.replace(temporary, path)
     except Exception as e:  # each back end raises its own
+        if isinstance(e, OSError) and e.errno in NO_ROOM:
+            raise not_written(e, path) from e
         raise NoData(f"Cannot download {remote}: {type(e).__name__}: {e}.") from e
     finally:
         temporary.unlink(missing_ok=True)

@@ -81,8 +81,8 @@ def _repeats(a: Sequence[Run], b: Sequence[Run], controls: Sequence[Run]) -> lis
 
     Where both sides have one configuration, and differ in code or machine, controls are groups of their own.
     """
-    given = {run.folder: run for run in (*a, *b) if run.folder}
-    others = [run for run in controls if run.folder not in given]
+    given = {run.folder.resolve() for run in (*a, *b) if run.folder}
+    others = [run for run in controls if not run.folder or run.folder.resolve() not in given]
     alike = len(groups_of([*a, *b])) == 1
     return [list(a), list(b), *groups_of(others)] if alike else groups_of([*a, *b, *others])
 

@@ -15,7 +15,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.lab.figures import write
 from lit_gpt.lab.fit_report import Report, as_json, judge
 from lit_gpt.lab.fit_runs import columns_of, finished_runs, fixed_of, grouped, sample
-from lit_gpt.lab.runs import Run
+from lit_gpt.lab.runs import Run, check_apart
 from lit_gpt.scaling.intervals import LEVEL
 from lit_gpt.scaling.laws import law_named
 
@@ -67,7 +67,8 @@ def add_fit(parser: argparse.ArgumentParser, x: Sequence[str] = (), y: str = "lo
 def groups_of(given: Any, needed: Sequence[str]) -> dict[str, list[Run]]:
     """Finished runs by the value of --group, in the order of numbers; without it by the path that they are of.
 
-    needed: columns without which a run is left out, which is said on stderr.
+    needed: columns without which a run is left out, which is said on stderr. Raises UserError for paths that share a
+    run where each is a group.
     """
 
     def runs(paths: Sequence[Path]) -> list[Run]:
@@ -80,9 +81,28 @@ def groups_of(given: Any, needed: Sequence[str]) -> dict[str, list[Run]]:
         return {_named(name, given.group): found[name] for name in sorted(found, key=_natural)}
     if len(given.runs) == 1:
         return {"": runs(given.runs)}
-    stems = [path.stem for path in given.runs]
-    names = stems if len(set(stems)) == len(stems) else list(map(str, given.runs))
-    return {name: runs([path]) for name, path in zip(names, given.runs)}
+    check_apart(given.runs)
+    ends = [path.absolute().name if path.is_dir() else path.stem for path in given.runs]
+    names = ends if len(set(ends)) == len(ends) else list(map(str, given.runs))
+    found = {name: runs([path]) for name, path in zip(names, given.runs)}
+    say(copies(found))
+    return found
+
+
+def copies(groups: Mapping[str, Sequence[Run]]) -> list[str]:
+    """That groups have runs of equal numbers, speed and time too where they are known, as a copied folder has."""
+    first: dict[tuple[Any, ...], tuple[str, str]] = {}
+    both: dict[tuple[str, str], list[str]] = {}
+    for group, runs in groups.items():
+        for run in runs:
+            other, _ = first.setdefault(tuple(sorted(run.numbers.items())), (group, run.name))
+            if other != group:
+                both.setdefault((group, other), []).append(run.name)
+    return [
+        f"note: {len(names)} of {len(groups[group])} runs of {group} equal one of {other} in every number, such as "
+        f"{names[0]}: if they are copies, they are compared with themselves"
+        for (group, other), names in both.items()
+    ]
 
 
 def say(notes: Sequence[str]) -> None:

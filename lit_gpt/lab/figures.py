@@ -184,7 +184,8 @@ def write(figure: Any, output: Path, found: Mapping[str, Any] | None = None, num
     if found is None:
         return [png_path, pdf_path]
     numbers = numbers or Path(f"{name}.json")
-    write_text(numbers, json.dumps(jsonable(dict(found)), indent=1) + "\n")
+    with told(numbers):
+        write_text(numbers, json.dumps(jsonable(dict(found)), indent=1) + "\n")
     return [png_path, pdf_path, numbers]
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from lit_gpt.errors import UserError, did_you_mean
-from lit_gpt.lab.runs import known_name, run_folders
+from lit_gpt.lab.run_files import unfinished
+from lit_gpt.lab.runs import Run, known_name, name_of, named_apart, run_folders
 from lit_gpt.lab.tables import Curve, curves
 from lit_gpt.metrics.spikes import SpikeDetector
 from lit_gpt.metrics.summary import METRICS_FILE, read_metrics
@@ -23,31 +24,40 @@ Curves = dict[str, dict[str, Curve]]  # metric -> run -> curve over tokens or st
 
 
 def read_curves(paths: Sequence[Path], tokens_per_step: float | None = None) -> Curves:
-    """Every metric of these run folders, folders that hold some, and charts.
+    """Every metric of these run folders, folders that hold some, and charts, each of which counts once.
 
-    tokens_per_step: of charts over steps, to draw them over tokens. Raises UserError for a path without curves.
+    tokens_per_step: of charts over steps, to draw them over tokens. Raises UserError for a path without curves, and for
+    charts that have one curve of a run twice.
     """
+    once = list({path.resolve(): path for path in paths}.values())
+    charts = [path for path in once if path.is_file()]
     found: Curves = {}
-    for path in paths:
-        for run, metrics in (_of_chart(path, tokens_per_step) if path.is_file() else _of_folders(path)).items():
+    for run, metrics in _of_folders([path for path in once if path not in charts]).items():
+        for metric, curve in metrics.items():
+            found.setdefault(metric, {})[run] = curve
+    for path in charts:
+        for run, metrics in _of_chart(path, tokens_per_step).items():
             for metric, curve in metrics.items():
-                found.setdefault(metric, {})[run] = curve
+                if found.setdefault(metric, {}).setdefault(run, curve) is not curve:
+                    raise UserError(f"{path} has {metric} of {run} once more. Leave it out, or rename the run there.")
     return found
 
 
-def _of_folders(path: Path) -> dict[str, dict[str, Curve]]:
-    folders = [folder for folder in run_folders(path) if (folder / METRICS_FILE).is_file()]
-    if not folders:
-        raise UserError(f"There is no run with curves in {path}. Give run folders, or folders that hold some.")
-    rows = [folder.parent.name if (folder.parent / "row.json").is_file() else folder.name for folder in folders]
-    names = rows if len(set(rows)) == len(rows) else [str(folder) for folder in folders]
-    return {name: _of_folder(folder) for name, folder in zip(names, folders)}
+def _of_folders(paths: Sequence[Path]) -> dict[str, dict[str, Curve]]:
+    folders: dict[Path, Path] = {}
+    for path in paths:
+        here = [folder for folder in run_folders(path) if (folder / METRICS_FILE).is_file()]
+        if not here:
+            raise UserError(f"There is no run with curves in {path}. Give run folders, or folders that hold some.")
+        folders |= {folder.resolve(): folder for folder in here}
+    named = named_apart([Run(name_of(folder), folder, unfinished(folder)) for folder in folders.values()])
+    return {run.name: _of_folder(folder, run.state) for run, folder in zip(named, folders.values())}
 
 
-def _of_folder(folder: Path) -> dict[str, Curve]:
+def _of_folder(folder: Path, state: str) -> dict[str, Curve]:
     found = read_metrics(folder)
     over, x = (TOKENS, found[TOTAL]) if TOTAL in found else (STEPS, found["step"])
-    return {metric: curve for metric, y in found.items() if (curve := _finite(over, x, y)) is not None}
+    return {metric: curve for metric, y in found.items() if (curve := _finite(over, x, y, state)) is not None}
 
 
 def _of_chart(path: Path, tokens_per_step: float | None) -> dict[str, dict[str, Curve]]:
@@ -62,9 +72,9 @@ def _of_chart(path: Path, tokens_per_step: float | None) -> dict[str, dict[str, 
     return found
 
 
-def _finite(over: str, x: np.ndarray, y: np.ndarray) -> Curve | None:
+def _finite(over: str, x: np.ndarray, y: np.ndarray, state: str = "") -> Curve | None:
     there = np.isfinite(x) & np.isfinite(y)
-    return Curve(over, x[there], y[there]) if there.any() else None
+    return Curve(over, x[there], y[there], state) if there.any() else None
 
 
 def chosen(found: Curves, wanted: Sequence[str], usual: Sequence[str]) -> Curves:
@@ -83,9 +93,14 @@ def chosen(found: Curves, wanted: Sequence[str], usual: Sequence[str]) -> Curves
 
 
 def told(metric: str, curve: Curve) -> dict[str, Any]:
-    """The last value, the largest and where it was, and how often a loss or gradient was a spike."""
+    """The last value, the largest and where it was, and how often a loss or gradient was a spike.
+
+    Of a run that has not finished its state, too.
+    """
     most = int(curve.y.argmax())
     found: dict[str, Any] = {"last": curve.y[-1], "largest": curve.y[most], f"largest_at_{curve.over}": curve.x[most]}
+    if curve.state:
+        found["state"] = curve.state
     if metric in SPIKY:
         detector = SpikeDetector()
         found["spikes"] = sum(detector.update(float(value)) for value in curve.y if math.isfinite(value))

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from lit_gpt.lab.display import Display
+from lit_gpt.lab.leftovers import release_rows
 from lit_gpt.lab.local import run_rows
 from lit_gpt.lab.planning import Planned
 from lit_gpt.lab.processes import Settings
@@ -45,6 +46,7 @@ class Ladder:
             with told(self.output / STUDY):
                 write_text(self.output / STUDY, yaml.safe_dump(self.study.resolved(), sort_keys=False))
         try:
+            release_rows(rows, self.output, display.say)
             interrupted = run_rows(queue, settings, display)
         finally:
             display.close()

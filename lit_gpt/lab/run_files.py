@@ -92,6 +92,14 @@ class RunFiles:
                     yield f"{result.task}/{name}{suffix}_stderr", metric.stderr
 
 
+def unfinished(folder: Path) -> str:
+    """The state of a run that has not finished, for the name of its curve; "" of others, and of folders of no run."""
+    if not (folder / CONFIG).is_file():
+        return ""
+    state = _state(folder, read_object_if_any(folder / SUMMARY_FILE))
+    return "" if state == FINISHED else state
+
+
 def _seen(name: str, tokens: int, passes: float, context: int, seed: int) -> int:
     """Different targets of a source after so many passes: in whole windows, of which the stream's last one is short."""
     windows = -(-(tokens - 1) // context)

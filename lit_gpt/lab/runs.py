@@ -99,12 +99,12 @@ class Run:
 
 
 def read_runs(paths: Iterable[Path]) -> list[Run]:
-    """The runs in these CSV files and folders (run folders, or folders that hold some at any depth).
+    """The runs in these CSV files and folders (run folders, or folders that hold some at any depth), each once.
 
     Raises UserError for a path without runs.
     """
     found: list[Run] = []
-    for path in paths:
+    for path in {path.resolve(): path for path in paths}.values():
         here = _of_csv(path) if path.is_file() else [_of_folder(folder) for folder in run_folders(path)]
         if not here:
             raise UserError(f"There is no run in {path}. Give run folders, a folder that holds some, or a CSV file.")
@@ -112,7 +112,7 @@ def read_runs(paths: Iterable[Path]) -> list[Run]:
     once: dict[Path | int, Run] = {}
     for run in found:
         once.setdefault(run.folder.resolve() if run.folder else id(run), run)
-    return _named_apart(list(once.values()))
+    return named_apart(list(once.values()))
 
 
 def run_folders(path: Path, above: frozenset[Path] = frozenset()) -> list[Path]:
@@ -132,6 +132,16 @@ def run_folders(path: Path, above: frozenset[Path] = frozenset()) -> list[Path]:
     return [folder for child in below for folder in run_folders(child, above | {here})]
 
 
+def check_apart(paths: Sequence[Path]) -> None:
+    """Raise UserError where two of these CSV files and folders, which are to be compared, hold the same run."""
+    first: dict[Path, int] = {}
+    for i, path in enumerate(paths):
+        for found in [path] if path.is_file() else run_folders(path):
+            if (other := first.setdefault(found.resolve(), i)) != i:
+                both = f"{path} is given twice" if paths[other] == path else f"{paths[other]} and {path} hold {found}"
+                raise UserError(f"{both}, which would be compared with itself. Give paths that share no run.")
+
+
 def column(runs: Sequence[Run], name: str) -> np.ndarray:
     """One number of every run, (runs,). Raises UserError for runs that do not have it."""
     missing = [run.name for run in runs if not isinstance(run.value(name), int | float)]
@@ -148,14 +158,18 @@ def _of_folder(folder: Path) -> Run:
     files, of_row = RunFiles(folder), read_object_if_any(folder.parent / NOTE)
     settings = {key: value for key, value in of_row.items() if key != "name"}
     settings |= {key: value for key, value in flat(files.config()) if value is not None or key not in settings}
-    name = folder.parent.name if of_row else folder.name
     try:
         numbers = {key: float(value) for key, value in _numbers(files, settings) if _finite(value)}
     except (AttributeError, KeyError, TypeError) as error:  # somebody else wrote to them
         raise UserError(
             f"The files of {folder} are not as pretrain.py writes them ({error}). Move the folder elsewhere."
         ) from error
-    return Run(name, folder, files.state, settings, numbers)
+    return Run(name_of(folder), folder, files.state, settings, numbers)
+
+
+def name_of(folder: Path) -> str:
+    """What a run folder is called: after its row in a study, else as it is."""
+    return folder.parent.name if (folder.parent / NOTE).is_file() else folder.name
 
 
 def _numbers(files: RunFiles, settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -237,7 +251,7 @@ def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _named_apart(runs: Sequence[Run]) -> list[Run]:
+def named_apart(runs: Sequence[Run]) -> list[Run]:
     """The runs; those that share a name are called after the folders that they are in too, or get a number."""
     names = [run.name for run in runs]
     for name in {name for name in names if names.count(name) > 1}:

@@ -18,11 +18,15 @@ OF_A_RUN = re.compile(r"(?P<run>.+) - (?P<metric>[\w./@]+?)(?P<bound>__M(?:IN|AX
 
 @dataclass(frozen=True)
 class Curve:
-    """One metric of one run: x, (points,), is the first column of the chart, named `over`, and y its values."""
+    """One metric of one run: x, (points,), is the first column of the chart, named `over`, and y its values.
+
+    state: of a run that has not finished, as far as that is known; else "".
+    """
 
     over: str
     x: np.ndarray
     y: np.ndarray
+    state: str = ""
 
 
 def read_lines(path: Path) -> list[tuple[int, dict[str, str]]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lit_gpt.lab.rows import run_folder_of
 from lit_gpt.metrics.summary import METRICS_FILE, parse_lines
-from lit_gpt.utils.files import read_object_if_any, write_text
+from lit_gpt.utils.files import read_object_if_any, told, write_text
 
 FILE = "diverged.json"
 LOSS, TOKENS = "metric/train_loss", "total_tokens"
@@ -76,7 +76,8 @@ def _loss(value: float | None) -> float:
 def note_divergence(folder: Path, why: str, watch: Watch) -> None:
     """Write diverged.json, for which no ladder starts the row again."""
     values = {"why": why, "step": watch.step, "loss": watch.loss if math.isfinite(watch.loss) else None}
-    write_text(folder / FILE, json.dumps(values) + "\n")
+    with told(folder / FILE):
+        write_text(folder / FILE, json.dumps(values) + "\n")
 
 
 def diverged(folder: Path) -> str:

@@ -28,12 +28,14 @@ _SMOOTH_OVER = 0.02  # length of the moving average, as a fraction of the points
 Curves = dict[str, np.ndarray]
 
 
-def draw_loss_curve(folder: Path, bytes_per_token: float | None = None, output: Path | None = None) -> Path:
+def draw_loss_curve(
+    folder: Path, bytes_per_token: float | None = None, output: Path | None = None, state: str = ""
+) -> Path:
     """Draw training and validation loss and the learning rate over tokens; returns the PNG's path.
 
     folder: run folder. bytes_per_token: of the validation text; adds an axis in bits per byte,
     loss / (ln 2 * bytes_per_token); default: what the run logged, if it did.
-    output: default loss_curve.png in the folder.
+    output: default loss_curve.png in the folder. state: of a run that has not finished, behind its name.
     Raises UserError when the run logged no training loss.
     """
     curves = read_metrics(folder)
@@ -54,7 +56,7 @@ def draw_loss_curve(folder: Path, bytes_per_token: float | None = None, output: 
         top.plot(x, y, "o-", color=color, markersize=4, linewidth=1, label=f"{name}: {y[-1]:.4f}")
         shown.append(y)
     _limits(top, shown)
-    _dress(top, folder.resolve().name + _origin(folder), "loss (nats per token)")
+    _dress(top, folder.resolve().name + _in_brackets(state) + _origin(folder), "loss (nats per token)")
     if bytes_per_token is None and VALIDATION in curves and BITS in curves:
         (_, losses), (_, bits) = (series(curves, key, folder) for key in (VALIDATION, BITS))
         bytes_per_token = float(losses[-1] / bits[-1] / math.log(2))
@@ -69,10 +71,13 @@ def draw_loss_curve(folder: Path, bytes_per_token: float | None = None, output: 
     return _save(figure, output or folder / CURVE_FILE)
 
 
-def draw_overlay(folders: Sequence[Path], metrics: Sequence[str], output: Path) -> dict[str, dict[str, float]]:
+def draw_overlay(
+    folders: Sequence[Path], metrics: Sequence[str], output: Path, states: Sequence[str] = ()
+) -> dict[str, dict[str, float]]:
     """Draw metrics of several runs over tokens, a panel each, into `output`; smoothed where there are many points.
 
-    A run without a metric is left out of its panel. Returns metric -> run -> the last value shown.
+    A run without a metric is left out of its panel. states: of each run, "" of a finished one, behind the
+    name of its curve. Returns metric -> run -> the last value shown.
     Raises UserError when no run has a metric.
     """
     import matplotlib
@@ -85,13 +90,13 @@ def draw_overlay(folders: Sequence[Path], metrics: Sequence[str], output: Path) 
     last: dict[str, dict[str, float]] = {}
     for axes, metric in zip(panels, metrics):
         shown = []
-        for (name, curves), folder, color in zip(runs.items(), folders, colors):
+        for (name, curves), folder, color, state in zip(runs.items(), folders, colors, states or [""] * count):
             if metric not in curves and any(metric in other for other in runs.values()):
                 continue
             x, y = series(curves, metric, folder)
             line = smooth(y)
             axes.plot(x, y, color=color, alpha=0.2, linewidth=0.8)
-            label = f"{name}: {line[-1]:.4g}"
+            label = f"{name}{_in_brackets(state)}: {line[-1]:.4g}"
             axes.plot(x, line, color=color, linewidth=1.5, marker=_marker(y), markersize=3.5, label=label)
             shown.append(line)
             last.setdefault(metric, {})[name] = float(line[-1])
@@ -104,11 +109,14 @@ def draw_overlay(folders: Sequence[Path], metrics: Sequence[str], output: Path) 
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Folder names; those of their parents, rows of a sweep, where runs are called the same."""
-    names = [folder.resolve().name for folder in folders]
-    if len(set(names)) < len(names):
-        names = [folder.resolve().parent.name for folder in folders]
+    """Folder names; those of their parents, rows of a sweep, where runs are called the same; else whole paths."""
+    named = [[f.resolve().name for f in folders], [f.resolve().parent.name for f in folders], list(map(str, folders))]
+    names = next((names for names in named if len(set(names)) == len(names)), named[-1])
     return [name + _origin(folder) for name, folder in zip(names, folders)]
+
+
+def _in_brackets(state: str) -> str:
+    return f" ({state})" if state else ""
 
 
 def _origin(folder: Path) -> str:

@@ -26,6 +26,7 @@ import torch.distributed as dist
 from lit_gpt.errors import EXIT_PEER_LOST
 from lit_gpt.parallel.fabric import Runtime
 from lit_gpt.utils.files import write_text
+from lit_gpt.utils.once import code_said
 from lit_gpt.utils.signals import leave
 
 # The share of the limit after which a waiting rank looks for who is late. It can name that rank, and the failing
@@ -166,11 +167,16 @@ def is_of_collective(error: Exception) -> bool:
 
 @contextmanager
 def failed_connections(limit: float) -> Iterator[None]:
-    """Before and after the steps: end the process where a connection to another rank fails or takes `limit` seconds."""
+    """Before and after the steps: end the process where a connection to another rank fails or takes `limit` seconds.
+
+    Where a process of this host has said why it ended, which is what the connection failed of, nothing more is said.
+    """
     try:
         yield
     except Exception as error:
         if is_of_collective(error):
+            if (code := code_said()) is not None:
+                leave(code)
             said = f"before or after training, a connection failed: {error}"
             leave(EXIT_PEER_LOST, f"error: {said} The limit is --collective_timeout {limit:g} seconds.")
         raise

@@ -25,10 +25,12 @@ SOURCE = ("commit", "patch")
 def differences(a: Path, b: Path) -> str:
     """Sections of lines "what: in a -> in b", one for each file of the archives; and the patches.
 
-    Raises UserError for a folder that is no run's.
+    Raises UserError for a folder that is no run's, and for one folder given twice.
     """
     for path in (a, b):
         check_run(path, CONFIG)
+    if a.resolve() == b.resolve():
+        raise UserError(f"{b} is the same folder as {a}, so nothing can differ. Give another run.")
     environments = [read_values(path / ENVIRONMENT, json.loads) for path in (a, b)]
     sections = {
         "options": [read_values(path / CONFIG, yaml.safe_load) for path in (a, b)],

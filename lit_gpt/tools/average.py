@@ -40,7 +40,7 @@ answer_early(__name__, read)
 
 import torch
 
-from lit_gpt.checkpoint import check_suffix, write_exported
+from lit_gpt.checkpoint import check_suffix, newest_published, write_exported
 from lit_gpt.checkpoint.retention import KEPT, VALIDATION
 from lit_gpt.evals.trained_model import check_weights, describe_model, load_weights_and_meta
 from lit_gpt.tools._model_values import use_plugins
@@ -79,6 +79,14 @@ def average(paths: Sequence[Path], weights: str | None = None) -> tuple[dict[str
     }
 
 
+def _check_apart(paths: Sequence[Path]) -> None:
+    """Raise UserError for a checkpoint that is given twice, also as the newest of its run."""
+    first: dict[Path, int] = {}
+    for i, path in enumerate(paths):
+        if (other := first.setdefault((newest_published(path) or path).resolve(), i)) != i:
+            raise UserError(f"{paths[other]} and {path} are one checkpoint, which would count twice. Give it once.")
+
+
 def _check_same(first: Path, meta: dict[str, Any], path: Path, other: dict[str, Any]) -> None:
     """The forward pass must be the same: the model, and the multipliers of the Plan."""
     here, there = _forward(meta, first), _forward(other, path)
@@ -103,8 +111,12 @@ def _check_kind(name: str, here: torch.Tensor, there: torch.Tensor, first: Path,
 
 
 def write_average(paths: Sequence[Path], output: Path, weights: str | None = None) -> str:
-    """Write the mean to an exported file; what was done, in words. Raises UserError as the parts of it do."""
+    """Write the mean to an exported file; what was done, in words.
+
+    Raises UserError for a checkpoint that is given twice, and as the parts of it do.
+    """
     check_suffix(output)
+    _check_apart(paths)
     tensors, meta = average(paths, weights)
     return f"wrote {write_exported(tensors, meta, output)}: the mean of {len(paths)} checkpoints"
 

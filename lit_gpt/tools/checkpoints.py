@@ -145,7 +145,7 @@ def _in_use(place: Place, force: bool) -> Iterator[str]:
         yield owner
         return
     except NotWritten as error:
-        raise UserError(f"Nothing can be deleted: {error}") from error
+        raise NotWritten(f"Nothing can be deleted: {error}") from error
     try:
         yield ""
     finally:

@@ -22,7 +22,7 @@ from lit_gpt.config.command import run_command
 from lit_gpt.config.parsers import PlainParser
 from lit_gpt.errors import UserError
 from lit_gpt.lab.comparison import compare
-from lit_gpt.lab.runs import Run, read_runs
+from lit_gpt.lab.runs import Run, check_apart, read_runs
 from lit_gpt.lab.trials import commits, side_of, train
 from lit_gpt.lab.where import matching
 from lit_gpt.tools._cli import local_path
@@ -65,6 +65,7 @@ def main(argv: list[str]) -> int:
         )
     if given.seeds < 1:
         raise UserError(f"--seeds is {given.seeds}; it must be at least 1.")
+    check_apart(given.sides)
     folders = given.sides or trained(given, common)
     a, b = (_read([folder], given.where) for folder in folders)
     print(report(a, b, _read(given.control, given.where), given.metric))

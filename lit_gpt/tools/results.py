@@ -57,7 +57,7 @@ def rows_of(
     for path in paths:
         if not path.exists():
             raise UserError(f"{path} does not exist.{near(path)} Give run folders, step folders, or exported files.")
-    places = {folder_of(path): path for path in paths}.values()  # a run and its step have the same results
+    places = {folder_of(path).resolve(): path for path in paths}.values()  # a run and its step have the same results
     found = [Row(r, name, m) for path in places for r in read_results(path, damaged) for name, m in r.metrics.items()]
     chosen = [
         row

@@ -92,7 +92,9 @@ def as_csv(runs: Sequence[Run], columns: Sequence[str]) -> str:
 
 
 def compared(runs: Sequence[Run]) -> str:
-    """What differs between runs, side by side: settings, and then numbers."""
+    """What differs between runs, side by side: settings, and then numbers. Raises UserError for one run."""
+    if len(runs) < 2:
+        raise UserError(f"--compare shows what differs between runs, and {runs[0].name} is one. Give another one, too.")
     settings = varied(runs, but=())
     names = [name for name in COLUMNS if len({run.numbers.get(name) for run in runs}) > 1]
     lines = [("", *(run.name for run in runs)), ("state", *(run.state for run in runs))]

@@ -49,6 +49,7 @@ from lit_gpt.train.guard import StepGuard
 from lit_gpt.train.lease import Lease
 from lit_gpt.train.profile import StepProfiler
 from lit_gpt.train.reading import on_main, together
+from lit_gpt.train.release import finished_already
 from lit_gpt.train.reporter import Reporter
 from lit_gpt.train.samples import Samples
 from lit_gpt.train.save_retries import Saver
@@ -464,19 +465,16 @@ def run_training(resolved: ResolvedRun, signals: Signals | None = None) -> int:
         if runtime.is_main:
             print(dry_run_text(resolved), file=sys.stderr)
         finished = run_folder.finished_without_checkpoint(resolved) if run.resume in (True, "auto") else None
-        if (tokens := runtime.gather(finished)[0]) is not None:
+        tokens = runtime.gather(finished)[0]
+        trainer = Trainer(resolved, runtime, cache.keep) if tokens is None else None
+        if trainer is None or trainer.done:
             if runtime.is_main:
-                print(
-                    f"{resolved.folder} is finished already: {tokens:,} tokens. No checkpoint is left. Nothing to do."
-                )
-            return 0
-        trainer = Trainer(resolved, runtime, cache.keep)
-        if trainer.done:
+                print(finished_already(resolved, trainer.progress.tokens if trainer else cast(int, tokens)))
+            if trainer is None or not trainer.spoilt:
+                return 0
             if runtime.is_main:
-                print(f"{resolved.folder} is finished already: {trainer.progress.tokens:,} tokens. Nothing to do.")
-                if trainer.spoilt:
-                    print("error: its last steps were skipped, and its weights are those before them.", file=sys.stderr)
-            return EXIT_NOT_FINITE if trainer.spoilt else 0
+                print("error: its last steps were skipped, and its weights are those before them.", file=sys.stderr)
+            return EXIT_NOT_FINITE
         if runtime.is_main and (passes := trainer.plan.tokens / trainer.train_data.num_tokens) > MANY_PASSES:
             held = f"{trainer.train_data.num_tokens:,} tokens of the data"
             print(

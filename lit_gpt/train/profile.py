@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,10 @@ class StepProfiler:
             self.profile.stop()
 
     def _write(self, done: Any) -> None:
-        self.folder.mkdir(exist_ok=True)
-        done.export_chrome_trace(str(self.folder / "trace.json.gz"))
         order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-        (self.folder / "operators.txt").write_text(done.key_averages().table(sort_by=order, row_limit=40))
+        try:
+            self.folder.mkdir(exist_ok=True)
+            done.export_chrome_trace(str(self.folder / "trace.json.gz"))
+            (self.folder / "operators.txt").write_text(done.key_averages().table(sort_by=order, row_limit=40))
+        except OSError as error:  # no reason to end the run
+            warnings.warn(f"{self.folder} cannot be written ({error.strerror}); training goes on.", stacklevel=3)

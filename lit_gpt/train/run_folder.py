@@ -11,7 +11,7 @@
 A folder belongs to one Plan, one model and one order of data. A run that differs in any of them is refused with the
 difference, whether it resumes or starts. It is this run's once plan.json, model.json and numerics.json are all there;
 plan.json is written last. Before that, and while there is no checkpoint, a killed start left nothing that counts. A run
-whose summary says that it has finished is done, also where its checkpoints are gone.
+whose summary says that it has finished is done, also where its checkpoints are gone; release.py deletes what is left.
 """
 
 from __future__ import annotations
@@ -45,7 +45,15 @@ from lit_gpt.train.identity import changed_options, described, identity, is_exte
 from lit_gpt.train.lease import Lease, take_lease
 from lit_gpt.train.provenance import provenance
 from lit_gpt.train.samples import SAMPLES_FILE
-from lit_gpt.utils.files import read_object, read_object_if_any, remove_leftovers, told, write_bytes, write_text
+from lit_gpt.utils.files import (
+    kind_of,
+    read_object,
+    read_object_if_any,
+    remove_leftovers,
+    told,
+    write_bytes,
+    write_text,
+)
 
 ARCHIVE = (*(f"{part}.json" for part in IDENTITY), CONFIG, ENVIRONMENT)
 WRITTEN = (*ARCHIVE, "patch-*.diff", METRICS_FILE, CSV_FILE, SUMMARY_FILE, CURVE_FILE, SAMPLES_FILE)
@@ -136,7 +144,7 @@ def lock_folder(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"The run folder {folder} cannot be made ({error}). Choose another --out_dir.") from error
+        raise kind_of(error)(f"The run folder {folder} cannot be made ({error}). Choose another --out_dir.") from error
     lease = take_lease(folder)
     try:
         if list_checkpoints(folder / "checkpoints") != present:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
@@ -17,6 +18,8 @@ from typing import Any
 from lit_gpt.errors import NotWritten, UserError, did_you_mean
 
 BLOCK = 1 << 20  # bytes that are read at once: enough that Python's overhead does not count
+# What only writing fails with: no room on the disk or in a quota, a disk that is read-only, a limit of the file's size.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.tmp")  # see replacing
 
 
@@ -101,7 +104,18 @@ def told(what: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise NotWritten(f"{what} could not be written ({error.strerror or error}). Make room or permit it.") from error
+        raise not_written(error, what) from error
+
+
+def kind_of(error: OSError) -> type[UserError]:
+    """NotWritten where only writing fails like that; else UserError, as a path is then one that cannot be used."""
+    return NotWritten if error.errno in NO_ROOM else UserError
+
+
+def not_written(error: OSError, what: Path | str | None = None) -> NotWritten:
+    """The error as a sentence. what: could not be written; default: the file that the error names."""
+    what = what or error.filename2 or error.filename or "A file, or the output,"
+    return NotWritten(f"{what} could not be written ({error.strerror or error}). Make room or permit it.")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -9,7 +9,8 @@ This file imports no torch, which takes seconds in which a signal may come.
 | in its loop | `asked`: the loop finishes the step, saves, and leaves |
 
 A second Ctrl-C ends a run at once, and says what that abandons. A process of torchrun whose torchrun is gone is asked
-to stop, and ends after GRACE seconds wherever it is.
+to stop, and ends after GRACE seconds wherever it is. Where another process has said why it ends, and torchrun therefore
+ends this one before its loop, it says nothing, and has the code of the other.
 
 Python runs its own handlers in the main thread between two bytecodes, which a compiler or a collective may keep from
 happening for minutes. So a thread reads what the C handler writes (signal.set_wakeup_fd), and decides.
@@ -29,6 +30,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from lit_gpt.errors import EXIT_PEER_LOST
+from lit_gpt.utils.once import code_said
 
 GRACE = 20.0  # seconds; less than the 30 after which torchrun kills a process that it passed a signal on to
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
@@ -96,6 +98,8 @@ class Signals:
     def _received(self, number: int) -> None:
         self.asked = True
         if self.phase == STARTING:
+            if (code := code_said()) is not None:  # torchrun ends this process, since another one has failed
+                leave(code)
             leave(128 + number, f"stopped by {_name(number)} before training started; nothing is lost.")
         if self._first is None:
             self._first = number, time.monotonic()
@@ -152,10 +156,11 @@ def _name(number: int) -> str:
     return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
-def leave(code: int, text: str) -> NoReturn:
-    """End this process now, whatever its other threads wait for, with a line on stderr."""
+def leave(code: int, text: str = "") -> NoReturn:
+    """End this process now, whatever its other threads wait for, with a line on stderr if there is one."""
     rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-    say(rank + text)
+    if text:
+        say(rank + text)
     with suppress(OSError, ValueError):
         sys.stdout.flush()
     os._exit(code)

@@ -340,7 +340,7 @@ class Backwards:
     allowed = 1 << 30
 
     def __init__(self, workers, context, start, arguments):
-        worker._state = *arguments, worker.load_job_tokenizer(*arguments)
+        worker._state = arguments[0], worker.load_job_tokenizer(arguments[0])
 
     def submit(self, run, unit):
         return Task(run, unit)

@@ -13,6 +13,7 @@ from prepared_texts import contents, texts, write_folder
 
 from lit_gpt.config.command import exit_code
 from lit_gpt.data.prepare import prepare
+from lit_gpt.errors import EXIT_NOT_WRITTEN
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = runpy.run_path(str(ROOT / "scripts/prepare_text.py"))
@@ -81,7 +82,7 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(tmp_path):
     command = [sys.executable, "-c", start]
     script = str(ROOT / "scripts/prepare_text.py")
     full = subprocess.run([*command, "20000", script, *words], capture_output=True, text=True)
-    assert full.returncode == 2 and full.stderr.startswith("error: ") and full.stderr.count("\n") == 1
+    assert full.returncode == EXIT_NOT_WRITTEN and full.stderr.startswith("error: ") and full.stderr.count("\n") == 1
     assert f"error: {tmp_path / 'out'}: File too large. Make room" in full.stderr
     assert not list((tmp_path / "out").glob("*.bin"))
     assert subprocess.run([*command, "1000000", script, *words], capture_output=True).returncode == 0

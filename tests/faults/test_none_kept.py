@@ -16,9 +16,15 @@ from tiny_run import folder_of, rows, run
 
 from lit_gpt.errors import NotWritten, UserError
 from lit_gpt.evals.trained_model import load_model
+from lit_gpt.lab.ladder import Ladder
+from lit_gpt.lab.processes import Settings
+from lit_gpt.lab.rows import Row
+from lit_gpt.lab.study import Study
 from lit_gpt.metrics.summary import METRICS_FILE, write_summary
 from lit_gpt.tools import inspect
 from lit_gpt.train import reporter, run_folder
+from lit_gpt.train.lease import take_lease
+from lit_gpt.train.release import release_finished
 from lit_gpt.train.save_retries import Saver
 from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
@@ -168,6 +174,66 @@ def test_a_kill_at_any_moment_of_the_end_loses_nothing(tmp_path):
         seen.add((known, whole))
         operation += 1
     assert seen == {(False, True), (True, True), (True, False)} and not kept.names() and operation > 5
+
+
+@pytest.fixture
+def killed_late(data, tmp_path, monkeypatch) -> Path:
+    """The folder of a run that was killed after its summary and before it deleted its checkpoint."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Saver, "_release", lambda self: None)
+        assert run(data, tmp_path / "row", **NONE) == 0
+    assert steps_of(tmp_path / "row") == ["step-000002"]
+    return folder_of(tmp_path / "row")
+
+
+def test_a_run_that_was_killed_before_it_deleted_does_so_when_it_is_seen_again(killed_late, data, capsys):
+    """It kept its checkpoint for ever."""
+    out = killed_late.parent
+    assert run(data, out, **{**NONE, "keep_last": 1}) == 0, "who asks to keep it now keeps it"
+    assert "finished already: 128 tokens. Nothing to do." in capsys.readouterr().out
+    assert steps_of(out) == ["step-000002"]
+    assert run(data, out, **NONE) == 0
+    said = (
+        "finished already: 128 tokens. Deleted step-000002, which --keep_last 0 does not keep. No checkpoint is left."
+    )
+    assert said in capsys.readouterr().out and steps_of(out) == []
+    before = files_of(out)
+    assert run(data, out, **NONE) == 0
+    assert "Deleted" not in capsys.readouterr().out and files_of(out) == before
+
+
+def test_a_ladder_deletes_it_too(killed_late, capsys):
+    study, settings = Study((Row("row"),)), Settings(devices=(("cpu",),))
+    assert Ladder(study, killed_late.parents[1]).run(settings) == 0
+    assert "deleted step-000002, which --keep_last 0 does not keep" in capsys.readouterr().out
+    assert steps_of(killed_late.parent) == []
+
+
+LATER = {
+    "its options keep it": ("config.yaml", "keep_last: 0", "keep_last: 1"),
+    "it has not finished": ("summary.json", '"finished": true', '"finished": false'),
+    "its summary is damaged": ("summary.json", "{", ""),
+    "its summary is of a smaller budget": ("summary.json", '"tokens": 128', '"tokens": 64'),
+    "its summary is of an earlier step": ("summary.json", '"step": 2', '"step": 1'),
+    "nobody knows its options": ("config.yaml", "keep_every", "kept_every"),
+}
+
+
+@pytest.mark.parametrize("why", LATER)
+def test_nothing_else_is_deleted(why, killed_late):
+    name, old, new = LATER[why]
+    text = (killed_late / name).read_text()
+    assert old in text
+    (killed_late / name).write_text(text.replace(old, new, 1))
+    before = files_of(killed_late)
+    assert release_finished(killed_late) == [] and files_of(killed_late) == before
+
+
+def test_nothing_is_deleted_in_the_folder_of_another_process(killed_late):
+    lease = take_lease(killed_late)
+    assert release_finished(killed_late) == [] and steps_of(killed_late.parent) == ["step-000002"]
+    lease.close()
+    assert release_finished(killed_late) == ["step-000002"]
 
 
 @pytest.mark.parametrize(("code", "saved"), [(75, True), (4, True), (0, False)])

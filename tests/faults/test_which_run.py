@@ -205,6 +205,8 @@ def test_what_differs_between_two_runs(checkout, data, tmp_path, capsys):
     for role in plan["roles"].values():
         role["method"] = role.pop("update_rule")  # as early runs have it
     (folders[0] / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(UserError, match="is the same folder as"):
+        inspect.main(["run", str(folders[0]), str(folders[0] / "../" / folders[0].name)])
     assert inspect.main(["run", *map(str, folders)]) == 0
     out = capsys.readouterr().out
     sections = {part.split("\n")[0]: part.split("\n")[1:] for part in out.split("\n\n")}

@@ -50,6 +50,16 @@ def test_a_control_of_a_sides_configuration_belongs_to_it(tmp_path: Path) -> Non
     same = side(tmp_path / "e", 2.3)  # another backend, say: the same configuration as a
     assert compare(a, same, [control]).noise.free == 0
     assert compare(a, same, [*a, control]).noise.free == 0, "a run is no control of itself"
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    assert compare(a, same, [*read_runs([tmp_path / "link"]), control]).noise.free == 0
+
+
+def test_a_side_is_not_compared_with_itself(tmp_path: Path, monkeypatch, capsys) -> None:
+    side(tmp_path / "a", 2.0, 2.1)
+    monkeypatch.chdir(tmp_path)
+    for words, said in ((["a", "a"], "a is given twice"), (["a", "./a/../a"], "a and a/../a hold a/../a/")):
+        assert exit_code(main, words) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_pairs_and_the_first_step_that_differs(tmp_path: Path) -> None:

@@ -413,7 +413,7 @@ def test_what_may_not_be_read(run: Path, manage) -> None:
             found = rows(manage(moved))
             assert "  ?  " in found[step(4)] and "damaged: " in found[step(4)] and "Permission" in found[step(4)]
             assert " whole " in found[step(6)]
-            manage("delete", moved, 2, code=2)
+            manage("delete", moved, 2, code=3)
             manage("copy", moved, 4, Path(folder, "to"), code=2)
         locked.chmod(0o755)
         (moved / "checkpoints").chmod(0)

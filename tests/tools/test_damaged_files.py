@@ -63,7 +63,7 @@ def test_a_meta_of_another_shape_is_one_sentence(name: str, value: object, run: 
     for main, words in (
         (inspect.main, ["checkpoint", step]),
         (inspect.main, ["run", run]),
-        (average.main, [step, step, "--output", tmp_path / "b.pth"]),
+        (average.main, [run / "checkpoints/step-000002", step, "--output", tmp_path / "b.pth"]),
         (generate.main, [step, "--prompt", "a", "--max_new_tokens", 1]),
     ):
         said.append(tool(main, *words))  # raises what is no UserError
@@ -108,7 +108,7 @@ def test_weights_that_are_not_the_models(what: str, run: Path, tmp_path: Path) -
         (convert.main, [damaged, tmp_path / "b.pth"]),
         (convert.main, [damaged, tmp_path / "hf", "--to", "hf"]),
         (generate.main, [damaged, "--prompt", "a"]),
-        (average.main, [damaged, damaged, "--output", tmp_path / "b.pth"]),
+        (average.main, [run, damaged, "--output", tmp_path / "b.pth"]),
     ):
         with pytest.raises(UserError):
             main([str(word) for word in words])
@@ -123,7 +123,7 @@ def test_places_where_nothing_can_be_written(run: Path, tmp_path: Path, capsys) 
     before = set(tmp_path.rglob("*"))
     names = ["file/a.pth", "file/b/a.pth", "folder.pth", "n" * 300 + ".pth"]
     for name in names:
-        for words in ([convert.main, run], [average.main, run, run, "--output"]):
+        for words in ([convert.main, run], [average.main, run / "checkpoints/step-000002", run, "--output"]):
             assert tool(*words, tmp_path / name) == 2  # type: ignore[arg-type]
             assert capsys.readouterr().err.startswith("error: ")
     for name in ("file/a", "link", "n" * 300):
@@ -133,14 +133,16 @@ def test_places_where_nothing_can_be_written(run: Path, tmp_path: Path, capsys) 
     assert set(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied", "/a/b"), OSError(28, "No space left")])
-def test_an_error_of_the_operating_system_is_one_sentence(error: OSError, capsys) -> None:
+@pytest.mark.parametrize(
+    ("error", "code"), [(PermissionError(13, "Permission denied", "/a/b"), 2), (OSError(28, "No space left"), 3)]
+)
+def test_an_error_of_the_operating_system_is_one_sentence(error: OSError, code: int, capsys) -> None:
     """Such as a read-only folder, in every tool."""
 
     def main(_: list[str]) -> int:
         raise error
 
-    assert tool(main) == 2
+    assert tool(main) == code
     assert str(error.strerror) in capsys.readouterr().err
 
 
@@ -167,7 +169,7 @@ def test_a_file_made_from_a_moved_run_finds_its_tokenizer(run: Path, tmp_path: P
         (step / "SHA256SUMS").unlink()
         (step / "COMPLETE").write_text(step.name[-1])  # as it was before there were sums
     convert.main([str(run), str(tmp_path / "a.pth")])
-    average.main([str(run), str(run), "--output", str(tmp_path / "b.pth")])
+    average.main([str(run / "checkpoints/step-000002"), str(run), "--output", str(tmp_path / "b.pth")])
     for name in ("a.pth", "b.pth"):
         found = find_tokenizer(tmp_path / name, load_exported(tmp_path / name)[1])
         assert found is not None and found.present and Path(found.source) == (run / "tokenizer").resolve()

@@ -81,6 +81,7 @@ def test_refusals_are_sentences(study: Path, tmp_path: Path, capsys: pytest.Capt
         ([str(study), "--where", "dept == 3"], "Did you mean 'depth'"),
         ([str(study), "--columns", "los"], "Did you mean 'loss'"),
         ([str(study), "--sort", "depth ="], "no expression"),
+        ([str(study), str(study), "--compare", "--where", "depth == 4"], "is one. Give another one, too"),
         ([str(tmp_path / "none")], "does not exist"),
     ):
         assert exit_code(main, words) == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
@@ -14,6 +13,7 @@ from typing import Any
 
 from lit_gpt.data.tokenizer import TOKENIZER_FILES, find_tokenizer
 from lit_gpt.errors import NotInstalled, NotWritten, UserError
+from lit_gpt.utils.files import NO_ROOM
 
 TIMEOUT = 10  # seconds until a server that says nothing counts as out of reach
 PARTIAL = ".partial"  # behind the name of a file that is not complete
@@ -155,7 +155,7 @@ def explained(repo: str, what: str, revision: str, page: str) -> Iterator[None]:
     except errors.HfHubHTTPError as e:
         raise UserError(f"{page} refuses {what}: {_first_line(e)}. Try again later; what has come is kept.") from e
     except OSError as e:
-        if e.errno and (e.filename or e.errno == errno.ENOSPC):
+        if e.errno and (e.filename or e.errno in NO_ROOM):
             raise NotWritten(
                 f"{what} cannot be stored ({e.strerror}). Make room or permit it; the rest is kept."
             ) from e

@@ -37,6 +37,15 @@ from lit_gpt.utils.files import read_object
 MADE = ("bytes", "char", "train")  # tokenizers that are no file
 # One process reads and writes 100 MB of bytes in the second in which another one starts; a BPE takes 20 times as long.
 BYTES_PER_WORKER = 1 << 26
+DIED = (
+    "A worker process died, most likely killed for lack of memory. Run the same command again with a smaller "
+    "--num_workers; finished work is kept."
+)
+NOT_STARTED = (
+    "No worker process could start; what each of them says stands above. They import the script that was started, so "
+    'it must be a file, not Python\'s standard input, and call prepare() below `if __name__ == "__main__":`, as '
+    "scripts/prepare_text.py does. --num_workers 1 needs no worker."
+)
 READERS = 4  # threads that look for edited files: a disk far away answers several at once, and sums need no lock
 
 
@@ -312,7 +321,8 @@ def _encode_apart(job: Job, units: list[Unit], publisher: Publisher, num_workers
         else:
             todo.append(unit)
     context = multiprocessing.get_context("spawn")  # forking a process with threads may deadlock
-    pool = ProcessPoolExecutor(num_workers, context, start_worker, (job,))
+    begun = context.Event()
+    pool = ProcessPoolExecutor(num_workers, context, start_worker, (job, begun))
     try:
         futures = {pool.submit(run_in_worker, unit): unit for unit in todo}
         for future in as_completed(futures):
@@ -320,9 +330,6 @@ def _encode_apart(job: Job, units: list[Unit], publisher: Publisher, num_workers
             publisher.add(futures[future].index)
             yield futures[future]
     except BrokenProcessPool as e:
-        raise UserError(
-            "A worker process died, most likely killed for lack of memory. Run the same command again with a "
-            "smaller --num_workers; finished work is kept."
-        ) from e
+        raise UserError(DIED if begun.is_set() else NOT_STARTED) from e
     finally:
         pool.shutdown(cancel_futures=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lit_gpt.data.left_out import sentences
 from lit_gpt.errors import UserError
+from lit_gpt.utils.files import kind_of
 
 
 def summary(meta: dict) -> str:
@@ -42,12 +43,12 @@ def next_step(folder: Path, meta: dict) -> str:
     )
 
 
-def not_written(error: OSError, folder: Path) -> UserError:
+def not_prepared(error: OSError, folder: Path) -> UserError:
     """What to say where a preparation ended in an error of the disk: full, read-only, or not a folder."""
     folder = folder.expanduser()
     if file := next((p for p in (folder, *folder.parents) if os.path.isfile(p)), None):
         return UserError(f"--output {folder} cannot be a folder, since {file} is a file. Give another --output.")
-    return UserError(
+    return kind_of(error)(
         f"{error.filename or folder}: {error.strerror or error}. Make room or permit it, and type the same command "
         "again: what is finished is kept."
     )

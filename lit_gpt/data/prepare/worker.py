@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -131,12 +132,13 @@ def check_tokenizer(tokenizer: Tokenizer, bos: bool) -> Tokenizer:
 _state: tuple[Job, Tokenizer] | None = None
 
 
-def start_worker(job: Job) -> None:
-    """Prepare a worker process: load the tokenizer once, and end when the parent ends."""
+def start_worker(job: Job, begun: Event) -> None:
+    """Prepare a worker process: load the tokenizer once, and end when the parent ends. begun: set when that is done."""
     global _state
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     _state = job, load_job_tokenizer(job)
+    begun.set()
 
 
 def _leave_with_parent() -> None:

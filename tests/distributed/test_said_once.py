@@ -1,0 +1,106 @@
+"""An error that all processes of a torchrun meet is said once, and one that a single process meets is said, too."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_run import ROOT, make_corpus, words
+
+from lit_gpt.config.command import command_of, exit_code
+from lit_gpt.errors import EXIT_BAD_INPUT, EXIT_NOT_WRITTEN, NotWritten, UserError
+from lit_gpt.utils.once import code_said, first_to_say
+
+WHILE_STARTING = """
+import os, time
+if os.environ["RANK"] == "1":
+    raise RuntimeError("only here")
+time.sleep(60)
+"""
+CONNECTED = """
+import os
+import pretrain
+from lit_gpt.errors import NotWritten
+from lit_gpt.train import loop
+
+def refuse(*_):
+    if os.environ["RANK"] == "1":
+        raise NotWritten("only here")
+
+loop.check_installed = refuse
+pretrain.leave(pretrain.main())
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return make_corpus(tmp_path_factory.mktemp("data"))
+
+
+def torchrun(arguments: list[str], script: Path = ROOT / "pretrain.py") -> tuple[list[str], set[str]]:
+    """(lines of ours on stderr, the exit codes that torchrun tells of) of two processes on the CPU."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    line = [*launcher, str(script), *arguments]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+    ours = [text for text in done.stderr.splitlines() if text.startswith(("error: ", "rank ", "stopped by"))]
+    return ours, set(re.findall(r"exitcode *: (-?\d+)", done.stderr))
+
+
+def test_a_mistyped_option(data: Path, tmp_path: Path) -> None:
+    """It was there twice, or once with a sentence on the signal that torchrun sent to the other process."""
+    said, codes = torchrun([*words(data, tmp_path), "--depht", "3"])
+    assert len(said) == 1 and said[0].startswith("error: unrecognized arguments: --depht 3.") and codes == {"2"}
+
+
+def test_data_that_is_not_there(data: Path, tmp_path: Path) -> None:
+    """Met after the processes are connected."""
+    said, codes = torchrun(words(tmp_path / "nowhere", tmp_path))
+    assert len(said) == 1 and "nowhere' does not exist" in said[0] and codes == {"2"}
+
+
+def test_what_one_process_alone_meets(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(WHILE_STARTING)
+    said, codes = torchrun([*words(data, tmp_path), "--plugins", str(tmp_path / "mine.py")])
+    assert len(said) == 1 and "only here" in said[0] and codes == {"2"}
+    (tmp_path / "driver.py").write_text(CONNECTED)
+    said, codes = torchrun(words(data, tmp_path), tmp_path / "driver.py")
+    assert said == ["error: only here"] and codes == {"3"}
+
+
+@pytest.fixture
+def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that torchrun makes, seen from one of two processes."""
+    (tmp_path / "attempt_0/0").mkdir(parents=True)
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "attempt_0/0/error.json"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    return tmp_path / "attempt_0"
+
+
+def failing(error: Exception) -> None:
+    def main() -> None:
+        raise error
+
+    assert exit_code(command_of(main), []) == getattr(error, "code", None)
+
+
+def test_every_sentence_once_and_every_code(attempt: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_said() is None
+    for error in (UserError("a."), UserError("a."), NotWritten("b."), UserError("a."), NotWritten("b.")):
+        failing(error)
+    assert capsys.readouterr().err == "error: a.\nerror: b.\n"
+    assert code_said() in (EXIT_BAD_INPUT, EXIT_NOT_WRITTEN)
+
+
+def test_where_processes_cannot_meet_each_says_it(attempt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(attempt / "gone/0/error.json"))
+    assert first_to_say("a", 2) and first_to_say("a", 2) and code_said() is None
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(attempt / "0/error.json"))
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert first_to_say("a", 2) and first_to_say("a", 2) and code_said() is None
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert first_to_say("a", 2) and not first_to_say("a", 2) and code_said() == 2
