@@ -1,0 +1,569 @@
+"""Triton kernels of the gated delta rule, which delta_rule_triton.py launches; imported only where there is Triton.
+
+Derived from the recurrence of arXiv:2412.06464, per head, with S a (K, V) matrix, k and q of norm 1 where asked for:
+
+    S_t = exp(g_t) S_(t-1) + k_t x_t^T      x_t = beta_t (v_t - exp(g_t) S_(t-1)^T k_t)      o_t = scale S_t^T q_t
+
+In a chunk of L tokens a_t is the sum of g up to and with token t, S the state before the chunk. What tokens write, x,
+solves a unit lower triangular system, and the rest follows:
+
+    (I + A) x = beta (v - exp(a) k S)        A_tu = beta_t exp(a_t - a_u) k_t . k_u    for u < t
+    o = scale exp(a) q S + P x               P_tu = scale exp(a_t - a_u) q_t . k_u     for u <= t
+    S_after = exp(a_L) S + (exp(a_L - a) k)^T x
+
+where nothing crosses the start of a document. With T = (I + A)^-1 this is the WY form of the paper, but U = T (beta v)
+and W = T (beta exp(a) k) are not made: x = T r, of r = beta (v - exp(a) k S), reads T alone, which is smaller.
+Backward, with dx and dS_after what x and the state get (do, the gradient of o, is multiplied by P and q as it is):
+
+    dx = P^T do + (exp(a_L - a) k) dS_after      dr = T^T dx      dA = -dr x^T      dP = do x^T      dv = beta dr
+    dS = exp(a_L) dS_after - (beta exp(a) k)^T dr + (scale exp(a) q)^T do
+
+so what follows from an inverse is one more product with it. Every exponent that counts is at most 0; others are never
+exponentiated. Products take operands in q's dtype and add up in fp32; all else is in fp32. Norms are factors of rows
+and not rounded with the keys. No two programs write the same number.
+
+Arguments of more than one kernel: a, starts: as in ssd.py. b, q_norm, k_norm: (B, H, M L): beta, and 1 / |q| and 1 /
+|k| or 1; beyond the last token beta is 0. solution, reads: (B, H, M, L, L), T and P. written, d_right: (B, H, M L, V),
+x and dr. before, after: (B, H, M, K, V), S and dS_after. A tensor's strides: its row, token and head. WIDTH: values
+of a program, or at once. No function has a closure, which Triton's interpreter could not see.
+"""
+
+from __future__ import annotations
+
+import triton  # type: ignore[import-not-found]
+import triton.language as tl  # type: ignore[import-not-found]
+
+from lit_gpt.ops.kernels.ssd import FORGOTTEN, decays, decays_within
+
+# No variant of a kernel for lengths that are 1 or multiples of 16.
+LENGTHS = ["tokens", "heads", "chunks"]
+NORM_EPS = tl.constexpr(1e-6)  # linear_recurrence.NORM_EPS
+
+# Of the products that invert I + A. T's numbers are sums of products of up to L - 1 of A's, with beta up to 2 of either
+# sign and as large as A's own: each product multiplies errors of the one before it. With operands in bf16, or tf32, of
+# 11 bits, those would be percents; three products of tf32 parts have 22 bits, nearly fp32, and still use tensor cores.
+EXACT = tl.constexpr("tf32x3")
+
+
+@triton.jit
+def load_tile(x, m, stride, column, tokens, L: tl.constexpr):
+    """(L, columns) of chunk m of a row and head, 0 beyond its last token. Few registers: one long number, and short ones
+    that are the same for all chunks.
+    """
+    place = tl.arange(0, L)
+    at = x + tl.cast(m, tl.int64) * L * stride + (place[:, None] * stride + column[None, :])
+    return tl.load(at, mask=(m * L + place < tokens)[:, None], other=0.0)
+
+
+@triton.jit
+def store_tile(x, m, stride, column, values, tokens, L: tl.constexpr):
+    """The same, written."""
+    place = tl.arange(0, L)
+    at = x + tl.cast(m, tl.int64) * L * stride + (place[:, None] * stride + column[None, :])
+    tl.store(at, values.to(x.dtype.element_ty), mask=(m * L + place < tokens)[:, None])
+
+
+@triton.jit(do_not_specialize=LENGTHS)
+def sums(
+    beta,
+    g,
+    a,
+    b,
+    beta_row,
+    beta_token,
+    g_row,
+    g_token,
+    tokens,
+    heads,
+    chunks,
+    L: tl.constexpr,
+    HEADS: tl.constexpr,
+):
+    """a and b of one chunk and HEADS heads. beta, g: (B, T, H); g None: no decay."""
+    row, m = (tl.program_id(0) // chunks).to(tl.int64), tl.program_id(0) % chunks
+    h = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
+    t = m * L + tl.arange(0, L)
+    inside, t64 = (t < tokens)[:, None] & (h < heads)[None, :], t.to(tl.int64)[:, None]
+    at = (row * heads + h)[None, :] * (chunks * L) + t[:, None]
+    beta_LH = tl.load(beta + row * beta_row + t64 * beta_token + h[None, :], mask=inside, other=0.0)
+    tl.store(b + at, beta_LH.to(tl.float32), mask=(h < heads)[None, :])
+    sums_LH = tl.zeros([L, HEADS], dtype=tl.float32)
+    if g is not None:
+        g_LH = tl.load(g + row * g_row + t64 * g_token + h[None, :], mask=inside, other=0.0).to(tl.float32)
+        # A token that forgets everything need not do so more than once: sums stay small, and their differences exact.
+        sums_LH = tl.cumsum(tl.maximum(g_LH, FORGOTTEN), axis=0)
+    tl.store(a + at, sums_LH, mask=(h < heads)[None, :])
+
+
+@triton.jit
+def inverse(A_LL, L: tl.constexpr, LEVELS: tl.constexpr):
+    """(I + A)^-1 of a strictly lower triangular A, L = 2^LEVELS, from the inverses of diagonal blocks of 1, 2, 4, ...:
+
+    [[X, 0], [C, Y]]^-1 = [[X^-1, 0], [-Y^-1 C X^-1, Y^-1]], for all pairs of blocks at once as Z - Z C Z. Only numbers
+    of the inverse itself occur, unlike in the series I - A + A^2 - ..., whose terms are larger and cancel.
+    """
+    row, column = tl.arange(0, L)[:, None], tl.arange(0, L)[None, :]
+    found = tl.where(row == column, 1.0, 0.0)
+    for i in tl.static_range(LEVELS):
+        corner = (row >> i == (column >> i) + 1) & (row >> (i + 1) == column >> (i + 1))
+        corner_LL = tl.where(corner, A_LL, 0.0)
+        if i == 0:
+            found -= corner_LL
+        else:
+            product = tl.dot(found, corner_LL, input_precision=EXACT)
+            found -= tl.dot(product, found, input_precision=EXACT)
+    return found
+
+
+@triton.jit
+def norm_factors(x_LK, NORMALIZE: tl.constexpr):
+    """1 / sqrt(sum(x^2) + eps) of each row, or 1."""
+    x_LK = x_LK.to(tl.float32)
+    squares = tl.sum(x_LK * x_LK, axis=1)
+    return tl.rsqrt(squares + NORM_EPS) if NORMALIZE else squares * 0.0 + 1.0
+
+
+@triton.jit(do_not_specialize=LENGTHS)
+def prepare(
+    q,
+    k,
+    a,
+    b,
+    starts,
+    q_norm,
+    k_norm,
+    solution,
+    reads,
+    q_row,
+    q_token,
+    q_head,
+    k_row,
+    k_token,
+    k_head,
+    scale,
+    tokens,
+    heads,
+    chunks,
+    NORMALIZE: tl.constexpr,
+    LEVELS: tl.constexpr,
+    L: tl.constexpr,
+    K: tl.constexpr,
+):
+    """Of one chunk of a head what does not depend on the state: norms, T and P."""
+    head, chunk = tl.program_id(0) % heads, tl.program_id(0) // heads
+    row, m = (chunk // chunks).to(tl.int64), chunk % chunks
+    c, place = tl.arange(0, K), tl.arange(0, L)
+    t = m * L + place
+    of_head = (row * heads + head) * chunks
+    if starts is not None:
+        starts += row * tokens
+    k_LK = load_tile(k + row * k_row + head * k_head, m, k_token, c, tokens, L)
+    q_LK = load_tile(q + row * q_row + head * q_head, m, q_token, c, tokens, L)
+    k_factor, q_factor = norm_factors(k_LK, NORMALIZE), norm_factors(q_LK, NORMALIZE)
+    tl.store(k_norm + of_head * L + t, k_factor)
+    tl.store(q_norm + of_head * L + t, q_factor)
+    at = (of_head + m) * (L * L) + place[:, None] * L + place[None, :]
+    weights = decays_within(a + of_head * L, starts, m, tokens, L, 0) * k_factor[None, :]
+    reads_LL = tl.dot(q_LK, tl.trans(k_LK), input_precision="ieee") * weights * (q_factor * scale)[:, None]
+    tl.store(reads + at, reads_LL.to(reads.dtype.element_ty))
+    overlaps = tl.dot(k_LK, tl.trans(k_LK), input_precision="ieee") * weights
+    overlaps *= (tl.load(b + of_head * L + t) * k_factor)[:, None]
+    solution_LL = inverse(tl.where(place[:, None] > place[None, :], overlaps, 0.0), L, LEVELS)
+    tl.store(solution + at, solution_LL.to(solution.dtype.element_ty))
+
+
+@triton.jit(do_not_specialize=LENGTHS)
+def forward(
+    q,
+    k,
+    v,
+    a,
+    b,
+    starts,
+    q_norm,
+    k_norm,
+    solution,
+    reads,
+    start,
+    o,
+    last,
+    written,
+    before,
+    q_row,
+    q_token,
+    q_head,
+    k_row,
+    k_token,
+    k_head,
+    v_row,
+    v_token,
+    v_head,
+    scale,
+    tokens,
+    heads,
+    chunks,
+    L: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """Along a row, WIDTH values of a head: o (B, T, H, V) and the last state; or with o None, written and before.
+
+    start: (B, H, K, V), or None for zeros; last: the same.
+    """
+    head, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    c, place, w = tl.arange(0, K), tl.arange(0, L), tl.program_id(2) * WIDTH + tl.arange(0, WIDTH)
+    q += row * q_row + head * q_head
+    k += row * k_row + head * k_head
+    v += row * v_row + head * v_head
+    of_head = (row * heads + head) * chunks
+    if starts is not None:
+        starts += row * tokens
+    of_state, square = c[:, None] * V + w[None, :], place[:, None] * L + place[None, :]
+    of_row = (row * heads + head) * (K * V) + of_state
+    state = tl.zeros([K, WIDTH], dtype=tl.float32) if start is None else tl.load(start + of_row)
+    for m in range(chunks):
+        t, at = m * L + place, of_head * L + m * L + place
+        k_LK = load_tile(k, m, k_token, c, tokens, L)
+        v_LV = load_tile(v, m, v_token, w, tokens, L)
+        solution_LL = tl.load(solution + (of_head + m) * (L * L) + square)
+        k_factor, b_L = tl.load(k_norm + at), tl.load(b + at)
+        since, to_end, through = decays(a + of_head * L, starts, m, tokens, L)
+        before_KV = state.to(k_LK.dtype)
+        predicted = tl.dot(k_LK, before_KV, input_precision="ieee") * (since * k_factor)[:, None]
+        right = ((v_LV.to(tl.float32) - predicted) * b_L[:, None]).to(k_LK.dtype)
+        x_LV = tl.dot(solution_LL, right, input_precision="ieee")
+        if o is None:
+            tl.store(before + (of_head + m) * (K * V) + of_state, before_KV)
+            store_tile(written + of_head * (L * V), m, V, w, x_LV, chunks * L, L)
+        else:
+            q_LK = load_tile(q, m, q_token, c, tokens, L)
+            reads_LL = tl.load(reads + (of_head + m) * (L * L) + square)
+            o_LV = tl.dot(q_LK, before_KV, input_precision="ieee")
+            o_LV *= (since * tl.load(q_norm + at) * scale)[:, None]
+            o_LV = tl.dot(reads_LL, x_LV.to(reads_LL.dtype), o_LV, input_precision="ieee")
+            store_tile(o + (row * tokens * heads + head) * V, m, heads * V, w, o_LV, tokens, L)
+        added = (x_LV * (to_end * k_factor)[:, None]).to(k_LK.dtype)
+        state = tl.dot(tl.trans(k_LK), added, state * through, input_precision="ieee")
+    if last is not None:
+        tl.store(last + of_row, state)
+
+
+@triton.jit(do_not_specialize=LENGTHS)
+def backward(
+    q,
+    k,
+    do,
+    a,
+    b,
+    starts,
+    q_norm,
+    k_norm,
+    solution,
+    reads,
+    dlast,
+    dv,
+    d_right,
+    after,
+    dstart,
+    q_row,
+    q_token,
+    q_head,
+    k_row,
+    k_token,
+    k_head,
+    do_row,
+    do_token,
+    do_head,
+    scale,
+    tokens,
+    heads,
+    chunks,
+    L: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """Along a row from its end, WIDTH values of a head: dv (B, T, H, V), d_right, after, and what the first state gets.
+
+    dlast: (B, H, K, V), or None for zeros; dstart: the same.
+    """
+    head, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    c, place, w = tl.arange(0, K), tl.arange(0, L), tl.program_id(2) * WIDTH + tl.arange(0, WIDTH)
+    q += row * q_row + head * q_head
+    k += row * k_row + head * k_head
+    do += row * do_row + head * do_head
+    of_head = (row * heads + head) * chunks
+    if starts is not None:
+        starts += row * tokens
+    of_state, square = c[:, None] * V + w[None, :], place[:, None] * L + place[None, :]
+    of_row = (row * heads + head) * (K * V) + of_state
+    dstate = tl.zeros([K, WIDTH], dtype=tl.float32) if dlast is None else tl.load(dlast + of_row)
+    for i in range(chunks):
+        m = chunks - 1 - i
+        t, at = m * L + place, of_head * L + m * L + place
+        k_LK = load_tile(k, m, k_token, c, tokens, L)
+        q_LK = load_tile(q, m, q_token, c, tokens, L)
+        do_LV = load_tile(do, m, do_token, w, tokens, L)
+        solution_LL = tl.load(solution + (of_head + m) * (L * L) + square)
+        reads_LL = tl.load(reads + (of_head + m) * (L * L) + square)
+        k_factor, b_L = tl.load(k_norm + at), tl.load(b + at)
+        since, to_end, through = decays(a + of_head * L, starts, m, tokens, L)
+        after_KV = dstate.to(k_LK.dtype)
+        tl.store(after + (of_head + m) * (K * V) + of_state, after_KV)
+        dx_LV = tl.dot(k_LK, after_KV, input_precision="ieee") * (to_end * k_factor)[:, None]
+        dx_LV = tl.dot(tl.trans(reads_LL), do_LV, dx_LV, input_precision="ieee")
+        dr_LV = tl.dot(tl.trans(solution_LL), dx_LV.to(k_LK.dtype), input_precision="ieee")
+        store_tile(d_right + of_head * (L * V), m, V, w, dr_LV, chunks * L, L)
+        dv_LV = dr_LV * b_L[:, None]
+        store_tile(dv + (row * tokens * heads + head) * V, m, heads * V, w, dv_LV, tokens, L)
+        # What the state loses to the prediction, and what queries read of it.
+        predicted = (dv_LV * (-since * k_factor)[:, None]).to(k_LK.dtype)
+        read = (do_LV.to(tl.float32) * (since * tl.load(q_norm + at) * scale)[:, None]).to(k_LK.dtype)
+        dstate = tl.dot(tl.trans(k_LK), predicted, dstate * through, input_precision="ieee")
+        dstate = tl.dot(tl.trans(q_LK), read, dstate, input_precision="ieee")
+    if dstart is not None:
+        tl.store(dstart + of_row, dstate)
+
+
+@triton.jit(do_not_specialize=LENGTHS)
+def pairs(
+    q,
+    k,
+    v,
+    do,
+    a,
+    b,
+    starts,
+    q_norm,
+    k_norm,
+    written,
+    d_right,
+    d_overlaps,
+    d_reads,
+    da,
+    db,
+    q_row,
+    q_token,
+    q_head,
+    k_row,
+    k_token,
+    k_head,
+    v_row,
+    v_token,
+    v_head,
+    do_row,
+    do_token,
+    do_head,
+    scale,
+    tokens,
+    heads,
+    chunks,
+    L: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """What the products of a chunk's keys with each other and with its queries get, (B, H, M, L, L), without norms.
+
+    da, db: (B, H, M L), what a and beta get by these products, and beta as a factor of v.
+    """
+    head, chunk = tl.program_id(0) % heads, tl.program_id(0) // heads
+    row, m = (chunk // chunks).to(tl.int64), chunk % chunks
+    c, place = tl.arange(0, K), tl.arange(0, L)
+    t, of_head = m * L + place, (row * heads + head) * chunks
+    at = of_head * L + t
+    if starts is not None:
+        starts += row * tokens
+    v += row * v_row + head * v_head
+    do += row * do_row + head * do_head
+    dP_LL = tl.zeros([L, L], dtype=tl.float32)
+    dA_LL = tl.zeros([L, L], dtype=tl.float32)
+    db_L = tl.zeros([L], dtype=tl.float32)
+    for part in range(V // WIDTH):
+        w = part * WIDTH + tl.arange(0, WIDTH)
+        v_LV = load_tile(v, m, v_token, w, tokens, L)
+        do_LV = load_tile(do, m, do_token, w, tokens, L)
+        x_LV = load_tile(written + of_head * (L * V), m, V, w, chunks * L, L)
+        dr_LV = load_tile(d_right + of_head * (L * V), m, V, w, chunks * L, L)
+        dP_LL = tl.dot(do_LV, tl.trans(x_LV), dP_LL, input_precision="ieee")
+        dA_LL = tl.dot(dr_LV, tl.trans(x_LV), dA_LL, input_precision="ieee")
+        db_L += tl.sum(dr_LV.to(tl.float32) * v_LV.to(tl.float32), axis=1)
+    weights = decays_within(a + of_head * L, starts, m, tokens, L, 0)
+    square = (of_head + m) * (L * L) + place[:, None] * L + place[None, :]
+    earlier = place[:, None] > place[None, :]
+    dP_LL *= weights
+    tl.store(d_reads + square, dP_LL.to(d_reads.dtype.element_ty))
+    dA_LL = tl.where(earlier, -dA_LL * weights, 0.0)
+    b_L, k_factor = tl.load(b + at), tl.load(k_norm + at)
+    tl.store(d_overlaps + square, (dA_LL * b_L[:, None]).to(d_overlaps.dtype.element_ty))
+    k_LK = load_tile(k + row * k_row + head * k_head, m, k_token, c, tokens, L)
+    q_LK = load_tile(q + row * q_row + head * q_head, m, q_token, c, tokens, L)
+    dA_LL *= tl.dot(k_LK, tl.trans(k_LK), input_precision="ieee") * k_factor[:, None] * k_factor[None, :]
+    tl.store(db + at, db_L + tl.sum(dA_LL, axis=1))
+    # A token that reads itself does so without a decay.
+    q_factor = tl.load(q_norm + at) * scale
+    dP_LL *= tl.dot(q_LK, tl.trans(k_LK), input_precision="ieee") * q_factor[:, None] * k_factor[None, :]
+    decayed = dA_LL * b_L[:, None] + tl.where(earlier, dP_LL, 0.0)
+    tl.store(da + at, tl.sum(decayed, axis=1) - tl.sum(decayed, axis=0))
+
+
+@triton.jit(do_not_specialize=LENGTHS)
+def gradients(
+    q,
+    k,
+    do,
+    a,
+    b,
+    starts,
+    q_norm,
+    k_norm,
+    written,
+    d_right,
+    before,
+    after,
+    d_overlaps,
+    d_reads,
+    dq,
+    dk,
+    da,
+    db,
+    q_row,
+    q_token,
+    q_head,
+    k_row,
+    k_token,
+    k_head,
+    do_row,
+    do_token,
+    do_head,
+    scale,
+    tokens,
+    heads,
+    chunks,
+    L: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PART: tl.constexpr,
+):
+    """What PART channels of scale q and of k, both normalised, get in one chunk of a head: dq, dk (B, H, M L, K) fp32.
+
+    da, db: (K / PART, B, H, M L), what a and beta get by products with states.
+    """
+    parts: tl.constexpr = K // PART
+    part, program = tl.program_id(0) % parts, tl.program_id(0) // parts  # those of a head read the same values
+    head, chunk = program % heads, program // heads
+    row, m = (chunk // chunks).to(tl.int64), chunk % chunks
+    c, place = part * PART + tl.arange(0, PART), tl.arange(0, L)
+    t, of_head = m * L + place, (row * heads + head) * chunks
+    at = of_head * L + t
+    if starts is not None:
+        starts += row * tokens
+    do += row * do_row + head * do_head
+    by_right = tl.zeros([L, PART], dtype=tl.float32)
+    by_output = tl.zeros([L, PART], dtype=tl.float32)
+    by_written = tl.zeros([L, PART], dtype=tl.float32)
+    passed = tl.zeros([PART], dtype=tl.float32)
+    for i in range(V // WIDTH):
+        w = i * WIDTH + tl.arange(0, WIDTH)
+        of_state = (of_head + m) * (K * V) + c[:, None] * V + w[None, :]
+        before_KV, after_KV = tl.load(before + of_state), tl.load(after + of_state)
+        do_LV = load_tile(do, m, do_token, w, tokens, L)
+        x_LV = load_tile(written + of_head * (L * V), m, V, w, chunks * L, L)
+        dr_LV = load_tile(d_right + of_head * (L * V), m, V, w, chunks * L, L)
+        by_right = tl.dot(dr_LV, tl.trans(before_KV), by_right, input_precision="ieee")
+        by_output = tl.dot(do_LV, tl.trans(before_KV), by_output, input_precision="ieee")
+        by_written = tl.dot(x_LV, tl.trans(after_KV), by_written, input_precision="ieee")
+        passed += tl.sum(before_KV.to(tl.float32) * after_KV.to(tl.float32), axis=1)
+    since, to_end, through = decays(a + of_head * L, starts, m, tokens, L)
+    b_L, k_factor, q_factor = tl.load(b + at), tl.load(k_norm + at), tl.load(q_norm + at) * scale
+    k_LK = load_tile(k + row * k_row + head * k_head, m, k_token, c, tokens, L)
+    q_LK = load_tile(q + row * q_row + head * q_head, m, q_token, c, tokens, L)
+    # Keys predict, and are lost with what they predict; queries read; keys write. Each with what a and beta get.
+    predicted = tl.sum(by_right * k_LK.to(tl.float32), axis=1) * (-since * k_factor)
+    read = tl.sum(by_output * q_LK.to(tl.float32), axis=1) * (since * q_factor)
+    wrote = tl.sum(by_written * k_LK.to(tl.float32), axis=1) * (to_end * k_factor)
+    # The chunk's last token enters the state without a decay; the others' decay ends with the chunk's.
+    wrote = tl.where(t < tl.minimum(m * L + L, tokens) - 1, wrote, 0.0)
+    of_end = tl.sum(wrote, axis=0) + tl.sum(passed, axis=0) * through
+    of_part = part.to(tl.int64) * (tl.num_programs(0) // parts) * L
+    tl.store(db + of_part + at, predicted)
+    tl.store(da + of_part + at, predicted * b_L + read - wrote + tl.where(place == L - 1, of_end, 0.0))
+    square = (of_head + m) * (L * L) + place[:, None] * L + place[None, :]
+    dP_LL, dA_LL = tl.load(d_reads + square).to(tl.float32), tl.load(d_overlaps + square).to(tl.float32)
+    dq_LK = by_output * since[:, None]
+    dq_LK = tl.dot((dP_LL * k_factor[None, :]).to(k_LK.dtype), k_LK, dq_LK, input_precision="ieee")
+    store_tile(dq + of_head * (L * K), m, K, c, dq_LK, chunks * L, L)
+    dk_LK = by_written * to_end[:, None] - by_right * (b_L * since)[:, None]
+    dk_LK = tl.dot((dA_LL * k_factor[None, :]).to(k_LK.dtype), k_LK, dk_LK, input_precision="ieee")
+    dk_LK = tl.dot(tl.trans((dA_LL * k_factor[:, None]).to(k_LK.dtype)), k_LK, dk_LK, input_precision="ieee")
+    dk_LK = tl.dot(tl.trans((dP_LL * q_factor[:, None]).to(q_LK.dtype)), q_LK, dk_LK, input_precision="ieee")
+    store_tile(dk + of_head * (L * K), m, K, c, dk_LK, chunks * L, L)
+
+
+@triton.jit
+def of_norm(x_LK, d_LK, factor, NORMALIZE: tl.constexpr):
+    """The gradient of x, of that of n x with n = 1 / sqrt(sum(x^2) + eps): n (d - n^2 x (x . d))."""
+    if NORMALIZE:
+        x_LK = x_LK.to(tl.float32) * factor[:, None]
+        d_LK = (d_LK - x_LK * tl.sum(x_LK * d_LK, axis=1)[:, None]) * factor[:, None]
+    return d_LK
+
+
+@triton.jit(do_not_specialize=LENGTHS)
+def finish(
+    q,
+    k,
+    q_norm,
+    k_norm,
+    dq_scaled,
+    dk_normed,
+    da,
+    db,
+    dq,
+    dk,
+    dbeta,
+    dg,
+    q_row,
+    q_token,
+    q_head,
+    k_row,
+    k_token,
+    k_head,
+    scale,
+    tokens,
+    heads,
+    chunks,
+    NORMALIZE: tl.constexpr,
+    SUMS: tl.constexpr,
+    L: tl.constexpr,
+    K: tl.constexpr,
+):
+    """The gradients of q and k (B, T, H, K), and of beta and g (B, T, H), of one chunk of a head.
+
+    dq_scaled, dk_normed: see gradients. da, db: (SUMS, B, H, M L), to be added up. dg None: no decay.
+    """
+    head, chunk = tl.program_id(0) % heads, tl.program_id(0) // heads
+    row, m = (chunk // chunks).to(tl.int64), chunk % chunks
+    c, t = tl.arange(0, K), m * L + tl.arange(0, L)
+    of_head = (row * heads + head) * chunks * L
+    of_token, at = (row * tokens + t) * heads + head, of_head + t
+    k_LK = load_tile(k + row * k_row + head * k_head, m, k_token, c, tokens, L)
+    dk_LK = load_tile(dk_normed + of_head * K, m, K, c, chunks * L, L)
+    dk_LK = of_norm(k_LK, dk_LK, tl.load(k_norm + at), NORMALIZE)
+    store_tile(dk + (row * tokens * heads + head) * K, m, heads * K, c, dk_LK, tokens, L)
+    q_LK = load_tile(q + row * q_row + head * q_head, m, q_token, c, tokens, L)
+    dq_LK = load_tile(dq_scaled + of_head * K, m, K, c, chunks * L, L)
+    dq_LK = of_norm(q_LK, dq_LK, tl.load(q_norm + at), NORMALIZE)
+    store_tile(dq + (row * tokens * heads + head) * K, m, heads * K, c, dq_LK * scale, tokens, L)
+    da_L = tl.zeros([L], dtype=tl.float32)
+    db_L = tl.zeros([L], dtype=tl.float32)
+    of_sum = tl.num_programs(0).to(tl.int64) * L
+    for i in tl.static_range(SUMS):
+        da_L += tl.load(da + i * of_sum + at)
+        db_L += tl.load(db + i * of_sum + at)
+    tl.store(dbeta + of_token, db_L.to(dbeta.dtype.element_ty), mask=t < tokens)
+    if dg is not None:
+        # A token's log decay is in its own sum and in all later ones.
+        tl.store(dg + of_token, tl.cumsum(da_L, axis=0, reverse=True).to(dg.dtype.element_ty), mask=t < tokens)
