@@ -22,28 +22,32 @@ from lit_gpt.ops.triton_calls import HEADS, TYPES, Launch, gpu_refuses, launch, 
 
 KERNELS = "lit_gpt.ops.kernels.delta_rule"  # by name, since it imports Triton
 KEYS, VALUES = (32, 64, 128, 256), 32  # key dimensions, powers of two; value dimensions are a multiple of VALUES
+ROWS = 16  # tokens of a program for the gradients of norms
 
 
 class Sizes(NamedTuple):
-    """How one shape is cut: tokens of a chunk, values and channels of a program; how each kernel is launched."""
+    """How one shape is cut: tokens of a chunk, values of a program along a row, values at once and channels of one of a
+    chunk; and for each kernel how it is launched.
+    """
 
     chunk: int
     width: int
+    wide: int
     part: int
     prepare: Launch
     forward: Launch
+    states: Launch
     backward: Launch
     pairs: Launch
     gradients: Launch
-    finish: Launch
 
 
 def sizes(dtype: torch.dtype, keys: int, values: int) -> Sizes:
-    width = 64 if values % 64 == 0 else 32
+    wide = 64 if values % 64 == 0 else 32
     if dtype == torch.float32:  # no tensor cores, and tiles of twice the bytes
-        return Sizes(32, 32, 32, *(Launch(8, 1) for _ in range(6)))
+        return Sizes(32, 32, 32, 32, *(Launch(8, 1) for _ in range(6)))
     return Sizes(
-        64, width, min(keys, 128), Launch(4, 1), Launch(8, 2), Launch(8, 2), Launch(4, 2), Launch(8, 2), Launch(4, 1)
+        64, 32, wide, min(keys, 64), Launch(4, 1), Launch(4, 2), Launch(4, 2), Launch(4, 2), Launch(4, 2), Launch(4, 2)
     )
 
 
@@ -91,6 +95,8 @@ class Rule:
         normalize: bool,
     ) -> None:
         self.q, self.k, self.v, self.scale, self.normalize = readable(q), readable(k), readable(v), scale, normalize
+        if strides(self.q) != strides(self.k):
+            self.q, self.k = q.contiguous(), k.contiguous()
         (self.batch, self.tokens, self.heads, self.keys), self.values = q.shape, v.shape[3]
         self.cut = sizes(q.dtype, self.keys, self.values)
         self.chunks = -(-self.tokens // self.cut.chunk)
@@ -142,20 +148,31 @@ class Rule:
         """A kernel with programs for each chunk and head."""
         self.run(kernel, (self.batch * self.chunks * self.heads * parts,), *arguments, **constants)
 
+    def run_sums(self, kernel: str, *arguments: Any, **constants: int) -> None:
+        """A kernel on the numbers of tokens, which has a program for each chunk and HEADS heads."""
+        grid = self.batch * self.chunks, -(-self.heads // HEADS)
+        constants |= {"L": self.cut.chunk, "HEADS": HEADS}
+        launch(KERNELS, kernel, grid, *arguments, *self.lengths[1:], **constants, num_warps=4)
+
+    def norms_backward(self, x: Tensor, norm: Tensor, d: Tensor, dx: Tensor) -> None:
+        """dx is written, from what x with its norms gets."""
+        grid = (self.batch * self.chunks * self.heads * (self.cut.chunk // ROWS),)
+        constants = {"NORMALIZE": self.normalize, "ROWS": ROWS, "L": self.cut.chunk, "K": self.keys}
+        given = x, norm, d, dx, *strides(x), *self.lengths[1:]
+        launch(KERNELS, "norms_backward", grid, *given, **constants, num_warps=4)
+
     def _prepare(self, beta: Tensor, g: Tensor | None) -> None:
         beta, g = (t if t is None or t.stride(2) == 1 else t.contiguous() for t in (beta, g))
-        grid = self.batch * self.chunks, -(-self.heads // HEADS)
-        given = *beta.stride()[:2], *(beta if g is None else g).stride()[:2], *self.lengths[1:]
-        launch(KERNELS, "sums", grid, beta, g, self.a, self.b, *given, L=self.cut.chunk, HEADS=HEADS, num_warps=4)
+        self.run_sums("sums", beta, g, self.a, self.b, *beta.stride()[:2], *(beta if g is None else g).stride()[:2])
         made = self.q_norm, self.k_norm, self.solution, self.reads
-        given = self.q, self.k, self.a, self.b, self.starts, *made, *strides(self.q), *strides(self.k)
+        given = self.q, self.k, self.a, self.b, self.starts, *made, *strides(self.k)
         levels = self.cut.chunk.bit_length() - 1
         self.run_chunks("prepare", *given, NORMALIZE=self.normalize, LEVELS=levels)
 
     def along(self, state: Tensor | None, *written: Tensor | None) -> None:
         """The pass from a first state; written: o, the last state, what tokens write, states before the chunks."""
         given = self.q, self.k, self.v, *self.steps, self.solution, self.reads, state, *written
-        self.run_along("forward", *given, *strides(self.q), *strides(self.k), *strides(self.v))
+        self.run_along("forward", *given, *strides(self.k), *strides(self.v))
 
 
 def forward(
@@ -195,23 +212,24 @@ def backward(
     before, after = rule.of_chunks(), rule.of_chunks()
     rule.along(None if state is None else state.contiguous(), None, None, x, before)
     dv, dstart = v.new_empty(v.shape), rule.of_rows()
-    q_k, of_do = (*strides(rule.q), *strides(rule.k)), strides(do)
+    of_k, of_do = strides(rule.k), strides(do)
     first = None if dlast is None else dlast.contiguous()
     given = rule.q, rule.k, do, *rule.steps, rule.solution, rule.reads, first, dv, dr, after, dstart
-    rule.run_along("backward", *given, *q_k, *of_do)
+    rule.run_along("backward", *given, *of_k, *of_do)
     dA, dP = rule.of_pairs(), rule.of_pairs()
     parts = rule.keys // rule.cut.part
     da, db = rule.of_tokens(1 + parts), rule.of_tokens(1 + parts)
-    widths = {"V": rule.values, "WIDTH": rule.cut.width}
+    widths = {"V": rule.values, "WIDTH": rule.cut.wide}
     given = rule.q, rule.k, rule.v, do, *rule.steps, x, dr, dA, dP, da[0], db[0]
-    rule.run_chunks("pairs", *given, *q_k, *strides(rule.v), *of_do, **widths)
-    dq_scaled, dk_normed = (rule.of_channels(rule.keys, torch.float32) for _ in range(2))
-    given = rule.q, rule.k, do, *rule.steps, x, dr, before, after, dA, dP, dq_scaled, dk_normed, da[1:], db[1:]
-    rule.run_chunks("gradients", *given, *q_k, *of_do, parts=parts, PART=rule.cut.part, **widths)
+    rule.run_chunks("pairs", *given, *of_k, *strides(rule.v), *of_do, **widths)
+    dq_normed, dk_normed = (rule.of_channels(rule.keys, torch.float32) for _ in range(2))
+    given = rule.q, rule.k, do, *rule.steps, x, dr, before, after, dA, dP, dq_normed, dk_normed, da[1:], db[1:]
+    rule.run_chunks("gradients", *given, *of_k, *of_do, parts=parts, PART=rule.cut.part, **widths)
     dq, dk, dbeta = (t.new_empty(t.shape) for t in (q, k, beta))
     dg = None if g is None else g.new_empty(g.shape)
-    given = rule.q, rule.k, rule.q_norm, rule.k_norm, dq_scaled, dk_normed, da, db, dq, dk, dbeta, dg
-    rule.run_chunks("finish", *given, *q_k, NORMALIZE=normalize, SUMS=1 + parts)
+    rule.norms_backward(rule.q, rule.q_norm, dq_normed, dq)
+    rule.norms_backward(rule.k, rule.k_norm, dk_normed, dk)
+    rule.run_sums("sums_backward", da, db, dbeta, dg, COUNT=1 + parts)
     return dq, dk, dv, dbeta, beta.new_empty(0) if dg is None else dg, dstart
 
 

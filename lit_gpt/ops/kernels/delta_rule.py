@@ -24,7 +24,8 @@ and not rounded with the keys. No two programs write the same number.
 
 Arguments of more than one kernel: a, starts: as in ssd.py. b, q_norm, k_norm: (B, H, M L): beta, and 1 / |q| and 1 /
 |k| or 1; beyond the last token beta is 0. solution, reads: (B, H, M, L, L), T and P. written, d_right: (B, H, M L, V),
-x and dr. before, after: (B, H, M, K, V), S and dS_after. A tensor's strides: its row, token and head. WIDTH: values
+x and dr. before, after: (B, H, M, K, V), S and dS_after. Strides: of a row, token and head; k's are q's too, so that
+one set of registers has the places of both. WIDTH: values
 of a program, or at once. No function has a closure, which Triton's interpreter could not see.
 """
 
@@ -134,9 +135,6 @@ def prepare(
     k_norm,
     solution,
     reads,
-    q_row,
-    q_token,
-    q_head,
     k_row,
     k_token,
     k_head,
@@ -158,7 +156,7 @@ def prepare(
     if starts is not None:
         starts += row * tokens
     k_LK = load_tile(k + row * k_row + head * k_head, m, k_token, c, tokens, L)
-    q_LK = load_tile(q + row * q_row + head * q_head, m, q_token, c, tokens, L)
+    q_LK = load_tile(q + row * k_row + head * k_head, m, k_token, c, tokens, L)
     k_factor, q_factor = norm_factors(k_LK, NORMALIZE), norm_factors(q_LK, NORMALIZE)
     tl.store(k_norm + of_head * L + t, k_factor)
     tl.store(q_norm + of_head * L + t, q_factor)
@@ -189,9 +187,6 @@ def forward(
     last,
     written,
     before,
-    q_row,
-    q_token,
-    q_head,
     k_row,
     k_token,
     k_head,
@@ -213,7 +208,7 @@ def forward(
     """
     head, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     c, place, w = tl.arange(0, K), tl.arange(0, L), tl.program_id(2) * WIDTH + tl.arange(0, WIDTH)
-    q += row * q_row + head * q_head
+    q += row * k_row + head * k_head
     k += row * k_row + head * k_head
     v += row * v_row + head * v_head
     of_head = (row * heads + head) * chunks
@@ -237,7 +232,7 @@ def forward(
             tl.store(before + (of_head + m) * (K * V) + of_state, before_KV)
             store_tile(written + of_head * (L * V), m, V, w, x_LV, chunks * L, L)
         else:
-            q_LK = load_tile(q, m, q_token, c, tokens, L)
+            q_LK = load_tile(q, m, k_token, c, tokens, L)
             reads_LL = tl.load(reads + (of_head + m) * (L * L) + square)
             o_LV = tl.dot(q_LK, before_KV, input_precision="ieee")
             o_LV *= (since * tl.load(q_norm + at) * scale)[:, None]
@@ -266,9 +261,6 @@ def backward(
     d_right,
     after,
     dstart,
-    q_row,
-    q_token,
-    q_head,
     k_row,
     k_token,
     k_head,
@@ -290,7 +282,7 @@ def backward(
     """
     head, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     c, place, w = tl.arange(0, K), tl.arange(0, L), tl.program_id(2) * WIDTH + tl.arange(0, WIDTH)
-    q += row * q_row + head * q_head
+    q += row * k_row + head * k_head
     k += row * k_row + head * k_head
     do += row * do_row + head * do_head
     of_head = (row * heads + head) * chunks
@@ -303,7 +295,7 @@ def backward(
         m = chunks - 1 - i
         t, at = m * L + place, of_head * L + m * L + place
         k_LK = load_tile(k, m, k_token, c, tokens, L)
-        q_LK = load_tile(q, m, q_token, c, tokens, L)
+        q_LK = load_tile(q, m, k_token, c, tokens, L)
         do_LV = load_tile(do, m, do_token, w, tokens, L)
         solution_LL = tl.load(solution + (of_head + m) * (L * L) + square)
         reads_LL = tl.load(reads + (of_head + m) * (L * L) + square)
@@ -343,9 +335,6 @@ def pairs(
     d_reads,
     da,
     db,
-    q_row,
-    q_token,
-    q_head,
     k_row,
     k_token,
     k_head,
@@ -364,9 +353,10 @@ def pairs(
     V: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """What the products of a chunk's keys with each other and with its queries get, (B, H, M, L, L), without norms.
+    """What products of a chunk's keys with each other and with its queries get, as they are in memory: (B, H, M, L, L).
 
-    da, db: (B, H, M L), what a and beta get by these products, and beta as a factor of v.
+    d_overlaps is of both of two keys, hence symmetric. da, db: (B, H, M L), what a and beta get by these products, and
+    beta as a factor of v.
     """
     head, chunk = tl.program_id(0) % heads, tl.program_id(0) // heads
     row, m = (chunk // chunks).to(tl.int64), chunk % chunks
@@ -392,18 +382,20 @@ def pairs(
     weights = decays_within(a + of_head * L, starts, m, tokens, L, 0)
     square = (of_head + m) * (L * L) + place[:, None] * L + place[None, :]
     earlier = place[:, None] > place[None, :]
-    dP_LL *= weights
+    b_L, k_factor, q_factor = tl.load(b + at), tl.load(k_norm + at), tl.load(q_norm + at) * scale
+    weights *= k_factor[None, :]
+    dA_LL = tl.where(earlier, -dA_LL * weights, 0.0) * k_factor[:, None]
+    dP_LL *= weights * q_factor[:, None]
     tl.store(d_reads + square, dP_LL.to(d_reads.dtype.element_ty))
-    dA_LL = tl.where(earlier, -dA_LL * weights, 0.0)
-    b_L, k_factor = tl.load(b + at), tl.load(k_norm + at)
-    tl.store(d_overlaps + square, (dA_LL * b_L[:, None]).to(d_overlaps.dtype.element_ty))
+    overlaps = dA_LL * b_L[:, None]
+    overlaps += tl.trans(overlaps)
+    tl.store(d_overlaps + square, overlaps.to(d_overlaps.dtype.element_ty))
     k_LK = load_tile(k + row * k_row + head * k_head, m, k_token, c, tokens, L)
-    q_LK = load_tile(q + row * q_row + head * q_head, m, q_token, c, tokens, L)
-    dA_LL *= tl.dot(k_LK, tl.trans(k_LK), input_precision="ieee") * k_factor[:, None] * k_factor[None, :]
+    q_LK = load_tile(q + row * k_row + head * k_head, m, k_token, c, tokens, L)
+    dA_LL *= tl.dot(k_LK, tl.trans(k_LK), input_precision="ieee")
     tl.store(db + at, db_L + tl.sum(dA_LL, axis=1))
     # A token that reads itself does so without a decay.
-    q_factor = tl.load(q_norm + at) * scale
-    dP_LL *= tl.dot(q_LK, tl.trans(k_LK), input_precision="ieee") * q_factor[:, None] * k_factor[None, :]
+    dP_LL *= tl.dot(q_LK, tl.trans(k_LK), input_precision="ieee")
     decayed = dA_LL * b_L[:, None] + tl.where(earlier, dP_LL, 0.0)
     tl.store(da + at, tl.sum(decayed, axis=1) - tl.sum(decayed, axis=0))
 
@@ -428,9 +420,6 @@ def gradients(
     dk,
     da,
     db,
-    q_row,
-    q_token,
-    q_head,
     k_row,
     k_token,
     k_head,
@@ -447,7 +436,7 @@ def gradients(
     WIDTH: tl.constexpr,
     PART: tl.constexpr,
 ):
-    """What PART channels of scale q and of k, both normalised, get in one chunk of a head: dq, dk (B, H, M L, K) fp32.
+    """What PART channels of q and k with their norms get in one chunk, over these norms: dq, dk (B, H, M L, K) in fp32.
 
     da, db: (K / PART, B, H, M L), what a and beta get by products with states.
     """
@@ -479,7 +468,7 @@ def gradients(
     since, to_end, through = decays(a + of_head * L, starts, m, tokens, L)
     b_L, k_factor, q_factor = tl.load(b + at), tl.load(k_norm + at), tl.load(q_norm + at) * scale
     k_LK = load_tile(k + row * k_row + head * k_head, m, k_token, c, tokens, L)
-    q_LK = load_tile(q + row * q_row + head * q_head, m, q_token, c, tokens, L)
+    q_LK = load_tile(q + row * k_row + head * k_head, m, k_token, c, tokens, L)
     # Keys predict, and are lost with what they predict; queries read; keys write. Each with what a and beta get.
     predicted = tl.sum(by_right * k_LK.to(tl.float32), axis=1) * (-since * k_factor)
     read = tl.sum(by_output * q_LK.to(tl.float32), axis=1) * (since * q_factor)
@@ -491,79 +480,70 @@ def gradients(
     tl.store(db + of_part + at, predicted)
     tl.store(da + of_part + at, predicted * b_L + read - wrote + tl.where(place == L - 1, of_end, 0.0))
     square = (of_head + m) * (L * L) + place[:, None] * L + place[None, :]
-    dP_LL, dA_LL = tl.load(d_reads + square).to(tl.float32), tl.load(d_overlaps + square).to(tl.float32)
-    dq_LK = by_output * since[:, None]
-    dq_LK = tl.dot((dP_LL * k_factor[None, :]).to(k_LK.dtype), k_LK, dq_LK, input_precision="ieee")
+    dP_LL = tl.load(d_reads + square)
+    dq_LK = tl.dot(dP_LL, k_LK, by_output * (since * q_factor)[:, None], input_precision="ieee")
     store_tile(dq + of_head * (L * K), m, K, c, dq_LK, chunks * L, L)
-    dk_LK = by_written * to_end[:, None] - by_right * (b_L * since)[:, None]
-    dk_LK = tl.dot((dA_LL * k_factor[None, :]).to(k_LK.dtype), k_LK, dk_LK, input_precision="ieee")
-    dk_LK = tl.dot(tl.trans((dA_LL * k_factor[:, None]).to(k_LK.dtype)), k_LK, dk_LK, input_precision="ieee")
-    dk_LK = tl.dot(tl.trans((dP_LL * q_factor[:, None]).to(q_LK.dtype)), q_LK, dk_LK, input_precision="ieee")
+    dk_LK = by_written * (to_end * k_factor)[:, None] - by_right * (b_L * since * k_factor)[:, None]
+    dk_LK = tl.dot(tl.trans(dP_LL), q_LK, dk_LK, input_precision="ieee")
+    dk_LK = tl.dot(tl.load(d_overlaps + square), k_LK, dk_LK, input_precision="ieee")
     store_tile(dk + of_head * (L * K), m, K, c, dk_LK, chunks * L, L)
 
 
-@triton.jit
-def of_norm(x_LK, d_LK, factor, NORMALIZE: tl.constexpr):
-    """The gradient of x, of that of n x with n = 1 / sqrt(sum(x^2) + eps): n (d - n^2 x (x . d))."""
-    if NORMALIZE:
-        x_LK = x_LK.to(tl.float32) * factor[:, None]
-        d_LK = (d_LK - x_LK * tl.sum(x_LK * d_LK, axis=1)[:, None]) * factor[:, None]
-    return d_LK
-
-
 @triton.jit(do_not_specialize=LENGTHS)
-def finish(
-    q,
-    k,
-    q_norm,
-    k_norm,
-    dq_scaled,
-    dk_normed,
-    da,
-    db,
-    dq,
-    dk,
-    dbeta,
-    dg,
-    q_row,
-    q_token,
-    q_head,
-    k_row,
-    k_token,
-    k_head,
-    scale,
+def norms_backward(
+    x,
+    norm,
+    d,
+    dx,
+    x_row,
+    x_token,
+    x_head,
     tokens,
     heads,
     chunks,
     NORMALIZE: tl.constexpr,
-    SUMS: tl.constexpr,
+    ROWS: tl.constexpr,
     L: tl.constexpr,
     K: tl.constexpr,
 ):
-    """The gradients of q and k (B, T, H, K), and of beta and g (B, T, H), of one chunk of a head.
+    """dx (B, T, H, K) of ROWS tokens of a head: with y = n x and n = 1 / sqrt(sum(x^2) + eps), dx = n dy - y (y . n dy).
 
-    dq_scaled, dk_normed: see gradients. da, db: (SUMS, B, H, M L), to be added up. dg None: no decay.
+    d: n dy, (B, H, M L, K), which is dx where nothing is normalised.
     """
-    head, chunk = tl.program_id(0) % heads, tl.program_id(0) // heads
-    row, m = (chunk // chunks).to(tl.int64), chunk % chunks
-    c, t = tl.arange(0, K), m * L + tl.arange(0, L)
-    of_head = (row * heads + head) * chunks * L
-    of_token, at = (row * tokens + t) * heads + head, of_head + t
-    k_LK = load_tile(k + row * k_row + head * k_head, m, k_token, c, tokens, L)
-    dk_LK = load_tile(dk_normed + of_head * K, m, K, c, chunks * L, L)
-    dk_LK = of_norm(k_LK, dk_LK, tl.load(k_norm + at), NORMALIZE)
-    store_tile(dk + (row * tokens * heads + head) * K, m, heads * K, c, dk_LK, tokens, L)
-    q_LK = load_tile(q + row * q_row + head * q_head, m, q_token, c, tokens, L)
-    dq_LK = load_tile(dq_scaled + of_head * K, m, K, c, chunks * L, L)
-    dq_LK = of_norm(q_LK, dq_LK, tl.load(q_norm + at), NORMALIZE)
-    store_tile(dq + (row * tokens * heads + head) * K, m, heads * K, c, dq_LK * scale, tokens, L)
-    da_L = tl.zeros([L], dtype=tl.float32)
-    db_L = tl.zeros([L], dtype=tl.float32)
-    of_sum = tl.num_programs(0).to(tl.int64) * L
-    for i in tl.static_range(SUMS):
-        da_L += tl.load(da + i * of_sum + at)
-        db_L += tl.load(db + i * of_sum + at)
-    tl.store(dbeta + of_token, db_L.to(dbeta.dtype.element_ty), mask=t < tokens)
+    head, block = tl.program_id(0) % heads, tl.program_id(0) // heads
+    blocks = chunks * L // ROWS
+    row, i = (block // blocks).to(tl.int64), block % blocks
+    c, t, of_head = tl.arange(0, K), i * ROWS + tl.arange(0, ROWS), (row * heads + head) * chunks * L
+    d_RK = load_tile(d + of_head * K, i, K, c, chunks * L, ROWS)
+    if NORMALIZE:
+        factor = tl.load(norm + of_head + t)[:, None]
+        x_RK = load_tile(x + row * x_row + head * x_head, i, x_token, c, tokens, ROWS).to(tl.float32) * factor
+        d_RK -= x_RK * tl.sum(x_RK * d_RK, axis=1)[:, None]
+    store_tile(dx + (row * tokens * heads + head) * K, i, heads * K, c, d_RK, tokens, ROWS)
+
+
+@triton.jit(do_not_specialize=LENGTHS)
+def sums_backward(
+    da, db, dbeta, dg, tokens, heads, chunks, COUNT: tl.constexpr, L: tl.constexpr, HEADS: tl.constexpr
+):
+    """The gradients of beta and g (B, T, H), of one chunk and HEADS heads. da, db: (COUNT, B, H, M L), to be added up.
+
+    dg None: no decay.
+    """
+    row, m = (tl.program_id(0) // chunks).to(tl.int64), tl.program_id(0) % chunks
+    h = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
+    t = m * L + tl.arange(0, L)
+    real = (h < heads)[None, :]
+    at = (row * heads + h)[None, :] * (chunks * L) + t[:, None]
+    of_sum = (tl.num_programs(0) * L).to(tl.int64) * heads
+    da_LH = tl.zeros([L, HEADS], dtype=tl.float32)
+    db_LH = tl.zeros([L, HEADS], dtype=tl.float32)
+    for i in tl.static_range(COUNT):
+        db_LH += tl.load(db + i * of_sum + at, mask=real, other=0.0)
+        if dg is not None:
+            da_LH += tl.load(da + i * of_sum + at, mask=real, other=0.0)
+    inside, of_token = (t < tokens)[:, None] & real, (row * tokens + t)[:, None] * heads + h[None, :]
+    tl.store(dbeta + of_token, db_LH.to(dbeta.dtype.element_ty), mask=inside)
     if dg is not None:
         # A token's log decay is in its own sum and in all later ones.
-        tl.store(dg + of_token, tl.cumsum(da_L, axis=0, reverse=True).to(dg.dtype.element_ty), mask=t < tokens)
+        tl.store(dg + of_token, tl.cumsum(da_LH, axis=0, reverse=True).to(dg.dtype.element_ty), mask=inside)
