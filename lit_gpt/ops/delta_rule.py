@@ -13,7 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from lit_gpt.ops.backends import Backend, explain_table, optional
+from lit_gpt.ops import delta_rule_triton
+from lit_gpt.ops.backends import Backend, Memory, explain_table, optional
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.linear_recurrence import (
     Call,
@@ -27,6 +28,8 @@ from lit_gpt.ops.linear_recurrence import (
     steps_refuse,
     wrong_gradients,
 )
+from lit_gpt.ops.selective_scan import document_starts
+from lit_gpt.ops.triton_calls import first_tokens
 
 KEY_DIM_LIMIT = 256  # fla's chunked kernels assert it
 
@@ -95,6 +98,27 @@ def _run(kernel: str, call: Call, log_decay: Tensor | None) -> tuple[Tensor, Ten
     return by_document(run, call, q=call.q, k=call.k, v=call.v, beta=upcast(call.beta), g=log_decay)
 
 
+def _triton(call: Call) -> tuple[Tensor, Tensor | None]:
+    """This project's own Triton kernels (kernels/delta_rule.py), compiled when first used."""
+    q, k, v, beta, log_decay, scale, normalize, ids, _, state = call
+    assert beta is not None
+    starts_BT = None if ids is None else first_tokens(document_starts(ids))
+    o, last = delta_rule_triton.gated_delta_rule(q, k, v, beta, log_decay, starts_BT, state, scale, normalize)
+    return o, None if state is None else last
+
+
+def _triton_refuses(request: Request) -> str:
+    if request.device != "cuda":
+        return "it needs a CUDA device"
+    if request.decay == "channel":
+        return "its decays are those of heads"
+    return delta_rule_triton.refuses(request.dtype, request.key_dim, request.value_dim)
+
+
+def _triton_memory(call: Call) -> Memory:
+    return delta_rule_triton.memory(call.q, call.v.shape[-1])
+
+
 def _chunked_refuses(request: Request) -> str:
     reason = library_refuses(request)
     if not reason and request.key_dim > KEY_DIM_LIMIT:
@@ -112,6 +136,7 @@ def _kda_refuses(request: Request) -> str:
 
 BACKENDS: dict[str, Backend] = {
     "fla_steps": Backend(_steps, steps_refuse),
+    "triton": Backend(_triton, _triton_refuses, memory=_triton_memory),
     "fla": Backend(_chunked, _chunked_refuses),
     "fla_kda": Backend(_kda, _kda_refuses),
     "plain": Backend(plain, lambda r: ""),

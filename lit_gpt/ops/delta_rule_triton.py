@@ -20,8 +20,11 @@ from torch import Tensor
 from lit_gpt.ops.backends import Memory, refuse_tangents
 from lit_gpt.ops.triton_calls import HEADS, TYPES, Launch, gpu_refuses, launch, readable, strides
 
-KERNELS = "lit_gpt.ops.kernels.delta_rule"  # by name, since it imports Triton
+# By name, since they import Triton.
+FORWARD, BACKWARD = "lit_gpt.ops.kernels.delta_rule", "lit_gpt.ops.kernels.delta_rule_backward"
+IN_FORWARD = ("sums", "prepare", "forward")  # the others are in BACKWARD
 KEYS, VALUES = (32, 64, 128, 256), 32  # key dimensions, powers of two; value dimensions are a multiple of VALUES
+FP32_KEYS = 64  # at most, in fp32: with more registers do not suffice
 ROWS = 16  # tokens of a program for the gradients of norms
 
 
@@ -36,19 +39,25 @@ class Sizes(NamedTuple):
     part: int
     prepare: Launch
     forward: Launch
-    states: Launch
     backward: Launch
     pairs: Launch
     gradients: Launch
 
 
 def sizes(dtype: torch.dtype, keys: int, values: int) -> Sizes:
+    """Chosen by what ptxas says (Triton 3.6, sm_90) for keys of 256 and values of 512 in bf16, as `gdny` has them, and
+    not yet by the time on a GPU.
+
+    No kernel has too few registers, but for numbers that are the same in each turn of a loop and read again there: 15
+    to 20 in `forward` with an output, up to 5 in `backward`. By registers and shared memory (185 KB where q is read
+    beside k in turns, 101 KB in `forward` for states alone) one program of these fits on a processor at once, and two
+    of the others. Along a row a program has 32 values and four warps: with 64 values the state alone takes half of all
+    registers, and of more warps half would repeat the products with 64 rows, by the layout of products in a chain.
+    """
     wide = 64 if values % 64 == 0 else 32
     if dtype == torch.float32:  # no tensor cores, and tiles of twice the bytes
-        return Sizes(32, 32, 32, 32, *(Launch(8, 1) for _ in range(6)))
-    return Sizes(
-        64, 32, wide, min(keys, 64), Launch(4, 1), Launch(4, 2), Launch(4, 2), Launch(4, 2), Launch(4, 2), Launch(4, 2)
-    )
+        return Sizes(32, 32, 32, 32, *(Launch(8, 1) for _ in range(5)))
+    return Sizes(64, 32, wide, min(keys, 64), Launch(4, 1), Launch(4, 2), Launch(4, 2), Launch(4, 2), Launch(4, 3))
 
 
 def gated_delta_rule(
@@ -137,7 +146,7 @@ class Rule:
     def run(self, kernel: str, grid: tuple[int, ...], *arguments: Any, **constants: int) -> None:
         how: Launch = getattr(self.cut, kernel)
         constants |= {"L": self.cut.chunk, "K": self.keys}
-        launch(KERNELS, kernel, grid, *arguments, *self.lengths, **constants, **how._asdict())
+        launch(_module(kernel), kernel, grid, *arguments, *self.lengths, **constants, **how._asdict())
 
     def run_along(self, kernel: str, *arguments: Any) -> None:
         """A kernel that goes along the rows."""
@@ -152,17 +161,18 @@ class Rule:
         """A kernel on the numbers of tokens, which has a program for each chunk and HEADS heads."""
         grid = self.batch * self.chunks, -(-self.heads // HEADS)
         constants |= {"L": self.cut.chunk, "HEADS": HEADS}
-        launch(KERNELS, kernel, grid, *arguments, *self.lengths[1:], **constants, num_warps=4)
+        launch(_module(kernel), kernel, grid, *arguments, *self.lengths[1:], **constants, num_warps=4)
 
     def norms_backward(self, x: Tensor, norm: Tensor, d: Tensor, dx: Tensor) -> None:
         """dx is written, from what x with its norms gets."""
         grid = (self.batch * self.chunks * self.heads * (self.cut.chunk // ROWS),)
         constants = {"NORMALIZE": self.normalize, "ROWS": ROWS, "L": self.cut.chunk, "K": self.keys}
         given = x, norm, d, dx, *strides(x), *self.lengths[1:]
-        launch(KERNELS, "norms_backward", grid, *given, **constants, num_warps=4)
+        launch(BACKWARD, "norms_backward", grid, *given, **constants, num_warps=4)
 
     def _prepare(self, beta: Tensor, g: Tensor | None) -> None:
-        beta, g = (t if t is None or t.stride(2) == 1 else t.contiguous() for t in (beta, g))
+        beta = beta if beta.stride(2) == 1 else beta.contiguous()
+        g = g if g is None or g.stride(2) == 1 else g.contiguous()
         self.run_sums("sums", beta, g, self.a, self.b, *beta.stride()[:2], *(beta if g is None else g).stride()[:2])
         made = self.q_norm, self.k_norm, self.solution, self.reads
         given = self.q, self.k, self.a, self.b, self.starts, *made, *strides(self.k)
@@ -233,6 +243,10 @@ def backward(
     return dq, dk, dv, dbeta, beta.new_empty(0) if dg is None else dg, dstart
 
 
+def _module(kernel: str) -> str:
+    return FORWARD if kernel in IN_FORWARD else BACKWARD
+
+
 rule_forward = torch.library.custom_op("lit_gpt::gated_delta_rule", forward, mutates_args=())
 rule_backward = torch.library.custom_op("lit_gpt::gated_delta_rule_backward", backward, mutates_args=())
 
@@ -270,10 +284,12 @@ rule_forward.register_autograd(_autograd, setup_context=_setup)
 
 def refuses(dtype: torch.dtype, keys: int, values: int) -> str:
     """Why a GPU cannot run it, or ""."""
+    name = str(dtype).removeprefix("torch.")
     if dtype not in TYPES:
-        return f"it has no {str(dtype).removeprefix('torch.')}"
-    if keys not in KEYS:
-        return f"its key dimension is one of {', '.join(map(str, KEYS))}, not {keys}"
+        return f"it has no {name}"
+    allowed = [n for n in KEYS if dtype != torch.float32 or n <= FP32_KEYS]
+    if keys not in allowed:
+        return f"its key dimension is one of {', '.join(map(str, allowed))} in {name}, not {keys}"
     if values % VALUES:
         return f"its value dimension is a multiple of {VALUES}, not {values}"
-    return gpu_refuses(KERNELS)
+    return gpu_refuses(BACKWARD)
