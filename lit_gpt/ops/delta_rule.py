@@ -24,6 +24,7 @@ from lit_gpt.ops.linear_recurrence import (
     decay_form,
     dispatch,
     library_refuses,
+    outside_graphs,
     plain,
     steps_refuse,
     wrong_gradients,
@@ -73,16 +74,19 @@ def explain(device: torch.device) -> list[tuple[str, bool, str]]:
     return explain_table(BACKENDS, Request(device.type, decay="head"))
 
 
+@outside_graphs
 def _steps(call: Call) -> tuple[Tensor, Tensor | None]:
     """fla's token-by-token kernels, for decoding."""
     return _run(STEPS[decay_form(call.log_decay)], call, call.log_decay)
 
 
+@outside_graphs
 def _chunked(call: Call) -> tuple[Tensor, Tensor | None]:
     """fla's chunked kernels: delta_rule, gated_delta_rule or kda, by the decay."""
     return _run(CHUNKED[decay_form(call.log_decay)], call, call.log_decay)
 
 
+@outside_graphs
 def _kda(call: Call) -> tuple[Tensor, Tensor | None]:
     """fla's kda kernel, with the decay of a head on each of its channels.
 
@@ -99,7 +103,7 @@ def _run(kernel: str, call: Call, log_decay: Tensor | None) -> tuple[Tensor, Ten
 
 
 def _triton(call: Call) -> tuple[Tensor, Tensor | None]:
-    """This project's own Triton kernels (kernels/delta_rule.py), compiled when first used."""
+    """This project's own Triton kernels (kernels/delta_rule.py), compiled when first used; in a block's graph."""
     q, k, v, beta, log_decay, scale, normalize, ids, _, state = call
     assert beta is not None
     starts_BT = None if ids is None else first_tokens(document_starts(ids))

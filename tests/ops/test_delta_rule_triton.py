@@ -27,6 +27,7 @@ from lit_gpt.ops.selective_scan import document_starts
 ROUNDING = {torch.float32: 2e-5, torch.float16: 1.5e-3, torch.bfloat16: 1e-2}
 CANCELS = {torch.float32: 4e-5, torch.float16: 3e-3, torch.bfloat16: 3e-2}
 SCALE = 0.3
+WHOLE = {"fullgraph": True, "backend": "aot_eager"}
 NAMES = ("q", "k", "v", "beta", "g", "state")
 GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 ON_GPU = pytest.param("cuda", marks=GPU)
@@ -257,13 +258,8 @@ def test_bits_repeat_and_compile(device):
     tensors, ids = case.draw(device), case.documents().to(device)
     first, again = (results(kernels_of, tensors, ids, True) for _ in range(2))
     assert all(torch.equal(first[name], again[name]) for name in first)
-    starts = triton_calls.first_tokens(document_starts(ids))
-
-    def compiled(*inputs: Tensor) -> tuple[Tensor, Tensor]:
-        *others, state = inputs
-        return ours.gated_delta_rule(*others, starts, state, SCALE, True)
-
-    o, last = torch.compile(compiled, fullgraph=True, backend="aot_eager")(*tensors.values())
+    compiled = torch.compile(lambda *inputs: kernels_of(dict(zip(NAMES, inputs)), ids, True), **WHOLE)
+    o, last = compiled(*tensors.values())
     assert torch.equal(o, first["o"]) and torch.equal(last, first["last"])
 
 
