@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from lit_gpt.ops.backends import Memory, refuse_tangents
-from lit_gpt.ops.triton_calls import HEADS, TYPES, Launch, gpu_refuses, launch, readable, strides
+from lit_gpt.ops.triton_calls import HEADS, Launch, gpu_refuses, launch, readable, strides
 
 # By name, since they import Triton.
 FORWARD, BACKWARD = "lit_gpt.ops.kernels.delta_rule", "lit_gpt.ops.kernels.delta_rule_backward"
 IN_FORWARD = ("sums", "prepare", "forward")  # the others are in BACKWARD
+TYPES = (torch.bfloat16, torch.float32)  # fp16 cannot hold what is divided by two norms near the epsilon
 KEYS, VALUES = (32, 64, 128, 256), 32  # key dimensions, powers of two; value dimensions are a multiple of VALUES
 FP32_KEYS = 64  # at most, in fp32: with more registers do not suffice
 ROWS = 16  # tokens of a program for the gradients of norms
@@ -49,7 +50,7 @@ def sizes(dtype: torch.dtype, keys: int, values: int) -> Sizes:
     not yet by the time on a GPU.
 
     No kernel has too few registers, but for numbers that are the same in each turn of a loop and read again there: 15
-    to 20 in `forward` with an output, up to 5 in `backward`. By registers and shared memory (185 KB where q is read
+    to 28 in `forward` with an output, up to 5 in `backward`. By registers and shared memory (185 KB where q is read
     beside k in turns, 101 KB in `forward` for states alone) one program of these fits on a processor at once, and two
     of the others. Along a row a program has 32 values and four warps: with 64 values the state alone takes half of all
     registers, and of more warps half would repeat the products with 64 rows, by the layout of products in a chain.

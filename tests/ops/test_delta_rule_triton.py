@@ -22,10 +22,10 @@ from lit_gpt.ops.backends import Backend
 from lit_gpt.ops.linear_recurrence import Request
 from lit_gpt.ops.selective_scan import document_starts
 
-# Relative errors: in fp32 of sums and exponentials, in half precision of operands of products too. What a decay gets is
+# Relative errors: in fp32 of sums and exponentials, in bf16 of operands of products too. What a decay gets is
 # a difference of sums of such, which cancel.
-ROUNDING = {torch.float32: 2e-5, torch.float16: 1.5e-3, torch.bfloat16: 1e-2}
-CANCELS = {torch.float32: 4e-5, torch.float16: 3e-3, torch.bfloat16: 3e-2}
+ROUNDING = {torch.float32: 2e-5, torch.bfloat16: 1e-2}
+CANCELS = {torch.float32: 4e-5, torch.bfloat16: 3e-2}
 SCALE = 0.3
 WHOLE = {"fullgraph": True, "backend": "aot_eager"}
 NAMES = ("q", "k", "v", "beta", "g", "state")
@@ -144,7 +144,7 @@ def check(tensors: dict[str, Tensor], ids: Tensor | None, normalize: bool = True
     return found
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     "sizes",
     [  # chunks are 64 tokens, in fp32 32; programs have 32 values along a row, and 64 channels of a chunk, in fp32 32
@@ -178,7 +178,7 @@ def test_wide_heads(device):
         Case(torch.bfloat16, 2, 1001, H=3, K=256, V=512, decay=0.05),
         Case(torch.bfloat16, 2, 700, H=4, K=128, V=256, decay=None),
         Case(torch.bfloat16, 2, 700, H=4, K=64, V=64, top=1.0),
-        Case(torch.float16, 2, 700, H=2, K=256, V=256),
+        Case(torch.bfloat16, 2, 700, H=2, K=256, V=288),
         Case(torch.float32, 2, 300, H=2, K=64, V=512),
     ],
 )
@@ -219,9 +219,10 @@ def test_beta_at_its_ends(device, beta):
     check(tensors, None)
 
 
-def test_keys_and_queries_of_zero(device):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_keys_and_queries_of_zero(device, dtype):
     """As silu leaves them of padding: their norm is that of the epsilon."""
-    tensors = Case(torch.float32, 1, 40).draw(device)
+    tensors = Case(dtype, 1, 40).draw(device)
     for name in ("q", "k"):
         tensors[name] = tensors[name] * (torch.arange(40, device=device) % 5 > 1)[:, None, None]
     check(tensors, None)
@@ -279,6 +280,7 @@ def test_operations_are_what_torch_expects(device, decays):
 
 def test_what_it_refuses():
     assert "float64" in ours.refuses(torch.float64, 64, 64)
+    assert "float16" in ours.refuses(torch.float16, 64, 64)
     assert ours.refuses(torch.bfloat16, 48, 64) == "its key dimension is one of 32, 64, 128, 256 in bfloat16, not 48"
     assert ours.refuses(torch.float32, 128, 64) == "its key dimension is one of 32, 64 in float32, not 128"
     assert ours.refuses(torch.bfloat16, 64, 80) == "its value dimension is a multiple of 32, not 80"
