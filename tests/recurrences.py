@@ -8,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+import triton_on_cpu  # noqa: F401  before lit_gpt: its imports end in Triton, which then would not be interpreted
 from torch import Tensor
 
 from lit_gpt.ops import linear_recurrence

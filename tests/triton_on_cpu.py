@@ -44,6 +44,33 @@ def _import_triton() -> None:
         scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
 
     interpreter._patch_lang_tensor = patched
+    builder = interpreter.InterpreterBuilder
+    multiply = builder.create_dot
+
+    def create_dot(self: Any, a: Any, b: Any, *others: Any) -> Any:
+        """Triton 3.6 keeps numbers in bfloat16 as their bits, and multiplies these."""
+        return multiply(self, _widened(interpreter, a), _widened(interpreter, b), *others)
+
+    builder.create_dot = create_dot
+    convert = interpreter._convert_float
+
+    def convert_float(numbers: Any, source: Any, target: Any, mode: Any) -> Any:
+        """It cuts digits off, where a GPU rounds to the nearest number."""
+        if (source, target) != (interpreter.tl.float32, interpreter.tl.bfloat16):
+            return convert(numbers, source, target, mode)
+        rounded = torch.from_numpy(numbers.copy()).bfloat16()
+        return rounded.view(torch.int16).numpy().view("uint16")
+
+    interpreter._convert_float = convert_float
+
+
+def _widened(interpreter: Any, handle: Any) -> Any:
+    """An operand in float32 where it is in bfloat16."""
+    language = interpreter.tl
+    if handle.dtype.scalar != language.bfloat16:
+        return handle
+    bits = handle.data.astype("uint32") << 16
+    return interpreter.TensorHandle(bits.view("float32"), language.float32)
 
 
 WHY_NOT = _why_not()

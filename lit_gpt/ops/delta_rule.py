@@ -13,7 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from lit_gpt.ops.backends import Backend, explain_table, optional
+from lit_gpt.ops import delta_rule_triton
+from lit_gpt.ops.backends import Backend, Memory, explain_table, optional
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.linear_recurrence import (
     Call,
@@ -23,10 +24,13 @@ from lit_gpt.ops.linear_recurrence import (
     decay_form,
     dispatch,
     library_refuses,
+    outside_graphs,
     plain,
     steps_refuse,
     wrong_gradients,
 )
+from lit_gpt.ops.selective_scan import document_starts
+from lit_gpt.ops.triton_calls import first_tokens
 
 KEY_DIM_LIMIT = 256  # fla's chunked kernels assert it
 
@@ -70,16 +74,19 @@ def explain(device: torch.device) -> list[tuple[str, bool, str]]:
     return explain_table(BACKENDS, Request(device.type, decay="head"))
 
 
+@outside_graphs
 def _steps(call: Call) -> tuple[Tensor, Tensor | None]:
     """fla's token-by-token kernels, for decoding."""
     return _run(STEPS[decay_form(call.log_decay)], call, call.log_decay)
 
 
+@outside_graphs
 def _chunked(call: Call) -> tuple[Tensor, Tensor | None]:
     """fla's chunked kernels: delta_rule, gated_delta_rule or kda, by the decay."""
     return _run(CHUNKED[decay_form(call.log_decay)], call, call.log_decay)
 
 
+@outside_graphs
 def _kda(call: Call) -> tuple[Tensor, Tensor | None]:
     """fla's kda kernel, with the decay of a head on each of its channels.
 
@@ -93,6 +100,27 @@ def _run(kernel: str, call: Call, log_decay: Tensor | None) -> tuple[Tensor, Ten
     run = functools.partial(getattr(optional("fla.ops"), kernel), use_qk_l2norm_in_kernel=call.normalize)
     assert call.beta is not None
     return by_document(run, call, q=call.q, k=call.k, v=call.v, beta=upcast(call.beta), g=log_decay)
+
+
+def _triton(call: Call) -> tuple[Tensor, Tensor | None]:
+    """This project's own Triton kernels (kernels/delta_rule.py), compiled when first used; in a block's graph."""
+    q, k, v, beta, log_decay, scale, normalize, ids, _, state = call
+    assert beta is not None
+    starts_BT = None if ids is None else first_tokens(document_starts(ids))
+    o, last = delta_rule_triton.gated_delta_rule(q, k, v, beta, log_decay, starts_BT, state, scale, normalize)
+    return o, None if state is None else last
+
+
+def _triton_refuses(request: Request) -> str:
+    if request.device != "cuda":
+        return "it needs a CUDA device"
+    if request.decay == "channel":
+        return "its decays are those of heads"
+    return delta_rule_triton.refuses(request.dtype, request.key_dim, request.value_dim)
+
+
+def _triton_memory(call: Call) -> Memory:
+    return delta_rule_triton.memory(call.q, call.v.shape[-1])
 
 
 def _chunked_refuses(request: Request) -> str:
@@ -112,6 +140,7 @@ def _kda_refuses(request: Request) -> str:
 
 BACKENDS: dict[str, Backend] = {
     "fla_steps": Backend(_steps, steps_refuse),
+    "triton": Backend(_triton, _triton_refuses, memory=_triton_memory, unproven=True),
     "fla": Backend(_chunked, _chunked_refuses),
     "fla_kda": Backend(_kda, _kda_refuses),
     "plain": Backend(plain, lambda r: ""),

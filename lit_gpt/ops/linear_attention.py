@@ -22,6 +22,7 @@ from lit_gpt.ops.linear_recurrence import (
     decay_form,
     dispatch,
     library_refuses,
+    outside_graphs,
     plain,
     steps_refuse,
     wrong_gradients,
@@ -60,6 +61,7 @@ def explain(device: torch.device) -> list[tuple[str, bool, str]]:
     return explain_table(BACKENDS, Request(device.type, decay="head"))
 
 
+@outside_graphs
 def _steps(call: Call) -> tuple[Tensor, Tensor | None]:
     """fla's token-by-token kernels, for decoding."""
     if decay_form(call.log_decay) == "channel":
@@ -67,11 +69,13 @@ def _steps(call: Call) -> tuple[Tensor, Tensor | None]:
     return _per_head("fused_recurrent_simple_gla", call)
 
 
+@outside_graphs
 def _chunked(call: Call) -> tuple[Tensor, Tensor | None]:
     """fla's chunked kernels: simple_gla for decays per head, gla for decays per channel."""
     return _gla(call) if decay_form(call.log_decay) == "channel" else _per_head("chunk_simple_gla", call)
 
 
+@outside_graphs
 def _gla(call: Call) -> tuple[Tensor, Tensor | None]:
     """fla's gla kernel; decays per head are repeated on their channels, where Triton miscompiles their own kernel."""
     assert call.log_decay is not None

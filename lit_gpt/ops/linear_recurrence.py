@@ -67,12 +67,11 @@ def describe(call: Call) -> Request:
     return Request(call.q.device.type, call.q.dtype, call.q.shape[1], *dims, decay_form(call.log_decay), gradients)
 
 
-def _outside_graphs(function: Function) -> Function:
-    """Not compiled: the kernels break the graph anyway, and the plain backend's loop would be unrolled."""
+def outside_graphs(function: Function) -> Function:
+    """Not compiled: fla's kernels break the graph anyway, and the plain backend's loop would be unrolled."""
     return torch.compiler.disable(function)  # type: ignore[return-value]
 
 
-@_outside_graphs
 def dispatch(operation: str, table: Mapping[str, Backend], call: Call, backend: str) -> tuple[Tensor, Tensor | None]:
     """Run the row of the table that does the call. Raises UserError as lit_gpt.ops.backends.choose."""
     return run(operation, table, describe(call), backend, call)
@@ -84,6 +83,7 @@ def decay_form(log_decay: Tensor | None) -> Decay:
     return "none" if log_decay is None else forms[log_decay.ndim]
 
 
+@outside_graphs
 def plain(call: Call) -> tuple[Tensor, Tensor | None]:
     """Plain torch, chunk by chunk, in at least fp32: exact for every form, and slow.
 
@@ -218,6 +218,7 @@ def steps_refuse(request: Request) -> str:
     return library_refuses(request)
 
 
+@torch.compiler.assume_constant_result
 @functools.cache
 def wrong_gradients(tilelang_helps: bool) -> str:
     """Why the gradients of decays per head cannot be computed here, or "".

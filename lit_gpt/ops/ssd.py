@@ -22,6 +22,7 @@ from lit_gpt.ops import ssd_triton
 from lit_gpt.ops.backends import Backend, Memory, explain_table, missing, optional, run
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.selective_scan import document_starts
+from lit_gpt.ops.triton_calls import first_tokens
 
 STEPS = 8  # up to so many tokens, one after the other is faster than chunks: cached decoding gives one at a time
 CHUNK = 64  # of the plain form; products within a chunk grow with it, steps between chunks shrink
@@ -221,7 +222,7 @@ def _mamba_ssm_memory(inputs: Inputs) -> Memory:
 def _triton(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """This project's own Triton kernels (kernels/ssd.py), compiled when first used."""
     ids = inputs.doc_ids
-    starts_BT = None if ids is None else ssd_triton.first_tokens(document_starts(ids))
+    starts_BT = None if ids is None else first_tokens(document_starts(ids))
     return ssd_triton.ssd(*inputs[:7], starts_BT, inputs.state_BHPN)
 
 

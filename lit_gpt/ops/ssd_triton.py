@@ -17,26 +17,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_gpt.ops.backends import Memory, missing, optional, refuse_tangents
+from lit_gpt.ops.backends import Memory, refuse_tangents
 from lit_gpt.ops.segments import count, processors, true_states
+from lit_gpt.ops.triton_calls import HEADS, TYPES, Launch, gpu_refuses, launch, readable, strides
 
 KERNELS = "lit_gpt.ops.kernels.ssd"  # by name, since it imports Triton
-TYPES = (torch.bfloat16, torch.float16, torch.float32)
 WIDTHS, STATES = (16, 32, 64, 128), (16, 32, 64, 128, 256)  # powers of two, and a product's smallest size is 16
-CAPABILITY = (9, 0)  # that `sizes` are chosen for: elsewhere registers and shared memory are too small for them
 
 PROGRAMS_PER_PROCESSOR = 2  # of the passes along a row, that fit at once by their registers and shared memory
 SHORTEST = 8  # chunks of a segment
 BLOCKS = 512  # programs that fill a GPU; where chunks are less, heads with the same B and C are split into blocks
-HEADS = 16  # at once in the kernels of the steps: as many numbers as a GPU reads from memory at once, 32 bytes
-
-
-class Launch(NamedTuple):
-    """Of a kernel: warps, tiles of a loop on their way at once, and registers of a thread at most."""
-
-    num_warps: int
-    num_stages: int
-    maxnreg: int | None = None
 
 
 class Sizes(NamedTuple):
@@ -72,7 +62,7 @@ def ssd(
     starts_BT: Tensor | None,
     state_BHPN: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """See ssd.ssd. starts: see first_tokens; None without documents."""
+    """See ssd.ssd. starts: see triton_calls.first_tokens; None without documents."""
     B, C = (t.to(x_BTHP.dtype) for t in (B_BTGN, C_BTGN))
     A, D, bias = (t.float() for t in (A_H, D_H, dt_bias_H))
     state = None if state_BHPN is None else state_BHPN.float()
@@ -89,12 +79,6 @@ def memory(x_BTHP: Tensor, states: int) -> Memory:
     cut = sizes(x_BTHP.dtype, width, states)
     of_states = 2 * x_BTHP.element_size() * heads * width * states / cut.chunk
     return Memory(0, of_states + 4 * heads * (2 + 3 * (width // cut.width)))
-
-
-def first_tokens(new_BT: Tensor) -> Tensor:
-    """The first token of each token's document, int32, from where documents start; -1 for a row's first document."""
-    t = torch.arange(new_BT.shape[1], device=new_BT.device, dtype=torch.int32)
-    return torch.where(new_BT, t, -1).cummax(1).values
 
 
 def _segments(x_BTHP: Tensor, states: int) -> int:
@@ -135,13 +119,13 @@ class Scan:
     def run_steps(self, kernel: str, *arguments: Any) -> None:
         """A kernel on the steps, which has a program for each chunk and HEADS heads."""
         grid = self.batch * self.chunks, -(-self.heads // HEADS)
-        _run(kernel, grid, *arguments, L=self.cut.chunk, HEADS=HEADS, num_warps=4)
+        launch(KERNELS, kernel, grid, *arguments, L=self.cut.chunk, HEADS=HEADS, num_warps=4)
 
     def run(self, kernel: str, grid: tuple[int, ...], *arguments: Any, **constants: int) -> None:
         """One of the other kernels."""
-        launch: Launch = getattr(self.cut, kernel)
+        how: Launch = getattr(self.cut, kernel)
         constants |= {"L": self.cut.chunk, "P": self.width, "WIDTH": self.cut.width, "N": self.states}
-        _run(kernel, grid, *arguments, **constants, **launch._asdict())
+        launch(KERNELS, kernel, grid, *arguments, **constants, **how._asdict())
 
     def run_along(self, kernel: str, *arguments: Any, **constants: int) -> None:
         """A kernel that goes along the rows."""
@@ -156,7 +140,7 @@ class Scan:
     def along(self, x: Tensor, B: Tensor, start: Tensor | None, kept: Tensor | None, backward: bool) -> Tensor:
         """One pass that keeps the states on its way, and returns the last ones, of each segment from its start."""
         last = self.ends()
-        given = x, B, self.d, self.a, self.starts, start, kept, last, *_strides(x), *_strides(B)
+        given = x, B, self.d, self.a, self.starts, start, kept, last, *strides(x), *strides(B)
         self.run_along("states", *given, BACKWARD=backward)
         return last
 
@@ -192,11 +176,11 @@ def forward(
     segments: int,
 ) -> tuple[Tensor, Tensor]:
     """y (B, T, H, P) and the last state (B, H, P, N)."""
-    x, B, C = (_readable(t) for t in (x, B, C))
+    x, B, C = (readable(t) for t in (x, B, C))
     scan, y = Scan(x, dt, A, B, bias, starts, segments), x.new_empty(x.shape)
     start, last = scan.at_segments(x, B, state), scan.ends()
     given = x, B, C, D.contiguous(), scan.d, scan.a, scan.starts, start, y, last
-    scan.run_along("forward", *given, *_strides(x), *_strides(B), *_strides(C))
+    scan.run_along("forward", *given, *strides(x), *strides(B), *strides(C))
     return y, last[:, -1].contiguous()
 
 
@@ -215,7 +199,7 @@ def backward(
     segments: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients of x, dt, A, B, C, D, bias and the first state, of those of y and the last state."""
-    dy, x, B, C = (_readable(t) for t in (dy, x, B, C))
+    dy, x, B, C = (readable(t) for t in (dy, x, B, C))
     scan = Scan(x, dt, A, B, bias, starts, segments)
     before, after = (x.new_empty(scan.batch, scan.heads, scan.chunks, scan.width, scan.states) for _ in range(2))
     scan.along(x, B, scan.at_segments(x, B, state), before, backward=False)
@@ -236,9 +220,9 @@ def _of_inputs(
     """The gradients of x and D; dd and da are written."""
     dx, dD = x.new_empty(x.shape), D.new_empty(scan.parts * scan.batch * scan.chunks, scan.heads)
     given = x, dy, B, C, D.contiguous(), scan.d, scan.a, scan.starts, after, dx, dd, da, dD
-    strides = *_strides(x), *_strides(dy), *_strides(B), *_strides(C)
+    of_all = *strides(x), *strides(dy), *strides(B), *strides(C)
     grid = scan.batch * scan.chunks * scan.heads, scan.parts
-    scan.run("inputs", grid, *given, *strides, scan.tokens, scan.heads, scan.heads // scan.groups, scan.chunks)
+    scan.run("inputs", grid, *given, *of_all, scan.tokens, scan.heads, scan.heads // scan.groups, scan.chunks)
     return dx, dD.sum(0)
 
 
@@ -251,9 +235,9 @@ def _of_groups(
     blocks = share // block
     dB, dC = (B.new_empty(blocks, *B.shape, dtype=B.dtype if blocks == 1 else torch.float32) for _ in range(2))
     given = x, dy, B, C, scan.d, scan.a, scan.starts, before, after, dB, dC, da
-    strides = *_strides(x), *_strides(dy), *_strides(B), *_strides(C)
+    of_all = *strides(x), *strides(dy), *strides(B), *strides(C)
     lengths = scan.batch, scan.tokens, scan.heads, share, scan.chunks, block
-    scan.run("gradients", (scan.batch * scan.chunks, scan.groups * blocks), *given, *strides, *lengths)
+    scan.run("gradients", (scan.batch * scan.chunks, scan.groups * blocks), *given, *of_all, *lengths)
     return (dB[0], dC[0]) if blocks == 1 else (dB.sum(0).to(B.dtype), dC.sum(0).to(B.dtype))
 
 
@@ -294,35 +278,10 @@ def _autograd(ctx: Any, dy: Tensor | None, dlast: Tensor | None) -> tuple[Tensor
 scan_forward.register_autograd(_autograd, setup_context=_setup)
 
 
-def _run(kernel: str, grid: tuple[int, ...], *arguments: Any, **constants: int | None) -> None:
-    getattr(optional(KERNELS), kernel)[grid](*arguments, **constants)
-
-
-def _strides(x_BTHP: Tensor) -> tuple[int, int, int]:
-    return x_BTHP.stride(0), x_BTHP.stride(1), x_BTHP.stride(2)
-
-
-def _readable(x_BTHP: Tensor) -> Tensor:
-    """Itself, where its numbers lie side by side, and begin where Triton knows that it can read 16 bytes at once."""
-    aligned = x_BTHP.data_ptr() % 16 == 0 and not any(n % 16 for n in _strides(x_BTHP))
-    return x_BTHP if x_BTHP.stride(3) == 1 and aligned else x_BTHP.contiguous()
-
-
 def refuses(dtype: torch.dtype, width: int, states: int) -> str:
     """Why a GPU cannot run it, or ""."""
     if dtype not in TYPES:
         return f"it has no {str(dtype).removeprefix('torch.')}"
     if width not in WIDTHS or states not in STATES:
         return f"its heads have 16 to 128 channels and 16 to 256 states, powers of two, not {width} and {states}"
-    return _gpu_refuses()
-
-
-@torch.compiler.assume_constant_result
-def _gpu_refuses() -> str:
-    if not torch.cuda.is_available():
-        return ""  # whoever asks here plans for a GPU elsewhere
-    if torch.version.cuda is None:
-        return "it needs an NVIDIA GPU"
-    if (capability := torch.cuda.get_device_capability()) != CAPABILITY:
-        return f"it is for compute capability 9.0, and this GPU has {capability[0]}.{capability[1]}"
-    return missing(KERNELS)
+    return gpu_refuses(KERNELS)

@@ -34,9 +34,9 @@ from lit_gpt.lab.study import read_study
 from lit_gpt.tools import overlap
 from lit_gpt.tools._evaluate_cli import parser_of
 
-reproduce, train_step, families, cpu, beside_others, decode = (
+reproduce, train_step, families, cpu, beside_others, decode, scan = (
     script_module(f"benchmarks/{name}.py")
-    for name in ("reproduce", "train_step", "families", "cpu", "compare", "decode")
+    for name in ("reproduce", "train_step", "families", "cpu", "compare", "decode", "scan")
 )
 fetch_script = script_module("scripts/fetch.py")
 prepare_text = script_module("scripts/prepare_text.py")
@@ -320,6 +320,7 @@ def test_options_that_the_pages_name_exist() -> None:
         cpu.main,
         beside_others.main,
         decode.main,
+        scan.main,
         overlap.compare,
     ):
         known |= {f"--{name}" for name in inspect.signature(program).parameters}

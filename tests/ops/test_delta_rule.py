@@ -147,6 +147,8 @@ def test_how_the_kernels_are_called(form, row, packed, monkeypatch):
 
 
 def test_which_kernel_is_chosen(monkeypatch):
+    """On a GPU that our own kernels are not for."""
+    monkeypatch.setattr(ops.delta_rule_triton, "gpu_refuses", lambda module: "not on this GPU")
     for decay in FORMS:
         assert naive.chosen(ops, Request(decay=decay), monkeypatch) == "fla"
         assert naive.chosen(ops, Request(decay=decay, gradients=False, length=1), monkeypatch) == "fla_steps"
@@ -157,3 +159,15 @@ def test_which_kernel_is_chosen(monkeypatch):
     assert naive.chosen(ops, Request(decay="head"), monkeypatch, "miscompiled") == "fla_kda"
     assert naive.chosen(ops, Request(decay="head", gradients=False), monkeypatch, "miscompiled") == "fla"
     assert naive.chosen(ops, Request(decay="channel"), monkeypatch, "miscompiled") == "fla"
+
+
+def test_where_our_own_kernels_are_chosen(monkeypatch):
+    monkeypatch.setattr(ops.delta_rule_triton, "gpu_refuses", lambda module: "")
+    for decay in ("none", "head"):
+        assert naive.chosen(ops, Request(decay=decay, key_dim=256, value_dim=512), monkeypatch) == "triton"
+        assert naive.chosen(ops, Request(decay=decay, gradients=False), monkeypatch) == "triton"
+        assert naive.chosen(ops, Request(decay=decay, gradients=False, length=1), monkeypatch) == "fla_steps"
+        assert naive.chosen(ops, Request(decay=decay, key_dim=152), monkeypatch) == "fla"
+        assert naive.chosen(ops, Request(decay=decay, dtype=torch.float32, key_dim=64), monkeypatch) == "triton"
+        assert naive.chosen(ops, Request(decay=decay, device="cpu"), monkeypatch) == "plain"
+    assert naive.chosen(ops, Request(decay="channel"), monkeypatch) == "fla"

@@ -16,6 +16,7 @@ from triton_on_cpu import WHY_NOT, interpreted
 from lit_gpt.errors import UserError
 from lit_gpt.ops import ssd as ops
 from lit_gpt.ops import ssd_triton as ours
+from lit_gpt.ops import triton_calls
 from lit_gpt.ops.selective_scan import document_starts
 
 # Relative errors: roundings of operands and results; in fp32 exponentials, and what A and the bias get, which cancels.
@@ -42,7 +43,7 @@ def device(request, monkeypatch) -> str:
         skip_where_refused()
     else:
         monkeypatch.setenv("TRITON_INTERPRET", "1")
-        monkeypatch.setattr(ours, "optional", lambda module: kernels())
+        monkeypatch.setattr(triton_calls, "optional", lambda module: kernels())
         monkeypatch.setattr(ours, "processors", lambda device: 1)
         monkeypatch.setitem(ops.BACKENDS, "triton", ops.Backend(ops._triton, lambda request: ""))
     return request.param
@@ -212,19 +213,13 @@ def test_whether_it_can_run_is_told_of_sizes_that_are_symbols():
 def test_operations_are_what_torch_expects(device):
     case = Case(torch.float32, 2, 20)
     *inputs, state = (t.detach().requires_grad_() for t in case.draw(device).values())
-    starts = ours.first_tokens(document_starts(case.documents(device)))
+    starts = triton_calls.first_tokens(document_starts(case.documents(device)))
     torch.library.opcheck(ours.scan_forward, (*inputs, starts, state, 1))
     with torch.no_grad():
         y, last = ours.scan_forward(*inputs, starts, state, 1)
     kept = [t.detach() for t in (*inputs, state)]
     gradients = torch.ones_like(y), torch.ones_like(last)
     torch.library.opcheck(ours.scan_backward, (*gradients, *kept[:-1], starts, kept[-1], 1))
-
-
-def test_first_tokens_of_documents():
-    ids = torch.tensor([[4, 4, 4, 4, 4], [0, 0, 1, 1, 2]])
-    expected = torch.tensor([[-1, -1, -1, -1, -1], [-1, -1, 2, 2, 4]], dtype=torch.int32)
-    assert torch.equal(ours.first_tokens(document_starts(ids)), expected)
 
 
 @pytest.mark.parametrize(
@@ -241,26 +236,7 @@ def test_how_many_segments(rows, tokens, segments, monkeypatch):
     assert ours._segments(x, 128) == segments
 
 
-def test_only_what_needs_it_is_copied():
-    wide = torch.zeros(2, 5, 4 * 16 + 16, dtype=torch.bfloat16)
-    x = wide[..., :64].unflatten(2, (4, 16))
-    assert ours._readable(x) is x
-    assert ours._readable(wide[..., 8:72].unflatten(2, (4, 16))).data_ptr() % 16 == 0
-    odd = torch.zeros(2, 5, 65, dtype=torch.bfloat16)[..., 1:].unflatten(2, (4, 16))
-    assert ours._readable(odd).stride() == (5 * 64, 64, 16, 1)
-
-
-def test_what_it_refuses(monkeypatch):
-    refuses = ours.refuses
-    assert "float64" in refuses(torch.float64, 64, 128)
-    assert "not 48 and 128" in refuses(torch.bfloat16, 48, 128)
-    assert "not 64 and 512" in refuses(torch.bfloat16, 64, 512)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.version, "cuda", None)
-    assert refuses(torch.bfloat16, 64, 128) == "it needs an NVIDIA GPU"
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
-    assert "this GPU has 8.0" in refuses(torch.bfloat16, 64, 128)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    monkeypatch.setattr(ours, "missing", lambda module: f"{module} needs triton")
-    assert "needs triton" in refuses(torch.bfloat16, 64, 128)
+def test_what_it_refuses():
+    assert "float64" in ours.refuses(torch.float64, 64, 128)
+    assert "not 48 and 128" in ours.refuses(torch.bfloat16, 48, 128)
+    assert "not 64 and 512" in ours.refuses(torch.bfloat16, 64, 512)

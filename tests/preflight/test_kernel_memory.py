@@ -17,8 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lit_gpt import architectures
-from lit_gpt.ops import selective_scan, selective_scan_cuda, ssd, ssd_triton
+from lit_gpt.ops import delta_rule, delta_rule_triton, selective_scan, selective_scan_cuda, ssd, ssd_triton
 from lit_gpt.ops.backends import Memory
+from lit_gpt.ops.linear_recurrence import Call
 from lit_gpt.preflight.activations import Kind, kept_by_layers
 from lit_gpt.preflight.meta_model import meta_model
 
@@ -40,6 +41,12 @@ def ssd_inputs(rows: int, tokens: int, width: int = 64, states: int = 128, heads
     )
     A, D, bias = (torch.zeros(heads, device="meta") for _ in range(3))
     return ssd.Inputs(x, dt, A, B, C, D, bias, None, None)
+
+
+def delta_inputs(rows: int, tokens: int, keys: int, values: int, heads: int = 3) -> Call:
+    q, k, v = (torch.zeros(rows, tokens, heads, n, dtype=BF16, device="meta") for n in (keys, keys, values))
+    beta, g = (torch.zeros(rows, tokens, heads, device="meta") for _ in range(2))
+    return Call(q, k, v, beta, g, 0.1, True, None, None, None)
 
 
 def storages(tensors: Iterable[Any]) -> dict[int, int]:
@@ -113,13 +120,32 @@ def test_what_our_scan_makes_in_backward(monkeypatch):
 @pytest.mark.parametrize(("width", "states"), [(64, 128), (128, 64), (64, 256)])
 def test_what_our_scan_of_mamba_2_makes_in_backward(width, states, monkeypatch):
     """And sums of each chunk, less than 1%."""
-    monkeypatch.setattr(ssd_triton, "_run", lambda *_, **__: None)
+    monkeypatch.setattr(ssd_triton, "launch", lambda *_, **__: None)
 
     def at(tokens: int) -> int:
         inputs = ssd_inputs(8, tokens, width, states)
         return made(ssd_triton.backward, [inputs.x_BTHP, None, *inputs[:7], None, None, 1])
 
     said = ssd._triton_memory(ssd_inputs(8, 64, width, states))
+    assert said.made * 8 * 4096 == pytest.approx(at(8192) - at(4096), rel=0.01)
+
+
+def test_what_our_delta_rule_saves():
+    inputs = delta_inputs(2, 128, 64, 128)
+    leaves = [t.requires_grad_() for t in inputs[:5] if isinstance(t, Tensor)]
+    assert saved(leaves, lambda given: delta_rule._triton(Call(*given, *inputs[5:]))[:1]) == 0
+    assert delta_rule._triton_memory(inputs).kept == 0
+
+
+@pytest.mark.parametrize(("keys", "values"), [(256, 512), (64, 96)])
+def test_what_our_delta_rule_makes_in_backward(keys, values, monkeypatch):
+    monkeypatch.setattr(delta_rule_triton, "launch", lambda *_, **__: None)
+
+    def at(tokens: int) -> int:
+        inputs = delta_inputs(8, tokens, keys, values)
+        return made(delta_rule_triton.backward, [inputs.v, None, *inputs[:5], None, None, 0.1, True])
+
+    said = delta_rule._triton_memory(delta_inputs(8, 64, keys, values))
     assert said.made * 8 * 4096 == pytest.approx(at(8192) - at(4096), rel=0.01)
 
 
