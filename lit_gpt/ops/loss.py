@@ -208,7 +208,7 @@ class _Chunked(torch.autograd.Function):
             else:
                 d_weight_VD += matmul_fp32(d_logits.T, h)
             losses.append(loss)
-            del d_logits  # not beside those of the next chunk
+            del logits, d_logits  # not beside those of the next chunk
         # The gradients are known already, for an upstream gradient of 1: the loss is a scalar, so backward scales them.
         ctx.save_for_backward(d_hidden_ND, d_weight_VD)
         ctx.weight_dtype = weight_VD.dtype

@@ -52,9 +52,7 @@ Layers = list[Counter[Kind]]
 def kinds_kept(recompute: Recompute) -> tuple[Kind, ...]:
     """The kinds of tensors that a layer keeps until its backward pass under this --act_ckpt."""
     kinds: dict[Recompute, tuple[Kind, ...]] = {
-        # The middle is kept, too. In its place the estimate of the loss has a gradient more (of_loss): together they
-        # fit what the H200 measured, of hybrids as well, of whose kernels not all say what they keep.
-        "off": ("input", "product", "attention", "kernel", "other"),
+        "off": ("input", "product", "middle", "attention", "kernel", "other"),
         "cheap": ("input", "product", "middle", "copied", "attention", "kernel"),
         "selective": ("input", "product", "middle", "copied", "attention"),
         "full": ("input",),
@@ -104,21 +102,30 @@ def of_layers(layers: Layers, tokens: int, recompute: Recompute, on_host: Sequen
     return tokens * kept, tokens * max(sum(layer[kind] for kind in made) for layer in layers)
 
 
-def of_loss(config: ModelConfig, tokens: int, chunked: bool, dtype: torch.dtype, few: bool = False) -> float:
+def of_tables(config: ModelConfig, tokens: int, dtype: torch.dtype) -> float:
+    """Bytes between the token table and the first layer: the norm there and the smear keep what they read and what they
+    make, in `dtype`. An H200 measured 3.8 and 4.5 bytes for each number in bf16 (docs/performance_details.md).
+    """
+    return (config.embedding_norm + config.token_smear) * 2 * dtype.itemsize * tokens * config.n_embd
+
+
+def of_loss(
+    config: ModelConfig, tokens: int, chunked: bool, dtype: torch.dtype, few: bool = False, narrow: bool = False
+) -> float:
     """Bytes around the head: the logits that exist at once, the final state, the head's gradient.
 
-    chunked: the loss is computed for a chunk of tokens at a time, see ops/loss.py; few: for a small one. A chunk has
-    its logits in fp32 (4 bytes) and their gradient in `dtype` three times, as an H200 measured it
-    (docs/performance_details.md): as computed, padded, and that of the chunk before. The head has its weight cast to
-    `dtype`, and its gradient in fp32 (4 bytes). Otherwise there are all logits, their log-softmax and its gradient, in
-    fp32 (3 x 4 bytes), and with a soft cap the logits once more.
+    chunked: the loss is computed for a chunk of tokens at a time, see ops/loss.py; few: for a small one; narrow: of
+    logits in `dtype`. A chunk has its logits, in fp32 (4 bytes) unless they are narrow, and their gradient in `dtype`.
+    The head has its weight cast to `dtype`, and its gradient in fp32 (4 bytes). Otherwise there are all logits, their
+    log-softmax and its gradient, in fp32 (3 x 4 bytes), and with a soft cap the logits once more.
     """
     vocab, n = config.padded_vocab_size, config.n_embd
     state = tokens * n * (4 + 2 * dtype.itemsize)  # of the last block; normalised; its gradient
     if not chunked:
         return state + (16 if config.logit_softcap else 12) * tokens * vocab
     at_once = even_chunk(tokens, vocab, few=few)
-    return state + at_once * vocab * (4 + 3 * dtype.itemsize) + vocab * n * (4 + dtype.itemsize)
+    logits = dtype.itemsize if narrow else 4
+    return state + at_once * vocab * (logits + dtype.itemsize) + vocab * n * (4 + dtype.itemsize)
 
 
 class _Notes(TorchFunctionMode):
@@ -172,9 +179,12 @@ class _Notes(TorchFunctionMode):
             self.note("other", args[0])
             self.note("product", result)
         elif func.__name__ in SUMS:  # a sum needs none of its terms for its gradients
-            for term in filter(self._is_product, map(_base, args[:2])):
-                self._count(term, "added")
-                self.added.append(term)
+            for term in map(_whole, args[:2]):  # a part of a product has other parts, which are read elsewhere
+                if self._is_product(term):
+                    self._count(term, "added")
+                    self.added.append(term)
+        elif func is F.embedding:  # within a layer: what a gate is multiplied with
+            self.note("other", result)
         elif func in NORMS and self.inside:
             while self.added:
                 self._count(self.added.pop(), "middle")
@@ -240,6 +250,12 @@ class _InEightBits:
 def _base(x: Any) -> Any:
     """The tensor that a view shows a part of, since a view keeps all of it alive; any other value as it is."""
     return x if not isinstance(x, Tensor) or x._base is None else x._base
+
+
+def _whole(x: Any) -> Any:
+    """The tensor of which this is another view, all of it; None where it shows a part only."""
+    base = _base(x)
+    return base if isinstance(x, Tensor) and x.numel() == base.numel() else None
 
 
 def _of_experts(moe: MixtureOfExperts, dtype: torch.dtype, expert_parallel: bool) -> int:

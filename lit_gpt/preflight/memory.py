@@ -25,13 +25,13 @@ from lit_gpt.parallel.fp8 import in_8_bits
 from lit_gpt.parallel.kept_casts import experts_within
 from lit_gpt.parallel.offload import chosen_layers
 from lit_gpt.parallel.recompute import Recompute
-from lit_gpt.preflight.activations import NeedsValues, kept_by_layers, of_layers, of_loss
+from lit_gpt.preflight.activations import NeedsValues, kept_by_layers, of_layers, of_loss, of_tables
 from lit_gpt.roles import REPLICATED
 from lit_gpt.scaling.base import Plan
 
 GIB = 2**30
 EXPERT_CASTS = "casts of experts"  # kept between steps where there is room for them, see parallel/kept_casts.py
-FILLED = 0.95  # share of a GPU's memory that the estimate may reach with them: it is right to 4% (docs/performance.md)
+FILLED = 0.95  # share of a GPU's memory that the estimate may reach with them: it is right to 5% (docs/performance.md)
 
 
 def memory_per_gpu(run: RunConfig, model: GPT, plan: Plan, ranks: int) -> dict[str, int]:
@@ -49,10 +49,12 @@ def memory_per_gpu(run: RunConfig, model: GPT, plan: Plan, ranks: int) -> dict[s
     except NeedsValues:  # a mixer from a plugin may read its tensors, and must not be refused for that
         return sizes
     tokens = run.micro_bsz * model.config.block_size
-    loss = of_loss(model.config, tokens, run.use_flce is not False, model.compute_dtype, run.act_ckpt != "off")
+    chunked, few = run.use_flce is not False, run.act_ckpt != "off"
+    loss = of_loss(model.config, tokens, chunked, model.compute_dtype, few, run.logits_precision == "bf16")
     kept, backward = of_layers(
         layers, tokens, cast(Recompute, run.act_ckpt), chosen_layers(run.act_offload, len(layers))
     )
+    kept += of_tables(model.config, tokens, model.compute_dtype)
     activations = int(kept + max(loss, backward))  # the logits are gone when the last layer's backward pass begins
     if ranks == 1 and not accumulates:  # gradients come when activations go
         sizes["gradients"] = max(sizes["gradients"] - activations, 0)

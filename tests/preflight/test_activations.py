@@ -26,10 +26,11 @@ T = 241  # tokens; a prime that is no width of the model
 
 MOE = "transformer_gqa4_moe"
 SIZES = {"transformer": (2, 64), "transformerls": (2, 64), MOE: (4, 128), "samba": (4, 64)}
+OTHERS = {"baseline": (4, 64)}
 
 
 def small(family: str) -> ModelConfig:
-    depth, ratio = SIZES[family]
+    depth, ratio = (SIZES | OTHERS)[family]
     experts = Experts(4, 2) if experts_of(family) else None
     config = architectures.build(family, depth, block_size=256, aspect_ratio=ratio, experts=experts)
     layers = tuple(replace(s, window=16 if s.window else None) for s in config.layers)
@@ -81,13 +82,22 @@ CASES = [case for case in CASES if case not in {(MOE, "off"), (MOE, "cheap"), ("
 def test_it_is_what_the_trainer_keeps(family: str, recompute: Recompute) -> None:
     """And the numbers by which norms and softmaxes divide, 2% at this width.
 
-    Without recomputation the compiler keeps the product in the middle of a layer, too, in whose place the estimate of
-    the loss has a gradient more (activations.of_loss).
+    Mamba's layers, whose kernels are many operations here, keep less of the product in the middle.
     """
     layers = kept_by_layers(meta_model(small(family)))
     kept, measured = of_layers(layers, 1, recompute)[0], saved_by_blocks(small(family), recompute)
-    middle = sum(layer["middle"] for layer in layers) if recompute == "off" else 0
-    assert kept <= measured <= 1.02 * (kept + middle)
+    middle = sum(layer["middle"] for layer in layers) if family == "samba" and recompute == "off" else 0
+    assert kept - middle <= measured <= 1.02 * kept
+
+
+def test_what_the_ideas_of_the_baseline_keep() -> None:
+    """A value to which a value embedding is added is a part of a product, of which queries and keys are read, too; and
+    the row of the table is kept for the gradient of its gate. The estimate was 16% too low.
+    """
+    config = small("baseline")
+    layers = kept_by_layers(meta_model(config))
+    kept, measured = of_layers(layers, 1, "off")[0], saved_by_blocks(config, "off")
+    assert kept <= measured <= 1.02 * kept
 
 
 @torch.library.custom_op("lit_gpt_tests::scaled_product", mutates_args=())
@@ -111,8 +121,7 @@ def test_what_is_kept_in_8_bits(recipe: str, monkeypatch: pytest.MonkeyPatch) ->
     in_bf16 = kept_by_layers(meta_model(config, "bf16"))
     for recompute in ("off", "cheap", "selective"):
         kept, measured = of_layers(layers, 1, recompute)[0], saved_by_blocks(config, recompute, recipe)
-        middle = sum(layer["middle"] for layer in layers) if recompute == "off" else 0
-        assert kept + middle <= measured <= 1.04 * (kept + middle), recompute
+        assert kept <= measured <= 1.04 * kept, recompute
     assert of_layers(layers, 1, "off")[0] < 0.9 * of_layers(in_bf16, 1, "off")[0]
 
 
