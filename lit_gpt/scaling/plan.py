@@ -159,7 +159,9 @@ def build_plan(
         base_beta2=hps.beta2,
         momentum=hps.muon_beta,
         cautious_weight_decay=run.cautious_weight_decay,
-        momentum_curve=_momentum_curve(run.momentum_schedule, run.optimizer, facts, transfer, batch),
+        momentum_curve=_momentum_curve(
+            run, facts, transfer, _tokens_of_steps(MOMENTUM_RISE_STEPS, tokens, batch, ramp, config.block_size)
+        ),
         decay_schedule=run.weight_decay_schedule or transfer.decay_schedule,
         optimizer_args=run.optimizer_args or {},
         fork=fork,
@@ -243,17 +245,26 @@ def _warmup(hps: BaseHyperparameters, facts: OptimizerFacts, proportional: bool,
     return warmup
 
 
+def _tokens_of_steps(steps: int, total: int, batch: int, ramp: int, multiple: int) -> int:
+    """Tokens of the first steps of a run, whose batch may grow; see ramped_batch."""
+    tokens = 0
+    for _ in range(steps):
+        tokens += ramped_batch(tokens, total, batch, ramp, multiple)
+    return tokens
+
+
 def _momentum_curve(
-    asked: str | None, optimizer: str | None, facts: OptimizerFacts, transfer: Transfer, batch: int
+    run: RunConfig, facts: OptimizerFacts, transfer: Transfer, rise_tokens: int
 ) -> MomentumCurve | None:
-    """How the momentum of the Muon family changes. asked: --momentum_schedule. Raises UserError where it cannot act."""
+    """How the momentum of the Muon family changes. Raises UserError for a --momentum_schedule that cannot act."""
+    asked = run.momentum_schedule
     if asked == "rise_and_fall" and not facts.plan_momentum:
         raise UserError(
-            f"--momentum_schedule is about Muon and its relatives, and --optimizer {optimizer} is none. Drop it."
+            f"--momentum_schedule is about Muon and its relatives, and --optimizer {run.optimizer} is none. Drop it."
         )
     if (asked or transfer.momentum_schedule) == "constant" or not facts.plan_momentum:
         return None
-    return MomentumCurve(MOMENTUM_START, MOMENTUM_RISE_STEPS * batch, MOMENTUM_END)
+    return MomentumCurve(MOMENTUM_START, rise_tokens, MOMENTUM_END)
 
 
 def small_budget(hps: BaseHyperparameters, plan: Plan) -> tuple[str, ...]:
@@ -385,6 +396,14 @@ def count_steps(plan: Plan, multiple: int) -> int:
         tokens += ramped_batch(tokens, plan.tokens, plan.batch_tokens, plan.batch_ramp, multiple)
         steps += 1
     return steps
+
+
+def run_length(plan: Plan) -> int:
+    """Optimizer steps of a run, for options of optimizers that are as long as it is (OptimizerFacts.run_length).
+
+    Under ramp-up they are counted with whole sequences, so that they are the same on any number of processes.
+    """
+    return count_steps(plan, plan.context)
 
 
 def unaffected(old: Plan, new: Plan, tokens: int, multiple: int) -> bool:

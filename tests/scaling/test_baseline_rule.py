@@ -95,6 +95,14 @@ def test_options_overrule_the_curves_and_a_plan_survives_json() -> None:
     assert replace(plan, momentum_curve=None) != plan
 
 
+def test_the_momentum_rises_over_400_steps_of_a_ramped_run_too() -> None:
+    """It rose over as many tokens as 400 steps of the first batch have: in 111 steps under --bramp_ratio 4."""
+    plan, tokens = make(bramp_ratio=4), 0
+    for _ in range(400):
+        tokens += step_values(plan, tokens, plan.context).batch_tokens
+    assert plan.momentum_curve == MomentumCurve(0.85, tokens, 0.90) and tokens > 3 * 400 * 131072
+
+
 def test_momentum_schedule_is_refused_where_no_momentum_is_planned() -> None:
     with pytest.raises(UserError, match="--momentum_schedule is about Muon and its relatives"):
         plan_of(run_of(train_model="transformer", depth=8, momentum_schedule="rise_and_fall"))
