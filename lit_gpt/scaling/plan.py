@@ -118,6 +118,7 @@ def build_plan(
     _check_starts(run.optimizer, facts, present)
     factors = batch_factors(run.batch_rule, batch / hps.b0, hps.beta2)
     ramp = run.bramp_ratio or 1
+    rise = _tokens_of_steps(MOMENTUM_RISE_STEPS, tokens, batch, ramp, config.block_size)
     batch_factors(run.batch_rule, ramp * batch / hps.b0, hps.beta2)  # refuse now what would fail in mid-run
     return Plan(
         family=config.family,
@@ -159,9 +160,7 @@ def build_plan(
         base_beta2=hps.beta2,
         momentum=hps.muon_beta,
         cautious_weight_decay=run.cautious_weight_decay,
-        momentum_curve=_momentum_curve(
-            run, facts, transfer, _tokens_of_steps(MOMENTUM_RISE_STEPS, tokens, batch, ramp, config.block_size)
-        ),
+        momentum_curve=_momentum_curve(run.momentum_schedule, run.optimizer, facts, transfer, rise),
         decay_schedule=run.weight_decay_schedule or transfer.decay_schedule,
         optimizer_args=run.optimizer_args or {},
         fork=fork,
@@ -254,13 +253,12 @@ def _tokens_of_steps(steps: int, total: int, batch: int, ramp: int, multiple: in
 
 
 def _momentum_curve(
-    run: RunConfig, facts: OptimizerFacts, transfer: Transfer, rise_tokens: int
+    asked: str | None, optimizer: str | None, facts: OptimizerFacts, transfer: Transfer, rise_tokens: int
 ) -> MomentumCurve | None:
-    """How the momentum of the Muon family changes. Raises UserError for a --momentum_schedule that cannot act."""
-    asked = run.momentum_schedule
+    """How the momentum of the Muon family changes. asked: --momentum_schedule. Raises UserError where it cannot act."""
     if asked == "rise_and_fall" and not facts.plan_momentum:
         raise UserError(
-            f"--momentum_schedule is about Muon and its relatives, and --optimizer {run.optimizer} is none. Drop it."
+            f"--momentum_schedule is about Muon and its relatives, and --optimizer {optimizer} is none. Drop it."
         )
     if (asked or transfer.momentum_schedule) == "constant" or not facts.plan_momentum:
         return None
