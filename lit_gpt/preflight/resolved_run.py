@@ -23,6 +23,7 @@ from lit_gpt.preflight.fork import known_fork, not_kept, place_in_data, read_ori
 from lit_gpt.preflight.memory import memory_per_gpu, too_much
 from lit_gpt.preflight.meta_model import count, meta_model
 from lit_gpt.preflight.model_options import base_config, model_config
+from lit_gpt.preflight.plugin_mixers import check_mixers
 from lit_gpt.preflight.unread import unread_options
 from lit_gpt.roles import TABLES
 from lit_gpt.scaling.base import Plan
@@ -71,6 +72,7 @@ def resolve_run(typed: RunConfig, ranks: int) -> ResolvedRun:
         base_config(run, data.vocab_size),
     )
     counted = count(model)
+    check_mixers(config)
     tuned = counted if base == config else count(meta_model(base))
     label = run_name(
         run.train_name,
