@@ -27,6 +27,7 @@ ATTENTION_FLAGS = (
     "qkv_bias", "qk_norm", "joint_qk_norm", "qk_norm_scale", "attn_gate", "attn_norm", "attn_conv", "value_embeddings",
     "position", "rope_base", "yarn_scale",
 )  # fmt: skip
+FFN_FLAGS = ("mlp", "ffn_norm", "ffn_multiple_of")
 HPS = "base_hps."
 CONSTANTS = ("base_hps.beta1", "base_hps.beta2", "base_hps.eps", "base_hps.muon_beta")  # of optimizers
 PARTS = 32  # of a run, after each of which its steps are compared; and halvings of the run towards either end
@@ -85,7 +86,8 @@ def _of_model(given: Mapping[str, Any], model: GPT, schedule: str | None) -> Map
         "experts beside those that every token uses": _on(given, "expert_routing", "bias_rate") if all_used else [],
         "balance loss": [] if balanced else _on(given, "aux_style", "global_aux", "exact_aux"),
         "windows": _on(given, "swa_len") if all(spec.window is None for spec in config.layers) else [],
-        "feed-forward networks": _on(given, "mlp", "ffn_norm") if all(s.ffn is None for s in config.layers) else [],
+        "feed-forward networks": [] if any(spec.ffn for spec in config.layers) else _on(given, *FFN_FLAGS),
+        "residual stream": _on(given, "depth_scale") if config.skip == "none" else [],
         "attention": [] if attends else _on(given, *ATTENTION_FLAGS),
         "rotary positions with the model's base": _on(given, "rope_base") if attends and None not in bases else [],
         "rotary positions": _on(given, "yarn_scale") if attends and not turned else [],
@@ -105,6 +107,7 @@ def _beside_model(given: Mapping[str, Any], options: Mapping[str, Any]) -> Mappi
         "--sample_prompts": [] if options["sample_prompts"] else _on(given, "sample_tokens"),
         "--eval_tasks": [] if options["eval_tasks"] else _on(given, "eval_tasks_limit"),
         "--loggers wandb or mlflow": [] if tracked else _on(given, "wandb_project", "wandb_entity", "tracker_tags"),
+        "--compile": _on(given, "compile_cache") if options["compile"] is False else [],
         "--fp8": [] if options["fp8"] else _on(given, "fp8_recipe"),
         "--precision bf16": [] if rounded else _on(given, "residual_precision", "logits_precision"),
     }
@@ -121,6 +124,8 @@ def _whys(rule: str | None, optimizer: str | None, schedule: str | None, has_hea
         "nothing is decayed": ("independent_weight_decay", "cautious_weight_decay"),
         f"{rule}, --optimizer {optimizer}": ("base_hps.weight_decay",),
         f"--schedule {schedule}": ("base_hps.min_lr_mult",),
+        "--decay_tokens is given": ("decay_fraction",) if schedule in ("wsd", "wsd_s") else (),
+        "there is one decay": ("lower_peaks",),
         "no warm-up": ("base_hps.warmup_tokens",),
         "no such parameters": ("base_hps.weight_lr_scale", "base_hps.vector_lr_scale", "base_hps.w_init_scale"),
         f"--optimizer {optimizer}": CONSTANTS,

@@ -36,6 +36,8 @@ def notes(line: str) -> tuple[str, ...]:
             "--train_name x --schedule constant --base_hps.min_lr_mult 0.1",
             "--base_hps.min_lr_mult (--schedule constant)",
         ),
+        ("--train_name x --decay_tokens 100k --decay_fraction 0.5", "--decay_fraction (--decay_tokens is given)"),
+        ("--train_name x --max_tokens=1M --decay_at 1M --lower_peaks true", "--lower_peaks (there is one decay)"),
         ("--train_name x_midtrain --base_hps.warmup_tokens 100k", "--base_hps.warmup_tokens (no warm-up)"),
         ("--train_name x --param_count analytic", "--param_count (--max_tokens is given)"),
         ("--train_name x --count_embeddings true", "--count_embeddings (--max_tokens is given)"),
@@ -61,6 +63,9 @@ def test_options_on_which_nothing_depends(line: str, says: str) -> None:
     [
         ("--train_model mamba --varlen true --doc_positions continue", "mamba reads --doc_positions (no positions)"),
         ("--mlp none --ffn_norm true", "transformer reads --ffn_norm (no feed-forward networks)"),
+        ("--mlp none --ffn_multiple_of 64", "transformer reads --ffn_multiple_of (no feed-forward networks)"),
+        ("--skip none --depth_scale true", "transformer reads --depth_scale (no residual stream)"),
+        ("--compile false --compile_cache x", "this run reads --compile_cache (no --compile)"),
         ("--position none --yarn_scale 2 --midtrain true", "transformer reads --yarn_scale (no rotary positions)"),
         (
             "--train_model transformer_gqa4_moe --sparsity 2 --bias_rate 0.01 --global_aux true --aux_style entropy",
@@ -92,6 +97,7 @@ def test_options_that_nothing_reads(line: str, says: str) -> None:
         "x --optimizer sophia --base_hps.beta2 0.8 --base_hps.eps 1e-7",  # which needs more than gradients
         "x_mup_muon --base_hps.muon_beta 0.9 --base_hps.beta1 0.8 --base_hps.warmup_tokens 0",
         "v2scale_mup_muonh --diag_init true --eval_tasks phonebook --eval_step 5",
+        "x --decay_at 500k,1M --lower_peaks true --decay_fraction 0.5",
         "x_tie_rbase --train_model sambay --swa_len 16",
     ],
 )
