@@ -48,6 +48,7 @@ from lit_gpt.scaling.transfer_check import checked
 LARGEST_BUDGET = 10**16  # as --max_tokens is bounded
 # nanochat's, and much the same in modded-nanogpt, whose records found them by trial.
 MOMENTUM_START, MOMENTUM_RISE_STEPS, MOMENTUM_END = 0.85, 400, 0.90
+LOUD = 3.0  # size of first logits, with which the loss starts some 4 nats above a uniform guess
 SCALED_BY_W_INIT = ("matrix", "expert", "router", "head")
 
 
@@ -282,6 +283,22 @@ def far_batch(asked: float | None, plan: Plan) -> tuple[str, ...]:
     return (
         f"a batch of {plan.batch_tokens:,} tokens, not {asked:,.0f}: whole micro-batches come no nearer (--micro_bsz)",
     )
+
+
+def loud_start(plan: Plan, width: int) -> tuple[str, ...]:
+    """A note where the output projection starts so large that the first losses are far above a uniform guess, else ().
+
+    A normalised hidden vector has length sqrt(width), so logits start at that times the standard deviation, and the
+    loss about half of its square above the guess.
+    """
+    role, option = ("head", "head_init_std") if plan.counts.get("head") else ("embedding", "embedding_init_std")
+    init = plan.roles[role].init
+    std = init.std * init.gain
+    size = std * math.sqrt(width) * plan.multipliers.logit
+    if init.kind != "normal" or size <= LOUD:
+        return ()
+    tied = ", which is the head here," * (role == "embedding")
+    return (f"the {role}{tied} starts at N(0, {std:g}), so first logits are of size {size:.2g}: try --{option} 0.02",)
 
 
 def _roles(
