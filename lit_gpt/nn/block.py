@@ -114,7 +114,7 @@ class Block(nn.Module):
         shared: what the layer reads of an earlier one. cache: what its mixer remembers, in cached decoding.
         """
         branch, skip = self.read(self.enter(stream), self.norm1, self.skip1)
-        h, state = _pair(self.mixer, self.mixer(branch, context, shared, cache), branch)
+        h, state = pair(self.mixer, self.mixer(branch, context, shared, cache), branch)
         return self.after_mixer(stream, branch, skip, h, state, context)
 
     def after_mixer(
@@ -194,7 +194,7 @@ class Block(nn.Module):
         return flops + (0.0 if self.ffn is None else self.ffn.flops())
 
 
-def _pair(mixer: nn.Module, result: Any, x_BTD: Tensor) -> tuple[Tensor, SharedState | None]:
+def pair(mixer: nn.Module, result: Any, x_BTD: Tensor) -> tuple[Tensor, SharedState | None]:
     """What a mixer made of x. Raises UserError for what would train in silence: a tensor of two rows is taken apart
     as if it were a pair, and an output of another shape may be broadcast.
     """

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_gradtrackingtensor  # type: ignore[import]
 from torch.autograd import forward_ad
 
 from lit_gpt.errors import UserError, did_you_mean
@@ -129,19 +130,25 @@ def run(operation: str, table: Mapping[str, Backend], request: Any, wanted: str,
     return _observer(row, on_gpu, arguments)
 
 
-def refuse_tangents(kernels: str, *tensors: Tensor | None) -> None:
-    """Raises UserError where forward-mode derivatives go through kernels that have none.
+PLAIN = "backend='plain' for the operation, GPT(config, kernels='plain') for a model"
 
-    Of a custom operation torch takes them for zeros. Within a compiler tensors do not show theirs.
+
+def refuse_transforms(what: str, *tensors: Tensor | None, plain: str = PLAIN) -> None:
+    """Raises UserError where derivatives go through operations that have none of the kind, in forward mode or by
+    torch.func; plain: what has them.
+
+    Of a custom operation torch takes forward-mode ones for zeros. Within a compiler tensors do not show theirs.
     """
-    given = (t for t in tensors if t is not None)
+    given, compiling = [t for t in tensors if t is not None], torch.compiler.is_compiling()
+    asked, ways = "", "torch.func.jvp and torch.autograd.forward_ad"
     if forward_ad._current_level >= 0 and (
-        torch.compiler.is_compiling() or any(forward_ad.unpack_dual(t).tangent is not None for t in given)
+        compiling or any(forward_ad.unpack_dual(t).tangent is not None for t in given)
     ):
-        raise UserError(
-            f"{kernels} have no forward-mode derivatives, as torch.func.jvp and torch.autograd.forward_ad ask for. "
-            "Take plain torch: backend='plain' for the operation, GPT(config, kernels='plain') for a model."
-        )
+        asked = "forward-mode derivatives"
+    elif not compiling and any(is_gradtrackingtensor(t) for t in given):
+        asked, ways = "derivatives by torch.func", "torch.func.grad and its relatives"
+    if asked:
+        raise UserError(f"{what} have no {asked}, as {ways} ask for. Take plain torch: {plain}.")
 
 
 def choose(operation: str, table: Mapping[str, Backend], request: Any, wanted: str = "auto") -> str:

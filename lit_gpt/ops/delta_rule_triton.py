@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lit_gpt.ops.backends import Memory, refuse_tangents
+from lit_gpt.ops.backends import Memory, refuse_transforms
 from lit_gpt.ops.triton_calls import HEADS, Launch, gpu_refuses, launch, readable, strides
 
 # By name, since they import Triton.
@@ -75,7 +75,7 @@ def gated_delta_rule(
     """See delta_rule.delta_rule. starts: see triton_calls.first_tokens; None without documents."""
     state = None if state_BHKV is None else state_BHKV.float()
     inputs = q_BTHK.to(v_BTHV.dtype), k_BTHK.to(v_BTHV.dtype), v_BTHV, beta_BTH, log_decay_BTH
-    refuse_tangents("The Triton kernels of the delta rule", *inputs, state)
+    refuse_transforms("The Triton kernels of the delta rule", *inputs, state)
     return rule_forward(*inputs, starts_BT, state, scale, normalize)
 
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from lit_gpt.config.model import IGNORE
 from lit_gpt.errors import UserError, did_you_mean
+from lit_gpt.ops.backends import refuse_transforms
 from lit_gpt.ops.dtypes import matmul_fp32, upcast
 
 # Logits held at once: 2 GiB in fp32, 16,777 tokens of a vocabulary of 32,000. That is small beside a model's
@@ -32,6 +33,8 @@ FEW_LOGITS = 2**27
 CPU_LOGITS = 2**23
 
 SMALL_CAP = 50.0  # logits of such a size can be summed as exponentials: exp(50) times any vocabulary is far below 1e38
+
+PLAIN = "backend='plain' for the loss, GPT(config, loss_backend='plain') for a model"
 
 ChunkLoss = Callable[..., tuple[Tensor, Tensor]]
 
@@ -68,6 +71,7 @@ def linear_cross_entropy(
         names = ("chunked", "plain")
         raise UserError(f"Unknown loss {backend!r}.{did_you_mean(backend, names)} Use one of {', '.join(names)}.")
     if torch.is_grad_enabled() and (hidden_ND.requires_grad or weight_VD.requires_grad):
+        refuse_transforms("Losses in chunks", hidden_ND, weight_VD, plain=PLAIN)
         arguments = (targets_N, vocab_size, label_smoothing, chunk, cap, inner or eager_chunk_loss, rounded)
         return _Chunked.apply(hidden_ND, weight_VD, *arguments)  # type: ignore[return-value]
     return _chunked_value(hidden_ND, weight_VD, targets_N, vocab_size, label_smoothing, chunk, cap)
@@ -217,6 +221,8 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (upstream,) = grads
+        if torch.is_grad_enabled():  # create_graph: what is saved is constant, so a second derivative would lack a part
+            raise UserError(f"Losses in chunks have no second derivatives. Take plain torch: {PLAIN}.")
         d_hidden_ND, d_weight_VD = ctx.saved_tensors
         d_hidden_ND = d_hidden_ND * upstream.to(d_hidden_ND.dtype)
         return d_hidden_ND, (d_weight_VD * upstream).to(ctx.weight_dtype), *[None] * 7

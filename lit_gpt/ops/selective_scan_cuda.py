@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lit_gpt.ops import nvrtc
-from lit_gpt.ops.backends import Memory, refuse_tangents
+from lit_gpt.ops.backends import Memory, refuse_transforms
 from lit_gpt.ops.segments import count, processors, true_states
 
 STATES = (8, 16, 32)  # per channel
@@ -61,7 +61,7 @@ def scan(
     A, D, bias = (t.float() for t in (A_CN, D_C, dt_bias_C))
     state = None if state_BCN is None else state_BCN.float()
     inputs = (x_BTC, dt, A, B, C, D, bias)
-    refuse_tangents("The selective scan's CUDA kernels", *inputs, state)
+    refuse_transforms("The selective scan's CUDA kernels", *inputs, state)
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (*inputs, state) if t is not None)
     y_BTC, last_BCN, _ = scan_forward(*inputs, starts_BT, state, keep, _segments(x_BTC))
     return y_BTC, last_BCN

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_gpt.ops.backends import Memory, refuse_tangents
+from lit_gpt.ops.backends import Memory, refuse_transforms
 from lit_gpt.ops.segments import count, processors, true_states
 from lit_gpt.ops.triton_calls import HEADS, TYPES, Launch, gpu_refuses, launch, readable, strides
 
@@ -67,7 +67,7 @@ def ssd(
     A, D, bias = (t.float() for t in (A_H, D_H, dt_bias_H))
     state = None if state_BHPN is None else state_BHPN.float()
     inputs = x_BTHP, dt_BTH, A, B, C, D, bias
-    refuse_tangents("The Triton kernels of Mamba-2's scan", *inputs, state)
+    refuse_transforms("The Triton kernels of Mamba-2's scan", *inputs, state)
     return scan_forward(*inputs, starts_BT, state, _segments(x_BTHP, B_BTGN.shape[3]))
 
 

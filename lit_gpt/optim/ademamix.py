@@ -24,6 +24,7 @@ from lit_gpt.optim.engine.rules import MakeRule
 from lit_gpt.optim.engine.updates import Step
 from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.optimizer_facts import OptimizerFacts, UpdateRule, copies, everywhere
+from lit_gpt.scaling.plan import run_length
 
 FACTS = OptimizerFacts(
     everywhere(UpdateRule("ademamix", copies(3))), cautious_decay=True, run_length=("alpha_warmup", "beta3_warmup")
@@ -87,8 +88,8 @@ def rules(
     """AdEMAMix for every role.
 
     alpha: weight of the slow momentum. beta3: how slow it is. Their defaults are those of arXiv:2509.01440.
-    alpha_warmup, beta3_warmup: in steps; None is the run's length, as in that paper.
+    alpha_warmup, beta3_warmup: in steps; None is the run's length, as in that paper, which a batch ramp shortens.
     """
-    warmups = (plan.steps if given is None else given for given in (alpha_warmup, beta3_warmup))
+    warmups = (run_length(plan) if given is None else given for given in (alpha_warmup, beta3_warmup))
     direction, update = TwoMomenta(alpha, beta3, *warmups), Step(plan.cautious_weight_decay)
     return {"ademamix": lambda params: Rule(params, direction, update)}

@@ -7,10 +7,8 @@ from typing import Any
 
 from lit_gpt import architectures
 from lit_gpt.config.model import Experts, LayerSpec, ModelConfig
-from lit_gpt.config.names import NameFields
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
-from lit_gpt.model import GPT
 from lit_gpt.nn.mixers import MIXERS
 
 # RunConfig field -> ModelConfig field, where a given flag simply replaces the family's value.
@@ -67,12 +65,6 @@ EXPERT_FLAGS = {
     "expert_routing": "routing",
     "expert_capacity": "capacity",
 }
-# What unread_options notes for a family without experts, and for one without attention.
-EXPERT_OPTIONS = (*EXPERT_FLAGS, "expert_parallel", "expert_backend")
-ATTENTION_FLAGS = (
-    "qkv_bias", "qk_norm", "joint_qk_norm", "qk_norm_scale", "attn_gate", "attn_norm", "attn_conv", "value_embeddings",
-    "position", "rope_base", "yarn_scale",
-)  # fmt: skip
 NORM_NAMES = {  # ArchScale's spellings -> ours; its fused RMSNorm computes the same
     "FusedRMSNorm": "rmsnorm",
     "RMSNorm": "rmsnorm",
@@ -169,29 +161,3 @@ def _experts(run: RunConfig) -> Experts | None:
     if run.router_gate is None and not choice and experts.active == 1 < experts.routed:
         experts = replace(experts, gate="all")  # over one expert, softmax is 1
     return experts
-
-
-def unread_options(run: RunConfig, name: NameFields, model: GPT) -> tuple[str, ...]:
-    """A note about the typed options that nothing in this model reads, () where there are none.
-
-    Launch commands are written for many families at once (ArchScale's dense ones have --sparsity and --aux_style), so
-    this is no error. Tokens of a name are not noted, and neither is what switches off what such a model lacks.
-    """
-    config, default = model.config, RunConfig()
-
-    def typed(*flags: str) -> list[str]:
-        given = [flag for flag in flags if getattr(run, flag) not in (None, False, "none", getattr(default, flag))]
-        return [flag for flag in given if flag not in name.fields]
-
-    attends = bool(model.attending)
-    turned = config.position == "rope" and any(spec.rope_base is None for spec in model.attending)
-    lacking = {
-        "experts": typed(*EXPERT_OPTIONS) if config.experts is None else [],
-        "windows": typed("swa_len") if all(spec.window is None for spec in config.layers) else [],
-        "attention": [] if attends else typed(*ATTENTION_FLAGS),
-        "rotary positions with the model's base": typed("rope_base") if attends and not turned else [],
-        "--varlen": [] if config.varlen else typed("doc_positions"),
-        "wsd schedule": [] if run.schedule in ("wsd", "wsd_s") else typed("decay", "decay_fraction"),
-    }
-    parts = [f"{', '.join(f'--{flag}' for flag in flags)} (no {what})" for what, flags in lacking.items() if flags]
-    return (f"nothing in {run.train_model} reads {', '.join(parts)}",) if parts else ()

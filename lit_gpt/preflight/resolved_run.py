@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,11 +22,13 @@ from lit_gpt.preflight.data_facts import TrainingData, curriculum, describe_trai
 from lit_gpt.preflight.fork import known_fork, not_kept, place_in_data, read_origin, taken_over
 from lit_gpt.preflight.memory import memory_per_gpu, too_much
 from lit_gpt.preflight.meta_model import count, meta_model
-from lit_gpt.preflight.model_options import base_config, model_config, unread_options
+from lit_gpt.preflight.model_options import base_config, model_config
+from lit_gpt.preflight.plugin_mixers import check_mixers
+from lit_gpt.preflight.unread import unread_options
 from lit_gpt.roles import TABLES
 from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.describe import describe
-from lit_gpt.scaling.plan import build_plan, far_batch, small_budget
+from lit_gpt.scaling.plan import build_plan, far_batch, loud_start, small_budget
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,8 @@ def resolve_run(typed: RunConfig, ranks: int) -> ResolvedRun:
         meta_model(config, run.precision, run.residual_precision, run.table_precision),
         base_config(run, data.vocab_size),
     )
-    notes = unread_options(run, name, model)
-    run = replace(run, expert_parallel=run.expert_parallel and config.experts is not None)
     counted = count(model)
+    check_mixers(config)
     tuned = counted if base == config else count(meta_model(base))
     label = run_name(
         run.train_name,
@@ -86,10 +88,15 @@ def resolve_run(typed: RunConfig, ranks: int) -> ResolvedRun:
     fork = known_fork(run.fork_from, folder)
     origin = read_origin(Path(run.fork_from), config.experts is not None) if run.fork_from and fork is None else None
     facts = OPTIMIZERS.facts(run.optimizer or "adamw")
-    plan = build_plan(run, facts, counted, tuned, ranks, origin.fork if origin else fork)
-    plan = replace(plan, curriculum=curriculum(run.data_mixture))
+    build = partial(
+        build_plan, facts=facts, model=counted, base=tuned, ranks=ranks, fork=origin.fork if origin else fork
+    )
+    notes = unread_options(run, name, model, build)
+    run = replace(run, expert_parallel=run.expert_parallel and config.experts is not None)
+    plan = replace(build(run), curriculum=curriculum(run.data_mixture))
     notes += (fp8_note(model, run.fp8_recipe),) if run.fp8 else ()
     notes += unreached(plan) + small_budget(run.base_hps, plan) + far_batch(run.total_bsz, plan)
+    notes += loud_start(plan, config.n_embd)
     if origin:
         where = run.train_data_dir, run.data_mixture, run.eos_token_id, plan
         fork = place_in_data(taken_over(origin, plan), origin, lambda fork: training_corpus(*where, fork))

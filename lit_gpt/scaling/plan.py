@@ -48,6 +48,7 @@ from lit_gpt.scaling.transfer_check import checked
 LARGEST_BUDGET = 10**16  # as --max_tokens is bounded
 # nanochat's, and much the same in modded-nanogpt, whose records found them by trial.
 MOMENTUM_START, MOMENTUM_RISE_STEPS, MOMENTUM_END = 0.85, 400, 0.90
+LOUD = 3.0  # size of first logits, with which the loss starts some 4 nats above a uniform guess
 SCALED_BY_W_INIT = ("matrix", "expert", "router", "head")
 
 
@@ -118,6 +119,7 @@ def build_plan(
     _check_starts(run.optimizer, facts, present)
     factors = batch_factors(run.batch_rule, batch / hps.b0, hps.beta2)
     ramp = run.bramp_ratio or 1
+    rise = _tokens_of_steps(MOMENTUM_RISE_STEPS, tokens, batch, ramp, config.block_size)
     batch_factors(run.batch_rule, ramp * batch / hps.b0, hps.beta2)  # refuse now what would fail in mid-run
     return Plan(
         family=config.family,
@@ -159,7 +161,7 @@ def build_plan(
         base_beta2=hps.beta2,
         momentum=hps.muon_beta,
         cautious_weight_decay=run.cautious_weight_decay,
-        momentum_curve=_momentum_curve(run.momentum_schedule, run.optimizer, facts, transfer, batch),
+        momentum_curve=_momentum_curve(run.momentum_schedule, run.optimizer, facts, transfer, rise),
         decay_schedule=run.weight_decay_schedule or transfer.decay_schedule,
         optimizer_args=run.optimizer_args or {},
         fork=fork,
@@ -243,8 +245,16 @@ def _warmup(hps: BaseHyperparameters, facts: OptimizerFacts, proportional: bool,
     return warmup
 
 
+def _tokens_of_steps(steps: int, total: int, batch: int, ramp: int, multiple: int) -> int:
+    """Tokens of the first steps of a run, whose batch may grow; see ramped_batch."""
+    tokens = 0
+    for _ in range(steps):
+        tokens += ramped_batch(tokens, total, batch, ramp, multiple)
+    return tokens
+
+
 def _momentum_curve(
-    asked: str | None, optimizer: str | None, facts: OptimizerFacts, transfer: Transfer, batch: int
+    asked: str | None, optimizer: str | None, facts: OptimizerFacts, transfer: Transfer, rise_tokens: int
 ) -> MomentumCurve | None:
     """How the momentum of the Muon family changes. asked: --momentum_schedule. Raises UserError where it cannot act."""
     if asked == "rise_and_fall" and not facts.plan_momentum:
@@ -253,7 +263,7 @@ def _momentum_curve(
         )
     if (asked or transfer.momentum_schedule) == "constant" or not facts.plan_momentum:
         return None
-    return MomentumCurve(MOMENTUM_START, MOMENTUM_RISE_STEPS * batch, MOMENTUM_END)
+    return MomentumCurve(MOMENTUM_START, rise_tokens, MOMENTUM_END)
 
 
 def small_budget(hps: BaseHyperparameters, plan: Plan) -> tuple[str, ...]:
@@ -273,6 +283,22 @@ def far_batch(asked: float | None, plan: Plan) -> tuple[str, ...]:
     return (
         f"a batch of {plan.batch_tokens:,} tokens, not {asked:,.0f}: whole micro-batches come no nearer (--micro_bsz)",
     )
+
+
+def loud_start(plan: Plan, width: int) -> tuple[str, ...]:
+    """A note where the output projection starts so large that the first losses are far above a uniform guess, else ().
+
+    A normalised hidden vector has length sqrt(width), so logits start at that times the standard deviation, and the
+    loss about half of its square above the guess.
+    """
+    role, option = ("head", "head_init_std") if plan.counts.get("head") else ("embedding", "embedding_init_std")
+    init = plan.roles[role].init
+    std = init.std * init.gain
+    size = std * math.sqrt(width) * plan.multipliers.logit
+    if init.kind != "normal" or size <= LOUD:
+        return ()
+    tied = ", which is the head here," * (role == "embedding")
+    return (f"the {role}{tied} starts at N(0, {std:g}), so first logits are of size {size:.2g}: try --{option} 0.02",)
 
 
 def _roles(
@@ -385,6 +411,14 @@ def count_steps(plan: Plan, multiple: int) -> int:
         tokens += ramped_batch(tokens, plan.tokens, plan.batch_tokens, plan.batch_ramp, multiple)
         steps += 1
     return steps
+
+
+def run_length(plan: Plan) -> int:
+    """Optimizer steps of a run, for options of optimizers that are as long as it is (OptimizerFacts.run_length).
+
+    Under ramp-up they are counted with whole sequences, so that they are the same on any number of processes.
+    """
+    return count_steps(plan, plan.context)
 
 
 def unaffected(old: Plan, new: Plan, tokens: int, multiple: int) -> bool:

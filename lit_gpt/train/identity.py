@@ -19,7 +19,7 @@ from lit_gpt.parallel import resolved_precision, world_size
 from lit_gpt.plugins import digests
 from lit_gpt.preflight.resolved_run import ResolvedRun, resolve_run
 from lit_gpt.scaling.base import Plan
-from lit_gpt.scaling.plan import difference, unaffected
+from lit_gpt.scaling.plan import difference, run_length, unaffected
 from lit_gpt.utils.files import regular
 
 OLD_DEFAULT = "device default"  # what early runs wrote for no --precision
@@ -86,7 +86,7 @@ def is_extension(old: Mapping[str, Any], resolved: ResolvedRun, tokens: int) -> 
         old_plan, plan = (Plan.from_dict(parts["plan"]) for parts in (there, here))
     except (TypeError, KeyError, ValueError, AttributeError):  # of another version
         return False
-    if tokens and old_plan.steps != plan.steps and as_long_as_the_run(plan):
+    if tokens and run_length(old_plan) != run_length(plan) and as_long_as_the_run(plan):
         return False
     return unaffected(old_plan, plan, tokens, world_size() * resolved.run.micro_bsz * plan.context)
 
@@ -142,10 +142,17 @@ def _following(there: Mapping[str, Any], resolved: ResolvedRun) -> list[str]:
     if run.total_bsz is None and (old := there["base_batch_tokens"]) != plan.base_batch_tokens:
         kept = f"--total_bsz {there['batch_tokens']} --base_hps.b0 {old:.0f}"
         found.append(f"the batch follows the budget; {kept} keeps it")
-    if there["steps"] != plan.steps and (names := as_long_as_the_run(plan)):
-        kept = " ".join(f"--optimizer_args.{name} {there['steps']}" for name in names)
+    if (names := as_long_as_the_run(plan)) and (steps := _length(there)) != run_length(plan):
+        kept = " ".join(f"--optimizer_args.{name} {steps}" for name in names)
         found.append(f"{' and '.join(names)} follow the budget; a run that is to be made longer is started with {kept}")
     return found
+
+
+def _length(there: Mapping[str, Any]) -> int:
+    try:
+        return run_length(Plan.from_dict(dict(there)))
+    except (TypeError, KeyError, ValueError, AttributeError):  # of another version
+        return there["steps"]
 
 
 def described(changes: Changes) -> list[str]:

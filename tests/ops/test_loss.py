@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.autograd.functional import hessian
 from torch.nn import functional as F
 
 from lit_gpt.errors import UserError
@@ -114,3 +115,28 @@ def test_chunks_are_equal(tokens, rows, chunk):
     """A last chunk of another length would be another compiled shape."""
     assert even_chunk(tokens, rows) == chunk
     assert even_chunk(32_768, 32_000, few=True) == 4_096, "at most 4,194, where memory is to be saved"
+
+
+def test_derivatives_that_only_plain_torch_has():
+    """torch.func.grad failed in torch's words, and a second derivative was wrong, in silence: the loss's own was 0."""
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(6, 4, dtype=torch.float64), torch.tensor([0, 1, 7, IGNORE, 3, 3])
+    weight = torch.randn(8, 4, dtype=torch.float64, requires_grad=True)
+
+    def loss(inputs, backend):
+        return linear_cross_entropy(inputs.tanh(), weight, targets, backend=backend)
+
+    for differentiate in (
+        torch.func.grad(lambda x: loss(x, "chunked")),
+        lambda x: hessian(lambda x: loss(x, "chunked"), x),
+    ):
+        with pytest.raises(
+            UserError, match=r"no (derivatives by torch\.func|second derivatives).*loss_backend='plain'"
+        ):
+            differentiate(inputs)
+    found = torch.func.grad(lambda x: loss(x, "plain"))(inputs)
+    leaf = inputs.clone().requires_grad_()
+    torch.testing.assert_close(found, torch.autograd.grad(loss(leaf, "chunked"), leaf)[0])
+    torch.testing.assert_close(
+        hessian(lambda x: loss(x, "plain"), inputs), torch.func.hessian(lambda x: loss(x, "plain"))(inputs)
+    )

@@ -191,6 +191,10 @@ def test_forward_mode_derivatives_are_no_zeros(device):
     for i, t in enumerate(inputs):
         with pytest.raises(UserError, match="forward-mode derivatives"):
             torch.func.jvp(of(i), (t,), (torch.ones_like(t),))
+        with pytest.raises(
+            UserError, match=r"no derivatives by torch\.func, as torch\.func\.grad and its relatives ask"
+        ):
+            torch.func.grad(lambda t, i=i: of(i)(t).sum())(t)
     with forward_ad.dual_level():
         x, compiled = inputs[0], torch.compile(ops.selective_scan, backend="eager")
         for scan in (ops.selective_scan, compiled):

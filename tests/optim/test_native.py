@@ -11,7 +11,7 @@ from small_optimizers import DECAY, LR, NAMES, SHAPES, Bag, build, gradients, op
 from torch import Tensor
 
 from lit_gpt.errors import UserError
-from lit_gpt.optim import OPTIMIZERS
+from lit_gpt.optim import OPTIMIZERS, ademamix
 from lit_gpt.optim.engine import reference
 from lit_gpt.optim.engine.groups import describe_groups
 
@@ -347,3 +347,13 @@ def test_ademamix_of_one_warmup_is_the_librarys() -> None:
     run(other, theirs)
     for key, p in bag.named_parameters():
         torch.testing.assert_close(p, other.get_parameter(key), rtol=1e-5, atol=1e-5)
+
+
+def test_warm_ups_of_ademamix_end_with_a_ramped_run() -> None:
+    """With the steps that a run without its ramp would have, alpha ended at a third under --bramp_ratio 3."""
+    plan = plan_for("ademamix", tokens=12_000, batch_tokens=40, context=4, steps=300, batch_ramp=3)
+    rule = ademamix.rules(plan)["ademamix"]([])
+    assert (rule.direction.alpha_warmup, rule.direction.beta3_warmup) == (
+        104,
+        104,
+    )  # 9 of 40 to 104, which are 600 tokens, then 95 of 120

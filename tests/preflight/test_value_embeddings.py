@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from small_models import optioned
 
-from lit_gpt.config.names import read_train_name
+from lit_gpt.config.cli import parse
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.preflight.meta_model import count, meta_model
-from lit_gpt.preflight.model_options import model_config, unread_options
+from lit_gpt.preflight.model_options import model_config
+from lit_gpt.preflight.resolved_run import resolve_run
 
 
 def config_of(**options: Any):
@@ -46,10 +47,8 @@ def test_it_acts_beside_another_feed_forward_network():
 
 
 def test_a_family_without_attention_says_so():
-    run = RunConfig(train_model="gla", depth=4, vocab_size=61, value_embeddings=True)
-    model = meta_model(model_config(run, 4, 4))
-    (note,) = unread_options(run, read_train_name("mup"), model)
-    assert "--value_embeddings (no attention)" in note
+    line = "--train_name x_mup --train_model gla --depth 4 --ar 4 --vocab_size 61 --value_embeddings true"
+    assert "nothing in gla reads --value_embeddings (no attention)" in resolve_run(parse(line.split()), 1).notes
 
 
 def test_a_mixer_that_does_not_know_zero_output_is_refused():

@@ -57,6 +57,17 @@ def test_rates_over_width_are_exactly_the_recipes_at_its_own(width: int) -> None
         assert found[role].lr == pytest.approx(tuned[role].lr * (512 / width) ** power)
 
 
+@pytest.mark.parametrize("width", [64, 512, 1024])
+def test_a_tied_table_is_trained_as_the_head_that_it_is(width: int) -> None:
+    """It had the rate of tables, 37.5 times that of the head at width 512, and the loss stayed near that of a guess."""
+    tied, untied = (make(ar=width / 8, tie_embeddings=tie).roles for tie in (True, False))
+    as_head = untied["embedding"].lr / 37.5 * (512 / width) ** 0.25
+    assert tied["embedding"].lr == untied["head"].lr == pytest.approx(as_head)
+    assert tied["embedding"].betas == untied["head"].betas == (0.8, 0.96)
+    assert tied["embedding"].init.std == 0.02 and untied["embedding"].betas == (0.8, 0.995)
+    assert {name for name in tied if tied[name] != untied[name]} == {"embedding"}
+
+
 @pytest.mark.parametrize(("optimizer", "power"), [("normuon", 0.0), ("dmuon", 0.5), ("adamw", 1.0), ("lion", 1.0)])
 def test_optimizers_whose_steps_grow_with_the_width_are_slowed_down(optimizer: str, power: float) -> None:
     """muP's powers (arXiv:2203.03466, table 8): every optimizer had the rate of the recipe's at any width."""
@@ -93,6 +104,14 @@ def test_options_overrule_the_curves_and_a_plan_survives_json() -> None:
     assert plan.momentum_curve == MomentumCurve(0.85, 400 * 131072, 0.90)
     assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
     assert replace(plan, momentum_curve=None) != plan
+
+
+def test_the_momentum_rises_over_400_steps_of_a_ramped_run_too() -> None:
+    """It rose over as many tokens as 400 steps of the first batch have: in 111 steps under --bramp_ratio 4."""
+    plan, tokens = make(bramp_ratio=4), 0
+    for _ in range(400):
+        tokens += step_values(plan, tokens, plan.context).batch_tokens
+    assert plan.momentum_curve == MomentumCurve(0.85, tokens, 0.90) and tokens > 3 * 400 * 131072
 
 
 def test_momentum_schedule_is_refused_where_no_momentum_is_planned() -> None:

@@ -138,8 +138,8 @@ class ScalingOptions:
     embedding_init_std: Standard deviation of the initial token table.
         Default: 1e-4, or 0.02 where the table is the output head too; 0.02 under plain
         Example: --embedding_init_std 0.8
-    head_init_std: Standard deviation of the initial output head under the muP rules, where it is not tied; null starts
-        it at zero.
+    head_init_std: Standard deviation of the initial output head, where it is not tied; null starts it at zero. Under sp
+        and plain the head starts as --init_std says.
     head_start: With flat, the head starts the smaller the wider the model is, so that the first logits do not grow. It
         acts where the rule has no multiplier on logits: sp, plain, baseline, hyperp, hyperp_paper.
     init_std: Standard deviation of the initial weights where the rule draws them from N(0, 0.02): linear maps, experts

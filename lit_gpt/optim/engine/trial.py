@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lit_gpt.errors import UserError
 from lit_gpt.roles import FILLED, role
@@ -35,30 +35,40 @@ SHAPES = {
 }
 
 
-def objection(build: Callable[[list[dict[str, Any]]], torch.optim.Optimizer], roles: Iterable[str]) -> str:
+Groups = list[dict[str, Any]]
+Build = Callable[[Groups], torch.optim.Optimizer]
+
+
+def objection(build: Build, roles: Iterable[str]) -> str:
     """Why an optimizer cannot be stepped over weights of these roles, "" if it can.
 
     build: makes it over role groups. Nothing outside is changed, random numbers included.
     """
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
-        warnings.simplefilter("ignore")
-        groups = [_group(name) for name in roles]
-        weights = [p for group in groups for p in group["params"]]
-        try:
-            optimizer = build(groups)
-            for step in range(STEPS):
-                for p in weights:
-                    p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(step))
-                optimizer.step()
-        except UserError:
-            raise
-        except Exception as error:  # whatever a library raises
-            return f"a step ends with {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    try:
+        weights = stepped(build, [group_of(name) for name in roles])
+    except UserError:
+        raise
+    except Exception as error:  # whatever a library raises
+        return f"a step ends with {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     finite = all(torch.isfinite(p).all() for p in weights)
     return "" if finite else f"weights are not finite after {STEPS} steps with ordinary gradients"
 
 
-def _group(name: str) -> dict[str, Any]:
+def stepped(build: Build, groups: Groups, scale: float = 1.0) -> list[Tensor]:
+    """The weights of role groups after STEPS steps with gradients from N(0, scale), the same at every call."""
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+        warnings.simplefilter("ignore")
+        weights = [p for group in groups for p in group["params"]]
+        optimizer = build(groups)
+        for step in range(STEPS):
+            for p in weights:
+                p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(step)) * scale
+            optimizer.step()
+    return weights
+
+
+def group_of(name: str) -> dict[str, Any]:
+    """A parameter group of one role with one small weight."""
     weight = nn.Parameter(torch.linspace(-1, 1, torch.Size(SHAPES[name]).numel()).view(SHAPES[name]))
     p = role(weight, name, 1.0 if name in FILLED else None)  # type: ignore[arg-type]
     return {"params": [p], "role": name, "names": [name], "lr": 1e-3, "weight_decay": 0.0, "eps_factor": 1.0}
