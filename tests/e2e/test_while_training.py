@@ -145,7 +145,7 @@ def samples(out: Path) -> list[dict]:
     return [json.loads(line) for line in (folder_of(out) / "samples.jsonl").read_text("utf-8").splitlines()]
 
 
-def test_samples_change_no_number(data, other, plain, prompts, tmp_path, capsys):
+def test_samples_change_no_number(data, plain, prompts, tmp_path, capsys):
     """All weights are those of the run without, to the bit; the text is that of lit_gpt.tools.generate."""
     options = {"val_data_dir": data, "ema": "1k", "sample_prompts": prompts, "sample_tokens": 12, **SHORT}
     assert run(data, tmp_path / "out", **options) == 0
