@@ -28,7 +28,7 @@ from lit_gpt.metrics.labels import axis_label
 from lit_gpt.metrics.summary import SUMMARY_FILE
 from lit_gpt.scaling.noise import Difference
 from lit_gpt.scaling.sweep_moves import Lowest, Moves, moves
-from lit_gpt.utils.files import read_object_if_any, write_text
+from lit_gpt.utils.files import read_object_if_any, told, write_text
 
 Sweeps = dict[str, dict[int, dict[tuple[float, Any], float]]]  # rule -> depth -> (rate, seeds) -> loss
 
@@ -158,7 +158,8 @@ def main(arguments: Sequence[str]) -> None:
     rules = {rule: moves(sweeps) for rule, sweeps in collect(given.folders, given.metric).items()}
     written = draw(rules, given.metric, given.output)
     if given.json:
-        write_text(given.json, json.dumps({rule: as_json(found) for rule, found in rules.items()}, indent=1) + "\n")
+        with told(given.json):
+            write_text(given.json, json.dumps({rule: as_json(found) for rule, found in rules.items()}, indent=1) + "\n")
     for rule, found in rules.items():
         print(line(rule, found))
     if unknown := [rule for rule, found in rules.items() if found.moved and not found.moved.is_known]:
