@@ -178,7 +178,7 @@ def killed_late(data, tmp_path, monkeypatch) -> Path:
     with monkeypatch.context() as patch:
         patch.setattr(Saver, "_release", lambda self: None)
         assert run(data, tmp_path / "row", **NONE) == 0
-    assert steps_of(tmp_path / "row") == ["step-000002"]
+    assert saved_steps(tmp_path / "row") == ["step-000002"]
     return folder_of(tmp_path / "row")
 
 
@@ -187,12 +187,12 @@ def test_a_run_that_was_killed_before_it_deleted_does_so_when_it_is_seen_again(k
     out = killed_late.parent
     assert run(data, out, **{**NONE, "keep_last": 1}) == 0, "who asks to keep it now keeps it"
     assert "finished already: 128 tokens. Nothing to do." in capsys.readouterr().out
-    assert steps_of(out) == ["step-000002"]
+    assert saved_steps(out) == ["step-000002"]
     assert run(data, out, **NONE) == 0
     said = (
         "finished already: 128 tokens. Deleted step-000002, which --keep_last 0 does not keep. No checkpoint is left."
     )
-    assert said in capsys.readouterr().out and steps_of(out) == []
+    assert said in capsys.readouterr().out and saved_steps(out) == []
     before = files_of(out)
     assert run(data, out, **NONE) == 0
     assert "Deleted" not in capsys.readouterr().out and files_of(out) == before
@@ -202,7 +202,7 @@ def test_a_ladder_deletes_it_too(killed_late, capsys):
     study, settings = Study((Row("row"),)), Settings(devices=(("cpu",),))
     assert Ladder(study, killed_late.parents[1]).run(settings) == 0
     assert "deleted step-000002, which --keep_last 0 does not keep" in capsys.readouterr().out
-    assert steps_of(killed_late.parent) == []
+    assert saved_steps(killed_late.parent) == []
 
 
 LATER = {
@@ -227,7 +227,7 @@ def test_nothing_else_is_deleted(why, killed_late):
 
 def test_nothing_is_deleted_in_the_folder_of_another_process(killed_late):
     lease = take_lease(killed_late)
-    assert release_finished(killed_late) == [] and steps_of(killed_late.parent) == ["step-000002"]
+    assert release_finished(killed_late) == [] and saved_steps(killed_late.parent) == ["step-000002"]
     lease.close()
     assert release_finished(killed_late) == ["step-000002"]
 
