@@ -87,7 +87,6 @@ from lit_gpt.tools._hf import write_hf
 from lit_gpt.utils.files import digest
 
 TEXT_BYTES = 1 << 25
-SHARD = 1 << 24  # bytes in front of a shard's tokens are few
 
 
 class Pair(NamedTuple):

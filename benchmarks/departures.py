@@ -19,6 +19,7 @@ from typing import Any
 from archscale import ALL, COUNT, VOCABULARY, Case, plan
 
 from lit_gpt.config.command import answer_early, command_of, reader_of, run_command
+from lit_gpt.config.explain import one_line
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.resolve import resolve
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
@@ -241,16 +242,13 @@ def numbered(page: str) -> dict[int, str]:
     return dict(zip(numbers, entries[1::2]))
 
 
-def _flat(text: str) -> str:
-    """The text in one line, as a page may break it anywhere."""
-    return " ".join(text.split())
-
-
 def check() -> list[str]:
     """Everything that is wrong, as lines; prints what each departure changes."""
     page = PAGE.read_text(encoding="utf-8")
     entries, acted = numbered(page), {number: set() for number in ALL}
-    problems = [f"missing in {PAGE.name}: {row}" for row in [*budgets(), shrinking()] if _flat(row) not in _flat(page)]
+    problems = [
+        f"missing in {PAGE.name}: {row}" for row in [*budgets(), shrinking()] if one_line(row) not in one_line(page)
+    ]
     compared = 0
     for case in cases():
         explained, wrong = explanations(case)
@@ -259,7 +257,7 @@ def check() -> list[str]:
         for key, numbers in explained.items():
             for number in numbers:
                 acted[number].add(key)
-    marked = {n for n, text in entries.items() if "*In the Plan" in _flat(text)}
+    marked = {n for n, text in entries.items() if "*In the Plan" in one_line(text)}
     problems += [f"D{n} is in this file or marked in {PAGE.name}, not in both" for n in sorted(marked ^ ALL)]
     problems += [f"D{n} changes no field of any Plan" for n in sorted(ALL) if not acted[n]]
     print(f"{compared} Plans compared, {len(entries)} departures, of them {len(ALL)} in the Plan:")

@@ -72,6 +72,7 @@ def role(
     gain: multiplies the start that the Plan gives the role.
     maps: equal blocks of rows that are separate linear maps in one matrix, such as gate and up.
     heads: blocks of rows that are heads of one map. scores: whether they are queries or keys.
+    Raises UserError for an unknown role, for dimensions that the role has not, and for a `fill` too many or too few.
     """
     before = getattr(parameter, "role", name)
     if name not in ROLES:  # in a plugin

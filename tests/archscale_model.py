@@ -110,13 +110,13 @@ def _attention(s, name, put, linear) -> None:
     linear(f"{name}.q_proj", s.heads * s.head, s.n, s.bias)
     linear(f"{name}.k_proj", s.groups * s.head, s.n)
     linear(f"{name}.v_proj", s.groups * s.head, s.n, s.bias)
-    _finish(s, name, put, linear)
+    _finish(s, name, linear)
     if s.qk_norm:
         put(f"{name}.q_norm.weight", s.head)
         put(f"{name}.k_norm.weight", s.head)
 
 
-def _finish(s, name, put, linear) -> None:
+def _finish(s, name, linear) -> None:
     if s.gated:
         linear(f"{name}.g_proj", s.heads, s.n, s.bias)
     linear(f"{name}.proj", s.n, s.heads * s.head, s.bias)
@@ -124,7 +124,7 @@ def _finish(s, name, put, linear) -> None:
 
 def _cross(s, name, put, linear) -> None:
     linear(f"{name}.q_proj", s.heads * s.head, s.n, s.bias)
-    _finish(s, name, put, linear)
+    _finish(s, name, linear)
 
 
 def _differential(s, name, put, linear) -> None:

@@ -8,10 +8,23 @@ import os
 import tempfile
 from pathlib import Path
 
+import pytest
+
 # Inductor keeps C++ made for one instruction set, and compiles it for another without the headers that it needs.
 CAPABILITY = os.environ.get("ATEN_CPU_CAPABILITY", "own")
 CACHE = Path(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}_{CAPABILITY}")
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE))
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """For models so small that several threads are slower."""
+    import torch  # not by every test
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def pytest_collectstart() -> None:

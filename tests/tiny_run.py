@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lit_gpt.checkpoint import find_checkpoint, read_meta
 from lit_gpt.data.prepare import prepare
 
 ROOT = Path(__file__).parents[1]
@@ -76,6 +77,18 @@ def folder_of(out: Path) -> Path:
     """The one run folder under --out_dir."""
     (folder,) = (path.parent for path in out.glob("*/plan.json"))
     return folder
+
+
+def saved_steps(out: Path) -> list[str]:
+    """The names of the run's checkpoints, in order."""
+    return sorted(path.name for path in (folder_of(out) / "checkpoints").iterdir())
+
+
+def newest_step(out: Path) -> int:
+    """The step of the run's newest checkpoint."""
+    path = find_checkpoint(folder_of(out), True)
+    assert path is not None
+    return read_meta(path)["step"]
 
 
 def rows(out: Path, key: str = "metric/train_loss") -> dict[int, float]:

@@ -118,7 +118,10 @@ def given_tokenizer(spec: str) -> KeptTokenizer:
 
 
 def tokenizer_from(meta: dict[str, Any]) -> KeptTokenizer | None:
-    """What the meta of a checkpoint says; those of before it did say nothing."""
+    """What the meta of a checkpoint says; older ones say nothing, which is None.
+
+    Raises UserError for a description of a later version.
+    """
     try:
         return KeptTokenizer(**meta["tokenizer"]) if meta.get("tokenizer") else None
     except TypeError as error:

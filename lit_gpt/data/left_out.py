@@ -32,7 +32,7 @@ class LeftOut:
         """Count something that is not in the data as it was found.
 
         what: a key of PHRASES. where: its place in the piece's file, as documents know it. fault: whether it is a fault
-        of the input, at which `strict` stops.
+        of the input, at which `strict` stops. Raises UserError there.
         """
         if self.strict and fault:
             raise UserError(

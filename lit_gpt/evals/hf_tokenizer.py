@@ -55,7 +55,10 @@ def write_tokenizer(kept: KeptTokenizer, config: ModelConfig, folder: Path) -> d
 
 
 def read_tokenizer(folder: Path, config: dict[str, Any]) -> KeptTokenizer | None:
-    """What a folder's files say; None where there is no tokenizer.json. config: of config.json, for the EOS."""
+    """What a folder's files say; None where there is no tokenizer.json. config: of config.json, for the EOS.
+
+    Raises UserError for a tokenizer that cannot be read, and for an EOS that the vocabulary has not.
+    """
     if not (folder / JSON).is_file():
         return None
     kept = KeptTokenizer("json", folder.name, str(folder.resolve()))

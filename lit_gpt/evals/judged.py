@@ -176,7 +176,7 @@ class Judged:
         """Continuations of texts, each up to the first of `until`, which is no part of it, or EOS.
 
         seeds: of what is drawn for each prompt, by default their places. Of a prompt that leaves no room for
-        max_new_tokens the first tokens are left out.
+        max_new_tokens the first tokens are left out. Raises UserError where no prompt has room for one token.
         """
         if max_new_tokens >= self.max_length:
             raise UserError(

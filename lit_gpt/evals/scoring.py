@@ -186,7 +186,7 @@ class _Judged(NamedTuple):
     values_2N: Tensor
 
     def scores(self) -> dict[Request, Score]:
-        """Wait for the device, and read."""
+        """Wait for the device, and read. Raises UserError where a logarithm is no number."""
         values, likeliest = self.values_2N.tolist()
         if math.isnan(sum(values)):
             raise UserError(NO_NUMBERS)

@@ -64,6 +64,7 @@ def _right(target: Any, texts: Sequence[str]) -> int | None:
 
 
 def softmax(values: Sequence[float]) -> list[float]:
+    """exp(v) over their sum, which is 1; as many as there are values."""
     top = max(values)
     weights = [math.exp(v - top) for v in values]
     return [w / sum(weights) for w in weights]

@@ -108,7 +108,10 @@ def _left_out(runs: Sequence[Run], why: str) -> list[str]:
 
 
 def grouped(runs: Sequence[Run], by: str | None) -> dict[str, list[Run]]:
-    """The runs by the value of a column or setting, in the order of the values; all of them under "" without one."""
+    """The runs by the value of a column or setting, in the order of the values; all of them under "" without one.
+
+    Raises UserError for a run that has no value.
+    """
     if by is None:
         return {"": list(runs)}
     values = {run.name: run.value(known_name(by)) for run in runs}

@@ -118,6 +118,7 @@ def nearest(base: Mapping[str, Any], wanted: float, counts: str, runs: Sequence[
     """The depth, and where that is too coarse the aspect ratio, whose parameters come nearest to the wanted number.
 
     base: options of the runs. counts: the column that is counted, parameters or parameters_all.
+    Raises UserError where no depth near the wanted one can be built.
     """
     run, _ = resolve(parse([f"--config={yaml.safe_dump(dict(base))}"]), OPTIMIZERS.resolve)
     load_plugins(run.plugins)

@@ -22,7 +22,7 @@ import numpy as np
 from lit_gpt.errors import UserError
 from lit_gpt.lab.rows import Row
 from lit_gpt.lab.values import as_number
-from lit_gpt.scaling.fit import fit_best_lr
+from lit_gpt.scaling.sweeps import fit_optima
 
 AROUND = 2  # rates on each side of the best one that the parabola is fitted to: it is one near the optimum only
 CLOSE = 1.03  # rates nearer to each other than this tell nothing new
@@ -132,7 +132,7 @@ def width_of(points: Mapping[float, Sequence[float]], best: float) -> float:
     for left_out in (None, *near):
         kept = [(rate, loss) for rate in near if rate != left_out for loss in points[rate]]
         try:
-            found.append(fit_best_lr(*(np.array(column) for column in zip(*kept))).best_lr)
+            found.append(fit_optima(np.ones(len(kept)), *(np.array(column) for column in zip(*kept))).optima[0].best)
         except UserError:  # too few rates, or no minimum without this one
             return math.inf
     return math.log2(max(found) / min(found))

@@ -127,7 +127,10 @@ def _short(options: Mapping[str, Any]) -> str:
 
 
 def filled(template: str, values: Values) -> str:
-    """A text with {expression} or {expression:format} in it; numbers and mappings are short without a format."""
+    """A text with {expression} or {expression:format} in it; numbers and mappings are short without a format.
+
+    Raises UserError for an expression that has no value, and for a format that does not fit it.
+    """
 
     def value(found: re.Match[str]) -> str:
         computed = evaluate(found["expression"], values)

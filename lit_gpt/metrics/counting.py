@@ -17,7 +17,7 @@ def flops_per_token(model: GPT, context_length: int) -> float:
 
     Backward does two products for each of forward's: one for the gradient of the input, one for that of the weight.
     Attention counts the keys that a query sees, averaged over a sequence of context_length, or over the longest
-    document, of ModelConfig.doc_len tokens.
+    document, of ModelConfig.doc_len tokens. Raises UserError for a mixer whose count is no number from 0 on.
     """
     context_length = min(context_length, model.config.doc_len or context_length)
     of_blocks = [cast(Any, model.blocks[i]).flops(context_length) for i in model.block_of]

@@ -129,7 +129,10 @@ def _origin(folder: Path) -> str:
 
 
 def series(curves: Curves, metric: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens (optimizer steps where tokens were not logged) and the finite values of a metric."""
+    """Tokens (optimizer steps where tokens were not logged) and the finite values of a metric, (points,) both.
+
+    Raises UserError for a metric without any.
+    """
     if metric not in curves:
         raise UserError(
             f"Run {folder} has no metric {metric!r}.{did_you_mean(metric, curves)} It has: {', '.join(sorted(curves))}."

@@ -1,4 +1,4 @@
-"""Curves of one quantity: power laws, with offset and without, and the best learning rate of a sweep.
+"""Curves of one quantity: power laws, with offset and without.
 
 A fit also says in words (`notes`) what its numbers cannot: data that do not follow the law, a run that stands apart,
 a parameter that the data leave open. A number that is not determined is NaN, never the end of a range.
@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lit_gpt.errors import UserError
-from lit_gpt.scaling._fit_data import ROUNDING, outliers, positive, untested
+from lit_gpt.scaling._fit_data import outliers, positive, untested
 
 EXPONENTS = np.geomspace(1e-4, 10.0, 400)  # of power laws
-FAR_OUT = 10.0  # widths of a sweep from its middle, beyond which the vertex of a parabola is that of a line
 
 Least = tuple[np.ndarray, np.ndarray, np.ndarray]  # squared errors, and the a and c that have them
 
@@ -161,55 +160,15 @@ def fit_trend(x: np.ndarray, y: np.ndarray) -> PowerLaw:
     """y = a * x^(-b) by a line through (ln x, ln y); b may be negative. For LR*(tokens), LR*(batch)."""
     x, y = positive(2, x=x, y=y)
     slope, intercept = np.polyfit(np.log(x), np.log(y), 1)
-    return PowerLaw(_exp(intercept), -float(slope), 0.0, _polynomial_notes(x, y, np.log(y), 1))
+    return PowerLaw(_exp(intercept), -float(slope), 0.0, _notes_of_a_line(x, y))
 
 
-def _polynomial_notes(x: np.ndarray, y: np.ndarray, explained: np.ndarray, degree: int) -> tuple[str, ...]:
-    """Of a least-squares polynomial in ln(x); squared errors without each point follow from its leverage."""
-    powers = np.vander(np.log(x) - np.log(x).mean(), degree + 1)
-    q, _ = np.linalg.qr(powers)
+def _notes_of_a_line(x: np.ndarray, y: np.ndarray) -> tuple[str, ...]:
+    """Of least squares through logarithms; squared errors without each point follow from its leverage."""
+    explained = np.log(y)
+    q, _ = np.linalg.qr(np.vander(np.log(x) - np.log(x).mean(), 2))
     residual = explained - q @ (q.T @ explained)
-    room = np.maximum(
-        1 - (q**2).sum(1), 1e-12
-    )  # one minus the leverage; 0 where the point is alone in saying something
+    room = np.maximum(1 - (q**2).sum(1), 1e-12)  # 1 - leverage; 0 where the point is alone in saying something
     error = float((residual**2).sum())
     without = np.maximum(error - residual**2 / room, 0.0)
-    return (*untested(error, explained, degree + 1), *outliers(x, y, error, without, degree + 1))
-
-
-@dataclass(frozen=True)
-class Parabola:
-    """loss = curvature * (ln(lr / best_lr))^2 + best_loss; r2: share of the variance explained. notes: see PowerLaw."""
-
-    best_lr: float
-    best_loss: float
-    curvature: float
-    r2: float
-    notes: tuple[str, ...] = field(default=(), compare=False)
-
-    def __call__(self, lr: np.ndarray | float) -> np.ndarray:
-        return self.curvature * np.log(np.asarray(lr) / self.best_lr) ** 2 + self.best_loss
-
-
-def fit_best_lr(lr: np.ndarray, loss: np.ndarray) -> Parabola:
-    """Least-squares parabola of the loss in ln(lr); its vertex is the best learning rate.
-
-    Raises UserError for fewer than three learning rates, or when the loss has no minimum
-    in ln(lr). A vertex outside the sweep is in `notes`.
-    """
-    lr, loss = positive(3, lr=lr, loss=loss)
-    (middle, _), (ln_loss, scaled) = _centred(lr), _centred(loss)
-    x = np.log(lr) - middle
-    curvature, slope, level = (float(v) for v in np.polyfit(x, scaled, 2))
-    if curvature * np.ptp(x) ** 2 <= ROUNDING * abs(level) or abs(at := -slope / (2 * curvature)) > FAR_OUT * np.ptp(x):
-        raise UserError(
-            f"The losses {loss.tolist()} at learning rates {lr.tolist()} have no minimum. "
-            f"Give a sweep with learning rates on both sides of the best one."
-        )
-    error = float(((np.polyval((curvature, slope, level), x) - scaled) ** 2).sum())
-    notes = _polynomial_notes(lr, loss, scaled, 2)
-    best_lr, unit = math.exp(middle + at), math.exp(ln_loss)
-    if not lr.min() <= best_lr <= lr.max():
-        notes = (f"the best rate lies outside the sweep, {lr.min():g} to {lr.max():g}: widen it", *notes)
-    r2 = 1 - error / float(((scaled - scaled.mean()) ** 2).sum())
-    return Parabola(best_lr, (level - curvature * at * at) * unit, curvature * unit, r2, notes)
+    return (*untested(error, explained, 2), *outliers(x, y, error, without, 2))

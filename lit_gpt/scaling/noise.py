@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -126,24 +126,35 @@ class Blocks:
     treatments: their names, the first columns of the design. cover: (design^T design)^-1. fitted: the coefficients.
     """
 
-    treatments: list[str]
+    treatments: list[Any]
     design: np.ndarray
     cover: np.ndarray
     fitted: np.ndarray
     noise: Noise
 
-    def between(self, control: str, name: str) -> Difference:
+    def means(self) -> list[float] | None:
+        """The mean of each treatment over all blocks; None where no chain of shared blocks joins some of them."""
+        count = len(self.treatments)
+        joined = len(self.design) - self.noise.free == self.design.shape[1] - 1  # the rank of such a design
+        return (self.fitted[:count] + self.fitted[count:].mean()).tolist() if joined else None
+
+    def between(self, control: Hashable, name: Hashable) -> Difference:
         """How much more a treatment is than the control; NaN where no chain of shared blocks joins them."""
+        return self.weighted([(name, 1.0), (control, -1.0)])
+
+    def weighted(self, terms: Iterable[tuple[Hashable, float]]) -> Difference:
+        """The sum of (treatment, weight), whose weights sum to 0; NaN where the blocks leave it open."""
         contrast = np.zeros(self.design.shape[1])
-        contrast[self.treatments.index(name)] += 1
-        contrast[self.treatments.index(control)] -= 1
-        if not np.allclose(contrast @ self.cover @ (self.design.T @ self.design), contrast):
+        for name, weight in terms:
+            contrast[self.treatments.index(name)] += weight
+        rounding = 1e-8 * float(np.abs(contrast).max())
+        if not np.allclose(contrast @ self.cover @ (self.design.T @ self.design), contrast, atol=rounding):
             return Difference(math.nan, math.nan, 0)
         error = math.sqrt(max(contrast @ self.cover @ contrast, 0.0)) * self.noise.deviation
         return Difference(float(contrast @ self.fitted), error, self.noise.free)
 
 
-def fit_blocks(values: Mapping[tuple[str, Any], float]) -> Blocks:
+def fit_blocks(values: Mapping[tuple[Any, Any], float]) -> Blocks:
     """Of runs that share something, such as a seed: a block. values: (treatment, block) -> value; some may be missing.
 
     What a block does to all its runs is no noise (randomised blocks: Fisher, The Design of Experiments, 1935, ch. 4).
@@ -158,7 +169,7 @@ def fit_blocks(values: Mapping[tuple[str, Any], float]) -> Blocks:
     return Blocks(treatments, design, cover, fitted, Noise(math.sqrt(squares / free), free) if free else UNKNOWN)
 
 
-def in_blocks(values: Mapping[tuple[str, Any], float], control: str) -> dict[str, Difference]:
+def in_blocks(values: Mapping[tuple[Any, Any], float], control: str) -> dict[Any, Difference]:
     """How much more each treatment is than the control; see `fit_blocks` and `Blocks.between`."""
     fit = fit_blocks(values)
     return {name: fit.between(control, name) for name in fit.treatments}

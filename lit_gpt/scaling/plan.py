@@ -190,7 +190,10 @@ def _budgets(decay_at: Sequence[str], max_tokens: float | None, chinchilla: int,
 
 
 def transfer_of(run: RunConfig, facts: OptimizerFacts, model: ModelConfig, base: ModelConfig, tokens: int) -> Transfer:
-    """What the rule says of this model, with the flags that change it: the matrix initialiser, and depth_scale."""
+    """What the rule says of this model, with the flags that change it: the matrix initialiser, and depth_scale.
+
+    Raises UserError for an --init_std that does not act, and for what the rule refuses.
+    """
     hps = run.base_hps
     situation = Situation(
         depth=model.depth,

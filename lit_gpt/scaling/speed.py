@@ -18,16 +18,6 @@ FLAT = 1e-3  # an exponent below which the loss does not fall
 AWAY = -50.0  # ln of an offset that is none
 
 
-def effective_speed_up(worse: float, better: float, alpha: float, offset: float) -> float:
-    """((L_worse - L0) / (L_better - L0))^(1 / alpha): the compute that the worse of two equally dear runs lacks.
-
-    alpha, offset: of L = L0 + A C^-alpha, which both share. Raises UserError for a loss that is not above the offset.
-    """
-    if min(worse, better) <= offset:
-        raise UserError(f"A speed-up needs losses above the offset {offset:g}, got {worse:g} and {better:g}.")
-    return ((worse - offset) / (better - offset)) ** (1 / alpha)
-
-
 @dataclass(frozen=True)
 class SpeedUp:
     """L = offset + factor (speed_up^(variant - 1) C)^-alpha: variant 1 is the baseline, 2 the other ladder."""

@@ -52,7 +52,10 @@ def _yarn(config: ModelConfig) -> dict[str, Any]:
 
 
 def with_rope(config: ModelConfig, values: Mapping[str, Any], theta: float) -> ModelConfig:
-    """The rotary base and YaRN of a config.json. theta: the class's default base."""
+    """The rotary base and YaRN of a config.json. theta: the class's default base.
+
+    Raises UserError for what ModelConfig cannot express.
+    """
     given = {"rope_theta": values.get("rope_theta") or theta} | (values.get("rope_scaling") or {})
     given |= values.get("rope_parameters") or {}
     check_kinds(given, KINDS)

@@ -76,7 +76,10 @@ def _plan(text: str) -> dict[str, Any]:
 
 
 def read_values(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
-    """The values of a file of the archive; empty where an earlier version did not write it."""
+    """The values of a file of the archive; empty where an earlier version did not write it.
+
+    Raises UserError for a file that cannot be read.
+    """
     if not path.is_file():
         return {}
     try:

@@ -186,7 +186,10 @@ def _of_word(folder: Path, word: str) -> list[Path]:
 
 
 def copy(place: Place, step: str | None, to: Path) -> str:
-    """Copy a whole checkpoint to TO/checkpoints, from where --resume and --init_from take it."""
+    """Copy a whole checkpoint to TO/checkpoints, from where --resume and --init_from take it.
+
+    Raises UserError where a process trains in TO.
+    """
     source = place.step if place.step and step is None else _named(place, [] if step is None else [step])[0]
     run = to.parent if to.name == CHECKPOINTS else to
     if run.is_dir() and (owner := owner_of(run)):
@@ -196,7 +199,10 @@ def copy(place: Place, step: str | None, to: Path) -> str:
 
 
 def average(place: Place, last: int, output: Path) -> str:
-    """Write the mean of the weights of the newest checkpoints to an exported file."""
+    """Write the mean of the weights of the newest checkpoints to an exported file.
+
+    Raises UserError for a single checkpoint, and for more than there are.
+    """
     if place.step:
         raise UserError(f"{place.step} is one checkpoint, and a mean needs several. Give the run folder.")
     found = list_checkpoints(place.folder)

@@ -47,7 +47,8 @@ from lit_gpt.tools._model_values import use_plugins
 def judge(task: str, words: list[str]) -> int:
     """Evaluate as the words say, print the figures, and keep them beside the model.
 
-    Processes of torchrun or accelerate share the questions; the first one prints and keeps.
+    Processes of torchrun or accelerate share the questions; the first one prints and keeps. Raises UserError for words
+    that do not fit the task or the model, and NotWritten where the results cannot be kept.
     """
     module = TASKS.load(task)
     values, options = read(task, words)

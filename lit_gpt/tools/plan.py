@@ -35,7 +35,7 @@ def build_parser() -> Parser:
 
 
 def read(argv: list[str]) -> Namespace:
-    """The parsed command line."""
+    """The parsed command line. Raises UserError for less than one process."""
     values = parse_words(build_parser(), argv)
     if values.ranks is not None and values.ranks < 1:
         raise UserError(f"--ranks is {values.ranks}; give the number of processes, 1 or more.")

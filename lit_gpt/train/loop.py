@@ -180,6 +180,7 @@ class Trainer:
         """Train to the end of the token budget, or until asked to stop; ends the process where a peer is lost.
 
         signals: what listens already; by default this listens itself. The run folder is free afterwards.
+        Raises UserError where data were lost while training.
         """
         run, code, said, saved = self.run, 1, "", False
         with ExitStack() as closing:

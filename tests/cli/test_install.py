@@ -181,7 +181,7 @@ def test_an_index_that_keeps_silent_is_left_in_time(plan_module, monkeypatch):
 
 
 @pytest.fixture
-def installer(plan_module, monkeypatch: pytest.MonkeyPatch):
+def installer(plan_module):
     return script_module("scripts/install.py")
 
 

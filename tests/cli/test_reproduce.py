@@ -112,7 +112,7 @@ def test_groups_and_needs_are_chosen() -> None:
 
 
 @pytest.mark.parametrize("job", reproduce.jobs(), ids=lambda job: job.name)
-def test_the_tables_own_jobs(job, tmp_path, capsys) -> None:
+def test_the_tables_own_jobs(job, capsys) -> None:
     """Scripts and recipes exist; what trains has a Plan; a need comes before what needs it."""
     names = [each.name for each in reproduce.jobs()]
     assert not job.needs or names.index(job.needs) < names.index(job.name)

@@ -6,15 +6,11 @@ import dataclasses
 from typing import Any
 
 import pytest
-from jsonargparse import CLI
+from plan_helpers import typed
 
 from lit_gpt.config.resolve import resolve, translate_aliases
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.errors import UserError
-
-
-def typed(line: str) -> RunConfig:
-    return CLI(RunConfig, as_positional=False, args=translate_aliases(line.split()))  # type: ignore[return-value]
 
 
 def resolved(**fields: Any) -> RunConfig:

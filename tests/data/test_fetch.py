@@ -226,7 +226,7 @@ def test_what_the_hub_does_not_give_is_one_sentence(hub, tmp_path, capsys):
     assert "is gated: accept its terms at" in capsys.readouterr().err
 
 
-def test_without_a_network(hub, tmp_path, capsys, monkeypatch):
+def test_without_a_network(hub, tmp_path, capsys):
     hub.shutdown()
     hub.socket.close()
     for words in (["--tokenizer", "gpt2"], ["--tokenizer", "bytes"]):

@@ -143,21 +143,6 @@ def test_a_local_uri_is_read_in_place(tmp_path, monkeypatch):
 # mixtures
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('{"a": 1, "a": 2}', "a is named twice"),
-        ('{"a": 1' + "0" * 400 + "}", "the weight 1000"),
-        ("[" * 100000, "Cannot read the mixture"),
-        ('{"a": 1e999}', "weight inf"),
-    ],
-)
-def test_odd_mixtures(tmp_path, text, message):
-    (tmp_path / "m.json").write_text(text)
-    with pytest.raises(UserError, match=message):
-        load_mixture(tmp_path / "m.json")
-
-
 def test_a_mixture_that_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "m.json")
     with pytest.raises(UserError, match="is a pipe"):

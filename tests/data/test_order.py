@@ -86,6 +86,10 @@ def test_interleave_depends_on_the_seed():
         ("{}", "no source"),
         ("[1]", "not a JSON object"),
         ("{", "Cannot read the mixture"),
+        ('{"a": 1, "a": 2}', "a is named twice"),
+        ('{"a": 1' + "0" * 400 + "}", "the weight 1000"),
+        ("[" * 100000, "Cannot read the mixture"),
+        ('{"a": 1e999}', "weight inf"),
     ],
 )
 def test_bad_mixtures(tmp_path, text, message):

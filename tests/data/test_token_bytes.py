@@ -100,7 +100,7 @@ def test_a_document_has_as_many_bytes_as_its_text(tmp_path, make, documents, bos
         assert (counts[:-2] >= 0).all() and counts[-2:].tolist() == [0, 0]
 
 
-def test_bytes(tmp_path):
+def test_bytes():
     table = token_bytes(StreamInfo(eos_id=256, made_with="bytes"))
     assert table is not None
     ids = np.array([[256, *"\u00e9t\u00e9".encode(), 256, IGNORE]])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from tiny_run import make_corpus
 
 from lit_gpt.train import reporter
@@ -19,15 +18,7 @@ def data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
+def quick(one_thread):
     """No launcher's variables, and no figures: drawing one takes longer than ten steps."""
     with pytest.MonkeyPatch.context() as patch:
         for name in LAUNCHER:

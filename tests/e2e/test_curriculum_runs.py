@@ -60,18 +60,14 @@ def test_stopped_inside_phases_and_continued(sources, tmp_path):
     assert sum(seen.values()) == 4 * STEPS and seen["web/data"] - 11 in (4, 5), "a third of the 13 of the second phase"
 
 
-def pretrained(arguments: list[str]) -> int:
-    return pretrain.main(arguments)
-
-
 def test_on_two_processes(sources, tmp_path):
     alone, whole, parts = tmp_path / "alone", tmp_path / "whole", tmp_path / "parts"
     options = {"data_mixture": sources / "phases.json", **OPTIONS}
     assert run(sources, alone, **options) == 0
-    assert run_distributed(pretrained, 2, words(sources, whole, **options)) == [0, 0]
+    assert run_distributed(pretrain.main, 2, words(sources, whole, **options)) == [0, 0]
     stopped = words(sources, parts, stop_after=3, **options)
-    assert run_distributed(pretrained, 2, stopped) == [EXIT_INTERRUPTED] * 2
-    assert run_distributed(pretrained, 2, words(sources, parts, resume="auto", **options)) == [0, 0]
+    assert run_distributed(pretrain.main, 2, stopped) == [EXIT_INTERRUPTED] * 2
+    assert run_distributed(pretrain.main, 2, words(sources, parts, resume="auto", **options)) == [0, 0]
     assert_same(parts, whole)
     for key in EPOCHS:
         assert rows(parts, key) == rows(alone, key)

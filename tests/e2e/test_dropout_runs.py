@@ -43,7 +43,7 @@ def test_two_processes(data, whole, tmp_path):
     assert rows(tmp_path) == pytest.approx(rows(whole), rel=1e-5)
 
 
-def test_validation_drops_nothing(data, whole, tmp_path):
+def test_validation_drops_nothing(data, tmp_path):
     """What a run without dropout measures of the same weights: the rate is so small that they stay where they are."""
     still = {**OPTIONS, "base_hps__eta0": 1e-12, "val_data_dir": data, "eval_step": 3, "eval_sequences": 4}
     for name, rate in (("with", 0.2), ("without", 0)):

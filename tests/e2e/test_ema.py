@@ -11,6 +11,7 @@ import pytest
 import torch
 from spawn import run_distributed
 from test_resume import assert_same_run, newest
+from tiny_model import same
 from tiny_run import folder_of, pretrain, rows, run, words
 
 from lit_gpt.checkpoint import list_checkpoints, load_full
@@ -35,10 +36,6 @@ def trained(data, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("ema")
     assert run(data, out, val_data_dir=data, save_step=1, keep_last=100, **OPTIONS) == 0
     return out
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_they_are_the_naive_averages_of_all_steps(data, trained):
@@ -70,13 +67,9 @@ def test_stopped_and_continued(data, trained, tmp_path):
         assert same(load_full(newest(tmp_path), name)[0], load_full(newest(trained), name)[0])
 
 
-def on_two(argv: list[str]) -> int:
-    return pretrain.main(argv)
-
-
 def test_from_two_processes_to_one(data, trained, tmp_path):
     argv = words(data, tmp_path, val_data_dir=data, stop_after=3, **{**OPTIONS, "micro_bsz": 1})
-    assert run_distributed(on_two, 2, argv) == [EXIT_INTERRUPTED] * 2
+    assert run_distributed(pretrain.main, 2, argv) == [EXIT_INTERRUPTED] * 2
     assert run(data, tmp_path, val_data_dir=data, resume="auto", **OPTIONS) == 0
     for name in ("", *(f"_{name}" for name in NAMES.values())):
         key = f"metric/val_loss{name}@1x"
@@ -87,7 +80,7 @@ def test_experts_of_two_processes(data, tmp_path, capsys):
     """Their shards are no unit of FSDP2's, and the selection biases of the day are used."""
     options = {**OPTIONS, "train_model": "transformer_gqa4_h2_moe", "base_hps__d0": 4, "ar": 8, "sparsity": 2}
     options |= {"bias_rate": 0.01, "val_data_dir": data, "micro_bsz": 1, "tie_embeddings": True}
-    assert run_distributed(on_two, 2, words(data, tmp_path, expert_parallel=True, **options)) == [0, 0]
+    assert run_distributed(pretrain.main, 2, words(data, tmp_path, expert_parallel=True, **options)) == [0, 0]
     file = tmp_path / "average.safetensors"
     assert convert.main([str(folder_of(tmp_path)), str(file), "--weights", "ema_2k"]) == 0
     biases = [t for name, t in load_full(newest(tmp_path))[0].items() if name.endswith(".balance")]

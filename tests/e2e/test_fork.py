@@ -208,22 +208,18 @@ def test_wsd_s_refuses_rates_of_one_budget(data, tmp_path, capsys):
         assert "--fork_from RUN --decay_tokens N" in capsys.readouterr().err
 
 
-def fork_on_two(arguments: list[str]) -> int:
-    return pretrain.main(arguments)
-
-
 def test_two_processes_and_another_number_of_them(data, tmp_path):
     """On two processes as on one; from two to one, equal but for rounding."""
     two, parts, fork, one = (tmp_path / name for name in ("two", "parts", "fork", "one"))
     options = {**CONSTANT, "micro_bsz": 2, "optimizer": "muon", "max_tokens": 8 * STEP}
-    assert run_distributed(fork_on_two, 2, words(data, two, **options)) == [0, 0]
+    assert run_distributed(pretrain.main, 2, words(data, two, **options)) == [0, 0]
     short = words(data, parts, **options | {"max_tokens": 4 * STEP})
-    assert run_distributed(fork_on_two, 2, short) == [0, 0]
+    assert run_distributed(pretrain.main, 2, short) == [0, 0]
     longer = words(data, parts, resume="auto", **options)
-    assert run_distributed(fork_on_two, 2, longer) == [0, 0]
+    assert run_distributed(pretrain.main, 2, longer) == [0, 0]
     assert_same(two, parts, 8)
     forked = words(data, fork, fork_from=trunk_and_step(two, 4), **options)
-    assert run_distributed(fork_on_two, 2, forked) == [0, 0]
+    assert run_distributed(pretrain.main, 2, forked) == [0, 0]
     assert_same(two, fork, 8)
     assert run(data, one, fork_from=trunk_and_step(two, 4), **options) == 0
     a, b = tensors(one, 8), tensors(two, 8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from tiny_run import folder_of, rows, run
+from tiny_run import folder_of, rows, run, saved_steps
 
 from lit_gpt.checkpoint import Checkpointer
 from lit_gpt.errors import EXIT_NOT_WRITTEN
@@ -34,10 +34,6 @@ def summary(out) -> dict:
     return json.loads((folder_of(out) / "summary.json").read_text())
 
 
-def checkpoints(out) -> list[str]:
-    return sorted(path.name for path in (folder_of(out) / "checkpoints").iterdir())
-
-
 @pytest.mark.parametrize("more", [{}, {"stop_after": 4}], ids=["finished", "interrupted"])
 def test_a_run_without_its_last_checkpoint_ends_with_a_code_of_its_own(more, data, tmp_path, full, capsys):
     """It ended with 0 and "finished", or with 75 and "stopped early with a checkpoint", and there was none."""
@@ -51,7 +47,7 @@ def test_a_run_without_its_last_checkpoint_ends_with_a_code_of_its_own(more, dat
         and "--resume auto starts anew" in err  # not "continues from there", where nothing is
         and "with a checkpoint" not in out
     )
-    assert checkpoints(tmp_path) == []
+    assert saved_steps(tmp_path) == []
     found = summary(tmp_path)
     assert found["saved"] is False and found["finished"] is False
 
@@ -60,7 +56,7 @@ def test_training_goes_on_and_a_later_save_succeeds(data, tmp_path, full, capsys
     full(1)
     assert run(data, tmp_path, save_step=3) == 0
     assert "NOT SAVED: the checkpoint of step 3 " in capsys.readouterr().err
-    assert checkpoints(tmp_path) == ["step-000006", "step-000008"]
+    assert saved_steps(tmp_path) == ["step-000006", "step-000008"]
     assert set(rows(tmp_path, "checkpoint/failed_saves").values()) == {1}
     assert summary(tmp_path)["finished"] is True
 
@@ -68,7 +64,7 @@ def test_training_goes_on_and_a_later_save_succeeds(data, tmp_path, full, capsys
 def test_a_last_save_that_fails_once_is_tried_again(data, tmp_path, full):
     assert full(1) is not None
     assert run(data, tmp_path) == 0
-    assert checkpoints(tmp_path) == ["step-000008"]
+    assert saved_steps(tmp_path) == ["step-000008"]
 
 
 def test_a_run_goes_on_from_the_newest_whole_checkpoint(data, tmp_path, capsys):

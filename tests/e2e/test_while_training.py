@@ -145,7 +145,7 @@ def samples(out: Path) -> list[dict]:
     return [json.loads(line) for line in (folder_of(out) / "samples.jsonl").read_text("utf-8").splitlines()]
 
 
-def test_samples_change_no_number(data, other, plain, prompts, tmp_path, capsys):
+def test_samples_change_no_number(data, plain, prompts, tmp_path, capsys):
     """All weights are those of the run without, to the bit; the text is that of lit_gpt.tools.generate."""
     options = {"val_data_dir": data, "ema": "1k", "sample_prompts": prompts, "sample_tokens": 12, **SHORT}
     assert run(data, tmp_path / "out", **options) == 0
@@ -253,16 +253,12 @@ def test_evaluations_that_cannot_be(data, tmp_path, capsys, name):
     assert said in " ".join(capsys.readouterr().err.split()) and not list(tmp_path.glob("*/metrics.jsonl"))
 
 
-def on_two(argv: list[str]) -> int:
-    return pretrain.main(argv)
-
-
 def test_two_processes_ask_what_one_asks(data, prompts, tmp_path):
     """Each has all weights for a while, and answers a part of the questions: the scores are those of the checkpoint."""
     options = {"val_data_dir": data, "sample_prompts": prompts, "sample_tokens": 6, "eval_tasks_step": 2}
     options |= {**LONG, **TASKS, "total_bsz": 1024, "max_tokens": 4 * 1024}
     assert run(data, tmp_path / "one", **options) == 0
-    assert run_distributed(on_two, 2, words(data, tmp_path / "two", **options)) == [0, 0]
+    assert run_distributed(pretrain.main, 2, words(data, tmp_path / "two", **options)) == [0, 0]
     assert [row["prompt"] for row in samples(tmp_path / "two")] == 2 * PROMPTS
     name = "eval/phonebook/tokens@4"
     assert rows(tmp_path / "two", name) == rows(tmp_path / "one", name) and rows(tmp_path / "two", name).keys() == {

@@ -103,7 +103,7 @@ def test_a_file_becomes_a_table_and_a_json(tmp_path):
     assert json.loads((tmp_path / "new/there.json").read_text()) == found
 
 
-def test_questions_with_fewer_generations_bound_k(tmp_path):
+def test_questions_with_fewer_generations_bound_k():
     questions = [score.Question("a", "B", ["x"] * 5), score.Question("b", "B", ["x"] * 3)]
     assert list(score.summary(list(score.graded(questions)))["scores"]) == ["pass@1", "pass@2", "pass@3"]
 
@@ -138,7 +138,7 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path):
         assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
-def test_an_answer_that_is_no_mathematics(tmp_path):
+def test_an_answer_that_is_no_mathematics():
     pytest.importorskip("math_verify")
     with pytest.raises(grading.UserError, match="neither a letter nor mathematics"):
         grading.is_right("", "5")

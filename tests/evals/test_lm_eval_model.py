@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from pathlib import Path
 from typing import Any
 
 import lm_eval_stand_in
 import pytest
+from lm_eval_runs import ours
 
 from lit_gpt.errors import UserError
 
@@ -26,12 +26,6 @@ def interface(request):
         patch.delitem(sys.modules, OURS, raising=False)
         yield
         sys.modules.pop(OURS, None)
-
-
-def ours(trained: Path, **options: Any) -> Any:
-    from lit_gpt.evals.lm_eval_model import TrainedModel
-
-    return TrainedModel.load(str(trained), device="cpu", **options)
 
 
 @pytest.mark.parametrize(

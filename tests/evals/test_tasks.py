@@ -285,7 +285,7 @@ def test_what_a_result_depends_on(trained, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("task", ["phonebook", "proofpile"])
-def test_figures_are_means_of_answers(task, trained, tmp_path, capsys):
+def test_figures_are_means_of_answers(task, trained, tmp_path):
     judged = Judged.load(trained)
     np.save(tmp_path / "text.npy", np.array(judged.encode(make_text(2)[:1000])[:150]))
     lines = {

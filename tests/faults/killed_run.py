@@ -12,12 +12,19 @@ import torch
 from spawn import start
 from tiny_run import pretrain, words
 
+from lit_gpt.config.cli import parse
+from lit_gpt.preflight.resolved_run import ResolvedRun, resolve_run
 from lit_gpt.train import lease, reporter
 
 KILLED = 137
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree"}
 OPTIONS: dict[str, Any] = {"depth": 1, "micro_bsz": 1, "total_bsz": 64, "max_tokens": 128, "save_step": 1}
 OPTIONS |= {"base_hps.b0": 64, "base_hps.warmup_tokens": 0, "keep_last": 1}
+
+
+def resolved_of(data: Path, out: Path, **options: Any) -> ResolvedRun:
+    """What the command line of such a run means."""
+    return resolve_run(parse(words(data, out, **{**OPTIONS, **options})), 1)
 
 
 def kill_at(operation: int, folder: Path) -> None:

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from ranks import run, start_ranks
-from tiny_run import folder_of, make_corpus, pretrain, rows, words
+from tiny_run import folder_of, newest_step, pretrain, rows, saved_steps, words
 
-from lit_gpt.checkpoint import Checkpointer, find_checkpoint, read_meta
+from lit_gpt.checkpoint import Checkpointer
 from lit_gpt.errors import EXIT_NOT_FINITE, EXIT_NOT_WRITTEN, NotWritten
 from lit_gpt.model import GPT
 from lit_gpt.train import reporter
 from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 OPTIONS: dict[str, Any] = {"max_tokens": 6 * 512, "save_step": 2, "keep_last": 9}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 def refuse(*tries: int, of_rank: int = 0) -> Any:
@@ -37,12 +31,6 @@ def refuse(*tries: int, of_rank: int = 0) -> Any:
     return patched
 
 
-def newest(out: Path) -> int:
-    path = find_checkpoint(folder_of(out), True)
-    assert path is not None
-    return read_meta(path)["step"]
-
-
 @pytest.mark.parametrize("async_save", [True, False])
 def test_a_save_in_the_middle(async_save, data, tmp_path, monkeypatch, capsys):
     """It ended the run at the next save, whose steps were lost too."""
@@ -52,15 +40,14 @@ def test_a_save_in_the_middle(async_save, data, tmp_path, monkeypatch, capsys):
     assert said.count("NOT SAVED: the checkpoint of step 4 ") == 1 and "No space left on device" in said
     assert "The newest is step-000002; the next save tries again." in said
     assert list(rows(tmp_path, "checkpoint/failed_saves").values()) == [1]
-    saved = sorted(path.name for path in (folder_of(tmp_path) / "checkpoints").iterdir())
-    assert saved == ["step-000002", "step-000006"]
+    assert saved_steps(tmp_path) == ["step-000002", "step-000006"]
 
 
 @pytest.mark.parametrize("stop_after", [None, 5])
 def test_the_last_save_is_tried_twice(stop_after, data, tmp_path, monkeypatch):
     monkeypatch.setattr(Checkpointer, "_write", refuse(3))
     assert run(data, tmp_path, stop_after=stop_after, **OPTIONS) == (EXIT_INTERRUPTED if stop_after else 0)
-    assert newest(tmp_path) == (stop_after or 6)
+    assert newest_step(tmp_path) == (stop_after or 6)
 
 
 @pytest.mark.parametrize("stop_after", [None, 5])
@@ -72,7 +59,7 @@ def test_a_last_save_that_fails_twice(stop_after, data, tmp_path, monkeypatch, c
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"error: the checkpoint of step {stop_after or 6} could not be written in two tries; the")
     assert "newest checkpoint is that of step 4. Make room" in error
-    assert newest(tmp_path) == 4
+    assert newest_step(tmp_path) == 4
     summary = json.loads((folder_of(tmp_path) / "summary.json").read_text())
     assert (summary["finished"], summary["interrupted"]) == (False, False)
     assert run(data, tmp_path, resume="auto", **OPTIONS) == 0
@@ -117,4 +104,4 @@ def test_one_rank_that_cannot_write(data, tmp_path):
     ranks = start_ranks(tmp_path, 2, on_rank, words(data, tmp_path / "out", micro_bsz=1, **OPTIONS))
     assert [rank.ends() for rank in ranks] == [0, 0], ranks[0].said
     assert "NOT SAVED" in ranks[0].said and "rank 1: " in ranks[0].said
-    assert newest(tmp_path / "out") == 6
+    assert newest_step(tmp_path / "out") == 6

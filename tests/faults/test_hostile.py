@@ -259,7 +259,7 @@ def test_a_hostile_meta_is_one_sentence(text, run):
         assert "\n" not in str(caught.value)
 
 
-def test_sums_of_files_elsewhere_are_not_asked_for(run, tmp_path):
+def test_sums_of_files_elsewhere_are_not_asked_for(run):
     """Names with ../ in SHA256SUMS lead nowhere: only files that the checkpoint consists of are opened."""
     path = resealed(run.checkpoints / step(2))
     text = (path / "SHA256SUMS").read_text() + f"{'0' * 64}  ../../../secret\n"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from killed_run import KILLED, OPTIONS, kill_at
 from small_run import META, Run, step
-from tiny_run import folder_of, rows, run
+from tiny_run import folder_of, rows, run, saved_steps
 
 from lit_gpt.errors import NotWritten, UserError
 from lit_gpt.evals.trained_model import load_model
@@ -31,10 +31,6 @@ from lit_gpt.train.stopping import EXIT_INTERRUPTED
 NONE: dict[str, Any] = {**OPTIONS, "keep_last": 0, "resume": "auto", "schedule": "constant"}
 
 
-def steps_of(out: Path) -> list[str]:
-    return sorted(path.name for path in (folder_of(out) / "checkpoints").iterdir())
-
-
 def files_of(out: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
@@ -44,13 +40,13 @@ def finished(data, tmp_path_factory) -> Path:
     """Two steps that were cut after the first one, and went on; what the first one left was checked."""
     out = tmp_path_factory.mktemp("none_kept")
     assert run(data, out, **NONE, stop_after=1) == EXIT_INTERRUPTED
-    assert steps_of(out) == ["step-000001"]
+    assert saved_steps(out) == ["step-000001"]
     assert run(data, out, **NONE) == 0
     return out
 
 
 def test_a_cut_run_keeps_its_newest_checkpoint_and_a_finished_one_none(finished):
-    assert steps_of(finished) == [] and list(rows(finished)) == [1, 2]
+    assert saved_steps(finished) == [] and list(rows(finished)) == [1, 2]
     assert json.loads((folder_of(finished) / "summary.json").read_text())["finished"]
 
 
@@ -68,7 +64,7 @@ def test_a_finished_run_that_kept_an_earlier_checkpoint_is_not_trained_from_ther
     """Three steps, of which the second is kept."""
     options = {**NONE, "max_tokens": 192, "keep_every": 2}
     assert run(data, tmp_path, **options) == 0
-    assert steps_of(tmp_path) == ["step-000002"]
+    assert saved_steps(tmp_path) == ["step-000002"]
     before = files_of(tmp_path)
     assert run(data, tmp_path, **{**options, "keep_last": 2}) == 0
     assert "finished already: 192 tokens" in capsys.readouterr().out and files_of(tmp_path) == before
@@ -77,13 +73,13 @@ def test_a_finished_run_that_kept_an_earlier_checkpoint_is_not_trained_from_ther
     assert run(data, tmp_path, **longer, stop_after=1) == EXIT_INTERRUPTED, "a longer one goes on from it"
     summary.write_bytes(old)  # as if it had been killed
     assert run(data, tmp_path, **{**longer, "keep_last": 1}) == 0
-    assert steps_of(tmp_path) == ["step-000002", "step-000004"] and list(rows(tmp_path)) == [1, 2, 3, 4]
+    assert saved_steps(tmp_path) == ["step-000002", "step-000004"] and list(rows(tmp_path)) == [1, 2, 3, 4]
     summary.write_bytes(old)
     assert run(data, tmp_path, **{**longer, "keep_last": 1}) == 0
     assert json.loads(summary.read_text())["tokens"] == 256, "that of the smaller budget does not count"
     shutil.rmtree(folder_of(tmp_path) / "checkpoints/step-000004")
     assert run(data, tmp_path, **{**longer, "keep_last": 1}) == 0, "a person who removes the last one goes back"
-    assert steps_of(tmp_path) == ["step-000002", "step-000004"]
+    assert saved_steps(tmp_path) == ["step-000002", "step-000004"]
 
 
 WRONG = {
@@ -139,7 +135,7 @@ def test_a_run_whose_end_could_not_be_written_keeps_its_checkpoint(which, data, 
 
     monkeypatch.setattr(reporter, "write_summary" if which == "the summary" else "draw_loss_curve", full)
     assert run(data, tmp_path, **NONE) == 3
-    assert steps_of(tmp_path) == ["step-000002"]
+    assert saved_steps(tmp_path) == ["step-000002"]
 
 
 def end_of(kept: Run) -> Saver:
@@ -182,7 +178,7 @@ def killed_late(data, tmp_path, monkeypatch) -> Path:
     with monkeypatch.context() as patch:
         patch.setattr(Saver, "_release", lambda self: None)
         assert run(data, tmp_path / "row", **NONE) == 0
-    assert steps_of(tmp_path / "row") == ["step-000002"]
+    assert saved_steps(tmp_path / "row") == ["step-000002"]
     return folder_of(tmp_path / "row")
 
 
@@ -191,12 +187,12 @@ def test_a_run_that_was_killed_before_it_deleted_does_so_when_it_is_seen_again(k
     out = killed_late.parent
     assert run(data, out, **{**NONE, "keep_last": 1}) == 0, "who asks to keep it now keeps it"
     assert "finished already: 128 tokens. Nothing to do." in capsys.readouterr().out
-    assert steps_of(out) == ["step-000002"]
+    assert saved_steps(out) == ["step-000002"]
     assert run(data, out, **NONE) == 0
     said = (
         "finished already: 128 tokens. Deleted step-000002, which --keep_last 0 does not keep. No checkpoint is left."
     )
-    assert said in capsys.readouterr().out and steps_of(out) == []
+    assert said in capsys.readouterr().out and saved_steps(out) == []
     before = files_of(out)
     assert run(data, out, **NONE) == 0
     assert "Deleted" not in capsys.readouterr().out and files_of(out) == before
@@ -206,7 +202,7 @@ def test_a_ladder_deletes_it_too(killed_late, capsys):
     study, settings = Study((Row("row"),)), Settings(devices=(("cpu",),))
     assert Ladder(study, killed_late.parents[1]).run(settings) == 0
     assert "deleted step-000002, which --keep_last 0 does not keep" in capsys.readouterr().out
-    assert steps_of(killed_late.parent) == []
+    assert saved_steps(killed_late.parent) == []
 
 
 LATER = {
@@ -231,7 +227,7 @@ def test_nothing_else_is_deleted(why, killed_late):
 
 def test_nothing_is_deleted_in_the_folder_of_another_process(killed_late):
     lease = take_lease(killed_late)
-    assert release_finished(killed_late) == [] and steps_of(killed_late.parent) == ["step-000002"]
+    assert release_finished(killed_late) == [] and saved_steps(killed_late.parent) == ["step-000002"]
     lease.close()
     assert release_finished(killed_late) == ["step-000002"]
 

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from ranks import Host, Rank, ip, run, start_alone, start_ranks, two_hosts, wait_for
 from spawn import run_distributed
-from tiny_run import make_corpus, pretrain, rows, words
+from tiny_run import pretrain, rows, words
 
 from lit_gpt.errors import EXIT_PEER_LOST
 from lit_gpt.parallel import start_runtime
@@ -23,11 +23,6 @@ from lit_gpt.utils import signals
 
 LONG: dict[str, Any] = {"micro_bsz": 1, "max_tokens": 10**6, "save_step": 2, "eval_step": 10**6}
 LIMIT = 3  # seconds
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture

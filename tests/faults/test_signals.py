@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ranks import Rank, run, start_alone, start_ranks
-from tiny_run import folder_of, make_corpus, pretrain, rows, words
+from tiny_run import folder_of, newest_step, pretrain, rows, words
 
 from lit_gpt.checkpoint import Checkpointer, find_checkpoint, read_meta
 from lit_gpt.train import run_folder, validate
@@ -22,11 +22,6 @@ from lit_gpt.utils.signals import Signals
 
 STEPS = 6
 OPTIONS: dict[str, Any] = {"max_tokens": STEPS * 512, "save_step": 2}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")
@@ -157,13 +152,7 @@ def test_term_in_a_first_step_that_ends_saves(data, tmp_path):
     """Less than the grace is left to it."""
     rank = start_alone(tmp_path, after_step, 1, usr1, words(data, tmp_path / "out", **OPTIONS))
     assert rank.ends() == EXIT_INTERRUPTED, rank.said
-    assert newest(tmp_path / "out") == 1
-
-
-def newest(out: Path) -> int:
-    path = find_checkpoint(folder_of(out), True)
-    assert path is not None
-    return read_meta(path)["step"]
+    assert newest_step(tmp_path / "out") == 1
 
 
 def before_training(argv: list[str], number: int) -> int:
@@ -211,7 +200,7 @@ def test_a_second_ctrl_c(data, tmp_path, undisturbed):
     assert "interrupted again: ends at once. Steps after the newest checkpoint are lost" in rank.said
     assert "the newest checkpoint is that of step 2, with that of step 3 being written" in rank.said
     assert "Traceback" not in rank.said
-    assert newest(tmp_path / "out") == 2
+    assert newest_step(tmp_path / "out") == 2
     assert finished_equal(data, tmp_path / "out") == undisturbed
 
 

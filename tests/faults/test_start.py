@@ -7,24 +7,17 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hostile import resealed
-from killed_run import KILLED, OPTIONS, kill_at, run_killed
-from tiny_run import folder_of, run, words
+from killed_run import KILLED, OPTIONS, kill_at, resolved_of, run_killed
+from tiny_run import folder_of, run
 
-from lit_gpt.config.cli import parse
 from lit_gpt.data.documents import find_files
 from lit_gpt.errors import UserError
-from lit_gpt.preflight.resolved_run import ResolvedRun, resolve_run
+from lit_gpt.preflight.resolved_run import ResolvedRun
 from lit_gpt.train import run_folder
-
-INTERRUPTED = 75
-
-
-def resolved_of(data: Path, out: Path, **options: Any) -> ResolvedRun:
-    return resolve_run(parse(words(data, out, **{**OPTIONS, **options})), 1)
+from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 
 def begin(resolved: ResolvedRun) -> None:
@@ -90,10 +83,10 @@ def test_a_run_that_was_killed_goes_on(operation, data, tmp_path):
 def test_folders_that_early_versions_left(resume, data, tmp_path):
     """A checkpoint without COMPLETE, and plan.json without its companions: each is nobody's and starts again."""
     options = {**OPTIONS, "resume": resume}
-    assert run(data, tmp_path, **options, stop_after=1) == INTERRUPTED
+    assert run(data, tmp_path, **options, stop_after=1) == EXIT_INTERRUPTED
     folder = folder_of(tmp_path)
     (folder / "checkpoints" / "step-000001" / "COMPLETE").unlink()
-    assert run(data, tmp_path, **options, stop_after=1) == INTERRUPTED
+    assert run(data, tmp_path, **options, stop_after=1) == EXIT_INTERRUPTED
     shutil.rmtree(folder / "checkpoints")
     (folder / "numerics.json").unlink()
     assert run(data, tmp_path, **{**options, "base_hps.eta0": 1e-3}) == 0
@@ -104,7 +97,7 @@ def test_folders_that_early_versions_left(resume, data, tmp_path):
 def one_step(data, tmp_path_factory) -> Path:
     """A run that was stopped after its first step; tests change copies of it."""
     out = tmp_path_factory.mktemp("one_step")
-    assert run(data, out, **OPTIONS, stop_after=1) == INTERRUPTED
+    assert run(data, out, **OPTIONS, stop_after=1) == EXIT_INTERRUPTED
     return out
 
 
@@ -144,21 +137,21 @@ def test_a_run_folder_in_the_text_is_no_text(names, tmp_path):
 def test_a_run_in_its_own_text_goes_on(tmp_path):
     for i in range(20):
         (tmp_path / f"{i}.txt").write_text(f"Document {i} says: the cat sat on the mat. " * 5)
-    assert run(tmp_path, tmp_path / "out", **OPTIONS, stop_after=1) == INTERRUPTED
+    assert run(tmp_path, tmp_path / "out", **OPTIONS, stop_after=1) == EXIT_INTERRUPTED
     assert run(tmp_path, tmp_path / "out", **OPTIONS, resume="auto") == 0
 
 
 def test_an_identity_that_is_nested_too_deep(data, tmp_path):
     """It was a RecursionError; it is nobody's, as any other that is damaged."""
-    assert run(data, tmp_path, **OPTIONS, stop_after=1) == INTERRUPTED
+    assert run(data, tmp_path, **OPTIONS, stop_after=1) == EXIT_INTERRUPTED
     for name in ("plan.json", "summary.json", "config.yaml"):
         (folder_of(tmp_path) / name).write_text("[" * 100_000)
-        assert run(data, tmp_path, **OPTIONS, resume="auto", stop_after=1) in (INTERRUPTED, 0)
+        assert run(data, tmp_path, **OPTIONS, resume="auto", stop_after=1) in (EXIT_INTERRUPTED, 0)
 
 
 def test_a_checkpoint_says_whose_the_folder_is(data, tmp_path, capsys):
     """Where the identity is damaged, progress is kept: the run goes on, and another one is refused."""
-    assert run(data, tmp_path, **OPTIONS, stop_after=1) == INTERRUPTED
+    assert run(data, tmp_path, **OPTIONS, stop_after=1) == EXIT_INTERRUPTED
     (folder_of(tmp_path) / "numerics.json").write_bytes(b"")  # as after a power cut
     assert run(data, tmp_path, **OPTIONS) == 2
     assert "already holds this run with checkpoints" in capsys.readouterr().err

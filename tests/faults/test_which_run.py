@@ -11,22 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-from killed_run import OPTIONS
-from tiny_run import folder_of, run, words
+from killed_run import OPTIONS, resolved_of
+from tiny_run import folder_of, run
 
-from lit_gpt.config.cli import parse
 from lit_gpt.data.discover import open_corpus
 from lit_gpt.errors import UserError
-from lit_gpt.preflight.resolved_run import ResolvedRun, resolve_run
+from lit_gpt.preflight.resolved_run import ResolvedRun
 from lit_gpt.tools import inspect
 from lit_gpt.train import provenance, run_folder
 from lit_gpt.train.identity import identity
-
-INTERRUPTED = 75
-
-
-def resolved_of(data: Path, out: Path, **options: Any) -> ResolvedRun:
-    return resolve_run(parse(words(data, out, **{**OPTIONS, **options})), 1)
+from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 
 def old_meta(resolved: ResolvedRun, **numerics: str) -> dict[str, Any]:
@@ -129,14 +123,14 @@ def test_what_no_option_explains_is_told_too(data, tmp_path):
 def test_options_that_lead_to_another_folder(data, tmp_path, capsys):
     """--resume auto with another --depth began from zero in a new folder, without a word."""
     options = {**OPTIONS, "resume": "auto", "stop_after": 1}
-    assert run(data, tmp_path, **options) == INTERRUPTED
+    assert run(data, tmp_path, **options) == EXIT_INTERRUPTED
     first = folder_of(tmp_path)
     assert "note: --resume auto" not in capsys.readouterr().err
-    assert run(data, tmp_path, **{**options, "depth": 2, "ar": 32}) == INTERRUPTED
+    assert run(data, tmp_path, **{**options, "depth": 2, "ar": 32}) == EXIT_INTERRUPTED
     (note,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("note: --resume auto"))
     assert "starts a new run, " in note and f"To continue {first} instead, type its options" in note
     assert note.endswith("(there -> here): --depth: 1 -> 2, --ar: 16 -> 32")
-    assert run(data, tmp_path, **{**options, "train_name": "mup_other"}) == INTERRUPTED
+    assert run(data, tmp_path, **{**options, "train_name": "mup_other"}) == EXIT_INTERRUPTED
     assert "note: --resume auto" not in capsys.readouterr().err, "a label says that it is another run"
 
 

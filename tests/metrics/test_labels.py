@@ -13,6 +13,7 @@ from script_module import script_module
 from lit_gpt.metrics import curve, figures
 from lit_gpt.metrics.curve import draw_loss_curve, draw_overlay
 from lit_gpt.metrics.labels import axis_label
+from lit_gpt.scaling.sweep_moves import moves
 from lit_gpt.tools import _coord_report
 from lit_gpt.tools._coord_fit import CoordResult, Fit
 
@@ -37,7 +38,8 @@ def test_every_axis_of_every_figure_has_a_label(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setattr(module, name, lambda figure, path: shown.append(figure) or [path])
     draw_loss_curve(RUN, bytes_per_token=3.7, output=tmp_path / "a.png")
     draw_overlay([RUN], ["metric/train_loss", "throughput/tokens_per_sec"], tmp_path / "b.png")
-    lr.draw({"sp": {4: {1e-3: 3.0, 2e-3: 2.0, 4e-3: 3.5}}}, "metric/val_loss@1x", tmp_path / "c.png")
+    sweep = {4: {(1e-3, 1): 3.0, (2e-3, 1): 2.0, (4e-3, 1): 3.5}}
+    lr.draw({"sp": moves(sweep)}, "metric/val_loss@1x", tmp_path / "c.png")
     optimizers.draw({"muon": [(10**6, 4.0), (2 * 10**6, 3.0)]}, tmp_path / "d.png")
     fits = tuple(Fit("width", site, "activation", 0, 0.0, (1.0, 2.0), (0.0, 0.0)) for site in _coord_report.DRAWN)
     _coord_report.write(CoordResult("mupp", {"width": (64, 128)}, fits), tmp_path)

@@ -35,14 +35,7 @@ from lit_gpt.train.step import train_step
 
 EVERY = pytest.mark.parametrize("family", VARIED)
 MIXED = pytest.mark.parametrize("family", [family for family in VARIED if family not in DENSE])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @MIXED

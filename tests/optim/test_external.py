@@ -31,7 +31,6 @@ from lit_gpt.scaling.describe import describe
 
 WRITTEN_HERE = ("adam_mini", "ademamix", "apollo", "apollo_mini", "dmuon", "lamb", "rmnp", "signum", "sophia")
 NAMES = sorted([*EXTERNAL, *WRITTEN_HERE])
-QUANTISED = [name for name, entry in EXTERNAL.items() if entry.module == "torchao.optim"]
 # Learning rates for the tiny model where 0.01 is far off, and settings that act within a few steps.
 RATES = {"sgd": 0.3, "schedulefree_sgd": 1.0, "prodigy": 1.0, "lars": 30.0, "novograd": 0.1, "signsgd": 3e-3}
 RATES |= {"apollo_mini": 3e-3, "scion": 1e-3, "scion_light": 1e-3, "mars_shampoo": 0.05, "conda": 0.03}

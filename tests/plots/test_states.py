@@ -51,9 +51,10 @@ def study(tmp_path: Path) -> Iterator[Path]:
     leases = []
     for i, state in enumerate(("finished", *UNFINISHED)):
         summary = {**SUMMARY, "finished": state in ("finished", "running"), "diverged": state == "diverged"}
-        summary |= {"metric/val_loss@1x": 2.0 if state == "finished" else 1.0, "rule": "mupp", "depth": 2}
+        summary["metric/val_loss@1x"] = 2.0 if state == "finished" else 1.0
         folder = tmp_path / "study" / state / "run"
-        make_run(folder, row={"name": state}, summary=summary, metrics=SEEN, base_hps={"eta0": 0.1 * (i + 1)})
+        options = {"parameterization": "mupp", "base_hps": {"eta0": 0.1 * (i + 1)}}
+        make_run(folder, row={"name": state}, summary=summary, metrics=SEEN, **options)
         leases += [take_lease(folder)] if state == "running" else []
     yield tmp_path / "study"
     for lease in leases:
@@ -91,7 +92,7 @@ def test_optimizers_leave_unfinished_runs_out(study: Path, tmp_path: Path, capsy
 def test_sweeps_leave_unfinished_runs_out(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     collect = script_module("plots/plot_lr_transfer.py").collect
     found = collect([study, study / "finished", study.parent / "study/../study"], "metric/val_loss@1x")
-    assert found == {"mupp": {2: {0.1: 2.0}}}
+    assert found == {"mupp": {2: {(0.1, (1.0, 1.0)): 2.0}}}
     said = capsys.readouterr().err
     assert [f"(not finished: {state})" in said for state in UNFINISHED] == [True] * 3
 

@@ -11,12 +11,12 @@ from lit_gpt.errors import UserError
 from lit_gpt.scaling._fit_data import by_chance
 from lit_gpt.scaling.fit import (
     PowerLaw,
-    fit_best_lr,
     fit_power_law,
     fit_trend,
 )
 from lit_gpt.scaling.intervals import bootstrap
 from lit_gpt.scaling.laws.chinchilla import BESIROGLU, Chinchilla, fit_chinchilla
+from lit_gpt.scaling.sweeps import fit_optima
 
 X = np.geomspace(1e8, 1e11, 8)
 RATES = np.geomspace(1e-4, 1e-2, 5)
@@ -38,27 +38,20 @@ def test_the_test_of_chance_is_the_f_test() -> None:
 
 
 def test_noise_is_no_law() -> None:
-    """Half of all noise falls a little, and came back as a law; half of it had a best learning rate."""
-    quiet = {"law": 0, "trend": 0, "sweep": 0}
+    """Half of all noise falls a little, and came back as a law."""
+    quiet = {"law": 0, "trend": 0}
     for seed in range(60):
         quiet["law"] += fit_power_law(X, noise(seed, 8)).notes == ()
         quiet["trend"] += fit_trend(X, noise(seed, 8)).notes == ()
-        try:
-            quiet["sweep"] += fit_best_lr(RATES, noise(seed, 5)).notes == ()
-        except UserError:
-            continue
     assert all(count <= 9 for count in quiet.values()), quiet  # 5% of 60 are 3
     for seed in range(20):
         assert fit_power_law(X, PowerLaw(1e3, 0.3, 1.5)(X) + noise(seed, 8) - 2).notes == ()
-        losses = 0.05 * np.log(RATES / 1e-3) ** 2 + noise(seed, 5, 0.002)
-        assert fit_best_lr(RATES, losses).notes == ()
 
 
 def test_as_many_runs_as_numbers_are_no_test() -> None:
-    """Any three falling losses are on a power law, and any three rates on a parabola, without a word."""
+    """Any three falling losses are on a power law, without a word."""
     assert "3 runs are no test of 3 numbers" in fit_power_law(X[:3], np.array([3.0, 2.5, 2.2])).notes[0]
     assert "2 runs are no test of 2 numbers" in fit_trend(X[:2], np.array([3.0, 2.5])).notes[0]
-    assert "3 runs are no test of 3 numbers" in fit_best_lr(RATES[:3], np.array([2.6, 2.5, 2.7])).notes[0]
 
 
 @pytest.mark.parametrize("unit", [1e-200, 1e-30, 1e30, 1e150])
@@ -68,9 +61,6 @@ def test_units_change_nothing(unit: float) -> None:
     found = fit_power_law(X, law(X) * unit)
     assert (found.a / unit, found.b, found.c / unit) == pytest.approx((1e3, 0.3, 1.5), rel=1e-6)
     assert fit_power_law(X * unit, law(X)).b == pytest.approx(0.3, rel=1e-6)
-    losses = 0.05 * np.log(RATES / 1e-3) ** 2 + 2.5
-    sweep = fit_best_lr(RATES, losses * unit)
-    assert (sweep.best_lr, sweep.best_loss / unit, sweep.r2) == pytest.approx((1e-3, 2.5, 1.0))
 
 
 def test_a_factor_that_is_no_float_is_an_error() -> None:
@@ -81,8 +71,8 @@ def test_a_factor_that_is_no_float_is_an_error() -> None:
 
 def test_losses_that_hardly_bend_have_no_best_rate() -> None:
     """The rate at the vertex overflowed: a traceback."""
-    with pytest.raises(UserError, match="have no minimum"):
-        fit_best_lr(RATES, np.array([2.0, 2.01, 2.02, 2.03, 2.04001]))
+    with pytest.raises(UserError, match="losses have no minimum"):
+        fit_optima(np.ones(5), RATES, np.array([2.0, 2.01, 2.02, 2.03, 2.04001]))
 
 
 def test_words_are_no_numbers() -> None:

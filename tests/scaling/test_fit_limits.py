@@ -11,12 +11,12 @@ import pytest
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.fit import (
     PowerLaw,
-    fit_best_lr,
     fit_power_law,
     fit_trend,
 )
 from lit_gpt.scaling.intervals import bootstrap
 from lit_gpt.scaling.laws.chinchilla import BESIROGLU, fit_chinchilla
+from lit_gpt.scaling.sweeps import fit_optima
 
 FLOPS = np.geomspace(1e18, 1e22, 8)
 # A design of four sizes and four budgets.
@@ -51,9 +51,9 @@ def test_impossible_numbers(bad: float, column: int) -> None:
     """A diverged run's NaN, or a loss of 0, names its column."""
     data = [SIZES.copy(), TOKENS.copy(), BESIROGLU(SIZES, TOKENS)]
     data[column][3] = bad
-    fits: list[Callable[[], object]] = [lambda: fit_power_law(*data[1:]), lambda: fit_best_lr(*data[1:])]
+    fits: list[Callable[[], object]] = [lambda: fit_power_law(*data[1:]), lambda: fit_optima(SIZES, *data[1:])]
     for fit in [lambda: fit_chinchilla(*data)] if column == 0 else fits:
-        with pytest.raises(UserError, match=r"finite positive numbers, got (x|y|N|lr|loss) ="):
+        with pytest.raises(UserError, match=r"finite positive numbers, got (x|y|N|setting|loss) ="):
             fit()
     with pytest.raises(UserError, match="one number of each kind per run"):
         fit_trend(FLOPS, FLOPS[1:])
@@ -100,11 +100,6 @@ def test_one_outlier_is_named() -> None:
     spoilt = PowerLaw(5.0, 0.3)(FLOPS) * np.exp(noise)
     spoilt[2] *= 1.2
     assert f"x = {FLOPS[2]:g}" in fit_trend(FLOPS, spoilt).notes[0]
-    rates = np.geomspace(1e-4, 1e-2, 8)
-    losses = 0.03 * np.log(rates / 1e-3) ** 2 + 2.5 + noise
-    assert fit_best_lr(rates, losses).notes == ()
-    losses[6] += 0.1
-    assert f"x = {rates[6]:g}" in fit_best_lr(rates, losses).notes[0]
 
 
 def test_exact_data_have_no_outlier() -> None:
@@ -113,18 +108,12 @@ def test_exact_data_have_no_outlier() -> None:
     assert fit_trend(FLOPS, PowerLaw(5.0, 0.3)(FLOPS)).notes == ()
 
 
-def test_a_best_rate_outside_of_its_sweep_is_said() -> None:
-    rates = np.geomspace(1e-4, 1e-3, 5)
-    (note,) = fit_best_lr(rates, 0.03 * np.log(rates / 3e-3) ** 2 + 2.5).notes
-    assert "outside the sweep, 0.0001 to 0.001" in note
-
-
 def test_losses_on_a_line_have_no_best_rate() -> None:
     """Rounding made a parabola of them, with its vertex at the rate 0 and a loss of -5e12."""
     rates = np.geomspace(1e-4, 1e-3, 5)
     for losses in (2.5 + 0.1 * np.log(rates / 1e-3), 2.5 - 0.1 * np.log(rates / 1e-3), np.full(5, 2.5)):
-        with pytest.raises(UserError, match="have no minimum"):
-            fit_best_lr(rates, losses)
+        with pytest.raises(UserError, match="losses have no minimum"):
+            fit_optima(np.ones(5), rates, losses)
 
 
 def test_an_exponent_that_only_the_smallest_runs_tell() -> None:

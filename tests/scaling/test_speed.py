@@ -8,7 +8,7 @@ import pytest
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.fit import PowerLaw
 from lit_gpt.scaling.laws import law_named
-from lit_gpt.scaling.speed import SpeedUp, effective_speed_up
+from lit_gpt.scaling.speed import SpeedUp
 
 COMPUTE, VARIANT = np.tile(np.geomspace(1e18, 1e21, 6), 2), np.repeat([1.0, 2.0], 6)
 TRUE = SpeedUp(1.4, 0.15, 1.7, 1e3)
@@ -20,14 +20,14 @@ def ladders(noise: float = 0.0) -> dict[str, np.ndarray]:
     return {"x": COMPUTE, "variant": VARIANT, "loss": loss}
 
 
-def test_the_formula_is_the_ratio_of_inverted_laws():
+def test_losses_of_one_budget_have_the_speed_up_and_so_have_inverted_laws():
+    """((L_worse - L0) / (L_better - L0))^(1 / alpha), and the ratio of the compute that each needs for one loss."""
     base, better = PowerLaw(1e3, 0.15, 1.7), PowerLaw(1e3 * 1.4**-0.15, 0.15, 1.7)
     for compute in (1e18, 1e21):
-        worse, lower = float(base(compute)), float(better(compute))
-        assert effective_speed_up(worse, lower, 0.15, 1.7) == pytest.approx(1.4)
+        worse, lower = TRUE(np.full(2, compute), np.array([1.0, 2.0]))
+        assert ((worse - 1.7) / (lower - 1.7)) ** (1 / 0.15) == pytest.approx(1.4)
+        assert (worse, lower) == pytest.approx((base(compute), better(compute)))
         assert base.inverse(lower) / better.inverse(lower) == pytest.approx(1.4)
-    with pytest.raises(UserError, match=r"above the offset 1\.7"):
-        effective_speed_up(2.0, 1.6, 0.15, 1.7)
 
 
 def test_what_is_given_stays_and_is_said():

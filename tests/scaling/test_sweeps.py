@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from lit_gpt.errors import UserError
-from lit_gpt.scaling.fit import fit_best_lr
 from lit_gpt.scaling.law import Data
 from lit_gpt.scaling.laws import law_named
 from lit_gpt.scaling.laws.ema_timescale import POWER_LINES, best_decay, timescale
@@ -28,15 +27,22 @@ def sweeps(xs: np.ndarray, span: float = 1.2, runs: int = 5, noise: float = 0.0)
 TOKENS = 1e10 * 2.0 ** np.arange(4)
 
 
-def test_an_optimum_is_that_of_a_single_sweep():
+def test_an_optimum_is_that_of_the_parabola_of_numpy():
     data = sweeps(TOKENS, noise=0.002)
     found = fit_optima(data["x"], data["rate"], data["loss"])
     for i, optimum in enumerate(found.optima):
-        alone = fit_best_lr(data["rate"][5 * i : 5 * i + 5], data["loss"][5 * i : 5 * i + 5])
-        assert (optimum.best, optimum.loss, optimum.curvature) == pytest.approx(
-            (alone.best_lr, alone.best_loss, alone.curvature)
-        )
+        here = slice(5 * i, 5 * i + 5)
+        curvature, slope, level = np.polyfit(np.log(data["rate"][here]), data["loss"][here], 2)
+        lowest = np.exp(-slope / (2 * curvature)), level - slope**2 / (4 * curvature)
+        assert (optimum.best, optimum.loss, optimum.curvature) == pytest.approx((*lowest, curvature))
     assert found.freedom == 4 * 2
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e30])
+def test_units_of_the_loss_change_nothing(unit: float):
+    data = sweeps(TOKENS[:1])
+    (one,) = fit_optima(data["x"], data["rate"], data["loss"] * unit).optima
+    assert (one.best, one.loss / unit) == pytest.approx((24.27 * TOKENS[0] ** -0.32, 2.5))
 
 
 def test_the_interval_of_an_optimum_holds_it():

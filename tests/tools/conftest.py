@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from lit_gpt.config.cli import parse
 from lit_gpt.preflight.resolved_run import resolve_run
@@ -31,8 +30,5 @@ def run_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def quick(one_thread) -> None:
+    """Models this small are slower on several threads."""

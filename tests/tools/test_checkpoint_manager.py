@@ -296,7 +296,7 @@ def test_a_link_is_deleted_and_not_what_it_leads_to(run: Path, manage) -> None:
     assert damage(run / "moved") is None and not (run / "checkpoints" / step(4)).is_symlink()
 
 
-def test_a_folder_in_use(run: Path, manage, capsys) -> None:
+def test_a_folder_in_use(run: Path, manage) -> None:
     """Only what the owner cannot need goes, and only with --force; the owner notices nothing."""
     folder = run / "checkpoints"
     (folder / ".tmp-step-000010").mkdir()

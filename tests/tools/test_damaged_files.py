@@ -49,7 +49,7 @@ def test_a_damaged_file_of_a_run_is_one_sentence(name: str, content: bytes, run:
 
 @pytest.mark.parametrize("value", [None, "x", -1, [], {}, True, 1e400, 10**30, "gone"], ids=str)
 @pytest.mark.parametrize("name", ["step", "tokens", "plan", "numerics", "tokenizer.eos_id"])
-def test_a_meta_of_another_shape_is_one_sentence(name: str, value: object, run: Path, tmp_path: Path, capsys) -> None:
+def test_a_meta_of_another_shape_is_one_sentence(name: str, value: object, run: Path, tmp_path: Path) -> None:
     """With sums that fit. They were a KeyError in average, a TypeError in inspect, an OverflowError in generate."""
     step = run / "checkpoints" / "step-000004"
     meta = json.loads((step / "meta.json").read_text())
@@ -72,7 +72,7 @@ def test_a_meta_of_another_shape_is_one_sentence(name: str, value: object, run: 
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "plan.json", "model.json", "environment.json"])
-def test_a_file_that_is_nested_too_deep_is_one_sentence(name: str, run: Path, run_folder: Path, capsys) -> None:
+def test_a_file_that_is_nested_too_deep_is_one_sentence(name: str, run: Path, run_folder: Path) -> None:
     """They were RecursionErrors."""
     (run / name).write_text("[" * 100_000)
     assert tool(inspect.main, "run", run, run_folder) == 2

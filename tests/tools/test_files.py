@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from llama_models import model_of, small
+from tiny_model import same
 
 from lit_gpt.checkpoint import load_exported, load_full, write_exported
 from lit_gpt.errors import UserError
@@ -23,10 +24,6 @@ STEPS = ("step-000002", "step-000004")
 @pytest.fixture
 def folders(run_folder):
     return [run_folder / "checkpoints" / name for name in STEPS]
-
-
-def same(a: dict, b: dict) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_forms_convert_into_each_other(run_folder, folders, tmp_path):

@@ -126,7 +126,7 @@ def test_a_grid_of_rates_is_fitted_to_its_best(tmp_path: Path, capsys: pytest.Ca
     assert "runs       3" in out and "held out\n  d5_1: " in out and " is inside " in out and "d2_0" not in out
 
 
-def test_the_help_names_every_law(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_names_every_law() -> None:
     text = " ".join(build_parser().format_help().split())
     for name in LAWS.names():
         assert name in text

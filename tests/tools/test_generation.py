@@ -268,7 +268,7 @@ def old_run(run_folder, tmp_path):
 
 
 @pytest.mark.parametrize("here", ["elsewhere", "project", "project/out"])
-def test_old_runs_find_their_tokenizer_from_any_directory(here, old_run, tmp_path, monkeypatch, capsys):
+def test_old_runs_find_their_tokenizer_from_any_directory(here, old_run, tmp_path, monkeypatch):
     """--train_data_dir data was looked for in the working directory of generate, not in that of the run."""
     (tmp_path / here).mkdir(exist_ok=True)
     monkeypatch.chdir(tmp_path / here)
@@ -277,7 +277,7 @@ def test_old_runs_find_their_tokenizer_from_any_directory(here, old_run, tmp_pat
         assert tool.main([str(path), "--prompt", "the", "--max_new_tokens", "2"]) == 0
 
 
-def test_a_run_keeps_its_tokenizer(run_folder, tmp_path, monkeypatch, capsys):
+def test_a_run_keeps_its_tokenizer(run_folder, tmp_path, monkeypatch):
     """Moved away from its data, and as an exported file on its own, a model still generates."""
     monkeypatch.chdir(tmp_path)
     moved = shutil.copytree(run_folder, tmp_path / "moved")
@@ -288,7 +288,7 @@ def test_a_run_keeps_its_tokenizer(run_folder, tmp_path, monkeypatch, capsys):
         assert tool.main([str(path), "--prompt", "the", "--max_new_tokens", "2"]) == 0
 
 
-def test_a_kept_tokenizer_is_a_copy_of_the_data_s(run_folder, tmp_path):
+def test_a_kept_tokenizer_is_a_copy_of_the_data_s(tmp_path):
     """Its files byte for byte, whole or as the first source of a mixture; a run without one keeps nothing."""
     root = tmp_path / "root"
     (root / "web" / "train").mkdir(parents=True)

@@ -286,7 +286,7 @@ def test_families_fit_with_these_options(line, expected):
     assert choose_class(model_config(run, 8, run.ar), EVERY).LAYOUT.name == expected
 
 
-def test_experts_of_a_family_are_written(tmp_path):
+def test_experts_of_a_family_are_written():
     """A shared expert and gates over all experts are Qwen2-MoE's, with QK-norm and without the former Qwen3-MoE's."""
     for experts, fields, expected in (
         (Experts(2, 4, shared=True), {}, "Qwen2MoeForCausalLM"),

@@ -86,7 +86,10 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
 
 
 def make(judged: Judged, options: Options) -> dict[str, list[Question]]:
-    """`choice`, and `name@n` for each class of distances: its questions; a kind without any is left out."""
+    """`choice`, and `name@n` for each class of distances: its questions; a kind without any is left out.
+
+    Raises UserError for data of another tokenizer, and for data and sizes that give no question.
+    """
     _check_sizes(options, judged.max_length)
     if other := other_tokenizer(options.data_dir, judged.tokenizer):
         raise UserError(

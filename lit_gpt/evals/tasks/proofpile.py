@@ -112,7 +112,10 @@ def parts(length: int) -> list[tuple[int, int]]:
 
 
 def window_starts(count: int, options: Options) -> list[int]:
-    """Where windows start among `count` tokens; each needs one token more than its length, which is predicted."""
+    """Where windows start among `count` tokens; each needs one token more than its length, which is predicted.
+
+    Raises UserError where there is none.
+    """
     starts = list(range(0, count - options.seq_length, options.sliding_window))
     if not starts:
         raise UserError(

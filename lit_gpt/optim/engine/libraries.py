@@ -99,8 +99,8 @@ class Wrapped(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update from the gradients."""
         self.state.clear()  # what a checkpoint looked at
-        for group, inner, hidden in self.pairs:
-            self._hand_over(group, inner, hidden)
+        for group, _, hidden in self.pairs:
+            self._hand_over(group, hidden)
         gathered = self._show_weights()
         for group, p in self._parameters():
             assert p.grad is not None, "a parameter has no gradient"
@@ -110,7 +110,7 @@ class Wrapped(torch.optim.Optimizer):
             inner.step()
         self._keep(gathered)
 
-    def _hand_over(self, group: Group, inner: torch.optim.Optimizer, hidden: Group) -> None:
+    def _hand_over(self, group: Group, hidden: Group) -> None:
         """Give an inner group the numbers of this step, and decay its weights where the optimizer does not do so."""
         if isinstance(hidden["lr"], Tensor):  # torchao's
             hidden["lr"].fill_(group["lr"])

@@ -46,8 +46,6 @@ class Chinchilla:
         return g * (flops / 6) ** (self.beta / total), (flops / 6) ** (self.alpha / total) / g
 
 
-# Hoffmann et al. 2203.15556 with the digits that the paper's table rounds away
-HOFFMANN = Chinchilla(406.4015, 410.7229, 1.693372, 0.33917084, 0.2849083)
 BESIROGLU = Chinchilla(482.01, 2085.43, 1.8169, 0.3478, 0.3659)  # 2404.10102, the replication
 
 

@@ -23,7 +23,7 @@ def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
 
     fixed: share, the part of each run's steps that is used, from its beginning; C; lambda, which is else the least of
     SPANS that these steps do not speak against, or the paper's where C is given or open: the longer a fall acts, the
-    more of what it does is still to come, which nothing has shown.
+    more of what it does is still to come, which nothing has shown. Raises UserError for a share that is none.
     """
     share = fixed.get("share", 1.0)
     if not 0 < share <= 1:

@@ -33,6 +33,7 @@ LAYOUT = hf.Layout(
     harmless=hf.HARMLESS | {"lambda_std_dev"},
     kinds={**hf.KINDS, "attention_bias": "true or false"},
 )
+constants = key_biases
 
 
 def places(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
@@ -82,11 +83,6 @@ def _out(config: ModelConfig, mine: str, theirs: str, residual: float) -> hf.Pla
         return [parts[0], torch.ones(2 * config.head_dim, dtype=parts[0].dtype)]
 
     return hf.Place((f"{mine}.out.weight", f"{mine}.pair_norm.weight"), (theirs,), split=split, join=join)
-
-
-def constants(config: ModelConfig) -> list[hf.Constant]:
-    """See lit_gpt.tools.hf."""
-    return key_biases(config)
 
 
 def refusals(config: ModelConfig, multipliers: Multipliers) -> list[str]:

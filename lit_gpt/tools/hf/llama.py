@@ -14,16 +14,8 @@ LAYOUT = hf.Layout(
     options={**hf.OPTIONS, "attention_bias": ("attn_bias", False), "mlp_bias": ("mlp_bias", False)},
     kinds={**hf.KINDS, "attention_bias": "true or false", "mlp_bias": "true or false"},
 )
-
-
-def places(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
-    """See lit_gpt.tools.hf."""
-    return pre_norm(config, multipliers)
-
-
-def constants(config: ModelConfig) -> list[hf.Constant]:
-    """See lit_gpt.tools.hf."""
-    return key_biases(config)
+places = pre_norm
+constants = key_biases
 
 
 def refusals(config: ModelConfig, multipliers: Multipliers) -> list[str]:

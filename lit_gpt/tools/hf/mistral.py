@@ -25,11 +25,7 @@ LAYOUT = hf.Layout(
     read=frozenset({"sliding_window"}),
     kinds={**hf.KINDS, "sliding_window": "a whole number"},
 )
-
-
-def places(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
-    """See lit_gpt.tools.hf."""
-    return pre_norm(config, multipliers)
+places = pre_norm
 
 
 def refusals(config: ModelConfig, multipliers: Multipliers) -> list[str]:

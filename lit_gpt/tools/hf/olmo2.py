@@ -17,6 +17,7 @@ LAYOUT = hf.Layout(
     expressed=frozenset({"qkv_bias"}),
     kinds={**hf.KINDS, "attention_bias": "true or false"},
 )
+constants = key_biases
 
 
 def places(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
@@ -30,11 +31,6 @@ def places(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
             gain = f"{theirs}.post_{branch}_layernorm.weight"
             rows.append(hf.Place(f"{mine}.{norm}.weight", (gain,), multipliers.residual))
     return rows
-
-
-def constants(config: ModelConfig) -> list[hf.Constant]:
-    """See lit_gpt.tools.hf."""
-    return key_biases(config)
 
 
 def refusals(config: ModelConfig, multipliers: Multipliers) -> list[str]:

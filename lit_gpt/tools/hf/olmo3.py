@@ -9,7 +9,6 @@ from typing import Any
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.base import Multipliers
-from lit_gpt.tools import _hf_layout as hf
 from lit_gpt.tools import _hf_windows as windows
 from lit_gpt.tools._hf_config import understood
 from lit_gpt.tools._hf_parts import key_biases, only_qkv
@@ -27,12 +26,8 @@ LAYOUT = replace(
     kinds={**olmo2.LAYOUT.kinds, "sliding_window": "a whole number", "layer_types": "a list"},
 )
 places = olmo2.places
+constants = key_biases
 PLAIN = (None, "default")
-
-
-def constants(config: ModelConfig) -> list[hf.Constant]:
-    """See lit_gpt.tools.hf."""
-    return key_biases(config)
 
 
 def refusals(config: ModelConfig, multipliers: Multipliers) -> list[str]:

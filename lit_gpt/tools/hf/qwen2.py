@@ -30,26 +30,14 @@ LAYOUT = hf.Layout(
         "tokenizer's: load it with PreTrainedTokenizerFast, or write another class"
     ),
 )
-
-
-def places(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
-    """See lit_gpt.tools.hf."""
-    return pre_norm(config, multipliers)
-
-
-def constants(config: ModelConfig) -> list[hf.Constant]:
-    """See lit_gpt.tools.hf."""
-    return qkv_biases(config)
+places = pre_norm
+constants = qkv_biases
+describe = windows.layered_keys
 
 
 def refusals(config: ModelConfig, multipliers: Multipliers) -> list[str]:
     """See lit_gpt.tools.hf."""
     return windows.one_width(config)
-
-
-def describe(config: ModelConfig) -> dict[str, Any]:
-    """See lit_gpt.tools.hf."""
-    return windows.layered_keys(config)
 
 
 def understand(fields: Mapping[str, Any], values: Mapping[str, Any]) -> ModelConfig:

@@ -44,6 +44,7 @@ LAYOUT = hf.Layout(
     idle=frozenset(),
     folded=frozenset({"logit", "residual", "attention", "router"}),
 )
+unpacked = moe.apart
 
 
 def places(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
@@ -73,11 +74,6 @@ def constants(config: ModelConfig) -> list[hf.Constant]:
             why = "one of width 1 stands for none"
             found += [hf.Constant(f"{mlp}.shared_expert.{k}.weight", shape, why) for k, shape in shapes.items()]
     return found
-
-
-def unpacked(weights: hf.Weights) -> hf.Weights:
-    """See lit_gpt.tools.hf."""
-    return moe.apart(weights)
 
 
 def refusals(config: ModelConfig, multipliers: Multipliers) -> list[str]:

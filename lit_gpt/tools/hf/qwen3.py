@@ -28,26 +28,14 @@ LAYOUT = hf.Layout(
     read=windows.LAYERED,
     kinds={**hf.KINDS, **windows.KINDS, "attention_bias": "true or false"},
 )
-
-
-def places(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
-    """See lit_gpt.tools.hf."""
-    return pre_norm(config, multipliers)
-
-
-def constants(config: ModelConfig) -> list[hf.Constant]:
-    """See lit_gpt.tools.hf."""
-    return key_biases(config)
+places = pre_norm
+constants = key_biases
+describe = windows.layered_keys
 
 
 def refusals(config: ModelConfig, multipliers: Multipliers) -> list[str]:
     """See lit_gpt.tools.hf."""
     return windows.one_width(config) + only_qkv(config)
-
-
-def describe(config: ModelConfig) -> dict[str, Any]:
-    """See lit_gpt.tools.hf."""
-    return windows.layered_keys(config)
 
 
 def understand(fields: Mapping[str, Any], values: Mapping[str, Any]) -> ModelConfig:

@@ -42,6 +42,8 @@ LAYOUT = hf.Layout(
     idle=frozenset(),
     folded=frozenset({"logit", "residual", "attention", "router"}),
 )
+constants = key_biases
+unpacked = moe.apart
 
 
 def places(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
@@ -53,16 +55,6 @@ def places(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
         return swiglu(mine, f"{theirs}.mlp", multipliers.residual)
 
     return pre_norm(config, multipliers, ffn)
-
-
-def constants(config: ModelConfig) -> list[hf.Constant]:
-    """See lit_gpt.tools.hf."""
-    return key_biases(config)
-
-
-def unpacked(weights: hf.Weights) -> hf.Weights:
-    """See lit_gpt.tools.hf."""
-    return moe.apart(weights)
 
 
 def refusals(config: ModelConfig, multipliers: Multipliers) -> list[str]:

@@ -38,16 +38,8 @@ LAYOUT = hf.Layout(
         "no_rope_layer_interval": "a whole number",
     },
 )
-
-
-def places(config: ModelConfig, multipliers: Multipliers) -> list[hf.Place]:
-    """See lit_gpt.tools.hf."""
-    return pre_norm(config, multipliers)
-
-
-def constants(config: ModelConfig) -> list[hf.Constant]:
-    """See lit_gpt.tools.hf."""
-    return key_biases(config)
+places = pre_norm
+constants = key_biases
 
 
 def refusals(config: ModelConfig, multipliers: Multipliers) -> list[str]:
