@@ -104,7 +104,7 @@ def of_layers(layers: Layers, tokens: int, recompute: Recompute, on_host: Sequen
 
 def of_tables(config: ModelConfig, tokens: int, dtype: torch.dtype) -> float:
     """Bytes between the token table and the first layer: the norm there and the smear keep what they read and what they
-    make, in `dtype`. An H200 measured 3.8 and 4.5 bytes for each number in bf16 (docs/performance_details.md).
+    make, in `dtype`. An H200 measured 4.0 and 4.5 bytes for each number in bf16 (docs/performance_details.md).
     """
     return (config.embedding_norm + config.token_smear) * 2 * dtype.itemsize * tokens * config.n_embd
 

@@ -43,6 +43,7 @@ def unread_options(run: RunConfig, name: NameFields, model: GPT, build: Callable
     defaults = vars(RunConfig()) | {HPS + field: value for field, value in vars(BaseHyperparameters()).items()}
     given = {o: v for o, v in options.items() if v != defaults[o] and o not in name.fields}
     plan = build(run)
+    own = _rates_and_starts(plan)
 
     def planned(option: str, value: Any) -> Plan:
         if (field := option.removeprefix(HPS)) == option:
@@ -58,8 +59,7 @@ def unread_options(run: RunConfig, name: NameFields, model: GPT, build: Callable
             other = planned(option, number / 2 if number else defaults[option])
         except UserError:  # what is refused would act
             return False
-        alike = option not in CONSTANTS or steps_alike(plan, other)
-        return alike and _rates_and_starts(other) == _rates_and_starts(plan)
+        return _rates_and_starts(other) == own and (option not in CONSTANTS or steps_alike(plan, other))
 
     whys = _whys(run.parameterization, run.optimizer, run.schedule, bool(plan.counts.get("head")))
     reasons = {why: [option for option in asked if idle(option)] for why, asked in whys.items()}
