@@ -37,7 +37,7 @@ def build_parser() -> PlainParser:
         "action", choices=["plan", "run", "scripts"], help="plan prints runs and costs, run trains, scripts prints"
     )
     parser.add_argument("--output", type=Path, help="folder of the study; default: out/ and the study's file name")
-    parser.add_argument("--only", default="", help="names of runs, with commas between them; default: all")
+    parser.add_argument("--only", default="", help="names of runs in this order, with commas; default: all")
     parser.add_argument(
         "--gpus",
         default="",

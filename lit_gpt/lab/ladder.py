@@ -66,11 +66,12 @@ class Ladder:
         return 0
 
     def chosen(self) -> list[Row]:
-        """The rows to run: those of `only`, and what they go on from."""
+        """The rows to run: those of `only` in its order, and what they go on from; all in the study's if it is empty."""
         wanted = set(self.only) or {row.name for row in self.study.rows}
         for row in reversed(self.study.rows):  # what others go on from comes before them
             wanted |= {row.after} if row.name in wanted and row.after else set()
-        return [row for row in self.study.rows if row.name in wanted]
+        turn = {name: at for at, name in enumerate(self.only)}
+        return sorted((row for row in self.study.rows if row.name in wanted), key=lambda row: turn.get(row.name, -1))
 
     def known(self) -> list[Row]:
         """The chosen rows, and those that the results on the disk ask for beside them.
