@@ -155,8 +155,9 @@ class Blocks:
 
 
 def fit_blocks(values: Mapping[tuple[Any, ...], float]) -> Blocks:
-    """Of runs that share something, such as a seed: a block. values: (treatment, block, ...) -> value; some may be missing.
-    What follows tells runs of one treatment in one block apart.
+    """Of runs that share something, such as a seed: a block. values: (treatment, block) -> value; some may be missing.
+
+    A key may have more, which tells runs of one treatment in one block apart.
 
     What a block does to all its runs is no noise (randomised blocks: Fisher, The Design of Experiments, 1935, ch. 4).
     """
