@@ -57,6 +57,8 @@ def test_the_file_has_all_digits(study: Path, tmp_path: Path, capsys: pytest.Cap
     rows = list(csv.DictReader((tmp_path / "x/runs.csv").open()))
     assert list(rows[0]) == ["name", "state", "loss", "loss / 3"]
     assert float(rows[0]["loss / 3"]) == 2.5 / 3 and rows[3]["loss"] == ""
+    lines = printed(capsys, str(study), "--csv", "-", "--columns", "loss,loss / 3")
+    assert lines == (tmp_path / "x/runs.csv").read_text().splitlines()
 
 
 def test_side_by_side_and_names(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
