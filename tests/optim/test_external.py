@@ -328,6 +328,8 @@ def test_values_that_may_be(name: str, args: dict[str, Any]) -> None:
     ("name", "args", "betas", "eps"),
     [
         ("adabelief", {}, (0.8, 0.7), 1e-16),
+        ("adafactor", {}, (0.8, 1 - 1e-9), None),
+        ("adafactor", {"betas": [0.5, 0.6]}, (0.5, 0.6), None),
         ("adopt", {}, (0.8, 0.7), 1e-6),
         ("adopt", {"eps": 1e-4}, (0.8, 0.7), 1e-4),
         ("adan", {}, (0.98, 0.92, 0.99), 1e-3),

@@ -41,12 +41,16 @@ class Traits:
     averages: it trains at one point and is evaluated at another, between which its train() and eval() switch.
     keeps_gradients: it stores its momentum in the gradients, which must then not be thrown away.
     rate: the key of its groups that it multiplies the learning rate by (Prodigy's d); None where there is none.
+    planned_betas: how many of its betas, from the first on, follow the Plan.
+    one_rate: it reads rate and betas of its first group alone, and takes them for all weights.
     """
 
     own_decay: bool = False
     averages: bool = False
     keeps_gradients: bool = False
     rate: str | None = None
+    planned_betas: int = 2
+    one_rate: bool = False
 
 
 class Wrapped(torch.optim.Optimizer):
@@ -121,7 +125,8 @@ class Wrapped(torch.optim.Optimizer):
         elif group["lr"] * group["weight_decay"]:
             torch._foreach_mul_([local(p) for p in group["params"]], 1 - group["lr"] * group["weight_decay"])
         if "betas" in group and "betas" in hidden:
-            hidden["betas"] = (*group["betas"], *hidden["betas"][2:])
+            planned = self.traits.planned_betas
+            hidden["betas"] = (*group["betas"][:planned], *hidden["betas"][planned:])
         if "eps" in group and "eps" in hidden:
             hidden["eps"] = group["eps"]
 
