@@ -74,11 +74,12 @@ class Entry:
             chosen = [g | self.by_role(g["role"]) for g in inner if g["role"] in self.facts.rules]
             rest = [g for g in inner if g["role"] not in self.facts.rules]
             made: list[torch.optim.Optimizer] = [cls(chosen, weight_decay=0.0, **arguments)] if chosen else []
-            betas = (plan.beta1, plan.beta2)
-            return made + ([torch.optim.AdamW(rest, betas=betas, eps=plan.eps, weight_decay=0.0)] if rest else [])
+            return made + ([torch.optim.AdamW(rest, weight_decay=0.0)] if rest else [])
 
+        adamw = {"betas": (plan.beta1, plan.beta2), "eps": plan.eps}
+        planned = [group | (scheduled if group["role"] in self.facts.rules else adamw) for group in groups]
         try:
-            return Wrapped(groups, make, self.facts.gathered, self.traits, scheduled)
+            return Wrapped(planned, make, self.facts.gathered, self.traits)
         except (ValueError, TypeError, NotImplementedError) as error:
             raise UserError(f"--optimizer {plan.optimizer} cannot be used like this: {error}.") from error
 

@@ -56,9 +56,8 @@ class Traits:
 class Wrapped(torch.optim.Optimizer):
     """Inner optimizers over role groups.
 
-    make: called once with the inner groups, returns the inner optimizers; each inner group has `role`,
-    `lr` 1 and `weight_decay` 0, and goes to one of them. gathered: see above. scheduled: betas and eps that groups
-    get from the Plan, where the inner optimizer has them.
+    groups: with betas and eps where they follow the Plan. make: called once with the inner groups, returns the inner
+    optimizers; each inner group has `role`, `lr` 1 and `weight_decay` 0, and goes to one of them. gathered: see above.
     """
 
     def __init__(
@@ -67,9 +66,8 @@ class Wrapped(torch.optim.Optimizer):
         make: Callable[[list[Group]], Sequence[torch.optim.Optimizer]],
         gathered: bool,
         traits: Traits,
-        scheduled: dict[str, Any],
     ):
-        super().__init__([{**group, **scheduled} for group in groups], {})
+        super().__init__(groups, {})
         self.gathered, self.traits = gathered, traits
         self.pieces = {p: _parameters(self._view(p, g)) for g in self.param_groups for p in g["params"]}
         fresh = [
