@@ -218,7 +218,7 @@ EXTERNAL: dict[str, Entry] = {
     "adafactor": Entry(PO, "AdaFactor", "factored second moment (arXiv:1804.04235)",
                        whole("adafactor", factored(1), betas=(None, NO_LIMIT)), Traits(planned_betas=1),
                        fixed={**dict.fromkeys(("scale_parameter", "relative_step", "warmup_init"), False),
-                              "momentum_dtype": torch.float32}),
+                              "momentum_dtype": torch.float32, "eps2": 1e-3}),  # eps2 is of parameter scaling
     "adamp": Entry(PO, "AdamP", "Adam without radial steps (arXiv:2006.08217)", whole("adamp", copies(2)),
                    Traits(own_decay=True)),  # where a step loses its radial part, the decay is times wd_ratio
     "adamw4bit": _torchao("AdamW4bit", "AdamW with 4-bit state (arXiv:2309.01507)",
@@ -253,7 +253,7 @@ EXTERNAL: dict[str, Entry] = {
                                 schedule="constant", aliases=("sf_adamw",)),
     "schedulefree_sgd": Entry(PO, "ScheduleFreeSGD", "averages instead of a decay (arXiv:2405.15682)",
                               elementwise("schedulefree_sgd", copies(1)), AVERAGED,
-                              schedule="constant", aliases=("sf_sgd",)),
+                              fixed={"eps": 1e-8}, schedule="constant", aliases=("sf_sgd",)),  # it reads no eps
     "scion": Entry(PO, "SCION", "steps of fixed size in the norm of each role (arXiv:2502.07529)",
                    whole("scion", copies(1), **SIGNS), **BY_NORM),
     "scion_light": Entry(PO, "SCIONLight", "Scion with its momentum in the gradients (arXiv:2502.07529)",
