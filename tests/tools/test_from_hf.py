@@ -36,6 +36,7 @@ OPTIONS = {
     "rope_theta": {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
     "yarn": {"head_dim": 64, "max_position_embeddings": 16384, "rope_parameters": {**YARN, "truncate": False}},
     "rounded yarn": {"head_dim": 64, "max_position_embeddings": 16384, "rope_parameters": YARN},
+    "null is no rounding": {"head_dim": 64, "rope_parameters": {**YARN, "truncate": None}},
 }
 
 
@@ -90,6 +91,23 @@ def test_the_config_of_transformers_4_means_the_same(scaling, tmp_path):
     ours, expected = load_model(tmp_path / "ours.pth")[0], transformers_model(tmp_path / "hf")
     assert (ours.config.rope_base, ours.config.yarn_scale) == (20000.0, 4.0 if scaling else 1.0)
     torch.testing.assert_close(ours(tokens()).logits, expected(tokens()).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rope", [{"rope_theta": 500.0}, {"type": "yarn", "factor": 4.0}, YARN], ids=str)
+@torch.no_grad()
+def test_two_ropes_of_one_config_are_the_same_or_refused(rope, tmp_path):
+    """transformers 5 reads rope_scaling where both are there, and ours read rope_parameters: the logits were others."""
+    model = theirs(tmp_path / "hf", head_dim=64, rope_parameters={**YARN, "factor": 2.0})
+    path = tmp_path / "hf" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"rope_scaling": rope}))
+    with pytest.raises(UserError, match="rope_scaling .* and rope_parameters .* which differ"):
+        convert.main([str(tmp_path / "hf"), str(tmp_path / "ours.pth")])
+    same = {"type" if key == "rope_type" else key: value for key, value in config["rope_parameters"].items()}
+    path.write_text(json.dumps(config | {"rope_scaling": same}))
+    convert.main([str(tmp_path / "hf"), str(tmp_path / "ours.pth")])
+    ours, _ = load_model(tmp_path / "ours.pth")
+    torch.testing.assert_close(ours(tokens()).logits, model(tokens()).logits, rtol=1e-4, atol=1e-4)
 
 
 REFUSED = {
