@@ -101,7 +101,7 @@ def test_two_ropes_of_one_config_are_the_same_or_refused(rope, tmp_path):
     path = tmp_path / "hf" / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"rope_scaling": rope}))
-    with pytest.raises(UserError, match="rope_scaling .* and rope_parameters .* which differ"):
+    with pytest.raises(UserError, match=r"rope_scaling .* and rope_parameters .* which differ"):
         convert.main([str(tmp_path / "hf"), str(tmp_path / "ours.pth")])
     same = {"type" if key == "rope_type" else key: value for key, value in config["rope_parameters"].items()}
     path.write_text(json.dumps(config | {"rope_scaling": same}))
