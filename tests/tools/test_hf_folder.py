@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 
 import pytest
 import tokenizers
@@ -14,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from lit_gpt.checkpoint import load_exported
 from lit_gpt.config.cli import parse
+from lit_gpt.data.kept_tokenizer import KeptTokenizer
 from lit_gpt.data.prepare.run import prepare as prepare_data
 from lit_gpt.data.tokenizer import train_bpe
 from lit_gpt.errors import NotWritten, UserError
@@ -180,3 +182,17 @@ def test_a_place_that_cannot_be_written_to(tmp_path):
     config = small()
     with pytest.raises(NotWritten, match=r"file/below could not be written \(.*Not a directory"):
         write_hf(model_of(config).state_dict(), config, Multipliers(), tmp_path / "file" / "below")
+
+
+@pytest.mark.parametrize("room", [0, 100, 1000, 8000])
+def test_a_full_disk_is_one_sentence_whatever_is_written_then(room, tmp_path):
+    """It was a traceback of tokenizers, which has an exception of its own, where the tokenizer met it."""
+    config, before = small(vocab_size=257), resource.getrlimit(resource.RLIMIT_FSIZE)
+    weights, kept = model_of(config).state_dict(), KeptTokenizer("bytes", "bytes", "", 256)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(NotWritten, match="hf could not be written"):
+            write_hf(weights, config, Multipliers(), tmp_path / "hf", kept)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
