@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import subprocess
 
 import pytest
 import tokenizers
@@ -22,7 +23,7 @@ from lit_gpt.errors import NotWritten, UserError
 from lit_gpt.evals.trained_model import load_meta, load_model
 from lit_gpt.preflight.resolved_run import resolve_run
 from lit_gpt.scaling.base import Multipliers
-from lit_gpt.tools import convert, generate
+from lit_gpt.tools import _hf_folder, convert, generate
 from lit_gpt.tools._hf import write_hf
 from lit_gpt.train.loop import run_training
 from lit_gpt.utils.files import replacing, write_text
@@ -196,3 +197,34 @@ def test_a_full_disk_is_one_sentence_whatever_is_written_then(room, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_that_write_one_folder_take_nothing_from_each_other(tmp_path, monkeypatch):
+    """Both wrote to .tmp-hf, which the second one emptied, and the first one could publish what that had begun."""
+    config, inner = small(), _hf_folder.save_file
+    weights = model_of(config).state_dict()
+
+    def second(*given, **more):
+        monkeypatch.setattr(_hf_folder, "save_file", inner)
+        monkeypatch.setattr(os, "getpid", lambda: os.getppid())  # a process that runs
+        write_hf(weights, config, Multipliers(), tmp_path / "hf")
+        inner(*given, **more)
+
+    monkeypatch.setattr(_hf_folder, "save_file", second)
+    with pytest.raises(NotWritten, match="hf could not be written"):
+        write_hf(weights, config, Multipliers(), tmp_path / "hf")
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+    assert {"config.json", "generation_config.json", "model.safetensors"} == {
+        p.name for p in (tmp_path / "hf").iterdir()
+    }
+
+
+def test_what_a_killed_process_left_goes_and_what_a_person_has_stays(tmp_path):
+    config, gone = small(), subprocess.Popen(["true"])
+    gone.wait()
+    for name in (f".hf.{gone.pid}.tmp", ".tmp-hf", f".hf.{os.getppid()}.tmp", f".other.{gone.pid}.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    write_hf(model_of(config).state_dict(), config, Multipliers(), tmp_path / "hf")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"hf", ".tmp-hf", f".hf.{os.getppid()}.tmp", f".other.{gone.pid}.tmp"}
