@@ -162,6 +162,22 @@ class Marker:
         return open, ("executed", "w")
 
 
+@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "lm_head.weight"])
+def test_a_table_of_another_vocabulary_is_told_as_it_is_in_the_file(name, tmp_path):
+    """It was told with rows of padding that are in no file; a flat one was a traceback of torch."""
+    theirs(tmp_path / "hf")
+    path, config = tmp_path / "hf" / "model.safetensors", tmp_path / "hf" / "config.json"
+    weights, described = load_file(path), json.loads(config.read_text())
+    config.write_text(json.dumps(described | {"vocab_size": VOCAB + 1}))
+    with pytest.raises(UserError, match=rf"is \({VOCAB}, 32\) in the file, .* says vocab_size {VOCAB + 1}"):
+        convert.main([str(tmp_path / "hf"), str(tmp_path / "ours.pth")])
+    config.write_text(json.dumps(described))
+    save_file(weights | {name: weights[name].flatten()}, path)
+    with pytest.raises(UserError, match=rf"is \({32 * VOCAB},\) in the file"):
+        convert.main([str(tmp_path / "hf"), str(tmp_path / "ours.pth")])
+    assert not (tmp_path / "ours.pth").exists()
+
+
 def test_pickles_are_not_opened(tmp_path, monkeypatch):
     """Nothing in a checkpoint may execute: pytorch_model.bin is refused by name, a foreign .pth does not run."""
     monkeypatch.chdir(tmp_path)
