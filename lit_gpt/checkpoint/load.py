@@ -28,6 +28,7 @@ from lit_gpt.checkpoint.state import (
     model_tensors,
     put_back_numbers,
 )
+from lit_gpt.checkpoint.unlike import unlike
 from lit_gpt.checkpoint.untrusted import Shapes, read_tensors, stored_shapes
 from lit_gpt.checkpoint.upcycle import dense_places, mixture_of, upcycling
 from lit_gpt.errors import UserError
@@ -112,7 +113,8 @@ def load_weights(path: Path, model: nn.Module, runtime: Where) -> dict[str, Any]
     """Load weights only (`--init_from`), in place, and return the meta they were saved with.
 
     path: a step folder, a run folder (its newest whole checkpoint), or an exported .pth or
-    .safetensors file. Of a dense model's, a model with experts makes these (see upcycle.py), and says so.
+    .safetensors file. Of a dense model's, a model with experts makes these (see upcycle.py), and says so. What else
+    differs of the forward passes is said, too.
     Collective. Raises UserError as load_checkpoint does.
     """
     source = _file(path) if path.is_file() else _folder(path, runtime)
@@ -126,6 +128,11 @@ def load_weights(path: Path, model: nn.Module, runtime: Where) -> dict[str, Any]
         _copy(made, {n: own[n] for n in made})
     if up.mixtures and runtime.is_main:
         say(up.said(len(same)))
+    elif runtime.is_main and (changed := unlike(source.meta, model)):
+        say(
+            f"note: the weights of {source.path} were trained in another model (there -> here): {_some(changed)}. "
+            "Where that is not meant, give the options of that run."
+        )
     return source.meta
 
 

@@ -106,6 +106,11 @@ class Checkpointer:
         runtime.barrier()
 
     def _open(self) -> None:
+        if self.folder.is_symlink() and not self.folder.exists():
+            raise UserError(
+                f"{self.folder} is a link to nothing that is there, so checkpoints are neither found nor kept. Bring "
+                "back what it leads to, or remove the link."
+            )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             tidy(self.folder)

@@ -44,7 +44,7 @@ def write_tokenizer(kept: KeptTokenizer, config: ModelConfig, folder: Path) -> d
             shutil.copyfile(path, folder / path.name)
     if not (folder / JSON).exists() or not _frames(tokenizer, kept.bos_id):
         _frame(tokenizer, kept.bos_id)
-        tokenizer.save(str(folder / JSON))
+        (folder / JSON).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")  # save() raises no OSError
     settings = {**read_object_if_any(folder / SPECIAL), **read_object_if_any(folder / CONFIG)}
     settings |= {key.removesuffix("_id"): tokenizer.id_to_token(i) for key, i in ids.items() if i is not None}
     # This class reads tokenizer.json as it is; those of single models (LlamaTokenizer) change it as they load.

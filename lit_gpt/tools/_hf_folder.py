@@ -5,6 +5,7 @@ config.json, generation_config.json   model.safetensors   tokenizer.json, tokeni
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from lit_gpt.data.kept_tokenizer import KeptTokenizer
 from lit_gpt.errors import NotWritten, UserError
 from lit_gpt.evals.hf_tokenizer import write_tokenizer
 from lit_gpt.tools._hf_layout import Weights
-from lit_gpt.utils.files import replacing
+from lit_gpt.utils.files import remove_leftovers, replacing, temporary_name
 
 FILES = (*FORMATS, ".bin", ".pt", ".ckpt", ".gguf", ".json", ".zip")
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -51,9 +52,10 @@ def write_folder(
     weights: under their names there. described: config.json, but for dtype and tokens. texts: name -> text, of more
     files. Raises UserError for weights of several dtypes, and for a tokenizer that has more tokens than the model.
     """
-    temporary = output.with_name(f".tmp-{output.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = temporary_name(output)  # of this process: another one may write the same folder
     try:
+        if output.parent.is_dir():
+            remove_leftovers(output.parent, [glob.escape(output.name)])
         temporary.mkdir(parents=True)
         # null and not absent: some classes have ids of their own as defaults
         ids: dict[str, int | None] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))

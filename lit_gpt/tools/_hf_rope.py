@@ -56,17 +56,15 @@ def with_rope(config: ModelConfig, values: Mapping[str, Any], theta: float) -> M
 
     Raises UserError for what ModelConfig cannot express.
     """
-    given = {"rope_theta": values.get("rope_theta") or theta} | (values.get("rope_scaling") or {})
-    given |= values.get("rope_parameters") or {}
+    given = _asked_for(values, theta)
     check_kinds(given, KINDS)
-    kind = given.pop("rope_type", None) or given.pop("type", "default")
-    given.pop("type", None)
+    kind = given.pop("rope_type")
     config = config.replace(rope_base=float(given.pop("rope_theta")))
     expected: dict[str, Any] = {}
     if kind == "yarn":
         config = config.replace(
             yarn_scale=float(given.get("factor", 1)),
-            yarn_truncate=given.get("truncate") is not False,  # transformers rounds unless told not to
+            yarn_truncate=bool(given.get("truncate", True)),  # transformers rounds unless told not to, by null too
             yarn_context=int(given.get("original_max_position_embeddings") or config.block_size),
         )
         rotary.inverse_frequencies(config)  # raises where the ramp does not fit
@@ -79,3 +77,24 @@ def with_rope(config: ModelConfig, values: Mapping[str, Any], theta: float) -> M
     if strange:
         raise UserError(f"config.json asks for RoPE ({kind}) with {', '.join(strange)}, which cannot be expressed.")
     return config
+
+
+def _asked_for(values: Mapping[str, Any], theta: float) -> dict[str, Any]:
+    """The one RoPE of a config.json, with its rope_type and rope_theta.
+
+    Raises UserError where rope_scaling and rope_parameters are both there and differ: transformers 4 reads the first
+    alone, and 5 the second where the first is not there.
+    """
+    base, found = values.get("rope_theta") or theta, []
+    for key in ("rope_scaling", "rope_parameters"):
+        rope = dict(values.get(key) or {})
+        if rope:
+            kind = rope.pop("type", None)
+            found.append({**rope, "rope_type": rope.get("rope_type") or kind or "default"})
+    both = [{"rope_theta": base} | {k: v for k, v in rope.items() if v is not None} for rope in found]
+    if len(both) > 1 and both[0] != both[1]:
+        raise UserError(
+            f"config.json has rope_scaling {values['rope_scaling']} and rope_parameters {values['rope_parameters']}, "
+            "which differ. Remove the one that the model was not trained with."
+        )
+    return {"rope_theta": base, "rope_type": "default"} | (found[0] if found else {})

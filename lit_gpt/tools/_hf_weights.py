@@ -59,7 +59,12 @@ def to_ours(entry: Any, weights: Weights, config: ModelConfig) -> Weights:
     _check_constants(theirs, weights)
     out = {n: t for row in rows for n, t in _joined(row, [weights[name] for name in row.theirs]).items()}
     padding = config.padded_vocab_size - config.vocab_size
-    for name in out.keys() & VOCABULARY:
+    for name in sorted(out.keys() & VOCABULARY):
+        if out[name].ndim != 2 or len(out[name]) != config.vocab_size:
+            raise UserError(
+                f"The weights cannot be converted: {name} is {tuple(out[name].shape)} in the file, and config.json "
+                f"says vocab_size {config.vocab_size} and hidden_size {config.n_embd}. Save the model again."
+            )
         out[name] = torch.nn.functional.pad(out[name], (0, 0, 0, padding))
     return out | _made(mine, next(iter(out.values())).dtype)
 

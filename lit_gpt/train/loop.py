@@ -42,7 +42,7 @@ from lit_gpt.preflight.fork import start_of
 from lit_gpt.preflight.resolved_run import ResolvedRun, dry_run_text
 from lit_gpt.scaling.plan import count_steps, step_values
 from lit_gpt.scaling.schedule import period_end
-from lit_gpt.train import run_folder
+from lit_gpt.train import due, run_folder
 from lit_gpt.train.build import build_model, build_optimizer, open_training, open_validation, whole_model
 from lit_gpt.train.curvature import estimate_curvature
 from lit_gpt.train.guard import StepGuard
@@ -97,7 +97,8 @@ class Trainer:
         self.started = started  # after the first step
         run = self.run
         check_installed(run.loggers)
-        _check_reached(run.full_eval_at, count_steps(self.plan, runtime.world_size * run.micro_bsz * self.plan.context))
+        at_once = runtime.world_size * run.micro_bsz * self.plan.context
+        due.check_reached(run.full_eval_at, count_steps(self.plan, at_once))
         self.train_data, self.val_data = open_training(resolved), open_validation(resolved)
         self.ends = document_ends(resolved.model, self.train_data)
         resume_from = find_checkpoint(resolved.folder, run.resume, runtime)
@@ -115,8 +116,9 @@ class Trainer:
             self.guard = StepGuard(runtime, run.max_skips, run.skip_spikes or 0.0, guarded)
             # By the validation of this very step.
             self.measured: dict[str, float] = dict((meta or {}).get(VALIDATION) or {})
+            self.owed = due.owed(meta, self.progress.finished) if meta else []  # what a signal cut off
+            self.decayed = str((meta or {}).get(KEPT) or "")  # which decay ended with this very step
         self.at: Callable[[str], None] = lambda doing: None  # tells the other ranks, once there is a run folder
-        self.decayed = ""  # which decay ended with this very step
         self.tokenizer: KeptTokenizer | None = None  # known to the main process once the run folder is there
         self.loader = Loader(
             self.train_data,
@@ -229,8 +231,11 @@ class Trainer:
     def _run(self, saver: Saver, report: Reporter, signals: Signals, profiler: StepProfiler) -> int:
         """Steps until the budget is spent or something ends them; returns the exit code that this deserves."""
         run, progress, first = self.run, self.progress, self.progress.step
-        if progress.finished and self.val_data and not self.measured:  # a signal had cut its last validation short
-            return 0 if self._validated(report, signals) else EXIT_INTERRUPTED
+        self.owed = self._possible(self.owed)
+        if self.owed:
+            if not self._evaluated(report, signals):
+                return EXIT_INTERRUPTED
+            saver.save(progress.step, lambda: self._save(saver))  # once more, with what was measured
         while not progress.finished:
             self.step(report)
             if progress.step == first + 1:  # it compiled
@@ -246,11 +251,9 @@ class Trainer:
                     report.record(self.health())
             hurry = not progress.finished and stop_agreed(self.runtime, signals)
             interrupted = hurry or (not progress.finished and progress.step - first == run.stop_after)
-            due = bool(progress.finished or self.decayed or progress.step % run.eval_step == 0)
-            if self.val_data and (due or self._all_due) and not hurry:
-                interrupted |= not self._validated(report, signals, due)
-            if self.tasks and not interrupted and self._tasks_due:
-                interrupted = not self._scored(self.tasks, report, signals)
+            self.owed = self._possible(due.due(run, progress.step, progress.finished, bool(self.decayed)))
+            if not hurry:
+                interrupted |= not self._evaluated(report, signals)
             if interrupted:
                 return EXIT_INTERRUPTED
             best = bool(self.measured) and saver.improves(self.measured)
@@ -285,29 +288,34 @@ class Trainer:
     def _finish(self, saver: Saver) -> bool:
         return saver.finish(self.progress.step, lambda: self._save(saver))
 
-    @property
-    def _all_due(self) -> bool:
-        """Whether --full_eval_at names this step."""
-        steps = self.run.full_eval_at
-        return str(self.progress.step) in steps or (self.progress.finished and "last" in steps)
+    def _possible(self, asked: list[str]) -> list[str]:
+        """Those of due.py's measurements for which the run has data, or tasks."""
+        return [name for name in asked if (self.tasks if name == due.TASKS else self.val_data)]
 
-    @property
-    def _tasks_due(self) -> bool:
-        return self.progress.finished or self.progress.step % (self.run.eval_tasks_step or self.run.eval_step) == 0
+    def _evaluated(self, report: Reporter, signals: Signals) -> bool:
+        """Measure what is owed; whether all of it was. What a signal cuts off stays owed."""
+        on_data = [name for name in self.owed if name != due.TASKS]
+        if on_data and not self._validated(report, signals, on_data):
+            return False
+        self.owed = [name for name in self.owed if name == due.TASKS]
+        if self.owed and self.tasks and not self._scored(self.tasks, report, signals):
+            return False
+        self.owed = []
+        return True
 
-    def _validated(self, report: Reporter, signals: Signals, due: bool = True) -> bool:
+    def _validated(self, report: Reporter, signals: Signals, asked: list[str]) -> bool:
         """Measure and log; False where a signal came meanwhile, since a job may be killed soon after it.
 
-        due: measure --eval_sequences, not only all of the data where that is asked for.
+        asked: --eval_sequences, all of the data, or both.
         """
         self.at(f"step {self.progress.step}, validation")
         with report.pause("val"):
             stopped = partial(stop_agreed, self.runtime, signals)
-            values = self._measure(stopped) if due else {}
-            if due and not values:
+            values = self._measure(stopped) if due.SEQUENCES in asked else {}
+            if due.SEQUENCES in asked and not values:
                 return False
-            whole = self._measure(stopped, whole=True) if self._all_due else {}
-            if self._all_due and not whole:
+            whole = self._measure(stopped, whole=True) if due.ALL_DATA in asked else {}
+            if due.ALL_DATA in asked and not whole:
                 return False
             self.measured = values
             report.validation(values, whole)
@@ -419,19 +427,12 @@ class Trainer:
                 "data": self.data_state,
                 VALIDATION: jsonable(self.measured),
                 KEPT: self.decayed,
+                due.OWED: self.owed,
                 "report": {**report.state(), "guard": self.guard.state()},
                 "tokenizer": asdict(self.tokenizer) if self.tokenizer else None,
                 **run_folder.identity(self.resolved),
             }
             saver.checkpoints.save(step, self.model, self.optimizer, meta, self.averages.tensors())
-
-
-def _check_reached(asked: list[str], last: int) -> None:
-    """Raise UserError for a step of --full_eval_at that the run does not have."""
-    if late := [step for step in asked if step != "last" and int(step) > last]:
-        raise UserError(
-            f"--full_eval_at names step {late[0]}, and this run ends with step {last:,}; type last for that."
-        )
 
 
 def validate_only(resolved: ResolvedRun, runtime: Runtime) -> dict[str, float]:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
     the mode that a plain open() gives (safetensors, for one, makes files of mode 0600). The temporary name holds
     the process id: several processes may write the same file.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     temporary.unlink(missing_ok=True)
     temporary.touch()
     mode = stat.S_IMODE(temporary.stat().st_mode)  # made by the umask, or by the folder's default ACL
@@ -42,6 +43,11 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """Where this process makes the file or folder that is to have the name `path`; see TEMPORARY."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -77,14 +83,17 @@ def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def remove_leftovers(folder: Path, names: Collection[str]) -> None:
-    """Delete the temporary files that killed processes of this machine left beside files of these names (or patterns).
+    """Delete what killed processes of this machine left beside files and folders of these names (or patterns).
 
     Those of a process that runs stay, and so does whatever has another name.
     """
     for path in folder.iterdir():
         left = TEMPORARY.fullmatch(path.name)
         if left and any(fnmatchcase(left["name"], name) for name in names) and not _another_runs(int(left["pid"])):
-            path.unlink(missing_ok=True)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _another_runs(pid: int) -> bool:

@@ -69,7 +69,9 @@ def test_training_goes_on_from_their_weights(kind, data, tmp_path, monkeypatch, 
     line |= {"val_data_dir": data, "eval_sequences": 8}
     capsys.readouterr()
     assert run(data, tmp_path / "v", **line, validation=True) == 0
-    found = dict(words.split() for words in capsys.readouterr().out.splitlines() if words.startswith("metric/"))
+    out, err = capsys.readouterr()
+    assert "trained in another model" not in err
+    found = dict(words.split() for words in out.splitlines() if words.startswith("metric/"))
     longest = 1 if kind == "gpt2" else 2  # there are no positions beyond the table
     corpus = open_corpus(str(data), "validation", 64 * longest, 0, shuffle=False, repeat=False, eos_token_id=None)
     batch = corpus.batch(0, 8)

@@ -236,3 +236,15 @@ def test_any_of_several_files_may_fail(failing, tmp_path, monkeypatch, capsys):
     run.save(1)
     assert run.saver is not None and not run.saver.wait() and not list_checkpoints(run.checkpoints)
     assert "No space left on device" in capsys.readouterr().err
+
+
+def test_checkpoints_on_a_disk_that_is_not_there(tmp_path):
+    """It was "cannot keep checkpoints (File exists)"."""
+    run = Run(tmp_path)
+    run.checkpoints.symlink_to(tmp_path / "scratch")
+    with pytest.raises(UserError, match="is a link to nothing that is there") as caught:
+        run.save(2)
+    assert "\n" not in str(caught.value)
+    (tmp_path / "scratch").mkdir()
+    run.save(2)
+    assert run.load() == 2 and (tmp_path / "scratch" / step(2)).is_dir()

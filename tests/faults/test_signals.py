@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -14,6 +15,7 @@ from ranks import Rank, run, start_alone, start_ranks
 from tiny_run import folder_of, newest_step, pretrain, rows, words
 
 from lit_gpt.checkpoint import Checkpointer, find_checkpoint, read_meta
+from lit_gpt.checkpoint.retention import KEPT, VALIDATION
 from lit_gpt.train import run_folder, validate
 from lit_gpt.train.loop import Trainer
 from lit_gpt.train.stopping import EXIT_INTERRUPTED
@@ -113,6 +115,50 @@ def test_a_signal_in_the_last_validation(data, tmp_path):
     assert rows(tmp_path / "out", loss) == rows(tmp_path / "whole", loss) != {}
     assert run(data, tmp_path / "out", resume="auto", **options) == 0
     assert len(rows(tmp_path / "out", loss)) == 1, "it is finished now"
+
+
+MEASURED: dict[str, dict[str, Any]] = {
+    "a validation": {"eval_step": 3},
+    "all of the data": {"full_eval_at": 3, "eval_step": 100},
+    "the end of a decay": {"decay_at": "1536,3072", "decay_tokens": 512, "eval_step": 100},
+    "evaluations": {"eval_step": 100, "eval_tasks": "phonebook", "eval_tasks_step": 3, "ctx_len": 512, "micro_bsz": 1},
+}
+PHONEBOOK = {"min_eval_len": 3, "max_eval_len": 3, "num_eval": 1, "eval_num_batches": 1, "eval_batch_size": 2}
+
+
+@pytest.mark.parametrize("then", [usr1, None], ids=["before it", "stop_after"])
+@pytest.mark.parametrize("name", MEASURED)
+def test_a_measurement_that_was_due_is_made_up_for(name, then, data, tmp_path):
+    """A signal took it away for good, with the loss at the end of a decay, and --stop_after took evaluations."""
+    options = {**OPTIONS, "save_step": 100, "val_data_dir": data, "eval_sequences": 4, "num_extrp": 1, **MEASURED[name]}
+    options |= {"eval_task_options": json.dumps({"phonebook": PHONEBOOK})} if "eval_tasks" in options else {}
+    options |= {"max_tokens": None} if "decay_at" in options else {}
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    if then is None:
+        assert run(data, out, **options, stop_after=3) == EXIT_INTERRUPTED
+    else:
+        rank = start_alone(tmp_path, after_step, 3, then, words(data, out, **options))
+        assert rank.ends() == EXIT_INTERRUPTED, rank.said
+        assert set(measured(out)) <= {6}
+    kept = read_meta(folder_of(out) / "checkpoints" / "step-000003")[KEPT]
+    assert run(data, out, resume="auto", **options) == 0
+    assert run(data, whole, **options) == 0
+    assert measured(out) == measured(whole) and set(measured(whole)) == {3, STEPS}
+    meta = read_meta(folder_of(out) / "checkpoints" / "step-000003")
+    assert meta[KEPT] == kept and bool(kept) == (name == "the end of a decay")
+    assert meta["owed"] == [] and bool(meta[VALIDATION]) == (name in ("a validation", "the end of a decay"))
+
+
+def measured(out: Path) -> dict[int, dict[str, float]]:
+    """What validations and evaluations found, by step."""
+    found: dict[int, dict[str, float]] = {}
+    for row in map(json.loads, (folder_of(out) / "metrics.jsonl").read_text().splitlines()):
+        values = {
+            k: v for k, v in row.items() if k.startswith(("metric/val", "metric/full_val", "eval/")) and v is not None
+        }
+        assert not values.keys() & found.get(row["step"], {}).keys(), "measured twice"
+        found |= {row["step"]: found.get(row["step"], {}) | values} if values else {}
+    return found
 
 
 def test_nohup_stays_in_force(data, tmp_path):

@@ -36,6 +36,7 @@ OPTIONS = {
     "rope_theta": {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
     "yarn": {"head_dim": 64, "max_position_embeddings": 16384, "rope_parameters": {**YARN, "truncate": False}},
     "rounded yarn": {"head_dim": 64, "max_position_embeddings": 16384, "rope_parameters": YARN},
+    "null is no rounding": {"head_dim": 64, "rope_parameters": {**YARN, "truncate": None}},
 }
 
 
@@ -92,6 +93,23 @@ def test_the_config_of_transformers_4_means_the_same(scaling, tmp_path):
     torch.testing.assert_close(ours(tokens()).logits, expected(tokens()).logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("rope", [{"rope_theta": 500.0}, {"type": "yarn", "factor": 4.0}, YARN], ids=str)
+@torch.no_grad()
+def test_two_ropes_of_one_config_are_the_same_or_refused(rope, tmp_path):
+    """transformers 5 reads rope_scaling where both are there, and ours read rope_parameters: the logits were others."""
+    model = theirs(tmp_path / "hf", head_dim=64, rope_parameters={**YARN, "factor": 2.0})
+    path = tmp_path / "hf" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"rope_scaling": rope}))
+    with pytest.raises(UserError, match=r"rope_scaling .* and rope_parameters .* which differ"):
+        convert.main([str(tmp_path / "hf"), str(tmp_path / "ours.pth")])
+    same = {"type" if key == "rope_type" else key: value for key, value in config["rope_parameters"].items()}
+    path.write_text(json.dumps(config | {"rope_scaling": same}))
+    convert.main([str(tmp_path / "hf"), str(tmp_path / "ours.pth")])
+    ours, _ = load_model(tmp_path / "ours.pth")
+    torch.testing.assert_close(ours(tokens()).logits, model(tokens()).logits, rtol=1e-4, atol=1e-4)
+
+
 REFUSED = {
     "model_type": ({"model_type": "gemma"}, "model_type gemma, which is not read; these are: .*llama"),
     "architectures": ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
@@ -142,6 +160,22 @@ class Marker:
 
     def __reduce__(self):
         return open, ("executed", "w")
+
+
+@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "lm_head.weight"])
+def test_a_table_of_another_vocabulary_is_told_as_it_is_in_the_file(name, tmp_path):
+    """It was told with rows of padding that are in no file; a flat one was a traceback of torch."""
+    theirs(tmp_path / "hf")
+    path, config = tmp_path / "hf" / "model.safetensors", tmp_path / "hf" / "config.json"
+    weights, described = load_file(path), json.loads(config.read_text())
+    config.write_text(json.dumps(described | {"vocab_size": VOCAB + 1}))
+    with pytest.raises(UserError, match=rf"is \({VOCAB}, 32\) in the file, .* says vocab_size {VOCAB + 1}"):
+        convert.main([str(tmp_path / "hf"), str(tmp_path / "ours.pth")])
+    config.write_text(json.dumps(described))
+    save_file(weights | {name: weights[name].flatten()}, path)
+    with pytest.raises(UserError, match=rf"is \({32 * VOCAB},\) in the file"):
+        convert.main([str(tmp_path / "hf"), str(tmp_path / "ours.pth")])
+    assert not (tmp_path / "ours.pth").exists()
 
 
 def test_pickles_are_not_opened(tmp_path, monkeypatch):

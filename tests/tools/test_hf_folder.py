@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import subprocess
 
 import pytest
 import tokenizers
@@ -14,13 +16,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from lit_gpt.checkpoint import load_exported
 from lit_gpt.config.cli import parse
+from lit_gpt.data.kept_tokenizer import KeptTokenizer
 from lit_gpt.data.prepare.run import prepare as prepare_data
 from lit_gpt.data.tokenizer import train_bpe
 from lit_gpt.errors import NotWritten, UserError
 from lit_gpt.evals.trained_model import load_meta, load_model
 from lit_gpt.preflight.resolved_run import resolve_run
 from lit_gpt.scaling.base import Multipliers
-from lit_gpt.tools import convert, generate
+from lit_gpt.tools import _hf_folder, convert, generate
 from lit_gpt.tools._hf import write_hf
 from lit_gpt.train.loop import run_training
 from lit_gpt.utils.files import replacing, write_text
@@ -180,3 +183,48 @@ def test_a_place_that_cannot_be_written_to(tmp_path):
     config = small()
     with pytest.raises(NotWritten, match=r"file/below could not be written \(.*Not a directory"):
         write_hf(model_of(config).state_dict(), config, Multipliers(), tmp_path / "file" / "below")
+
+
+@pytest.mark.parametrize("room", [0, 100, 1000, 8000])
+def test_a_full_disk_is_one_sentence_whatever_is_written_then(room, tmp_path):
+    """It was a traceback of tokenizers, which has an exception of its own, where the tokenizer met it."""
+    config, before = small(vocab_size=257), resource.getrlimit(resource.RLIMIT_FSIZE)
+    weights, kept = model_of(config).state_dict(), KeptTokenizer("bytes", "bytes", "", 256)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(NotWritten, match="hf could not be written"):
+            write_hf(weights, config, Multipliers(), tmp_path / "hf", kept)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_that_write_one_folder_take_nothing_from_each_other(tmp_path, monkeypatch):
+    """Both wrote to .tmp-hf, which the second one emptied, and the first one could publish what that had begun."""
+    config, inner = small(), _hf_folder.save_file
+    weights = model_of(config).state_dict()
+
+    def second(*given, **more):
+        monkeypatch.setattr(_hf_folder, "save_file", inner)
+        monkeypatch.setattr(os, "getpid", lambda: os.getppid())  # a process that runs
+        write_hf(weights, config, Multipliers(), tmp_path / "hf")
+        inner(*given, **more)
+
+    monkeypatch.setattr(_hf_folder, "save_file", second)
+    with pytest.raises(NotWritten, match="hf could not be written"):
+        write_hf(weights, config, Multipliers(), tmp_path / "hf")
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+    assert {"config.json", "generation_config.json", "model.safetensors"} == {
+        p.name for p in (tmp_path / "hf").iterdir()
+    }
+
+
+def test_what_a_killed_process_left_goes_and_what_a_person_has_stays(tmp_path):
+    config, gone = small(), subprocess.Popen(["true"])
+    gone.wait()
+    for name in (f".hf.{gone.pid}.tmp", ".tmp-hf", f".hf.{os.getppid()}.tmp", f".other.{gone.pid}.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    write_hf(model_of(config).state_dict(), config, Multipliers(), tmp_path / "hf")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"hf", ".tmp-hf", f".hf.{os.getppid()}.tmp", f".other.{gone.pid}.tmp"}

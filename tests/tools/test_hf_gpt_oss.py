@@ -12,6 +12,7 @@ from lit_gpt.config.model import Experts, LayerSpec
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import convert
+from lit_gpt.tools._hf import read_hf
 
 PLAIN = {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "sliding_window": 5}
 MIXED = {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 24, "attention_bias": False}
@@ -54,6 +55,23 @@ def test_a_gpt_oss_is_read(name, tmp_path):
     model = theirs(GptOssForCausalLM, GptOssConfig(**SIZES | options), tmp_path / "hf", zero)
     config = reads(model, tmp_path / "hf", "gpt_oss")
     assert {field: getattr(config, field) for field in expected} == expected
+
+
+@pytest.mark.parametrize("rope", ["absent", "rope_parameters", "rope_scaling"])
+def test_a_config_without_a_rope_has_that_of_the_class(rope, tmp_path):
+    """Which is YaRN in transformers: it was read as none, and the logits were others."""
+    long = {"head_dim": 64, "max_position_embeddings": 131072}
+    model = theirs(
+        GptOssForCausalLM, GptOssConfig(**SIZES | MIXED | long | {"sliding_window": 5}), tmp_path / "hf", ZERO
+    )
+    path = tmp_path / "hf" / "config.json"
+    config = {key: value for key, value in json.loads(path.read_text()).items() if key != "rope_parameters"}
+    path.write_text(json.dumps(config | ({} if rope == "absent" else {rope: None})))
+    if rope == "rope_scaling":  # which transformers 4 and 5 read in two ways
+        with pytest.raises(UserError, match="rope_scaling null"):
+            read_hf(tmp_path / "hf")
+    else:
+        assert reads(model, tmp_path / "hf", "gpt_oss").yarn_scale == 32
 
 
 @pytest.mark.parametrize("name", WRITTEN)

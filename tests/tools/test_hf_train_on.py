@@ -41,7 +41,9 @@ def test_weights_of_theirs_are_validated_and_trained_on(family, tmp_path, capsys
     capsys.readouterr()
     validation = {"val_data_dir": tmp_path / "data", "eval_sequences": 4, "num_extrp": 1, "train_name": "x_validation"}
     assert run(tmp_path / "data", tmp_path / "v", **options | validation) == 0
-    shown = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    out, err = capsys.readouterr()
+    assert "trained in another model" not in err
+    shown = dict(line.split() for line in out.splitlines())
     expected = _loss(model, [*text.encode(), 256][19_000:])  # the last 5 percent are held out
     assert float(shown["metric/val_loss@1x"]) == pytest.approx(expected, abs=1e-4)
     assert run(tmp_path / "data", tmp_path / "run", **options, max_tokens=4 * 512) == 0

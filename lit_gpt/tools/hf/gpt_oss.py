@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from lit_gpt.config.model import LayerSpec, ModelConfig
+from lit_gpt.errors import UserError
 from lit_gpt.ops.expert_activation import OSS_ALPHA, OSS_LIMIT
 from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import _hf_experts as moe
@@ -22,6 +23,14 @@ from lit_gpt.tools._hf_parts import block_of, key_biases, only_qkv, pre_norm
 from lit_gpt.tools._hf_rope import rope_keys
 
 WINDOW = 128  # the class's default; transformers wants some window where no layer has one too
+YARN = {  # the class's default, of a config.json that says nothing of rotary positions
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+}
 LAYOUT = hf.Layout(
     "gpt_oss",
     "GptOssForCausalLM",
@@ -161,4 +170,16 @@ def understand(fields: Mapping[str, Any], values: Mapping[str, Any]) -> ModelCon
     kinds = values.get("layer_types") or [windows.FULL if i % 2 else windows.SLIDING for i in range(fields["depth"])]
     given = {"use_sliding_window": True, "sliding_window": values.get("sliding_window") or WINDOW, "layer_types": kinds}
     layer = LayerSpec(ffn="oss_swiglu", experts=count > 1)
-    return understood(LAYOUT, fields, values, layers=windows.layered(layer, fields["depth"], given), **found)
+    layers = windows.layered(layer, fields["depth"], given)
+    return understood(LAYOUT, fields, _with_default_rope(values), layers=layers, **found)
+
+
+def _with_default_rope(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    if values.get("rope_scaling") or values.get("rope_parameters"):
+        return values
+    if "rope_scaling" in values:
+        raise UserError(
+            "config.json has the rope_scaling null, which is no YaRN in transformers 4 and YaRN in 5. Write "
+            'rope_parameters in its place: {"rope_type": "default"} is none.'
+        )
+    return {**values, "rope_parameters": YARN}
