@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from lit_gpt.data.codec import Unusable, damage_as_unusable, decode, opened
 from lit_gpt.data.fields import Skip, text_of
-from lit_gpt.data.kinds import DATA_SUFFIXES, ODD_SHARE, Kind, Piece, look, suffixes
+from lit_gpt.data.kinds import DATA_SUFFIXES, ODD_SHARE, Kind, Piece, key_of, look, suffixes
 from lit_gpt.data.left_out import LeftOut, sentences
 from lit_gpt.data.records import READERS
 from lit_gpt.errors import UserError
@@ -81,7 +81,7 @@ def _named(path: Path, search: Search) -> Piece:
     if _identity(path.stat()) in search.seen:
         raise UserError(f"The source {str(path)!r} is read already, as a part of another one: name it once.")
     search.seen.add(_identity(path.stat()))
-    return looked_at(Piece(path, path.name, path.stat().st_size), search.text_key)
+    return looked_at(Piece(path, key_of(path.name), path.stat().st_size), search.text_key)
 
 
 def looked_at(piece: Piece, text_key: str | None = None) -> Piece:
@@ -119,7 +119,7 @@ def _walk(source: Path, search: Search) -> Iterator[tuple[str, Path, os.stat_res
                     _leave(search, path, key, "a run folder", fault=False)
                     continue
                 for entry in entries:
-                    name = f"{key}/{entry.name}" if key else entry.name
+                    name = f"{key}/" * bool(key) + key_of(entry.name)
                     if entry.name.startswith("."):
                         _leave(search, path, name, "hidden, its name starts with a dot", fault=False)
                     else:

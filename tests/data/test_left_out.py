@@ -12,6 +12,7 @@ import pytest
 from lit_gpt.data import kinds, open_corpus
 from lit_gpt.data.documents import Search, find_files
 from lit_gpt.data.prepare import prepare, units
+from lit_gpt.data.prepare.summary import summary
 from lit_gpt.errors import UserError
 
 OPTIONS = {"num_workers": 1, "progress": False, "validation_fraction": 0}
@@ -104,6 +105,41 @@ def test_undecodable_bytes_are_counted_and_the_record_is_kept(tmp_path):
     assert left == {"bytes": one("not UTF-8", "a.jsonl, line 21")}
     with pytest.raises(UserError, match=r"src/a.jsonl, line 21: not UTF-8"):
         prepare(str(tmp_path / "src"), str(tmp_path / "strict"), strict=True, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    "name, content, lost",
+    [
+        ("a.jsonl", 'null\n\nnull\n{"text": "a"}\nnull\n{"text": "b"}\n', ["line 1", "line 3", "line 5"]),
+        ("a.json", '[null, {"text": "a"}, null, {"text": "b"}]', ["record 1", "record 3"]),
+    ],
+)
+def test_a_null_before_the_first_record_hides_none(tmp_path, name, content, lost):
+    """The whole file was left out, since its first value was no record; further on a null cost itself alone."""
+    found, left = made(tmp_path, content, name)
+    assert found == ["a", "b"]
+    assert left == {"records": {"not an object": {"count": len(lost), "examples": [f"{name}, {at}" for at in lost]}}}
+
+
+def test_null_at_the_start_of_prose_is_no_record(tmp_path):
+    text = 'null hypothesis\n{"text": "a"}\n'
+    assert made(tmp_path, text, "a.txt") == ([text], {})
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    """A name out of an old archive ended in a traceback about surrogates, and its summary could not be printed."""
+    source = tmp_path / "src"
+    for folder in (b"one", b"caf\xe9"):
+        os.makedirs(os.path.join(os.fsencode(source), folder))
+    for name in (b"one/na\xefve.txt", b"caf\xe9/a.txt"):
+        with open(os.path.join(os.fsencode(source), name), "wb") as file:
+            file.write(b"<" + name[:3] + b">")
+    with open(os.path.join(os.fsencode(source), b"\xff.jsonl"), "wb") as file:
+        file.write(b'{"text": "c"}\n{"text": 1}\n')
+    meta = prepare(str(source), str(tmp_path / "out"), **OPTIONS)
+    assert sorted(documents(tmp_path / "out", "train")) == ["<caf>", "<one>", "c"]
+    assert "\\xff.jsonl, line 2" in summary(meta) and summary(meta).encode()
+    assert open_corpus(str(source), "train", 4, 0).num_tokens
 
 
 def test_undecodable_bytes_of_a_text_are_counted(tmp_path):

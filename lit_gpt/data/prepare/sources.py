@@ -9,7 +9,7 @@ from pathlib import Path
 from stat import S_ISDIR
 
 from lit_gpt.data.documents import Search
-from lit_gpt.data.kinds import Piece
+from lit_gpt.data.kinds import Piece, key_of
 from lit_gpt.data.left_out import LeftOut, sentences
 from lit_gpt.data.prepare.recipes import RECIPES, ReadOptions
 from lit_gpt.data.splits import Splitter, key_hash
@@ -22,7 +22,7 @@ Found = list[tuple[str | None, Piece]]  # (split, or None: divided by hash; piec
 
 def find(sources: list[str], recipe: str, search: Search) -> Found:
     """Every piece of the sources, in their order. Raises UserError for a source that cannot be used."""
-    module, found, names = RECIPES.load(recipe), [], [Path(source).resolve().name for source in sources]
+    module, found, names = RECIPES.load(recipe), [], [key_of(Path(source).resolve().name) for source in sources]
     if not sources:
         raise UserError("No source was given: type --source FOLDER, or several.")
     for i, (source, name) in enumerate(zip(sources, names)):
