@@ -153,7 +153,7 @@ def _piece(key: str, path: Path, stat: os.stat_result, search: Search) -> Piece 
     if hit(search.exclude):
         return _leave(search, path, key, "matched by --exclude", fault=False)
     suffix = suffixes(path.name)[0]
-    known = bool(search.include) or suffix in DATA_SUFFIXES
+    known = bool(search.include) or suffix in (*DATA_SUFFIXES, ".arrow")  # which cannot be read, and look() says why
     by_suffix = f"{f'suffix {suffix}' if suffix else 'no suffix'}, which only --include takes"
     try:
         kind = look(path, search.text_key)

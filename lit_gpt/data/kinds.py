@@ -32,6 +32,8 @@ _CONTROLS = bytes(i for i in range(32) if chr(i) not in "\t\n\v\f\r\b\x1b")
 FIRST = re.compile(r"\[|(null\s+)*\{")
 BETWEEN_VALUES = re.compile(r"[\s,\[\]\ufeff]*")  # the elements of an array are read as values that follow each other
 
+# Arrow begins with its name in a file, and with four bytes of ones in a stream, as the library datasets keeps it.
+TO_PARQUET = "write it as parquet first, such as datasets.load_from_disk(FOLDER)[SPLIT].to_parquet(FILE)"
 _NOT_TEXT = {
     b"%PDF-": "a PDF",
     b"\x89PNG": "a PNG image",
@@ -45,7 +47,8 @@ _NOT_TEXT = {
     b"\x93NUMPY": "a numpy array",
     b"\x89HDF": "an HDF5 file",
     b"SQLite format 3\x00": "an SQLite database",
-    b"ARROW1": "an Arrow file (write it as parquet first)",
+    b"ARROW1": f"an Arrow file ({TO_PARQUET})",
+    b"\xff\xff\xff\xff": f"an Arrow stream ({TO_PARQUET})",
     b"LITPKDS": "a shard of token ids",
     b"version https://git-lfs": "a Git LFS pointer (run git lfs pull)",
 }

@@ -11,7 +11,7 @@ import pytest
 
 from lit_gpt.data import kinds, open_corpus
 from lit_gpt.data.documents import Search, find_files
-from lit_gpt.data.prepare import prepare, units
+from lit_gpt.data.prepare import prepare, run, units
 from lit_gpt.data.prepare.summary import summary
 from lit_gpt.errors import UserError
 
@@ -329,3 +329,39 @@ def test_a_folder_that_is_trained_on_directly_is_read_alike_and_warns(tmp_path):
     assert "1 file left out: a PNG image (picture.txt)" in said
     assert "1 record left out: its field text is null (c4-train.00000-of-00002.json.gz, line 21)" in said
     assert sorted(found) == sorted(f"document {i}" for i in range(20))
+
+
+def test_what_the_library_datasets_saves_is_named(tmp_path):
+    """Its folders of Arrow streams were "suffix .arrow, which only --include takes", and with --include "binary"."""
+    pa = pytest.importorskip("pyarrow")
+    table = pa.table({"text": ["a", "b"]})
+    (tmp_path / "src").mkdir()
+    for make, name in ((pa.ipc.new_stream, "data-00000-of-00001.arrow"), (pa.ipc.new_file, "file.arrow")):
+        with make(str(tmp_path / "src" / name), table.schema) as writer:
+            writer.write_table(table)
+    for include in (None, "*"):
+        with pytest.raises(
+            UserError, match=r"an Arrow stream \(write it as parquet first, such as datasets.load_from_disk"
+        ):
+            prepare(str(tmp_path / "src"), str(tmp_path / "out"), include=include, **OPTIONS)
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch):
+    """It was taken as it came, a part of each version, and meta.json named the first."""
+    (tmp_path / "src").mkdir()
+    for name in "abc":
+        (tmp_path / f"src/{name}.txt").write_text(f"text {name}")
+    read = run.encode_unit
+
+    def written_to(*given):
+        with open(tmp_path / "src/b.txt", "a") as file:
+            file.write(" and more")
+        return read(*given)
+
+    monkeypatch.setattr(run, "encode_unit", written_to)
+    with pytest.raises(UserError, match=r"src/b.txt changed while the source was read, so nothing was kept"):
+        prepare(str(tmp_path / "src"), str(tmp_path / "out"), shard_tokens=4, **OPTIONS)
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(run, "encode_unit", read)
+    prepare(str(tmp_path / "src"), str(tmp_path / "out"), **OPTIONS)
+    assert documents(tmp_path / "out", "train") == ["text a", "text b and more", "text c"]

@@ -19,7 +19,7 @@ from lit_gpt.data.left_out import LeftOut, sentences
 from lit_gpt.data.meta import NAME, VERSION, read_meta, write_json
 from lit_gpt.data.prepare.publish import Publisher
 from lit_gpt.data.prepare.recipes import ReadOptions
-from lit_gpt.data.prepare.sources import Found, content, find, make_splitter, sample, texts
+from lit_gpt.data.prepare.sources import Found, Stamp, content, find, make_splitter, sample, stamp, texts
 from lit_gpt.data.prepare.units import Unit, make_units
 from lit_gpt.data.prepare.worker import (
     Job,
@@ -121,7 +121,7 @@ def prepare(
     parts = folder / ".parts"
     left, options = LeftOut(strict), ReadOptions(text_key, source_tokenizer, strict)
     found = find(_listed(source), recipe, Search(_listed(include), _listed(exclude), text_key, left))
-    units = make_units(found)
+    units, stamps = make_units(found), [stamp(piece) for _, piece in found]
     asked = {"tokenizer": _content(tokenizer), "vocab_size": vocab_size, "train_bytes": train_bytes}
     asked |= {"fraction": validation_fraction, "shard_tokens": shard_tokens, "recipe": recipe, "bos": bos}
     asked |= {"text_key": text_key, "source_tokenizer": source_tokenizer}  # not strict: it changes no byte
@@ -138,6 +138,7 @@ def prepare(
         publisher = Publisher(job, folder, shard_tokens, identity, thread)
         _run(job, units, publisher, num_workers, progress)
         totals, shards = publisher.counts, publisher.close()
+    _check_unchanged(found, stamps, folder)
     left.merge(publisher.left.counts)
     left_out = left.placed({piece.key: piece for _, piece in found})
     if not totals:
@@ -149,11 +150,22 @@ def prepare(
     return meta
 
 
+def _check_unchanged(found: Found, stamps: list[Stamp], folder: Path) -> None:
+    """Raise UserError where a file was written to while it was read: the tokens may be of neither version of it."""
+    changed = [piece for (_, piece), before in zip(found, stamps) if stamp(piece) not in (before, None)]
+    if changed:
+        _discard(folder)
+        raise UserError(
+            f"{changed[0].path} changed while the source was read, so nothing was kept. Type the same command again "
+            "when nothing writes to the source any more."
+        )
+
+
 def _discard(folder: Path) -> None:
-    """Remove what a preparation that found nothing has written."""
+    """Remove what a preparation that cannot be used has written."""
     shutil.rmtree(folder / ".parts")
-    for name in TOKENIZER_FILES:
-        (folder / name).unlink(missing_ok=True)
+    for path in (*(folder / name for name in TOKENIZER_FILES), *folder.glob("*.bin")):
+        path.unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
 
