@@ -13,6 +13,8 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import NamedTuple
 
+from tqdm import tqdm
+
 from lit_gpt.data.codec import Unusable, damage_as_unusable, decode, opened
 from lit_gpt.data.fields import Skip, text_of
 from lit_gpt.data.kinds import DATA_SUFFIXES, ODD_SHARE, Kind, Piece, key_of, look, suffixes
@@ -20,6 +22,7 @@ from lit_gpt.data.left_out import LeftOut, sentences
 from lit_gpt.data.records import READERS
 from lit_gpt.errors import UserError
 
+DELAY = 5  # seconds of work without a bar
 LEASE = re.compile(r"lease-\d{6,}")  # see train/lease.py
 
 
@@ -36,13 +39,15 @@ class Search:
 
     include, exclude: shell patterns tried on the name and on the path relative to the source; with
     `include` the suffix does not matter. text_key: field of a record that holds its text.
-    left: counts what is left out. seen: (device, inode) of every file and folder found so far.
+    left: counts what is left out. progress: a bar where looking at the files takes long.
+    seen: (device, inode) of every file and folder found so far.
     """
 
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     text_key: str | None = None
     left: LeftOut = field(default_factory=LeftOut)
+    progress: bool = False
     seen: set[tuple[int, int]] = field(default_factory=set)
 
 
@@ -60,7 +65,8 @@ def find_files(source: Path, search: Search | None = None) -> list[Piece]:
             return [_named(source, search)]
         search.seen.add(_identity(source.stat()))
         here = replace(search, left=LeftOut(search.left.strict))
-        pieces = [piece for found in _walk(source, here) if (piece := _piece(*found, here))]
+        walk = tqdm(_walk(source, here), desc="find", unit=" files", delay=DELAY, disable=not search.progress)
+        pieces = [piece for found in walk if (piece := _piece(*found, here))]
     except OSError as e:
         raise UserError(f"Cannot open {source}: {e.strerror}.") from e
     if not pieces:

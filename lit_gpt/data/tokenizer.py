@@ -240,8 +240,8 @@ def _cut(text: str) -> Iterator[str]:
     return (text[a:b] for a, b in pairwise(ends))
 
 
-def train_bpe(texts: Iterator[str], vocab_size: int, path: Path) -> None:
-    """Train a byte-level BPE on texts and write it to `path`, a tokenizer.json.
+def train_bpe(texts: Iterator[str], vocab_size: int, path: Path, progress: bool = False) -> None:
+    """Train a byte-level BPE on texts and write it to `path`, a tokenizer.json. progress: bars, on a terminal.
 
     Lossless: every text decodes to itself. Id 0 is "<|endoftext|>", the EOS.
     Source: the GPT-2 tokenizer's scheme, by the `tokenizers` library.
@@ -254,7 +254,7 @@ def train_bpe(texts: Iterator[str], vocab_size: int, path: Path) -> None:
         vocab_size=vocab_size,  # pyright: ignore[reportCallIssue]
         special_tokens=[EOS],  # pyright: ignore[reportCallIssue]
         initial_alphabet=pre.alphabet(),  # pyright: ignore[reportCallIssue]
-        show_progress=False,  # pyright: ignore[reportCallIssue]
+        show_progress=progress,  # pyright: ignore[reportCallIssue]
     )
     model.train_from_iterator((part for text in texts for part in _cut(text)), trainer)
     write_text(path, model.to_str(pretty=True))

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lit_gpt.data.documents import Search
+from lit_gpt.data.documents import DELAY, Search
 from lit_gpt.data.formats import packed
+from lit_gpt.data.kinds import Piece
 from lit_gpt.data.left_out import LeftOut, sentences
 from lit_gpt.data.meta import NAME, VERSION, read_meta, write_json
 from lit_gpt.data.prepare.publish import Publisher
@@ -114,19 +115,19 @@ def prepare(
         parse_special=parse_special,
     )
     makers = {
-        "char": lambda path: make_char(texts([p for _, p in found], recipe, options), path),
-        "train": lambda path: train_bpe(sample(found, recipe, options, train_bytes), vocab_size, path),
+        "char": lambda path: make_char(texts(_shown(found, "char", progress), recipe, options), path),
+        "train": lambda path: train_bpe(sample(found, recipe, options, train_bytes), vocab_size, path, progress),
     }
     folder = Path(output).expanduser()
     parts = folder / ".parts"
     left, options = LeftOut(strict), ReadOptions(text_key, source_tokenizer, strict)
-    found = find(_listed(source), recipe, Search(_listed(include), _listed(exclude), text_key, left))
+    found = find(_listed(source), recipe, Search(_listed(include), _listed(exclude), text_key, left, progress))
     units, stamps = make_units(found), [stamp(piece) for _, piece in found]
     asked = {"tokenizer": _content(tokenizer), "vocab_size": vocab_size, "train_bytes": train_bytes}
     asked |= {"fraction": validation_fraction, "shard_tokens": shard_tokens, "recipe": recipe, "bos": bos}
     asked |= {"text_key": text_key, "source_tokenizer": source_tokenizer}  # not strict: it changes no byte
     asked |= {"eos_token": eos_token, "parse_special": parse_special}
-    identity = fingerprint(sorted(asked.items()), *((u.split, _layout(u)) for u in units), *_contents(found))
+    identity = fingerprint(sorted(asked.items()), *((u.split, _layout(u)) for u in units), *_contents(found, progress))
     if (finished := _finished(folder, identity)) is not None:
         shutil.rmtree(parts, ignore_errors=True)
         return finished
@@ -244,12 +245,24 @@ def _content(tokenizer: str) -> str:
     return fingerprint(path.read_bytes().hex()) if path else tokenizer
 
 
-def _contents(found: Found) -> list[str]:
+def _shown(found: Found, what: str, progress: bool) -> tqdm[Piece]:
+    """The pieces, with a bar where going through them takes long."""
+    pieces = [piece for _, piece in found]
+    return tqdm(pieces, desc=what, unit=" files", delay=DELAY, disable=not progress)
+
+
+def _contents(found: Found, progress: bool) -> list[str]:
     """What the files hold, so that files edited since, of the same size, are not taken for those of a finished run."""
+    bar = _shown(found, "compare", progress)
+
+    def read(piece: Piece) -> str:
+        bar.update()
+        return content(piece)
+
     stripes = [found[i::READERS] for i in range(READERS)]
     try:
-        with ThreadPoolExecutor(READERS) as pool:
-            return [c for some in pool.map(lambda some: [content(piece) for _, piece in some], stripes) for c in some]
+        with bar, ThreadPoolExecutor(READERS) as pool:
+            return [c for some in pool.map(lambda some: [read(piece) for _, piece in some], stripes) for c in some]
     except OSError as e:
         raise UserError(f"Cannot read {e.filename}: {e.strerror}.") from e
 
