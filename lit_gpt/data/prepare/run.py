@@ -18,6 +18,7 @@ from lit_gpt.data.formats import packed
 from lit_gpt.data.kinds import Piece
 from lit_gpt.data.left_out import LeftOut, sentences
 from lit_gpt.data.meta import NAME, VERSION, read_meta, write_json
+from lit_gpt.data.prepare.alone import alone
 from lit_gpt.data.prepare.publish import Publisher
 from lit_gpt.data.prepare.recipes import ReadOptions
 from lit_gpt.data.prepare.sources import Found, Stamp, content, find, make_splitter, sample, stamp, texts
@@ -129,26 +130,28 @@ def prepare(
     asked |= {"eos_token": eos_token, "parse_special": parse_special}
     identity = fingerprint(sorted(asked.items()), *((u.split, _layout(u)) for u in units), *_contents(found, progress))
     if (finished := _finished(folder, identity)) is not None:
-        shutil.rmtree(parts, ignore_errors=True)
         return finished
     splitter = make_splitter(found, recipe, options, validation_fraction)
     parts.mkdir(parents=True, exist_ok=True)
-    spec = _make_tokenizer(folder, tokenizer, eos_token, makers.get(tokenizer))
-    job = _with_dtype(Job(parts, recipe, options, splitter, spec, parse_special, "", bos))
-    with ThreadPoolExecutor(1) as thread:  # writing is half of the work on bytes
-        publisher = Publisher(job, folder, shard_tokens, identity, thread)
-        _run(job, units, publisher, num_workers, progress)
-        totals, shards = publisher.counts, publisher.close()
-    _check_unchanged(found, stamps, folder)
-    left.merge(publisher.left.counts)
-    left_out = left.placed({piece.key: piece for _, piece in found})
-    if not totals:
-        _discard(folder)
-        raise UserError(f"No document in the source has text: {'; '.join(sentences(left_out))}.")
-    meta = _meta(job, totals, shards, identity) | {"left_out": left_out}
-    write_json(folder / NAME, meta)
-    shutil.rmtree(parts)
-    return meta
+    with alone(folder, parts):
+        if (finished := _finished(folder, identity)) is not None:  # by a process that has ended since
+            return finished
+        spec = _make_tokenizer(folder, tokenizer, eos_token, makers.get(tokenizer))
+        job = _with_dtype(Job(parts, recipe, options, splitter, spec, parse_special, "", bos))
+        with ThreadPoolExecutor(1) as thread:  # writing is half of the work on bytes
+            publisher = Publisher(job, folder, shard_tokens, identity, thread)
+            _run(job, units, publisher, num_workers, progress)
+            totals, shards = publisher.counts, publisher.close()
+        _check_unchanged(found, stamps, folder)
+        left.merge(publisher.left.counts)
+        left_out = left.placed({piece.key: piece for _, piece in found})
+        if not totals:
+            _discard(folder)
+            raise UserError(f"No document in the source has text: {'; '.join(sentences(left_out))}.")
+        meta = _meta(job, totals, shards, identity) | {"left_out": left_out}
+        write_json(folder / NAME, meta)
+        shutil.rmtree(parts, ignore_errors=True)  # another process may see that it is finished, and do it
+        return meta
 
 
 def _check_unchanged(found: Found, stamps: list[Stamp], folder: Path) -> None:
@@ -272,12 +275,13 @@ def _layout(unit: Unit) -> list[tuple]:
 
 
 def _finished(folder: Path, identity: str) -> dict | None:
-    """The meta.json of an identical preparation that is complete.
+    """The meta.json of an identical preparation that is complete, after which nothing unfinished is left.
 
     Raises UserError when the folder holds anything that the same call would not have written.
     """
     meta, journal = read_meta(folder), folder / ".parts/journal.json"
     if meta is not None and meta.get("identity") == identity:
+        shutil.rmtree(folder / ".parts", ignore_errors=True)
         return meta
     resumable = journal.exists() and read_object(journal).get("identity") == identity
     if meta is not None or (journal.exists() and not resumable):
