@@ -11,6 +11,7 @@ from lab_runs import SUMMARY, make_run
 from lit_gpt.config.command import exit_code
 from lit_gpt.errors import UserError
 from lit_gpt.tools.runs import main
+from lit_gpt.utils.files import write_text
 
 
 @pytest.fixture
@@ -57,6 +58,17 @@ def test_the_file_has_all_digits(study: Path, tmp_path: Path, capsys: pytest.Cap
     rows = list(csv.DictReader((tmp_path / "x/runs.csv").open()))
     assert list(rows[0]) == ["name", "state", "loss", "loss / 3"]
     assert float(rows[0]["loss / 3"]) == 2.5 / 3 and rows[3]["loss"] == ""
+
+
+def test_a_dash_prints_the_table_as_csv(study: Path, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]):
+    """It was written into a file called "-", which then was in the way of rm and git."""
+    monkeypatch.chdir(tmp_path)
+    main([str(study), "--csv", str(tmp_path / "runs.csv")])
+    capsys.readouterr()
+    assert printed(capsys, str(study), "--csv", "-") == (tmp_path / "runs.csv").read_text().splitlines()
+    with pytest.raises(UserError, match=r"'-' is no name for a file here. Give one, such as"):
+        write_text(Path("-"), "text")
+    assert {path.name for path in tmp_path.iterdir()} == {"study", "runs.csv"}
 
 
 def test_side_by_side_and_names(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
