@@ -5,7 +5,8 @@
 Reads a study whose rows are called FAMILY_IDEA_sSEED, such as launch_scripts/studies/baseline_ablation.yaml. Prints a
 table, and writes PNG, PDF and JSON. Runs of one seed see the same data in the same order, so what a seed does to all of
 them is taken out; intervals, of 95%, follow from what is left, which all settings of a family share (Student's t). Time
-is that of a token, in percent.
+is that of a token, in percent. What a host does to the speed of all its runs is taken out, too, where environment.json
+or a column `host` names it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from lit_gpt.lab.figures import COLORS, SMALL, dress, panels, write
 from lit_gpt.lab.run_files import FINISHED
 from lit_gpt.lab.runs import Run, read_runs
 from lit_gpt.scaling.noise import Difference, in_blocks
+from lit_gpt.train.folder_names import ENVIRONMENT
+from lit_gpt.utils.files import read_object_if_any
 
 SAME_BUDGET = 1.01  # the last step of a run may be a part of a batch longer than that of another
 UNKNOWN = Difference(math.nan, math.nan, 0)
@@ -80,10 +83,11 @@ def check_budgets(family: str, runs: Sequence[Run]) -> None:
 def worths(groups: Groups, control: str) -> list[Worth]:
     """The control first, then the others, the largest difference of loss first."""
     runs = {(idea, run.value("seed")): run.numbers for idea, of in groups.items() for run in of}
+    hosts = {(idea, run.value("seed")): host(run) for idea, of in groups.items() for run in of}
     losses = in_blocks({key: numbers["loss"] for key, numbers in runs.items()}, control)
     speeds = {key: speed for key, numbers in runs.items() if (speed := numbers.get("tokens_per_sec", 0)) > 0}
-    times = {key: -math.log(speed) for key, speed in speeds.items()}
-    slower = in_blocks(times, control) if any(idea == control for idea, _ in times) else {}
+    times = {(idea, hosts[idea, seed] or seed, seed): -math.log(speed) for (idea, seed), speed in speeds.items()}
+    slower = in_blocks(times, control) if any(idea == control for idea, *_ in times) else {}
 
     def worth(idea: str) -> Worth:
         time, mean = slower.get(idea, UNKNOWN), statistics.fmean(run.numbers["loss"] for run in groups[idea])
@@ -95,6 +99,12 @@ def worths(groups: Groups, control: str) -> list[Worth]:
         print(f"left out: {idea} (no seed of its runs leads to a run of {control})", file=sys.stderr)
     others = map(worth, groups.keys() - {control, *alone})
     return [worth(control), *sorted(others, key=lambda one: -one.loss.value)]
+
+
+def host(run: Run) -> str:
+    """Where it ran; "" where nobody says so."""
+    environment = read_object_if_any(run.folder / ENVIRONMENT) if run.folder else {}
+    return str(run.value("host") or environment.get("host", ""))
 
 
 def table(family: str, found: Sequence[Worth]) -> str:

@@ -66,7 +66,7 @@ class Ladder:
         return 0
 
     def chosen(self) -> list[Row]:
-        """The rows to run: those of `only` in its order, and what they go on from; all in the study's if it is empty."""
+        """The rows to run: those of `only` in its order, and before them what they go on from."""
         wanted = set(self.only) or {row.name for row in self.study.rows}
         for row in reversed(self.study.rows):  # what others go on from comes before them
             wanted |= {row.after} if row.name in wanted and row.after else set()

@@ -37,8 +37,8 @@ class Turn:
     """Whose turn it is in a place: a run starts when the others there need less time for the rest of their steps than
     the last start of a run took until it was seen to train.
 
-    Its imports and its compilation take their time beside the end of the last run; most steps of each run are alone,
-    so the median of its speed is that of a run by itself.
+    Its imports and its compilation take their time beside the end of the last run. Speeds are not those of the steps
+    that two runs share (metrics/throughput.py).
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What the machine is doing: memory, utilisation, power, temperature. Sampled at log steps only."""
+"""What the machine is doing: memory, utilisation, power, temperature, processes. Sampled at log steps only."""
 
 from __future__ import annotations
 
@@ -9,14 +9,26 @@ from collections.abc import Callable
 
 import torch
 
+from lit_gpt.metrics.throughput import PROCESSES
+
 GIB = 2**30
 _MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # unit of ru_maxrss
+
+
+def _processes(device: torch.device) -> float:
+    import pynvml
+
+    pynvml.nvmlInit()
+    uuid = torch.cuda.get_device_properties(device).uuid
+    return len(pynvml.nvmlDeviceGetComputeRunningProcesses(pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")))
+
 
 # torch asks NVML (the nvidia-ml-py package) and maps CUDA_VISIBLE_DEVICES for us; power is in mW.
 _GPU_QUERIES: dict[str, Callable[[torch.device], float]] = {
     "system/gpu_utilization_pct": lambda d: torch.cuda.utilization(d),
     "system/gpu_power_w": lambda d: torch.cuda.power_draw(d) / 1000,
     "system/gpu_temperature_c": lambda d: torch.cuda.temperature(d),
+    PROCESSES: _processes,
 }
 
 
@@ -25,7 +37,8 @@ class Hardware:
 
     Keys: `system/cpu_pct` (100 is one busy core, since the last sample), `system/ram_peak_gib`
     (resident set of this process), and on a GPU `system/gpu_memory_{allocated,reserved,peak}_gib`
-    (peak since the last sample) plus, where the driver answers, utilisation, power and temperature.
+    (peak since the last sample) plus, where the driver answers, utilisation, power, temperature, and how many
+    processes compute on it.
     """
 
     def __init__(self, device: torch.device):

@@ -17,10 +17,12 @@ from __future__ import annotations
 import re
 import statistics
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 from typing import Any
 
+SPEED, PROCESSES = "throughput/tokens_per_sec", "system/gpu_processes"
 CONVENTION = (
     "mfu: matrix products forward and backward, attention over the keys that a query sees (causal half, windows), no "
     "recomputation; mfu_palm: 6 N + 12 L H Q T per token, attention over all tokens (arXiv:2204.02311, appendix B)"
@@ -66,18 +68,25 @@ def peak_flops(device_name: str) -> float | None:
     return next((peak for key, peak in _PEAKS if words.issuperset(key.split())), None)
 
 
-def medians(rows: Iterable[Mapping[str, float | None]]) -> dict[str, float]:
-    """`throughput/*` of all log lines of a run, each the middle one of its values.
+def typical(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """`throughput/*` of a whole run at its typical speed, the median over the stretches between its log lines.
 
-    What disturbs less than half of a run does not move them: a pause of the machine, or another run that starts beside
-    the end of this one (`ladder.py --overlap`).
+    rows: of metrics.jsonl. A stretch during which another process was on the GPU, such as the next run of a study
+    (`ladder.py --overlap`), counts only where every stretch is of that kind. A pause moves one stretch, and so not the
+    median. Nothing where no line has a speed.
     """
-    found: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        for key, value in row.items():
-            if key.startswith("throughput/") and value is not None:
-                found[key].append(value)
-    return {key: statistics.median(values) for key, values in found.items()}
+    lines = [row for row in rows if row.get(SPEED)]
+    if not lines:
+        return {}
+    alone, shared = [], []
+    for before, after in pairwise(lines):
+        tokens, seconds = (after[key] - before[key] for key in ("total_tokens", "time/train"))
+        if tokens > 0 and seconds > 0:
+            kind = shared if max(before.get(PROCESSES, 1), after.get(PROCESSES, 1)) > 1 else alone
+            kind.append(tokens / seconds)
+    last = lines[-1]
+    factor = statistics.median(alone or shared or [last[SPEED]]) / last[SPEED]  # all rates are multiples of this one
+    return {key: value * factor for key, value in last.items() if key.startswith("throughput/") and value is not None}
 
 
 class Throughput:

@@ -154,8 +154,10 @@ class Blocks:
         return Difference(float(contrast @ self.fitted), error, self.noise.free)
 
 
-def fit_blocks(values: Mapping[tuple[Any, Any], float]) -> Blocks:
+def fit_blocks(values: Mapping[tuple[Any, ...], float]) -> Blocks:
     """Of runs that share something, such as a seed: a block. values: (treatment, block) -> value; some may be missing.
+
+    A key may have more, which tells runs of one treatment in one block apart.
 
     What a block does to all its runs is no noise (randomised blocks: Fisher, The Design of Experiments, 1935, ch. 4).
     """
@@ -169,7 +171,7 @@ def fit_blocks(values: Mapping[tuple[Any, Any], float]) -> Blocks:
     return Blocks(treatments, design, cover, fitted, Noise(math.sqrt(squares / free), free) if free else UNKNOWN)
 
 
-def in_blocks(values: Mapping[tuple[Any, Any], float], control: str) -> dict[Any, Difference]:
+def in_blocks(values: Mapping[tuple[Any, ...], float], control: str) -> dict[Any, Difference]:
     """How much more each treatment is than the control; see `fit_blocks` and `Blocks.between`."""
     fit = fit_blocks(values)
     return {name: fit.between(control, name) for name in fit.treatments}

@@ -175,9 +175,7 @@ def main(argv: list[str]) -> int:
         default=None,
         help="column to sort by; --sort=-loss has the highest first; default: by name",
     )
-    parser.add_argument(
-        "--csv", type=Path | None, default=None, help="file to write the table to, or - to print it so; default: none"
-    )
+    parser.add_argument("--csv", type=Path | None, default=None, help="file for the table, or - to print it as CSV")
     parser.add_argument("--compare", action="store_true", help="what differs between the runs, side by side")
     parser.add_argument("--noise", action="store_true", help="how much runs differ that should be the same")
     parser.add_argument("--names", action="store_true", help="list the names that --where and --columns may have")

@@ -27,7 +27,7 @@ from lit_gpt.metrics.router_metrics import unpack
 from lit_gpt.metrics.sinks import Sinks
 from lit_gpt.metrics.spikes import SpikeDetector
 from lit_gpt.metrics.summary import METRICS_FILE, read_rows, write_summary
-from lit_gpt.metrics.throughput import CONVENTION, Throughput, medians, peak_flops
+from lit_gpt.metrics.throughput import CONVENTION, Throughput, peak_flops, typical
 from lit_gpt.optim.engine.averages import label
 from lit_gpt.optim.engine.groups import describe_groups
 from lit_gpt.optim.engine.protocol import telemetry
@@ -310,7 +310,7 @@ class Reporter:
             write_summary(self.folder, self._summary(code, saved))
 
     def _summary(self, code: int, saved: bool) -> dict[str, Any]:
-        plan, rates = self.plan, self.speed.metrics() | medians(read_rows(self.folder / METRICS_FILE))
+        plan, rates = self.plan, self.speed.metrics() | typical(read_rows(self.folder / METRICS_FILE))
         return {
             "run": self.folder.name,
             "finished": saved and code == 0 and self.progress.finished,

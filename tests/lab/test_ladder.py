@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -88,6 +89,14 @@ def test_finished_rows_are_skipped_and_failed_ones_tried_again(tmp_path: Path, c
     assert [line.split()[0] for line in lines[-3:]] == ["flaky", "good", "bad"]
     assert run(tmp_path, rows[:2]) == 0
     assert [len(calls(tmp_path, row.name)) for row in rows] == [1, 2, 2]
+
+
+def test_named_rows_run_in_the_order_of_their_names(tmp_path: Path) -> None:
+    """What one of them goes on from comes first."""
+    trunk, a, b, c = rows_of(trunk={}, a={}, b={}, c={})
+    study = Study((trunk, a, replace(b, after="trunk"), c))
+    names = [row.name for row in Ladder(study, tmp_path, only=("c", "b", "a")).chosen()]
+    assert names == ["trunk", "c", "b", "a"]
 
 
 def test_bad_input_is_not_tried_again(tmp_path: Path) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from lit_gpt.metrics.throughput import Throughput, medians, peak_flops
+from lit_gpt.metrics import hardware
+from lit_gpt.metrics.throughput import Throughput, peak_flops, typical
 
 
 class Clock:
@@ -117,6 +121,47 @@ def test_a_clock_that_stands_still_is_no_error():
     assert math.isfinite(meter.metrics()["throughput/tokens_per_sec"])
 
 
-def test_medians_are_of_every_line_with_a_speed():
-    rows = [{"step": 1, "time/train": 9.0}, {"throughput/a": 5.0, "throughput/b": 1.0}, {"throughput/a": 100.0}]
-    assert medians([*rows, {"throughput/a": 6.0, "throughput/b": None}]) == {"throughput/a": 6.0, "throughput/b": 1.0}
+def line(tokens: float, seconds: float, rate: float | None = None, **more: float) -> dict[str, float | None]:
+    """A row of metrics.jsonl. rate: what it says of the steps before it, twice as many samples and half an MFU."""
+    rates = {} if rate is None else {"throughput/tokens_per_sec": rate, "throughput/samples_per_sec": 2 * rate,
+                                     "throughput/device/mfu": rate / 2}  # fmt: skip
+    return {"step": tokens, "total_tokens": tokens, "time/train": seconds, **rates, **more}
+
+
+def test_the_typical_speed_is_that_of_the_middle_stretch_between_lines():
+    """One stretch has a pause, whose line and the ones after it have a low mean; the first step compiles."""
+    rows = [line(1, 50), line(11, 51, 10), line(21, 52, 10), line(31, 92, 0.7), line(41, 93, 0.9), line(51, 94.25, 8),
+            line(61, 95.25, 9)]  # fmt: skip
+    found = typical(rows)
+    assert found == pytest.approx(
+        {"throughput/tokens_per_sec": 10, "throughput/samples_per_sec": 20, "throughput/device/mfu": 5}
+    )
+
+
+def test_stretches_beside_another_process_count_only_where_there_are_no_others():
+    two, one = {"system/gpu_processes": 2.0}, {"system/gpu_processes": 1.0}
+    shared = [line(10, 1, 10, **two), line(20, 3, 10, **two), line(30, 5, 10, **two)]  # 5 a second
+    alone = [line(40, 8, 10, **one), line(50, 9, 10, **one)]
+    assert typical(shared + alone)["throughput/tokens_per_sec"] == pytest.approx(10)
+    assert typical(shared)["throughput/tokens_per_sec"] == pytest.approx(5)
+
+
+def test_one_line_with_a_speed_is_all_there_is_and_none_is_nothing():
+    assert typical([line(1, 2), line(2, 3, 7)])["throughput/tokens_per_sec"] == 7
+    assert typical([line(1, 2)]) == {} == typical([])
+
+
+def test_processes_on_the_gpu_are_those_that_the_driver_names(monkeypatch: pytest.MonkeyPatch):
+    """By the identity of the device, since CUDA_VISIBLE_DEVICES numbers it anew; without a driver not at all."""
+    asked: list[str] = []
+    driver = SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByUUID=lambda uuid: asked.append(uuid),
+        nvmlDeviceGetComputeRunningProcesses=lambda handle: ["this", "another"],
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="1-2"))
+    assert hardware._processes(torch.device("cuda")) == 2 and asked == ["GPU-1-2"]
+    assert hardware._works(hardware._processes, torch.device("cuda"))
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert not hardware._works(hardware._processes, torch.device("cuda"))

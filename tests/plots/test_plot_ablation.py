@@ -96,6 +96,22 @@ def test_a_run_without_a_speed_has_a_loss(tmp_path: Path, capsys: pytest.Capture
     assert json.loads((tmp_path / "a.json").read_text())["baseline"][2]["time_percent"] is None
 
 
+def test_what_a_host_does_to_all_its_runs_is_no_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of an idea whose runs are all on the slower host, where there is no run of the control."""
+    ran = [("nothing", 0, "a"), ("nothing", 1, "a"), ("backout", 0, "a"), ("backout", 1, "b"), ("relu2", 0, "b"),
+           ("relu2", 1, "b")]  # fmt: skip
+    longer = {"nothing": 1.0, "backout": 1.1, "relu2": 1.2, "a": 1.0, "b": 1.5}
+    rows = [row(idea, seed, 1.5, tokens_per_sec=1000 / (longer[idea] * longer[on]), host=on) for idea, seed, on in ran]
+    assert exit_code(plot.main, [str(table(tmp_path / "a.csv", rows)), "--output", str(tmp_path / "a.png")]) == 0
+    found = {one["idea"]: one for one in json.loads((tmp_path / "a.json").read_text())["baseline"]}
+    assert found["backout"]["time_percent"] == pytest.approx(10) and found["relu2"]["time_percent"] == pytest.approx(20)
+    by_folders = [plot.Run(f"baseline_{idea}_s{seed}", tmp_path / f"{idea}{seed}", "finished") for idea, seed, _ in ran]
+    for run, (*_, on) in zip(by_folders, ran):
+        run.folder.mkdir()
+        (run.folder / "environment.json").write_text(json.dumps({"host": on}))
+    assert [plot.host(run) for run in by_folders] == [on for *_, on in ran]
+
+
 def test_no_speed_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [row(idea, seed, 1.5, tokens_per_sec="") for idea in ("nothing", "backout") for seed in range(2)]
     assert exit_code(plot.main, [str(table(tmp_path / "a.csv", rows)), "--output", str(tmp_path / "a.png")]) == 0
