@@ -118,10 +118,14 @@ def _check_tables(plan: Plan, tied: bool, sharded: bool) -> None:
     adamw = [role for role in plan.roles.values() if role.update_rule == "adamw"]
     fused = all(plan.roles[table] in adamw for table in TABLES)
     fused = fused and not (plan.cautious_weight_decay and any(role.weight_decay for role in adamw))
+    slowest = max(max(plan.roles[table].betas or (plan.beta1, plan.beta2)) for table in TABLES)
     whys = {
         "FSDP2 wants the parameters of a block in one dtype, so it is for one process without --offloading": sharded,
         "the token table is the head here, whose small steps bf16 would lose (--tie_embeddings)": tied,
         "an average of weights moves in steps that bf16 would lose (--ema)": bool(plan.ema),
+        # A number of 8 bits is rounded by up to 2^-9 to 2^-8 of itself, and an average loses 1 - beta of itself.
+        f"AdamW's averages with a beta of {slowest:g} would stand still in bf16, as from 0.9961 on": slowest
+        > 1 - 2**-8,
         f"only torch's fused AdamW can step such tables, and --optimizer {plan.optimizer} uses another": not fused,
     }
     for why in (why for why, holds in whys.items() if holds):

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from lit_gpt.errors import UserError
+from lit_gpt.scaling.noise import incomplete_beta
 
 SIGNIFICANCE = 0.01  # of the outlier test, over all points together
 CHANCE = 0.05  # the usual level of a test: noise alone looks like a law as often as this, and nothing is said
@@ -74,14 +75,10 @@ def untested(error: float, y: np.ndarray, parameters: int) -> tuple[str, ...]:
 def by_chance(error: float, without: float, parameters: int, freedom: int) -> float:
     """How often noise alone lowers a least-squares error from `without` to `error` by so many more parameters.
 
-    The F test of nested models. freedom: points beyond all parameters. It is the incomplete beta function
-    I(error / without; freedom / 2, parameters / 2), whose density with cos(u)^2 for its argument is
-    cos(u)^(freedom - 1) sin(u)^(parameters - 1).
+    The F test of nested models, by the incomplete beta function I(error / without; freedom / 2, parameters / 2).
+    freedom: points beyond all parameters.
     """
-    u = np.linspace(0, np.pi / 2, 4001)
-    density = np.cos(u) ** (freedom - 1) * np.sin(u) ** (parameters - 1)
-    beyond = u >= math.acos(math.sqrt(min(error / without, 1.0))) if without else u >= 0
-    return float(density[beyond].sum() / density.sum())
+    return incomplete_beta(freedom / 2, parameters / 2, error / without) if without else 1.0
 
 
 def chi_square_beyond(value: float, freedom: int) -> float:

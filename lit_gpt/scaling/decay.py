@@ -4,7 +4,7 @@ With decoupled decay lambda and learning rate eta, the weights are a moving aver
 B / (eta lambda) tokens, where B is the batch in tokens. As a fraction of a run of D tokens that is
 tau = B / (eta lambda D). Power Lines (arXiv:2505.13738) measured the best tau as 1.084 TPP^-0.527, where TPP = D / N
 is the number of tokens per parameter. So lambda = B TPP^0.527 / (1.084 eta D). N are the active parameters with
-embeddings, eta is the peak rate of the role.
+embeddings, eta is the peak rate of the role. Where the batch grows (--bramp_ratio), B is the one it has grown to.
 """
 
 from __future__ import annotations

@@ -199,16 +199,16 @@ def student_cdf(t: float, free: float) -> float:
     """The share of Student's t below `t`. Source: Abramowitz and Stegun, Handbook (1964), 26.7.1."""
     if math.isinf(t):
         return float(t > 0)
-    tail = 0.5 * _beta(free / 2, 0.5, free / (free + t * t))
+    tail = 0.5 * incomplete_beta(free / 2, 0.5, free / (free + t * t))
     return 1 - tail if t > 0 else tail
 
 
-def _beta(a: float, b: float, x: float) -> float:
+def incomplete_beta(a: float, b: float, x: float) -> float:
     """The regularised incomplete beta function. Source: as above, 26.5.8, and 26.5.2 where that converges faster."""
     if x <= 0 or x >= 1:
         return float(x >= 1)
     if x > (a + 1) / (a + b + 2):
-        return 1 - _beta(b, a, 1 - x)
+        return 1 - incomplete_beta(b, a, 1 - x)
     fraction = 1.0
     for n in range(100 + 5 * math.isqrt(int(a + b)), 0, -1):  # it needs about the root of a + b terms
         m = n // 2

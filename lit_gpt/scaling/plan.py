@@ -90,7 +90,7 @@ def build_plan(
     if run.total_bsz is None:
         hps = replace(hps, b0=default_batch(hps.b0, tokens, multiple))
         run = replace(run, base_hps=hps)
-    batch = round_batch(run.total_bsz or hps.b0, multiple)
+    batch, ramp = round_batch(run.total_bsz or hps.b0, multiple), run.bramp_ratio or 1
     if tokens <= done:
         raise UserError(
             f"The budget of {tokens:,} tokens counts from the start of the run that is forked, which has trained on "
@@ -101,7 +101,7 @@ def build_plan(
 
     def of_budget(tokens: int) -> tuple[Transfer, dict[str, RolePlan], float]:
         transfer = transfer_of(run, facts, config, base.config, tokens)
-        roles = _roles(run, facts, transfer, batch, tokens, model.parameters["active"])
+        roles = _roles(run, facts, transfer, batch, ramp, tokens, model.parameters["active"])
         proportional = transfer.warmup == "proportional"
         starts_full = run.midtrain or run.schedule == "none"
         return transfer, roles, 0.0 if starts_full else _warmup(hps, facts, proportional, tokens, ends[0])
@@ -118,9 +118,7 @@ def build_plan(
     check_decay(run, facts, any(role.weight_decay for role in present.values()))
     _check_starts(run.optimizer, facts, present)
     factors = batch_factors(run.batch_rule, batch / hps.b0, hps.beta2)
-    ramp = run.bramp_ratio or 1
     rise = _tokens_of_steps(MOMENTUM_RISE_STEPS, tokens, batch, ramp, config.block_size)
-    batch_factors(run.batch_rule, ramp * batch / hps.b0, hps.beta2)  # refuse now what would fail in mid-run
     return Plan(
         family=config.family,
         depth=config.depth,
@@ -236,7 +234,7 @@ def _warmup(hps: BaseHyperparameters, facts: OptimizerFacts, proportional: bool,
     does not depend on its gradient (the Muon family), the start is at full rate, as in ArchScale.
     Raises UserError for a warm-up that is as long as the budget of `tokens` tokens.
     """
-    default = 0.0 if facts.steps != "adam" else DEFAULT_WARMUP if proportional else default_warmup(first)
+    default = 0.0 if facts.steps != "adam" else default_warmup(hps.t0 if proportional else first)
     warmup = default if hps.warmup_tokens is None else hps.warmup_tokens
     if proportional:
         warmup = warmup / hps.t0 * tokens
@@ -305,11 +303,17 @@ def loud_start(plan: Plan, width: int) -> tuple[str, ...]:
 
 
 def _roles(
-    run: RunConfig, facts: OptimizerFacts, transfer: Transfer, batch: int, tokens: int, parameters: int
+    run: RunConfig, facts: OptimizerFacts, transfer: Transfer, batch: int, ramp: int, tokens: int, parameters: int
 ) -> dict[str, RolePlan]:
-    """Peak rate, decay, start and update rule of every role; parameters: the active ones, embeddings included."""
+    """Peak rate, decay, start and update rule of every role, at the first batch.
+
+    ramp: how much larger the batch is after 5 percent of the tokens, which is the one that Power Lines is asked for.
+    parameters: the active ones, embeddings included.
+    """
     hps = run.base_hps
-    factors = batch_factors(run.batch_rule, batch / hps.b0, hps.beta2)
+    factors, later = (batch_factors(run.batch_rule, k * batch / hps.b0, hps.beta2) for k in (1, ramp))
+    # By how much step_values makes a decay larger until then, and the rate that multiplies it.
+    grown, faster = later.weight_decay / factors.weight_decay, later.lr / factors.lr
     base = base_decay(hps.weight_decay, facts, bool(run.independent_weight_decay))
     decays = transfer.independent_decay if run.independent_weight_decay else None
     decays = transfer.weight_decay if decays is None else decays
@@ -326,7 +330,8 @@ def _roles(
         rule = facts.rule(name)
         shrink = base * factors.weight_decay * decays[name]
         if run.weight_decay_rule == "power_lines" and decays[name]:
-            shrink = shrink_per_step(batch, tokens, parameters) / (1.0 if run.independent_weight_decay else lr)
+            shrink = shrink_per_step(ramp * batch, tokens, parameters) / grown
+            shrink /= 1.0 if run.independent_weight_decay else lr * faster
         shrink = 0.0 if rule.holds_norm else shrink
         roles[name] = RolePlan(lr, shrink, init, rule.name, transfer.eps.get(name, 1.0), transfer.betas.get(name))
     return roles

@@ -64,6 +64,10 @@ REFUSED = [
     ("adamw4bit", {"amsgrad": True}, "quantised moments"),
     ("adamwfp8", {"bf16_stochastic_round": True}, "weights are fp32"),
     ("adabelief", {"n_sma_threshold": 2}, "a step ends with ValueError: math domain error"),
+    ("adan", {"max_grad_norm": 1.0}, "--grad_clip clips them all"),  # two processes trained another model than one
+    ("adafactor", {"eps2": 1e-2}, "no option 'eps2'"),  # no step depended on it
+    ("schedulefree_sgd", {"eps": 1e-2}, "no option 'eps'"),
+    ("shampoo", {"momentum": 0.5}, "averages gradients with steps"),
     ("adafactor", {"decay_rate": 0.5}, "must be a number up to 0"),
     ("ademamix", {"beta3": 1.0}, "it must be a number above 0 and below 1"),
     ("ademamix", {"alpha_warmup": -1}, "it must be a whole number from 0 to 1,000,000,000 or null"),

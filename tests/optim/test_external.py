@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from lit_gpt.checkpoint.layout import step_folder
 from lit_gpt.errors import UserError
 from lit_gpt.ops.backends import missing
 from lit_gpt.optim import EXTERNAL, OPTIMIZERS
-from lit_gpt.optim.engine.groups import parameter_groups
+from lit_gpt.optim.engine.groups import parameter_groups, set_hyperparameters
 from lit_gpt.optim.engine.protocol import evaluated_weights
 from lit_gpt.parallel import Runtime, start_runtime
 from lit_gpt.roles import ROLES
 from lit_gpt.scaling.base import Init, RolePlan, Schedule
 from lit_gpt.scaling.describe import describe
+from lit_gpt.scaling.plan import step_values
 
 WRITTEN_HERE = ("adam_mini", "ademamix", "apollo", "apollo_mini", "dmuon", "lamb", "rmnp", "signum", "sophia")
 NAMES = sorted([*EXTERNAL, *WRITTEN_HERE])
@@ -328,6 +330,8 @@ def test_values_that_may_be(name: str, args: dict[str, Any]) -> None:
     ("name", "args", "betas", "eps"),
     [
         ("adabelief", {}, (0.8, 0.7), 1e-16),
+        ("adafactor", {}, (0.8, 1 - 1e-9), None),
+        ("adafactor", {"betas": [0.5, 0.6]}, (0.5, 0.6), None),
         ("adopt", {}, (0.8, 0.7), 1e-6),
         ("adopt", {"eps": 1e-4}, (0.8, 0.7), 1e-4),
         ("adan", {}, (0.98, 0.92, 0.99), 1e-3),
@@ -363,6 +367,27 @@ def test_adamw_trains_what_is_no_matrix(name: str) -> None:
     for role in trained:
         hidden = role in ("matrix", "expert", "router")
         assert (OPTIMIZERS.facts(name).rule(role).name == "adamw") == (trained[role] == "AdamW") == (not hidden), role
+
+
+@pytest.mark.parametrize("name, args", [("torch_muon", {}), ("shampoo", {}), ("conda", {"betas": [0.5, 0.6]})])
+def test_that_adamw_has_betas_and_eps_of_its_role(name: str, args: dict[str, Any]) -> None:
+    """It had the first ones of the Plan for the whole run, where the optimizer beside it reads no betas of the Plan."""
+    skip_if_missing(name)
+    bag, other = Bag(), Bag()
+    plan = plan_for(name, optimizer_args=args)
+    roles = plan.roles | {"embedding": replace(plan.roles["embedding"], betas=(0.8, 0.995), eps_factor=1e3)}
+    plan = replace(plan, roles=roles, beta1=0.7, eps=1e-4)
+    optimizer = build(bag, name, plan)
+    tables = {"params": [other.table], "betas": (0.8, 0.995), "eps": 0.1}
+    theirs = torch.optim.AdamW([tables, {"params": [other.head]}], LR, (0.7, 0.95), 1e-4, DECAY)
+    for step in range(3):
+        set_hyperparameters(optimizer, step_values(plan, 0, 1))
+        for key, g in gradients(step).items():
+            bag.get_parameter(key).grad, other.get_parameter(key).grad = g.clone(), g.clone()
+        optimizer.step()
+        theirs.step()
+    for key in ("table", "head"):
+        torch.testing.assert_close(bag.get_parameter(key), other.get_parameter(key), rtol=1e-6, atol=1e-6)
 
 
 def test_schedule_free_wants_a_constant_rate() -> None:

@@ -178,6 +178,25 @@ def test_spectral_spheres() -> None:
     torch.testing.assert_close(norms, torch.full((5,), (6 / 4) ** 0.5), rtol=3e-3, atol=0)
 
 
+@pytest.mark.parametrize("rate", [1e-6, 1e-3, 0.1])
+def test_spectral_spheres_from_zero(rate: float) -> None:
+    """After a short first step the norm was 1,500 times too large, and without bound after a gradient of zeros."""
+    bag = Bag()
+    optimizer = build(bag, "muonball")
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    with torch.no_grad():
+        bag.wide.zero_()
+        bag.experts.zero_()
+    run(bag, optimizer, steps=1, scale=0.0)
+    assert not bag.wide.any() and not bag.experts.any()
+    for step in range(1, 5):
+        run_step(bag, optimizer, step)
+        norms = torch.cat([torch.linalg.matrix_norm(bag.wide, 2).view(1), torch.linalg.matrix_norm(bag.experts, 2)])
+        radius = torch.tensor([(94 / 256) ** 0.5] + 5 * [(6 / 4) ** 0.5])
+        torch.testing.assert_close(norms, radius, rtol=0.2, atol=0)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_rate_of_zero_moves_nothing(name: str) -> None:
     bag = Bag()

@@ -25,6 +25,20 @@ def resolved(more: str = "", ranks: int = 1) -> ResolvedRun:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("beta2, moves", [(0.995, True), (0.999, False)])
+def test_averages_that_move_in_bf16(beta2: float, moves: bool) -> None:
+    """Torch's own kernel: after gradients that became ten times smaller, the second moment should be a hundredth."""
+    p = torch.nn.Parameter(torch.zeros(64, 64, dtype=torch.bfloat16))
+    optimizer = torch.optim.AdamW([p], 0.0, (0.9, beta2), fused=True)
+    draw = torch.Generator().manual_seed(0)
+    for scale in (1.0, 0.1):
+        for _ in range(round(5 / (1 - beta2))):
+            p.grad = (scale * torch.randn(64, 64, generator=draw)).bfloat16()
+            optimizer.step()
+    assert (optimizer.state[p]["exp_avg_sq"].float().mean().item() < 0.05) == moves
+
+
+@torch.no_grad()
 def test_the_model_is_that_of_rounded_tables() -> None:
     config = optioned("baseline")
     rounded, stored = GPT(config), GPT(config, table_dtype=torch.bfloat16)
@@ -52,6 +66,10 @@ def test_another_model_is_like_it_in_every_option() -> None:
     assert dtypes == other_dtypes and len(set(dtypes)) == 2, "tables and all else"
 
 
+def test_the_slowest_average_that_moves_is_allowed() -> None:
+    assert resolved("--parameterization sp --base_hps.beta2 0.995").plan.beta2 == 0.995
+
+
 def test_it_halves_the_tables_and_their_state() -> None:
     found, full = resolved().plan, resolved("--table_precision fp32").plan
     tables = sum(found.counts[role] for role in TABLES)
@@ -65,6 +83,7 @@ def test_it_halves_the_tables_and_their_state() -> None:
         ("", 2, "one process"),
         ("--tie_embeddings true", 1, "--tie_embeddings"),
         ("--ema 1M", 1, "--ema"),
+        ("--parameterization sp --base_hps.beta2 0.999", 1, "a beta of 0.999 would stand still"),
         ("--optimizer lion", 1, "--optimizer lion uses another"),
         ("--parameterization sp --cautious_weight_decay true", 1, "--optimizer normuon uses another"),
     ],

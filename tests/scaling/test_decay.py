@@ -93,6 +93,30 @@ def test_power_lines_shrinks_alike_under_both_kinds(rule: str) -> None:
     assert shrinks[0] == approx(shrinks[1])
 
 
+@pytest.mark.parametrize("independent", [False, True])
+@pytest.mark.parametrize("batch_rule", ["default", "sde", "sdew", "none"])
+def test_power_lines_of_the_batch_that_a_ramp_ends_at(batch_rule: str, independent: bool) -> None:
+    """B / (eta lambda D) is the best share of the run, 1.084 TPP^-0.527, once the batch is 4 times the first one.
+
+    Made from the first batch, it was 2 or 4 times that share.
+    """
+    p = plan_of(
+        run_of(
+            batch_rule=batch_rule,
+            depth=8,
+            bramp_ratio=4,
+            total_bsz=2**21,
+            weight_decay_rule="power_lines",
+            independent_weight_decay=independent,
+            max_tokens=1e10,
+        )
+    )
+    now = step_values(p, 2 * 10**9, 8192)
+    assert now.batch_tokens == 2**23
+    wanted = 1.084 * (p.tokens / p.counts["active"]) ** -0.527
+    assert now.batch_tokens / (shrink(p, "matrix") * p.tokens) == approx(wanted)
+
+
 def test_power_lines_that_can_decay_nothing() -> None:
     """It was accepted under HyperP and printed a Plan without any decay."""
     for rule in ("hyperp", "hyperp_paper"):

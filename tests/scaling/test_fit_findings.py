@@ -31,10 +31,10 @@ def test_the_test_of_chance_is_the_f_test() -> None:
     stats = pytest.importorskip("scipy.stats")
     for parameters in (1, 2, 4):
         for freedom in (1, 3, 11):
-            for share in (0.01, 0.3, 0.95):
+            for share in (1e-7, 0.01, 0.3, 0.95):
                 f = (1 - share) / parameters / (share / freedom)
                 expected = stats.f.sf(f, parameters, freedom)
-                assert by_chance(share, 1.0, parameters, freedom) == pytest.approx(expected, abs=1e-3)
+                assert by_chance(share, 1.0, parameters, freedom) == pytest.approx(expected, rel=1e-6)
 
 
 def test_noise_is_no_law() -> None:

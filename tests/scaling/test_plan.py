@@ -187,6 +187,8 @@ def test_a_small_budget_has_a_warmup_of_its_own() -> None:
     assert plan_of(run_of("midtrain", max_tokens=1e9)).schedule.warmup_tokens == 0
     assert plan_of(run_of("mup_muon", max_tokens=1e9)).schedule.warmup_tokens == 0
     assert plan_of(run_of("super_mup", max_tokens=1e8)).schedule.warmup_tokens == approx(1e8 / 9.5)
+    small = plan_of(run_of("super_mup", max_tokens=1e8, hps={"t0": 5e8}))  # 1e9 / t0 of the budget were two of it
+    assert small.schedule.warmup_tokens == approx(1e8 / 9.5)
 
 
 def test_all_budgets_of_wsd_s_have_the_warmup_of_the_first() -> None:

@@ -65,7 +65,7 @@ class Entry:
         """The optimizer over role groups.
 
         Raises NotInstalled without the library; UserError for unknown options, values that they or the class
-        refuse, and a schedule that it cannot follow.
+        refuse, and a schedule or rates that it cannot follow.
         """
         cls = self._load(plan)
         arguments, scheduled = self._arguments(cls, plan)
@@ -74,11 +74,12 @@ class Entry:
             chosen = [g | self.by_role(g["role"]) for g in inner if g["role"] in self.facts.rules]
             rest = [g for g in inner if g["role"] not in self.facts.rules]
             made: list[torch.optim.Optimizer] = [cls(chosen, weight_decay=0.0, **arguments)] if chosen else []
-            betas = (plan.beta1, plan.beta2)
-            return made + ([torch.optim.AdamW(rest, betas=betas, eps=plan.eps, weight_decay=0.0)] if rest else [])
+            return made + ([torch.optim.AdamW(rest, weight_decay=0.0)] if rest else [])
 
+        adamw = {"betas": (plan.beta1, plan.beta2), "eps": plan.eps}
+        planned = [group | (scheduled if group["role"] in self.facts.rules else adamw) for group in groups]
         try:
-            return Wrapped(groups, make, self.facts.gathered, self.traits, scheduled)
+            return Wrapped(planned, make, self.facts.gathered, self.traits)
         except (ValueError, TypeError, NotImplementedError) as error:
             raise UserError(f"--optimizer {plan.optimizer} cannot be used like this: {error}.") from error
 
@@ -91,7 +92,19 @@ class Entry:
                 "--base_hps.beta1, beta2 or eps."
             )
 
+    def _check_rates(self, plan: Plan) -> None:
+        """Raise UserError for rates or betas by role, of which an optimizer of one rate would take the first."""
+        roles = {name: role for name, role in plan.roles.items() if plan.counts.get(name)}
+        if self.traits.one_rate and len({(role.lr, role.betas) for role in roles.values()}) > 1:
+            rates = ", ".join(f"{name} {role.lr:g}" for name, role in roles.items())
+            raise UserError(
+                f"--optimizer {plan.optimizer} has one learning rate and the same betas for all weights, and in this "
+                f"Plan roles have their own: {rates}. Give --parameterization sp or plain (and --base_hps."
+                "weight_lr_scale 1, vector_lr_scale 1), or another optimizer."
+            )
+
     def _load(self, plan: Plan) -> Any:
+        self._check_rates(plan)
         if self.schedule and plan.schedule.name not in (self.schedule, "none"):
             raise UserError(
                 f"--optimizer {plan.optimizer} averages weights instead of lowering the learning rate; the schedule "
@@ -188,9 +201,13 @@ SHAMPOO: dict[str, Any] = {"steps": "clip", "table_growth": {"embedding": -0.5, 
 _4D: dict[str, str] = dict.fromkeys(
     ("merge_dims", "data_format"), "it is made for kernels of four axes, which no model here has"
 )
+_CLIPPED = {"max_grad_norm": "each process would clip its own part of the gradients, and --grad_clip clips them all"}
 RANK = 128  # the library's
 LOW_RANK = {"rank": RANK, "update_proj_gap": 200, "scale": 0.25, "projection_type": "std"}
 AVERAGED = Traits(own_decay=True, averages=True)
+# What AdaFactor calls its second beta is the largest that 1 - t^-0.8 may become; the paper's has no such limit. This
+# one, which the class takes as below 1, is reached after 1e11 steps. The Plan's 0.95 would be after 42.
+NO_LIMIT = 1 - 1e-9
 
 # eps of adabelief is on the variance too, which is far smaller than Adam's second moment; that of torch_muon is on the
 # norm that Newton-Schulz divides by. Betas of adan are of the gradient, its differences, and squares; the third of came
@@ -199,17 +216,18 @@ EXTERNAL: dict[str, Entry] = {
     "adabelief": Entry(PO, "AdaBelief", "Adam on the variance around the momentum (arXiv:2010.07468)",
                        elementwise("adabelief", copies(2, "ams_bound"), eps=1e-16), options={"rectify": True}),
     "adafactor": Entry(PO, "AdaFactor", "factored second moment (arXiv:1804.04235)",
-                       whole("adafactor", factored(1)),
+                       whole("adafactor", factored(1), betas=(None, NO_LIMIT)), Traits(planned_betas=1),
                        fixed={**dict.fromkeys(("scale_parameter", "relative_step", "warmup_init"), False),
-                              "momentum_dtype": torch.float32}),
-    "adamp": Entry(PO, "AdamP", "Adam without radial steps (arXiv:2006.08217)", whole("adamp", copies(2))),
+                              "momentum_dtype": torch.float32, "eps2": 1e-3}),  # eps2 is of parameter scaling
+    "adamp": Entry(PO, "AdamP", "Adam without radial steps (arXiv:2006.08217)", whole("adamp", copies(2)),
+                   Traits(own_decay=True)),  # where a step loses its radial part, the decay is times wd_ratio
     "adamw4bit": _torchao("AdamW4bit", "AdamW with 4-bit state (arXiv:2309.01507)",
                           whole("adamw4bit", quantised(4, 128, 16)), "adam4bit"),
     "adamw8bit": _torchao("AdamW8bit", "AdamW with blockwise 8-bit state (arXiv:2110.02861)",
                           whole("adamw8bit", quantised(8, 256, 256)), "adam8bit"),
     "adamwfp8": _torchao("AdamWFp8", "AdamW with fp8 state", whole("adamwfp8", quantised(8, 256, 0)), "adamfp8"),
     "adan": Entry(PO, "Adan", "Nesterov momentum from gradient differences (arXiv:2208.06677)",
-                  elementwise("adan", copies(4), betas=(0.98, 0.92, 0.99))),
+                  elementwise("adan", copies(4), betas=(0.98, 0.92, 0.99)), without=_CLIPPED),
     "adopt": Entry(PO, "ADOPT", "Adam with the second moment of the step before (arXiv:2411.02853)",
                    elementwise("adopt", copies(2), eps=1e-6), fixed={"clip_lambda": _clip_adopt}),
     "came": Entry(PO, "CAME", "Adafactor with confidence (arXiv:2307.02047)",
@@ -228,14 +246,14 @@ EXTERNAL: dict[str, Entry] = {
     "novograd": Entry(PO, "NovoGrad", "one second moment per layer (arXiv:1905.11286)", whole("novograd", copies(1)),
                       aliases=("nvnovograd",)),
     "prodigy": Entry(PO, "Prodigy", "finds the learning rate; eta0 multiplies it (arXiv:2306.06101)",
-                     whole("prodigy", copies(4)), Traits(own_decay=True, rate="d")),
+                     whole("prodigy", copies(4)), Traits(own_decay=True, rate="d", one_rate=True)),
     "radam": Entry(TORCH, "RAdam", "Adam with a rectified start (arXiv:1908.03265)", elementwise("radam", copies(2))),
     "schedulefree_adamw": Entry(PO, "ScheduleFreeAdamW", "averages instead of a decay (arXiv:2405.15682)",
                                 elementwise("schedulefree_adamw", copies(2, "ams_bound")), AVERAGED,
                                 schedule="constant", aliases=("sf_adamw",)),
     "schedulefree_sgd": Entry(PO, "ScheduleFreeSGD", "averages instead of a decay (arXiv:2405.15682)",
                               elementwise("schedulefree_sgd", copies(1)), AVERAGED,
-                              schedule="constant", aliases=("sf_sgd",)),
+                              fixed={"eps": 1e-8}, schedule="constant", aliases=("sf_sgd",)),  # it reads no eps
     "scion": Entry(PO, "SCION", "steps of fixed size in the norm of each role (arXiv:2502.07529)",
                    whole("scion", copies(1), **SIGNS), **BY_NORM),
     "scion_light": Entry(PO, "SCIONLight", "Scion with its momentum in the gradients (arXiv:2502.07529)",
@@ -243,7 +261,8 @@ EXTERNAL: dict[str, Entry] = {
     "sgd": Entry(TORCH, "SGD", "gradient descent with momentum", elementwise("sgd", momentum),
                  options={"momentum": 0.9}),
     "shampoo": Entry(PO, "Shampoo", "Kronecker-factored preconditioning (arXiv:1802.09568)",
-                     matrices("shampoo", preconditioned(1)), options={"preconditioning_compute_steps": 10}),
+                     matrices("shampoo", preconditioned(1)), options={"preconditioning_compute_steps": 10},
+                     without={"momentum": "the library averages gradients with steps, whose sizes are not alike"}),
     "signsgd": Entry(PO, "SignSGD", "the sign of the gradient (arXiv:1802.04434)", elementwise("signsgd", copies(0)),
                      fixed={"momentum": 0.0}),
     "soap": Entry(PO, "SOAP", "Adam in Shampoo's eigenbases (arXiv:2409.11321)",

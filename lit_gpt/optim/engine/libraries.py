@@ -41,20 +41,23 @@ class Traits:
     averages: it trains at one point and is evaluated at another, between which its train() and eval() switch.
     keeps_gradients: it stores its momentum in the gradients, which must then not be thrown away.
     rate: the key of its groups that it multiplies the learning rate by (Prodigy's d); None where there is none.
+    planned_betas: how many of its betas, from the first on, follow the Plan.
+    one_rate: it reads rate and betas of its first group alone, and takes them for all weights.
     """
 
     own_decay: bool = False
     averages: bool = False
     keeps_gradients: bool = False
     rate: str | None = None
+    planned_betas: int = 2
+    one_rate: bool = False
 
 
 class Wrapped(torch.optim.Optimizer):
     """Inner optimizers over role groups.
 
-    make: called once with the inner groups, returns the inner optimizers; each inner group has `role`,
-    `lr` 1 and `weight_decay` 0, and goes to one of them. gathered: see above. scheduled: betas and eps that groups
-    get from the Plan, where the inner optimizer has them.
+    groups: with betas and eps where they follow the Plan. make: called once with the inner groups, returns the inner
+    optimizers; each inner group has `role`, `lr` 1 and `weight_decay` 0, and goes to one of them. gathered: see above.
     """
 
     def __init__(
@@ -63,9 +66,8 @@ class Wrapped(torch.optim.Optimizer):
         make: Callable[[list[Group]], Sequence[torch.optim.Optimizer]],
         gathered: bool,
         traits: Traits,
-        scheduled: dict[str, Any],
     ):
-        super().__init__([{**group, **scheduled} for group in groups], {})
+        super().__init__(groups, {})
         self.gathered, self.traits = gathered, traits
         self.pieces = {p: _parameters(self._view(p, g)) for g in self.param_groups for p in g["params"]}
         fresh = [
@@ -121,7 +123,8 @@ class Wrapped(torch.optim.Optimizer):
         elif group["lr"] * group["weight_decay"]:
             torch._foreach_mul_([local(p) for p in group["params"]], 1 - group["lr"] * group["weight_decay"])
         if "betas" in group and "betas" in hidden:
-            hidden["betas"] = (*group["betas"], *hidden["betas"][2:])
+            planned = self.traits.planned_betas
+            hidden["betas"] = (*group["betas"][:planned], *hidden["betas"][planned:])
         if "eps" in group and "eps" in hidden:
             hidden["eps"] = group["eps"]
 

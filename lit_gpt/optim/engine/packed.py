@@ -9,8 +9,9 @@ equal steps in x itself would lose the small ones (the paper's dynamic code is a
 codes of either sign. A second moment is kept as its root, which is what Adam divides by, in 255 codes.
 
 An average that moves by less than half a step would stand still if it were rounded to the nearest code. So x becomes
-the code below or above, with chances under which the mean is x. Chance is a hash of x, its column and how often the
-state was written, so that a resumed run has the same bits.
+the code below or above, with chances under which the mean is x; for a root, the mean of its square, which is what is
+averaged. Chance is a hash of x, its column and how often the state was written, so that a resumed run has the same
+bits.
 
 Blocks lie inside of rows (of the last dimension), and weights are sharded by rows, so no block is ever cut. What has no
 rows of some length is kept as it is.
@@ -138,6 +139,8 @@ def _encode(x: Tensor, writes: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tens
     y = x / torch.where(scales > 0, scales, 1.0)
     low = (y.sqrt().sqrt() * levels).floor().clamp(max=levels)
     below, above = ((c / levels).square().square() for c in (low, low + 1))
+    if dtype == torch.uint8:  # roots
+        y, below, above = y.square(), below.square(), above.square()
     codes = low + (_chance(x, writes) * (above - below) < y - below)
     return codes.clamp(max=levels).to(dtype), scales
 

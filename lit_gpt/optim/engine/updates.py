@@ -197,7 +197,9 @@ class Ball:
         for _ in range(POWER_STEPS):
             w_B1C = batch.total_(v_B1C @ x_BrC.mT @ x_BrC)
             sigma_B = torch.linalg.vector_norm(w_B1C, dim=(1, 2))
-            v_B1C = w_B1C / sigma_B.clamp(min=EPS)[:, None, None]
+            # There is no smallest norm: weights that start at zero are as short as their first step. Zero stays zero.
+            v_B1C = torch.where(sigma_B[:, None, None] > 0, w_B1C / sigma_B[:, None, None], v_B1C)
         batch.store(torch.where(control.skip, before, v_B1C), vectors)
-        x_BrC.mul_(torch.where(rate == 0, 1.0, radius / sigma_B.sqrt().clamp(min=EPS))[:, None, None])
+        factor_B = torch.where((rate == 0) | (sigma_B == 0), 1.0, radius / sigma_B.sqrt())
+        x_BrC.mul_(factor_B[:, None, None])
         yield from ()
