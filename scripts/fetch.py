@@ -1,10 +1,4 @@
-"""Download a part of a public corpus and turn it into packed shards.
-
-    python scripts/fetch.py --list
-    python scripts/fetch.py fineweb_edu --shards 2 --output data/fineweb_edu --tokenizer gpt2
-
-Every option: --help. Stopped anywhere, the same command goes on where it was; with more --shards it adds files.
-"""
+"""Download a part of a public corpus and turn it into packed shards. What to type, and every option: --help."""
 
 from __future__ import annotations
 
@@ -17,6 +11,18 @@ from lit_gpt.data.prepare.corpora import CORPORA, listing
 from lit_gpt.data.prepare.fetch import plan_fetch
 from lit_gpt.data.prepare.summary import next_step, not_prepared, summary
 from lit_gpt.errors import UserError
+
+ABOUT = (
+    "Download a part of a public corpus and turn it into shards of token ids, which pretrain.py reads. "
+    "Stopped anywhere, the same command goes on where it was; with more --shards it adds files."
+)
+EXAMPLES = (
+    ("python scripts/fetch.py --list", "the corpora, their sizes and licences"),
+    (
+        "python scripts/fetch.py fineweb_edu --shards 2 --output data/fineweb_edu --tokenizer gpt2",
+        "two files of one of them",
+    ),
+)
 
 
 def arguments(words: list[str]) -> list[str]:
@@ -31,7 +37,8 @@ def arguments(words: list[str]) -> list[str]:
 
 def parse(words: list[str]) -> dict:
     """The arguments of plan_fetch(). Raises UserError for words that are no options, and wrong values."""
-    parser = Parser(prog="fetch.py NAME", exit_on_error=False, allow_abbrev=False)
+    parser = Parser(prog="fetch.py NAME", description=ABOUT, exit_on_error=False, allow_abbrev=False)
+    parser.examples = EXAMPLES
     parser.add_argument("--list", action="store_true", help="print the table of corpora and stop")
     parser.add_function_arguments(plan_fetch, as_group=False)
     return {name: value for name, value in parsed(parser, arguments(words), plan_fetch).items() if name != "list"}

@@ -1,11 +1,4 @@
-"""Tokenise text into packed shards.
-
-    python scripts/prepare_text.py --source FOLDER --output data/mine --tokenizer train --vocab_size 32000
-    python scripts/prepare_text.py --source SlimPajama-627B --output data/slimpajama --recipe slimpajama \\
-        --tokenizer path/to/tokenizer.json
-
-Every option: --help. Killed or crashed, the same command goes on where it was.
-"""
+"""Tokenise text into packed shards. What to type, and every option: --help."""
 
 from __future__ import annotations
 
@@ -19,6 +12,24 @@ from lit_gpt.data.prepare import prepare
 from lit_gpt.data.prepare.summary import next_step, not_prepared, summary
 
 ALIASES = {"--input_dir": "--source", "--output_dir": "--output"}
+ABOUT = (
+    "Turn text into shards of token ids, which pretrain.py --train_data_dir reads. Killed or crashed, the same command "
+    "goes on where it was. What counts as text, and what is left out: docs/data.md."
+)
+EXAMPLES = (
+    (
+        "python scripts/prepare_text.py --source my_text --output data/mine --tokenizer train --vocab_size 2048",
+        "a folder of text files, with a tokenizer of its own",
+    ),
+    (
+        "python scripts/prepare_text.py --source a.jsonl b.parquet --output data/more --tokenizer data/mine",
+        "records, with the tokenizer of data that was prepared before",
+    ),
+    (
+        "python scripts/prepare_text.py --source my_code --include '*.py' --output data/code --tokenizer gpt2",
+        "some files of a folder, with a tokenizer in the local Hugging Face cache",
+    ),
+)
 SEVERAL = ("--source", "--include", "--exclude")  # options that take several values
 
 
@@ -41,9 +52,8 @@ def arguments(typed: list[str]) -> list[str]:
 
 def parse(typed: list[str]) -> dict:
     """The arguments of prepare(). Raises UserError for words that are no options, and wrong values."""
-    parser = Parser(
-        prog="prepare_text.py", description="Tokenise text into packed shards.", exit_on_error=False, allow_abbrev=False
-    )
+    parser = Parser(prog="prepare_text.py", description=ABOUT, exit_on_error=False, allow_abbrev=False)
+    parser.examples = EXAMPLES
     parser.add_function_arguments(prepare, as_group=False)
     return parsed(parser, arguments(typed), prepare).as_dict()
 

@@ -221,10 +221,14 @@ def _of_default_name() -> dict[str, Any]:
     return read_train_name(RunConfig.train_name).fields
 
 
+def width() -> int:
+    """Of lines, in characters: the terminal's, within reason."""
+    return min(max(shutil.get_terminal_size().columns, NARROWEST), WIDEST)
+
+
 def wrapped(text: str, first: str, rest: str | None = None) -> list[str]:
     """The text in lines as wide as the terminal; words with hyphens stay whole."""
-    width = min(max(shutil.get_terminal_size().columns, NARROWEST), WIDEST)
     rest = first if rest is None else rest
     return textwrap.wrap(
-        text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False, break_long_words=False
+        text, width(), initial_indent=first, subsequent_indent=rest, break_on_hyphens=False, break_long_words=False
     )

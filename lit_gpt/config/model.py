@@ -299,6 +299,9 @@ class ModelConfig:
             f"block_size is {self.block_size}; it must be at least 1": self.block_size < 1,
             f"intermediate_size is {self.intermediate_size}; it must be at least 1": self.intermediate_size < 1,
             f"rotary_fraction is {self.rotary_fraction}; it must be in (0, 1]": not 0 < self.rotary_fraction <= 1,
+            f"rotary_fraction {self.rotary_fraction} of head_dim {self.head_dim} leaves RoPE no pair to turn": (
+                self.position == "rope" and self.head_dim > 1 and 0 < self.head_dim * self.rotary_fraction < 2
+            ),
             f"yarn_scale is {self.yarn_scale}; it must be at least 1": self.yarn_scale < 1,
             "skip_gain needs post_norm and decoupled_norm: pre-norm never reads it": (
                 self.skip_gain and not (self.post_norm and self.decoupled_norm)

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser
 
 from lit_gpt.config.explain import explained
-from lit_gpt.config.help import Group, Option, about, shown_value, taken, value_of, wrapped
+from lit_gpt.config.help import Group, Option, about, shown_value, taken, value_of, width, wrapped
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import EXIT_BAD_INPUT
 from lit_gpt.utils.once import first_to_say
@@ -46,7 +46,8 @@ class PlainParser(argparse.ArgumentParser):
     def format_help(self, *_: Any) -> str:
         """Usage, examples, the command's own arguments and options, and an overview of those of runs."""
         pages = [self.format_usage().rstrip(), *_paragraph(self.description)]
-        pages += ["\n".join(f"  {typed}\n      {does}" for typed, does in self.examples)] if self.examples else []
+        shown = [line for typed, does in self.examples for line in (*_command(typed), *wrapped(does, " " * 6))]
+        pages += ["\n".join(shown)] if shown else []
         sections: dict[str, list[str]] = {"Commands:": [], "Arguments:": [], "Options:": []}
         for action in _listed(self):
             title = "Options:" if action.option_strings else "Commands:" if _has_commands(action) else "Arguments:"
@@ -97,6 +98,19 @@ class Parser(ArgumentParser, PlainParser):  # type: ignore[misc]
         if asked:
             print(about(asked[0], self.of_runs()))
             sys.exit(0)
+
+
+def _command(typed: str) -> list[str]:
+    """A command in lines that can be pasted; a long one goes on before an option."""
+    parts = re.split(r" (?=--\w)", typed)
+    lines = [f"  {parts[0]}"]
+    for part in parts[1:]:
+        if len(lines[-1]) + len(part) + 3 <= width():
+            lines[-1] += f" {part}"
+        else:
+            lines[-1] += " \\"
+            lines.append(f"    {part}")
+    return lines
 
 
 def _sentence(parser: PlainParser, message: str) -> str:

@@ -183,6 +183,12 @@ class Corpus:
         counts = self.interleave.counts(samples_seen)
         return {s.name: n / s.num_windows for s, n in zip(self.sources, counts)}
 
+    def most_passes(self, tokens: int) -> tuple[Source, float]:
+        """The source that so many tokens go through most often, and how often."""
+        counts = zip(self.sources, self.interleave.counts(tokens // self.block))
+        passes = [(source, n * self.block / source.stream.num_tokens) for source, n in counts]
+        return max(passes, key=lambda pair: pair[1])
+
     def place(self, samples_seen: int) -> dict[str, Any]:
         """Which windows of each source are seen after that many samples: JSON values, for `offsets_from`."""
         counts = zip(self.sources, self.interleave.counts(samples_seen))

@@ -126,7 +126,11 @@ def _find_all(root: Path, names: Sequence[str], given: StreamInfo) -> dict[str, 
     found, readers = {name: _find(root, name, given) for name in names}, dict[Path, str]()
     for name, source in found.items() if len(found) > 1 else ():
         for path in source.files or [source.folder]:
-            other = readers.setdefault(path.resolve(), name)
+            whole = path.resolve()
+            # Readers of text are folders, which are read with all that is below them.
+            texts = [] if source.files else [p for p in readers if p.is_dir()]
+            nested = next((p for p in texts if p in whole.parents or whole in p.parents), whole)
+            other = readers.setdefault(nested, name)
             if other != name:
                 raise UserError(
                     f"The mixture reads {path} twice, as {other!r} and as {name!r}. Name it once, with the weight that "

@@ -13,13 +13,16 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import NamedTuple
 
+from tqdm import tqdm
+
 from lit_gpt.data.codec import Unusable, damage_as_unusable, decode, opened
 from lit_gpt.data.fields import Skip, text_of
-from lit_gpt.data.kinds import DATA_SUFFIXES, ODD_SHARE, Kind, Piece, look, suffixes
+from lit_gpt.data.kinds import DATA_SUFFIXES, ODD_SHARE, Kind, Piece, key_of, look, suffixes
 from lit_gpt.data.left_out import LeftOut, sentences
 from lit_gpt.data.records import READERS
 from lit_gpt.errors import UserError
 
+DELAY = 5  # seconds of work without a bar
 LEASE = re.compile(r"lease-\d{6,}")  # see train/lease.py
 
 
@@ -36,13 +39,15 @@ class Search:
 
     include, exclude: shell patterns tried on the name and on the path relative to the source; with
     `include` the suffix does not matter. text_key: field of a record that holds its text.
-    left: counts what is left out. seen: (device, inode) of every file and folder found so far.
+    left: counts what is left out. progress: a bar where looking at the files takes long.
+    seen: (device, inode) of every file and folder found so far.
     """
 
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     text_key: str | None = None
     left: LeftOut = field(default_factory=LeftOut)
+    progress: bool = False
     seen: set[tuple[int, int]] = field(default_factory=set)
 
 
@@ -60,7 +65,8 @@ def find_files(source: Path, search: Search | None = None) -> list[Piece]:
             return [_named(source, search)]
         search.seen.add(_identity(source.stat()))
         here = replace(search, left=LeftOut(search.left.strict))
-        pieces = [piece for found in _walk(source, here) if (piece := _piece(*found, here))]
+        walk = tqdm(_walk(source, here), desc="find", unit=" files", delay=DELAY, disable=not search.progress)
+        pieces = [piece for found in walk if (piece := _piece(*found, here))]
     except OSError as e:
         raise UserError(f"Cannot open {source}: {e.strerror}.") from e
     if not pieces:
@@ -81,7 +87,7 @@ def _named(path: Path, search: Search) -> Piece:
     if _identity(path.stat()) in search.seen:
         raise UserError(f"The source {str(path)!r} is read already, as a part of another one: name it once.")
     search.seen.add(_identity(path.stat()))
-    return looked_at(Piece(path, path.name, path.stat().st_size), search.text_key)
+    return looked_at(Piece(path, key_of(path.name), path.stat().st_size), search.text_key)
 
 
 def looked_at(piece: Piece, text_key: str | None = None) -> Piece:
@@ -119,7 +125,7 @@ def _walk(source: Path, search: Search) -> Iterator[tuple[str, Path, os.stat_res
                     _leave(search, path, key, "a run folder", fault=False)
                     continue
                 for entry in entries:
-                    name = f"{key}/{entry.name}" if key else entry.name
+                    name = f"{key}/" * bool(key) + key_of(entry.name)
                     if entry.name.startswith("."):
                         _leave(search, path, name, "hidden, its name starts with a dot", fault=False)
                     else:
@@ -153,7 +159,7 @@ def _piece(key: str, path: Path, stat: os.stat_result, search: Search) -> Piece 
     if hit(search.exclude):
         return _leave(search, path, key, "matched by --exclude", fault=False)
     suffix = suffixes(path.name)[0]
-    known = bool(search.include) or suffix in DATA_SUFFIXES
+    known = bool(search.include) or suffix in (*DATA_SUFFIXES, ".arrow")  # which cannot be read, and look() says why
     by_suffix = f"{f'suffix {suffix}' if suffix else 'no suffix'}, which only --include takes"
     try:
         kind = look(path, search.text_key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,8 +29,11 @@ HEAD = 1 << 16
 ODD_SHARE = 0.3
 _CONTROLS = bytes(i for i in range(32) if chr(i) not in "\t\n\v\f\r\b\x1b")
 
+FIRST = re.compile(r"\[|(null\s+)*\{")
 BETWEEN_VALUES = re.compile(r"[\s,\[\]\ufeff]*")  # the elements of an array are read as values that follow each other
 
+# Arrow begins with its name in a file, and with four bytes of ones in a stream, as the library datasets keeps it.
+TO_PARQUET = "write it as parquet first, such as datasets.load_from_disk(FOLDER)[SPLIT].to_parquet(FILE)"
 _NOT_TEXT = {
     b"%PDF-": "a PDF",
     b"\x89PNG": "a PNG image",
@@ -43,7 +47,8 @@ _NOT_TEXT = {
     b"\x93NUMPY": "a numpy array",
     b"\x89HDF": "an HDF5 file",
     b"SQLite format 3\x00": "an SQLite database",
-    b"ARROW1": "an Arrow file (write it as parquet first)",
+    b"ARROW1": f"an Arrow file ({TO_PARQUET})",
+    b"\xff\xff\xff\xff": f"an Arrow stream ({TO_PARQUET})",
     b"LITPKDS": "a shard of token ids",
     b"version https://git-lfs": "a Git LFS pointer (run git lfs pull)",
 }
@@ -89,6 +94,11 @@ def suffixes(name: str) -> tuple[str, str]:
     if outer in COMPRESSION_SUFFIXES:
         return Path(Path(name.lower()).stem).suffix, outer
     return outer, ""
+
+
+def key_of(name: str) -> str:
+    """A file's name or relative path as text. Bytes that are not UTF-8, as out of old archives, become \\xff."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def look(path: Path, text_key: str | None = None) -> Kind:
@@ -150,24 +160,27 @@ def _start(head: bytes, encoding: str) -> str:
 
 
 def _json(text: str, whole: bool) -> tuple[str, list[dict[str, Any]]] | None:
-    """(form, first records) of a text that starts like this: ("", []) for no JSON, None when too short to tell."""
-    if text[:1] not in ("{", "["):
+    """(form, first records) of a text that starts like this: ("", []) for no JSON, None when too short to tell.
+
+    A null in the place of a record is passed over, at the start as anywhere else.
+    """
+    if not FIRST.match(text):
         return "", []
     lines = text.split("\n") if whole else text.split("\n")[:-1]
-    if text[0] == "{" and (records := [r for line in lines if line[:1] == "{" and (r := _loaded(line))]):
+    if text[0] != "[" and (records := [r for line in lines if line[:1] == "{" and (r := _loaded(line))]):
         return "lines", records
     decoder, at, records = json.JSONDecoder(), 0, []
     try:
         while (at := BETWEEN_VALUES.match(text, at).end()) < len(text):  # pyright: ignore[reportOptionalMemberAccess]
             value, at = decoder.raw_decode(text, at)
-            if not isinstance(value, dict):
+            if not isinstance(value, dict | None):
                 return "", []
-            records.append(value)
+            records += [value] if value is not None else []
     except (json.JSONDecodeError, RecursionError) as e:
         if not records:
             cut = getattr(e, "pos", 0) > len(text) - 64 or str(e).startswith("Unterminated string")
             return None if cut and not whole else ("", [])
-    return "values", records
+    return ("values" if records else ""), records
 
 
 def _loaded(line: str) -> dict[str, Any] | None:

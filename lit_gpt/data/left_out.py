@@ -14,6 +14,7 @@ PHRASES = {  # of what is counted: (one, several)
     "records": ("record left out", "records left out"),
     "bytes": ("undecodable byte became U+FFFD", "undecodable bytes became U+FFFD"),
     "characters": ("character became the unknown token", "characters became the unknown token"),
+    "dropped": ("character left out", "characters left out"),
 }
 Counts = dict[str, dict[str, dict[str, Any]]]  # {what: {reason: {"count": n, "examples": [...]}}}
 

@@ -21,6 +21,7 @@ EOS_NAMES = ("</s>", EOS, "<|end_of_text|>", "<eos>", "<|eos|>", "<|im_end|>", "
 # The library trains in the square of a word's length, and a line of three million letters took hours. Runs are cut only
 # where that matters, so that the tokenizer of ordinary text (lines of base64 among it) stays what it was.
 LONG_RUN = re.compile(r"\S{20000}|\s{20000}")
+BAD = "\ufffd"
 BOS_NAMES = ("<s>", "<|begin_of_text|>", "<bos>", "<|bos|>", "[BOS]")
 
 
@@ -36,6 +37,10 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]: ...
     def encode_batch(self, texts: Sequence[str]) -> Sequence[Sequence[int]]: ...
     def decode(self, ids: Sequence[int]) -> str: ...
+    def dropped(self, text: str) -> int:
+        """How many characters of the text have no token."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files into a folder, from which load_tokenizer reads them."""
 
@@ -60,6 +65,10 @@ class ByteTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text; EOS reads as nothing, bytes that are not UTF-8 as U+FFFD."""
         return bytes(i for i in ids if i < 256).decode(errors="replace")
+
+    def dropped(self, text: str) -> int:
+        """None: every character has its bytes."""
+        return 0
 
     def save(self, folder: Path) -> None:
         """Writes nothing, since meta.json names this tokenizer."""
@@ -87,8 +96,13 @@ class JsonTokenizer:
         config = _tokenizer_config(path.parent)
         self.eos_id = self._special(eos_token, config.get("eos_token"), EOS_NAMES)
         self.bos_id = self._special(None, config.get("bos_token"), BOS_NAMES)
+        self._mark_special()
         unknown = getattr(self._tokenizer.model, "unk_token", None)  # the library does not tell it of a Unigram
         self.unk_id = self._vocab.get(unknown) if unknown else None
+        # Other models have an unknown token, or raise; a BPE that keeps this character keeps every one, byte by byte.
+        bpe = isinstance(self._tokenizer.model, tokenizers.models.BPE)
+        self._drops = bpe and self.unk_id is None and not self._keeps("\U0010fffd")
+        self._kept: dict[str, bool] = {}
 
     def _special(self, asked: str | None, configured: object, names: Sequence[str]) -> int | None:
         if asked is not None and asked not in self._vocab:
@@ -96,6 +110,27 @@ class JsonTokenizer:
         configured = configured.get("content") if isinstance(configured, dict) else configured
         tried = (asked, configured, *names)
         return next((self._vocab[n] for n in tried if isinstance(n, str) and n in self._vocab), None)
+
+    def _mark_special(self) -> None:
+        """EOS and BOS are special whatever the file says of them, so that their names inside a text are characters."""
+        for i, token in self._tokenizer.get_added_tokens_decoder().items():
+            if i in (self.eos_id, self.bos_id) and not token.special:
+                token.special = True
+                self._tokenizer.add_special_tokens([token])
+
+    def dropped(self, text: str) -> int:
+        """How many characters of a text have no token, not even an unknown one; the library passes over them.
+
+        Spaces do not count, which a tokenizer may leave out on purpose.
+        """
+        characters = set(text) if self._drops else set[str]()
+        for c in characters - self._kept.keys():
+            self._kept[c] = c.isspace() or self._keeps(c)
+        return sum(text.count(c) for c in characters if not self._kept[c])
+
+    def _keeps(self, character: str) -> bool:
+        """Whether a character has tokens, and of its bytes none is missing."""
+        return bool(ids := self.encode(character)) and (character == BAD or BAD not in self.decode(ids))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of the text, no special tokens added. Raises UserError for text that has none."""
@@ -205,8 +240,8 @@ def _cut(text: str) -> Iterator[str]:
     return (text[a:b] for a, b in pairwise(ends))
 
 
-def train_bpe(texts: Iterator[str], vocab_size: int, path: Path) -> None:
-    """Train a byte-level BPE on texts and write it to `path`, a tokenizer.json.
+def train_bpe(texts: Iterator[str], vocab_size: int, path: Path, progress: bool = False) -> None:
+    """Train a byte-level BPE on texts and write it to `path`, a tokenizer.json. progress: bars, on a terminal.
 
     Lossless: every text decodes to itself. Id 0 is "<|endoftext|>", the EOS.
     Source: the GPT-2 tokenizer's scheme, by the `tokenizers` library.
@@ -219,7 +254,7 @@ def train_bpe(texts: Iterator[str], vocab_size: int, path: Path) -> None:
         vocab_size=vocab_size,  # pyright: ignore[reportCallIssue]
         special_tokens=[EOS],  # pyright: ignore[reportCallIssue]
         initial_alphabet=pre.alphabet(),  # pyright: ignore[reportCallIssue]
-        show_progress=False,  # pyright: ignore[reportCallIssue]
+        show_progress=progress,  # pyright: ignore[reportCallIssue]
     )
     model.train_from_iterator((part for text in texts for part in _cut(text)), trainer)
     write_text(path, model.to_str(pretty=True))

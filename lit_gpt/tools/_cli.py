@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ def check_given(values: Any, *but: str) -> None:
             raise UserError(f"--{name} is empty. Give it a value, or leave it out.")
 
 
-def parser_for(name: str, description: str, **options: Any) -> Parser:
-    """An empty parser of `python -m lit_gpt.tools.<name>`."""
-    return Parser(prog=f"python -m lit_gpt.tools.{name}", description=description, **options)
+def parser_for(name: str, description: str, examples: Sequence[tuple[str, str]] = (), **options: Any) -> Parser:
+    """An empty parser of `python -m lit_gpt.tools.<name>`. examples: what is typed behind it, and what that does."""
+    command = f"python -m lit_gpt.tools.{name}"
+    parser = Parser(prog=command, description=description, **options)
+    parser.examples = [(f"{command} {typed}", does) for typed, does in examples]
+    return parser

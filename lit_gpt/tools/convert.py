@@ -1,14 +1,4 @@
-"""Turn a checkpoint into one file or a Hugging Face model, or a Hugging Face model into one file.
-
-python -m lit_gpt.tools.convert out/my_run model.safetensors
-python -m lit_gpt.tools.convert out/my_run hf_model --to hf --dtype bf16
-python -m lit_gpt.tools.convert out/my_run hf_model --to hf --hf_class qwen3
-python -m lit_gpt.tools.convert out/my_run hf_model --to hf --hf_class remote
-python -m lit_gpt.tools.convert out/my_run small_model --to hf --quantize int8
-python -m lit_gpt.tools.convert out/my_run average.safetensors --weights ema_1B
-python -m lit_gpt.tools.convert hf_model model.safetensors
-python -m lit_gpt.tools.convert iter-000100-ckpt.pth model.pth --config sambay_d16 --trained_with train_name=scaling_mup
-"""
+"""Turn a checkpoint into one file or a Hugging Face model, or a Hugging Face model into one file."""
 
 from __future__ import annotations
 
@@ -24,11 +14,20 @@ from lit_gpt.tools._cli import QUANTIZED, check_given, local_path, parser_for
 from lit_gpt.tools._model_cli import add_plugins, add_trained_with, add_weights
 from lit_gpt.utils.files import read_object
 
+EXAMPLES = (
+    ("out/my_run model.safetensors", "the newest checkpoint as one file"),
+    ("out/my_run average.safetensors --weights ema_1B", "an average of its weights"),
+    ("out/my_run hf_model --to hf --dtype bf16", "a folder for transformers; --hf_class chooses the class"),
+    ("out/my_run small_model --to hf --quantize int8", "the same in 8 bits"),
+    ("hf_model model.safetensors", "a Hugging Face model as one file"),
+    ("iter-000100-ckpt.pth model.pth --config sambay_d16 --trained_with train_name=scaling_mup", "ArchScale's file"),
+)
+
 
 def build_parser() -> Parser:
     """The parser of this tool's command line."""
     parser = parser_for(
-        "convert", "Turn a checkpoint into one file or a Hugging Face model, or the latter into one file."
+        "convert", "Turn a checkpoint into one file or a Hugging Face model, or the latter into one file.", EXAMPLES
     )
     parser.add_argument(
         "path",

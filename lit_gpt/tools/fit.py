@@ -107,8 +107,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {  # option -> how it is read, 
 def build_parser() -> Parser:
     """The command line."""
     laws = " ".join(f"{name}: {law_named(name).sentence}" for name in LAWS.names())
-    parser = parser_for("fit", ABOUT, epilog=_columns())
-    parser.examples = [(f"python -m lit_gpt.tools.fit {typed}", does) for typed, does in EXAMPLES]
+    parser = parser_for("fit", ABOUT, EXAMPLES, epilog=_columns())
     parser.add_argument(
         "runs", nargs="+", type=local_path, help="run folders, folders that hold some (a study), or CSV files"
     )

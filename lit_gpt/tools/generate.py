@@ -1,8 +1,4 @@
-"""Continue text with a trained model.
-
-python -m lit_gpt.tools.generate out/my_run --prompt "Once upon a time" --temperature 0.8
-python -m lit_gpt.tools.generate model.safetensors --tokenizer tokenizer.json
-"""
+"""Continue text with a trained model."""
 
 from __future__ import annotations
 
@@ -17,10 +13,15 @@ from lit_gpt.evals.model_tokenizer import prompt_ids, tokenizer_of
 from lit_gpt.tools._cli import check_given, local_path, parser_for
 from lit_gpt.tools._model_cli import add_plugins, add_trained_with, add_weights
 
+EXAMPLES = (
+    ('out/my_run --prompt "Once upon a time" --temperature 0.8', "continue a text with the newest checkpoint of a run"),
+    ("model.safetensors --tokenizer tokenizer.json", "continue each line of the standard input"),
+)
+
 
 def build_parser() -> Parser:
     """The parser of this tool's command line."""
-    parser = parser_for("generate", "Continue text with a trained model.")
+    parser = parser_for("generate", "Continue text with a trained model.", EXAMPLES)
     parser.add_argument(
         "path",
         type=local_path,

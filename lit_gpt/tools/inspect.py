@@ -1,12 +1,4 @@
-"""What is on this machine, in a run folder, or in a checkpoint.
-
-python -m lit_gpt.tools.inspect env
-python -m lit_gpt.tools.inspect env --nccl
-python -m lit_gpt.tools.inspect run out/my_run
-python -m lit_gpt.tools.inspect run out/my_run out/other_run
-python -m lit_gpt.tools.inspect checkpoint out/my_run/checkpoints/step-000100
-python -m lit_gpt.tools.inspect checkpoint out/my_run --verify
-"""
+"""What is on this machine, in a run folder, or in a checkpoint."""
 
 from __future__ import annotations
 
@@ -27,6 +19,12 @@ from lit_gpt.tools._run_differences import check_run, differences
 from lit_gpt.utils.files import read_object, understood
 from lit_gpt.utils.text import aligned
 
+EXAMPLES = (
+    ("env", "the machine, and what each operation will run on"),
+    ("env --nccl", "also check the links between the GPUs of this node"),
+    ("run out/my_run out/other_run", "two runs, and what differs between them"),
+    ("checkpoint out/my_run --verify", "the newest checkpoint of a run, with its checksums"),
+)
 ABOUT = {  # what there is to inspect
     "env": "The machine, its optional libraries, and which implementation each operation will use.",
     "run": "A run folder: where it stands, its Plan, its parameters.",
@@ -36,7 +34,7 @@ ABOUT = {  # what there is to inspect
 
 def build_parser() -> Parser:
     """The parser of this tool's command line."""
-    parser = parser_for("inspect", "What is on this machine, in a run folder, or in a checkpoint?")
+    parser = parser_for("inspect", "What is on this machine, in a run folder, or in a checkpoint?", EXAMPLES)
     commands = parser.add_subcommands(required=True, dest="what")
     of_env = parser_for("inspect env", ABOUT["env"])
     of_env.add_argument("--nccl", action="store_true", help="check the links and collectives between this node's GPUs")

@@ -1,7 +1,4 @@
-"""The Plan of a run, and the model layer by layer, without touching data or a GPU.
-
-python -m lit_gpt.tools.plan --train_model transformer --depth 16 --layers --compare_analytic
-"""
+"""The Plan of a run, and the model layer by layer, without touching data or a GPU."""
 
 from __future__ import annotations
 
@@ -18,11 +15,17 @@ from lit_gpt.scaling.budget import token_budget
 from lit_gpt.tools._cli import parser_for
 from lit_gpt.utils.text import aligned
 
+EXAMPLES = (
+    ("--train_model sambay --depth 16 --train_name mup --layers", "the Plan, and a line for each layer"),
+    ("--depth 16 --ranks 8", "what eight GPUs would do; none is needed"),
+    ("--depth 16 --compare_analytic", "parameters beside ArchScale's formula"),
+)
+
 
 def build_parser() -> Parser:
     """The command line: pretrain.py's options and what to show."""
     about = "The Plan of a run, and the model layer by layer, without touching data or a GPU."
-    parser = parser_for("plan", about, exit_on_error=False)
+    parser = parser_for("plan", about, EXAMPLES, exit_on_error=False)
     switch = {"type": bool, "nargs": "?", "const": True, "default": False}
     parser.add_argument("--layers", **switch, help="also print one line per layer")
     parser.add_argument(

@@ -1,8 +1,5 @@
 """What evaluations found, of one run or of many beside each other.
 
-    python -m lit_gpt.tools.results out/run_a out/run_b
-    python -m lit_gpt.tools.results out/* --task phonebook --plot phonebook.png
-
 A figure at a length, such as acc@480, is drawn over length; others over the compute of training, each with its standard
 error. lit_gpt/evals/results.py has what a result is.
 """
@@ -22,6 +19,10 @@ from lit_gpt.tools._cli import local_path, parser_for
 from lit_gpt.utils.files import near
 from lit_gpt.utils.text import aligned
 
+EXAMPLES = (
+    ("out/run_a out/run_b", "what evaluations found of two runs"),
+    ("out/* --task phonebook --plot phonebook.png", "one task of all runs, and its figure"),
+)
 HEADER = ("model", "step", "weights", "task", "examples", "metric", "value", "std. error", "settings that differ")
 NUMBERS = (1, 4, 6, 7)
 TICKS = 8  # of an axis of lengths, at most: more of them overlap
@@ -136,7 +137,7 @@ def _series(rows: Sequence[Row]) -> Iterator[tuple[str, list[float], list[float]
 
 def main(argv: list[str]) -> int:
     """Print the table, and draw it where asked; the exit code is not 0 where a file is left out as damaged."""
-    parser = parser_for("results", "What did evaluations of these models find?")
+    parser = parser_for("results", "What did evaluations of these models find?", EXAMPLES)
     parser.add_argument("models", nargs="+", type=local_path, help="run folders, step folders, or exported files")
     parser.add_argument("--task", type=str | None, default=None, help="results of this task only")
     parser.add_argument("--metric", type=str | None, default=None, help="this figure only, such as acc or acc@480")

@@ -1,11 +1,5 @@
 """Runs of all folders in one table: find, filter, sort and compare them.
 
-    python -m lit_gpt.tools.runs out
-    python -m lit_gpt.tools.runs out exported.csv --where 'depth == 8 and loss < 2' --sort loss
-    python -m lit_gpt.tools.runs out --columns depth,eta0,loss,'tokens / parameters' --csv runs.csv
-    python -m lit_gpt.tools.runs out/a out/b --compare
-    python -m lit_gpt.tools.runs out --noise
-
 lit_gpt/lab/runs.py has the columns, and lit_gpt/lab/where.py what an expression may be.
 """
 
@@ -30,6 +24,13 @@ from lit_gpt.tools._cli import local_path, parser_for
 from lit_gpt.utils.files import told, write_text
 from lit_gpt.utils.text import aligned
 
+EXAMPLES = (
+    ("out", "all runs below a folder"),
+    ("out more.csv --where 'depth == 8 and loss < 2' --sort loss", "some of them, the best first"),
+    ("out --columns depth,eta0,loss,'tokens / parameters' --csv runs.csv", "columns of one's own, as a file too"),
+    ("out/a out/b --compare", "what differs between two runs"),
+    ("out --noise", "how much runs differ that should be the same"),
+)
 OUTCOMES = ("tokens", "parameters", "loss")  # columns that are always shown
 MOST = 8  # settings that a table shows without being asked
 
@@ -155,7 +156,7 @@ def _split(given: str) -> list[str]:
 
 def main(argv: list[str]) -> int:
     """Print the table that was asked for."""
-    parser = parser_for("runs", "Find, filter and compare runs.")
+    parser = parser_for("runs", "Find, filter and compare runs.", EXAMPLES)
     parser.add_argument(
         "paths", type=local_path, nargs="+", metavar="FOLDER", help="folder that holds runs at any depth, or a CSV file"
     )

@@ -477,8 +477,10 @@ def run_training(resolved: ResolvedRun, signals: Signals | None = None) -> int:
             if runtime.is_main:
                 print("error: its last steps were skipped, and its weights are those before them.", file=sys.stderr)
             return EXIT_NOT_FINITE
-        if runtime.is_main and (passes := trainer.plan.tokens / trainer.train_data.num_tokens) > MANY_PASSES:
-            held = f"{trainer.train_data.num_tokens:,} tokens of the data"
+        source, passes = trainer.train_data.most_passes(trainer.plan.tokens)
+        if runtime.is_main and passes > MANY_PASSES:
+            whose = "the data" if len(trainer.train_data.sources) == 1 else f"{source.name!r}"
+            held = f"{source.stream.num_tokens:,} tokens of {whose}"
             print(
                 f"note         the budget goes {passes:,.0f} times through the {held}; --max_tokens shortens the run",
                 file=sys.stderr,

@@ -30,8 +30,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Neither a reader nor a crash finds half a file, and a block that raises leaves `path` as it was. The file has
     the mode that a plain open() gives (safetensors, for one, makes files of mode 0600). The temporary name holds
-    the process id: several processes may write the same file.
+    the process id: several processes may write the same file. Raises UserError for "-", which means the terminal
+    elsewhere and would be a file that few commands can name.
     """
+    if path.name == "-":
+        raise UserError("'-' is no name for a file here. Give one, such as table.json.")
     temporary = temporary_name(path)
     temporary.unlink(missing_ok=True)
     temporary.touch()

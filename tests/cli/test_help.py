@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 import runpy
+import shlex
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from lit_gpt.config.help import NARROWEST, WIDEST, Option, groups
 from lit_gpt.config.names import TOKENS
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.errors import UserError
-from lit_gpt.tools import _cli, compare, coord_check, fit, generate, inspect, plan
+from lit_gpt.tools import _cli, compare, convert, coord_check, fit, generate, inspect, plan, results, runs
 from lit_gpt.tools.__main__ import listing
 
 ROOT = Path(__file__).parents[2]
@@ -98,10 +99,14 @@ def test_examples_can_be_typed(name: str) -> None:
 
 
 @pytest.mark.parametrize("columns", [40, 80, 100, 400])
-def test_the_help_fits_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_help_fits_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     width = min(max(columns, NARROWEST), WIDEST)
     pages = [build_parser().format_help(), plan.build_parser().format_help(), generate.build_parser().format_help()]
+    for tool in (convert, results, runs):
+        with pytest.raises(SystemExit):
+            tool.main(["--help"])
+        pages.append(capsys.readouterr().out)
     pages += [group.in_full() for group in groups()]
     long = {line for page in pages for line in page.splitlines() if len(line) > width}
     assert not {line for line in long if " " in line.strip()}
@@ -265,3 +270,26 @@ def test_an_option_of_several_values_is_typed_once(parsed_by, words, capsys) -> 
     name = next(word for word in words if word in ("--x", "--metric"))
     assert end.value.code == 2
     assert f"{name} is there twice. Give all its values after one {name}" in capsys.readouterr().err
+
+
+def test_examples_can_be_pasted_and_say_what_they_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The help of the tools and of data preparation described options, and showed no command."""
+    monkeypatch.setenv("COLUMNS", "80")
+    for tool in (inspect, plan, generate, convert):
+        parser = tool.build_parser()
+        shown = parser.format_help().replace(" \\\n    ", " ")
+        assert len(parser.examples) > 1
+        for typed, does in parser.examples:
+            assert f"  {typed}\n      {does}\n" in shown
+
+
+@pytest.mark.parametrize("script", ["scripts/prepare_text.py", "scripts/fetch.py"])
+def test_the_help_of_data_preparation_shows_commands_that_it_reads(script: str, capsys: pytest.CaptureFixture) -> None:
+    module = script_module(script)
+    with pytest.raises(SystemExit):
+        module.parse(["--help"])
+    shown = capsys.readouterr().out.replace(" \\\n    ", " ")
+    for typed, _ in module.EXAMPLES:
+        assert typed in shown
+        words = shlex.split(typed)[2:]
+        assert words == ["--list"] or module.parse(words)["output"].startswith("data/")

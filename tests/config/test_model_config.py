@@ -57,6 +57,7 @@ def test_the_vocabulary_is_padded_upwards(vocab: int, multiple: int, padded: int
         ({"block_size": 0}, "block_size is 0"),
         ({"intermediate_size": 0}, "intermediate_size is 0"),
         ({"rotary_fraction": 0.0}, "rotary_fraction is 0.0"),
+        ({"rotary_fraction": 0.5, "head_dim": 2}, "rotary_fraction 0.5 of head_dim 2 leaves RoPE no pair to turn"),
         ({"rotary_fraction": 1.5}, "rotary_fraction is 1.5"),
         ({"yarn_scale": 0.5}, "yarn_scale is 0.5"),
         ({"skip_gain": True}, "skip_gain needs post_norm and decoupled_norm"),

@@ -11,7 +11,8 @@ import pytest
 
 from lit_gpt.data import kinds, open_corpus
 from lit_gpt.data.documents import Search, find_files
-from lit_gpt.data.prepare import prepare, units
+from lit_gpt.data.prepare import prepare, run, units
+from lit_gpt.data.prepare.summary import summary
 from lit_gpt.errors import UserError
 
 OPTIONS = {"num_workers": 1, "progress": False, "validation_fraction": 0}
@@ -104,6 +105,41 @@ def test_undecodable_bytes_are_counted_and_the_record_is_kept(tmp_path):
     assert left == {"bytes": one("not UTF-8", "a.jsonl, line 21")}
     with pytest.raises(UserError, match=r"src/a.jsonl, line 21: not UTF-8"):
         prepare(str(tmp_path / "src"), str(tmp_path / "strict"), strict=True, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    "name, content, lost",
+    [
+        ("a.jsonl", 'null\n\nnull\n{"text": "a"}\nnull\n{"text": "b"}\n', ["line 1", "line 3", "line 5"]),
+        ("a.json", '[null, {"text": "a"}, null, {"text": "b"}]', ["record 1", "record 3"]),
+    ],
+)
+def test_a_null_before_the_first_record_hides_none(tmp_path, name, content, lost):
+    """The whole file was left out, since its first value was no record; further on a null cost itself alone."""
+    found, left = made(tmp_path, content, name)
+    assert found == ["a", "b"]
+    assert left == {"records": {"not an object": {"count": len(lost), "examples": [f"{name}, {at}" for at in lost]}}}
+
+
+def test_null_at_the_start_of_prose_is_no_record(tmp_path):
+    text = 'null hypothesis\n{"text": "a"}\n'
+    assert made(tmp_path, text, "a.txt") == ([text], {})
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    """A name out of an old archive ended in a traceback about surrogates, and its summary could not be printed."""
+    source = tmp_path / "src"
+    for folder in (b"one", b"caf\xe9"):
+        os.makedirs(os.path.join(os.fsencode(source), folder))
+    for name in (b"one/na\xefve.txt", b"caf\xe9/a.txt"):
+        with open(os.path.join(os.fsencode(source), name), "wb") as file:
+            file.write(b"<" + name[:3] + b">")
+    with open(os.path.join(os.fsencode(source), b"\xff.jsonl"), "wb") as file:
+        file.write(b'{"text": "c"}\n{"text": 1}\n')
+    meta = prepare(str(source), str(tmp_path / "out"), **OPTIONS)
+    assert sorted(documents(tmp_path / "out", "train")) == ["<caf>", "<one>", "c"]
+    assert "\\xff.jsonl, line 2" in summary(meta) and summary(meta).encode()
+    assert open_corpus(str(source), "train", 4, 0).num_tokens
 
 
 def test_undecodable_bytes_of_a_text_are_counted(tmp_path):
@@ -293,3 +329,39 @@ def test_a_folder_that_is_trained_on_directly_is_read_alike_and_warns(tmp_path):
     assert "1 file left out: a PNG image (picture.txt)" in said
     assert "1 record left out: its field text is null (c4-train.00000-of-00002.json.gz, line 21)" in said
     assert sorted(found) == sorted(f"document {i}" for i in range(20))
+
+
+def test_what_the_library_datasets_saves_is_named(tmp_path):
+    """Its folders of Arrow streams were "suffix .arrow, which only --include takes", and with --include "binary"."""
+    pa = pytest.importorskip("pyarrow")
+    table = pa.table({"text": ["a", "b"]})
+    (tmp_path / "src").mkdir()
+    for make, name in ((pa.ipc.new_stream, "data-00000-of-00001.arrow"), (pa.ipc.new_file, "file.arrow")):
+        with make(str(tmp_path / "src" / name), table.schema) as writer:
+            writer.write_table(table)
+    for include in (None, "*"):
+        with pytest.raises(
+            UserError, match=r"an Arrow stream \(write it as parquet first, such as datasets.load_from_disk"
+        ):
+            prepare(str(tmp_path / "src"), str(tmp_path / "out"), include=include, **OPTIONS)
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch):
+    """It was taken as it came, a part of each version, and meta.json named the first."""
+    (tmp_path / "src").mkdir()
+    for name in "abc":
+        (tmp_path / f"src/{name}.txt").write_text(f"text {name}")
+    read = run.encode_unit
+
+    def written_to(*given):
+        with open(tmp_path / "src/b.txt", "a") as file:
+            file.write(" and more")
+        return read(*given)
+
+    monkeypatch.setattr(run, "encode_unit", written_to)
+    with pytest.raises(UserError, match=r"src/b.txt changed while the source was read, so nothing was kept"):
+        prepare(str(tmp_path / "src"), str(tmp_path / "out"), shard_tokens=4, **OPTIONS)
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(run, "encode_unit", read)
+    prepare(str(tmp_path / "src"), str(tmp_path / "out"), **OPTIONS)
+    assert documents(tmp_path / "out", "train") == ["text a", "text b and more", "text c"]

@@ -76,13 +76,24 @@ def test_a_tokenizer_without_a_meta_json_counts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "names", [("a", "a/"), ("a", "./a"), ("a", "a/train"), ("a/train", "a/train_0"), ("a", "link"), ("t", "t/")]
+    "names",
+    [
+        ("a", "a/"),
+        ("a", "./a"),
+        ("a", "a/train"),
+        ("a/train", "a/train_0"),
+        ("a", "link"),
+        ("t", "t/"),
+        ("t", "t/u"),
+        ("t/u", "t"),
+    ],
 )
 def test_a_mixture_that_reads_a_file_twice(tmp_path, names):
     """Such a source got both weights without a word."""
     shard(tmp_path / "a")
-    (tmp_path / "t").mkdir()
-    (tmp_path / "t/a.txt").write_text("some words " * 100)
+    (tmp_path / "t/u").mkdir(parents=True)
+    for name in ("t/a.txt", "t/u/b.txt"):
+        (tmp_path / name).write_text("some words " * 100)
     (tmp_path / "link").symlink_to("a")
     (tmp_path / "mix.json").write_text(json.dumps(dict.fromkeys(names, 1)))
     for call in (

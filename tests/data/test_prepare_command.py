@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import pytest
 from prepared_texts import contents, texts, write_folder
 
 from lit_gpt.config.command import exit_code
-from lit_gpt.data.prepare import prepare
+from lit_gpt.data import documents
+from lit_gpt.data.prepare import prepare, run
 from lit_gpt.errors import EXIT_NOT_WRITTEN
 
 ROOT = Path(__file__).parents[2]
@@ -118,3 +120,18 @@ def test_command_line_with_aliases_and_a_summary_of_what_was_left_out(tmp_path, 
     code, out, error = call("--source", str(tmp_path / "void"), "--output", str(tmp_path / "no"))
     assert code == 2 and error.count("\n") == 1 and "empty (a.txt)" in error
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "train"])
+def test_everything_that_may_take_long_has_a_bar(tmp_path, capsys, monkeypatch, tokenizer):
+    """To look at many files, to compare them and to make a tokenizer went on for minutes without a sign."""
+    source = write_folder(tmp_path / "src", texts(10))
+    for module in (documents, run):
+        monkeypatch.setattr(module, "DELAY", 0)
+    prepare(source, str(tmp_path / "out"), tokenizer, vocab_size=300, num_workers=1)
+    shown = capsys.readouterr().err
+    steps = ["find", "compare", *["char"] * (tokenizer == "char"), "prepare"]
+    assert [word for word in ("find", "compare", "char", "prepare") if f"{word}: " in shown] == steps
+    assert re.search(r"compare: 100%.* 10/10", shown)
+    prepare(source, str(tmp_path / "quiet"), tokenizer, vocab_size=300, num_workers=1, progress=False)
+    assert not capsys.readouterr().err

@@ -9,6 +9,7 @@ import tokenizers
 
 from lit_gpt.data import open_corpus
 from lit_gpt.data.prepare import prepare
+from lit_gpt.data.prepare.summary import summary
 from lit_gpt.data.tokenizer import load_tokenizer, make_char, train_bpe
 from lit_gpt.errors import UserError
 
@@ -150,3 +151,38 @@ def test_a_vocabulary_without_a_token_for_other_words(tmp_path):
     for encode in (tokenizer.encode, lambda text: tokenizer.encode_batch([text])):
         with pytest.raises(UserError, match=r"cannot read a text \(.*Missing \[UNK\] token.*\). Give another one"):
             encode("b")
+
+
+def test_the_name_of_an_end_that_is_not_marked_special(tmp_path):
+    """A file may call its EOS an ordinary added token, and the letters of its name in a text ended a document."""
+    letters = {c: i for i, c in enumerate("</>abs")}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=letters, merges=[], unk_token=None))
+    tokenizer.add_tokens(["</s>", "<a>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(str(tmp_path)).encode("a</s>b<a>") == [3, 0, 1, 5, 2, 4, 7]
+    assert load_tokenizer(str(tmp_path), parse_special=True).encode("a</s>b") == [3, 6, 4]
+    load_tokenizer(str(tmp_path)).save(tmp_path)
+    again = load_tokenizer(str(tmp_path))
+    assert (again.eos_id, again.vocab_size) == (6, 8)
+
+
+def test_characters_that_a_bpe_has_no_token_for_are_counted(tmp_path):
+    """The library passes over them without a word where there is no unknown token."""
+    source, options = tmp_path / "a.txt", {"progress": False, "num_workers": 1, "validation_fraction": 0}
+    source.write_text("abba caf\u00e9 \u00e9b")
+    plain = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={c: i for i, c in enumerate("abcf")}, merges=[]))
+    level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    letters = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab={c: i for i, c in enumerate("abcf\u0120\u00c3")}, merges=[])
+    )
+    letters.pre_tokenizer, letters.decoder = level, tokenizers.decoders.ByteLevel()
+    for name, made in (("plain", plain), ("letters", letters)):
+        made.add_special_tokens(["</s>"])
+        (tmp_path / name).mkdir()
+        made.save(str(tmp_path / name / "tokenizer.json"))
+        meta = prepare(str(source), str(tmp_path / f"{name}_out"), str(tmp_path / name), **options)
+        reason = "not in the tokenizer, which has no unknown token"
+        assert meta["left_out"] == {"dropped": {reason: {"count": 2, "examples": ["a.txt"]}}}
+        assert f"2 characters left out: {reason} (a.txt)" in summary(meta)
+    train_bpe(iter(TEXTS), 300, tmp_path / "tokenizer.json")
+    assert load_tokenizer(str(tmp_path)).dropped("\u00e9\ufffd\U0010fffd") == 0

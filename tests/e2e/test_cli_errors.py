@@ -156,3 +156,13 @@ def test_a_budget_of_many_epochs_is_said(tmp_path, capsys):
     assert "times through" not in capsys.readouterr().err
     assert run(small, tmp_path / "more", max_tokens=24 * 512, depth=2, ar=4, vocab_size=7) == 0
     assert "the budget goes 20 times through the 600 tokens of the data" in capsys.readouterr().err
+
+
+def test_a_small_source_of_a_mixture_that_is_read_many_times_is_said(tmp_path, capsys):
+    """The budget was compared with all data together, and a small source with a large weight was not noticed."""
+    shards(tmp_path / "data/small", np.arange(600) % 7)
+    shards(tmp_path / "data/large", np.arange(60_000) % 7)
+    (tmp_path / "mix.json").write_text('{"large": 1, "small": 9}')
+    options = {"data_mixture": tmp_path / "mix.json", "depth": 2, "ar": 4, "vocab_size": 7}
+    assert run(tmp_path / "data", tmp_path / "out", max_tokens=28 * 512, **options) == 0
+    assert "goes 22 times through the 600 tokens of 'small'" in capsys.readouterr().err

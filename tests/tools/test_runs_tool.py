@@ -11,6 +11,7 @@ from lab_runs import SUMMARY, make_run
 from lit_gpt.config.command import exit_code
 from lit_gpt.errors import UserError
 from lit_gpt.tools.runs import main
+from lit_gpt.utils.files import write_text
 
 
 @pytest.fixture
@@ -59,6 +60,14 @@ def test_the_file_has_all_digits(study: Path, tmp_path: Path, capsys: pytest.Cap
     assert float(rows[0]["loss / 3"]) == 2.5 / 3 and rows[3]["loss"] == ""
     lines = printed(capsys, str(study), "--csv", "-", "--columns", "loss,loss / 3")
     assert lines == (tmp_path / "x/runs.csv").read_text().splitlines()
+
+
+def test_no_file_is_called_a_dash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where - means the terminal elsewhere, it became a file, which then was in the way of rm and git."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"'-' is no name for a file here. Give one, such as"):
+        write_text(Path("-"), "text")
+    assert not any(tmp_path.iterdir())
 
 
 def test_side_by_side_and_names(study: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from lit_gpt.data.codec import Unusable
 from lit_gpt.data.documents import Document, looked_at, read_documents
-from lit_gpt.data.kinds import TEXT_SUFFIXES, Piece, look, suffixes
+from lit_gpt.data.kinds import TEXT_SUFFIXES, Piece, key_of, look, suffixes
 from lit_gpt.data.left_out import LeftOut, sentences
 from lit_gpt.data.splits import Splitter
 from lit_gpt.data.stream import ArrayStream, StreamInfo
@@ -45,7 +45,7 @@ def open_stream(paths: Sequence[Path], info: StreamInfo) -> ArrayStream:
     stream has all of them. Raises UserError above 256 MiB of files.
     """
     root = Path(paths[0]).parent if len(paths) == 1 else _common(paths)
-    pieces = [looked_at(Piece(p, p.relative_to(root).as_posix(), p.stat().st_size)) for p in paths]
+    pieces = [looked_at(Piece(p, key_of(p.relative_to(root).as_posix()), p.stat().st_size)) for p in paths]
     total = sum(p.size for p in pieces)
     _check_size(total, root)
     tokenizer = load_tokenizer(info.tokenizer)

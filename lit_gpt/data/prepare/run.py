@@ -13,13 +13,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lit_gpt.data.documents import Search
+from lit_gpt.data.documents import DELAY, Search
 from lit_gpt.data.formats import packed
+from lit_gpt.data.kinds import Piece
 from lit_gpt.data.left_out import LeftOut, sentences
 from lit_gpt.data.meta import NAME, VERSION, read_meta, write_json
+from lit_gpt.data.prepare.alone import alone
 from lit_gpt.data.prepare.publish import Publisher
 from lit_gpt.data.prepare.recipes import ReadOptions
-from lit_gpt.data.prepare.sources import Found, content, find, make_splitter, sample, texts
+from lit_gpt.data.prepare.sources import Found, Stamp, content, find, make_splitter, sample, stamp, texts
 from lit_gpt.data.prepare.units import Unit, make_units
 from lit_gpt.data.prepare.worker import (
     Job,
@@ -114,46 +116,60 @@ def prepare(
         parse_special=parse_special,
     )
     makers = {
-        "char": lambda path: make_char(texts([p for _, p in found], recipe, options), path),
-        "train": lambda path: train_bpe(sample(found, recipe, options, train_bytes), vocab_size, path),
+        "char": lambda path: make_char(texts(_shown(found, "char", progress), recipe, options), path),
+        "train": lambda path: train_bpe(sample(found, recipe, options, train_bytes), vocab_size, path, progress),
     }
     folder = Path(output).expanduser()
     parts = folder / ".parts"
     left, options = LeftOut(strict), ReadOptions(text_key, source_tokenizer, strict)
-    found = find(_listed(source), recipe, Search(_listed(include), _listed(exclude), text_key, left))
-    units = make_units(found)
+    found = find(_listed(source), recipe, Search(_listed(include), _listed(exclude), text_key, left, progress))
+    units, stamps = make_units(found), [stamp(piece) for _, piece in found]
     asked = {"tokenizer": _content(tokenizer), "vocab_size": vocab_size, "train_bytes": train_bytes}
     asked |= {"fraction": validation_fraction, "shard_tokens": shard_tokens, "recipe": recipe, "bos": bos}
     asked |= {"text_key": text_key, "source_tokenizer": source_tokenizer}  # not strict: it changes no byte
     asked |= {"eos_token": eos_token, "parse_special": parse_special}
-    identity = fingerprint(sorted(asked.items()), *((u.split, _layout(u)) for u in units), *_contents(found))
+    identity = fingerprint(sorted(asked.items()), *((u.split, _layout(u)) for u in units), *_contents(found, progress))
     if (finished := _finished(folder, identity)) is not None:
-        shutil.rmtree(parts, ignore_errors=True)
         return finished
     splitter = make_splitter(found, recipe, options, validation_fraction)
     parts.mkdir(parents=True, exist_ok=True)
-    spec = _make_tokenizer(folder, tokenizer, eos_token, makers.get(tokenizer))
-    job = _with_dtype(Job(parts, recipe, options, splitter, spec, parse_special, "", bos))
-    with ThreadPoolExecutor(1) as thread:  # writing is half of the work on bytes
-        publisher = Publisher(job, folder, shard_tokens, identity, thread)
-        _run(job, units, publisher, num_workers, progress)
-        totals, shards = publisher.counts, publisher.close()
-    left.merge(publisher.left.counts)
-    left_out = left.placed({piece.key: piece for _, piece in found})
-    if not totals:
+    with alone(folder, parts):
+        if (finished := _finished(folder, identity)) is not None:  # by a process that has ended since
+            return finished
+        spec = _make_tokenizer(folder, tokenizer, eos_token, makers.get(tokenizer))
+        job = _with_dtype(Job(parts, recipe, options, splitter, spec, parse_special, "", bos))
+        with ThreadPoolExecutor(1) as thread:  # writing is half of the work on bytes
+            publisher = Publisher(job, folder, shard_tokens, identity, thread)
+            _run(job, units, publisher, num_workers, progress)
+            totals, shards = publisher.counts, publisher.close()
+        _check_unchanged(found, stamps, folder)
+        left.merge(publisher.left.counts)
+        left_out = left.placed({piece.key: piece for _, piece in found})
+        if not totals:
+            _discard(folder)
+            raise UserError(f"No document in the source has text: {'; '.join(sentences(left_out))}.")
+        meta = _meta(job, totals, shards, identity) | {"left_out": left_out}
+        write_json(folder / NAME, meta)
+        shutil.rmtree(parts, ignore_errors=True)  # another process may see that it is finished, and do it
+        return meta
+
+
+def _check_unchanged(found: Found, stamps: list[Stamp], folder: Path) -> None:
+    """Raise UserError where a file was written to while it was read: the tokens may be of neither version of it."""
+    changed = [piece for (_, piece), before in zip(found, stamps) if stamp(piece) not in (before, None)]
+    if changed:
         _discard(folder)
-        raise UserError(f"No document in the source has text: {'; '.join(sentences(left_out))}.")
-    meta = _meta(job, totals, shards, identity) | {"left_out": left_out}
-    write_json(folder / NAME, meta)
-    shutil.rmtree(parts)
-    return meta
+        raise UserError(
+            f"{changed[0].path} changed while the source was read, so nothing was kept. Type the same command again "
+            "when nothing writes to the source any more."
+        )
 
 
 def _discard(folder: Path) -> None:
-    """Remove what a preparation that found nothing has written."""
+    """Remove what a preparation that cannot be used has written."""
     shutil.rmtree(folder / ".parts")
-    for name in TOKENIZER_FILES:
-        (folder / name).unlink(missing_ok=True)
+    for path in (*(folder / name for name in TOKENIZER_FILES), *folder.glob("*.bin")):
+        path.unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
 
@@ -232,12 +248,24 @@ def _content(tokenizer: str) -> str:
     return fingerprint(path.read_bytes().hex()) if path else tokenizer
 
 
-def _contents(found: Found) -> list[str]:
+def _shown(found: Found, what: str, progress: bool) -> tqdm[Piece]:
+    """The pieces, with a bar where going through them takes long."""
+    pieces = [piece for _, piece in found]
+    return tqdm(pieces, desc=what, unit=" files", delay=DELAY, disable=not progress)
+
+
+def _contents(found: Found, progress: bool) -> list[str]:
     """What the files hold, so that files edited since, of the same size, are not taken for those of a finished run."""
+    bar = _shown(found, "compare", progress)
+
+    def read(piece: Piece) -> str:
+        bar.update()
+        return content(piece)
+
     stripes = [found[i::READERS] for i in range(READERS)]
     try:
-        with ThreadPoolExecutor(READERS) as pool:
-            return [c for some in pool.map(lambda some: [content(piece) for _, piece in some], stripes) for c in some]
+        with bar, ThreadPoolExecutor(READERS) as pool:
+            return [c for some in pool.map(lambda some: [read(piece) for _, piece in some], stripes) for c in some]
     except OSError as e:
         raise UserError(f"Cannot read {e.filename}: {e.strerror}.") from e
 
@@ -247,12 +275,13 @@ def _layout(unit: Unit) -> list[tuple]:
 
 
 def _finished(folder: Path, identity: str) -> dict | None:
-    """The meta.json of an identical preparation that is complete.
+    """The meta.json of an identical preparation that is complete, after which nothing unfinished is left.
 
     Raises UserError when the folder holds anything that the same call would not have written.
     """
     meta, journal = read_meta(folder), folder / ".parts/journal.json"
     if meta is not None and meta.get("identity") == identity:
+        shutil.rmtree(folder / ".parts", ignore_errors=True)
         return meta
     resumable = journal.exists() and read_object(journal).get("identity") == identity
     if meta is not None or (journal.exists() and not resumable):

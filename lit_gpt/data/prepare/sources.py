@@ -9,7 +9,7 @@ from pathlib import Path
 from stat import S_ISDIR
 
 from lit_gpt.data.documents import Search
-from lit_gpt.data.kinds import Piece
+from lit_gpt.data.kinds import Piece, key_of
 from lit_gpt.data.left_out import LeftOut, sentences
 from lit_gpt.data.prepare.recipes import RECIPES, ReadOptions
 from lit_gpt.data.splits import Splitter, key_hash
@@ -18,11 +18,12 @@ from lit_gpt.utils.files import near
 
 SAMPLES, SAMPLE = 16, 1 << 16  # bytes of a file that tell whether it has changed: all of it up to 1 MiB
 Found = list[tuple[str | None, Piece]]  # (split, or None: divided by hash; piece)
+Stamp = tuple[int, int] | None
 
 
 def find(sources: list[str], recipe: str, search: Search) -> Found:
     """Every piece of the sources, in their order. Raises UserError for a source that cannot be used."""
-    module, found, names = RECIPES.load(recipe), [], [Path(source).resolve().name for source in sources]
+    module, found, names = RECIPES.load(recipe), [], [key_of(Path(source).resolve().name) for source in sources]
     if not sources:
         raise UserError("No source was given: type --source FOLDER, or several.")
     for i, (source, name) in enumerate(zip(sources, names)):
@@ -32,6 +33,15 @@ def find(sources: list[str], recipe: str, search: Search) -> Found:
         prefix = "" if len(sources) == 1 else f"{name}/" if names.count(name) == 1 else f"{i}-{name}/"
         found += [(s, replace(p, key=prefix + p.key)) for s, p in module.find(path, search)]
     return found
+
+
+def stamp(piece: Piece) -> Stamp:
+    """The size of a file in bytes and when it was last written to; None where it is no longer there."""
+    try:
+        stat = piece.path.stat()
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns
 
 
 def content(piece: Piece) -> str:

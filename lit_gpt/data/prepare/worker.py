@@ -83,6 +83,8 @@ class _Split:
             self.bytes += len(text) if text.isascii() else len(text.encode())
             if self.tokenizer.unk_id is not None and (unknown := ids.count(self.tokenizer.unk_id)):
                 self.left.add("characters", "not in the tokenizer", piece, None, unknown)
+            if dropped := self.tokenizer.dropped(text):
+                self.left.add("dropped", "not in the tokenizer, which has no unknown token", piece, None, dropped)
         if arrays:  # in one piece: a call for each text would cost as much as its work
             tokens = np.concatenate(arrays, dtype=self.dtype)
             self.sink.write(tokens)
