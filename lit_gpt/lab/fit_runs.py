@@ -11,14 +11,13 @@ import numpy as np
 
 from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.lab.fit_steps import Sample, logged_steps
+from lit_gpt.lab.other_data import different
 from lit_gpt.lab.repeats import groups_of
 from lit_gpt.lab.rows import NOTE
 from lit_gpt.lab.runs import FINISHED, Run, column, known_name, read_runs
 from lit_gpt.lab.where import matching
 from lit_gpt.metrics.summary import read_metrics
 from lit_gpt.scaling.law import RUN, Law
-from lit_gpt.train.folder_names import ENVIRONMENT
-from lit_gpt.utils.files import read_object_if_any
 
 VALIDATION, TRAINING, TOKENS = "metric/val_loss@1x", "metric/train_loss", "total_tokens"
 KINDS = ("train_model", "mixer_options", "optimizer", "parameterization")  # settings of which a law is another one
@@ -207,14 +206,9 @@ def _mixed(runs: Sequence[Run], given: Sequence[np.ndarray], read: Collection[st
 
 def _other_data(runs: Sequence[Run]) -> Iterator[str]:
     """That runs saw other data, or were judged by it: their losses are then no points of one law."""
-    data = [(run.name, read_object_if_any(run.folder / ENVIRONMENT).get("data", {})) for run in runs if run.folder]
     for part, words in (("train", "trained"), ("validation", "validated")):
-        kinds: dict[str, str] = {}
-        for name, corpora in data:
-            kinds.setdefault(corpora.get(part, {}).get("content", ""), name)
-        kinds.pop("", None)
-        if len(kinds) > 1:
-            few = " and ".join(list(kinds.values())[:2])
+        if names := different(runs, part):
+            few = " and ".join(names[:2])
             yield f"the runs were {words} on different data, such as {few}: compare them, or choose some with --where"
 
 
