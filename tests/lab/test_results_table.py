@@ -28,7 +28,7 @@ def finished(output: Path, losses: dict[str, list[float]], seeds: dict[str, list
 
 
 def test_a_tie_is_a_difference_whose_interval_holds_zero(tmp_path: Path) -> None:
-    """Seeds differ. Standard deviation 0.02 with 6 degrees of freedom; 0.01 is below 2.4 x 0.02 sqrt(2 / 3), 0.2 not."""
+    """Seeds differ. Deviation 0.02 with 6 degrees of freedom; 0.01 is below 2.4 x 0.02 sqrt(2 / 3), 0.2 not."""
     said = verdict(finished(tmp_path, LOSSES, {"c": [0, 1, 7]}), tmp_path, METRIC)
     assert "lowest: a0, mean 2.0000 of 3 seeds" in said and "seed 0.0200 (6 degrees of freedom)" in said
     assert said.endswith("holds 0: b0.") and "seed by seed" not in said
