@@ -238,9 +238,33 @@ def test_lengths_stand_on_the_axis(monkeypatch):
     drawn: list = []
     monkeypatch.setattr(results, "save", lambda figure, path: drawn.append(figure))
     found = Result("phonebook", 4, {}, Subject("run", "step-000001", "", "trained", 1, 2))
-    results.plot([results.Row(found, f"acc@{n}", Metric(0.5)) for n in (3, 5, 1200)], Path("figure.png"))
+    rows = [results.Row(model, found, f"acc@{n}", Metric(0.5)) for model in "ab" for n in (3, 5, 1200)]
+    results.plot(rows, Path("figure.png"))
     assert [label.get_text() for label in drawn[0].axes[0].get_xticklabels()] == ["3", "5", "1,200"]
     assert drawn[0].legends and not drawn[0].axes[0].get_legend(), "names stand below the panels, where no point is"
+
+
+def test_points_of_a_figure_are_of_one_model_and_setting(tmp_path, monkeypatch, capsys):
+    """Runs of one name were joined by a zigzag, other settings as well; unknown compute was drawn at one FLOP."""
+    drawn: list = []
+    monkeypatch.setattr(results, "save", lambda figure, path: drawn.append(figure))
+    for row, shots, flops in (("a", 0, 1e18), ("a", 5, 1e18), ("b", 0, 2e18), ("c", 0, None)):
+        subject = Subject("mup_run", "step-000001", "", "trained", 1, 2, None, flops)
+        metrics = {"acc": Metric(0.5), "acc@4": Metric(0.5, 0.1), "acc@8": Metric(0.4, 0.1)}
+        place = tmp_path / row / "mup_run"
+        save(Result("mine", 1, metrics, subject, {"num_fewshot": shots}), place, place / "evals")
+    folders = [tmp_path / row / "mup_run" for row in "abc"]
+    assert tool(results.main, *folders, "--plot", "figure.png") == 0
+    said = capsys.readouterr().out
+    assert "do not say their compute: c/mup_run" in said and "b/mup_run" in said
+    compute, length = drawn[0].axes
+    labels = compute.get_legend_handles_labels()[1]
+    assert labels == ["a/mup_run, num_fewshot 0", "a/mup_run, num_fewshot 5", "b/mup_run, num_fewshot 0"]
+    assert len(length.get_legend_handles_labels()[1]) == 4
+    assert all(len(line[0].get_xdata()) == 2 for line in length.containers)
+    assert tool(results.main, folders[2], "--metric", "acc", "--plot", "figure.png") == 0
+    (only,) = drawn[1].axes
+    assert list(only.containers[0][0].get_xdata()) == [4, 8]
 
 
 def test_the_subject_is_the_checkpoint_that_was_loaded(trained, tmp_path, capsys):
