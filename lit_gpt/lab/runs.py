@@ -216,7 +216,8 @@ def _of_line(name: str, line: Mapping[str, str]) -> Run:
         known = known_name(key)
         if known not in own and cells.get(known, value) != value:
             raise UserError(
-                f"{name}: {called[known]!r} is {cells[known]} and {key!r} is {value}, and both mean {known}. Remove one."
+                f"{name}: {called[known]!r} is {cells[known]} and {key!r} is {value}, and both mean {known}. Remove "
+                "one."
             )
         called.setdefault(known, key)
         cells.setdefault(known, value)  # the column itself before other names of it
