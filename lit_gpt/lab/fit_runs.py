@@ -11,7 +11,7 @@ import numpy as np
 
 from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.lab.fit_steps import Sample, logged_steps
-from lit_gpt.lab.other_data import different
+from lit_gpt.lab.other_data import different, other_settings
 from lit_gpt.lab.repeats import groups_of
 from lit_gpt.lab.rows import NOTE
 from lit_gpt.lab.runs import FINISHED, Run, column, known_name, read_runs
@@ -185,7 +185,7 @@ def sample(law: Law, runs: Sequence[Run], reads: Mapping[str, str]) -> Sample:
         notes.append("all runs have one seed, so nothing here measures noise: add seeds, or give its size with --noise")
     if kinds := [name for name in KINDS if len({str(run.value(name)) for run in runs} - {"None"}) > 1]:
         notes.append(f"the runs differ in {' and '.join(kinds)}: --group {kinds[0]} fits them apart")
-    notes += [*_other_data(runs), *_copies(runs, data)]
+    notes += [*_other_data(runs), *_other_settings(runs, reads.values()), *_copies(runs, data)]
     mixed = _mixed(runs, [data[symbol] for symbol in law.given], set(reads.values()))
     if mixed:
         notes.append(f"runs that are one place for this law differ in {', '.join(mixed)}: choose some with --where")
@@ -210,6 +210,12 @@ def _other_data(runs: Sequence[Run]) -> Iterator[str]:
         if names := different(runs, part):
             few = " and ".join(names[:2])
             yield f"the runs were {words} on different data, such as {few}: compare them, or choose some with --where"
+
+
+def _other_settings(runs: Sequence[Run], columns: Iterable[str]) -> Iterator[str]:
+    for name in columns:
+        if keys := other_settings(runs, name):
+            yield f"{name} was measured with other {', '.join(keys)} in some runs: evaluate them alike"
 
 
 def _copies(runs: Sequence[Run], data: Mapping[str, np.ndarray]) -> list[str]:

@@ -12,8 +12,10 @@ from lab_runs import SUMMARY, make_run
 
 from lit_gpt.config.command import exit_code
 from lit_gpt.errors import UserError
+from lit_gpt.evals.results import Metric, Result, Subject, save
 from lit_gpt.lab import trials
 from lit_gpt.lab.comparison import compare
+from lit_gpt.lab.fit_runs import _other_settings
 from lit_gpt.lab.runs import Run, read_runs
 from lit_gpt.tools.compare import main
 
@@ -170,3 +172,19 @@ def test_losses_of_different_data_are_said(tmp_path: Path, figure: str, part: st
     assert f"warning: {figure} is of different data, such as of a_1 and b_1" in compare(a, b, [], figure).in_words()
     assert "warning" not in compare(a[:1], a[1:], [], figure).in_words()
     assert "warning" not in compare(a, b, [], "tokens").in_words()
+
+
+def test_evaluations_with_other_settings_are_said(tmp_path: Path) -> None:
+    """Five examples before each question on one side, and none on the other."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    for folder, shots, value in ((a, 5, 0.5), (b, 0, 0.4)):
+        side(folder, 2.0, depth=shots + 2)
+        subject = Subject("run", "step-000004", "", "trained", 4, 2048)
+        save(Result("mine", 9, {"acc": Metric(value)}, subject, {"num_fewshot": shots}), folder / f"{folder.name}_1")
+    runs = read_runs([a]), read_runs([b])
+    said = compare(*runs, [], "mine/acc").in_words()
+    assert "warning: mine/acc was measured with other num_fewshot" in said
+    assert "warning" not in compare(*runs, []).in_words()
+    assert list(_other_settings([*runs[0], *runs[1]], ["mine/acc", "loss"])) == [
+        "mine/acc was measured with other num_fewshot in some runs: evaluate them alike"
+    ]
