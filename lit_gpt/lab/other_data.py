@@ -25,6 +25,8 @@ def different(runs: Sequence[Run], part: str) -> list[str]:
 
 def other_settings(runs: Sequence[Run], figure: str) -> list[str]:
     """The settings in which the evaluations differ that a figure, such as hellaswag/acc, is from; [] for a column."""
+    if "/" not in figure:
+        return []
     found = [{key: settings for key, _, settings in judgements(run.folder)} for run in runs if run.folder]
     of_figure = [settings[figure] for settings in found if figure in settings]
     keys = dict.fromkeys(key for settings in of_figure for key in settings)
