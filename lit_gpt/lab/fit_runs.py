@@ -65,7 +65,7 @@ def usable(
     for name in needed:
         without = [run for run in kept if not isinstance(run.value(name), int | float)]
         if without and len(without) < len(kept):  # column says what to do where none has it
-            notes += _left_out(without, f"have no {name}")
+            notes += _left_out(without, f"{'has' if len(without) == 1 else 'have'} no {name}")
             kept = [run for run in kept if run not in without]
     return kept, tuple(notes)
 
@@ -118,7 +118,8 @@ def grouped(runs: Sequence[Run], by: str | None) -> dict[str, list[Run]]:
         settings = sorted({key for run in runs for key in (*run.settings, *run.numbers)})
         raise UserError(f"The run {missing[0]} has no {by!r} to group by.{did_you_mean(by, settings)}")
     found: dict[str, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: str(values[run.name])):
+    even = all(isinstance(value, int | float) for value in values.values())
+    for run in sorted(runs, key=lambda run: values[run.name] if even else str(values[run.name])):
         found.setdefault(str(values[run.name]), []).append(run)
     return found
 
