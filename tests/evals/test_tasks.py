@@ -19,7 +19,7 @@ from lit_gpt.evals.judged import Judged
 from lit_gpt.evals.results import Metric, Result, Subject, read_results, save
 from lit_gpt.evals.tasks import TASKS
 from lit_gpt.evals.tasks.phonebook import NEW_TOKENS, Options, question
-from lit_gpt.evals.tasks.proofpile import parts
+from lit_gpt.evals.tasks.proofpile import apart, parts
 from lit_gpt.tools import results
 
 ROOT = Path(__file__).parents[2]
@@ -231,6 +231,20 @@ def test_the_table_of_results(trained, tmp_path, capsys):
     said = capsys.readouterr()
     assert "broken.json is no result" in said.err and "words.json describes its run in a way" in said.err
     assert said.out.splitlines() == out[:-1], "the others are shown, each once"
+
+
+@pytest.mark.parametrize("length, stride, count", [(64, 16, 60), (60, 25, 40), (16, 16, 30), (16, 40, 20)])
+def test_errors_of_windows_that_overlap(length, stride, count):
+    """400 texts of independent tokens: the mean square of the error is that of the mean of all windows."""
+    rng, errors, means = np.random.default_rng(length), [], []
+    for _ in range(400):
+        text = rng.standard_normal(stride * (count - 1) + length)
+        windows = [float(text[i * stride : i * stride + length].mean()) for i in range(count)]
+        metric = apart(Metric.mean(windows), count, length / stride)
+        errors.append(metric.stderr)
+        means.append(metric.value)
+    assert math.isclose(np.sqrt(np.mean(np.square(errors))), np.std(means), rel_tol=0.12)
+    assert apart(Metric(1.0, 0.1), 8, 8.0).stderr is None, "eight windows of nearly the same text"
 
 
 def test_lengths_stand_on_the_axis(monkeypatch):
