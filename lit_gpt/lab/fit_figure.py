@@ -41,7 +41,8 @@ def draw_fits(
         if held:
             _marks(top, report, held.data, held.data[report.law.explains], color, ("D", "held out"))
         for place, guess in zip(here[len(here) - len(guesses[group]) :], guesses[group]):
-            _marks(top, report, place, np.array([guess.loss]), color, ("*", "predicted"))
+            if np.isfinite(guess.loss):  # best_rate predicts a rate, and no loss
+                _marks(top, report, place, np.array([guess.loss]), color, ("*", "predicted"))
     _labels(top, bottom, next(iter(reports.values())))
     _legend(figure, top)
     return save(figure, path)
