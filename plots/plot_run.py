@@ -2,7 +2,7 @@
 
     python plots/plot_run.py out/RUN
     python plots/plot_run.py out/RUN_A out/RUN_B --output val.png --metric metric/val_loss@1x
-    python plots/plot_run.py out/experts/*/*/ --metric metric/val_loss@1x metric/maxvio_batch_avg --json last.json
+    python plots/plot_run.py out/experts --metric metric/val_loss@1x metric/maxvio_batch_avg --json last.json
 
 One run without --metric: training and validation loss with the learning rate. Several metrics are
 panels beside each other; a run that does not log one is left out of its panel. Behind the name of a run that has not
@@ -18,14 +18,16 @@ from pathlib import Path
 from lit_gpt.config.command import run_command
 from lit_gpt.config.parsers import PlainParser
 from lit_gpt.lab.run_files import unfinished
+from lit_gpt.lab.runs import run_folders
 from lit_gpt.metrics.curve import TRAIN, draw_loss_curve, draw_overlay
+from lit_gpt.metrics.summary import METRICS_FILE
 from lit_gpt.utils.files import write_text
 
 
 def main(arguments: Sequence[str]) -> None:
     """Draw the figure and print its path."""
     parser = PlainParser(description="Curves of one or several runs, over tokens.")
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder, which holds metrics.jsonl")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or folders that hold some")
     parser.add_argument("--output", type=Path, default=Path("run.png"), help="picture to write, a PNG file")
     parser.add_argument("--metric", nargs="+", help=f"keys to draw; default {TRAIN}, and for one run its loss curve")
     parser.add_argument("--json", type=Path, help="file for the last values shown, by metric and run; default: none")
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
         "--bytes_per_token", type=float, help="for the loss curve's axis in bits per byte; default: as validated"
     )
     given = parser.parse_args(arguments)
-    runs = list({folder.resolve(): folder for folder in given.runs}.values())
+    runs = list({folder.resolve(): folder for path in given.runs for folder in _runs(path)}.values())
     states = list(map(unfinished, runs))
     if len(runs) == 1 and not given.metric:
         draw_loss_curve(runs[0], given.bytes_per_token, given.output, states[0])
@@ -42,6 +44,12 @@ def main(arguments: Sequence[str]) -> None:
         if given.json:
             write_text(given.json, json.dumps(last, indent=1) + "\n")
     print(given.output)
+
+
+def _runs(path: Path) -> list[Path]:
+    """A folder with metrics, or else the runs that it holds; itself where it holds none, for an error that names it."""
+    below = [] if (path / METRICS_FILE).is_file() or not path.is_dir() else run_folders(path)
+    return below or [path]
 
 
 if __name__ == "__main__":

@@ -31,16 +31,18 @@ def soft_metrics(samples: Iterable[Mapping[str, Any]]) -> dict[str, Metric]:
 
 
 def _of_example(sample: Mapping[str, Any]) -> dict[str, float]:
-    scored = [(args[1], resp[0][0]) for args, resp in zip(sample["arguments"], sample["resps"]) if _is_scored(resp)]
-    if not scored or len(scored) != len(sample["resps"]):
+    asked = list(zip(sample["arguments"], sample["resps"]))
+    if any(args[0] for args, _ in asked):  # acc_mutual_info asks for each answer once more, after nothing
+        asked = [(args, resp) for args, resp in asked if args[0]]
+    if not asked or not all(_is_scored(resp) for _, resp in asked):
         return {}
-    texts, totals = zip(*scored)
+    texts, totals = zip(*((args[1], resp[0][0]) for args, resp in asked))
     right = _right(sample["target"], texts)
     if right is None:
         return {}
     sizes = [max(1, len(text.encode())) for text in texts]
     found = {"soft/bits_per_byte": -totals[right] / sizes[right] / math.log(2)}
-    if len(scored) > 1:
+    if len(texts) > 1:
         found["soft/choice_p"] = softmax(totals)[right]
         found["soft/choice_p_per_byte"] = softmax([t / n for t, n in zip(totals, sizes)])[right]
     return found
@@ -52,15 +54,19 @@ def _is_scored(resp: Any) -> bool:
 
 
 def _right(target: Any, texts: Sequence[str]) -> int | None:
-    """Which of the continuations is the answer; None where that cannot be told."""
+    """Which of the continuations is the answer; None where that cannot be told.
+
+    A text is looked up among the choices, as lm-eval does, and is a number only where it is none of them. One text
+    after several contexts, as in winogrande, does not say which context is right.
+    """
     if len(texts) == 1:
         return 0
-    if isinstance(target, str) and target.strip().isdecimal():
+    if isinstance(target, str):
+        alike = [i for i, text in enumerate(texts) if text.strip() == target.strip()]
+        if alike or not target.strip().isdecimal():
+            return alike[0] if len(alike) == 1 else None
         target = int(target)
-    if isinstance(target, int):
-        return target if 0 <= target < len(texts) else None
-    stripped = [text.strip() for text in texts]
-    return stripped.index(target.strip()) if isinstance(target, str) and target.strip() in stripped else None
+    return target if isinstance(target, int) and 0 <= target < len(texts) else None
 
 
 def softmax(values: Sequence[float]) -> list[float]:

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from lit_gpt.errors import UserError
+from lit_gpt.lab.other_data import different, other_settings
 from lit_gpt.lab.repeats import SEEDS, groups_of, varied
 from lit_gpt.lab.runs import FINISHED, Run, column
 from lit_gpt.metrics.summary import METRICS_FILE, read_metrics
 from lit_gpt.scaling.noise import Difference, Noise, degrees, difference, paired, pooled
 
 TRAIN = "metric/train_loss"
+JUDGED_BY = {"loss": "validation", "bpb": "validation", "train_loss": "train"}  # figure -> the data that it is of
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Comparison:
 
     noise: of single runs, from both sides and the controls. means: the difference of means, judged by it. pairs: the
     same from runs that share both seeds, two pairs at least, else None. parted: the first step at which the training
-    losses of the first two runs differ, 0 where they never do, None where they cannot be compared.
+    losses of the first two runs differ, 0 where they never do, None where they cannot be compared. apart: runs whose
+    figure is of different data. judged: settings in which their evaluations differ.
     """
 
     figure: str
@@ -32,6 +35,8 @@ class Comparison:
     means: Difference
     pairs: Difference | None
     parted: int | None
+    apart: Sequence[str] = ()
+    judged: Sequence[str] = ()
 
     def in_words(self) -> str:
         """What was found, in sentences."""
@@ -39,6 +44,15 @@ class Comparison:
             f"{self.figure}: {_mean(self.a)} -> {_mean(self.b)}",
             f"difference: {self.means.in_words()}",
         ]
+        if self.apart:
+            lines.append(
+                f"warning: {self.figure} is of different data, such as of {' and '.join(self.apart[:2])}, so that this "
+                "says little of the models; across tokenizers, only bits per byte (--metric bpb) of one text compare"
+            )
+        if self.judged:
+            lines.append(
+                f"warning: {self.figure} was measured with other {', '.join(self.judged)}: evaluate them alike"
+            )
         if self.noise.free:
             lines.append(f"noise of a single run: {self.noise.deviation:.4g}, {degrees(self.noise.free)}")
         else:
@@ -71,9 +85,10 @@ def compare(a: Sequence[Run], b: Sequence[Run], controls: Sequence[Run], figure:
             raise UserError(f"The run {run.name} is not finished ({run.state}). Finish it, or leave it out.")
     first, second = column(a, figure).tolist(), column(b, figure).tolist()
     noise = pooled([column(group, figure).tolist() for group in _repeats(a, b, controls)])
-    return Comparison(
-        figure, first, second, noise, difference(first, second, noise), _pairs(a, b, figure), _parted(a[0], b[0])
-    )
+    apart = different([*a, *b], JUDGED_BY[figure]) if figure in JUDGED_BY else []
+    means = difference(first, second, noise)
+    judged, parted = other_settings([*a, *b], figure), _parted(a[0], b[0])
+    return Comparison(figure, first, second, noise, means, _pairs(a, b, figure), parted, apart, judged)
 
 
 def _repeats(a: Sequence[Run], b: Sequence[Run], controls: Sequence[Run]) -> list[list[Run]]:

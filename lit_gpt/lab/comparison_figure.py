@@ -9,7 +9,7 @@ import numpy as np
 
 from lit_gpt.lab.figure_curves import STEPS, draw_law, draw_runs
 from lit_gpt.lab.figure_fits import Fits, finish, fit_groups
-from lit_gpt.lab.figures import Look, along, dress, legend, looks, panels, shown
+from lit_gpt.lab.figures import Look, along, dress, legend, looks, panels, short, shown
 from lit_gpt.lab.fit_report import Report
 from lit_gpt.lab.runs import Run, column
 from lit_gpt.scaling.leverage import Leverage, compute_leverage
@@ -69,7 +69,7 @@ def _draw(fits: Fits, found: Mapping[str, Leverage]) -> Any:
         for group, leverage in found.items():
             _leverage(bottom, leverage, styles[group])
         bottom.axhline(1, color="black", linewidth=0.8)
-        dress(bottom, shown(x), f"compute leverage over {next(iter(fits.reports))}")
+        dress(bottom, shown(x), f"compute leverage over {short(next(iter(fits.reports)), 20)}")
     along(bottom, "x", x, every)
     legend(figure, [top])
     return figure

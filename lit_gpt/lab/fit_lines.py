@@ -50,9 +50,11 @@ def x_of(report: Report, places: Data) -> np.ndarray:
 def lines_of(report: Report, more: Sequence[Data]) -> Iterator[Line]:
     """The law over the runs and on to other places."""
     points, symbol = report.points, over(report)
-    x = np.concatenate([x_of(report, places) for places in (points, *more)])
+    # A prediction may have fewer columns than runs have: that of a budget by soft_to_hard has no soft figure.
+    places = [points, *(at for at in more if set(report.law.given) <= at.keys() or symbol in at)]
+    x = np.concatenate([x_of(report, at) for at in places])
     if symbol is None:
-        every = {name: np.concatenate([at[name] for at in (points, *more)]) for name in report.law.given}
+        every = {name: np.concatenate([at[name] for at in places]) for name in report.law.given}
         order = np.argsort(x)
         said, low, high = band(report, {name: column[order] for name, column in every.items()})
         yield Line(said, said, low, high, "the law")

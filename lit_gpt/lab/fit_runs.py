@@ -11,14 +11,13 @@ import numpy as np
 
 from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.lab.fit_steps import Sample, logged_steps
+from lit_gpt.lab.other_data import different, other_settings
 from lit_gpt.lab.repeats import groups_of
 from lit_gpt.lab.rows import NOTE
 from lit_gpt.lab.runs import FINISHED, Run, column, known_name, read_runs
 from lit_gpt.lab.where import matching
 from lit_gpt.metrics.summary import read_metrics
 from lit_gpt.scaling.law import RUN, Law
-from lit_gpt.train.folder_names import ENVIRONMENT
-from lit_gpt.utils.files import read_object_if_any
 
 VALIDATION, TRAINING, TOKENS = "metric/val_loss@1x", "metric/train_loss", "total_tokens"
 KINDS = ("train_model", "mixer_options", "optimizer", "parameterization")  # settings of which a law is another one
@@ -66,7 +65,7 @@ def usable(
     for name in needed:
         without = [run for run in kept if not isinstance(run.value(name), int | float)]
         if without and len(without) < len(kept):  # column says what to do where none has it
-            notes += _left_out(without, f"have no {name}")
+            notes += _left_out(without, f"{'has' if len(without) == 1 else 'have'} no {name}")
             kept = [run for run in kept if run not in without]
     return kept, tuple(notes)
 
@@ -119,7 +118,8 @@ def grouped(runs: Sequence[Run], by: str | None) -> dict[str, list[Run]]:
         settings = sorted({key for run in runs for key in (*run.settings, *run.numbers)})
         raise UserError(f"The run {missing[0]} has no {by!r} to group by.{did_you_mean(by, settings)}")
     found: dict[str, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: str(values[run.name])):
+    even = all(isinstance(value, int | float) for value in values.values())
+    for run in sorted(runs, key=lambda run: values[run.name] if even else str(values[run.name])):
         found.setdefault(str(values[run.name]), []).append(run)
     return found
 
@@ -186,7 +186,7 @@ def sample(law: Law, runs: Sequence[Run], reads: Mapping[str, str]) -> Sample:
         notes.append("all runs have one seed, so nothing here measures noise: add seeds, or give its size with --noise")
     if kinds := [name for name in KINDS if len({str(run.value(name)) for run in runs} - {"None"}) > 1]:
         notes.append(f"the runs differ in {' and '.join(kinds)}: --group {kinds[0]} fits them apart")
-    notes += [*_other_data(runs), *_copies(runs, data)]
+    notes += [*_other_data(runs), *_other_settings(runs, reads.values()), *_copies(runs, data)]
     mixed = _mixed(runs, [data[symbol] for symbol in law.given], set(reads.values()))
     if mixed:
         notes.append(f"runs that are one place for this law differ in {', '.join(mixed)}: choose some with --where")
@@ -207,15 +207,16 @@ def _mixed(runs: Sequence[Run], given: Sequence[np.ndarray], read: Collection[st
 
 def _other_data(runs: Sequence[Run]) -> Iterator[str]:
     """That runs saw other data, or were judged by it: their losses are then no points of one law."""
-    data = [(run.name, read_object_if_any(run.folder / ENVIRONMENT).get("data", {})) for run in runs if run.folder]
     for part, words in (("train", "trained"), ("validation", "validated")):
-        kinds: dict[str, str] = {}
-        for name, corpora in data:
-            kinds.setdefault(corpora.get(part, {}).get("content", ""), name)
-        kinds.pop("", None)
-        if len(kinds) > 1:
-            few = " and ".join(list(kinds.values())[:2])
+        if names := different(runs, part):
+            few = " and ".join(names[:2])
             yield f"the runs were {words} on different data, such as {few}: compare them, or choose some with --where"
+
+
+def _other_settings(runs: Sequence[Run], columns: Iterable[str]) -> Iterator[str]:
+    for name in columns:
+        if keys := other_settings(runs, name):
+            yield f"{name} was measured with other {', '.join(keys)} in some runs: evaluate them alike"
 
 
 def _copies(runs: Sequence[Run], data: Mapping[str, np.ndarray]) -> list[str]:

@@ -54,7 +54,7 @@ class Ended(NamedTuple):
 
 
 def verdict(rows: Sequence[Row], output: Path, metric: str) -> str:
-    """Which setting is best, over its seeds, and which are ties: less than two standard errors of the difference above.
+    """Which setting is best, over its seeds, and which are ties: the 95% interval of the difference holds 0.
 
     Settings that all have the same seeds are compared seed by seed, for runs of one seed see the same data in the same
     order. Else the standard deviation between seeds is pooled over all settings that have several. "" where there is
@@ -112,5 +112,5 @@ def _seeds(group: Sequence[Ended]) -> str:
 
 def _ties(tied: Sequence[str]) -> str:
     if not tied:
-        return "All others are more than two standard errors above."
-    return f"Ties with it, below two standard errors: {', '.join(tied)}."
+        return "All others are above it by more than noise."
+    return f"Ties with it, as the 95% interval of the difference holds 0: {', '.join(tied)}."

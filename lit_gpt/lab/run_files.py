@@ -12,7 +12,7 @@ import yaml
 
 from lit_gpt.data.permutation import Permutation
 from lit_gpt.errors import UserError
-from lit_gpt.evals.results import read_results
+from lit_gpt.evals.results import Metric, read_results
 from lit_gpt.lab.watch import diverged
 from lit_gpt.metrics.summary import METRICS_FILE, SUMMARY_FILE, read_rows
 from lit_gpt.train.folder_names import CONFIG, ENVIRONMENT
@@ -84,12 +84,18 @@ class RunFiles:
         for key, value in {**self.last, **self.summary}.items():
             if key.startswith("eval/"):
                 yield key.removeprefix("eval/"), value
-        for result in sorted(read_results(self.folder), key=lambda found: (found.subject.step, found.time)):
-            suffix = "" if result.subject.weights == "trained" else f"_{result.subject.weights}"
-            for name, metric in result.metrics.items():
-                yield f"{result.task}/{name}{suffix}", metric.value
-                if metric.stderr is not None:
-                    yield f"{result.task}/{name}{suffix}_stderr", metric.stderr
+        for key, metric, _ in judgements(self.folder):
+            yield key, metric.value
+            if metric.stderr is not None:
+                yield f"{key}_stderr", metric.stderr
+
+
+def judgements(folder: Path) -> Iterator[tuple[str, Metric, dict[str, Any]]]:
+    """(task/figure, value, settings) of the results that lie in a run folder, the newest step and time last."""
+    for result in sorted(read_results(folder), key=lambda found: (found.subject.step, found.time)):
+        suffix = "" if result.subject.weights == "trained" else f"_{result.subject.weights}"
+        for name, metric in result.metrics.items():
+            yield f"{result.task}/{name}{suffix}", metric, result.settings
 
 
 def unfinished(folder: Path) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.lab.rows import NOTE
-from lit_gpt.lab.run_files import CUT, DIED, FINISHED, RUNNING, RunFiles
+from lit_gpt.lab.run_files import CUT, DIED, DIVERGED, FINISHED, RUNNING, RunFiles
 from lit_gpt.lab.tables import Curve, curves, is_chart, number_of, read_lines
 from lit_gpt.train.folder_names import CONFIG
 from lit_gpt.utils.files import near, read_object_if_any
@@ -208,9 +208,19 @@ def _of_csv(path: Path) -> list[Run]:
 
 
 def _of_line(name: str, line: Mapping[str, str]) -> Run:
+    """Raises UserError for two other names of one column with two values: nothing says which is meant."""
     cells: dict[str, str] = {}
+    own = {key.lower() for key in line} & {*COLUMNS, "name", "state"}
+    called: dict[str, str] = {}
     for key, value in sorted(line.items(), key=lambda cell: cell[0].lower() not in COLUMNS):
-        cells.setdefault(known_name(key), value)  # the column itself before other names of it
+        known = known_name(key)
+        if known not in own and cells.get(known, value) != value:
+            raise UserError(
+                f"{name}: {called[known]!r} is {cells[known]} and {key!r} is {value}, and both mean {known}. Remove "
+                "one."
+            )
+        called.setdefault(known, key)
+        cells.setdefault(known, value)  # the column itself before other names of it
     numbers = {key: value for key, text in cells.items() if (value := number_of(text)) is not None}
     if "tokens" not in numbers and {"parameters", "flops_6nd"} <= numbers.keys():
         numbers["tokens"] = numbers["flops_6nd"] / (6 * numbers["parameters"])
@@ -222,14 +232,21 @@ def _of_line(name: str, line: Mapping[str, str]) -> Run:
 
 
 def _of_curves(name: str, metrics: Mapping[str, Curve]) -> Run:
-    """The last values of a run's curves, and how far they go."""
+    """The last values of a run's curves, and how far they go; one that ends in no number has diverged."""
     numbers: dict[str, float] = {}
+    ends = all(math.isfinite(curve.y[-1]) for curve in metrics.values())
     for metric, curve in metrics.items():
         finite = np.isfinite(curve.y)
         if finite.any():
             numbers[known_name(metric)] = float(curve.y[finite][-1])
             numbers.setdefault(known_name(curve.over), float(curve.x[finite][-1]))
-    return Run(name, None, FINISHED, {}, {key: value for key, value in numbers.items() if math.isfinite(value)})
+    return Run(
+        name,
+        None,
+        FINISHED if ends else DIVERGED,
+        {},
+        {key: value for key, value in numbers.items() if math.isfinite(value)},
+    )
 
 
 def known_name(name: str) -> str:

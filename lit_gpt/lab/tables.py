@@ -36,15 +36,25 @@ def read_lines(path: Path) -> list[tuple[int, dict[str, str]]]:
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            header, lines = [name.strip() for name in reader.fieldnames or ()], list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is no CSV file that can be read ({error}).") from error
+    _check_header(path, header)
     found = []
     for number, line in enumerate(lines, 2):
         if None in line or None in line.values():
             raise UserError(f"{path}, line {number}: the number of cells is not that of the header.")
         found.append((number, {key.strip(): cell.strip() for key, cell in line.items() if cell.strip()}))
     return found
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    """Raises UserError for a name that stands twice, of which one column would be lost, and for another separator."""
+    if twice := [name for name in dict.fromkeys(header) if name and header.count(name) > 1]:
+        raise UserError(f"{path} has {header.count(twice[0])} columns called {twice[0]!r}. Rename or remove one.")
+    if len(header) == 1 and (other := next((mark for mark in ";\t|" if mark in header[0]), None)):
+        raise UserError(f"The columns of {path} are separated by {other!r}. Separate them by commas.")
 
 
 def is_chart(lines: list[tuple[int, dict[str, str]]]) -> bool:

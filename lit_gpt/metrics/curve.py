@@ -24,6 +24,9 @@ AVERAGE = re.compile(r"metric/val_loss_(ema_[^@]+)@1x")  # of an average of the 
 _BLUE, _GREY = "#1f5fa8", "#5a6570"
 _OF_VALIDATION = ("#e07b00", "#2a8f5b", "#8e44ad", "#b03a2e")  # the weights first, then their averages
 _SMOOTH_OVER = 0.02  # length of the moving average, as a fraction of the points
+WITHIN, NARROW = 6, 45  # names, and letters of each with its value, of a legend inside a panel; others stand below
+LISTED, LONGEST = 12, 60  # names of a legend below, and letters of each
+FAR_APART = 50.0  # largest over smallest loss, from which an axis is logarithmic
 
 Curves = dict[str, np.ndarray]
 
@@ -104,6 +107,7 @@ def draw_overlay(
             _limits(axes, shown)
         _dress(axes, metric, axis_label(metric))
         axes.set_xlabel(_x_label(next(iter(runs.values()))))
+    _name_below(figure, panels)
     _save(figure, output)
     return last
 
@@ -167,10 +171,33 @@ def _dress(axes: Any, title: str, y_label: str) -> None:
     axes.margins(x=0.01)
 
 
+def _name_below(figure: Any, panels: Sequence[Any]) -> None:
+    """Put many names, or long ones, below their panel, where they cover no curve; of very many, some."""
+    rows = 0
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        if len(labels) <= WITHIN and max(map(len, labels), default=0) <= NARROW:
+            continue
+        chosen = [round(i) for i in np.linspace(0, len(labels) - 1, min(LISTED, len(labels)))]
+        title = f"{LISTED} of {len(labels)}; --json FILE has all" if len(labels) > LISTED else None
+        names = [one if len(one) <= LONGEST else f"{one[: LONGEST // 2]}...{one[-LONGEST // 2 :]}" for one in labels]
+        add = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "frameon": False, "fontsize": 8, "title": title}
+        axes.legend([handles[i] for i in chosen], [names[i] for i in chosen], title_fontsize=8, **add)
+        rows = max(rows, len(chosen) + (title is not None))
+    figure.set_figheight(figure.get_figheight() + 0.18 * rows)  # panels keep their height
+
+
 def _limits(axes: Any, losses: Sequence[np.ndarray]) -> None:
-    """Scale the y axis to what comes after the first 5 percent of the points, whose steep fall leaves at the top."""
+    """Scale the y axis to what comes after the first 5 percent of the points, whose steep fall leaves at the top.
+
+    One value that is far above the others would press them into a line: then the axis is logarithmic.
+    """
     low = min(float(y.min()) for y in losses)
     high = max(float(y[len(y) // 20 :].max()) for y in losses)
+    if 0 < low < high / FAR_APART:
+        axes.set_yscale("log")
+        axes.set_ylim(low / 1.1, high * 1.1)
+        return
     margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
     axes.set_ylim(low - margin, high + margin)
 

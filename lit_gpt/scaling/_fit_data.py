@@ -83,11 +83,8 @@ def by_chance(error: float, without: float, parameters: int, freedom: int) -> fl
 
 def chi_square_beyond(value: float, freedom: int) -> float:
     """How often a chi-square of so many degrees of freedom is larger: Abramowitz and Stegun, 26.4.4 and 26.4.5."""
-    half = value / 2
-    odd = freedom % 2
-    total = math.erfc(math.sqrt(half)) if odd else 0.0
-    term = math.exp(-half) * (math.sqrt(half) / math.gamma(1.5) if odd else 1.0)
-    for i in range(freedom // 2):
-        total += term
-        term *= half / (i + 1 + odd / 2)
-    return total
+    half, odd = value / 2, freedom % 2
+    if not half:
+        return 1.0
+    logs = ((i + odd / 2) * math.log(half) - half - math.lgamma(i + 1 + odd / 2) for i in range(freedom // 2))
+    return (math.erfc(math.sqrt(half)) if odd else 0.0) + sum(map(math.exp, logs))  # e^-half alone may be below 1e-308

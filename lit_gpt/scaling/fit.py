@@ -74,10 +74,10 @@ def power_laws(x: np.ndarray, y: np.ndarray, counts: np.ndarray, *, offset: floa
     found: list[PowerLaw] = []
     for rows in np.array_split(np.arange(len(v)), -(-len(v) * len(x) // 2000)):  # what fits into the cache
         b, error, a, c, best = _search(u, v[rows], counts[rows], pinned, EXPONENTS[::4])
-        none = reached[rows] | (best == 0) | (best == len(EXPONENTS[::4]) - 1)
-        none |= np.array([len(np.unique(x[row > 0])) for row in counts[rows]]) < (2 if pinned else 3)
         mean = (counts[rows] * v[rows]).sum(1) / counts[rows].sum(1)
         flat = (counts[rows] * (v[rows] - mean[:, None]) ** 2).sum(1) <= error
+        none = reached[rows] | ~flat & ((best == 0) | (best == len(EXPONENTS[::4]) - 1))
+        none |= np.array([len(np.unique(x[row > 0])) for row in counts[rows]]) < (2 if pinned else 3)
         ln_a = np.log(np.where(a > 0, a, np.nan)) + ln_y + b * ln_x
         none |= ~flat & ~(np.abs(ln_a) < 700)
         a = np.where(flat, mean * math.exp(ln_y) + low, np.exp(np.where(none | flat, 0.0, ln_a)))

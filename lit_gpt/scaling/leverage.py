@@ -10,7 +10,8 @@ import numpy as np
 
 from lit_gpt.scaling.intervals import percentiles
 from lit_gpt.scaling.law import Fitted
-from lit_gpt.scaling.noise import DECIDES
+
+DECIDES = 2.0  # standard errors of ln(leverage), whose draws know how few residuals say the noise
 
 
 @dataclass(frozen=True)

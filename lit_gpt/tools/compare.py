@@ -5,8 +5,8 @@
     python -m lit_gpt.tools.compare --commits v1.0 HEAD -- --train_model samba --depth 8
 
 A side is a run, or a folder of runs that differ in their seeds alone. Noise is the spread within both sides and within
-the controls. What two runs were asked, planned and run with is compared, too. A difference below two standard errors is
-a tie.
+the controls. What two runs were asked, planned and run with is compared, too. A difference whose 95%
+interval holds 0 is a tie.
 """
 
 from __future__ import annotations

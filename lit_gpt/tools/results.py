@@ -1,19 +1,23 @@
 """What evaluations found, of one run or of many beside each other.
 
 A figure at a length, such as acc@480, is drawn over length; others over the compute of training, each with its standard
-error. lit_gpt/evals/results.py has what a result is.
+error. Results of other settings, and runs of one name, are points of their own. lit_gpt/evals/results.py has what a
+result is.
 """
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lit_gpt.config.command import run_command
 from lit_gpt.errors import UserError
-from lit_gpt.evals.results import Metric, Result, folder_of, read_results
+from lit_gpt.evals.results import Metric, Result, folder_of, owner_of, read_results
+from lit_gpt.lab.figures import legend, looks
+from lit_gpt.lab.runs import Run, named_apart
 from lit_gpt.metrics.figures import save, subplots
 from lit_gpt.tools._cli import local_path, parser_for
 from lit_gpt.utils.files import near
@@ -25,12 +29,14 @@ EXAMPLES = (
 )
 HEADER = ("model", "step", "weights", "task", "examples", "metric", "value", "std. error", "settings that differ")
 NUMBERS = (1, 4, 6, 7)
+LISTED = 24  # names in the legend, at most
 TICKS = 8  # of an axis of lengths, at most: more of them overlap
 
 
 class Row(NamedTuple):
-    """One figure of one result."""
+    """One figure of one result. model: its name, with its folder where several have it."""
 
+    model: str
     result: Result
     name: str
     metric: Metric
@@ -58,8 +64,15 @@ def rows_of(
     for path in paths:
         if not path.exists():
             raise UserError(f"{path} does not exist.{near(path)} Give run folders, step folders, or exported files.")
-    places = {folder_of(path).resolve(): path for path in paths}.values()  # a run and its step have the same results
-    found = [Row(r, name, m) for path in places for r in read_results(path, damaged) for name, m in r.metrics.items()]
+    places = list({folder_of(path).resolve(): path for path in paths}.values())  # a run and its step have the same
+    there = [(path, result) for path in places for result in read_results(path, damaged)]
+    models = list(dict.fromkeys((result.subject.name, owner_of(path)) for path, result in there))
+    named = dict(zip(models, named_apart([Run(name, owner, "") for name, owner in models])))
+    found = [
+        Row(named[result.subject.name, owner_of(path)].name, result, name, metric)
+        for path, result in there
+        for name, metric in result.metrics.items()
+    ]
     chosen = [
         row
         for row in found
@@ -80,12 +93,17 @@ def table(rows: Sequence[Row]) -> str:
     """One line for each figure."""
     cells: list[tuple[str, ...]] = [HEADER]
     varied = _varied(rows)
-    for result, name, metric in rows:
-        settings = ", ".join(f"{key} {result.settings.get(key)}" for key in varied[result.task])
-        subject, error = result.subject, "" if metric.stderr is None else f"{metric.stderr:.4g}"
-        who = (subject.name, f"{subject.step}", subject.weights, result.task, f"{result.examples:,}")
-        cells.append((*who, name, f"{metric.value:.6g}", error, settings))
+    for row in rows:
+        subject, metric = row.result.subject, row.metric
+        error = "" if metric.stderr is None else f"{metric.stderr:.4g}"
+        who = (row.model, f"{subject.step}", subject.weights, row.result.task, f"{row.result.examples:,}")
+        cells.append((*who, row.name, f"{metric.value:.6g}", error, _settings(row, varied)))
     return aligned(cells, right=NUMBERS)
+
+
+def _settings(row: Row, varied: Mapping[str, Sequence[str]]) -> str:
+    """Those in which the results of its task differ."""
+    return ", ".join(f"{key} {row.result.settings.get(key)}" for key in varied[row.result.task])
 
 
 def _varied(rows: Sequence[Row]) -> dict[str, list[str]]:
@@ -98,41 +116,65 @@ def _varied(rows: Sequence[Row]) -> dict[str, list[str]]:
     return found
 
 
+def drawn(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+    """The figures that have a place: at a length, or of a checkpoint that says its compute; and the models of others.
+
+    Raises UserError where there is none.
+    """
+    placed = [row for row in rows if row.length or row.result.subject.flops]
+    if not placed:
+        raise UserError(
+            "Nothing can be drawn: no figure is at a length, and no checkpoint says the compute of its training. Leave "
+            "out --plot."
+        )
+    return placed, list(dict.fromkeys(row.model for row in rows if row not in placed))
+
+
 def plot(rows: Sequence[Row], path: Path) -> Path:
-    """One panel for each figure: over length where it has one, else over the FLOPs of training."""
-    kinds = dict.fromkeys(row.kind for row in rows)
+    """One panel for each figure: over length where it has one, else over the FLOPs of training. rows: of `drawn`."""
+    kinds, varied = dict.fromkeys(row.kind for row in rows), _varied(rows)
+    series = dict.fromkeys(_series(row, varied) for row in rows)
+    look = dict(zip(series, looks(len(series))))
     figure, panels = subplots(
         5.0 * min(3, len(kinds)), 3.6 * -(-len(kinds) // 3), -(-len(kinds) // 3), min(3, len(kinds))
     )
     for panel, kind in zip(panels.flat, kinds):
-        over_length = any(row.length for row in rows if row.kind == kind)
-        for name, x, y, error in _series([row for row in rows if row.kind == kind]):
-            panel.errorbar(x, y, yerr=error, marker="o", capsize=3, label=name, linestyle="-" if over_length else "")
-        panel.set_xscale("log", base=2 if over_length else 10)
-        if over_length:  # powers of two say little of lists of 40 to 480 entries
-            lengths = sorted({row.length for row in rows if row.kind == kind and row.length})
-            shown = lengths[:: -(-len(lengths) // TICKS)]
-            panel.set_xticks(shown, [f"{length:,}" for length in shown])
-            panel.minorticks_off()
-        panel.set_xlabel("length (entries or tokens)" if over_length else "compute of training (FLOPs)")
+        here = [row for row in rows if row.kind == kind]
+        over_length = any(row.length for row in here)
+        for name in dict.fromkeys(_series(row, varied) for row in here):
+            own = sorted((r for r in here if _series(r, varied) == name), key=_place)
+            values, errors = [r.metric.value for r in own], [r.metric.stderr or 0.0 for r in own]
+            line = {"color": look[name].color, "marker": look[name].marker, "linestyle": "-" if over_length else ""}
+            panel.errorbar(list(map(_place, own)), values, yerr=errors, capsize=3, label=name, **line)
+        _scale(panel, sorted({row.length for row in here if row.length}))
         panel.set_ylabel(f"{kind[0]}: {kind[1].rstrip('@')}")
         panel.grid(alpha=0.3)
     for panel in panels.flat[len(kinds) :]:
         panel.set_axis_off()
-    named = {label: handle for panel in panels.flat for handle, label in zip(*panel.get_legend_handles_labels())}
-    figure.legend(named.values(), named, loc="outside lower center", ncols=panels.shape[1], fontsize=8, frameon=False)
+    legend(figure, list(panels.flat), listed=LISTED, others="; the table has all")
     return save(figure, path)
 
 
-def _series(rows: Sequence[Row]) -> Iterator[tuple[str, list[float], list[float], list[float]]]:
-    """Name, places, values and standard errors: of one model over length, or of each model over its steps."""
-    names = dict.fromkeys((row.result.subject.name, row.result.subject.weights) for row in rows)
-    for name, weights in names:
-        own = [r for r in rows if (r.result.subject.name, r.result.subject.weights) == (name, weights)]
-        points = [(row.length or row.result.subject.flops or 1.0, row.metric) for row in own]
-        points.sort(key=lambda point: point[0])  # two results of other settings may have the same place
-        label = name if weights == "trained" else f"{name}, {weights}"
-        yield label, [x for x, _ in points], [m.value for _, m in points], [m.stderr or 0.0 for _, m in points]
+def _scale(panel: Any, lengths: Sequence[int]) -> None:
+    """The x axis. lengths: empty for one over compute."""
+    panel.set_xscale("log", base=2 if lengths else 10)
+    panel.set_xlabel("length (entries or tokens)" if lengths else "compute of training (FLOPs)")
+    if lengths:  # powers of two say little of lists of 40 to 480 entries
+        shown = lengths[:: -(-len(lengths) // TICKS)]
+        panel.set_xticks(shown, [f"{length:,}" for length in shown])
+        panel.minorticks_off()
+
+
+def _place(row: Row) -> float:
+    return row.length or row.result.subject.flops or math.nan
+
+
+def _series(row: Row, varied: Mapping[str, Sequence[str]]) -> str:
+    """The name of the points that a row belongs to: of one model over length, or over its steps, and of one setting."""
+    subject = row.result.subject
+    parts = [row.model, "" if subject.weights == "trained" else subject.weights, _settings(row, varied)]
+    steps = [f"step {subject.step}"] if row.length else []
+    return ", ".join([*filter(None, parts), *steps])
 
 
 def main(argv: list[str]) -> int:
@@ -152,7 +194,10 @@ def main(argv: list[str]) -> int:
     rows = rows_of(values.models, values.task, values.metric, damaged)
     print(table(rows))
     if values.plot:
-        print(f"drawn: {plot(rows, values.plot)}")
+        placed, others = drawn(rows)
+        if others:
+            print(f"note: not drawn, as their checkpoints do not say their compute: {', '.join(others)}")
+        print(f"drawn: {plot(placed, values.plot)}")
     return left_out[0].code if left_out else 0
 
 

@@ -109,10 +109,12 @@ def noise_table(runs: Sequence[Run], column: str = "loss") -> str:
 
     Raises UserError where no run was repeated.
     """
-    groups = [group for group in groups_of([run for run in runs if run.state == FINISHED]) if len(group) > 1]
+    known = [run for run in runs if run.state == FINISHED and isinstance(run.value(column), int | float)]
+    groups = [group for group in groups_of(known) if len(group) > 1]
     if not groups:
         raise UserError(
-            f"No two of these {len(runs)} runs differ in their seeds alone. Repeat some with --seed or --data_seed."
+            f"No two of these {len(runs)} runs differ in their seeds alone and have a {column}. Repeat some with "
+            "--seed or --data_seed, and with validation data."
         )
     differ = varied([group[0] for group in groups], but=(*ELSEWHERE, *SEEDS))[:MOST]
     lines = [(*differ, "runs", f"mean {column}", *KINDS)]

@@ -59,17 +59,6 @@ def test_the_command_keeps_results(trained, tasks, by_hf, monkeypatch, capsys):
         assert math.isclose(choices.metrics[name].value, metric.value, rel_tol=1e-4), name
 
 
-def test_soft_metrics_by_hand():
-    """Two choices, ln p -1 and -2, of 4 and 2 bytes; the second is right."""
-    resps = [[(-1.0, True)], [(-2.0, False)]]
-    sample = {"doc_id": 0, "target": 1, "arguments": [("q", " abc"), ("q", " x")], "resps": resps}
-    found = soft_metrics([sample, sample])
-    assert math.isclose(found["soft/bits_per_byte"].value, 2 / 2 / math.log(2))
-    assert math.isclose(found["soft/choice_p"].value, math.exp(-2) / (math.exp(-1) + math.exp(-2)))
-    assert math.isclose(found["soft/choice_p_per_byte"].value, math.exp(-1) / (math.exp(-0.25) + math.exp(-1)))
-    assert found["soft/choice_p"].stderr is None, "one example, logged once for each of two filters"
-
-
 def half(trained: Path, tasks: Path) -> dict[str, Any] | None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     found = evaluate(tasks, ours(trained))

@@ -19,7 +19,7 @@ from lit_gpt.evals.judged import Judged
 from lit_gpt.evals.results import Metric, Result, Subject, read_results, save
 from lit_gpt.evals.tasks import TASKS
 from lit_gpt.evals.tasks.phonebook import NEW_TOKENS, Options, question
-from lit_gpt.evals.tasks.proofpile import parts
+from lit_gpt.evals.tasks.proofpile import apart, parts
 from lit_gpt.tools import results
 
 ROOT = Path(__file__).parents[2]
@@ -233,14 +233,52 @@ def test_the_table_of_results(trained, tmp_path, capsys):
     assert said.out.splitlines() == out[:-1], "the others are shown, each once"
 
 
+@pytest.mark.parametrize("length, stride, count", [(64, 16, 60), (60, 25, 40), (16, 16, 30), (16, 40, 20)])
+def test_errors_of_windows_that_overlap(length, stride, count):
+    """400 texts of independent tokens: the mean square of the error is that of the mean of all windows."""
+    rng, errors, means = np.random.default_rng(length), [], []
+    for _ in range(400):
+        text = rng.standard_normal(stride * (count - 1) + length)
+        windows = [float(text[i * stride : i * stride + length].mean()) for i in range(count)]
+        metric = apart(Metric.mean(windows), count, length / stride)
+        errors.append(metric.stderr)
+        means.append(metric.value)
+    assert math.isclose(np.sqrt(np.mean(np.square(errors))), np.std(means), rel_tol=0.12)
+    assert apart(Metric(1.0, 0.1), 8, 8.0).stderr is None, "eight windows of nearly the same text"
+
+
 def test_lengths_stand_on_the_axis(monkeypatch):
     """Of lists of 3 to 5 entries it said 2^2 and nothing else."""
     drawn: list = []
     monkeypatch.setattr(results, "save", lambda figure, path: drawn.append(figure))
     found = Result("phonebook", 4, {}, Subject("run", "step-000001", "", "trained", 1, 2))
-    results.plot([results.Row(found, f"acc@{n}", Metric(0.5)) for n in (3, 5, 1200)], Path("figure.png"))
+    rows = [results.Row(model, found, f"acc@{n}", Metric(0.5)) for model in "ab" for n in (3, 5, 1200)]
+    results.plot(rows, Path("figure.png"))
     assert [label.get_text() for label in drawn[0].axes[0].get_xticklabels()] == ["3", "5", "1,200"]
     assert drawn[0].legends and not drawn[0].axes[0].get_legend(), "names stand below the panels, where no point is"
+
+
+def test_points_of_a_figure_are_of_one_model_and_setting(tmp_path, monkeypatch, capsys):
+    """Runs of one name were joined by a zigzag, other settings as well; unknown compute was drawn at one FLOP."""
+    drawn: list = []
+    monkeypatch.setattr(results, "save", lambda figure, path: drawn.append(figure))
+    for row, shots, flops in (("a", 0, 1e18), ("a", 5, 1e18), ("b", 0, 2e18), ("c", 0, None)):
+        subject = Subject("mup_run", "step-000001", "", "trained", 1, 2, None, flops)
+        metrics = {"acc": Metric(0.5), "acc@4": Metric(0.5, 0.1), "acc@8": Metric(0.4, 0.1)}
+        place = tmp_path / row / "mup_run"
+        save(Result("mine", 1, metrics, subject, {"num_fewshot": shots}), place, place / "evals")
+    folders = [tmp_path / row / "mup_run" for row in "abc"]
+    assert tool(results.main, *folders, "--plot", "figure.png") == 0
+    said = capsys.readouterr().out
+    assert "do not say their compute: c/mup_run" in said and "b/mup_run" in said
+    compute, length = drawn[0].axes
+    labels = compute.get_legend_handles_labels()[1]
+    assert labels == ["a/mup_run, num_fewshot 0", "a/mup_run, num_fewshot 5", "b/mup_run, num_fewshot 0"]
+    assert len(length.get_legend_handles_labels()[1]) == 4
+    assert all(len(line[0].get_xdata()) == 2 for line in length.containers)
+    assert tool(results.main, folders[2], "--metric", "acc", "--plot", "figure.png") == 0
+    (only,) = drawn[1].axes
+    assert list(only.containers[0][0].get_xdata()) == [4, 8]
 
 
 def test_the_subject_is_the_checkpoint_that_was_loaded(trained, tmp_path, capsys):

@@ -12,8 +12,10 @@ from lab_runs import SUMMARY, make_run
 
 from lit_gpt.config.command import exit_code
 from lit_gpt.errors import UserError
+from lit_gpt.evals.results import Metric, Result, Subject, save
 from lit_gpt.lab import trials
 from lit_gpt.lab.comparison import compare
+from lit_gpt.lab.fit_runs import _other_settings
 from lit_gpt.lab.runs import Run, read_runs
 from lit_gpt.tools.compare import main
 
@@ -33,12 +35,12 @@ def side(folder: Path, *losses: float, depth: int = 2, curve: float = 3.0, finis
 
 def test_noise_is_that_within_sides_and_controls(tmp_path: Path) -> None:
     """Sides of one run each, two groups of controls with deviations 0.1 and 0.1 (a gap of 0.1 sqrt(2))."""
-    a, b = side(tmp_path / "a", 2.0), side(tmp_path / "b", 2.3, depth=3)
+    a, b = side(tmp_path / "a", 2.0), side(tmp_path / "b", 2.7, depth=3)
     gap = 0.1 * 2**0.5
     controls = side(tmp_path / "c", 5.0, 5.0 + gap, depth=8) + side(tmp_path / "d", 9.0, 9.0 + gap, depth=9)
     found = compare(a, b, controls)
     assert found.noise.deviation == pytest.approx(0.1) and found.noise.free == 2
-    assert found.means.value == pytest.approx(0.3) and found.means.error == pytest.approx(0.1 * 2**0.5)
+    assert found.means.value == pytest.approx(0.7) and found.means.error == pytest.approx(0.1 * 2**0.5)
     assert not found.means.is_tie and "more than noise" in found.in_words()
     assert "no run was repeated" in compare(a, b, []).in_words()
 
@@ -158,3 +160,31 @@ def test_refusals_are_sentences(repository: Path, monkeypatch, capsys, words: li
     monkeypatch.chdir(repository.parent)
     assert exit_code(main, words) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("figure", "part"), [("loss", "validation"), ("train_loss", "train")])
+def test_losses_of_different_data_are_said(tmp_path: Path, figure: str, part: str) -> None:
+    """Two vocabularies gave "more than noise", and nothing but the last lines of a long list told why."""
+    a, b = side(tmp_path / "a", 2.0, 2.01), side(tmp_path / "b", 5.0, 5.02, depth=3)
+    for run, content in zip([*a, *b], "xxyy"):
+        assert run.folder is not None
+        (run.folder / "environment.json").write_text(json.dumps({"data": {part: {"content": content}}}))
+    assert f"warning: {figure} is of different data, such as of a_1 and b_1" in compare(a, b, [], figure).in_words()
+    assert "warning" not in compare(a[:1], a[1:], [], figure).in_words()
+    assert "warning" not in compare(a, b, [], "tokens").in_words()
+
+
+def test_evaluations_with_other_settings_are_said(tmp_path: Path) -> None:
+    """Five examples before each question on one side, and none on the other."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    for folder, shots, value in ((a, 5, 0.5), (b, 0, 0.4)):
+        side(folder, 2.0, depth=shots + 2)
+        subject = Subject("run", "step-000004", "", "trained", 4, 2048)
+        save(Result("mine", 9, {"acc": Metric(value)}, subject, {"num_fewshot": shots}), folder / f"{folder.name}_1")
+    runs = read_runs([a]), read_runs([b])
+    said = compare(*runs, [], "mine/acc").in_words()
+    assert "warning: mine/acc was measured with other num_fewshot" in said
+    assert "warning" not in compare(*runs, []).in_words()
+    assert list(_other_settings([*runs[0], *runs[1]], ["mine/acc", "loss"])) == [
+        "mine/acc was measured with other num_fewshot in some runs: evaluate them alike"
+    ]

@@ -45,7 +45,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     runs, notes = finished_runs([tmp_path], None, ["loss"], False)
     assert [run.name for run in runs] == ["whole"]
     said = " ".join(notes)
-    assert "1 run that did not finish: cut" in said and "1 run that have no loss: diverged" in said
+    assert "1 run that did not finish: cut" in said and "1 run that has no loss: diverged" in said
     assert "saw data more than once (--repeated true takes them): twice" in said
     assert [run.name for run in finished_runs([tmp_path], None, ["loss"], True)[0]] == ["twice", "whole"]
 
@@ -170,3 +170,9 @@ def test_trunks_are_left_out(tmp_path: Path) -> None:
     assert [run.name for run in runs] == ["fork1"]
     assert notes == ("left out: 1 run that are trunks, whose weights have not decayed: trunk1",)
     assert len(finished_runs([tmp_path], None, [], False, unfinished=True)[0]) == 2
+
+
+def test_groups_of_numbers_are_in_their_order(tmp_path: Path) -> None:
+    """Depth 12 came before 4, and was the baseline of comparisons, since 1 is before 4 as text."""
+    runs = runs_of(table(tmp_path / "t.csv", *(f"r{d},{d},1e9,3,a,{d}" for d in (12, 4, 8))))
+    assert list(grouped(runs, "parameters")) == ["4.0", "8.0", "12.0"]

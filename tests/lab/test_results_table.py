@@ -27,11 +27,11 @@ def finished(output: Path, losses: dict[str, list[float]], seeds: dict[str, list
     return rows
 
 
-def test_a_tie_is_a_difference_below_two_standard_errors(tmp_path: Path) -> None:
-    """Seeds differ. Standard deviation 0.02 with 6 degrees of freedom; 0.01 is below 2 x 0.02 sqrt(2 / 3), 0.2 not."""
+def test_a_tie_is_a_difference_whose_interval_holds_zero(tmp_path: Path) -> None:
+    """Seeds differ. Deviation 0.02 with 6 degrees of freedom; 0.01 is below 2.4 x 0.02 sqrt(2 / 3), 0.2 not."""
     said = verdict(finished(tmp_path, LOSSES, {"c": [0, 1, 7]}), tmp_path, METRIC)
     assert "lowest: a0, mean 2.0000 of 3 seeds" in said and "seed 0.0200 (6 degrees of freedom)" in said
-    assert said.endswith("two standard errors: b0.") and "seed by seed" not in said
+    assert said.endswith("holds 0: b0.") and "seed by seed" not in said
 
 
 def test_settings_of_the_same_seeds_are_compared_seed_by_seed(tmp_path: Path) -> None:
@@ -43,9 +43,9 @@ def test_settings_of_the_same_seeds_are_compared_seed_by_seed(tmp_path: Path) ->
     said = verdict(rows, tmp_path, METRIC)
     gaps = stats.ttest_rel(shifted["b"], shifted["a"])
     assert gaps.pvalue < 0.01, "scipy sees it in the pairs"
-    assert "seed by seed" in said and said.endswith("two standard errors: c0.") and "(4 degrees of freedom)" in said
+    assert "seed by seed" in said and said.endswith("holds 0: c0.") and "(4 degrees of freedom)" in said
     without = verdict(rows[:5] + rows[6:], tmp_path, METRIC)  # a seed of b failed
-    assert without.endswith("two standard errors: c0, b0.") and "do not share their seeds" in without
+    assert without.endswith("holds 0: c0, b0.") and "do not share their seeds" in without
 
 
 def test_runs_that_repeat_a_seed_are_no_pairs(tmp_path: Path) -> None:

@@ -176,6 +176,7 @@ def test_an_exported_chart_has_a_column_for_each_run(tmp_path: Path) -> None:
     first, second = read_runs([path])
     assert (first.name, dict(first.numbers)) == ("d8 - lr", {"loss": 2.5, "steps": 20})
     assert (second.name, dict(second.numbers)) == ("d16", {"loss": 2.75, "steps": 20})
+    assert (first.state, second.state) == ("finished", "diverged"), "its last loss is no number"
     curve = curves(path)["d8 - lr"]["metric/val_loss@1x"]
     assert (curve.over, curve.x.tolist(), curve.y.tolist()) == ("Step", [10.0, 20.0], [3.0, 2.5])
 
@@ -185,6 +186,8 @@ def test_compute_and_size_follow_from_each_other_in_a_table(tmp_path: Path) -> N
     assert a.numbers["flops_6nd"] == 6 * 1e6 * 2e7 and a.numbers["flops"] == 9
     assert math.isclose(b.numbers["tokens"], 1e7)
     assert [a.name, b.name] == ["t:2", "t:3"]
+    (c,) = read_runs([csv_file(tmp_path / "t.csv", "lr,learning_rate,val_loss,Loss,\n1,1,3,2,\n")])
+    assert c.numbers == {"rate": 1, "loss": 2}
 
 
 @pytest.mark.parametrize(
@@ -194,6 +197,10 @@ def test_compute_and_size_follow_from_each_other_in_a_table(tmp_path: Path) -> N
         ("a,b\n1,2,3\n", "line 2"),
         ("", "There is no run"),
         ("a,b\n", "no run"),
+        ("loss,tokens,loss\n3,1,2\n", "has 2 columns called 'loss'"),
+        ("flops;loss\n1;2\n", "separated by ';'"),
+        ("flops\tloss\n1\t2\n", "separated by"),
+        ("lr,learning_rate\n1,2\n", r"t:2: 'lr' is 1 and 'learning_rate' is 2, and both mean rate"),
     ],
 )
 def test_tables_that_are_none(tmp_path: Path, text: str, says: str) -> None:

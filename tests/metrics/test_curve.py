@@ -116,3 +116,41 @@ def test_plot_run_names_the_metrics_there_are(tmp_path: Path, capsys: pytest.Cap
     assert "Did you mean 'metric/val_loss@1x'" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"metrics\.jsonl"):
         draw_loss_curve(tmp_path)
+
+
+def test_many_names_stand_below_the_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The legend of fifty runs covered all curves, and was cut at the edge of the picture."""
+    drawn: list[Any] = []
+    monkeypatch.setattr(curve, "save", lambda figure, path: drawn.append(figure) or path)
+    folders = []
+    for i in range(30):
+        folders.append(tmp_path / f"a_run_with_a_name_that_says_everything_of_it_number_{i}")
+        folders[-1].mkdir()
+        lines = [{"step": k, "total_tokens": k, "metric/train_loss": 3 + i / k} for k in range(1, 9)]
+        (folders[-1] / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    curve.draw_overlay(folders, ["metric/train_loss"], tmp_path / "a.png")
+    (axes,) = drawn[0].axes
+    drawn[0].canvas.draw()
+    box, figure = axes.get_legend().get_window_extent(), drawn[0].bbox
+    assert box.y1 < axes.get_window_extent().y0, "below the curves"
+    assert box.x0 > 0 and box.x1 < figure.x1 and box.y0 > 0, "and whole"
+    assert axes.get_legend().get_title().get_text() == "12 of 30; --json FILE has all"
+
+
+def test_one_value_far_above_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A spike of a million pressed the rest of the curve into a line."""
+    drawn: list[Any] = []
+    monkeypatch.setattr(curve, "save", lambda figure, path: drawn.append(figure) or path)
+    lines = [{"step": k, "total_tokens": k, "metric/train_loss": 1e6 if k == 90 else 3.0} for k in range(1, 200)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    curve.draw_overlay([tmp_path], ["metric/train_loss"], tmp_path / "a.png")
+    assert drawn[0].axes[0].get_yscale() == "log"
+
+
+def test_plot_run_takes_a_folder_that_holds_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name in "ab":
+        run = make_run(tmp_path / "study" / name, 20)
+        (run / "config.yaml").write_text("depth: 2\n")
+    words = [str(tmp_path / "study"), "--output", str(tmp_path / "a.png"), "--metric", "metric/train_loss"]
+    plot_run.main([*words, "--json", str(tmp_path / "a.json")])
+    assert list(json.loads((tmp_path / "a.json").read_text())["metric/train_loss"]) == ["a", "b"]

@@ -13,6 +13,7 @@ from lit_gpt.scaling.fit import (
     PowerLaw,
     fit_power_law,
     fit_trend,
+    power_laws,
 )
 from lit_gpt.scaling.intervals import bootstrap
 from lit_gpt.scaling.laws.chinchilla import BESIROGLU, fit_chinchilla
@@ -187,3 +188,15 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     x = np.geomspace(1, 1000, 24)
     assert coverage(fit_trend, PowerLaw(2.0, 0.5), x, 0.05, 60) > 0.74
     assert coverage(fit_power_law, PowerLaw(2.0, 0.5, 1.0), x, 0.005, 12) > 0.5
+
+
+def test_flat_resamples_are_laws_too() -> None:
+    """Without them the interval of an exponent left out 0, and of rising losses it was of the few that fall."""
+    x, rng = np.geomspace(1e18, 1e21, 6), np.random.default_rng(0)
+    y = 3 + 0.05 * rng.standard_normal((400, 6))
+    every = power_laws(x, y, np.ones_like(y))
+    alone = [fit_power_law(x, one) for one in y]
+    flat = np.array([law.b == 0 for law in alone])
+    assert 0.3 < flat.mean() < 0.7
+    assert [law.b == 0 for law in every] == flat.tolist()
+    assert [law.a for law in every if law.b == 0] == pytest.approx([law.a for law in alone if law.b == 0], rel=1e-12)

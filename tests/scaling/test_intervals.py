@@ -199,3 +199,11 @@ def test_a_fit_with_fewer_numbers_is_none() -> None:
     fitted = law.fit(data, {})
     assert fitted.numbers.keys() >= {"a", "b"}
     assert without_each(law, fitted, data, {}) == [None] * 6
+
+
+@pytest.mark.parametrize("freedom", [1500, 1501, 20000])
+def test_the_chi_square_distribution_of_many_points(freedom: int) -> None:
+    """Thousands of logged steps: e^-half is 0 there, and every law missed "by more than the given noise"."""
+    stats = pytest.importorskip("scipy.stats")
+    for value in (0.0, 0.98 * freedom, freedom, 1.05 * freedom):
+        assert chi_square_beyond(value, freedom) == pytest.approx(stats.chi2.sf(value, freedom), rel=1e-8, abs=1e-12)

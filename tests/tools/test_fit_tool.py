@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from lit_gpt.config.command import exit_code
+from lit_gpt.lab import fit_figure
 from lit_gpt.scaling.laws import LAWS
 from lit_gpt.scaling.laws.chinchilla import BESIROGLU
 from lit_gpt.tools.fit import build_parser, main
@@ -103,7 +105,7 @@ def test_too_few_runs_have_no_interval_and_say_so(ladder: Path, capsys: pytest.C
         ("--law power --x tokens --noise -1", "--noise is -1"),
         ("--law chinchilla", "D is one power of N"),
         ("--law power --x tokens --plot a.pdf", "ends in .png"),
-        ("--law power --x tokens --group tokens", "error: tokens 1209840000.0: This fit needs 3 different x"),
+        ("--law power --x tokens --group tokens", "error: tokens 600000000.0: This fit needs 3 different x"),
         ("--law power --x tokens --group family --next 1e20", "--group makes several"),
     ],
 )
@@ -138,3 +140,18 @@ def test_batches_that_say_nothing_are_a_warning(tmp_path: Path, capsys: pytest.C
     table = tmp_path / "steps.csv"
     table.write_text("batch,steps\n" + "".join(f"{2**i},{1000 + i}\n" for i in range(4)))
     assert "warning: steps do not fall with the batch" in printed(capsys, table, "--law", "critical_batch")
+
+
+def test_groups_of_a_figure_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The eighth group had the color of the first one, and the same marker."""
+    drawn: list[Any] = []
+    monkeypatch.setattr(fit_figure, "save", lambda figure, path: drawn.append(figure) or path)
+    rows = [f"{10**i},{3 + g / 10 + 2 * 10 ** (-i / 9)},{g}" for g in range(9) for i in range(17, 22)]
+    (tmp_path / "t.csv").write_text("\n".join(["flops,loss,family", *rows]) + "\n")
+    words = ["--law", "power", "--group", "family", "--samples", "20", "--plot", "f.png"]
+    assert main([str(tmp_path / "t.csv"), *words]) == 0
+    top = drawn[0].axes[0]
+    handles, labels = top.get_legend_handles_labels()
+    assert len(set(labels)) == 9
+    assert len({(handle.get_color(), handle.get_marker()) for handle in handles}) == 9
+    assert drawn[0].legends and top.get_legend() is None, "so many names stand below the panel"

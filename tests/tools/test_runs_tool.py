@@ -82,7 +82,7 @@ def test_side_by_side_and_names(study: Path, capsys: pytest.CaptureFixture[str])
 def test_noise(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = printed(capsys, str(study), "--noise")
     assert lines[1].split() == ["2", "2.3750", "-", "-", "0.1768", "(1)"]
-    with pytest.raises(UserError, match=r"No two of these 1 runs differ in their seeds alone"):
+    with pytest.raises(UserError, match=r"No two of these 1 runs differ in their seeds alone and have a loss"):
         main([str(study), "--noise", "--where", "depth == 4"])
 
 
@@ -97,3 +97,13 @@ def test_refusals_are_sentences(study: Path, tmp_path: Path, capsys: pytest.Capt
     ):
         assert exit_code(main, words) == 2
         assert says in capsys.readouterr().err
+
+
+def test_noise_of_runs_without_a_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Repeated runs without validation data ended in a traceback."""
+    for seed in (1, 2):
+        make_run(tmp_path / "none" / str(seed), plan={"seed": seed}, summary={**SUMMARY, "metric/val_loss@1x": None})
+        make_run(tmp_path / "some" / str(seed), plan={"seed": seed, "depth": 3}, depth=3)
+    with pytest.raises(UserError, match="have a loss"):
+        main([str(tmp_path / "none"), "--noise"])
+    assert printed(capsys, str(tmp_path), "--noise")[1].split()[:2] == ["2", "2.0000"]

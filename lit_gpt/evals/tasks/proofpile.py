@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -50,8 +50,8 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
     """loss (nats per token), ppl, acc (share of tokens that were the likeliest), loss@n, and bpb@n where the bytes of
     tokens are known.
 
-    Standard errors are of the means of windows, which overlap: they are too small where sliding_window is less than
-    seq_length. Raises UserError for data that the model cannot read.
+    Standard errors are of the means of windows, and know how far these overlap; see `apart`. Raises UserError for data
+    that the model cannot read.
     """
     tokens = read_tokens(options.data_path, judged.model.config.vocab_size)
     starts = window_starts(len(tokens), options)
@@ -71,7 +71,8 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
         for found in judged.score([Request((first,), tuple(rest)) for first, *rest in texts]):
             losses.append(-np.array(found.log_p))
             hits.append(found.likeliest)
-    loss = Metric.mean([float(row.mean()) for row in losses], "lower")
+    stride = (starts[-1] - starts[0]) / max(len(starts) - 1, 1) or math.inf
+    loss = apart(Metric.mean([float(row.mean()) for row in losses], "lower"), len(starts), options.seq_length / stride)
     metrics = {
         "loss": loss,
         "ppl": Metric(
@@ -83,16 +84,31 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
     sizes, rows = sizes_of(judged, asked), [dict[str, float]() for _ in starts]
     for first, last in parts(options.seq_length):
         means = [float(row[first:last].mean()) for row in losses]
-        metrics[f"loss@{last}"] = Metric.mean(means, "lower")
+        metrics[f"loss@{last}"] = apart(Metric.mean(means, "lower"), len(starts), (last - first) / stride)
         values = {f"loss@{last}": means}
         if (counts := [float(row[first:last].sum()) for row in sizes]) and sum(counts):
             bits = [mean * (last - first) / math.log(2) for mean in means]
-            metrics[f"bpb@{last}"] = Metric.ratio(bits, counts, "lower")
+            metrics[f"bpb@{last}"] = apart(Metric.ratio(bits, counts, "lower"), len(starts), (last - first) / stride)
             values[f"bpb@{last}"] = [one * len(counts) / sum(counts) for one in bits]  # of which that is the mean
         for name, found in values.items():
             for row, value in zip(rows, found):
                 row[name] = value
     return Outcome(len(starts), metrics, {"tokens": len(tokens)}, asked, rows)
+
+
+def apart(metric: Metric, count: int, overlap: float) -> Metric:
+    """A figure of `count` windows whose standard error takes them for independent, with one that does not.
+
+    overlap: how many windows a token is in. Windows that are j apart share 1 - j / overlap of their tokens, which is
+    the correlation of their means where tokens are independent; so the mean of all has the variance of count / shared
+    windows, and the spread among them is too small by (count - shared) / (count - 1). Tokens of a text are not quite
+    independent, so that this is the least that the error can be. None where all windows are worth less than two.
+    """
+    j = np.arange(1, min(count, math.ceil(overlap)))
+    shared = 1 + 2 * float(((1 - j / count) * (1 - j / max(overlap, 1))).sum())
+    if metric.stderr is None or count < 2 * shared:
+        return replace(metric, stderr=None)
+    return replace(metric, stderr=metric.stderr * math.sqrt(shared * (count - 1) / (count - shared)))
 
 
 def sizes_of(judged: Judged, windows: list[np.ndarray]) -> list[np.ndarray]:

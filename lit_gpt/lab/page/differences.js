@@ -28,8 +28,8 @@ function between(content, a, b) {
   return found;
 }
 
-// Two standard errors decide; the noise is that of runs that share their seeds where both do, else that of other weights
-// and another order, or the kind that is known.
+// A difference whose 95% interval holds 0 is a tie; the noise is that of runs that share their seeds where both do, else
+// that of other weights and another order, or the kind that is known.
 function lossBetween(content, a, b) {
   const x = a.numbers.loss, y = b.numbers.loss;
   if (x === undefined || y === undefined) return "One of them has no validation loss yet.";
@@ -37,9 +37,9 @@ function lossBetween(content, a, b) {
   const paired = ["seed", "data_seed"].every((key) => a.numbers[key] !== undefined && a.numbers[key] === b.numbers[key]) && content.noise.beside;
   const noise = paired || content.noise.kinds.both || Object.values(content.noise.kinds)[0];
   if (!noise) return `${said} No run was repeated, so nothing says whether that is noise.`;
-  const error = noise.deviation * Math.SQRT2, errors = error ? Math.abs(y - x) / error : Infinity;
-  const verdict = errors < 2 ? "a tie" : "more than noise";
-  return `${said} That is ${number(errors, 2)} standard errors of ${number(error, 3)} (${noise.free} degrees of freedom${paired ? ", of runs that share their seeds" : ""}): ${verdict}.`;
+  const error = noise.deviation * Math.SQRT2, errors = y === x ? 0 : Math.abs(y - x) / error;
+  const verdict = errors <= noise.t ? "a tie" : "more than noise";
+  return `${said} That is ${number(errors, 2)} standard errors of ${number(error, 3)} (+- ${number(noise.t * error, 3)}, 95%; ${noise.free} degrees of freedom${paired ? ", of runs that share their seeds" : ""}): ${verdict}.`;
 }
 
 function all(content, run) {

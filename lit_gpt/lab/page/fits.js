@@ -66,7 +66,7 @@ function drawNoise(host, { noise }) {
     host.append(element("p", {}, "No finished run was repeated with another --seed or --data_seed, so nothing says how large noise is, and no difference below can be judged."));
     return;
   }
-  host.append(element("p", {}, "The standard deviation of the loss of a single run, from runs that differ in their seeds alone. A difference of two runs below two standard errors is a tie."));
+  host.append(element("p", {}, "The standard deviation of the loss of a single run, from runs that differ in their seeds alone. A difference of two runs whose 95% interval holds 0 is a tie."));
   host.append(plainTable([["", "standard deviation", "degrees of freedom", "95% interval of a difference of two runs"],
     ...[...kinds.map(([, one]) => one), ...(noise.beside ? [noise.beside] : [])].map((one) => [one.words, number(one.deviation), String(one.free), `+- ${number(one.t * one.deviation * Math.SQRT2)}`])]));
   const settings = Object.keys(noise.groups[0].settings);
