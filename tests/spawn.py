@@ -20,10 +20,6 @@ from lit_gpt.train import reporter
 
 STACKS_AFTER = 300.0  # seconds: long after every call here has ended, and before gloo gives up waiting
 
-# Imports take longer than what the tests do, so one server imports and the processes are its forks.
-PRELOAD = ["pytest", "torch._dynamo", "lit_gpt.checkpoint", "lit_gpt.optim", "lit_gpt.train.loop", "pretrain"]
-PRELOAD += ["tests.warm"]  # found from the root of the repository, where the tests are started
-
 
 def run_distributed(
     fn: Callable[..., Any], world_size: int, *args: Any, nodes: int = 1, gpu: bool = False
@@ -36,7 +32,6 @@ def run_distributed(
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    forks()
     with tempfile.TemporaryDirectory() as folder:
         arguments = (fn, world_size, nodes, port, gpu, folder, args)
         try:
@@ -56,8 +51,7 @@ def start(fn: Callable[..., Any], *args: Any) -> multiprocessing.process.BasePro
 
 
 def forks() -> Any:
-    """What makes processes, with imports done."""
-    multiprocessing.set_forkserver_preload(PRELOAD)
+    """What makes processes, with the imports of conftest.py done."""
     return multiprocessing.get_context("forkserver")
 
 
