@@ -7,6 +7,7 @@ import gc
 import multiprocessing
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,7 @@ def forks() -> Any:
 
 
 def _process(rank: int, fn: Callable[..., Any], world_size: int, nodes: int, port: int, gpu: bool, folder: str, args):
+    assert "lit_gpt.train.loop" in sys.modules, "the server of forks was started without the imports of conftest.py"
     local = world_size // nodes
     values = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank % local, "LOCAL_WORLD_SIZE": local}
     values |= {"GROUP_RANK": rank // local, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
