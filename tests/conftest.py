@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import getpass
+import multiprocessing
 import os
 import tempfile
 from pathlib import Path
@@ -14,6 +15,12 @@ import pytest
 CAPABILITY = os.environ.get("ATEN_CPU_CAPABILITY", "own")
 CACHE = Path(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}_{CAPABILITY}")
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE))
+
+# Imports take longer than what processes of tests do, so one server imports and they are its forks. The first test that
+# starts one starts the server: one did so without this, and every process after it imported for four seconds.
+PRELOAD = ["pytest", "torch._dynamo", "lit_gpt.checkpoint", "lit_gpt.optim", "lit_gpt.train.loop", "pretrain"]
+PRELOAD += ["tests.warm"]  # found from the root of the repository, where the tests are started
+multiprocessing.set_forkserver_preload(PRELOAD)
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +37,11 @@ def one_thread():
 def pytest_collectstart() -> None:
     """Collection makes millions of objects and keeps them: a quarter of its time would go into looking for garbage."""
     gc.disable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: one that begins last would leave the other worker without work."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def pytest_collection_finish() -> None:

@@ -7,6 +7,7 @@ import gc
 import multiprocessing
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +21,6 @@ from lit_gpt.train import reporter
 
 STACKS_AFTER = 300.0  # seconds: long after every call here has ended, and before gloo gives up waiting
 
-# Imports take longer than what the tests do, so one server imports and the processes are its forks.
-PRELOAD = ["pytest", "torch._dynamo", "lit_gpt.checkpoint", "lit_gpt.optim", "lit_gpt.train.loop", "pretrain"]
-PRELOAD += ["tests.warm"]  # found from the root of the repository, where the tests are started
-
 
 def run_distributed(
     fn: Callable[..., Any], world_size: int, *args: Any, nodes: int = 1, gpu: bool = False
@@ -36,7 +33,6 @@ def run_distributed(
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    forks()
     with tempfile.TemporaryDirectory() as folder:
         arguments = (fn, world_size, nodes, port, gpu, folder, args)
         try:
@@ -56,12 +52,12 @@ def start(fn: Callable[..., Any], *args: Any) -> multiprocessing.process.BasePro
 
 
 def forks() -> Any:
-    """What makes processes, with imports done."""
-    multiprocessing.set_forkserver_preload(PRELOAD)
+    """What makes processes, with the imports of conftest.py done."""
     return multiprocessing.get_context("forkserver")
 
 
 def _process(rank: int, fn: Callable[..., Any], world_size: int, nodes: int, port: int, gpu: bool, folder: str, args):
+    assert "lit_gpt.train.loop" in sys.modules, "the server of forks was started without the imports of conftest.py"
     local = world_size // nodes
     values = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank % local, "LOCAL_WORLD_SIZE": local}
     values |= {"GROUP_RANK": rank // local, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

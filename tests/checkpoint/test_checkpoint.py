@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from spawn import forks, start
 from tiny_model import build_adamw, build_model, same, snapshot, train_step
 
 from lit_gpt.checkpoint import (
@@ -177,10 +177,8 @@ def save_then_hang(folder: Path, written) -> None:
 
 
 def test_kill_during_a_save_leaves_the_one_before(tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    written = context.Event()
-    process = context.Process(target=save_then_hang, args=(tmp_path, written))
-    process.start()
+    written = forks().Event()
+    process = start(save_then_hang, tmp_path, written)
     assert written.wait(120)
     process.kill()
     process.join()

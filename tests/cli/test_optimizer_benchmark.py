@@ -38,6 +38,7 @@ def test_every_optimizer_has_one_row_at_every_scale() -> None:
     assert len(pairs) == len(set(pairs))
 
 
+@pytest.mark.slow
 def test_runs_go_on_and_are_reported(tmp_path: Path, capsys: Any) -> None:
     pytest.importorskip("pytorch_optimizer")
     data, out = make_corpus(tmp_path), tmp_path / "out"

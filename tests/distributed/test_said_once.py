@@ -63,6 +63,7 @@ def test_data_that_is_not_there(data: Path, tmp_path: Path) -> None:
     assert len(said) == 1 and "nowhere' does not exist" in said[0] and codes == {"2"}
 
 
+@pytest.mark.slow
 def test_what_one_process_alone_meets(data: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(WHILE_STARTING)
     said, codes = torchrun([*words(data, tmp_path), "--plugins", str(tmp_path / "mine.py")])

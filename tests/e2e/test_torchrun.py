@@ -46,6 +46,7 @@ def leave(arguments: list[str], written: Path) -> int:
     return code
 
 
+@pytest.mark.slow
 def test_two_then_four_then_one(data, tmp_path):
     alone, together = tmp_path / "alone", tmp_path / "together"
     options = {"val_data_dir": data, **OPTIONS}

@@ -186,6 +186,7 @@ def on_shards(names: list[str], folder: str) -> tuple[list[str], list[str]]:
     return sharding_differences(names), resumed_on_shards(saved, folder)
 
 
+@pytest.mark.slow
 def test_sharded_is_whole_and_resumes(tmp_path: Path) -> None:
     """Shapes such as 94 x 256, 17 x 8 and 3 x 5 over two processes. Muon's products in bf16 differ: test_sharded.py.
 

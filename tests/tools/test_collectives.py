@@ -7,7 +7,6 @@ import time
 
 import pytest
 import torch
-from spawn import forks
 from torch import Tensor
 
 from lit_gpt.errors import UserError
@@ -35,11 +34,6 @@ def a_wrong_sum(rank: int, ranks: int, n: int, device: torch.device) -> tuple[Te
 
 def with_inputs(inputs) -> dict[str, Collective]:
     return {"all-reduce": COLLECTIVES["all-reduce"]._replace(inputs=inputs)}
-
-
-@pytest.fixture(autouse=True)
-def quick_processes():
-    forks()  # the imports of the processes are done once
 
 
 def test_collectives_are_right_and_have_a_speed():

@@ -7,7 +7,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,10 +84,37 @@ def read_elsewhere(root: Path, models: Mapping[str, tuple[GPT, str]]) -> Path:
     return root
 
 
+PLUGIN = """
+from lit_gpt.nn.mixers.gla import Options, build as built
+
+{line}
+
+def build(config, layer_index, multipliers):
+    return built(config, layer_index, multipliers)
+"""
+
+
+@contextmanager
+def plugin(folder: Path, line: str) -> Iterator[ModelConfig]:
+    """A model with a mixer of a plugin, which has a line more."""
+    (folder / "my_mixer.py").write_text(PLUGIN.format(line=line))
+    load_plugins([str(folder / "my_mixer.py")])
+    sizes = {"n_embd": 32, "n_head": 4, "head_dim": 8, "n_kv_head": 2, "intermediate_size": 48}
+    options = {"my_mixer": {"heads": 2, "gate_rank": 4}}
+    layers = (LayerSpec("my_mixer"), LayerSpec())
+    try:
+        yield ModelConfig("mine", 2, layers=layers, vocab_size=61, block_size=24, mixer_options=options, **sizes)
+    finally:
+        load_plugins([])
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("remote")
     models = {name: (weights_of(name), CONFIGS[name][1]) for name in [*SEVERAL, "option_choice"]}
-    return read_elsewhere(tmp_path_factory.mktemp("remote") / "models", models)
+    with plugin(root, "") as config:
+        models["plugin"] = (model_of(config, dtype=torch.float32), "basics")
+        return read_elsewhere(root / "models", models)
 
 
 def theirs(folders: Path, name: str) -> dict[str, Any]:
@@ -212,40 +240,16 @@ def test_only_the_mixers_of_the_model_are_there():
     assert "nn_mixers_mamba.py" in code_of(small("sambay"))
 
 
-PLUGIN = """
-from lit_gpt.nn.mixers.gla import Options, build as built
-
-{line}
-
-def build(config, layer_index, multipliers):
-    return built(config, layer_index, multipliers)
-"""
-
-
-@pytest.fixture
-def with_plugin(tmp_path):
-    def load(line: str) -> ModelConfig:
-        (tmp_path / "my_mixer.py").write_text(PLUGIN.format(line=line))
-        load_plugins([str(tmp_path / "my_mixer.py")])
-        sizes = {"n_embd": 32, "n_head": 4, "head_dim": 8, "n_kv_head": 2, "intermediate_size": 48}
-        options = {"my_mixer": {"heads": 2, "gate_rank": 4}}
-        layers = (LayerSpec("my_mixer"), LayerSpec())
-        return ModelConfig("mine", 2, layers=layers, vocab_size=61, block_size=24, mixer_options=options, **sizes)
-
-    yield load
-    load_plugins([])
-
-
-def test_a_plugins_mixer_is_part_of_the_code(with_plugin, tmp_path):
+def test_a_plugins_mixer_is_part_of_the_code(folders, tmp_path):
     """What the plugin only hands on is there too: the options of its mixer are those of another one."""
-    model = model_of(with_plugin(""), dtype=torch.float32)
-    found = theirs(read_elsewhere(tmp_path / "models", {"plugin": (model, "basics")}), "plugin")
-    check_basics(found, model, "plugin")
+    with plugin(tmp_path, "") as config:
+        check_basics(theirs(folders, "plugin"), model_of(config, dtype=torch.float32), "plugin")
 
 
-def test_a_plugin_that_cannot_be_followed_is_refused(with_plugin):
-    with pytest.raises(UserError, match=r"my_mixer has the line 'import lit_gpt.ops.conv'"):
-        code_of(with_plugin("import lit_gpt.ops.conv"))
+def test_a_plugin_that_cannot_be_followed_is_refused(tmp_path):
+    said = "my_mixer has the line 'import lit_gpt.ops.conv'"
+    with plugin(tmp_path, "import lit_gpt.ops.conv") as config, pytest.raises(UserError, match=said):
+        code_of(config)
 
 
 def test_convert_writes_it_and_reads_it_back(run_folder, tmp_path, capsys):
