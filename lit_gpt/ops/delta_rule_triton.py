@@ -54,11 +54,14 @@ def sizes(dtype: torch.dtype, keys: int, values: int) -> Sizes:
     beside k in turns, 101 KB in `forward` for states alone) one program of these fits on a processor at once, and two
     of the others. Along a row a program has 32 values and four warps: with 64 values the state alone takes half of all
     registers, and of more warps half would repeat the products with 64 rows, by the layout of products in a chain.
+    Fewer than 64 keys are no rows for wgmma, so that states are operands of two kinds of products in `gradients`, which
+    Triton must not pipeline (kernels/delta_rule_backward.py says why).
     """
     wide = 64 if values % 64 == 0 else 32
     if dtype == torch.float32:  # no tensor cores, and tiles of twice the bytes
         return Sizes(32, 32, 32, 32, *(Launch(8, 1) for _ in range(5)))
-    return Sizes(64, 32, wide, min(keys, 64), Launch(4, 1), Launch(4, 2), Launch(4, 2), Launch(4, 2), Launch(4, 3))
+    gradients = Launch(4, 2 if keys >= 64 else 1)
+    return Sizes(64, 32, wide, min(keys, 64), Launch(4, 1), Launch(4, 2), Launch(4, 2), Launch(4, 2), gradients)
 
 
 def gated_delta_rule(

@@ -12,6 +12,11 @@ d_right: (B, H, M L, V), dr. after: (B, H, M, K, V), dS_after, both in q's dtype
 
 No product has an operand that was computed by another one and then transposed: Triton 3.4 to 3.7.0 compiles that
 wrongly for sm_90 (issue 640 of flash-linear-attention). What is to be transposed comes from memory.
+
+In `pairs` and `gradients` products of one turn of the loop may still read shared memory when the copies of a later turn
+begin. What they read therefore has no other use in the loop: a sum of elements is the diagonal of one more product. For
+a tile that is an operand and is read into registers too, Triton 3.6 has a buffer too few (its issue 6691), so that it
+is overwritten while a product reads it, which is rare and depends on what else a processor runs.
 """
 
 from __future__ import annotations
@@ -149,7 +154,7 @@ def pairs(
     do += row * do_row + head * do_head
     dP_LL = tl.zeros([L, L], dtype=tl.float32)
     dA_LL = tl.zeros([L, L], dtype=tl.float32)
-    db_L = tl.zeros([L], dtype=tl.float32)
+    by_v = tl.zeros([L, L], dtype=tl.float32)
     for part in range(V // WIDTH):
         w = part * WIDTH + tl.arange(0, WIDTH)
         v_LV = load_tile(v, m, v_token, w, tokens, L)
@@ -158,7 +163,8 @@ def pairs(
         dr_LV = load_tile(d_right + of_head * (L * V), m, V, w, chunks * L, L)
         dP_LL = tl.dot(do_LV, tl.trans(x_LV), dP_LL, input_precision="ieee")
         dA_LL = tl.dot(dr_LV, tl.trans(x_LV), dA_LL, input_precision="ieee")
-        db_L += tl.sum(dr_LV.to(tl.float32) * v_LV.to(tl.float32), axis=1)
+        by_v = tl.dot(dr_LV, tl.trans(v_LV), by_v, input_precision="ieee")
+    db_L = tl.sum(tl.where(place[:, None] == place[None, :], by_v, 0.0), axis=1)
     weights = decays_within(a + of_head * L, starts, m, tokens, L, 0)
     square = (of_head + m) * (L * L) + place[:, None] * L + place[None, :]
     earlier = place[:, None] > place[None, :]
@@ -231,7 +237,7 @@ def gradients(
     by_right = tl.zeros([L, PART], dtype=tl.float32)
     by_output = tl.zeros([L, PART], dtype=tl.float32)
     by_written = tl.zeros([L, PART], dtype=tl.float32)
-    passed = tl.zeros([PART], dtype=tl.float32)
+    passed = tl.zeros([PART, PART], dtype=tl.float32)
     for i in range(V // WIDTH):
         w = i * WIDTH + tl.arange(0, WIDTH)
         of_state = (of_head + m) * (K * V) + c[:, None] * V + w[None, :]
@@ -242,7 +248,8 @@ def gradients(
         by_right = tl.dot(dr_LV, tl.trans(before_KV), by_right, input_precision="ieee")
         by_output = tl.dot(do_LV, tl.trans(before_KV), by_output, input_precision="ieee")
         by_written = tl.dot(x_LV, tl.trans(after_KV), by_written, input_precision="ieee")
-        passed += tl.sum(before_KV.to(tl.float32) * after_KV.to(tl.float32), axis=1)
+        passed = tl.dot(before_KV, tl.trans(after_KV), passed, input_precision="ieee")
+    of_end = tl.sum(tl.sum(tl.where(c[:, None] == c[None, :], passed, 0.0), axis=1), axis=0)
     since, to_end, through = decays(a + of_head * L, starts, m, tokens, L)
     b_L, k_factor, q_factor = tl.load(b + at), tl.load(k_norm + at), tl.load(q_norm + at) * scale
     k_LK = load_tile(k + row * k_row + head * k_head, m, k_token, c, tokens, L)
@@ -253,7 +260,7 @@ def gradients(
     wrote = tl.sum(by_written * k_LK.to(tl.float32), axis=1) * (to_end * k_factor)
     # The chunk's last token enters the state without a decay; the others' decay ends with the chunk's.
     wrote = tl.where(t < tl.minimum(m * L + L, tokens) - 1, wrote, 0.0)
-    of_end = tl.sum(wrote, axis=0) + tl.sum(passed, axis=0) * through
+    of_end = tl.sum(wrote, axis=0) + of_end * through
     of_part = part.to(tl.int64) * (tl.num_programs(0) // parts) * L
     tl.store(db + of_part + at, predicted)
     tl.store(da + of_part + at, predicted * b_L + read - wrote + tl.where(place == L - 1, of_end, 0.0))
