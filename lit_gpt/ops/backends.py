@@ -49,7 +49,7 @@ class Memory(NamedTuple):
 class Backend(NamedTuple):
     """kernel: the implementation. refuses(request): the reason why it does not do a request, or "". slow: where a
     CUDA request is left to it, that is said. memory(*arguments of the kernel): what the estimate of a model's memory
-    cannot see. unproven: it has not run on the device that it is for, so "auto" passes it over.
+    cannot see. unproven: its results on the device that it is for are not known to be right, so "auto" passes it over.
     """
 
     kernel: Callable[..., Any]
