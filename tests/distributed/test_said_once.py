@@ -54,7 +54,8 @@ def torchrun(arguments: list[str], script: Path = ROOT / "pretrain.py") -> tuple
 def test_a_mistyped_option(data: Path, tmp_path: Path) -> None:
     """It was there twice, or once with a sentence on the signal that torchrun sent to the other process."""
     said, codes = torchrun([*words(data, tmp_path), "--depht", "3"])
-    assert len(said) == 1 and said[0].startswith("error: unrecognized arguments: --depht 3.") and codes == {"2"}
+    assert len(said) == 1 and said[0].startswith("error: unrecognized arguments: --depht 3.")
+    assert "2" in codes and codes <= {"2", "-15"}, "torchrun ends the other process, perhaps before Python has started"
 
 
 def test_data_that_is_not_there(data: Path, tmp_path: Path) -> None:
