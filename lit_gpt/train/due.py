@@ -25,6 +25,11 @@ def due(run: RunConfig, step: int, finished: bool, decayed: bool) -> list[str]:
     return [name for name, is_due in asked.items() if is_due]
 
 
+def possible(asked: list[str], data: bool, tasks: bool) -> list[str]:
+    """Those for which the run has validation data, or tasks."""
+    return [name for name in asked if (tasks if name == TASKS else data)]
+
+
 def owed(meta: Mapping[str, Any], finished: bool) -> list[str]:
     """What is still to be measured after the step of a checkpoint. Earlier ones owe a last validation at most."""
     if OWED in meta:

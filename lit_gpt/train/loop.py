@@ -231,7 +231,8 @@ class Trainer:
     def _run(self, saver: Saver, report: Reporter, signals: Signals, profiler: StepProfiler) -> int:
         """Steps until the budget is spent or something ends them; returns the exit code that this deserves."""
         run, progress, first = self.run, self.progress, self.progress.step
-        self.owed = self._possible(self.owed)
+        judges = bool(self.val_data), bool(self.tasks)
+        self.owed = due.possible(self.owed, *judges)
         if self.owed:
             if not self._evaluated(report, signals):
                 return EXIT_INTERRUPTED
@@ -251,7 +252,8 @@ class Trainer:
                     report.record(self.health())
             hurry = not progress.finished and stop_agreed(self.runtime, signals)
             interrupted = hurry or (not progress.finished and progress.step - first == run.stop_after)
-            self.owed = self._possible(due.due(run, progress.step, progress.finished, bool(self.decayed)))
+            asked = due.due(run, progress.step, progress.finished, bool(self.decayed))
+            self.owed = due.possible(asked, *judges)
             if not hurry:
                 interrupted |= not self._evaluated(report, signals)
             if interrupted:
@@ -287,10 +289,6 @@ class Trainer:
 
     def _finish(self, saver: Saver) -> bool:
         return saver.finish(self.progress.step, lambda: self._save(saver))
-
-    def _possible(self, asked: list[str]) -> list[str]:
-        """Those of due.py's measurements for which the run has data, or tasks."""
-        return [name for name in asked if (self.tasks if name == due.TASKS else self.val_data)]
 
     def _evaluated(self, report: Reporter, signals: Signals) -> bool:
         """Measure what is owed; whether all of it was. What a signal cuts off stays owed."""

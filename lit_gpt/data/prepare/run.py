@@ -124,10 +124,9 @@ def prepare(
     left, options = LeftOut(strict), ReadOptions(text_key, source_tokenizer, strict)
     found = find(_listed(source), recipe, Search(_listed(include), _listed(exclude), text_key, left, progress))
     units, stamps = make_units(found), [stamp(piece) for _, piece in found]
-    asked = {"tokenizer": _content(tokenizer), "vocab_size": vocab_size, "train_bytes": train_bytes}
-    asked |= {"fraction": validation_fraction, "shard_tokens": shard_tokens, "recipe": recipe, "bos": bos}
-    asked |= {"text_key": text_key, "source_tokenizer": source_tokenizer}  # not strict: it changes no byte
-    asked |= {"eos_token": eos_token, "parse_special": parse_special}
+    asked = {"tokenizer": _content(tokenizer), "vocab_size": vocab_size, "train_bytes": train_bytes, "recipe": recipe}
+    asked |= {"fraction": validation_fraction, "shard_tokens": shard_tokens, "text_key": text_key, "bos": bos}
+    asked |= {"source_tokenizer": source_tokenizer, "eos_token": eos_token, "parse_special": parse_special}  # not strict
     identity = fingerprint(sorted(asked.items()), *((u.split, _layout(u)) for u in units), *_contents(found, progress))
     if (finished := _finished(folder, identity)) is not None:
         return finished
