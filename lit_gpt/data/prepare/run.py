@@ -98,7 +98,7 @@ def prepare(
         parse_special: let "<|endoftext|>" inside a text become the special token.
         train_bytes: characters of text that the BPE is trained on.
         source_tokenizer: tokenizer that made a source of token ids (prolong); default: none.
-        strict: stop at the first record or file that cannot be used, and name its line.
+        strict: stop at the first record or file that cannot be used, and name its line; changes no byte.
         progress: show a progress bar.
 
     Returns the contents of meta.json. Raises UserError for everything that cannot be used.
@@ -125,8 +125,8 @@ def prepare(
     found = find(_listed(source), recipe, Search(_listed(include), _listed(exclude), text_key, left, progress))
     units, stamps = make_units(found), [stamp(piece) for _, piece in found]
     asked = {"tokenizer": _content(tokenizer), "vocab_size": vocab_size, "train_bytes": train_bytes, "recipe": recipe}
-    asked |= {"fraction": validation_fraction, "shard_tokens": shard_tokens, "text_key": text_key, "bos": bos}
-    asked |= {"source_tokenizer": source_tokenizer, "eos_token": eos_token, "parse_special": parse_special}  # not strict
+    asked |= {"fraction": validation_fraction, "shard_tokens": shard_tokens, "parse_special": parse_special}
+    asked |= {"source_tokenizer": source_tokenizer, "eos_token": eos_token, "text_key": text_key, "bos": bos}
     identity = fingerprint(sorted(asked.items()), *((u.split, _layout(u)) for u in units), *_contents(found, progress))
     if (finished := _finished(folder, identity)) is not None:
         return finished
