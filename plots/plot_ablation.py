@@ -26,8 +26,6 @@ from lit_gpt.lab.figures import COLORS, SMALL, dress, panels, write
 from lit_gpt.lab.run_files import FINISHED
 from lit_gpt.lab.runs import Run, read_runs
 from lit_gpt.scaling.noise import Difference, in_blocks
-from lit_gpt.train.folder_names import ENVIRONMENT
-from lit_gpt.utils.files import read_object_if_any
 
 SAME_BUDGET = 1.01  # the last step of a run may be a part of a batch longer than that of another
 UNKNOWN = Difference(math.nan, math.nan, 0)
@@ -82,11 +80,10 @@ def check_budgets(family: str, runs: Sequence[Run]) -> None:
 
 def worths(groups: Groups, control: str) -> list[Worth]:
     """The control first, then the others, the largest difference of loss first."""
-    runs = {(idea, run.value("seed")): run.numbers for idea, of in groups.items() for run in of}
-    hosts = {(idea, run.value("seed")): host(run) for idea, of in groups.items() for run in of}
-    losses = in_blocks({key: numbers["loss"] for key, numbers in runs.items()}, control)
-    speeds = {key: speed for key, numbers in runs.items() if (speed := numbers.get("tokens_per_sec", 0)) > 0}
-    times = {(idea, hosts[idea, seed] or seed, seed): -math.log(speed) for (idea, seed), speed in speeds.items()}
+    runs = [(idea, run.value("seed"), run) for idea, of in groups.items() for run in of]
+    losses = in_blocks({(idea, seed): run.numbers["loss"] for idea, seed, run in runs}, control)
+    speeds = {(idea, host(run) or seed, seed): run.numbers.get("tokens_per_sec", 0) for idea, seed, run in runs}
+    times = {key: -math.log(speed) for key, speed in speeds.items() if speed > 0}
     slower = in_blocks(times, control) if any(idea == control for idea, *_ in times) else {}
 
     def worth(idea: str) -> Worth:
@@ -103,8 +100,7 @@ def worths(groups: Groups, control: str) -> list[Worth]:
 
 def host(run: Run) -> str:
     """Where it ran; "" where nobody says so."""
-    environment = read_object_if_any(run.folder / ENVIRONMENT) if run.folder else {}
-    return str(run.value("host") or environment.get("host", ""))
+    return str(run.value("host") or run.environment().get("host", ""))
 
 
 def table(family: str, found: Sequence[Worth]) -> str:

@@ -20,7 +20,7 @@ from lit_gpt.lab.figure_fits import RUNS, finish
 from lit_gpt.lab.figures import along, dress, legend, looks, panels, shown
 from lit_gpt.lab.health_curves import chosen, numbers_of, read_curves
 from lit_gpt.lab.tables import Curve
-from lit_gpt.metrics.curve import FAR_APART, smooth
+from lit_gpt.metrics.curve import scale_y, smooth
 
 USUAL = (
     "metric/train_loss",
@@ -59,17 +59,9 @@ def draw(found: Mapping[str, Mapping[str, Curve]]) -> Any:
 
 
 def _within(panel: Any, curves: Sequence[Curve]) -> None:
-    """Scale y to what comes after the beginning, whose fall would press the rest into a line.
-
-    So would a value far above the others, which is why the axis is logarithmic then.
-    """
+    """Scale y to what comes after the beginning, whose fall would press the rest into a line."""
     after = [value for curve in curves for value in smooth(curve.y)[int(FALLS * len(curve.y)) :]]
-    if 0 < min(after) < max(after) / FAR_APART:
-        panel.set_yscale("log")
-        panel.set_ylim(min(after) / 1.1, max(after) * 1.1)
-        return
-    margin = 0.1 * (max(after) - min(after)) or 0.05 * abs(max(after)) or 1.0
-    panel.set_ylim(min(after) - margin, max(after) + margin)
+    scale_y(panel, min(after), max(after), 0.1)
 
 
 def main(arguments: Sequence[str]) -> None:

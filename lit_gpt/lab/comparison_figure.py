@@ -9,9 +9,10 @@ import numpy as np
 
 from lit_gpt.lab.figure_curves import STEPS, draw_law, draw_runs
 from lit_gpt.lab.figure_fits import Fits, finish, fit_groups
-from lit_gpt.lab.figures import Look, along, dress, legend, looks, panels, short, shown
+from lit_gpt.lab.figures import Look, along, dress, legend, looks, panels, shown
 from lit_gpt.lab.fit_report import Report
 from lit_gpt.lab.runs import Run, column
+from lit_gpt.metrics.figures import short
 from lit_gpt.scaling.leverage import Leverage, compute_leverage
 
 SIZES = 3  # different values of x, which a law of three numbers needs

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lit_gpt.lab.fit_steps import words
-from lit_gpt.metrics.figures import count_tokens, counted, png, subplots
+from lit_gpt.metrics.figures import count_tokens, counted, png, short, spaced, subplots
 from lit_gpt.metrics.summary import jsonable
 from lit_gpt.utils.files import told, write_bytes, write_text
 
@@ -95,12 +95,6 @@ def shown(column: str) -> str:
     return ON_AXES.get(column) or words(column)
 
 
-def short(name: str, longest: int = LONGEST) -> str:
-    """A name of at most so many letters: of longer ones the beginning and the end."""
-    half = (longest - 3) // 2
-    return name if len(name) <= longest else f"{name[:half]}...{name[-half:]}"
-
-
 def along(axes: Any, which: str, column: str, values: Iterable[float], even: bool = False) -> None:
     """Scale one axis, "x" or "y", for a column: logarithmic where values are far apart, unless it is to be even.
 
@@ -141,11 +135,6 @@ def value_of(value: float, column: str) -> str:
     return f"{name} {number}" if len(name) < 20 else number
 
 
-def spaced(names: Sequence[Any], most: int) -> list[Any]:
-    """At most so many of them, from the first to the last."""
-    return [names[round(i)] for i in np.linspace(0, len(names) - 1, min(most, len(names)))]
-
-
 def legend(figure: Any, axes: Sequence[Any], listed: int = LISTED, others: str = "; the JSON file has all") -> None:
     """One entry for each label of these panels, below them, where it covers no point; of many, some.
 
@@ -159,7 +148,7 @@ def legend(figure: Any, axes: Sequence[Any], listed: int = LISTED, others: str =
         return
     labels = spaced(list(found), listed)
     handles = [found[label] for label in labels]
-    names = [short(label) for label in labels]
+    names = [short(label, LONGEST) for label in labels]
     title = None if len(found) <= listed else f"{listed} of {len(found)}{others}"
     letters = max(len(re.sub(r"\\[a-z!]+|[{}$^]", "", label)) for label in names)  # of which mathtext shows none
     columns = max(1, int(figure.get_figwidth() / (0.5 + 0.06 * letters)))

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from lit_gpt.lab.run_files import judgements
 from lit_gpt.lab.runs import Run
-from lit_gpt.train.folder_names import ENVIRONMENT
-from lit_gpt.utils.files import read_object_if_any
 
 
 def different(runs: Sequence[Run], part: str) -> list[str]:
@@ -17,8 +15,7 @@ def different(runs: Sequence[Run], part: str) -> list[str]:
     """
     kinds: dict[str, str] = {}
     for run in runs:
-        data = read_object_if_any(run.folder / ENVIRONMENT).get("data", {}) if run.folder else {}
-        kinds.setdefault(data.get(part, {}).get("content", ""), run.name)
+        kinds.setdefault(run.environment().get("data", {}).get(part, {}).get("content", ""), run.name)
     kinds.pop("", None)
     return list(kinds.values()) if len(kinds) > 1 else []
 

@@ -17,7 +17,7 @@ from lit_gpt.errors import UserError, did_you_mean
 from lit_gpt.lab.rows import NOTE
 from lit_gpt.lab.run_files import CUT, DIED, DIVERGED, FINISHED, RUNNING, RunFiles
 from lit_gpt.lab.tables import Curve, curves, is_chart, number_of, read_lines
-from lit_gpt.train.folder_names import CONFIG
+from lit_gpt.train.folder_names import CONFIG, ENVIRONMENT
 from lit_gpt.utils.files import near, read_object_if_any
 
 COLUMNS = {  # every number of a run, in words and units
@@ -96,6 +96,10 @@ class Run:
     def value(self, column: str) -> Any:
         """A number, or else a setting, or None."""
         return self.numbers.get(column, self.settings.get(column))
+
+    def environment(self) -> dict[str, Any]:
+        """What its folder says of where it ran, and on which data; empty where there is none."""
+        return read_object_if_any(self.folder / ENVIRONMENT) if self.folder else {}
 
 
 def read_runs(paths: Iterable[Path]) -> list[Run]:

@@ -19,12 +19,11 @@ from lit_gpt.lab.figures import (
     looks,
     panels,
     shades,
-    short,
     shown,
-    spaced,
     value_of,
 )
 from lit_gpt.lab.fit_report import Report
+from lit_gpt.metrics.figures import short, spaced
 from lit_gpt.scaling.intervals import percentiles
 from lit_gpt.scaling.noise import student
 from lit_gpt.scaling.sweeps import Optima, Optimum, fit_optima, groups

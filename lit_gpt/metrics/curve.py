@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lit_gpt.errors import UserError, did_you_mean
-from lit_gpt.metrics.figures import count_tokens, save, subplots
+from lit_gpt.metrics.figures import count_tokens, save, short, spaced, subplots
 from lit_gpt.metrics.labels import STEPS, TOKENS, axis_label
 from lit_gpt.metrics.summary import read_metrics
 from lit_gpt.utils.files import read_object
@@ -178,28 +178,30 @@ def _name_below(figure: Any, panels: Sequence[Any]) -> None:
         handles, labels = axes.get_legend_handles_labels()
         if len(labels) <= WITHIN and max(map(len, labels), default=0) <= NARROW:
             continue
-        chosen = [round(i) for i in np.linspace(0, len(labels) - 1, min(LISTED, len(labels)))]
+        chosen = spaced(range(len(labels)), LISTED)
         title = f"{LISTED} of {len(labels)}; --json FILE has all" if len(labels) > LISTED else None
-        names = [one if len(one) <= LONGEST else f"{one[: LONGEST // 2]}...{one[-LONGEST // 2 :]}" for one in labels]
         add = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "frameon": False, "fontsize": 8, "title": title}
-        axes.legend([handles[i] for i in chosen], [names[i] for i in chosen], title_fontsize=8, **add)
+        axes.legend([handles[i] for i in chosen], [short(labels[i], LONGEST) for i in chosen], title_fontsize=8, **add)
         rows = max(rows, len(chosen) + (title is not None))
     figure.set_figheight(figure.get_figheight() + 0.18 * rows)  # panels keep their height
 
 
 def _limits(axes: Any, losses: Sequence[np.ndarray]) -> None:
-    """Scale the y axis to what comes after the first 5 percent of the points, whose steep fall leaves at the top.
+    """Scale the y axis to what comes after the first 5 percent of the points, whose steep fall leaves at the top."""
+    scale_y(axes, min(float(y.min()) for y in losses), max(float(y[len(y) // 20 :].max()) for y in losses), 0.06)
+
+
+def scale_y(axes: Any, low: float, high: float, margin: float) -> None:
+    """From low to high, with a margin on either side as a share of that.
 
     One value that is far above the others would press them into a line: then the axis is logarithmic.
     """
-    low = min(float(y.min()) for y in losses)
-    high = max(float(y[len(y) // 20 :].max()) for y in losses)
     if 0 < low < high / FAR_APART:
         axes.set_yscale("log")
         axes.set_ylim(low / 1.1, high * 1.1)
         return
-    margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
-    axes.set_ylim(low - margin, high + margin)
+    room = margin * (high - low) or 0.05 * abs(high) or 1.0
+    axes.set_ylim(low - room, high + room)
 
 
 def _marker(values: np.ndarray) -> str:

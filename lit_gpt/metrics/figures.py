@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lit_gpt.errors import UserError
 from lit_gpt.utils.files import told, write_bytes
@@ -32,6 +35,17 @@ def counted(number: float) -> str:
     from matplotlib.ticker import EngFormatter
 
     return EngFormatter(sep="")(float(f"{number:.3g}")).replace("G", "B")
+
+
+def short(name: str, longest: int) -> str:
+    """A name of at most so many letters: of longer ones the beginning and the end."""
+    half = (longest - 3) // 2
+    return name if len(name) <= longest else f"{name[:half]}...{name[-half:]}"
+
+
+def spaced(names: Sequence[Any], most: int) -> list[Any]:
+    """At most so many of them, from the first to the last."""
+    return [names[round(i)] for i in np.linspace(0, len(names) - 1, min(most, len(names)))]
 
 
 def png(figure: Any, dpi: int = 130) -> bytes:
