@@ -100,7 +100,7 @@ def worths(groups: Groups, control: str) -> list[Worth]:
 
 def host(run: Run) -> str:
     """Where it ran; "" where nobody says so."""
-    return str(run.value("host") or run.environment().get("host", ""))
+    return str(run.value("host") or run.environment.get("host", ""))
 
 
 def table(family: str, found: Sequence[Worth]) -> str:

@@ -15,7 +15,7 @@ def different(runs: Sequence[Run], part: str) -> list[str]:
     """
     kinds: dict[str, str] = {}
     for run in runs:
-        kinds.setdefault(run.environment().get("data", {}).get(part, {}).get("content", ""), run.name)
+        kinds.setdefault(run.environment.get("data", {}).get(part, {}).get("content", ""), run.name)
     kinds.pop("", None)
     return list(kinds.values()) if len(kinds) > 1 else []
 

@@ -97,5 +97,5 @@ def _but_seeds(run: Run) -> Hashable:
     parts = {part: read_object_if_any(run.folder / f"{part}.json") for part in IDENTITY}
     for key in (*SEEDS, "memory", "fork"):
         parts["plan"].pop(key, None)
-    sources = {name: corpus.get("sources") for name, corpus in run.environment().get("data", {}).items()}
+    sources = {name: corpus.get("sources") for name, corpus in run.environment.get("data", {}).items()}
     return json.dumps([parts, sources, run.settings.get("fork_from")], sort_keys=True)

@@ -161,7 +161,7 @@ def _configuration(run: Run) -> dict[str, Any]:
         return found
     for part in IDENTITY:
         found |= {f"{part}.{key}": value for key, value in flat(read_object_if_any(run.folder / f"{part}.json"))}
-    environment = run.environment()
+    environment = run.environment
     ran = {key: environment[key] for key in RAN if key in environment} | {"git": environment.get("git")}
     return found | {f"ran.{key}": value for key, value in flat(ran)}
 

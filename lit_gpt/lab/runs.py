@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,9 @@ class Run:
         """A number, or else a setting, or None."""
         return self.numbers.get(column, self.settings.get(column))
 
+    @cached_property
     def environment(self) -> dict[str, Any]:
-        """What its folder says of where it ran, and on which data; empty where there is none."""
+        """What its folder says of where it ran, and on which data, read once; empty where there is none."""
         return read_object_if_any(self.folder / ENVIRONMENT) if self.folder else {}
 
 
