@@ -42,7 +42,7 @@ def meta_of(config: ModelConfig, multipliers: Multipliers = MUP) -> dict[str, An
 DIFFERENT = {
     "norm_eps": ({}, {"norm_eps": 0.1}, ["norm_eps: 1e-05 -> 0.1"]),
     "heads": ({}, {"n_head": 2, "n_kv_head": 1, "head_dim": 16}, ["head_dim: 8 -> 16", "n_head: 4 -> 2"]),
-    "rope_base": ({}, {"rope_base": 500.0}, ["layers.0.rope_base: 10000.0 -> 500.0"]),
+    "rope_base": ({}, {"rope_base": 500.0}, ["rope_base: 10000.0 -> 500.0"]),
     "position": ({}, {"position": "none"}, ["position: rope -> none"]),
     "window": ({}, {"layers": (LayerSpec(window=8), LayerSpec())}, ["layers.0.window: None -> 8"]),
     "ffn": ({"intermediate_size": 64}, {"logit_softcap": 15.0}, ["logit_softcap: 0.0 -> 15.0"]),

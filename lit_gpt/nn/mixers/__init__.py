@@ -3,6 +3,9 @@
 A file exposes `build(config, layer_index, multipliers) -> Mixer`; see Mixer for what the
 module must answer. Its parameters carry roles (lit_gpt.roles). A mixer that can share a memory
 with Gated Memory Units also has `memory(config, layer_index) -> MemoryForm`.
+
+READS says which of the model's fields it reads, of those that only some mixers do (config/readers.py): "heads",
+"attention", both or none; without it both. Fields of Options may be marked, too.
 """
 
 from __future__ import annotations
@@ -82,6 +85,11 @@ class Mixer(Protocol):
         layers share, so that a prefill may ask it for the last position alone.
         """
         ...
+
+
+def reads(name: str) -> frozenset[str]:
+    """Which readers of config/readers.py a mixer is. Raises UserError when there is none of that name."""
+    return frozenset(getattr(MIXERS.load(name), "READS", ("heads", "attention")))
 
 
 def build_mixer(config: ModelConfig, layer_index: int, multipliers: Multipliers) -> nn.Module:

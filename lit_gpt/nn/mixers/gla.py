@@ -21,6 +21,8 @@ from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.linear_attention import linear_attention
 from lit_gpt.scaling.base import Multipliers
 
+READS = ()  # neither heads nor positions of the model
+
 
 @dataclass(frozen=True)
 class Options:

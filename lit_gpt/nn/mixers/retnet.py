@@ -24,6 +24,8 @@ from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.linear_attention import linear_attention
 from lit_gpt.scaling.base import Multipliers
 
+READS = ("heads",)  # how many, and positions of its own
+
 
 @dataclass(frozen=True)
 class Options:
