@@ -1,7 +1,7 @@
 """The forward pass that weights are for, as values that can be compared.
 
 A norm's epsilon, the rotary base, windows, gates and muP's multipliers change every logit, and no shape. Which fields
-do is said beside each of them (config/readers.py), and by the mixers (READS).
+do is said beside each of them (config/readers.py), and by the mixers (READS_HEADS).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from lit_gpt.config.model import ModelConfig
-from lit_gpt.config.readers import read_fields
-from lit_gpt.nn.mixers import MIXERS, mixer_options, reads
+from lit_gpt.config.readers import EXPERTS, HEADS, YARN, read_fields
+from lit_gpt.nn.mixers import MIXERS, mixer_options, reads_heads
 from lit_gpt.scaling.base import Multipliers
 
 
@@ -30,21 +30,19 @@ def forward_pass(config: ModelConfig, multipliers: Multipliers) -> dict[str, dic
     Layers are "layers.0.window" and so on. What no layer reads is left out, and defaults are written out.
     Raises UserError for a mixer that is not here, or that has not such options.
     """
-    by_mixer = {spec.mixer: reads(spec.mixer) for spec in config.layers}
-    readers = frozenset[str]().union(*by_mixer.values())
-    readers |= {"yarn"} if "attention" in readers and config.yarn_scale != 1 else set()
-    readers |= {"experts"} if config.experts else set()
-    model = read_fields(config, readers)
-    model |= {"experts": config.experts and read_fields(config.experts), "mixer_options": _options(config)}
-    # One base for all layers that have it, whether it was the model's or their own.
-    turned = [config.position == "rope" and "attention" in by_mixer[spec.mixer] for spec in model.pop("layers")]
-    bases = [config.base_of(spec) if turns else None for spec, turns in zip(config.layers, turned)]
-    model["rope_base"] = next(filter(None, bases), None)
-    for i, (spec, base) in enumerate(zip(config.layers, bases)):
-        own = read_fields(spec) | {"rope_base": None if base == model["rope_base"] else base}
-        model |= {f"layers.{i}.{name}": value for name, value in own.items()}
+    heads = {spec.mixer for spec in config.layers if reads_heads(spec.mixer)}
+    there = [(HEADS, heads), (YARN, heads and config.yarn_scale != 1), (EXPERTS, config.experts)]
+    readers = [reader for reader, found in there if found]
+    turned = heads if config.position == "rope" else ()
+    bases = [config.base_of(spec) if spec.mixer in turned else None for spec in config.layers]
+    base = next(filter(None, bases), None)  # of all layers that have it, whether it was the model's or their own
+    model = read_fields(config, *readers) | {"rope_base": base, "mixer_options": _options(config)}
+    model["experts"] = config.experts and read_fields(config.experts)
+    for i, (spec, own) in enumerate(zip(model.pop("layers"), bases)):
+        layer = read_fields(spec) | {"rope_base": None if own == base else own}
+        model |= {f"layers.{i}.{name}": value for name, value in layer.items()}
     acting = replace(multipliers, attention=multipliers.attention or config.head_dim**-0.5)
-    constants = {name: float(f"{value:.6g}") for name, value in read_fields(acting, readers).items()}
+    constants = {name: float(f"{value:.6g}") for name, value in read_fields(acting, *readers).items()}
     return {"model": model, "multipliers": constants}
 
 

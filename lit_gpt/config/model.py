@@ -11,7 +11,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lit_gpt.config.readers import ATTENTION, HEADS, NOBODY, SHAPES, YARN
+from lit_gpt.config.readers import HEADS, NOBODY, SHAPES, YARN
 from lit_gpt.errors import UserError
 
 Norm = Literal["rmsnorm", "layernorm"]
@@ -220,8 +220,8 @@ class ModelConfig:
     depth: int
     n_embd: int
     n_head: int = field(metadata=HEADS)
-    head_dim: int = field(metadata=ATTENTION)
-    n_kv_head: int = field(metadata=ATTENTION)
+    head_dim: int = field(metadata=HEADS)
+    n_kv_head: int = field(metadata=HEADS)
     intermediate_size: int = field(metadata=SHAPES)
     layers: tuple[LayerSpec, ...]
     vocab_size: int = 32000
@@ -237,9 +237,9 @@ class ModelConfig:
     parallel_block: bool = False
     skip: Skip = "add"
     dropout: float = field(default=0.0, metadata=NOBODY)
-    qk_norm: bool = field(default=False, metadata=ATTENTION)
-    joint_qk_norm: bool = field(default=False, metadata=ATTENTION)
-    qk_norm_scale: float = field(default=1.0, metadata=ATTENTION)
+    qk_norm: bool = field(default=False, metadata=HEADS)
+    joint_qk_norm: bool = field(default=False, metadata=HEADS)
+    qk_norm_scale: float = field(default=1.0, metadata=HEADS)
     norm_gain: bool = True
     embedding_norm: bool = False
     residual_scalars: bool = False
@@ -250,18 +250,18 @@ class ModelConfig:
     zero_output: bool = field(default=False, metadata=NOBODY)
     logit_softcap: float = 0.0
     ffn_multiple: float | None = field(default=None, metadata=SHAPES)
-    attn_gate: bool = field(default=False, metadata=ATTENTION)
-    attn_sink: bool = field(default=False, metadata=ATTENTION)
-    attn_norm: bool = field(default=False, metadata=ATTENTION)
-    attn_conv: bool = field(default=False, metadata=ATTENTION)
+    attn_gate: bool = field(default=False, metadata=HEADS)
+    attn_sink: bool = field(default=False, metadata=HEADS)
+    attn_norm: bool = field(default=False, metadata=HEADS)
+    attn_conv: bool = field(default=False, metadata=HEADS)
     ffn_norm: bool = False
-    attn_bias: bool = field(default=False, metadata=ATTENTION)
-    qkv_bias: bool = field(default=False, metadata=ATTENTION)
+    attn_bias: bool = field(default=False, metadata=HEADS)
+    qkv_bias: bool = field(default=False, metadata=HEADS)
     mlp_bias: bool = False
-    position: Position = field(default="rope", metadata=ATTENTION)
-    rope_base: float = field(default=10_000.0, metadata=ATTENTION)
-    rotary_fraction: float = field(default=1.0, metadata=ATTENTION)
-    yarn_scale: float = field(default=1.0, metadata=ATTENTION)
+    position: Position = field(default="rope", metadata=HEADS)
+    rope_base: float = field(default=10_000.0, metadata=HEADS)
+    rotary_fraction: float = field(default=1.0, metadata=HEADS)
+    yarn_scale: float = field(default=1.0, metadata=HEADS)
     yarn_context: int = field(default=4096, metadata=YARN)
     yarn_truncate: bool = field(default=False, metadata=YARN)
     yarn_windows: bool = field(default=True, metadata=YARN)

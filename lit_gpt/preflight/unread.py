@@ -14,7 +14,7 @@ from typing import Any
 
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.names import NameFields
-from lit_gpt.config.readers import ATTENTION, fields_of
+from lit_gpt.config.readers import HEADS, fields_of
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.model import GPT
@@ -25,7 +25,7 @@ from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.plan import step_values
 
 EXPERT_OPTIONS = (*EXPERT_FLAGS, "expert_parallel", "expert_backend")
-_OF_ATTENTION = [flag for flag, name in MODEL_FLAGS.items() if name in fields_of(ModelConfig, ATTENTION)]
+_OF_ATTENTION = [flag for flag, name in MODEL_FLAGS.items() if name in fields_of(ModelConfig, HEADS)]
 ATTENTION_FLAGS = (*_OF_ATTENTION, "value_embeddings", "yarn_scale")
 FFN_FLAGS = ("mlp", "ffn_norm", "ffn_multiple_of")
 HPS = "base_hps."

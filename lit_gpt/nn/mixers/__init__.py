@@ -4,8 +4,8 @@ A file exposes `build(config, layer_index, multipliers) -> Mixer`; see Mixer for
 module must answer. Its parameters carry roles (lit_gpt.roles). A mixer that can share a memory
 with Gated Memory Units also has `memory(config, layer_index) -> MemoryForm`.
 
-READS says which of the model's fields it reads, of those that only some mixers do (config/readers.py): "heads",
-"attention", both or none; without it both. Fields of Options may be marked, too.
+READS_HEADS = False says that nothing it computes depends on the heads and the positions that ModelConfig describes, but
+for shapes. Without it they count, as the fields of Options do that have no mark (config/readers.py).
 """
 
 from __future__ import annotations
@@ -87,9 +87,9 @@ class Mixer(Protocol):
         ...
 
 
-def reads(name: str) -> frozenset[str]:
-    """Which readers of config/readers.py a mixer is. Raises UserError when there is none of that name."""
-    return frozenset(getattr(MIXERS.load(name), "READS", ("heads", "attention")))
+def reads_heads(name: str) -> bool:
+    """Whether a mixer reads the model's heads and positions. Raises UserError when there is none of that name."""
+    return getattr(MIXERS.load(name), "READS_HEADS", True)
 
 
 def build_mixer(config: ModelConfig, layer_index: int, multipliers: Multipliers) -> nn.Module:

@@ -23,7 +23,7 @@ from lit_gpt.ops.delta_rule import KEY_DIM_LIMIT, delta_rule
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.scaling.base import Multipliers
 
-READS = ()  # neither heads nor positions of the model
+READS_HEADS = False
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from lit_gpt.roles import role
 from lit_gpt.scaling.base import Multipliers
 
 RATES = 0.01, 16.0  # exp(A_log) is uniform between them: (0, 16) in the paper's code, but its logarithm stays finite
-READS = ()  # neither heads nor positions of the model
+READS_HEADS = False
 
 
 @dataclass(frozen=True)

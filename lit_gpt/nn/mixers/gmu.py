@@ -18,7 +18,7 @@ from lit_gpt.nn.mixers import MIXERS, MemoryForm, SharedState
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.scaling.base import Multipliers
 
-READS = ()  # neither heads nor positions of the model
+READS_HEADS = False
 
 
 class GatedMemoryUnit(nn.Module):

@@ -34,7 +34,7 @@ from lit_gpt.roles import role
 from lit_gpt.scaling.base import Multipliers
 
 RATES = 1.0, 16.0  # exp(A_log) is uniform between them, as in the authors' code in fla and in Mamba-2
-READS = ()  # neither heads nor positions of the model
+READS_HEADS = False
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from lit_gpt.ops.dtypes import upcast
 from lit_gpt.roles import role
 from lit_gpt.scaling.base import Multipliers
 
-READS = ()  # neither heads nor positions of the model
+READS_HEADS = False
 
 
 @dataclass(frozen=True)
