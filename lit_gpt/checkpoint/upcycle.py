@@ -27,13 +27,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from lit_gpt.checkpoint.forward_pass import forward_pass, model_of
 from lit_gpt.checkpoint.state import Tensors
 from lit_gpt.config.model import Experts, ModelConfig
 from lit_gpt.errors import UserError
@@ -45,10 +46,8 @@ from lit_gpt.scaling.base import Multipliers
 from lit_gpt.scaling.plan import difference
 from lit_gpt.utils.files import understood
 
-# Of the model and its layers: what upcycling is about, and what --init_from may change in any model.
-OF_EXPERTS = ("family", "experts", "block_size")
-_YARN = ("yarn_scale", "yarn_context", "yarn_truncate", "yarn_windows")
-FREE = ("window", "rope_base", *_YARN, "varlen", "doc_positions", "doc_len")
+# Of the forward pass: what --init_from may change in any model, as for a longer context.
+FREE = ("window", "rope_base", "yarn_scale", "yarn_context", "yarn_truncate", "yarn_windows")
 SAMPLES = 4096  # tokens that the mean gate is estimated on: to a percent or so
 
 
@@ -94,30 +93,26 @@ def upcycling(path: Path, meta: Mapping[str, Any], model: nn.Module) -> Upcyclin
     """
     if not isinstance(model, GPT) or model.config.experts is None or "model" not in meta:
         return Upcycling({})
-    config, own = model.config, model.multipliers
+    config = model.config
     with understood(path):
         if meta["model"].get("experts"):
             return Upcycling({})
-        dense = ModelConfig.from_dict(meta["model"])
-        multipliers = Multipliers(**(meta.get("plan") or meta)["multipliers"])
-    fixed, free = zip(_description(dense), _description(config))
+        dense = model_of(meta)
+    fixed, free, multipliers = zip(_description(*dense), _description(config, model.multipliers))
     _check_same(path, difference(*fixed))
     _check_slices(path, config, model.config.experts.top_k)
     mixtures = {name: m for name, m in model.named_modules() if isinstance(m, MixtureOfExperts)}
-    changed = difference(*free) + difference(
-        asdict(replace(multipliers, router=own.router)), asdict(own), "multipliers"
-    )
+    changed = difference(*free) + difference(*multipliers, "multipliers")
     return Upcycling(mixtures, (*_unlike_gates(model.config.experts), *changed))
 
 
-def _description(config: ModelConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(what must agree, what need not but changes logits), by name."""
-    values = config.to_dict()
-    for i, layer in enumerate(values.pop("layers")):
-        values |= {f"layers.{i}.{key}": value for key, value in layer.items()}
-    last = {name: name.rpartition(".")[2] for name in values}
-    fixed = {name: v for name, v in values.items() if last[name] not in (*OF_EXPERTS, *FREE)}
-    return fixed, {name: v for name, v in values.items() if last[name] in FREE}
+def _description(config: ModelConfig, multipliers: Multipliers) -> tuple[dict[str, Any], ...]:
+    """(what must agree, what need not but changes logits, the multipliers) of a model without its experts, by name."""
+    layers = tuple(replace(spec, experts=False) for spec in config.layers)
+    forward = forward_pass(config.replace(layers=layers, experts=None), multipliers)
+    values = forward["model"] | {"intermediate_size": config.intermediate_size}  # which is cut into slices
+    free = {name: value for name, value in values.items() if name.rpartition(".")[2] in FREE}
+    return {name: value for name, value in values.items() if name not in free}, free, forward["multipliers"]
 
 
 def _check_same(path: Path, wrong: list[str], shown: int = 6) -> None:

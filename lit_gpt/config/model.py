@@ -11,6 +11,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lit_gpt.config.readers import HEADS, NOBODY, SHAPES, YARN
 from lit_gpt.errors import UserError
 
 Norm = Literal["rmsnorm", "layernorm"]
@@ -81,12 +82,12 @@ class Experts:
     sqrt_gate: bool = False
     routing: Literal["token_choice", "expert_choice"] = "token_choice"
     capacity: float | None = None
-    aux_style: AuxStyle = "switch"
-    aux_gamma: float = 0.001
-    global_aux: bool = False
-    exact_aux: bool = False
-    router_z_loss: float = 0.0
-    bias_rate: float = 0.0
+    aux_style: AuxStyle = field(default="switch", metadata=NOBODY)
+    aux_gamma: float = field(default=0.001, metadata=NOBODY)
+    global_aux: bool = field(default=False, metadata=NOBODY)
+    exact_aux: bool = field(default=False, metadata=NOBODY)
+    router_z_loss: float = field(default=0.0, metadata=NOBODY)
+    bias_rate: float = field(default=0.0, metadata=SHAPES)
 
     @property
     def routed(self) -> int:
@@ -215,17 +216,17 @@ class ModelConfig:
         the FFN and on memory units.
     """
 
-    family: str
+    family: str = field(metadata=NOBODY)
     depth: int
     n_embd: int
-    n_head: int
-    head_dim: int
-    n_kv_head: int
-    intermediate_size: int
+    n_head: int = field(metadata=HEADS)
+    head_dim: int = field(metadata=HEADS)
+    n_kv_head: int = field(metadata=HEADS)
+    intermediate_size: int = field(metadata=SHAPES)
     layers: tuple[LayerSpec, ...]
     vocab_size: int = 32000
-    padding_multiple: int = 64
-    block_size: int = 4096
+    padding_multiple: int = field(default=64, metadata=SHAPES)
+    block_size: int = field(default=4096, metadata=SHAPES)
     norm: Norm = "rmsnorm"
     norm_eps: float = 1e-5
     tie_embeddings: bool = False
@@ -235,43 +236,43 @@ class ModelConfig:
     reordered_norm: bool = False
     parallel_block: bool = False
     skip: Skip = "add"
-    dropout: float = 0.0
-    qk_norm: bool = False
-    joint_qk_norm: bool = False
-    qk_norm_scale: float = 1.0
+    dropout: float = field(default=0.0, metadata=NOBODY)
+    qk_norm: bool = field(default=False, metadata=HEADS)
+    joint_qk_norm: bool = field(default=False, metadata=HEADS)
+    qk_norm_scale: float = field(default=1.0, metadata=HEADS)
     norm_gain: bool = True
     embedding_norm: bool = False
     residual_scalars: bool = False
     token_smear: bool = False
     backout: bool = False
     backout_layer: int | None = None
-    starts: Starts = field(default_factory=Starts)
-    zero_output: bool = False
+    starts: Starts = field(default_factory=Starts, metadata=NOBODY)
+    zero_output: bool = field(default=False, metadata=NOBODY)
     logit_softcap: float = 0.0
-    ffn_multiple: float | None = None
-    attn_gate: bool = False
-    attn_sink: bool = False
-    attn_norm: bool = False
-    attn_conv: bool = False
+    ffn_multiple: float | None = field(default=None, metadata=SHAPES)
+    attn_gate: bool = field(default=False, metadata=HEADS)
+    attn_sink: bool = field(default=False, metadata=HEADS)
+    attn_norm: bool = field(default=False, metadata=HEADS)
+    attn_conv: bool = field(default=False, metadata=HEADS)
     ffn_norm: bool = False
-    attn_bias: bool = False
-    qkv_bias: bool = False
+    attn_bias: bool = field(default=False, metadata=HEADS)
+    qkv_bias: bool = field(default=False, metadata=HEADS)
     mlp_bias: bool = False
-    position: Position = "rope"
-    rope_base: float = 10_000.0
-    rotary_fraction: float = 1.0
-    yarn_scale: float = 1.0
-    yarn_context: int = 4096
-    yarn_truncate: bool = False
-    yarn_windows: bool = True
-    varlen: bool = False
-    doc_positions: Literal["restart", "continue"] = "restart"
-    doc_len: int = 0
+    position: Position = field(default="rope", metadata=HEADS)
+    rope_base: float = field(default=10_000.0, metadata=HEADS)
+    rotary_fraction: float = field(default=1.0, metadata=HEADS)
+    yarn_scale: float = field(default=1.0, metadata=HEADS)
+    yarn_context: int = field(default=4096, metadata=YARN)
+    yarn_truncate: bool = field(default=False, metadata=YARN)
+    yarn_windows: bool = field(default=True, metadata=YARN)
+    varlen: bool = field(default=False, metadata=NOBODY)
+    doc_positions: Literal["restart", "continue"] = field(default="restart", metadata=NOBODY)
+    doc_len: int = field(default=0, metadata=NOBODY)
     share_per_layer: int = 0
     share_group: int = 1
     mixer_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     experts: Experts | None = None
-    padded_vocab_size: int = field(init=False)
+    padded_vocab_size: int = field(init=False, metadata=SHAPES)
 
     def __post_init__(self) -> None:
         multiple = max(self.padding_multiple, 1)  # a wrong one is reported below

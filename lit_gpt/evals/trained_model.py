@@ -12,6 +12,7 @@ import torch
 
 from lit_gpt.checkpoint import find_checkpoint, load_exported, load_full, newest_published, none_left, read_meta
 from lit_gpt.checkpoint.bare import read_bare
+from lit_gpt.checkpoint.forward_pass import model_of
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.evals.archscale_file import UNSAID, TrainedWith, model_of_file
@@ -125,7 +126,7 @@ def describe_model(meta: dict[str, Any], path: Path) -> tuple[ModelConfig, Multi
         )
     with understood(path):  # a field may have been added or renamed later
         changed = changed_plugins(meta.get("numerics", {}).get("plugins", {}))
-        config, multipliers = ModelConfig.from_dict(meta["model"]), Multipliers(**plan["multipliers"])
+        config, multipliers = model_of(meta)
     for name in changed:
         print(f"note: the plugin {name} is not what {path} was trained with; {KEPT}", file=sys.stderr)
     if strangers := {spec.mixer for spec in config.layers} - set(MIXERS.names()):

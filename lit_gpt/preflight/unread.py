@@ -12,21 +12,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.names import NameFields
+from lit_gpt.config.readers import HEADS, fields_of
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.model import GPT
 from lit_gpt.optim import steps_alike
-from lit_gpt.preflight.model_options import EXPERT_FLAGS
+from lit_gpt.preflight.model_options import EXPERT_FLAGS, MODEL_FLAGS
 from lit_gpt.roles import FILLED
 from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.plan import step_values
 
 EXPERT_OPTIONS = (*EXPERT_FLAGS, "expert_parallel", "expert_backend")
-ATTENTION_FLAGS = (
-    "qkv_bias", "qk_norm", "joint_qk_norm", "qk_norm_scale", "attn_gate", "attn_norm", "attn_conv", "value_embeddings",
-    "position", "rope_base", "yarn_scale",
-)  # fmt: skip
+_OF_ATTENTION = [flag for flag, name in MODEL_FLAGS.items() if name in fields_of(ModelConfig, HEADS)]
+ATTENTION_FLAGS = (*_OF_ATTENTION, "value_embeddings", "yarn_scale")
 FFN_FLAGS = ("mlp", "ffn_norm", "ffn_multiple_of")
 HPS = "base_hps."
 CONSTANTS = ("base_hps.beta1", "base_hps.beta2", "base_hps.eps", "base_hps.muon_beta")  # of optimizers

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
 from lit_gpt.config.groups.kinds import ClipType, DecayShape, ScheduleName
+from lit_gpt.config.readers import EXPERTS, HEADS
 from lit_gpt.config.run import BaseHyperparameters
 
 __all__ = [
@@ -71,8 +72,8 @@ class Multipliers:
 
     logit: float = 1.0
     residual: float = 1.0
-    attention: float | None = None
-    router: float = 1.0
+    attention: float | None = field(default=None, metadata=HEADS)
+    router: float = field(default=1.0, metadata=EXPERTS)
 
 
 @dataclass(frozen=True)

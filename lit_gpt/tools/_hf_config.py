@@ -7,27 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.readers import NOBODY, fields_of
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools._hf_layout import Layout
 from lit_gpt.tools._hf_rope import ROPE_FIELDS, ROPE_KEYS, rope_keys, rope_reasons, with_rope
 from lit_gpt.tools._hf_values import check_kinds
 
-# The name; rows of padding, which are cut off; shared blocks, which are written out; what weights started with; and
-# how documents are packed, where these classes are given one in a row.
-WITHOUT_EFFECT = {
-    "family",
-    "padding_multiple",
-    "padded_vocab_size",
-    "share_per_layer",
-    "share_group",
-    "zero_output",
-    "starts",
-    "varlen",
-    "doc_positions",
-    "doc_len",
-    "dropout",  # of training
-    "layers",  # looked at one by one
+# What no logits depend on; rows of padding, which are cut off; shared blocks, which are written out; and layers, which
+# are looked at one by one.
+WITHOUT_EFFECT = fields_of(ModelConfig, NOBODY) | {
+    *("padding_multiple", "padded_vocab_size", "share_per_layer", "share_group", "layers"),
 }
 MOST_LAYERS = 10_000  # far above any model's; each is described by itself, so a damaged number would fill the memory
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_gpt.config.model import LayerSpec, ModelConfig
+from lit_gpt.config.readers import HEADS, YARN, fields_of
 from lit_gpt.errors import UserError
 from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import _hf_layout as hf
@@ -18,29 +19,7 @@ from lit_gpt.tools._hf_parts import block_of
 Mixer = Callable[[ModelConfig, str, str, float], list[hf.Place]]
 
 # Fields of ModelConfig that act in attention and feed-forward networks only.
-WITHOUT_LAYERS = frozenset({
-    "n_head",
-    "head_dim",
-    "n_kv_head",
-    "intermediate_size",
-    "qk_norm",
-    "joint_qk_norm",
-    "attn_gate",
-    "attn_sink",
-    "attn_norm",
-    "attn_conv",
-    "ffn_norm",
-    "attn_bias",
-    "qkv_bias",
-    "mlp_bias",
-    "position",
-    "rope_base",
-    "rotary_fraction",
-    "yarn_scale",
-    "yarn_context",
-    "yarn_truncate",
-    "yarn_windows",
-})  # fmt: skip
+WITHOUT_LAYERS = fields_of(ModelConfig, HEADS, YARN) | {"intermediate_size", "ffn_norm", "mlp_bias"}
 # Keys of the classes that train, or that older versions wrote beside what they follow from.
 HARMLESS_IN_MAMBA = frozenset({
     "residual_in_fp32",  # acts in half precision only

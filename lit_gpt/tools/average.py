@@ -8,7 +8,6 @@ Averages along one run (arXiv:2306.03241) or over runs from one start (arXiv:220
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ answer_early(__name__, read)
 import torch
 
 from lit_gpt.checkpoint import check_suffix, newest_published, write_exported
+from lit_gpt.checkpoint.forward_pass import forward_pass
 from lit_gpt.checkpoint.retention import KEPT, VALIDATION
 from lit_gpt.evals.trained_model import check_weights, describe_model, load_weights_and_meta
 from lit_gpt.tools._model_values import use_plugins
@@ -89,16 +89,10 @@ def _check_apart(paths: Sequence[Path]) -> None:
 
 def _check_same(first: Path, meta: dict[str, Any], path: Path, other: dict[str, Any]) -> None:
     """The forward pass must be the same: the model, and the multipliers of the Plan."""
-    here, there = _forward(meta, first), _forward(other, path)
-    if changed := difference(here, there):
+    here, there = describe_model(meta, first), describe_model(other, path)
+    if changed := difference(forward_pass(*here), forward_pass(*there)):
         more = f"; and {len(changed) - 4} more" if len(changed) > 4 else ""
         raise UserError(f"{first} and {path} are not one model: they differ in {'; '.join(changed[:4])}{more}.")
-
-
-def _forward(meta: dict[str, Any], path: Path) -> dict[str, Any]:
-    config, multipliers = describe_model(meta, path)
-    model = config.to_dict()
-    return {"model": model | {"layers": dict(enumerate(model["layers"]))}, "multipliers": asdict(multipliers)}
 
 
 def _check_kind(name: str, here: torch.Tensor, there: torch.Tensor, first: Path, path: Path) -> None:

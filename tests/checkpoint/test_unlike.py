@@ -16,6 +16,7 @@ from lit_gpt.model import GPT
 from lit_gpt.scaling.base import Multipliers
 
 MUP = Multipliers(logit=4.0, residual=0.5, attention=0.125)
+FOUR = {"depth": 4, "layers": (LayerSpec(),) * 4}
 GDN = (LayerSpec("gdn"), LayerSpec())
 MAMBA = (LayerSpec("mamba", ffn=None),) * 2
 
@@ -42,7 +43,7 @@ def meta_of(config: ModelConfig, multipliers: Multipliers = MUP) -> dict[str, An
 DIFFERENT = {
     "norm_eps": ({}, {"norm_eps": 0.1}, ["norm_eps: 1e-05 -> 0.1"]),
     "heads": ({}, {"n_head": 2, "n_kv_head": 1, "head_dim": 16}, ["head_dim: 8 -> 16", "n_head: 4 -> 2"]),
-    "rope_base": ({}, {"rope_base": 500.0}, ["layers.0.rope_base: 10000.0 -> 500.0"]),
+    "rope_base": ({}, {"rope_base": 500.0}, ["rope_base: 10000.0 -> 500.0"]),
     "position": ({}, {"position": "none"}, ["position: rope -> none"]),
     "window": ({}, {"layers": (LayerSpec(window=8), LayerSpec())}, ["layers.0.window: None -> 8"]),
     "ffn": ({"intermediate_size": 64}, {"logit_softcap": 15.0}, ["logit_softcap: 0.0 -> 15.0"]),
@@ -51,6 +52,16 @@ DIFFERENT = {
         {"experts": Experts(2, 2), "layers": (LayerSpec(experts=True),) * 2},
         {"experts": Experts(2, 2, gate="all", aux_gamma=0.5)},
         ["experts.gate: selected -> all"],
+    ),
+    "two blocks in turn": (
+        FOUR | {"share_per_layer": 2},
+        {"share_per_layer": 1, "share_group": 2},
+        ["share_group: 1 -> 2", "share_per_layer: 2 -> 1"],
+    ),
+    "lambda": (
+        {"layers": (LayerSpec("differential_attention"),) * 2},
+        {"mixer_options": {"differential_attention": {"lambda_init": 0.5}}},
+        ["mixer_options.differential_attention.lambda_init: None -> 0.5"],
     ),
     "mixer option": (
         {"layers": GDN},
@@ -80,6 +91,10 @@ SAME = {
     ),
     "yarn that is off": ({"yarn_context": 64}, {"yarn_context": 128}),
     "heads that nobody has": ({"layers": MAMBA, "n_head": 1, "n_kv_head": 1, "head_dim": 32}, {"layers": MAMBA}),
+    "heads of mixers that have their own": (
+        {"layers": (LayerSpec("gla"),) * 2, "n_head": 8},
+        {"layers": (LayerSpec("gla"),) * 2, "mixer_options": {"gla": {"heads": 1}}},
+    ),
     "a default that is typed": ({"layers": MAMBA}, {"layers": MAMBA, "mixer_options": {"mamba": {"dt_rank": 2}}}),
 }
 

@@ -174,6 +174,14 @@ def test_what_else_changes_logits_is_said(tmp_path, capsys):
     assert "not exact: rope_base: 500.0 -> 10000.0; multipliers.logit: 0.5 -> 1.0." in said
 
 
+def test_what_no_logits_depend_on_may_differ(tmp_path, capsys):
+    """A dense run with --zero_output true was refused, though no model with experts can have it; and with --dropout."""
+    other = {"family": "dense", "zero_output": True, "dropout": 0.1, "varlen": True, "padding_multiple": 32}
+    dense, mixture = pair(tmp_path, moe_models.config(FOUR), **other)
+    torch.testing.assert_close(logits(mixture), logits(dense), **ROUNDING)
+    assert "logits at the start equal the dense model's" in capsys.readouterr().err
+
+
 def test_some_layers_and_shared_blocks(tmp_path, capsys):
     """A dense layer keeps its network; a block that two layers share is made once."""
     config = moe_models.config(FOUR, tie_embeddings=True).replace(layers=(LayerSpec(), LayerSpec(experts=True)))

@@ -85,6 +85,10 @@ def multiplier(weights, meta):
     meta["plan"]["multipliers"]["logit"] = 9.0
 
 
+def of_training(weights, meta):
+    meta["model"] |= {"family": "other", "dropout": 0.1, "zero_output": True, "varlen": True, "block_size": 99}
+
+
 def missing(weights, meta):
     del weights["norm.weight"]
 
@@ -137,6 +141,13 @@ def test_what_is_not_one_model_is_not_averaged(change, folders, tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=ALTERED[change]):
         average.average([folders[0], path])
+
+
+def test_runs_that_trained_otherwise_are_one_model(folders, tmp_path):
+    """A dropout or another name was an error, though weights mean the same: soups are of runs that differ in these."""
+    path = altered(folders[1], tmp_path / "altered.pth", of_training)
+    weights, meta = average.average([folders[0], path])
+    assert same(weights, average.average(folders)[0]) and meta["model"]["dropout"] == 0.1
 
 
 def test_whole_numbers_have_no_mean(folders, monkeypatch):

@@ -3,6 +3,9 @@
 A file exposes `build(config, layer_index, multipliers) -> Mixer`; see Mixer for what the
 module must answer. Its parameters carry roles (lit_gpt.roles). A mixer that can share a memory
 with Gated Memory Units also has `memory(config, layer_index) -> MemoryForm`.
+
+READS_HEADS = False says that nothing it computes depends on the heads and the positions that ModelConfig describes, but
+for shapes. Without it they count, as the fields of Options do that have no mark (config/readers.py).
 """
 
 from __future__ import annotations
@@ -82,6 +85,11 @@ class Mixer(Protocol):
         layers share, so that a prefill may ask it for the last position alone.
         """
         ...
+
+
+def reads_heads(name: str) -> bool:
+    """Whether a mixer reads the model's heads and positions. Raises UserError when there is none of that name."""
+    return getattr(MIXERS.load(name), "READS_HEADS", True)
 
 
 def build_mixer(config: ModelConfig, layer_index: int, multipliers: Multipliers) -> nn.Module:

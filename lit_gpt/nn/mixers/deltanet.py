@@ -7,12 +7,13 @@ norm of each head, project.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.readers import SHAPES
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear, last_linear
 from lit_gpt.nn.mixers import ConvWidth, Count, Positive, SharedState, mixer_options
@@ -22,6 +23,8 @@ from lit_gpt.ops.delta_rule import KEY_DIM_LIMIT, delta_rule
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.scaling.base import Multipliers
 
+READS_HEADS = False
+
 
 @dataclass(frozen=True)
 class Options:
@@ -30,7 +33,7 @@ class Options:
     conv: width of the short convolution. negative_eigenvalues: beta in [0, 2] (arXiv:2411.12537).
     """
 
-    heads: Count | None = None
+    heads: Count | None = field(default=None, metadata=SHAPES)
     expand_k: Positive = 1.5
     expand_v: Positive = 1.5
     conv: ConvWidth = 4

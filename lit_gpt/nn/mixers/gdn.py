@@ -7,13 +7,14 @@ gate, norm over all heads together (or norm of each head, gate: see Options.head
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.readers import SHAPES
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear, joint, last_linear, together
 from lit_gpt.nn.mixers import ConvWidth, Count, MemoryForm, Positive, SharedState, mixer_options
@@ -35,6 +36,7 @@ from lit_gpt.roles import role
 from lit_gpt.scaling.base import Multipliers
 
 RATES = 0.01, 16.0  # exp(A_log) is uniform between them: (0, 16) in the paper's code, but its logarithm stays finite
+READS_HEADS = False
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Options:
         the layers of flash-linear-attention and Qwen3-Next.
     """
 
-    heads: Count | None = None
+    heads: Count | None = field(default=None, metadata=SHAPES)
     key_dim: Count = 256
     expand_v: Positive = 2.0
     conv: ConvWidth = 4

@@ -5,13 +5,14 @@ Order: project, linear attention, norm of each head, gate, project.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.readers import SHAPES
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear, last_linear
 from lit_gpt.nn.mixers import Count, Positive, SharedState, mixer_options
@@ -20,6 +21,8 @@ from lit_gpt.nn.recurrent import QueriesKeysValues, RecurrentCache, advance, car
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.linear_attention import linear_attention
 from lit_gpt.scaling.base import Multipliers
+
+READS_HEADS = False
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Options:
     Both are 16 in the paper (section 4.4).
     """
 
-    heads: Count | None = None
+    heads: Count | None = field(default=None, metadata=SHAPES)
     expand_k: Positive = 0.5
     expand_v: Positive = 1.0
     gate_rank: Count = 16

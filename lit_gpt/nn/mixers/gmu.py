@@ -18,6 +18,8 @@ from lit_gpt.nn.mixers import MIXERS, MemoryForm, SharedState
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.scaling.base import Multipliers
 
+READS_HEADS = False
+
 
 class GatedMemoryUnit(nn.Module):
     """No mixing of positions: there is nothing to cache."""

@@ -6,12 +6,13 @@ norm of each head, gate, project.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.readers import SHAPES
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear, joint, last_linear, together
 from lit_gpt.nn.mixers import ConvWidth, Count, Positive, SharedState, mixer_options
@@ -33,6 +34,7 @@ from lit_gpt.roles import role
 from lit_gpt.scaling.base import Multipliers
 
 RATES = 1.0, 16.0  # exp(A_log) is uniform between them, as in the authors' code in fla and in Mamba-2
+READS_HEADS = False
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,11 @@ class Options:
     negative_eigenvalues: beta in [0, 2] (arXiv:2411.12537).
     """
 
-    heads: Count | None = None
+    heads: Count | None = field(default=None, metadata=SHAPES)
     key_dim: Count = 128
     expand_v: Positive = 1.0
     conv: ConvWidth = 4
-    rank: Count | None = None
+    rank: Count | None = field(default=None, metadata=SHAPES)
     negative_eigenvalues: bool = False
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lit_gpt.config.bounds import Bounds
 from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.readers import SHAPES
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear, gated, joint, laid_along_time, last_linear, together
 from lit_gpt.nn.mixers import Count, MemoryForm, SharedState, mixer_options
@@ -24,6 +25,8 @@ from lit_gpt.ops import conv, selective_scan
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.roles import role
 from lit_gpt.scaling.base import Multipliers
+
+READS_HEADS = False
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Options:
     d_state: Count = 16
     d_conv: Annotated[int, Bounds(2)] = 4
     expand: Count = 2
-    dt_rank: Count | None = None
+    dt_rank: Count | None = field(default=None, metadata=SHAPES)
     inner_norms: bool = False
     joint: bool = False
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from lit_gpt.config.bounds import Bounds
 from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.readers import SHAPES
 from lit_gpt.errors import UserError
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear, as_one, last_linear, together
@@ -27,6 +28,8 @@ from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.ssd import ssd
 from lit_gpt.roles import role
 from lit_gpt.scaling.base import Multipliers
+
+READS_HEADS = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Options:
     d_conv: Annotated[int, Bounds(2)] = 4
     expand: Count = 2
     head_dim: Count = 64
-    head_multiple: Count = 8
+    head_multiple: Count = field(default=8, metadata=SHAPES)
     groups: Count = 1
     joint: bool = False
 

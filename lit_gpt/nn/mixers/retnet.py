@@ -5,7 +5,7 @@ Order: project, rotate, linear attention, norm of each head, gate, project.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from lit_gpt.config.bounds import Bounds
 from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.readers import SHAPES
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear, last_linear
 from lit_gpt.nn.mixers import Count, Positive, SharedState, mixer_options
@@ -24,6 +25,8 @@ from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.linear_attention import linear_attention
 from lit_gpt.scaling.base import Multipliers
 
+READS_HEADS = False  # n_head is where its own number of heads comes from, which shapes tell
+
 
 @dataclass(frozen=True)
 class Options:
@@ -32,7 +35,7 @@ class Options:
     rotary_base: of the rotation, which is the decay's imaginary part and so no matter of ModelConfig.position.
     """
 
-    heads: Count | None = None
+    heads: Count | None = field(default=None, metadata=SHAPES)
     expand_k: Positive = 1.0
     expand_v: Positive = 2.0
     rotary_base: Annotated[float, Bounds(1)] = 10_000.0
