@@ -83,13 +83,20 @@ def shown(value: Any) -> str:
 
 
 def as_csv(runs: Sequence[Run], columns: Sequence[str]) -> str:
-    """The same table for other programs, with all digits; empty cells where a run has no value."""
+    """The same table for other programs, with all digits; empty cells where a run has no value.
+
+    Seeds and counts of tokens are whole numbers, as they were given, though runs keep all numbers as floats.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["name", "state", *columns])
-    found = [values(runs, name) for name in columns]
+    found = [[_whole(value) for value in values(runs, name)] for name in columns]
     writer.writerows([run.name, run.state, *cells] for run, *cells in zip(runs, *found))
     return text.getvalue()
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def compared(runs: Sequence[Run]) -> str:

@@ -54,11 +54,12 @@ def test_conditions_order_and_columns(study: Path, capsys: pytest.CaptureFixture
 
 
 def test_the_file_has_all_digits(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    printed(capsys, str(study), "--csv", str(tmp_path / "x/runs.csv"), "--columns", "loss,loss / 3")
+    printed(capsys, str(study), "--csv", str(tmp_path / "x/runs.csv"), "--columns", "seed,tokens,loss,loss / 3")
     rows = list(csv.DictReader((tmp_path / "x/runs.csv").open()))
-    assert list(rows[0]) == ["name", "state", "loss", "loss / 3"]
+    assert list(rows[0]) == ["name", "state", "seed", "tokens", "loss", "loss / 3"]
+    assert (rows[0]["seed"], rows[0]["tokens"]) == ("1", "2048")
     assert float(rows[0]["loss / 3"]) == 2.5 / 3 and rows[3]["loss"] == ""
-    lines = printed(capsys, str(study), "--csv", "-", "--columns", "loss,loss / 3")
+    lines = printed(capsys, str(study), "--csv", "-", "--columns", "seed,tokens,loss,loss / 3")
     assert lines == (tmp_path / "x/runs.csv").read_text().splitlines()
 
 
