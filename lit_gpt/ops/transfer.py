@@ -1,6 +1,8 @@
-"""Arrays of the host on their way to the device."""
+"""Numbers on their way from the host to the device and back."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -21,3 +23,22 @@ def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     pinned = torch.empty_like(tensor, pin_memory=True)
     np.copyto(pinned.numpy(), array)
     return pinned.to(device, non_blocking=True)
+
+
+def to_host(tensor: Tensor) -> Callable[[], Tensor]:
+    """Begin to copy a tensor that nobody changes; what is returned waits for the copy, and gives it.
+
+    .item() and .tolist() wait until the device has nothing left to do, and it stays so until the host has given it
+    something new. Whoever asks here, gives the device its next step and then waits, does not stop it.
+    """
+    if tensor.device.type != "cuda":
+        return lambda: tensor
+    copy = torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record(torch.cuda.current_stream(tensor.device))
+
+    def wait() -> Tensor:
+        copied.synchronize()
+        return copy
+
+    return wait

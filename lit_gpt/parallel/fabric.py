@@ -63,6 +63,11 @@ class Runtime:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether the host goes on while the device computes, and waits only where it reads a number."""
+        return self.device.type == "cuda"
+
     def barrier(self) -> None:
         """Wait until all ranks are here. Collective."""
         self.fabric.barrier()

@@ -11,10 +11,12 @@ the first of them, whenever the host comes to read the count.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from lit_gpt.ops.transfer import to_host
 from lit_gpt.parallel import GradNorms, Runtime
 
 WINDOW = 128  # steps taken that count as the past; half of them must be there first. Both are OLMo-core's.
@@ -41,6 +43,8 @@ class StepGuard:
         self.spike = torch.zeros(3, dtype=torch.float64, device=runtime.device)
         self._norms: torch.Tensor | None = None  # of every gradient in the newest step that was skipped
         self._roles: tuple[str, ...] = ()
+        self.late = runtime.runs_ahead
+        self._told: Callable[[], torch.Tensor] | None = None  # the count at the step asked about last
 
     def skip(self, step: int, loss: torch.Tensor, norms: GradNorms) -> torch.Tensor:
         """1 on the device when this step must not be taken, else 0; both fp32, 0-d.
@@ -79,11 +83,15 @@ class StepGuard:
     def ended(self, step: int, last: bool) -> bool:
         """Whether max_skips steps in a row were skipped, or all of a run up to its last step.
 
-        Reads the device every max_skips steps, whatever is logged, and at the last one.
+        Asks the device every max_skips steps, whatever is logged; a GPU answers one step later, and is at that step
+        meanwhile. At the last step at once.
         """
         if last:
             return int(self._skips) >= min(self.max_skips, step)
-        return step % self.max_skips == 0 and int(self._skips) >= self.max_skips
+        told = to_host(self._skips) if step % self.max_skips == 0 else None
+        if self.late:
+            told, self._told = self._told, told
+        return told is not None and int(told()) >= self.max_skips
 
     def why(self, step: int) -> str:
         """A sentence about the steps that were skipped, up to `step`. Collective."""

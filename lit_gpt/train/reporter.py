@@ -1,7 +1,9 @@
 """What a run says about itself: metrics, console lines, the summary and the curve.
 
 The device is asked for numbers once per log interval, in one transfer; between two log
-steps everything stays on the device (departure D77).
+steps everything stays on the device (departure D77). A GPU's answer is read and written
+after the next step has been given to it, so that it works meanwhile: files, NVML and
+trackers take 10 to 30 ms, and more where files are far away.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ import dataclasses
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,6 +31,7 @@ from lit_gpt.metrics.sinks import Sinks
 from lit_gpt.metrics.spikes import SpikeDetector
 from lit_gpt.metrics.summary import METRICS_FILE, read_rows, write_summary
 from lit_gpt.metrics.throughput import CONVENTION, Throughput, peak_flops, typical
+from lit_gpt.ops.transfer import to_host
 from lit_gpt.optim.engine.averages import label
 from lit_gpt.optim.engine.groups import describe_groups
 from lit_gpt.optim.engine.protocol import telemetry
@@ -40,6 +44,23 @@ from lit_gpt.train.validate import of_all
 from lit_gpt.utils.files import understood
 
 VECTOR_ROLE = "vector"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A log line whose numbers are on their way from the device.
+
+    steps: since the line before. told: waits for them.
+    """
+
+    step: int
+    tokens: int
+    steps: int
+    values: StepValues
+    result: StepResult
+    micro_batches: int
+    more: dict[str, float]
+    told: Callable[[], torch.Tensor]
 
 
 class Reporter:
@@ -72,6 +93,8 @@ class Reporter:
         self.hardware = Hardware(device)
         self._window = torch.zeros(3, device=device)  # summed loss of the steps taken, steps skipped, spikes of these
         self._window_steps = 0
+        self.late = runtime.runs_ahead
+        self._asked: Asked | None = None
         self._spikes = {"loss": SpikeDetector(), "gradient norm": SpikeDetector()}
         if state is not None:
             with understood("The checkpoint's report"):
@@ -117,7 +140,8 @@ class Reporter:
         self.last_of_all = {key: value for key, value in known.items() if key.startswith("metric/full_val_")}
 
     def step(self, values: StepValues, result: StepResult, micro_batches: int, epochs: dict[str, float]) -> None:
-        """Account for one optimizer step; every log_step steps, log it."""
+        """Account for one optimizer step, which the device may still be at; every log_step steps, log it."""
+        self.tell()
         tokens, ranks = values.batch_tokens, self.runtime.world_size
         taken = torch.where(result.skipped > 0, 0.0, result.loss)
         self._window += torch.stack([taken, result.skipped, result.spiked])
@@ -128,27 +152,38 @@ class Reporter:
             batches=micro_batches * ranks,
             flops=tokens * self.plan.model_flops_per_token,
         )
-        step = self.progress.step
-        if step == 1 or self.progress.finished or step % self.log_step == 0:
-            self._log(values, result, micro_batches, epochs)
+        step, finished = self.progress.step, self.progress.finished
+        if step == 1 or finished or step % self.log_step == 0:
+            self._ask(values, result, micro_batches, epochs)
+            if step == 1 or finished or not self.late:
+                self.tell()
         self._console.update(step, self.progress.tokens, None if math.isnan(self.last_loss) else self.last_loss)
 
-    def _log(self, values: StepValues, result: StepResult, micro_batches: int, epochs: dict[str, float]) -> None:
+    def _ask(self, values: StepValues, result: StepResult, micro_batches: int, epochs: dict[str, float]) -> None:
         summed = self.runtime.sum(self._window)
         norms = result.norms
         read = torch.stack([summed[0], *self._window[1:], norms.total, norms.weight, norms.vector])
         if result.routing is not None:
             read = torch.cat([read, self.runtime.sum(result.routing)])
-        read = read.tolist()
-        skipped, spiked, *norms_read = int(read[1]), int(read[2]), *read[3:6]
-        self._warn(skipped, spiked, result)
-        taken = self._window_steps - skipped
-        loss = read[0] / taken if taken else math.nan
-        if taken:
-            self._watch({"loss": loss, "gradient norm": norms_read[0]})
-            self.last_loss = loss
+        more = telemetry(self.optimizer) | {f"data/epoch/{name}": epoch for name, epoch in epochs.items()}
+        here = self.progress.step, self.progress.tokens, self._window_steps
+        self._asked = Asked(*here, values, result, micro_batches, more, to_host(read))
         self._window_steps = 0
         self._window.zero_()
+
+    def tell(self) -> None:
+        """Write the log line that the device was asked for, if there is one."""
+        asked, self._asked = self._asked, None
+        if asked is None:
+            return
+        read = asked.told().tolist()
+        skipped, spiked, *norms = int(read[1]), int(read[2]), *read[3:6]
+        self._warn(asked, skipped, spiked)
+        taken = asked.steps - skipped
+        loss = read[0] / taken if taken else math.nan
+        if taken:
+            self._watch(asked.step, {"loss": loss, "gradient norm": norms[0]})
+            self.last_loss = loss
         rates = self.speed.metrics()
         if not self._sinks or not self._node:
             return
@@ -159,18 +194,16 @@ class Reporter:
         }
         if self.skip_spikes:
             row["metric/skipped_spikes"] = spiked
-        row |= self._step_values(values, norms_read, micro_batches)
+        row |= self._step_values(asked.values, norms, asked.micro_batches)
         if self.experts:
-            row |= unpack(read[6:], self.experts.routed, values.batch_tokens)
-        row |= telemetry(self.optimizer)
-        row |= {f"data/epoch/{name}": epoch for name, epoch in epochs.items()}
-        self._sinks.log(row | rates | self.hardware.metrics() | self._node.metrics(), self.progress.step)
+            row |= unpack(read[6:], self.experts.routed, asked.values.batch_tokens)
+        self._sinks.log(row | asked.more | rates | self.hardware.metrics() | self._node.metrics(), asked.step)
         self._console.line(
-            self.progress.step,
-            self.progress.tokens,
+            asked.step,
+            asked.tokens,
             loss,
-            lr=values.lr["matrix"],
-            grad_norm=norms_read[0],
+            lr=asked.values.lr["matrix"],
+            grad_norm=norms[0],
             tokens_per_sec=rates.get("throughput/tokens_per_sec"),
             mfu=rates.get("throughput/device/mfu"),
             mfu_palm=rates.get("throughput/device/mfu_palm"),
@@ -201,28 +234,28 @@ class Reporter:
             }
         return row
 
-    def _warn(self, skipped: int, spiked: int, result: StepResult) -> None:
+    def _warn(self, asked: Asked, skipped: int, spiked: int) -> None:
         """Say which steps were not taken, and why."""
-        window = self._window_steps
         if skipped > spiked:
-            self.note(f"warning: {skipped - spiked} of the last {window} steps had a non-finite gradient; skipped them")
+            bad = skipped - spiked
+            self.note(f"warning: {bad} of the last {asked.steps} steps had a non-finite gradient; skipped them")
         if spiked:
-            step, loss, norm = result.spike.tolist()
+            step, loss, norm = asked.result.spike.tolist()
             self.note(
-                f"warning: {spiked} of the last {window} steps were spikes, more than {self.skip_spikes:g} "
+                f"warning: {spiked} of the last {asked.steps} steps were spikes, more than {self.skip_spikes:g} "
                 f"sigma above the mean; skipped them (the newest is step {step:.0f}: loss {loss:.4f}, gradient norm "
                 f"{norm:.4g})"
             )
 
-    def _watch(self, values: dict[str, float]) -> None:
+    def _watch(self, step: int, values: dict[str, float]) -> None:
         """Warn of each value that is a spike."""
         for name, value in values.items():
             if self._spikes[name].update(value):
-                step = self.progress.step
                 self.note(f"warning: the {name} at step {step}, {value:.4g}, is far above its recent past")
 
     def record(self, values: dict[str, float]) -> None:
         """Log further numbers of the current step."""
+        self.tell()
         if self._sinks:
             self._sinks.log(values, self.progress.step)
 
@@ -257,6 +290,7 @@ class Reporter:
     @contextmanager
     def pause(self, kind: str) -> Iterator[None]:
         """Time spent inside counts as `kind` and not as training."""
+        self.tell()
         self.speed.pause(kind)
         try:
             yield
@@ -269,6 +303,7 @@ class Reporter:
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs to go on counting, also in the middle of a log interval. Collective."""
+        self.tell()
         window = [self.runtime.sum(self._window)[0].item(), *self._window[1:].tolist()]
         return {"speed": self.speed.state_dict(), "window": window, "window_steps": self._window_steps}
 
@@ -281,6 +316,8 @@ class Reporter:
         """
         if not self._sinks:
             return
+        with suppress(RuntimeError):  # of a GPU that failed: that error ends the run, and is on its way already
+            self.tell()
         self._console.close()
         problems = []
         for write in (self._sinks.close, lambda: self._summarize(code, saved), self._draw):
