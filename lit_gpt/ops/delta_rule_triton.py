@@ -56,6 +56,9 @@ def sizes(dtype: torch.dtype, keys: int, values: int) -> Sizes:
     registers, and of more warps half would repeat the products with 64 rows, by the layout of products in a chain.
     Fewer than 64 keys are no rows for wgmma, so that states are operands of two kinds of products in `gradients`, which
     Triton must not pipeline (kernels/delta_rule_backward.py says why).
+
+    With one stage ptxas 12.8 makes a `forward` of keys of 256 that reads outside its memory: it takes R1, the stack
+    pointer, for a zero in the descriptor of a matrix. nvdisasm shows R1 there only as an address, elsewhere.
     """
     wide = 64 if values % 64 == 0 else 32
     if dtype == torch.float32:  # no tensor cores, and tiles of twice the bytes
