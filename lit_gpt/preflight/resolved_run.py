@@ -28,7 +28,7 @@ from lit_gpt.preflight.unread import unread_options
 from lit_gpt.roles import TABLES
 from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.describe import describe
-from lit_gpt.scaling.plan import build_plan, far_batch, loud_start, small_budget
+from lit_gpt.scaling.plan import build_plan, far_batch, loud_start, small_budget, unseen_warmup
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def resolve_run(typed: RunConfig, ranks: int) -> ResolvedRun:
     plan = replace(build(run), curriculum=curriculum(run.data_mixture))
     notes += (fp8_note(model, run.fp8_recipe),) if run.fp8 else ()
     notes += unreached(plan) + small_budget(run.base_hps, plan) + far_batch(run.total_bsz, plan)
-    notes += loud_start(plan, config.n_embd)
+    notes += unseen_warmup(run.base_hps.warmup_tokens, plan) + loud_start(plan, config.n_embd)
     if origin:
         where = run.train_data_dir, run.data_mixture, run.eos_token_id, plan
         fork = place_in_data(taken_over(origin, plan), origin, lambda fork: training_corpus(*where, fork))

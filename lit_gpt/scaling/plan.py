@@ -42,7 +42,7 @@ from lit_gpt.scaling.budget import (
 from lit_gpt.scaling.decay import base_decay, check_decay, shrink_per_step
 from lit_gpt.scaling.optimizer_facts import OptimizerFacts
 from lit_gpt.scaling.rules import RULES, super_mup
-from lit_gpt.scaling.schedule import constant_end, fraction, period_end, plan_decays
+from lit_gpt.scaling.schedule import check_ends, fraction, period_end, plan_decays
 from lit_gpt.scaling.transfer_check import checked
 
 LARGEST_BUDGET = 10**16  # as --max_tokens is bounded
@@ -130,18 +130,7 @@ def build_plan(
         context=config.block_size,
         steps=-(-(tokens - done) // batch) + (fork.step if fork else 0),
         batch_ramp=ramp,
-        schedule=Schedule(
-            run.schedule or "linear",
-            warmup,
-            tokens,
-            hps.min_lr_mult,
-            run.decay or "linear",
-            run.decay_fraction,
-            plan_decays(ends, warmup, length, run.decay_fraction, run.lower_peaks, ramp * batch)
-            if run.schedule == "wsd_s" or (run.schedule == "wsd" and length)
-            else (),
-            constant_end(int(run.cos_inf_tokens or 0), tokens, warmup),
-        ),
+        schedule=_schedule(run, ends, warmup, length, ramp * batch),
         roles=roles,
         multipliers=transfer.multipliers,
         beta1=hps.beta1,
@@ -185,6 +174,26 @@ def _budgets(decay_at: Sequence[str], max_tokens: float | None, chinchilla: int,
     if max_tokens is not None and int(max_tokens) != ends[-1]:
         raise UserError(f"The last decay ends at {ends[-1]:,} tokens, which is the budget. Drop --max_tokens.")
     return ends
+
+
+def _schedule(run: RunConfig, ends: Sequence[int], warmup: float, length: int | None, batch: int) -> Schedule:
+    """The learning rate over the tokens. length: of each decay, see plan_decays. batch: tokens of the longest step.
+
+    Raises UserError for ends that cannot be.
+    """
+    several = run.schedule == "wsd_s" or (run.schedule == "wsd" and length)
+    schedule = Schedule(
+        run.schedule or "linear",
+        warmup,
+        ends[-1],
+        run.base_hps.min_lr_mult,
+        run.decay or "linear",
+        run.decay_fraction,
+        plan_decays(ends, warmup, length, run.decay_fraction, run.lower_peaks, batch) if several else (),
+        int(run.cos_inf_tokens or 0),
+    )
+    check_ends(schedule, batch)
+    return schedule
 
 
 def transfer_of(run: RunConfig, facts: OptimizerFacts, model: ModelConfig, base: ModelConfig, tokens: int) -> Transfer:
@@ -275,6 +284,14 @@ def small_budget(hps: BaseHyperparameters, plan: Plan) -> tuple[str, ...]:
     if plan.base_batch_tokens < hps.b0:
         parts.append(f"a batch of {plan.batch_tokens:,} tokens, not {hps.b0:,} (--total_bsz)")
     return (f"defaults for so small a budget: {' and '.join(parts)}",) if parts else ()
+
+
+def unseen_warmup(asked: float | None, plan: Plan) -> tuple[str, ...]:
+    """A note where a warm-up that was asked for ends before the middle of the first step, whose rate counts; or ()."""
+    warmup = plan.schedule.warmup_tokens
+    if asked is None or not 0 < warmup <= plan.batch_tokens / 2:
+        return ()
+    return (f"a warm-up of {warmup:,.0f} tokens ends within half of the first step, so no step has it",)
 
 
 def far_batch(asked: float | None, plan: Plan) -> tuple[str, ...]:
