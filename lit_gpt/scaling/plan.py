@@ -350,7 +350,9 @@ def _roles(
             shrink = shrink_per_step(ramp * batch, tokens, parameters) / grown
             shrink /= 1.0 if run.independent_weight_decay else lr * faster
         shrink = 0.0 if rule.holds_norm else shrink
-        roles[name] = RolePlan(lr, shrink, init, rule.name, transfer.eps.get(name, 1.0), transfer.betas.get(name))
+        betas, eps = facts.takes(name, run.optimizer_args or {})
+        eps_factor = transfer.eps.get(name, 1.0) if eps else 1.0
+        roles[name] = RolePlan(lr, shrink, init, rule.name, eps_factor, transfer.betas.get(name) if betas else None)
     return roles
 
 
@@ -399,14 +401,19 @@ def step_values(plan: Plan, tokens_seen: int, multiple: int) -> StepValues:
     middle = tokens_seen + min(batch, period_end(plan.schedule, tokens_seen) - tokens_seen) / 2
     at = fraction(plan.schedule, middle)
     betas = {name: r.betas or (plan.beta1, beta2) for name, r in plan.roles.items()}
-    if plan.scheduled_betas:  # of the decayed roles only
-        betas |= {name: super_mup.betas(at) for name, value in decay.items() if value > 0}
+    if plan.scheduled_betas:
+        betas |= {name: super_mup.betas(at) for name, role in plan.roles.items() if follows_schedule(role)}
     if plan.independent_weight_decay:  # the optimizer multiplies by its learning rate: undo that
         decay = {name: value / lr[name] if lr[name] else 0.0 for name, value in decay.items()}
     if plan.decay_schedule == "cosine":
         decay = {name: value * (1 + math.cos(math.pi * middle / plan.tokens)) / 2 for name, value in decay.items()}
     scheduled = {name: value * at for name, value in lr.items()}
     return StepValues(batch, scheduled, decay, betas, eps, _momentum(plan, middle, at))
+
+
+def follows_schedule(role: RolePlan) -> bool:
+    """Whether scheduled betas are those of a role: of decayed ones, unless the scaling rule has betas for it."""
+    return role.weight_decay > 0 and not role.betas
 
 
 def _momentum(plan: Plan, tokens: float, fraction_of_peak: float) -> float:
