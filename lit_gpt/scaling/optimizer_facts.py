@@ -126,6 +126,7 @@ class OptimizerFacts:
     plan_momentum: its momentum is the Plan's (--base_hps.muon_beta).
     cautious_decay: it knows --cautious_weight_decay.
     default_decay: in place of the Plan's default, if not None.
+    shrinking: which of --optimizer_args, where it is true, has a step shrink all weights, so that none decay.
     gathered: every process steps whole parameters, and keeps them and their state whole.
     run_length: which of --optimizer_args are the steps of the whole run where they are not given.
     """
@@ -138,6 +139,7 @@ class OptimizerFacts:
     plan_momentum: bool = False
     cautious_decay: bool = False
     default_decay: float | None = None
+    shrinking: str | None = None
     gathered: bool = False
     run_length: tuple[str, ...] = ()
 
@@ -166,6 +168,10 @@ class OptimizerFacts:
         growth["value_table"] = growth["embedding"]  # its rows are read one at a time, too, and grow with the width
         options = "".join(f" --optimizer_args.{key} {value}" for key, value in args.items())
         return Steps(growth, kind == "adam", self.fits_hyperp, f"--optimizer {name}{options}")
+
+    def decays(self, role: str, args: Args) -> bool:
+        """Whether weight decay may act on a role: not where a step holds the norm, or shrinks the weights by itself."""
+        return not self.rule(role).holds_norm and not (self.shrinking and args.get(self.shrinking))
 
     def takes(self, role: str, args: Args) -> tuple[bool, bool]:
         """Whether what trains a role reads the betas, and the eps, that a Plan has for it."""

@@ -349,7 +349,7 @@ def _roles(
         if run.weight_decay_rule == "power_lines" and decays[name]:
             shrink = shrink_per_step(ramp * batch, tokens, parameters) / grown
             shrink /= 1.0 if run.independent_weight_decay else lr * faster
-        shrink = 0.0 if rule.holds_norm else shrink
+        shrink = shrink if facts.decays(name, run.optimizer_args or {}) else 0.0
         betas, eps = facts.takes(name, run.optimizer_args or {})
         eps_factor = transfer.eps.get(name, 1.0) if eps else 1.0
         roles[name] = RolePlan(lr, shrink, init, rule.name, eps_factor, transfer.betas.get(name) if betas else None)

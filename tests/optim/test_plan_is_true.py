@@ -46,6 +46,8 @@ TYPED: list[tuple[str, dict[str, Any]]] = [
     ("torch_muon", {"eps": 1e-2}),
     ("scion", {"constraint": True}),
 ]
+# What they take off is no rate times decay, which docs/optimizers.md says; muonball's weights go to their sphere.
+OWN_DECAY = ("adamp", "lamb", "muonball", "prodigy", "schedulefree_adamw", "schedulefree_sgd")
 CASES = [(name, {}) for name in OPTIMIZERS.names()] + TYPED
 
 
@@ -162,6 +164,42 @@ def test_momentum_and_cautious_decay_act_where_the_facts_say_so(name: str) -> No
     else:
         with pytest.raises(UserError, match="--cautious_weight_decay is not known"):
             planned(name, {}, cautious_weight_decay=True)
+
+
+def shrunk(plan: Plan) -> dict[str, float]:
+    """Role -> what STEPS steps without a gradient take off its weights, as a share."""
+    bag, start = Bag(), Bag()
+    optimizer = build(bag, plan.optimizer, plan)
+    for _ in range(STEPS):
+        set_hyperparameters(optimizer, step_values(plan, 0, plan.context))
+        for p in bag.parameters():
+            p.grad = torch.zeros_like(p)
+        optimizer.step()
+    first = {role: next(k for k, (r, _) in SHAPES.items() if r == role) for role in PRESENT}
+    norms = {k: [b.get_parameter(k).detach().norm().item() for b in (bag, start)] for k in first.values()}
+    return {role: 1 - norms[k][0] / norms[k][1] for role, k in first.items()}
+
+
+@pytest.mark.parametrize("independent", [False, True])
+@pytest.mark.parametrize(("name", "args"), [case for case in CASES if case[0] not in OWN_DECAY])
+def test_a_step_shrinks_weights_as_the_plan_says(name: str, args: dict[str, Any], independent: bool) -> None:
+    if name in EXTERNAL and (reason := missing(EXTERNAL[name].module)):
+        pytest.skip(reason)
+    plan = planned(name, args, {"weight_decay": 0.01 if independent else 0.1}, independent_weight_decay=independent)
+    roles = {role: plan.roles[role] for role in PRESENT}
+    each = {role: r.weight_decay * (1 if independent else r.lr) for role, r in roles.items()}
+    if args.get("constraint"):
+        assert set(each.values()) == {0.0}, "the rate shrinks them"
+        each = {role: r.lr for role, r in roles.items()}
+    assert shrunk(plan) == pytest.approx({role: 1 - (1 - share) ** STEPS for role, share in each.items()}, abs=2e-6)
+
+
+@pytest.mark.parametrize("name", ["scion", "scion_light"])
+def test_constrained_scion_has_no_other_decay(name: str) -> None:
+    """The Plan's decay was added, so that weights stayed in a smaller ball than the radius (arXiv:2502.07529)."""
+    with pytest.raises(UserError, match=f"Nothing is decayed by --optimizer {name}"):
+        planned(name, {"constraint": True}, {"weight_decay": None}, weight_decay_rule="power_lines")
+    assert planned(name, {"constraint": False}).roles["matrix"].weight_decay == 0.1
 
 
 def test_betas_of_a_rule_are_hadams_too() -> None:

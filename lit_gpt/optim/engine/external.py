@@ -215,8 +215,10 @@ def _clip_adopt(step: float) -> float:
 
 BY_NORM: dict[str, Any] = {"fixed": {"norm_type": 1, "norm_kwargs": None, "scale": 1.0}, "by_role": _scion_norm}
 # Where muP counts on Adam's entries of size 1 for tables and multiplies logits by 1 / n, Scion steps with signs over
-# C = n, in both.
+# C = n, in both. With `constraint` a step starts from (1 - rate) W, which keeps W in the ball of the radius; a decay
+# beside it would make that ball smaller.
 SIGNS: dict[str, Any] = {"steps": "spectral", "table_growth": {"embedding": -1.0, "head": -1.0}}
+SIGNS |= {"shrinking": "constraint"}
 # MARS-Shampoo: V x n orthogonal times sqrt(V / n), so entries of n^-1/2 and a spectral norm that needs no multiplier.
 SHAMPOO: dict[str, Any] = {"steps": "clip", "table_growth": {"embedding": -0.5, "head": -1.0}}
 # SOAP's for convolutions of images. Merging the axes of a matrix makes a vector of it, and the library fails there.
