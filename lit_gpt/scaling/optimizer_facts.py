@@ -126,6 +126,8 @@ class OptimizerFacts:
     plan_momentum: its momentum is the Plan's (--base_hps.muon_beta).
     cautious_decay: it knows --cautious_weight_decay.
     default_decay: in place of the Plan's default, if not None.
+    rate_decides: its decay follows another rate than the Plan's (LAMB's trust ratio, Prodigy's d), so it has none that
+    is independent of the rate.
     shrinking: which of --optimizer_args, where it is true, has a step shrink all weights, so that none decay.
     gathered: every process steps whole parameters, and keeps them and their state whole.
     run_length: which of --optimizer_args are the steps of the whole run where they are not given.
@@ -139,6 +141,7 @@ class OptimizerFacts:
     plan_momentum: bool = False
     cautious_decay: bool = False
     default_decay: float | None = None
+    rate_decides: bool = False
     shrinking: str | None = None
     gathered: bool = False
     run_length: tuple[str, ...] = ()

@@ -202,6 +202,14 @@ def test_constrained_scion_has_no_other_decay(name: str) -> None:
     assert planned(name, {"constraint": False}).roles["matrix"].weight_decay == 0.1
 
 
+@pytest.mark.parametrize("name", ["lamb", "prodigy"])
+def test_a_decay_that_cannot_be_independent_is_refused(name: str) -> None:
+    """The Plan said so, and LAMB took |W| / |r| times the share off, Prodigy d times: 1e-6 of it at first."""
+    with pytest.raises(UserError, match=f"--independent_weight_decay takes a fixed share .* of {name} is times a rate"):
+        planned(name, {}, independent_weight_decay=True)
+    assert planned(name, {}, {"weight_decay": 0.0}, independent_weight_decay=True).independent_weight_decay
+
+
 def test_betas_of_a_rule_are_hadams_too() -> None:
     """Under `baseline` tables have 0.8 and 0.995, since their rows are seen seldom; hadam trained them with 0.95."""
     run = run_of(train_model="baseline", optimizer="hadam", parameterization="baseline", depth=8)

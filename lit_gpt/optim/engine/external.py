@@ -274,7 +274,7 @@ EXTERNAL: dict[str, Entry] = {
     "novograd": Entry(PO, "NovoGrad", "one second moment per layer (arXiv:1905.11286)", whole("novograd", copies(1)),
                       aliases=("nvnovograd",)),
     "prodigy": Entry(PO, "Prodigy", "finds the learning rate; eta0 multiplies it (arXiv:2306.06101)",
-                     whole("prodigy", copies(4)), Traits(own_decay=True, rate="d", one_rate=True)),
+                     whole("prodigy", copies(4), rate_decides=True), Traits(own_decay=True, rate="d", one_rate=True)),
     "radam": Entry(TORCH, "RAdam", "Adam with a rectified start (arXiv:1908.03265)", elementwise("radam", copies(2))),
     "schedulefree_adamw": Entry(PO, "ScheduleFreeAdamW", "averages instead of a decay (arXiv:2405.15682)",
                                 elementwise("schedulefree_adamw", copies(2, "ams_bound")), AVERAGED,
