@@ -27,7 +27,7 @@ from lit_gpt.preflight.plugin_mixers import check_mixers
 from lit_gpt.preflight.unread import unread_options
 from lit_gpt.roles import TABLES
 from lit_gpt.scaling.base import Plan
-from lit_gpt.scaling.describe import describe
+from lit_gpt.scaling.describe import constants, describe
 from lit_gpt.scaling.plan import build_plan, far_batch, loud_start, small_budget, unseen_warmup
 
 
@@ -118,7 +118,9 @@ def _check_tables(plan: Plan, tied: bool, sharded: bool) -> None:
     adamw = [role for role in plan.roles.values() if role.update_rule == "adamw"]
     fused = all(plan.roles[table] in adamw for table in TABLES)
     fused = fused and not (plan.cautious_weight_decay and any(role.weight_decay for role in adamw))
-    slowest = max(max(plan.roles[table].betas or (plan.beta1, plan.beta2)) for table in TABLES)
+    facts = OPTIMIZERS.facts(plan.optimizer)
+    read = [constants(plan, facts, table, plan.roles[table]) for table in TABLES]
+    slowest = max((value for each in read for key, value in each.items() if key != "eps"), default=0.0)
     whys = {
         "FSDP2 wants the parameters of a block in one dtype, so it is for one process without --offloading": sharded,
         "the token table is the head here, whose small steps bf16 would lose (--tie_embeddings)": tied,
