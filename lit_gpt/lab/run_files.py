@@ -54,13 +54,15 @@ class RunFiles:
             }
 
     def config(self) -> dict[str, Any]:
-        """The options. Raises UserError for a file that is no YAML."""
+        """The options. Raises UserError for a file that is no YAML, or holds no options."""
+        path = self.folder / CONFIG
         try:
-            return yaml.safe_load((self.folder / CONFIG).read_text(encoding="utf-8")) or {}
+            found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-            raise UserError(
-                f"{self.folder / CONFIG} cannot be read ({error}). Remove it, or write it again."
-            ) from error
+            raise UserError(f"{path} cannot be read ({error}). Remove it, or write it again.") from error
+        if not isinstance(found, dict):
+            raise UserError(f"{path} holds no options, but {str(found)[:40]!r}. Remove it, or write it again.")
+        return found
 
     def repetition(self) -> tuple[float, int] | None:
         """(passes over the source that was passed most often, different training tokens that were seen).

@@ -6,7 +6,7 @@ Whatever fits, compares, draws or reports runs reads them here, so that "flops" 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -104,17 +104,24 @@ class Run:
         return read_object_if_any(self.folder / ENVIRONMENT) if self.folder else {}
 
 
-def read_runs(paths: Iterable[Path]) -> list[Run]:
+def read_runs(paths: Iterable[Path], damaged: Callable[[UserError], None] | None = None) -> list[Run]:
     """The runs in these CSV files and folders (run folders, or folders that hold some at any depth), each once.
 
-    Raises UserError for a path without runs.
+    damaged: told of each run whose files are damaged, which is left out; without it, the first is raised. Raises
+    UserError for a path without runs.
     """
     found: list[Run] = []
     for path in {path.resolve(): path for path in paths}.values():
-        here = _of_csv(path) if path.is_file() else [_of_folder(folder) for folder in run_folders(path)]
+        here = _of_csv(path) if path.is_file() else run_folders(path)
         if not here:
             raise UserError(f"There is no run in {path}. Give run folders, a folder that holds some, or a CSV file.")
-        found += here
+        for run in here:
+            try:
+                found.append(_of_folder(run) if isinstance(run, Path) else run)
+            except UserError as error:
+                if damaged is None:
+                    raise
+                damaged(error)
     once: dict[Path | int, Run] = {}
     for run in found:
         once.setdefault(run.folder.resolve() if run.folder else id(run), run)
@@ -161,12 +168,13 @@ def column(runs: Sequence[Run], name: str) -> np.ndarray:
 
 
 def _of_folder(folder: Path) -> Run:
-    files, of_row = RunFiles(folder), read_object_if_any(folder.parent / NOTE)
+    of_row = read_object_if_any(folder.parent / NOTE)
     settings = {key: value for key, value in of_row.items() if key != "name"}
-    settings |= {key: value for key, value in flat(files.config()) if value is not None or key not in settings}
     try:
+        files = RunFiles(folder)
+        settings |= {key: value for key, value in flat(files.config()) if value is not None or key not in settings}
         numbers = {key: float(value) for key, value in _numbers(files, settings) if _finite(value)}
-    except (AttributeError, KeyError, TypeError) as error:  # somebody else wrote to them
+    except (AttributeError, KeyError, TypeError, OverflowError) as error:  # somebody else wrote to them
         raise UserError(
             f"The files of {folder} are not as pretrain.py writes them ({error}). Move the folder elsewhere."
         ) from error
@@ -267,7 +275,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any
         if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{key}.")
         else:
-            yield prefix + key, value
+            yield f"{prefix}{key}", value
 
 
 def _finite(value: Any) -> bool:

@@ -7,24 +7,19 @@ from __future__ import annotations
 
 import inspect
 from contextlib import suppress
-from dataclasses import replace
 from types import ModuleType
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from lit_gpt.config.arguments import Argument, arguments_of, check
 from lit_gpt.errors import NotInstalled, UserError
 from lit_gpt.optim.engine.external import EXTERNAL, Entry
-from lit_gpt.optim.engine.groups import set_hyperparameters
 from lit_gpt.optim.engine.role_optimizer import RoleOptimizer
 from lit_gpt.optim.engine.rules import OPTIONS
-from lit_gpt.optim.engine.trial import group_of, stepped
 from lit_gpt.registry import Registry, spelt_like
 from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.optimizer_facts import OptimizerFacts
-from lit_gpt.scaling.plan import step_values
 
 # Names that people type, and what to type instead or why there is nothing; more in docs/optimizers.md.
 NOT_HERE = {
@@ -98,34 +93,6 @@ def check_arguments(plan: Plan) -> None:
     _check_averages(entry.traits.averages, plan)
     with suppress(NotInstalled):
         entry.try_out(plan)
-
-
-def steps_alike(one: Plan, other: Plan) -> bool:
-    """Whether the optimizer of both Plans takes the same steps on small weights, since it reads nothing in which their
-    betas, eps and momentum differ. False also where it cannot be told: a library that is not here, a kernel of a GPU,
-    an optimizer that asks the model for its curvature.
-    """
-    with suppress(Exception):  # check_arguments has said what is wrong
-        first, second = (_small_steps(plan, one.eps) for plan in (one, other))
-        return all(torch.equal(a, b) for a, b in zip(first, second))
-    return False
-
-
-def _small_steps(plan: Plan, size: float) -> list[Tensor]:
-    """Small weights after steps at one rate; gradients of this size, about that of eps, let it be seen."""
-    present = [name for name in plan.roles if plan.counts.get(name)]
-    groups = [{**group_of(name), "update_rule": plan.roles[name].update_rule} for name in present]
-
-    def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        optimizer = build(groups, plan)
-        if hasattr(optimizer, "curvature_due"):
-            raise NotImplementedError
-        values = step_values(plan, plan.tokens // 2, plan.context)
-        plain = dict.fromkeys(values.lr, 1.0)
-        set_hyperparameters(optimizer, replace(values, lr=plain, weight_decay=dict.fromkeys(values.lr, 0.0)))
-        return optimizer
-
-    return stepped(make, groups, size)
 
 
 def _entry(chosen: Any) -> Entry | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lit_gpt.optim.engine.external import Entry
 from lit_gpt.optim.engine.libraries import Group
-from lit_gpt.scaling.optimizer_facts import Args, Kept, OptimizerFacts, Shape, UpdateRule, hidden
+from lit_gpt.scaling.optimizer_facts import Args, Kept, OptimizerFacts, Shape, UpdateRule, hidden, taking
 
 ALIASES = ("apollo_adamw",)
 
@@ -93,5 +93,6 @@ def memory(shape: Shape, args: Args) -> Kept:
     return Kept(2 * min(args.get("rank", 256), *shape) * max(shape))
 
 
-FACTS = OptimizerFacts(hidden(UpdateRule("apollo", memory)), gathered=True)
+RULE = UpdateRule("apollo", memory, taking(beta1=None, beta2=None, eps=None))
+FACTS = OptimizerFacts(hidden(RULE), gathered=True)
 ENTRY = Entry(__name__, "Apollo", "Adam's scales from a random low-rank space", FACTS)

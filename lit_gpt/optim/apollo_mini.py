@@ -8,6 +8,6 @@ from lit_gpt.optim import apollo
 from lit_gpt.scaling.optimizer_facts import OptimizerFacts, UpdateRule, hidden
 
 OPTIONS = {"rank": 1, "scale": 128.0, "scale_type": "tensor"}
-RULE = UpdateRule("apollo_mini", lambda shape, args: apollo.memory(shape, {"rank": 1, **args}))
+RULE = UpdateRule("apollo_mini", lambda shape, args: apollo.memory(shape, {"rank": 1, **args}), apollo.RULE.constants)
 FACTS = OptimizerFacts(hidden(RULE), gathered=True)
 ENTRY = replace(apollo.ENTRY, facts=FACTS, options=OPTIONS)

@@ -19,7 +19,7 @@ from lit_gpt.optim.engine.rules import MakeRule
 from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.optimizer_facts import OptimizerFacts, UpdateRule, copies, everywhere
 
-FACTS = OptimizerFacts(everywhere(UpdateRule("lamb", copies(2))))
+FACTS = OptimizerFacts(everywhere(UpdateRule("lamb", copies(2))), rate_decides=True)
 
 
 @dataclass(frozen=True)

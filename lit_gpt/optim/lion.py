@@ -11,9 +11,10 @@ from lit_gpt.optim.engine.role_optimizer import Rule
 from lit_gpt.optim.engine.rules import MakeRule
 from lit_gpt.optim.engine.updates import Step
 from lit_gpt.scaling.base import Plan
-from lit_gpt.scaling.optimizer_facts import OptimizerFacts, UpdateRule, copies, everywhere
+from lit_gpt.scaling.optimizer_facts import OptimizerFacts, UpdateRule, copies, everywhere, taking
 
-FACTS = OptimizerFacts(everywhere(UpdateRule("lion", copies(1))), cautious_decay=True)
+LION = UpdateRule("lion", copies(1), taking(beta1=None, beta2=None))
+FACTS = OptimizerFacts(everywhere(LION), cautious_decay=True)
 
 
 def rules(plan: Plan) -> dict[str, MakeRule]:

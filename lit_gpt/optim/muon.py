@@ -21,9 +21,9 @@ from typing import Any
 from lit_gpt.optim.engine.rules import MakeRule, adamw_rule, orthogonal_rule
 from lit_gpt.optim.engine.updates import Step
 from lit_gpt.scaling.base import Plan
-from lit_gpt.scaling.optimizer_facts import OptimizerFacts, UpdateRule, copies, hidden
+from lit_gpt.scaling.optimizer_facts import OptimizerFacts, UpdateRule, copies, hidden, taking
 
-MUON = UpdateRule("muon", copies(1))  # it keeps one copy of the parameter's shape: the momentum
+MUON = UpdateRule("muon", copies(1), taking())  # it keeps one copy of the parameter's shape: the momentum
 # What the Plan must know before there is a model; OptimizerFacts explains every field.
 FACTS = OptimizerFacts(
     hidden(MUON),

@@ -12,7 +12,7 @@ from typing import Any
 from lit_gpt.optim.engine.rules import MakeRule, adamw_rule, orthogonal_rule
 from lit_gpt.optim.engine.updates import Ball
 from lit_gpt.scaling.base import Plan
-from lit_gpt.scaling.optimizer_facts import Args, Kept, OptimizerFacts, Shape, UpdateRule, hidden
+from lit_gpt.scaling.optimizer_facts import Args, Kept, OptimizerFacts, Shape, UpdateRule, hidden, taking
 
 
 def memory(shape: Shape, args: Args) -> Kept:
@@ -22,7 +22,7 @@ def memory(shape: Shape, args: Args) -> Kept:
 
 
 FACTS = OptimizerFacts(
-    hidden(UpdateRule("muonball", memory, holds_norm=True)),
+    hidden(UpdateRule("muonball", memory, taking(), holds_norm=True)),
     steps="spectral",
     fits_hyperp=True,
     plan_momentum=True,

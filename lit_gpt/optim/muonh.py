@@ -15,9 +15,9 @@ from lit_gpt.optim.engine.role_optimizer import Rule
 from lit_gpt.optim.engine.rules import MakeRule, adamw_rule, orthogonal_rule
 from lit_gpt.optim.engine.updates import Sphere
 from lit_gpt.scaling.base import Plan
-from lit_gpt.scaling.optimizer_facts import OptimizerFacts, UpdateRule, copies, hidden
+from lit_gpt.scaling.optimizer_facts import OptimizerFacts, UpdateRule, copies, hidden, taking
 
-MUONH = UpdateRule("muonh", copies(1), holds_norm=True, keeps_start=True)
+MUONH = UpdateRule("muonh", copies(1), taking(), holds_norm=True, keeps_start=True)
 ADAMH = UpdateRule("adamh", copies(2), holds_norm=True, keeps_start=True)
 FACTS = OptimizerFacts(
     hidden(MUONH) | {"head": ADAMH},

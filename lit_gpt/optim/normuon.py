@@ -9,7 +9,7 @@ from typing import Any, Literal
 from lit_gpt.optim.engine.rules import MakeRule, adamw_rule, orthogonal_rule
 from lit_gpt.optim.engine.updates import NormalizedRows
 from lit_gpt.scaling.base import Plan
-from lit_gpt.scaling.optimizer_facts import Kept, OptimizerFacts, UpdateRule, hidden
+from lit_gpt.scaling.optimizer_facts import Kept, OptimizerFacts, UpdateRule, hidden, taking
 
 
 def _kept(shape: Sequence[int], args: Mapping[str, Any]) -> Kept:
@@ -20,7 +20,7 @@ def _kept(shape: Sequence[int], args: Mapping[str, Any]) -> Kept:
     return Kept(prod(shape) + prod(experts) * columns) if experts else Kept(prod(shape), columns)
 
 
-NORMUON = UpdateRule("normuon", _kept)
+NORMUON = UpdateRule("normuon", _kept, taking())
 FACTS = OptimizerFacts(
     hidden(NORMUON),
     steps="spectral",

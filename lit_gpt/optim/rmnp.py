@@ -18,9 +18,9 @@ from lit_gpt.optim.engine.role_optimizer import Control, Group, Rule, State
 from lit_gpt.optim.engine.rules import MakeRule, adamw_rule
 from lit_gpt.optim.engine.updates import EPS, Step
 from lit_gpt.scaling.base import Plan
-from lit_gpt.scaling.optimizer_facts import OptimizerFacts, UpdateRule, copies, hidden
+from lit_gpt.scaling.optimizer_facts import OptimizerFacts, UpdateRule, copies, hidden, taking
 
-RMNP = UpdateRule("rmnp", copies(1))
+RMNP = UpdateRule("rmnp", copies(1), taking())
 FACTS = OptimizerFacts(hidden(RMNP), steps="rows", plan_momentum=True, cautious_decay=True)
 
 

@@ -20,9 +20,9 @@ from lit_gpt.optim.engine.role_optimizer import Control, Group, Rule, State
 from lit_gpt.optim.engine.rules import MakeRule
 from lit_gpt.optim.engine.updates import Step
 from lit_gpt.scaling.base import Plan
-from lit_gpt.scaling.optimizer_facts import OptimizerFacts, UpdateRule, copies, everywhere
+from lit_gpt.scaling.optimizer_facts import OptimizerFacts, UpdateRule, copies, everywhere, taking
 
-FACTS = OptimizerFacts(everywhere(UpdateRule("signum", copies(1))), cautious_decay=True)
+FACTS = OptimizerFacts(everywhere(UpdateRule("signum", copies(1), taking())), cautious_decay=True)
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from lit_gpt.optim.engine.role_optimizer import Control, Group, RoleOptimizer, R
 from lit_gpt.optim.engine.rules import MakeRule
 from lit_gpt.optim.engine.updates import Step
 from lit_gpt.scaling.base import Plan
-from lit_gpt.scaling.optimizer_facts import OptimizerFacts, UpdateRule, copies, everywhere
+from lit_gpt.scaling.optimizer_facts import OptimizerFacts, UpdateRule, copies, everywhere, taking
 
 ALIASES = ("sophia_g",)
 EPS = 1e-15  # of the paper's code
-FACTS = OptimizerFacts(everywhere(UpdateRule("sophia", copies(2))))
+FACTS = OptimizerFacts(everywhere(UpdateRule("sophia", copies(2), taking(beta1=None, beta2=None, eps=EPS))))
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from lit_gpt.preflight.plugin_mixers import check_mixers
 from lit_gpt.preflight.unread import unread_options
 from lit_gpt.roles import TABLES
 from lit_gpt.scaling.base import Plan
-from lit_gpt.scaling.describe import describe
-from lit_gpt.scaling.plan import build_plan, far_batch, loud_start, small_budget
+from lit_gpt.scaling.describe import constants, describe
+from lit_gpt.scaling.plan import build_plan, far_batch, loud_start, small_budget, unseen_warmup
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def resolve_run(typed: RunConfig, ranks: int) -> ResolvedRun:
     plan = replace(build(run), curriculum=curriculum(run.data_mixture))
     notes += (fp8_note(model, run.fp8_recipe),) if run.fp8 else ()
     notes += unreached(plan) + small_budget(run.base_hps, plan) + far_batch(run.total_bsz, plan)
-    notes += loud_start(plan, config.n_embd)
+    notes += unseen_warmup(run.base_hps.warmup_tokens, plan) + loud_start(plan, config.n_embd)
     if origin:
         where = run.train_data_dir, run.data_mixture, run.eos_token_id, plan
         fork = place_in_data(taken_over(origin, plan), origin, lambda fork: training_corpus(*where, fork))
@@ -118,7 +118,9 @@ def _check_tables(plan: Plan, tied: bool, sharded: bool) -> None:
     adamw = [role for role in plan.roles.values() if role.update_rule == "adamw"]
     fused = all(plan.roles[table] in adamw for table in TABLES)
     fused = fused and not (plan.cautious_weight_decay and any(role.weight_decay for role in adamw))
-    slowest = max(max(plan.roles[table].betas or (plan.beta1, plan.beta2)) for table in TABLES)
+    facts = OPTIMIZERS.facts(plan.optimizer)
+    read = [constants(plan, facts, table, plan.roles[table]) for table in TABLES]
+    slowest = max((value for each in read for key, value in each.items() if key != "eps"), default=0.0)
     whys = {
         "FSDP2 wants the parameters of a block in one dtype, so it is for one process without --offloading": sharded,
         "the token table is the head here, whose small steps bf16 would lose (--tie_embeddings)": tied,

@@ -18,11 +18,12 @@ from lit_gpt.config.readers import HEADS, fields_of
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.model import GPT
-from lit_gpt.optim import steps_alike
+from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.preflight.model_options import EXPERT_FLAGS, MODEL_FLAGS
 from lit_gpt.roles import FILLED
 from lit_gpt.scaling.base import Plan
-from lit_gpt.scaling.plan import step_values
+from lit_gpt.scaling.optimizer_facts import OptimizerFacts
+from lit_gpt.scaling.plan import StepValues, step_values
 
 EXPERT_OPTIONS = (*EXPERT_FLAGS, "expert_parallel", "expert_backend")
 _OF_ATTENTION = [flag for flag, name in MODEL_FLAGS.items() if name in fields_of(ModelConfig, HEADS)]
@@ -37,13 +38,15 @@ def unread_options(run: RunConfig, name: NameFields, model: GPT, build: Callable
     """Notes about the typed options that nothing in this run reads, or on which nothing in it depends.
 
     build: the Plan of options. An option of rates, starts or the optimizer acts where another value of it would
-    change rates, starts or steps; so this holds for every rule and optimizer, a person's own included.
+    change rates, starts or what the facts of the optimizer say that it reads; so this holds for every rule and
+    optimizer, a person's own included.
     """
     options = vars(run) | {HPS + field: value for field, value in vars(run.base_hps).items()}
     defaults = vars(RunConfig()) | {HPS + field: value for field, value in vars(BaseHyperparameters()).items()}
     given = {o: v for o, v in options.items() if v != defaults[o] and o not in name.fields}
     plan = build(run)
-    own = _rates_and_starts(plan)
+    facts = OPTIMIZERS.facts(plan.optimizer)
+    own = _rates_and_starts(plan, facts)
 
     def planned(option: str, value: Any) -> Plan:
         if (field := option.removeprefix(HPS)) == option:
@@ -59,7 +62,7 @@ def unread_options(run: RunConfig, name: NameFields, model: GPT, build: Callable
             other = planned(option, number / 2 if number else defaults[option])
         except UserError:  # what is refused would act
             return False
-        return _rates_and_starts(other) == own and (option not in CONSTANTS or steps_alike(plan, other))
+        return _rates_and_starts(other, facts) == own
 
     whys = _whys(run.parameterization, run.optimizer, run.schedule, bool(plan.counts.get("head")))
     reasons = {why: [option for option in asked if idle(option)] for why, asked in whys.items()}
@@ -146,8 +149,8 @@ def _note(begins: str, whys: Mapping[str, list[str]]) -> tuple[str, ...]:
     return (f"{begins} {', '.join(parts)}",) if parts else ()
 
 
-def _rates_and_starts(plan: Plan) -> tuple[Any, ...]:
-    """Budget, rates, decays and starts as they act: the same in Plans that differ in what nothing reads.
+def _rates_and_starts(plan: Plan, facts: OptimizerFacts) -> tuple[Any, ...]:
+    """Budget, rates, decays, constants and starts as they act: the same in Plans that differ in what nothing reads.
 
     Steps are compared at PARTS even places of the run, and at ever smaller parts of it from both its ends, where
     warm-ups and decays are.
@@ -158,8 +161,19 @@ def _rates_and_starts(plan: Plan) -> tuple[Any, ...]:
 
     def of_step(tokens: int) -> tuple[Any, ...]:
         values = step_values(plan, min(tokens, plan.tokens - 1), plan.context)
-        return values.batch_tokens, [(values.lr[name], values.weight_decay[name]) for name in present]
+        momentum = values.momentum if facts.plan_momentum else None
+        rates = [
+            (values.lr[name], values.weight_decay[name], _constants(plan, facts, values, name)) for name in present
+        ]
+        return values.batch_tokens, momentum, rates
 
     starts = {name: role.init for name, role in present.items() if name not in FILLED}
     cautious = plan.cautious_weight_decay and any(role.weight_decay for role in present.values())
     return plan.tokens, [of_step(tokens) for tokens in at], starts, plan.multipliers, cautious
+
+
+def _constants(plan: Plan, facts: OptimizerFacts, values: StepValues, name: str) -> list[float]:
+    """Adam's constants of a step that the optimizer takes from the Plan for a role."""
+    own, (beta1, beta2) = facts.rule(name).constants(plan.optimizer_args), values.betas[name]
+    planned = {"beta1": beta1, "beta2": beta2, "eps": values.eps * plan.roles[name].eps_factor}
+    return [value for key, value in planned.items() if own.get(key, 0.0) is None]

@@ -53,6 +53,11 @@ def check_decay(run: RunConfig, facts: OptimizerFacts, decays: bool) -> None:
             f"--cautious_weight_decay is not known to the optimizer {run.optimizer}. "
             "Drop it, or use one that does, such as adamw, lion or muon."
         )
+    if run.independent_weight_decay and decays and facts.rate_decides:
+        raise UserError(
+            f"--independent_weight_decay takes a fixed share of a weight in a step, and the decay of {run.optimizer} "
+            "is times a rate that it finds itself. Give --independent_weight_decay false, or --base_hps.weight_decay 0."
+        )
     acting = {
         "--weight_decay_rule power_lines": run.weight_decay_rule == "power_lines",
         "--weight_decay_schedule cosine": run.weight_decay_schedule == "cosine",

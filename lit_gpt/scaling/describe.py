@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 
 from lit_gpt.config.words import write_tokens
-from lit_gpt.scaling.base import UNDECAYED, Fork, Init, Phase, Plan, Schedule
+from lit_gpt.scaling.base import UNDECAYED, Fork, Init, Phase, Plan, RolePlan, Schedule
 from lit_gpt.scaling.optimizer_facts import OptimizerFacts
-from lit_gpt.scaling.plan import ema_decay
+from lit_gpt.scaling.plan import ema_decay, follows_schedule
+
+Constants = Mapping[str, float]
 
 
 def describe(plan: Plan, facts: OptimizerFacts | None) -> str:
@@ -16,10 +20,17 @@ def describe(plan: Plan, facts: OptimizerFacts | None) -> str:
 
     facts: of its optimizer; None for an optimizer that is not here any more, whose own constants nobody knows.
     """
+    known = facts or OptimizerFacts({})
+    present = {name: role for name, role in plan.roles.items() if plan.counts.get(name)}
+    common = _most_common(
+        [constants(plan, known, name, replace(r, betas=None, eps_factor=1.0)) for name, r in present.items()]
+    )
+    updates = {name: r.update_rule + _beside(common, constants(plan, known, name, r)) for name, r in present.items()}
+    momentum = f"muon momentum {_describe_momentum(plan)}" if known.plan_momentum else ""
+    adam = "; ".join(filter(None, (_join(common), _describe_betas(plan, known), momentum)))
     counts = ", ".join(f"{k} {v:,}" for k, v in plan.counts.items() if v)
     s, m, ramps = plan.schedule, plan.multipliers, plan.batch_ramp != 1
-    wide = max(9, *(len(r.update_rule) + (len("  0.96, 0.995") if r.betas else 0) for r in plan.roles.values()))
-    first = max([10, *(len(name) for name in plan.roles if plan.counts.get(name))])
+    wide, first = max([9, *map(len, updates.values())]), max([10, *map(len, present)])
     attention = "1/sqrt(head_dim)" if m.attention is None else f"{m.attention:.6g}"
     lines = [
         f"model        {plan.family} d{plan.depth}, context {plan.context:,}",
@@ -32,8 +43,7 @@ def describe(plan: Plan, facts: OptimizerFacts | None) -> str:
         *_describe_curriculum(plan.curriculum),
         f"schedule     {s.name}{_describe_decays(s)}, warm-up {s.warmup_tokens:,.0f} tokens, "
         f"final fraction {s.final:g}",
-        f"adam         {_describe_constants(plan, facts)}"
-        + (f"; muon momentum {_describe_momentum(plan)}" if facts is not None and facts.plan_momentum else ""),
+        *([f"adam         {adam}"] if adam else []),
         f"multipliers  logits {m.logit:.6g}, branches {m.residual:.6g}, softmax scale {attention}",
         f"other        grad clip {plan.grad_clip:g}{_describe_clip(plan)}, label smoothing {plan.label_smoothing:g}, "
         f"seed {plan.seed}"
@@ -47,12 +57,46 @@ def describe(plan: Plan, facts: OptimizerFacts | None) -> str:
         "",
         f"{'role':<{first}} {'peak lr':>12} {'weight decay':>13}  {'update':<{wide}} initial weights",
     ]
-    for name, r in plan.roles.items():
-        if plan.counts.get(name):
-            update = r.update_rule + (f" {r.betas[0]:g}, {r.betas[1]:g}" if r.betas else "")
-            row = f"{name:<{first}} {r.lr:>12.6g} {r.weight_decay:>13.6g}  {update:<{wide}}"
-            lines.append(f"{row} {_describe_init(name, r.init)}")
+    for name, r in present.items():
+        row = f"{name:<{first}} {r.lr:>12.6g} {r.weight_decay:>13.6g}  {updates[name]:<{wide}}"
+        lines.append(f"{row} {_describe_init(name, r.init)}")
     return "\n".join(lines)
+
+
+def constants(plan: Plan, facts: OptimizerFacts, name: str, role: RolePlan) -> Constants:
+    """Adam's constants with which a role is trained at first, by name: beta1, beta2, ... and eps, as far as read."""
+    rule = facts.rule(name)
+    beta1, beta2 = role.betas or (plan.beta1, plan.beta2)
+    planned = {"beta1": beta1, "beta2": beta2, "eps": plan.eps * role.eps_factor}
+    own = rule.constants(plan.optimizer_args)
+    if role.betas and rule.gives_way:
+        own = {**own, "beta1": None, "beta2": None}
+    return {key: planned[key] if value is None else value for key, value in own.items()}
+
+
+def _most_common(found: list[Constants]) -> Constants:
+    counted = Counter(tuple(each.items()) for each in found if each)
+    return dict(counted.most_common(1)[0][0]) if counted else {}
+
+
+def _beside(common: Constants, own: Constants) -> str:
+    """What a row says after its update rule: betas and eps, where they are not those of the line above the table."""
+    betas, shared = ([v for key, v in each.items() if key != "eps"] for each in (own, common))
+    parts = [f"{value:g}" for value in betas] if betas != shared else []
+    parts += [f"eps {own['eps']:g}"] if own.get("eps", common.get("eps")) != common.get("eps") else []
+    return f" {', '.join(parts)}" if parts else ""
+
+
+def _describe_betas(plan: Plan, facts: OptimizerFacts) -> str:
+    """Whose betas a schedule changes."""
+    roles = {
+        name: facts.rule(name).constants(plan.optimizer_args)
+        for name, r in plan.roles.items()
+        if plan.scheduled_betas and plan.counts.get(name) and follows_schedule(r)
+    }
+    follow = {name: [key for key in ("beta1", "beta2") if own.get(key, 0.0) is None] for name, own in roles.items()}
+    whose = [name for name, betas in follow.items() if betas]
+    return f"{' and '.join(follow[whose[0]])} of {', '.join(whose)} follow the schedule" if whose else ""
 
 
 def _describe_curriculum(phases: list[Phase]) -> list[str]:
@@ -63,20 +107,6 @@ def _describe_curriculum(phases: list[Phase]) -> list[str]:
         shares = (f"{name} {weight / total:.4g}" for name, weight in phase["weights"].items())
         lines.append(f"{'' if n else 'curriculum':<12} from {phase['from_tokens']:,}: {', '.join(shares)}")
     return lines
-
-
-def _describe_constants(plan: Plan, facts: OptimizerFacts | None) -> str:
-    """Betas and eps: the Plan's where AdamW trains a role, and those of the optimizer where they differ."""
-    args = {k: v for k, v in plan.optimizer_args.items() if _numbers(v)}
-    betas, eps = (facts or OptimizerFacts({})).constants(args, (plan.beta1, plan.beta2), plan.eps)
-    own = {**{f"beta{i}": b for i, b in enumerate(betas, 1)}, "eps": eps}
-    planned = {"beta1": plan.beta1, "beta2": plan.beta2, "eps": plan.eps}
-    differ = {k: v for k, v in own.items() if planned.get(k) != v}
-    adamw = any(r.update_rule == "adamw" for r in plan.roles.values())
-    text = _join(planned if adamw else own)
-    if plan.scheduled_betas and (adamw or betas[:2] == (plan.beta1, plan.beta2)):
-        text += ", betas follow the schedule"
-    return text + (f"; {plan.optimizer} has {_join(differ)}" if adamw and differ else "")
 
 
 def _describe_momentum(plan: Plan) -> str:
@@ -112,13 +142,8 @@ def _describe_fork(fork: Fork) -> list[str]:
     ]
 
 
-def _join(values: dict[str, float]) -> str:
+def _join(values: Constants) -> str:
     return ", ".join(f"{key} {value:g}" for key, value in values.items())
-
-
-def _numbers(value: Any) -> bool:
-    """Whether a given argument can be printed as a number or several; optim.build refuses it otherwise."""
-    return all(isinstance(v, (int, float)) for v in (value if isinstance(value, (list, tuple)) else [value]))
 
 
 def _describe_averages(plan: Plan) -> str:

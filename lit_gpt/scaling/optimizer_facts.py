@@ -60,18 +60,44 @@ def copies(count: float, *options: str) -> Memory:
     return lambda shape, args: Kept((count + sum(bool(args.get(name)) for name in options)) * prod(shape))
 
 
+# Adam's constants that an update rule reads, from --optimizer_args: beta1, beta2, ... and eps, a number of its own or
+# None for the Plan's.
+Constants = Callable[[Args], Mapping[str, float | None]]
+
+
+def taking(**constants: float | None) -> Constants:
+    """These constants, which the options `betas` and `eps` overrule; values that are no numbers are refused later."""
+
+    def given(args: Args) -> Mapping[str, float | None]:
+        betas = args.get("betas")
+        typed = {f"beta{i}": value for i, value in enumerate(betas if isinstance(betas, (list, tuple)) else (), 1)}
+        numbers = {key: v for key, v in {**typed, "eps": args.get("eps")}.items() if isinstance(v, (int, float))}
+        return {name: numbers.get(name, own) for name, own in constants.items()}
+
+    return given
+
+
+def adams(args: Args) -> Mapping[str, float | None]:
+    """All of the Plan, whatever the options say: those are of the optimizer beside which AdamW trains some roles."""
+    return {"beta1": None, "beta2": None, "eps": None}
+
+
 @dataclass(frozen=True)
 class UpdateRule:
     """How the weights of a role are updated.
 
     name: what the Plan shows, and the key of the optimizer's `rules`. memory: what is kept for a parameter between
-    steps, from its shape and --optimizer_args; None where nobody can tell. holds_norm: a step leaves the norm of the
-    weights as it is, so there is nothing to decay. keeps_start: that norm is the one they started with, so zero
-    stays zero.
+    steps, from its shape and --optimizer_args; None where nobody can tell. constants: what it reads of Adam's, which
+    the Plan shows; own numbers are where the Plan's would be wrong, because they multiply other things than Adam's do,
+    or because a paper says that they matter. gives_way: its own betas are Adam's, so those that a scaling rule has for
+    a role take their place. holds_norm: a step leaves the norm of the weights as it is, so there is nothing to decay.
+    keeps_start: that norm is the one they started with, so zero stays zero.
     """
 
     name: str
     memory: Memory | None = None
+    constants: Constants = adams
+    gives_way: bool = False
     holds_norm: bool = False
     keeps_start: bool = False
 
@@ -100,8 +126,9 @@ class OptimizerFacts:
     plan_momentum: its momentum is the Plan's (--base_hps.muon_beta).
     cautious_decay: it knows --cautious_weight_decay.
     default_decay: in place of the Plan's default, if not None.
-    betas, eps: its own where the Plan's would be wrong, because they multiply other things than Adam's do, or because
-    its paper says that they matter. None is the Plan's.
+    rate_decides: its decay follows another rate than the Plan's (LAMB's trust ratio, Prodigy's d), so it has none that
+    is independent of the rate.
+    shrinking: which of --optimizer_args, where it is true, has a step shrink all weights, so that none decay.
     gathered: every process steps whole parameters, and keeps them and their state whole.
     run_length: which of --optimizer_args are the steps of the whole run where they are not given.
     """
@@ -114,8 +141,8 @@ class OptimizerFacts:
     plan_momentum: bool = False
     cautious_decay: bool = False
     default_decay: float | None = None
-    betas: tuple[float | None, ...] | None = None
-    eps: float | None = None
+    rate_decides: bool = False
+    shrinking: str | None = None
     gathered: bool = False
     run_length: tuple[str, ...] = ()
 
@@ -145,8 +172,11 @@ class OptimizerFacts:
         options = "".join(f" --optimizer_args.{key} {value}" for key, value in args.items())
         return Steps(growth, kind == "adam", self.fits_hyperp, f"--optimizer {name}{options}")
 
-    def constants(self, args: Args, betas: tuple[float, float], eps: float) -> tuple[tuple[float, ...], float]:
-        """(betas, eps) as --optimizer_args give them, else its own, else the Plan's, which are passed."""
-        planned = args.get("betas", self.betas) or betas
-        own_eps = args.get("eps", eps if self.eps is None else self.eps)
-        return tuple(b if b is not None else betas[i] for i, b in enumerate(planned)), own_eps
+    def decays(self, role: str, args: Args) -> bool:
+        """Whether weight decay may act on a role: not where a step holds the norm, or shrinks the weights by itself."""
+        return not self.rule(role).holds_norm and not (self.shrinking and args.get(self.shrinking))
+
+    def takes(self, role: str, args: Args) -> tuple[bool, bool]:
+        """Whether what trains a role reads the betas, and the eps, that a Plan has for it."""
+        own = self.rule(role).constants(args)
+        return self.rule(role).gives_way or own.get("beta1", 0.0) is None, own.get("eps", 0.0) is None

@@ -42,7 +42,7 @@ from lit_gpt.scaling.budget import (
 from lit_gpt.scaling.decay import base_decay, check_decay, shrink_per_step
 from lit_gpt.scaling.optimizer_facts import OptimizerFacts
 from lit_gpt.scaling.rules import RULES, super_mup
-from lit_gpt.scaling.schedule import constant_end, fraction, period_end, plan_decays
+from lit_gpt.scaling.schedule import check_ends, fraction, period_end, plan_decays
 from lit_gpt.scaling.transfer_check import checked
 
 LARGEST_BUDGET = 10**16  # as --max_tokens is bounded
@@ -130,18 +130,7 @@ def build_plan(
         context=config.block_size,
         steps=-(-(tokens - done) // batch) + (fork.step if fork else 0),
         batch_ramp=ramp,
-        schedule=Schedule(
-            run.schedule or "linear",
-            warmup,
-            tokens,
-            hps.min_lr_mult,
-            run.decay or "linear",
-            run.decay_fraction,
-            plan_decays(ends, warmup, length, run.decay_fraction, run.lower_peaks, ramp * batch)
-            if run.schedule == "wsd_s" or (run.schedule == "wsd" and length)
-            else (),
-            constant_end(int(run.cos_inf_tokens or 0), tokens, warmup),
-        ),
+        schedule=_schedule(run, ends, warmup, length, ramp * batch),
         roles=roles,
         multipliers=transfer.multipliers,
         beta1=hps.beta1,
@@ -185,6 +174,26 @@ def _budgets(decay_at: Sequence[str], max_tokens: float | None, chinchilla: int,
     if max_tokens is not None and int(max_tokens) != ends[-1]:
         raise UserError(f"The last decay ends at {ends[-1]:,} tokens, which is the budget. Drop --max_tokens.")
     return ends
+
+
+def _schedule(run: RunConfig, ends: Sequence[int], warmup: float, length: int | None, batch: int) -> Schedule:
+    """The learning rate over the tokens. length: of each decay, see plan_decays. batch: tokens of the longest step.
+
+    Raises UserError for ends that cannot be.
+    """
+    several = run.schedule == "wsd_s" or (run.schedule == "wsd" and length)
+    schedule = Schedule(
+        run.schedule or "linear",
+        warmup,
+        ends[-1],
+        run.base_hps.min_lr_mult,
+        run.decay or "linear",
+        run.decay_fraction,
+        plan_decays(ends, warmup, length, run.decay_fraction, run.lower_peaks, batch) if several else (),
+        int(run.cos_inf_tokens or 0),
+    )
+    check_ends(schedule, batch)
+    return schedule
 
 
 def transfer_of(run: RunConfig, facts: OptimizerFacts, model: ModelConfig, base: ModelConfig, tokens: int) -> Transfer:
@@ -277,6 +286,14 @@ def small_budget(hps: BaseHyperparameters, plan: Plan) -> tuple[str, ...]:
     return (f"defaults for so small a budget: {' and '.join(parts)}",) if parts else ()
 
 
+def unseen_warmup(asked: float | None, plan: Plan) -> tuple[str, ...]:
+    """A note where a warm-up that was asked for ends before the middle of the first step, whose rate counts; or ()."""
+    warmup = plan.schedule.warmup_tokens
+    if asked is None or not 0 < warmup <= plan.batch_tokens / 2:
+        return ()
+    return (f"a warm-up of {warmup:,.0f} tokens ends within half of the first step, so no step has it",)
+
+
 def far_batch(asked: float | None, plan: Plan) -> tuple[str, ...]:
     """A note where whole micro-batches miss the batch that was asked for, in tokens, by more than a tenth; else ()."""
     if asked is None or abs(plan.batch_tokens - asked) <= 0.1 * asked:
@@ -332,8 +349,10 @@ def _roles(
         if run.weight_decay_rule == "power_lines" and decays[name]:
             shrink = shrink_per_step(ramp * batch, tokens, parameters) / grown
             shrink /= 1.0 if run.independent_weight_decay else lr * faster
-        shrink = 0.0 if rule.holds_norm else shrink
-        roles[name] = RolePlan(lr, shrink, init, rule.name, transfer.eps.get(name, 1.0), transfer.betas.get(name))
+        shrink = shrink if facts.decays(name, run.optimizer_args or {}) else 0.0
+        betas, eps = facts.takes(name, run.optimizer_args or {})
+        eps_factor = transfer.eps.get(name, 1.0) if eps else 1.0
+        roles[name] = RolePlan(lr, shrink, init, rule.name, eps_factor, transfer.betas.get(name) if betas else None)
     return roles
 
 
@@ -382,14 +401,19 @@ def step_values(plan: Plan, tokens_seen: int, multiple: int) -> StepValues:
     middle = tokens_seen + min(batch, period_end(plan.schedule, tokens_seen) - tokens_seen) / 2
     at = fraction(plan.schedule, middle)
     betas = {name: r.betas or (plan.beta1, beta2) for name, r in plan.roles.items()}
-    if plan.scheduled_betas:  # of the decayed roles only
-        betas |= {name: super_mup.betas(at) for name, value in decay.items() if value > 0}
+    if plan.scheduled_betas:
+        betas |= {name: super_mup.betas(at) for name, role in plan.roles.items() if follows_schedule(role)}
     if plan.independent_weight_decay:  # the optimizer multiplies by its learning rate: undo that
         decay = {name: value / lr[name] if lr[name] else 0.0 for name, value in decay.items()}
     if plan.decay_schedule == "cosine":
         decay = {name: value * (1 + math.cos(math.pi * middle / plan.tokens)) / 2 for name, value in decay.items()}
     scheduled = {name: value * at for name, value in lr.items()}
     return StepValues(batch, scheduled, decay, betas, eps, _momentum(plan, middle, at))
+
+
+def follows_schedule(role: RolePlan) -> bool:
+    """Whether scheduled betas are those of a role: of decayed ones, unless the scaling rule has betas for it."""
+    return role.weight_decay > 0 and not role.betas
 
 
 def _momentum(plan: Plan, tokens: float, fraction_of_peak: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,16 @@ from lit_gpt.config.parsers import Parser
 from lit_gpt.errors import UserError
 
 QUANTIZED = ("int8", "int4", "fp8")  # what convert --quantize makes, in _quantize
+
+
+class LeftOut:
+    """Says on stderr what is left out as damaged. code: what a tool ends with that goes on without it, 0 if nothing."""
+
+    code = 0
+
+    def __call__(self, error: UserError) -> None:
+        print(f"error: left out: {error}", file=sys.stderr)
+        self.code = self.code or error.code
 
 
 def local_path(given: str | Path) -> Path:

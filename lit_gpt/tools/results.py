@@ -8,7 +8,6 @@ result is.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from lit_gpt.evals.results import Metric, Result, folder_of, owner_of, read_resu
 from lit_gpt.lab.figures import legend, looks
 from lit_gpt.lab.runs import Run, named_apart
 from lit_gpt.metrics.figures import save, subplots
-from lit_gpt.tools._cli import local_path, parser_for
+from lit_gpt.tools._cli import LeftOut, local_path, parser_for
 from lit_gpt.utils.files import near
 from lit_gpt.utils.text import aligned
 
@@ -185,20 +184,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--metric", type=str | None, default=None, help="this figure only, such as acc or acc@480")
     parser.add_argument("--plot", type=local_path, default=None, help="draw them too, into this .png file")
     values = parser.parse_args(argv)
-    left_out: list[UserError] = []
-
-    def damaged(error: UserError) -> None:
-        print(f"error: left out: {error}", file=sys.stderr)
-        left_out.append(error)
-
-    rows = rows_of(values.models, values.task, values.metric, damaged)
+    left_out = LeftOut()
+    rows = rows_of(values.models, values.task, values.metric, left_out)
     print(table(rows))
     if values.plot:
         placed, others = drawn(rows)
         if others:
             print(f"note: not drawn, as their checkpoints do not say their compute: {', '.join(others)}")
         print(f"drawn: {plot(placed, values.plot)}")
-    return left_out[0].code if left_out else 0
+    return left_out.code
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from lit_gpt.lab.run_files import STATES
 from lit_gpt.lab.runs import COLUMNS, FINISHED, Run, read_runs
 from lit_gpt.lab.where import matching, numbers, values
 from lit_gpt.scaling.noise import mean
-from lit_gpt.tools._cli import local_path, parser_for
+from lit_gpt.tools._cli import LeftOut, local_path, parser_for
 from lit_gpt.utils.files import told, write_text
 from lit_gpt.utils.text import aligned
 
@@ -164,7 +164,7 @@ def _split(given: str) -> list[str]:
 
 
 def main(argv: list[str]) -> int:
-    """Print the table that was asked for."""
+    """Print the table that was asked for; the exit code is not 0 where a run is left out, as a file is damaged."""
     parser = parser_for("runs", "Find, filter and compare runs.", EXAMPLES)
     parser.add_argument(
         "paths", type=local_path, nargs="+", metavar="FOLDER", help="folder that holds runs at any depth, or a CSV file"
@@ -189,11 +189,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--noise", action="store_true", help="how much runs differ that should be the same")
     parser.add_argument("--names", action="store_true", help="list the names that --where and --columns may have")
     given = parser.parse_args(argv)
-    runs = chosen(read_runs(given.paths), given.where, given.sort)
+    left_out = LeftOut()
+    runs = read_runs(given.paths, left_out)
+    if not runs:
+        return left_out.code
+    runs = chosen(runs, given.where, given.sort)
     columns = columns_of(runs, given.columns)
     if given.csv == Path("-"):
         print(as_csv(runs, columns), end="")
-        return 0
+        return left_out.code
     if given.csv:
         with told(given.csv):
             given.csv.parent.mkdir(parents=True, exist_ok=True)
@@ -202,7 +206,7 @@ def main(argv: list[str]) -> int:
         print(names(runs) if given.names else compared(runs) if given.compare else noise_table(runs))
     else:
         print(table(runs, columns))
-    return 0
+    return left_out.code
 
 
 if __name__ == "__main__":

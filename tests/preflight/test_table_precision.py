@@ -70,6 +70,11 @@ def test_the_slowest_average_that_moves_is_allowed() -> None:
     assert resolved("--parameterization sp --base_hps.beta2 0.995").plan.beta2 == 0.995
 
 
+def test_betas_that_tables_do_not_have_are_not_asked() -> None:
+    """hadam trains tables with betas 0.8 and 0.95, and the Plan's are those of its matrices."""
+    assert resolved("--parameterization sp --optimizer hadam --base_hps.beta2 0.999").plan.beta2 == 0.999
+
+
 def test_it_halves_the_tables_and_their_state() -> None:
     found, full = resolved().plan, resolved("--table_precision fp32").plan
     tables = sum(found.counts[role] for role in TABLES)

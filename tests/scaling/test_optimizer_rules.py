@@ -273,5 +273,5 @@ def test_the_table_says_who_trains_what() -> None:
     for line in ("embedding    0.00906307             0  adamw ", "matrix       0.00906307             0  muonh "):
         assert line in text
     torchs = described(plan("x", 16, optimizer="torch_muon"))
-    assert "  torch_muon N(0, 0.02)" in torchs and "  adamw      N(0, 0.02)" in torchs
+    assert "  torch_muon eps 1e-07 N(0, 0.02)" in torchs and "  adamw                N(0, 0.02)" in torchs
     assert "cautious weight decay" in described(plan("mup", 8, cautious_weight_decay=True))

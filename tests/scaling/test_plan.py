@@ -21,7 +21,7 @@ from lit_gpt.preflight.model_options import ffn_width, model_config
 from lit_gpt.preflight.resolved_run import resolve_run
 from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.describe import describe
-from lit_gpt.scaling.plan import count_steps, difference, far_batch, small_budget, step_values
+from lit_gpt.scaling.plan import count_steps, difference, far_batch, small_budget, step_values, unseen_warmup
 from lit_gpt.scaling.schedule import fraction
 
 MICRO = 8192  # one process, micro_bsz 2, context 4096
@@ -313,6 +313,44 @@ def test_averages_are_part_of_the_plan() -> None:
 def test_schedules_that_cannot_be(line: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         resolve(typed(line))
+
+
+@pytest.mark.parametrize(
+    ("ends", "says"),
+    [
+        ({"schedule": "wsd", "decay_fraction": 0.04}, r"--decay_fraction 0.04 is about the last 32,768 tokens, and no"),
+        (
+            {"schedule": "cos_inf", "cos_inf_tokens": 32768, "hps": {"min_lr_mult": 0.1, "warmup_tokens": 0}},
+            r"--cos_inf_tokens 32,768 is about .*Give a larger --cos_inf_tokens or --max_tokens",
+        ),
+    ],
+)
+def test_an_end_that_no_step_would_see_is_refused(ends: dict[str, Any], says: str) -> None:
+    """A wsd whose decay was shorter than half of a step trained at its peak to the end, and nothing said so."""
+    batch: dict[str, Any] = {"max_tokens": 12.5 * 2**16, "total_bsz": 2**16}
+    with pytest.raises(UserError, match=says):
+        plan_of(run_of(**batch, **{"hps": {"warmup_tokens": 0}, **ends}))
+
+
+def test_a_decay_of_more_than_half_a_step_is_seen() -> None:
+    hps = {"warmup_tokens": 0, "min_lr_mult": 0.0}
+    for ramp, share in ((1, 0.051), (2, 0.101)):  # of ten steps, the ones after a ramp
+        tokens = 10 * 2**16
+        p = plan_of(
+            run_of(schedule="wsd", decay_fraction=share, max_tokens=tokens, total_bsz=2**16, bramp_ratio=ramp, hps=hps)
+        )
+        last = step_values(p, tokens - ramp * 2**16, MICRO)
+        assert last.lr["matrix"] < p.roles["matrix"].lr * (2**0.5 if ramp > 1 else 1)
+    given = run_of(schedule="wsd", decay_tokens=2**16, decay_fraction=0.01, max_tokens=tokens, total_bsz=2**16)
+    assert len(plan_of(given).schedule.decays) == 1, "--decay_tokens is the length"
+
+
+def test_a_warmup_that_no_step_sees_is_said() -> None:
+    tokens: dict[str, Any] = {"max_tokens": 10 * 2**16, "total_bsz": 2**16}
+    for warmup, seen in ((2**15, False), (2**15 + 1, True), (0, True)):
+        p = plan_of(run_of(hps={"warmup_tokens": warmup}, **tokens))
+        assert (unseen_warmup(warmup, p) == ()) == seen == (not warmup or lr_fraction(p, 0, step_values(p, 0, 1)) < 1)
+    assert unseen_warmup(None, p) == ()
 
 
 def test_schedules_of_the_second_benchmark() -> None:

@@ -108,3 +108,27 @@ def test_noise_of_runs_without_a_loss(tmp_path: Path, capsys: pytest.CaptureFixt
     with pytest.raises(UserError, match="have a loss"):
         main([str(tmp_path / "none"), "--noise"])
     assert printed(capsys, str(tmp_path), "--noise")[1].split()[:2] == ["2", "2.0000"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        *(("summary.json", "{"), ("plan.json", "[]"), ("config.yaml", "a: ["), ("config.yaml", "- a")),
+        ("summary.json", f'{{"tokens": {10**400}}}'),  # no float is as large
+    ],
+)
+def test_a_damaged_run_is_named_and_left_out(
+    file: str, content: str, study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One damaged summary.json ended the table of all runs."""
+    damaged = study / "b/run" / file
+    damaged.write_text(content)
+    for words in ([], ["--csv", str(tmp_path / "runs.csv")], ["--names"]):
+        assert exit_code(main, [str(study), *words]) == 2
+        said = capsys.readouterr()
+        assert said.err.count("error: left out: ") == 1 and str(damaged.parent) in said.err
+        assert file in said.err or "are not as pretrain.py writes them" in said.err
+        assert words == ["--names"] or "3 runs: 2 finished, 1 died" in said.out
+    assert [row["name"] for row in csv.DictReader((tmp_path / "runs.csv").open())] == ["a", "c", "d"]
+    assert exit_code(main, [str(study / "b")]) == 2
+    assert capsys.readouterr().out == "", "there is nothing to show"

@@ -24,7 +24,17 @@ from lit_gpt.optim.engine.libraries import Group, Traits, Wrapped
 from lit_gpt.optim.engine.library_state_size import conda, factored, galore, momentum, preconditioned, quantised
 from lit_gpt.optim.engine.trial import objection
 from lit_gpt.scaling.base import HIDDEN, Plan
-from lit_gpt.scaling.optimizer_facts import Memory, OptimizerFacts, UpdateRule, copies, everywhere, hidden
+from lit_gpt.scaling.optimizer_facts import (
+    Args,
+    Constants,
+    Memory,
+    OptimizerFacts,
+    UpdateRule,
+    copies,
+    everywhere,
+    hidden,
+    taking,
+)
 
 PO, TORCH, TORCHAO = "pytorch_optimizer", "torch.optim", "torchao.optim"
 # Arguments that are no options: they are the Plan's or the wrapper's, or only say how a step is computed.
@@ -34,6 +44,7 @@ OURS |= {"differentiable", "weight_decouple", "fixed_decay", "decoupled_weight_d
 HINTS = {"projection_type": Literal["std", "reverse_std", "right", "left", "full", "random"]}
 
 ORDINARY = Traits()
+ADAMS, NONE = taking(beta1=None, beta2=None, eps=None), taking()  # the constants that most read, or none
 
 
 @dataclass(frozen=True)
@@ -128,9 +139,12 @@ class Entry:
 
         Raises UserError for --optimizer_args that the class does not take.
         """
-        parameters = arguments_of(cls)
-        betas, eps = self.facts.constants({}, (plan.beta1, plan.beta2), plan.eps)
-        ours = {name: value for name, value in (("betas", betas), ("eps", eps)) if name in parameters}
+        parameters, own = arguments_of(cls), self.facts.rule("matrix").constants({})
+        values = {"beta1": plan.beta1, "beta2": plan.beta2, "eps": plan.eps}
+        values |= {name: value for name, value in own.items() if value is not None}
+        eps = values.pop("eps")
+        given = (("betas", tuple(values.values())), ("eps", eps))
+        ours = {name: value for name, value in given if name in parameters}
         ours |= self.options
         hints = HINTS | {name: option.hint for name, option in parameters.items()}
         options = parameters | {name: Argument(hints.get(name, UNKNOWN), value) for name, value in ours.items()}
@@ -138,31 +152,32 @@ class Entry:
         withheld = OURS | self.fixed.keys()
         allowed = {name: option for name, option in options.items() if name not in withheld}
         check(f"optimizer {plan.optimizer}", "--optimizer_args", plan.optimizer_args, allowed)
-        given, own_betas = plan.optimizer_args, self.facts.betas or (None,)
         # What was typed, or is the optimizer's own, stays; other betas and eps follow the Plan, whose batch ramp and
         # schedule may change them from step to step.
-        scheduled: dict[str, Any] = {}
-        if "betas" in ours and given.get("betas", own_betas)[0] is None:
-            scheduled["betas"] = (plan.beta1, plan.beta2)
-        if "eps" in ours and "eps" not in given and self.facts.eps is None:
-            scheduled["eps"] = plan.eps
+        fixed = {"betas": own.get("beta1"), "eps": own.get("eps")}
+        planned = {"betas": (plan.beta1, plan.beta2), "eps": plan.eps}
+        scheduled = {
+            name: planned[name]
+            for name in ours.keys() & planned.keys()
+            if fixed[name] is None and name not in plan.optimizer_args
+        }
         coupled = {"weight_decouple": self.traits.own_decay} if "weight_decouple" in parameters else {}
         return {**coupled, **self.fixed, **ours, **plan.optimizer_args}, scheduled
 
 
-def elementwise(name: str, memory: Memory, **facts: Any) -> OptimizerFacts:
+def elementwise(name: str, memory: Memory, constants: Constants = ADAMS, **facts: Any) -> OptimizerFacts:
     """Facts of an optimizer that trains every role and whose step on a part of a tensor needs no other part."""
-    return OptimizerFacts(everywhere(UpdateRule(name, memory)), **facts)
+    return OptimizerFacts(everywhere(UpdateRule(name, memory, constants)), **facts)
 
 
-def whole(name: str, memory: Memory, **facts: Any) -> OptimizerFacts:
+def whole(name: str, memory: Memory, constants: Constants = ADAMS, **facts: Any) -> OptimizerFacts:
     """Facts of an optimizer that trains every role and must see whole tensors."""
-    return OptimizerFacts(everywhere(UpdateRule(name, memory)), gathered=True, **facts)
+    return elementwise(name, memory, constants, gathered=True, **facts)
 
 
-def matrices(name: str, memory: Memory, **facts: Any) -> OptimizerFacts:
+def matrices(name: str, memory: Memory, constants: Constants = ADAMS, **facts: Any) -> OptimizerFacts:
     """Facts of an optimizer that trains matrices, experts and routers and must see them whole; AdamW trains others."""
-    return OptimizerFacts(hidden(UpdateRule(name, memory)), gathered=True, **facts)
+    return OptimizerFacts(hidden(UpdateRule(name, memory, constants)), gathered=True, **facts)
 
 
 def _torchao(name: str, about: str, facts: OptimizerFacts, *aliases: str) -> Entry:
@@ -171,12 +186,19 @@ def _torchao(name: str, about: str, facts: OptimizerFacts, *aliases: str) -> Ent
     return Entry(TORCHAO, name, about, facts, without=without, aliases=aliases)
 
 
-def _mars(kind: str, about: str, *aliases: str, **facts: Any) -> Entry:
+def _mars(kind: str, about: str, constants: Constants, *aliases: str, **facts: Any) -> Entry:
     # Vectors have the rates of their groups, so their factor on the learning rate is 1.
     fixed = {"mars_type": kind, "lr": 1.0, "lr_1d": 1.0, "weight_decay_1d": 0.0}
-    return Entry(
-        PO, "MARS", about, whole(f"mars_{kind}", copies(3, "ams_bound"), **facts), fixed=fixed, aliases=aliases
-    )
+    name, memory = f"mars_{kind}", copies(3, "ams_bound")
+
+    def of_vectors(args: Args) -> Mapping[str, float | None]:
+        """AdamW trains them, whose betas are the library's, unless --optimizer_args.optimize_1d is true."""
+        own = taking(beta1=0.9, beta2=0.95, eps=None)
+        return constants(args) if args.get("optimize_1d") else own({**args, "betas": args.get("betas_1d")})
+
+    rules = everywhere(UpdateRule(name, memory, constants))
+    rules |= dict.fromkeys(("vector", "scalar", "residual_scalar"), UpdateRule(name, memory, of_vectors))
+    return Entry(PO, "MARS", about, OptimizerFacts(rules, gathered=True, **facts), fixed=fixed, aliases=aliases)
 
 
 def _scion_norm(role: str) -> dict[str, Any]:
@@ -193,8 +215,10 @@ def _clip_adopt(step: float) -> float:
 
 BY_NORM: dict[str, Any] = {"fixed": {"norm_type": 1, "norm_kwargs": None, "scale": 1.0}, "by_role": _scion_norm}
 # Where muP counts on Adam's entries of size 1 for tables and multiplies logits by 1 / n, Scion steps with signs over
-# C = n, in both.
+# C = n, in both. With `constraint` a step starts from (1 - rate) W, which keeps W in the ball of the radius; a decay
+# beside it would make that ball smaller.
 SIGNS: dict[str, Any] = {"steps": "spectral", "table_growth": {"embedding": -1.0, "head": -1.0}}
+SIGNS |= {"shrinking": "constraint"}
 # MARS-Shampoo: V x n orthogonal times sqrt(V / n), so entries of n^-1/2 and a spectral norm that needs no multiplier.
 SHAMPOO: dict[str, Any] = {"steps": "clip", "table_growth": {"embedding": -0.5, "head": -1.0}}
 # SOAP's for convolutions of images. Merging the axes of a matrix makes a vector of it, and the library fails there.
@@ -214,9 +238,10 @@ NO_LIMIT = 1 - 1e-9
 # is of the confidence.
 EXTERNAL: dict[str, Entry] = {
     "adabelief": Entry(PO, "AdaBelief", "Adam on the variance around the momentum (arXiv:2010.07468)",
-                       elementwise("adabelief", copies(2, "ams_bound"), eps=1e-16), options={"rectify": True}),
+                       elementwise("adabelief", copies(2, "ams_bound"),
+                                   taking(beta1=None, beta2=None, eps=1e-16)), options={"rectify": True}),
     "adafactor": Entry(PO, "AdaFactor", "factored second moment (arXiv:1804.04235)",
-                       whole("adafactor", factored(1), betas=(None, NO_LIMIT)), Traits(planned_betas=1),
+                       whole("adafactor", factored(1), taking(beta1=None, beta2=NO_LIMIT)), Traits(planned_betas=1),
                        fixed={**dict.fromkeys(("scale_parameter", "relative_step", "warmup_init"), False),
                               "momentum_dtype": torch.float32, "eps2": 1e-3}),  # eps2 is of parameter scaling
     "adamp": Entry(PO, "AdamP", "Adam without radial steps (arXiv:2006.08217)", whole("adamp", copies(2)),
@@ -227,47 +252,51 @@ EXTERNAL: dict[str, Entry] = {
                           whole("adamw8bit", quantised(8, 256, 256)), "adam8bit"),
     "adamwfp8": _torchao("AdamWFp8", "AdamW with fp8 state", whole("adamwfp8", quantised(8, 256, 0)), "adamfp8"),
     "adan": Entry(PO, "Adan", "Nesterov momentum from gradient differences (arXiv:2208.06677)",
-                  elementwise("adan", copies(4), betas=(0.98, 0.92, 0.99)), without=_CLIPPED),
+                  elementwise("adan", copies(4), taking(beta1=0.98, beta2=0.92, beta3=0.99, eps=None)),
+                  without=_CLIPPED),
     "adopt": Entry(PO, "ADOPT", "Adam with the second moment of the step before (arXiv:2411.02853)",
-                   elementwise("adopt", copies(2), eps=1e-6), fixed={"clip_lambda": _clip_adopt}),
+                   elementwise("adopt", copies(2), taking(beta1=None, beta2=None, eps=1e-6)),
+                   fixed={"clip_lambda": _clip_adopt}),
     "came": Entry(PO, "CAME", "Adafactor with confidence (arXiv:2307.02047)",
-                  whole("came", factored(2), betas=(None, None, 0.9999))),
+                  whole("came", factored(2), taking(beta1=None, beta2=None, beta3=0.9999))),
     "conda": Entry(PO, "Conda", "Adam in column bases of the momentum (arXiv:2509.24218)", matrices("conda", conda),
                    options={"scale": 0.25}),
     "galore": Entry(PO, "GaLore", "Adam on low-rank gradients (arXiv:2403.03507)", matrices("galore", galore(RANK)),
                     options=LOW_RANK, aliases=("galore_adamw",)),
     "laprop": Entry(PO, "LaProp", "momentum of normalised gradients (arXiv:2002.04839)",
                     elementwise("laprop", copies(2, "ams_bound", "centered"))),
-    "lars": Entry(PO, "LARS", "layer-wise rates for SGD (arXiv:1708.03888)", whole("lars", momentum)),
-    "mars_adamw": _mars("adamw", "AdamW on variance-reduced gradients (arXiv:2411.10438)", "mars"),
-    "mars_lion": _mars("lion", "Lion on variance-reduced gradients (arXiv:2411.10438)"),
-    "mars_shampoo": _mars("shampoo", "Newton-Schulz on variance-reduced gradients (arXiv:2411.10438)", **SHAMPOO),
+    "lars": Entry(PO, "LARS", "layer-wise rates for SGD (arXiv:1708.03888)", whole("lars", momentum, NONE)),
+    "mars_adamw": _mars("adamw", "AdamW on variance-reduced gradients (arXiv:2411.10438)", ADAMS, "mars"),
+    "mars_lion": _mars("lion", "Lion on variance-reduced gradients (arXiv:2411.10438)", taking(beta1=None)),
+    "mars_shampoo": _mars("shampoo", "Newton-Schulz on variance-reduced gradients (arXiv:2411.10438)",
+                          taking(beta1=None, eps=None), **SHAMPOO),
     "nadam": Entry(TORCH, "NAdam", "Adam with Nesterov momentum (Dozat 2016)", elementwise("nadam", copies(2))),
     "novograd": Entry(PO, "NovoGrad", "one second moment per layer (arXiv:1905.11286)", whole("novograd", copies(1)),
                       aliases=("nvnovograd",)),
     "prodigy": Entry(PO, "Prodigy", "finds the learning rate; eta0 multiplies it (arXiv:2306.06101)",
-                     whole("prodigy", copies(4)), Traits(own_decay=True, rate="d", one_rate=True)),
+                     whole("prodigy", copies(4), rate_decides=True), Traits(own_decay=True, rate="d", one_rate=True)),
     "radam": Entry(TORCH, "RAdam", "Adam with a rectified start (arXiv:1908.03265)", elementwise("radam", copies(2))),
     "schedulefree_adamw": Entry(PO, "ScheduleFreeAdamW", "averages instead of a decay (arXiv:2405.15682)",
                                 elementwise("schedulefree_adamw", copies(2, "ams_bound")), AVERAGED,
                                 schedule="constant", aliases=("sf_adamw",)),
     "schedulefree_sgd": Entry(PO, "ScheduleFreeSGD", "averages instead of a decay (arXiv:2405.15682)",
-                              elementwise("schedulefree_sgd", copies(1)), AVERAGED,
+                              elementwise("schedulefree_sgd", copies(1), NONE), AVERAGED,
                               fixed={"eps": 1e-8}, schedule="constant", aliases=("sf_sgd",)),  # it reads no eps
     "scion": Entry(PO, "SCION", "steps of fixed size in the norm of each role (arXiv:2502.07529)",
-                   whole("scion", copies(1), **SIGNS), **BY_NORM),
+                   whole("scion", copies(1), NONE, **SIGNS), **BY_NORM),
     "scion_light": Entry(PO, "SCIONLight", "Scion with its momentum in the gradients (arXiv:2502.07529)",
-                         whole("scion_light", copies(1), **SIGNS), Traits(keeps_gradients=True), **BY_NORM),
-    "sgd": Entry(TORCH, "SGD", "gradient descent with momentum", elementwise("sgd", momentum),
+                         whole("scion_light", copies(1), NONE, **SIGNS), Traits(keeps_gradients=True), **BY_NORM),
+    "sgd": Entry(TORCH, "SGD", "gradient descent with momentum", elementwise("sgd", momentum, NONE),
                  options={"momentum": 0.9}),
     "shampoo": Entry(PO, "Shampoo", "Kronecker-factored preconditioning (arXiv:1802.09568)",
-                     matrices("shampoo", preconditioned(1)), options={"preconditioning_compute_steps": 10},
+                     matrices("shampoo", preconditioned(1), NONE), options={"preconditioning_compute_steps": 10},
                      without={"momentum": "the library averages gradients with steps, whose sizes are not alike"}),
-    "signsgd": Entry(PO, "SignSGD", "the sign of the gradient (arXiv:1802.04434)", elementwise("signsgd", copies(0)),
-                     fixed={"momentum": 0.0}),
+    "signsgd": Entry(PO, "SignSGD", "the sign of the gradient (arXiv:1802.04434)",
+                     elementwise("signsgd", copies(0), NONE), fixed={"momentum": 0.0}),
     "soap": Entry(PO, "SOAP", "Adam in Shampoo's eigenbases (arXiv:2409.11321)",
                   whole("soap", preconditioned(2, 10000)), without=_4D),
     "torch_muon": Entry(TORCH, "Muon", "torch's own Muon, to compare with",
-                        matrices("torch_muon", copies(1), steps="original", steps_option="adjust_lr_fn", eps=1e-7),
+                        matrices("torch_muon", copies(1), taking(eps=1e-7), steps="original",
+                                 steps_option="adjust_lr_fn"),
                         aliases=("muon_pytorch",)),
 }  # fmt: skip

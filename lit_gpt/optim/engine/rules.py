@@ -43,8 +43,14 @@ OPTIONS = arguments_of(orthogonal_rule) | arguments_of(Orthogonal)  # **options 
 def adamw_rule(plan: Plan, betas: tuple[float, float] | None = None, eps: float | None = None) -> MakeRule:
     """AdamW: fused, unless there is a decay that is cautious, which the kernel cannot do.
 
-    betas, eps: in place of the Plan's.
+    betas, eps: in place of the Plan's; betas that it has for the role stay.
     """
-    if plan.cautious_weight_decay and any(r.weight_decay for r in plan.roles.values() if r.update_rule == "adamw"):
-        return lambda params: Rule(params, Adam(betas=betas, eps=eps), Step(cautious=True))
-    return lambda params: FusedAdamW(betas, eps)
+
+    def make(params: Sequence[Tensor]) -> Any:
+        own = None if plan.roles[params[0].role].betas else betas  # type: ignore[attr-defined]
+        return Rule(params, Adam(betas=own, eps=eps), Step(cautious=True)) if cautious else FusedAdamW(own, eps)
+
+    cautious = plan.cautious_weight_decay and any(
+        r.weight_decay for r in plan.roles.values() if r.update_rule == "adamw"
+    )
+    return make

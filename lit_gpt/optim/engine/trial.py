@@ -45,7 +45,7 @@ def objection(build: Build, roles: Iterable[str]) -> str:
     build: makes it over role groups. Nothing outside is changed, random numbers included.
     """
     try:
-        weights = stepped(build, [group_of(name) for name in roles])
+        weights = _stepped(build, [_group_of(name) for name in roles])
     except UserError:
         raise
     except Exception as error:  # whatever a library raises
@@ -54,20 +54,20 @@ def objection(build: Build, roles: Iterable[str]) -> str:
     return "" if finite else f"weights are not finite after {STEPS} steps with ordinary gradients"
 
 
-def stepped(build: Build, groups: Groups, scale: float = 1.0) -> list[Tensor]:
-    """The weights of role groups after STEPS steps with gradients from N(0, scale), the same at every call."""
+def _stepped(build: Build, groups: Groups) -> list[Tensor]:
+    """The weights of role groups after STEPS steps with ordinary gradients, the same at every call."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
         warnings.simplefilter("ignore")
         weights = [p for group in groups for p in group["params"]]
         optimizer = build(groups)
         for step in range(STEPS):
             for p in weights:
-                p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(step)) * scale
+                p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(step))
             optimizer.step()
     return weights
 
 
-def group_of(name: str) -> dict[str, Any]:
+def _group_of(name: str) -> dict[str, Any]:
     """A parameter group of one role with one small weight."""
     weight = nn.Parameter(torch.linspace(-1, 1, torch.Size(SHAPES[name]).numel()).view(SHAPES[name]))
     p = role(weight, name, 1.0 if name in FILLED else None)  # type: ignore[arg-type]
