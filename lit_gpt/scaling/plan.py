@@ -42,7 +42,7 @@ from lit_gpt.scaling.budget import (
 from lit_gpt.scaling.decay import base_decay, check_decay, shrink_per_step
 from lit_gpt.scaling.optimizer_facts import OptimizerFacts
 from lit_gpt.scaling.rules import RULES, super_mup
-from lit_gpt.scaling.schedule import check_ends, fraction, period_end, plan_decays
+from lit_gpt.scaling.schedule import checked_ends, fraction, period_end, plan_decays
 from lit_gpt.scaling.transfer_check import checked
 
 LARGEST_BUDGET = 10**16  # as --max_tokens is bounded
@@ -130,7 +130,21 @@ def build_plan(
         context=config.block_size,
         steps=-(-(tokens - done) // batch) + (fork.step if fork else 0),
         batch_ramp=ramp,
-        schedule=_schedule(run, ends, warmup, length, ramp * batch),
+        schedule=checked_ends(
+            Schedule(
+                run.schedule or "linear",
+                warmup,
+                tokens,
+                hps.min_lr_mult,
+                run.decay or "linear",
+                run.decay_fraction,
+                plan_decays(ends, warmup, length, run.decay_fraction, run.lower_peaks, ramp * batch)
+                if run.schedule == "wsd_s" or (run.schedule == "wsd" and length)
+                else (),
+                int(run.cos_inf_tokens or 0),
+            ),
+            ramp * batch,
+        ),
         roles=roles,
         multipliers=transfer.multipliers,
         beta1=hps.beta1,
@@ -174,26 +188,6 @@ def _budgets(decay_at: Sequence[str], max_tokens: float | None, chinchilla: int,
     if max_tokens is not None and int(max_tokens) != ends[-1]:
         raise UserError(f"The last decay ends at {ends[-1]:,} tokens, which is the budget. Drop --max_tokens.")
     return ends
-
-
-def _schedule(run: RunConfig, ends: Sequence[int], warmup: float, length: int | None, batch: int) -> Schedule:
-    """The learning rate over the tokens. length: of each decay, see plan_decays. batch: tokens of the longest step.
-
-    Raises UserError for ends that cannot be.
-    """
-    several = run.schedule == "wsd_s" or (run.schedule == "wsd" and length)
-    schedule = Schedule(
-        run.schedule or "linear",
-        warmup,
-        ends[-1],
-        run.base_hps.min_lr_mult,
-        run.decay or "linear",
-        run.decay_fraction,
-        plan_decays(ends, warmup, length, run.decay_fraction, run.lower_peaks, batch) if several else (),
-        int(run.cos_inf_tokens or 0),
-    )
-    check_ends(schedule, batch)
-    return schedule
 
 
 def transfer_of(run: RunConfig, facts: OptimizerFacts, model: ModelConfig, base: ModelConfig, tokens: int) -> Transfer:
