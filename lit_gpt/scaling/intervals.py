@@ -271,7 +271,7 @@ def without_each(law: Law, fitted: Fitted, data: Data, fixed: Mapping[str, float
 
 def prediction(law: Law, draws: Draws, at: Data, level: float = LEVEL, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """(low, high) of what a new run at each of these places will show: the law's spread and the noise of one run."""
-    said = np.array([fit.curve(at) for fit in draws.fits])
+    said = np.array([(fit.run or fit.curve)(at) for fit in draws.fits])
     by = draws.sizes[:, None] * np.random.default_rng(seed).standard_normal(said.shape)
     return _ends(noisy(law, said, by), level)
 
