@@ -5,7 +5,7 @@
 
 Compute leverage is the compute that the first ladder needs for a loss, over that of another one. The JSON has the
 numbers of every law with their intervals and without each run in turn, and the leverage at the largest compute that
-both ladders have; a leverage less than two standard errors (of its logarithm) from 1 is called a tie.
+both ladders have; a leverage whose 95% interval holds 1 is called a tie.
 """
 
 from __future__ import annotations

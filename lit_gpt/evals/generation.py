@@ -144,7 +144,8 @@ def generate(
 
     stop, ended: see stream; what comes after the end of a row in a batch of longer ones is no part of its result.
     Prompts of similar length share a batch of batch_size, or of fewer where memory does not suffice, the shorter ones
-    padded on the left. Prompt i draws with seeds[i], by default seed + i.
+    padded on the left; where experts have a capacity, for which neighbours would compete, each is alone. Prompt i draws
+    with seeds[i], by default seed + i.
     Raises UserError for an empty prompt.
     """
     for i, prompt in enumerate(prompts):
@@ -153,7 +154,8 @@ def generate(
     results: list[list[int]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     device = model.head_weight().device
-    limit, start = Limit(batch_size), 0
+    experts = model.config.experts
+    limit, start = Limit(1 if experts is not None and experts.capacity is not None else batch_size), 0
     while start < len(order):
         rows = order[start : start + limit.most]
         longest = len(prompts[rows[-1]])

@@ -86,7 +86,7 @@ def score(
     if experts is not None and (experts.routing == "expert_choice" or experts.capacity is not None):
         raise UserError(
             "This model's experts choose among the tokens of a batch (expert_choice, or a capacity): what it says "
-            "about a text would depend on its neighbours. Evaluate it with --expert_capacity null."
+            "about a text would depend on its neighbours. With a capacity alone it can be judged once it is saved."
         )
     cut = [_cut(request, max_length) for request in requests]
     groups: dict[Ids, dict[Ids, None]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def load_model(
     path: run folder (its newest checkpoint), step folder, or exported file. What the model is comes from that meta,
     where ArchScale reads it off the path (departure D10). compute_dtype: default bf16 on CUDA, else fp32; weights that
     are only multiplied are stored in it, see GPT.cast_products. weights, typed: see load_weights_and_meta. extension:
-    of its context. Raises UserError when there is no model at the path.
+    of its context. Experts serve all tokens, see serving_all. Raises UserError when there is no model at the path.
     """
     tensors, meta = load_weights_and_meta(path, weights, typed)
     device = torch.device(device)
@@ -49,10 +50,24 @@ def load_model(
         compute_dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     config, multipliers = describe_model(meta, path)
     check_weights(tensors, config, path)
+    config = serving_all(config, path)
     with device:
         model = GPT(extension.of(config), multipliers, compute_dtype=compute_dtype)
     model.load_state_dict(tensors)
     return model.cast_products().eval(), meta
+
+
+def serving_all(config: ModelConfig, path: Path) -> ModelConfig:
+    """The model without a capacity of its experts, which a note says; with expert_choice it is what they take.
+
+    A capacity is a share of a batch of training. Here it would drop other tokens of a text for each batch that the text
+    is in, and of a text that is read token by token none.
+    """
+    experts = config.experts
+    if experts is None or experts.capacity is None or experts.routing == "expert_choice":
+        return config
+    print(f"note: experts of {path} serve all tokens here: expert_capacity acts in training only", file=sys.stderr)
+    return config.replace(experts=replace(experts, capacity=None))
 
 
 def device_of(given: str | None) -> torch.device:

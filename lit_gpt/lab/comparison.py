@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,8 @@ class Comparison:
     noise: of single runs, from both sides and the controls. means: the difference of means, judged by it. pairs: the
     same from runs that share both seeds, two pairs at least, else None. parted: the first step at which the training
     losses of the first two runs differ, 0 where they never do, None where they cannot be compared. apart: runs whose
-    figure is of different data. judged: settings in which their evaluations differ.
+    figure is of different data. judged: settings in which their evaluations differ. one_seed: whether repeated runs
+    share their seeds, so that the noise is that of the machine.
     """
 
     figure: str
@@ -37,6 +39,7 @@ class Comparison:
     parted: int | None
     apart: Sequence[str] = ()
     judged: Sequence[str] = ()
+    one_seed: bool = False
 
     def in_words(self) -> str:
         """What was found, in sentences."""
@@ -55,6 +58,8 @@ class Comparison:
             )
         if self.noise.free:
             lines.append(f"noise of a single run: {self.noise.deviation:.4g}, {degrees(self.noise.free)}")
+            if self.one_seed:
+                lines.append("warning: the repeated runs share their seeds, so this is not the noise of seeds")
         else:
             lines.append("Give repeated runs as --control, or several seeds of each side, to know the noise.")
         if self.pairs:
@@ -71,7 +76,8 @@ class Comparison:
 def compare(a: Sequence[Run], b: Sequence[Run], controls: Sequence[Run], figure: str = "loss") -> Comparison:
     """controls: runs whose differences are noise, in groups that differ in their seeds alone.
 
-    Raises UserError for a side of several configurations, and for runs that did not finish or lack the figure.
+    Raises UserError for a side of several configurations, for copies of a run among its repetitions, and for runs that
+    did not finish or lack the figure.
     """
     for side in (a, b):
         if len(groups_of(side)) > 1:
@@ -84,11 +90,14 @@ def compare(a: Sequence[Run], b: Sequence[Run], controls: Sequence[Run], figure:
         if run.state != FINISHED:
             raise UserError(f"The run {run.name} is not finished ({run.state}). Finish it, or leave it out.")
     first, second = column(a, figure).tolist(), column(b, figure).tolist()
-    noise = pooled([column(group, figure).tolist() for group in _repeats(a, b, controls)])
+    repeats = [group for group in _repeats(a, b, controls) if len(group) > 1]
+    _check_copies(repeats)
+    noise = pooled([column(group, figure).tolist() for group in repeats])
     apart = different([*a, *b], JUDGED_BY[figure]) if figure in JUDGED_BY else []
     means = difference(first, second, noise)
     judged, parted = other_settings([*a, *b], figure), _parted(a[0], b[0])
-    return Comparison(figure, first, second, noise, means, _pairs(a, b, figure), parted, apart, judged)
+    pairs, one_seed = _pairs(a, b, figure), any(map(_share_seeds, repeats))
+    return Comparison(figure, first, second, noise, means, pairs, parted, apart, judged, one_seed)
 
 
 def _repeats(a: Sequence[Run], b: Sequence[Run], controls: Sequence[Run]) -> list[list[Run]]:
@@ -100,6 +109,24 @@ def _repeats(a: Sequence[Run], b: Sequence[Run], controls: Sequence[Run]) -> lis
     others = [run for run in controls if not run.folder or run.folder.resolve() not in given]
     alike = len(groups_of([*a, *b])) == 1
     return [list(a), list(b), *groups_of(others)] if alike else groups_of([*a, *b, *others])
+
+
+def _check_copies(repeats: Sequence[Sequence[Run]]) -> None:
+    """Raise UserError for runs of equal numbers, also of speed and time: a copied folder says nothing of the noise."""
+    for group in repeats:
+        first: dict[Any, Run] = {}
+        for run in group:
+            other = first.setdefault(tuple(sorted(run.numbers.items())), run)
+            if other is not run:
+                raise UserError(
+                    f"{run.name} equals {other.name} in every number, as a copy does, and says nothing of the noise. "
+                    "Give one of them."
+                )
+
+
+def _share_seeds(group: Sequence[Run]) -> bool:
+    seeds = [tuple(run.value(seed) for seed in SEEDS) for run in group]
+    return len({one for one in seeds if None not in one}) < sum(None not in one for one in seeds)
 
 
 def _pairs(a: Sequence[Run], b: Sequence[Run], figure: str) -> Difference | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,8 @@ from lit_gpt.lab.figures import Look, along, dress, legend, looks, panels, shown
 from lit_gpt.lab.fit_report import Report
 from lit_gpt.lab.runs import Run, column
 from lit_gpt.metrics.figures import short
-from lit_gpt.scaling.leverage import Leverage, compute_leverage
+from lit_gpt.scaling.intervals import draw
+from lit_gpt.scaling.leverage import Leverage, Resampled, compute_leverage
 
 SIZES = 3  # different values of x, which a law of three numbers needs
 
@@ -35,14 +38,24 @@ def too_few(runs: Sequence[Run], x: str) -> str | None:
 def leverages(reports: Mapping[str, Report]) -> dict[str, Leverage]:
     """Of every group but the first, over the compute that both have; the last place is the largest."""
     base, *_ = reports.values()
+    resampled = [_resampled(report, seed) for seed, report in enumerate(reports.values())]
     found = {}
-    for group, other in list(reports.items())[1:]:
+    for (group, other), drawn in list(zip(reports.items(), resampled))[1:]:
         seen = [report.sample.data["x"] for report in (base, other)]
         low, high = max(map(np.min, seen)), min(map(np.max, seen))
         compute = np.geomspace(low, high, STEPS) if low < high else seen[1].max(keepdims=True)
-        draws = (base.draws.fits, other.draws.fits) if base.draws and other.draws else None
+        draws = (resampled[0], drawn) if resampled[0] and drawn else None
         found[group] = compute_leverage(base.fitted, other.fitted, compute, draws, other.level)
     return found
+
+
+def _resampled(report: Report, seed: int) -> Resampled | None:
+    """A law's draws with noise of one size, each from a seed of its own: equal draws of two ladders would cancel."""
+    if report.draws is None:
+        return None
+    samples, noise = len(report.draws.fits) + report.draws.skipped, replace(report.noise, freedom=math.inf)
+    found = draw(report.law, report.fitted, report.sample.data, report.fixed, noise, samples, seed)
+    return Resampled(found.fits, report.noise.freedom)
 
 
 def _told(found: Leverage) -> dict[str, Any]:

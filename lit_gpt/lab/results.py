@@ -56,6 +56,9 @@ class Ended(NamedTuple):
 def verdict(rows: Sequence[Row], output: Path, metric: str) -> str:
     """Which setting is best, over its seeds, and which are ties: the 95% interval of the difference holds 0.
 
+    Of several differences the intervals are wider, 95% for all together. With 95% for each, noise alone sets some of
+    ten equal settings apart from the lowest in 56% of studies, and a given one in 13%; with these, in 12% and 2%.
+
     Settings that all have the same seeds are compared seed by seed, for runs of one seed see the same data in the same
     order. Else the standard deviation between seeds is pooled over all settings that have several. "" where there is
     one setting.
@@ -76,12 +79,12 @@ def verdict(rows: Sequence[Row], output: Path, metric: str) -> str:
     if not noise.free:
         unknown = "There is one seed of each setting, so nobody knows which differences are noise."
         return f"lowest: {best[0].name}. {unknown}"
-    losses = [run.loss for run in best]
-    tied = [group[0].name for group in others if difference(losses, [run.loss for run in group], noise).is_tie]
+    gaps = {group[0].name: difference([r.loss for r in best], [r.loss for r in group], noise) for group in others}
+    tied = [name for name, gap in gaps.items() if gap.ties(len(others))]
     return (
         f"lowest: {best[0].name}, mean {_mean(best):.4f} of {_seeds(best)}; standard deviation of a seed "
         f"{noise.deviation:.4f} ({degrees(noise.free)}), pooled over settings, since they do not share their seeds one "
-        f"by one. {_ties(tied)}"
+        f"by one. {_ties(tied, len(others))}"
     )
 
 
@@ -94,11 +97,11 @@ def share_seeds(groups: Iterable[Sequence[Ended]]) -> bool:
 def _seed_by_seed(best: Sequence[Ended], others: Sequence[Sequence[Ended]]) -> str:
     """The verdict on settings that share their seeds; what a seed does to all settings is no noise."""
     fit = fit_blocks({(group[0].name, run.seeds): run.loss for group in (best, *others) for run in group})
-    tied = [group[0].name for group in others if fit.between(best[0].name, group[0].name).is_tie]
+    tied = [group[0].name for group in others if fit.between(best[0].name, group[0].name).ties(len(others))]
     return (
         f"mean {_mean(best):.4f} of {_seeds(best)}. All settings have the same seeds, and runs of one seed see the "
         "same data in the same order, so settings are compared seed by seed: standard deviation of a run beside the "
-        f"others of its seed {fit.noise.deviation:.4f} ({degrees(fit.noise.free)}). {_ties(tied)}"
+        f"others of its seed {fit.noise.deviation:.4f} ({degrees(fit.noise.free)}). {_ties(tied, len(others))}"
     )
 
 
@@ -110,7 +113,8 @@ def _seeds(group: Sequence[Ended]) -> str:
     return f"{len(group)} seed{'s' * (len(group) > 1)}"
 
 
-def _ties(tied: Sequence[str]) -> str:
+def _ties(tied: Sequence[str], others: int) -> str:
     if not tied:
         return "All others are above it by more than noise."
-    return f"Ties with it, as the 95% interval of the difference holds 0: {', '.join(tied)}."
+    interval = "the 95% interval" if others == 1 else "the interval (95% for all settings together)"
+    return f"Ties with it, as {interval} of the difference holds 0: {', '.join(tied)}."

@@ -155,9 +155,9 @@ def _plain(inputs: Inputs) -> tuple[Tensor, Tensor]:
 def _chunks(x_BTX: Tensor, chunk: int) -> Tensor:
     """(B, M, L, ...). What is padded belongs to the last document, decays nothing, adds nothing.
 
-    Documents are padded with the last id, everything else with zeros.
+    Documents, which are whole numbers, are padded with the last id, everything else with zeros.
     """
-    fill = x_BTX[:, -1:] if x_BTX.dtype == torch.long else torch.zeros_like(x_BTX[:, -1:])
+    fill = torch.zeros_like(x_BTX[:, -1:]) if x_BTX.is_floating_point() else x_BTX[:, -1:]
     padding = fill.expand(-1, -x_BTX.shape[1] % chunk, *x_BTX.shape[2:])
     return torch.cat([x_BTX, padding], dim=1).unflatten(1, (-1, chunk))
 

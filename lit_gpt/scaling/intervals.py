@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from lit_gpt.errors import UserError
-from lit_gpt.scaling._fit_data import by_chance, chi_square_beyond
+from lit_gpt.scaling._fit_data import ROUNDING, by_chance, chi_square_beyond
 from lit_gpt.scaling.law import RUN, Data, Fitted, Law
 
 Fit = TypeVar("Fit")
@@ -271,7 +271,7 @@ def without_each(law: Law, fitted: Fitted, data: Data, fixed: Mapping[str, float
 
 def prediction(law: Law, draws: Draws, at: Data, level: float = LEVEL, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """(low, high) of what a new run at each of these places will show: the law's spread and the noise of one run."""
-    said = np.array([fit.curve(at) for fit in draws.fits])
+    said = np.array([(fit.run or fit.curve)(at) for fit in draws.fits])
     by = draws.sizes[:, None] * np.random.default_rng(seed).standard_normal(said.shape)
     return _ends(noisy(law, said, by), level)
 
@@ -304,7 +304,9 @@ def lack_of_fit(law: Law, fitted: Fitted, data: Data, noise: float | None = None
     means = np.array([left[groups == i].mean() for i in range(places)])
     pure = float(((left - means[groups]) ** 2).sum())
     size = math.sqrt(pure / beyond) if beyond else math.nan
-    if beyond and places > fitted.free:
+    # Repetitions that differ by rounding alone are copies, or of one seed, and would reject every law.
+    differ = pure > beyond * (ROUNDING * (1.0 if law.relative else float(np.mean(data[law.explains])))) ** 2
+    if differ and places > fitted.free:
         chance = by_chance(pure, squares, places - fitted.free, int(beyond))
         words = f"against {len(left)} runs at {places} places, equal runs differ by {size:.4g}"
     elif noise is not None and len(left) > fitted.free:

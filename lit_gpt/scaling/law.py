@@ -25,7 +25,8 @@ class Fitted:
     curve: the explained column at other columns, (n,), NaN where the law says nothing. free: how many numbers the data
     determined. notes: what the numbers cannot say, in words. place: the columns that a budget of --predict means, such
     as the N and D of least loss. tables: title -> rows of cells, the first one of names, such as the optimum of each
-    budget.
+    budget. run: of a resample, what a new run would show but for the noise of the explained column, (n,), where the law
+    reads something that differs between runs, too; None where that is the curve.
     """
 
     numbers: Mapping[str, float]
@@ -35,6 +36,7 @@ class Fitted:
     place: Callable[[float], Data] | None = None
     points: Data | None = None
     tables: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
+    run: Callable[[Data], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)

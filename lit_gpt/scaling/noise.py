@@ -53,7 +53,11 @@ class Difference:
     @property
     def is_tie(self) -> bool:
         """Whether its interval holds 0; also where that is not known."""
-        return not self.is_known or abs(self.value) <= self.half()
+        return self.ties()
+
+    def ties(self, among: int = 1) -> bool:
+        """The same, of one of so many differences, all of whose intervals together hold the truth (Bonferroni)."""
+        return not self.is_known or abs(self.value) <= self.half(1 - (1 - LEVEL) / among)
 
     @property
     def errors(self) -> float:

@@ -150,7 +150,10 @@ def main(argv: list[str]) -> int:
                 members, lowest[group] = lowest_per(members, values.lowest_per, reads[law.explains])
             reports[group], out[group] = _fitted(values, law, sample(law, members, reads), fixed)
         except UserError as error:
-            raise UserError(f"{values.group} {group}: {error}" if group else str(error)) from error
+            words = f"{values.group} {group}: {error}" if group else str(error)
+            raise UserError(
+                " ".join([words, *(f"{note[0].upper()}{note[1:].rstrip('.')}." for note in left)])
+            ) from error
     guesses = {group: [r.at_budget(b) for b in values.predict] for group, r in reports.items()}
     for group, report in reports.items():
         title = f"{values.group} {group}\n\n" if group else ""

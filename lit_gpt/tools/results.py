@@ -146,7 +146,8 @@ def plot(rows: Sequence[Row], path: Path) -> Path:
             line = {"color": look[name].color, "marker": look[name].marker, "linestyle": "-" if over_length else ""}
             panel.errorbar(list(map(_place, own)), values, yerr=errors, capsize=3, label=name, **line)
         _scale(panel, sorted({row.length for row in here if row.length}))
-        panel.set_ylabel(f"{kind[0]}: {kind[1].rstrip('@')}")
+        bars = "\n(bars: standard error)" if any(row.metric.stderr for row in here) else ""
+        panel.set_ylabel(f"{kind[0]}: {kind[1].rstrip('@')}{bars}")
         panel.grid(alpha=0.3)
     for panel in panels.flat[len(kinds) :]:
         panel.set_axis_off()

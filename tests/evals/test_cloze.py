@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from itertools import pairwise
@@ -48,6 +49,18 @@ def test_choices_are_what_they_say(judged, held_out):
         for i, choice in enumerate(q.choices):
             assert len(judged.encode(q.context + choice)) - len(judged.encode(q.context)) == LENGTH
             assert any(choice in text for j, text in enumerate(texts) if (j in own) == (i == q.answer))
+
+
+def test_a_model_that_says_nothing_is_at_chance(judged, held_out):
+    """With a zero head, as before the first step, all choices are as likely, and every answer counted as right."""
+    nothing = copy.copy(judged)
+    nothing.model = copy.deepcopy(judged.model)
+    with torch.no_grad():
+        nothing.model.head_weight().zero_()
+    asked = make(judged, options(held_out))["choice"]
+    found = evaluate(nothing, options(held_out)).metrics
+    assert found["choice_acc"].value == sum(q.answer == 0 for q in asked) / len(asked) < 0.6
+    assert found["choice_p"].value == pytest.approx(0.25)
 
 
 def test_names_are_what_they_say(judged, held_out):

@@ -10,6 +10,7 @@ from small_models import LENGTH, VARIED, model_of, optioned, small, tokens
 
 from lit_gpt.evals.decoding import Decoder
 from lit_gpt.model import GPT
+from lit_gpt.ops.ssd import CHUNK
 
 PADDED = (0, 5)  # tokens of padding in each of the two rows
 
@@ -31,6 +32,20 @@ def test_prompts_of_two_lengths_continue_as_each_does_alone(family: str) -> None
     found = torch.cat(prefilled(model, x, doc_ids, last_only=True), dim=1)
     for i, pad in enumerate(PADDED):
         alone = model(x[i : i + 1, pad:]).logits[:, -4:]
+        torch.testing.assert_close(found[i : i + 1], alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["mamba2", "sambay2", "sambay", "gdn", "gla_1b", "retnet", "kda", "deltanet_1b"])
+@torch.no_grad()
+def test_padded_prompts_of_several_chunks(family: str) -> None:
+    """Mamba-2's state after a padded prompt of more than 64 tokens was lost on a CPU."""
+    length, more, pads = 2 * CHUNK + 9, 3, (0, 70)
+    model = model_of(small(family).replace(block_size=length))
+    x, decoder = tokens(2, length), Decoder(model, 2, length)
+    ids = torch.stack([(torch.arange(length - more) >= pad).int() for pad in pads])
+    found = torch.cat([decoder(x[:, :-more], ids, last_only=True), decoder(x[:, -more:])], dim=1)
+    for i, pad in enumerate(pads):
+        alone = model(x[i : i + 1, pad:]).logits[:, -more - 1 :]
         torch.testing.assert_close(found[i : i + 1], alone, rtol=1e-5, atol=1e-5)
 
 

@@ -200,6 +200,9 @@ def test_proofpile_of_another_tokenizer(trained, tmp_path, capsys):
     np.full(9, 1, "<u2").tofile(tmp_path / "short.bin")
     assert run("proofpile", trained, "--data_path", tmp_path / "short.bin", "--seq_length", 40) == 2
     assert "has 9 tokens, too few for a window of 40" in capsys.readouterr().err
+    np.save(tmp_path / "none.npy", np.empty(0, np.int64))
+    assert run("proofpile", trained, "--data_path", tmp_path / "none.npy", "--seq_length", 40) == 2
+    assert "of shape (0,); one row of whole numbers is needed" in capsys.readouterr().err
 
 
 def test_error_of_a_share():

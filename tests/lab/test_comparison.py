@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,18 @@ def test_pairs_and_the_first_step_that_differs(tmp_path: Path) -> None:
     assert "so they decide: +0.1000" in found.in_words() and "so they decide" not in compare(a, b[:2], []).in_words()
     assert found.parted == 2 and compare(a, a, []).parted == 0
     assert "same to the last digit" in compare(a, a, []).in_words()
+
+
+def test_copies_and_runs_of_one_seed_are_no_noise_of_seeds(tmp_path: Path) -> None:
+    """A copied folder made every difference "more than noise", of infinitely many standard errors."""
+    a, b = side(tmp_path / "a", 2.0), side(tmp_path / "b", 2.0001, depth=3)
+    shutil.copytree(tmp_path / "a" / "a_1", tmp_path / "copy")
+    with pytest.raises(UserError, match="copy equals a_1 in every number"):
+        compare(a, b, read_runs([tmp_path / "copy"]))
+    (tmp_path / "copy" / "summary.json").write_text(json.dumps({**SUMMARY, "time/train": 41.0}))
+    again = compare(a, b, read_runs([tmp_path / "copy"]))
+    assert again.one_seed and "warning: the repeated runs share their seeds" in again.in_words()
+    assert "share their seeds" not in compare(a, b, side(tmp_path / "c", 2.0, 2.1)[1:]).in_words()
 
 
 def test_what_cannot_be_compared(tmp_path: Path) -> None:

@@ -26,9 +26,11 @@ def inputs(length: int = T, seed: int = 0, dtype: torch.dtype = torch.float64) -
 
 
 def documents(length: int = T) -> Tensor:
-    """Boundaries inside chunks, at a chunk's edge, and a document over several chunks."""
+    """Boundaries inside chunks, at a chunk's edge, and a document over several chunks. In int32, as models have them:
+    the last chunk was padded with document 0, and the state after it was lost.
+    """
     t = torch.arange(length)
-    return torch.stack([(t > 4).long() + (t >= CHUNK).long() + (t > T - 3).long(), 7 + (t > 5).long()])
+    return torch.stack([(t > 4).int() + (t >= CHUNK).int() + (t > T - 3).int(), 7 + (t > 5).int()])
 
 
 def naive(x, dt, A, B, C, D, dt_bias, doc_ids=None, state=None) -> tuple[Tensor, Tensor]:

@@ -41,9 +41,18 @@ def test_it_finds_what_was_put_in(tmp_path: Path, capsys: pytest.CaptureFixture[
         # Six squares of 0.004 over four degrees of freedom, whose quantile of Student's t at 0.975 is 2.776.
         half = 2.776 * 0.004 * math.sqrt(6 / 4) * math.sqrt(2 / 3)
         assert smear["half_loss"] == pytest.approx(half, rel=1e-3)
-        assert smear["half_time_percent"] == pytest.approx(100 * half, rel=1e-3)
+        assert smear["half_time_percent"] == pytest.approx(100 * half * 1000 / 1010, rel=1e-3)
     assert "| token_smear | 3 | 1.5300 | +0.0300 +- 0.0111 | -1.0 +- 1.1 |" in shown
     assert 10_000 < (tmp_path / "found.png").stat().st_size < 300_000
+
+
+def test_a_model_of_half_the_speed_has_twice_the_error(tmp_path: Path) -> None:
+    """The error of the logarithm of the time was taken for that of percent."""
+    path = study(tmp_path / "a.csv", put_in=PUT_IN | {"backout": (1.501, 500.0)})
+    assert exit_code(plot.main, [str(path), "--output", str(tmp_path / "found.png")]) == 0
+    found = {one["idea"]: one for one in json.loads((tmp_path / "found.json").read_text())["baseline"]}
+    assert found["backout"]["time_percent"] == pytest.approx(100)
+    assert found["backout"]["half_time_percent"] == pytest.approx(2 * 1.01 * found["token_smear"]["half_time_percent"])
 
 
 def test_other_names_and_a_study_without_a_control_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -149,6 +149,8 @@ def test_a_law_that_misses_is_said() -> None:
     assert lack_of_fit(POWER, fitted, single) is None
     given = lack_of_fit(POWER, fitted, single, noise=0.002)
     assert given is not None and given.chance > 0.001 and "given noise 0.002" in given.words
+    copies = {name: np.repeat(column, 3) for name, column in single.items()}
+    assert lack_of_fit(POWER, POWER.fit(copies, {}), copies) is None, "runs of one seed rejected every law"
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 8, 41])

@@ -119,6 +119,23 @@ def test_isoflop_asks_for_a_bracketed_optimum() -> None:
         law_named("isoflop").fit(one, {})
 
 
+def test_a_budget_whose_compute_drifts_with_the_size_keeps_its_parabola_and_is_said() -> None:
+    """As FLOPs with the head do at one 6 N D. The runs at the ends were compared with the law over budgets, so that the
+    noise was fifty times what it is, and nothing said that these are no runs of one budget.
+    """
+    data = isoflops(budgets=3, reach=3.0)
+    law, noise = law_named("isoflop"), 0.003 * np.random.default_rng(0).standard_normal(15)
+    drifts = {**data, "C": data["C"] * np.tile(1.12 ** np.arange(5), 3), "L": data["L"] + noise}
+    found = law.fit(drifts, {})
+    left = [
+        budget - np.polyval(np.polyfit(np.log(n), budget, 2), np.log(n))
+        for n, budget in zip(np.split(drifts["N"], 3), np.split(drifts["L"], 3))
+    ]
+    assert noise_of(law, found, drifts).size == pytest.approx(np.linalg.norm(left) / math.sqrt(15 - 9))
+    assert sum("differ in compute by a factor of 1.57" in note for note in found.notes) == 3
+    assert not any("differ in compute" in note for note in law.fit(data, {}).notes)
+
+
 def test_envelope_finds_the_allocation() -> None:
     """Sizes are steps, so the envelope of twelve of them is near the truth only."""
     found = law_named("envelope").fit(curves(), {})

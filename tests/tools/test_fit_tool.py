@@ -115,6 +115,16 @@ def test_what_is_refused(words: str, says: str, ladder: Path, capsys: pytest.Cap
     assert says in error and error.count("\n") == 1
 
 
+def test_a_refusal_says_which_runs_were_left_out(ladder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table whose states are words of another program looked as if its runs had not been read."""
+    header, *lines = ladder.read_text().split()
+    states = ["finished" if i < 4 else "success" for i in range(len(lines))]
+    ladder.write_text("\n".join([f"{header},state", *(f"{line},{state}" for line, state in zip(lines, states))]))
+    assert exit_code(main, [str(ladder), "--law", "power", "--x", "tokens"]) == 2
+    error = capsys.readouterr().err
+    assert "This fit needs 3 different x" in error and "Left out: 8 runs that did not finish: d12s1" in error
+
+
 def test_a_grid_of_rates_is_fitted_to_its_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As `make study` does: three sizes, two numbers, and the largest size is asked for."""
     lines = ["name,depth,flops,tokens,lr,loss"]

@@ -171,7 +171,10 @@ def _near_answer(asked: Request) -> np.ndarray:
 def _choice(question: Question, scores: Sequence[Score]) -> dict[str, float]:
     per_token = [score.total / len(score.log_p) for score in scores]
     right = per_token[question.answer]
-    return {"acc": float(right == max(per_token)), "p": softmax(per_token)[question.answer], "nats": -right}
+    said = per_token.index(
+        max(per_token)
+    )  # the first of equal ones, as lm-eval does: all are, of a model with a zero head
+    return {"acc": float(said == question.answer), "p": softmax(per_token)[question.answer], "nats": -right}
 
 
 def _name(question: Question, scores: Sequence[Score]) -> dict[str, float]:

@@ -157,7 +157,7 @@ def read_tokens(path: Path, vocab_size: int) -> np.ndarray:
         raise UserError(
             f"{path} cannot be read as tokens ({error}). Make it with scripts/prepare_proofpile.py."
         ) from error
-    if tokens.ndim != 1 or tokens.dtype.kind not in "ui":
+    if tokens.ndim != 1 or tokens.dtype.kind not in "ui" or not len(tokens):
         raise UserError(f"{path} holds {tokens.dtype} of shape {tokens.shape}; one row of whole numbers is needed.")
     lowest, highest = int(tokens.min()), int(tokens.max())  # each reads the whole file
     if not 0 <= lowest <= highest < vocab_size:

@@ -91,6 +91,12 @@ def _notes(
             side = "smaller" if found.ln_n[0, i] <= ln_n.mean() else "larger"
             where = f"add {side} models" if found.curvature[0, i] > 0 else "its losses have no minimum in ln N"
             notes.append(f"the optimum of the budget {budget.flops:.3g} is not bracketed ({where}): it was left out")
+    for budget in chosen:
+        if (times := float(np.ptp(np.log(data["C"][budget.rows])))) > APART:
+            notes.append(
+                f"the runs of the budget {budget.flops:.3g} differ in compute by a factor of {math.exp(times):.3g}, "
+                "which moves its optimum: choose others, or the column that is one for them (--x C=flops_6nd)"
+            )
     if sum(inside) == 2:
         notes.append(
             "two budgets are on any power law, and without an offset (--fix c=1.7) L* falls for ever: add budgets"
@@ -131,12 +137,12 @@ def _fitted(
     tables: Mapping[str, Sequence[Sequence[str]]] | None = None,
 ) -> Fitted:
     numbers = {name: float(value) for name, value in zip(NAMES, values)}
-    parabolas = [(b.flops, np.polyfit(np.log(data["N"][b.rows]), losses[b.rows], 2)) for b in used]
+    parabolas = [(data["C"][b.rows], np.polyfit(np.log(data["N"][b.rows]), losses[b.rows], 2)) for b in used]
 
     def curve(at: Data) -> np.ndarray:
-        said = least_loss(numbers, at["C"])
+        said, ln_c = least_loss(numbers, at["C"]), np.log(at["C"])
         for flops, parabola in parabolas:
-            of = np.abs(np.log(at["C"] / flops)) < APART
+            of = (ln_c > np.log(flops.min()) - APART / 2) & (ln_c < np.log(flops.max()) + APART / 2)
             said = np.where(of, np.polyval(parabola, np.log(at["N"])), said)
         return said
 

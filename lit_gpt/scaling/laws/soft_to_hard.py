@@ -29,7 +29,10 @@ def _stages(data: Data, fixed: Mapping[str, float]) -> tuple[PowerLaw, Sigmoid]:
 def _many(
     fitted: Fitted, data: Data, fixed: Mapping[str, float], hard: np.ndarray, counts: np.ndarray
 ) -> list[Fitted | None]:
-    """Both stages with new noise of their own: the soft figures differ from their law by their residuals' spread."""
+    """Both stages with new noise of their own: the soft figures differ from their law by their residuals' spread.
+
+    So does that of a new run, of which a budget says nothing else.
+    """
     first, second = _stages(data, fixed)
     soft, rng = data["soft"], np.random.default_rng(0)
     freedom = max(len(soft) - 3 + ("c" in fixed), 1)
@@ -37,17 +40,23 @@ def _many(
     moved = np.maximum(first(data["x"]) + spread * rng.standard_normal(hard.shape), 1e-9)
     firsts = power_laws(data["x"], moved, counts, offset=fixed.get("c"))
     seconds = refit(second, soft, hard, counts, "floor" in fixed)
-    return [_fitted(*both, fixed) for both in zip(firsts, seconds)]
+    misses = spread[:, 0] * rng.standard_normal(len(hard))
+    return [_fitted(one, two, fixed, miss) for one, two, miss in zip(firsts, seconds, misses.tolist())]
 
 
-def _fitted(first: PowerLaw, second: Sigmoid, fixed: Mapping[str, float]) -> Fitted:
+def _fitted(first: PowerLaw, second: Sigmoid, fixed: Mapping[str, float], miss: float = 0.0) -> Fitted:
+    """miss: how far the soft figure of a new run is from its law."""
+
     def curve(data: Data) -> np.ndarray:
         return second(data["soft"] if "soft" in data else first(data["x"]))
+
+    def run(data: Data) -> np.ndarray:
+        return second(data["soft"] if "soft" in data else first(data["x"]) + miss)
 
     def place(x: float) -> Data:
         return {"x": np.array([x])}
 
-    return Fitted(_numbers(first, second), curve, 3 - ("floor" in fixed), place=place)
+    return Fitted(_numbers(first, second), curve, 3 - ("floor" in fixed), place=place, run=run)
 
 
 def _numbers(first: PowerLaw, second: Sigmoid) -> dict[str, float]:
