@@ -27,6 +27,7 @@ from typing import Any
 from lit_gpt.config.command import run_command
 from lit_gpt.config.parsers import PlainParser
 from lit_gpt.errors import UserError
+from lit_gpt.lab.figures import looks
 from lit_gpt.metrics.figures import save, subplots
 from lit_gpt.metrics.labels import axis_label
 from lit_gpt.metrics.summary import read_metrics
@@ -37,7 +38,12 @@ SWEEP = Path(__file__).resolve().parents[1] / "launch_scripts" / "sweep.py"
 BUDGETS = (0.5, 1.0, 2.0, 4.0)  # in units
 SHARE = 4  # a decay takes one part in so many of its budget
 LOSS = "metric/val_loss@1x"
-WAYS = {"fresh": "run of this budget", "fork": "fork of the trunk", "wsd_s": "one run, four decays", "trunk": "trunk"}
+WAYS = {
+    "fresh": "run of this budget",
+    "fork": "fork of the trunk",
+    "wsd_s": "one run, four decays",
+    "trunk": "trunk, not decayed",
+}
 Losses = dict[str, dict[int, dict[float, float]]]  # way -> seed -> budget -> loss
 
 
@@ -133,19 +139,20 @@ def compared(losses: Losses) -> dict[str, dict[str, dict[str, float]]]:
 def draw(rows: dict[str, dict[str, dict[str, float]]], unit: int, path: Path) -> None:
     """Loss over the budget, and how far the runs that decayed are from fresh ones."""
     figure, ((left, right),) = subplots(11, 4.2, 1, 2)
-    for index, (way, cells) in enumerate(rows.items()):
+    drawn = [way for way in rows if not way.startswith("wsd_s, ")]  # an average over decays of one run says little
+    for way, look in zip(drawn, looks(len(drawn))):  # of one way in both panels
+        cells = rows[way]
         kind, _, average = way.partition(", ")
-        color = f"C{index}"  # of one way in both panels
-        x, label = [float(budget) for budget in cells], ", ".join([WAYS[kind], *([average] if average else [])])
-        if kind == "trunk" or not average:
-            line = "--" if kind == "trunk" else "-"
-            left.plot(x, [c["loss"] for c in cells.values()], line, marker="o", markersize=4, color=color, label=label)
+        x, label = [float(budget) for budget in cells], f"trunk, {average}" if average else WAYS[kind]
+        line, style = "--" if kind == "trunk" else "-", {"color": look.color, "marker": look.marker, "label": label}
+        left.plot(x, [c["loss"] for c in cells.values()], line, markersize=5, alpha=0.8, **style)
         if kind in ("fork", "wsd_s") and not average:
             errors = [0.0 if math.isnan(c["standard_error"]) else c["standard_error"] for c in cells.values()]
             bias = [c["bias"] for c in cells.values()]
-            right.errorbar(x, bias, errors, marker="o", capsize=3, color=color, label=label)
+            right.errorbar(x, bias, errors, capsize=3, **style)
     right.axhline(0, color="black", linewidth=0.8)
-    for axes, label in ((left, axis_label(LOSS)), (right, "loss minus that of a fresh run (nats per token)")):
+    difference = "loss minus that of a run of this budget\n(nats per token; bars: one standard error)"
+    for axes, label in ((left, axis_label(LOSS)), (right, difference)):
         axes.set_xscale("log", base=2)
         axes.set_xticks(BUDGETS, [f"{budget:g}" for budget in BUDGETS])
         axes.set_xlabel(f"budget (units of {unit / 1e6:.3g}M training tokens)")

@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 from lit_gpt.config.command import run_command
 from lit_gpt.config.parsers import PlainParser
 from lit_gpt.errors import UserError
-from lit_gpt.lab.figures import COLORS, SMALL, dress, panels, write
+from lit_gpt.lab.figures import SMALL, dress, panels, write
 from lit_gpt.lab.run_files import FINISHED
 from lit_gpt.lab.runs import Run, read_runs
+from lit_gpt.metrics.figures import COLORS
 from lit_gpt.scaling.noise import Difference, in_blocks
 
 SAME_BUDGET = 1.01  # the last step of a run may be a part of a batch longer than that of another

@@ -29,13 +29,11 @@ class Panel(NamedTuple):
     log: bool
 
 
-POSITION = "position in a window of one document (tokens), from half of it on"
+POSITION = "positions from half of this number up to it (tokens)"
 PANELS = (
     Panel("bpb", "families", POSITION, "bits per byte of held-out text", True),
-    Panel("bpb", "differences", POSITION, "bits per byte, less those of the first family", True),
-    Panel(
-        "name_acc", "families", "tokens since the name was last read, at most", "share of names predicted right", True
-    ),
+    Panel("bpb", "differences", POSITION, "bits per byte, less those of {base}", True),
+    Panel("name_acc", "families", "tokens since the name was read (at most)", "share of names predicted right", True),
     Panel("nats", "families", "entries of the phonebook", "cost of the right number (nats per token)", False),
 )
 SPREAD = 0.02  # families stand a little beside each other, so that their bars can be told apart
@@ -72,7 +70,7 @@ def draw(found: dict[str, Any], path: Path) -> list[Path]:
         if panel.of == "differences":
             axis.axhline(0, color="black", linewidth=0.8)
         axis.set_xlabel(panel.x, fontsize=9)
-        axis.set_ylabel(panel.y, fontsize=9)
+        axis.set_ylabel(panel.y.format(base=families[0]), fontsize=9)
         axis.grid(alpha=0.3)
     axes[0, 0].legend(fontsize=8)
     return write(figure, path)

@@ -19,11 +19,11 @@ from statistics import fmean
 from lit_gpt.config.command import run_command
 from lit_gpt.config.parsers import PlainParser
 from lit_gpt.errors import UserError
-from lit_gpt.lab.figures import COLORS, write
+from lit_gpt.lab.figures import write
 from lit_gpt.lab.run_files import FINISHED, RunFiles
 from lit_gpt.lab.runs import run_folders
 from lit_gpt.metrics.curve import series
-from lit_gpt.metrics.figures import count_tokens, subplots
+from lit_gpt.metrics.figures import COLORS, count_tokens, subplots
 from lit_gpt.metrics.labels import TOKENS, axis_label
 from lit_gpt.metrics.summary import read_metrics
 

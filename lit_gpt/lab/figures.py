@@ -16,15 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lit_gpt.lab.fit_steps import words
-from lit_gpt.metrics.figures import count_tokens, counted, png, short, spaced, subplots
+from lit_gpt.metrics.figures import COLORS, count_tokens, counted, png, short, spaced, subplots
 from lit_gpt.metrics.summary import jsonable
 from lit_gpt.utils.files import told, write_bytes, write_text
 
 COLUMN, PAGE = 3.3, 6.8  # inches: one column of a paper, and two
 DPI, COARSE = 300, 130  # pixels per inch: what journals ask for, and of figures wider than a page
 LETTERS, SMALL = 8, 7  # points, of labels and of numbers at ticks
-# Okabe and Ito, "Color universal design" (2008): told apart by all eyes. Yellow is left out, as white paper hides it.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*X<>hp"
 LISTED = 12  # entries of a legend, of which there may be more in the JSON file
 LONGEST = 30  # letters of a name in a legend

@@ -89,9 +89,10 @@ def _marks(top: Any, report: Report, places: Data, y: np.ndarray, color: str, sh
 
 def _labels(top: Any, bottom: Any, first: Report) -> None:
     bottom.set_xlabel(broken(words_of_x(first), 74))
-    top.set_ylabel(broken(first.sample.words(first.law.explains), 40))
-    unit = "share)" if first.law.relative else first.sample.words(first.law.explains).partition(" (")[2]
-    bottom.set_ylabel(broken(f"run - law{unit and ' ('}{unit}", 16))
+    explained = first.sample.words(first.law.explains)
+    top.set_ylabel(broken(explained, 40))
+    _, bracket, unit = (explained if not first.law.relative else " (share)").partition(" (")
+    bottom.set_ylabel(broken("run - law" + bracket + unit, 16))
     bottom.axhline(0, color="black", linewidth=0.8)
     top.set_title(f"{first.name}: {first.law.formula.split(';')[0]}", fontsize=9)
     low, high = top.get_xlim()

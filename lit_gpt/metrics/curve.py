@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lit_gpt.errors import UserError, did_you_mean
-from lit_gpt.metrics.figures import count_tokens, save, short, spaced, subplots
+from lit_gpt.metrics.figures import COLORS, count_tokens, save, short, spaced, subplots
 from lit_gpt.metrics.labels import STEPS, TOKENS, axis_label
 from lit_gpt.metrics.summary import read_metrics
 from lit_gpt.utils.files import read_object
@@ -87,8 +87,8 @@ def draw_overlay(
 
     width = 8 if len(metrics) == 1 else 5.5 * len(metrics)
     figure, (panels,) = subplots(width, 4.6, 1, len(metrics))
-    few, count = matplotlib.colormaps["tab10"], len(folders)
-    colors = few(range(10)) if count <= 10 else matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, count))
+    count = len(folders)
+    colors = COLORS if count <= len(COLORS) else matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, count))
     runs = {name: read_metrics(folder) for name, folder in zip(_names(folders), folders)}
     last: dict[str, dict[str, float]] = {}
     for axes, metric in zip(panels, metrics):

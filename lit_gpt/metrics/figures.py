@@ -12,6 +12,9 @@ import numpy as np
 from lit_gpt.errors import UserError
 from lit_gpt.utils.files import told, write_bytes
 
+# Okabe and Ito, "Color universal design" (2008): told apart by all eyes. Yellow is left out, as white paper hides it.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
 
 def subplots(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:
     """A figure of so many inches, and its panels, an array (rows, columns). options: of Figure.subplots."""
