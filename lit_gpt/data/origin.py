@@ -99,7 +99,7 @@ def _read(path: Path, changed: int) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
         token_ids(found)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
-        raise UserError(f"Cannot read the tokenizer {path}: {e!r}.") from e
+        raise UserError(f"Cannot read the tokenizer {path}: {e!r}. Put back the one that made the data.") from e
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,17 @@ def test_validation_data_of_another_tokenizer(bpe, data, tmp_path, capsys):
     message = said(capsys)
     assert "different tokenizers" in message and str(data) in message and str(bpe / "web") in message
     assert not out.exists()
+
+
+def test_a_tokenizer_that_was_lost_is_said_when_the_run_starts(bpe, tmp_path, capsys):
+    """Bits per byte were left out in silence, and `generate` said of the run's own copy that it is no longer there."""
+    shutil.copytree(bpe / "web", tmp_path / "web")
+    assert run(tmp_path / "web", tmp_path / "with", **SHORT) == 0
+    assert "its tokenizer" not in capsys.readouterr().err
+    (tmp_path / "web/tokenizer.json").unlink()
+    assert run(tmp_path / "web", tmp_path / "out", **SHORT) == 0
+    note = f"note: the data says that its tokenizer is tokenizer.json in {tmp_path / 'web'}, which is not there, so"
+    assert capsys.readouterr().err.count(note) == 1
 
 
 def test_an_empty_folder(tmp_path, capsys):

@@ -155,3 +155,13 @@ def test_steps_tell_what_an_optimizer_reads() -> None:
         plan = plan_of(run_of(optimizer=optimizer))
         changed = {"beta1": 0.5, "beta2": 0.5, "eps": 5e-9, "momentum": 0.5}
         assert {key for key in changed if not steps_alike(plan, replace(plan, **{key: changed[key]}))} == read
+
+
+def test_options_of_archscale_that_nothing_reads() -> None:
+    """Its commands have them, and who types one expects something of it."""
+    (note,) = notes("--train_name x --fsdp2 true --logging_multiprocessing false --base_hps.n0_mult 5")
+    assert note == (
+        "nothing reads --fsdp2 (several processes always train with FSDP2), --logging_multiprocessing (logging never "
+        "holds up training), --base_hps.n0_mult (nor in ArchScale)"
+    )
+    assert notes("--train_name x --fsdp2 false --logging_multiprocessing true") == ()
