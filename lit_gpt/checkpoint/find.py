@@ -85,7 +85,7 @@ def _newest_whole(found: list[Path], place: Path, runtime: Where | None) -> Path
             if left_out and (runtime is None or runtime.is_main):
                 say(f"warning: {path} is used; left out, although newer: {'; '.join(left_out)}.")
             return path
-        left_out.append(f"{path.name}: {wrong}")
+        left_out.append(f"{path.name}: {wrong.rstrip('.')}")
     raise UserError(
         f"No checkpoint at {place} is whole ({'; '.join(left_out)}). Use another step or run, or restore the files."
     )

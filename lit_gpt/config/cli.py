@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import is_dataclass
@@ -68,10 +69,13 @@ def parse_words(parser: Parser, argv: list[str]) -> Namespace:
     `--help TOPIC` among the words prints it and ends the process.
     """
     parser.answer(argv)
+    words = list(_with_files(translate_aliases(argv)))
     try:
-        return parser.instantiate(parser.parse_args(list(_with_files(translate_aliases(argv)))))
+        values = parser.instantiate(parser.parse_args(words))
     except ArgumentError as error:
         raise UserError(explained(str(error), [key for key, _ in parser.get_defaults().items()])) from error
+    _say_overruled(words)
+    return values
 
 
 def run_config(values: Namespace) -> RunConfig:
@@ -90,24 +94,48 @@ def _with_files(words: list[str]) -> Iterator[str]:
             if not value or value.startswith("--"):
                 raise UserError("--config needs a value: a YAML file of options.")
             word = f"--config={os.path.expanduser(value)}"
-            if _is_empty(os.path.expanduser(value)):
+            if _options_in(os.path.expanduser(value)) is None:
                 continue
         yield word
 
 
-def _is_empty(path: str) -> bool:
-    """Whether a YAML file holds nothing but comments; what is no file, such as YAML itself, is left to the parser."""
+def _say_overruled(words: list[str]) -> None:
+    """Say which options count no more, since a file that follows gives them too."""
+    typed = list[str]()
+    for word in words:
+        option, _, path = word.partition("=")
+        if option != "--config":
+            typed += [option] if option.startswith("--") and option not in typed else []
+        elif lost := [name for name in typed if name[2:] in (_options_in(path) or ())]:
+            _say_once(
+                f"note: {', '.join(lost)} stands before --config {path}, which gives it too, and the last one counts: "
+                "to overrule the file, type it behind"
+            )
+
+
+@functools.cache
+def _say_once(note: str) -> None:
+    """Print a note, once where words are read again, and by one process of a host."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(note, file=sys.stderr)
+
+
+def _options_in(path: str) -> set[str] | None:
+    """The options that a YAML file gives, such as base_hps.eta0; None where it holds nothing but comments.
+
+    What is no file, such as YAML itself, is left to the parser.
+    """
     if path.endswith((".yaml", ".yml")) and not os.path.exists(path):
         raise UserError(f"--config: File does not exist: {path}.{near(Path(path))} The folder configs has examples.")
     if not os.path.exists(path) or os.path.isdir(path):
-        return False
+        return set()
     try:
         with open(regular(Path(path)), encoding="utf-8") as file:
             options = yaml.compose(file)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"--config {path} cannot be read as YAML: {one_line(str(error))}.") from error
     if options is None or options.tag == "tag:yaml.org,2002:null":
-        return True
+        return None
     if not isinstance(options, yaml.MappingNode):
         raise UserError(f"--config {path} holds no options: it must be lines such as 'depth: 8'.")
     if problem := _problem(options, ()):
@@ -115,7 +143,8 @@ def _is_empty(path: str) -> bool:
     for key, value in options.value:
         if is_dataclass(hints(RunConfig).get(key.value)) and not isinstance(value, yaml.MappingNode):
             raise UserError(f"--config {path} must give {key.value} lines of its own, such as 'eta0: 0.001'.")
-    return False
+    groups = [(key.value, value) for key, value in options.value if isinstance(value, yaml.MappingNode)]
+    return {key.value for key, _ in options.value} | {f"{name}.{k.value}" for name, v in groups for k, _ in v.value}
 
 
 def _problem(node: yaml.Node, above: tuple[yaml.Node, ...]) -> str:

@@ -28,7 +28,10 @@ Main = Callable[[list[str]], int | None]
 
 
 def exit_code(main: Main, words: Sequence[str]) -> int:
-    """What main(words) returns, 0 for None; a UserError, a full disk or Ctrl-C is one sentence on stderr and a code."""
+    """What main(words) returns, 0 for None.
+
+    A UserError, a full disk, what is not permitted, or Ctrl-C is one sentence on stderr and a code.
+    """
     try:
         return main(list(words)) or 0
     except KeyboardInterrupt:  # training listens for it itself, and saves
@@ -36,6 +39,8 @@ def exit_code(main: Main, words: Sequence[str]) -> int:
     except UserError as error:
         return _told(error)
     except OSError as error:
+        if isinstance(error, PermissionError) and error.filename:
+            return _told(UserError(f"{error.filename} cannot be used: {error.strerror}. Permit it, or give another."))
         if error.errno not in NO_ROOM:
             raise
         return _told(not_written(error))

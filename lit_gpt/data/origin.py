@@ -98,8 +98,10 @@ def _read(path: Path, changed: int) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         token_ids(found)
+    except PermissionError as e:
+        raise UserError(f"{path} cannot be used: {e.strerror}. Permit it, or give other data.") from e
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
-        raise UserError(f"Cannot read the tokenizer {path}: {e!r}.") from e
+        raise UserError(f"Cannot read the tokenizer {path}: {e!r}. Put back the one that made the data.") from e
     return found
 
 

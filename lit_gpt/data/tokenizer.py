@@ -86,7 +86,8 @@ class JsonTokenizer:
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as e:  # the library raises bare Exception for everything
-            raise UserError(f"Cannot read the tokenizer {path}: {e}.") from e
+            why = str(e).rstrip(".")
+            raise UserError(f"Cannot read the tokenizer {path}: {why}. Give one of the tokenizers library.") from e
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = not parse_special

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -28,6 +29,8 @@ from lit_gpt.train.lease import STALE_AFTER, Lease
 from lit_gpt.utils.files import told, write_text
 
 LOG, COMMAND = "log.txt", "command.txt"
+ERROR = re.compile(rb"^(?:error: |[\w.]*(?:Error|Exception): ).*$", re.MULTILINE)  # ours, and the end of a traceback
+SHOWN = 400  # characters of an error: a sentence that names a path or two
 LOOK_EVERY = 5.0  # seconds between looks at a run's metrics
 FROM_TRAINED = ("--fork_from", "--init_from", "--load_dir")
 GRACE = 120.0  # seconds that a run gets to save before it is killed
@@ -156,6 +159,7 @@ class Worker:
         self.queue.say(row, where or shlex.join(words))
         trained = any(word.partition("=")[0] in FROM_TRAINED for word in words)
         watch, why, stopped_at, next_look = Watch(folder, self.display.budget(row), trained), "", 0.0, 0.0
+        before = log.stat().st_size if log and log.exists() else 0
         with self.children.started(words, environment(self.place, len(self.settings.devices)), log) as process:
             while (code := waited(process, 0.5)) is None:
                 now = time.monotonic()
@@ -167,6 +171,9 @@ class Worker:
                         stopped_at = now
                         end(process, signal.SIGTERM)
         self._looked(row, watch, False)
+        if code:
+            reason = why or (last_error(log, before) if log else "")
+            self.queue.say(row, f"ended with exit code {code}" + (f": {reason}" if reason else ""))
         return code, why
 
     def _looked(self, row: Row, watch: Watch, late: bool) -> str:
@@ -181,18 +188,23 @@ class Worker:
         return LATE if late else ""
 
     def _judged(self, row: Row, folder: Path, code: int, why: str) -> str:
-        """What an exit code means for a row, and say so."""
+        """What an exit code means for a row."""
         if code == EXIT_NOT_FINITE and not why and self.settings.watch:
             watch = Watch(folder, 0)
             watch.look()
             note_divergence(folder, "its gradients are no numbers", watch)
             why = DIVERGED
         state = why or (FINISHED if code == 0 and done_before(folder) else ENDED if code == 0 else FAILED)
-        if code:
-            self.queue.say(row, f"ended with exit code {code}" + (f": {why}" if why else ""))
         if code == os.EX_TEMPFAIL and not why:  # interrupted by somebody else, who wants the machine
             self.children.stopping.set()
         return state
+
+
+def last_error(log: Path, start: int) -> str:
+    """The first line of the last error that a log holds from byte `start` on, or ""."""
+    found = ERROR.findall(log.read_bytes()[start:])
+    line = found[-1].decode(errors="replace").strip() if found else ""
+    return line if len(line) <= SHOWN else line[:SHOWN] + " ..."
 
 
 def waited(process: subprocess.Popen[bytes], seconds: float) -> int | None:

@@ -109,7 +109,9 @@ def _notes(rows: Sequence[Planned]) -> list[str]:
     """What resolving the runs had to say, each sentence once."""
     said: dict[str, list[str]] = defaultdict(list)
     for p in rows:
-        for note in p.resolved.notes:
+        missing = p.resolved.data.missing
+        guess = [f"the vocabulary, on which FLOPs and memory depend, is the family's. {missing}"] if missing else []
+        for note in [*p.resolved.notes, *guess]:
             said[note].append(p.row.name)
     return [f"note       {few(names)}: {note}" for note, names in said.items()]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.run import RunConfig
 from lit_gpt.data.corpus import Corpus
 from lit_gpt.data.discover import describe_sources, open_corpus
 from lit_gpt.data.mixture import first_sample, load_mixture, shifted
@@ -38,11 +39,12 @@ def describe_training_data(
 ) -> TrainingData:
     """What the sources in --train_data_dir say, without opening them.
 
-    A folder that is not there says nothing, which a run finds out later. may_be_missing: go on where there is a place
-    and no data in it, as a dry run does; otherwise that raises NoData.
+    A folder that is not there says nothing, which a run finds out later. may_be_missing: go on where there is no data,
+    as a dry run does, and say so unless nobody typed that folder; otherwise an empty one raises NoData.
     """
     if not is_remote(folder) and not local_path(folder).exists():
-        return TrainingData()
+        typed = may_be_missing and folder != RunConfig().train_data_dir
+        return TrainingData(missing=f"The folder {folder} is not there." if typed else "")
     try:
         return TrainingData(tuple(describe_sources(folder, "train", mixture, eos_token_id)))
     except NoData as missing:

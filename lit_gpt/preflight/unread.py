@@ -69,6 +69,7 @@ def unread_options(run: RunConfig, name: NameFields, model: GPT, build: Callable
     if run.depth_scale is False and plan.multipliers.residual != 1:
         reasons[f"--parameterization {run.parameterization} has a factor of its own"] = ["depth_scale false"]
     return (
+        *_note("nothing reads", _of_archscale(given)),
         *_note(f"nothing in {run.train_model} reads", _no(_of_model(given, model, run.schedule))),
         *_note("nothing in this run reads", _no(_beside_model(given, options))),
         *_note("nothing in this run depends on", reasons),
@@ -98,6 +99,16 @@ def _of_model(given: Mapping[str, Any], model: GPT, schedule: str | None) -> Map
         "--varlen": [] if config.varlen else _on(given, "doc_positions"),
         "wsd schedule": [] if schedule in ("wsd", "wsd_s") else _on(given, "decay", "decay_fraction"),
     }
+
+
+def _of_archscale(given: Mapping[str, Any]) -> Mapping[str, list[str]]:
+    """Why nothing here reads an option of ArchScale -> that option, where it was given."""
+    whys = {
+        "several processes always train with FSDP2": "fsdp2",
+        "logging never holds up training": "logging_multiprocessing",
+        "nor in ArchScale": HPS + "n0_mult",
+    }
+    return {why: [option] for why, option in whys.items() if option in given}
 
 
 def _beside_model(given: Mapping[str, Any], options: Mapping[str, Any]) -> Mapping[str, list[str]]:

@@ -42,7 +42,7 @@ from lit_gpt.plugins import keep_plugins
 from lit_gpt.preflight.resolved_run import ResolvedRun
 from lit_gpt.train.folder_names import CONFIG, ENVIRONMENT, IDENTITY
 from lit_gpt.train.identity import changed_options, described, identity, is_extension, what_differs
-from lit_gpt.train.lease import Lease, take_lease
+from lit_gpt.train.lease import Lease, owner_of, take_lease
 from lit_gpt.train.provenance import provenance
 from lit_gpt.train.samples import SAMPLES_FILE
 from lit_gpt.utils.files import (
@@ -84,6 +84,11 @@ def check_folder(resolved: ResolvedRun, checkpoint: dict[str, Any] | None, resum
             "label to --train_name."
         )
     if checkpoint is None and present:
+        if owner := owner_of(folder):  # whose folder is not to be removed
+            raise UserError(
+                f"{folder} already holds this run with checkpoints, and is in use by {owner}. Stop that process first "
+                "and add --resume auto to continue it; for another run add a label to --train_name."
+            )
         raise UserError(
             f"{folder} already holds this run with checkpoints. Add --resume auto to continue it, "
             "or remove the folder (or add a label to --train_name) to start again."
@@ -238,6 +243,12 @@ def write_archive(resolved: ResolvedRun, data: Mapping[str, Corpus | None] | Non
             write_bytes(folder / record["git"]["patch"], patch)
         write_text(folder / ENVIRONMENT, json.dumps(record, indent=2) + "\n")
         tokenizer = describe_tokenizer(run.train_data_dir, run.data_mixture, run.eos_token_id)
+        if tokenizer and not tokenizer.present:
+            print(
+                f"note: the data says that its tokenizer is {FILES[0]} in {tokenizer.source}, which is not there, so "
+                "bits per byte are not known, and what reads or writes text with the model will ask for --tokenizer",
+                file=sys.stderr,
+            )
         kept = keep_tokenizer(tokenizer, folder) if tokenizer else None
         keep_plugins(folder)
         identifying = {**identity(resolved), "plan": resolved.plan.to_dict()}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from lit_gpt.data.corpus import Batch, Corpus
 from lit_gpt.ops.boundaries import DocumentEnds
@@ -20,6 +21,7 @@ from lit_gpt.preflight.resolved_run import ResolvedRun
 from lit_gpt.train.reading import together
 from lit_gpt.train.step import documents
 
+DELAY = 2.0  # seconds after which a validation shows how far it is, on a terminal; most end sooner
 FIRST_BAND = 128  # positions; the mean of fewer is noise in a validation of 200 sequences
 
 
@@ -118,7 +120,8 @@ def _slices(corpus: Corpus, sequences: int, micro_batch: int, runtime: Runtime) 
     windows past the end of the data hold nothing but IGNORE and count for nothing.
     """
     rounds = -(-min(sequences, corpus.num_samples) // (micro_batch * runtime.world_size))
-    for r in range(rounds):
+    hidden = None if runtime.rank == 0 else True  # None: where stderr is no terminal
+    for r in tqdm(range(rounds), desc="validation", unit="batch", leave=False, delay=DELAY, disable=hidden):
         start = (r * runtime.world_size + runtime.rank) * micro_batch
         batch = together(runtime, lambda start=start: corpus.batch(start, micro_batch))
         batch.targets[max(sequences - start, 0) :] = IGNORE

@@ -128,3 +128,19 @@ def test_names_of_other_programs_lead_to_options() -> None:
         told = [word.strip(".,;") for word in sentence.split() if word.startswith("--")]
         assert told and set(told) <= options, sentence
         assert not {f"--{name}" for name in names.split()} & options, names
+
+
+def test_what_is_typed_before_a_file_that_gives_it_too_is_said(tmp_path, capsys):
+    """A name typed before --config was the file's in silence, and so was the run folder."""
+    file = tmp_path / "run.yaml"
+    file.write_text("depth: 4\nbase_hps:\n  eta0: 0.001\n  b0: 1024\n")
+    words = ["--depth=8", "--micro_bsz", "1", "--base_hps.eta0", "0.1", "--config", str(file), "--base_hps.b0", "2048"]
+    assert parse(words) == parse(words)  # as where the command line is answered early, too
+    run = parse(words)
+    assert (run.depth, run.micro_bsz, run.base_hps.eta0, run.base_hps.b0) == (4, 1, 0.001, 2048)
+    said = capsys.readouterr().err
+    assert said.count("note:") == 1 and f"note: --depth, --base_hps.eta0 stands before --config {file}, which" in said
+    parse(["--micro_bsz", "1", "--config", str(file), "--depth", "8"])
+    assert capsys.readouterr().err == ""
+    parse(["--config", str(file), "--depth", "8", "--config", str(file)])
+    assert "note: --depth stands before" in capsys.readouterr().err

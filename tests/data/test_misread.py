@@ -62,7 +62,7 @@ def test_an_eos_beyond_the_vocabulary_is_found_before_the_run(tmp_path):
 @pytest.mark.parametrize("content", [{"model": {"vocab": 3}}, {"model": {"vocab": {}}, "added_tokens": [3]}, [], 3])
 def test_a_tokenizer_of_another_shape_is_one_sentence(tmp_path, content):
     shard(tmp_path, meta={"tokenizer": {"kind": "json"}}, tokenizer=content)
-    with pytest.raises(UserError, match=r"Cannot read the tokenizer .*tokenizer.json"):
+    with pytest.raises(UserError, match=r"Cannot read the tokenizer .*tokenizer.json: .* Put back the one"):
         agree(describe_sources(str(tmp_path), "train"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,19 @@ def test_validation_data_of_another_tokenizer(bpe, data, tmp_path, capsys):
     assert not out.exists()
 
 
+def test_a_tokenizer_that_was_lost_is_said_when_the_run_starts(bpe, tmp_path, capsys):
+    """Bits per byte were left out in silence, and `generate` said of the run's own copy that it is no longer there."""
+    shutil.copytree(bpe / "web", tmp_path / "web")
+    assert run(tmp_path / "web", tmp_path / "with", **SHORT) == 0
+    assert "its tokenizer" not in capsys.readouterr().err
+    (tmp_path / "web/tokenizer.json").unlink()
+    assert run(tmp_path / "web", tmp_path / "out", **SHORT) == 0
+    note = f"note: the data says that its tokenizer is tokenizer.json in {tmp_path / 'web'}, which is not there, so"
+    assert capsys.readouterr().err.count(note) == 1
+
+
 def test_an_empty_folder(tmp_path, capsys):
-    """Its vocabulary was that of bytes, in silence; a folder that is not there is one that will come."""
+    """Its vocabulary was that of bytes, in silence; one that is not there may come, or its name is mistyped."""
     (tmp_path / "data").mkdir()
     assert run(tmp_path / "data", tmp_path / "out", **SHORT) == 2
     assert "No data for split 'train'" in said(capsys)
@@ -70,7 +82,7 @@ def test_an_empty_folder(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "note: the vocabulary is the family's, since there is no data. No data for split 'train'" in printed
     assert run(tmp_path / "none", tmp_path / "out", dry_run=True, **SHORT) == 0
-    assert "note:" not in capsys.readouterr().out
+    assert f"since there is no data. The folder {tmp_path / 'none'} is not there." in capsys.readouterr().out
 
 
 def test_headerless_ids_of_32_bits(tmp_path, capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from functools import partial
 from types import SimpleNamespace
 from typing import cast
 
@@ -9,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from tiny_model import LENGTH, VOCAB, build_model
+from tqdm import tqdm
 
 from lit_gpt.data.corpus import Corpus
 from lit_gpt.data.stream import ArrayStream, StreamInfo
 from lit_gpt.parallel import Runtime, start_runtime
+from lit_gpt.train import validate as module
 from lit_gpt.train.validate import validate
 
 MULTIPLES = 2
@@ -58,3 +62,22 @@ def test_every_number_of_ranks(sequences):
             assert found[f"metric/val_loss@{i}x"] == pytest.approx(losses / count, rel=1e-6)
             assert found[f"metric/val_bpb@{i}x"] == pytest.approx(losses / np.log(2) / size, rel=1e-6)
     assert model.training
+
+
+class Terminal(io.StringIO):
+    """What is written to a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_how_far_a_validation_is(monkeypatch):
+    """After the last step, minutes passed without a sign; --full_eval_at takes hours. A log file has no bar."""
+    monkeypatch.setattr(module, "DELAY", 0.0)
+    model, asked = build_model(start_runtime()), {"sequences": 8, "micro_batch": 2}
+    for stream, bars in [(Terminal(), 1), (io.StringIO(), 0)]:
+        monkeypatch.setattr(module, "tqdm", partial(tqdm, file=stream, mininterval=0))
+        on_ranks(model, 2, **asked)  # the second has no bar
+        written = stream.getvalue()
+        assert written.count("| 0/2 [") == bars and ("2/2" in written) == bool(bars)
+        assert bool(written) == bool(bars)

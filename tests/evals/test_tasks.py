@@ -149,6 +149,14 @@ def test_what_means_nothing(task, line, message, trained, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_a_list_that_is_too_long_is_said_before_shorter_ones_are_asked(trained, capsys, monkeypatch):
+    """Hours of shorter lists were asked first, and lost."""
+    monkeypatch.setattr(Judged, "continue_texts", lambda *_: pytest.fail("shorter lists were asked"))
+    line = ["--min_eval_len", 3, "--max_eval_len", 50, "--num_eval", 2, "--max_length", 400]
+    assert run("phonebook", trained, *line) == 2
+    assert "error: 50 entries are" in capsys.readouterr().err
+
+
 def test_the_line_of_the_guide(trained, tmp_path, capsys):
     """ArchScale's guide types this word where a name belongs."""
     line = "--config model_config --min_eval_len 3 --max_eval_len 3 --eval_num_batches 1 --max_length 400"

@@ -64,6 +64,7 @@ def test_the_newest_whole_checkpoint_is_used_and_it_is_said(name, how, run, caps
         assert run.load(resume) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert f"{step(2)} is used" in line and f"{step(4)}: " in line and name in line
+        assert line.endswith(".") and not line.endswith("..")
     with pytest.raises(UserError) as caught:
         run.load(str(newest))
     assert "\n" not in str(caught.value) and step(4) in str(caught.value)

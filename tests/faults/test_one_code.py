@@ -56,11 +56,22 @@ def test_an_error_of_writing_alone_has_the_code(number: int, capsys: pytest.Capt
     assert capsys.readouterr().err == said
 
 
+def test_what_is_not_permitted_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    """Data in a folder that may not be entered was a traceback of pretrain.py, which ends in its own way."""
+
+    def main() -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "data/mine/train")
+
+    assert exit_code(command_of(main), []) == EXIT_BAD_INPUT
+    said = "error: data/mine/train cannot be used: Permission denied. Permit it, or give another.\n"
+    assert capsys.readouterr().err == said
+
+
 def test_another_error_of_a_file_is_not_taken_for_it() -> None:
     def main() -> None:
-        raise PermissionError(errno.EACCES, "Permission denied", "data.txt")
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "data.txt")
 
-    with pytest.raises(PermissionError):
+    with pytest.raises(FileNotFoundError):
         exit_code(command_of(main), [])
 
 

@@ -17,6 +17,7 @@ from lit_gpt.data.documents import find_files
 from lit_gpt.errors import UserError
 from lit_gpt.preflight.resolved_run import ResolvedRun
 from lit_gpt.train import run_folder
+from lit_gpt.train.lease import take_lease
 from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 
@@ -139,6 +140,19 @@ def test_a_run_in_its_own_text_goes_on(tmp_path):
         (tmp_path / f"{i}.txt").write_text(f"Document {i} says: the cat sat on the mat. " * 5)
     assert run(tmp_path, tmp_path / "out", **OPTIONS, stop_after=1) == EXIT_INTERRUPTED
     assert run(tmp_path, tmp_path / "out", **OPTIONS, resume="auto") == 0
+
+
+def test_nobody_is_told_to_remove_the_folder_of_a_run_that_trains(data, tmp_path, capsys):
+    """The same command typed twice: the second was told to add --resume auto, or to remove the folder of the first."""
+    assert run(data, tmp_path, **OPTIONS, stop_after=1) == EXIT_INTERRUPTED
+    owner = take_lease(folder_of(tmp_path))
+    assert run(data, tmp_path, **OPTIONS) == 2
+    said = capsys.readouterr().err
+    assert f"is in use by process {os.getpid()} on " in said and "Stop that process first" in said
+    assert "remove the folder" not in said
+    owner.close()
+    assert run(data, tmp_path, **OPTIONS) == 2
+    assert "or remove the folder" in capsys.readouterr().err
 
 
 def test_an_identity_that_is_nested_too_deep(data, tmp_path):

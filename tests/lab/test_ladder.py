@@ -104,6 +104,21 @@ def test_bad_input_is_not_tried_again(tmp_path: Path) -> None:
     assert len(calls(tmp_path, "wrong")) == 1
 
 
+def test_why_a_run_failed_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only the exit code was, and the sentence that says what to type was in the log of each of a hundred runs."""
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(
+        "import sys\nif '--traced' in sys.argv:\n    raise ValueError('bad luck')\n"
+        "print('error: No data here. Type more.\\nand a second line', file=sys.stderr)\nsys.exit(2)\n"
+    )
+    assert run(tmp_path / "out", rows_of(typed={}, broken={"traced": 1}), program=wrong) == 1
+    said = capsys.readouterr().out
+    assert "typed: ended with exit code 2: error: No data here. Type more.\n" in said
+    assert "broken: ended with exit code 1: ValueError: bad luck\n" in said
+    log = tmp_path / "out" / "typed" / "log.txt"
+    assert local.last_error(log, log.stat().st_size) == ""  # what an earlier start said is not why this one ended
+
+
 def test_a_run_that_takes_too_long_is_stopped_and_goes_on_next_time(tmp_path: Path) -> None:
     rows = rows_of(slow={"steps": 20, "pause": 0.2})
     assert run(tmp_path, rows, minutes=0.02, tries=3) == 1

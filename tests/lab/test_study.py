@@ -228,6 +228,13 @@ def test_the_plan_says_what_a_study_costs(tmp_path: Path) -> None:
     assert f" {int(model_facts(row.options)['parameters']):,} " in plan_text(plan_rows([row]), tmp_path, [], [])
 
 
+def test_the_plan_says_that_there_is_no_data_whose_vocabulary_it_could_count(tmp_path: Path) -> None:
+    """The plan of `make study` before `make demo` had five times the FLOPs of its runs, and said nothing."""
+    rows = study(tmp_path, "base: {train_data_dir: data/none}\naxes: {depth: [2, 4]}\nbudget: {tokens: [1M]}").rows
+    last = plan_text(plan_rows(rows), tmp_path, [], ["depth"]).splitlines()[-1]
+    assert last.endswith("FLOPs and memory depend, is the family's. The folder data/none is not there.")
+
+
 @pytest.mark.parametrize("words", ["--per_run 0", "--tries -1", "--minutes nan", "--plot a.xyz"])
 def test_numbers_with_which_nothing_runs_are_refused(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     ladder = script_module("launch_scripts/ladder.py")

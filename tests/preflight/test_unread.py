@@ -164,3 +164,13 @@ def test_the_facts_tell_what_an_optimizer_reads(optimizer: str, idle: list[str])
     words = " ".join(f"--base_hps.{key} {value}" for key, value in given.items())
     said = " ".join(notes(f"--train_name x --optimizer {optimizer} {words}"))
     assert [key for key in given if f"--base_hps.{key}" in said] == idle
+
+
+def test_options_of_archscale_that_nothing_reads() -> None:
+    """Its commands have them, and who types one expects something of it."""
+    (note,) = notes("--train_name x --fsdp2 true --logging_multiprocessing false --base_hps.n0_mult 5")
+    assert note == (
+        "nothing reads --fsdp2 (several processes always train with FSDP2), --logging_multiprocessing (logging never "
+        "holds up training), --base_hps.n0_mult (nor in ArchScale)"
+    )
+    assert notes("--train_name x --fsdp2 false --logging_multiprocessing true") == ()

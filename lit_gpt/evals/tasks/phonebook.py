@@ -79,17 +79,11 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
     metrics, count = {}, options.eval_num_batches * options.eval_batch_size
     sequences: list[np.ndarray] = []
     rows: list[dict[str, float]] = []
+    _encoded(judged, options.max_eval_len, [_asked(options, options.max_eval_len, 0)])  # said before hours of others
     for entries in tqdm(options.lengths, desc="phonebook", unit="length", disable=judged.crew.rank > 0):
-        asked = [question(entries, f"{options.seed}-{entries}-{i}") for i in range(count)]
-        prompts = [np.array(judged.encode(prompt), np.int32) for prompt, _ in asked]
-        longest = max(map(len, prompts))
+        asked = [_asked(options, entries, i) for i in range(count)]
+        prompts = _encoded(judged, entries, asked)
         sequences += prompts
-        if longest + NEW_TOKENS > judged.max_length:
-            raise UserError(
-                f"{entries} entries are {longest} tokens, and with {NEW_TOKENS} for the answer they do not fit into "
-                f"max_length {judged.max_length}. Give a smaller --max_eval_len, or --max_length "
-                f"{longest + NEW_TOKENS}."
-            )
         answers = judged.continue_texts([prompt for prompt, _ in asked], NEW_TOKENS, until=["\n"])
         right = [a.strip() == number for a, (_, number) in zip(answers, asked)]
         if options.verbose and judged.crew.rank == 0:
@@ -99,8 +93,24 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
         costs = [-score.total / len(score.log_p) for score in judged.score(numbers)]
         rows += [{f"acc@{entries}": float(r), f"nats@{entries}": cost} for r, cost in zip(right, costs)]
         metrics[f"nats@{entries}"] = Metric.mean(costs, "lower")
-        metrics[f"tokens@{entries}"] = Metric(longest, better="lower")
+        metrics[f"tokens@{entries}"] = Metric(max(map(len, prompts)), better="lower")
     return Outcome(count * len(options.lengths), metrics, {"max_length": judged.max_length}, sequences, rows)
+
+
+def _asked(options: Options, entries: int, index: int) -> tuple[str, str]:
+    return question(entries, f"{options.seed}-{entries}-{index}")
+
+
+def _encoded(judged: Judged, entries: int, asked: list[tuple[str, str]]) -> list[np.ndarray]:
+    """The prompts in tokens. Raises UserError where one does not fit."""
+    prompts = [np.array(judged.encode(prompt), np.int32) for prompt, _ in asked]
+    longest = max(map(len, prompts))
+    if longest + NEW_TOKENS > judged.max_length:
+        raise UserError(
+            f"{entries} entries are {longest} tokens, and with {NEW_TOKENS} for the answer they do not fit into "
+            f"max_length {judged.max_length}. Give a smaller --max_eval_len, or --max_length {longest + NEW_TOKENS}."
+        )
+    return prompts
 
 
 def question(entries: int, seed: str) -> tuple[str, str]:
