@@ -232,7 +232,7 @@ def test_an_evaluation_that_fails_is_a_note(data, tmp_path, capsys):
     """Lists that do not fit into the context are known once the evaluation runs."""
     options = {"eval_tasks": "phonebook", "eval_task_options": json.dumps({"phonebook": {"max_eval_len": 3000}})}
     assert run(data, tmp_path, **SHORT, **options) == 0
-    assert "warning: no score: 480 entries are" in capsys.readouterr().err
+    assert "warning: no score: 3000 entries are" in capsys.readouterr().err
     assert rows(tmp_path, T).keys() >= {4}
 
 
