@@ -7,12 +7,12 @@ hands them to it. No name of an optimizer decides anything here or in the scalin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, NamedTuple
 
 from lit_gpt.errors import UserError, did_you_mean
-from lit_gpt.scaling.base import HIDDEN, LEARNED_ROLES, Steps
+from lit_gpt.scaling.base import HIDDEN, LEARNED_ROLES, RolePlan, Steps
 
 Shape = tuple[int, ...]
 Args = Mapping[str, Any]  # what was given as --optimizer_args
@@ -176,7 +176,10 @@ class OptimizerFacts:
         """Whether weight decay may act on a role: not where a step holds the norm, or shrinks the weights by itself."""
         return not self.rule(role).holds_norm and not (self.shrinking and args.get(self.shrinking))
 
-    def takes(self, role: str, args: Args) -> tuple[bool, bool]:
-        """Whether what trains a role reads the betas, and the eps, that a Plan has for it."""
-        own = self.rule(role).constants(args)
-        return self.rule(role).gives_way or own.get("beta1", 0.0) is None, own.get("eps", 0.0) is None
+    def acting(self, name: str, role: RolePlan, args: Args) -> RolePlan:
+        """What a Plan has for a role, without betas and a factor on eps that what trains this role does not read."""
+        rule = self.rule(name)
+        own = rule.constants(args)
+        betas = rule.gives_way or None in (own.get("beta1", 0.0), own.get("beta2", 0.0))
+        eps = own.get("eps", 0.0) is None
+        return replace(role, betas=role.betas if betas else None, eps_factor=role.eps_factor if eps else 1.0)

@@ -45,11 +45,17 @@ def identity(resolved: ResolvedRun) -> dict[str, Any]:
 
 
 def known_as(old: Mapping[str, Any]) -> dict[str, Any]:
-    """The identity that an earlier version wrote, as this one would: new fields have their defaults."""
+    """The identity that an earlier version wrote, as this one would.
+
+    New fields have their defaults, and betas and an eps of a role that its optimizer does not read are left out.
+    """
     plan, model, numerics = dict(old["plan"]), old["model"], old["numerics"]
     try:
         numerics = {**numerics, **_of_earlier(numerics)}
-        plan, model = Plan.from_dict(plan).to_dict(), ModelConfig.from_dict(model).to_dict()
+        there = Plan.from_dict(plan)
+        facts, args = OPTIMIZERS.facts(there.optimizer), there.optimizer_args
+        roles = {name: facts.acting(name, role, args) for name, role in there.roles.items()}
+        plan, model = replace(there, roles=roles).to_dict(), ModelConfig.from_dict(model).to_dict()
     except (
         TypeError,
         KeyError,

@@ -1,0 +1,48 @@
+"""What makes a run this run, as runs of earlier versions wrote it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_run import folder_of, make_corpus, run, words
+
+from lit_gpt.config.cli import parse
+from lit_gpt.preflight.resolved_run import resolve_run
+from lit_gpt.train.identity import identity, known_as
+
+RULES: dict[str, dict[str, Any]] = {
+    "baseline": {"train_model": "baseline", "schedule": "wsd", "ar": 8},
+    "completep": {},
+}
+CASES = [("adan", "baseline"), ("signum", "baseline"), ("muon", "completep"), ("signum", "completep")]
+
+
+@pytest.mark.parametrize(("name", "rule"), CASES)
+def test_a_run_whose_plan_had_what_nothing_reads_can_be_resumed(name: str, rule: str) -> None:
+    """Plans had betas and a factor on eps for every role; without them the same run would be another one."""
+
+    def found(optimizer: str) -> dict[str, Any]:
+        options = RULES[rule] | {"optimizer": optimizer, "parameterization": rule, "train_name": None, "depth": 4}
+        return identity(resolve_run(parse(words(None, "out", **options)), 1))
+
+    now, of_rule = found(name), found("adamw")["plan"]["roles"]
+    written = {
+        role: values | {key: of_rule[role][key] for key in ("betas", "eps_factor")}
+        for role, values in now["plan"]["roles"].items()
+    }
+    assert written != now["plan"]["roles"]
+    assert known_as({**now, "plan": {**now["plan"], "roles": written}}) == now
+
+
+def test_what_no_option_explains_asks_for_the_code_and_the_data(tmp_path: Path, capsys: Any) -> None:
+    data, options = make_corpus(tmp_path, 4), {"max_tokens": 2048}
+    assert run(data, tmp_path / "out", **options) == 0
+    path = folder_of(tmp_path / "out") / "plan.json"
+    plan = json.loads(path.read_text())
+    plan["roles"]["matrix"]["weight_decay"] = 0.25
+    path.write_text(json.dumps(plan))
+    assert run(data, tmp_path / "out", resume="auto", **options) == 2
+    assert "Use the old options, data and version of this code to continue it." in capsys.readouterr().err
