@@ -101,6 +101,22 @@ class UpdateRule:
     holds_norm: bool = False
     keeps_start: bool = False
 
+    def __post_init__(self) -> None:
+        """Raise UserError for constants that are not Adam's, which a Plan would show and no step would read."""
+        own = self.constants({}) if callable(self.constants) else {"constants": self.constants}
+        if wrong := [f"{name}={value!r}" for name, value in own.items() if not _is_constant(name, value)]:
+            raise UserError(
+                f"The update rule {self.name!r} cannot read {', '.join(wrong)}. Say which of beta1, beta2, ... and eps "
+                "it reads, as in taking(beta1=None, eps=1e-6): a number of its own, or None for the Plan's beta1, "
+                "beta2 or eps."
+            )
+
+
+def _is_constant(name: str, value: Any) -> bool:
+    if value is None:
+        return name in ("beta1", "beta2", "eps")
+    return isinstance(value, (int, float)) and (name == "eps" or (name[:4] == "beta" and name[4:].isdigit()))
+
 
 ADAMW = UpdateRule("adamw", copies(2))  # the moments of the gradient and of its square
 
