@@ -41,7 +41,18 @@ def identity(resolved: ResolvedRun) -> dict[str, Any]:
         numerics["reduce_precision"] = run.reduce_precision
     if plugins := digests():  # their code is computed with, too
         numerics["plugins"] = plugins
+    if replaced := _replaced_betas(resolved.plan):
+        numerics["betas_of_the_rule"] = replaced
     return json.loads(json.dumps({"plan": plan, "model": resolved.model.to_dict(), "numerics": numerics}))
+
+
+def _replaced_betas(plan: Plan) -> list[str]:
+    """Roles whose betas are the scaling rule's and not the optimizer's own.
+
+    Plans of earlier versions showed the same betas for them, and trained with others.
+    """
+    facts = OPTIMIZERS.facts(plan.optimizer)
+    return [name for name, r in plan.roles.items() if plan.counts.get(name) and r.betas and facts.rule(name).gives_way]
 
 
 def known_as(old: Mapping[str, Any]) -> dict[str, Any]:
