@@ -93,6 +93,10 @@ class StepGuard:
             told, self._told = self._told, told
         return told is not None and int(told()) >= self.max_skips
 
+    def stuck(self) -> bool:
+        """Whether max_skips steps in a row were skipped by now; waits for the device."""
+        return int(self._skips) >= self.max_skips
+
     def why(self, step: int) -> str:
         """A sentence about the steps that were skipped, up to `step`. Collective."""
         skips = int(self._skips)
