@@ -126,7 +126,8 @@ def _check_copies(repeats: Sequence[Sequence[Run]]) -> None:
 
 def _share_seeds(group: Sequence[Run]) -> bool:
     seeds = [tuple(run.value(seed) for seed in SEEDS) for run in group]
-    return len({one for one in seeds if None not in one}) < sum(None not in one for one in seeds)
+    known = [one for one in seeds if None not in one]
+    return len(set(known)) < len(known)
 
 
 def _pairs(a: Sequence[Run], b: Sequence[Run], figure: str) -> Difference | None:
