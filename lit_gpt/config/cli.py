@@ -100,17 +100,17 @@ def _with_files(words: list[str]) -> Iterator[str]:
 
 
 def _say_overruled(words: list[str]) -> None:
-    """Say which options count no more, since a file that follows gives them too."""
-    typed = list[str]()
+    """Say which typed options count no more, since a file that follows gives them too."""
+    typed = dict[str, str]()  # option -> the file that overrules it, or ""
     for word in words:
         option, _, path = word.partition("=")
-        if option != "--config":
-            typed += [option] if option.startswith("--") and option not in typed else []
-        elif lost := [name for name in typed if name[2:] in (_options_in(path) or ())]:
-            _say_once(
-                f"note: {', '.join(lost)} stands before --config {path}, which gives it too, and the last one counts: "
-                "to overrule the file, type it behind"
-            )
+        if option == "--config":
+            typed |= {name: path for name in typed if name[2:] in (_options_in(path) or ())}
+        elif option.startswith("--"):
+            typed[option] = ""
+    for path in dict.fromkeys(filter(None, typed.values())):
+        names = ", ".join(name for name, by in typed.items() if by == path)
+        _say_once(f"note: --config {path} overrules {names}, typed before it: type after the file what shall count")
 
 
 @functools.cache

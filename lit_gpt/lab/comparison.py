@@ -112,10 +112,13 @@ def _repeats(a: Sequence[Run], b: Sequence[Run], controls: Sequence[Run]) -> lis
 
 
 def _check_copies(repeats: Sequence[Sequence[Run]]) -> None:
-    """Raise UserError for runs of equal numbers, also of speed and time: a copied folder says nothing of the noise."""
+    """Raise UserError for runs of equal numbers, also of speed and time: a copied folder says nothing of the noise.
+
+    Lines of a table need not have a time or a seed, and so may be equal by chance, as shares of few answers are.
+    """
     for group in repeats:
         first: dict[Any, Run] = {}
-        for run in group:
+        for run in (run for run in group if run.folder):
             other = first.setdefault(tuple(sorted(run.numbers.items())), run)
             if other is not run:
                 raise UserError(
@@ -126,7 +129,8 @@ def _check_copies(repeats: Sequence[Sequence[Run]]) -> None:
 
 def _share_seeds(group: Sequence[Run]) -> bool:
     seeds = [tuple(run.value(seed) for seed in SEEDS) for run in group]
-    return len({one for one in seeds if None not in one}) < sum(None not in one for one in seeds)
+    known = [one for one in seeds if None not in one]
+    return len(set(known)) < len(known)
 
 
 def _pairs(a: Sequence[Run], b: Sequence[Run], figure: str) -> Difference | None:

@@ -29,7 +29,12 @@ from lit_gpt.train.lease import STALE_AFTER, Lease
 from lit_gpt.utils.files import told, write_text
 
 LOG, COMMAND = "log.txt", "command.txt"
-ERROR = re.compile(rb"^(?:error: |[\w.]*(?:Error|Exception): ).*$", re.MULTILINE)  # ours, and the end of a traceback
+# Ours, and the end of a traceback, which torch gives the rank in front; not that of torchrun, which is last.
+ERROR = re.compile(
+    rb"^(?:(?:\[rank\d+\]|rank \d+): )?"
+    rb"(?:error: .*|(?!torch\.distributed\.elastic)[\w.]*(?:Error|Exception)(?:: .*)?)$",
+    re.MULTILINE,
+)
 SHOWN = 400  # characters of an error: a sentence that names a path or two
 LOOK_EVERY = 5.0  # seconds between looks at a run's metrics
 FROM_TRAINED = ("--fork_from", "--init_from", "--load_dir")

@@ -44,9 +44,10 @@ def compute_leverage(
 ) -> Leverage:
     """base, other: laws y = a x^-b + c. draws: of both, with noise that the other's has nothing to do with.
 
-    Percentiles of the draws, whose distance from the value is that of Student's t over that of the normal distribution:
-    the sizes of both noises are estimates, with as many degrees of freedom together as Welch (1947) gives them. Draws
-    that have this in themselves, for each law, hold the truth in 97% of cases for 90% where five runs make a law.
+    Percentiles of the draws, whose distance from the value, in logarithms, is multiplied by Student's t over the same
+    quantile of the normal distribution: the sizes of both noises are estimates, with as many degrees of freedom
+    together as Welch (1947) gives them. To draw the sizes too, for each law alone, is too wide: intervals of 90% then
+    hold the truth in 97% of cases where five runs make a law.
     """
     value = _leverage(base, other, compute)
     if draws is None:

@@ -43,7 +43,6 @@ class StepGuard:
         self.spike = torch.zeros(3, dtype=torch.float64, device=runtime.device)
         self._norms: torch.Tensor | None = None  # of every gradient in the newest step that was skipped
         self._roles: tuple[str, ...] = ()
-        self.late = runtime.runs_ahead
         self._told: Callable[[], torch.Tensor] | None = None  # the count at the step asked about last
 
     def skip(self, step: int, loss: torch.Tensor, norms: GradNorms) -> torch.Tensor:
@@ -89,9 +88,13 @@ class StepGuard:
         if last:
             return int(self._skips) >= min(self.max_skips, step)
         told = to_host(self._skips) if step % self.max_skips == 0 else None
-        if self.late:
+        if self.runtime.runs_ahead:
             told, self._told = self._told, told
         return told is not None and int(told()) >= self.max_skips
+
+    def stuck(self) -> bool:
+        """Whether max_skips steps in a row were skipped by now; waits for the device."""
+        return int(self._skips) >= self.max_skips
 
     def why(self, step: int) -> str:
         """A sentence about the steps that were skipped, up to `step`. Collective."""

@@ -257,7 +257,7 @@ class Trainer:
             if not hurry:
                 interrupted |= not self._evaluated(report, signals)
             if interrupted:
-                return EXIT_INTERRUPTED
+                return EXIT_NOT_FINITE if self.guard.stuck() else EXIT_INTERRUPTED
             best = bool(self.measured) and saver.improves(self.measured)
             if not progress.finished and (best or self.decayed or progress.step % cast(int, run.save_step) == 0):
                 saver.save(progress.step, lambda: self._save(saver))

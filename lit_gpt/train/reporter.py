@@ -93,7 +93,6 @@ class Reporter:
         self.hardware = Hardware(device)
         self._window = torch.zeros(3, device=device)  # summed loss of the steps taken, steps skipped, spikes of these
         self._window_steps = 0
-        self.late = runtime.runs_ahead
         self._asked: Asked | None = None
         self._spikes = {"loss": SpikeDetector(), "gradient norm": SpikeDetector()}
         if state is not None:
@@ -155,7 +154,7 @@ class Reporter:
         step, finished = self.progress.step, self.progress.finished
         if step == 1 or finished or step % self.log_step == 0:
             self._ask(values, result, micro_batches, epochs)
-            if step == 1 or finished or not self.late:
+            if step == 1 or finished or not self.runtime.runs_ahead:
                 self.tell()
         self._console.update(step, self.progress.tokens, None if math.isnan(self.last_loss) else self.last_loss)
 

@@ -184,7 +184,7 @@ def notes(**flags: Any) -> tuple[str, ...]:
         ({"train_model": "gdn", "position": "rope"}, "nothing in gdn reads --position (no attention)"),
         (
             {"train_model": "kda", "attn_conv": True, "rope_base": 5e3, "swa_len": 64},
-            "nothing in kda reads --swa_len (no windows), --attn_conv, --rope_base (no attention)",
+            "nothing in kda reads --swa_len (no windows), --rope_base, --attn_conv (no attention)",
         ),
         (
             {"train_model": "sambay", "rope_base": 5e3},

@@ -139,8 +139,8 @@ def test_what_is_typed_before_a_file_that_gives_it_too_is_said(tmp_path, capsys)
     run = parse(words)
     assert (run.depth, run.micro_bsz, run.base_hps.eta0, run.base_hps.b0) == (4, 1, 0.001, 2048)
     said = capsys.readouterr().err
-    assert said.count("note:") == 1 and f"note: --depth, --base_hps.eta0 stands before --config {file}, which" in said
-    parse(["--micro_bsz", "1", "--config", str(file), "--depth", "8"])
+    assert said.count("note:") == 1 and f"note: --config {file} overrules --depth, --base_hps.eta0, typed" in said
+    parse(["--micro_bsz", "1", "--depth", "2", "--config", str(file), "--depth", "8"])  # as a ladder's rows do
     assert capsys.readouterr().err == ""
     parse(["--config", str(file), "--depth", "8", "--config", str(file)])
-    assert "note: --depth stands before" in capsys.readouterr().err
+    assert f"note: --config {file} overrules --depth, typed" in capsys.readouterr().err

@@ -99,9 +99,17 @@ def test_a_device_that_failed_does_not_hide_its_error(
     assert json.loads((folder_of(tmp_path) / "summary.json").read_text())["finished"] is False
 
 
+@pytest.mark.parametrize("more, rows", [({}, 4), ({"stop_after": 3}, 3)], ids=["goes on", "is stopped"])
 def test_a_run_of_bad_steps_ends_one_step_later(
-    data: Path, tmp_path: Path, late: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    more: dict[str, Any],
+    rows: int,
+    data: Path,
+    tmp_path: Path,
+    late: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
+    """Also where it is stopped before the host has the answer: whoever asks again would go on with a broken run."""
     forward = GPT.forward
 
     def bad(self: GPT, *args: Any, **options: Any):
@@ -110,6 +118,6 @@ def test_a_run_of_bad_steps_ends_one_step_later(
         return output._replace(loss=output.loss * float("nan"))
 
     monkeypatch.setattr(GPT, "forward", bad)
-    assert run(data, tmp_path, max_skips=3) == EXIT_NOT_FINITE
+    assert run(data, tmp_path, max_skips=3, **more) == EXIT_NOT_FINITE
     assert "Steps 1 to 3 were skipped one after the other" in capsys.readouterr().err
-    assert [row["step"] for row in lines(tmp_path)] == [1, 2, 3, 4]
+    assert [row["step"] for row in lines(tmp_path)] == list(range(1, rows + 1))

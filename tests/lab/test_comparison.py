@@ -87,6 +87,14 @@ def test_copies_and_runs_of_one_seed_are_no_noise_of_seeds(tmp_path: Path) -> No
     assert "share their seeds" not in compare(a, b, side(tmp_path / "c", 2.0, 2.1)[1:]).in_words()
 
 
+def test_lines_of_a_table_may_be_equal_by_chance(tmp_path: Path) -> None:
+    """Without times and seeds, such as accuracies of ten answers: these are no copies."""
+    (tmp_path / "runs.csv").write_text("name,size,acc\na,1,0.4\na,1,0.5\na,1,0.5\nb,2,0.6\nb,2,0.6\n")
+    runs = read_runs([tmp_path / "runs.csv"])
+    found = compare(runs[:3], runs[3:], [], "acc")
+    assert found.noise.free == 3 and found.noise.deviation == pytest.approx((0.02 / 9) ** 0.5)
+
+
 def test_what_cannot_be_compared(tmp_path: Path) -> None:
     a = side(tmp_path / "a", 2.0)
     with pytest.raises(UserError, match="are one side and differ in depth"):

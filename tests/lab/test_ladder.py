@@ -119,6 +119,25 @@ def test_why_a_run_failed_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert local.last_error(log, log.stat().st_size) == ""  # what an earlier start said is not why this one ended
 
 
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        (["error: No data."], "error: No data."),
+        (["[rank1]: Traceback (most recent call last):", "[rank1]: AssertionError"], "[rank1]: AssertionError"),
+        (["[rank0]: torch.distributed.DistBackendError: NCCL."], "[rank0]: torch.distributed.DistBackendError: NCCL."),
+        (["rank 0: error: in step 4, nothing moved."], "rank 0: error: in step 4, nothing moved."),
+    ],
+)
+def test_why_a_run_failed_is_what_its_processes_said_and_not_torchrun(
+    said: list[str], found: str, tmp_path: Path
+) -> None:
+    """What torch 2.13's torchrun ends with is the end of a traceback, too."""
+    log = tmp_path / "log.txt"
+    after = "torch.distributed.elastic.multiprocessing.errors.ChildFailedError: "
+    log.write_text("\n".join([*said, after, "=" * 60, "pretrain.py FAILED", "  exitcode  : 2 (pid: 1031) "]) + "\n")
+    assert local.last_error(log, 0) == found
+
+
 def test_a_run_that_takes_too_long_is_stopped_and_goes_on_next_time(tmp_path: Path) -> None:
     rows = rows_of(slow={"steps": 20, "pause": 0.2})
     assert run(tmp_path, rows, minutes=0.02, tries=3) == 1

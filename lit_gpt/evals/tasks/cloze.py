@@ -171,9 +171,7 @@ def _near_answer(asked: Request) -> np.ndarray:
 def _choice(question: Question, scores: Sequence[Score]) -> dict[str, float]:
     per_token = [score.total / len(score.log_p) for score in scores]
     right = per_token[question.answer]
-    said = per_token.index(
-        max(per_token)
-    )  # the first of equal ones, as lm-eval does: all are, of a model with a zero head
+    said = per_token.index(max(per_token))  # the first of equal ones, as lm-eval: with a zero head all are equal
     return {"acc": float(said == question.answer), "p": softmax(per_token)[question.answer], "nats": -right}
 
 
