@@ -7,12 +7,12 @@ hands them to it. No name of an optimizer decides anything here or in the scalin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, NamedTuple
 
 from lit_gpt.errors import UserError, did_you_mean
-from lit_gpt.scaling.base import HIDDEN, LEARNED_ROLES, Steps
+from lit_gpt.scaling.base import HIDDEN, LEARNED_ROLES, RolePlan, Steps
 
 Shape = tuple[int, ...]
 Args = Mapping[str, Any]  # what was given as --optimizer_args
@@ -101,6 +101,22 @@ class UpdateRule:
     holds_norm: bool = False
     keeps_start: bool = False
 
+    def __post_init__(self) -> None:
+        """Raise UserError for constants that are not Adam's, which a Plan would show and no step would read."""
+        own = self.constants({}) if callable(self.constants) else {"constants": self.constants}
+        if wrong := [f"{name}={value!r}" for name, value in own.items() if not _is_constant(name, value)]:
+            raise UserError(
+                f"The update rule {self.name!r} cannot read {', '.join(wrong)}. Say which of beta1, beta2, ... and eps "
+                "it reads, as in taking(beta1=None, eps=1e-6): a number of its own, or None for the Plan's beta1, "
+                "beta2 or eps."
+            )
+
+
+def _is_constant(name: str, value: Any) -> bool:
+    if value is None:
+        return name in ("beta1", "beta2", "eps")
+    return isinstance(value, (int, float)) and (name == "eps" or (name[:4] == "beta" and name[4:].isdigit()))
+
 
 ADAMW = UpdateRule("adamw", copies(2))  # the moments of the gradient and of its square
 
@@ -176,7 +192,10 @@ class OptimizerFacts:
         """Whether weight decay may act on a role: not where a step holds the norm, or shrinks the weights by itself."""
         return not self.rule(role).holds_norm and not (self.shrinking and args.get(self.shrinking))
 
-    def takes(self, role: str, args: Args) -> tuple[bool, bool]:
-        """Whether what trains a role reads the betas, and the eps, that a Plan has for it."""
-        own = self.rule(role).constants(args)
-        return self.rule(role).gives_way or own.get("beta1", 0.0) is None, own.get("eps", 0.0) is None
+    def acting(self, name: str, role: RolePlan, args: Args) -> RolePlan:
+        """What a Plan has for a role, without betas and a factor on eps that what trains this role does not read."""
+        rule = self.rule(name)
+        own = rule.constants(args)
+        betas = rule.gives_way or None in (own.get("beta1", 0.0), own.get("beta2", 0.0))
+        eps = own.get("eps", 0.0) is None
+        return replace(role, betas=role.betas if betas else None, eps_factor=role.eps_factor if eps else 1.0)

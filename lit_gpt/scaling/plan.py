@@ -321,7 +321,7 @@ def _roles(
     ramp: how much larger the batch is after 5 percent of the tokens, which is the one that Power Lines is asked for.
     parameters: the active ones, embeddings included.
     """
-    hps = run.base_hps
+    hps, args = run.base_hps, run.optimizer_args or {}
     factors, later = (batch_factors(run.batch_rule, k * batch / hps.b0, hps.beta2) for k in (1, ramp))
     # By how much step_values makes a decay larger until then, and the rate that multiplies it.
     grown, faster = later.weight_decay / factors.weight_decay, later.lr / factors.lr
@@ -343,10 +343,9 @@ def _roles(
         if run.weight_decay_rule == "power_lines" and decays[name]:
             shrink = shrink_per_step(ramp * batch, tokens, parameters) / grown
             shrink /= 1.0 if run.independent_weight_decay else lr * faster
-        shrink = shrink if facts.decays(name, run.optimizer_args or {}) else 0.0
-        betas, eps = facts.takes(name, run.optimizer_args or {})
-        eps_factor = transfer.eps.get(name, 1.0) if eps else 1.0
-        roles[name] = RolePlan(lr, shrink, init, rule.name, eps_factor, transfer.betas.get(name) if betas else None)
+        shrink = shrink if facts.decays(name, args) else 0.0
+        planned = RolePlan(lr, shrink, init, rule.name, transfer.eps.get(name, 1.0), transfer.betas.get(name))
+        roles[name] = facts.acting(name, planned, args)
     return roles
 
 

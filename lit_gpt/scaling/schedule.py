@@ -86,20 +86,24 @@ def period_end(schedule: Schedule, tokens: float) -> float:
 def checked_ends(s: Schedule, batch: int) -> Schedule:
     """The schedule itself. batch: tokens of the longest step.
 
-    Raises UserError for a constant end that leaves no token for the cosine, and for ends that no step would see: the
-    rate of a step is that of its middle (plan.step_values), so the last one is as far from the end as half of it.
+    Raises UserError for a constant end that leaves no token for the cosine, and for ends that no whole step would
+    see: its rate is that of its middle (plan.step_values), so the last one is as far from the end as half of it.
     """
     if s.warmup_tokens + s.constant_end >= s.total_tokens:
         raise UserError(
             f"--cos_inf_tokens {s.constant_end:,} and a warm-up of {s.warmup_tokens:,.0f} tokens leave nothing of a "
             f"budget of {s.total_tokens:,} for the cosine. Lower one of them, or raise --max_tokens."
         )
-    ends = {"wsd": (f"--decay_fraction {s.decay_fraction:.3g}", s.decay_fraction * (s.total_tokens - s.warmup_tokens))}
-    ends["cos_inf"] = f"--cos_inf_tokens {s.constant_end:,}", float(s.constant_end or batch)
-    option, length = ends.get(s.name, ("", float(batch)))
-    if length <= batch / 2 and not s.decays:
+    if s.name == "cos_inf":
+        option, length = f"--cos_inf_tokens {s.constant_end:,}", float(s.constant_end)
+    elif s.name == "wsd" and not s.decays:
+        share = s.decay_fraction
+        option, length = f"--decay_fraction {share:.3g}", share * (s.total_tokens - s.warmup_tokens)
+    else:
+        return s
+    if length <= batch / 2:
         raise UserError(
-            f"{option} is about the last {length:,.0f} tokens, and no step would see them: half of a step is "
+            f"{option} is about the last {length:,.0f} tokens, and no whole step would see them: half of a step is "
             f"{batch / 2:,.0f}. Give a larger {option.split()[0]} or --max_tokens, or a smaller batch (--total_bsz)."
         )
     return s

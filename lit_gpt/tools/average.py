@@ -63,9 +63,9 @@ def average(paths: Sequence[Path], weights: str | None = None) -> tuple[dict[str
     for path in paths:
         tensors, meta = load_weights_and_meta(path, weights)
         metas.append(meta)
-        _check_same(paths[0], metas[0], path, meta)
         check_weights(tensors, describe_model(meta, path)[0], path)
         first = first or tensors
+        _check_same(paths[0], _described(paths[0], metas[0], first), path, _described(path, meta, tensors))
         for name, tensor in tensors.items():
             _check_kind(name, first[name], tensor, paths[0], path)
             total[name] = total[name] + tensor if name in total else tensor.double()
@@ -87,10 +87,13 @@ def _check_apart(paths: Sequence[Path]) -> None:
             raise UserError(f"{paths[other]} and {path} are one checkpoint, which would count twice. Give it once.")
 
 
-def _check_same(first: Path, meta: dict[str, Any], path: Path, other: dict[str, Any]) -> None:
-    """The forward pass must be the same: the model, and the multipliers of the Plan."""
-    here, there = describe_model(meta, first), describe_model(other, path)
-    if changed := difference(forward_pass(*here), forward_pass(*there)):
+def _described(path: Path, meta: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """The forward pass, and what it leaves to the names and shapes of tensors."""
+    return forward_pass(*describe_model(meta, path)) | {"tensors": {n: list(t.shape) for n, t in tensors.items()}}
+
+
+def _check_same(first: Path, here: dict[str, Any], path: Path, there: dict[str, Any]) -> None:
+    if changed := difference(here, there):
         more = f"; and {len(changed) - 4} more" if len(changed) > 4 else ""
         raise UserError(f"{first} and {path} are not one model: they differ in {'; '.join(changed[:4])}{more}.")
 

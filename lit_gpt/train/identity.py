@@ -41,15 +41,32 @@ def identity(resolved: ResolvedRun) -> dict[str, Any]:
         numerics["reduce_precision"] = run.reduce_precision
     if plugins := digests():  # their code is computed with, too
         numerics["plugins"] = plugins
+    if replaced := _replaced_betas(resolved.plan):
+        numerics["betas_of_the_rule"] = replaced
     return json.loads(json.dumps({"plan": plan, "model": resolved.model.to_dict(), "numerics": numerics}))
 
 
+def _replaced_betas(plan: Plan) -> list[str]:
+    """Roles whose betas are the scaling rule's and not the optimizer's own.
+
+    Plans of earlier versions showed the same betas for them, and trained with others.
+    """
+    facts = OPTIMIZERS.facts(plan.optimizer)
+    return [name for name, r in plan.roles.items() if plan.counts.get(name) and r.betas and facts.rule(name).gives_way]
+
+
 def known_as(old: Mapping[str, Any]) -> dict[str, Any]:
-    """The identity that an earlier version wrote, as this one would: new fields have their defaults."""
+    """The identity that an earlier version wrote, as this one would.
+
+    New fields have their defaults, and betas and an eps of a role that its optimizer does not read are left out.
+    """
     plan, model, numerics = dict(old["plan"]), old["model"], old["numerics"]
     try:
         numerics = {**numerics, **_of_earlier(numerics)}
-        plan, model = Plan.from_dict(plan).to_dict(), ModelConfig.from_dict(model).to_dict()
+        there = Plan.from_dict(plan)
+        facts, args = OPTIMIZERS.facts(there.optimizer), there.optimizer_args
+        roles = {name: facts.acting(name, role, args) for name, role in there.roles.items()}
+        plan, model = replace(there, roles=roles).to_dict(), ModelConfig.from_dict(model).to_dict()
     except (
         TypeError,
         KeyError,

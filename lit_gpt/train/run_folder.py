@@ -121,9 +121,11 @@ def _same_run(old: dict[str, Any], resolved: ResolvedRun, where: str, folder: Pa
         listed = "\n".join(f"  {line}" for line in differing)
         if any(line.startswith("numerics.plugins") for line in differing):
             listed += f"\nThe plugins as they were then are in {folder / PLUGINS}."
+        typed = any(line.startswith("--") for line in differing)
+        old_ones = "options" if typed else "options, data and version of this code"
         raise UserError(
             f"This is not the run that {where} holds. What differs (there -> here):\n{listed}\n"
-            "Use the old options to continue it. To go on from it under the new ones, as a run of its own, add "
+            f"Use the old {old_ones} to continue it. To go on from it under the new ones, as a run of its own, add "
             f"--fork_from {folder} and a label to --train_name (--init_from takes the weights alone); for a new run "
             "add the label, or another --out_dir."
         )

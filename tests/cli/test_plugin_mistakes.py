@@ -28,7 +28,7 @@ from lit_gpt.parallel import start_runtime
 from lit_gpt.plugins import load_plugins
 from lit_gpt.roles import role
 from lit_gpt.scaling.base import LEARNED_ROLES, Init, Multipliers, Transfer
-from lit_gpt.scaling.optimizer_facts import OptimizerFacts, UpdateRule, copies, everywhere
+from lit_gpt.scaling.optimizer_facts import OptimizerFacts, UpdateRule, copies, everywhere, taking
 from lit_gpt.scaling.transfer_check import checked
 from lit_gpt.train.reporter import Reporter
 from lit_gpt.train.step import train_step
@@ -179,6 +179,21 @@ def test_facts() -> None:
         OptimizerFacts({"matrx": UpdateRule("x")})
     with pytest.raises(UserError, match="have steps 'fast'; they must be one of spectral,"):
         OptimizerFacts({}, steps="fast")
+
+
+@pytest.mark.parametrize(
+    ("constants", "what"),
+    [
+        (taking(epsilon=1e-6), "epsilon=1e-06"),  # was shown, and the Plan's eps was not
+        (taking(beta3=None), "beta3=None"),
+        (taking(betas=(0.9, 0.8)), r"betas=\(0.9, 0.8\)"),  # type: ignore[arg-type]
+        (taking(eps="1e-6"), "eps='1e-6'"),  # type: ignore[arg-type]
+        (True, "constants=True"),  # holds_norm, which was the third field once
+    ],
+)
+def test_constants(constants: Any, what: str) -> None:
+    with pytest.raises(UserError, match=f"The update rule 'own' cannot read {what}. Say which of beta1, beta2, ..."):
+        UpdateRule("own", copies(1), constants)
 
 
 def optimizer(groups: list[dict[str, Any]], floor: float) -> torch.optim.Optimizer | None:

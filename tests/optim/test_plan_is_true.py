@@ -43,6 +43,7 @@ TYPED: list[tuple[str, dict[str, Any]]] = [
     ("galore", {"betas": [0.8, 0.9]}),
     ("mars_adamw", {"betas_1d": [0.8, 0.7]}),
     ("mars_lion", {"optimize_1d": True}),
+    ("mars_shampoo", {"optimize_1d": True}),
     ("torch_muon", {"eps": 1e-2}),
     ("scion", {"constraint": True}),
 ]

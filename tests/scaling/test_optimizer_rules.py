@@ -15,6 +15,7 @@ and budgets are multiples of t0 = 10.4e9: 2^-0.32 = exp(-0.32 * 0.6931471806) = 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import log2
 from typing import Any
 
@@ -29,7 +30,7 @@ from lit_gpt.optim.engine.updates import adjusted
 from lit_gpt.scaling.base import LEARNED_ROLES, Init, Plan
 from lit_gpt.scaling.decay import best_timescale
 from lit_gpt.scaling.describe import describe
-from lit_gpt.scaling.optimizer_facts import GROWTH
+from lit_gpt.scaling.optimizer_facts import GROWTH, OptimizerFacts, UpdateRule, everywhere, taking
 from lit_gpt.scaling.plan import Counted, build_plan, step_values
 
 TABLES, REST = ("embedding", "head"), ("matrix", "expert", "router", "vector", "conv")
@@ -265,6 +266,15 @@ def test_what_trains_a_role_is_the_optimizers_own_or_adamw(name: str) -> None:
 
 def described(p: Plan) -> str:
     return describe(p, OPTIMIZERS.facts(p.optimizer))
+
+
+def test_betas_of_a_rule_stay_where_the_second_alone_is_read() -> None:
+    """They were left out by whoever has no first moment, or one of its own, and the rule's beta2 with them."""
+    role = plan("v2scale_mup_muonh", 8).roles["vector"]
+    role = replace(role, betas=(0.8, 0.995), eps_factor=2.0)
+    for constants in (taking(beta2=None), taking(beta1=0.9, beta2=None)):
+        facts = OptimizerFacts(everywhere(UpdateRule("own", None, constants)))
+        assert facts.acting("vector", role, {}) == replace(role, eps_factor=1.0)
 
 
 def test_the_table_says_who_trains_what() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -12,12 +13,14 @@ from llama_models import model_of, small
 from tiny_model import same
 
 from lit_gpt.checkpoint import load_exported, load_full, write_exported
+from lit_gpt.config.model import Experts, LayerSpec
 from lit_gpt.errors import UserError
 from lit_gpt.evals.trained_model import load_model
 from lit_gpt.scaling.base import Multipliers
 from lit_gpt.tools import average, convert
 from lit_gpt.tools._hf import write_hf
 
+PLAIN = {"version": 1, "multipliers": dataclasses.asdict(Multipliers())}  # of a model that was imported
 STEPS = ("step-000002", "step-000004")
 
 
@@ -148,6 +151,20 @@ def test_runs_that_trained_otherwise_are_one_model(folders, tmp_path):
     path = altered(folders[1], tmp_path / "altered.pth", of_training)
     weights, meta = average.average([folders[0], path])
     assert same(weights, average.average(folders)[0]) and meta["model"]["dropout"] == 0.1
+
+
+@pytest.mark.parametrize("fields", [{"ffn_multiple": 2.0}, {"experts": Experts(2, 2, bias_rate=0.1)}])
+def test_tensors_of_one_checkpoint_alone_have_no_mean(fields, tmp_path):
+    """What shapes tell is no part of the forward pass: this was a traceback, or half of a selection bias."""
+    layers = (LayerSpec(experts="experts" in fields),) * 2
+    plain = small(layers=layers, experts=Experts(2, 2) if "experts" in fields else None)
+    paths = [
+        write_exported(model_of(config).state_dict(), {"model": config.to_dict(), **PLAIN}, tmp_path / f"{i}.pth")
+        for i, config in enumerate((plain, plain.replace(**fields)))
+    ]
+    for order in (paths, paths[::-1]):
+        with pytest.raises(UserError, match=r"are not one model: they differ in tensors\.blocks\.0\.ffn\."):
+            average.average(order)
 
 
 def test_whole_numbers_have_no_mean(folders, monkeypatch):

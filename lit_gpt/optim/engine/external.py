@@ -192,9 +192,10 @@ def _mars(kind: str, about: str, constants: Constants, *aliases: str, **facts: A
     name, memory = f"mars_{kind}", copies(3, "ams_bound")
 
     def of_vectors(args: Args) -> Mapping[str, float | None]:
-        """AdamW trains them, whose betas are the library's, unless --optimizer_args.optimize_1d is true."""
-        own = taking(beta1=0.9, beta2=0.95, eps=None)
-        return constants(args) if args.get("optimize_1d") else own({**args, "betas": args.get("betas_1d")})
+        """AdamW with betas of the library trains them; with optimize_1d, what trains matrices, or Adam for Shampoo."""
+        if args.get("optimize_1d"):
+            return constants(args) if kind == "lion" else ADAMS(args)
+        return taking(beta1=0.9, beta2=0.95, eps=None)({**args, "betas": args.get("betas_1d")})
 
     rules = everywhere(UpdateRule(name, memory, constants))
     rules |= dict.fromkeys(("vector", "scalar", "residual_scalar"), UpdateRule(name, memory, of_vectors))
