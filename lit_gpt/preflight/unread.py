@@ -185,6 +185,7 @@ def _rates_and_starts(plan: Plan, facts: OptimizerFacts) -> tuple[Any, ...]:
 
 def _constants(plan: Plan, facts: OptimizerFacts, values: StepValues, name: str) -> list[float]:
     """Adam's constants of a step that the optimizer takes from the Plan for a role."""
-    own, (beta1, beta2) = facts.rule(name).constants(plan.optimizer_args), values.betas[name]
-    planned = {"beta1": beta1, "beta2": beta2, "eps": values.eps * plan.roles[name].eps_factor}
+    role, (beta1, beta2) = plan.roles[name], values.betas[name]
+    own = facts.constants(name, role, plan.optimizer_args)
+    planned = {"beta1": beta1, "beta2": beta2, "eps": values.eps * role.eps_factor}
     return [value for key, value in planned.items() if own.get(key, 0.0) is None]

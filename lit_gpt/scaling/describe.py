@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import replace
 
 from lit_gpt.config.words import write_tokens
 from lit_gpt.scaling.base import UNDECAYED, Fork, Init, Phase, Plan, RolePlan, Schedule
 from lit_gpt.scaling.optimizer_facts import OptimizerFacts
 from lit_gpt.scaling.plan import ema_decay, follows_schedule
-
-Constants = Mapping[str, float]
 
 
 def describe(plan: Plan, facts: OptimizerFacts | None) -> str:
@@ -63,23 +60,20 @@ def describe(plan: Plan, facts: OptimizerFacts | None) -> str:
     return "\n".join(lines)
 
 
-def constants(plan: Plan, facts: OptimizerFacts, name: str, role: RolePlan) -> Constants:
+def constants(plan: Plan, facts: OptimizerFacts, name: str, role: RolePlan) -> dict[str, float]:
     """Adam's constants with which a role is trained at first, by name: beta1, beta2, ... and eps, as far as read."""
-    rule = facts.rule(name)
     beta1, beta2 = role.betas or (plan.beta1, plan.beta2)
     planned = {"beta1": beta1, "beta2": beta2, "eps": plan.eps * role.eps_factor}
-    own = rule.constants(plan.optimizer_args)
-    if role.betas and rule.gives_way:
-        own = {**own, "beta1": None, "beta2": None}
+    own = facts.constants(name, role, plan.optimizer_args)
     return {key: planned[key] if value is None else value for key, value in own.items()}
 
 
-def _most_common(found: list[Constants]) -> Constants:
+def _most_common(found: list[dict[str, float]]) -> dict[str, float]:
     counted = Counter(tuple(each.items()) for each in found if each)
     return dict(counted.most_common(1)[0][0]) if counted else {}
 
 
-def _beside(common: Constants, own: Constants) -> str:
+def _beside(common: dict[str, float], own: dict[str, float]) -> str:
     """What a row says after its update rule: betas and eps, where they are not those of the line above the table."""
     betas, shared = ([v for key, v in each.items() if key != "eps"] for each in (own, common))
     parts = [f"{value:g}" for value in betas] if betas != shared else []
@@ -90,7 +84,7 @@ def _beside(common: Constants, own: Constants) -> str:
 def _describe_betas(plan: Plan, facts: OptimizerFacts) -> str:
     """Whose betas a schedule changes."""
     roles = {
-        name: facts.rule(name).constants(plan.optimizer_args)
+        name: facts.constants(name, r, plan.optimizer_args)
         for name, r in plan.roles.items()
         if plan.scheduled_betas and plan.counts.get(name) and follows_schedule(r)
     }
@@ -142,7 +136,7 @@ def _describe_fork(fork: Fork) -> list[str]:
     ]
 
 
-def _join(values: Constants) -> str:
+def _join(values: dict[str, float]) -> str:
     return ", ".join(f"{key} {value:g}" for key, value in values.items())
 
 

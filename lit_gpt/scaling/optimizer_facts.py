@@ -192,10 +192,14 @@ class OptimizerFacts:
         """Whether weight decay may act on a role: not where a step holds the norm, or shrinks the weights by itself."""
         return not self.rule(role).holds_norm and not (self.shrinking and args.get(self.shrinking))
 
-    def acting(self, name: str, role: RolePlan, args: Args) -> RolePlan:
-        """What a Plan has for a role, without betas and a factor on eps that what trains this role does not read."""
+    def constants(self, name: str, role: RolePlan, args: Args) -> Mapping[str, float | None]:
+        """What trains a role reads of Adam's constants, by name: a number of its own, or None for the Plan's."""
         rule = self.rule(name)
         own = rule.constants(args)
-        betas = rule.gives_way or None in (own.get("beta1", 0.0), own.get("beta2", 0.0))
-        eps = own.get("eps", 0.0) is None
+        return {**own, "beta1": None, "beta2": None} if role.betas and rule.gives_way else own
+
+    def acting(self, name: str, role: RolePlan, args: Args) -> RolePlan:
+        """What a Plan has for a role, without betas and a factor on eps that what trains this role does not read."""
+        own = self.constants(name, role, args)
+        betas, eps = None in (own.get("beta1", 0.0), own.get("beta2", 0.0)), own.get("eps", 0.0) is None
         return replace(role, betas=role.betas if betas else None, eps_factor=role.eps_factor if eps else 1.0)
