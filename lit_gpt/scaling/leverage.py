@@ -12,7 +12,7 @@ import numpy as np
 
 from lit_gpt.scaling.intervals import percentiles
 from lit_gpt.scaling.law import Fitted
-from lit_gpt.scaling.noise import LEVEL, student
+from lit_gpt.scaling.noise import LEVEL, student, welch
 
 MANY = 1e4  # degrees of freedom, from which Student's t is the normal distribution
 
@@ -56,7 +56,8 @@ def compute_leverage(
     every = np.array([_leverage(one, two, compute) for one, two in zip(draws[0].fits, draws[1].fits)])
     first = _variances([_leverage(one, other, compute) for one in draws[0].fits])
     second = _variances([_leverage(base, two, compute) for two in draws[1].fits])
-    free = _freedom(first, second, (draws[0].freedom, draws[1].freedom))
+    sizes = draws[0].freedom, draws[1].freedom
+    free = [min(sizes) if np.isnan(both).any() else welch(both, sizes) for both in zip(first, second)]
     low, high = _ends(value, every, free, level)
     least, most = _ends(value, every, free, LEVEL)
     return Leverage(compute, value, low, high, ~((least > 1) | (most < 1)))
@@ -78,17 +79,10 @@ def _variances(values: Sequence[np.ndarray]) -> np.ndarray:
     return np.array([float(some.var(ddof=1)) if len(some) > 1 else math.nan for some in known])
 
 
-def _freedom(one: np.ndarray, two: np.ndarray, free: tuple[float, float]) -> np.ndarray:
-    """Degrees of freedom of the sum of two variances at each place (Welch, Biometrika 34 (1947), 28-35)."""
-    with np.errstate(divide="ignore", invalid="ignore"):  # infinite where both sizes of the noise were given
-        found = (one + two) ** 2 / (one**2 / free[0] + two**2 / free[1])
-    return np.where(np.isnan(found), min(free), found)
-
-
-def _ends(value: np.ndarray, every: np.ndarray, free: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+def _ends(value: np.ndarray, every: np.ndarray, free: Sequence[float], level: float) -> tuple[np.ndarray, np.ndarray]:
     """(low, high) at each place."""
     found = np.array([_interval(column, level) for column in every.T])
-    for i, freedom in enumerate(free.tolist()):
+    for i, freedom in enumerate(free):
         if np.isfinite(value[i]) and freedom < MANY:
             wider = student(freedom, level) / NormalDist().inv_cdf((1 + level) / 2)
             found[i] = value[i] * (found[i] / value[i]) ** wider

@@ -102,8 +102,7 @@ def pooled(groups: Iterable[Sequence[float]]) -> Noise:
 def difference(a: Sequence[float], b: Sequence[float], noise: Noise | None = None) -> Difference:
     """How much more the mean of b is than that of a.
 
-    noise: of single runs, known from elsewhere; else it is that within a and within b, which need not be the same
-    (Welch, Biometrika 34 (1947), 28-35).
+    noise: of single runs, known from elsewhere; else it is that within a and within b, which need not be the same.
     """
     value = statistics.fmean(b) - statistics.fmean(a)
     if noise is not None:
@@ -112,8 +111,16 @@ def difference(a: Sequence[float], b: Sequence[float], noise: Noise | None = Non
         shared = pooled([a, b])
         return Difference(value, shared.error(len(a), len(b)), shared.free)
     parts = [statistics.variance(side) / len(side) for side in (a, b)]
-    squares = sum(part**2 / (len(side) - 1) for part, side in zip(parts, (a, b)))
-    return Difference(value, math.sqrt(sum(parts)), sum(parts) ** 2 / squares if squares else len(a) + len(b) - 2)
+    return Difference(value, math.sqrt(sum(parts)), welch(parts, [len(a) - 1, len(b) - 1]))
+
+
+def welch(variances: Sequence[float], free: Sequence[float]) -> float:
+    """Degrees of freedom of a sum of variances that are estimates (Welch, Biometrika 34 (1947), 28-35).
+
+    free: of each; infinite for one that is known.
+    """
+    squares = sum(variance**2 / each for variance, each in zip(variances, free))
+    return sum(variances) ** 2 / squares if squares else sum(free)
 
 
 def paired(a: Mapping[Any, float], b: Mapping[Any, float]) -> Difference:
