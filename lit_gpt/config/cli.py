@@ -104,8 +104,9 @@ def _say_overruled(words: list[str]) -> None:
     typed = dict[str, str]()  # option -> the file that overrules it, or ""
     for word in words:
         option, _, path = word.partition("=")
-        if option == "--config":
-            typed |= {name: path for name in typed if name[2:] in (_options_in(path) or ())}
+        if option == "--config" and typed:
+            given = _options_in(path) or ()
+            typed |= {name: path for name in typed if name[2:] in given}
         elif option.startswith("--"):
             typed[option] = ""
     for path in dict.fromkeys(filter(None, typed.values())):
