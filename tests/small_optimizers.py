@@ -12,6 +12,15 @@ from lit_gpt.optim.engine.groups import parameter_groups
 from lit_gpt.roles import ROLES, role
 from lit_gpt.scaling.base import Init, Multipliers, Plan, RolePlan, Schedule
 
+# Settings of optimizers that act within a few steps.
+QUICK: dict[str, dict[str, Any]] = {
+    "apollo": {"rank": 4, "gap": 3},
+    "conda": {"update_proj_gap": 3},
+    "galore": {"rank": 4, "update_proj_gap": 3},
+    "prodigy": {"d0": 1e-3},
+    "shampoo": {"preconditioning_compute_steps": 3},
+    "soap": {"precondition_frequency": 3},
+}
 # name -> (role, shape)
 SHAPES: dict[str, tuple[str, tuple[int, ...]]] = {
     "table": ("embedding", (11, 8)),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_optimizers import DECAY, LR, Bag, build, gradients, plan_for
+from small_optimizers import DECAY, LR, QUICK, Bag, build, gradients, plan_for
 from spawn import run_distributed
 from test_sharded import shard, sharded_bag
 from tiny_model import ONE_LAYER, batch, build_model, full, train_step
@@ -32,17 +32,9 @@ from lit_gpt.scaling.plan import step_values
 
 WRITTEN_HERE = ("adam_mini", "ademamix", "apollo", "apollo_mini", "dmuon", "lamb", "rmnp", "signum", "sophia")
 NAMES = sorted([*EXTERNAL, *WRITTEN_HERE])
-# Learning rates for the tiny model where 0.01 is far off, and settings that act within a few steps.
+# Learning rates for the tiny model where 0.01 is far off.
 RATES = {"sgd": 0.3, "schedulefree_sgd": 1.0, "prodigy": 1.0, "lars": 30.0, "novograd": 0.1, "signsgd": 3e-3}
 RATES |= {"apollo_mini": 3e-3, "scion": 1e-3, "scion_light": 1e-3, "mars_shampoo": 0.05, "conda": 0.03}
-ARGS: dict[str, dict[str, Any]] = {
-    "apollo": {"rank": 4, "gap": 3},
-    "conda": {"update_proj_gap": 3},
-    "galore": {"rank": 4, "update_proj_gap": 3},
-    "prodigy": {"d0": 1e-3},
-    "shampoo": {"preconditioning_compute_steps": 3},
-    "soap": {"precondition_frequency": 3},
-}
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +53,7 @@ def tiny(name: str, runtime: Runtime) -> tuple[nn.Module, torch.optim.Optimizer]
     model = build_model(runtime, config=ONE_LAYER)
     facts = OPTIMIZERS.facts(name)
     roles = {r: RolePlan(RATES.get(name, 0.01), 0.01, Init(), facts.rule(r).name) for r in ROLES}
-    plan = plan_for(name, roles, optimizer_args=ARGS.get(name, {}), steps=20)
+    plan = plan_for(name, roles, optimizer_args=QUICK.get(name, {}), steps=20)
     return model, optim.build(parameter_groups(model, plan), plan)
 
 
@@ -118,7 +110,7 @@ def test_nothing_moves_without_a_rate_or_a_gradient(name: str) -> None:
     skip_if_missing(name)
     for silent in ("lr", "gradient"):
         bag = Bag()
-        optimizer = build(bag, name, plan_for(name, optimizer_args=ARGS.get(name, {}), steps=20))
+        optimizer = build(bag, name, plan_for(name, optimizer_args=QUICK.get(name, {}), steps=20))
         start = weights(bag)
         for group in optimizer.param_groups:
             group["weight_decay"] = 0.0
@@ -133,7 +125,7 @@ def test_nothing_moves_without_a_rate_or_a_gradient(name: str) -> None:
 def train_bag(name: str, mesh: DeviceMesh | None) -> Bag:
     """Three steps with decay; Sophia's with a curvature."""
     bag = sharded_bag(mesh)
-    plan = plan_for(name, optimizer_args=ARGS.get(name, {}), steps=20)
+    plan = plan_for(name, optimizer_args=QUICK.get(name, {}), steps=20)
     optimizer: Any = build(bag, name, plan)
     for step in range(3):
         for key, g in gradients(step).items():

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from small_optimizers import plan_for
+from small_optimizers import QUICK, plan_for
 from spawn import run_distributed
-from test_external import ARGS, skip_if_missing, tiny
+from test_external import skip_if_missing, tiny
 from tiny_model import ONE_LAYER, train_step
 from torch import Tensor, nn
 
@@ -127,7 +127,7 @@ def test_three_processes() -> None:
             model: nn.Module = GPT(ONE_LAYER)
         groups = parameter_groups(model, plan_for(name))
         shards = {p: 1 if group["role"] in REPLICATED else 3 for group in groups for p in group["params"]}
-        state = state_bytes(groups, OPTIMIZERS.facts(name), ARGS.get(name, {}), shards)
+        state = state_bytes(groups, OPTIMIZERS.facts(name), QUICK.get(name, {}), shards)
         assert state is not None
         copies = sum(4 * p.numel() for p, n in shards.items() if n > 1) if name in GATHERED else 0
         assert (sum(shard_bytes(p, n) for p, n in shards.items()), sum(state.values()) - copies) == tuple(
