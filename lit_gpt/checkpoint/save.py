@@ -54,9 +54,9 @@ from lit_gpt.checkpoint.retention import improves, why_kept
 from lit_gpt.checkpoint.staging import Staging
 from lit_gpt.checkpoint.state import NONE, Tensors, flatten
 from lit_gpt.checkpoint.untrusted import DATA_FILE, reason
-from lit_gpt.checkpoint.writing import Writer, sync, write_text
+from lit_gpt.checkpoint.writing import Writer, write_text
 from lit_gpt.errors import UserError
-from lit_gpt.utils.files import digest, kind_of
+from lit_gpt.utils.files import digest, kind_of, sync
 
 # DCP says this at each save and load of a run without a process group, where it is meant so.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
@@ -68,7 +68,8 @@ class Checkpointer:
 
     folder: <run>/checkpoints, on a file system that all ranks see. keep_last, keep_every, keep_best: which checkpoints
     stay, see retention.py. async_save: write in the background. owned: called on the main rank right before a
-    checkpoint gets its name; raises where the run folder is another process's by then.
+    checkpoint gets its name; raises where the run folder is another process's by then, or what was logged is not on the
+    disk.
     A save that fails is said on stderr at once, and the next one tries again: `failures` counts
     them, and `wait` says whether the last one was published.
     Every rank makes one, at the same point, and calls its methods at the same points.

@@ -6,12 +6,12 @@ import sys
 from collections.abc import Callable
 
 from lit_gpt.checkpoint import Checkpointer
-from lit_gpt.checkpoint.writing import sync
 from lit_gpt.errors import NotWritten
 from lit_gpt.metrics.summary import METRICS_FILE, SUMMARY_FILE
 from lit_gpt.train import run_folder
 from lit_gpt.train.reporter import Reporter
 from lit_gpt.train.stopping import EXIT_INTERRUPTED
+from lit_gpt.utils.files import sync
 
 
 class Saver:
