@@ -83,7 +83,7 @@ class Saver:
     def _release(self) -> None:
         """Only once this very run is known to have finished: by the disk, also after a power cut."""
         folder, checkpoints = self.report.folder, self.checkpoints
-        if checkpoints.keep_last or not checkpoints.is_main:
+        if not checkpoints.is_main:
             return
         if run_folder.finished_summary(folder).get("tokens") == self.report.progress.tokens:
             for path in (folder / SUMMARY_FILE, folder / METRICS_FILE, folder):
