@@ -4,7 +4,7 @@ A gloo group of torch has two threads. After a collective each of them writes it
 holds no lock (`lastCompletedWorkName` in ProcessGroupGloo::runLoop, torch 2.13). A name of more than 15 characters,
 such as ALLGATHER_COALESCED of DTensor's gathers, lies on the heap: where both threads write at once, its memory is
 freed twice, and glibc aborts the process then or later ("double free or corruption"). One process that gathers one
-number again and again on two cores ended so within a minute, seven times of seven; with one thread for each group it
+number again and again on two cores ended so within a minute, six times of six; with one thread for each group it
 made a million gathers. A group of one thread runs its collectives in the order of the calls, which all ranks share in
 any case.
 """
