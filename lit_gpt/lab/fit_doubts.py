@@ -49,10 +49,7 @@ def unlike_in_sweeps(
     sweeps = [[run for run, of_it in zip(runs, here) if of_it] for here in groups(data["x"])]
     unlike = [name for name in ALIKE if name not in reads.values() and any(_differ(own, name) for own in sweeps)]
     if unlike:
-        yield (
-            f"runs of one sweep differ in {' and '.join(unlike)}: choose some with --where, or fit over another "
-            f"column, such as --x x={unlike[0]}"
-        )
+        yield f"runs of one sweep differ in {' and '.join(unlike)}: --group {unlike[0]} fits them apart"
 
 
 def _differ(runs: Sequence[Run], name: str) -> bool:
