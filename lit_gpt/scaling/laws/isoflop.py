@@ -9,7 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from lit_gpt.errors import UserError
-from lit_gpt.scaling._allocation import FORMULA, NAMES, WORDS, least_loss, offset_of, optimum, shared, table
+from lit_gpt.scaling._allocation import (
+    FORMULA,
+    NAMES,
+    WORDS,
+    check_offset,
+    least_loss,
+    offset_of,
+    optimum,
+    shared,
+    table,
+)
 from lit_gpt.scaling._fit_data import positive
 from lit_gpt.scaling.law import Data, Example, Fitted, Law
 from lit_gpt.scaling.parabolas import misshapen
@@ -71,8 +81,7 @@ def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
         )
     used = [budget for budget, ok in zip(chosen, inside) if ok]
     offset = offset_of(fixed, len(used))
-    if offset is not None and (least := float(found.loss[0, inside].min())) <= offset:
-        raise UserError(f"The offset {offset:g} is not below every least loss, such as {least:.4g}. Give less.")
+    check_offset(fixed, found.loss[0, inside])
     notes += _shape(columns, used)
     numbers = _laws(columns, used, columns["L"][None], offset)[0]
     optima = found.ln_n[0], found.ln_d[0], found.loss[0]
