@@ -54,7 +54,7 @@ def _parameters(report: Report) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [("", "value", "low", "high", "leaving out each run", "most by", "")]
     for name, value in report.fitted.numbers.items():
         low, high = found.get(name, (math.nan, math.nan))
-        known = name in report.fixed or low == high  # such as an exponent of given ones
+        known = name in report.fixed or (bool(report.fixed) and low == high != 0)  # such as an exponent of given ones
         ends = ("given", "") if known else ("", "") if low != low else (_short(low), _short(high))
         rows.append((name, _short(value), *ends, *_moved(report, name, value), report.law.parameters.get(name, "")))
     return rows
