@@ -40,7 +40,8 @@ def main(argv: list[str]) -> int:
             _check_as_they_load(options["task_manager"], model, options["gen_kwargs"])
             results = evaluate(**options | {"model": model, "log_samples": True})
         if results is not None:
-            keep(model, results, options)
+            if not options["predict_only"]:  # its result has no figures of the task, and would replace one that has
+                keep(model, results, options)
             if not options["log_samples"]:
                 results.pop("samples")
         return results

@@ -140,6 +140,8 @@ def test_lengths_that_nobody_asked_for_are_no_figures():
         (ValueError("task.build_requests() did not find any docs!"), "A task has no examples"),
         (ValueError("No tasks specified, or no tasks found."), "no tasks found. Give --tasks NAME,NAME"),
         (NotImplementedError("To use this model with chat templates, please"), "leave --apply_chat_template out"),
+        (AssertionError("Elements of --samples should be in the interval [0,k-1]."), r"k-1\]. Correct --samples"),
+        (ValueError("If --samples is not None, then --limit must be None."), "--limit or --samples, and not"),
         (ValueError("Attempted to load model 'Archscale', but"), "this project is --model ArchScale"),
     ],
 )
@@ -148,6 +150,23 @@ def test_errors_of_lm_eval_in_a_sentence(error, message):
 
     with pytest.raises(UserError, match=message), understood_tasks("--include_path"):
         raise error
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("--tasks a --log_samples", "or --predict_only. Type --output_path FOLDER"),
+        ("--tasks a --limit 2 --samples {}", "Give --limit or --samples, and not both"),
+        ("--tasks a --fewshot_as_multiturn true", "Leave --fewshot_as_multiturn out"),
+    ],
+)
+def test_words_that_lm_eval_refuses(words, message, monkeypatch):
+    """What its command line says, without its trace."""
+    from lit_gpt.evals import lm_eval_cli
+
+    monkeypatch.setattr(sys, "argv", ["eval.py"])
+    with pytest.raises(UserError, match=message):
+        lm_eval_cli.main(["--model", "scalelab", *words.format('{"a":[0]}').split()])
 
 
 def test_fewer_examples_than_processes(monkeypatch):
