@@ -20,6 +20,10 @@ IN_BOX = re.compile(r"\\boxed\s*\{\s*(?:\\(?:text|mathrm|mathbf|textbf)\s*\{\s*)
 # After "answer" in words, as the prompts of GPQA's authors ask: "ANSWER: B", "the correct answer is (B)".
 IN_WORDS = re.compile(r"(?i:\banswer\b)[\s*:]*(?i:is\b|=)?[\s*:]*\(?([A-J])(?![A-Za-z'])")
 
+# What math-verify reads as something else: \boxed{204.} as a text, and 12\,000 (with TeX's thin space) as 12 x 0.
+FULL_STOP = re.compile(r"\.(?=\s*\})")
+THOUSANDS = re.compile(r"(?<=\d)(?:\\[,;: ]|~)(?=\d{3}(?!\d))")
+
 
 def is_right(answer: str, generation: str) -> bool:
     """Whether the text ends in that answer; one that math-verify reads or compares for longer than 5 seconds does not.
@@ -32,8 +36,8 @@ def is_right(answer: str, generation: str) -> bool:
         return letter_of(said) == answer.strip()
     library = math_verify()
     targets = [library.LatexExtractionConfig(boxed_match_priority=0), library.ExprExtractionConfig()]
-    given = library.parse(said, extraction_config=targets)
-    return bool(given) and any(library.verify(gold, given) for gold in golds(answer))
+    given = library.parse(THOUSANDS.sub("", FULL_STOP.sub("", said)), extraction_config=targets)
+    return bool(given) and any(library.verify(gold, given) for gold in golds(THOUSANDS.sub("", answer)))
 
 
 def letter_of(text: str) -> str | None:

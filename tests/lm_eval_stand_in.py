@@ -19,9 +19,9 @@ class Instance:
     doc: dict[str, Any]
     arguments: tuple[Any, ...]
     idx: int
-    metadata: tuple[str, int, int] = ("", 0, 1)
+    metadata: tuple[str | None, int | None, int | None] = (None, None, None)
 
-    args = property(lambda self: self.arguments)
+    args = property(lambda self: self.arguments if isinstance(self.arguments, tuple) else (self.arguments,))
     task_name = property(lambda self: self.metadata[0])
     doc_id = property(lambda self: self.metadata[1])
 
@@ -59,15 +59,21 @@ class TemplateLM:
 
 def handle_stop_sequences(until: Any, eos: str | None) -> list[str]:
     """A list of texts."""
-    return [until] if isinstance(until, str) else list(until or [])
+    until = [until] if isinstance(until, str) else [] if until is None else until
+    if not isinstance(until, list):
+        raise ValueError(f"Expected `kwargs['until']` to be of type Union[str,list] but got {until}")
+    return until if eos is None or eos in until else [*until, eos]
 
 
 def normalize_gen_kwargs(given: dict[str, Any], default_max_gen_toks: int = 256) -> dict[str, Any]:
-    """temperature is there only where it was given, or sampling was refused."""
-    found = {"until": [], "do_sample": float(given.get("temperature", 0)) > 0, **given}
+    """temperature is there only where it was given, or sampling was refused. Of `until: null` it makes [None]."""
+    until = given.get("until", [])
+    found = {"do_sample": None, **given, "until": until if isinstance(until, list) else [until]}
+    if found["do_sample"] is None:
+        found["do_sample"] = float(given.get("temperature", 0)) > 0
     most = (found.pop(name, None) for name in ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"))
     found["max_gen_toks"] = next((int(n) for n in list(most) if n is not None), default_max_gen_toks)
-    return found | ({} if found["do_sample"] else {"temperature": 0.0} if "do_sample" in given else {})
+    return found | ({"temperature": 0.0} if given.get("do_sample") is False else {})
 
 
 def modules() -> dict[str, ModuleType]:

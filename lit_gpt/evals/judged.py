@@ -164,6 +164,14 @@ class Judged:
             # Continuations of one context are computed together.
             return self.crew.divide(requests, lambda mine: score(self.model, mine, **options), lambda r: r.context)
 
+    def check_room(self, max_new_tokens: int) -> None:
+        """Raises UserError where so many new tokens leave no room for a prompt."""
+        if max_new_tokens >= self.max_length:
+            raise UserError(
+                f"{max_new_tokens} new tokens leave no room for a prompt in max_length {self.max_length}. Give a "
+                "larger max_length, or fewer new tokens."
+            )
+
     def continue_texts(
         self,
         prompts: Sequence[str],
@@ -178,11 +186,7 @@ class Judged:
         seeds: of what is drawn for each prompt, by default their places. Of a prompt that leaves no room for
         max_new_tokens the first tokens are left out. Raises UserError where no prompt has room for one token.
         """
-        if max_new_tokens >= self.max_length:
-            raise UserError(
-                f"{max_new_tokens} new tokens leave no room for a prompt in max_length {self.max_length}. Give a "
-                "larger max_length, or fewer new tokens."
-            )
+        self.check_room(max_new_tokens)
         work = partial(self._continue, max_new_tokens=max_new_tokens, until=until, sampling=sampling)
         with leaving_room(self.device):
             return self.crew.divide(list(zip(prompts, range(len(prompts)) if seeds is None else seeds)), work)

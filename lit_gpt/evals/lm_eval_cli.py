@@ -10,11 +10,12 @@ from typing import Any
 
 import lm_eval
 from lm_eval._cli import HarnessCLI
+from lm_eval.tasks import TaskManager
 from lm_eval.utils import setup_logging
 
 from lit_gpt.errors import UserError
 from lit_gpt.evals.hf_tokenizer import write_tokenizer
-from lit_gpt.evals.lm_eval_model import TrainedModel
+from lit_gpt.evals.lm_eval_model import NEW_TOKENS, TrainedModel
 from lit_gpt.evals.lm_eval_tasks import figures_of, understood_tasks
 from lit_gpt.evals.model_tokenizer import find_tokenizer
 from lit_gpt.evals.results import Result, save
@@ -36,9 +37,11 @@ def main(argv: list[str]) -> int:
         model = _model(options, any(word.partition("=")[0] == "--device" for word in argv))
         with TemporaryDirectory() as folder:
             _lend_tokenizer(model, options["task_manager"].metadata, Path(folder))
+            _check_as_they_load(options["task_manager"], model, options["gen_kwargs"])
             results = evaluate(**options | {"model": model, "log_samples": True})
         if results is not None:
-            keep(model, results, options)
+            if not options["predict_only"]:  # its result has no figures of the task, and would replace one that has
+                keep(model, results, options)
             if not options["log_samples"]:
                 results.pop("samples")
         return results
@@ -65,6 +68,20 @@ def _model(options: Mapping[str, Any], device_given: bool) -> TrainedModel:
     return TrainedModel.load(**given)
 
 
+def _check_as_they_load(manager: TaskManager, model: TrainedModel, gen_kwargs: Mapping[str, Any] | None) -> None:
+    """lm-eval asks for texts last: a way of generating that is not followed would cost all scores before it."""
+    load = manager.load
+
+    def checked(task_list: Any) -> Any:
+        loaded = load(task_list)
+        for task in loaded["tasks"].values():
+            if task.get_config("output_type") == "generate_until":
+                model.way_of_generating({**(task.get_config("generation_kwargs") or {}), **(gen_kwargs or {})})
+        return loaded
+
+    manager.load = checked
+
+
 def _lend_tokenizer(model: TrainedModel, metadata: dict[str, Any], folder: Path) -> None:
     """Tasks that make texts of a given length, as RULER does, load a tokenizer of transformers by this name.
 
@@ -87,6 +104,10 @@ def keep(model: TrainedModel, results: Mapping[str, Any], options: Mapping[str, 
     for task, (examples, metrics) in figures_of(results).items():
         settings = {name: options[name] for name in SETTINGS if options.get(name) is not None}
         settings |= {"max_length": model.max_length, "task_version": results["versions"].get(task)}
+        if model.max_gen_toks != NEW_TOKENS:
+            settings["max_gen_toks"] = model.max_gen_toks
+        if asked := (options.get("samples") or {}).get(task):
+            settings["samples"] = asked
         settings |= model.judged.settings | _metadata(options)
         print(f"kept: {save(Result(task, examples, metrics, subject, settings), model.judged.path)}")
 

@@ -142,7 +142,7 @@ class TrainedModel(TemplateLM):
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """ln p of each continuation, and whether it is the likeliest. Raises UserError for one without a token."""
-        for context, continuation in (request.args for request in requests):
+        for context, continuation in (cast(Any, request.args) for request in requests):
             if not continuation:
                 raise _no_token(context, continuation)
         return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
@@ -179,6 +179,14 @@ class TrainedModel(TemplateLM):
         return [texts[i] for i in range(len(asked))]
 
     def _continue(self, prompts: list[str], arguments: dict[str, Any], seeds: list[int]) -> list[str]:
+        longest, until, sampling = self.way_of_generating(arguments)
+        return self.judged.continue_texts(prompts, longest, until=until, sampling=sampling, seeds=seeds)
+
+    def way_of_generating(self, arguments: dict[str, Any]) -> tuple[int, list[str], Sampling]:
+        """Most new tokens, stop texts, and how tokens are drawn, of a task's generation_kwargs.
+
+        Raises UserError for what is not followed, and where so many tokens leave no room for a prompt.
+        """
         given: dict[str, Any] = {**normalize_gen_kwargs(arguments, self.max_gen_toks)}
         for name in sorted(given.keys() - FOLLOWED):
             if given[name] is not None and given[name] != NOTHING.get(name):
@@ -187,10 +195,14 @@ class TrainedModel(TemplateLM):
                     f"here; what is followed is {', '.join(FOLLOWED)}. Leave it out."
                 )
         sampling = Sampling(given.get("temperature", 0.0), given.get("top_k"), given.get("top_p"))
-        until = handle_stop_sequences(given.get("until"), None)
-        return self.judged.continue_texts(
-            prompts, int(given["max_gen_toks"]), until=until, sampling=sampling, seeds=seeds
-        )
+        if given["do_sample"] and not sampling.temperature:
+            raise UserError(
+                "A task, or --gen_kwargs, asks for do_sample at temperature 0, which draws nothing; lm-eval's hf model "
+                "refuses it, too. Give a temperature above 0, or leave do_sample out."
+            )
+        longest = int(given["max_gen_toks"])
+        self.judged.check_room(longest)
+        return longest, handle_stop_sequences(given.get("until"), None), sampling
 
     def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
         if self._world_size == 1:

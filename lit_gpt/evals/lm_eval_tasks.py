@@ -22,6 +22,11 @@ ADVICE = {
     "Tasks not found": "Type `python eval.py ls tasks`, or {option} and their folder.",
     "No tasks specified": "Give --tasks NAME,NAME; `python eval.py ls tasks` lists them.",
     "chat templates": "A pretrained model has no chat template: leave --apply_chat_template out.",
+    "Elements of --samples": "Correct --samples.",
+    "Specify --output_path": "Type --output_path FOLDER.",
+    "When `fewshot_as_multiturn`": "Leave --fewshot_as_multiturn out.",
+    "Invalid YAML in": "Correct the file of --config.",
+    "then --limit must be None": "Give --limit or --samples, and not both.",
     "Attempted to load model": "A model of this project is --model ArchScale.",
 }
 
@@ -63,7 +68,7 @@ def understood_tasks(option: str) -> Iterator[None]:
         ) from error
     except ImportError as error:
         raise UserError(f"A task needs a package that is not here: {' '.join(str(error).split())}") from error
-    except (ValueError, NotImplementedError, StopIteration) as error:
+    except (ValueError, NotImplementedError, AssertionError, StopIteration) as error:
         text = str(error)
         if isinstance(error, StopIteration) or "did not find any docs" in text:  # of datasets, for an empty file
             raise UserError(_no_examples(int(os.environ.get("WORLD_SIZE", 1)))) from error

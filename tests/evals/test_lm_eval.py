@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,35 @@ def test_the_command_keeps_results(trained, tasks, by_hf, monkeypatch, capsys):
         assert math.isclose(choices.metrics[name].value, metric.value, rel_tol=1e-4), name
 
 
+def test_texts_that_cannot_be_generated_are_said_as_tasks_load(trained, tasks):
+    """lm-eval asks for texts last, and everything that it had scored before was lost."""
+    from lm_eval.tasks import TaskManager
+
+    from lit_gpt.evals.lm_eval_cli import _check_as_they_load
+
+    for given in (None, {"max_gen_toks": 64}):
+        manager = TaskManager(include_path=str(tasks), include_defaults=False)
+        _check_as_they_load(manager, ours(trained), given)
+        if given is None:
+            assert set(manager.load(TASKS)["tasks"]) == set(TASKS)
+        else:
+            with pytest.raises(UserError, match="64 new tokens leave no room for a prompt in max_length 64"):
+                manager.load(TASKS)
+
+
+def test_a_part_of_the_examples_does_not_replace_the_result_of_all(trained, tasks, tmp_path):
+    """Examples that --samples names, and the length of texts, are settings."""
+    from lit_gpt.evals.lm_eval_cli import keep
+
+    model = ours(shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("evals")), max_gen_toks=12)
+    for some in ({"local_choices": [0, 5]}, None):
+        keep(model, evaluate(tasks, model, samples=some), {"samples": some, "model_args": {"pretrained": "run"}})
+    found = [(r.task, r.examples, r.settings.get("samples")) for r in read_results(tmp_path / "run")]
+    assert sorted(found, key=lambda row: row[:2])[:2] == [("local_choices", 2, [0, 5]), ("local_choices", 12, None)]
+    assert len(found) == 4
+    assert all(r.settings["max_gen_toks"] == 12 for r in read_results(tmp_path / "run"))
+
+
 def half(trained: Path, tasks: Path) -> dict[str, Any] | None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     found = evaluate(tasks, ours(trained))
@@ -110,6 +140,8 @@ def test_lengths_that_nobody_asked_for_are_no_figures():
         (ValueError("task.build_requests() did not find any docs!"), "A task has no examples"),
         (ValueError("No tasks specified, or no tasks found."), "no tasks found. Give --tasks NAME,NAME"),
         (NotImplementedError("To use this model with chat templates, please"), "leave --apply_chat_template out"),
+        (AssertionError("Elements of --samples should be in the interval [0,k-1]."), r"k-1\]. Correct --samples"),
+        (ValueError("If --samples is not None, then --limit must be None."), "--limit or --samples, and not"),
         (ValueError("Attempted to load model 'Archscale', but"), "this project is --model ArchScale"),
     ],
 )
@@ -118,6 +150,23 @@ def test_errors_of_lm_eval_in_a_sentence(error, message):
 
     with pytest.raises(UserError, match=message), understood_tasks("--include_path"):
         raise error
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("--tasks a --log_samples", "or --predict_only. Type --output_path FOLDER"),
+        ("--tasks a --limit 2 --samples {}", "Give --limit or --samples, and not both"),
+        ("--tasks a --fewshot_as_multiturn true", "Leave --fewshot_as_multiturn out"),
+    ],
+)
+def test_words_that_lm_eval_refuses(words, message, monkeypatch):
+    """What its command line says, without its trace."""
+    from lit_gpt.evals import lm_eval_cli
+
+    monkeypatch.setattr(sys, "argv", ["eval.py"])
+    with pytest.raises(UserError, match=message):
+        lm_eval_cli.main(["--model", "scalelab", *words.format('{"a":[0]}').split()])
 
 
 def test_fewer_examples_than_processes(monkeypatch):

@@ -83,11 +83,38 @@ def test_how_texts_are_generated(trained):
     model = ours(trained)
     plain, greedy, beam = (
         model.generate_until(asked("generate_until", ("the width", {"until": ["\n"], "max_gen_toks": 6} | more)))
-        for more in ({}, {"do_sample": False, "temperature": 0.0}, {"num_beams": 1})
+        for more in ({}, {"do_sample": False, "temperature": 0.0}, {"num_beams": 1, "do_sample": None})
     )
     assert plain == greedy == beam
     with pytest.raises(UserError, match=r"generation with repetition_penalty = 1.5, which is not done here"):
         model.generate_until(asked("generate_until", ("the", {"max_gen_toks": 6, "repetition_penalty": 1.5})))
+
+
+def test_what_stops_a_text(trained):
+    """lm-eval gives a task without `until` a null, which is no text to stop at; one text may stand without a list."""
+    model = ours(trained)
+    for until, stops in ((None, []), ("\n", ["\n"]), (["a", "b"], ["a", "b"])):
+        assert [stop for stop in model.way_of_generating({"until": until, "max_gen_toks": 6})[1] if stop] == stops
+    texts = [
+        model.generate_until(asked("generate_until", ("the width", {"until": until, "max_gen_toks": 6})))
+        for until in (None, [])
+    ]
+    assert texts[0] == texts[1] != [""]
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"do_sample": True}, "do_sample at temperature 0, which draws nothing"),
+        ({"do_sample": True, "temperature": 0.0}, "do_sample at temperature 0, which draws nothing"),
+        ({"max_new_tokens": 64}, "64 new tokens leave no room for a prompt in max_length 64"),
+        ({}, "256 new tokens leave no room for a prompt"),
+    ],
+)
+def test_generation_that_cannot_be(given, message, trained):
+    """It was greedy in silence where lm-eval's own model fails, or said after all the scores."""
+    with pytest.raises(UserError, match=message):
+        ours(trained).way_of_generating({"until": ["\n"], **given})
 
 
 def test_drawn_texts_do_not_depend_on_who_else_asks(trained):
