@@ -77,9 +77,15 @@ def _exponent(report: Report, name: str) -> str:
     return f"~ compute^{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if math.isfinite(low) else "")
 
 
+ABOUT = (
+    "The best parameters and the best tokens over compute, and their power laws with intervals, by one of Chinchilla's "
+    "three approaches: envelope (training curves), isoflop (parabolas), chinchilla (one law of both)."
+)
+
+
 def main(arguments: Sequence[str]) -> None:
     """Fit, draw, and print what was written."""
-    parser = parser_of("plot_allocation", "Best parameters and tokens over compute.", "out/isoflop")
+    parser = parser_of("plot_allocation", ABOUT, "out/isoflop --law isoflop")
     parser.add_argument("--law", default=LAWS[0], choices=LAWS, help="the law whose optima are drawn")
     add_fit(parser)
     given = parser.parse_args(arguments)

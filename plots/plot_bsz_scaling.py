@@ -15,10 +15,15 @@ from lit_gpt.config.command import run_command
 from lit_gpt.lab.figure_fits import add_fit, parser_of
 from lit_gpt.lab.sweep_figure import draw_sweeps
 
+ABOUT = (
+    "The loss over the learning rate for each batch, a parabola in ln(rate) whose lowest point is the best rate, and "
+    "the law of the best rates over the batch. It needs three rates or more at each of two batches or more."
+)
+
 
 def main(arguments: Sequence[str]) -> None:
     """Fit, draw, and print what was written."""
-    parser = parser_of("plot_bsz_scaling", "Best learning rates over the batch, and their law.", "out/batches")
+    parser = parser_of("plot_bsz_scaling", ABOUT, "out/batches")
     add_fit(parser, ["x=batch"])
     draw_sweeps(parser.parse_args(arguments))
 

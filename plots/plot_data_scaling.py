@@ -14,10 +14,15 @@ from lit_gpt.config.command import run_command
 from lit_gpt.lab.figure_fits import add_fit, parser_of
 from lit_gpt.lab.law_figure import draw_power
 
+ABOUT = (
+    "The loss over training tokens, and its power law L = a D^-b + c with the interval of a new run; below, what the "
+    "law leaves of each run. It needs three budgets of each size, better six."
+)
+
 
 def main(arguments: Sequence[str]) -> None:
     """Fit, draw, and print what was written."""
-    parser = parser_of("plot_data_scaling", "The loss over training tokens, and its power law.", "out/data")
+    parser = parser_of("plot_data_scaling", ABOUT, "out/data --group depth")
     add_fit(parser, ["tokens"])
     draw_power(parser.parse_args(arguments))
 

@@ -15,10 +15,15 @@ from lit_gpt.config.command import run_command
 from lit_gpt.lab.figure_fits import add_fit, parser_of
 from lit_gpt.lab.law_figure import draw_power
 
+ABOUT = (
+    "The loss over compute, and its power law L = a C^-b + c with the interval of a new run; below, what the law "
+    "leaves of each run. It needs three sizes, better six."
+)
+
 
 def main(arguments: Sequence[str]) -> None:
     """Fit, draw, and print what was written."""
-    parser = parser_of("plot_flops_scaling", "The loss over compute, and its power law.", "out/ladder")
+    parser = parser_of("plot_flops_scaling", ABOUT, "out/ladder")
     add_fit(parser, ["flops"])
     draw_power(parser.parse_args(arguments))
 

@@ -23,6 +23,11 @@ from lit_gpt.lab.isoflop_points import told, vertices_of
 from lit_gpt.scaling._allocation import least_loss, optimum
 from lit_gpt.scaling.laws.isoflop import budgets_of
 
+ABOUT = (
+    "The best size for each budget of compute, the lowest point of a parabola in ln N (Chinchilla's second approach), "
+    "and its growth with compute. It needs two budgets, better four, of three sizes or more around the best one."
+)
+
 
 def draw(panel: Any, report: Report) -> None:
     """All budgets of one study."""
@@ -41,7 +46,8 @@ def draw(panel: Any, report: Report) -> None:
         error_bar(panel, vertex.place["N"], vertex.place["L"], vertex.intervals.get("N"), look)
     flops = np.geomspace(budgets[0].flops, budgets[-1].flops, STEPS)
     best = [optimum(report.fitted.numbers, c)["N"][0] for c in flops]
-    panel.plot(best, least_loss(report.fitted.numbers, flops), color="black", linewidth=0.8, linestyle="--")
+    law = least_loss(report.fitted.numbers, flops)
+    panel.plot(best, law, color="black", linewidth=0.8, linestyle="--", label="law of the best sizes")
     dress(panel, shown(reads["N"]), shown(reads["L"]), _title(report))
     along(panel, "x", reads["N"], data["N"])
 
@@ -54,7 +60,7 @@ def _title(report: Report) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """Fit, draw, and print what was written."""
-    parser = parser_of("plot_isoflop", "The best size for each budget of compute.", "out/isoflop")
+    parser = parser_of("plot_isoflop", ABOUT, "out/isoflop")
     add_fit(parser, ["C=flops"])
     given = parser.parse_args(arguments)
     fits = fit_groups(given, "isoflop")

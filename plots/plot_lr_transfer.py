@@ -147,7 +147,12 @@ def line(rule: str, found: Moves) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """Draw, print a line per rule, write the JSON."""
-    parser = PlainParser(description="Learning-rate sweeps at several depths, per scaling rule.")
+    parser = PlainParser(
+        description="Learning-rate sweeps at several depths, per scaling rule: how far the best rate moves."
+    )
+    parser.examples = [
+        ("python plots/plot_lr_transfer.py out/lr_transfer --json lr_transfer.json", "one panel for each rule")
+    ]
     parser.add_argument(
         "folders", type=Path, nargs="+", metavar="SWEEP", help="folder of runs, such as a sweep's output"
     )

@@ -16,10 +16,16 @@ from lit_gpt.config.command import run_command
 from lit_gpt.lab.figure_fits import add_fit, parser_of
 from lit_gpt.lab.sweep_figure import draw_sweeps
 
+ABOUT = (
+    "The loss over the learning rate at each depth, a parabola in ln(rate) whose lowest point is the best rate, and "
+    "the best rates over depth: an exponent near 0 says that the rate transfers. It needs three rates or more at each "
+    "depth."
+)
+
 
 def main(arguments: Sequence[str]) -> None:
     """Fit, draw, and print what was written."""
-    parser = parser_of("plot_muonh_comparison", "Loss over learning rate at several depths.", "out/muon out/muonh")
+    parser = parser_of("plot_muonh_comparison", ABOUT, "out/muon out/muonh")
     add_fit(parser, ["x=depth"])
     draw_sweeps(parser.parse_args(arguments))
 

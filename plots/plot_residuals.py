@@ -46,7 +46,12 @@ def draw(fits: Fits) -> Any:
 
 def main(arguments: Sequence[str]) -> None:
     """Fit, draw, and print what was written."""
-    parser = parser_of("plot_residuals", "What a law leaves of each run.", "out/ladder --law power")
+    parser = parser_of(
+        "plot_residuals",
+        "What a law leaves of each run, in units of the noise, over every column that it reads: a bend says that the "
+        "law is another one, and a point far out that a run is to be checked.",
+        "out/ladder --law power",
+    )
     parser.add_argument("--law", default="power", choices=LAWS.names(), help="the law")
     add_fit(parser)
     given = parser.parse_args(arguments)

@@ -26,7 +26,15 @@ from lit_gpt.utils.files import write_text
 
 def main(arguments: Sequence[str]) -> None:
     """Draw the figure and print its path."""
-    parser = PlainParser(description="Curves of one or several runs, over tokens.")
+    parser = PlainParser(
+        description="Curves of one or several runs over tokens, of training or of any other metric that they logged."
+    )
+    parser.examples = [
+        (
+            "python plots/plot_run.py out/run_a out/run_b --metric metric/train_loss metric/grad_norm",
+            "one panel for each",
+        )
+    ]
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or folders that hold some")
     parser.add_argument("--output", type=Path, default=Path("run.png"), help="picture to write, a PNG file")
     parser.add_argument("--metric", nargs="+", help=f"keys to draw; default {TRAIN}, and for one run its loss curve")

@@ -16,10 +16,15 @@ from lit_gpt.config.command import run_command
 from lit_gpt.lab.comparison_figure import compare
 from lit_gpt.lab.figure_fits import add_fit, parser_of
 
+ABOUT = (
+    "Power laws of several ladders, and compute leverage: the compute that the first ladder needs for a loss over that "
+    "of another one, by a law of its own for each, so that it may change with compute."
+)
+
 
 def main(arguments: Sequence[str]) -> None:
     """Fit, draw, and print what was written."""
-    parser = parser_of("plot_scaling_comparison", "Power laws of several ladders, and their leverage.", "out/a out/b")
+    parser = parser_of("plot_scaling_comparison", ABOUT, "out/a out/b")
     add_fit(parser, ["flops"])
     compare(parser.parse_args(arguments))
 

@@ -79,9 +79,15 @@ def _ends(report: Report) -> tuple[float, float] | None:
     return report.draws.intervals(report.level)["speed_up"] if report.draws else None
 
 
+ABOUT = (
+    "Effective speed-ups of ladders over the first one: how much less compute they need for the same loss, where all "
+    "share the offset and the exponent of one power law."
+)
+
+
 def main(arguments: Sequence[str]) -> None:
     """Fit, draw, and print what was written."""
-    parser = parser_of("plot_speed_up", "Effective speed-ups of ladders over the first one.", "out/a out/b")
+    parser = parser_of("plot_speed_up", ABOUT, "out/baseline out/variant")
     add_fit(parser, ["x=flops"])
     given = parser.parse_args(arguments)
     reads = {**columns_of(law_named("speed_up"), given.x, given.y), "variant": LADDER}

@@ -66,7 +66,10 @@ def _within(panel: Any, curves: Sequence[Curve]) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Draw, and print what was written."""
-    parser = PlainParser(description="Metrics of health of several runs, over tokens.")
+    parser = PlainParser(
+        description="Metrics of health of several runs, over tokens: loss, gradient norm, outliers, routers."
+    )
+    parser.examples = [("python plots/plot_stability.py out/run_a out/run_b", "one panel for each that was logged")]
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUNS", help=RUNS)
     parser.add_argument("--output", type=Path, default=Path("plot_stability.png"), help="picture to write, a PNG file")
     parser.add_argument("--json", type=Path, help="file for the numbers; default: the picture's name in .json")

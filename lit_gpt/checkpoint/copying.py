@@ -10,9 +10,8 @@ from pathlib import Path
 from lit_gpt.checkpoint.contents import damage, require_whole
 from lit_gpt.checkpoint.layout import COMPLETE, INDEX, META, SUMS, TMP, read_meta, step_folder
 from lit_gpt.checkpoint.untrusted import data_files, read_index
-from lit_gpt.checkpoint.writing import sync
 from lit_gpt.errors import UserError
-from lit_gpt.utils.files import kind_of, regular
+from lit_gpt.utils.files import kind_of, regular, sync
 
 
 def copy_checkpoint(source: Path, folder: Path) -> Path:

@@ -54,9 +54,9 @@ from lit_gpt.checkpoint.retention import improves, why_kept
 from lit_gpt.checkpoint.staging import Staging
 from lit_gpt.checkpoint.state import NONE, Tensors, flatten
 from lit_gpt.checkpoint.untrusted import DATA_FILE, reason
-from lit_gpt.checkpoint.writing import Writer, sync, write_text
-from lit_gpt.errors import UserError
-from lit_gpt.utils.files import digest, kind_of
+from lit_gpt.checkpoint.writing import Writer, write_text
+from lit_gpt.errors import NotWritten, UserError
+from lit_gpt.utils.files import digest, kind_of, sync
 
 # DCP says this at each save and load of a run without a process group, where it is meant so.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
@@ -68,11 +68,12 @@ class Checkpointer:
 
     folder: <run>/checkpoints, on a file system that all ranks see. keep_last, keep_every, keep_best: which checkpoints
     stay, see retention.py. async_save: write in the background. owned: called on the main rank right before a
-    checkpoint gets its name; raises where the run folder is another process's by then.
+    checkpoint gets its name; raises where the run folder is another process's by then, or what was logged is not on the
+    disk.
     A save that fails is said on stderr at once, and the next one tries again: `failures` counts
     them, and `wait` says whether the last one was published.
     Every rank makes one, at the same point, and calls its methods at the same points.
-    Raises UserError for keep_last < 0, and for a folder that cannot be written.
+    Raises UserError for keep_last < 0, and for a folder that cannot be written: NotWritten where the disk is read-only.
     """
 
     def __init__(
@@ -119,7 +120,8 @@ class Checkpointer:
             said = f"{self.folder} cannot keep checkpoints ({error}). Choose another --out_dir."
             raise kind_of(error)(said) from error
         if not os.access(self.folder, os.W_OK | os.X_OK):
-            raise UserError(f"{self.folder} cannot be written, so no checkpoint can be saved. Make it writable.")
+            kind = NotWritten if os.statvfs(self.folder).f_flag & os.ST_RDONLY else UserError  # the disk, or its mode
+            raise kind(f"{self.folder} cannot be written, so no checkpoint can be saved. Make it writable.")
 
     def save(
         self,
@@ -162,7 +164,8 @@ class Checkpointer:
         return everyones(better, self.ranks, self.group)[0]
 
     def release(self) -> None:
-        """For a run that has finished and whose summary is on the disk: with keep_last 0 the newest one goes, too."""
+        """For a run that has finished and whose summary is on the disk: delete what its last save was to delete, if it
+        was killed before it could; with keep_last 0 the newest one goes, too."""
         if self.is_main:
             self.owned()
             self._retain(finished=True)

@@ -46,15 +46,20 @@ def parser_of(name: str, description: str, example: str, group: str | None = Non
     parser.add_argument("--json", type=Path, help="file for all that was fitted; default: the picture's name in .json")
     meant = "column or setting whose values are drawn apart"
     parser.add_argument("--group", default=group, help=meant + ("" if group else "; default: each path given"))
-    parser.add_argument("--where", help="take the runs of which this is true: depth >= 8; default: all")
+    parser.add_argument("--where", help="take the runs of which this is true, such as 'depth >= 8'; default: all")
     parser.add_argument("--repeated", action="store_true", help="also take runs that saw some data more than once")
     return parser
+
+
+KNOWN = "as python -m lit_gpt.tools.fit --help lists them"
 
 
 def add_fit(parser: argparse.ArgumentParser, x: Sequence[str] = ()) -> None:
     """The options of a fit. x: columns that the law reads unless others are chosen."""
     default = f"; default: {' '.join(x)}" if x else "; default: the law's"
-    parser.add_argument("--x", nargs="+", default=list(x), help=f"column, or SYMBOL=COLUMN of one of several{default}")
+    parser.add_argument(
+        "--x", nargs="+", default=list(x), help=f"column, or SYMBOL=COLUMN of one of several, {KNOWN}{default}"
+    )
     parser.add_argument("--y", default="loss", help="column that is explained")
     parser.add_argument(
         "--fix", nargs="+", default=[], metavar="NAME=NUMBER", help="numbers that are known; default: none"

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lit_gpt.errors import UserError, did_you_mean
+from lit_gpt.lab.fit_doubts import units, unlike_in_sweeps
 from lit_gpt.lab.fit_steps import Sample, logged_steps
 from lit_gpt.lab.other_data import different, other_settings
 from lit_gpt.lab.repeats import groups_of
@@ -186,7 +187,8 @@ def sample(law: Law, runs: Sequence[Run], reads: Mapping[str, str]) -> Sample:
         notes.append("all runs have one seed, so nothing here measures noise: add seeds, or give its size with --noise")
     if kinds := [name for name in KINDS if len({str(run.value(name)) for run in runs} - {"None"}) > 1]:
         notes.append(f"the runs differ in {' and '.join(kinds)}: --group {kinds[0]} fits them apart")
-    notes += [*_other_data(runs), *_other_settings(runs, reads.values()), *_copies(runs, data)]
+    notes += [*_other_data(runs), *_other_settings(runs, reads.values()), *_copies(runs, data), *units(runs, reads)]
+    notes += unlike_in_sweeps(law, runs, data, reads)
     mixed = _mixed(runs, [data[symbol] for symbol in law.given], set(reads.values()))
     if mixed:
         notes.append(f"runs that are one place for this law differ in {', '.join(mixed)}: choose some with --where")

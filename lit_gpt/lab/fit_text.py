@@ -54,7 +54,8 @@ def _parameters(report: Report) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [("", "value", "low", "high", "leaving out each run", "most by", "")]
     for name, value in report.fitted.numbers.items():
         low, high = found.get(name, (math.nan, math.nan))
-        ends = ("given", "") if name in report.fixed else ("", "") if low != low else (_short(low), _short(high))
+        known = name in report.fixed or (bool(report.fixed) and low == high != 0)  # such as an exponent of given ones
+        ends = ("given", "") if known else ("", "") if low != low else (_short(low), _short(high))
         rows.append((name, _short(value), *ends, *_moved(report, name, value), report.law.parameters.get(name, "")))
     return rows
 
@@ -63,6 +64,8 @@ def _moved(report: Report, name: str, value: float) -> tuple[str, str]:
     """How far a number moves without single runs, and the run that moves it most."""
     values = {run: fit.numbers[name] for run, fit in report.without.items() if fit is not None}
     if not values or name in report.fixed or not math.isfinite(value):
+        return "", ""
+    if min(values.values()) == max(values.values()):
         return "", ""
     most = max(values, key=lambda run: abs(values[run] - value))
     return f"{_short(min(values.values()))} to {_short(max(values.values()))}", most
@@ -101,6 +104,8 @@ def guess_lines(report: Report, guess: Guess) -> list[str]:
         places.append(f"{symbol} = {value:.4g}{within}")
     column = report.law.budget_column(reads)
     of = "" if guess.budget is None else f"{column} = {guess.budget:.4g}, {words(column)}: "
+    if any(math.isnan(value) for value in report.fitted.numbers.values()):
+        return [f"{of}the law has numbers that are not determined, so it says nothing there"]
     lines = [f"{of}{', '.join(places)}"]
     if {"N", "D"} <= guess.place.keys():
         lines[0] += f", D / N = {guess.place['D'] / guess.place['N']:.3g}"

@@ -82,7 +82,10 @@ def _draw(fits: Fits, found: Mapping[str, Optima], level: float) -> Any:
         along(panel, "x", fits.reads[setting], np.concatenate([r.sample.data[setting] for r in fits.reports.values()]))
     if several:
         _best(grid[-1, 0], fits, found, level)
-    legend(figure, list(grid[:, 0]), NAMED + LISTED)
+    if any(optima.inside for optima in found.values()):  # an entry of its own, behind those of the sweeps
+        style: dict[str, Any] = {"color": "white", "markeredgecolor": "black", "markersize": 8, "linestyle": ""}
+        grid[len(drawn) - 1, 0].plot([], [], "*", label="lowest point of a sweep", **style)
+    legend(figure, list(grid[:, 0]), NAMED + 1 + LISTED)
     return figure
 
 
@@ -98,9 +101,8 @@ def _sweep(panel: Any, report: Report, optima: Optima, place: np.ndarray, look: 
     swept = np.geomspace(rates.min(), rates.max(), STEPS)
     panel.plot(swept, one.curvature * np.log(swept / one.best) ** 2 + one.loss, color=look.color, linewidth=0.8)
     if one.inside:
-        panel.plot(
-            one.best, one.loss, "*", color=look.color, markeredgecolor="black", markeredgewidth=0.4, markersize=8
-        )
+        star: dict[str, Any] = {"markeredgecolor": "black", "markeredgewidth": 0.4, "markersize": 8}
+        panel.plot(one.best, one.loss, "*", color=look.color, **star)
 
 
 def _best(panel: Any, fits: Fits, found: Mapping[str, Optima], level: float) -> None:

@@ -16,7 +16,7 @@ from lit_gpt.errors import NotWritten, UserError, did_you_mean
 from lit_gpt.metrics.background import Texts
 from lit_gpt.metrics.summary import METRICS_FILE, jsonable, parse_rows, read_rows
 from lit_gpt.metrics.trackers import TRACKERS, RunInfo, Tracker
-from lit_gpt.utils.files import replacing
+from lit_gpt.utils.files import replacing, sync
 
 CSV_FILE, CORRUPT = "metrics.csv", ".corrupt"
 VALIDATION = "metric/val_loss@1x"
@@ -129,6 +129,7 @@ class _Appended:
         """The whole content, in one step and as a new file."""
         with replacing(self.path) as temporary:
             temporary.write_bytes(data)
+            sync(temporary)  # a power cut must not leave an empty file where a whole one was
             self._owned()
 
     def append(self, data: bytes) -> None:

@@ -49,14 +49,13 @@ class Memory(NamedTuple):
 class Backend(NamedTuple):
     """kernel: the implementation. refuses(request): the reason why it does not do a request, or "". slow: where a
     CUDA request is left to it, that is said. memory(*arguments of the kernel): what the estimate of a model's memory
-    cannot see. unproven: its results on the device that it is for are not known to be right, so "auto" passes it over.
+    cannot see.
     """
 
     kernel: Callable[..., Any]
     refuses: Callable[[Any], str]
     slow: bool = False
     memory: Callable[..., Memory] = lambda *_: Memory()
-    unproven: bool = False
 
     def run(self, *arguments: Any) -> Any:
         """The operation; what `observed` was given stands between, where there is such a thing."""
@@ -161,7 +160,7 @@ def choose(operation: str, table: Mapping[str, Backend], request: Any, wanted: s
     if wanted == "auto":
         name = _first(table, request)
         if (name == "plain" or table[name].slow) and request.device == "cuda":
-            reasons = {n: b.refuses(request) for n, b in table.items() if not b.unproven}
+            reasons = {n: b.refuses(request) for n, b in table.items()}
             _warn(operation, name, "; ".join(f"{n}: {reason}" for n, reason in reasons.items() if reason))
         return name
     if wanted not in table:
@@ -175,7 +174,7 @@ def choose(operation: str, table: Mapping[str, Backend], request: Any, wanted: s
 
 
 def _first(table: Mapping[str, Backend], request: Any) -> str:
-    return next(name for name, one in table.items() if not one.unproven and not one.refuses(request))
+    return next(name for name, one in table.items() if not one.refuses(request))
 
 
 @torch.compiler.assume_constant_result
@@ -192,5 +191,4 @@ def _warn_once(operation: str, name: str, reasons: str) -> None:
 def explain_table(table: Mapping[str, Backend], request: Any) -> list[tuple[str, bool, str]]:
     """(row, usable for a request, reason or what it is), for `inspect env`."""
     reasons = {name: backend.refuses(request) for name, backend in table.items()}
-    only = {n: "Used only by name. " * one.unproven for n, one in table.items()}
-    return [(n, not r, r or only[n] + (table[n].kernel.__doc__ or "").split("\n")[0]) for n, r in reasons.items()]
+    return [(n, not r, r or (table[n].kernel.__doc__ or "").split("\n")[0]) for n, r in reasons.items()]

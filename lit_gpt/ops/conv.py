@@ -150,10 +150,10 @@ def _plain(inputs: Inputs) -> Tensor:
     """One shifted product per tap in fp32; does everything."""
     x, weight_CK, bias, activation, doc_ids, state = inputs
     length, width = x.shape[1], weight_CK.shape[1]
-    padded, ids = _before(upcast(x), width - 1, doc_ids, state)
-    y_BTC = padded[:, width - 1 :] * weight_CK[:, -1]
+    padded, ids = _before(x, width - 1, doc_ids, state)  # not in fp32, since a compiler keeps all of it for backward
+    y_BTC = upcast(padded[:, width - 1 :]) * weight_CK[:, -1]
     for k in range(width - 1):
-        earlier = padded[:, k : k + length]
+        earlier = upcast(padded[:, k : k + length])
         if ids is not None and doc_ids is not None:
             earlier = earlier * (ids[:, k : k + length] == doc_ids)[..., None]
         y_BTC = torch.addcmul(y_BTC, earlier, weight_CK[:, k])

@@ -140,7 +140,7 @@ def _kda_refuses(request: Request) -> str:
 
 BACKENDS: dict[str, Backend] = {
     "fla_steps": Backend(_steps, steps_refuse),
-    "triton": Backend(_triton, _triton_refuses, memory=_triton_memory, unproven=True),
+    "triton": Backend(_triton, _triton_refuses, memory=_triton_memory),
     "fla": Backend(_chunked, _chunked_refuses),
     "fla_kda": Backend(_kda, _kda_refuses),
     "plain": Backend(plain, lambda r: ""),

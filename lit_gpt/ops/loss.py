@@ -133,8 +133,10 @@ def chunk_loss(
     Few operations for each logit, of which a step of 131,072 tokens has four billion.
     """
     true_NV = upcast(logits_NV[:, :vocab_size])
-    if cap:  # soft_cap by tanh(x) = 2 sigmoid(2 x) - 1, since a GPU's tanh takes more instructions than its exp
+    if 0 < cap <= SMALL_CAP:  # by tanh(x) = 2 sigmoid(2 x) - 1, since a GPU's tanh takes more instructions than its exp
         true_NV = 2 * cap * torch.sigmoid(true_NV * (2 / cap)) - cap
+    else:  # the difference is rounded as the cap is, however small the logits are
+        true_NV = soft_cap(true_NV, cap)
     loss_N, lse_N = token_loss(true_NV, targets_N, smoothing, cap)
     counts_N = targets_N != IGNORE
     columns_V = torch.arange(vocab_size, device=logits_NV.device)

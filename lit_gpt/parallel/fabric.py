@@ -22,6 +22,7 @@ from torch.distributed import distributed_c10d as c10d
 from torch.distributed.device_mesh import DeviceMesh
 
 from lit_gpt.errors import UserError
+from lit_gpt.parallel.gloo import one_thread_per_group
 
 Said = TypeVar("Said")
 DTYPES = {
@@ -145,6 +146,7 @@ def _join(precision: str | None, shards: int, timeout: float) -> Runtime:
             f"torchrun started {devices} processes on this node, which has {torch.cuda.device_count()} GPUs. "
             f"Use torchrun --nproc_per_node {torch.cuda.device_count()}, or CUDA_VISIBLE_DEVICES= for the CPU."
         )
+    one_thread_per_group()
     limit = timedelta(seconds=timeout)
     # DeviceMesh and new_group do not hand the limit of the whole group on: theirs are these two constants (torch
     # 2.11 to 2.14), so this reaches every group, whoever makes it.

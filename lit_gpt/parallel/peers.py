@@ -37,7 +37,7 @@ ENDED = "has ended"
 
 
 class Peers:
-    """Of one run of several processes; with one process it does nothing.
+    """Of one run of several processes; with one process it only removes what a killed start of several left.
 
     folder: the run folder. All ranks call `at` in the same order.
     """
@@ -47,9 +47,10 @@ class Peers:
         self.patience = NEARLY * runtime.timeout
         self._place, self._doing, self._since = 0, "starting", time.monotonic()
         self._closed, self._thread = threading.Event(), None
+        if runtime.is_main:
+            shutil.rmtree(self.folder, ignore_errors=True)  # of a start before, which may have had more processes
         if runtime.world_size > 1:
             if runtime.is_main:
-                shutil.rmtree(self.folder, ignore_errors=True)  # of a run before
                 self.folder.mkdir(exist_ok=True)
             runtime.barrier()
             self._tell()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from lit_gpt.scaling.noise import incomplete_beta
 
 SIGNIFICANCE = 0.01  # of the outlier test, over all points together
 CHANCE = 0.05  # the usual level of a test: noise alone looks like a law as often as this, and nothing is said
+FAR = 6.0  # robust standard deviations (1.4826 median |residual|) from which a run is far from the law
+SHOWN = 5  # runs in a sentence
 ROUNDING = 1e-9  # residuals below this share of y are no noise but rounding
 
 
@@ -27,8 +30,13 @@ def positive(need: int, **columns: np.ndarray) -> list[np.ndarray]:
     if len(set(lengths.values())) > 1 or any(column.ndim != 1 for column in found.values()):
         raise UserError(f"A fit needs one number of each kind per run, got {lengths}.")
     for name, column in found.items():
-        if not (np.isfinite(column) & (column > 0)).all():
-            raise UserError(f"A fit needs finite positive numbers, got {name} = {column.tolist()}.")
+        bad = np.flatnonzero(~(np.isfinite(column) & (column > 0)))
+        if len(bad):
+            got = ", ".join(f"{column[i]:g}" for i in bad[:SHOWN]) + ", ..." * (len(bad) > SHOWN)
+            raise UserError(
+                f"A fit needs finite positive numbers, got {name} = {got} in {len(bad)} of {len(column)} runs. Correct "
+                "or leave out what has them."
+            )
     for name, column in list(found.items())[:-1]:  # the last one is what is explained
         if len(there := np.unique(column)) < need:
             got = ", ".join(f"{value:.4g}" for value in there)
@@ -36,24 +44,42 @@ def positive(need: int, **columns: np.ndarray) -> list[np.ndarray]:
     return list(found.values())
 
 
-def outliers(x: np.ndarray, y: np.ndarray, error: float, without: np.ndarray, parameters: int) -> tuple[str, ...]:
+def outliers(places: Mapping[str, np.ndarray], error: float, without: np.ndarray, parameters: int) -> tuple[str, ...]:
     """A sentence on the point that stands apart most, if one does.
 
-    error: squared error of the fit to all n points, in units of y, without: (n,), of the fits that leave out each.
-    Leaving one out is giving it a parameter of its own, so this is the test of that parameter (Cook and Weisberg 1982,
-    section 2.2.2), which must be beyond chance among n points.
+    places: symbol -> (n,), what a point is called by. error: squared error of the fit to all n points, in units of y.
+    without: (n,), of the fits that leave out each. Leaving one out is giving it a parameter of its own, so this is the
+    test of that parameter (Cook and Weisberg 1982, section 2.2.2), which must be beyond chance among n points.
     """
-    freedom = len(y) - 1 - parameters
+    freedom = len(without) - 1 - parameters
     if freedom < 1:
         return ()
     i = int(np.argmin(without))
     least = max(float(without[i]), freedom * ROUNDING**2)
-    if len(y) * by_chance(least, error, 1, freedom) > SIGNIFICANCE:
+    if len(without) * by_chance(least, error, 1, freedom) > SIGNIFICANCE:
         return ()
     t = math.sqrt(max(error - float(without[i]), 0.0) * freedom / least)
-    return (
-        f"one run is an outlier: x = {x[i]:g}, y = {y[i]:g} ({t:.3g} standard deviations). Check it, or leave it out",
-    )
+    named = _named(places, i)
+    return (f"one run is an outlier: {named} ({t:.3g} standard deviations). Check it, or leave it out",)
+
+
+def _named(places: Mapping[str, np.ndarray], i: int) -> str:
+    return ", ".join(f"{name} = {column[i]:.4g}" for name, column in places.items())
+
+
+def far_off(residual: np.ndarray, parameters: int, places: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """A sentence on the runs that Huber's fit does not heed, if any.
+
+    residual: (n,), of logarithms. parameters: how many numbers were fitted. places: symbol -> (n,), see outliers.
+    """
+    residual = np.abs(residual)
+    beyond = np.sort(residual)[parameters:]  # the fit goes through as many runs as it has numbers, or nearly
+    typical = float(np.median(beyond)) if len(beyond) else math.inf
+    far = np.flatnonzero(residual > max(FAR * 1.4826 * typical, 1e-6))
+    if not len(far):
+        return ()
+    shown = "; ".join(_named(places, i) for i in far[:SHOWN]) + "; ..." * (len(far) > SHOWN)
+    return (f"{len(far)} of {len(residual)} runs are far from the law: {shown}. Check them",)
 
 
 def untested(error: float, y: np.ndarray, parameters: int) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lit_gpt.errors import UserError
-from lit_gpt.scaling._fit_data import positive
+from lit_gpt.scaling._fit_data import far_off, positive, untested
 from lit_gpt.scaling.fit import PowerLaw, fit_power_law, power_laws
 from lit_gpt.scaling.sums import Problem, exp
 from lit_gpt.scaling.sweeps import SAME, groups
@@ -73,6 +73,9 @@ def judged(found: Hyperbola, batch: np.ndarray, steps: np.ndarray) -> tuple[Hype
         if not batch.min() <= critical <= batch.max():
             where = f"{batch.min():.4g} to {batch.max():.4g}"
             notes.append(f"the critical batch {critical:.4g} lies outside the batches of the runs, {where}: add others")
+    left = np.log(found(batch)) - np.log(steps)
+    notes += untested(float((left**2).sum()), np.log(steps), 2)
+    notes += far_off(left, 2, {"batch": batch, "steps": steps})
     return Hyperbola(least_steps, least_tokens), tuple(notes)
 
 

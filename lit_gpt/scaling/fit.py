@@ -50,11 +50,13 @@ def fit_power_law(x: np.ndarray, y: np.ndarray, *, offset: float | None = None) 
     x, y = positive(parameters, x=x, y=y)
     (ln_x, u), (ln_y, v), pinned = *_above(x, y, offset), offset is not None
     b, error, a, c, best = (values[0] for values in _search(u, v[None], np.ones((1, len(x))), pinned))
-    if float(((v - v.mean()) ** 2).sum()) <= error:
-        flat = "y does not fall with x, so there is no power law: this is its mean"
-        return PowerLaw(float(y.mean()), 0.0, 0.0, (flat,))
     without = _scan(u, v, EXPONENTS[::4], 1.0 - np.eye(len(x)), pinned)[0].min(1)
-    notes = (*untested(error, v, parameters), *outliers(x, y, error, without, parameters))
+    mean_alone = float(((v - v.mean()) ** 2).sum())
+    apart = outliers({"x": x, "y": y}, min(error, mean_alone), without, parameters)
+    if mean_alone <= error:
+        flat = "y does not fall with x, so there is no power law: this is its mean"
+        return PowerLaw(float(y.mean()), 0.0, 0.0, (flat, *apart))
+    notes = (*untested(error, v, parameters), *apart)
     if best in (0, len(EXPONENTS) - 1):
         return PowerLaw(math.nan, math.nan, math.nan, (_beyond(int(best)), *notes))
     if not pinned and c == 0.0:
@@ -171,4 +173,4 @@ def _notes_of_a_line(x: np.ndarray, y: np.ndarray) -> tuple[str, ...]:
     room = np.maximum(1 - (q**2).sum(1), 1e-12)  # 1 - leverage; 0 where the point is alone in saying something
     error = float((residual**2).sum())
     without = np.maximum(error - residual**2 / room, 0.0)
-    return (*untested(error, explained, 2), *outliers(x, y, error, without, 2))
+    return (*untested(error, explained, 2), *outliers({"x": x, "y": y}, error, without, 2))

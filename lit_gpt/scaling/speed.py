@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lit_gpt.errors import UserError
-from lit_gpt.scaling._fit_data import by_chance, positive
+from lit_gpt.scaling._fit_data import by_chance, far_off, positive
 from lit_gpt.scaling.descent import descend
 from lit_gpt.scaling.sums import Problem, exp
 
@@ -33,8 +33,9 @@ class SpeedUp:
 
 @dataclass(frozen=True)
 class Ladders:
-    """Two ladders whose law is sought. problem: with one exponent for both. own: with one for each."""
+    """Two ladders whose law is sought. compute: of each run. problem: one exponent for both. own: one for each."""
 
+    compute: np.ndarray
     problem: Problem[SpeedUp]
     own: Problem[SpeedUp]
     given: tuple[str, ...]
@@ -69,7 +70,7 @@ def ladders(
     problem = Problem(terms, _starts(alpha, offset), factors, read, free)
     parts = (("alpha", alpha), ("the offset", offset))
     given = tuple(f"{name} is {'fitted to both ladders' if value is None else 'given'}" for name, value in parts)
-    return Ladders(problem, replace(problem, free=free | np.array([False] * 4 + [True])), given)
+    return Ladders(compute, problem, replace(problem, free=free | np.array([False] * 4 + [True])), given)
 
 
 def _starts(alpha: float | None, offset: float | None) -> np.ndarray:
@@ -86,7 +87,9 @@ def judged(both: Ladders, point: np.ndarray, loss: np.ndarray) -> tuple[str, ...
         notes.append("the loss does not fall with compute in these runs, so there is no speed-up")
     elif both.problem.free[3] and found.offset < NOTHING * loss.min():
         notes.append("the offset is at its bound 0: the runs do not show where the fall ends")
-    return (*notes, *_shared(both, point, np.log(loss)))
+    left = both.problem.model(point[None])[0][0] - np.log(loss)
+    apart = far_off(left, int(both.problem.free.sum()), {"x": both.compute, "loss": loss})
+    return (*notes, *apart, *_shared(both, point, np.log(loss)))
 
 
 def _shared(both: Ladders, point: np.ndarray, ln_loss: np.ndarray) -> tuple[str, ...]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from lit_gpt.scaling._fit_data import far_off
 from lit_gpt.scaling.law import Data, Fitted
 from lit_gpt.scaling.sums import Problem
+
+NOTHING = 1e-5  # share of the loss below which the offset is none
 
 
 class SumLaw(NamedTuple):
     """problem: from the given columns. given: their symbols, in the order of its arguments and of the form's. others:
-    what to add runs of, in words, where the numbers are open. The law explains L.
+    what to add runs of, in words, where the numbers are open. The law explains L, and its last number and last term are
+    an offset c.
     """
 
     problem: Callable[..., Problem[Any]]
@@ -22,11 +27,20 @@ class SumLaw(NamedTuple):
     others: str
 
     def fit(self, data: Data, fixed: Mapping[str, float]) -> Fitted:
-        """The numbers by Huber's function of ln(predicted) - ln(loss); see sums.Problem."""
+        """The numbers by Huber's function of ln(predicted) - ln(loss); see sums.Problem. NaN where the runs leave them
+        open. Runs that the fit does not heed are in the notes.
+        """
         problem = self._problem(data)
         point = problem.fit(data["L"])
-        said = f"these runs leave the numbers open, as other laws fit as well: add runs with other {self.others}"
-        return self._fitted(problem.read(point), (said,) if problem.undetermined(point) else ())
+        logs, there, form = problem.terms @ point, problem.free.copy(), problem.read(point)
+        if at_bound := float(np.exp(logs[-1]).max()) < NOTHING * float(data["L"].min()):
+            there[-1], form = False, dataclasses.replace(form, c=0.0)
+        if problem.undetermined(point, there):
+            said = f"these runs leave the numbers open, as other laws fit as well: add runs with other {self.others}"
+            return self._fitted(type(form)(*[math.nan] * len(there)), (said,))
+        bound = "c is at its bound 0: the runs do not show where the fall ends"
+        left, places = np.logaddexp.reduce(logs) - np.log(data["L"]), {name: data[name] for name in (*self.given, "L")}
+        return self._fitted(form, ((bound,) if at_bound else ()) + far_off(left, int(there.sum()), places))
 
     def many(
         self, fitted: Fitted, data: Data, fixed: Mapping[str, float], losses: np.ndarray, counts: np.ndarray
@@ -43,4 +57,4 @@ class SumLaw(NamedTuple):
             return form(*(data[symbol] for symbol in self.given))
 
         numbers = dataclasses.asdict(form)
-        return Fitted(numbers, curve, len(numbers), notes)
+        return Fitted(numbers, curve, len(numbers) - (form.c == 0), notes)

@@ -85,7 +85,9 @@ class Problem(Generic[Form]):
         """
         slopes = self.model(point[None])[1][0][:, self.free if of is None else of]
         lengths = np.linalg.norm(slopes, axis=0)
-        return bool((lengths < 1e-12).any()) or float(np.linalg.svd(slopes / lengths, compute_uv=False)[-1]) < DEPENDENT
+        if len(slopes) < slopes.shape[1] or (lengths < 1e-12).any():
+            return True
+        return float(np.linalg.svd(slopes / lengths, compute_uv=False)[-1]) < DEPENDENT
 
 
 def log_sums(points: np.ndarray, terms: np.ndarray, products: np.ndarray) -> tuple[np.ndarray, np.ndarray, Bend]:

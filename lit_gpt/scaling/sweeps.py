@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lit_gpt.errors import UserError
-from lit_gpt.scaling._fit_data import by_chance, positive
+from lit_gpt.scaling._fit_data import ROUNDING, by_chance, positive
 from lit_gpt.scaling.fit import power_laws
 from lit_gpt.scaling.noise import LEVEL, student
+from lit_gpt.scaling.parabolas import misshapen
 
 SAME = 0.02  # values of x closer than this share are one sweep: budgets are rounded to whole batches
 FAR_OUT = 10.0  # widths of a sweep from its middle, beyond which the lowest point of a parabola is that of a line
@@ -145,7 +146,9 @@ def fit_optima(x: np.ndarray, setting: np.ndarray, loss: np.ndarray, *, constant
     if constant is not None and (found.inside & (found.best <= constant)).any():
         raise UserError(f"The constant {constant:g} is not below the least optimum. Give less.")
     law = _laws(found, constant)[0]
-    return found.optima(0, law, (*_judged(found, law, constant), *notes))
+    parts = [here for here, valid in zip(groups(x), found.valid[0]) if valid]
+    shape = misshapen(parts, np.log(setting), loss, {"x": x, "setting": setting, "loss": loss}, "settings")
+    return found.optima(0, law, (*_judged(found, law, constant), *shape, *notes))
 
 
 def refit(
@@ -208,8 +211,9 @@ def _laws(found: Valleys, constant: float | None) -> list[tuple[float, float, fl
     With a known c, a and b are a line through logarithms above it, in which optima weigh by their precision.
     """
     if constant is None:
-        laws = power_laws(found.x, np.where(found.inside, found.best, 1.0), found.inside.astype(float))
         enough = found.inside.sum(1) >= NEEDED_WITH_C
+        used = found.inside | ~enough[:, None]  # of sets without a law all, as no optimum at all is no set of points
+        laws = power_laws(found.x, np.where(found.inside, found.best, 1.0), used.astype(float))
         return [(law.a, -law.b, law.c) if ok else NONE for law, ok in zip(laws, enough)]
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # sets of one x have no slope
         above = np.where(found.inside, found.best - constant, 1.0)
@@ -238,7 +242,8 @@ def _judged(found: Valleys, law: tuple[float, float, float], constant: float | N
     above = found.best[0, inside] - c
     residual = np.log(above) - math.log(a) - b * np.log(found.x[inside])
     spread = found.spread[0, inside] * found.best[0, inside] / above
-    return _beside(residual, spread, float(found.noise[0]), int(found.freedom[0]))
+    noise = float(found.noise[0]) if found.noise[0] > ROUNDING * np.abs(found.loss[0, inside]).min() else 0.0
+    return _beside(residual, spread, noise, int(found.freedom[0]))
 
 
 def _open(a: float, b: float, c: float) -> tuple[str, ...]:

@@ -79,7 +79,8 @@ def write_folder(
 def _dtype_of(weights: Weights) -> str:
     names = {str(t.dtype).removeprefix("torch.") for t in weights.values()}
     if len(names) > 1:
-        raise UserError(f"The weights are of {' and '.join(sorted(names))}; choose one with --dtype.")
+        kinds = " and ".join(sorted(names))
+        raise UserError(f"The weights are of {kinds}, and a folder has one kind: give --dtype fp32, bf16 or fp16.")
     return names.pop()
 
 

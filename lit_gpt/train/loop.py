@@ -199,7 +199,7 @@ class Trainer:
                 keep_every=run.keep_every,
                 keep_best=run.keep_best,
                 async_save=run.async_save,
-                owned=self.owned,
+                owned=self._publishable,
             )
             if self.samples and self.runtime.is_main:
                 self.samples.open(self.resolved.folder, self.progress.step, self.owned)
@@ -289,6 +289,10 @@ class Trainer:
 
     def _finish(self, saver: Saver) -> bool:
         return saver.finish(self.progress.step, lambda: self._save(saver))
+
+    def _publishable(self) -> None:
+        run_folder.sync_log(self.resolved.folder)
+        self.owned()
 
     def _evaluated(self, report: Reporter, signals: Signals) -> bool:
         """Measure what is owed; whether all of it was. What a signal cuts off stays owed."""

@@ -12,7 +12,6 @@ import yaml
 from lit_gpt.checkpoint import list_checkpoints
 from lit_gpt.checkpoint.layout import discard, step_of
 from lit_gpt.checkpoint.retention import why_kept
-from lit_gpt.checkpoint.writing import sync
 from lit_gpt.errors import NotOwner, NotWritten, UserError
 from lit_gpt.metrics.summary import METRICS_FILE, SUMMARY_FILE
 from lit_gpt.preflight.resolved_run import ResolvedRun
@@ -20,7 +19,7 @@ from lit_gpt.train.folder_names import CONFIG
 from lit_gpt.train.identity import changed_options
 from lit_gpt.train.lease import take_lease
 from lit_gpt.train.run_folder import finished_summary
-from lit_gpt.utils.files import read_object, regular
+from lit_gpt.utils.files import read_object, regular, sync
 
 RETENTION = ("keep_last", "keep_every", "keep_best")
 

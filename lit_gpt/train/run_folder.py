@@ -50,6 +50,7 @@ from lit_gpt.utils.files import (
     read_object,
     read_object_if_any,
     remove_leftovers,
+    sync,
     told,
     write_bytes,
     write_text,
@@ -192,6 +193,13 @@ def finished_without_checkpoint(resolved: ResolvedRun) -> int | None:
     steps = [step_of(path) for path in list_checkpoints(folder / "checkpoints")]
     kept, _ = changed_options(folder / CONFIG, resolved.run).get("keep_last", (resolved.run.keep_last, None))
     return None if found.get("step") in steps or (steps and kept) else found["tokens"]
+
+
+def sync_log(folder: Path) -> None:
+    """Have all that was logged on the disk before a checkpoint counts, so that a power cut takes no line before it."""
+    for path in (folder / METRICS_FILE, folder / SAMPLES_FILE, folder):
+        if path.exists():
+            sync(path)
 
 
 def has_ended(folder: Path, tokens: int) -> bool:

@@ -18,7 +18,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.evals.generation import generate
 from lit_gpt.evals.model_tokenizer import prompt_ids
 from lit_gpt.model import GPT
-from lit_gpt.utils.files import regular, replacing
+from lit_gpt.utils.files import regular, replacing, sync
 
 SAMPLES_FILE = "samples.jsonl"
 
@@ -83,6 +83,7 @@ class Samples:
         try:
             with replacing(self.path) as temporary:
                 temporary.write_text("".join(f"{line}\n" for line in self.lines), encoding="utf-8")
+                sync(temporary)  # as those of metrics.jsonl, see sinks.py
                 self.owned()
         except OSError as error:
             warnings.warn(f"{self.path} cannot be written ({error.strerror}); training goes on.", stacklevel=3)

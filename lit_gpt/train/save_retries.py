@@ -6,12 +6,12 @@ import sys
 from collections.abc import Callable
 
 from lit_gpt.checkpoint import Checkpointer
-from lit_gpt.checkpoint.writing import sync
 from lit_gpt.errors import NotWritten
 from lit_gpt.metrics.summary import METRICS_FILE, SUMMARY_FILE
 from lit_gpt.train import run_folder
 from lit_gpt.train.reporter import Reporter
 from lit_gpt.train.stopping import EXIT_INTERRUPTED
+from lit_gpt.utils.files import sync
 
 
 class Saver:
@@ -83,7 +83,7 @@ class Saver:
     def _release(self) -> None:
         """Only once this very run is known to have finished: by the disk, also after a power cut."""
         folder, checkpoints = self.report.folder, self.checkpoints
-        if checkpoints.keep_last or not checkpoints.is_main:
+        if not checkpoints.is_main:
             return
         if run_folder.finished_summary(folder).get("tokens") == self.report.progress.tokens:
             for path in (folder / SUMMARY_FILE, folder / METRICS_FILE, folder):

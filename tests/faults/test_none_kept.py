@@ -14,6 +14,7 @@ from killed_run import KILLED, OPTIONS, kill_at
 from small_run import META, Run, step
 from tiny_run import folder_of, rows, run, saved_steps
 
+from lit_gpt.checkpoint import Checkpointer
 from lit_gpt.errors import NotWritten, UserError
 from lit_gpt.evals.trained_model import load_model
 from lit_gpt.lab.ladder import Ladder
@@ -239,6 +240,18 @@ def test_only_a_finished_run_loses_its_checkpoint(code, saved, tmp_path):
     (tmp_path / METRICS_FILE).touch()
     end_of(kept).close(code, saved)
     assert kept.names() == [step(2)] and kept.load() == 2
+
+
+@pytest.mark.parametrize(("code", "left"), [(0, [2]), (75, [1, 2])])
+def test_the_end_deletes_what_a_killed_save_left(code, left, tmp_path, monkeypatch):
+    """Killed between the name of its last checkpoint and the deletion of an older one, a run kept that for good."""
+    kept = Run(tmp_path, keep_last=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpointer, "_retain", lambda self: None)
+        kept.save(1, 2)
+    (tmp_path / METRICS_FILE).touch()
+    end_of(kept).close(code, True)
+    assert kept.names() == [step(n) for n in left]
 
 
 def test_the_summary_of_a_shorter_budget_does_not_count(tmp_path):

@@ -18,6 +18,7 @@ from tiny_run import pretrain, rows, words
 
 from lit_gpt.errors import EXIT_PEER_LOST
 from lit_gpt.parallel import start_runtime
+from lit_gpt.parallel.peers import FOLDER, Peers
 from lit_gpt.train.loop import Trainer
 from lit_gpt.utils import signals
 
@@ -66,6 +67,14 @@ def test_a_frozen_rank_ends_the_others(data, tmp_path):
         end(ranks)
     options = {**LONG, "total_bsz": 384, "resume": "auto", "stop_after": 1}
     assert run(data, tmp_path / "out", **options) == 75, "nothing was damaged"
+
+
+def test_one_process_removes_what_several_left(tmp_path):
+    """Killed, and gone on with on one process, they left their folder in the run for good."""
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / "1.json").write_text("{}")
+    Peers(tmp_path, start_runtime()).close()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_killed_rank_ends_the_others_at_once(data, tmp_path):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from spawn import run_distributed, start
 from tiny_model import build_adamw, build_model
 
 from lit_gpt.checkpoint import Checkpointer, damage, list_checkpoints, load_full, writing
-from lit_gpt.errors import UserError
+from lit_gpt.errors import NotWritten, UserError
 from lit_gpt.parallel import start_runtime
 
 
@@ -184,6 +185,9 @@ def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path, monke
     """It came out at the first save, hours later."""
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(UserError, match="cannot be written, so no checkpoint can be saved"):
+        Run(tmp_path).save(1)
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_RDONLY))
+    with pytest.raises(NotWritten, match="cannot be written, so no checkpoint can be saved"):  # room may come: code 3
         Run(tmp_path).save(1)
     (tmp_path / "checkpoints").rmdir()
     (tmp_path / "checkpoints").write_text("a file")

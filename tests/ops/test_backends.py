@@ -48,13 +48,6 @@ def test_an_observer_is_told_what_a_gpu_would_run(here, name, monkeypatch):
     assert run("sum", TABLE, Request("cpu"), "auto", 1) == 4 and len(seen) == 2
 
 
-def test_a_row_that_has_not_run_where_it_is_for_is_only_used_by_name():
-    table = {"new": Backend(lambda x: x, lambda r: "", unproven=True), **TABLE}
-    assert choose("sum", table, Request("cpu", 2)) == "narrow"
-    assert choose("sum", table, Request("cpu"), "new") == "new"
-    assert explain_table(table, Request("cpu"))[0] == ("new", True, "Used only by name. ")
-
-
 def test_a_row_that_was_asked_for_and_cannot_run_is_an_error():
     with pytest.raises(UserError, match=r"a_library_that_nobody_has.* is not installed \(pip install"):
         choose("sum", TABLE, Request("cpu"), "library")

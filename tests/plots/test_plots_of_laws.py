@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from known_runs import B, C, isoflop, ladder, sweeps, table
 from lab_runs import make_run
+from matplotlib.figure import Figure
 from script_module import script_module
 
 from lit_gpt.config.command import exit_code
@@ -189,3 +190,31 @@ def test_the_words_of_archscales_guide() -> None:
     for words in (["--log_dir", "out", "--output_file", "a.png"], ["--log_dir=out", "--output_file=a.png"]):
         given = parser.parse_args(words)
         assert (given.runs, given.output) == ([Path("out")], Path("a.png"))
+
+
+@pytest.mark.parametrize("name", [*NAMES, "plot_ablation", "plot_lr_transfer", "plot_run", "plot_stability"])
+def test_the_help_of_a_figure_says_what_it_shows_and_types_it(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        script_module(f"plots/{name}.py").main(["--help"])
+    page = capsys.readouterr().out
+    about = " ".join(page.split("\n\n")[1].split())
+    assert len(about) > 60 and f"\n  python plots/{name}.py " in page
+
+
+def test_what_a_star_and_a_dashed_line_are_is_in_the_legend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were drawn without a word."""
+    names = list[str]()
+    kept = Figure.legend
+
+    def told(self: Figure, handles: Any, labels: list[str], **to: Any) -> Any:
+        names.extend(labels)
+        return kept(self, handles, labels, **to)
+
+    monkeypatch.setattr(Figure, "legend", told)
+    rates = table(tmp_path / "rates.csv", sweeps({8: 0.01, 12: 0.008, 16: 0.007}, "depth"))
+    sizes = table(tmp_path / "isoflop.csv", isoflop())
+    for figure, runs in (("plot_muonh_comparison", rates), ("plot_isoflop", sizes)):
+        words = [str(runs), "--output", str(tmp_path / f"{figure}.png"), "--samples", "20"]
+        PLOTS[figure].main(words)
+    assert names.index("best value") - names.index("lowest point of a sweep") == 1
+    assert names[-1] == "law of the best sizes"

@@ -97,10 +97,10 @@ def test_one_outlier_is_named() -> None:
     clean = law(FLOPS) + noise
     clean[5] += 0.1
     (note,) = fit_power_law(FLOPS, clean).notes
-    assert f"x = {FLOPS[5]:g}" in note and "standard deviations" in note
+    assert f"x = {FLOPS[5]:.4g}" in note and "standard deviations" in note
     spoilt = PowerLaw(5.0, 0.3)(FLOPS) * np.exp(noise)
     spoilt[2] *= 1.2
-    assert f"x = {FLOPS[2]:g}" in fit_trend(FLOPS, spoilt).notes[0]
+    assert f"x = {FLOPS[2]:.4g}" in fit_trend(FLOPS, spoilt).notes[0]
 
 
 def test_exact_data_have_no_outlier() -> None:

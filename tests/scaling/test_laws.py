@@ -155,6 +155,11 @@ def test_envelope_draws_whole_runs() -> None:
     assert len(without_each(law, found, data, {})) == 12
 
 
+def test_envelope_refuses_an_offset_above_its_losses() -> None:
+    with pytest.raises(UserError, match="The offset 9 is not below every least loss"):
+        law_named("envelope").fit(curves(), {"c": 9.0})
+
+
 def test_envelope_refuses_too_few_curves() -> None:
     data = curves(sizes=2)
     with pytest.raises(UserError, match="There are 2 training curves"):

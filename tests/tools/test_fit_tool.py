@@ -165,3 +165,21 @@ def test_groups_of_a_figure_are_told_apart(tmp_path: Path, monkeypatch: pytest.M
     assert len(set(labels)) == 9
     assert len({(handle.get_color(), handle.get_marker()) for handle in handles}) == 9
     assert drawn[0].legends and top.get_legend() is None, "so many names stand below the panel"
+
+
+def test_what_follows_from_given_numbers_is_given(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An exponent of two given ones had an interval of no width; an offset that few budgets leave out is not given."""
+    assert main([str(grid), "--law", "chinchilla", "--fix", "alpha=0.34", "beta=0.28", "--samples", "20"]) == 0
+    rows = {line.split()[0]: line.split()[1:3] for line in capsys.readouterr().out.splitlines() if line.split()}
+    assert rows["N_exponent"] == ["0.45161", "given"] and rows["alpha"] == ["0.34", "given"]
+    assert rows["E"][1] != "given"
+
+
+def test_a_law_without_numbers_predicts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "runs.csv"
+    n, d = (np.tile(np.geomspace(1e8, 1e9, 4), 4), np.repeat(np.geomspace(1e9, 1e11, 4), 4))
+    loss = 1.8 + 0.01 * n**0.2 + 2000 * d**-0.36
+    path.write_text("parameters,tokens,loss\n" + "".join(f"{a},{b},{c}\n" for a, b, c in zip(n, d, loss)))
+    assert main([str(path), "--law", "chinchilla", "--predict", "1e21", "--samples", "20"]) == 0
+    out = capsys.readouterr().out
+    assert "numbers that are not determined, so it says nothing there" in out and "nan" not in out

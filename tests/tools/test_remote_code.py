@@ -280,6 +280,15 @@ def test_a_model_that_no_class_expresses_is_written_so(tmp_path, capsys):
         convert.to_hf(tmp_path / "model.pth", tmp_path / "llama", hf_class="llama")
 
 
+def test_tables_of_another_precision_want_a_choice(tmp_path):
+    """What --table_precision bf16 trains; that sentence did not say what may be given."""
+    model = weights_of("option_value_embeddings")
+    weights = {name: p.bfloat16() if name.endswith("table") else p for name, p in model.state_dict().items()}
+    with pytest.raises(UserError, match="bfloat16 and float32, and a folder has one kind: give --dtype fp32, bf16 or"):
+        write_remote(weights, model.config, model.multipliers, tmp_path / "hf")
+    assert not list(tmp_path.iterdir()), "nothing is half-written"
+
+
 def test_a_damaged_description_is_one_sentence(tmp_path):
     model = weights_of("option_tied")
     write_remote(model.state_dict(), model.config, model.multipliers, tmp_path / "hf")

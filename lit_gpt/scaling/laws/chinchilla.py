@@ -10,12 +10,11 @@ from itertools import product
 import numpy as np
 
 from lit_gpt.errors import UserError
-from lit_gpt.scaling._fit_data import positive, untested
+from lit_gpt.scaling._fit_data import far_off, positive, untested
 from lit_gpt.scaling.law import Data, Example, Fitted, Law
 from lit_gpt.scaling.sums import Problem, centred_logs, exp
 
 HUBER_DELTA = 1e-3  # Hoffmann et al. 2022, section 3.3
-FAR = 6.0  # robust standard deviations (1.4826 median |residual|) from which a run is far from the law
 STEEP = 2.0  # the largest exponent among the papers' starting points
 NOTHING = 1e-5  # share of the loss below which a term, or how much it falls, explains nothing
 EXPONENTS = 0.1, 0.3, 0.7, 1.3, 2.0  # of starting points, in the range of the papers'
@@ -132,17 +131,8 @@ def _judged(
     elif at_bound:
         values["E"] = 0.0
         notes.append("E is at its bound 0: the runs do not show where the fall ends")
-    far = residual > max(FAR * 1.4826 * _typical(residual, free), 1e-6)
-    if far.any():
-        runs = "; ".join(f"N = {x:.4g}, D = {z:.4g}" for x, z in zip(n[far], d[far]))
-        notes.append(f"{int(far.sum())} of {len(far)} runs are far from the law: {runs}. Check them")
+    notes += far_off(residual, free, {"N": n, "D": d})
     return Chinchilla(**values, notes=tuple(notes))
-
-
-def _typical(residual: np.ndarray, parameters: int) -> float:
-    """The median residual of the runs that the fit does not go through, as Huber's does for one per parameter."""
-    beyond = np.sort(residual)[parameters:]
-    return float(np.median(beyond)) if len(beyond) else math.inf
 
 
 def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:

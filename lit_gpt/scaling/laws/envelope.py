@@ -8,7 +8,17 @@ from collections.abc import Mapping
 import numpy as np
 
 from lit_gpt.errors import UserError
-from lit_gpt.scaling._allocation import FORMULA, NAMES, WORDS, least_loss, offset_of, optimum, shared, table
+from lit_gpt.scaling._allocation import (
+    FORMULA,
+    NAMES,
+    WORDS,
+    check_offset,
+    least_loss,
+    offset_of,
+    optimum,
+    shared,
+    table,
+)
 from lit_gpt.scaling._fit_data import positive
 from lit_gpt.scaling.law import RUN, Data, Fitted, Law
 
@@ -70,9 +80,10 @@ def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
             f"{sizes} of {len(np.unique(curves.size))} sizes are the best at some compute with smaller and larger ones "
             "beside them, and this law needs 2. Add runs of other sizes, or train these for longer."
         )
-    (numbers,) = _laws(curves, whole, fixed)
     at = np.flatnonzero(inside[0])
     rows = best[0, at]
+    check_offset(fixed, curves.loss[rows, at])
+    (numbers,) = _laws(curves, whole, fixed)
     points = {"C": curves.budgets[at], "N": curves.size[rows], "D": curves.tokens[rows, at]}
     points |= {"L": curves.loss[rows, at], RUN: rows.astype(float)}
     notes = ["curves before their end are as good as shorter runs only where the rate does not decay until then"]

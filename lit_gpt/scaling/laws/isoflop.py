@@ -9,9 +9,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from lit_gpt.errors import UserError
-from lit_gpt.scaling._allocation import FORMULA, NAMES, WORDS, least_loss, offset_of, optimum, shared, table
+from lit_gpt.scaling._allocation import (
+    FORMULA,
+    NAMES,
+    WORDS,
+    check_offset,
+    least_loss,
+    offset_of,
+    optimum,
+    shared,
+    table,
+)
 from lit_gpt.scaling._fit_data import positive
 from lit_gpt.scaling.law import Data, Example, Fitted, Law
+from lit_gpt.scaling.parabolas import misshapen
 
 APART = math.log(
     1.2
@@ -59,12 +70,19 @@ def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
     notes = _notes(columns, every, chosen, inside, found)
     if found is None or sum(inside) < 2:
         open_ = [note.split(" (")[0] for note in notes if "bracketed" in note]
+        add = (
+            "sizes"
+            if sum(inside) < len(every)
+            else f"budgets; those less than {math.exp(APART):.2g} times apart are one"
+        )
         raise UserError(
             f"{sum(inside)} of {len(every)} budgets have three sizes and their least loss between the smallest and the "
-            f"largest, and this law needs 2{': ' * bool(open_)}{'; '.join(open_[:3])}. Add runs of other sizes."
+            f"largest, and this law needs 2{': ' * bool(open_)}{'; '.join(open_[:3])}. Add runs of other {add}."
         )
     used = [budget for budget, ok in zip(chosen, inside) if ok]
     offset = offset_of(fixed, len(used))
+    check_offset(fixed, found.loss[0, inside])
+    notes += _shape(columns, used)
     numbers = _laws(columns, used, columns["L"][None], offset)[0]
     optima = found.ln_n[0], found.ln_d[0], found.loss[0]
     runs = [len(budget.rows) for budget in chosen]
@@ -104,6 +122,13 @@ def _notes(
     if any(inside) and all(len(budget.rows) == 3 for budget, ok in zip(chosen, inside) if ok):
         notes.append("three sizes are on a parabola whatever they are: add sizes")
     return tuple(notes)
+
+
+def _shape(data: Data, used: Sequence[Budget]) -> tuple[str, ...]:
+    """What the parabolas miss of their budgets."""
+    return misshapen(
+        [budget.rows for budget in used], np.log(data["N"]), data["L"], {name: data[name] for name in "CNL"}, "models"
+    )
 
 
 def valleys(data: Data, budgets: Sequence[Budget], losses: np.ndarray) -> Valleys:
