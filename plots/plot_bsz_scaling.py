@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> None:
     """Fit, draw, and print what was written."""
     parser = parser_of("plot_bsz_scaling", ABOUT, "out/batches")
     add_fit(parser, ["x=batch"])
-    draw_sweeps(parser.parse_args(arguments), "best_rate")
+    draw_sweeps(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

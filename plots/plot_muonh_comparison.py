@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> None:
     """Fit, draw, and print what was written."""
     parser = parser_of("plot_muonh_comparison", ABOUT, "out/muon out/muonh")
     add_fit(parser, ["x=depth"])
-    draw_sweeps(parser.parse_args(arguments), "best_rate")
+    draw_sweeps(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

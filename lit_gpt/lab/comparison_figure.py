@@ -76,7 +76,7 @@ def _draw(fits: Fits, found: Mapping[str, Leverage]) -> Any:
     for group, runs in fits.groups.items():
         draw_runs(top, runs, x, y, styles[group], group or "runs")
         if report := fits.reports.get(group):
-            draw_law(top, report, "x", styles[group])
+            draw_law(top, report, styles[group])
     every = [value for runs in fits.groups.values() for value in column(runs, x)]
     dress(top, "" if found else shown(x), shown(y))
     if found:

@@ -38,14 +38,14 @@ def _read(folder: Path, changed: int, size: int) -> dict[str, dict[str, np.ndarr
     return {key: {"x": x, "y": y} for key, (x, y) in thinned.items() if len(x)}
 
 
-def thin(x: np.ndarray, y: np.ndarray, most: int = MOST) -> tuple[np.ndarray, np.ndarray]:
-    """At most about so many of the finite points: the lowest and the highest of each stretch, so that spikes stay."""
+def thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At most about MOST of the finite points: the lowest and the highest of each stretch, so that spikes stay."""
     finite = np.isfinite(x) & np.isfinite(y)
     x, y = x[finite], y[finite]
-    if len(x) <= most:
+    if len(x) <= MOST:
         return x, y
     kept = {0, len(x) - 1}
-    for part in np.array_split(np.arange(len(x)), most // 2 - 1):
+    for part in np.array_split(np.arange(len(x)), MOST // 2 - 1):
         kept |= {int(part[y[part].argmin()]), int(part[y[part].argmax()])}
     order = sorted(kept)
     return x[order], y[order]

@@ -19,12 +19,11 @@ def draw_runs(axes: Any, runs: Sequence[Run], x: str, y: str, look: Look, label:
     axes.plot(column(runs, x), column(runs, y), look.marker, color=look.color, markersize=4, label=label)
 
 
-def draw_law(axes: Any, report: Report, symbol: str, look: Look, reach: tuple[float, float] | None = None) -> None:
-    """The curve of a law of one column, over its runs or further, and the band that holds single runs."""
-    seen = report.sample.data[symbol]
-    low, high = reach or (float(seen.min()), float(seen.max()))
-    along = np.geomspace(low, high, STEPS)
-    said, below, above = band(report, {symbol: along})
+def draw_law(axes: Any, report: Report, look: Look) -> None:
+    """The curve of a law of one column, over its runs, and the band that holds single runs."""
+    seen = report.sample.data["x"]
+    along = np.geomspace(seen.min(), seen.max(), STEPS)
+    said, below, above = band(report, {"x": along})
     axes.plot(along, said, color=look.color, linewidth=1.0)
     if np.isfinite(below).all():
         axes.fill_between(along, below, above, color=look.color, alpha=0.15, linewidth=0)

@@ -28,7 +28,7 @@ def _draw(fits: Fits) -> Any:
     for look, (group, runs) in zip(looks(len(fits.groups)), fits.groups.items()):
         draw_runs(top, runs, x, y, look, group or "runs")
         if report := fits.reports.get(group):
-            draw_law(top, report, "x", look)
+            draw_law(top, report, look)
             left = 1e3 * residuals(report.law, report.fitted, report.sample.data)
             bottom.plot(report.points["x"], left, look.marker, color=look.color, markersize=3)
     bottom.axhline(0, color="black", linewidth=0.8)

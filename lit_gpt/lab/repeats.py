@@ -44,21 +44,20 @@ def groups_of(runs: Sequence[Run]) -> list[list[Run]]:
     return list(found.values())
 
 
-def noise_of(runs: Sequence[Run], column: str = "loss", kind: str = "both") -> Repeats:
-    """The noise of a column between finished runs of one group, pooled over groups. kind: one of KINDS."""
-    groups = [part for group in groups_of(_usable(runs, column)) for part in _of_kind(group, kind) if len(part) > 1]
-    return Repeats(pooled([[float(run.value(column)) for run in group] for group in groups]), groups)
+def noise_of(runs: Sequence[Run], kind: str = "both") -> Repeats:
+    """The noise of the loss between finished runs of one group, pooled over groups. kind: one of KINDS."""
+    groups = [part for group in repeated(runs) for part in _of_kind(group, kind) if len(part) > 1]
+    return Repeats(pooled([[float(run.value("loss")) for run in group] for group in groups]), groups)
 
 
-def noise_beside(runs: Sequence[Run], column: str = "loss") -> Noise:
+def noise_beside(runs: Sequence[Run]) -> Noise:
     """The noise of a run beside others of its seeds: what a seed does to all configurations is taken out of it."""
     found: dict[tuple[str, Any], float] = {}
-    repeated = [group for group in groups_of(_usable(runs, column)) if len(group) > 1]
-    for number, group in enumerate(repeated):
+    for number, group in enumerate(repeated(runs)):
         for run in group:
             seeds = tuple(run.value(seed) for seed in SEEDS)
             if None not in seeds:
-                found[str(number), seeds] = float(run.value(column))
+                found[str(number), seeds] = float(run.value("loss"))
     return fit_blocks(found).noise if found else UNKNOWN
 
 
@@ -68,8 +67,10 @@ def varied(runs: Sequence[Run], but: Iterable[str] = ELSEWHERE) -> list[str]:
     return [key for key in keys if len({repr(run.settings.get(key)) for run in runs}) > 1]
 
 
-def _usable(runs: Sequence[Run], column: str) -> list[Run]:
-    return [run for run in runs if run.state == FINISHED and isinstance(run.value(column), int | float)]
+def repeated(runs: Sequence[Run]) -> list[list[Run]]:
+    """The groups of several of these runs that are finished and have a loss."""
+    usable = [run for run in runs if run.state == FINISHED and isinstance(run.value("loss"), int | float)]
+    return [group for group in groups_of(usable) if len(group) > 1]
 
 
 def _of_kind(group: Sequence[Run], kind: str) -> Iterable[list[Run]]:

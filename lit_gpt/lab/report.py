@@ -13,9 +13,9 @@ import yaml
 from lit_gpt.errors import UserError
 from lit_gpt.lab.curves import curves_of
 from lit_gpt.lab.fits import BEST, fit_of
-from lit_gpt.lab.repeats import KINDS, groups_of, noise_beside, noise_of, varied
+from lit_gpt.lab.repeats import KINDS, noise_beside, noise_of, repeated, varied
 from lit_gpt.lab.run_files import STATES
-from lit_gpt.lab.runs import COLUMNS, FINISHED, Run, flat, read_runs
+from lit_gpt.lab.runs import COLUMNS, Run, flat, read_runs
 from lit_gpt.lab.where import matching
 from lit_gpt.metrics.labels import axis_label
 from lit_gpt.scaling.laws import law_named
@@ -178,8 +178,7 @@ def _noise(runs: Sequence[Run]) -> dict[str, Any]:
         if noise.free
     }
     beside = kinds.pop("beside", None)
-    finished = [run for run in runs if run.state == FINISHED and "loss" in run.numbers]
-    groups = [group for group in groups_of(finished) if len(group) > 1]
+    groups = repeated(runs)
     differ = varied([group[0] for group in groups])[:SETTINGS] if groups else []
     return {"kinds": kinds, "beside": beside, "groups": [_repeated(group, differ) for group in groups]}
 

@@ -32,9 +32,9 @@ SHOWN = 4  # groups whose sweeps have a panel; the best values of all groups sha
 NAMED = 6  # sweeps of a panel in its legend
 
 
-def draw_sweeps(given: Any, law: str) -> None:
-    """The figure and its files; see figure_fits.parser_of and add_fit. law: one of x, a setting and the loss."""
-    fits = fit_groups(given, law)
+def draw_sweeps(given: Any) -> None:
+    """The figure and its files; see figure_fits.parser_of and add_fit."""
+    fits = fit_groups(given, "best_rate")
     found = {group: _optima(report) for group, report in fits.reports.items()}
     numbers = fits.as_json()
     for group, optima in found.items():

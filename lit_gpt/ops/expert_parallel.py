@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -54,8 +54,7 @@ def parallel_expert_ffn(
     place_TK, compiled = routes.place_P.view_as(gates_TK), options.get("compiled", False)
     rows_PD = _Gather.apply(x_TD, routes.order_P, place_TK, compiled)
     rows_RD = _AllToAll.apply(rows_PD, to, come, group)
-    up, down = cast(Tensor, up_EHD.to_local()), cast(Tensor, down_EDI.to_local())
-    out_RD = _own(rows_RD, arriving_We, up, down, partial(ffn, **options))
+    out_RD = _own(rows_RD, arriving_We, up_EHD.to_local(), down_EDI.to_local(), partial(ffn, **options))
     out_PD = _AllToAll.apply(out_RD, come, to, group)
     return _Combine.apply(out_PD, gates_TK, routes.order_P, place_TK, compiled)  # type: ignore[return-value]
 

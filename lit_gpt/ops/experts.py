@@ -41,7 +41,7 @@ class Routes(NamedTuple):
     largest: int | None = None
 
 
-def sort_pairs(experts_TK: Tensor, count: int, largest: int | None = None) -> Routes:
+def sort_pairs(experts_TK: Tensor, count: int) -> Routes:
     """Routes of a choice of experts out of `count`; each expert's tokens stay in order."""
     # As int32 there are half as many bytes to sort. Stable, so that an expert's rows are in the order of the tokens.
     sorted_P, order_P = experts_TK.flatten().int().sort(stable=True)
@@ -50,7 +50,7 @@ def sort_pairs(experts_TK: Tensor, count: int, largest: int | None = None) -> Ro
     place_P = torch.empty_like(order_P).scatter_(0, order_P, index_P)
     experts_E = torch.arange(count, device=order_P.device, dtype=torch.int32)
     ends_E = torch.searchsorted(sorted_P, experts_E, right=True, out_int32=True)
-    return Routes(order_P, place_P, ends_E, largest)
+    return Routes(order_P, place_P, ends_E)
 
 
 def expert_ffn(

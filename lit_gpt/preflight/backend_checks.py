@@ -6,20 +6,19 @@ import torch
 
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
+from lit_gpt.nn.mixers import MIXERS
 from lit_gpt.nn.moe import hidden_width
 from lit_gpt.ops import grouped_gemm
 from lit_gpt.ops.attention import describe, pick
 from lit_gpt.ops.fp8 import RECIPES
 from lit_gpt.ops.fp8_engine import library_refusal
 
-# The mixers that call ops/attention, whose backend --attention chooses.
-SOFTMAX_ATTENTION = ("attention", "cross_attention", "differential_attention", "differential_cross_attention")
-
 
 def check_attention(model: ModelConfig, backend: str, device: torch.device, dtype: torch.dtype) -> None:
     """Raise UserError when a layer cannot use this --attention."""
     length, varlen = model.block_size, model.varlen
-    for window in {layer.window for layer in model.layers if layer.mixer in SOFTMAX_ATTENTION}:
+    asking = (layer for layer in model.layers if getattr(MIXERS.load(layer.mixer), "SOFTMAX_ATTENTION", False))
+    for window in {layer.window for layer in asking}:
         pick(describe(device, length, length, window, varlen, model.attn_sink, dtype, varlen), backend)
 
 

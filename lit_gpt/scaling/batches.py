@@ -37,12 +37,12 @@ class Hyperbola:
         """The batch of twice the least steps and twice the least tokens."""
         return self.least_tokens / self.least_steps if self.least_steps else math.inf
 
-    def with_overhead(self, best: float, overhead: float = OVERHEAD) -> float:
-        """The largest batch of at most `overhead` times the steps of linear scaling from batch `best`.
+    def with_overhead(self, best: float) -> float:
+        """The largest batch of at most OVERHEAD times the steps of linear scaling from batch `best`.
 
         arXiv:2410.21676: with S = a + b / B it is b / (5 a) + 1.2 best, where the paper's best is 256 sequences.
         """
-        return (overhead - 1) * self.critical + overhead * best
+        return (OVERHEAD - 1) * self.critical + OVERHEAD * best
 
 
 def hyperbola_problem(batch: np.ndarray) -> Problem[Hyperbola]:

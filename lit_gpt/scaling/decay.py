@@ -17,6 +17,7 @@ DEFAULT = 0.1  # ArchScale's
 # Independent decay takes this share off every weight in every step, whatever the learning rate. With 0.1 nothing would
 # be left of a model after a hundred steps; 4e-5 is what ArchScale announces and does not set (departure D38).
 DEFAULT_INDEPENDENT = 4e-5
+POWER_LINES = 1.084, -0.527  # a and b of the paper, by a secondary source; its interval of b is -0.529 to -0.507
 
 
 def base_decay(given: float | None, facts: OptimizerFacts, independent: bool) -> float:
@@ -28,14 +29,12 @@ def base_decay(given: float | None, facts: OptimizerFacts, independent: bool) ->
     return DEFAULT_INDEPENDENT if independent else DEFAULT
 
 
-def best_timescale(tokens_per_parameter: float) -> float:
-    """Power Lines' best tau: over which fraction of the run decay averages the updates."""
-    return 1.084 * tokens_per_parameter**-0.527
-
-
-def shrink_per_step(batch_tokens: float, tokens: float, parameters: float) -> float:
+def shrink_per_step(
+    batch_tokens: float, tokens: float, parameters: float, law: tuple[float, float] = POWER_LINES
+) -> float:
     """Power Lines' eta lambda = B / (tau D): the share of a weight that one step at the peak rate takes off."""
-    return batch_tokens / (best_timescale(tokens / parameters) * tokens)
+    a, b = law
+    return batch_tokens / (a * (tokens / parameters) ** b * tokens)
 
 
 def check_decay(run: RunConfig, facts: OptimizerFacts, decays: bool) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 
 from lit_gpt.config.command import run_command
 from lit_gpt.errors import UserError
-from lit_gpt.lab.repeats import ELSEWHERE, KINDS, SEEDS, groups_of, noise_of, varied
+from lit_gpt.lab.repeats import ELSEWHERE, KINDS, SEEDS, noise_of, repeated, varied
 from lit_gpt.lab.run_files import STATES
-from lit_gpt.lab.runs import COLUMNS, FINISHED, Run, read_runs
+from lit_gpt.lab.runs import COLUMNS, Run, read_runs
 from lit_gpt.lab.where import matching, numbers, values
 from lit_gpt.scaling.noise import mean
 from lit_gpt.tools._cli import LeftOut, local_path, parser_for
@@ -111,33 +111,30 @@ def compared(runs: Sequence[Run]) -> str:
     return aligned(lines)
 
 
-def noise_table(runs: Sequence[Run], column: str = "loss") -> str:
+def noise_table(runs: Sequence[Run]) -> str:
     """The groups of runs that differ in their seeds alone, and the noise of each kind.
 
     Raises UserError where no run was repeated.
     """
-    known = [run for run in runs if run.state == FINISHED and isinstance(run.value(column), int | float)]
-    groups = [group for group in groups_of(known) if len(group) > 1]
+    groups = repeated(runs)
     if not groups:
         raise UserError(
-            f"No two of these {len(runs)} runs differ in their seeds alone and have a {column}. Repeat some with "
+            f"No two of these {len(runs)} runs differ in their seeds alone and have a loss. Repeat some with "
             "--seed or --data_seed, and with validation data."
         )
     differ = varied([group[0] for group in groups], but=(*ELSEWHERE, *SEEDS))[:MOST]
-    lines = [(*differ, "runs", f"mean {column}", *KINDS)]
+    lines = [(*differ, "runs", "mean loss", *KINDS)]
     for group in groups:
         settings = [shown(group[0].settings.get(key)) for key in differ]
-        middle = mean([float(run.value(column)) for run in group])
-        lines.append((*settings, str(len(group)), f"{middle.value:.4f}", *(_spread(group, column, k) for k in KINDS)))
-    lines.append(
-        (*["all"][: len(differ)], *[""] * (len(differ) - 1), "", "", *(_spread(runs, column, k) for k in KINDS))
-    )
+        middle = mean([float(run.value("loss")) for run in group])
+        lines.append((*settings, str(len(group)), f"{middle.value:.4f}", *(_spread(group, k) for k in KINDS)))
+    lines.append((*["all"][: len(differ)], *[""] * (len(differ) - 1), "", "", *(_spread(runs, k) for k in KINDS)))
     says = "\n".join(f"{kind}: {words}" for kind, words in KINDS.items())
     return f"{aligned(lines)}\n\nStandard deviations of single runs, with their degrees of freedom in brackets.\n{says}"
 
 
-def _spread(runs: Sequence[Run], column: str, kind: str) -> str:
-    noise = noise_of(runs, column, kind).noise
+def _spread(runs: Sequence[Run], kind: str) -> str:
+    noise = noise_of(runs, kind).noise
     return f"{noise.deviation:.4f} ({noise.free})" if noise.free else "-"
 
 

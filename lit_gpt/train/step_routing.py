@@ -19,7 +19,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from lit_gpt.config.model import Experts, ModelConfig
+from lit_gpt.config.model import Experts
 from lit_gpt.metrics.router_metrics import pack
 from lit_gpt.model import GPT
 from lit_gpt.nn import balance
@@ -94,9 +94,9 @@ class StepRouting:
             return
         assert self.total is not None
         gpt = cast(GPT, model)
-        counts_LE, config = self.runtime.sum(self.total.counts_E), cast(ModelConfig, gpt.config)
+        counts_LE = self.runtime.sum(self.total.counts_E)
         by_block: dict[int, torch.Tensor] = {}
-        layers = [b for b, spec in zip(gpt.block_of, config.layers) if spec.experts]
+        layers = [b for b, spec in zip(gpt.block_of, gpt.config.layers) if spec.experts]
         for block, counts_E in zip(layers, counts_LE):
             by_block[block] = by_block.get(block, 0) + counts_E
         for block, counts_E in by_block.items():

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from test_resume import assert_same_run, newest, weights
+from test_resume import assert_same_run, newest, stopped_and_continued, weights
 from tiny_run import rows, run
 
 from lit_gpt.checkpoint.load import stored_shapes
-from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 SHORT: dict[str, Any] = {"async_save": False, "max_tokens": 6 * 512, "train_name": "x", "log_step": 1, "depth": 2}
 RATES = {"schedulefree_adamw": 4e-3, "sophia": 1e-3, "prodigy": 1.0, "apollo": 4e-3}
@@ -26,13 +25,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def test_stopped_and_continued(name, data, tmp_path):
     """Also with validations in between, which see other weights than the next step does."""
     pytest.importorskip("pytorch_optimizer")
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
     options = {**SHORT, **OPTIONS[name], "optimizer": name, "base_hps__eta0": RATES[name]}
     options |= {"val_data_dir": data, "eval_step": 2, "eval_sequences": 4}
-    assert run(data, whole, **options) == 0
-    assert run(data, parts, resume="auto", stop_after=3, **options) == EXIT_INTERRUPTED
-    assert run(data, parts, resume="auto", **options) == 0
-    assert_same_run(parts, whole)
+    assert_same_run(*stopped_and_continued(data, tmp_path, **options))
 
 
 def test_averages_are_validated_and_saved(data, tmp_path):

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from test_resume import assert_same_run, newest, weights
+from test_resume import assert_same_run, newest, stopped_and_continued, weights
 from tiny_run import folder_of, rows, run
 
 from lit_gpt.checkpoint.load import stored_shapes
-from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 NAMES = {"muon": 0.02, "muonh": 0.02, "muonball": 0.02, "normuon": 0.02, "hadam": 4e-3, "lion": 5e-4}  # with eta0
 SHORT: dict[str, Any] = {"async_save": False, "max_tokens": 12 * 512, "depth": 2}
@@ -28,12 +27,9 @@ def test_learns(name, data, tmp_path):
 
 @pytest.mark.parametrize("name", ["muonh", "muonball"])
 def test_stopped_and_continued(name, data, tmp_path):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
     options = {**SHORT, "train_name": f"x_{name}", "base_hps__eta0": 0.02, "max_tokens": 5 * 512}
     options |= {"val_data_dir": data, "eval_step": 2, "eval_sequences": 4}
-    assert run(data, whole, **options) == 0
-    assert run(data, parts, resume="auto", stop_after=3, **options) == EXIT_INTERRUPTED
-    assert run(data, parts, resume="auto", **options) == 0
+    parts, whole = stopped_and_continued(data, tmp_path, **options)
     assert_same_run(parts, whole)
     kept = {"muonh": "norm", "muonball": "singular_vector"}[name]
     assert f"optim.blocks.0.mixer.q.weight.{kept}" in stored_shapes(newest(parts))

@@ -39,6 +39,15 @@ def assert_same_run(out: Path, expected: Path) -> None:
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
+def stopped_and_continued(data: Path, folder: Path, **options: Any) -> tuple[Path, Path]:
+    """Where a run that was stopped after its third step and continued is, and one that was not stopped."""
+    whole, parts = folder / "whole", folder / "parts"
+    assert run(data, whole, **options) == 0
+    assert run(data, parts, resume="auto", stop_after=3, **options) == EXIT_INTERRUPTED
+    assert run(data, parts, resume="auto", **options) == 0
+    return parts, whole
+
+
 def test_stopped_twice_and_continued(data, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     options = {"val_data_dir": data, "eval_step": 2, "eval_sequences": 4, "max_tokens": 3000, **OPTIONS}
@@ -55,7 +64,6 @@ def test_stopped_twice_and_continued(data, tmp_path):
 
 def test_tables_and_scalars_are_continued(data, tmp_path):
     """The family with every role that has few parameters, under an optimizer with two update rules."""
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
     options = {
         "train_model": "baseline",
         "optimizer": "muon",
@@ -66,9 +74,7 @@ def test_tables_and_scalars_are_continued(data, tmp_path):
         "max_tokens": 2000,
         **OPTIONS,
     }
-    assert run(data, whole, **options) == 0
-    assert run(data, parts, resume="auto", stop_after=3, **options) == EXIT_INTERRUPTED
-    assert run(data, parts, resume="auto", **options) == 0
+    parts, whole = stopped_and_continued(data, tmp_path, **options)
     assert rows(whole, "metric/train_loss") == rows(parts, "metric/train_loss")
     found, wanted = weights(parts), weights(whole)
     assert {"backout", "smear.scale", "blocks.1.mixer.value_embedding.table"} < found.keys() == wanted.keys()

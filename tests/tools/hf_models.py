@@ -5,6 +5,7 @@ Weights are random everywhere, biases, norms and gains too, so that nothing is r
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,8 @@ __all__ = [
     "MODELS",
     "SIZES",
     "VOCAB",
+    "cannot_read",
+    "change",
     "loaded",
     "model_of",
     "reads",
@@ -153,3 +156,23 @@ def refuses(config: ModelConfig, folder: Path, hf_class: str, words: str) -> Non
         write_hf(model_of(config, EVERY).state_dict(), config, EVERY, folder, hf_class=hf_class)
     assert "\n" not in str(caught.value)
     assert not folder.exists()
+
+
+def change(folder: Path, changes: dict[str, Any]) -> None:
+    """Other values in the config.json of a folder."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def cannot_read(folder: Path, changes: dict[str, Any], words: str) -> None:
+    """Their model with other values in its config.json is refused in one sentence, and nothing is written.
+
+    The config.json is as it was, afterwards.
+    """
+    path = folder / "config.json"
+    before = path.read_text()
+    change(folder, changes)
+    with pytest.raises(UserError, match=words) as caught:
+        convert.main([str(folder), str(folder.parent / "ours.pth")])
+    assert "\n" not in str(caught.value) and not (folder.parent / "ours.pth").exists()
+    path.write_text(before)

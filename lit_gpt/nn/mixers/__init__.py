@@ -6,6 +6,8 @@ with Gated Memory Units also has `memory(config, layer_index) -> MemoryForm`.
 
 READS_HEADS = False says that nothing it computes depends on the heads and the positions that ModelConfig describes, but
 for shapes. Without it they count, as the fields of Options do that have no mark (config/readers.py).
+SOFTMAX_ATTENTION = True says that it calls ops/attention, whose backend --attention chooses, and READS_KEYS = True that
+it reads the keys and values of the layer that it shares.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.cache import KVCache
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.linear import Linear, joint, last_linear, together
-from lit_gpt.nn.mixers import MemoryForm, SharedState
+from lit_gpt.nn.mixers import MIXERS, MemoryForm, SharedState
 from lit_gpt.nn.norm import RMSNorm, build_norm
 from lit_gpt.nn.rotary import rotate
 from lit_gpt.nn.value_embedding import ValueEmbedding
@@ -33,6 +33,7 @@ from lit_gpt.ops.masks import in_reach
 from lit_gpt.roles import role
 from lit_gpt.scaling.base import Multipliers
 
+SOFTMAX_ATTENTION = True
 OWN_VALUES = True  # whether layers with this mixer can have value embeddings
 CONV_WIDTH = 4  # taps of the short convolution, as in linear attention (arXiv:2312.06635)
 
@@ -211,7 +212,7 @@ class Attention(nn.Module):
 def readers_of(config: ModelConfig, layer_index: int) -> list[int]:
     """The layers that read a layer's keys and values."""
     shares = (i for i, spec in enumerate(config.layers) if spec.shares == layer_index)
-    return [i for i in shares if config.layers[i].mixer.endswith("cross_attention")]
+    return [i for i in shares if getattr(MIXERS.load(config.layers[i].mixer), "READS_KEYS", False)]
 
 
 def widest_window(config: ModelConfig, layer_index: int) -> int | None:

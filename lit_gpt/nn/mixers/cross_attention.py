@@ -7,10 +7,11 @@ queries here get the same: short convolution, QK-norm and RoPE.
 from __future__ import annotations
 
 from lit_gpt.config.model import ModelConfig
-from lit_gpt.nn.mixers.attention import Attention, memory
+from lit_gpt.nn.mixers.attention import SOFTMAX_ATTENTION, Attention, memory
 from lit_gpt.scaling.base import Multipliers
 
-__all__ = ["CrossAttention", "build", "memory"]
+__all__ = ["SOFTMAX_ATTENTION", "CrossAttention", "build", "memory"]
+READS_KEYS = True
 
 
 class CrossAttention(Attention):

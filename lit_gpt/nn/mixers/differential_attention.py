@@ -21,13 +21,13 @@ from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.nn.context import Context
 from lit_gpt.nn.mixers import mixer_options
-from lit_gpt.nn.mixers.attention import OWN_VALUES, Attention, memory
+from lit_gpt.nn.mixers.attention import OWN_VALUES, SOFTMAX_ATTENTION, Attention, memory
 from lit_gpt.nn.norm import RMSNorm
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.roles import role
 from lit_gpt.scaling.base import Multipliers
 
-__all__ = ["OWN_VALUES", "DifferentialAttention", "Options", "build", "memory"]
+__all__ = ["OWN_VALUES", "SOFTMAX_ATTENTION", "DifferentialAttention", "Options", "build", "memory"]
 
 LAMBDA_STD = 0.1  # of the four lambda vectors at the start; section 2.1 of the paper and its code
 

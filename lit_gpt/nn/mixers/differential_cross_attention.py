@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from lit_gpt.config.model import ModelConfig
-from lit_gpt.nn.mixers.differential_attention import DifferentialAttention, memory
+from lit_gpt.nn.mixers.differential_attention import SOFTMAX_ATTENTION, DifferentialAttention, memory
 from lit_gpt.scaling.base import Multipliers
 
-__all__ = ["DifferentialCrossAttention", "build", "memory"]
+__all__ = ["SOFTMAX_ATTENTION", "DifferentialCrossAttention", "build", "memory"]
+READS_KEYS = True
 
 
 class DifferentialCrossAttention(DifferentialAttention):

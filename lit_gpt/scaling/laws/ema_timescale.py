@@ -7,11 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from lit_gpt.scaling.decay import POWER_LINES, shrink_per_step
 from lit_gpt.scaling.law import Data, Example, Fitted, Law
 from lit_gpt.scaling.sweep_law import fitted
 from lit_gpt.scaling.sweeps import Optima, fit_optima, refit
-
-POWER_LINES = 1.084, -0.527  # a and b of the paper, by a secondary source; its interval of b is -0.529 to -0.507
 
 
 def timescale(data: Data) -> np.ndarray:
@@ -26,8 +25,7 @@ def best_decay(
     batch: float, rate: float, tokens: float, parameters: float, law: tuple[float, float] = POWER_LINES
 ) -> float:
     """The weight decay whose timescale is the best one. batch and tokens in tokens."""
-    a, b = law
-    return batch / (rate * tokens * a * (tokens / parameters) ** b)
+    return shrink_per_step(batch, tokens, parameters, law) / rate
 
 
 def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
