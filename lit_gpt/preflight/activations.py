@@ -104,9 +104,11 @@ def of_layers(layers: Layers, tokens: int, recompute: Recompute, on_host: Sequen
 
 def of_tables(config: ModelConfig, tokens: int, dtype: torch.dtype) -> float:
     """Bytes between the token table and the first layer: the norm there and the smear keep what they read and what they
-    make, in `dtype`. An H200 measured 4.0 and 4.5 bytes for each number in bf16 (docs/performance_details.md).
+    make, in `dtype`. An H200 measured 4.0 and 4.5 bytes for each number in bf16 (docs/performance_details.md). Dropout
+    of the embeddings keeps its mask.
     """
-    return (config.embedding_norm + config.token_smear) * 2 * dtype.itemsize * tokens * config.n_embd
+    numbers = tokens * config.n_embd * (config.embedding_norm + config.token_smear)
+    return 2 * dtype.itemsize * numbers + tokens * _of_dropout(config, 1)
 
 
 def of_loss(
@@ -148,6 +150,7 @@ class _Notes(TorchFunctionMode):
             self.inside, self.added = True, []
             stream, _, shared, *_ = args
             self.note("input", (stream, shared))
+            self.layers[-1]["kernel"] += _of_dropout(model.config, 1 + (getattr(block, "ffn", None) is not None))
             mixtures = (m for m in block.modules() if isinstance(m, MixtureOfExperts))
             self.layers[-1]["kernel"] += sum(_of_experts(m, model.compute_dtype, expert_parallel) for m in mixtures)
 
@@ -256,6 +259,11 @@ def _whole(x: Any) -> Any:
     """The tensor of which this is another view, all of it; None where it shows a part only."""
     base = _base(x)
     return base if isinstance(x, Tensor) and x.numel() == base.numel() else None
+
+
+def _of_dropout(config: ModelConfig, masks: int) -> int:
+    """Bytes per token of so many masks, of a byte for each entry: a compiler draws none of them again for backward."""
+    return masks * config.n_embd * (config.dropout > 0)
 
 
 def _of_experts(moe: MixtureOfExperts, dtype: torch.dtype, expert_parallel: bool) -> int:

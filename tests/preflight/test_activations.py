@@ -14,6 +14,7 @@ from lit_gpt import architectures
 from lit_gpt.architectures import experts_of
 from lit_gpt.config.model import Experts, ModelConfig
 from lit_gpt.model import GPT
+from lit_gpt.nn.dropout import row_keys
 from lit_gpt.nn.mixers.attention import Attention
 from lit_gpt.ops import fp8 as ops_fp8
 from lit_gpt.parallel.fp8 import use_fp8
@@ -53,7 +54,8 @@ def saved_by_blocks(config: ModelConfig, recompute: Recompute, fp8: str | None =
     def pack(x: Tensor) -> Tensor:
         # (B, T, n), (T, n) or (B, H, T, D); rotary tables are half a head wide, masks are (T, T).
         other = x.shape[-1] in (T, config.head_dim // 2) and x.itemsize > 1  # and in 8 bits, (n, T)
-        if T in x.shape[:3] and x.is_floating_point() and not other:
+        counts = x.is_floating_point() or x.shape[-1] == config.n_embd  # a mask of dropout
+        if T in x.shape[:3] and counts and not other:
             found[x.untyped_storage().data_ptr()] = x
         return x
 
@@ -68,7 +70,7 @@ def saved_by_blocks(config: ModelConfig, recompute: Recompute, fp8: str | None =
     for block in model.blocks:
         recompute_in_backward(block, recompute, compiled=True)  # with a compiler that makes no machine code
         block.forward = watched(torch.compile(block.forward, backend="aot_eager_decomp_partition"))
-    model(torch.zeros(1, T, dtype=torch.long))
+    model(torch.zeros(1, T, dtype=torch.long), dropout_BW=row_keys(1, 2, 0, 1) if config.dropout else None)
     tell_compiler("off")
     return sum(x.untyped_storage().nbytes() for key, x in found.items() if key not in weights) // T
 
@@ -88,6 +90,18 @@ def test_it_is_what_the_trainer_keeps(family: str, recompute: Recompute) -> None
     kept, measured = of_layers(layers, 1, recompute)[0], saved_by_blocks(small(family), recompute)
     middle = sum(layer["middle"] for layer in layers) if family == "samba" and recompute == "off" else 0
     assert kept - middle <= measured <= 1.02 * kept
+
+
+@pytest.mark.parametrize("recompute", ["off", "cheap", "selective"])
+@pytest.mark.parametrize("parallel", [False, True])
+def test_what_dropout_keeps(parallel: bool, recompute: Recompute) -> None:
+    """Two masks for each layer, but where the layer is computed again."""
+    config = small("transformer").replace(dropout=0.1, parallel_block=parallel)
+    layers = kept_by_layers(meta_model(config))
+    kept, measured = of_layers(layers, 1, recompute)[0], saved_by_blocks(config, recompute)
+    assert kept <= measured <= 1.02 * kept
+    without = of_layers(kept_by_layers(meta_model(config.replace(dropout=0.0))), 1, recompute)[0]
+    assert kept - without == (recompute != "selective") * 2 * 2 * config.n_embd
 
 
 def test_what_the_ideas_of_the_baseline_keep() -> None:
