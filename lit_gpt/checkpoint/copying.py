@@ -57,5 +57,4 @@ def copy_checkpoint(source: Path, folder: Path) -> Path:
 def _copy(source: Path, target: Path) -> None:
     """One file, on the disk."""
     shutil.copyfile(regular(source), target)
-    with target.open("rb+") as file:
-        os.fsync(file.fileno())
+    sync(target)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch.distributed as dist
 
 from lit_gpt.errors import UserError
+from lit_gpt.parallel.gloo import one_thread_per_group
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
@@ -105,6 +106,7 @@ def join() -> Crew:
     if (count := int(os.environ.get("WORLD_SIZE", 1))) == 1:
         return ALONE
     if not dist.is_initialized():
+        one_thread_per_group()
         dist.init_process_group("gloo")
 
     def gather(mine: Any) -> list[Any]:

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.cuda import nccl
 
 from lit_gpt.errors import UserError
+from lit_gpt.parallel.gloo import one_thread_per_group
 from lit_gpt.utils.text import aligned
 
 TIMEOUT = 60.0  # seconds without a word from any process; NCCL's start takes a few on eight GPUs
@@ -257,6 +258,7 @@ def _work(
         if cuda:
             torch.cuda.set_device(device)
         pipe.send(("at", f"the start of {backend}", 0))
+        one_thread_per_group()  # as in a run
         # The one that watches ends a hang; this limit is for when it is gone.
         dist.init_process_group(backend, store, timeout=timedelta(minutes=10), rank=rank, world_size=ranks)
         for name, collective in collectives.items():

@@ -196,7 +196,7 @@ def finished_without_checkpoint(resolved: ResolvedRun) -> int | None:
 
 
 def sync_log(folder: Path) -> None:
-    """Have all that was logged on the disk before a checkpoint counts, so that a power cut takes no line before it."""
+    """Have all that was logged on the disk: before a checkpoint counts, and before a finished run deletes its own."""
     for path in (folder / METRICS_FILE, folder / SAMPLES_FILE, folder):
         if path.exists():
             sync(path)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from lit_gpt.checkpoint import Checkpointer
 from lit_gpt.errors import NotWritten
-from lit_gpt.metrics.summary import METRICS_FILE, SUMMARY_FILE
+from lit_gpt.metrics.summary import SUMMARY_FILE
 from lit_gpt.train import run_folder
 from lit_gpt.train.reporter import Reporter
 from lit_gpt.train.stopping import EXIT_INTERRUPTED
@@ -86,6 +86,6 @@ class Saver:
         if not checkpoints.is_main:
             return
         if run_folder.finished_summary(folder).get("tokens") == self.report.progress.tokens:
-            for path in (folder / SUMMARY_FILE, folder / METRICS_FILE, folder):
-                sync(path)
+            sync(folder / SUMMARY_FILE)
+            run_folder.sync_log(folder)
             checkpoints.release()

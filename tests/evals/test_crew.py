@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import torch
+import torch.distributed as dist
 from spawn import run_distributed
 
 from lit_gpt.evals.crew import ALONE, Failed, join
@@ -52,7 +54,8 @@ def several() -> dict[str, Any]:
                 found[name] = ask()
         except Failed as error:
             found[name] = str(error)
-    return found | {"own": own}
+    gloo = cast(Any, dist.group.WORLD)._get_backend(torch.device("cpu"))
+    return found | {"own": own, "threads": gloo.options._threads}
 
 
 def test_answers_and_errors_are_everyones():
@@ -62,6 +65,7 @@ def test_answers_and_errors_are_everyones():
         assert found["fine"] == found["fine again"] == double(ASKED) and found["none"] == []
         assert found["in it"] == "out of memory" and found["before it"] == "no such file"
         assert found["after it"] == "division by zero"
+        assert found["threads"] == 1, "see parallel/gloo.py"
         assert found["differs"].startswith("the processes do not ask the same questions")
     own = [found["own"] for found in everyone]
     assert sorted(question for mine in own for question in mine) == sorted(ASKED), "each is answered once"

@@ -21,7 +21,7 @@ from lit_gpt.lab.ladder import Ladder
 from lit_gpt.lab.processes import Settings
 from lit_gpt.lab.rows import Row
 from lit_gpt.lab.study import Study
-from lit_gpt.metrics.summary import METRICS_FILE, write_summary
+from lit_gpt.metrics.summary import write_summary
 from lit_gpt.tools import inspect
 from lit_gpt.train import reporter, run_folder
 from lit_gpt.train.lease import take_lease
@@ -154,7 +154,6 @@ def test_a_kill_at_any_moment_of_the_end_loses_nothing(tmp_path):
     while code == KILLED:
         kept = Run(tmp_path / str(operation), keep_last=0)
         kept.save(1, 2)
-        (kept.folder / METRICS_FILE).touch()
         saver = end_of(kept)
         if not (pid := os.fork()):
             try:
@@ -237,7 +236,6 @@ def test_nothing_is_deleted_in_the_folder_of_another_process(killed_late):
 def test_only_a_finished_run_loses_its_checkpoint(code, saved, tmp_path):
     kept = Run(tmp_path, keep_last=0)
     kept.save(1, 2)
-    (tmp_path / METRICS_FILE).touch()
     end_of(kept).close(code, saved)
     assert kept.names() == [step(2)] and kept.load() == 2
 
@@ -249,7 +247,6 @@ def test_the_end_deletes_what_a_killed_save_left(code, left, tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(Checkpointer, "_retain", lambda self: None)
         kept.save(1, 2)
-    (tmp_path / METRICS_FILE).touch()
     end_of(kept).close(code, True)
     assert kept.names() == [step(n) for n in left]
 
@@ -258,7 +255,6 @@ def test_the_summary_of_a_shorter_budget_does_not_count(tmp_path):
     """A run had finished, went on with a larger budget, and could not write its new summary."""
     kept = Run(tmp_path, keep_last=0)
     kept.save(1, 2)
-    (tmp_path / METRICS_FILE).touch()
     write_summary(tmp_path, {"finished": True, "step": 1, "tokens": META["tokens"] - 1})
     saver = end_of(kept)
     saver.report.close = lambda *_: None  # type: ignore[method-assign]

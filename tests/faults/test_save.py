@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -179,6 +181,22 @@ def test_one_rank_that_cannot_write_fails_the_save_on_all(tmp_path):
     assert run_distributed(one_rank_fails, 2, tmp_path) == [(True, True, "")] * 2
     assert [p.name for p in list_checkpoints(tmp_path)] == [step(2)]
     load_full(tmp_path / step(2))
+
+
+@pytest.mark.parametrize(("whose", "published"), [(stat.S_ISDIR, [1]), (stat.S_ISREG, [])])
+def test_a_disk_that_cannot_sync_folders_has_checkpoints(whose, published, tmp_path, monkeypatch):
+    """Some file systems say EINVAL for a folder, so that no run could save there; for a file it is a failure."""
+    fsync = os.fsync
+
+    def refused(handle: int) -> None:
+        if whose(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", refused)
+    run = Run(tmp_path)
+    run.save(1)
+    assert run.names() == [step(n) for n in published]
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path, monkeypatch):

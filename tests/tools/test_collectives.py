@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any, cast
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from lit_gpt.errors import UserError
@@ -32,6 +34,11 @@ def a_wrong_sum(rank: int, ranks: int, n: int, device: torch.device) -> tuple[Te
     return given, result, right
 
 
+def one_thread(rank: int, ranks: int, n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    assert cast(Any, dist.group.WORLD)._get_backend(device).options._threads == 1
+    return COLLECTIVES["all-reduce"].inputs(rank, ranks, n, device)
+
+
 def with_inputs(inputs) -> dict[str, Collective]:
     return {"all-reduce": COLLECTIVES["all-reduce"]._replace(inputs=inputs)}
 
@@ -40,6 +47,10 @@ def test_collectives_are_right_and_have_a_speed():
     found = measure(2, "gloo", mib=0.25)
     assert found.keys() == {"all-reduce", "all-gather", "reduce-scatter"}
     assert all(bandwidth > 0 for bandwidth in found.values())
+
+
+def test_its_groups_are_those_of_a_run():
+    assert measure(2, "gloo", mib=0.25, collectives=with_inputs(one_thread)).keys() == {"all-reduce"}
 
 
 def test_the_right_results_are_those_of_plain_sums():
