@@ -26,16 +26,26 @@ INTERFACES = "GLOO_SOCKET_IFNAME"
 def one_thread_per_group() -> None:
     """From now on, in this process, every gloo group has one thread, whoever makes it.
 
-    torch makes its groups itself, with a time limit as the only option, so the class is where this can be said.
+    torch makes its groups itself, with a time limit and, from 2.14 on, another option by its name, so the class is
+    where this can be said.
     """
     if not dist.is_gloo_available():
         return
     group = cast(Any, dist.ProcessGroupGloo)
     make = group.__init__
 
-    def init(self: Any, store: dist.Store, rank: int, size: int, timeout: timedelta = c10d.default_pg_timeout) -> None:
+    def init(
+        self: Any,
+        store: dist.Store,
+        rank: int,
+        size: int,
+        timeout: timedelta = c10d.default_pg_timeout,
+        **others: Any,
+    ) -> None:
         options = group._Options()
         options._threads, options._timeout, options._devices = 1, timeout, _devices(group)
+        for name, value in others.items():
+            setattr(options, name, value)
         make(self, store, rank, size, options)
 
     group.__init__ = init
