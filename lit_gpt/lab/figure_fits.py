@@ -51,15 +51,11 @@ def parser_of(name: str, description: str, example: str, group: str | None = Non
     return parser
 
 
-KNOWN = "as python -m lit_gpt.tools.fit --help lists them"
-
-
 def add_fit(parser: argparse.ArgumentParser, x: Sequence[str] = ()) -> None:
     """The options of a fit. x: columns that the law reads unless others are chosen."""
     default = f"; default: {' '.join(x)}" if x else "; default: the law's"
-    parser.add_argument(
-        "--x", nargs="+", default=list(x), help=f"column, or SYMBOL=COLUMN of one of several, {KNOWN}{default}"
-    )
+    column = "column, or SYMBOL=COLUMN of one of several, as python -m lit_gpt.tools.fit --help lists them"
+    parser.add_argument("--x", nargs="+", default=list(x), help=column + default)
     parser.add_argument("--y", default="loss", help="column that is explained")
     parser.add_argument(
         "--fix", nargs="+", default=[], metavar="NAME=NUMBER", help="numbers that are known; default: none"

@@ -11,19 +11,15 @@ from lit_gpt.scaling.law import Law
 from lit_gpt.scaling.sweeps import groups
 
 SIZES = {"flops", "flops_6nd", "tokens", "parameters"}  # columns that belong together
-RATIOS = (  # of two of them: what is possible, and in words
-    (
-        "tokens",
-        "parameters",
-        0.05,
-        1e6,
-        "tokens per parameter",
-    ),  # runs of a minute have 0.2, the longest known ones 1e4
-    ("flops", "flops_6nd", 0.1, 1e4, "times 6 x parameters x tokens in FLOPs"),  # a large head on a small model has 100
+# Of two of them: the least and the largest possible ratio, and its words. Runs of a minute have 0.2 tokens per
+# parameter, and the longest known ones 1e4; a large head on a small model has 100 times the FLOPs.
+RATIOS = (
+    ("tokens", "parameters", 0.05, 1e6, "tokens per parameter"),
+    ("flops", "flops_6nd", 0.1, 1e4, "times 6 x parameters x tokens in FLOPs"),
 )
-SWEEPS = ("x", "rate"), ("x", "batch")  # what the laws read that are of sweeps of the second column at each x
+SWEEPS = ("x", "rate"), ("x", "batch")  # what laws of sweeps read: the second column is swept at each x
 ALIKE = ("parameters", "depth", "width", "context", "tokens")  # what decides the loss beside the setting of a sweep
-UNLIKE = 0.1  # relative difference from which they are no rounding to whole batches
+UNLIKE = 0.1  # a larger relative difference is no rounding to whole batches
 
 
 def units(runs: Sequence[Run], reads: Mapping[str, str]) -> Iterator[str]:

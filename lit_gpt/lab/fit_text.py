@@ -104,7 +104,9 @@ def guess_lines(report: Report, guess: Guess) -> list[str]:
         places.append(f"{symbol} = {value:.4g}{within}")
     column = report.law.budget_column(reads)
     of = "" if guess.budget is None else f"{column} = {guess.budget:.4g}, {words(column)}: "
-    if any(math.isnan(value) for value in report.fitted.numbers.values()):
+    asked = {symbol for symbol, value in guess.place.items() if value == guess.budget} | {*report.law.labels}
+    answers = [guess.loss, *(value for symbol, value in guess.place.items() if symbol not in asked)]
+    if all(map(math.isnan, answers)):
         return [f"{of}the law has numbers that are not determined, so it says nothing there"]
     lines = [f"{of}{', '.join(places)}"]
     if {"N", "D"} <= guess.place.keys():

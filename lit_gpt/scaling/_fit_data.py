@@ -14,6 +14,7 @@ SIGNIFICANCE = 0.01  # of the outlier test, over all points together
 CHANCE = 0.05  # the usual level of a test: noise alone looks like a law as often as this, and nothing is said
 FAR = 6.0  # robust standard deviations (1.4826 median |residual|) from which a run is far from the law
 SHOWN = 5  # runs in a sentence
+NOTHING = 1e-5  # share of the loss below which a term, or how much it falls, explains nothing
 ROUNDING = 1e-9  # residuals below this share of y are no noise but rounding
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from lit_gpt.scaling._fit_data import ROUNDING, by_chance, outliers
 
 CHANCE = 0.01  # of the test whether both sides are alike
-APART = 1e-9  # of a run's leverage from 1, where its parabola goes through it whatever its loss is
+APART = 1e-9  # distance of a leverage from 1; at 1 the parabola goes through the run, whatever its loss is
 
 
 def misshapen(
@@ -22,9 +22,9 @@ def misshapen(
     """Sentences on a parabola in ln_setting for each part of the runs, where noise does not explain what it leaves.
 
     parts: the runs of each parabola, (runs,) booleans or places. ln_setting, loss, places: (runs,). places: symbol ->
-    what a run is called by. what: the setting in words, such as "rate". Both tests are of one more number for all
-    parabolas together: the loss of a single run, and a cubic term (an F test). The first sentence alone where there is
-    one, as a single run may look like a side.
+    what a run is called by. what: what is swept, in the plural, such as "settings". Both tests are of one more number
+    for all parabolas together: the loss of a single run, and a cubic term (an F test). The first sentence alone where
+    there is one, as a single run may look like a side.
     """
     freed, cubic, leverage, rows = [], [], [], []
     for part in parts:

@@ -9,11 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lit_gpt.scaling._fit_data import far_off
+from lit_gpt.scaling._fit_data import NOTHING, far_off
 from lit_gpt.scaling.law import Data, Fitted
 from lit_gpt.scaling.sums import Problem
-
-NOTHING = 1e-5  # share of the loss below which the offset is none
 
 
 class SumLaw(NamedTuple):

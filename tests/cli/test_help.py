@@ -23,6 +23,9 @@ from lit_gpt.config.help import NARROWEST, WIDEST, Option, groups
 from lit_gpt.config.names import TOKENS
 from lit_gpt.config.run import BaseHyperparameters, RunConfig
 from lit_gpt.errors import UserError
+from lit_gpt.optim import OPTIMIZERS
+from lit_gpt.registry import Registry
+from lit_gpt.scaling.rules import RULES
 from lit_gpt.tools import _cli, compare, convert, coord_check, fit, generate, inspect, plan, results, runs
 from lit_gpt.tools.__main__ import listing
 
@@ -213,6 +216,16 @@ def test_a_mistyped_line_of_any_tool_is_one_sentence(build, line, says, capsys) 
         build().parse_args(line.split())
     said = capsys.readouterr().err
     assert ended.value.code == 2 and said.startswith(f"error: {says}") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "registry"), [("train_model", FAMILIES), ("optimizer", OPTIMIZERS), ("parameterization", RULES)]
+)
+def test_values_that_are_files_are_not_listed_by_hand(name: str, registry: Registry) -> None:
+    """A new file would be missing from the list; the error for an unknown name reads the folder."""
+    said = set(re.findall(r"\w+", OPTIONS[name].meaning))
+    assert set(registry.names()) - said, "only some, as examples"
+    assert ", ".join(registry.names()) in str(registry.unknown("no_such_file"))
 
 
 def test_a_dry_run_says_what_the_default_name_sets(capsys: pytest.CaptureFixture) -> None:

@@ -175,6 +175,32 @@ def test_what_follows_from_given_numbers_is_given(grid: Path, capsys: pytest.Cap
     assert rows["E"][1] != "given"
 
 
+def test_best_sizes_are_predicted_where_the_law_of_their_losses_is_open(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The loss is at its floor from the second of four budgets on; N* = 0.1 C^0.5 is there all the same."""
+    path, lines = tmp_path / "runs.csv", ["flops,parameters,tokens,loss"]
+    for flops, floor in zip(np.geomspace(1e18, 1e20, 4), (3.0, 2.4, 2.4, 2.4)):
+        for away in np.linspace(-1.4, 1.4, 5):
+            n = 0.1 * flops**0.5 * np.exp(away)
+            lines.append(f"{flops},{n},{flops / 6 / n},{floor + 0.05 * away**2}")
+    path.write_text("\n".join(lines) + "\n")
+    assert main([str(path), "--law", "isoflop", "--predict", "1e21", "--samples", "20"]) == 0
+    out = capsys.readouterr().out
+    assert "not determined" in out and "N = 3.162e+09, D = 5.27e+10, D / N = 16.7" in out and "nan" not in out
+
+
+def test_a_speed_up_of_ladders_that_do_not_fall_predicts_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "runs.csv"
+    rows = [f"{flops},{word},3" for word in ("base", "new") for flops in np.geomspace(1e18, 1e20, 4)]
+    path.write_text("\n".join(["flops,variant,loss", *rows]) + "\n")
+    assert main([str(path), "--law", "speed_up", "--predict", "1e21", "--samples", "20"]) == 0
+    out = capsys.readouterr().out
+    assert "numbers that are not determined, so it says nothing there" in out and "nan" not in out
+
+
 def test_a_law_without_numbers_predicts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "runs.csv"
     n, d = (np.tile(np.geomspace(1e8, 1e9, 4), 4), np.repeat(np.geomspace(1e9, 1e11, 4), 4))

@@ -124,8 +124,8 @@ class BaseHyperparameters:
 class ScalingOptions:
     """Scaling rule: how rates and initial weights follow from the size of the model.
 
-    parameterization: Scaling rule: sp (nothing is carried over), mup, mupp (muP++), super_mup, completep, hyperp,
-        hyperp_paper, plain or baseline; docs/optimizers.md compares them.
+    parameterization: Scaling rule: sp (nothing is carried over), mup, mupp (muP++), hyperp, or another one.
+        docs/optimizers.md compares them, and the error for an unknown name lists all.
         Default: sp
 
     batch_rule: How rates follow the batch: default multiplies them by sqrt(batch / base batch), none leaves them; for
@@ -141,7 +141,7 @@ class ScalingOptions:
     head_init_std: Standard deviation of the initial output head, where it is not tied; null starts it at zero. Under sp
         and plain the head starts as --init_std says.
     head_start: With flat, the head starts the smaller the wider the model is, so that the first logits do not grow. It
-        acts where the rule has no multiplier on logits: sp, plain, baseline, hyperp, hyperp_paper.
+        is for rules that do not multiply logits, such as sp and hyperp; those that do, such as mup, refuse it.
     init_std: Standard deviation of the initial weights where the rule draws them from N(0, 0.02): linear maps, experts
         and a tied table under sp, every table too under plain.
         Default: 0.02

@@ -10,13 +10,12 @@ from itertools import product
 import numpy as np
 
 from lit_gpt.errors import UserError
-from lit_gpt.scaling._fit_data import far_off, positive, untested
+from lit_gpt.scaling._fit_data import NOTHING, far_off, positive, untested
 from lit_gpt.scaling.law import Data, Example, Fitted, Law
 from lit_gpt.scaling.sums import Problem, centred_logs, exp
 
 HUBER_DELTA = 1e-3  # Hoffmann et al. 2022, section 3.3
 STEEP = 2.0  # the largest exponent among the papers' starting points
-NOTHING = 1e-5  # share of the loss below which a term, or how much it falls, explains nothing
 EXPONENTS = 0.1, 0.3, 0.7, 1.3, 2.0  # of starting points, in the range of the papers'
 SHARES = (0.2, 0.2, 0.6), (0.05, 0.4, 0.55), (0.4, 0.05, 0.55), (0.4, 0.4, 0.2), (0.05, 0.05, 0.9)  # of A, B and E
 NUMBERS = "A", "B", "E", "alpha", "beta"

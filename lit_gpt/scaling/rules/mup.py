@@ -56,8 +56,8 @@ def transfer(s: Situation) -> Transfer:
     if s.head_start == "flat":
         raise UserError(
             "Under muP and the rules made from it logits are multiplied by base width / width, so they start smaller "
-            "the wider a model is, and --head_start flat has nothing to undo. Drop it; it is for hyperp, hyperp_paper, "
-            "sp, plain and baseline."
+            "the wider a model is, and --head_start flat has nothing to undo. Drop it; it is for rules that do not "
+            "multiply logits, such as sp and hyperp."
         )
     r = s.base_width / s.width
     adam = s.steps.like_adam
