@@ -31,7 +31,7 @@ from lit_gpt.tools.remote.sources import PACKAGE, Name
 MODEL_TYPE = "scalelab"  # as configuration_scalelab.py says
 PREFIX = "model."  # of the weights' names: the attribute of ScaleLabForCausalLM that is the GPT
 MAIN, CONFIGURATION, CLASS = "modeling_scalelab", "configuration_scalelab", "ScaleLabForCausalLM"
-READ_BY_NAME = ("build", "memory", "Options")  # of a mixer's file; see lit_gpt.nn.mixers
+READ_BY_NAME = ("build", "memory", "Options", "READS_KEYS")  # of a mixer's file; see lit_gpt.nn.mixers
 AUTO_MAP = {"AutoConfig": f"{CONFIGURATION}.ScaleLabConfig", "AutoModelForCausalLM": f"{MAIN}.{CLASS}"}
 
 
