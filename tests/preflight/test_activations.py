@@ -16,6 +16,7 @@ from lit_gpt.config.model import Experts, ModelConfig
 from lit_gpt.model import GPT
 from lit_gpt.nn.dropout import row_keys
 from lit_gpt.nn.mixers.attention import Attention
+from lit_gpt.ops import attention as ops_attention
 from lit_gpt.ops import fp8 as ops_fp8
 from lit_gpt.parallel.fp8 import use_fp8
 from lit_gpt.parallel.recompute import KEPT_OPERATIONS, Recompute, is_kept, recompute_in_backward, tell_compiler
@@ -126,8 +127,11 @@ def _(a_MK: Tensor, scale_a: Tensor, b_NK: Tensor, scale_b: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("recipe", ["tensorwise", "rowwise"])
 def test_what_is_kept_in_8_bits(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the product as one operation, as it is on a GPU. Scales of rowwise and norms' divisors are 4%."""
+    """With products and attention as one operation each, as on a GPU and on any CPU. Scales of rowwise and norms'
+    divisors are 4%.
+    """
     opaque = scaled_product._opoverload
+    monkeypatch.setattr(ops_attention, "CPU_FLASH_IN_HALF", True)
     monkeypatch.setattr(ops_fp8, "product", lambda *given: opaque(*given[:4]).to(given[4]))
     monkeypatch.setitem(KEPT_OPERATIONS, "product", (*KEPT_OPERATIONS["product"], opaque))
     config = architectures.build("transformer", 2, block_size=256, aspect_ratio=128).replace(vocab_size=64)
