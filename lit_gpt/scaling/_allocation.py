@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lit_gpt.errors import UserError
 from lit_gpt.scaling.fit import power_laws
 from lit_gpt.scaling.law import Data
 
@@ -58,12 +57,6 @@ def _trend(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray
 def offset_of(fixed: Mapping[str, float], budgets: int) -> float | None:
     """The offset of the loss: what was given, 0 where the budgets are few, or None for what is fitted."""
     return fixed.get("c", None if budgets >= ENOUGH else 0.0)
-
-
-def check_offset(fixed: Mapping[str, float], losses: np.ndarray) -> None:
-    """Raise UserError for a given offset that the least losses (budgets,) are not above."""
-    if "c" in fixed and fixed["c"] >= (least := float(losses.min())):
-        raise UserError(f"The offset {fixed['c']:g} is not below every least loss, such as {least:.4g}. Give less.")
 
 
 def optimum(numbers: Mapping[str, float], budget: float) -> Data:

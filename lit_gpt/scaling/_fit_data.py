@@ -45,6 +45,13 @@ def positive(need: int, **columns: np.ndarray) -> list[np.ndarray]:
     return list(found.values())
 
 
+def check_offset(offset: float | None, values: np.ndarray, what: str) -> None:
+    """Raise UserError where an offset that is known is not below all values. what: a value in words, such as "y"."""
+    if offset is not None and offset >= (least := float(values.min())):
+        said = f"The offset {offset:g} is not below every {what}, the lowest of which is {least:.4g}. Give less."
+        raise UserError(said)
+
+
 def outliers(places: Mapping[str, np.ndarray], error: float, without: np.ndarray, parameters: int) -> tuple[str, ...]:
     """A sentence on the point that stands apart most, if one does.
 

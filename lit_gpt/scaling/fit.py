@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lit_gpt.errors import UserError
-from lit_gpt.scaling._fit_data import outliers, positive, untested
+from lit_gpt.scaling._fit_data import check_offset, outliers, positive, untested
 
 EXPONENTS = np.geomspace(1e-4, 10.0, 400)  # of power laws
 
@@ -91,10 +91,8 @@ def power_laws(x: np.ndarray, y: np.ndarray, counts: np.ndarray, *, offset: floa
 
 def _above(x: np.ndarray, y: np.ndarray, offset: float | None) -> tuple[tuple[float, np.ndarray], ...]:
     """x, and y above a known offset, centred. Raises UserError where y is not above it."""
-    above = y - (offset or 0.0)
-    if (above <= 0).any():
-        raise UserError(f"The offset {offset:g} is not below every y, the lowest of which is {y.min():g}. Give less.")
-    return _centred(x), _centred(above)
+    check_offset(offset, y, "y")
+    return _centred(x), _centred(y - (offset or 0.0))
 
 
 def _centred(values: np.ndarray) -> tuple[float, np.ndarray]:

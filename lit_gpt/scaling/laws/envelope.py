@@ -8,18 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from lit_gpt.errors import UserError
-from lit_gpt.scaling._allocation import (
-    FORMULA,
-    NAMES,
-    WORDS,
-    check_offset,
-    least_loss,
-    offset_of,
-    optimum,
-    shared,
-    table,
-)
-from lit_gpt.scaling._fit_data import positive
+from lit_gpt.scaling._allocation import FORMULA, NAMES, WORDS, least_loss, offset_of, optimum, shared, table
+from lit_gpt.scaling._fit_data import check_offset, positive
 from lit_gpt.scaling.law import RUN, Data, Fitted, Law
 
 BUDGETS = 100  # between the least and the most compute that several runs reach; Hoffmann et al. 2022 take 1500
@@ -82,7 +72,7 @@ def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
         )
     at = np.flatnonzero(inside[0])
     rows = best[0, at]
-    check_offset(fixed, curves.loss[rows, at])
+    check_offset(fixed.get("c"), curves.loss[rows, at], "least loss")
     (numbers,) = _laws(curves, whole, fixed)
     points = {"C": curves.budgets[at], "N": curves.size[rows], "D": curves.tokens[rows, at]}
     points |= {"L": curves.loss[rows, at], RUN: rows.astype(float)}

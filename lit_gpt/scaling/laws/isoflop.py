@@ -9,24 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from lit_gpt.errors import UserError
-from lit_gpt.scaling._allocation import (
-    FORMULA,
-    NAMES,
-    WORDS,
-    check_offset,
-    least_loss,
-    offset_of,
-    optimum,
-    shared,
-    table,
-)
-from lit_gpt.scaling._fit_data import positive
+from lit_gpt.scaling._allocation import FORMULA, NAMES, WORDS, least_loss, offset_of, optimum, shared, table
+from lit_gpt.scaling._fit_data import check_offset, positive
 from lit_gpt.scaling.law import Data, Example, Fitted, Law
 from lit_gpt.scaling.parabolas import misshapen
 
-APART = math.log(
-    1.2
-)  # budgets closer than this are one: sizes and batches round them, studies step by factors of 2 or more
+# Budgets closer than this are one: sizes and batches round them, studies step by factors of 2 or more.
+APART = math.log(1.2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +70,7 @@ def fit(data: Data, fixed: Mapping[str, float]) -> Fitted:
         )
     used = [budget for budget, ok in zip(chosen, inside) if ok]
     offset = offset_of(fixed, len(used))
-    check_offset(fixed, found.loss[0, inside])
+    check_offset(fixed.get("c"), found.loss[0, inside], "least loss")
     notes += _shape(columns, used)
     numbers = _laws(columns, used, columns["L"][None], offset)[0]
     optima = found.ln_n[0], found.ln_d[0], found.loss[0]
