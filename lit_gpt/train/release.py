@@ -13,13 +13,12 @@ from lit_gpt.checkpoint import list_checkpoints
 from lit_gpt.checkpoint.layout import discard, step_of
 from lit_gpt.checkpoint.retention import why_kept
 from lit_gpt.errors import NotOwner, NotWritten, UserError
-from lit_gpt.metrics.summary import SUMMARY_FILE
 from lit_gpt.preflight.resolved_run import ResolvedRun
 from lit_gpt.train.folder_names import CONFIG
 from lit_gpt.train.identity import changed_options
 from lit_gpt.train.lease import take_lease
 from lit_gpt.train.run_folder import finished_summary, sync_log
-from lit_gpt.utils.files import read_object, regular, sync
+from lit_gpt.utils.files import read_object, regular
 
 RETENTION = ("keep_last", "keep_every", "keep_best")
 
@@ -54,7 +53,6 @@ def release_finished(folder: Path) -> list[str]:
     try:
         left = _left(folder)  # as nobody changes it now
         if left:
-            sync(folder / SUMMARY_FILE)
             sync_log(folder)
         return [path.name for path in left if discard(path)]
     finally:

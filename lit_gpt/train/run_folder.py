@@ -197,7 +197,7 @@ def finished_without_checkpoint(resolved: ResolvedRun) -> int | None:
 
 def sync_log(folder: Path) -> None:
     """Have all that was logged on the disk: before a checkpoint counts, and before a finished run deletes its own."""
-    for path in (folder / METRICS_FILE, folder / SAMPLES_FILE, folder):
+    for path in (folder / SUMMARY_FILE, folder / METRICS_FILE, folder / SAMPLES_FILE, folder):
         if path.exists():
             sync(path)
 

@@ -7,11 +7,9 @@ from collections.abc import Callable
 
 from lit_gpt.checkpoint import Checkpointer
 from lit_gpt.errors import NotWritten
-from lit_gpt.metrics.summary import SUMMARY_FILE
 from lit_gpt.train import run_folder
 from lit_gpt.train.reporter import Reporter
 from lit_gpt.train.stopping import EXIT_INTERRUPTED
-from lit_gpt.utils.files import sync
 
 
 class Saver:
@@ -86,6 +84,5 @@ class Saver:
         if not checkpoints.is_main:
             return
         if run_folder.finished_summary(folder).get("tokens") == self.report.progress.tokens:
-            sync(folder / SUMMARY_FILE)
             run_folder.sync_log(folder)
             checkpoints.release()
