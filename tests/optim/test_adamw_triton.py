@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard
 from triton_on_cpu import WHY_NOT, interpreted
 
 from lit_gpt.ops import triton_calls
@@ -276,7 +276,7 @@ def test_what_a_machine_leaves_to_torch(monkeypatch):
 
 @pytest.fixture
 def mesh(device) -> Iterator[DeviceMesh]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo" if device == "cpu" else "nccl", store=dist.HashStore(), rank=0, world_size=1)
     yield DeviceMesh(device, [0])
     dist.destroy_process_group()
 
@@ -285,13 +285,13 @@ def mesh(device) -> Iterator[DeviceMesh]:
 def test_shards(device, launched, kind, mesh):
     shapes = TAKEN[kind]
     (params, _), (whole, state) = bag(device, kind, shapes), bag(device, kind, shapes)
-    sharded: list[Tensor] = [distribute_tensor(p, mesh, [Shard(0)]) for p in params]
+    sharded: list[Tensor] = [DTensor.from_local(p, mesh, [Shard(0)]) for p in params]
     kept = {p: FusedAdamW().new_state(p) for p in sharded}
     kept = kept if kind == "fp32" else {p: pack_new(p, kept[p]) for p in sharded}
     for step in range(2):
         for p, q in zip(sharded, whole):
             q.grad = gradient_of(q, step)
-            p.grad = distribute_tensor(q.grad, mesh, [Shard(0)])
+            p.grad = DTensor.from_local(gradient_of(q, step), mesh, [Shard(0)])
         with torch.no_grad():
             list(FusedAdamW().tasks(group_of(sharded, step), kept, control(device)))
             list(FusedAdamW().tasks(group_of(whole, step), state, control(device)))
