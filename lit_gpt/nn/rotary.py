@@ -94,7 +94,7 @@ def rotate(x_BTHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 @fused
 def rotate_halves(x_BTH2R: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`rotate` of heads that are given as their halves and turn as a whole, to the bit; joined, (B, T, H, 2R).
+    """`rotate` of heads that turn as a whole, given as their halves and returned as such, to the bit.
 
     One expression for both halves: short enough for torch's compiler to make its backward pass part of the kernel that
     reads what it gives. That of `rotate` is stored first, as it should be in front of QK-norm, which reads it twice.
@@ -102,4 +102,4 @@ def rotate_halves(x_BTH2R: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     sign_21 = torch.arange(-1, 2, 2, device=sin.device)[:, None]
     x = upcast(x_BTH2R)
     turned = x * cos[..., None, None, :] + x.flip(-2) * (sin[..., None, None, :] * sign_21)
-    return turned.to(x_BTH2R.dtype).flatten(-2)
+    return turned.to(x_BTH2R.dtype)

@@ -164,11 +164,8 @@ class Attention(nn.Module):
         return self.out(y), state if self.shares_kv or self.shares_memory else None
 
     def _only_turns(self, x_BTD: Tensor, context: Context) -> bool:
-        """Whether whole heads of one product turn, and nothing else happens to them before the softmax.
-
-        Not where other layers read the keys: these stay in memory, and with them the queries that they are views with.
-        """
-        more = self.cross or self.shares_kv or self.conv is not None or self.q_norm is not None
+        """Whether one product makes queries, keys and values, of which the first two turn as a whole and no more."""
+        more = self.cross or self.conv is not None or self.q_norm is not None
         whole = context.rope is not None and 2 * context.rope[0].shape[-1] == self.head_dim
         return whole and not more and is_one(x_BTD, *self.qkv)
 
@@ -176,15 +173,16 @@ class Attention(nn.Module):
         """Queries and keys, rotated, and values.
 
         The same numbers as one after the other. But a compiled backward pass turns the gradients back and writes them
-        side by side in one kernel, where it would turn two of them and then copy all three. Heads are split as halves,
-        since with flat ones that kernel would read number by number (torch 2.11).
+        side by side in one kernel, where it would turn two of them and then copy all three. Heads stay halves all the
+        while, since with flat ones those kernels would read number by number (torch 2.11).
         """
         assert context.rope is not None
         heads, groups = self.n_head, self.n_kv_head
         halves = as_one(x_BTD, *self.qkv).unflatten(-1, (-1, 2, self.head_dim // 2))
         qk, v = halves.split([heads + groups, groups], dim=-3)
-        q, k = rotate_halves(qk, *context.rope).split([heads, groups], dim=-2)
-        return q, k, self._apart(v.flatten(-2), context)
+        q, k = rotate_halves(qk, *context.rope).split([heads, groups], dim=-3)
+        q, k, v = (self._apart(x, context).flatten(-2) for x in (q, k, v))
+        return q, k, v
 
     def _convolve(self, parts: list[Tensor], context: Context, cache: AttentionCache | None) -> list[Tensor]:
         """Queries, keys and values through one depthwise convolution and silu."""
@@ -201,13 +199,14 @@ class Attention(nn.Module):
             cache.conv = state.clone()  # the operation may return a view, which would keep all inputs in memory
         return list(y.split([p.shape[-1] for p in parts], dim=-1))
 
-    def _apart(self, v_BTGD: Tensor, context: Context) -> Tensor:
-        """Values apart from the queries and keys of the product that made them.
+    def _apart(self, x: Tensor, context: Context) -> Tensor:
+        """Queries, keys or values apart from what shares their memory, where backward keeps them.
 
-        What backward needs of those is rotated, and so another tensor; a view of the values would keep all three.
+        A view of the values would keep all that the product made, of which backward needs the rest rotated, in other
+        tensors. Views of queries and keys that were rotated together could not wait on the host (--act_offload).
         """
         gains = context.rope is not None and self.q_norm is None and self.training
-        return v_BTGD.clone(memory_format=torch.contiguous_format) if gains else v_BTGD
+        return x.clone(memory_format=torch.contiguous_format) if gains else x
 
     def _place(self, x_BTHD: Tensor, norm: RMSNorm | None, context: Context) -> Tensor:
         """Queries or keys after QK-norm and RoPE, where the model has them."""
