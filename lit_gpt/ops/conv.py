@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lit_gpt.ops import conv_triton
-from lit_gpt.ops.backends import Backend, Memory, choose, explain_table, missing, optional, run
+from lit_gpt.ops.backends import Backend, choose, explain_table, missing, optional, run
 from lit_gpt.ops.dtypes import upcast
 
 Activation = Literal["silu"] | None
@@ -29,7 +29,7 @@ ALIGNED = 8  # causal_conv1d loads this many channels at once (16 bytes of bf16)
 
 
 class Request(NamedTuple):
-    """What a backend is chosen by. along_time: whether tokens of a channel lie side by side, not channels of a token."""
+    """What a backend is chosen by. along_time: whether a channel's tokens lie side by side, not a token's channels."""
 
     device: str
     dtype: torch.dtype
@@ -165,10 +165,6 @@ def _triton_refuses(request: Request) -> str:
     return conv_triton.refuses(request.dtype, request.width, request.along_time)
 
 
-def _triton_memory(inputs: Inputs, widths: list[int]) -> Memory:
-    return conv_triton.memory(*inputs.weight_CK.shape)
-
-
 @torch.compiler.disable
 def _causal_conv1d(inputs: Inputs, widths: list[int]) -> Sequence[Tensor]:
     """The causal_conv1d package's CUDA kernels: one has channels last, the other time, and knows no documents."""
@@ -275,7 +271,7 @@ def _fla_refuses(request: Request) -> str:
 
 
 BACKENDS: dict[str, Backend] = {
-    "triton": Backend(_triton, _triton_refuses, memory=_triton_memory),
+    "triton": Backend(_triton, _triton_refuses),
     "causal_conv1d": Backend(_causal_conv1d, _causal_conv1d_refuses),
     "fla": Backend(_fla, _fla_refuses),
     "plain": Backend(_plain, lambda r: ""),

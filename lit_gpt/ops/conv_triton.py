@@ -1,7 +1,8 @@
 """The short convolution by the Triton kernels of kernels/conv.py, as torch operations.
 
 Both passes read each input once and write each result once, and forward keeps nothing: what silu was of, backward
-computes again. What weights and bias get is added up by each program, and then over programs, in a fixed order.
+computes again. What weights and bias get is added up by each program, and then over programs, in a fixed order; these
+sums are all that backward makes beside gradients, 2% of x in bf16 with the longest segments.
 
 Outputs come in pieces, tensors of their own, since a part of a joint output would have strides that other kernels copy;
 and backward writes one gradient of x, where split would join several. So a kernel runs once for each piece.
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lit_gpt.ops.backends import Memory, refuse_transforms
+from lit_gpt.ops.backends import refuse_transforms
 from lit_gpt.ops.segments import processors
 from lit_gpt.ops.triton_calls import TYPES, gpu_refuses, launch
 
@@ -46,11 +47,6 @@ def convolved(
     state = None if state_BCK is None else state_BCK.to(x_BTC.dtype).transpose(1, 2)
     refuse_transforms("The Triton kernels of the short convolution", x_BTC, weight, bias, state)
     return conv_forward(x_BTC, weight, bias, doc_ids, state, list(widths), silu)
-
-
-def memory(channels: int, taps: int) -> Memory:
-    """Nothing is kept. Made: what each program adds to the gradients of weights and bias, in fp32."""
-    return Memory(0, 4 * channels * (taps + 1) / (SEGMENTS * LENGTHS[0]))
 
 
 class Cut(NamedTuple):
