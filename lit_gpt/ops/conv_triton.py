@@ -5,15 +5,14 @@ computes again. What weights and bias get is added up by each program, and then 
 sums are all that backward makes beside gradients, 2% of x in bf16 with the longest segments.
 
 Outputs come in pieces, tensors of their own, since a part of a joint output would have strides that other kernels copy;
-and backward writes one gradient of x, where split would join several. So a kernel runs once for each piece.
+and backward writes one gradient of x, where split would join several. A kernel runs once for all of them.
 
 Shapes: as in conv.py; S segments of L tokens and W channels of a program.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,10 +24,9 @@ from lit_gpt.ops.triton_calls import TYPES, gpu_refuses, launch
 
 KERNELS = "lit_gpt.ops.kernels.conv"  # by name, since it imports Triton
 TAPS = (2, 8)  # at least and at most
-FEW_TAPS = 4  # with more, a thread has fewer channels, whose numbers would not fit into its registers
+FEW_TAPS = 4  # with more, a thread has four channels and not eight, whose numbers would not fit into its registers
 LENGTHS = (64, 32, 16)  # of segments, in tokens: K-1 tokens at either end are read twice
 SEGMENTS, CHANNELS = 8, 128  # of a program: what it reads at once are 256 bytes of bf16 side by side
-AT_ONCE = 4  # tokens that are read while those before them are computed with
 PROGRAMS_PER_PROCESSOR = 4  # at least, where rows can be cut so; by their registers two fit at once
 ALIGNED = 8  # channels, 16 bytes of bf16, that are read at once where pieces and strides are multiples of it
 
@@ -49,6 +47,24 @@ def convolved(
     return conv_forward(x_BTC, weight, bias, doc_ids, state, list(widths), silu)
 
 
+class Launch(NamedTuple):
+    """Tokens that are read while those before them are computed with, and warps."""
+
+    at_once: int
+    warps: int
+
+
+def how(dtype: torch.dtype, taps: int, aligned: bool) -> Launch:
+    """Chosen by what ptxas says (Triton 3.6, sm_90), and not yet by the time on a GPU.
+
+    With four taps in bf16 a thread has 136 registers forward and 245 backward, so that 3 and 2 programs fit on a
+    processor at once; they have 24 and 32 KB on their way to it. No kernel has too few registers, but backward with
+    documents: by 13 numbers with four taps in bf16, by up to 9 with eight in fp32, by up to 26 with eight where widths
+    or strides are no multiples of 8.
+    """
+    return Launch(4 if aligned and dtype.itemsize == 2 else 2, 4 if aligned and taps <= FEW_TAPS else 8)
+
+
 class Cut(NamedTuple):
     """Tokens of a segment, segments of a row, and programs for all of them."""
 
@@ -57,52 +73,61 @@ class Cut(NamedTuple):
     programs: int
 
 
-def cut(rows: int, tokens: int, channels: int, room: int) -> Cut:
-    """The longest segments with which there are `room` programs, or the shortest."""
+def cut(rows: int, tokens: int, blocks: int, room: int) -> Cut:
+    """The longest segments with which there are `room` programs, or the shortest. blocks: of channels."""
     cuts = (Cut(n, per := -(-tokens // n), -(-rows * per // SEGMENTS)) for n in LENGTHS)
     *found, last = cuts
-    return next((c for c in found if c.programs * -(-channels // CHANNELS) >= room), last)
+    return next((c for c in found if c.programs * blocks >= room), last)
 
 
 class Convolution:
     """One call: its inputs as the kernels read them, and how these are launched."""
 
     def __init__(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor | None, state: Tensor | None, silu: bool
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        ids: Tensor | None,
+        state: Tensor | None,
+        widths: Sequence[int],
+        silu: bool,
     ) -> None:
         self.x, self.weight, self.bias, self.silu = side_by_side(x), weight.contiguous(), bias, silu
         self.ids, self.state = (None if t is None else t.contiguous() for t in (ids, state))
         (self.rows, self.tokens, self.channels), self.taps = x.shape, weight.shape[1]
+        self.widths, self.blocks = widths, sum(-(-width // CHANNELS) for width in widths)
+        self.cut = cut(self.rows, self.tokens, self.blocks, PROGRAMS_PER_PROCESSOR * processors(x.device))
 
-    def cut(self, channels: int) -> Cut:
-        return cut(self.rows, self.tokens, channels, PROGRAMS_PER_PROCESSOR * processors(self.x.device))
-
-    def run(self, kernel: str, cut: Cut, part: slice, *own: Tensor | None, dy: Tensor | None = None) -> None:
-        """A kernel on a part of the channels. own: its tensors beside the inputs."""
-        channels = part.stop - part.start
-        widths = *self.x.stride()[:2], *(() if dy is None else dy.stride()[:2]), channels, self.channels
-        unit = ALIGNED if math.gcd(ALIGNED, part.start, *widths) == ALIGNED else 1
-        *strides, of_part, of_all = (n // unit for n in widths)
-        bias, state = (None if t is None else t[..., part] for t in (self.bias, self.state))
-        given = self.x[..., part], self.weight[part], bias, self.ids, state, *own
-        lengths = self.rows, self.tokens, of_part, of_all, cut.per
-        constants = {"SILU": self.silu, "UNIT": unit, "K": self.taps, "S": SEGMENTS, "W": CHANNELS, "L": cut.length}
-        warps = 4 if self.taps <= FEW_TAPS else 8
-        grid = -(-channels // CHANNELS), cut.programs
-        launch(KERNELS, kernel, grid, *given, *strides, *lengths, **constants, U=AT_ONCE, num_warps=warps)
+    def run(self, kernel: str, *own: Any, dys: Sequence[Tensor] = ()) -> None:
+        """A kernel. own: its tensors beside the inputs."""
+        of_dys = [tuple(dy.stride(dim) for dy in dys) for dim in (0, 1)] if dys else []
+        of_x = self.x.stride()[:2]
+        counts = self.channels, *self.widths, *of_x, *(n for of_dim in of_dys for n in of_dim)
+        unit = 1 if any(n % ALIGNED for n in counts) else ALIGNED
+        widths, of_x, *of_dys = (tuple(n // unit for n in ns) for ns in (self.widths, of_x, *of_dys))
+        inputs = self.x, self.weight, self.bias, self.ids, self.state
+        lengths = self.rows, self.tokens, self.channels // unit, self.cut.per
+        constants = {"SILU": self.silu, "UNIT": unit, "K": self.taps, "S": SEGMENTS, "W": CHANNELS}
+        at_once, warps = how(self.x.dtype, self.taps, unit == ALIGNED)
+        constants |= {"L": self.cut.length, "U": at_once, "num_warps": warps}
+        launch(
+            KERNELS,
+            kernel,
+            (self.blocks, self.cut.programs),
+            *inputs,
+            *own,
+            widths,
+            *of_x,
+            *of_dys,
+            *lengths,
+            **constants,
+        )
 
 
 def side_by_side(x_BTC: Tensor) -> Tensor:
     """Itself, where channels are."""
     return x_BTC if x_BTC.stride(2) == 1 else x_BTC.contiguous()
-
-
-def parts(widths: Sequence[int]) -> Iterator[slice]:
-    """Which channels each piece has."""
-    end = 0
-    for width in widths:
-        end += width
-        yield slice(end - width, end)
 
 
 def forward(
@@ -115,12 +140,9 @@ def forward(
     silu: bool,
 ) -> list[Tensor]:
     """y of each piece, (B, T, width). state: (B, K-1, C)."""
-    call, pieces = Convolution(x, weight, bias, ids, state, silu), []
-    for part in parts(widths):
-        y = x.new_empty(*x.shape[:2], part.stop - part.start)
-        call.run("forward", call.cut(y.shape[2]), part, y)
-        pieces.append(y)
-    return pieces
+    ys = [x.new_empty(*x.shape[:2], width) for width in widths]
+    Convolution(x, weight, bias, ids, state, widths, silu).run("forward", tuple(ys))
+    return ys
 
 
 def backward(
@@ -133,17 +155,13 @@ def backward(
     silu: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of x, weight, bias and state, of those of the pieces."""
-    call, dx = Convolution(x, weight, bias, ids, state, silu), x.new_empty(x.shape)
-    dstate = None if state is None else x.new_empty(state.shape)
-    dweight, dbias = weight.new_empty(weight.shape), weight.new_empty(len(weight))
-    for part, dy in zip(parts([dy.shape[2] for dy in dys]), map(side_by_side, dys)):
-        cut = call.cut(dy.shape[2])
-        sums = weight.new_empty(cut.programs, call.taps + 1, dy.shape[2])
-        own = dy, dx[..., part], None if dstate is None else dstate[..., part], sums
-        call.run("backward", cut, part, *own, dy=dy)
-        total = sums.sum(0)
-        dweight[part], dbias[part] = total[:-1].t(), total[-1]
-    return dx, dweight, dbias, x.new_empty(0) if dstate is None else dstate
+    dys = tuple(map(side_by_side, dys))
+    call = Convolution(x, weight, bias, ids, state, [dy.shape[2] for dy in dys], silu)
+    dx, dstate = x.new_empty(x.shape), None if state is None else x.new_empty(state.shape)
+    sums = weight.new_empty(call.cut.programs, 1 + call.taps, call.channels)
+    call.run("backward", dys, dx, dstate, sums, dys=dys)
+    total = sums.sum(0)
+    return dx, total[1:].t().contiguous(), total[0], x.new_empty(0) if dstate is None else dstate
 
 
 conv_forward = torch.library.custom_op("lit_gpt::short_convolution", forward, mutates_args=())

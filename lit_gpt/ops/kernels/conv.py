@@ -11,10 +11,11 @@ but for K-1 tokens before each segment, and backward as many after it. U tokens 
 them are computed with, so that enough of memory is on its way. All is computed in fp32. No two programs write the same
 number.
 
-Arguments of more than one kernel: weight: (C, K), and bias: (C,), fp32. ids: (B, T), or None for rows of one document.
-state: (B, K-1, C), the inputs before each row, or None for zeros. x_row, x_token: strides of a row and token; `width`:
-that of a token where tensors have all channels side by side, of which these are a part. per: segments of a row. Numbers
-of channels and strides are in units of UNIT numbers, by which a compiler knows that it may read 16 bytes at once.
+Arguments of more than one kernel: widths: of the pieces that outputs come in, which lie side by side in all other
+tensors; a program has channels of one. weight: (C, K), and bias: (C,), fp32. ids: (B, T), or None for rows of one
+document. state: (B, K-1, C), the inputs before each row, or None for zeros. Strides: of a row and a token.
+all_channels: C. per: segments of a row. Numbers of channels and strides are in units of UNIT numbers, by which a
+compiler knows that it may read 16 bytes at once.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from typing import Any
 import triton  # type: ignore[import-not-found]
 import triton.language as tl  # type: ignore[import-not-found]
 
-# No variant of a kernel for lengths that are 1 or multiples of 16.
-LENGTHS = ["x_row", "x_token", "dy_row", "dy_token", "rows", "tokens", "channels", "width", "per"]
+# No variant of a kernel for lengths that are 1 or multiples of 16; of numbers in tuples Triton makes them nevertheless.
+LENGTHS = ["widths", "x_row", "x_token", "dy_rows", "dy_tokens", "rows", "tokens", "all_channels", "per"]
 TO_BASE_2 = tl.constexpr(-1.4426950408889634)  # e^-z = 2^(z TO_BASE_2)
 
 
@@ -37,30 +38,51 @@ def sigmoid(z):
 
 
 @triton.jit
-def places(rows, per, channels, UNIT: tl.constexpr, S: tl.constexpr, W: tl.constexpr, L: tl.constexpr):
-    """The row and first token of each segment of a program, its channels, and what of them exists."""
-    s, c = tl.program_id(1) * S + tl.arange(0, S), tl.program_id(0) * W + tl.arange(0, W)
-    inside = (s < rows * per)[:, None] & (c < channels * UNIT)[None, :]
-    return (s // per).to(tl.int64), (s % per) * L, c, inside
-
-
-@triton.jit
-def weights(weight, c, count, K: tl.constexpr) -> Any:
-    """(1, W) of each lag."""
-    found = ()
-    for lag in tl.static_range(K):
-        found = found + (tl.load(weight + c * K + (K - 1 - lag), mask=c < count, other=0.0)[None, :],)
+def of_piece(values, widths, UNIT: tl.constexpr, W: tl.constexpr):
+    """The value of the piece that a program is for."""
+    found, blocks = values[0], 0
+    for p in tl.static_range(1, len(widths)):
+        blocks += tl.cdiv(widths[p - 1] * UNIT, W)
+        found = tl.where(tl.program_id(0) >= blocks, values[p], found)
     return found
 
 
 @triton.jit
-def before(x, stride, state, width, row, first, c, inside, K: tl.constexpr) -> Any:
+def channels(widths, UNIT: tl.constexpr, W: tl.constexpr):
+    """The first channel of a program's piece, its width, and the program's channels in it."""
+    starts, blocks = (0,), (0,)
+    for p in tl.static_range(1, len(widths)):
+        starts = starts + (starts[p - 1] + widths[p - 1],)
+        blocks = blocks + (blocks[p - 1] + tl.cdiv(widths[p - 1] * UNIT, W),)
+    block = tl.program_id(0) - of_piece(blocks, widths, UNIT, W)
+    width = of_piece(widths, widths, UNIT, W) * UNIT
+    return of_piece(starts, widths, UNIT, W) * UNIT, width, block * W + tl.arange(0, W)
+
+
+@triton.jit
+def segments(rows, per, S: tl.constexpr, L: tl.constexpr):
+    """The row and first token of each segment of a program; rows beyond the last do not exist."""
+    s = tl.program_id(1) * S + tl.arange(0, S)
+    return (s // per).to(tl.int64), (s % per) * L
+
+
+@triton.jit
+def weights(weight, c, inside, K: tl.constexpr) -> Any:
+    """(1, W) of each lag."""
+    found = ()
+    for lag in tl.static_range(K):
+        found = found + (tl.load(weight + c * K + (K - 1 - lag), mask=inside, other=0.0)[None, :],)
+    return found
+
+
+@triton.jit
+def before(x, stride, state, of_all, row, first, c, inside, K: tl.constexpr) -> Any:
     """(S, W) of each of the K-1 tokens before the segments, the nearest first. x: at their first tokens."""
     found = ()
     for lag in tl.static_range(1, K):
         tap = tl.load(x - lag * stride, mask=(first >= lag)[:, None] & inside, other=0.0)
         if state is not None:
-            at = (row * (K - 1) + (K - 1 - lag))[:, None] * width + c[None, :]
+            at = (row * (K - 1) + (K - 1 - lag))[:, None] * of_all + c[None, :]
             at_start = (first == 0)[:, None] & inside
             tap = tl.where(at_start, tl.load(state + at, mask=at_start, other=0.0), tap)
         found = found + (tap.to(tl.float32),)
@@ -87,7 +109,7 @@ def documents(ids, row, first, i, tokens, exists, STEP: tl.constexpr, COUNT: tl.
     if ids is not None:
         for j in tl.static_range(COUNT):
             t = tl.minimum(tl.maximum(first + (i + j * STEP), 0), tokens - 1)
-            found = found + (tl.load(ids + row * tokens + t, mask=exists, other=0),)
+            found = found + (tl.load(ids + row * tokens + t, mask=exists, other=0).to(tl.int32),)
     return found
 
 
@@ -133,13 +155,13 @@ def forward(
     bias,
     ids,
     state,
-    y,
+    ys,
+    widths,
     x_row,
     x_token,
     rows,
     tokens,
-    channels,
-    width,
+    all_channels,
     per,
     SILU: tl.constexpr,
     UNIT: tl.constexpr,
@@ -149,14 +171,16 @@ def forward(
     L: tl.constexpr,
     U: tl.constexpr,
 ):
-    """y (B, T, C), channels and tokens side by side."""
-    row, first, c, inside = places(rows, per, channels, UNIT, S, W, L)
-    count, stride, exists = channels * UNIT, x_token * UNIT, row < rows
+    """y of each piece, (B, T, width), channels and tokens side by side."""
+    start, width, place = channels(widths, UNIT, W)
+    row, first = segments(rows, per, S, L)
+    c, exists, stride = start + place, row < rows, x_token * UNIT
+    inside = exists[:, None] & (place < width)[None, :]
     x += (row * x_row * UNIT + first.to(tl.int64) * stride)[:, None] + c[None, :]
-    y += (row * tokens + first)[:, None] * count + c[None, :]
-    w = weights(weight, c, count, K)
-    b = 0.0 if bias is None else tl.load(bias + c, mask=c < count, other=0.0)[None, :]
-    past = before(x, stride, state, width * UNIT, row, first, c, inside, K)
+    y = of_piece(ys, widths, UNIT, W) + (row * tokens + first)[:, None] * width + place[None, :]
+    w = weights(weight, c, place < width, K)
+    b = 0.0 if bias is None else tl.load(bias + c, mask=place < width, other=0.0)[None, :]
+    past = before(x, stride, state, all_channels * UNIT, row, first, c, inside, K)
     past_ids = documents(ids, row, first, -1, tokens, exists, -1, K - 1)
     steps = tl.minimum(tokens, L)
     coming = ahead(x, stride, first, 0, steps, tokens, inside, U)
@@ -169,7 +193,7 @@ def forward(
             if SILU:
                 z *= sigmoid(z)
             exist = (first + (i + j) < tokens) & (i + j < steps)
-            tl.store(y + (i + j) * count, z.to(y.dtype.element_ty), mask=exist[:, None] & inside)
+            tl.store(y + (i + j) * width, z.to(y.dtype.element_ty), mask=exist[:, None] & inside)
             past, past_ids = taps[: K - 1], (its_ids + past_ids)[: K - 1]
 
 
@@ -180,18 +204,18 @@ def backward(
     bias,
     ids,
     state,
-    dy,
+    dys,
     dx,
     dstate,
     sums,
+    widths,
     x_row,
     x_token,
-    dy_row,
-    dy_token,
+    dy_rows,
+    dy_tokens,
     rows,
     tokens,
-    channels,
-    width,
+    all_channels,
     per,
     SILU: tl.constexpr,
     UNIT: tl.constexpr,
@@ -201,19 +225,22 @@ def backward(
     L: tl.constexpr,
     U: tl.constexpr,
 ):
-    """dx (B, T, width), dstate (B, K-1, width), and what all tokens of a program add to the gradients of the weights
-    and the bias, sums (programs, K + 1, C).
+    """dx (B, T, C), dstate (B, K-1, C), and what all tokens of a program add to the gradients of the bias and the
+    weights, sums (programs, 1 + K, C). dys: of the pieces, in any strides.
 
     After the t-th token gets[lag] is what x_(t-lag) gets from the tokens up to t, and for the last lag all of it.
     """
-    row, first, c, inside = places(rows, per, channels, UNIT, S, W, L)
-    count, of_all, exists = channels * UNIT, width * UNIT, row < rows
-    stride, dy_stride = x_token * UNIT, dy_token * UNIT
+    start, width, place = channels(widths, UNIT, W)
+    row, first = segments(rows, per, S, L)
+    c, exists, stride = start + place, row < rows, x_token * UNIT
+    inside = exists[:, None] & (place < width)[None, :]
+    of_all, dy_stride = all_channels * UNIT, of_piece(dy_tokens, widths, UNIT, W) * UNIT
     x += (row * x_row * UNIT + first.to(tl.int64) * stride)[:, None] + c[None, :]
-    dy += (row * dy_row * UNIT + first.to(tl.int64) * dy_stride)[:, None] + c[None, :]
+    dy_first = row * of_piece(dy_rows, widths, UNIT, W) * UNIT + first.to(tl.int64) * dy_stride
+    dy = of_piece(dys, widths, UNIT, W) + dy_first[:, None] + place[None, :]
     dx += (row * tokens + first)[:, None] * of_all + c[None, :]
-    w = weights(weight, c, count, K)
-    b = 0.0 if bias is None else tl.load(bias + c, mask=c < count, other=0.0)[None, :]
+    w = weights(weight, c, place < width, K)
+    b = 0.0 if bias is None else tl.load(bias + c, mask=place < width, other=0.0)[None, :]
     past = before(x, stride, state, of_all, row, first, c, inside, K)
     past_ids = documents(ids, row, first, -1, tokens, exists, -1, K - 1)
     nothing = tl.zeros([S, W], dtype=tl.float32)
@@ -245,7 +272,7 @@ def backward(
                 if dstate is not None:
                     at = (row * (K - 1) + (i + j))[:, None] * of_all + c[None, :]
                     tl.store(dstate + at, got, mask=((first == 0) & (t < 0))[:, None] & inside)
-    sums += tl.program_id(1).to(tl.int64) * (K + 1) * count + c
+    sums += tl.program_id(1).to(tl.int64) * (K + 1) * of_all + c
+    tl.store(sums, tl.sum(db, axis=0), mask=place < width)
     for lag in tl.static_range(K):
-        tl.store(sums + (K - 1 - lag) * count, tl.sum(dw[lag], axis=0), mask=c < count)
-    tl.store(sums + K * count, tl.sum(db, axis=0), mask=c < count)
+        tl.store(sums + (K - lag) * of_all, tl.sum(dw[lag], axis=0), mask=place < width)
