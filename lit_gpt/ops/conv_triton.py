@@ -104,25 +104,16 @@ class Convolution:
         of_dys = [tuple(dy.stride(dim) for dy in dys) for dim in (0, 1)] if dys else []
         of_x = self.x.stride()[:2]
         counts = self.channels, *self.widths, *of_x, *(n for of_dim in of_dys for n in of_dim)
-        unit = 1 if any(n % ALIGNED for n in counts) else ALIGNED
+        aligned = not any(n % ALIGNED for n in counts) and not any(t.data_ptr() % 16 for t in (self.x, *dys))
+        unit = ALIGNED if aligned else 1
         widths, of_x, *of_dys = (tuple(n // unit for n in ns) for ns in (self.widths, of_x, *of_dys))
         inputs = self.x, self.weight, self.bias, self.ids, self.state
         lengths = self.rows, self.tokens, self.channels // unit, self.cut.per
         constants = {"SILU": self.silu, "UNIT": unit, "K": self.taps, "S": SEGMENTS, "W": CHANNELS}
-        at_once, warps = how(self.x.dtype, self.taps, unit == ALIGNED)
+        at_once, warps = how(self.x.dtype, self.taps, aligned)
         constants |= {"L": self.cut.length, "U": at_once, "num_warps": warps}
-        launch(
-            KERNELS,
-            kernel,
-            (self.blocks, self.cut.programs),
-            *inputs,
-            *own,
-            widths,
-            *of_x,
-            *of_dys,
-            *lengths,
-            **constants,
-        )
+        given = *inputs, *own, widths, *of_x, *of_dys, *lengths
+        launch(KERNELS, kernel, (self.blocks, self.cut.programs), *given, **constants)
 
 
 def side_by_side(x_BTC: Tensor) -> Tensor:

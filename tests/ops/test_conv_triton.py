@@ -112,7 +112,7 @@ class Case(NamedTuple):
         Case(torch.float32, 2, 2, (5, 3), more=1),
         Case(torch.float32, 3, 70, (136, 8), K=3),
         Case(torch.float32, 2, 17, (24, 8, 16), K=2),
-        Case(torch.bfloat16, 2, 32, (64, 16, 16)),
+        Case(torch.bfloat16, 2, 32, (64, 16, 16), more=4),
         Case(torch.bfloat16, 2, 19, (13, 7), more=3),
         Case(torch.float16, 9, 15, (8, 16), K=8),
     ],
