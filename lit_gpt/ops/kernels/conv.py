@@ -7,9 +7,8 @@
 where no tap counts that is of another document than its reader. A row is cut into segments of L tokens. A program goes
 through S segments at once, token by token, W channels of each, and has in registers what the next tokens need: the
 last K-1 inputs, and backward the gradients of the last K-1 inputs as far as they are known. So a number is read once,
-but for K-1 tokens before each segment, and backward as many after it. U tokens are read before the U tokens ahead of
-them are computed with, so that enough of memory is on its way. All is computed in fp32. No two programs write the same
-number.
+but for K-1 tokens before each segment, and backward as many after it. The next U tokens are read before U tokens are
+computed with, so that enough of memory is on its way. All is computed in fp32. No two programs write the same number.
 
 Arguments of more than one kernel: widths: of the pieces that outputs come in, which lie side by side in all other
 tensors; a program has channels of one. weight: (C, K), and bias: (C,), fp32. ids: (B, T), or None for rows of one
@@ -103,7 +102,7 @@ def ahead(x, stride, first, i, end, tokens, inside, U: tl.constexpr) -> Any:
 def documents(ids, row, first, i, tokens, exists, STEP: tl.constexpr, COUNT: tl.constexpr) -> Any:
     """(S,) of each of so many tokens from the i-th of each segment on, by a step of 1 or -1; () without documents.
 
-    What is before a row is of its first token's document.
+    What is before a row is of its first token's document. 32 bits of an id tell it from those beside it.
     """
     found = ()
     if ids is not None:
