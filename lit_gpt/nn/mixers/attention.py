@@ -28,7 +28,7 @@ from lit_gpt.nn.norm import RMSNorm, build_norm
 from lit_gpt.nn.rotary import rotate, rotate_halves
 from lit_gpt.nn.value_embedding import ValueEmbedding
 from lit_gpt.ops.attention import attention
-from lit_gpt.ops.conv import causal_conv
+from lit_gpt.ops.conv import causal_conv_pieces
 from lit_gpt.ops.masks import in_reach
 from lit_gpt.roles import role
 from lit_gpt.scaling.base import Multipliers
@@ -187,8 +187,9 @@ class Attention(nn.Module):
     def _convolve(self, parts: list[Tensor], context: Context, cache: AttentionCache | None) -> list[Tensor]:
         """Queries, keys and values through one depthwise convolution and silu."""
         assert self.conv is not None
-        y, state = causal_conv(
+        pieces, state = causal_conv_pieces(
             torch.cat(parts, dim=-1),
+            [p.shape[-1] for p in parts],
             self.conv,
             activation="silu",
             doc_ids=context.doc_ids,
@@ -197,7 +198,7 @@ class Attention(nn.Module):
         )
         if cache is not None:
             cache.conv = state.clone()  # the operation may return a view, which would keep all inputs in memory
-        return list(y.split([p.shape[-1] for p in parts], dim=-1))
+        return list(pieces)
 
     def _apart(self, x: Tensor, context: Context) -> Tensor:
         """Queries, keys or values apart from what shares their memory, where backward keeps them.
