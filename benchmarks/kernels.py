@@ -5,7 +5,8 @@
 Inputs are bf16 at the sizes of a model of the given depth. The error of an output or a gradient
 is |kernel - exact| / |exact| (Frobenius norms), where exact is the plain backend on the same rounded
 inputs in float64; the row "plain" is that backend in bf16, which shows how much of an error is
-the format's. Time is forward and backward, the median of 10.
+the format's. Times are of forward and backward: the median of 10, until the device is done, and on a GPU what its
+kernels take of one. Where they differ, the first is the time of Python, which a step with other work hides.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def main(depth: int = 8, batch: int = 2, length: int = 4096, only: str = "", out
 answer_early(__name__, reader_of(main))
 
 import torch
-from timing import milliseconds
+from timing import milliseconds, where
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -60,6 +61,7 @@ from lit_gpt.ops.backends import Backend
 from lit_gpt.ops.boundaries import document_offsets
 
 Tensors = dict[str, Tensor]
+ALL = 1000  # kernels of one operation, at most
 
 
 class Case(NamedTuple):
@@ -225,12 +227,24 @@ def compare(case: Case, docs: dict[str, Tensor], device: torch.device) -> list[d
         errors = {k: error(found[k], exact[k]) for k in exact if k != "output"}
         row["worst_gradient"] = max(errors, key=lambda k: errors[k])
         row["gradient_error"] = errors[row["worst_gradient"]]
-        row["ms"] = milliseconds(lambda n=name: evaluate(case, docs, n), device)
-        rows.append(row)
+        rows.append(row | times(case, docs, name, device))
     return rows
 
 
-HEADER = f"{'operation':<24}{'docs':<6}{'backend':<16}{'output':>10}{'gradient':>10}{'ms':>9}  worst gradient"
+def times(case: Case, docs: dict[str, Tensor], backend: str, device: torch.device) -> dict[str, float]:
+    """ms of forward and backward, and on a GPU kernel_ms, the sum over its kernels."""
+    leaves = {k: v.detach().requires_grad_() for k, v in case.tensors.items()}
+    upstream = torch.ones_like(case.run(leaves, docs, backend))
+
+    def run() -> None:
+        torch.autograd.grad(case.run(leaves, docs, backend), list(leaves.values()), upstream, allow_unused=True)
+
+    found = {"ms": milliseconds(run, device)}
+    return found | ({"kernel_ms": sum(row["ms"] for row in where(run, ALL))} if device.type == "cuda" else {})
+
+
+HEADER = f"{'operation':<24}{'docs':<6}{'backend':<16}{'output':>10}{'gradient':>10}{'ms':>9}{'kernels':>9}"
+HEADER += "  worst gradient"
 
 
 def line(r: dict[str, Any]) -> str:
@@ -238,7 +252,8 @@ def line(r: dict[str, Any]) -> str:
     start = f"{r['operation']:<24}{'yes' if r['documents'] else 'no':<6}{r['backend']:<16}"
     if "failed" in r:
         return start + "  " + r["failed"][:90]
-    numbers = f"{r['output_error']:>10.1e}{r['gradient_error']:>10.1e}{r['ms']:>9.2f}"
+    kernels = f"{r['kernel_ms']:.2f}" if "kernel_ms" in r else "-"
+    numbers = f"{r['output_error']:>10.1e}{r['gradient_error']:>10.1e}{r['ms']:>9.2f}{kernels:>9}"
     return f"{start}{numbers}  {r['worst_gradient']}"
 
 

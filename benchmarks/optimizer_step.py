@@ -2,6 +2,7 @@
 
     python benchmarks/optimizer_step.py --sizes 8:16,16:8 --output docs/benchmarks/optimizer_step_h200.json
     torchrun --standalone --nproc_per_node 2 benchmarks/optimizer_step.py --sizes 16:8
+    python benchmarks/optimizer_step.py --sizes 8:16,16:8 --optimizers adamw,muon --states fp32,int8
 
 Each optimizer steps the same model with the gradients of one real micro-batch; times are medians over
 the timed steps. Overhead is (its step - AdamW's) over the time that the batch's forward and
@@ -28,6 +29,7 @@ def main(
     family: str = "transformer",
     sizes: str = "8:16,16:8",
     optimizers: str = "muon,muonh,normuon,muonball,hadam,lion",
+    states: str = "fp32",
     steps: int = 10,
     warmup: int = 3,
     tokens_per_sec: float | None = None,
@@ -41,6 +43,7 @@ def main(
         family: model family.
         sizes: comma-separated depth:micro_bsz pairs.
         optimizers: comma-separated optimizers beside adamw.
+        states: comma-separated values of --optimizer_args.state, of those that have it; adamw with fp32 comes first.
         steps: timed steps.
         warmup: steps before them.
         tokens_per_sec: training speed with AdamW of all processes; default: that of forward and backward here.
@@ -56,7 +59,7 @@ def main(
             family,
             depth,
             micro,
-            optimizers.split(","),
+            kinds(optimizers.split(","), states.split(",")),
             steps,
             warmup,
             tokens_per_sec,
@@ -111,11 +114,24 @@ def exchange(optimizer: torch.optim.Optimizer) -> None:
         interleave(there_and_back(batch) for rule in rules for batch in rule.batches)
 
 
+def options_of_rules(name: str) -> dict[str, Any]:
+    """What --optimizer_args may hold for an optimizer of this project."""
+    chosen = OPTIMIZERS.load(name)
+    return options_of(chosen) if hasattr(chosen, "rules") else {}
+
+
+def kinds(names: list[str], states: list[str]) -> list[tuple[str, str]]:
+    """What is timed: optimizers with what their state is kept in, AdamW with fp32 first."""
+    every = [(name, state) for name in ("adamw", *names) for state in states]
+    possible = [(name, state) for name, state in every if state == "fp32" or "state" in options_of_rules(name)]
+    return list(dict.fromkeys([("adamw", "fp32"), *possible]))
+
+
 def measure(
     family: str,
     depth: int,
     micro_bsz: int,
-    names: list[str],
+    kinds: list[tuple[str, str]],
     steps: int,
     warmup: int,
     tokens_per_sec: float | None,
@@ -133,17 +149,23 @@ def measure(
         passes = clock(lambda: backward(model, resolved, runtime)) / 1e3
         rate = tokens_per_sec or runtime.world_size * micro_bsz * resolved.plan.context / passes
         rows: list[dict[str, Any]] = []
-        for name in ["adamw", *(n for n in names if n != "adamw")]:
-            chosen = OPTIMIZERS.load(name)
-            known = options_of(chosen) if hasattr(chosen, "rules") else {}
+        for name, state in kinds:
+            known = options_of_rules(name)
             args = {key: value for key, value in (run.optimizer_args or {}).items() if key in known}
+            args |= {"state": state} if "state" in known else {}
             plan = resolve_run(replace(run, optimizer=name, optimizer_args=args), runtime.world_size).plan
             optimizer: Any = build_optimizer(model, plan)
             optimizer.grad_scale = torch.ones((), device=runtime.device)  # as the trainer does
             optimizer.found_inf = torch.zeros((), device=runtime.device)
             step = clock(optimizer.step)
             row: dict[str, Any] = {"family": family, "depth": depth, "parameters": plan.counts["total"]}
-            row |= {"optimizer": name, "step_ms": step, "tokens_per_sec": rate, "ranks": runtime.world_size}
+            row |= {
+                "optimizer": name,
+                "state": state,
+                "step_ms": step,
+                "tokens_per_sec": rate,
+                "ranks": runtime.world_size,
+            }
             if runtime.world_size > 1 and isinstance(optimizer, RoleOptimizer):
                 row["communication_ms"] = clock(lambda o=optimizer: exchange(o))
             base = rows[0]["step_ms"] if rows else step
@@ -157,12 +179,12 @@ def measure(
 def show(rows: list[dict[str, Any]], batches: list[int]) -> None:
     """Print the rows as a table."""
     heads = "".join(f"{f'+ at {b:,}':>18}" for b in batches)
-    print(f"{'model':<28}{'optimizer':>10}{'step ms':>10}{'network ms':>12}{heads}")
+    print(f"{'model':<28}{'optimizer':>10}{'state':>6}{'step ms':>10}{'network ms':>12}{heads}")
     for r in rows:
         network = f"{r['communication_ms']:.2f}" if "communication_ms" in r else "-"
         model = f"{r['family']} d{r['depth']} ({r['parameters'] / 1e6:,.1f}M)"
         overhead = "".join(f"{r['overhead'][str(b)]:>18.2%}" for b in batches)
-        print(f"{model:<28}{r['optimizer']:>10}{r['step_ms']:>10.2f}{network:>12}{overhead}")
+        print(f"{model:<28}{r['optimizer']:>10}{r['state']:>6}{r['step_ms']:>10.2f}{network:>12}{overhead}")
 
 
 if __name__ == "__main__":

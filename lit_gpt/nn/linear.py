@@ -145,6 +145,12 @@ def joint(x: Tensor, *maps: Linear, along_time: bool = False) -> list[Tensor]:
     return [_plus(p, None if m.bias is None else m.bias.to(x.dtype)) for p, m in zip(parts, maps)]
 
 
+def is_one(x: Tensor, *maps: Linear) -> bool:
+    """Whether `joint` of these maps is `as_one` and a split: without biases, in x's dtype, and not of a few rows."""
+    in_8_bits = maps[0].scaled is not None and maps[0].training
+    return not in_8_bits and x.numel() >= FEW_ROWS * x.shape[-1] and all(m.bias is None for m in maps)
+
+
 def as_one(x: Tensor, *maps: Linear, along_time: bool = False) -> Tensor:
     """The outputs of maps without biases side by side, as one product that is not split. along_time: see product."""
     weights = [m.weight for m in maps]

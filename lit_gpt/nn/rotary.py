@@ -90,3 +90,16 @@ def rotate(x_BTHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     x1, x2 = upcast(x_BTHD[..., :half]), upcast(x_BTHD[..., half : 2 * half])
     turned = (x1 * cos_T1R - x2 * sin_T1R, x2 * cos_T1R + x1 * sin_T1R)
     return torch.cat([t.to(x_BTHD.dtype) for t in turned] + [x_BTHD[..., 2 * half :]], dim=-1)
+
+
+@fused
+def rotate_halves(x_BTH2R: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`rotate` of heads that turn as a whole, given as their halves and returned as such, to the bit.
+
+    One expression for both halves: short enough for torch's compiler to make its backward pass part of the kernel that
+    reads what it gives. That of `rotate` is stored first, as it should be in front of QK-norm, which reads it twice.
+    """
+    sign_21 = torch.arange(-1, 2, 2, device=sin.device)[:, None]
+    x = upcast(x_BTH2R)
+    turned = x * cos[..., None, None, :] + x.flip(-2) * (sin[..., None, None, :] * sign_21)
+    return turned.to(x_BTH2R.dtype)

@@ -1,4 +1,4 @@
-"""Depthwise causal convolution over time: one entry point, two kernels, plain torch.
+"""Depthwise causal convolution over time: two entry points, kernels, plain torch.
 
     y_BTC, state_BCK = causal_conv(x_BTC, weight_C1K, bias_C, activation="silu", doc_ids=..., state_BCK=...)
 
@@ -17,23 +17,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_gpt.ops.backends import Backend, choose, explain_table, missing, optional
+from lit_gpt.ops import conv_triton
+from lit_gpt.ops.backends import Backend, choose, explain_table, missing, optional, run
 from lit_gpt.ops.dtypes import upcast
 
 Activation = Literal["silu"] | None
 
+OPERATION = "causal convolution"
 PIECES = "causal_conv1d.cpp_functions"  # its two passes as functions, which take the tensor of a gradient to write
 ALIGNED = 8  # causal_conv1d loads this many channels at once (16 bytes of bf16)
 
 
 class Request(NamedTuple):
-    """What a backend is chosen by."""
+    """What a backend is chosen by. along_time: whether a channel's tokens lie side by side, not a token's channels."""
 
     device: str
     dtype: torch.dtype
     channels: int
     width: int
     documents: bool
+    along_time: bool = False
 
 
 class Inputs(NamedTuple):
@@ -65,10 +68,10 @@ def causal_conv(
     zeros where an input is not of the row's last document.
     Raises UserError for a backend that is unknown or does not do this.
     """
-    inputs = _inputs(x_BTC, weight_C1K, bias_C, activation, doc_ids, state_BCK)
-    channels, width = inputs.weight_CK.shape
-    y_BTC = BACKENDS[_chosen(x_BTC, channels, width, doc_ids, backend)].run(inputs)
-    return y_BTC, _last_inputs(x_BTC, width, doc_ids, state_BCK)
+    widths = [weight_C1K.shape[0]]
+    given = {"activation": activation, "doc_ids": doc_ids, "state_BCK": state_BCK, "backend": backend}
+    (y_BTC,), state = causal_conv_pieces(x_BTC, widths, weight_C1K, bias_C, **given)
+    return y_BTC, state
 
 
 def causal_conv_pieces(
@@ -82,27 +85,14 @@ def causal_conv_pieces(
     state_BCK: Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Sequence[Tensor], Tensor]:
-    """The same in pieces (B, T, width) that lie side by side in x, without copies where causal_conv1d does them."""
-    inputs = _inputs(x_BTC, weight_C1K, bias_C, activation, doc_ids, state_BCK)
-    channels, width = inputs.weight_CK.shape
-    name = _chosen(x_BTC, channels, width, doc_ids, backend)
-    if name == "causal_conv1d" and state_BCK is None and not missing(PIECES) and not any(w % ALIGNED for w in widths):
-        pieces = _causal_conv1d_pieces(inputs, widths)
-    else:
-        pieces = BACKENDS[name].run(inputs).split(list(widths), dim=-1)
+    """The same in pieces (B, T, width) that lie side by side in x, without copies where a kernel does them."""
+    channels, _, width = weight_C1K.shape
+    along_time = x_BTC.stride(1) == 1 and x_BTC.stride(2) != 1
+    request = Request(x_BTC.device.type, x_BTC.dtype, channels, width, doc_ids is not None, along_time)
+    weight_CK, bias = upcast(weight_C1K.squeeze(1)), None if bias_C is None else upcast(bias_C)
+    inputs = Inputs(x_BTC, weight_CK, bias, activation, doc_ids, state_BCK)
+    pieces = run(OPERATION, BACKENDS, request, backend, inputs, list(widths))
     return pieces, _last_inputs(x_BTC, width, doc_ids, state_BCK)
-
-
-def _inputs(
-    x_BTC: Tensor,
-    weight_C1K: Tensor,
-    bias_C: Tensor | None,
-    activation: Activation,
-    doc_ids: Tensor | None,
-    state_BCK: Tensor | None,
-) -> Inputs:
-    bias = None if bias_C is None else upcast(bias_C)
-    return Inputs(x_BTC, upcast(weight_C1K.squeeze(1)), bias, activation, doc_ids, state_BCK)
 
 
 def reads_along_time(
@@ -112,12 +102,10 @@ def reads_along_time(
 
     x: any tensor of the tokens, on their device and of their dtype.
     """
-    return doc_ids is None and state is None and _chosen(x_BTX, channels, width, None, backend) == "causal_conv1d"
-
-
-def _chosen(x_BTX: Tensor, channels: int, width: int, doc_ids: Tensor | None, backend: str) -> str:
-    request = Request(x_BTX.device.type, x_BTX.dtype, channels, width, doc_ids is not None)
-    return choose("causal convolution", BACKENDS, request, backend)
+    if backend != "auto" or doc_ids is not None or state is not None:
+        return backend == "causal_conv1d" and doc_ids is None and state is None
+    request = Request(x_BTX.device.type, x_BTX.dtype, channels, width, documents=False, along_time=True)
+    return choose(OPERATION, BACKENDS, request) == "causal_conv1d"
 
 
 def explain(device: torch.device) -> list[tuple[str, bool, str]]:
@@ -146,7 +134,7 @@ def _last_inputs(x_BTC: Tensor, width: int, doc_ids: Tensor | None, state: Tenso
     return tail_BKC.transpose(1, 2).contiguous()  # a view would keep all of x alive in a cache
 
 
-def _plain(inputs: Inputs) -> Tensor:
+def _plain(inputs: Inputs, widths: list[int]) -> Sequence[Tensor]:
     """One shifted product per tap in fp32; does everything."""
     x, weight_CK, bias, activation, doc_ids, state = inputs
     length, width = x.shape[1], weight_CK.shape[1]
@@ -158,22 +146,40 @@ def _plain(inputs: Inputs) -> Tensor:
             earlier = earlier * (ids[:, k : k + length] == doc_ids)[..., None]
         y_BTC = torch.addcmul(y_BTC, earlier, weight_CK[:, k])
     y_BTC = y_BTC if bias is None else y_BTC + bias
-    return (y_BTC if activation is None else F.silu(y_BTC)).to(x.dtype)
+    return _pieces((y_BTC if activation is None else F.silu(y_BTC)).to(x.dtype), widths)
+
+
+def _pieces(y_BTC: Tensor, widths: list[int]) -> Sequence[Tensor]:
+    return [y_BTC] if len(widths) == 1 else y_BTC.split(widths, dim=-1)
+
+
+def _triton(inputs: Inputs, widths: list[int]) -> Sequence[Tensor]:
+    """This project's own Triton kernels (kernels/conv.py), compiled when first used; in a block's graph."""
+    x, weight_CK, bias, activation, doc_ids, state = inputs
+    return conv_triton.convolved(x, widths, weight_CK, bias, activation is not None, doc_ids, state)
+
+
+def _triton_refuses(request: Request) -> str:
+    if request.device != "cuda":
+        return "it needs a CUDA device"
+    return conv_triton.refuses(request.dtype, request.width, request.along_time)
 
 
 @torch.compiler.disable
-def _causal_conv1d(inputs: Inputs) -> Tensor:
+def _causal_conv1d(inputs: Inputs, widths: list[int]) -> Sequence[Tensor]:
     """The causal_conv1d package's CUDA kernels: one has channels last, the other time, and knows no documents."""
     x, weight_CK, bias, activation, doc_ids, state = inputs
+    if len(widths) > 1 and state is None and not missing(PIECES) and not any(w % ALIGNED for w in widths):
+        return _causal_conv1d_pieces(inputs, widths)
     count = 0 if state is None else weight_CK.shape[1] - 1
     if state is not None:  # as more tokens, whose outputs are dropped: the kernel knows states or documents, not both
         x, doc_ids = _before(x, count, doc_ids, state)
     if not _readable(x, documents=doc_ids is not None):
         x = x.contiguous()
     ids = None if doc_ids is None else doc_ids.int().contiguous()
-    run = optional("causal_conv1d").causal_conv1d_fn
-    y_BTC = run(x.transpose(1, 2), weight_CK, bias, seq_idx=ids, activation=activation).transpose(1, 2)
-    return y_BTC[:, count:] if count else y_BTC  # a slice of everything would be copied in backward
+    convolve = optional("causal_conv1d").causal_conv1d_fn
+    y_BTC = convolve(x.transpose(1, 2), weight_CK, bias, seq_idx=ids, activation=activation).transpose(1, 2)
+    return _pieces(y_BTC[:, count:] if count else y_BTC, widths)  # a slice of everything would be copied in backward
 
 
 def _readable(x_BTC: Tensor, documents: bool) -> bool:
@@ -185,14 +191,13 @@ def _readable(x_BTC: Tensor, documents: bool) -> bool:
     return x_BTC.stride(1) == 1 and not documents and (aligned or x_BTC.shape[1] % ALIGNED != 0)
 
 
-@torch.compiler.disable()
-def _causal_conv1d_pieces(inputs: Inputs, widths: Sequence[int]) -> tuple[Tensor, ...]:
+def _causal_conv1d_pieces(inputs: Inputs, widths: list[int]) -> tuple[Tensor, ...]:
     """causal_conv1d once for each piece, from channels last."""
     x, weight_CK, bias, activation, doc_ids, _ = inputs
     if not _readable(x, documents=True):
         x = x.contiguous()
     ids = None if doc_ids is None else doc_ids.int().contiguous()
-    return _Pieces.apply(x, weight_CK, bias, ids, activation is not None, list(widths))
+    return _Pieces.apply(x, weight_CK, bias, ids, activation is not None, widths)
 
 
 class _Pieces(torch.autograd.Function):
@@ -244,14 +249,15 @@ def _causal_conv1d_refuses(request: Request) -> str:
 
 
 @torch.compiler.disable
-def _fla(inputs: Inputs) -> Tensor:
+def _fla(inputs: Inputs, widths: list[int]) -> Sequence[Tensor]:
     """flash-linear-attention's Triton kernel, for rows of one document."""
     x, weight_CK, bias, activation, _, state = inputs
     length = x.shape[1]
     if state is not None:
         x, _ = _before(x, weight_CK.shape[1] - 1, None, state)
-    run = optional("fla.modules.causal_conv1d").causal_conv1d
-    return run(x.contiguous(), weight_CK.contiguous(), bias, activation=activation)[0][:, -length:]
+    convolve = optional("fla.modules.causal_conv1d").causal_conv1d
+    y_BTC = convolve(x.contiguous(), weight_CK.contiguous(), bias, activation=activation)[0]
+    return _pieces(y_BTC[:, -length:], widths)
 
 
 def _fla_refuses(request: Request) -> str:
@@ -265,6 +271,7 @@ def _fla_refuses(request: Request) -> str:
 
 
 BACKENDS: dict[str, Backend] = {
+    "triton": Backend(_triton, _triton_refuses),
     "causal_conv1d": Backend(_causal_conv1d, _causal_conv1d_refuses),
     "fla": Backend(_fla, _fla_refuses),
     "plain": Backend(_plain, lambda r: ""),

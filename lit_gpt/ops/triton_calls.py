@@ -48,12 +48,16 @@ def first_tokens(new_BT: Tensor) -> Tensor:
 
 
 @torch.compiler.assume_constant_result
-def gpu_refuses(module: str) -> str:
-    """Why a GPU cannot run the kernels of a module, or ""."""
+def gpu_refuses(module: str, oldest: tuple[int, int] | None = None) -> str:
+    """Why a GPU cannot run the kernels of a module, or "". oldest: compute capability from which on it can, default:
+    CAPABILITY alone.
+    """
     if not torch.cuda.is_available():
         return ""  # whoever asks here plans for a GPU elsewhere
     if torch.version.cuda is None:
         return "it needs an NVIDIA GPU"
-    if (capability := torch.cuda.get_device_capability()) != CAPABILITY:
-        return f"it is for compute capability 9.0, and this GPU has {capability[0]}.{capability[1]}"
+    capability = torch.cuda.get_device_capability()
+    if capability < (oldest or CAPABILITY) or (oldest is None and capability != CAPABILITY):
+        wanted, later = ".".join(map(str, oldest or CAPABILITY)), " or later" if oldest else ""
+        return f"it is for compute capability {wanted}{later}, and this GPU has {capability[0]}.{capability[1]}"
     return missing(module)

@@ -1,4 +1,4 @@
-"""AdamW (arXiv:1711.05101) for every role, on torch's fused kernel (engine/role_optimizer.py)."""
+"""AdamW (arXiv:1711.05101) for every role, by fused kernels (FusedAdamW of engine/role_optimizer.py)."""
 
 from __future__ import annotations
 

@@ -4,24 +4,26 @@ What autograd keeps of a chosen block is copied to pinned memory on a stream of 
 and comes back while the blocks after it go backward (the idea of torchtune's OffloadActivations, with layers instead of
 tensors as its unit). Nothing is computed again, and the bits are the same.
 
-    forward    block 0    block 1    ...        the memory of block 0 is free when the next chosen block begins
-    copies       0 -> host
-    backward   block 5    block 4    ...        with block 4 chosen, block 0 starts on its way when block 4 begins
-    copies                  0 -> device
+    forward    block 0    block 1    ...        the memory of block 0 is free when the next chosen block has ended
+    copies                  0 -> host
+    backward   block 7    block 6    block 5    block 4    ...        with 0 and 4 chosen of eight
+    copies                  4 -> device           0 -> device
 
 A copy hides behind the blocks in between where it takes no longer than they do: docs/performance_details.md has the
-arithmetic. Blocks are wrapped outermost, so this works with any --act_ckpt of compiled blocks, and with FSDP2.
+arithmetic. The first that comes back starts when the last block has gone backward, whose memory it may then have.
+Blocks are wrapped outermost, so this works with any --act_ckpt of compiled blocks, and with FSDP2.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from functools import wraps
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._pytree import tree_leaves
 
 from lit_gpt.nn.linear import Linear
 from lit_gpt.ops.fp8 import ScaledWeights
@@ -44,11 +46,13 @@ def offload_activations(blocks: nn.ModuleList, share: float, device: torch.devic
     if share == 0:
         return
     chosen, copies = chosen_layers(share, len(blocks)), _Copies(device, distance=int(1 / share))
+    recall = max([i + 1 for i in chosen[-1:]] + [len(blocks) - 2])
     for i, block in enumerate(blocks):
-        _wrap(block, copies, i in chosen, first=i == 0)
+        _wrap(block, copies, i in chosen, first=i == 0, recalls=i == recall)
 
 
-def _wrap(block: nn.Module, copies: _Copies, chosen: bool, first: bool) -> None:
+def _wrap(block: nn.Module, copies: _Copies, chosen: bool, first: bool, recalls: bool) -> None:
+    """recalls: the last layer that left is sent back when this block begins to go backward."""
     inner = block.forward
 
     @wraps(inner)
@@ -56,6 +60,8 @@ def _wrap(block: nn.Module, copies: _Copies, chosen: bool, first: bool) -> None:
         if not torch.is_grad_enabled():
             return inner(*args, **kwargs)
         copies.enter(chosen, first)
+        if recalls:
+            return _when_backward_begins(inner(*args, **kwargs), copies.last)
         if not chosen:
             return inner(*args, **kwargs)
         layer = copies.new_layer({p.untyped_storage().data_ptr() for p in _weights(block)})
@@ -63,6 +69,14 @@ def _wrap(block: nn.Module, copies: _Copies, chosen: bool, first: bool) -> None:
             return inner(*args, **kwargs)
 
     block.forward = forward
+
+
+def _when_backward_begins(result: Any, layer: _Layer | None) -> Any:
+    """The same result of a block, whose gradient has the layer's tensors sent back."""
+    outputs = [x for x in tree_leaves(result) if isinstance(x, Tensor) and x.requires_grad]
+    if layer is not None and outputs:
+        outputs[0].register_hook(lambda gradient: layer.send())
+    return result
 
 
 def _weights(block: nn.Module) -> list[Tensor]:
@@ -97,6 +111,13 @@ class _Item:
         self.copies.free[self.host.numel()].append(self.host)
 
 
+class _Leaving(NamedTuple):
+    """What one block's tensors wait for before their memory is used again."""
+
+    tensors: list[Tensor]
+    done: torch.cuda.Event | None
+
+
 class _Layer:
     """What one block keeps in one forward pass. weights: the storages of its parameters, which stay."""
 
@@ -119,28 +140,34 @@ class _Layer:
         if isinstance(packed, Tensor):
             return packed
         if self.items or packed.there is None:
-            for item in (*self.items, packed):
-                item.start()
+            self.send()
+            packed.start()
             self.items = []
             self.copies.arrive()
             if self.before is not None:
-                for item in self.before.items:
-                    item.start()
+                self.before.send()
                 self.before = None
         return packed.take()
+
+    def send(self) -> None:
+        """What has not come back yet starts on its way."""
+        for item in self.items:
+            item.start()
 
 
 class _Copies:
     """Copies between device and host on a stream of their own, and buffers of the host by size.
 
-    distance: blocks from one whose tensors leave to the one that may wait for their copies and reuse the memory.
+    distance: blocks from one whose tensors leave to the one that may wait for their copies and reuse the memory. With
+    chosen blocks as near as that, it waits for those of the one before: a copy may take as long as the blocks between.
     """
 
     def __init__(self, device: torch.device, distance: int):
         self.device, self.distance, self.passed = device, distance, 0
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.free: dict[int, list[Tensor]] = defaultdict(list)
-        self.leaving: list[Tensor] = []  # on their way to the host: their memory must stay
+        # On their way to the host, so that their memory must stay: of each layer, and when they have all arrived.
+        self.leaving: list[_Leaving] = []
         self.last: _Layer | None = None
 
     def enter(self, chosen: bool, first: bool) -> None:
@@ -148,12 +175,13 @@ class _Copies:
         if first:
             self.last = None
         self.passed += 1
-        if self.leaving and (chosen or self.passed >= self.distance):
-            self.arrive()
+        far = self.passed >= self.distance and not chosen
+        self.let_go(self.leaving if far else self.leaving[:-1])
 
     def new_layer(self, weights: set[int]) -> _Layer:
         """The record of a block's forward pass."""
         self.last, self.passed = _Layer(self, weights, self.last), 0
+        self.leaving.append(_Leaving([], None if self.stream is None else torch.cuda.Event()))
         return self.last
 
     def to_host(self, x: Tensor) -> Tensor:
@@ -161,7 +189,10 @@ class _Copies:
         buffers = self.free[x.numel()]
         host = buffers.pop() if buffers else torch.empty_like(x, device="cpu", pin_memory=self.stream is not None)
         self._copy(host, x)
-        self.leaving.append(x)
+        tensors, done = self.leaving[-1]
+        tensors.append(x)
+        if done is not None and self.stream is not None:
+            done.record(self.stream)
         return host
 
     def to_device(self, host: Tensor, device: torch.device) -> Tensor:
@@ -175,6 +206,13 @@ class _Copies:
         if self.stream is not None:
             torch.cuda.current_stream(self.device).wait_stream(self.stream)
         self.leaving = []
+
+    def let_go(self, layers: list[_Leaving]) -> None:
+        """The same for what left of these layers, the first ones."""
+        for layer in layers:
+            if layer.done is not None:
+                torch.cuda.current_stream(self.device).wait_event(layer.done)
+        self.leaving = self.leaving[len(layers) :]
 
     def _copy(self, into: Tensor, x: Tensor) -> None:
         if self.stream is None:

@@ -17,6 +17,7 @@ def test_a_row_for_every_optimizer(tmp_path: Path, capsys: pytest.CaptureFixture
     optimizer_step.main(
         sizes="1:1",
         optimizers="muonh,lion",
+        states="fp32,int8",
         steps=1,
         warmup=0,
         tokens_per_sec=1e6,
@@ -25,7 +26,12 @@ def test_a_row_for_every_optimizer(tmp_path: Path, capsys: pytest.CaptureFixture
         options=options,
     )
     rows = json.loads(output.read_text())
-    assert [row["optimizer"] for row in rows] == ["adamw", "muonh", "lion"]
-    adamw, muonh = (row["step_ms"] / 1e3 for row in rows[:2])
-    assert rows[1]["overhead"]["1000000"] == pytest.approx((muonh - adamw) / (1 + adamw))
-    assert capsys.readouterr().out.count("transformer d1") == 3
+    kinds = [("adamw", "fp32"), ("adamw", "int8"), *((name, s) for name in ("muonh", "lion") for s in ("fp32", "int8"))]
+    assert [(row["optimizer"], row["state"]) for row in rows] == kinds
+    adamw, muonh = (rows[i]["step_ms"] / 1e3 for i in (0, 2))
+    assert rows[2]["overhead"]["1000000"] == pytest.approx((muonh - adamw) / (1 + adamw))
+    assert capsys.readouterr().out.count("transformer d1") == 6
+
+
+def test_a_state_that_an_optimizer_has_not() -> None:
+    assert optimizer_step.kinds(["torch_muon", "adamw"], ["int8"]) == [("adamw", "fp32"), ("adamw", "int8")]

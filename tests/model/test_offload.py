@@ -70,6 +70,29 @@ def test_layers_leave_and_their_buffers_serve_again(monkeypatch: pytest.MonkeyPa
     assert each > 10 and len(set(made[each:])) == len(set(made[:each])), "the second pass makes no buffers of its own"
 
 
+def test_layers_come_back_before_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small_family("transformer")
+    model, sent = model_of(config.replace(depth=8, layers=2 * config.layers)), []
+    to_device, take = offload._Copies.to_device, offload._Item.take
+    monkeypatch.setattr(
+        offload._Copies, "to_device", lambda self, *given: sent.append("send") or to_device(self, *given)
+    )
+    monkeypatch.setattr(offload._Item, "take", lambda self: sent.append("take") or take(self))
+    offload_activations(model.blocks, 0.25, CPU)
+
+    def note(x: Tensor, block: int) -> None:
+        x.register_hook(lambda gradient: sent.append(block))
+
+    for i, block in enumerate(model.blocks):
+        block.register_forward_hook(lambda m, given, found, i=i: note(found[0].x, i))
+
+    x = tokens()
+    model(x, x.roll(-1, 1)).loss.backward()
+    order = [event for event, before in zip(sent, [None, *sent]) if event != before]
+    # Layer 4 is sent when the last block is done, layer 0 as soon as layer 4 is there.
+    assert order == [7, "send", 6, 5, 4, "send", "take", 3, 2, 1, 0, "take"]
+
+
 def test_without_gradients_nothing_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(small_family("transformer"))
     monkeypatch.setattr(offload._Copies, "to_host", lambda self, x: pytest.fail("a tensor has moved"))

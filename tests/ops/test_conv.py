@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -130,19 +131,39 @@ def test_what_the_kernel_is_given(packed, with_state, monkeypatch):
     )
     ids, state = documents() if packed else None, state if with_state else None
     expected, _ = causal_conv(x, weight, bias, activation="silu", doc_ids=ids, state_BCK=state, backend="plain")
-    y = ops.BACKENDS["causal_conv1d"].run(ops.Inputs(x, weight[:, 0], bias, "silu", ids, state))
+    (y,) = ops.BACKENDS["causal_conv1d"].run(ops.Inputs(x, weight[:, 0], bias, "silu", ids, state), [8])
     torch.testing.assert_close(y, expected)
 
 
 def test_choice_of_backend(monkeypatch):
     monkeypatch.setattr(ops, "missing", lambda module: "")
+    monkeypatch.setattr(ops.conv_triton, "gpu_refuses", lambda module: "")
     request = ops.Request("cuda", torch.bfloat16, 64, 4, True)
 
     def chosen(**changes) -> str:
         return ops.choose("causal convolution", ops.BACKENDS, request._replace(**changes))
 
+    assert chosen() == chosen(channels=20) == "triton"
+    assert chosen(device="cpu") == "plain"
+    assert chosen(documents=False, along_time=True) == "causal_conv1d"
+    monkeypatch.setattr(ops.conv_triton, "gpu_refuses", lambda module: "not on this GPU")
     assert chosen() == "causal_conv1d"
     assert chosen(channels=20, documents=False) == "fla"
-    assert chosen(device="cpu") == "plain"
     with pytest.warns(UserWarning, match="multiple of 8 channels"):
         assert chosen(channels=20) == "plain"
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_what_lies_along_time_is_left_to_the_kernel_that_reads_it(installed, monkeypatch):
+    """Even where ours would come first: whoever asks then lays x out so, and no kernel must copy it."""
+    monkeypatch.setattr(ops, "missing", lambda module: "" if installed else "not installed")
+    monkeypatch.setattr(ops.conv_triton, "gpu_refuses", lambda module: "")
+    x = torch.zeros(2, 3, 64, dtype=torch.bfloat16, device="meta")
+    for name, row in ops.BACKENDS.items():
+        on_a_gpu = partial(lambda refuses, request: refuses(request._replace(device="cuda")), row.refuses)
+        monkeypatch.setitem(ops.BACKENDS, name, row._replace(refuses=on_a_gpu))
+    ids, state = torch.zeros(2, 3), torch.zeros(2, 64, 3)
+    assert ops.reads_along_time(x, 64, 4, None, None) is installed
+    assert not ops.reads_along_time(x, 64, 4, ids, None) and not ops.reads_along_time(x, 64, 4, None, state)
+    assert ops.reads_along_time(x, 64, 4, None, None, "causal_conv1d")
+    assert not ops.reads_along_time(x, 64, 4, None, None, "triton")

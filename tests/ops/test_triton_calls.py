@@ -32,6 +32,8 @@ def test_which_gpus_it_refuses(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
     assert "this GPU has 8.0" in ours.gpu_refuses("kernels")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    assert "compute capability 8.6 or later, and this GPU has 8.0" in ours.gpu_refuses("kernels", (8, 6))
     monkeypatch.setattr(ours, "missing", lambda module: f"{module} needs triton")
+    assert ours.gpu_refuses("kernels", (8, 0)) == ours.gpu_refuses("kernels", (7, 5)) == "kernels needs triton"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     assert ours.gpu_refuses("kernels") == "kernels needs triton"

@@ -11,7 +11,9 @@ from small_optimizers import Bag, build, gradients
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_gpt.optim.engine.packed import BLOCK, SCALE, decode, encode_root, encode_signed
+from lit_gpt.optim.engine import packed
+from lit_gpt.optim.engine.packed import BLOCK, SCALE, pack_new
+from lit_gpt.optim.engine.role_optimizer import Control, FusedAdamW
 
 WIDTH = 300  # a whole block and a part of one
 OPTIMIZERS = ("adamw", "muon", "lion", "hadam", "ademamix")
@@ -27,6 +29,21 @@ def heavy_tailed(rows: int) -> Tensor:
 
 def count(n: int) -> Tensor:
     return torch.tensor(n, dtype=torch.int32)
+
+
+def decode(codes: Tensor, scales: Tensor) -> Tensor:
+    """One tensor of those that packed.py does together; so do the next two."""
+    return packed.decode([codes], [scales])[0]
+
+
+def encode_signed(x: Tensor, writes: Tensor) -> tuple[Tensor, Tensor]:
+    (codes,), (scales,) = packed.encode_signed([x], [writes])
+    return codes, scales
+
+
+def encode_root(x: Tensor, writes: Tensor) -> tuple[Tensor, Tensor]:
+    (codes,), (scales,) = packed.encode_root([x], [writes])
+    return codes, scales
 
 
 def neighbours(x: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -96,6 +113,38 @@ def test_shards_have_the_codes_of_the_whole() -> None:
     for rows in (slice(0, 1), slice(1, 6)):
         for part, all_rows in zip(encode_signed(x[rows], count(5)), whole):
             assert torch.equal(part, all_rows[rows])
+
+
+def test_tensors_together_have_the_codes_of_each_alone() -> None:
+    tensors, counts = [heavy_tailed(6), heavy_tailed(4)[:, :BLOCK], heavy_tailed(6).view(2, 3, -1)], [3, 0, 7]
+    for one, together in ((encode_signed, packed.encode_signed), (encode_root, packed.encode_root)):
+        codes, scales = together([x.abs() for x in tensors], [count(n) for n in counts])
+        for x, n, c, s in zip(tensors, counts, codes, scales):
+            assert all(map(torch.equal, one(x.abs(), count(n)), (c, s)))
+            assert torch.equal(packed.decode(codes, scales)[counts.index(n)], decode(c, s))
+
+
+def test_parts_end_where_they_are_full() -> None:
+    params = [torch.zeros(n) for n in (1, 2, 3, 0, 4)]
+    assert [[len(p) for p in part] for part in packed.parts(params, 3)] == [[1, 2], [3], [0, 4]]
+    assert packed.parts([], 3) == []
+
+
+@pytest.mark.parametrize("width", [64, BLOCK, WIDTH])
+def test_adamw_with_rows_that_blocks_do_not_fill(width: int) -> None:
+    """torch's fused kernel on a CPU sees no gaps between rows, and took the state of other weights."""
+    wide = torch.randn(8, width, generator=torch.Generator().manual_seed(0))
+    both, rule = [wide.clone() for _ in range(2)], FusedAdamW()
+    state = {p: rule.new_state(p) for p in both}
+    state[both[1]] = pack_new(both[1], state[both[1]])
+    group: dict[str, Any] = {"lr": 0.1, "weight_decay": 0.1, "betas": (0.9, 0.95), "eps": 1e-8, "params": both}
+    for step in range(3):
+        for p in both:
+            p.grad = torch.randn(wide.shape, generator=torch.Generator().manual_seed(step + 1))
+        with torch.no_grad():
+            list(rule.tasks(group, state, Control(torch.tensor(False), torch.ones(()))))
+    off, moved = (both[1] - both[0]).abs(), (both[0] - wide).abs().mean()
+    assert off.mean() < 0.02 * moved
 
 
 def steps(bag: Bag, optimizer: Any, first: int, last: int) -> None:

@@ -17,7 +17,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lit_gpt import architectures
-from lit_gpt.ops import delta_rule, delta_rule_triton, selective_scan, selective_scan_cuda, ssd, ssd_triton
+from lit_gpt.ops import (
+    conv,
+    conv_triton,
+    delta_rule,
+    delta_rule_triton,
+    selective_scan,
+    selective_scan_cuda,
+    ssd,
+    ssd_triton,
+)
 from lit_gpt.ops.backends import Memory
 from lit_gpt.ops.linear_recurrence import Call
 from lit_gpt.preflight.activations import Kind, kept_by_layers
@@ -147,6 +156,23 @@ def test_what_our_delta_rule_makes_in_backward(keys, values, monkeypatch):
 
     said = delta_rule._triton_memory(delta_inputs(8, 64, keys, values))
     assert said.made * 8 * 4096 == pytest.approx(at(8192) - at(4096), rel=0.01)
+
+
+def test_our_convolution_takes_next_to_nothing(monkeypatch):
+    """Forward it saves its arguments alone; backward makes 4 bytes for each of K + 1 sums of 512 tokens."""
+    monkeypatch.setattr(conv_triton, "launch", lambda *_, **__: None)
+    monkeypatch.setattr(conv_triton, "processors", lambda device: 1)
+    x, weight = torch.zeros(8, 4096, CHANNELS, dtype=BF16, device="meta"), torch.zeros(CHANNELS, 4, device="meta")
+    widths = [128, CHANNELS - 128]
+
+    def inputs(given: list[Tensor]) -> conv.Inputs:
+        return conv.Inputs(given[0], given[1], None, "silu", None, None)
+
+    assert saved([x, weight], lambda given: conv._triton(inputs(given), widths)) == 0
+    dys = [torch.zeros(8, 4096, width, dtype=BF16, device="meta") for width in widths]
+    sums = made(conv_triton.backward, [dys, x.detach(), weight.detach(), None, None, None, True])
+    assert 0 < sums < 0.03 * x.nbytes
+    assert conv.BACKENDS["triton"].memory(inputs([x, weight]), widths) == Memory()
 
 
 def test_shapes_of_the_kernels_of_mamba_ssm():

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.nn.cache import KVCache
 from lit_gpt.nn.context import Context
-from lit_gpt.nn.linear import Linear, joint, last_linear, together
+from lit_gpt.nn.linear import Linear, as_one, is_one, joint, last_linear, together
 from lit_gpt.nn.mixers import MIXERS, MemoryForm, SharedState
 from lit_gpt.nn.norm import RMSNorm, build_norm
-from lit_gpt.nn.rotary import rotate
+from lit_gpt.nn.rotary import rotate, rotate_halves
 from lit_gpt.nn.value_embedding import ValueEmbedding
 from lit_gpt.ops.attention import attention
-from lit_gpt.ops.conv import causal_conv
+from lit_gpt.ops.conv import causal_conv_pieces
 from lit_gpt.ops.masks import in_reach
 from lit_gpt.roles import role
 from lit_gpt.scaling.base import Multipliers
@@ -105,17 +105,20 @@ class Attention(nn.Module):
         self, x_BTD: Tensor, context: Context, shared: SharedState | None, cache: AttentionCache | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of this call (B, T, H, D), keys and values of all positions that a layer may see (B, K, G, D)."""
-        # One matrix product for all three maps is faster than three; see joint.
-        projected = joint(x_BTD, *self.qkv)
-        if self.conv is not None:
-            projected = self._convolve(projected, context, cache)
-        q, *own = (y.unflatten(-1, (-1, self.head_dim)) for y in projected)
-        q = self._place(q, self.q_norm, context)
-        if self.cross:
-            assert shared is not None and shared.kv is not None, "the layer that cross-attention reads shares nothing"
-            return q, *shared.kv
         # Keys go into the cache rotated: what is rotated once need not be rotated at every later token.
-        k, v = self._place(own[0], self.k_norm, context), self._apart(own[1], context)
+        if self._only_turns(x_BTD, context):
+            q, k, v = self._turned(x_BTD, context)
+        else:
+            # One matrix product for all three maps is faster than three; see joint.
+            projected = joint(x_BTD, *self.qkv)
+            if self.conv is not None:
+                projected = self._convolve(projected, context, cache)
+            q, *own = (y.unflatten(-1, (-1, self.head_dim)) for y in projected)
+            q = self._place(q, self.q_norm, context)
+            if self.cross:
+                assert shared is not None and shared.kv is not None, "the layer that is read shares nothing"
+                return q, *shared.kv
+            k, v = self._place(own[0], self.k_norm, context), self._apart(own[1], context)
         if self.value_embedding is not None:
             assert context.tokens is not None
             v = self.value_embedding(x_BTD, v, context.tokens)
@@ -160,11 +163,33 @@ class Attention(nn.Module):
         state = SharedState(kv if self.shares_kv else None, heads if self.shares_memory else None)
         return self.out(y), state if self.shares_kv or self.shares_memory else None
 
+    def _only_turns(self, x_BTD: Tensor, context: Context) -> bool:
+        """Whether one product makes queries, keys and values, of which the first two turn as a whole and no more."""
+        more = self.cross or self.conv is not None or self.q_norm is not None
+        whole = context.rope is not None and 2 * context.rope[0].shape[-1] == self.head_dim
+        return whole and not more and is_one(x_BTD, *self.qkv)
+
+    def _turned(self, x_BTD: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys, rotated, and values.
+
+        The same numbers as one after the other. But a compiled backward pass turns the gradients back and writes them
+        side by side in one kernel, where it would turn two of them and then copy all three. Heads stay halves all the
+        while, since with flat ones those kernels would read number by number (torch 2.11).
+        """
+        assert context.rope is not None
+        heads, groups = self.n_head, self.n_kv_head
+        halves = as_one(x_BTD, *self.qkv).unflatten(-1, (-1, 2, self.head_dim // 2))
+        qk, v = halves.split([heads + groups, groups], dim=-3)
+        q, k = rotate_halves(qk, *context.rope).split([heads, groups], dim=-3)
+        q, k, v = (self._apart(x, context).flatten(-2) for x in (q, k, v))
+        return q, k, v
+
     def _convolve(self, parts: list[Tensor], context: Context, cache: AttentionCache | None) -> list[Tensor]:
         """Queries, keys and values through one depthwise convolution and silu."""
         assert self.conv is not None
-        y, state = causal_conv(
+        pieces, state = causal_conv_pieces(
             torch.cat(parts, dim=-1),
+            [p.shape[-1] for p in parts],
             self.conv,
             activation="silu",
             doc_ids=context.doc_ids,
@@ -173,15 +198,16 @@ class Attention(nn.Module):
         )
         if cache is not None:
             cache.conv = state.clone()  # the operation may return a view, which would keep all inputs in memory
-        return list(y.split([p.shape[-1] for p in parts], dim=-1))
+        return list(pieces)
 
-    def _apart(self, v_BTGD: Tensor, context: Context) -> Tensor:
-        """Values apart from the queries and keys of the product that made them.
+    def _apart(self, x: Tensor, context: Context) -> Tensor:
+        """Queries, keys or values apart from what shares their memory, where backward keeps them.
 
-        What backward needs of those is rotated, and so another tensor; a view of the values would keep all three.
+        A view of the values would keep all that the product made, of which backward needs the rest rotated, in other
+        tensors. Views of queries and keys that were rotated together could not wait on the host (--act_offload).
         """
         gains = context.rope is not None and self.q_norm is None and self.training
-        return v_BTGD.clone(memory_format=torch.contiguous_format) if gains else v_BTGD
+        return x.clone(memory_format=torch.contiguous_format) if gains else x
 
     def _place(self, x_BTHD: Tensor, norm: RMSNorm | None, context: Context) -> Tensor:
         """Queries or keys after QK-norm and RoPE, where the model has them."""

@@ -7,6 +7,7 @@
 | rules.py | update rules that several optimizers share |
 | matrix_batches.py | matrices of one shape together, made whole where weights are sharded |
 | packed.py | state in 8 bits |
+| adamw_triton.py | AdamW's step by kernels of our own |
 | role_optimizer.py | the optimizer over role groups that runs the rules |
 | external.py, libraries.py | optimizers of other libraries: the table, the wrapper |
 | library_state_size.py | what those keep between steps |

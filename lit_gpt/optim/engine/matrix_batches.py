@@ -45,6 +45,12 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def gradient(p: Tensor) -> Tensor:
+    """This rank's part of a parameter's gradient."""
+    assert p.grad is not None, "a parameter has no gradient"
+    return local(p.grad)
+
+
 def interleave(tasks: Iterable[Task[None]]) -> None:
     """Run all tasks to their ends, each one stage (from one `yield` to the next) behind the task before it.
 

@@ -21,13 +21,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_gpt.ops.fused import fused
+from lit_gpt.ops.fused import LARGE, fused
 from lit_gpt.optim.engine.matrix_batches import local
 
 State = Mapping[Tensor, dict[str, Tensor]]
@@ -67,54 +66,91 @@ def unpacked(params: Sequence[Tensor], state: State, skip: Tensor) -> Iterator[S
     skip: 0-d bool, whether the codes must stay as they are. State that is not in 8 bits is passed on as it is.
     """
     wide = {p: dict(state[p]) for p in params}
-    for p, kept in wide.items():
-        for key in _keys(kept):
-            kept[key] = decode(local(kept[key]), local(kept[key + SCALE])).to(p.dtype)
+    batches = [(key, part) for key in SIGNED + ROOT for part in _parts_with(key, params, state)]
+    for key, part in batches:
+        numbers = decode([local(state[p][key]) for p in part], [local(state[p][key + SCALE]) for p in part])
+        for p, x in zip(part, numbers):
+            wide[p][key] = x.to(p.dtype)
     yield wide
-    for p, kept in wide.items():
-        for key in _keys(state[p]):
-            codes, scales, writes = local(state[p][key]), local(state[p][key + SCALE]), state[p][WRITES]
-            new = (encode_signed if key in SIGNED else encode_root)(kept[key].float(), writes)
-            for old, value in zip((codes, scales), new):
-                old.copy_(torch.where(skip, old, value))
-        if WRITES in kept:
-            state[p][WRITES].add_(~skip)
+    for key, part in batches:
+        encode = encode_signed if key in SIGNED else encode_root
+        codes, scales = encode([wide[p][key].float() for p in part], [state[p][WRITES] for p in part])
+        for name, values in ((key, codes), (key + SCALE, scales)):
+            old = [local(state[p][name]) for p in part]
+            torch._foreach_copy_(old, [torch.where(skip, x, value) for x, value in zip(old, values)])
+    if written := [state[p][WRITES] for p in params if WRITES in state[p]]:
+        torch._foreach_add_(written, (~skip).int())
 
 
-def _keys(state: Mapping[str, Any]) -> list[str]:
-    return [key for key in state if key + SCALE in state]
+def _parts_with(key: str, params: Sequence[Tensor], state: State) -> list[list[Tensor]]:
+    """The parameters that have a kind of state in 8 bits: large ones alone, small ones together. One compiled kernel
+    for many is less work for the host than many of a few thousand numbers, which `fused` does not compile.
+    """
+    kept = [p for p in params if key + SCALE in state[p]]
+    return parts(sorted(kept, key=lambda p: local(p).numel()), LARGE)
 
 
-def decode(codes: Tensor, scales: Tensor) -> Tensor:
-    """The numbers of codes (..., n) with scales (..., blocks), in fp32; squares again where roots are kept."""
-    return _in_rows(_decode(_in_blocks(codes), scales.reshape(-1, 1)), codes.shape)
+def parts(params: Sequence[Tensor], size: int) -> list[list[Tensor]]:
+    """The parameters in order, in lists that end where they have at least `size` numbers."""
+    found, room = [], 0
+    for p in params:
+        if room <= 0:
+            found.append([])
+            room = size
+        found[-1].append(p)
+        room -= local(p).numel()
+    return found
 
 
-def encode_signed(x: Tensor, writes: Tensor) -> tuple[Tensor, Tensor]:
-    """(codes int8 like x, scales (..., blocks)) of numbers x (..., n) in fp32."""
-    codes, scales = _encode_signed(_in_blocks(x), writes)
-    return _in_rows(codes, x.shape), scales.view(*x.shape[:-1], -1)
+def decode(codes: Sequence[Tensor], scales: Sequence[Tensor]) -> list[Tensor]:
+    """The numbers of tensors of codes (..., n) with scales (..., blocks), in fp32; squares where roots are kept."""
+    blocks = _decode(_in_blocks(codes), torch.cat([s.reshape(-1, 1) for s in scales]))
+    return _in_rows(blocks, codes)
 
 
-def encode_root(x: Tensor, writes: Tensor) -> tuple[Tensor, Tensor]:
-    """(codes uint8 like x, scales (..., blocks)) of the roots of numbers x (..., n) from 0 on, in fp32."""
-    codes, scales = _encode_root(_in_blocks(x), writes)
-    return _in_rows(codes, x.shape), scales.view(*x.shape[:-1], -1)
+def encode_signed(x: Sequence[Tensor], writes: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """(codes int8 like x, scales (..., blocks)) of tensors x (..., n) in fp32, with a 0-d count of writes for each."""
+    return _of_rows(*_encode_signed(_in_blocks(x), _of_blocks(writes, x)), x)
+
+
+def encode_root(x: Sequence[Tensor], writes: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """(codes uint8 like x, scales (..., blocks)) of the roots of tensors x (..., n) from 0 on, else the same."""
+    return _of_rows(*_encode_root(_in_blocks(x), _of_blocks(writes, x)), x)
 
 
 # Compilers see blocks (N, 256) alone, so that one kernel serves all shapes.
-def _in_blocks(x: Tensor) -> Tensor:
-    return (F.pad(x, (0, -x.shape[-1] % BLOCK)) if x.shape[-1] % BLOCK else x).reshape(-1, BLOCK)
+def _in_blocks(tensors: Sequence[Tensor]) -> Tensor:
+    """All blocks of some tensors, the last one of a row filled up with zeros."""
+    padded = [F.pad(x, (0, -x.shape[-1] % BLOCK)) if x.shape[-1] % BLOCK else x for x in tensors]
+    blocks = [x.reshape(-1, BLOCK) for x in padded]
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
 
-def _in_rows(blocks: Tensor, shape: torch.Size) -> Tensor:
-    """The inverse, for rows of shape[-1]."""
-    return blocks.view(*shape[:-1], -1)[..., : shape[-1]]
+def _counts(like: Sequence[Tensor]) -> list[int]:
+    """How many blocks each of the tensors has."""
+    return [x.shape[:-1].numel() * blocks_of_row(x.shape[-1]) for x in like]
+
+
+def _of_blocks(writes: Sequence[Tensor], like: Sequence[Tensor]) -> Tensor:
+    """The count of each block's tensor, (N, 1)."""
+    return torch.cat([n.expand(count, 1) for n, count in zip(writes, _counts(like))])
+
+
+def _in_rows(blocks: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """The inverse of _in_blocks. Without gaps between rows, which torch's fused kernels do not see."""
+    widths = [blocks_of_row(t.shape[-1]) * BLOCK for t in like]
+    rows = [x.view(*t.shape[:-1], n) for x, t, n in zip(blocks.split(_counts(like)), like, widths)]
+    return [x[..., : t.shape[-1]].contiguous() for x, t in zip(rows, like)]
+
+
+def _of_rows(codes: Tensor, scales: Tensor, like: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    of_tensors = zip(scales.split(_counts(like)), like)
+    return _in_rows(codes, like), [s.view(*t.shape[:-1], blocks_of_row(t.shape[-1])) for s, t in of_tensors]
 
 
 @fused
 def _decode(codes: Tensor, scales: Tensor) -> Tensor:
-    x = (codes.float() / _levels(codes.dtype)).square().square() * scales
+    x = (codes.float() * (1 / levels(codes.dtype))).square().square() * scales
     return x.square() if codes.dtype == torch.uint8 else x * codes.sign()
 
 
@@ -129,24 +165,27 @@ def _encode_root(x: Tensor, writes: Tensor) -> tuple[Tensor, Tensor]:
     return _encode(x.sqrt(), writes, torch.uint8)
 
 
-def _levels(dtype: torch.dtype) -> int:
+def levels(dtype: torch.dtype) -> int:
+    """The largest code of a dtype. Codes are multiplied by its inverse, as CUDA does where a number divides a tensor,
+    so that decoded numbers are the same everywhere; times the inverse in fp32 it is 1 itself.
+    """
     return torch.iinfo(dtype).max
 
 
 def _encode(x: Tensor, writes: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """(codes, scales (N, 1)) of blocks of numbers from 0 on, (N, 256)."""
-    levels, scales = _levels(dtype), x.amax(-1, keepdim=True)
+    largest, scales = levels(dtype), x.amax(-1, keepdim=True)
     y = x / torch.where(scales > 0, scales, 1.0)
-    low = (y.sqrt().sqrt() * levels).floor().clamp(max=levels)
-    below, above = ((c / levels).square().square() for c in (low, low + 1))
+    low = (y.sqrt().sqrt() * largest).floor().clamp(max=largest)
+    below, above = ((c * (1 / largest)).square().square() for c in (low, low + 1))
     if dtype == torch.uint8:  # roots
         y, below, above = y.square(), below.square(), above.square()
     codes = low + (_chance(x, writes) * (above - below) < y - below)
-    return codes.clamp(max=levels).to(dtype), scales
+    return codes.clamp(max=largest).to(dtype), scales
 
 
 def _chance(x: Tensor, writes: Tensor) -> Tensor:
-    """A number from 0 to below 1 for each of x, by its bits, its column and the count."""
+    """A number from 0 to below 1 for each of x, by its bits, its column and the count, 0-d or of each row."""
     columns = torch.arange(BLOCK, dtype=torch.int32, device=x.device)
     bits = x.view(torch.int32) + (columns * HASHES[1] + writes * HASHES[0])
     for multiplier in HASHES:

@@ -2,8 +2,8 @@
 
 An optimizer's file says which rule a role gets (FACTS, which the Plan shows) and what each rule is made of
 (`rules`). A rule is a direction (directions.py: where to go, from gradients and state) and an update
-(updates.py: how far, and what is kept), over batches of equal shapes (matrix_batches.py); AdamW is the fused kernel of
-torch.
+(updates.py: how far, and what is kept), over batches of equal shapes (matrix_batches.py); AdamW is a kernel of our own
+or the fused one of torch.
 
 State exists from construction on: checkpoints have the same tensors on every rank, and nothing is
 stepped to make them. Whether a step is skipped, and how gradients are scaled, stays on the device.
@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from lit_gpt.optim.engine.matrix_batches import BATCH_ELEMENTS, Batch, Task, interleave, local, make_batches
-from lit_gpt.optim.engine.packed import WRITES, State, pack_new, unpacked
+from lit_gpt.optim.engine import adamw_triton
+from lit_gpt.optim.engine.adamw_triton import Rates
+from lit_gpt.optim.engine.matrix_batches import BATCH_ELEMENTS, Batch, Task, gradient, interleave, local, make_batches
+from lit_gpt.optim.engine.packed import WRITES, State, pack_new, parts, unpacked
 from lit_gpt.scaling.base import Plan
 
 Group = dict[str, Any]
@@ -48,13 +50,8 @@ class Control(NamedTuple):
 
         `where` and not a product with 0, because 0 times NaN is NaN.
         """
-        g_BrC = batch.join([_grad(p) for p in batch.params])
+        g_BrC = batch.join([gradient(p) for p in batch.params])
         return torch.where(self.skip, 0.0, g_BrC).div_(self.divisor)
-
-
-def _grad(p: Tensor) -> Tensor:
-    assert p.grad is not None, "a parameter has no gradient"
-    return p.grad
 
 
 class Direction(Protocol):
@@ -109,7 +106,8 @@ class Rule:
 
 
 class FusedAdamW:
-    """AdamW (arXiv:1711.05101) in torch's fused kernel, which scales gradients and skips a step by itself.
+    """AdamW (arXiv:1711.05101), a kernel for a tensor, which scales gradients and skips a step by itself: our own for
+    what adamw_triton.py takes, for the others together torch's fused one.
 
     betas, eps: in place of the Plan's, which the loop writes into the group.
     """
@@ -124,19 +122,24 @@ class FusedAdamW:
 
     def tasks(self, group: Group, state: State, control: Control) -> Iterator[Task[None]]:
         """Steps at once; there is nothing to wait for."""
-        for params in (
-            _parts(group["params"]) if any(WRITES in state[p] for p in group["params"]) else [group["params"]]
-        ):
+        (beta1, beta2), eps = self.betas or group["betas"], group["eps"] if self.eps is None else self.eps
+        rates = Rates(group["lr"], group["weight_decay"], beta1, beta2, eps)
+        taken = adamw_triton.taken(group["params"], state)
+        adamw_triton.step(taken, state, rates, control.skip, control.divisor)
+        chosen = set(taken)
+        others = [p for p in group["params"] if p not in chosen]
+        # In parts, so that little state is out of its 8 bits at once.
+        for params in parts(others, BATCH_ELEMENTS) if any(WRITES in state[p] for p in others) else [others]:
             with unpacked(params, state, control.skip) as wide:
-                self._step(params, group, wide, control)
+                self._step(params, rates, wide, control)
         return iter(())
 
-    def _step(self, params: Sequence[Tensor], group: Group, state: State, control: Control) -> None:
+    def _step(self, params: Sequence[Tensor], rates: Rates, state: State, control: Control) -> None:
+        """By torch's kernel."""
         lists = [[local(state[p][key]) for p in params] for key in ("exp_avg", "exp_avg_sq", "step")]
-        beta1, beta2 = self.betas or group["betas"]
         adamw(
             [local(p) for p in params],
-            [local(_grad(p)) for p in params],
+            [gradient(p) for p in params],
             lists[0],
             lists[1],
             [],
@@ -145,25 +148,13 @@ class FusedAdamW:
             grad_scale=control.divisor,  # the kernel divides by it, and does nothing where found_inf is 1
             found_inf=control.skip.float(),
             amsgrad=False,
-            beta1=beta1,
-            beta2=beta2,
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"] if self.eps is None else self.eps,
+            beta1=rates.beta1,
+            beta2=rates.beta2,
+            lr=rates.lr,
+            weight_decay=rates.decay,
+            eps=rates.eps,
             maximize=False,
         )
-
-
-def _parts(params: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Parameters in lists of about BATCH_ELEMENTS, so that little state is out of its 8 bits at once."""
-    parts, room = [], 0
-    for p in params:
-        if room <= 0:
-            parts.append([])
-            room = BATCH_ELEMENTS
-        parts[-1].append(p)
-        room -= local(p).numel()
-    return parts
 
 
 class RoleOptimizer(torch.optim.Optimizer):
