@@ -85,7 +85,9 @@ class MixtureOfExperts(nn.Module):
         self.router = Linear(n, count, weight_role="router")
         self.up = role(nn.Parameter(torch.empty(count, maps * hidden, n)), "expert", maps=maps)
         self.down = role(nn.Parameter(torch.empty(count, n, hidden)), "expert")
-        # Both in the compute dtype, where the trainer keeps them between steps; see parallel/kept_casts.py.
+        # What the trainer gives them, both in the compute dtype: where gradients go (parallel/expert_gradients.py), and
+        # with these, casts that are kept between steps (parallel/kept_casts.py).
+        self.sinks: tuple[Tensor, ...] = ()
         self.kept: tuple[Tensor, ...] = ()
         width = config.intermediate_size // self.experts.top_k
         shared = int(self.experts.shared)  # experts that are added are one network of their widths together
@@ -120,8 +122,10 @@ class MixtureOfExperts(nn.Module):
         if isinstance(self.up, DTensor) and isinstance(self.down, DTensor):
             options["compiled"] = torch.compiler.is_compiling()  # which it cannot see from within
             return parallel_expert_ffn(x_ND, gates_NK, self.up, self.down, routes, ffn=ffn, **options)  # type: ignore
-        up, down = self.kept if self.kept and self.training else (self.up, self.down)
-        return ffn(x_ND, gates_NK, up, down, routes, **options)
+        if self.sinks and self.training:
+            up, down = self.kept or (self.up.detach(), self.down.detach())
+            return expert_ffn(x_ND, gates_NK, up, down, routes, sinks=self.sinks, **options)
+        return ffn(x_ND, gates_NK, self.up, self.down, routes, **options)
 
     def _bias(self) -> Tensor | None:
         return self.balance if self.experts.bias_rate else None  # type: ignore[return-value]

@@ -24,6 +24,7 @@ from torch import Tensor
 from lit_gpt.ops import experts_quack
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.expert_activation import activate, activation_gradients
+from lit_gpt.ops.expert_rows import rows_of_pairs
 from lit_gpt.ops.grouped_gemm import grouped_mm
 
 
@@ -63,17 +64,19 @@ def expert_ffn(
     kind: str = "swiglu",
     backend: str = "auto",
     compiled: bool = False,
+    sinks: tuple[Tensor, ...] = (),
 ) -> Tensor:
     """The formula at the top of the file; (T, D) in x's dtype, differentiable in the first four arguments.
 
     gates in at least fp32, weights are cast to x's dtype. backend: of ops.grouped_gemm. compiled: both
-    passes, which they are in a compiled model anyway.
+    passes, which they are in a compiled model anyway. sinks: two tensors of the shapes of up and down, in x's dtype,
+    that get their gradients in their place; nothing else is read of them.
     """
     compiled = compiled or torch.compiler.is_compiling()
     order_P, place_P, ends_E, largest = routes
     # Made here and in 32 bits: a compiler would divide again for each number of a row that it gathers, in 64 bits.
     indices = order_P, (order_P // gates_TK.shape[1]).int(), place_P.int()
-    options = ends_E, largest, kind, backend, compiled
+    options = ends_E, largest, kind, backend, compiled, *(sinks or (None, None))
     return _Experts.apply(x_TD, gates_TK, up_EHD, down_EDI, *indices, *options)  # type: ignore[return-value]
 
 
@@ -111,7 +114,7 @@ def _forward(
         out_PD, h_PH = experts_quack.forward(x_TD, up_EHD, down_EDI, token_P, ends_E)
     else:
         options = {"largest": largest, "backend": backend}
-        h_PH = grouped_mm(x_TD[token_P], up_EHD.mT, ends_E, **options)
+        h_PH = grouped_mm(rows_of_pairs(x_TD, token_P, place_P), up_EHD.mT, ends_E, **options)
         out_PD = grouped_mm(activate(kind, h_PH), down_EDI.mT, ends_E, **options)
     return sum_rows(out_PD, place_P.view(tokens, k), gates_TK).to(x_TD.dtype), h_PH
 
@@ -131,23 +134,24 @@ def _backward(
     kind: str,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of x, gates, up and down."""
+    """The gradients of x, gates, up and down, the last two in x's dtype."""
     dtype, (tokens, k), options = x_TD.dtype, gates_TK.shape, {"largest": largest, "backend": backend}
     up, down, gates_P = up_EHD.to(dtype), down_EDI.to(dtype), gates_TK.flatten()[order_P]
     if experts_quack.does(x_TD, down, kind, backend):
         dx_PD, d_gates_P, d_up, d_down = experts_quack.backward(dy_TD, h_PH, x_TD, gates_P, up, down, token_P, ends_E)
+        dx_TD = sum_rows(dx_PD, place_P.view(tokens, k)).to(dtype)
     else:
-        dy_PD = dy_TD[token_P]
+        dy_PD = rows_of_pairs(dy_TD, token_P, place_P)
         # Without the gates: the gradient of a gate is the product of this with the activations, and the gradient of the
         # activations is this times the gate. One matrix product serves both.
         da_PI = grouped_mm(dy_PD, down, ends_E, **options)
         dh_PH, scaled_PI, d_gates_P = activation_gradients(kind, h_PH, da_PI, gates_P)
         d_down = grouped_mm(dy_PD.mT, scaled_PI, ends_E, **options)
-        d_up = grouped_mm(dh_PH.mT, x_TD[token_P], ends_E, **options)
-        dx_PD = grouped_mm(dh_PH, up, ends_E, **options)
-    dx_TD = sum_rows(dx_PD, place_P.view(tokens, k)).to(dtype)
+        dx_TD = sum_rows(grouped_mm(dh_PH, up, ends_E, **options), place_P.view(tokens, k)).to(dtype)
+        # Last, so that the rows of x do not exist beside those of another gradient.
+        d_up = grouped_mm(dh_PH.mT, rows_of_pairs(x_TD, token_P, place_P), ends_E, **options)
     d_gates_TK = d_gates_P[place_P].view(tokens, k).to(gates_TK.dtype)
-    return dx_TD, d_gates_TK, d_up.to(up_EHD.dtype), d_down.to(down_EDI.dtype)
+    return dx_TD, d_gates_TK, d_up, d_down
 
 
 # Inside a compiled model both are one operation each, compiled by itself: a compiler that saw through them would keep
@@ -181,7 +185,8 @@ def _(x_TD: Tensor, gates_TK: Tensor, up_EHD: Tensor, *rest: Any) -> tuple[Tenso
 @_backward_op.register_fake
 def _(dy_TD: Tensor, h_PH: Tensor, *like: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x_TD, gates_TK, up_EHD, down_EDI, *_ = like
-    return torch.empty_like(x_TD), torch.empty_like(gates_TK), torch.empty_like(up_EHD), torch.empty_like(down_EDI)
+    d_weights = (torch.empty_like(w, dtype=x_TD.dtype) for w in (up_EHD, down_EDI))
+    return torch.empty_like(x_TD), torch.empty_like(gates_TK), *d_weights  # type: ignore[return-value]
 
 
 class _Experts(torch.autograd.Function):
@@ -189,13 +194,16 @@ class _Experts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        *inputs, compiled = arguments
+        *inputs, compiled, sink, _ = arguments
         y_TD, h_PH = (_forward_op if compiled else _forward)(*inputs)
         ctx.save_for_backward(h_PH, *inputs[:8])
-        ctx.options, ctx.compiled = inputs[8:], compiled
+        ctx.options, ctx.compiled, ctx.sunk, ctx.dtype = inputs[8:], compiled, sink is not None, inputs[2].dtype
         return y_TD
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         run: Callable[..., Any] = _backward_op if ctx.compiled else _backward
-        return *run(*grads, *ctx.saved_tensors, *ctx.options), *[None] * 8
+        dx_TD, d_gates_TK, *d_weights = run(*grads, *ctx.saved_tensors, *ctx.options)
+        if ctx.sunk:
+            return dx_TD, d_gates_TK, *[None] * 10, *d_weights
+        return dx_TD, d_gates_TK, *(d.to(ctx.dtype) for d in d_weights), *[None] * 10

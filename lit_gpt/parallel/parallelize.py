@@ -12,6 +12,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, Offlo
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from lit_gpt.errors import UserError
+from lit_gpt.parallel.expert_gradients import sum_in_one_pass
 from lit_gpt.parallel.fabric import Runtime
 from lit_gpt.parallel.fp8 import use_fp8
 from lit_gpt.parallel.fp8_gather import RECIPE, send_in_8_bits
@@ -96,7 +97,8 @@ def parallelize_model(
     _materialise(model, runtime.device, torch.device("cpu") if offloading else runtime.device)
     _restore(model, tags)
     if alone:
-        keep_casts(model, compute_dtype, room_for_casts, compile)
+        sum_in_one_pass(model, compute_dtype, compile)
+        keep_casts(model, compute_dtype, room_for_casts)
     initialise(model)
     if fp8_gather:
         send_in_8_bits(model)

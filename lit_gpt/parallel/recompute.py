@@ -52,6 +52,10 @@ def _policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> Checkpoi
     return CheckpointPolicy.MUST_SAVE if is_kept(operation) else CheckpointPolicy.PREFER_RECOMPUTE
 
 
+def _keep_nothing(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_RECOMPUTE
+
+
 def recompute_in_backward(block: nn.Module, what: Recompute, compiled: bool = False) -> None:
     """Keep fewer activations of `block`. full: only its inputs. selective: also what KEPT_OPERATIONS give.
 
@@ -60,7 +64,10 @@ def recompute_in_backward(block: nn.Module, what: Recompute, compiled: bool = Fa
     """
     if what == "off" or (what == "cheap" and compiled):
         return
-    kept = {"context_fn": partial(create_selective_checkpoint_contexts, _policy)} if what != "full" else {}
+    policy, kept = _policy if what != "full" else _keep_nothing, {}
+    # Compiled code without a policy keeps what operations give that are not torch's own, experts', with torch 2.11.
+    if what != "full" or compiled:
+        kept = {"context_fn": partial(create_selective_checkpoint_contexts, policy)}
     inner = block.forward
 
     @wraps(inner)

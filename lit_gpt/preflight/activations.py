@@ -139,6 +139,7 @@ class _Notes(TorchFunctionMode):
         self.inside = False  # whether a block runs; of_loss counts the last norm and the head
         self.added: list[Tensor] = []  # what the layer added since its last norm
         self.given: dict[Any, Any] = {}  # kernel and shapes of its arguments -> its result
+        self.narrow: dict[Tensor, Tensor] = {}  # a tensor in a wider dtype -> what it was cast from
         self.seen: dict[Tensor, Kind] = {}  # by identity, which is how tensors hash
 
     @contextmanager
@@ -151,8 +152,9 @@ class _Notes(TorchFunctionMode):
             stream, _, shared, *_ = args
             self.note("input", (stream, shared))
             self.layers[-1]["kernel"] += _of_dropout(model.config, 1 + (getattr(block, "ffn", None) is not None))
-            mixtures = (m for m in block.modules() if isinstance(m, MixtureOfExperts))
-            self.layers[-1]["kernel"] += sum(_of_experts(m, model.compute_dtype, expert_parallel) for m in mixtures)
+            for moe in (m for m in block.modules() if isinstance(m, MixtureOfExperts)):
+                kept, made = _of_experts(moe, model.compute_dtype, expert_parallel)
+                self.layers[-1].update({"kernel": kept, "made": made})
 
         def leave(*_: Any) -> None:
             self.inside = False
@@ -179,8 +181,11 @@ class _Notes(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func in PRODUCTS:
-            self.note("other", args[0])
+            # Of rows that were cast to fp32 a GPU keeps what they were: ops/parts.py multiplies these.
+            self.note("other", self.narrow.get(args[0], args[0]))
             self.note("product", result)
+        elif func is Tensor.to and result.itemsize > args[0].itemsize:
+            self.narrow[result] = args[0]
         elif func.__name__ in SUMS:  # a sum needs none of its terms for its gradients
             for term in map(_whole, args[:2]):  # a part of a product has other parts, which are read elsewhere
                 if self._is_product(term):
@@ -266,10 +271,26 @@ def _of_dropout(config: ModelConfig, masks: int) -> int:
     return masks * config.n_embd * (config.dropout > 0)
 
 
-def _of_experts(moe: MixtureOfExperts, dtype: torch.dtype, expert_parallel: bool) -> int:
-    """Bytes per token that the experts keep: each pair of a token and one of its experts keeps what the up projection
-    gives (ops/experts.py says why no more). A pair that travels to its expert's rank also keeps two rows of the model's
-    width, one for each way.
+def _of_experts(moe: MixtureOfExperts, dtype: torch.dtype, expert_parallel: bool) -> tuple[int, int]:
+    """Bytes per token that the experts keep, and that their backward pass makes (ops/experts.py).
+
+    Each pair of a token and one of its experts keeps what the up projection gives, its gate (4 bytes), its expert and
+    its place in both orders (8 + 8 + 4). A pair that travels to its expert's rank also keeps two rows of the model's
+    width, one for each way. The router keeps two more tensors like its logits, in fp32. Backward makes most when it has
+    a row of the output's gradient, the gradients of both sides of the activation, and the gated activation.
     """
-    _, hidden, n = moe.up.shape
-    return int(moe.experts.mean_active * (hidden + 2 * n * expert_parallel) * dtype.itemsize)
+    (_, hidden, n), inner = moe.up.shape, moe.down.shape[-1]
+    pairs, size = moe.experts.mean_active, dtype.itemsize
+    kept = pairs * ((hidden + 2 * n * expert_parallel) * size + 24) + 2 * 4 * moe.experts.routed
+    return int(kept), int(pairs * (n + hidden + 2 * inner) * size)
+
+
+def of_expert_weights(model: GPT, share: float = 1.0) -> float:
+    """Bytes of the gradients of one layer's experts in the compute dtype, which its backward pass has until it ends.
+
+    They come when some of what _of_experts says is gone, so the estimate is too high by the smaller of the two. share:
+    of the weights that are at hand.
+    """
+    mixtures = (m for m in model.modules() if isinstance(m, MixtureOfExperts))
+    most = max((m.up.numel() + m.down.numel() for m in mixtures), default=0)
+    return share * most * model.compute_dtype.itemsize

@@ -16,6 +16,7 @@ from torch import nn
 
 from lit_gpt.config.run import RunConfig
 from lit_gpt.model import GPT
+from lit_gpt.nn import linear
 from lit_gpt.ops.fp8 import RECIPES, operand_itemsize
 from lit_gpt.optim import OPTIMIZERS
 from lit_gpt.optim.engine.groups import parameter_groups
@@ -25,7 +26,7 @@ from lit_gpt.parallel.fp8 import in_8_bits
 from lit_gpt.parallel.kept_casts import experts_within
 from lit_gpt.parallel.offload import chosen_layers
 from lit_gpt.parallel.recompute import Recompute
-from lit_gpt.preflight.activations import NeedsValues, kept_by_layers, of_layers, of_loss, of_tables
+from lit_gpt.preflight.activations import NeedsValues, kept_by_layers, of_expert_weights, of_layers, of_loss, of_tables
 from lit_gpt.roles import REPLICATED
 from lit_gpt.scaling.base import Plan
 
@@ -44,8 +45,9 @@ def memory_per_gpu(run: RunConfig, model: GPT, plan: Plan, ranks: int) -> dict[s
     # Whether a step is of several micro-batches.
     accumulates = plan.batch_tokens * plan.batch_ramp > ranks * run.micro_bsz * plan.context
     sizes = _of_parameters(model, run, plan, ranks, accumulates)
+    parallel = run.expert_parallel and ranks > 1
     try:
-        layers = kept_by_layers(model, run.expert_parallel and ranks > 1, run.fp8_recipe if run.fp8 else None)
+        layers = kept_by_layers(model, parallel, run.fp8_recipe if run.fp8 else None)
     except NeedsValues:  # a mixer from a plugin may read its tensors, and must not be refused for that
         return sizes
     tokens = run.micro_bsz * model.config.block_size
@@ -55,6 +57,7 @@ def memory_per_gpu(run: RunConfig, model: GPT, plan: Plan, ranks: int) -> dict[s
         layers, tokens, cast(Recompute, run.act_ckpt), chosen_layers(run.act_offload, len(layers))
     )
     kept += of_tables(model.config, tokens, model.compute_dtype)
+    backward += of_expert_weights(model, 1 / shard_group(run.shard_group, ranks) if parallel else 1.0)
     activations = int(kept + max(loss, backward))  # the logits are gone when the last layer's backward pass begins
     if ranks == 1 and not accumulates:  # gradients come when activations go
         sizes["gradients"] = max(sizes["gradients"] - activations, 0)
@@ -81,7 +84,7 @@ def _of_parameters(model: GPT, run: RunConfig, plan: Plan, ranks: int, accumulat
         copies, whole_gradients = _gathered(model, run.expert_parallel, run.keep_gathered, whole)
     else:
         recipe = run.fp8_recipe if run.fp8 else None
-        copies, whole_gradients = _casts(model, run.act_ckpt == "off", recipe), 0
+        copies, whole_gradients = _casts(model, cast(Recompute, run.act_ckpt), recipe), 0
     sizes = {"weights": weights, "copies": copies, "gradients": weights + whole_gradients}
     sizes["averages"] = len(plan.ema) * weights  # each where its weights are, and sharded like them
     state = state_bytes(groups, OPTIMIZERS.facts(plan.optimizer), plan.optimizer_args, shards)
@@ -94,18 +97,29 @@ def _size(module: nn.Module, *left_out: str, but: Collection[torch.Tensor] = ())
     return sum(p.numel() for p in chosen if p not in but)
 
 
-def _casts(model: GPT, all_blocks: bool, recipe: str | None) -> int:
+def _casts(model: GPT, recompute: Recompute, recipe: str | None) -> int:
     """Bytes of the weights in the compute dtype that backward keeps; experts are cast again, and of tables only rows.
 
-    all_blocks: of each block, without recomputation; else of one at a time. recipe: that of weights in 8 bits, which
-    are kept in two layouts, whatever is recomputed.
+    Without recomputation they are those of all blocks, else those of one at a time; under "cheap" also those of all
+    maps that are joined for one product: a compiler keeps what it had to lay side by side. recipe: that of weights in 8
+    bits, which are kept in two layouts, whatever is recomputed.
     """
     small = _in_8_bits(model, recipe)
     kept = sum(2 * p.numel() * operand_itemsize(recipe) for p in small) if recipe else 0
     if model.compute_dtype == torch.float32:
         return kept
     sizes = [_size(block, *REPLICATED, "expert", "value_table", but=small) for block in model.blocks]
-    return kept + (sum(sizes) if all_blocks else max(sizes)) * model.compute_dtype.itemsize
+    if recompute == "off":
+        return kept + sum(sizes) * model.compute_dtype.itemsize
+    joined = [_joined(block, small) if recompute == "cheap" else 0 for block in model.blocks]
+    alone = max(size - of_these for size, of_these in zip(sizes, joined))
+    return kept + (alone + sum(joined)) * model.compute_dtype.itemsize
+
+
+def _joined(block: nn.Module, but: Collection[torch.Tensor]) -> int:
+    """Elements of a block's weights that act together (linear.groups), but these."""
+    together = (m.weight for group in linear.groups(block).values() if len(group) > 1 for m in group)
+    return sum(w.numel() for w in together if w not in but)
 
 
 def _in_8_bits(model: GPT, recipe: str | None) -> set[torch.Tensor]:

@@ -9,6 +9,8 @@ import pytest
 from test_resume import assert_same_run, weights
 from tiny_run import folder_of, rows, run
 
+from lit_gpt.parallel import parallelize
+from lit_gpt.parallel.kept_casts import keep_casts
 from lit_gpt.train.stopping import EXIT_INTERRUPTED
 
 STEP = 256  # tokens; few, for heads are of 128 dimensions
@@ -77,6 +79,22 @@ def test_stopped_and_continued_with_its_selection_biases(data, tmp_path):
     assert run(data, parts, resume="auto", **options) == 0
     assert_same_run(parts, whole)
     assert weights(whole)["blocks.0.ffn.balance"].any()
+
+
+@pytest.mark.parametrize("room", [0, 2**40])
+def test_in_bf16_gradients_by_way_of_sinks_change_nothing(data, tmp_path, room, monkeypatch):
+    """Nor do kept casts: two micro-batches in a step, evaluation between steps, stopped and continued."""
+    sunk, plain = tmp_path / "sunk", tmp_path / "plain"
+    options = {**MOE, "ar": 16, "sparsity": 2, "top_k": 2, "precision": "bf16", "max_tokens": 3 * STEP, "micro_bsz": 2}
+    options |= {"val_data_dir": data, "eval_step": 1, "eval_sequences": 4}
+    monkeypatch.setattr(parallelize, "keep_casts", lambda model, dtype, _: keep_casts(model, dtype, room))
+    assert run(data, sunk, resume="auto", stop_after=2, **options) == EXIT_INTERRUPTED
+    assert run(data, sunk, resume="auto", **options) == 0
+    prepared = []
+    monkeypatch.setattr(parallelize, "sum_in_one_pass", lambda model, *rest: prepared.append(model))
+    assert run(data, plain, **options) == 0
+    assert_same_run(sunk, plain)
+    assert len(prepared) == 1 and not prepared[0].blocks[0].ffn.sinks
 
 
 def test_a_dense_run_notes_options_of_experts_once(data, tmp_path, capsys):

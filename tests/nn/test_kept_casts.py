@@ -1,4 +1,6 @@
-"""Casts of experts' weights that are kept between steps: the same training to the last bit, with fewer casts."""
+"""Casts of experts' weights that are kept between steps, and gradients that are added up in one pass: the same training
+to the last bit, with fewer casts.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from lit_gpt.config.model import Experts
 from lit_gpt.model import GPT
 from lit_gpt.nn.moe import MixtureOfExperts
 from lit_gpt.ops import experts
-from lit_gpt.parallel import kept_casts
+from lit_gpt.parallel import expert_gradients, kept_casts
+from lit_gpt.parallel.expert_gradients import sum_in_one_pass
 from lit_gpt.parallel.kept_casts import experts_within, keep_casts
 from lit_gpt.parallel.recompute import compile_blocks, recompute_in_backward
 from lit_gpt.preflight.memory import EXPERT_CASTS, FILLED
@@ -31,10 +34,16 @@ def made() -> GPT:
     return model
 
 
+def prepare(model: torch.nn.Module, room: int, compiled: bool = False) -> None:
+    """As parallelize_model does."""
+    sum_in_one_pass(model, torch.bfloat16, compiled)
+    keep_casts(model, torch.bfloat16, room)
+
+
 def twins(room: int = ALL) -> tuple[GPT, GPT]:
-    """A model, and one that keeps casts."""
+    """A model, and one with sinks that keeps the casts that fit into `room`."""
     kept = made()
-    keep_casts(kept, torch.bfloat16, room, compiled=False)
+    prepare(kept, room)
     return made(), kept
 
 
@@ -66,16 +75,83 @@ def casts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return seen
 
 
+@pytest.mark.parametrize("room", [0, ALL])
 @pytest.mark.parametrize("recompute", ["off", "full", "selective"])
-def test_training_is_the_same_to_the_last_bit_and_casts_once_in_a_step(recompute: Any, casts: list[Any]) -> None:
-    plain, kept = twins()
+def test_training_is_the_same_to_the_last_bit_and_casts_once_in_a_step(
+    recompute: Any, room: int, casts: list[Any]
+) -> None:
+    plain, kept = twins(room)
     for model in (plain, kept):
         for block in model.blocks:
             recompute_in_backward(block, recompute)
     same(plain, kept)
     mixtures: list[Any] = [block.ffn for block in kept.blocks]
-    assert casts == 2 * mixtures
-    assert all(t.dtype == torch.bfloat16 and t.grad is None for moe in mixtures for t in moe.kept)
+    assert casts == (2 * mixtures if room else [])
+    assert all(t.dtype == torch.bfloat16 and t.grad is None for moe in mixtures for t in (*moe.kept, *moe.sinks))
+
+
+def test_gradients_arrive_as_backward_made_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bf16, and no copies of them. A sink has the memory of one number."""
+    made_here, arrived, backward = [], [], experts._backward
+
+    def watched(*arguments: Any) -> Any:
+        gradients = backward(*arguments)
+        made_here.extend((d.data_ptr(), d.dtype) for d in gradients[2:])
+        return gradients
+
+    def note(total: torch.Tensor, part: torch.Tensor) -> None:
+        arrived.append((part.data_ptr(), part.dtype))
+        total.copy_(part)
+
+    monkeypatch.setattr(experts, "_backward", watched)
+    monkeypatch.setattr(expert_gradients, "_copy", note)
+    _, kept = twins(0)
+    tokens = torch.arange(LENGTH)[None] % VOCAB
+    kept(tokens, tokens).loss.backward()
+    assert len(arrived) == 4 and sorted(arrived) == sorted(made_here, key=lambda found: found[0])
+    assert {dtype for _, dtype in arrived} == {torch.bfloat16}
+    assert all(sink.untyped_storage().nbytes() == 2 for block in kept.blocks for sink in block.ffn.sinks)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("room", [0, ALL])
+def test_frozen_weights_get_no_gradient(room: int) -> None:
+    """Frozen before or after the trainer has prepared the model."""
+    plain, kept = made(), made()
+    for model in (plain, kept):
+        model.blocks[0].ffn.up.requires_grad_(False)  # type: ignore[union-attr]
+    prepare(kept, room)
+    for model in (plain, kept):
+        model.blocks[1].ffn.down.requires_grad_(False)  # type: ignore[union-attr]
+    same(plain, kept)
+    assert kept.blocks[0].ffn.up.grad is None is kept.blocks[1].ffn.down.grad  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("room", [0, ALL])
+def test_evaluation_and_a_load_between_steps(room: int) -> None:
+    """A run that is interrupted by both goes on as one that was not, also in another process's model."""
+    plain, kept = twins(room)
+    _, resumed = twins(room)
+    tokens = torch.arange(LENGTH)[None] % VOCAB
+    assert losses(plain, 1) == losses(kept, 1)
+    with torch.no_grad():
+        assert plain.eval()(tokens, tokens).loss == kept.eval()(tokens, tokens).loss
+    for model in (plain, kept, resumed):
+        model.load_state_dict(plain.state_dict())
+        model.train()
+    expected = losses(plain)
+    assert losses(kept) == expected == losses(resumed)
+    assert all(torch.equal(p, q) for p, q in zip(plain.parameters(), resumed.parameters()))
+
+
+def test_blocks_that_layers_share_have_autograd_add_up_their_gradients() -> None:
+    plain, shared = (
+        GPT(config(S2K4).replace(share_per_layer=1), Multipliers(), compute_dtype=torch.bfloat16) for _ in range(2)
+    )
+    fill(plain)
+    fill(shared)
+    prepare(shared, ALL)
+    assert len(shared.block_of) > len(shared.blocks) and not shared.blocks[0].ffn.sinks  # type: ignore[union-attr]
+    same(plain, shared)
 
 
 class Alone(torch.nn.Module):
@@ -88,14 +164,15 @@ class Alone(torch.nn.Module):
         return self.blocks[0](x_BTD)[0]
 
 
-def test_a_compiled_block_takes_them_as_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("room", [0, ALL])
+def test_a_compiled_block_takes_them_as_inputs(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()
     experts._compiled.cache_clear()
     compile = torch.compile
     options = {"backend": "aot_eager", "fullgraph": True}
     monkeypatch.setattr(torch, "compile", lambda f, dynamic=None: compile(f, dynamic=dynamic, **options))
     plain, kept = Alone(), Alone()
-    keep_casts(kept, torch.bfloat16, ALL, compiled=True)
+    prepare(kept, room, compiled=True)
     compile_blocks(kept.blocks)
     x = torch.randn(2, LENGTH, N, generator=torch.Generator().manual_seed(0)).bfloat16()
     for model in (plain, kept):
@@ -107,10 +184,11 @@ def test_a_compiled_block_takes_them_as_inputs(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_compiled_on_a_gpu() -> None:
+@pytest.mark.parametrize("room", [0, ALL])
+def test_compiled_on_a_gpu(room: int) -> None:
     """Two micro-batches and a step, twice."""
     models = Alone().cuda(), Alone().cuda()
-    keep_casts(models[1], torch.bfloat16, ALL, compiled=True)
+    prepare(models[1], room, compiled=True)
     x = torch.randn(2, LENGTH, N, generator=torch.Generator().manual_seed(0)).cuda().bfloat16()
     for model in models:
         compile_blocks(model.blocks)

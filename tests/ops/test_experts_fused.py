@@ -1,5 +1,5 @@
-"""Kernels that do more than a product: the activation's gradients in one, and quack's products, whose wiring is tested
-on a CPU with plain torch in place of the kernels (tests/nn/test_moe_cuda.py runs them).
+"""Kernels that do more than a product: the activation's gradients in one, rows of pairs, and quack's products, whose
+wiring is tested on a CPU with plain torch in place of the kernels (tests/nn/test_moe_cuda.py runs them).
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from triton_on_cpu import WHY_NOT, interpreted
 
-from lit_gpt.ops import expert_activation, experts_quack
+from lit_gpt.ops import expert_activation, expert_rows, experts_quack, triton_calls
 from lit_gpt.ops.expert_activation import MAPS, activate, activation_gradients
 from lit_gpt.ops.experts import expert_ffn, sort_pairs
 
@@ -50,6 +51,23 @@ def test_one_kernel_makes_them(kind: str, inner: int) -> None:
     found = expert_activation._in_one_pass(*given, kind == "oss_swiglu")
     for mine, exact, most in zip(found, by_autograd(kind, *given), (0.002, 0.002, 1e-5)):
         assert (mine.double() - exact).norm() / exact.norm() < most
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
+@pytest.mark.parametrize(("tokens", "width", "k"), [(5, 24, 3), (9, 2056, 1), (4, 100, 8), (0, 8, 2)])
+def test_rows_of_pairs(tokens: int, width: int, k: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel only moves numbers. By Triton's interpreter, where there is no GPU."""
+    if device == "cpu":
+        if WHY_NOT:
+            pytest.skip(WHY_NOT)
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+        monkeypatch.setattr(triton_calls, "optional", interpreted)
+    generator = torch.Generator().manual_seed(0)
+    routes = sort_pairs(torch.rand(tokens, k, generator=generator).argsort(-1).to(device), k)
+    wide = torch.randn(tokens, 2 * width, generator=generator).to(device, torch.bfloat16)
+    for x in (wide[:, :width], wide[:, width:].contiguous()):  # rows that lie apart, and others
+        found = expert_rows._spread(x, routes.place_P.int())
+        assert torch.equal(found, x[routes.order_P // k])
 
 
 def by_pairs(x: torch.Tensor, dim: int) -> torch.Tensor:

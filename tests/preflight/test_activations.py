@@ -14,9 +14,11 @@ from lit_gpt import architectures
 from lit_gpt.architectures import experts_of
 from lit_gpt.config.model import Experts, ModelConfig
 from lit_gpt.model import GPT
+from lit_gpt.nn import moe
 from lit_gpt.nn.dropout import row_keys
 from lit_gpt.nn.mixers.attention import Attention
 from lit_gpt.ops import attention as ops_attention
+from lit_gpt.ops import experts, parts
 from lit_gpt.ops import fp8 as ops_fp8
 from lit_gpt.parallel.fp8 import use_fp8
 from lit_gpt.parallel.recompute import KEPT_OPERATIONS, Recompute, is_kept, recompute_in_backward, tell_compiler
@@ -39,13 +41,20 @@ def small(family: str) -> ModelConfig:
     return config.replace(vocab_size=64, layers=layers)
 
 
-def saved_by_blocks(config: ModelConfig, recompute: Recompute, fp8: str | None = None) -> int:
+def saved_by_blocks(
+    config: ModelConfig,
+    recompute: Recompute,
+    fp8: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    seen: list[Tensor] | None = None,
+) -> int:
     """Bytes per token that the blocks' forward passes save, in the partition that a compiler makes.
 
-    Each storage once; not weights, and not what is the same for every layer (rotary tables, masks).
+    Each storage once; not weights, and not what is the same for every layer (rotary tables, masks). seen: takes all.
     """
     torch._dynamo.reset()
-    model, found = GPT(config, compute_dtype=torch.bfloat16 if fp8 else torch.float32), {}
+    model, found = GPT(config, compute_dtype=torch.bfloat16 if fp8 else dtype), {}
+    pairs = T * config.experts.top_k if config.experts is not None else T
     for p in model.parameters():
         nn.init.normal_(p, std=0.02)
     if fp8:
@@ -53,10 +62,12 @@ def saved_by_blocks(config: ModelConfig, recompute: Recompute, fp8: str | None =
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
     def pack(x: Tensor) -> Tensor:
+        if seen is not None:
+            seen.append(x)
         # (B, T, n), (T, n) or (B, H, T, D); rotary tables are half a head wide, masks are (T, T).
         other = x.shape[-1] in (T, config.head_dim // 2) and x.itemsize > 1  # and in 8 bits, (n, T)
         counts = x.is_floating_point() or x.shape[-1] == config.n_embd  # a mask of dropout
-        if T in x.shape[:3] and counts and not other:
+        if (T in x.shape[:3] or pairs in x.shape[:1]) and (counts or pairs in x.shape[:1]) and not other:
             found[x.untyped_storage().data_ptr()] = x
         return x
 
@@ -91,6 +102,31 @@ def test_it_is_what_the_trainer_keeps(family: str, recompute: Recompute) -> None
     kept, measured = of_layers(layers, 1, recompute)[0], saved_by_blocks(small(family), recompute)
     middle = sum(layer["middle"] for layer in layers) if family == "samba" and recompute == "off" else 0
     assert kept - middle <= measured <= 1.02 * kept
+
+
+@torch.library.custom_op("lit_gpt_tests::fp32_product", mutates_args=())
+def fp32_product(a_MK: Tensor, b_KN: Tensor) -> Tensor:
+    return a_MK.float() @ b_KN.float()
+
+
+@fp32_product.register_fake
+def _(a_MK: Tensor, b_KN: Tensor) -> Tensor:
+    return a_MK.new_empty(len(a_MK), b_KN.shape[1], dtype=torch.float32)
+
+
+@pytest.mark.parametrize("recompute", ["off", "cheap", "selective", "full"])
+def test_what_experts_keep(recompute: Recompute, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bf16, with a router as on a GPU. No casts of their weights, which each pass makes for itself."""
+    config, saved = small(MOE), []
+    kept = of_layers(kept_by_layers(meta_model(config, "bf16")), 1, recompute)[0]
+    monkeypatch.setattr(ops_attention, "CPU_FLASH_IN_HALF", True)
+    monkeypatch.setattr(experts, "_compiled", lambda function: function)
+    monkeypatch.setattr(moe, "linear_fp32", parts.in_parts)
+    monkeypatch.setattr(parts, "matmul_fp32", fp32_product._opoverload)
+    measured = saved_by_blocks(config, recompute, dtype=torch.bfloat16, seen=saved)
+    assert 0.97 * kept <= measured <= kept
+    weights = [x for x in saved if x.ndim == 3 and len(x) == 4 * 2]  # of 8 experts
+    assert len(weights) == 2 * config.depth and all(w.dtype == torch.float32 for w in weights)
 
 
 @pytest.mark.parametrize("recompute", ["off", "cheap", "selective"])
