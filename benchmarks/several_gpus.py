@@ -4,7 +4,8 @@
 
 `alone` is one GPU. `apart` is a process on each GPU, all at once, that do not talk: GPUs of one machine differ, and
 share power and cooling, so this is what communication can at best reach. `together` is torchrun. The profile of one
-step of `together` says how long kernels of NCCL ran, how much of that no other kernel hid, and how long nothing ran.
+step of `together` says how long kernels of NCCL ran, how much of that no other kernel hid, and how long nothing ran;
+that of `alone` is there to compare kernels with.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sizes import CONTEXT
 from lit_gpt.config.command import answer_early, command_of, reader_of, run_command
 
 WAYS = ("alone", "apart", "together")
+TOGETHER = ("fp8_gather", "expert_parallel")  # options that a process by itself refuses, and so does not get
 
 
 def main(
@@ -33,7 +35,7 @@ def main(
     batch: int = 0,
     options: dict[str, Any] | None = None,
     ways: str = ",".join(WAYS),
-    profile: int = 12,
+    profile: int = 45,
     output: str | None = None,
     one: bool = False,
     folder: str | None = None,
@@ -67,8 +69,9 @@ def main(
         alone = 0.0
         for way in dict.fromkeys(["alone", *ways.split(",")]):
             words = ["--family", family, "--sizes", size, "--context", str(context), "--steps", str(steps)]
-            words += ["--warmup", str(warmup), "--batch", str(batch), "--options", json.dumps(options or {})]
-            rows = rows_of(way, gpus, [*words, "--profile", str(profile if way == "together" else 0)])
+            given = {k: v for k, v in (options or {}).items() if way == "together" or k not in TOGETHER}
+            words += ["--warmup", str(warmup), "--batch", str(batch), "--options", json.dumps(given)]
+            rows = rows_of(way, gpus, [*words, "--profile", str(0 if way == "apart" else profile)])
             alone = alone or rows[0]["tokens_per_sec"]
             print(line(way, rows, alone), flush=True)
             found += [{"way": way, **row} for row in rows]

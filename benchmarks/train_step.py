@@ -99,6 +99,7 @@ import torch
 from timing import where_and_overlap
 
 from lit_gpt.parallel import start_runtime, world_size
+from lit_gpt.parallel.compile_cache import CompileCache
 from lit_gpt.preflight.resolved_run import resolve_run
 from lit_gpt.train.loop import Trainer
 from lit_gpt.train.reporter import Reporter
@@ -175,6 +176,8 @@ def measure(
         )
         runtime = start_runtime(precision=run.precision, shards=run.shard_group)
         runtime.barrier()
+        cache = CompileCache(run.compile_cache, runtime.device)
+        cache.open(runtime.barrier)
         resolved = resolve_run(run, ranks)
         trainer = Trainer(resolved, runtime)
         if runtime.is_main:
@@ -190,6 +193,7 @@ def measure(
         found: dict[str, Any] = {}
         if profile:
             found = where_and_overlap(lambda: trainer.step(report), profile)
+        cache.keep()
         trainer.loader.close()
         report.close(1, saved=False)
         if not runtime.is_main:
