@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import flash4_stand_in
 import pytest
 import torch
+from small_models import model_of, optioned, tokens
 from torch import Tensor
 
 from lit_gpt.errors import UserError
@@ -15,7 +16,7 @@ from lit_gpt.ops import attention as ops
 from lit_gpt.ops import flash, flash4
 from lit_gpt.ops.boundaries import document_offsets
 from lit_gpt.parallel import offload
-from lit_gpt.parallel.recompute import is_kept
+from lit_gpt.parallel.recompute import is_kept, recompute_in_backward, tell_compiler
 
 CPU = torch.device("cpu")
 HEADS, GROUPS = 4, 2
@@ -149,6 +150,31 @@ def test_what_it_keeps_can_wait_on_the_host(stand_in, monkeypatch):
         expected = torch.autograd.grad(flash4.attend(q, k, v, offsets, 6, 0.2).sum(), leaves)
         assert all(map(torch.equal, torch.autograd.grad(y.sum(), leaves), expected))
     assert is_kept(torch.ops.lit_gpt.flash_attention_4.default)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("recompute", ["off", "cheap", "selective", "full"])
+def test_blocks_of_a_model(stand_in, recompute, compiled):
+    """With all and with a window of keys, as torch's attention; no graph breaks, and forward runs twice under full."""
+    torch._dynamo.reset()
+    model, x = model_of(optioned("window")), tokens()
+    results = []
+    for backend in ("sdpa", "fa4"):
+        model.backends = model.backends._replace(attention=backend)
+        if backend == "fa4":
+            tell_compiler(recompute)
+            for block in model.blocks:
+                recompute_in_backward(block, recompute, compiled)
+                if compiled:
+                    block.forward = torch.compile(block.forward, backend="aot_eager_decomp_partition", fullgraph=True)
+        model.zero_grad()
+        model(x, x.roll(-1, 1)).loss.backward()
+        results.append([p.grad for p in model.parameters()])
+    tell_compiler("off")
+    for ours, theirs in zip(*results):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    ran = [name for name, _ in stand_in.calls]
+    assert (ran.count("forward"), ran.count("backward")) == (4 if recompute == "full" else 2, 2)
 
 
 def test_derivatives_that_it_does_not_have(stand_in):
