@@ -10,6 +10,7 @@ Shapes: B rows, T queries, K keys, H query heads, G key-value heads, D and V num
 
 from __future__ import annotations
 
+import functools
 import inspect
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -58,8 +59,11 @@ def is_tested(dim: int | None) -> bool:
 @torch.compiler.assume_constant_result
 def _installed() -> str:
     """Its version, "" without it."""
-    if missing(MODULE):
-        return ""
+    return "" if missing(MODULE) else _version()
+
+
+@functools.cache
+def _version() -> str:
     try:
         return version(PACKAGE)
     except PackageNotFoundError:  # built from its sources, under another name
