@@ -91,7 +91,8 @@ def layer_contexts(
     packed, offsets = keys.doc_ids is not None, cu_seqlens is not None
     for window in {spec.window for spec in attending}:
         seen = in_reach(queries, keys.length, window)
-        request = attention.describe(device, queries, seen, window, packed, config.attn_sink, dtype, offsets)
+        asked = device, queries, seen, window, packed, config.attn_sink, dtype, offsets, config.head_dim
+        request = attention.describe(*asked)
         doc_ids = None if keys.doc_ids is None else keys.doc_ids[:, keys.length - seen :]
         masks[window] = attention.prepare_mask(request, doc_ids, device, backends.attention, cu_seqlens)
     tables = {

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
-from lit_gpt.ops import flash, ring
+from lit_gpt.ops import flash, flash4, ring
 from lit_gpt.ops.backends import Backend, choose, explain_table
 from lit_gpt.ops.dtypes import upcast
 from lit_gpt.ops.masks import Request, band_block, band_mask, block_mask, dense_mask
@@ -95,6 +95,7 @@ def attention(
             sink=sink is not None,
             dtype=q_BQHD.dtype,
             offsets=cu_seqlens is not None,
+            dim=q_BQHD.shape[-1],
         )
         mask = prepare_mask(request, doc_ids, q_BQHD.device, backend, cu_seqlens)
     return BACKENDS[mask.backend].run(q_BQHD, k_BKGD, v_BKGV, mask.value, scale, sink)
@@ -126,15 +127,27 @@ def describe(
     sink: bool,
     dtype: torch.dtype = torch.float32,
     offsets: bool = False,
+    dim: int | None = None,
 ) -> Request:
     """The request of one attention call; a window that hides nothing is dropped."""
     window = None if window is None or window >= k_len else window
-    return Request(device.type, q_len, k_len, window, documents, sink, dtype, offsets)
+    return Request(device.type, q_len, k_len, window, documents, sink, dtype, offsets, dim)
 
 
 def pick(request: Request, backend: str = "auto") -> str:
     """Name of the backend for a request. Raises UserError when the one asked for does not do it."""
-    return choose("attention", BACKENDS, request, backend)
+    table = BACKENDS if backend != "auto" or _in_training(request) else WITHOUT_FA4
+    return choose("attention", table, request, backend)
+
+
+def _in_training(request: Request) -> bool:
+    """Whether auto may take FlashAttention 4. It compiles kernels for seconds, which a run does once; with fewer
+    queries than keys it does not cut long rows, as torch's kernels for decoding do; and in a fixed order of sums nobody
+    has timed it.
+    """
+    whole = request.device == "cuda" and request.q_len == request.k_len
+    any_order = torch.is_grad_enabled() and not torch.are_deterministic_algorithms_enabled()
+    return whole and any_order and flash4.is_tested(request.dim)
 
 
 def prepare_mask(
@@ -283,12 +296,12 @@ def _ring(q: Tensor, k: Tensor, v: Tensor, where: ring.Places, scale: float, sin
 
 BACKENDS: dict[str, Backend] = {
     "fa3": Backend(_fitted(flash.fa3), partial(flash.refuses, "fa3")),
+    "fa4": Backend(_fitted(flash.fa4), partial(flash.refuses, "fa4")),  # see _in_training
     "flex": Backend(_fitted(_flex), _flex_refuses),
     "banded": Backend(_fitted(_banded), _banded_refuses),
     "sdpa": Backend(_fitted(_sdpa), lambda r: "it has no sinks" if r.sink else ""),
-    # On Hopper fa4 gains nothing over the two above (docs/performance_details.md) and both interrupt a compiled block.
-    "fa4": Backend(_fitted(flash.fa4), partial(flash.refuses, "fa4")),
     "fa2": Backend(_fitted(flash.fa2), partial(flash.refuses, "fa2")),
     "ring": Backend(_ring, lambda r: "it is for steps of cached decoding, which ask for it themselves"),
     "plain": Backend(_plain, lambda r: ""),
 }
+WITHOUT_FA4 = {name: row for name, row in BACKENDS.items() if name != "fa4"}

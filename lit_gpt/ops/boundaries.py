@@ -49,4 +49,7 @@ def doc_positions(ids_BT: torch.Tensor) -> torch.Tensor:
 def document_offsets(ids_BT: torch.Tensor) -> torch.Tensor:
     """int32 (N + 1,): where each of the N documents starts in the B * T tokens, and B * T. Waits for the device."""
     starts = doc_starts(ids_BT).flatten().nonzero().flatten()
-    return torch.cat([starts, starts.new_tensor([ids_BT.numel()])]).to(torch.int32)
+    offsets = torch.cat([starts, starts.new_tensor([ids_BT.numel()])]).to(torch.int32)
+    # Every batch has another number of documents: a block that reads them would be compiled twice, to learn that.
+    torch._dynamo.maybe_mark_dynamic(offsets, 0)
+    return offsets

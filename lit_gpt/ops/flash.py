@@ -1,7 +1,7 @@
 """FlashAttention 2, 3 and 4 as attention backends, where their packages are installed.
 
-Windows and documents are part of these kernels: nothing is masked that could be skipped.
-Under torch.compile a call is a graph break.
+Windows and documents are part of these kernels: nothing is masked that could be skipped. Under torch.compile a call of
+2 or 3 is a graph break; 4 is an operation of its own, see flash4.py.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lit_gpt.ops import flash4
 from lit_gpt.ops.backends import missing, optional
 from lit_gpt.ops.masks import Request
 
@@ -19,7 +20,7 @@ from lit_gpt.ops.masks import Request
 LIBRARIES = {
     "fa2": ("flash_attn.flash_attn_interface", (8, 9, 10, 12)),
     "fa3": ("flash_attn_interface", (9,)),
-    "fa4": ("flash_attn.cute", (9, 10, 11, 12)),
+    "fa4": (flash4.MODULE, (9, 10, 11, 12)),
 }
 
 
@@ -43,6 +44,8 @@ def refuses(name: str, request: Request) -> str:
         return "it computes in bf16 and fp16 only"
     if request.sink:
         return "it has no sinks"
+    if name == "fa4" and (reason := flash4.refuses(request.dim, major)):
+        return reason
     if request.documents and request.q_len != request.k_len:
         return "it keeps documents apart in whole sequences, not in cached decoding"
     return "it needs cu_seqlens" if request.documents and not request.offsets else ""
@@ -60,7 +63,7 @@ def fa3(q: Tensor, k: Tensor, v: Tensor, mask: Visible, scale: float, sink: Tens
 
 def fa4(q: Tensor, k: Tensor, v: Tensor, mask: Visible, scale: float, sink: Tensor | None) -> Tensor:
     """FlashAttention-4 (CuTe): Hopper and Blackwell."""
-    return _run("fa4", q, k, v, mask, scale)
+    return flash4.attend(q, k, v, mask.offsets, mask.window, scale)
 
 
 # Dynamo cannot trace these packages' entry points; the block continues compiled after the call.

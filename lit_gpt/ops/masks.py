@@ -27,7 +27,7 @@ class Request(NamedTuple):
     """What a backend of softmax attention is chosen by.
 
     window: None also where it covers every key. offsets: the documents are given as
-    cu_seqlens too, which kernels for packed rows read.
+    cu_seqlens too, which kernels for packed rows read. dim: head dimension, None where nobody says it.
     """
 
     device: str
@@ -38,6 +38,7 @@ class Request(NamedTuple):
     sink: bool
     dtype: torch.dtype = torch.float32
     offsets: bool = False
+    dim: int | None = None
 
     @property
     def masked(self) -> bool:

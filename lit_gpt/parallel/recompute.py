@@ -18,6 +18,8 @@ from torch import nn
 from torch._functorch import config as autograd_config
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from lit_gpt.ops import flash4
+
 Recompute = Literal["off", "cheap", "selective", "full"]
 
 aten = torch.ops.aten
@@ -30,15 +32,15 @@ KEPT_OPERATIONS: dict[str, tuple[Any, ...]] = {
         aten._scaled_dot_product_flash_attention.default,
         aten._scaled_dot_product_flash_attention_for_cpu.default,
         aten._scaled_dot_product_efficient_attention.default,
-        torch.ops.higher_order.flex_attention,  # windows and documents on a GPU without FlashAttention 3
+        torch.ops.higher_order.flex_attention,  # windows and documents on a GPU without FlashAttention 3 or 4
+        flash4.attention_forward._opoverload,
     ),
 }
 # Under "cheap" nothing wraps a block: the compiler, which cuts a block's graph into its forward and its backward pass,
 # may compute again whatever it can fuse into the kernels of backward (norms, SwiGLU, casts of weights), and never a
 # product, attention or another kernel. By itself it would keep such a tensor wherever a product of backward reads it.
 CHEAP = ("ban_recompute_materialized_backward", "ban_recompute_used_far_apart", "ban_recompute_long_fusible_chains")
-# FlashAttention 2 and 3 register their operations under these names (flash_attn_interface.py of either); 4 registers
-# none, so it is computed again.
+# FlashAttention 2 and 3 register their operations under these names (flash_attn_interface.py of either).
 FLASH_NAMESPACES = ("flash_attn", "flash_attn_3")
 
 

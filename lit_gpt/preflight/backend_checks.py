@@ -19,7 +19,8 @@ def check_attention(model: ModelConfig, backend: str, device: torch.device, dtyp
     length, varlen = model.block_size, model.varlen
     asking = (layer for layer in model.layers if getattr(MIXERS.load(layer.mixer), "SOFTMAX_ATTENTION", False))
     for window in {layer.window for layer in asking}:
-        pick(describe(device, length, length, window, varlen, model.attn_sink, dtype, varlen), backend)
+        asked = device, length, length, window, varlen, model.attn_sink, dtype, varlen, model.head_dim
+        pick(describe(*asked), backend)
 
 
 def check_experts(model: ModelConfig, backend: str, device: torch.device, dtype: torch.dtype) -> None:

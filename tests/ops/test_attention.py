@@ -12,7 +12,7 @@ from torch.nn.attention.flex_attention import create_block_mask
 
 from lit_gpt.errors import UserError
 from lit_gpt.ops import attention as ops
-from lit_gpt.ops import backends, flash
+from lit_gpt.ops import backends, flash, flash4
 from lit_gpt.ops.masks import block_mask, dense_mask
 
 CPU = torch.device("cpu")
@@ -122,6 +122,7 @@ def test_when_flash_attention_is_refused(monkeypatch):
     assert "cached" in flash.refuses("fa3", request._replace(q_len=1))
     assert "sinks" in flash.refuses("fa3", request._replace(sink=True))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (10, 0))
+    monkeypatch.setattr(flash4, "lacks", lambda: "")
     assert ops.pick(request) == "flex" and flash.refuses("fa3", request) and not flash.refuses("fa4", request)
 
 
@@ -132,6 +133,7 @@ def test_flash_attention_4_alone_is_not_taken_for_2(tmp_path, monkeypatch):
     (folder / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(backends, "_load", backends._load.__wrapped__)
+    monkeypatch.setattr(flash4, "lacks", lambda: "")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     request = ops.describe(torch.device("cuda"), 64, 64, 8, False, False, torch.bfloat16)
     reasons = [flash.refuses(name, request) for name in ("fa4", "fa2")]

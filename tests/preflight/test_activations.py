@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import flash4_stand_in
 import pytest
 import torch
 from torch import Tensor, nn
@@ -207,6 +208,16 @@ def test_attention_is_kept_with_windows_too() -> None:
     of_products = {"middle": "product", "copied": "product"}  # kinds of what some of the products give
     assert {of_products.get(kind, kind) for kind in kinds_kept("selective")} == {"input", *KEPT_OPERATIONS}
     assert not is_kept(torch.ops.aten.mul.Tensor)
+
+
+@pytest.mark.parametrize("recompute", ["off", "cheap", "selective", "full"])
+@pytest.mark.parametrize("family", ["transformer", "transformerls"])
+def test_what_flash_attention_4_keeps(family: str, recompute: Recompute, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with torch's attention: its output, and its divisors beside the rule."""
+    kept = of_layers(kept_by_layers(meta_model(small(family))), 1, recompute)[0]
+    flash4_stand_in.install(monkeypatch)
+    monkeypatch.setattr(ops_attention, "pick", lambda request, backend="auto": "fa4")
+    assert kept <= saved_by_blocks(small(family), recompute) <= 1.02 * kept
 
 
 def test_every_layer_of_a_windowed_model_is_told_as_without_windows() -> None:
