@@ -197,6 +197,8 @@ def hopper(monkeypatch: pytest.MonkeyPatch) -> ops.Request:
 
 def test_what_auto_takes_it_for(hopper, monkeypatch):
     """Training, with heads and a version that somebody has tried; all else is left as it is without the package."""
+    assert ops.pick(hopper) == "sdpa", "nobody has tried it in training yet"
+    monkeypatch.setattr(flash4, "TESTED_HEADS", (64, 128))
     packed = hopper._replace(documents=True, offsets=True)
     for request in (hopper, hopper._replace(window=8), packed, packed._replace(window=8), hopper._replace(dim=64)):
         assert ops.pick(request) == "fa4"
