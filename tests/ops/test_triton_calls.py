@@ -37,3 +37,17 @@ def test_which_gpus_it_refuses(monkeypatch):
     assert ours.gpu_refuses("kernels", (8, 0)) == ours.gpu_refuses("kernels", (7, 5)) == "kernels needs triton"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     assert ours.gpu_refuses("kernels") == "kernels needs triton"
+
+
+def test_a_machine_without_a_compiler_is_left_to_torch(monkeypatch):
+    """As with --compile false before there were kernels for every GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(ours, "missing", lambda module: "")
+    monkeypatch.delenv("CC", raising=False)
+    for found in ("", "clang"):
+        monkeypatch.setattr(ours.shutil, "which", lambda name, found=found: name if name == found else None)
+        ours._without_compiler.cache_clear()
+        assert bool(ours.gpu_refuses("kernels")) is not bool(found)
+    ours._without_compiler.cache_clear()
