@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sysconfig
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -69,7 +71,12 @@ def gpu_refuses(module: str, oldest: tuple[int, int] | None = None) -> str:
 
 @cache
 def _without_compiler() -> str:
-    """Why Triton cannot build what calls its kernels, or "": it would say so at the first call."""
-    if "CC" in os.environ or any(map(shutil.which, COMPILERS)):
-        return ""
-    return f"Triton needs a C compiler, {' or '.join(COMPILERS)} (apt install build-essential), to call its kernels"
+    """Why Triton cannot build what calls its kernels, or "": it would fail at the first call. As its runtime/build.py
+    looks for them (Triton 3.6 to 3.8).
+    """
+    if "CC" not in os.environ and not any(map(shutil.which, COMPILERS)):
+        return f"Triton needs a C compiler, {' or '.join(COMPILERS)} (apt install build-essential), to call its kernels"
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
+    if not Path(sysconfig.get_path("include", scheme), "Python.h").exists():
+        return "Triton needs Python.h (apt install python3-dev) to call its kernels"
+    return ""

@@ -24,7 +24,7 @@ def test_it_reads_the_product_whole(rows, bias, joined, monkeypatch):
 
     run = attention.causal_conv_pieces
     monkeypatch.setattr(attention, "causal_conv_pieces", convolve)
-    layer = mixer_of(layer_config("attention", attn_conv=True, qkv_bias=bias), 0)
+    layer: Any = mixer_of(layer_config("attention", attn_conv=True, qkv_bias=bias), 0)
     x = torch.randn(1, rows, layer.q.weight.shape[1], dtype=torch.float64)
     layer(x, Context())
     maps = layer.q, layer.k, layer.v
