@@ -28,6 +28,7 @@ FEW_TAPS = 4  # with more, a thread has four channels and not eight, whose numbe
 LENGTHS = (64, 32, 16)  # of segments, in tokens: K-1 tokens at either end are read twice
 SEGMENTS, CHANNELS = 8, 128  # of a program: what it reads at once are 256 bytes of bf16 side by side
 PROGRAMS_PER_PROCESSOR = 4  # at least, where rows can be cut so; by their registers two fit at once
+FARTHEST = 2**31 // (LENGTHS[0] + 2 * TAPS[1])  # numbers from a token to the next
 ALIGNED = 8  # channels, 16 bytes of bf16, that are read at once where pieces and strides are multiples of it
 
 
@@ -117,8 +118,8 @@ class Convolution:
 
 
 def side_by_side(x_BTC: Tensor) -> Tensor:
-    """Itself, where channels are."""
-    return x_BTC if x_BTC.stride(2) == 1 else x_BTC.contiguous()
+    """Itself, where channels are, and where 32 bits reach from a segment's first token to its last."""
+    return x_BTC if x_BTC.stride(2) == 1 and x_BTC.stride(1) < FARTHEST else x_BTC.contiguous()
 
 
 def forward(
@@ -148,11 +149,13 @@ def backward(
     """The gradients of x, weight, bias and state, of those of the pieces."""
     dys = tuple(map(side_by_side, dys))
     call = Convolution(x, weight, bias, ids, state, [dy.shape[2] for dy in dys], silu)
-    dx, dstate = x.new_empty(x.shape), None if state is None else x.new_empty(state.shape)
+    # Zeros, since without tokens no program writes them.
+    dx, dstate = x.new_empty(x.shape), None if state is None else x.new_zeros(state.shape)
     sums = weight.new_empty(call.cut.programs, 1 + call.taps, call.channels)
     call.run("backward", dys, dx, dstate, sums, dys=dys)
     total = sums.sum(0)
-    return dx, total[1:].t().contiguous(), total[0], x.new_empty(0) if dstate is None else dstate
+    dweight = total[1:].t().clone(memory_format=torch.contiguous_format)  # of one channel, too, apart from the bias's
+    return dx, dweight, total[0], x.new_empty(0) if dstate is None else dstate
 
 
 conv_forward = torch.library.custom_op("lit_gpt::short_convolution", forward, mutates_args=())

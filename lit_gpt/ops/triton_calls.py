@@ -5,6 +5,11 @@ Shapes: B batch, T tokens, X heads or groups of them, D numbers of one, which li
 
 from __future__ import annotations
 
+import os
+import shutil
+import sysconfig
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +19,7 @@ from lit_gpt.ops.backends import missing, optional
 
 TYPES = (torch.bfloat16, torch.float16, torch.float32)
 CAPABILITY = (9, 0)  # that sizes are chosen for: elsewhere registers and shared memory are too small for them
+COMPILERS = ("gcc", "clang")  # that Triton looks for, where CC names none
 HEADS = 16  # at once in kernels of a number per head: as many as a GPU reads from memory at once, 32 bytes
 
 
@@ -60,4 +66,17 @@ def gpu_refuses(module: str, oldest: tuple[int, int] | None = None) -> str:
     if capability < (oldest or CAPABILITY) or (oldest is None and capability != CAPABILITY):
         wanted, later = ".".join(map(str, oldest or CAPABILITY)), " or later" if oldest else ""
         return f"it is for compute capability {wanted}{later}, and this GPU has {capability[0]}.{capability[1]}"
-    return missing(module)
+    return missing(module) or _without_compiler()
+
+
+@cache
+def _without_compiler() -> str:
+    """Why Triton cannot build what calls its kernels, or "": it would fail at the first call. As its runtime/build.py
+    looks for them (Triton 3.6 to 3.8).
+    """
+    if "CC" not in os.environ and not any(map(shutil.which, COMPILERS)):
+        return f"Triton needs a C compiler, {' or '.join(COMPILERS)} (apt install build-essential), to call its kernels"
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
+    if not Path(sysconfig.get_path("include", scheme), "Python.h").exists():
+        return "Triton needs Python.h (apt install python3-dev) to call its kernels"
+    return ""

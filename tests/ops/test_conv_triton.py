@@ -109,6 +109,7 @@ class Case(NamedTuple):
     "case",
     [  # segments of 16 tokens, of which a program has 8; four tokens are read at once, by 128 channels
         Case(torch.float32, 2, 1, (8,)),
+        Case(torch.float32, 2, 5, (1,), more=0),
         Case(torch.float32, 2, 2, (5, 3), more=1),
         Case(torch.float32, 3, 70, (136, 8), K=3),
         Case(torch.float32, 2, 17, (24, 8, 16), K=2),
@@ -171,6 +172,20 @@ def test_layouts_of_inputs_and_gradients(device):
         results.append([one, other, *torch.autograd.grad(one.sum() + other.transpose(1, 2).exp().sum(), leaf)])
     for near, true in zip(*results):
         torch.testing.assert_close(near.double(), true, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_too_far_apart_for_32_bits_is_copied():
+    far = torch.zeros(8, device="meta").as_strided((1, 70, 8), (8, 2**25, 1))
+    assert ours.side_by_side(far).is_contiguous()
+    near = torch.zeros(8, device="meta").as_strided((1, 70, 8), (8, 2**24, 1))
+    assert ours.side_by_side(near) is near
+
+
+def test_without_tokens_the_state_gets_no_gradient(device):
+    x, weight, bias, state = (t.requires_grad_() for t in Case(torch.float32, 2, 1, (8,)).draw(device).values())
+    y, last = ops.causal_conv(x[:, :0], weight, bias, state_BCK=state, backend="triton")
+    assert torch.equal(last, state)
+    assert not torch.autograd.grad(y.sum(), state)[0].any()
 
 
 def test_gradients_of_one_piece_alone(device):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from lit_gpt.ops import triton_calls as ours
@@ -37,3 +38,23 @@ def test_which_gpus_it_refuses(monkeypatch):
     assert ours.gpu_refuses("kernels", (8, 0)) == ours.gpu_refuses("kernels", (7, 5)) == "kernels needs triton"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     assert ours.gpu_refuses("kernels") == "kernels needs triton"
+
+
+@pytest.mark.parametrize(
+    ("compiler", "header", "said"),
+    [("", True, "needs a C compiler"), ("clang", False, "needs Python.h"), ("gcc", True, "")],
+)
+def test_where_triton_cannot_build_torch_is_left(compiler, header, said, monkeypatch, tmp_path):
+    """As with --compile false before there were kernels for every GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(ours, "missing", lambda module: "")
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(ours.shutil, "which", lambda name: name if name == compiler else None)
+    monkeypatch.setattr(ours.sysconfig, "get_path", lambda name, scheme: str(tmp_path))
+    (tmp_path / ("Python.h" if header else "other.h")).touch()
+    ours._without_compiler.cache_clear()
+    found = ours.gpu_refuses("kernels")
+    ours._without_compiler.cache_clear()
+    assert said in found and bool(said) is bool(found)

@@ -270,6 +270,12 @@ def test_what_a_machine_leaves_to_torch(monkeypatch):
     monkeypatch.setattr(ours, "LARGE", 16)
     assert ours.taken([p], state) == [] and ours.taken([], state) == []
     monkeypatch.setattr(ours, "DEVICE", "meta")
+    elsewhere = torch.zeros(64, 64)
+    elsewhere.grad = torch.zeros_like(elsewhere)
+    state[elsewhere] = FusedAdamW().new_state(elsewhere)
+    with monkeypatch.context() as patched:
+        patched.setattr(ours, "gpu_refuses", lambda module, oldest: "")
+        assert [id(q) for q in ours.taken([p, elsewhere], state)] == [id(p)]
     monkeypatch.setattr(ours, "gpu_refuses", lambda module, oldest: "no Triton")
     assert ours.taken([p], state) == []
 

@@ -16,6 +16,8 @@ D head size; in x_BTD, as in every mixer, D is the width n of the model.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -110,9 +112,7 @@ class Attention(nn.Module):
             q, k, v = self._turned(x_BTD, context)
         else:
             # One matrix product for all three maps is faster than three; see joint.
-            projected = joint(x_BTD, *self.qkv)
-            if self.conv is not None:
-                projected = self._convolve(projected, context, cache)
+            projected = joint(x_BTD, *self.qkv) if self.conv is None else self._convolved(x_BTD, context, cache)
             q, *own = (y.unflatten(-1, (-1, self.head_dim)) for y in projected)
             q = self._place(q, self.q_norm, context)
             if self.cross:
@@ -184,12 +184,14 @@ class Attention(nn.Module):
         q, k, v = (self._apart(x, context).flatten(-2) for x in (q, k, v))
         return q, k, v
 
-    def _convolve(self, parts: list[Tensor], context: Context, cache: AttentionCache | None) -> list[Tensor]:
+    def _convolved(self, x_BTD: Tensor, context: Context, cache: AttentionCache | None) -> Sequence[Tensor]:
         """Queries, keys and values through one depthwise convolution and silu."""
         assert self.conv is not None
+        # Where it is one product it is not split first: the convolution reads it whole.
+        one = is_one(x_BTD, *self.qkv)
         pieces, state = causal_conv_pieces(
-            torch.cat(parts, dim=-1),
-            [p.shape[-1] for p in parts],
+            as_one(x_BTD, *self.qkv) if one else torch.cat(joint(x_BTD, *self.qkv), dim=-1),
+            [m.weight.shape[0] for m in self.qkv],
             self.conv,
             activation="silu",
             doc_ids=context.doc_ids,
@@ -197,8 +199,8 @@ class Attention(nn.Module):
             backend=context.kernels,
         )
         if cache is not None:
-            cache.conv = state.clone()  # the operation may return a view, which would keep all inputs in memory
-        return list(pieces)
+            cache.conv = state
+        return pieces
 
     def _apart(self, x: Tensor, context: Context) -> Tensor:
         """Queries, keys or values apart from what shares their memory, where backward keeps them.
