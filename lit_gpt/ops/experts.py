@@ -160,7 +160,9 @@ def _backward(
 
 @cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function)
+    # In the order of the source. Inductor would move what only the caller reads, d_down, behind all else, and rows of
+    # both gradients would exist at once: 640 MiB of 3.1 GiB in a layer of d16 with micro-batch 8 (torch 2.11).
+    return torch.compile(function, options={"reorder_for_locality": False})
 
 
 def operation(name: str, function: Callable[..., Any]) -> Any:

@@ -170,7 +170,7 @@ def test_a_compiled_block_takes_them_as_inputs(room: int, monkeypatch: pytest.Mo
     experts._compiled.cache_clear()
     compile = torch.compile
     options = {"backend": "aot_eager", "fullgraph": True}
-    monkeypatch.setattr(torch, "compile", lambda f, dynamic=None: compile(f, dynamic=dynamic, **options))
+    monkeypatch.setattr(torch, "compile", lambda f, dynamic=None, **_: compile(f, dynamic=dynamic, **options))
     plain, kept = Alone(), Alone()
     prepare(kept, room, compiled=True)
     compile_blocks(kept.blocks)
