@@ -87,7 +87,7 @@ def test_backward_has_the_rows_of_one_gradient_at_a_time() -> None:
     given = normal(tokens, width), normal(tokens * k, 2 * width), normal(tokens, width)
     indices = routes.order_P, (routes.order_P // k).int(), routes.place_P.int(), routes.ends_E
     arguments = *given, normal(tokens, k, dtype=torch.float32), up, down, *indices, None, "swiglu", "auto"
-    unit = tokens * k * width * 2
+    unit, peak = tokens * k * width * 2, 0
     for _ in range(2):  # the first call compiles
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
