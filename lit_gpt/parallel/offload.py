@@ -110,6 +110,8 @@ class _Item:
         return torch.empty(0, dtype=dtype, device=self.device).set_(there.untyped_storage(), *form)
 
     def __del__(self) -> None:
+        if self.there is not None:  # no backward pass took it: the copy ends before the memory is another's
+            self.copies.arrive()
         # Copies in both directions are in one stream, so that a new one does not overtake an old one's reading.
         self.copies.free[self.host.numel()].append(self.host)
 

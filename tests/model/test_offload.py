@@ -119,6 +119,19 @@ def test_what_left_is_let_go_before_it_comes_back(monkeypatch: pytest.MonkeyPatc
     assert leaving and not any(leaving)
 
 
+def test_what_was_sent_and_is_not_wanted_arrives_before_its_memory_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a backward pass that ends at block 6; later kernels would have the memory into which a copy writes."""
+    model, events = model_of(EIGHT), []
+    send, arrive = offload._Layer.send, offload._Copies.arrive
+    monkeypatch.setattr(offload._Layer, "send", lambda self: events.append("send") or send(self))
+    monkeypatch.setattr(offload._Copies, "arrive", lambda self: events.append("arrive") or arrive(self))
+    offload_activations(model.blocks, 0.25, CPU)
+    x = tokens()
+    torch.autograd.grad(model(x, x.roll(-1, 1)).loss, list(model.blocks[6].parameters()))
+    model(x)  # the last forward pass's record of its layers is given up
+    assert events[0] == "send" and set(events[1:]) == {"arrive"}
+
+
 def test_kept_casts_of_experts_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are weights: a copy on the host would free nothing."""
     layers = moe_models.config(Experts(2, 4))
