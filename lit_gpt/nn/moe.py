@@ -97,6 +97,10 @@ class MixtureOfExperts(nn.Module):
         if self.experts.bias_rate:
             self.register_buffer("balance", torch.zeros(count, dtype=torch.float32))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy, also by pickle: without what the trainer gave it, which would serve the weights of this one."""
+        return {**vars(self), "sinks": (), "kept": ()}
+
     def forward(self, x_BTD: Tensor, backend: str = "auto") -> tuple[Tensor, Routed]:
         """(the output, (B, T, n) in x's dtype; what the router did). backend: a row of ops.grouped_gemm."""
         # Routing looks at single tokens, so rows and positions are one dimension.

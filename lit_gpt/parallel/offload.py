@@ -26,6 +26,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_leaves
 
 from lit_gpt.nn.linear import Linear
+from lit_gpt.nn.moe import MixtureOfExperts
 from lit_gpt.ops.fp8 import ScaledWeights
 
 SMALLEST = 2**22  # bytes; smaller tensors, such as sums of rows, are many copies for little memory
@@ -80,10 +81,12 @@ def _when_backward_begins(result: Any, layer: _Layer | None) -> Any:
 
 
 def _weights(block: nn.Module) -> list[Tensor]:
-    """What a block reads and does not make: its parameters, as they are gathered now, and their casts to 8 bits."""
+    """What a block reads and does not make: its parameters, as they are gathered now, and casts that are kept."""
     scaled = [m.scaled for m in block.modules() if isinstance(m, Linear)]
     operands = [s.operand for s in scaled if isinstance(s, ScaledWeights) and s.operand is not None]
-    return [*block.parameters(), *(x for operand in operands for x in operand)]
+    mixtures = [m for m in block.modules() if isinstance(m, MixtureOfExperts)]
+    of_experts = [m.kept if m.scaled is None else m.scaled.operands for m in mixtures]
+    return [*block.parameters(), *(x for casts in (*operands, *of_experts) for x in casts)]
 
 
 class _Item:
@@ -107,6 +110,8 @@ class _Item:
         return torch.empty(0, dtype=dtype, device=self.device).set_(there.untyped_storage(), *form)
 
     def __del__(self) -> None:
+        if self.there is not None:  # no backward pass took it: the copy ends before the memory is another's
+            self.copies.arrive()
         # Copies in both directions are in one stream, so that a new one does not overtake an old one's reading.
         self.copies.free[self.host.numel()].append(self.host)
 
@@ -150,7 +155,8 @@ class _Layer:
         return packed.take()
 
     def send(self) -> None:
-        """What has not come back yet starts on its way."""
+        """What has not come back yet starts on its way, and may have the memory of what left."""
+        self.copies.let_go(self.copies.leaving)
         for item in self.items:
             item.start()
 

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
+import moe_models
 import pytest
 import torch
 from small_models import model_of, small_family, tokens
 from torch import Tensor, nn
 
+from lit_gpt.config.model import Experts
+from lit_gpt.model import GPT
 from lit_gpt.parallel import offload
+from lit_gpt.parallel.expert_gradients import sum_in_one_pass
+from lit_gpt.parallel.kept_casts import keep_casts
 from lit_gpt.parallel.offload import chosen_layers, offload_activations
 from lit_gpt.parallel.recompute import recompute_in_backward
+from lit_gpt.scaling.base import Multipliers
 
 CPU = torch.device("cpu")  # there both sides are host memory; the ways of tensors are the same, without streams
+FAMILY = small_family("transformer")
+EIGHT = FAMILY.replace(depth=8, layers=2 * FAMILY.layers)
 
 
 @pytest.fixture(autouse=True)
@@ -71,8 +82,7 @@ def test_layers_leave_and_their_buffers_serve_again(monkeypatch: pytest.MonkeyPa
 
 
 def test_layers_come_back_before_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = small_family("transformer")
-    model, sent = model_of(config.replace(depth=8, layers=2 * config.layers)), []
+    model, sent = model_of(EIGHT), []
     to_device, take = offload._Copies.to_device, offload._Item.take
     monkeypatch.setattr(
         offload._Copies, "to_device", lambda self, *given: sent.append("send") or to_device(self, *given)
@@ -80,17 +90,62 @@ def test_layers_come_back_before_they_are_wanted(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(offload._Item, "take", lambda self: sent.append("take") or take(self))
     offload_activations(model.blocks, 0.25, CPU)
 
-    def note(x: Tensor, block: int) -> None:
-        x.register_hook(lambda gradient: sent.append(block))
+    def note(block: int, _: nn.Module, given: Any, found: Any) -> None:
+        found[0].x.register_hook(lambda gradient: sent.append(block))
 
     for i, block in enumerate(model.blocks):
-        block.register_forward_hook(lambda m, given, found, i=i: note(found[0].x, i))
+        block.register_forward_hook(partial(note, i))
 
     x = tokens()
     model(x, x.roll(-1, 1)).loss.backward()
     order = [event for event, before in zip(sent, [None, *sent]) if event != before]
     # Layer 4 is sent when the last block is done, layer 0 as soon as layer 4 is there.
     assert order == [7, "send", 6, 5, 4, "send", "take", 3, 2, 1, 0, "take"]
+
+
+def test_what_left_is_let_go_before_it_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last layer that leaves would lie on the device twice."""
+    model, leaving = model_of(EIGHT), []
+    to_device = offload._Copies.to_device
+
+    def watched(self: offload._Copies, *given: Any) -> Tensor:
+        leaving.append(len(self.leaving))
+        return to_device(self, *given)
+
+    monkeypatch.setattr(offload._Copies, "to_device", watched)
+    offload_activations(model.blocks, 0.25, CPU)
+    x = tokens()
+    model(x, x.roll(-1, 1)).loss.backward()
+    assert leaving and not any(leaving)
+
+
+def test_what_was_sent_and_is_not_wanted_arrives_before_its_memory_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a backward pass that ends at block 6; later kernels would have the memory into which a copy writes."""
+    model, events = model_of(EIGHT), []
+    send, arrive = offload._Layer.send, offload._Copies.arrive
+    monkeypatch.setattr(offload._Layer, "send", lambda self: events.append("send") or send(self))
+    monkeypatch.setattr(offload._Copies, "arrive", lambda self: events.append("arrive") or arrive(self))
+    offload_activations(model.blocks, 0.25, CPU)
+    x = tokens()
+    torch.autograd.grad(model(x, x.roll(-1, 1)).loss, list(model.blocks[6].parameters()))
+    model(x)  # the last forward pass's record of its layers is given up
+    assert events[0] == "send" and set(events[1:]) == {"arrive"}
+
+
+def test_kept_casts_of_experts_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are weights: a copy on the host would free nothing."""
+    layers = moe_models.config(Experts(2, 4))
+    model, left = GPT(layers, Multipliers(), compute_dtype=torch.bfloat16), []
+    moe_models.fill(model)
+    sum_in_one_pass(model, torch.bfloat16, compiled=False)
+    keep_casts(model, torch.bfloat16, room=2**40)
+    to_host = offload._Copies.to_host
+    monkeypatch.setattr(offload._Copies, "to_host", lambda self, x: left.append(x.data_ptr()) or to_host(self, x))
+    offload_activations(model.blocks, 1.0, CPU)
+    x = torch.arange(moe_models.LENGTH)[None] % moe_models.VOCAB
+    model(x, x.roll(-1, 1)).loss.backward()
+    kept = {cast.data_ptr() for cast in model.blocks[0].ffn.kept}  # type: ignore[union-attr]
+    assert len(kept) == 2 and left and not kept & set(left)
 
 
 def test_without_gradients_nothing_moves(monkeypatch: pytest.MonkeyPatch) -> None:

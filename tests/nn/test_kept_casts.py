@@ -4,6 +4,8 @@ to the last bit, with fewer casts.
 
 from __future__ import annotations
 
+import copy
+import pickle
 from types import SimpleNamespace
 from typing import Any
 
@@ -170,7 +172,7 @@ def test_a_compiled_block_takes_them_as_inputs(room: int, monkeypatch: pytest.Mo
     experts._compiled.cache_clear()
     compile = torch.compile
     options = {"backend": "aot_eager", "fullgraph": True}
-    monkeypatch.setattr(torch, "compile", lambda f, dynamic=None: compile(f, dynamic=dynamic, **options))
+    monkeypatch.setattr(torch, "compile", lambda f, dynamic=None, **_: compile(f, dynamic=dynamic, **options))
     plain, kept = Alone(), Alone()
     prepare(kept, room, compiled=True)
     compile_blocks(kept.blocks)
@@ -227,6 +229,16 @@ def test_as_many_as_there_is_room_for() -> None:
         assert experts_within(model, torch.bfloat16, room) == (mixtures[:count], count * each)
     assert experts_within(model, torch.float32, ALL) == ([], 0)
     same(*twins(each))
+
+
+def test_copies_train_by_themselves() -> None:
+    """Their weights would get no gradients, and their casts would be those of the original's."""
+    for again, room in ((copy.deepcopy, ALL), (lambda model: pickle.loads(pickle.dumps(model)), 0)):
+        plain, kept = twins(room)
+        assert losses(plain, 1) == losses(kept, 1)
+        copied = again(kept)
+        same(plain, copied)
+        assert all(p.grad is None for p in kept.parameters())
 
 
 def test_state_does_not_know_of_them() -> None:

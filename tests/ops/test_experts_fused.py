@@ -11,7 +11,7 @@ import pytest
 import torch
 from triton_on_cpu import WHY_NOT, interpreted
 
-from lit_gpt.ops import expert_activation, expert_rows, experts_quack, triton_calls
+from lit_gpt.ops import expert_activation, expert_rows, experts, experts_quack, triton_calls
 from lit_gpt.ops.expert_activation import MAPS, activate, activation_gradients
 from lit_gpt.ops.experts import expert_ffn, sort_pairs
 
@@ -68,6 +68,33 @@ def test_rows_of_pairs(tokens: int, width: int, k: int, device: str, monkeypatch
     for x in (wide[:, :width], wide[:, width:].contiguous()):  # rows that lie apart, and others
         found = expert_rows._spread(x, routes.place_P.int())
         assert torch.equal(found, x[routes.order_P // k])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_backward_has_the_rows_of_one_gradient_at_a_time() -> None:
+    """In units of P D numbers, with I = D: at most those of dy, of both sides of the activation (1 + 2), and 1 for the
+    gated activation. With rows of x and the gradient of up beside two of these it would be more than 6.
+    """
+    tokens, k, width, count = 8192, 4, 512, 32
+    generator = torch.Generator("cuda").manual_seed(0)
+
+    def normal(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, device="cuda").to(dtype)
+
+    routes = sort_pairs(torch.rand(tokens, count, generator=generator, device="cuda").argsort(-1)[:, :k], count)
+    up, down = normal(count, 2 * width, width), normal(count, width, width)
+    given = normal(tokens, width), normal(tokens * k, 2 * width), normal(tokens, width)
+    indices = routes.order_P, (routes.order_P // k).int(), routes.place_P.int(), routes.ends_E
+    arguments = *given, normal(tokens, k, dtype=torch.float32), up, down, *indices, None, "swiglu", "auto"
+    unit, peak = tokens * k * width * 2, 0
+    for _ in range(2):  # the first call compiles
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        found = experts._backward_op(*arguments)
+        peak = torch.cuda.max_memory_allocated() - before
+        del found
+    assert 4 * unit < peak < 5.5 * unit
 
 
 def by_pairs(x: torch.Tensor, dim: int) -> torch.Tensor:
