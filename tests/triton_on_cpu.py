@@ -8,9 +8,11 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 
 
@@ -77,7 +79,23 @@ WHY_NOT = _why_not()
 if not WHY_NOT:
     _import_triton()  # now, before anything else does
 
+ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
+# Of a fixture that calls `interpret` where it is "cpu".
+DEVICES = [
+    pytest.param("cpu", marks=pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)),
+    pytest.param("cuda", marks=ON_GPU),
+]
 
+
+def interpret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within a test kernels are launched by the interpreter, on a CPU's tensors."""
+    from lit_gpt.ops import triton_calls  # not above: what it imports imports Triton, and would not be interpreted
+
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(triton_calls, "optional", interpreted)
+
+
+@cache
 def interpreted(name: str) -> ModuleType:
     """A copy of a module of kernels, which run on a CPU's tensors."""
     spec = importlib.util.find_spec(name)

@@ -4,32 +4,21 @@ is installed without one, by its interpreter.
 
 from __future__ import annotations
 
-from functools import cache
-from types import ModuleType
 from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
-from triton_on_cpu import WHY_NOT, interpreted
+from triton_on_cpu import DEVICES, interpret
 
 from lit_gpt.errors import UserError
 from lit_gpt.ops import conv as ops
 from lit_gpt.ops import conv_triton as ours
-from lit_gpt.ops import triton_calls
 from lit_gpt.ops.backends import Backend
 
 # Relative errors: of sums, exponentials and a square root in fp32, and of the rounding of results.
 ROUNDING = {torch.float32: 1e-5, torch.float16: 6e-4, torch.bfloat16: 4e-3}
 NAMES = ("x", "weight", "bias", "state")
-GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
-ON_GPU = pytest.param("cuda", marks=GPU)
-ON_CPU = pytest.param("cpu", marks=pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT))
-
-
-@cache
-def kernels() -> ModuleType:
-    return interpreted(ours.KERNELS)
 
 
 def skip_where_refused() -> None:
@@ -37,13 +26,12 @@ def skip_where_refused() -> None:
         pytest.skip(reason)
 
 
-@pytest.fixture(params=[ON_CPU, ON_GPU])
+@pytest.fixture(params=DEVICES)
 def device(request, monkeypatch) -> str:
     if request.param == "cuda":
         skip_where_refused()
     else:
-        monkeypatch.setenv("TRITON_INTERPRET", "1")
-        monkeypatch.setattr(triton_calls, "optional", lambda module: kernels())
+        interpret(monkeypatch)
         monkeypatch.setattr(ours, "processors", lambda device: 132)  # so that segments are short
         monkeypatch.setitem(ops.BACKENDS, "triton", Backend(ops._triton, lambda request: ""))
     return request.param

@@ -4,15 +4,13 @@ on a GPU, and where Triton is installed without one, by its interpreter.
 
 from __future__ import annotations
 
-from functools import cache
-from types import ModuleType
 from typing import NamedTuple
 
 import pytest
 import recurrences as naive
 import torch
 from torch import Tensor
-from triton_on_cpu import WHY_NOT, interpreted
+from triton_on_cpu import DEVICES, interpret
 
 from lit_gpt.errors import UserError
 from lit_gpt.ops import delta_rule as ops
@@ -29,15 +27,7 @@ CANCELS = {torch.float32: 4e-5, torch.bfloat16: 3e-2}
 SCALE = 0.3
 WHOLE = {"fullgraph": True, "backend": "aot_eager"}
 NAMES = ("q", "k", "v", "beta", "g", "state")
-GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
-ON_GPU = pytest.param("cuda", marks=GPU)
-ON_CPU = pytest.param("cpu", marks=pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT))
 BOUNDARIES = torch.tensor([3, 4, 32, 63, 64, 90])  # documents of one to many tokens, some from the edges of chunks
-
-
-@cache
-def kernels(module: str) -> ModuleType:
-    return interpreted(module)
 
 
 def skip_where_refused() -> None:
@@ -45,13 +35,12 @@ def skip_where_refused() -> None:
         pytest.skip(reason)
 
 
-@pytest.fixture(params=[ON_CPU, ON_GPU])
+@pytest.fixture(params=DEVICES)
 def device(request, monkeypatch) -> str:
     if request.param == "cuda":
         skip_where_refused()
     else:
-        monkeypatch.setenv("TRITON_INTERPRET", "1")
-        monkeypatch.setattr(triton_calls, "optional", kernels)
+        interpret(monkeypatch)
         monkeypatch.setitem(ops.BACKENDS, "triton", Backend(ops._triton, lambda request: ""))
     return request.param
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from triton_on_cpu import WHY_NOT, interpreted
+from triton_on_cpu import DEVICES, interpret
 
-from lit_gpt.ops import expert_activation, expert_rows, experts, experts_quack, triton_calls
+from lit_gpt.ops import expert_activation, expert_rows, experts, experts_quack
 from lit_gpt.ops.expert_activation import MAPS, activate, activation_gradients
 from lit_gpt.ops.experts import expert_ffn, sort_pairs
 
@@ -53,15 +53,12 @@ def test_one_kernel_makes_them(kind: str, inner: int) -> None:
         assert (mine.double() - exact).norm() / exact.norm() < most
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("tokens", "width", "k"), [(5, 24, 3), (9, 2056, 1), (4, 100, 8), (0, 8, 2)])
 def test_rows_of_pairs(tokens: int, width: int, k: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel only moves numbers. By Triton's interpreter, where there is no GPU."""
     if device == "cpu":
-        if WHY_NOT:
-            pytest.skip(WHY_NOT)
-        monkeypatch.setenv("TRITON_INTERPRET", "1")
-        monkeypatch.setattr(triton_calls, "optional", interpreted)
+        interpret(monkeypatch)
     generator = torch.Generator().manual_seed(0)
     routes = sort_pairs(torch.rand(tokens, k, generator=generator).argsort(-1).to(device), k)
     wide = torch.randn(tokens, 2 * width, generator=generator).to(device, torch.bfloat16)

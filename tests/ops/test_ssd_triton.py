@@ -4,14 +4,12 @@ installed without one, by its interpreter, which cannot multiply numbers in bflo
 
 from __future__ import annotations
 
-from functools import cache
-from types import ModuleType
 from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
-from triton_on_cpu import WHY_NOT, interpreted
+from triton_on_cpu import DEVICES, interpret
 
 from lit_gpt.errors import UserError
 from lit_gpt.ops import ssd as ops
@@ -22,14 +20,6 @@ from lit_gpt.ops.selective_scan import document_starts
 # Relative errors: roundings of operands and results; in fp32 exponentials, and what A and the bias get, which cancels.
 ROUNDING = {torch.float32: 5e-5, torch.float16: 1e-3, torch.bfloat16: 6e-3}
 NAMES = ("x", "dt", "A", "B", "C", "D", "dt_bias", "state")
-GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
-ON_GPU = pytest.param("cuda", marks=GPU)
-ON_CPU = pytest.param("cpu", marks=pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT))
-
-
-@cache
-def kernels() -> ModuleType:
-    return interpreted(ours.KERNELS)
 
 
 def skip_where_refused() -> None:
@@ -37,13 +27,12 @@ def skip_where_refused() -> None:
         pytest.skip(reason)
 
 
-@pytest.fixture(params=[ON_CPU, ON_GPU])
+@pytest.fixture(params=DEVICES)
 def device(request, monkeypatch) -> str:
     if request.param == "cuda":
         skip_where_refused()
     else:
-        monkeypatch.setenv("TRITON_INTERPRET", "1")
-        monkeypatch.setattr(triton_calls, "optional", lambda module: kernels())
+        interpret(monkeypatch)
         monkeypatch.setattr(ours, "processors", lambda device: 1)
         monkeypatch.setitem(ops.BACKENDS, "triton", ops.Backend(ops._triton, lambda request: ""))
     return request.param

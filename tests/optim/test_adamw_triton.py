@@ -5,8 +5,6 @@ one, by its interpreter.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
-from triton_on_cpu import WHY_NOT, interpreted
+from triton_on_cpu import DEVICES, interpret
 
 from lit_gpt.ops import triton_calls
 from lit_gpt.optim.engine import adamw_triton as ours
@@ -25,9 +23,6 @@ from lit_gpt.optim.engine.matrix_batches import local
 from lit_gpt.optim.engine.packed import SCALE, WRITES, encode_root, encode_signed, pack_new
 from lit_gpt.optim.engine.role_optimizer import Control, FusedAdamW
 
-GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
-ON_GPU = pytest.param("cuda", marks=GPU)
-ON_CPU = pytest.param("cpu", marks=pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT))
 # With and without whole programs, rows that blocks of 256 numbers do not fill, and what is left to torch.
 SHAPES = ((64, 96), (17, 80), (2, 48, 256), (5, 300), (2, 3, 515), (3, 5), (7,), ())
 TAKEN = {"fp32": SHAPES[:3], "int8": SHAPES[:5]}
@@ -37,20 +32,14 @@ RATES = [(1e-3, 0.1, 0.9, 0.95, 1e-8), (1, 0, 0.8, 0.99, 1e-10), (0.5, 0.0, 0.95
 Bag = tuple[list[Tensor], dict[Tensor, dict[str, Tensor]]]
 
 
-@cache
-def kernels() -> ModuleType:
-    return interpreted(ours.KERNELS)
-
-
-@pytest.fixture(params=[ON_CPU, ON_GPU])
+@pytest.fixture(params=DEVICES)
 def device(request, monkeypatch) -> str:
     monkeypatch.setattr(ours, "LARGE", 16)
     if request.param == "cuda":
         if reason := ours.gpu_refuses(ours.KERNELS, ours.OLDEST):
             pytest.skip(reason)
     else:
-        monkeypatch.setenv("TRITON_INTERPRET", "1")
-        monkeypatch.setattr(triton_calls, "optional", lambda module: kernels())
+        interpret(monkeypatch)
         monkeypatch.setattr(ours, "gpu_refuses", lambda *_: "")
         monkeypatch.setattr(ours, "DEVICE", "cpu")
     return request.param
