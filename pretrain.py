@@ -43,9 +43,12 @@ def leave(code: int) -> NoReturn:
     if (why := lost_output()) and code == 0:
         code = EXIT_NOT_WRITTEN
         print(f"error: standard output could not be written ({why}); nothing else is missing.", file=sys.stderr)
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     if code:  # torchrun ends all processes after the first one that failed; this one ends by itself, with its code
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if hanging():
+    # An interpreter that ends in good order takes down connections that other processes still use: one was seen to
+    # abort (SIGABRT) in place of its code.
+    if hanging() or (code and not alone):
         os._exit(code)
     sys.exit(code)
 

@@ -74,6 +74,21 @@ def test_what_one_process_alone_meets(data: Path, tmp_path: Path) -> None:
     assert said == ["error: only here"] and codes == {"3"}
 
 
+ABORTS = """
+import atexit, os
+import pretrain
+atexit.register(os.abort)
+pretrain.leave(int(os.environ["CODE"]))
+"""
+
+
+@pytest.mark.parametrize("processes, code, left", [(2, 3, 3), (2, 0, -6), (1, 3, -6)])
+def test_one_of_several_that_failed_has_its_code_however_its_interpreter_would_end(processes, code, left) -> None:
+    environment = {**os.environ, "WORLD_SIZE": str(processes), "CODE": str(code)}
+    ended = subprocess.run([sys.executable, "-c", ABORTS], env=environment, cwd=ROOT, capture_output=True, timeout=60)
+    assert ended.returncode == left
+
+
 @pytest.fixture
 def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that torchrun makes, seen from one of two processes."""
