@@ -17,19 +17,19 @@ from lit_gpt.scaling.noise import (
     paired,
     pooled,
     student,
-    student_cdf,
+    student_tail,
 )
 
 stats = pytest.importorskip("scipy.stats")
 
 
-@pytest.mark.parametrize("free", [1, 2, 3, 4.7, 10, 29.5, 120, 1e4, 1e6])
-@pytest.mark.parametrize("level", [0.5, 0.68, 0.95, 0.999])
+@pytest.mark.parametrize("free", [0.5, 1, 2, 3, 4.7, 10, 29.5, 120, 1e4, 1e6])
+@pytest.mark.parametrize("level", [0.5, 0.68, 0.95, 0.999, 0.999999])
 def test_student_is_scipys(free: float, level: float) -> None:
-    expected = stats.t.ppf((1 + level) / 2, free)
-    assert student(free, level) == pytest.approx(expected, rel=1e-7)
-    for t in (-3.0, -0.1, 0.0, 1.0, expected):
-        assert student_cdf(t, free) == pytest.approx(stats.t.cdf(t, free), abs=1e-9)
+    expected = stats.t.isf((1 - level) / 2, free)
+    assert student(free, level) == pytest.approx(expected, rel=1e-9)
+    for t in (0.0, 0.1, 1.0, expected, math.inf):
+        assert student_tail(t, free) == pytest.approx(stats.t.sf(t, free), rel=1e-7)
 
 
 def test_differences_are_the_t_tests_of_scipy() -> None:
