@@ -26,7 +26,7 @@ from lit_gpt.parallel.recompute import KEPT_OPERATIONS, Recompute, is_kept, reco
 from lit_gpt.preflight.activations import NeedsValues, kept_by_layers, kinds_kept, of_layers
 from lit_gpt.preflight.meta_model import meta_model
 
-T = 241  # tokens; a prime that is no width of the model
+T = 127  # tokens; a prime that is no width of the model, and more than a chunk of the plain scans
 
 
 MOE = "transformer_gqa4_moe"
