@@ -48,9 +48,11 @@ def taken(params: Sequence[Tensor], state: State) -> list[Tensor]:
 
 def _readable(p: Tensor, g: Tensor, state: Mapping[str, Tensor]) -> bool:
     """Whether a tensor is stepped here: by what the kernels can read, and by its size."""
+    if p.device.type != DEVICE:
+        return False
     kept = [local(state[key]) for key in state if key.startswith(MOMENTS)]
     packed = WRITES in state
-    if p.device.type != DEVICE or not all(t.is_contiguous() and t.device == p.device for t in (p, g, *kept)):
+    if not all(t.is_contiguous() and t.device == p.device for t in (p, g, *kept)):
         return False
     if any(t.dtype != torch.float32 for t in ((p, g) if packed else (p, g, *kept))):
         return False
