@@ -127,7 +127,7 @@ class FusedAdamW:
         taken = adamw_triton.taken(group["params"], state)
         adamw_triton.step(taken, state, rates, control.skip, control.divisor)
         chosen = set(taken)
-        others = [p for p in group["params"] if p not in chosen]
+        others = [p for p in group["params"] if p not in chosen] if taken else group["params"]
         if not any(WRITES in state[p] for p in others):
             self._step(others, rates, state, control)
             return iter(())
