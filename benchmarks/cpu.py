@@ -13,6 +13,8 @@ over ours, above 1 where ours is faster. The table has the median of these ratio
     save, no sums    the same, and torch.save with a sync, where nobody can tell later whether the file is intact
     mamba2           a step's forward and backward passes, and those of transformers' model of the same weights
     loss             of a head of 32,000 tokens, forward and backward, and F.cross_entropy of all logits
+    training         ten steps of the Trainer with a model of the demo's size, and those of a loop by hand
+    training, 32k    the same at a vocabulary of 32,000
 """
 
 from __future__ import annotations
@@ -73,6 +75,7 @@ answer_early(__name__, reader_of(main))
 
 import torch
 from checkpoint import Alone, with_adamw
+from cpu_training import STEPS, sides
 from decode import keep
 from torch import Tensor
 from torch.nn import functional as F
@@ -243,6 +246,11 @@ def loss(folder: Path, tokens: int = 1024, width: int = 256, vocabulary: int = 3
     return Pair(ours, peer)
 
 
+def training(folder: Path, vocabulary: int, **sizes: int) -> Pair:
+    """From one log line to the next; starts and saves do not count."""
+    return Pair(*(partial(side, STEPS) for side in sides(folder, vocabulary, **sizes)))
+
+
 ROWS: dict[str, Callable[[Path], Pair]] = {
     "bytes, records": records,
     "bytes, files": files,
@@ -251,6 +259,8 @@ ROWS: dict[str, Callable[[Path], Pair]] = {
     "save, no sums": partial(saves, sums=False),
     "mamba2": mamba2,
     "loss": loss,
+    "training": partial(training, vocabulary=2048),
+    "training, 32k": partial(training, vocabulary=32000),
 }
 
 

@@ -23,6 +23,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from lit_gpt.errors import UserError
 from lit_gpt.parallel.gloo import one_thread_per_group
+from lit_gpt.utils.heap import keep_freed_memory
 
 Said = TypeVar("Said")
 DTYPES = {
@@ -193,6 +194,8 @@ def _alone(precision: str | None, offloading: bool) -> Runtime:
 
 def _runtime(fabric: Fabric, precision: str | None, mesh: DeviceMesh | None, timeout: float) -> Runtime:
     device = fabric.device
+    if device.type == "cpu":
+        keep_freed_memory()
     return Runtime(
         fabric=fabric,
         rank=fabric.global_rank,

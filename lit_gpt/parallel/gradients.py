@@ -55,9 +55,9 @@ def finish_gradients(model: nn.Module, runtime: Runtime) -> None:
     loss_sum * world_size / valid_tokens_of_all_ranks per rank, the mean over ranks is the
     gradient of the mean over all tokens.
     """
-    grads = [p.grad for p in model.parameters() if p.grad is not None and not isinstance(p.grad, DTensor)]
     if runtime.mesh is None:
         return
+    grads = [p.grad for p in model.parameters() if p.grad is not None and not isinstance(p.grad, DTensor)]
     for p in model.parameters():
         if p.grad is not None and getattr(p, "stays", False):
             own = _local(p.grad).div_(runtime.world_size)

@@ -100,12 +100,13 @@ def train_step(
         (output.loss * (runtime.world_size / num_valid_global) + runtime.world_size * auxiliary).backward()
         loss += output.loss.detach() / num_valid_global
     finish_gradients(model, runtime)
-    norms = grad_norms(model.parameters(), runtime)
-    if len(norms.roles) < len(list(model.parameters())):
+    parameters = list(model.parameters())
+    norms = grad_norms(parameters, runtime)
+    if len(norms.roles) < len(parameters):
         raise _without_gradients(model)
     skipped = guard.skip(step, loss, norms)
     if grad_clip > 0 and grad_clip_type != "global":
-        clip_each_(model.parameters(), grad_clip_type, grad_clip, runtime)
+        clip_each_(parameters, grad_clip_type, grad_clip, runtime)
         grad_clip = 0.0
     update(model, optimizer, norms.total, grad_clip, skipped)
     if routing is not None:

@@ -38,6 +38,7 @@ def test_ratios_are_of_pairs() -> None:
         ("new_tokens", {"depth": 2, "prompt": 4, "count": 3}),
         ("mamba2", {"depth": 2, "length": 16}),
         ("loss", {"tokens": 8, "width": 8, "vocabulary": 50}),
+        ("training", {"vocabulary": 128, "depth": 2, "context": 16}),
     ],
 )
 def test_both_sides_do_the_same(what, sizes, tmp_path) -> None:

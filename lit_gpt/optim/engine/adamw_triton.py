@@ -42,15 +42,16 @@ class Rates(NamedTuple):
 
 def taken(params: Sequence[Tensor], state: State) -> list[Tensor]:
     """The parameters that these kernels step; torch's are for the others."""
-    refused = gpu_refuses(KERNELS, OLDEST)
-    return [] if refused else [p for p in params if _readable(local(p), gradient(p), state[p])]
+    here = [p for p in params if local(p).device.type == DEVICE]
+    refused = not here or gpu_refuses(KERNELS, OLDEST)
+    return [] if refused else [p for p in here if _readable(local(p), gradient(p), state[p])]
 
 
 def _readable(p: Tensor, g: Tensor, state: Mapping[str, Tensor]) -> bool:
-    """Whether a tensor is stepped here: by what the kernels can read, and by its size."""
+    """Whether a tensor on DEVICE is stepped here: by what the kernels can read, and by its size."""
     kept = [local(state[key]) for key in state if key.startswith(MOMENTS)]
     packed = WRITES in state
-    if p.device.type != DEVICE or not all(t.is_contiguous() and t.device == p.device for t in (p, g, *kept)):
+    if not all(t.is_contiguous() and t.device == p.device for t in (p, g, *kept)):
         return False
     if any(t.dtype != torch.float32 for t in ((p, g) if packed else (p, g, *kept))):
         return False

@@ -127,16 +127,19 @@ class FusedAdamW:
         taken = adamw_triton.taken(group["params"], state)
         adamw_triton.step(taken, state, rates, control.skip, control.divisor)
         chosen = set(taken)
-        others = [p for p in group["params"] if p not in chosen]
-        # In parts, so that little state is out of its 8 bits at once.
-        for params in parts(others, BATCH_ELEMENTS) if any(WRITES in state[p] for p in others) else [others]:
+        others = [p for p in group["params"] if p not in chosen] if taken else group["params"]
+        if not any(WRITES in state[p] for p in others):
+            self._step(others, rates, state, control)
+            return iter(())
+        for params in parts(others, BATCH_ELEMENTS):  # so that little state is out of its 8 bits at once
             with unpacked(params, state, control.skip) as wide:
                 self._step(params, rates, wide, control)
         return iter(())
 
     def _step(self, params: Sequence[Tensor], rates: Rates, state: State, control: Control) -> None:
         """By torch's kernel."""
-        lists = [[local(state[p][key]) for p in params] for key in ("exp_avg", "exp_avg_sq", "step")]
+        kept = [state[p] for p in params]
+        lists = [[local(of_p[key]) for of_p in kept] for key in ("exp_avg", "exp_avg_sq", "step")]
         adamw(
             [local(p) for p in params],
             [gradient(p) for p in params],
@@ -186,10 +189,12 @@ class RoleOptimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update from the gradients; see docs/adding.md for grad_scale and found_inf."""
+        devices = [local(group["params"][0]).device for group in self.param_groups]
+        controls = {device: self._control(device) for device in set(devices)}
         interleave(
             task
-            for group, rule in zip(self.param_groups, self.rules)
-            for task in rule.tasks(group, self.state, self._control(local(group["params"][0]).device))
+            for group, rule, device in zip(self.param_groups, self.rules, devices)
+            for task in rule.tasks(group, self.state, controls[device])
         )
 
     def _control(self, device: torch.device) -> Control:
