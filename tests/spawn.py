@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from tqdm import tqdm
 
 from lit_gpt.train import reporter
 
@@ -65,6 +67,7 @@ def forked(work: Callable[[], int]) -> int:
     if pid := os.fork():
         return pid
     try:
+        tqdm.set_lock(threading.RLock())  # the one before is everyone's: killed at a print, this would keep it for ever
         os._exit(work())
     finally:
         traceback.print_exc(file=sys.__stderr__)
