@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import lit_gpt.utils.phases  # noqa: F401 (the clock of a start)
 from lit_gpt.config.cli import parse
-from lit_gpt.config.command import end, exit_code
+from lit_gpt.config.command import end, exit_code, whatever_comes
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import EXIT_NOT_WRITTEN
 from lit_gpt.metrics.background import hanging
@@ -58,7 +58,7 @@ def leave(code: int) -> NoReturn:
 def command(argv: list[str]) -> NoReturn:
     """main, and the end of the process with its code."""
     with Signals() as signals:  # to the end: torchrun sends SIGTERM as soon as another process has failed
-        leave(carried_out(argv, signals))
+        leave(whatever_comes(lambda: carried_out(argv, signals)))
 
 
 if __name__ == "__main__":

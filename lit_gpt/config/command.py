@@ -60,7 +60,16 @@ def _said(text: str, code: int) -> int:
 def run_command(main: Main) -> NoReturn:
     """End the process with the code of its command line."""
     make_warnings_plain()
-    end(_carried_out(main))
+    end(whatever_comes(lambda: _carried_out(main)))
+
+
+def whatever_comes(work: Callable[[], int]) -> int:
+    """What work() returns; 1 for an error that nobody expected, which is told as Python, or torch, tells it."""
+    try:
+        return work()
+    except Exception:
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        return 1
 
 
 def end(code: int) -> NoReturn:

@@ -90,13 +90,19 @@ import atexit, os
 import pretrain
 from lit_gpt.config.command import run_command
 atexit.register(os.abort)
-code = int(os.environ["CODE"])
-pretrain.leave(code) if os.environ["HOW"] == "trains" else run_command(lambda words: code)
+
+def main(*_):
+    if os.environ["CODE"] == "1":
+        raise RuntimeError("nobody expected it")
+    return int(os.environ["CODE"])
+
+pretrain.carried_out = main
+pretrain.command([]) if os.environ["HOW"] == "trains" else run_command(main)
 """
 
 
 @pytest.mark.parametrize("how", ["trains", "evaluates"])
-@pytest.mark.parametrize("processes, code, left", [(2, 3, 3), (2, 0, -6), (1, 3, -6)])
+@pytest.mark.parametrize("processes, code, left", [(2, 3, 3), (2, 1, 1), (2, 0, -6), (1, 3, -6)])
 def test_one_of_several_that_failed_has_its_code_however_its_interpreter_would_end(how, processes, code, left) -> None:
     assert ended(ABORTS, WORLD_SIZE=str(processes), CODE=str(code), HOW=how) == left
 
