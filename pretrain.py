@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import lit_gpt.utils.phases  # noqa: F401 (the clock of a start)
 from lit_gpt.config.cli import parse
-from lit_gpt.config.command import exit_code
+from lit_gpt.config.command import end, exit_code, whatever_comes
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import EXIT_NOT_WRITTEN
 from lit_gpt.metrics.background import hanging
@@ -32,10 +32,15 @@ def run(options: RunConfig, signals: Signals | None = None) -> int:
     return run_training(resolved, signals)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Parse, run, and turn a UserError into one message and its exit code."""
     with Signals() as signals:
-        return exit_code(lambda words: run(parse(words), signals), sys.argv[1:] if argv is None else argv)
+        return carried_out(argv, signals)
+
+
+def carried_out(argv: list[str], signals: Signals) -> int:
+    """As main, with what listens already."""
+    return exit_code(lambda words: run(parse(words), signals), argv)
 
 
 def leave(code: int) -> NoReturn:
@@ -43,17 +48,20 @@ def leave(code: int) -> NoReturn:
     if (why := lost_output()) and code == 0:
         code = EXIT_NOT_WRITTEN
         print(f"error: standard output could not be written ({why}); nothing else is missing.", file=sys.stderr)
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     if code:  # torchrun ends all processes after the first one that failed; this one ends by itself, with its code
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # An interpreter that ends in good order takes down connections that other processes still use: one was seen to
-    # abort (SIGABRT) in place of its code.
-    if hanging() or (code and not alone):
+    if hanging():
         os._exit(code)
-    sys.exit(code)
+    end(code)
+
+
+def command(argv: list[str]) -> NoReturn:
+    """main, and the end of the process with its code."""
+    with Signals() as signals:  # to the end: torchrun sends SIGTERM as soon as another process has failed
+        leave(whatever_comes(lambda: carried_out(argv, signals)))
 
 
 if __name__ == "__main__":
     make_unfailing()
     make_warnings_plain()
-    leave(main())
+    command(sys.argv[1:])

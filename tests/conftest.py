@@ -6,6 +6,7 @@ import gc
 import getpass
 import multiprocessing
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -32,6 +33,13 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What a test draws without a seed is the same whichever tests its worker ran before."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 def pytest_collectstart() -> None:

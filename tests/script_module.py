@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +29,7 @@ def tool(main: Callable[[list[str]], int], *words: object) -> int:
     """The exit code of a tool."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:
         patch.setattr(sys, "argv", ["tool", *map(str, words)])
+        patch.setattr(warnings, "formatwarning", warnings.formatwarning)  # which run_command changes for good
         run_command(main)
     assert isinstance(left.value.code, int)
     return left.value.code

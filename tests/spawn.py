@@ -6,9 +6,10 @@ import faulthandler
 import gc
 import multiprocessing
 import os
-import socket
 import sys
 import tempfile
+import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from tqdm import tqdm
 
 from lit_gpt.train import reporter
 
@@ -30,11 +32,9 @@ def run_distributed(
     fn must be importable (top level of a test file). An exception on any rank fails the call
     with that rank's traceback, and with the stacks of ranks that crashed or hung.
     """
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    store = meeting_place()
     with tempfile.TemporaryDirectory() as folder:
-        arguments = (fn, world_size, nodes, port, gpu, folder, args)
+        arguments = (fn, world_size, nodes, store.port, gpu, folder, args)
         try:
             mp.start_processes(_process, arguments, nprocs=world_size, start_method="forkserver")
         except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
@@ -44,11 +44,39 @@ def run_distributed(
         return [torch.load(Path(folder, f"{r}.pt"), weights_only=False) for r in range(world_size)]
 
 
+def meeting_place() -> dist.TCPStore:
+    """Where processes find one another, on a port that is taken already, as with torchrun; it ends with the object.
+
+    A free port that is looked up, and taken by rank 0 a moment later, may be another process's by then.
+    """
+    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+AT_MEETING_PLACE = {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_USE_AGENT_STORE": True}
+
+
 def start(fn: Callable[..., Any], *args: Any) -> multiprocessing.process.BaseProcess:
     """A process that runs fn(*args), started; fn as for run_distributed."""
     process = forks().Process(target=fn, args=args)
     process.start()
     return process
+
+
+def forked(work: Callable[[], int]) -> int:
+    """The id of a fork of this process that ends with what work() returns; it never goes on into pytest."""
+    if pid := os.fork():
+        return pid
+    try:
+        tqdm.set_lock(threading.RLock())  # the one before is everyone's: killed at a print, this would keep it for ever
+        os._exit(work())
+    finally:
+        traceback.print_exc(file=sys.__stderr__)
+        os._exit(99)
+
+
+def ended(pid: int) -> int:
+    """The exit code of a fork, once it has ended; negative where a signal ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def forks() -> Any:
@@ -60,7 +88,7 @@ def _process(rank: int, fn: Callable[..., Any], world_size: int, nodes: int, por
     assert "lit_gpt.train.loop" in sys.modules, "the server of forks was started without the imports of conftest.py"
     local = world_size // nodes
     values = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank % local, "LOCAL_WORLD_SIZE": local}
-    values |= {"GROUP_RANK": rank // local, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    values |= {"GROUP_RANK": rank // local, "MASTER_PORT": port, **AT_MEETING_PLACE}
     os.environ.update({k: str(v) for k, v in values.items()})
     if not gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

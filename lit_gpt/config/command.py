@@ -60,7 +60,27 @@ def _said(text: str, code: int) -> int:
 def run_command(main: Main) -> NoReturn:
     """End the process with the code of its command line."""
     make_warnings_plain()
-    sys.exit(_carried_out(main))
+    end(whatever_comes(lambda: _carried_out(main)))
+
+
+def whatever_comes(work: Callable[[], int]) -> int:
+    """What work() returns; 1 for an error that nobody expected, which is told as Python, or torch, tells it."""
+    try:
+        return work()
+    except Exception:
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        return 1
+
+
+def end(code: int) -> NoReturn:
+    """End the process with `code`; one of several that failed, at once.
+
+    An interpreter that ends in good order takes down connections that other processes still use: one was seen to abort
+    (SIGABRT) in place of its code.
+    """
+    if code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        os._exit(code)
+    sys.exit(code)
 
 
 def answer_early(name: str, read: Callable[[list[str]], Any]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from lit_gpt.data.meta import read_meta
 from lit_gpt.data.stream import StreamInfo
 from lit_gpt.errors import UserError
+from lit_gpt.utils.files import stamp
 
 TOKENIZER = "tokenizer.json"
 
@@ -90,11 +91,11 @@ def _agreed(what: str, values: Sequence[tuple[str, int | None]]) -> int | None:
 
 def tokenizer_json(path: Path) -> dict[str, Any]:
     """The content of a tokenizer.json. Raises UserError when it is none. One is kept: Llama-3's takes 0.2 s to read."""
-    return _read(path, path.stat().st_mtime_ns)
+    return _read(path, *stamp(path))
 
 
 @lru_cache(2)
-def _read(path: Path, changed: int) -> dict[str, Any]:
+def _read(path: Path, *_: int) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         token_ids(found)

@@ -195,5 +195,5 @@ def _ended(pid: int) -> bool:
     """Whether a process of this host is gone, or is waited for."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the second where it goes while this reads
         return Path("/proc/self").exists()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
+import itertools
 import json
 import os
 import re
 import shutil
 import stat
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -21,6 +23,8 @@ from lit_gpt.errors import NotWritten, UserError, did_you_mean
 BLOCK = 1 << 20  # bytes that are read at once: enough that Python's overhead does not count
 # What only writing fails with: no room on the disk or in a quota, a disk that is read-only, a limit of the file's size.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+TICK = 2 * 10**9  # nanoseconds: of the coarsest clock, that of FAT; those of Linux count in some milliseconds
+_stamps = itertools.count()
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.tmp")  # see replacing
 
 
@@ -187,10 +191,20 @@ def regular(path: Path, wanted: str = "") -> Path:
     return path
 
 
+def stamp(path: Path) -> tuple[int, ...]:
+    """While it is the same, the content of a file is, too: its inode, bytes, and when it was changed last.
+
+    A file that was changed within the last TICK may be changed again without a new time (git calls that racy), so no
+    two stamps of it are alike.
+    """
+    now = path.stat()
+    same = now.st_ino, now.st_size, now.st_mtime_ns
+    return same if time.time_ns() - now.st_mtime_ns > TICK else (*same, next(_stamps))
+
+
 def digest(path: Path) -> str:
     """The SHA-256 of a file, computed once for as long as nobody touches the file."""
-    stat = regular(path).stat()
-    return _digest(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    return _digest(path, *stamp(regular(path)))
 
 
 @functools.lru_cache(maxsize=4096)

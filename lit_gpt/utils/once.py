@@ -1,7 +1,8 @@
 """What every process of a torchrun would say, said once: by the first of a host, and the others stay quiet.
 
 Most errors come before the processes are connected, and some come to one process alone. So they meet in the folder that
-torchrun makes on each host for each attempt: whoever makes a file named after the sentence says it.
+torchrun makes on each host for each attempt: whoever makes a file named after the sentence says it. The name tells the
+exit code, too, since the others may look before a file is written.
 """
 
 from __future__ import annotations
@@ -20,10 +21,9 @@ def first_to_say(text: str, code: int) -> bool:
     """
     if (place := _place()) is None:
         return True
-    name = PREFIX + hashlib.sha256(text.encode(errors="replace")).hexdigest()[:32]
+    name = f"{PREFIX}{hashlib.sha256(text.encode(errors='replace')).hexdigest()[:32]}-{code}"
     try:
-        with (place / name).open("x") as file:
-            file.write(str(code))
+        (place / name).touch(exist_ok=False)
     except FileExistsError:
         return False
     except OSError:  # no room, or the folder is gone: better twice than never
@@ -36,8 +36,8 @@ def code_said() -> int | None:
     if (place := _place()) is None:
         return None
     try:
-        return next((int(file.read_text()) for file in place.glob(f"{PREFIX}*")), None)
-    except (OSError, ValueError):
+        return next((int(file.name.rpartition("-")[2]) for file in place.glob(f"{PREFIX}*")), None)
+    except OSError:
         return None
 
 

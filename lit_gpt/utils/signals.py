@@ -75,10 +75,11 @@ class Signals:
             _listening.remove(self)
 
     def forget(self) -> None:
-        """Put back the handlers of signals that were there before."""
+        """Put back the handlers of signals that were there before, but for signals that were given another since."""
         signal.set_wakeup_fd(self._fd_before)
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == self._handle:
+                signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.asked = True

@@ -77,6 +77,7 @@ def test_runs_and_their_table(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys:
     names = {name: getattr(subprocess, name) for name in ("PIPE", "TimeoutExpired")}
     monkeypatch.setattr(compare, "subprocess", SimpleNamespace(run=in_this_process, **names))
     monkeypatch.setitem(sys.modules, "litgpt", None)
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda _: None)  # for all tests that follow, otherwise
     output = tmp_path / "compare.json"
     words = ["--peers", "plain,litgpt,ours", "--sizes", "2:1", "--rounds", "2", "--context", "16", "--ar", "16"]
     words += ["--steps", "2", "--warmup", "1", "--output", str(output)]

@@ -120,10 +120,11 @@ def test_a_login_node_installs_for_the_nodes_with_gpus(machine):
 
 
 @pytest.fixture
-def closed_port() -> str:
+def closed_port() -> Iterator[str]:
+    """Taken, so that nobody else listens there, and refusing connections, since this does not listen either."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{s.getsockname()[1]}/whl/cpu"
+        yield f"http://127.0.0.1:{s.getsockname()[1]}/whl/cpu"
 
 
 @pytest.fixture

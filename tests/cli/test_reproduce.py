@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from script_module import script_module
+from spawn import ended, forked
 
 import pretrain
 from lit_gpt.config.command import exit_code
@@ -70,13 +71,11 @@ def test_what_fails_is_said_and_what_needs_it_is_not_reached(table, capsys) -> N
 def test_a_job_whose_runner_was_killed_goes_on_and_is_not_started_again(table) -> None:
     """Two of these commands at once, of which one is killed."""
     out = table("long,1,1,,echo x >> {out}/long; sleep 2; echo y >> {out}/long")
-    runner = os.fork()
-    if runner == 0:
-        os._exit(reproduce.main(out))
+    runner = forked(lambda: reproduce.main(out))
     while not (out / "long").exists():
         time.sleep(0.05)
     os.kill(runner, signal.SIGKILL)
-    os.waitpid(runner, 0)
+    assert ended(runner) == -signal.SIGKILL
     assert reproduce.main(out) == 0
     assert (out / "long").read_text() == "x\ny\n"
 

@@ -17,12 +17,17 @@ from lit_gpt.utils.once import code_said, first_to_say
 
 WHILE_STARTING = """
 import os, time
+from pathlib import Path
+other = Path(__file__).with_name("other_is_here")
 if os.environ["RANK"] == "1":
+    while not other.exists():  # a process that torchrun ends before it listens has the signal's code
+        time.sleep(0.02)
     raise RuntimeError("only here")
+other.touch()
 time.sleep(60)
 """
 CONNECTED = """
-import os
+import os, sys
 import pretrain
 from lit_gpt.errors import NotWritten
 from lit_gpt.train import loop
@@ -32,7 +37,7 @@ def refuse(*_):
         raise NotWritten("only here")
 
 loop.check_installed = refuse
-pretrain.leave(pretrain.main())
+pretrain.command(sys.argv[1:])
 """
 
 
@@ -74,19 +79,45 @@ def test_what_one_process_alone_meets(data: Path, tmp_path: Path) -> None:
     assert said == ["error: only here"] and codes == {"3"}
 
 
+def ended(lines: str, **environment: str) -> int:
+    """The exit code of a process that runs these lines."""
+    line = [sys.executable, "-c", lines]
+    return subprocess.run(line, env={**os.environ, **environment}, cwd=ROOT, capture_output=True).returncode
+
+
 ABORTS = """
 import atexit, os
 import pretrain
+from lit_gpt.config.command import run_command
 atexit.register(os.abort)
-pretrain.leave(int(os.environ["CODE"]))
+
+def main(*_):
+    if os.environ["CODE"] == "1":
+        raise RuntimeError("nobody expected it")
+    return int(os.environ["CODE"])
+
+pretrain.carried_out = main
+pretrain.command([]) if os.environ["HOW"] == "trains" else run_command(main)
 """
 
 
-@pytest.mark.parametrize("processes, code, left", [(2, 3, 3), (2, 0, -6), (1, 3, -6)])
-def test_one_of_several_that_failed_has_its_code_however_its_interpreter_would_end(processes, code, left) -> None:
-    environment = {**os.environ, "WORLD_SIZE": str(processes), "CODE": str(code)}
-    ended = subprocess.run([sys.executable, "-c", ABORTS], env=environment, cwd=ROOT, capture_output=True, timeout=60)
-    assert ended.returncode == left
+@pytest.mark.parametrize("how", ["trains", "evaluates"])
+@pytest.mark.parametrize("processes, code, left", [(2, 3, 3), (2, 1, 1), (2, 0, -6), (1, 3, -6)])
+def test_one_of_several_that_failed_has_its_code_however_its_interpreter_would_end(how, processes, code, left) -> None:
+    assert ended(ABORTS, WORLD_SIZE=str(processes), CODE=str(code), HOW=how) == left
+
+
+ENDED_WHILE_IT_LEAVES = """
+import os, signal
+import pretrain
+pretrain.lost_output = lambda: os.kill(os.getpid(), signal.SIGTERM) or ""
+pretrain.command(["--depht", "3"])
+"""
+
+
+def test_a_signal_of_torchrun_to_a_process_that_leaves_changes_no_code(attempt: Path) -> None:
+    """Another one had failed a moment before, and this one had stopped to listen."""
+    assert ended(ENDED_WHILE_IT_LEAVES, RANK="1") == EXIT_BAD_INPUT
 
 
 @pytest.fixture

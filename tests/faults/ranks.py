@@ -20,7 +20,7 @@ from typing import Any
 
 import tiny_run
 import torch
-from spawn import start
+from spawn import AT_MEETING_PLACE, meeting_place, start
 
 from lit_gpt.train import reporter
 
@@ -39,10 +39,11 @@ class Host:
 
 @dataclass(frozen=True)
 class Rank:
-    """A process, and where its output is."""
+    """A process, where its output is, and where it meets others, which must be there as long as they are."""
 
     process: BaseProcess
     file: Path
+    place: Any = None
 
     @property
     def said(self) -> str:
@@ -58,8 +59,6 @@ def run(data: Path, out: Path, **options: Any) -> int:
     """As tiny_run.run, in this process, as its ranks run: one thread, and no figure."""
     threads, draw = torch.get_num_threads(), reporter.draw_loss_curve
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background, or under nohup, ignores them
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     reporter.draw_loss_curve = lambda *_: None
     try:
         return tiny_run.run(data, out, **options)
@@ -76,17 +75,16 @@ def start_alone(folder: Path, fn: Callable[..., Any], *args: Any) -> Rank:
 
 def start_ranks(folder: Path, world: int, fn: Callable[..., Any], *args: Any, hosts: tuple[Host, ...] = (Host(),)):
     """fn(*args) on `world` ranks spread evenly over the hosts, with the environment of torchrun."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    store = meeting_place()
     local, ranks = world // len(hosts), []
     for rank in range(world):
         host = hosts[rank // local]
         values = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank % local, "LOCAL_WORLD_SIZE": local}
-        values |= {"GROUP_RANK": rank // local, "MASTER_ADDR": hosts[0].address, "MASTER_PORT": port}
-        values |= {"GLOO_SOCKET_IFNAME": host.interface}
+        values |= {"GROUP_RANK": rank // local, "MASTER_PORT": store.port, "GLOO_SOCKET_IFNAME": host.interface}
+        # In a namespace rank 0 makes the place: every port is free there.
+        values |= {"MASTER_ADDR": hosts[0].address} if hosts[0].namespace else AT_MEETING_PLACE
         file = folder / f"said-{next(_names)}.txt"
-        ranks.append(Rank(start(_run, file, values, host.namespace, fn, args), file))
+        ranks.append(Rank(start(_run, file, values, host.namespace, fn, args), file, store))
     return ranks
 
 
@@ -108,6 +106,21 @@ def _run(file: Path, values: dict[str, Any], namespace: str | None, fn: Callable
     code = fn(*args)
     sys.stdout.flush()
     os._exit(code)
+
+
+def freeze(process: BaseProcess) -> None:
+    """Stop it, and wait until every thread of it stands: one in a system call may finish that first."""
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    while not all(map(_stands, Path(f"/proc/{process.pid}/task").glob("*/stat"))):
+        time.sleep(0.01)
+
+
+def _stands(thread: Path) -> bool:
+    try:
+        return thread.read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:  # it has ended
+        return True
 
 
 def wait_for(there: Callable[[], Any], rank: Rank, seconds: float = 60) -> None:

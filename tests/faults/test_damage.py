@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ from lit_gpt.checkpoint.contents import damage
 from lit_gpt.errors import UserError
 from lit_gpt.parallel import start_runtime
 from lit_gpt.tools import inspect
+from lit_gpt.utils.files import digest
 
 FILES = ("__0_0.distcp", ".metadata", "meta.json", "SHA256SUMS", "COMPLETE")
 DAMAGES = {
@@ -86,6 +89,18 @@ def test_every_bit_counts(run):
             assert damage(newest), (name, at)
             flip(newest / name, at)
             assert not damage(newest)
+
+
+@pytest.mark.parametrize(("seconds", "seen"), [(0, True), (60, False)])
+def test_a_change_within_a_tick_of_the_file_system_s_clock_is_seen(seconds, seen, tmp_path):
+    """The time of a change may be that of the one before. Of a file that rests, the sum is computed once."""
+    path, when = tmp_path / "file", time.time_ns() - seconds * 10**9
+    found = []
+    for content in (b"a", b"b"):
+        path.write_bytes(content)
+        os.utime(path, ns=(when, when))
+        found.append(digest(path))
+    assert (found[0] != found[1]) == seen
 
 
 @pytest.mark.parametrize("how", ["missing", "cut", "empty"])

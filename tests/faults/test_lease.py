@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from killed_run import OPTIONS, launch, run_killed
+from ranks import freeze
 from spawn import run_distributed, start
 from tiny_run import folder_of, pretrain, words
 
@@ -128,7 +129,7 @@ def test_a_lease_that_is_none(kind, folder):
 def test_a_frozen_owner_finds_out_when_it_wakes_up(folder):
     """It would have gone on writing over what its successor wrote."""
     process = owner(folder)
-    os.kill(process.pid, signal.SIGSTOP)
+    freeze(process)
     held = take_lease(folder)
     before = held.path.read_bytes()
     os.kill(process.pid, signal.SIGCONT)
@@ -202,7 +203,7 @@ def test_two_runs_in_one_folder(data, tmp_path):
     code, text = run_killed(data, out, **options)
     assert code == EXIT_NOT_OWNER
     assert re.search(rf"error: The run folder {folder_of(out)} is in use by process {first.pid} on ", text)
-    os.kill(first.pid, signal.SIGSTOP)
+    freeze(first)
     code, text = run_killed(data, out, **options, stop_after=3)
     assert code == INTERRUPTED, text
     files = [path for path in folder_of(out).rglob("*") if path.is_file() and "/." not in str(path)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 from killed_run import KILLED, OPTIONS, kill_at
 from small_run import META, Run, step
+from spawn import ended, forked
 from tiny_run import folder_of, rows, run, saved_steps
 
 from lit_gpt.checkpoint import Checkpointer
@@ -155,14 +155,13 @@ def test_a_kill_at_any_moment_of_the_end_loses_nothing(tmp_path):
         kept = Run(tmp_path / str(operation), keep_last=0)
         kept.save(1, 2)
         saver = end_of(kept)
-        if not (pid := os.fork()):
-            try:
-                kill_at(operation, kept.folder)
-                saver.close(0, True)
-                os._exit(0)
-            finally:
-                os._exit(1)
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+        def ends(operation: int = operation, folder: Path = kept.folder, saver: Saver = saver) -> int:
+            kill_at(operation, folder)
+            saver.close(0, True)
+            return 0
+
+        code = ended(forked(ends))
         known = run_folder.finished_summary(kept.folder).get("tokens") == META["tokens"]
         whole = step(2) in kept.names()
         assert code in (0, KILLED) and (known or whole)

@@ -54,7 +54,6 @@ def after_step(n: int, then: Callable[[], None], argv: list[str]) -> int:
             then()
 
     Trainer.step = patched  # type: ignore[method-assign]
-    signals.GRACE = 0.5
     return pretrain.main(argv)
 
 
@@ -178,6 +177,11 @@ def test_one_rank_hears_it_and_all_leave(data, tmp_path):
     assert [rank.ends() for rank in ranks] == [EXIT_INTERRUPTED] * 2, ranks[0].said
 
 
+def little_grace(*arguments: Any) -> int:
+    signals.GRACE = 0.5
+    return after_step(*arguments)
+
+
 def term_and_stuck() -> None:
     send(signal.SIGTERM)
     stuck()
@@ -188,7 +192,7 @@ def test_term_in_a_first_step_that_takes_long(data, tmp_path, undisturbed):
     out = tmp_path / "out"
     assert run(data, out, stop_after=2, **OPTIONS) == EXIT_INTERRUPTED
     argv = words(data, out, resume="auto", **OPTIONS)
-    rank = start_alone(tmp_path, after_step, 3, term_and_stuck, argv)
+    rank = start_alone(tmp_path, little_grace, 3, term_and_stuck, argv)
     assert rank.ends() == 128 + signal.SIGTERM, rank.said
     assert "stopped by SIGTERM in the first step of this start" in rank.said and "nothing is lost" in rank.said
     assert finished_equal(data, out) == undisturbed
@@ -268,7 +272,14 @@ def test_a_signal_to_a_forked_child_is_the_child_s(tmp_path):
 
 
 def test_handlers_are_put_back():
+    """But for one that was given while it listened: a process that leaves does not hear its launcher any more."""
     before = [signal.getsignal(number) for number in signals.STOPS]
     with Signals():
         assert signal.getsignal(signal.SIGUSR1) != before[2]
     assert [signal.getsignal(number) for number in signals.STOPS] == before
+    try:
+        with Signals():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        assert [signal.getsignal(number) for number in signals.STOPS] == [signal.SIG_IGN, *before[1:]]
+    finally:
+        signal.signal(signal.SIGTERM, before[0])

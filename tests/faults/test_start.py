@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hostile import resealed
 from killed_run import KILLED, OPTIONS, kill_at, resolved_of, run_killed
+from spawn import ended, forked
 from tiny_run import folder_of, run
 
 from lit_gpt.data.documents import find_files
@@ -30,14 +31,13 @@ def begin(resolved: ResolvedRun) -> None:
 
 def dies(resolved: ResolvedRun, operation: int) -> bool:
     """Whether a start in another process was killed at its n-th operation on a file; else it went well."""
-    if not (pid := os.fork()):
-        try:
-            kill_at(operation, resolved.folder)
-            begin(resolved)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def start() -> int:
+        kill_at(operation, resolved.folder)
+        begin(resolved)
+        return 0
+
+    code = ended(forked(start))
     assert code in (0, KILLED)
     return code == KILLED
 

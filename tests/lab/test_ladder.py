@@ -15,6 +15,7 @@ from typing import Any, cast
 from unittest.mock import Mock
 
 import pytest
+from spawn import ended, forked
 
 from lit_gpt.errors import UserError
 from lit_gpt.lab import local, queue
@@ -39,7 +40,7 @@ def rows_of(**options: dict[str, Any]) -> tuple[Row, ...]:
 
 
 def run(output: Path, rows: tuple[Row, ...], **settings: Any) -> int:
-    chosen = {"devices": (("cpu",),), "program": STAND_IN, **settings}
+    chosen = {"devices": (("cpu",),), "program": STAND_IN, "minutes": 5, **settings}
     return Ladder(Study(rows), output).run(Settings(**chosen))
 
 
@@ -48,20 +49,22 @@ class Apart:
 
     def __init__(self, output: Path, rows: dict[str, Any], places: int = 2) -> None:
         self.said = output.parent / f"{output.name}.said"
-        self.pid = os.fork()
-        if self.pid == 0:
+
+        def ladder() -> int:
             os.dup2(os.open(self.said, os.O_CREAT | os.O_WRONLY | os.O_APPEND), 1)
             sys.stdout = os.fdopen(1, "w")
             code = run(output, rows_of(**rows), devices=(("cpu",),) * places, tries=2)
             sys.stdout.flush()
-            os._exit(code)
+            return code
+
+        self.pid = forked(ladder)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         os.kill(self.pid, number)
 
     def wait(self) -> int:
         """The exit code; negative where a signal ended it."""
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return ended(self.pid)
 
 
 def calls(output: Path, name: str) -> list[str]:
@@ -138,10 +141,15 @@ def test_why_a_run_failed_is_what_its_processes_said_and_not_torchrun(
     assert local.last_error(log, 0) == found
 
 
-def test_a_run_that_takes_too_long_is_stopped_and_goes_on_next_time(tmp_path: Path) -> None:
-    rows = rows_of(slow={"steps": 20, "pause": 0.2})
-    assert run(tmp_path, rows, minutes=0.02, tries=3) == 1
-    assert 0 < len(steps(tmp_path, "slow")) < 20
+def test_a_run_that_takes_too_long_is_stopped_and_goes_on_next_time(tmp_path: Path, monkeypatch: Any) -> None:
+    """It has trained, and an hour has gone by."""
+    rows, go = rows_of(slow={"steps": 20, "pause": 0.05, "waits": str(tmp_path / "go")}), tmp_path / "go"
+    with monkeypatch.context() as patch:
+        late = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600 * bool(steps(tmp_path, "slow")))
+        patch.setattr(local, "time", late)
+        assert run(tmp_path, rows, minutes=30, tries=3) == 1
+    assert len(calls(tmp_path, "slow")) == 1 and not (tmp_path / "slow/run/summary.json").exists()
+    go.touch()
     assert run(tmp_path, rows) == 0
     assert steps(tmp_path, "slow") == list(range(1, 21))
 
@@ -150,10 +158,10 @@ def test_a_run_that_takes_too_long_is_stopped_and_goes_on_next_time(tmp_path: Pa
     "losses", [["2"] + ["3"] * 60, ["2", "1"] + ["nan"] * 60], ids=["above its start", "no number"]
 )
 def test_a_diverged_run_is_stopped_and_said_so(losses: list[str], tmp_path: Path, capsys: Any) -> None:
-    row = {"steps": 60, "losses": ",".join(losses), "pause": 0.1}
+    row = {"steps": 60, "losses": ",".join(losses), "waits": str(tmp_path / "never")}
     assert run(tmp_path, rows_of(wild=row)) == 0
     assert "diverged: the loss is" in capsys.readouterr().out.splitlines()[-1]
-    assert len(steps(tmp_path, "wild")) < 60
+    assert not (tmp_path / "wild/run/summary.json").exists()
     assert run(tmp_path, rows_of(wild=row)) == 0
     assert len(calls(tmp_path, "wild")) == 1
 
@@ -177,22 +185,26 @@ def test_a_fork_whose_first_loss_was_lucky_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_killed_run_is_started_again_and_loses_nothing(tmp_path: Path) -> None:
-    job = Apart(tmp_path, {"a": {"steps": 8, "pause": 0.1}})
+    job = Apart(tmp_path, {"a": {"steps": 8, "pause": 0.1, "waits": str(tmp_path / "go")}})
     wait_for(lambda: len(steps(tmp_path, "a")) >= 2)
     os.kill(int(calls(tmp_path, "a")[0].split()[0]), signal.SIGKILL)
+    (tmp_path / "go").touch()
     assert job.wait() == 0
     assert steps(tmp_path, "a") == list(range(1, 9))
     assert len(calls(tmp_path, "a")) == 2
 
 
-def test_runs_go_on_when_their_ladder_is_killed_and_the_next_one_waits_for_them(tmp_path: Path, capsys: Any) -> None:
-    rows = {"c": {}, "a": {"steps": 15, "pause": 0.2}, "b": {"steps": 15, "pause": 0.2}}
+def test_runs_go_on_when_their_ladder_is_killed_and_the_next_one_waits_for_them(tmp_path: Path) -> None:
+    long = {"steps": 15, "pause": 0.1, "waits": str(tmp_path / "go")}
+    rows = {"c": {}, "a": long, "b": long}
     job = Apart(tmp_path, rows, places=3)
-    wait_for(lambda: steps(tmp_path, "a") and steps(tmp_path, "b"))
+    wait_for(lambda: steps(tmp_path, "a") and steps(tmp_path, "b") and "c: finished" in job.said.read_text())
     job.kill()
     assert job.wait() == -signal.SIGKILL
-    assert run(tmp_path, rows_of(**rows), devices=(("cpu",),) * 2) == 0
-    assert capsys.readouterr().out.count("goes on without its ladder") == 2
+    after = Apart(tmp_path, rows)
+    wait_for(lambda: after.said.read_text().count("goes on without its ladder") == 2)  # both write to one file
+    (tmp_path / "go").touch()
+    assert after.wait() == 0
     assert [steps(tmp_path, name) for name in "ab"] == [list(range(1, 16))] * 2
     assert [len(calls(tmp_path, name)) for name in "abc"] == [1, 1, 1]
 
@@ -206,25 +218,27 @@ def test_two_ladders_at_once_run_each_row_once(tmp_path: Path) -> None:
 
 
 def test_a_second_ladder_takes_over_when_the_first_is_killed(tmp_path: Path) -> None:
-    rows = {"a": {"steps": 12, "pause": 0.2}, "b": {"steps": 2}}
+    rows = {"a": {"steps": 12, "pause": 0.1, "waits": str(tmp_path / "go")}, "b": {"steps": 2}}
     first = Apart(tmp_path, rows, places=1)
     wait_for(lambda: steps(tmp_path, "a"))
     second = Apart(tmp_path, rows, places=1)
     wait_for(lambda: len(steps(tmp_path, "b")) == 2)
     first.kill()
     first.wait()
+    (tmp_path / "go").touch()
     assert second.wait() == 0
     assert steps(tmp_path, "a") == list(range(1, 13)) and len(calls(tmp_path, "a")) == 1
 
 
 def test_ladder_and_runs_killed_at_once_lose_nothing(tmp_path: Path) -> None:
-    rows = {name: {"steps": 10, "pause": 0.1} for name in "abc"}
+    rows = {name: {"steps": 10, "pause": 0.1, "waits": str(tmp_path / "go")} for name in "abc"}
     job = Apart(tmp_path, rows)
     wait_for(lambda: steps(tmp_path, "a") and steps(tmp_path, "b"))
     job.kill()
     for name in "ab":
         os.kill(int(calls(tmp_path, name)[0].split()[0]), signal.SIGKILL)
     job.wait()
+    (tmp_path / "go").touch()
     assert run(tmp_path, rows_of(**rows)) == 0
     assert [steps(tmp_path, name) for name in rows] == [list(range(1, 11))] * 3
 
@@ -286,18 +300,19 @@ def test_results_that_were_copied_without_checkpoints_count(noted: bool, tmp_pat
 
 
 def test_sigterm_reaches_all_runs_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    rows = {name: {"steps": 12, "pause": 0.2} for name in "abc"}
+    rows = {name: {"steps": 12, "pause": 0.1, "waits": str(tmp_path / "go")} for name in "abc"}
     job = Apart(tmp_path, rows)
     wait_for(lambda: steps(tmp_path, "a") and steps(tmp_path, "b"))
     job.kill(signal.SIGTERM)
     assert job.wait() == os.EX_TEMPFAIL and "goes on" in job.said.read_text()
-    assert len(steps(tmp_path, "a")) < 12 and not calls(tmp_path, "c")
+    assert not calls(tmp_path, "c") and not list(tmp_path.glob("*/run/summary.json"))
+    (tmp_path / "go").touch()
     assert run(tmp_path, rows_of(**rows), devices=(("cpu",),) * 3) == 0
     assert [steps(tmp_path, name) for name in rows] == [list(range(1, 13))] * 3
 
 
 def test_sigterm_ends_a_ladder_that_waits_for_another_one(tmp_path: Path) -> None:
-    rows = {"a": {"steps": 100, "pause": 0.1}}
+    rows = {"a": {"waits": str(tmp_path / "never")}}
     first = Apart(tmp_path, rows)
     wait_for(lambda: steps(tmp_path, "a"))
     second = Apart(tmp_path, rows)

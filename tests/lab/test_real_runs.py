@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tiny_run
+from spawn import ended, forked
 
 from lit_gpt.lab.ladder import Ladder
 from lit_gpt.lab.planning import plan_rows
@@ -42,15 +44,36 @@ def test_a_trunk_and_its_forks_are_runs_of_their_budgets(tmp_path: Path) -> None
     assert left == {"a_trunk1", "a_trunk2"}, "forks start from these"
 
 
+# pretrain.py that does not come further than half of its steps while there is a file `hold` beside it.
+DRIVER = f"""
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {str(tiny_run.ROOT)!r})
+import pretrain
+from lit_gpt.train.loop import Trainer
+
+step = Trainer.step
+
+def held(self, report):
+    step(self, report)
+    while self.progress.step == 30 and Path(__file__).with_name("hold").exists():
+        time.sleep(0.02)
+
+Trainer.step = held
+pretrain.command(sys.argv[1:])
+"""
+
+
 @pytest.mark.slow
 def test_kill_9_of_ladder_and_run_loses_nothing(tmp_path: Path) -> None:
     """The killed run goes on from its checkpoint; every step is in its metrics once."""
     steps = 60
     parts = f"axes: {{depth: [1]}}\nbudget: {{tokens: {512 * steps}}}\nname: a"
     found = study(tmp_path, parts.replace("depth: [1]", "depth: [1], save_step: [5]"))
-    job = os.fork()
-    if job == 0:
-        os._exit(Ladder(found, tmp_path / "out").run(CPUS))
+    (tmp_path / "hold").touch()
+    (tmp_path / "driver.py").write_text(DRIVER)
+    settings = replace(CPUS, program=tmp_path / "driver.py")
+    job = forked(lambda: Ladder(found, tmp_path / "out").run(settings))
     checkpoints, end = "a/*/checkpoints/step-*", time.monotonic() + 240
     while not list((tmp_path / "out").glob(checkpoints)):
         assert time.monotonic() < end
@@ -60,8 +83,9 @@ def test_kill_9_of_ladder_and_run_loses_nothing(tmp_path: Path) -> None:
     assert run.folder is not None
     lease = next(run.folder.glob("lease-*")).read_text()
     os.kill(int(lease.split('"pid": ')[1].split(",")[0]), signal.SIGKILL)
-    os.waitpid(job, 0)
-    assert Ladder(found, tmp_path / "out").run(CPUS) == 0
+    assert ended(job) == -signal.SIGKILL
+    (tmp_path / "hold").unlink()
+    assert Ladder(found, tmp_path / "out").run(settings) == 0
     (run,) = read_runs([tmp_path / "out"])
     assert run.folder is not None
     assert run.state == FINISHED and run.folder == run_folder_of(tmp_path / "out/a")

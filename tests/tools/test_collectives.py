@@ -13,10 +13,11 @@ from torch import Tensor
 
 from lit_gpt.errors import UserError
 from lit_gpt.tools import _collectives, inspect
-from lit_gpt.tools._collectives import COLLECTIVES, Collective, links, measure
+from lit_gpt.tools._collectives import COLLECTIVES, Collective, _Rank, links, measure
 
 
 def a_late_rank(rank: int, ranks: int, n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The other one waits for it in the collective."""
     if rank == 1:
         time.sleep(600)
     return COLLECTIVES["all-reduce"].inputs(rank, ranks, n, device)
@@ -69,14 +70,28 @@ def test_the_right_results_are_those_of_plain_sums():
 @pytest.mark.parametrize(
     ("inputs", "said"),
     [
-        (a_late_rank, r"Nothing moved for 4 seconds: rank 1 did not come out of making the input of all-reduce\."),
         (a_killed_rank, r"Rank 1 ended with exit code 7 in making the input of all-reduce\."),
         (a_wrong_sum, r"Rank 1 failed in all-reduce: 1 of 65,536 values are wrong"),
     ],
 )
 def test_trouble_has_a_rank(inputs, said):
     with pytest.raises(UserError, match=said):
-        measure(2, "gloo", mib=0.25, timeout=4 if inputs is a_late_rank else 60, collectives=with_inputs(inputs))
+        measure(2, "gloo", mib=0.25, timeout=60, collectives=with_inputs(inputs))
+
+
+def test_a_late_rank_is_named(monkeypatch):
+    """The time is over as soon as both have said all that they will say, however long they took to start."""
+    heard, last = set[tuple[int, str]](), {(0, "all-reduce"), (1, "making the input of all-reduce")}
+    hear, wait = _Rank.hear, _collectives.wait
+
+    def noted(self: _Rank) -> None:
+        hear(self)
+        heard.add((self.rank, self.at))
+
+    monkeypatch.setattr(_Rank, "hear", noted)
+    monkeypatch.setattr(_collectives, "wait", lambda pipes, limit: [] if last <= heard else wait(pipes, limit))
+    with pytest.raises(UserError, match=r"Nothing moved for 60 seconds: rank 1 did not come out of making the input"):
+        measure(2, "gloo", mib=0.25, timeout=60, collectives=with_inputs(a_late_rank))
 
 
 @pytest.mark.parametrize(("gpus", "said"), [(0, "torch sees no GPU here"), (1, "torch sees one GPU here")])
