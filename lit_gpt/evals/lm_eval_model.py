@@ -20,7 +20,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.evals.crew import join
 from lit_gpt.evals.extension import Extension
 from lit_gpt.evals.generation import Sampling
-from lit_gpt.evals.judged import Judged
+from lit_gpt.evals.judged import Judged, warn_of_cuts
 from lit_gpt.evals.requests import Request
 from lit_gpt.evals.scoring import windows
 from lit_gpt.plugins import load_plugins
@@ -28,6 +28,7 @@ from lit_gpt.plugins import load_plugins
 OF_RUNS = RunConfig.__dataclass_fields__
 IGNORED = ("trust_remote_code", "max_batch_size")  # lm-eval hands these to every model
 NEW_TOKENS = 256  # lm-eval's own default
+LOT = 1024  # answers that --use_cache writes at once
 # Of generation: what is followed; and what lm-eval's tasks say beside it, with the value that asks for nothing.
 FOLLOWED = ("until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p")
 NOTHING = {"num_beams": 1, "repetition_penalty": 1, "length_penalty": 1, "min_p": 0}
@@ -92,17 +93,19 @@ class TrainedModel(TemplateLM):
         if rows != "auto" and not (rows.isdecimal() and int(rows)):
             raise UserError(f"--batch_size is {batch_size}; give a number of sequences, or auto.")
         if plugins:
-            load_plugins(plugins.split("+"))
+            load_plugins(str(plugins).split("+"))
+        # lm-eval reads a name of digits as a number.
+        config, tokenizer, weights = (None if word is None else str(word) for word in (config, tokenizer, weights))
         _check_number("yarn_scale", yarn_scale, int | float)
         for name, value in (("window", window), ("max_length", max_length), ("max_gen_toks", max_gen_toks)):
             _check_number(name, value, int)
         if max_gen_toks < 1:
             raise UserError(f"--model_args max_gen_toks is {max_gen_toks}; give 1 or more.")
         judged = Judged.load(
-            Path(pretrained).expanduser(),
+            Path(str(pretrained)).expanduser(),
             config=config,
             device=device,
-            dtype=dtype,
+            dtype=str(dtype),
             weights=weights,
             tokenizer=tokenizer,
             max_length=max_length,
@@ -135,10 +138,19 @@ class TrainedModel(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[Encoded], disable_tqdm: bool = False, **others: Any
     ) -> list[tuple[float, bool]]:
-        found = self._score([self._request(*request) for request in requests], disable_tqdm)
-        for (texts, _, _), answer in zip(requests, found):
-            self.cache_hook.add_partial("loglikelihood", texts, answer)
+        asked = [self._request(*request) for request in requests]  # all, so that a wrong one is said at once
+        found: list[tuple[float, bool]] = []
+        for lot in self._lots(len(asked)):
+            answers = self._score([asked[i] for i in lot], disable_tqdm)
+            for i, answer in zip(lot, answers):
+                self.cache_hook.add_partial("loglikelihood", requests[i][0], answer)
+            found += answers
         return found
+
+    def _lots(self, count: int) -> list[range]:
+        """Requests that are answered together: all of them, or so many as an interrupted --use_cache may lose."""
+        size = LOT if getattr(self.cache_hook, "dbdict", None) is not None else max(1, count)
+        return [range(start, min(count, start + size)) for start in range(0, count, size)]
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """ln p of each continuation, and whether it is the likeliest. Raises UserError for one without a token."""
@@ -155,14 +167,19 @@ class TrainedModel(TemplateLM):
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """ln p of whole texts, each token with as much context as fits."""
-        parts = [
-            list(windows(self.judged.encode(text, start=False), self.prefix_token_id, self.max_length))
-            for (text,) in (request.args for request in requests)
-        ]
-        scores = iter(self._score([window for part in parts for window in part], disable_tqdm))
-        return [sum(next(scores)[0] for _ in part) for part in parts]
+        texts: list[str] = [cast(Any, request.args)[0] for request in requests]
+        found: list[float] = []
+        for lot in self._lots(len(texts)):
+            tokens = [self.judged.encode(texts[i], start=False) for i in lot]
+            parts = [list(windows(ids, self.prefix_token_id, self.max_length)) for ids in tokens]
+            scores = iter(self._score([window for part in parts for window in part], disable_tqdm))
+            for i, part in zip(lot, parts):
+                found.append(sum(next(scores)[0] for _ in part))
+                self.cache_hook.add_partial("loglikelihood_rolling", (texts[i],), found[-1])
+        return found
 
     def _score(self, asked: list[Request], disable_tqdm: bool) -> list[tuple[float, bool]]:
+        warn_of_cuts([len(r.context) + len(r.continuation) - 1 for r in asked], self.max_length)
         found = self.judged.score(asked, show=not disable_tqdm and self._rank == 0)
         return [(one.total, one.greedy) for one in found]
 
@@ -173,9 +190,13 @@ class TrainedModel(TemplateLM):
         texts: dict[int, str] = {}
         for _, same in groupby(sorted(range(len(asked)), key=options.__getitem__), key=options.__getitem__):
             rows = list(same)
-            texts |= zip(
-                rows, self._continue([asked[i][0] for i in rows], dict(asked[rows[0]][1]), [seeds[i] for i in rows])
-            )
+            for lot in self._lots(len(rows)):
+                mine = [rows[i] for i in lot]
+                arguments = dict(asked[mine[0]][1])
+                texts |= zip(mine, self._continue([asked[i][0] for i in mine], arguments, [seeds[i] for i in mine]))
+                if not arguments.get("do_sample"):  # of drawn texts lm-eval keeps none
+                    for i in mine:
+                        self.cache_hook.add_partial("generate_until", asked[i], texts[i])
         return [texts[i] for i in range(len(asked))]
 
     def _continue(self, prompts: list[str], arguments: dict[str, Any], seeds: list[int]) -> list[str]:

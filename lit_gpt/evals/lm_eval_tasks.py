@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import lm_eval
+import yaml
 from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
 
 from lit_gpt.errors import UserError
 from lit_gpt.evals.judged import Judged
@@ -16,10 +19,11 @@ from lit_gpt.evals.lm_eval_model import TrainedModel
 from lit_gpt.evals.results import Metric
 from lit_gpt.evals.soft import soft_metrics
 
+NOT_FOUND = "Tasks not found"
 # What lm-eval says of what was typed -> what to do.
 ADVICE = {
     "Duplicate task": "Say each task once.",  # of a group, and by its own name
-    "Tasks not found": "Type `python eval.py ls tasks`, or {option} and their folder.",
+    NOT_FOUND: "Type `python eval.py ls tasks`, or {option} and their folder.",
     "No tasks specified": "Give --tasks NAME,NAME; `python eval.py ls tasks` lists them.",
     "chat templates": "A pretrained model has no chat template: leave --apply_chat_template out.",
     "Elements of --samples": "Correct --samples.",
@@ -27,17 +31,19 @@ ADVICE = {
     "When `fewshot_as_multiturn`": "Leave --fewshot_as_multiturn out.",
     "Invalid YAML in": "Correct the file of --config.",
     "then --limit must be None": "Give --limit or --samples, and not both.",
+    "Expected YAML dict": "Write a task into that file, or give another.",
+    "Sample larger than population": "Give a --num_fewshot below the number of examples of the task.",
     "Attempted to load model": "A model of this project is --model ArchScale.",
 }
 
 
 def check_tasks(names: Sequence[str], folder: str | None) -> None:
     """Raises UserError for tasks that are not there, and for data that cannot be fetched."""
-    with understood_tasks("--eval_tasks_path"):
+    with understood_tasks("--eval_tasks_path", folder):
         manager = TaskManager(include_path=folder)
         if unknown := [name for name in names if not manager.match_tasks([name])]:
-            raise ValueError(f"Tasks not found: {', '.join(unknown)}")
-        manager.load(list(names))
+            raise ValueError(f"{NOT_FOUND}: {', '.join(unknown)}")
+        loaded_tasks(manager.load, list(names))
 
 
 def ask(judged: Judged, names: Sequence[str], folder: str | None, limit: int) -> dict[str, dict[str, Metric]]:
@@ -57,25 +63,85 @@ def ask(judged: Judged, names: Sequence[str], folder: str | None, limit: int) ->
 
 
 @contextmanager
-def understood_tasks(option: str) -> Iterator[None]:
-    """Errors about tasks and their data as a UserError. option: which names a folder with tasks of the user's own."""
+def understood_tasks(option: str, folder: str | None = None) -> Iterator[None]:
+    """Errors about tasks and their data as a UserError. option: which names a folder with tasks of the user's own.
+
+    folder: the one that was named.
+    """
     try:
         yield
-    except ConnectionError as error:  # of datasets, which is also an OSError
-        raise UserError(
+    except Exception as error:
+        if (said := _sentence(error, option, folder)) is None:
+            raise
+        raise UserError(said) from error
+
+
+def loaded_tasks(load: Callable[[Any], Any], names: Any) -> Any:
+    """load(names), of a TaskManager. What a wrong file or damaged data raises there is a UserError that names the task.
+
+    What understood_tasks knows goes on, and so do errors of the system that name a file.
+    """
+    try:
+        return load(names)
+    except Exception as error:
+        known = isinstance(error, UserError) or (isinstance(error, OSError) and error.errno is not None)
+        if known or _sentence(error, "", None) is not None:
+            raise
+        wrong = names if isinstance(names, list) else [names]
+        wrong = next(([name] for name in wrong[:-1] if not _loads(load, name)), wrong[-1:])[0]
+        wrong = wrong.get("group") or wrong.get("task") if isinstance(wrong, dict) else wrong
+        cause = error
+        while cause.__cause__ is not None:  # datasets says why in the errors behind its own
+            cause = cause.__cause__
+        why = f"{type(cause).__name__}: {_words(cause)}"
+        raise UserError(f"The task {wrong} cannot be loaded ({why}). Correct its file, or its data.") from error
+
+
+def _loads(load: Callable[[Any], Any], name: Any) -> bool:
+    try:
+        return bool(load([name]))
+    except Exception:
+        return False
+
+
+def _sentence(error: Exception, option: str, folder: str | None) -> str | None:
+    """What an error of lm-eval means for a person; None where nobody here knows."""
+    if isinstance(error, ConnectionError):  # of datasets, which is also an OSError
+        return (
             f"The data of a task could not be fetched ({error}). Fetch it where there is a network, with the same "
             f"command; or give tasks of your own: {option} FOLDER."
-        ) from error
-    except ImportError as error:
-        raise UserError(f"A task needs a package that is not here: {' '.join(str(error).split())}") from error
-    except (ValueError, NotImplementedError, AssertionError, StopIteration) as error:
-        text = str(error)
-        if isinstance(error, StopIteration) or "did not find any docs" in text:  # of datasets, for an empty file
-            raise UserError(_no_examples(int(os.environ.get("WORLD_SIZE", 1)))) from error
-        for begin, advice in ADVICE.items():
-            if begin in text:
-                raise UserError(f"{text.strip().rstrip('.')}. {advice.format(option=option)}") from error
-        raise
+        )
+    if isinstance(error, ImportError):
+        return f"A task needs a package that is not here: {_words(error)}"
+    if isinstance(error, yaml.YAMLError):
+        return f"A task's file is no YAML ({_words(error)}). Correct it."
+    if not isinstance(error, ValueError | NotImplementedError | AssertionError | StopIteration):
+        return None
+    text = str(error)
+    if isinstance(error, StopIteration) or "did not find any docs" in text:  # of datasets, for an empty file
+        return _no_examples(int(os.environ.get("WORLD_SIZE", 1)))
+    for begin, advice in ADVICE.items():
+        if begin in text:
+            return f"{text.strip().rstrip('.')}.{_unread(begin, folder)} {advice.format(option=option)}"
+    return None
+
+
+def _unread(begin: str, folder: str | None) -> str:
+    """Why a task may not be found: lm-eval leaves out in silence what it cannot read of the user's folder."""
+    if begin != NOT_FOUND or folder is None:
+        return ""
+    if not Path(folder).is_dir():
+        return f" There is no folder {folder}."
+    for file in sorted(Path(folder).glob("**/*.yaml")):
+        try:
+            load_yaml(file, resolve_func=False)
+        except Exception as error:
+            return f" {file} cannot be read ({_words(error)})."
+    return ""
+
+
+def _words(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def _no_examples(processes: int) -> str:

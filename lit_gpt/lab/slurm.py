@@ -54,7 +54,13 @@ def submit(names: Sequence[str], words: Sequence[str], output: Path, given: str)
         raise NotInstalled("--slurm needs submitit. Type: pip install submitit") from missing
     parameters = _parameters(given)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(LADDER.parents[1]), os.environ.get("PYTHONPATH")]))
-    executor = submitit.AutoExecutor(folder=str(output / FOLDER), cluster=parameters.pop("cluster", None))
+    try:
+        # Without a name submitit takes this machine where there is no Slurm, and starts all rows at once.
+        executor = submitit.AutoExecutor(folder=output / FOLDER, cluster=parameters.pop("cluster", "slurm"))
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"--slurm {given}: {error}. Submit where srun is, or type cluster=local to start all jobs on this machine."
+        ) from error
     try:
         executor.update_parameters(name=output.name, **parameters)
     except (NameError, TypeError, ValueError, AssertionError) as error:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from lm_eval_runs import TASKS, answers, check_equal, evaluate, ours
 from script_module import script_module
 from spawn import run_distributed
 from tiny_run import folder_of, make_corpus, pretrain, rows, run, words
 
 from lit_gpt.config.command import exit_code
-from lit_gpt.errors import UserError
+from lit_gpt.errors import NotWritten, UserError
 from lit_gpt.evals.results import read_results
 from lit_gpt.evals.soft import soft_metrics
 from lit_gpt.tools import convert
@@ -142,6 +143,9 @@ def test_lengths_that_nobody_asked_for_are_no_figures():
         (NotImplementedError("To use this model with chat templates, please"), "leave --apply_chat_template out"),
         (AssertionError("Elements of --samples should be in the interval [0,k-1]."), r"k-1\]. Correct --samples"),
         (ValueError("If --samples is not None, then --limit must be None."), "--limit or --samples, and not"),
+        (ValueError("Sample larger than population or is negative"), "Give a --num_fewshot below"),
+        (ValueError("Expected YAML dict from a.yaml, got NoneType"), "got NoneType. Write a task into that file"),
+        (yaml.scanner.ScannerError(problem="mapping values are not allowed"), "A task's file is no YAML"),
         (ValueError("Attempted to load model 'Archscale', but"), "this project is --model ArchScale"),
     ],
 )
@@ -150,6 +154,96 @@ def test_errors_of_lm_eval_in_a_sentence(error, message):
 
     with pytest.raises(UserError, match=message), understood_tasks("--include_path"):
         raise error
+
+
+WRONG = {
+    "doc_to_target: answer": ("doc_to_target: 7", "IndexError: list index out of range"),
+    "{{question}}": ("{{kuestion}}", "UndefinedError: 'kuestion' is undefined"),
+    "test_split: test": ("test_split: exam", "KeyError: 'exam'"),
+    "output_type: multiple_choice": ("output_type: multi", "Got invalid output_type 'multi'"),
+    "choices.jsonl": ("no.jsonl", "FileNotFoundError: Unable to find"),
+    "metadata: {": ("colour: red\nmetadata: {", "unexpected keyword argument 'colour'"),
+}
+
+
+@pytest.mark.parametrize("right", [*WRONG, "half"])
+def test_a_task_whose_file_or_data_is_wrong(right, tasks, tmp_path):
+    """Each ended in a trace of lm-eval, datasets or jinja, which did not always say which task it was."""
+    from lm_eval.tasks import TaskManager
+
+    from lit_gpt.evals.lm_eval_tasks import loaded_tasks, understood_tasks
+
+    text = (tasks / "choices.yaml").read_text()
+    (tmp_path / "good.yaml").write_text(text.replace("local_choices", "good"))
+    wrong, said = WRONG.get(right, ("half.jsonl", "ArrowInvalid: JSON parse error"))
+    right = "choices.jsonl" if right == "half" else right
+    wrong = str(tmp_path / "half.jsonl") if wrong == "half.jsonl" else wrong
+    (tmp_path / "half.jsonl").write_text((tasks / "choices.jsonl").read_text()[:300])
+    whole = str(tasks / right) if wrong.endswith("half.jsonl") else right
+    assert text.count(whole) == 1
+    (tmp_path / "bad.yaml").write_text(text.replace("local_choices", "bad").replace(whole, wrong))
+    manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
+    message = f"The task bad cannot be loaded .*{said}.*Correct its file, or its data"
+    with pytest.raises(UserError, match=message), understood_tasks("--include_path"):
+        loaded_tasks(manager.load, ["bad", "good"])
+    assert set(loaded_tasks(manager.load, ["good"])["tasks"]) == {"good"}
+
+
+def test_a_task_that_is_not_found_where_files_cannot_be_read(tmp_path):
+    """lm-eval leaves such files out in silence, and then says that there is no such task."""
+    from lit_gpt.evals.lm_eval_tasks import understood_tasks
+
+    (tmp_path / "a.yaml").write_text("task: a\n")
+    for folder, said in ((tmp_path / "none", "There is no folder .*none"), (tmp_path, "found: b. Type")):
+        with pytest.raises(UserError, match=said), understood_tasks("--include_path", str(folder)):
+            raise ValueError("Tasks not found: b")
+    (tmp_path / "b.yaml").write_text("task: b\n  c: [\n")
+    unread = pytest.raises(UserError, match=r"b\.yaml cannot be read \(mapping values")
+    with unread, understood_tasks("--include_path", str(tmp_path)):
+        raise ValueError("Tasks not found: b")
+
+
+def test_samples_of_a_task_that_is_not_asked(trained, tasks):
+    """All examples were asked in silence."""
+    from lm_eval.tasks import TaskManager
+
+    from lit_gpt.evals.lm_eval_cli import _check_as_they_load
+
+    manager = TaskManager(include_path=str(tasks), include_defaults=False)
+    _check_as_they_load(manager, ours(trained), None, {"local_choises": [0]})
+    with pytest.raises(UserError, match="--samples names the task local_choises, which is not asked; give examples of"):
+        manager.load(["local_choices"])
+
+
+def test_a_cache_of_answers_is_one_models(trained):
+    """lm-eval finds an answer by its question, so that a second model had the figures of the first."""
+    from lit_gpt.evals.lm_eval_cli import cache_of
+
+    names = [cache_of(ours(trained, **o), "c") for o in ({}, {"max_length": 32}, {"dtype": "bfloat16"}, {})]
+    assert names[0] == names[3] and len(set(names)) == 3 and all(name.startswith("c-") for name in names)
+
+
+def test_an_output_path_that_takes_no_file_is_said_before_the_work(tmp_path):
+    from types import SimpleNamespace
+
+    from lit_gpt.evals.lm_eval_cli import _check_output
+
+    (tmp_path / "file").write_text("")
+    for good in (None, str(tmp_path / "new"), str(tmp_path / "other/x.json")):
+        _check_output(SimpleNamespace(output_path=good))
+    with pytest.raises(NotWritten, match="file could not be written"):
+        _check_output(SimpleNamespace(output_path=str(tmp_path / "file")))
+
+
+def test_figures_that_cannot_be_kept_are_printed_first(trained, tasks, tmp_path, monkeypatch, capsys):
+    """A run of somebody else takes no file; the figures of hours were lost."""
+    run = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("evals"))
+    (run / "evals").write_text("")
+    monkeypatch.setattr(sys, "argv", ["eval.py"])
+    line = f"--model scalelab --model_args pretrained={run} --tasks local_choices --include_path {tasks} --device cpu"
+    assert exit_code(script_module("eval.py").main, line.split()) == 3
+    said = capsys.readouterr()
+    assert "|local_choices" in said.out and "could not be written" in said.err
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from typing import Any
+from typing import Any, cast
 
 import lm_eval_stand_in
 import pytest
@@ -41,11 +41,23 @@ def interface(request):
         ({"max_length": 12.5}, "max_length is 12.5; give a whole number"),
         ({"max_gen_toks": -1}, "max_gen_toks is -1; give 1 or more"),
         ({"yarn_scale": "nan"}, "yarn_scale is 'nan'; give a number"),
+        ({"tokenizer": 5}, "No tokenizer at '5'"),
+        ({"weights": 3}, "has no average '3'"),
+        ({"dtype": 16}, "dtype is 16; give one of auto"),
+        ({"plugins": 4}, "4 cannot be read: No such file"),
     ],
 )
 def test_what_means_nothing(options, message, trained):
     with pytest.raises(UserError, match=message):
         ours(trained, **options)
+
+
+def test_a_folder_whose_name_is_a_number(trained):
+    """lm-eval reads the words of --model_args: 7 came as a number, and ended in a trace."""
+    from lit_gpt.evals.lm_eval_model import TrainedModel
+
+    with pytest.raises(UserError, match=r"^7 does not exist"):
+        TrainedModel.load(cast(Any, 7), device="cpu")
 
 
 def asked(kind: str, *pairs: tuple[Any, ...]) -> list[Any]:
@@ -127,3 +139,69 @@ def test_drawn_texts_do_not_depend_on_who_else_asks(trained):
     whole = model.generate_until(asked, disable_tqdm=True)
     assert whole == model.generate_until(asked[:4], disable_tqdm=True) + model.generate_until(asked[4:])
     assert len(set(whole)) == 6
+
+
+class Hook:
+    """What lm-eval gives a model with --use_cache: answers by what was asked."""
+
+    def __init__(self) -> None:
+        self.dbdict: dict[Any, Any] = {}
+
+    def add_partial(self, kind: str, words: Any, answer: Any) -> None:
+        self.dbdict[kind, str(words)] = answer
+
+
+GREEDY = {"until": ["\n"], "max_gen_toks": 6}
+QUESTIONS = {
+    "loglikelihood": [("the", " loss"), ("the", " width"), ("a model", " of"), ("", "the loss"), ("the loss", " is")],
+    "loglikelihood_rolling": [("the loss " * n,) for n in (1, 40, 2, 0, 3)],
+    "generate_until": [("the " * n, GREEDY) for n in (3, 1, 2, 5, 4)],
+}
+
+
+@pytest.mark.parametrize("kind", QUESTIONS)
+def test_what_an_interrupted_run_had_answered_is_in_the_cache(kind, trained, monkeypatch):
+    """Ctrl-C lost all answers of a kind; the answers are those without a cache."""
+    model = ours(trained)
+    plain = getattr(model, kind)(asked(kind, *QUESTIONS[kind]))
+    monkeypatch.setattr(sys.modules[OURS], "LOT", 2)
+    model.cache_hook = Hook()
+    found = getattr(model, kind)(asked(kind, *QUESTIONS[kind]))
+    assert model.cache_hook.dbdict == {(kind, str(words)): one for words, one in zip(QUESTIONS[kind], found)}
+    numbers = [a[0] if isinstance(a, tuple) else a for a in plain], [a[0] if isinstance(a, tuple) else a for a in found]
+    assert numbers[1] == (numbers[0] if kind == "generate_until" else pytest.approx(numbers[0], rel=1e-5))
+    work, calls = ("continue_texts" if kind == "generate_until" else "score"), []
+    real = getattr(model.judged, work)
+
+    def interrupted(*given: Any, **options: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*given, **options)
+
+    monkeypatch.setattr(model.judged, work, interrupted)
+    model.cache_hook = Hook()
+    with pytest.raises(KeyboardInterrupt):
+        getattr(model, kind)(asked(kind, *QUESTIONS[kind]))
+    assert len(model.cache_hook.dbdict) == 4
+
+
+def test_drawn_texts_are_not_kept(trained):
+    """lm-eval draws them anew each time."""
+    model = ours(trained)
+    model.cache_hook = Hook()
+    drawn = {**GREEDY, "do_sample": True, "temperature": 1.0}
+    assert model.generate_until(asked("generate_until", ("the", drawn))) and not model.cache_hook.dbdict
+
+
+def test_inputs_that_lose_tokens_are_said(trained, recwarn):
+    """lm-eval's hf model says so, too; ours cut them in silence."""
+    model, long = ours(trained), "the loss " * 80
+    model.loglikelihood(asked("loglikelihood", ("the", " loss")))
+    model.loglikelihood_rolling(asked("loglikelihood_rolling", (long,)))
+    model.generate_until(asked("generate_until", ("the", GREEDY)))
+    assert not [w for w in recwarn if "lose" in str(w.message)], "windows of a long text lose nothing"
+    with pytest.warns(UserWarning, match="1 of 2 inputs have more than 64 tokens, and lose their first ones"):
+        model.loglikelihood(asked("loglikelihood", (long, " loss"), ("the", " loss")))
+    with pytest.warns(UserWarning, match="2 of 3 inputs have more than 58 tokens"):
+        model.generate_until(asked("generate_until", (long, GREEDY), ("the", GREEDY), (long, GREEDY)))

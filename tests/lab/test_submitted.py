@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -29,6 +30,32 @@ def test_jobs_of_the_local_executor_get_their_row(tmp_path: Path, monkeypatch: p
     assert "no_study.yaml" in jobs[0].stderr()
     with pytest.raises(UserError, match="does not take this"):
         slurm.submit(["a"], [study], tmp_path / "out", "cluster=local,no_such_thing=1")
+
+
+@pytest.mark.parametrize("given, said", [("timeout_min=5", "srun"), ("cluster=nowhere", "named nowhere")])
+def test_where_there_is_no_slurm(given: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rows started on this machine at once, and an unknown cluster was a trace."""
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))  # which submit changes
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=f"--slurm {given}: .*{said}.* cluster=local"):
+        slurm.submit(["a"], ["study.yaml"], tmp_path / "out", given)
+
+
+def test_slurm_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in of submitit, which knows what it was given."""
+    asked: list[str] = []
+
+    def executor(folder: Path, cluster: str) -> None:
+        asked.append(cluster)
+        raise RuntimeError("Could not detect srun")
+
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    monkeypatch.setitem(sys.modules, "submitit", SimpleNamespace(AutoExecutor=executor))
+    for given in ("timeout_min=5", "cluster=local"):
+        with pytest.raises(UserError, match="detect srun"):
+            slurm.submit(["a"], ["study.yaml"], tmp_path / "out", given)
+    assert asked == ["slurm", "local"]
 
 
 def test_a_job_whose_time_is_up_lets_its_run_save_and_queues_again() -> None:
