@@ -42,7 +42,7 @@ fetch_script = script_module("scripts/fetch.py")
 prepare_text = script_module("scripts/prepare_text.py")
 README = ROOT / "README.md"
 OF_LM_EVAL = {"--model", "--model_args", "--tasks", "--include_path", "--batch_size", "--device", "--gen_kwargs"}
-OF_LM_EVAL |= {"--metadata", "--trust_remote_code"}
+OF_LM_EVAL |= {"--metadata", "--trust_remote_code", "--use_cache"}
 NOT_YET = {"lc"}  # tokens that the README names as refused
 PAGE_OF = {line: page for page in reversed(PAGES) for line in commands(page)}  # the first one that has a command
 COMMANDS = [pytest.param(page, line, id=f"{page.stem}-{line[:60]}") for line, page in PAGE_OF.items()]
