@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentError, Namespace
@@ -67,7 +68,9 @@ def whatever_comes(work: Callable[[], int]) -> int:
     """What work() returns; 1 for an error that nobody expected, which is told as Python, or torch, tells it."""
     try:
         return work()
-    except Exception:
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException:  # torch's CheckpointException is no Exception
         sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
         return 1
 
@@ -78,7 +81,10 @@ def end(code: int) -> NoReturn:
     An interpreter that ends in good order takes down connections that other processes still use: one was seen to abort
     (SIGABRT) in place of its code.
     """
-    if code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if code and int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        for stream in (sys.stdout, sys.stderr):  # a pipe or a file holds back what was printed until then
+            with suppress(AttributeError, OSError, ValueError):  # there is none, it takes nothing, or it is closed
+                stream.flush()
         os._exit(code)
     sys.exit(code)
 
