@@ -102,8 +102,8 @@ def _at(error: BaseException, cause: BaseException) -> tuple[str, str]:
 
     Each is "" where nothing says it.
     """
-    entries = [frame.f_locals.get("entry") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    made = [entry for entry in entries if isinstance(entry, Entry)]
+    entries: list[Any] = [frame.f_locals.get("entry") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    made: list[Any] = [entry for entry in entries if isinstance(entry, Entry)]
     if not made:
         return "", ""
     folder = made[-1].yaml_path and Path(made[-1].yaml_path).resolve().parent
