@@ -131,6 +131,16 @@ def test_what_was_said_before_an_error_that_nobody_expected_is_not_lost(error: s
     assert done.stderr.startswith("a row without an end") and error.partition("(")[0] in done.stderr
 
 
+@pytest.mark.parametrize("how", ["pretrain.command([])", "run_command(fails)"])
+def test_a_debugger_gets_an_error_that_nobody_expected(how: str, tmp_path: Path) -> None:
+    """A process alone caught it, and python -m pdb started the script again in place of a look at what failed."""
+    lines = "import pretrain\nfrom lit_gpt.config.command import run_command\ndef fails(*_):\n    raise RuntimeError\n"
+    (tmp_path / "script.py").write_text(f"{lines}pretrain.carried_out = fails\n{how}\n")
+    line = [sys.executable, "-m", "pdb", "-c", "continue", "-c", "where", "-c", "quit", str(tmp_path / "script.py")]
+    done = subprocess.run(line, env={**os.environ, "PYTHONPATH": str(ROOT)}, input="", capture_output=True, text=True)
+    assert "post mortem debugging" in done.stdout
+
+
 def test_an_empty_number_of_processes_is_none() -> None:
     """Other launchers leave such a variable; a mistyped option ended in a trace, and with another code."""
     assert ended("import pretrain; pretrain.command(['--depht', '3'])", WORLD_SIZE="") == EXIT_BAD_INPUT
