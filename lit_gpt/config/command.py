@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentError, Namespace
@@ -64,10 +65,17 @@ def run_command(main: Main) -> NoReturn:
 
 
 def whatever_comes(work: Callable[[], int]) -> int:
-    """What work() returns; 1 for an error that nobody expected, which is told as Python, or torch, tells it."""
+    """What work() returns; 1 for an error that nobody expected in one of several processes, told as torch tells it.
+
+    Of a process alone it goes on, so that `python -m pdb` gets it.
+    """
     try:
         return work()
-    except Exception:
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException:  # torch's CheckpointException is no Exception
+        if not _is_one_of_several():
+            raise
         sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
         return 1
 
@@ -78,9 +86,16 @@ def end(code: int) -> NoReturn:
     An interpreter that ends in good order takes down connections that other processes still use: one was seen to abort
     (SIGABRT) in place of its code.
     """
-    if code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if code and _is_one_of_several():
+        for stream in (sys.stdout, sys.stderr):  # a pipe or a file holds back what was printed until then
+            with suppress(AttributeError, OSError, ValueError):  # there is none, it takes nothing, or it is closed
+                stream.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _is_one_of_several() -> bool:
+    return int(os.environ.get("WORLD_SIZE") or 1) > 1
 
 
 def answer_early(name: str, read: Callable[[list[str]], Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -198,11 +197,9 @@ class Judged:
         room = self.max_length - max_new_tokens
         stops, decode = [stop for stop in until if stop], self.tokenizer.decode
         budget = self.batch_tokens or GENERATED.get(self.device.type, GENERATED["cpu"])
-        prompts = [self.encode(text) or [self.prefix_id] for text, _ in seeded]
-        warn_of_cuts([len(ids) for ids in prompts], room)
         rows = generate(
             self.model,
-            [ids[-room:] for ids in prompts],
+            [(self.encode(text) or [self.prefix_id])[-room:] for text, _ in seeded],
             max_new_tokens,
             sampling,
             seeds=[seed for _, seed in seeded],
@@ -215,16 +212,6 @@ class Judged:
     def subject(self) -> Subject:
         """Which weights these are."""
         return subject_of(self.path, self.meta, self.weights)
-
-
-def warn_of_cuts(lengths: Sequence[int], room: int) -> None:
-    """Say how many inputs of so many tokens are longer than what there is room for, and lose their first tokens."""
-    if cut := sum(length > room for length in lengths):
-        warnings.warn(
-            f"{cut} of {len(lengths)} inputs have more than {room} tokens, and lose their first ones: the longest has "
-            f"{max(lengths)}. max_length sets how long an input may be.",
-            stacklevel=3,
-        )
 
 
 def _compare(named: str, config: ModelConfig, path: Path) -> None:

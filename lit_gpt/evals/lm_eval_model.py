@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.evals.crew import join
 from lit_gpt.evals.extension import Extension
 from lit_gpt.evals.generation import Sampling
-from lit_gpt.evals.judged import Judged, warn_of_cuts
+from lit_gpt.evals.judged import Judged
 from lit_gpt.evals.requests import Request
 from lit_gpt.evals.scoring import windows
 from lit_gpt.plugins import load_plugins
@@ -139,6 +140,7 @@ class TrainedModel(TemplateLM):
         self, requests: Sequence[Encoded], disable_tqdm: bool = False, **others: Any
     ) -> list[tuple[float, bool]]:
         asked = [self._request(*request) for request in requests]  # all, so that a wrong one is said at once
+        _warn_of_cuts([len(r.context) + len(r.continuation) - 1 for r in asked], self.max_length)
         found: list[tuple[float, bool]] = []
         for lot in self._lots(len(asked)):
             answers = self._score([asked[i] for i in lot], disable_tqdm)
@@ -179,7 +181,6 @@ class TrainedModel(TemplateLM):
         return found
 
     def _score(self, asked: list[Request], disable_tqdm: bool) -> list[tuple[float, bool]]:
-        warn_of_cuts([len(r.context) + len(r.continuation) - 1 for r in asked], self.max_length)
         found = self.judged.score(asked, show=not disable_tqdm and self._rank == 0)
         return [(one.total, one.greedy) for one in found]
 
@@ -190,9 +191,11 @@ class TrainedModel(TemplateLM):
         texts: dict[int, str] = {}
         for _, same in groupby(sorted(range(len(asked)), key=options.__getitem__), key=options.__getitem__):
             rows = list(same)
+            arguments = dict(asked[rows[0]][1])
+            room = self.max_length - self.way_of_generating(arguments)[0]
+            _warn_of_cuts([*map(len, self.judged.encode_batch([asked[i][0] for i in rows]))], room)
             for lot in self._lots(len(rows)):
                 mine = [rows[i] for i in lot]
-                arguments = dict(asked[mine[0]][1])
                 texts |= zip(mine, self._continue([asked[i][0] for i in mine], arguments, [seeds[i] for i in mine]))
                 if not arguments.get("do_sample"):  # of drawn texts lm-eval keeps none
                     for i in mine:
@@ -243,6 +246,16 @@ class TrainedModel(TemplateLM):
     def barrier(self) -> None:
         if self._world_size > 1:
             dist.barrier()
+
+
+def _warn_of_cuts(lengths: Sequence[int], room: int) -> None:
+    """Say how many inputs of so many tokens are longer than what there is room for, and lose their first tokens."""
+    if cut := sum(length > room for length in lengths):
+        warnings.warn(
+            f"{cut} of {len(lengths)} inputs have more than {room} tokens, and lose their first ones: the longest has "
+            f"{max(lengths)}. max_length sets how long an input may be.",
+            stacklevel=2,
+        )
 
 
 def _seeds(requests: Sequence[Instance]) -> list[int]:

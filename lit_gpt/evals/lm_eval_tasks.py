@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import lm_eval
 import yaml
 from lm_eval.tasks import TaskManager
+from lm_eval.tasks._index import Entry
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from lit_gpt.errors import UserError
@@ -87,21 +89,30 @@ def loaded_tasks(load: Callable[[Any], Any], names: Any) -> Any:
         known = isinstance(error, UserError) or (isinstance(error, OSError) and error.errno is not None)
         if known or _sentence(error, "", None) is not None:
             raise
-        wrong = names if isinstance(names, list) else [names]
-        wrong = next(([name] for name in wrong[:-1] if not _loads(load, name)), wrong[-1:])[0]
-        wrong = wrong.get("group") or wrong.get("task") if isinstance(wrong, dict) else wrong
         cause = error
         while cause.__cause__ is not None:  # datasets says why in the errors behind its own
             cause = cause.__cause__
-        why = f"{type(cause).__name__}: {_words(cause)}"
-        raise UserError(f"The task {wrong} cannot be loaded ({why}). Correct its file, or its data.") from error
+        wrong, where = _at(error, cause)
+        why = f"{type(cause).__name__}: {_words(cause)}{where}"
+        raise UserError(f"{wrong or _asked(names)} cannot be loaded ({why}). Correct its file, or its data.") from error
 
 
-def _loads(load: Callable[[Any], Any], name: Any) -> bool:
-    try:
-        return bool(load([name]))
-    except Exception:
-        return False
+def _at(error: BaseException, cause: BaseException) -> tuple[str, str]:
+    """The task that lm-eval was making, of a group one of its own, and the line of its functions that failed.
+
+    Each is "" where nothing says it.
+    """
+    entries: list[Any] = [frame.f_locals.get("entry") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    made: list[Any] = [entry for entry in entries if isinstance(entry, Entry)]
+    if not made:
+        return "", ""
+    folder = made[-1].yaml_path and Path(made[-1].yaml_path).resolve().parent
+    lines = [f for f in traceback.extract_tb(cause.__traceback__) if folder and Path(f.filename).parent == folder]
+    return f"The task {made[-1].name}", f", in {lines[-1].filename}, line {lines[-1].lineno}" if lines else ""
+
+
+def _asked(names: Any) -> str:
+    return f"One of the tasks {', '.join(map(str, names))}" if isinstance(names, list) else f"The task {names}"
 
 
 def _sentence(error: Exception, option: str, folder: str | None) -> str | None:

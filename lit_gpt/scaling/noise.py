@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 LEVEL = 0.95
+NORMAL = 1e8  # degrees of freedom, such as the infinite ones of a known error, from which t is normal to 8 digits
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,8 @@ def student(free: float, level: float = LEVEL) -> float:
     """
     above = (1 - level) / 2
     t, step = -NormalDist().inv_cdf(above), math.inf
+    if free > NORMAL:
+        return t
     log = math.lgamma((free + 1) / 2) - math.lgamma(free / 2) - math.log(free * math.pi) / 2
     while step > 1e-14 * t:
         step = (student_tail(t, free) - above) * math.exp((free + 1) / 2 * math.log1p(t * t / free) - log)
@@ -213,7 +216,7 @@ def student(free: float, level: float = LEVEL) -> float:
 
 def student_tail(t: float, free: float) -> float:
     """The share of Student's t above t, which is at least 0. Source: Abramowitz and Stegun, Handbook (1964), 26.7.1."""
-    return 0.5 * incomplete_beta(free / 2, 0.5, free / (free + t * t))
+    return NormalDist().cdf(-t) if free > NORMAL else 0.5 * incomplete_beta(free / 2, 0.5, free / (free + t * t))
 
 
 def incomplete_beta(a: float, b: float, x: float) -> float:

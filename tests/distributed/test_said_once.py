@@ -107,6 +107,45 @@ def test_one_of_several_that_failed_has_its_code_however_its_interpreter_would_e
     assert ended(ABORTS, WORLD_SIZE=str(processes), CODE=str(code), HOW=how) == left
 
 
+SAYS_AND_FAILS = """
+import sys
+from lit_gpt.config.command import run_command
+from torch.distributed.checkpoint.api import CheckpointException
+
+def main(_):
+    print("figures of hours")
+    print("a row without an end", end="", file=sys.stderr)
+    raise {}
+
+run_command(main)
+"""
+
+
+@pytest.mark.parametrize("error", ["RuntimeError('not expected')", "CheckpointException('not expected', {})"])
+def test_what_was_said_before_an_error_that_nobody_expected_is_not_lost(error: str) -> None:
+    """Python holds lines back for a pipe, as torchrun's, and os._exit drops them. torch's is no Exception."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    line = [sys.executable, "-c", "import atexit, os; atexit.register(os.abort)" + SAYS_AND_FAILS.format(error)]
+    done = subprocess.run(line, env=environment | {"WORLD_SIZE": "2"}, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == "figures of hours\n"
+    assert done.stderr.startswith("a row without an end") and error.partition("(")[0] in done.stderr
+
+
+@pytest.mark.parametrize("how", ["pretrain.command([])", "run_command(fails)"])
+def test_a_debugger_gets_an_error_that_nobody_expected(how: str, tmp_path: Path) -> None:
+    """A process alone caught it, and python -m pdb started the script again in place of a look at what failed."""
+    lines = "import pretrain\nfrom lit_gpt.config.command import run_command\ndef fails(*_):\n    raise RuntimeError\n"
+    (tmp_path / "script.py").write_text(f"{lines}pretrain.carried_out = fails\n{how}\n")
+    line = [sys.executable, "-m", "pdb", "-c", "continue", "-c", "where", "-c", "quit", str(tmp_path / "script.py")]
+    done = subprocess.run(line, env={**os.environ, "PYTHONPATH": str(ROOT)}, input="", capture_output=True, text=True)
+    assert "post mortem debugging" in done.stdout
+
+
+def test_an_empty_number_of_processes_is_none() -> None:
+    """Other launchers leave such a variable; a mistyped option ended in a trace, and with another code."""
+    assert ended("import pretrain; pretrain.command(['--depht', '3'])", WORLD_SIZE="") == EXIT_BAD_INPUT
+
+
 ENDED_WHILE_IT_LEAVES = """
 import os, signal
 import pretrain

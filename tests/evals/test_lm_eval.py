@@ -189,6 +189,32 @@ def test_a_task_whose_file_or_data_is_wrong(right, tasks, tmp_path):
     assert set(loaded_tasks(manager.load, ["good"])["tasks"]) == {"good"}
 
 
+def test_the_task_of_a_group_and_the_line_of_its_function_are_named(tasks, tmp_path, monkeypatch):
+    """Of a group the group was named, and each task before it was made once more to find that."""
+    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks._factory import TaskFactory
+
+    from lit_gpt.evals.lm_eval_tasks import loaded_tasks
+
+    text = (tasks / "choices.yaml").read_text()
+    for name in "abc":
+        (tmp_path / f"{name}.yaml").write_text(text.replace("local_choices", name))
+    wrong = text.replace("local_choices", "b").replace("doc_to_target: answer", "doc_to_target: !function own.target")
+    (tmp_path / "b.yaml").write_text(wrong)
+    (tmp_path / "own.py").write_text("def target(doc):\n    return missing[doc]\n")
+    (tmp_path / "all.yaml").write_text("group: all\ntask: [a, b, c]\n")
+    made, make = [], TaskFactory._build_task
+    monkeypatch.setattr(TaskFactory, "_build_task", lambda *given: made.append(given[1].name) or make(*given))
+    manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
+    for asked in (["c", "all"], ["all", "c"], "all"):
+        made.clear()
+        with pytest.raises(UserError, match=r"^The task b cannot .*'missing' is not defined, in .*own\.py, line 2\)"):
+            loaded_tasks(manager.load, asked)
+        assert made == (["c"] if asked[0] == "c" else []) + ["a", "b"]
+    with pytest.raises(UserError, match=r"^One of the tasks a, b cannot be loaded \(RuntimeError: together"):
+        loaded_tasks(lambda _: exec("raise RuntimeError('together')"), ["a", "b"])
+
+
 def test_a_task_that_is_not_found_where_files_cannot_be_read(tmp_path):
     """lm-eval leaves such files out in silence, and then says that there is no such task."""
     from lit_gpt.evals.lm_eval_tasks import understood_tasks

@@ -205,3 +205,14 @@ def test_inputs_that_lose_tokens_are_said(trained, recwarn):
         model.loglikelihood(asked("loglikelihood", (long, " loss"), ("the", " loss")))
     with pytest.warns(UserWarning, match="2 of 3 inputs have more than 58 tokens"):
         model.generate_until(asked("generate_until", (long, GREEDY), ("the", GREEDY), (long, GREEDY)))
+
+
+def test_inputs_that_lose_tokens_are_said_once_beside_a_cache(trained, monkeypatch, recwarn):
+    """It was said of every lot of answers, each time with other numbers."""
+    model, long = ours(trained), "the loss " * 80
+    monkeypatch.setattr(sys.modules[OURS], "LOT", 2)
+    model.cache_hook = Hook()
+    model.loglikelihood(asked("loglikelihood", *[(long + " the" * n, " loss") for n in range(5)]))
+    model.generate_until(asked("generate_until", *[(long + " the" * n, GREEDY) for n in range(5)]))
+    said = [str(w.message) for w in recwarn if "lose" in str(w.message)]
+    assert [words.partition(" have")[0] for words in said] == ["5 of 5 inputs"] * 2

@@ -9,6 +9,7 @@ import pytest
 
 from lit_gpt.scaling.noise import (
     UNKNOWN,
+    Difference,
     Noise,
     difference,
     fit_blocks,
@@ -30,6 +31,14 @@ def test_student_is_scipys(free: float, level: float) -> None:
     assert student(free, level) == pytest.approx(expected, rel=1e-9)
     for t in (0.0, 0.1, 1.0, expected, math.inf):
         assert student_tail(t, free) == pytest.approx(stats.t.sf(t, free), rel=1e-7)
+
+
+@pytest.mark.parametrize("free", [2e8, math.inf])
+def test_student_of_an_error_that_is_known_is_normal(free: float) -> None:
+    """It was NaN, and of very many degrees of freedom wrong in the sixth digit, after seconds."""
+    known = Difference(1.0, 0.5, free)
+    assert known.half() == pytest.approx(0.5 * stats.norm.isf(0.025), rel=1e-8) and not known.is_tie
+    assert known.chance == pytest.approx(2 * stats.norm.sf(2.0), rel=1e-7)
 
 
 def test_differences_are_the_t_tests_of_scipy() -> None:
