@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from typing import NoReturn
@@ -13,6 +12,7 @@ from lit_gpt.config.command import end, exit_code, whatever_comes
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import EXIT_NOT_WRITTEN
 from lit_gpt.metrics.background import hanging
+from lit_gpt.utils.launcher import world_size
 from lit_gpt.utils.signals import Signals
 from lit_gpt.utils.streams import lost_output, make_unfailing, make_warnings_plain
 
@@ -20,7 +20,6 @@ from lit_gpt.utils.streams import lost_output, make_unfailing, make_warnings_pla
 def run(options: RunConfig, signals: Signals | None = None) -> int:
     """Carry out one command line; returns the exit code. signals: what listens already."""
     # Imported late: `--help` and a mistyped option should not wait for torch.
-    from lit_gpt.parallel import world_size
     from lit_gpt.preflight.resolved_run import dry_run_text, resolve_run
 
     resolved = resolve_run(options, world_size())
@@ -50,9 +49,7 @@ def leave(code: int) -> NoReturn:
         print(f"error: standard output could not be written ({why}); nothing else is missing.", file=sys.stderr)
     if code:  # torchrun ends all processes after the first one that failed; this one ends by itself, with its code
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if hanging():
-        os._exit(code)
-    end(code)
+    end(code, at_once=hanging())
 
 
 def command(argv: list[str]) -> NoReturn:

@@ -98,12 +98,13 @@ answer_early(__name__, reader_of(main))
 import torch
 from timing import where_and_overlap
 
-from lit_gpt.parallel import start_runtime, world_size
+from lit_gpt.parallel import start_runtime
 from lit_gpt.parallel.compile_cache import CompileCache
 from lit_gpt.preflight.resolved_run import resolve_run
 from lit_gpt.train.loop import Trainer
 from lit_gpt.train.reporter import Reporter
 from lit_gpt.train.run_folder import write_archive
+from lit_gpt.utils.launcher import world_size
 
 
 class StepTimer:

@@ -22,6 +22,7 @@ from lit_gpt.config.explain import explained
 from lit_gpt.config.parsers import Parser
 from lit_gpt.errors import UserError
 from lit_gpt.utils.files import NO_ROOM, not_written
+from lit_gpt.utils.launcher import world_size
 from lit_gpt.utils.once import first_to_say
 from lit_gpt.utils.streams import make_warnings_plain
 
@@ -74,28 +75,24 @@ def whatever_comes(work: Callable[[], int]) -> int:
     except (SystemExit, KeyboardInterrupt):
         raise
     except BaseException:  # torch's CheckpointException is no Exception
-        if not _is_one_of_several():
+        if world_size() == 1:
             raise
         sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
         return 1
 
 
-def end(code: int) -> NoReturn:
-    """End the process with `code`; one of several that failed, at once.
+def end(code: int, at_once: bool = False) -> NoReturn:
+    """End the process with `code`; one of several that failed, at once, that is without its exit hooks.
 
     An interpreter that ends in good order takes down connections that other processes still use: one was seen to abort
     (SIGABRT) in place of its code.
     """
-    if code and _is_one_of_several():
+    if at_once or (code and world_size() > 1):
         for stream in (sys.stdout, sys.stderr):  # a pipe or a file holds back what was printed until then
             with suppress(AttributeError, OSError, ValueError):  # there is none, it takes nothing, or it is closed
                 stream.flush()
         os._exit(code)
     sys.exit(code)
-
-
-def _is_one_of_several() -> bool:
-    return int(os.environ.get("WORLD_SIZE") or 1) > 1
 
 
 def answer_early(name: str, read: Callable[[list[str]], Any]) -> None:

@@ -7,7 +7,6 @@ none waits for answers that do not come.
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch.distributed as dist
 
 from lit_gpt.errors import UserError
 from lit_gpt.parallel.gloo import one_thread_per_group
+from lit_gpt.utils.launcher import world_size
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
@@ -103,7 +103,7 @@ ALONE = Crew(0, 1, lambda mine: [mine])
 
 def join() -> Crew:
     """The processes that torchrun or accelerate started. They exchange answers only, over gloo."""
-    if (count := int(os.environ.get("WORLD_SIZE", 1))) == 1:
+    if (count := world_size()) == 1:
         return ALONE
     if not dist.is_initialized():
         one_thread_per_group()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from lit_gpt.evals.judged import Judged
 from lit_gpt.evals.lm_eval_model import TrainedModel
 from lit_gpt.evals.results import Metric
 from lit_gpt.evals.soft import soft_metrics
+from lit_gpt.utils.launcher import world_size
 
 NOT_FOUND = "Tasks not found"
 # What lm-eval says of what was typed -> what to do.
@@ -130,7 +130,7 @@ def _sentence(error: Exception, option: str, folder: str | None) -> str | None:
         return None
     text = str(error)
     if isinstance(error, StopIteration) or "did not find any docs" in text:  # of datasets, for an empty file
-        return _no_examples(int(os.environ.get("WORLD_SIZE", 1)))
+        return _no_examples(world_size())
     for begin, advice in ADVICE.items():
         if begin in text:
             return f"{text.strip().rstrip('.')}.{_unread(begin, folder)} {advice.format(option=option)}"

@@ -1,6 +1,6 @@
 """Processes, devices, sharding and gradients. `fabric` holds all knowledge of Fabric."""
 
-from lit_gpt.parallel.fabric import Runtime, resolved_precision, shard_group, start_runtime, world_size
+from lit_gpt.parallel.fabric import Runtime, resolved_precision, shard_group, start_runtime
 from lit_gpt.parallel.gradients import (
     GradNorms,
     clip_each_,
@@ -23,5 +23,4 @@ __all__ = [
     "scale_gradients_",
     "shard_group",
     "start_runtime",
-    "world_size",
 ]

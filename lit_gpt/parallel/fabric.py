@@ -24,6 +24,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from lit_gpt.errors import UserError
 from lit_gpt.parallel.gloo import one_thread_per_group
 from lit_gpt.utils.heap import keep_freed_memory
+from lit_gpt.utils.launcher import world_size
 
 Said = TypeVar("Said")
 DTYPES = {
@@ -89,11 +90,6 @@ class Runtime:
         return everyone
 
 
-def world_size() -> int:
-    """Processes of this run, as its launcher says; 1 without a launcher."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def shard_group(given: int | None, ranks: int) -> int:
     """Processes that divide one copy of the weights among them: `given`, else those of this node.
 
@@ -134,13 +130,13 @@ def start_runtime(
     if deterministic:
         _make_deterministic()
     size = shard_group(shards, world_size())
-    return _join(precision, size, timeout) if "WORLD_SIZE" in os.environ else _alone(precision, offloading)
+    return _join(precision, size, timeout) if os.environ.get("WORLD_SIZE") else _alone(precision, offloading)
 
 
 def _join(precision: str | None, shards: int, timeout: float) -> Runtime:
     # What torchrun started, not what is visible: a job may use some of a node's GPUs (departure D12).
     devices = int(os.environ["LOCAL_WORLD_SIZE"])
-    num_nodes = int(os.environ["WORLD_SIZE"]) // devices
+    num_nodes = world_size() // devices
     cuda = torch.cuda.is_available()
     if cuda and devices > torch.cuda.device_count():
         raise UserError(

@@ -69,7 +69,7 @@ def memory_per_gpu(run: RunConfig, model: GPT, plan: Plan, ranks: int) -> dict[s
 
 
 def _sharded(run: RunConfig, ranks: int) -> bool:
-    return ranks > 1 or run.offloading or "WORLD_SIZE" in os.environ
+    return ranks > 1 or run.offloading or bool(os.environ.get("WORLD_SIZE"))
 
 
 def _of_parameters(model: GPT, run: RunConfig, plan: Plan, ranks: int, accumulates: bool) -> dict[str, int]:

@@ -51,10 +51,10 @@ from torch import nn
 
 from lit_gpt.metrics.counting import flops_per_token, param_counts
 from lit_gpt.model import GPT
-from lit_gpt.parallel import world_size
 from lit_gpt.preflight.meta_model import count, meta_model
 from lit_gpt.preflight.model_options import base_config
 from lit_gpt.preflight.resolved_run import ResolvedRun, dry_run_text, resolve_run
+from lit_gpt.utils.launcher import world_size
 
 PATTERN = ("mixer", "ffn", "window", "reads", "shares")
 

@@ -15,12 +15,13 @@ from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.run import RunConfig
 from lit_gpt.errors import UserError
 from lit_gpt.optim import OPTIMIZERS
-from lit_gpt.parallel import resolved_precision, world_size
+from lit_gpt.parallel import resolved_precision
 from lit_gpt.plugins import digests
 from lit_gpt.preflight.resolved_run import ResolvedRun, resolve_run
 from lit_gpt.scaling.base import Plan
 from lit_gpt.scaling.plan import difference, run_length, unaffected
 from lit_gpt.utils.files import regular
+from lit_gpt.utils.launcher import world_size
 
 OLD_DEFAULT = "device default"  # what early runs wrote for no --precision
 Changes = dict[str, tuple[Any, Any]]  # option -> (there, here)

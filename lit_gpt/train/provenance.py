@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from lit_gpt.data.corpus import Corpus
-from lit_gpt.parallel import world_size
+from lit_gpt.utils.launcher import world_size
 
 PACKAGE = re.compile(r"^(Name|Version): *(.+?) *$", re.MULTILINE)  # core metadata of Python packages, PEP 566
 PATCH_LIMIT = 1 << 20  # bytes of a patch that are kept: more than a person's changes, less than data that slipped in

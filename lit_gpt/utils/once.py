@@ -11,6 +11,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from lit_gpt.utils.launcher import world_size
+
 PREFIX = "said-"
 
 
@@ -43,4 +45,4 @@ def code_said() -> int | None:
 
 def _place() -> Path | None:
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")  # <folder of the attempt>/<local rank>/error.json
-    return Path(file).parents[1] if file and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
+    return Path(file).parents[1] if file and world_size() > 1 else None

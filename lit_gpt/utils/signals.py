@@ -30,6 +30,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from lit_gpt.errors import EXIT_PEER_LOST
+from lit_gpt.utils.launcher import world_size
 from lit_gpt.utils.once import code_said
 
 GRACE = 20.0  # seconds; less than the 30 after which torchrun kills a process that it passed a signal on to
@@ -159,7 +160,7 @@ def _name(number: int) -> str:
 
 def leave(code: int, text: str = "") -> NoReturn:
     """End this process now, whatever its other threads wait for, with a line on stderr if there is one."""
-    rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    rank = f"rank {os.environ['RANK']}: " if world_size() > 1 else ""
     if text:
         say(rank + text)
     with suppress(OSError, ValueError):
