@@ -28,8 +28,8 @@ PASSES = {
     "_flash_attn_fwd": (*COMMON, "out", "lse"),
     "_flash_attn_bwd": (*COMMON, "deterministic", "dq", "dk", "dv"),
 }
-# Numbers of a head with which whole steps on an H200 were faster than with torch's kernels: docs/performance_details.md.
-# Heads of 64, 96, 192 and 256 gave right results there (tests/ops/test_flash4.py), and nobody has timed them.
+# Numbers of a head with which whole steps on an H200 were faster than with torch's own (docs/performance_details.md).
+# Heads of 64, 96, 192 and 256 give right results there (tests/ops/test_flash4.py), and nobody has timed them.
 FASTER_HEADS = (128,)
 LARGEST, LARGEST_BLACKWELL = 256, 128  # the latter but for one kernel, of 256
 

@@ -229,7 +229,7 @@ class ProcessOptions:
         gradient of each micro-batch; what is added up over micro-batches is in fp32 all the same.
     keep_gathered: Gather the weights of all layers once per step, and keep them until its end. Otherwise each layer's
         travel twice per micro-batch, and there are those of two layers at a time.
-    fp8_gather: With --fp8 true, weights travel in 8 bits, too. It has not run on a GPU yet.
+    fp8_gather: With --fp8 true, weights travel in 8 bits, too.
     collective_timeout: Seconds that processes wait for one another, before the run ends and says who is missing.
     """
 
