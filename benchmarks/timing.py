@@ -14,6 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 # Spans that the profiler shows beside the kernels inside them: of an optimizer, of FSDP2, of torch.distributed.
 ANNOTATIONS = ("Optimizer.", "FSDP::", "nccl:", "ProfilerStep")
+GAPS = 5  # of the longest
 
 
 def milliseconds(
@@ -56,7 +57,8 @@ def overlap(spans: Sequence[tuple[str, float, float]]) -> dict[str, Any]:
     """How much of communication is hidden behind other kernels, of (name, begin, end) in milliseconds of one device.
 
     span: from the first begin to the last end. communication: in which a kernel of NCCL ran. exposed: of that, in
-    which no other kernel ran. idle: in which none ran. collectives: name -> number of calls.
+    which no other kernel ran. idle: in which none ran. gaps: the longest of these times, with the kernels around them.
+    collectives: name -> number of calls.
     """
     nccl = _union([(a, b) for name, a, b in spans if "nccl" in name.lower()])
     rest = _union([(a, b) for name, a, b in spans if "nccl" not in name.lower()])
@@ -68,8 +70,19 @@ def overlap(spans: Sequence[tuple[str, float, float]]) -> dict[str, Any]:
         "communication_ms": _length(nccl),
         "exposed_ms": _length(both) - _length(rest),
         "idle_ms": length - _length(both),
+        "gaps": _gaps(spans)[:GAPS],
         "collectives": dict(counts),
     }
+
+
+def _gaps(spans: Sequence[tuple[str, float, float]]) -> list[dict[str, Any]]:
+    """Times in which no kernel ran, the longest first: {"ms", "after": a kernel's name, "before"}."""
+    gaps, (last, end) = [], ("", float("inf"))
+    for name, begin, until in sorted(spans, key=lambda span: span[1]):
+        if begin > end:
+            gaps.append({"ms": begin - end, "after": last[:60], "before": name[:60]})
+        last, end = (name, until) if until > end or not last else (last, end)
+    return sorted(gaps, key=lambda gap: -gap["ms"])
 
 
 def _union(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
