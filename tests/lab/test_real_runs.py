@@ -31,25 +31,14 @@ def study(tmp_path: Path, parts: str) -> Study:
     return read_study(tmp_path / "study.yaml", {})
 
 
-@pytest.mark.slow
-def test_a_trunk_and_its_forks_are_runs_of_their_budgets(tmp_path: Path) -> None:
-    found = study(tmp_path, "axes: {depth: [1], keep_last: [0]}\ntrunk: {tokens: [4096, 8192]}\nname: a")
-    assert Ladder(found, tmp_path / "out").run(CPUS, plan_rows(found.rows)) == 0
-    runs = {run.name: run for run in read_runs([tmp_path / "out"])}
-    assert {name for name, run in runs.items() if run.settings.get("part") == "trunk"} == {"a_trunk1", "a_trunk2"}
-    forks = [runs["a_b1"], runs["a_b2"]]
-    assert list(column(forks, "tokens")) == [row.tokens for row in found.rows if row.part == "fork"]
-    assert all(run.state == FINISHED and run.numbers["loss"] > 0 for run in forks)
-    left = {path.parts[-4] for path in (tmp_path / "out").glob("*/*/checkpoints/*")}
-    assert left == {"a_trunk1", "a_trunk2"}, "forks start from these"
-
-
-# pretrain.py that does not come further than half of its steps while there is a file `hold` beside it.
+# pretrain.py that draws no figure of its losses, a second of a run of five (test_curve.py and test_resume.py draw it),
+# and does not come further than half of its steps while there is a file `hold` beside it.
 DRIVER = f"""
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {str(tiny_run.ROOT)!r})
 import pretrain
+from lit_gpt.train import reporter
 from lit_gpt.train.loop import Trainer
 
 step = Trainer.step
@@ -60,8 +49,27 @@ def held(self, report):
         time.sleep(0.02)
 
 Trainer.step = held
+reporter.draw_loss_curve = lambda *_: None
 pretrain.command(sys.argv[1:])
 """
+
+
+def with_driver(tmp_path: Path) -> Settings:
+    (tmp_path / "driver.py").write_text(DRIVER)
+    return replace(CPUS, program=tmp_path / "driver.py")
+
+
+@pytest.mark.slow
+def test_a_trunk_and_its_forks_are_runs_of_their_budgets(tmp_path: Path) -> None:
+    found = study(tmp_path, "axes: {depth: [1], keep_last: [0]}\ntrunk: {tokens: [4096, 8192]}\nname: a")
+    assert Ladder(found, tmp_path / "out").run(with_driver(tmp_path), plan_rows(found.rows)) == 0
+    runs = {run.name: run for run in read_runs([tmp_path / "out"])}
+    assert {name for name, run in runs.items() if run.settings.get("part") == "trunk"} == {"a_trunk1", "a_trunk2"}
+    forks = [runs["a_b1"], runs["a_b2"]]
+    assert list(column(forks, "tokens")) == [row.tokens for row in found.rows if row.part == "fork"]
+    assert all(run.state == FINISHED and run.numbers["loss"] > 0 for run in forks)
+    left = {path.parts[-4] for path in (tmp_path / "out").glob("*/*/checkpoints/*")}
+    assert left == {"a_trunk1", "a_trunk2"}, "forks start from these"
 
 
 @pytest.mark.slow
@@ -71,8 +79,7 @@ def test_kill_9_of_ladder_and_run_loses_nothing(tmp_path: Path) -> None:
     parts = f"axes: {{depth: [1]}}\nbudget: {{tokens: {512 * steps}}}\nname: a"
     found = study(tmp_path, parts.replace("depth: [1]", "depth: [1], save_step: [5]"))
     (tmp_path / "hold").touch()
-    (tmp_path / "driver.py").write_text(DRIVER)
-    settings = replace(CPUS, program=tmp_path / "driver.py")
+    settings = with_driver(tmp_path)
     job = forked(lambda: Ladder(found, tmp_path / "out").run(settings))
     checkpoints, end = "a/*/checkpoints/step-*", time.monotonic() + 240
     while not list((tmp_path / "out").glob(checkpoints)):
