@@ -258,7 +258,9 @@ def size(folder: Path) -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(sys.argv[1:]))
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+        sys.exit(code)
     except Stop as stop:
         print(f"error: {stop}", file=sys.stderr)
         sys.exit(stop.code)
@@ -266,5 +268,8 @@ if __name__ == "__main__":
         print("error: Interrupted. What is installed stays, and the same command goes on.", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end
+        if isinstance(error, BrokenPipeError) and sys.argv[1:]:  # `head` has enough of what only says something
+            sys.exit(0)
         print(f"error: {error.filename or 'A file'} cannot be used: {error.strerror or error}.", file=sys.stderr)
         sys.exit(NOT_WRITTEN)

@@ -13,7 +13,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import UnionType
 from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
@@ -34,15 +34,21 @@ class Limit(Protocol):
 
 @dataclass(frozen=True)
 class Bounds:
-    """A finite number from low to high; without high, from low on. `without`: which end is not allowed itself."""
+    """A finite number from low to high; without high, from low on. `without`: which end is not allowed itself.
+
+    or_zero: 0 is allowed beside these, and switches off.
+    """
 
     low: float
     high: float = math.inf
     without: Literal["", "low", "high", "both"] = ""
+    or_zero: bool = False
 
     @property
     def words(self) -> str:
-        """Such as "from 1 to 10,000", "at least 0 and below 1", "above 0"."""
+        """Such as "from 1 to 10,000", "at least 0 and below 1", "above 0", "0, or at least 1"."""
+        if self.or_zero:
+            return f"0, or {replace(self, or_zero=False).words}"
         low, high = (f"{end:,.10g}".replace("e+", "e") for end in (self.low, self.high))
         above = "above" if self.without in ("low", "both") else "at least"
         if self.high == math.inf:
@@ -53,6 +59,8 @@ class Bounds:
 
     def allows(self, value: Any) -> bool:
         """Whether the number is within; NaN is in no range."""
+        if self.or_zero and value == 0:
+            return True
         inside = self.low <= value <= self.high
         without = {"low": (self.low,), "high": (self.high,), "both": (self.low, self.high)}.get(self.without, ())
         return inside and value not in without

@@ -36,6 +36,8 @@ def exit_code(main: Main, words: Sequence[str]) -> int:
     """
     try:
         return main(list(words)) or 0
+    except SystemExit as left:  # a parser's, after --help or its own sentence on stderr
+        return left.code if isinstance(left.code, int) else _said(left.code, 1) if left.code else 0
     except KeyboardInterrupt:  # training listens for it itself, and saves
         return _said("stopped by Ctrl-C; the same command starts it again.", 128 + signal.SIGINT)
     except UserError as error:
@@ -101,7 +103,8 @@ def answer_early(name: str, read: Callable[[list[str]], Any]) -> None:
     --help and a mistyped option then do not wait for the imports below the call. name: __name__ of the file; in any but
     the one that was started, "__main__", nothing happens. read: parses the words, as run_command's main does once more.
     """
-    if name == "__main__" and (code := _carried_out(lambda words: read(words) and None)):
+    right = list[Any]()
+    if name == "__main__" and ((code := _carried_out(lambda words: right.append(read(words)))) or not right):
         sys.exit(code)
 
 
@@ -121,7 +124,8 @@ def _carried_out(main: Main) -> int:
 def _flushed() -> int:
     """0, or the code for an output that is on a full disk."""
     try:
-        sys.stdout.flush()
+        if sys.stdout:  # None where it was closed, as with >&-
+            sys.stdout.flush()
         return 0
     except OSError as error:
         if error.errno not in NO_ROOM:

@@ -73,6 +73,10 @@ class PlainParser(argparse.ArgumentParser):
                 self.error(f"{name} is there twice. Give all its values after one {name}, with spaces between them")
         return super()._parse_known_args(arg_strings, *more, **others)
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Python's, which takes a help that cannot be written for one that was read."""
+        (file or sys.stderr).write(message)
+
     def of_runs(self) -> tuple[Group, ...]:
         """The options of runs that it has, with its own defaults where it has any."""
         own = {a.dest: a.default for a in self._actions if a.dest in self.run_options}

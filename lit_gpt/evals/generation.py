@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from lit_gpt.config.model import ModelConfig
 from lit_gpt.errors import UserError
 from lit_gpt.evals.decoding import Decoder
 from lit_gpt.evals.memory import Limit
@@ -50,6 +51,12 @@ GREEDY = Sampling()
 COLDEST = 1e-37
 
 
+def check_generates(config: ModelConfig) -> None:
+    """Raises UserError for a model whose experts choose their tokens."""
+    if config.experts is not None and config.experts.routing == "expert_choice":
+        raise UserError("With expert_choice, experts choose among whole rows of tokens: such a model cannot generate.")
+
+
 @torch.inference_mode()
 def stream(
     model: GPT,
@@ -71,9 +78,7 @@ def stream(
     tokens of a row, and says whether it is over for another reason.
     Raises UserError for a model whose experts choose their tokens, and for one whose logits are NaN.
     """
-    experts = model.config.experts
-    if experts is not None and experts.routing == "expert_choice":
-        raise UserError("With expert_choice, experts choose among whole rows of tokens: such a model cannot generate.")
+    check_generates(model.config)
     batch, length = prompts_BT.shape
     uniform_BN = _uniform([0] * batch if seeds is None else seeds, max_new_tokens).to(prompts_BT.device)
     ended_B = torch.zeros(batch, dtype=torch.bool, device=prompts_BT.device)

@@ -22,7 +22,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.evals.archscale_file import TrainedWith
 from lit_gpt.evals.crew import ALONE, Crew
 from lit_gpt.evals.extension import UNCHANGED, Extension
-from lit_gpt.evals.generation import GREEDY, Sampling, generate
+from lit_gpt.evals.generation import GREEDY, Sampling, check_generates, generate
 from lit_gpt.evals.memory import leaving_room
 from lit_gpt.evals.model_tokenizer import find_tokenizer, kept_of
 from lit_gpt.evals.overlap import alike
@@ -165,7 +165,8 @@ class Judged:
             return self.crew.divide(requests, lambda mine: score(self.model, mine, **options), lambda r: r.context)
 
     def check_room(self, max_new_tokens: int) -> None:
-        """Raises UserError where so many new tokens leave no room for a prompt."""
+        """Raises UserError where so many new tokens leave no room for a prompt, and for a model that generates none."""
+        check_generates(self.model.config)
         if max_new_tokens >= self.max_length:
             raise UserError(
                 f"{max_new_tokens} new tokens leave no room for a prompt in max_length {self.max_length}. Give a "

@@ -59,9 +59,9 @@ class Ladder:
     def submit(self, words: Sequence[str], given: str) -> int:
         """Submit what is not done to Slurm, and print the table so far; see lit_gpt/lab/slurm.py. Returns 0."""
         left = [row for row in self.known() if not done_before(self.output / row.name)]
-        mark_folders(left, self.output)
         for row, job in zip(left, submit([row.name for row in left], words, self.output, given) if left else []):
             print(f"{row.name}: job {job.job_id}, output in {job.paths.stdout}")
+        mark_folders(left, self.output)  # not before: where nothing was submitted, other options may be
         print(f"\n{self.table(self.known())}")
         return 0
 

@@ -22,7 +22,7 @@ from lit_gpt.errors import EXIT_BAD_INPUT, EXIT_NOT_FINITE, EXIT_NOT_OWNER
 from lit_gpt.lab.display import Display
 from lit_gpt.lab.processes import Children, Place, Settings, command, describe, end, environment
 from lit_gpt.lab.queue import ENDED, FAILED, LATE, Queue, done_before, running_below
-from lit_gpt.lab.rows import Row
+from lit_gpt.lab.rows import Row, unmark_folder
 from lit_gpt.lab.run_files import DIVERGED, FINISHED
 from lit_gpt.lab.watch import Watch, diverged, note_divergence
 from lit_gpt.train.lease import STALE_AFTER, Lease
@@ -139,6 +139,8 @@ class Worker:
             state = self._judged(row, folder, code, why)
             if self.children.stopping.is_set() and state == FAILED:
                 return ""
+            if code == EXIT_BAD_INPUT:
+                unmark_folder(row, self.queue.output)
             if state != FAILED or code == EXIT_BAD_INPUT or tries >= self.settings.tries:
                 return state
             self.queue.say(row, f"is tried again, {tries + 1} of {self.settings.tries}")

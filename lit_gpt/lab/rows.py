@@ -146,6 +146,12 @@ def mark_folders(rows: Sequence[Row], output: Path) -> None:
             write_text(note, json.dumps(row.note()) + "\n")
 
 
+def unmark_folder(row: Row, output: Path) -> None:
+    """Take row.json away where no run was made, as of options that pretrain.py refuses: other options may be."""
+    if run_folder_of(output / row.name) is None:
+        (output / row.name / NOTE).unlink(missing_ok=True)
+
+
 def run_folder_of(row_folder: Path) -> Path | None:
     """The run folder that pretrain.py made below a row's folder, the newest; None while there is none."""
     found = [path.parent for path in row_folder.glob("*/plan.json")] + [p.parent for p in row_folder.glob("*/lease-*")]

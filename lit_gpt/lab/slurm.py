@@ -46,7 +46,7 @@ def submit(names: Sequence[str], words: Sequence[str], output: Path, given: str)
     """Submit a job per row; submitit's jobs. words: STUDY and what follows `run --only NAME` for ladder.py.
 
     given: parameters of submitit's executors, such as timeout_min=240,slurm_partition=gpu,gpus_per_node=1.
-    Raises NotInstalled without submitit, and UserError for parameters that it does not know.
+    Raises NotInstalled without submitit, and UserError for parameters that it does not know or Slurm does not take.
     """
     try:
         import submitit
@@ -65,8 +65,13 @@ def submit(names: Sequence[str], words: Sequence[str], output: Path, given: str)
         executor.update_parameters(name=output.name, **parameters)
     except (NameError, TypeError, ValueError, AssertionError) as error:
         raise UserError(f"--slurm {given}: submitit does not take this ({error}).") from error
-    with executor.batch():  # on Slurm, one array
-        return [executor.submit(Job([words[0], "run", "--only", name, *words[1:]])) for name in names]
+    try:
+        with executor.batch():  # on Slurm, one array
+            return [executor.submit(Job([words[0], "run", "--only", name, *words[1:]])) for name in names]
+    except (RuntimeError, ValueError, FileNotFoundError) as error:  # of sbatch: it refuses, or is not there
+        raise UserError(
+            f"--slurm {given}: nothing was submitted ({' '.join(str(error).split())}). Correct the parameters."
+        ) from error
 
 
 def _parameters(given: str) -> dict[str, Any]:

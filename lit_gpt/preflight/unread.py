@@ -122,7 +122,7 @@ def _beside_model(given: Mapping[str, Any], options: Mapping[str, Any]) -> Mappi
         "--eval_tasks": [] if options["eval_tasks"] else _on(given, "eval_tasks_limit"),
         "--loggers wandb or mlflow": [] if tracked else _on(given, "wandb_project", "wandb_entity", "tracker_tags"),
         "--compile": _on(given, "compile_cache") if options["compile"] is False else [],
-        "--fp8": [] if options["fp8"] else _on(given, "fp8_recipe"),
+        "--fp8": [] if options["fp8"] else _on(given, "fp8_recipe", "fp8_gather"),
         "--precision bf16": [] if rounded else _on(given, "residual_precision", "logits_precision"),
     }
 

@@ -170,7 +170,7 @@ class Trainer:
             if run.eval_tasks:
                 given = run.eval_tasks, run.eval_tasks_path, run.eval_tasks_limit, run.eval_task_options or {}
                 crew = Crew(self.runtime.rank, self.runtime.world_size, self.runtime.gather)
-                self.tasks = TaskScores(*given, tokenizer, crew)
+                self.tasks = TaskScores(*given, tokenizer, self.resolved.model, crew)
         if resume_from:
             load_checkpoint(resume_from, self.model, self.optimizer, self.runtime, self.averages.tensors())
         elif self.fork:

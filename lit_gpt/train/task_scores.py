@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from typing import Any
@@ -21,7 +21,8 @@ import torch
 
 from lit_gpt.config.arguments import Argument, arguments_of, check
 from lit_gpt.config.bounds import violations
-from lit_gpt.data.kept_tokenizer import KeptTokenizer
+from lit_gpt.config.model import ModelConfig
+from lit_gpt.data.kept_tokenizer import KeptTokenizer, describe_tokenizer
 from lit_gpt.errors import UserError
 from lit_gpt.evals.crew import ALONE, Crew
 from lit_gpt.evals.judged import Judged
@@ -29,6 +30,8 @@ from lit_gpt.evals.results import Metric
 from lit_gpt.evals.tasks import TASKS
 from lit_gpt.model import GPT
 from lit_gpt.parallel.peers import is_of_collective
+from lit_gpt.preflight.meta_model import meta_model
+from lit_gpt.preflight.resolved_run import ResolvedRun
 
 Found = Mapping[str, Mapping[str, Metric]]  # task -> its figures
 
@@ -37,8 +40,8 @@ class TaskScores:
     """The evaluations of a run, checked before it starts.
 
     names: of --eval_tasks. folder: with tasks of lm-eval's kind. limit: examples of each of these. options: of this
-    project's evaluations. tokenizer: of the training data. crew: the processes of the run. Raises UserError where one
-    of these means nothing.
+    project's evaluations. tokenizer: of the training data. config: of the model. crew: the processes of the run.
+    Raises UserError where one of these means nothing, or the model or its tokenizer cannot do what is asked.
     """
 
     def __init__(
@@ -48,16 +51,14 @@ class TaskScores:
         limit: int,
         options: Mapping[str, Mapping[str, Any]],
         tokenizer: KeptTokenizer | None,
+        config: ModelConfig,
         crew: Crew = ALONE,
     ):
         if tokenizer is None:
             raise UserError("--eval_tasks: the training data does not say which tokenizer it has; add a meta.json.")
         self.tokenizer, self.folder, self.limit, self.crew = tokenizer, folder, limit, crew
-        self.ours = {name: _options(name, options.get(name, {})) for name in names if name in TASKS}
+        self.ours = ours(names, options, config, tokenizer)
         self.theirs = [name for name in names if name not in self.ours]
-        if strangers := [name for name in options if name not in self.ours]:
-            known = ", ".join(self.ours) or "none"
-            raise UserError(f"--eval_task_options names {strangers[0]}; of --eval_tasks, these have options: {known}.")
         if self.theirs:
             _harness(self.theirs).check_tasks(self.theirs, folder)
 
@@ -84,6 +85,32 @@ class TaskScores:
 
     def _ask_theirs(self, judged: Judged) -> Found:
         return _harness(self.theirs).ask(judged, self.theirs, self.folder, self.limit) if self.theirs else {}
+
+
+def check_ours(resolved: ResolvedRun) -> None:
+    """What --dry_run can say of --eval_tasks: nothing is fetched. Raises UserError as TaskScores does."""
+    run = resolved.run
+    kept = describe_tokenizer(run.train_data_dir, run.data_mixture, run.eos_token_id) if run.eval_tasks else None
+    if kept is not None:  # else there are no data yet
+        ours(run.eval_tasks, run.eval_task_options or {}, resolved.model, kept)
+
+
+def ours(
+    names: Sequence[str], options: Mapping[str, Mapping[str, Any]], config: ModelConfig, kept: KeptTokenizer
+) -> dict[str, Any]:
+    """This project's evaluations among the names, with their Options, all of which the model can be asked."""
+    found = {name: _options(name, options.get(name, {})) for name in names if name in TASKS}
+    if strangers := [name for name in options if name not in found]:
+        known = ", ".join(found) or "none"
+        raise UserError(f"--eval_task_options names {strangers[0]}; of --eval_tasks, these have options: {known}.")
+    judged = Judged(meta_model(config), kept)
+    for name, given in found.items():
+        if check_of := getattr(TASKS.load(name), "check", None):
+            try:
+                check_of(judged, given)
+            except UserError as error:
+                raise UserError(f"--eval_tasks {name}: {error}") from error
+    return found
 
 
 def _one(name: str, options: Any) -> Callable[[Judged], Found]:

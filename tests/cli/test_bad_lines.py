@@ -30,19 +30,24 @@ KINDS = {
         {"1.5": "give a whole number", "eight": "give a whole number", "nan": "give a whole number"},
     ),
     "from zero": (
-        "base_hps.w_init_scale head_init_std base_hps.weight_decay aux_gamma router_z_loss bias_rate "
+        "head_init_std base_hps.weight_decay aux_gamma router_z_loss bias_rate "
         "base_hps.weight_lr_scale base_hps.warmup_tokens grad_clip num_workers keep_last keep_every health_step "
         "profile_steps seed eos_token_id share_per_layer",
         {"-1": "must be from 0 to"},
     ),
     "rates": (
-        "base_hps.eta0 base_hps.eps",
+        "base_hps.eta0 base_hps.w_init_scale",
         {"0": "must be above 0", "-1e-8": "must be above 0", ".nan": "must be above 0", ".inf": "must be above 0"},
     ),
     "betas": (
-        "base_hps.beta1 base_hps.beta2 base_hps.muon_beta label_smoothing",
+        "base_hps.beta1 base_hps.beta2 base_hps.muon_beta",
         {"1": "at least 0 and below 1", "-0.1": "at least 0 and below 1", ".nan": "at least 0 and below 1"},
     ),
+    "shares": (
+        "label_smoothing dropout",
+        {"1": "must be 0, or at least 1e-06 and below 1", "-0.1": "must be 0, or", "1e-12": "must be 0, or"},
+    ),
+    "epsilons": ("base_hps.eps norm_eps", {"0": "from 1e-30 to 1", "1e-60": "from 1e-30 to 1", ".nan": "to 1"}),
     "fractions": ("base_hps.min_lr_mult", {"1.5": "from 0 to 1", "-.1": "from 0 to 1", ".inf": "from 0 to 1"}),
     "tokens": (
         "max_tokens total_bsz base_hps.b0 base_hps.t0",
@@ -148,7 +153,7 @@ LINES = {
     "--config twice.yaml": "--config twice.yaml gives depth twice. Keep one line of each.",
     "--config unknown.yaml": "'depht' is no option. Did you mean '--depth'",
     "--config typed.yaml": "--depth cannot be 'eight'; give a whole number from 1 to 2,000.",
-    "--config bounds.yaml": "--label_smoothing is 1.0; it must be at least 0 and below 1",
+    "--config bounds.yaml": "--label_smoothing is 1.0; it must be 0, or at least 1e-06 and below 1",
     "--config null.yaml": "--log_step was given null, which it cannot be. Leave it out",
     "--config blank.yaml": "--train_data_dir was given null",
     "--config group.yaml": "--config group.yaml must give base_hps lines of its own",

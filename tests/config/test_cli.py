@@ -100,12 +100,28 @@ def test_a_file_without_options_changes_nothing(content: str, tmp_path: Path) ->
 def test_bounds_hold_however_options_were_made() -> None:
     """Tools make a RunConfig in Python; whatever reaches `resolve` is checked, defaults included."""
     assert not violations(RunConfig())
-    with pytest.raises(UserError, match=r"--base_hps.eps is -1; it must be above 0 and at most 1\."):
+    with pytest.raises(UserError, match=r"--base_hps.eps is -1; it must be from 1e-30 to 1\."):
         resolve(RunConfig(train_name="x", base_hps=BaseHyperparameters(eps=-1)))
     with pytest.raises(UserError, match=r"--optimizer_args is .*; its numbers must be finite\."):
         resolve(RunConfig(train_name="x", optimizer_args={"betas": [0.9, float("nan")]}))
     with pytest.raises(UserError, match=r"--depth is 9000000; it must be from 1 to 2,000\."):
         resolve(RunConfig(train_name="x", train_model="transformer_d9000000"))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("dropout", 1e-12), ("label_smoothing", 1e-12), ("logit_softcap", 1e-9), ("norm_eps", 1e-60)]
+    + [("qk_norm_scale", 1e-9), ("base_hps.eps", 1e-60), ("base_hps.w_init_scale", 0)],
+)
+def test_values_that_cannot_act_or_break_training_are_refused(option: str, value: float) -> None:
+    """A probability that is drawn in no run, a cap under which all logits are alike, an epsilon that is 0 in fp32."""
+    with pytest.raises(UserError, match=rf"--{option} is {value:g}[.0]*; it must be "):
+        resolve(parse([f"--{option}", str(value)]))
+
+
+@pytest.mark.parametrize("option", ["dropout", "label_smoothing", "logit_softcap"])
+def test_zero_switches_off(option: str) -> None:
+    assert getattr(resolve(parse([f"--{option}", "0"]))[0], option) == 0
 
 
 @pytest.mark.parametrize("kind", [RunConfig, BaseHyperparameters])
@@ -119,6 +135,8 @@ def test_bounds_in_words() -> None:
     ends = {(1, 2**31 - 1): "from 1 to 2,147,483,647", (0, 1e16): "from 0 to 1e16", (1e-8, 0.5): "from 1e-08 to 0.5"}
     assert {pair: Bounds(*pair).words for pair in ends} == ends
     assert Bounds(0, 1, "both").words == "above 0 and below 1"
+    assert Bounds(1, 5, or_zero=True).words == "0, or from 1 to 5"
+    assert [Bounds(1, 5, or_zero=True).allows(value) for value in (0, 0.5, 1, 6)] == [True, False, True, False]
     assert not Bounds(0, 1).allows(float("nan")) and not Bounds(0, 1, "low").allows(0)
 
 

@@ -144,7 +144,7 @@ def test_every_contradiction_is_in_one_message() -> None:
         "  - --base_hps.warmup_tokens is -1.0; it must be from 0 to 1e16",
         "  - --base_hps.muon_beta is 1.0; it must be at least 0 and below 1",
         "  - --grad_clip is -1.0; it must be from 0 to 1,000,000,000",
-        "  - --label_smoothing is 2.0; it must be at least 0 and below 1",
+        "  - --label_smoothing is 2.0; it must be 0, or at least 1e-06 and below 1",
         "  - --resume continues a run and --init_from starts one; give one of them, or --resume auto with "
         "--init_from: start from the weights, later go on from the run's own checkpoints",
         "  - --yarn_scale only acts in a midtrain or validation run; add that token to --train_name",

@@ -14,6 +14,7 @@ from tiny_run import OPTIONS, folder_of, make_corpus, make_text, pretrain, rows,
 from lit_gpt.checkpoint import load_full, read_meta
 from lit_gpt.checkpoint.retention import VALIDATION
 from lit_gpt.data.prepare import prepare
+from lit_gpt.errors import UserError
 from lit_gpt.evals.generation import generate as generate_tokens
 from lit_gpt.evals.model_tokenizer import prompt_ids, tokenizer_of
 from lit_gpt.evals.trained_model import load_model
@@ -228,12 +229,36 @@ def test_scores_change_no_number(data, tmp_path):
     assert rows(tmp_path / "with", T) == rows(tmp_path / "without", T)
 
 
-def test_an_evaluation_that_fails_is_a_note(data, tmp_path, capsys):
-    """Lists that do not fit into the context are known once the evaluation runs."""
-    options = {"eval_tasks": "phonebook", "eval_task_options": json.dumps({"phonebook": {"max_eval_len": 3000}})}
-    assert run(data, tmp_path, **SHORT, **options) == 0
-    assert "warning: no score: 3000 entries are" in capsys.readouterr().err
+def test_an_evaluation_that_fails_is_a_note(data, tmp_path, capsys, monkeypatch):
+    def fails(*_):
+        raise UserError("no numbers")
+
+    monkeypatch.setattr("lit_gpt.evals.tasks.phonebook.evaluate", fails)
+    assert run(data, tmp_path, **LONG, **TASKS) == 0
+    assert "warning: no score: no numbers" in capsys.readouterr().err
     assert rows(tmp_path, T).keys() >= {4}
+
+
+CHOICE = {
+    "train_model": "transformer_gqa4_h2_moe",
+    "depth": 4,
+    "ar": 8,
+    "base_hps__d0": 4,
+    "expert_routing": "expert_choice",
+}
+CANNOT = {
+    "context": (SHORT, "--eval_tasks phonebook: 4 entries are"),
+    "generation": ({**LONG, **CHOICE}, "--eval_tasks phonebook: With expert_choice, experts choose"),
+}
+
+
+@pytest.mark.parametrize("dry", [True, False])
+@pytest.mark.parametrize("name", CANNOT)
+def test_what_the_model_cannot_do_is_said_at_the_start(data, tmp_path, capsys, name, dry):
+    """It was a note at the first evaluation, hours into a run."""
+    options, said = CANNOT[name]
+    assert run(data, tmp_path, **{**options, **TASKS}, **({"dry_run": True} if dry else {})) == 2
+    assert said in " ".join(capsys.readouterr().err.split()) and not list(tmp_path.glob("*/metrics.jsonl"))
 
 
 REFUSED = {

@@ -107,6 +107,16 @@ def test_bad_input_is_not_tried_again(tmp_path: Path) -> None:
     assert len(calls(tmp_path, "wrong")) == 1
 
 
+def test_a_row_that_was_refused_takes_other_options(tmp_path: Path) -> None:
+    """Its folder "was run with other options", so that a corrected table could not run."""
+    refuses = tmp_path / "refuses.py"
+    refuses.write_text("import sys\nsys.exit(2)\n")
+    assert run(tmp_path / "out", rows_of(a={"seed": 1}), program=refuses) == 1
+    assert run(tmp_path / "out", rows_of(a={"seed": 2})) == 0
+    with pytest.raises(UserError, match="other options"):
+        run(tmp_path / "out", rows_of(a={"seed": 3}))
+
+
 def test_why_a_run_failed_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Only the exit code was, and the sentence that says what to type was in the log of each of a hundred runs."""
     wrong = tmp_path / "wrong.py"

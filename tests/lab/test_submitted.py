@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +14,9 @@ import pytest
 
 from lit_gpt.errors import NotInstalled, UserError
 from lit_gpt.lab import slurm
+from lit_gpt.lab.ladder import Ladder
+from lit_gpt.lab.rows import Row
+from lit_gpt.lab.study import Study
 
 
 def test_without_submitit_there_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,6 +61,38 @@ def test_slurm_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         with pytest.raises(UserError, match="detect srun"):
             slurm.submit(["a"], ["study.yaml"], tmp_path / "out", given)
     assert asked == ["slurm", "local"]
+
+
+class Refused:
+    """submitit's executor where sbatch says no: submitit raises at the end of the batch, a kind of RuntimeError."""
+
+    def __init__(self, folder: Path, cluster: str) -> None:
+        self.said = "sbatch: error: invalid partition\nspecified: nope"
+
+    def update_parameters(self, **_: object) -> None: ...
+
+    def submit(self, _: slurm.Job) -> None: ...
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        yield
+        raise RuntimeError(self.said)
+
+
+def test_where_nothing_was_submitted_no_row_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What sbatch refuses was a traceback, and rows seemed to be run, which no other options could have then."""
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    monkeypatch.setitem(sys.modules, "submitit", SimpleNamespace(AutoExecutor=Refused))
+    ladder = Ladder(Study((Row("a", {"seed": 1}), Row("b", {"seed": 2}))), tmp_path)
+    with pytest.raises(UserError, match=r"nope: nothing was submitted \(sbatch: error: invalid partition specified"):
+        ladder.submit(["study.yaml"], "slurm_partition=nope")
+    assert not list(tmp_path.iterdir())
+    job = SimpleNamespace(job_id="7", paths=SimpleNamespace(stdout="7.out"))
+    monkeypatch.setattr(Refused, "batch", lambda _: nullcontext())
+    monkeypatch.setattr(Refused, "submit", lambda *_: job)
+    assert ladder.submit(["study.yaml"], "slurm_partition=gpu") == 0
+    with pytest.raises(UserError, match=r"other options \(seed: 1 -> 3\)"):
+        Ladder(Study((Row("a", {"seed": 3}),)), tmp_path).submit(["study.yaml"], "")
 
 
 def test_a_job_whose_time_is_up_lets_its_run_save_and_queues_again() -> None:

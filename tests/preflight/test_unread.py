@@ -76,6 +76,7 @@ def test_options_on_which_nothing_depends(line: str, says: str) -> None:
         ("--sample_tokens 5", "this run reads --sample_tokens (no --sample_prompts)"),
         ("--eval_tasks_limit 5", "this run reads --eval_tasks_limit (no --eval_tasks)"),
         ("--wandb_project x --loggers csv", "this run reads --wandb_project (no --loggers wandb or mlflow)"),
+        ("--fp8_gather true", "this run reads --fp8_gather (no --fp8)"),
         ("--fp8_recipe rowwise", "this run reads --fp8_recipe (no --fp8)"),
         ("--precision fp32 --residual_precision bf16", "this run reads --residual_precision (no --precision bf16)"),
     ],

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from lit_gpt.config.bounds import Bounds
-from lit_gpt.config.groups.kinds import Depth, Experts, File, Folder, Length, Name, Scale
+from lit_gpt.config.groups.kinds import Depth, Epsilon, Experts, File, Folder, Length, Name, Scale, Share
 from lit_gpt.config.words import Words
 
 
@@ -97,7 +97,7 @@ class ModelOptions:
     mlp: Literal["swiglu", "relu2", "oss_swiglu", "gelu", "none"] | None = None
     ffn_multiple: Annotated[float, Bounds(0, 1_000, "low")] | None = None
     ffn_multiple_of: Annotated[int, Bounds(1, 65_536)] | None = None
-    dropout: Annotated[float, Bounds(0, 1, "high")] | None = None
+    dropout: Share | None = None
     bias: bool | None = None
     share_per_layer: Annotated[int, Bounds(0, 2_000)] | None = None
     share_group: Depth | None = None
@@ -157,7 +157,7 @@ class AttentionOptions:
     qkv_bias: bool | None = None
     qk_norm: bool | None = None
     joint_qk_norm: bool | None = None
-    qk_norm_scale: Annotated[float, Bounds(0, 1_000, "low")] | None = None
+    qk_norm_scale: Annotated[float, Bounds(1e-3, 1_000)] | None = None
     attn_gate: bool | None = None
     attn_norm: bool | None = None
     attn_conv: bool | None = None
@@ -193,7 +193,7 @@ class NormOptions:
     """
 
     norm_class: Name | None = None
-    norm_eps: Annotated[float, Bounds(0, 1, "low")] | None = None
+    norm_eps: Epsilon | None = None
     ffn_norm: bool | None = None
     norm_gain: bool | None = None
     post_norm: bool | None = None

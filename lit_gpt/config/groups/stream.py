@@ -6,8 +6,9 @@ The format of the docstrings is that of lit_gpt/config/help.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from lit_gpt.config.groups.kinds import Scale
+from lit_gpt.config.bounds import Bounds
 
 
 @dataclass
@@ -40,4 +41,4 @@ class StreamOptions:
     backout: bool | None = None
     embedding_norm: bool | None = None
     zero_output: bool | None = None
-    logit_softcap: Scale | None = None
+    logit_softcap: Annotated[float, Bounds(1, 1e6, or_zero=True)] | None = None

@@ -16,9 +16,11 @@ from lit_gpt.config.groups.kinds import (
     ClipType,
     DecayShape,
     Depth,
+    Epsilon,
     Name,
     Scale,
     ScheduleName,
+    Share,
     Steps,
 )
 from lit_gpt.config.words import TokenCounts, Tokens, Words
@@ -107,10 +109,10 @@ class BaseHyperparameters:
     b0: Batch = 2**21
     t0: Budget = 9.5e9
     hd0: Annotated[int, Bounds(1, 65_536)] = 128
-    w_init_scale: Scale = 1.0
+    w_init_scale: Annotated[float, Bounds(0, 1e6, "low")] = 1.0  # at 0 nothing would learn
     n0_mult: Scale = 237568  # see ArchScaleOptions
     weight_decay: Scale | None = None
-    eps: Annotated[float, Bounds(0, 1, "low")] = 1e-8
+    eps: Epsilon = 1e-8
     min_lr_mult: Annotated[float, Bounds(0, 1)] = 0.0
     warmup_tokens: Annotated[Tokens, Bounds(0, 1e16)] | None = None
     beta1: Beta = 0.9
@@ -209,7 +211,7 @@ class OptimizerOptions:
     cautious_weight_decay: bool = False
     weight_decay_schedule: Literal["constant", "cosine"] | None = None
     momentum_schedule: Literal["constant", "rise_and_fall"] | None = None
-    label_smoothing: Annotated[float, Bounds(0, 1, "high")] | None = None
+    label_smoothing: Share | None = None
     ema: Annotated[TokenCounts, Each(Bounds(1, 1e16))] = field(default_factory=list)
     skip_spikes: Annotated[float, Bounds(0, 1000, "low")] | None = None
     max_skips: Steps = 10

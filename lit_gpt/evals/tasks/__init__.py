@@ -1,6 +1,8 @@
 """Evaluations of this project's own: one file each, whose name is what a user types (docs/adding.md).
 
-A file has a dataclass Options, whose fields are the flags, and evaluate(judged, options) -> Outcome.
+A file has a dataclass Options, whose fields are the flags, and evaluate(judged, options) -> Outcome. It may have
+check(judged, options), which raises UserError for what the model or its tokenizer cannot do: a run that is to be
+evaluated while it trains asks it at its start. The model's weights may have no values there.
 """
 
 from __future__ import annotations

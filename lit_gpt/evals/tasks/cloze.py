@@ -85,11 +85,8 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
     )
 
 
-def make(judged: Judged, options: Options) -> dict[str, list[Question]]:
-    """`choice`, and `name@n` for each class of distances: its questions; a kind without any is left out.
-
-    Raises UserError for data of another tokenizer, and for data and sizes that give no question.
-    """
+def check(judged: Judged, options: Options) -> None:
+    """Raises UserError for data of another tokenizer, or of one that ends no document, and sizes that do not fit."""
     _check_sizes(options, judged.max_length)
     if other := other_tokenizer(options.data_dir, judged.tokenizer):
         raise UserError(
@@ -97,6 +94,14 @@ def make(judged: Judged, options: Options) -> dict[str, list[Question]]:
             "--data_dir data that was prepared with the model's tokenizer."
         )
     assert judged.eos_id >= 0  # it raises where there is none
+
+
+def make(judged: Judged, options: Options) -> dict[str, list[Question]]:
+    """`choice`, and `name@n` for each class of distances: its questions; a kind without any is left out.
+
+    Raises UserError for data of another tokenizer, and for data and sizes that give no question.
+    """
+    check(judged, options)
     found = passages(streams_of(options.data_dir, "validation"), judged.tokenizer, options.context, judged.bos_id)
     maker = Maker(found, lambda text: judged.encode(text, start=False), judged.tokenizer.decode, options.seed)
     names = maker.names(options.questions, options.edges)

@@ -66,20 +66,26 @@ class Options:
         return [self.max_eval_len - round(i * extra / max(parts, 1)) for i in reversed(range(parts + 1))]
 
 
+def check(judged: Judged, options: Options) -> None:
+    """Raises UserError for a model that generates no text, and a list that does not fit into its max_length."""
+    if options.min_eval_len > options.max_eval_len:
+        raise UserError(
+            f"--min_eval_len {options.min_eval_len} is more than --max_eval_len {options.max_eval_len}. Swap them."
+        )
+    judged.check_room(NEW_TOKENS)
+    _encoded(judged, options.max_eval_len, [_asked(options, options.max_eval_len, 0)])
+
+
 def evaluate(judged: Judged, options: Options) -> Outcome:
     """acc@n: the share of right answers among n entries. nats@n: of the right number, per token; a model that knows
     only that it is made of digits needs ln 10 for each of these. tokens@n: of the longest such prompt.
 
     Raises UserError for a list that does not fit into the model's max_length.
     """
-    if options.min_eval_len > options.max_eval_len:
-        raise UserError(
-            f"--min_eval_len {options.min_eval_len} is more than --max_eval_len {options.max_eval_len}. Swap them."
-        )
+    check(judged, options)  # before hours of shorter lists
     metrics, count = {}, options.eval_num_batches * options.eval_batch_size
     sequences: list[np.ndarray] = []
     rows: list[dict[str, float]] = []
-    _encoded(judged, options.max_eval_len, [_asked(options, options.max_eval_len, 0)])  # said before hours of others
     for entries in tqdm(options.lengths, desc="phonebook", unit="length", disable=judged.crew.rank > 0):
         asked = [_asked(options, entries, i) for i in range(count)]
         prompts = _encoded(judged, entries, asked)
