@@ -356,7 +356,7 @@ def _check_starts(optimizer: str | None, facts: OptimizerFacts, roles: dict[str,
             way = "--zero_output false" if name == "output" else "--head_init_std 0.02"
             raise UserError(
                 f"{optimizer} keeps the norm that weights start with, and the {name} would start at zero and never "
-                f"move. Give {way} (and --base_hps.w_init_scale 1), or another optimizer, such as muon."
+                f"move. Give {way}, or another optimizer, such as muon."
             )
 
 

@@ -47,7 +47,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "biases of keys": {"qkv_bias": True},
     "norms behind": {"reordered_norm": True, "qk_norm": True, "joint_qk_norm": True},
     "as GPT-2": {"position": "learned", "mlp": "gelu", "norm_class": "layernorm", "bias": True, "qkv_bias": True},
-    "soft cap": {"logit_softcap": 0.1},
+    "soft cap": {"logit_softcap": 1.0},
     "value embeddings": {"value_embeddings": True},
     "residual scalars": {"residual_scalars": True},
     "norm of embeddings": {"embedding_norm": True},
