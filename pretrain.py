@@ -24,9 +24,10 @@ def run(options: RunConfig, signals: Signals | None = None) -> int:
 
     resolved = resolve_run(options, world_size())
     if options.dry_run:
-        from lit_gpt.train.task_scores import check_ours
+        if resolved.run.eval_tasks:  # others need not wait for these imports
+            from lit_gpt.train.task_scores import check_ours
 
-        check_ours(resolved)
+            check_ours(resolved)
         print(dry_run_text(resolved))
         return 0
     from lit_gpt.train.loop import run_training

@@ -77,11 +77,13 @@ def overlap(spans: Sequence[tuple[str, float, float]]) -> dict[str, Any]:
 
 def _gaps(spans: Sequence[tuple[str, float, float]]) -> list[dict[str, Any]]:
     """Times in which no kernel ran, the longest first: {"ms", "after": a kernel's name, "before"}."""
-    gaps, (last, end) = [], ("", float("inf"))
-    for name, begin, until in sorted(spans, key=lambda span: span[1]):
+    (last, _, end), *rest = sorted(spans, key=lambda span: span[1])
+    gaps = []
+    for name, begin, until in rest:
         if begin > end:
             gaps.append({"ms": begin - end, "after": last[:60], "before": name[:60]})
-        last, end = (name, until) if until > end or not last else (last, end)
+        if until > end:
+            last, end = name, until
     return sorted(gaps, key=lambda gap: -gap["ms"])
 
 

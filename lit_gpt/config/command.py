@@ -103,7 +103,7 @@ def answer_early(name: str, read: Callable[[list[str]], Any]) -> None:
     --help and a mistyped option then do not wait for the imports below the call. name: __name__ of the file; in any but
     the one that was started, "__main__", nothing happens. read: parses the words, as run_command's main does once more.
     """
-    right = list[Any]()
+    right = list[Any]()  # what was read; nothing after --help, whose code is 0, too
     if name == "__main__" and ((code := _carried_out(lambda words: right.append(read(words)))) or not right):
         sys.exit(code)
 

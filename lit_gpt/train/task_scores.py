@@ -90,7 +90,7 @@ class TaskScores:
 def check_ours(resolved: ResolvedRun) -> None:
     """What --dry_run can say of --eval_tasks: nothing is fetched. Raises UserError as TaskScores does."""
     run = resolved.run
-    kept = describe_tokenizer(run.train_data_dir, run.data_mixture, run.eos_token_id) if run.eval_tasks else None
+    kept = describe_tokenizer(run.train_data_dir, run.data_mixture, run.eos_token_id)
     if kept is not None:  # else there are no data yet
         ours(run.eval_tasks, run.eval_task_options or {}, resolved.model, kept)
 
