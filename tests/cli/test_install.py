@@ -345,13 +345,6 @@ def test_help_names_every_setting(machine):
     assert settings <= set(re.findall(r"^  (\w+)  ", done.stdout, re.MULTILINE))
 
 
-def test_without_standard_output_nothing_fails():
-    done = subprocess.run(
-        ["sh", "-c", f'"{sys.executable}" "{ROOT / "scripts/install.py"}" --help >&-'], capture_output=True, text=True
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-
-
 def test_the_citation_is_of_this_version():
     """The keys that the Citation File Format 1.2 requires, and the facts of pyproject.toml."""
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
