@@ -68,10 +68,9 @@ def submit(names: Sequence[str], words: Sequence[str], output: Path, given: str)
     try:
         with executor.batch():  # on Slurm, one array
             return [executor.submit(Job([words[0], "run", "--only", name, *words[1:]])) for name in names]
-    except (RuntimeError, ValueError, FileNotFoundError) as error:  # of sbatch: it refuses, or is not there
-        raise UserError(
-            f"--slurm {given}: nothing was submitted ({' '.join(str(error).split())}). Correct the parameters."
-        ) from error
+    except (RuntimeError, FileNotFoundError) as error:  # of sbatch: it refuses, or is not there
+        said = " ".join(str(error).split())
+        raise UserError(f"--slurm {given}: submitting failed ({said}). Correct the parameters.") from error
 
 
 def _parameters(given: str) -> dict[str, Any]:
