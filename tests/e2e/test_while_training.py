@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,20 @@ def test_samples_of_a_run_that_goes_on(data, prompts, tmp_path):
         file.write(json.dumps(late) + "\n")
     assert run(data, tmp_path / "b", **options, resume="auto") == 0
     assert samples(tmp_path / "a") == samples(tmp_path / "b")
+
+
+def test_samples_that_cannot_be_written_are_said_each_time(data, prompts, tmp_path):
+    """Python drops a warning whose text it has shown, so only the first was said."""
+    options = {**SHORT, "val_data_dir": data, "sample_prompts": prompts, "sample_tokens": 4, "eval_step": 1}
+    assert run(data, tmp_path, **options, stop_after=1) != 0
+    path = folder_of(tmp_path) / "samples.jsonl"
+    path.unlink()
+    path.mkdir()  # nobody can write there, root neither
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        assert run(data, tmp_path, **options, resume="auto") == 0
+    said = [str(warning.message) for warning in caught if "samples.jsonl cannot be written" in str(warning.message)]
+    assert [text.partition("at step ")[2].split()[0] for text in said] == ["2", "3", "4"]
 
 
 @pytest.mark.filterwarnings("ignore:.*had lines that are no samples")
