@@ -282,6 +282,10 @@ REFUSED = {
     "value": ({**TASKS, "eval_task_options": '{"phonebook": {"num_eval": 0}}'}, "num_eval"),
     "stranger": ({**TASKS, "eval_task_options": '{"proofpile": {}}'}, "names proofpile; of --eval_tasks"),
     "missing": ({"eval_tasks": "cloze"}, '--eval_task_options \'{"cloze": {"data_dir": "..."}}\''),
+    "theirs": (
+        {**LONG, **TASKS, "eval_tasks_limit": 50},
+        "--eval_tasks_limit is for tasks of lm-eval, and --eval_tasks names",
+    ),
     "alone": ({"eval_tasks_step": 3}, "--eval_tasks_step acts on --eval_tasks only"),
 }
 
@@ -289,7 +293,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_evaluations_that_cannot_be(data, tmp_path, capsys, name):
     options, said = REFUSED[name]
-    assert run(data, tmp_path, **SHORT, **options) == 2
+    assert run(data, tmp_path, **{**SHORT, **options}) == 2
     assert said in " ".join(capsys.readouterr().err.split()) and not list(tmp_path.glob("*/metrics.jsonl"))
 
 
