@@ -78,8 +78,7 @@ def test_the_sweep_runs_each_row_and_skips_what_is_finished(tmp_path, arguments,
     pretrain, *words = calls(tmp_path, "good")[0].split()
     assert Path(pretrain) == ROOT / "pretrain.py"
     out = str(tmp_path / "out/good")
-    tracked = "--tracker_group out --tracker_name good"
-    assert words == shlex.split(f"{tracked} --depth 8 --base_hps.eta0 1e-2 --micro_bsz 4 --out_dir {out} --resume auto")
+    assert words == shlex.split(f"--depth 8 --base_hps.eta0 1e-2 --micro_bsz 4 --out_dir {out} --resume auto")
     assert sweep.main(arguments) == 0
     assert len(calls(tmp_path, "good")) == 1
 
