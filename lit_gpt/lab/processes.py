@@ -16,7 +16,8 @@ from types import FrameType
 from lit_gpt.errors import UserError
 from lit_gpt.lab.rows import Row, run_folder_of, words_of
 
-PRETRAIN = Path(__file__).resolve().parents[2] / "pretrain.py"
+ROOT = Path(__file__).resolve().parents[2]
+PRETRAIN, TORCHRUN = ROOT / "pretrain.py", ROOT / "lit_gpt/utils/torchrun.py"
 CPU = "cpu"
 TRACKED = ("--loggers", "--use_mlflow", "--config")  # options that may ask for a tracker
 Place = tuple[str, ...] | None  # the devices of a run; None is all there are
@@ -83,8 +84,8 @@ def _launcher(settings: Settings, place: Place) -> list[str]:
 
 
 def torchrun(processes: int) -> list[str]:
-    """What starts one run on several devices of this machine."""
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    """What starts one run on several devices of this machine, and ends with its exit code."""
+    return [sys.executable, str(TORCHRUN), "--standalone", f"--nproc_per_node={processes}"]
 
 
 def environment(place: Place, places: int) -> Mapping[str, str]:

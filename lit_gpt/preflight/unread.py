@@ -77,9 +77,8 @@ def unread_options(
     if run.depth_scale is False and plan.multipliers.residual != 1:
         reasons[f"--parameterization {run.parameterization} has a factor of its own"] = ["depth_scale false"]
     steps = count_steps(plan, ranks * run.micro_bsz * plan.context)
-    lacking = (
-        _beside_model(given, options) | _of_offload(given, run, len(model.config.layers)) | _of_steps(given, run, steps)
-    )
+    lacking = _beside_model(given, options) | _of_steps(given, options, steps)
+    lacking |= _of_offload(given, options, len(model.config.layers))
     return (
         *_note("nothing reads", _of_archscale(given)),
         *_note(f"nothing in {run.train_model} reads", _no(_of_model(given, model, run.schedule))),
@@ -156,24 +155,21 @@ def _beside_model(given: Mapping[str, Any], options: Mapping[str, Any]) -> dict[
     }
 
 
-def _of_offload(given: Mapping[str, Any], run: RunConfig, layers: int) -> dict[str, list[str]]:
+def _of_offload(given: Mapping[str, Any], options: Mapping[str, Any], layers: int) -> dict[str, list[str]]:
     """Why no layer keeps anything that could wait on the host -> --act_offload."""
-    recomputed = run.act_ckpt in ("selective", "full") and run.compile is False
-    kept = chosen_layers(run.act_offload, layers)
-    return {
-        "layer before the last one": [] if kept else _on(given, "act_offload"),
-        f"--compile, without which --act_ckpt {run.act_ckpt} leaves nothing": (
-            _on(given, "act_offload") if kept and recomputed else []
-        ),
-    }
+    how, asked = options["act_ckpt"], _on(given, "act_offload")
+    if not chosen_layers(options["act_offload"], layers):
+        return {"layer before the last one": asked}
+    recomputed = how in ("selective", "full") and options["compile"] is False
+    return {f"--compile, without which --act_ckpt {how} leaves nothing": asked if recomputed else []}
 
 
-def _of_steps(given: Mapping[str, Any], run: RunConfig, steps: int) -> dict[str, list[str]]:
+def _of_steps(given: Mapping[str, Any], options: Mapping[str, Any], steps: int) -> dict[str, list[str]]:
     """The given options about steps that the run does not have."""
-    every, saved = run.keep_every, run.save_step or 1
-    kept = not every or steps % every == 0 or math.lcm(every, saved) <= steps or run.keep_best or run.decay_at
+    every, saves_beside = options["keep_every"], options["keep_best"] or options["decay_at"]
+    kept = not every or saves_beside or steps % every == 0 or math.lcm(every, options["save_step"]) <= steps
     return {
-        "such step": _on(given, "health_step") if run.health_step > steps else [],
+        "such step": _on(given, "health_step") if options["health_step"] > steps else [],
         "checkpoint at such a step": [] if kept else _on(given, "keep_every"),
     }
 

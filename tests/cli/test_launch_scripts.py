@@ -153,7 +153,7 @@ def test_torchrun_sh_passes_arguments_and_settings(given: str, port: int, tmp_pa
     settings |= {"MASTER_ADDR": given, "LOGDIR": "logs"}
     words = ["bash", str(ROOT / "launch_scripts/torchrun.sh"), "--train_name", "a label"]
     printed = subprocess.run(words, env=os.environ | settings, capture_output=True, text=True, check=True).stdout
-    expected = "-m torch.distributed.run --nnodes 2 --nproc_per_node 4 --node_rank 1 --master_addr node0 "
+    expected = f"{ROOT}/lit_gpt/utils/torchrun.py --nnodes 2 --nproc_per_node 4 --node_rank 1 --master_addr node0 "
     expected += f"--master_port {port} --log_dir logs --tee 3 {ROOT}/pretrain.py --train_name"
     assert printed.splitlines() == [*expected.split(), "a label", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"]
 
