@@ -259,7 +259,7 @@ def size(folder: Path) -> int:
 if __name__ == "__main__":
     try:
         code = main(sys.argv[1:])
-        sys.stdout.flush()
+        print(end="", flush=True)
         sys.exit(code)
     except Stop as stop:
         print(f"error: {stop}", file=sys.stderr)

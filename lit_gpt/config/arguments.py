@@ -13,6 +13,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
@@ -21,7 +22,7 @@ from lit_gpt.errors import UserError, did_you_mean
 
 UNKNOWN = inspect.Parameter.empty
 UP_TO_0 = math.nextafter(0.0, math.inf)  # the first number above 0: as an end that is left out, it allows 0
-WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", NoneType: "null"}
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", NoneType: "null", Path: "a path"}
 
 
 class Argument(NamedTuple):
@@ -103,6 +104,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint in (int, float):  # true is no number, 2 is a float too, and infinity is neither
         number = isinstance(value, (int, hint)) and not isinstance(value, bool)
         return number and (isinstance(value, int) or math.isfinite(value))
+    hint = str if hint is Path else hint
     return isinstance(value, hint) if hint in (bool, str, NoneType) else True
 
 

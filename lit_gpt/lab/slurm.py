@@ -79,11 +79,10 @@ def submit(names: Sequence[str], words: Sequence[str], output: Path, given: str)
     try:
         with executor.batch():  # on Slurm, one array
             jobs = [executor.submit(Job([words[0], "run", "--only", name, *words[1:]])) for name in names]
-    except (RuntimeError, ValueError, FileNotFoundError) as error:  # of sbatch: it refuses, or is not there
+    except (RuntimeError, FileNotFoundError) as error:  # of sbatch: it refuses, or is not there
         _note(output, before)
-        raise UserError(
-            f"--slurm {given}: nothing was submitted ({' '.join(str(error).split())}). Correct the parameters."
-        ) from error
+        said = " ".join(str(error).split())
+        raise UserError(f"--slurm {given}: submitting failed ({said}). Correct the parameters.") from error
     _note(output, before | {name: str(job.job_id) for name, job in zip(names, jobs)})
     return jobs
 

@@ -352,7 +352,7 @@ def _roles(
 def _check_starts(optimizer: str | None, facts: OptimizerFacts, roles: dict[str, RolePlan]) -> None:
     """Raise UserError where a sphere would hold weights at zero for good."""
     for name, r in roles.items():
-        if facts.rule(name).keeps_start and (r.init.kind == "zeros" or r.init.gain == 0):
+        if facts.rule(name).keeps_start and r.init.kind == "zeros":
             way = "--zero_output false" if name == "output" else "--head_init_std 0.02"
             raise UserError(
                 f"{optimizer} keeps the norm that weights start with, and the {name} would start at zero and never "

@@ -14,16 +14,18 @@ import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from lit_gpt.config.arguments import Argument, arguments_of, check
-from lit_gpt.config.bounds import violations
+from lit_gpt.config.bounds import parts, violations
 from lit_gpt.config.model import ModelConfig
 from lit_gpt.config.run import RunConfig
 from lit_gpt.data.kept_tokenizer import KeptTokenizer, describe_tokenizer
+from lit_gpt.data.remote import is_remote
 from lit_gpt.errors import UserError
 from lit_gpt.evals.crew import ALONE, Crew
 from lit_gpt.evals.judged import Judged
@@ -35,6 +37,7 @@ from lit_gpt.preflight.meta_model import meta_model
 from lit_gpt.preflight.resolved_run import ResolvedRun
 
 Found = Mapping[str, Mapping[str, Metric]]  # task -> its figures
+FLAGS = " Here such flags stand in --eval_task_options, and max_length is --ctx_len."
 
 
 class TaskScores:
@@ -90,29 +93,34 @@ class TaskScores:
 
 
 def check_before(resolved: ResolvedRun) -> None:
-    """What --dry_run can say of --eval_tasks: nothing is fetched. Raises UserError as TaskScores does."""
+    """What --dry_run can say of --eval_tasks; it fetches no training data. Raises UserError as TaskScores does."""
     run = resolved.run
-    kept = describe_tokenizer(run.train_data_dir, run.data_mixture, run.eos_token_id)
-    if kept is None:  # there are no data yet
-        return
-    judged = Judged(meta_model(resolved.model), kept)
+    local = not is_remote(run.train_data_dir)
+    kept = describe_tokenizer(run.train_data_dir, run.data_mixture, run.eos_token_id) if local else None
+    judged = Judged(meta_model(resolved.model), kept) if kept else None
     known = ours(judged, run.eval_tasks, run.eval_task_options or {})
     if theirs := _theirs(run.eval_tasks, known, run.eval_tasks_path, run.eval_tasks_limit):
-        _harness(theirs).check_tasks(judged, theirs, run.eval_tasks_path, fetch=False)
+        harness = _harness(theirs)
+        if judged:
+            harness.check_tasks(judged, theirs, run.eval_tasks_path, fetch=False)
 
 
-def ours(judged: Judged, names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """This project's evaluations among the names, with their Options, all of which the model can be asked."""
+def ours(judged: Judged | None, names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """This project's evaluations among the names, with their Options, all of which the model can be asked.
+
+    judged: None where there are no data yet, so that nothing is known of the latter. Raises UserError as TaskScores.
+    """
     found = {name: _options(name, options.get(name, {})) for name in names if name in TASKS}
     if strangers := [name for name in options if name not in found]:
         known = ", ".join(found) or "none"
         raise UserError(f"--eval_task_options names {strangers[0]}; of --eval_tasks, these have options: {known}.")
-    for name, given in found.items():
+    for name, given in found.items() if judged else ():
         if check_of := getattr(TASKS.load(name), "check", None):
             try:
                 check_of(judged, given)
-            except UserError as error:
-                raise UserError(f"--eval_tasks {name}: {error}") from error
+            except UserError as error:  # it names flags of eval.py
+                where = FLAGS if "--" in str(error) else ""
+                raise UserError(f"--eval_tasks {name}: {error}{where}") from error
     return found
 
 
@@ -136,13 +144,13 @@ def _options(name: str, given: Mapping[str, Any]) -> Any:
     """The Options of an evaluation. Raises UserError for what it does not take."""
     kind = TASKS.load(name).Options
     needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
-    check(
-        f"evaluation {name}", "--eval_task_options", given, arguments_of(kind) | {n: Argument(str, "") for n in needed}
-    )
+    arguments = arguments_of(kind) | {n: Argument(str, "") for n in needed}
+    check(f"evaluation {name}", "--eval_task_options", given, arguments)
     if missing := [n for n in needed if n not in given]:
         example = json.dumps({name: dict.fromkeys(missing, "...")})
         raise UserError(f"--eval_tasks {name} needs {', '.join(missing)}; add --eval_task_options '{example}'.")
-    options = kind(**given)
+    paths = {n for n, argument in arguments.items() if Path in parts(argument.hint)}
+    options = kind(**{n: Path(v) if n in paths and isinstance(v, str) else v for n, v in given.items()})
     if wrong := violations(options):
         raise UserError(f"--eval_task_options, {name}: {wrong[0]}")
     return options

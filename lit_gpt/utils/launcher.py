@@ -6,5 +6,5 @@ import os
 
 
 def world_size() -> int:
-    """Processes of this run, as its launcher says; 1 without a launcher. Some leave the variable empty."""
+    """Processes of this run, as its launcher says; 1 without a launcher, and where the variable is empty."""
     return int(os.environ.get("WORLD_SIZE") or 1)

@@ -21,10 +21,11 @@ FOLDERS = (".", "benchmarks", "eval_reason", "launch_scripts", "lit_gpt/tools", 
 FILES = (path.relative_to(ROOT) for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.py")))
 COMMANDS = [str(path) for path in FILES if '__name__ == "__main__"' in (ROOT / path).read_text(encoding="utf-8")]
 HELP, MISTYPED = ["--help"], ["--no_such_option", "1"]
-FULL, GONE = ">full", ">gone"  # where the answer goes: a full disk, and a reader such as `head` that has enough
+# Where the answer goes: a full disk, a reader such as `head` that has enough, and no output at all, as with >&-.
+FULL, GONE, NONE = ">full", ">gone", ">none"
 ASKED = [(command,) for command in COMMANDS] + [("lit_gpt/tools/evaluate.py", "phonebook")]
 LINES = [(*asked, *words) for asked in ASKED for words in (HELP, MISTYPED)]
-NOT_WRITTEN = [(*asked, *HELP, to) for asked in ASKED for to in (FULL, GONE)]
+NOT_WRITTEN = [(*asked, *HELP, to) for asked in ASKED for to in (FULL, GONE, NONE)]
 # Each line in a process of its own; what all of them import anyway is there when they are forked.
 START = """
 import json, os, runpy, sys, traceback
@@ -42,6 +43,8 @@ for line in json.load(sys.stdin):
     if line[-1] == ">gone":
         gone, reader = os.pipe()
         os.close(gone), os.dup2(reader, 1)
+    if line[-1] == ">none":
+        sys.stdout = None
     line = [word for word in line if word[0] != ">"]
     file, sys.argv, code = line[0], line, 0
     try:
@@ -57,7 +60,7 @@ for line in json.load(sys.stdin):
         code = 99
     if "torch" in sys.modules:
         code = 98
-    sys.stdout.flush(), sys.stderr.flush()
+    sys.stdout and sys.stdout.flush(), sys.stderr.flush()
     os._exit(code)
 """
 
@@ -85,6 +88,8 @@ def test_an_answer_that_is_not_written(answers: dict[tuple[str, ...], dict[str, 
     code, said = answers[line]["code"], answers[line]["said"]
     if line[-1] == GONE:
         assert (code, said) == (0, "")
+    elif line[-1] == NONE:
+        assert code == 0 and "Traceback" not in said, said
     else:
         assert code == EXIT_NOT_WRITTEN and said.startswith("error: ") and said.count("\n") == 1, said
 

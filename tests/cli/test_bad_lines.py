@@ -36,7 +36,7 @@ KINDS = {
         {"-1": "must be from 0 to"},
     ),
     "rates": (
-        "base_hps.eta0 base_hps.w_init_scale",
+        "base_hps.eta0",
         {"0": "must be above 0", "-1e-8": "must be above 0", ".nan": "must be above 0", ".inf": "must be above 0"},
     ),
     "betas": (
@@ -46,6 +46,10 @@ KINDS = {
     "shares": (
         "label_smoothing dropout",
         {"1": "must be 0, or at least 1e-06 and below 1", "-0.1": "must be 0, or", "1e-12": "must be 0, or"},
+    ),
+    "initial weights": (
+        "base_hps.w_init_scale",
+        {"0": "from 1e-06 to", "1e-60": "from 1e-06 to", ".nan": "from 1e-06"},
     ),
     "epsilons": ("base_hps.eps norm_eps", {"0": "from 1e-30 to 1", "1e-60": "from 1e-30 to 1", ".nan": "to 1"}),
     "fractions": ("base_hps.min_lr_mult", {"1.5": "from 0 to 1", "-.1": "from 0 to 1", ".inf": "from 0 to 1"}),

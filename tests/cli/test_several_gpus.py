@@ -18,9 +18,11 @@ def test_overlap_of_spans_drawn_by_hand() -> None:
     assert (found["span_ms"], found["communication_ms"], found["exposed_ms"], found["idle_ms"]) == (9, 6, 3, 1)
     assert found["collectives"] == {"ncclDevKernel_AllGather": 2, "ncclDevKernel_ReduceScatter": 1}
     assert found["gaps"] == [{"ms": 1, "after": "ncclDevKernel_AllGather(args)", "before": "gemm"}]
-    later = [("a", 0.0, 1.0), ("b", 3.0, 4.0), ("inside", 3.2, 3.5), ("c", 4.5, 5.0), ("d", 5.0, 6.0)]
+    later = [("a", 0.0, 1.0), ("b", 1.5, 4.0), ("inside", 3.2, 3.5), ("c", 6.0, 7.0), ("d", 7.0, 8.0)]
     gaps = [(gap["ms"], gap["after"], gap["before"]) for gap in overlap(later)["gaps"]]
-    assert gaps == [(2, "a", "b"), (0.5, "b", "c")]
+    assert gaps == [(2, "b", "c"), (0.5, "a", "b")]
+    many = [("k", float(at * at), float(at * at + 1)) for at in range(9)]
+    assert [gap["ms"] for gap in overlap(many)["gaps"]] == [14, 12, 10, 8, 6]
 
 
 @pytest.mark.parametrize("way, processes", [("alone", 1), ("apart", 3), ("together", 1)])

@@ -111,7 +111,7 @@ def test_bounds_hold_however_options_were_made() -> None:
 @pytest.mark.parametrize(
     ("option", "value"),
     [("dropout", 1e-12), ("label_smoothing", 1e-12), ("logit_softcap", 1e-9), ("norm_eps", 1e-60)]
-    + [("qk_norm_scale", 1e-9), ("base_hps.eps", 1e-60), ("base_hps.w_init_scale", 0)],
+    + [("qk_norm_scale", 1e-9), ("base_hps.eps", 1e-60), ("base_hps.w_init_scale", 1e-60)],
 )
 def test_values_that_cannot_act_or_break_training_are_refused(option: str, value: float) -> None:
     """A probability that is drawn in no run, a cap under which all logits are alike, an epsilon that is 0 in fp32."""

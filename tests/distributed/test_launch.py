@@ -11,6 +11,7 @@ from tiny_model import build_model
 
 from lit_gpt.errors import UserError
 from lit_gpt.parallel import finish_gradients, gradient_sync, shard_group, start_runtime
+from lit_gpt.utils.launcher import world_size
 
 
 def test_one_process_needs_no_process_group():
@@ -26,6 +27,11 @@ def test_one_process_needs_no_process_group():
     finish_gradients(model, runtime)
     assert replicas_in_sync(model, runtime)
     assert not torch.distributed.is_initialized()
+
+
+def test_an_empty_world_size_is_none(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "")
+    assert start_runtime(precision="fp32").world_size == world_size() == 1
 
 
 def test_precision_must_be_known():

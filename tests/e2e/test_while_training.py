@@ -7,6 +7,7 @@ import math
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 from spawn import run_distributed
 from tiny_model import same
@@ -261,19 +262,48 @@ CHOICE = {
     "base_hps__d0": 4,
     "expert_routing": "expert_choice",
 }
+CLOZE = {"context": 32, "length": 8, "near": 20, "middle": 24}
 CANNOT = {
-    "context": (SHORT, "--eval_tasks phonebook: 4 entries are"),
-    "generation": ({**LONG, **CHOICE}, "--eval_tasks phonebook: With expert_choice, experts choose"),
+    "context": ({**SHORT, **TASKS}, "in --eval_task_options, and max_length is --ctx_len."),
+    "generation": ({**LONG, **TASKS, **CHOICE}, "--eval_tasks phonebook: With expert_choice, experts choose"),
+    "no_tokens": ({**SHORT, "eval_tasks": "proofpile"}, "--eval_tasks proofpile: test_sampled_data.bin is not there."),
+    "no_data": (
+        {**SHORT, "eval_tasks": "cloze", "eval_task_options": json.dumps({"cloze": {"data_dir": "none", **CLOZE}})},
+        "--eval_tasks cloze: The data folder 'none' does not exist.",
+    ),
+    "no_name": ({**SHORT, "eval_tasks": "phonbook"}, "--eval_tasks phonbook is one of lm-eval's; type:"),
 }
 
 
 @pytest.mark.parametrize("dry", [True, False])
 @pytest.mark.parametrize("name", CANNOT)
-def test_what_the_model_cannot_do_is_said_at_the_start(data, tmp_path, capsys, name, dry):
+def test_what_the_model_cannot_do_is_said_at_the_start(data, tmp_path, capsys, monkeypatch, name, dry):
     """It was a note at the first evaluation, hours into a run."""
+    if name == "no_name":
+        monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     options, said = CANNOT[name]
-    assert run(data, tmp_path, **{**options, **TASKS}, **({"dry_run": True} if dry else {})) == 2
+    assert run(data, tmp_path, **options, **({"dry_run": True} if dry else {})) == 2
     assert said in " ".join(capsys.readouterr().err.split()) and not list(tmp_path.glob("*/metrics.jsonl"))
+
+
+def test_a_dry_run_fetches_no_training_data(tmp_path, monkeypatch):
+    def fetched(*_):
+        raise AssertionError("all of it was, to find the tokenizer")
+
+    monkeypatch.setattr("lit_gpt.data.kept_tokenizer.fetch", fetched)
+    assert run("memory://corpus", tmp_path, **SHORT, **TASKS, vocab_size=257, dry_run=True) == 0
+
+
+def test_options_that_are_paths(data, tmp_path, capsys):
+    """They were text, so that proofpile had no score."""
+    (np.arange(600, dtype="<u2") % 256).tofile(tmp_path / "tokens.bin")
+    proofpile = {"data_path": str(tmp_path / "tokens.bin"), "seq_length": 128, "sliding_window": 128}
+    cloze = {"data_dir": str(data), "questions": 4, "tasks_dir": str(tmp_path / "tasks"), **CLOZE}
+    given = json.dumps({"proofpile": proofpile, "cloze": cloze})
+    options = {"eval_tasks": "proofpile,cloze", "eval_task_options": given}
+    assert run(data, tmp_path / "out", **SHORT, **options) == 0
+    assert "no score" not in capsys.readouterr().err and list((tmp_path / "tasks").glob("*.yaml"))
+    assert rows(tmp_path / "out", "eval/proofpile/loss@128").keys() == {2, 4}
 
 
 REFUSED = {
@@ -281,6 +311,10 @@ REFUSED = {
     "option": ({**TASKS, "eval_task_options": '{"phonebook": {"entries": 3}}'}, "has no option 'entries'"),
     "value": ({**TASKS, "eval_task_options": '{"phonebook": {"num_eval": 0}}'}, "num_eval"),
     "stranger": ({**TASKS, "eval_task_options": '{"proofpile": {}}'}, "names proofpile; of --eval_tasks"),
+    "path": (
+        {"eval_tasks": "cloze", "eval_task_options": '{"cloze": {"data_dir": "x", "tasks_dir": 5}}'},
+        "a path or null",
+    ),
     "missing": ({"eval_tasks": "cloze"}, '--eval_task_options \'{"cloze": {"data_dir": "..."}}\''),
     "theirs": (
         {**LONG, **TASKS, "eval_tasks_limit": 50},

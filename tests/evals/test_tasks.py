@@ -107,6 +107,9 @@ def test_proofpile_by_brute_force(trained, tmp_path, capsys):
     line = ["--data_path", tmp_path / "long.bin", "--seq_length", 40, "--sliding_window", 15, "--batch_size", 3]
     assert run("proofpile", trained, *line) == 0
     found = figures(trained, "proofpile")
+    Task = TASKS.load("proofpile")
+    options = Task.Options(tmp_path / "long.bin", 90, 5)
+    assert Task.evaluate(judged, options).examples == 2 and judged.max_length == 64, "what is asked next is not changed"
     losses, hits = [], []
     for start in (0, 15, 30, 45):
         window = torch.tensor(tokens[start : start + 41])

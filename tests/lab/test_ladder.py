@@ -112,9 +112,11 @@ def test_a_row_that_was_refused_takes_other_options(tmp_path: Path) -> None:
     refuses = tmp_path / "refuses.py"
     refuses.write_text("import sys\nsys.exit(2)\n")
     assert run(tmp_path / "out", rows_of(a={"seed": 1}), program=refuses) == 1
-    assert run(tmp_path / "out", rows_of(a={"seed": 2})) == 0
-    with pytest.raises(UserError, match="other options"):
-        run(tmp_path / "out", rows_of(a={"seed": 3}))
+    assert run(tmp_path / "out", rows_of(a={"seed": 2}, b={"fails": 9}), tries=1) == 1
+    assert run(tmp_path / "out", rows_of(b={"fails": 9}), program=refuses) == 1
+    for made in (rows_of(a={"seed": 3}), rows_of(b={"fails": 8})):
+        with pytest.raises(UserError, match="other options"):
+            run(tmp_path / "out", made)
 
 
 def test_why_a_run_failed_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

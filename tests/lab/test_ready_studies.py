@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -41,3 +42,9 @@ def test_every_kind_of_study_is_there() -> None:
         "flops data isoflop lr_transfer batch weight_decay moe_sparsity moe_granularity families seed_noise laptop"
     )
     assert {path.stem for path in STUDIES} >= set(expected.split())
+
+
+def test_losses_in_8_bits_have_intervals() -> None:
+    """With one seed of each idea plots/plot_ablation.py could not say what is noise."""
+    study = read_study(ROOT / "launch_scripts/studies/fp8_loss.yaml", {})
+    assert set(Counter(row.name.rpartition("_s")[0] for row in study.rows).values()) == {2}

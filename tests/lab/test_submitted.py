@@ -66,8 +66,9 @@ def test_slurm_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 class Refused:
     """submitit's executor where sbatch says no: submitit raises at the end of the batch, a kind of RuntimeError."""
 
-    def __init__(self, folder: Path, cluster: str) -> None:
-        self.said = "sbatch: error: invalid partition\nspecified: nope"
+    error: Exception = RuntimeError("sbatch: error: invalid partition\nspecified: nope")
+
+    def __init__(self, folder: Path, cluster: str) -> None: ...
 
     def update_parameters(self, **_: object) -> None: ...
 
@@ -76,7 +77,7 @@ class Refused:
     @contextmanager
     def batch(self) -> Iterator[None]:
         yield
-        raise RuntimeError(self.said)
+        raise self.error
 
 
 def test_where_nothing_was_submitted_no_row_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,8 +85,11 @@ def test_where_nothing_was_submitted_no_row_is_taken(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
     monkeypatch.setitem(sys.modules, "submitit", SimpleNamespace(AutoExecutor=Refused))
     ladder = Ladder(Study((Row("a", {"seed": 1}), Row("b", {"seed": 2}))), tmp_path)
-    with pytest.raises(UserError, match=r"nope: nothing was submitted \(sbatch: error: invalid partition specified"):
+    with pytest.raises(UserError, match=r"nope: submitting failed \(sbatch: error: invalid partition specified"):
         ladder.submit(["study.yaml"], "slurm_partition=nope")
+    monkeypatch.setattr(Refused, "error", FileNotFoundError(2, "No such file or directory", "sbatch"))
+    with pytest.raises(UserError, match=r"submitting failed .*'sbatch'"):
+        ladder.submit(["study.yaml"], "")
     assert not list(tmp_path.iterdir())
     job = SimpleNamespace(job_id="7", paths=SimpleNamespace(stdout="7.out"))
     monkeypatch.setattr(Refused, "batch", lambda _: nullcontext())

@@ -207,6 +207,12 @@ def test_what_auto_takes_it_for(hopper, monkeypatch):
         assert ops.pick(hopper._replace(**{name: value})) == "sdpa"
     assert ops.pick(packed._replace(offsets=False)) == ops.pick(hopper._replace(sink=True)) == "flex"
     assert ops.pick(hopper._replace(dim=64, q_len=1), "fa4") == "fa4", "but by its name"
+    with monkeypatch.context() as other:
+        other.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+        assert ops.pick(hopper) == "sdpa"
+    with monkeypatch.context() as other:
+        other.setattr(torch.cuda, "get_device_capability", lambda *_: (10, 0))
+        assert ops.pick(hopper) == "sdpa" and ops.pick(hopper, "fa4") == "fa4"
     monkeypatch.setattr(flash4, "_version", lambda: "4.0.0b30")
     assert ops.pick(hopper) == "sdpa" and ops.pick(hopper, "fa4") == "fa4"
 

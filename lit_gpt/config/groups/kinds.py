@@ -22,9 +22,9 @@ StepsOrNever = Annotated[int, Bounds(0, 1e9)]
 Batch = Annotated[Tokens, Bounds(1, 1e12)]
 Budget = Annotated[Tokens, Bounds(1, 1e16)]
 Scale = Annotated[float, Bounds(0, 1e6)]
-# A share that is a probability: one below a millionth is drawn or felt in no run.
+# A share that is a probability; no run shows whether it is 0 or below a millionth.
 Share = Annotated[float, Bounds(1e-6, 1, "high", or_zero=True)]
-Epsilon = Annotated[float, Bounds(1e-30, 1)]  # smaller ones are 0 in fp32, or divide by it
+Epsilon = Annotated[float, Bounds(1e-30, 1)]  # far enough from the smallest normal number of fp32, 1.2e-38
 Beta = Annotated[float, Bounds(0, 1, "high")]  # a moving average with beta 1 never forgets
 Folder = Annotated[str, Text("a path", LONGEST_PATH, path=True, shown="FOLDER")]
 File = Annotated[str, Text("a path", LONGEST_PATH, path=True, shown="FILE")]

@@ -109,7 +109,7 @@ class BaseHyperparameters:
     b0: Batch = 2**21
     t0: Budget = 9.5e9
     hd0: Annotated[int, Bounds(1, 65_536)] = 128
-    w_init_scale: Annotated[float, Bounds(0, 1e6, "low")] = 1.0  # at 0 nothing would learn
+    w_init_scale: Annotated[float, Bounds(1e-6, 1e6)] = 1.0  # at 0 matrices have no gradient
     n0_mult: Scale = 237568  # see ArchScaleOptions
     weight_decay: Scale | None = None
     eps: Epsilon = 1e-8

@@ -86,6 +86,12 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
 
 
 def check(judged: Judged, options: Options) -> None:
+    """Raises UserError where there are no data, and for what make() refuses before it reads them."""
+    _check(judged, options)
+    streams_of(options.data_dir, "validation")  # raises where there are none
+
+
+def _check(judged: Judged, options: Options) -> None:
     """Raises UserError for data of another tokenizer, or of one that ends no document, and sizes that do not fit."""
     _check_sizes(options, judged.max_length)
     if other := other_tokenizer(options.data_dir, judged.tokenizer):
@@ -101,7 +107,7 @@ def make(judged: Judged, options: Options) -> dict[str, list[Question]]:
 
     Raises UserError for data of another tokenizer, and for data and sizes that give no question.
     """
-    check(judged, options)
+    _check(judged, options)
     found = passages(streams_of(options.data_dir, "validation"), judged.tokenizer, options.context, judged.bos_id)
     maker = Maker(found, lambda text: judged.encode(text, start=False), judged.tokenizer.decode, options.seed)
     names = maker.names(options.questions, options.edges)

@@ -8,6 +8,7 @@ same in bits per byte of text.
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from dataclasses import dataclass, replace
@@ -46,6 +47,11 @@ class Options:
     max_windows: Annotated[int, Bounds(1)] | None = None
 
 
+def check(judged: Judged, options: Options) -> None:
+    """Raises UserError for data that the model cannot read, or too few for a window."""
+    window_starts(len(read_tokens(options.data_path, judged.model.config.vocab_size)), options)
+
+
 def evaluate(judged: Judged, options: Options) -> Outcome:
     """loss (nats per token), ppl, acc (share of tokens that were the likeliest), loss@n, and bpb@n where the bytes of
     tokens are known.
@@ -55,6 +61,7 @@ def evaluate(judged: Judged, options: Options) -> Outcome:
     """
     tokens = read_tokens(options.data_path, judged.model.config.vocab_size)
     starts = window_starts(len(tokens), options)
+    judged = copy.copy(judged)  # the next evaluation has the model's own length again
     judged.max_length = max(judged.max_length, options.seq_length)
     judged.batch_tokens = options.batch_size * options.seq_length
     losses, hits = [], []
