@@ -25,9 +25,9 @@ def run(options: RunConfig, signals: Signals | None = None) -> int:
     resolved = resolve_run(options, world_size())
     if options.dry_run:
         if resolved.run.eval_tasks:  # others need not wait for these imports
-            from lit_gpt.train.task_scores import check_ours
+            from lit_gpt.train.task_scores import check_before
 
-            check_ours(resolved)
+            check_before(resolved)
         print(dry_run_text(resolved))
         return 0
     from lit_gpt.train.loop import run_training

@@ -11,7 +11,8 @@
 #   MASTER_PORT    a free port there               (29500)
 #   LOGDIR         also keep each process's output here
 #   PYTHON         the interpreter                 (.venv's, else python)
-# On several nodes run it once on each, all with the same arguments. Exits as torchrun does: 0, else 1.
+# On several nodes run it once on each, all with the same arguments. Exits with the code of the first process that
+# failed; a signal to torchrun leaves 1.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
@@ -45,4 +46,4 @@ options=(
 [ -z "${LOGDIR:-}" ] || options+=(--log_dir "$LOGDIR" --tee 3)
 
 # exec: signals reach torchrun, which passes SIGTERM on.
-exec "${PYTHON:-$default_python}" -m torch.distributed.run "${options[@]}" "$root/pretrain.py" "$@"
+exec "${PYTHON:-$default_python}" "$root/lit_gpt/utils/torchrun.py" "${options[@]}" "$root/pretrain.py" "$@"

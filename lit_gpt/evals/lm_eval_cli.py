@@ -19,7 +19,7 @@ from lm_eval.utils import setup_logging
 from lit_gpt.errors import NotWritten, UserError
 from lit_gpt.evals.hf_tokenizer import write_tokenizer
 from lit_gpt.evals.lm_eval_model import NEW_TOKENS, TrainedModel
-from lit_gpt.evals.lm_eval_tasks import figures_of, loaded_tasks, understood_tasks
+from lit_gpt.evals.lm_eval_tasks import check_generation, configs_of, figures_of, loaded_tasks, understood_tasks
 from lit_gpt.evals.model_tokenizer import find_tokenizer
 from lit_gpt.evals.results import Result, save
 from lit_gpt.utils.files import told
@@ -118,9 +118,7 @@ def _check_as_they_load(
             if name not in loaded["tasks"]:
                 known = ", ".join(loaded["tasks"])
                 raise UserError(f"--samples names the task {name}, which is not asked; give examples of {known}.")
-        for task in loaded["tasks"].values():
-            if task.get_config("output_type") == "generate_until":
-                model.way_of_generating({**(task.get_config("generation_kwargs") or {}), **(gen_kwargs or {})})
+        check_generation(model, configs_of(loaded), gen_kwargs)
         return loaded
 
     manager.load = checked

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import lm_eval
 import yaml
 from lm_eval.tasks import TaskManager
-from lm_eval.tasks._index import Entry
+from lm_eval.tasks._index import Entry, Kind
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from lit_gpt.errors import UserError
@@ -21,6 +21,7 @@ from lit_gpt.evals.results import Metric
 from lit_gpt.evals.soft import soft_metrics
 from lit_gpt.utils.launcher import world_size
 
+Config = tuple[str, Mapping[str, Any]]  # the name of a task, and its description
 NOT_FOUND = "Tasks not found"
 # What lm-eval says of what was typed -> what to do.
 ADVICE = {
@@ -39,13 +40,55 @@ ADVICE = {
 }
 
 
-def check_tasks(names: Sequence[str], folder: str | None) -> None:
-    """Raises UserError for tasks that are not there, and for data that cannot be fetched."""
+def check_tasks(judged: Judged, names: Sequence[str], folder: str | None, fetch: bool = True) -> None:
+    """Raises UserError for tasks that are not there, or that the model cannot be asked, and for data that cannot be
+    fetched.
+
+    fetch: whether data may be; else the files of the tasks are all that is read.
+    """
     with understood_tasks("--eval_tasks_path", folder):
         manager = TaskManager(include_path=folder)
         if unknown := [name for name in names if not manager.match_tasks([name])]:
             raise ValueError(f"{NOT_FOUND}: {', '.join(unknown)}")
-        loaded_tasks(manager.load, list(names))
+        if fetch:
+            configs = configs_of(loaded_tasks(manager.load, list(names)))
+        else:
+            configs = [found for name in names for found in _written(manager.task_index, name)]
+        check_generation(TrainedModel(judged), configs)
+
+
+def check_generation(model: TrainedModel, configs: Iterable[Config], given: Mapping[str, Any] | None = None) -> None:
+    """Raises UserError for a task that asks for texts in a way that is not followed: lm-eval asks for them last.
+
+    given: of --gen_kwargs.
+    """
+    for name, config in configs:
+        if config.get("output_type") == "generate_until":
+            try:
+                model.way_of_generating({**(config.get("generation_kwargs") or {}), **(given or {})})
+            except UserError as error:
+                raise UserError(f"The task {name}: {error}") from error
+
+
+def configs_of(loaded: Mapping[str, Any]) -> list[Config]:
+    """The descriptions of tasks that are loaded."""
+    keys = "output_type", "generation_kwargs"
+    return [(name, {key: task.get_config(key) for key in keys}) for name, task in loaded["tasks"].items()]
+
+
+def _written(index: Mapping[str, Entry], name: str, over: Mapping[str, Any] | None = None) -> Iterator[Config]:
+    """The descriptions of a task, or of those of a group or tag, as their files have them. over: of the group."""
+    entry = index.get(name)
+    if entry is None:  # said when the data are there
+        return
+    config = {**(entry.cfg or {}), **(over or {})}
+    members = sorted(entry.tags) if entry.kind is Kind.TAG else (entry.cfg or {}).get("task")
+    if entry.kind not in (Kind.TAG, Kind.GROUP) or not isinstance(members, list):
+        yield name, config
+        return
+    for member in members:
+        own = member if isinstance(member, dict) else {"task": member}
+        yield from _written(index, str(own.get("task") or own.get("group")), {**(over or {}), **own})
 
 
 def ask(judged: Judged, names: Sequence[str], folder: str | None, limit: int) -> dict[str, dict[str, Metric]]:

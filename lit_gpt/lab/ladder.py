@@ -19,7 +19,7 @@ from lit_gpt.lab.refine import added_rates
 from lit_gpt.lab.results import METRIC, results, varied, verdict
 from lit_gpt.lab.rows import Row, check_folder, mark_folders, summary
 from lit_gpt.lab.run_files import DIVERGED, FINISHED
-from lit_gpt.lab.slurm import submit
+from lit_gpt.lab.slurm import in_queue, submit
 from lit_gpt.lab.study import Study
 from lit_gpt.utils.files import told, write_text
 
@@ -57,8 +57,16 @@ class Ladder:
         return 1 if any(state in GIVEN_UP for state in queue.states.values()) else 0
 
     def submit(self, words: Sequence[str], given: str) -> int:
-        """Submit what is not done to Slurm, and print the table so far; see lit_gpt/lab/slurm.py. Returns 0."""
+        """Submit what is not done, nor in its queue, to Slurm, and print the table so far; see lit_gpt/lab/slurm.py.
+
+        Returns 0.
+        """
+        there = in_queue(self.output)
         left = [row for row in self.known() if not done_before(self.output / row.name)]
+        for row in left:
+            if row.name in there:
+                print(f"{row.name}: job {there[row.name]} is in the queue")
+        left = [row for row in left if row.name not in there]
         for row, job in zip(left, submit([row.name for row in left], words, self.output, given) if left else []):
             print(f"{row.name}: job {job.job_id}, output in {job.paths.stdout}")
         mark_folders(left, self.output)  # not before: where nothing was submitted, other options may be

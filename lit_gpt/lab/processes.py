@@ -16,8 +16,10 @@ from types import FrameType
 from lit_gpt.errors import UserError
 from lit_gpt.lab.rows import Row, run_folder_of, words_of
 
-PRETRAIN = Path(__file__).resolve().parents[2] / "pretrain.py"
+ROOT = Path(__file__).resolve().parents[2]
+PRETRAIN, TORCHRUN = ROOT / "pretrain.py", ROOT / "lit_gpt/utils/torchrun.py"
 CPU = "cpu"
+TRACKED = ("--loggers", "--use_mlflow", "--config")  # options that may ask for a tracker
 Place = tuple[str, ...] | None  # the devices of a run; None is all there are
 
 
@@ -63,14 +65,15 @@ def devices_of(gpus: str, per_run: int) -> tuple[Place, ...]:
 def command(row: Row, settings: Settings, output: Path, place: Place, fork: Path | None = None) -> list[str]:
     """The command line of one row; later options overrule earlier ones, so the row overrules `common`.
 
-    fork: the run folder of the row that it goes on from; None is the one that is there. Trackers show the rows as a
-    group named like the output folder.
+    fork: the run folder of the row that it goes on from; None is the one that is there. Trackers, where options may
+    name some, show the rows as a group named like the output folder.
     """
-    tracked = ["--tracker_group", output.resolve().name, "--tracker_name", row.name]
     forked = [] if row.after is None else ["--fork_from", str(fork or run_folder_of(output / row.after))]
     ours = ["--out_dir", str(output / row.name), "--resume", "auto"]
     options = words_of(row.options)
-    words = [*tracked, *settings.common, *options, *settings.overruling, *forked, *ours]
+    words = [*settings.common, *options, *settings.overruling, *forked, *ours]
+    if any(word.partition("=")[0] in TRACKED for word in words):
+        words = ["--tracker_group", output.resolve().name, "--tracker_name", row.name, *words]
     return [*_launcher(settings, place), str(settings.program), *words]
 
 
@@ -81,8 +84,8 @@ def _launcher(settings: Settings, place: Place) -> list[str]:
 
 
 def torchrun(processes: int) -> list[str]:
-    """What starts one run on several devices of this machine."""
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    """What starts one run on several devices of this machine, and ends with its exit code."""
+    return [sys.executable, str(TORCHRUN), "--standalone", f"--nproc_per_node={processes}"]
 
 
 def environment(place: Place, places: int) -> Mapping[str, str]:

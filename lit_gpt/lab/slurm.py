@@ -1,23 +1,32 @@
 """A study on Slurm through submitit: an array with one job per run, which queue again when their time is up.
 
 submitit is optional (pip install submitit). Its local executor starts the same jobs on this machine: cluster=local.
+
+The study's folder says which job has which row, and, before Slurm is asked, that it is asked: whenever a process is
+killed, the next one finds out from Slurm what it may submit, and submits no row twice.
 """
 
 from __future__ import annotations
 
+import getpass
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lit_gpt.errors import NotInstalled, UserError
+from lit_gpt.lab.rows import few
 from lit_gpt.lab.scripts import LADDER
+from lit_gpt.utils.files import read_object_if_any, told, write_text
 
 FOLDER = "slurm"  # of the study's folder, for submitit's own files
+SUBMITTED = "submitted.json"  # of the study's folder: row -> its newest job, "" while Slurm is asked to take it
 
 
 @dataclass
@@ -65,13 +74,52 @@ def submit(names: Sequence[str], words: Sequence[str], output: Path, given: str)
         executor.update_parameters(name=output.name, **parameters)
     except (NameError, TypeError, ValueError, AssertionError) as error:
         raise UserError(f"--slurm {given}: submitit does not take this ({error}).") from error
+    before = read_object_if_any(output / SUBMITTED)
+    _note(output, before | dict.fromkeys(names, ""))
     try:
         with executor.batch():  # on Slurm, one array
-            return [executor.submit(Job([words[0], "run", "--only", name, *words[1:]])) for name in names]
+            jobs = [executor.submit(Job([words[0], "run", "--only", name, *words[1:]])) for name in names]
     except (RuntimeError, ValueError, FileNotFoundError) as error:  # of sbatch: it refuses, or is not there
+        _note(output, before)
         raise UserError(
             f"--slurm {given}: nothing was submitted ({' '.join(str(error).split())}). Correct the parameters."
         ) from error
+    _note(output, before | {name: str(job.job_id) for name, job in zip(names, jobs)})
+    return jobs
+
+
+def in_queue(output: Path) -> dict[str, str]:
+    """Row -> its job, of those that Slurm has, waiting or running; nothing where there is no Slurm.
+
+    Raises UserError where a process was ended while it submitted, and Slurm has jobs that may be of these rows, and
+    where Slurm does not answer.
+    """
+    known = read_object_if_any(output / SUBMITTED)
+    if not known or shutil.which("squeue") is None:
+        return {}
+    words = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i %j"]
+    asked = subprocess.run(words, capture_output=True, text=True)
+    if asked.returncode:
+        raise UserError(
+            f"squeue does not say which jobs are there ({' '.join(asked.stderr.split())}), so rows could be submitted "
+            "twice. Type the same command again when Slurm answers."
+        )
+    names = dict(line.split(" ", 1) for line in asked.stdout.splitlines())
+    unsure = [row for row, job in known.items() if not job]
+    others = [job for job, name in names.items() if name == output.name and job not in known.values()]
+    if unsure and others:
+        raise UserError(
+            f"The last `run --slurm` ended while it submitted {few(unsure)}, and Slurm has {few(others)} of the name "
+            f"{output.name}. Wait until these jobs are over, or end them with scancel, and type the same command again."
+        )
+    return {row: job for row, job in known.items() if job in names}
+
+
+def _note(output: Path, jobs: Mapping[str, str]) -> None:
+    path = output / SUBMITTED
+    with told(path):
+        output.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(jobs) + "\n") if jobs else path.unlink(missing_ok=True)
 
 
 def _parameters(given: str) -> dict[str, Any]:

@@ -37,7 +37,8 @@ class Sinks:
     old ones, and renamed): what the old owner still appends goes to a file that has no name any more.
 
     A tracker that fails warns once and never stops training. While a local file cannot be written, its lines wait
-    in memory, and one warning says so; `close` raises NotWritten when that is still so at the end.
+    in memory. A warning says so each time that this begins, and again at ten times as many lines; `close` raises
+    NotWritten when that is still so at the end.
     Raises UserError for an unknown name or a missing package.
     """
 
@@ -163,16 +164,16 @@ class _Jsonl:
     """One JSON object per line, handed to the system line by line."""
 
     def __init__(self, file: _Appended, resume_step: int):
-        self.file, self.path, self.waiting = file, file.path, ""  # waiting: text that is not in the file yet
+        self.file, self.path, self.waiting = file, file.path, list[str]()  # waiting: lines that are not in the file yet
         before = self.path.read_bytes() if self.path.is_file() else b""
         rows, self.corrupt = parse_rows(self.path) if resume_step and before else ([], [])
         # Of the whole file. A continued run's is written anew even where nothing changes: see `Sinks`.
         self.replacement: str | None = "".join(_line(row) for row in rows if row["step"] <= resume_step)
-        self._warned = False
+        self._say_at = 0  # so many lines that wait
         self._try()
 
     def write(self, row: Mapping[str, Any]) -> None:
-        self.waiting += _line(row)
+        self.waiting.append(_line(row))
         self._try()
 
     def _flush(self) -> None:
@@ -182,22 +183,25 @@ class _Jsonl:
             aside.close()
             warnings.warn(f"{self.path} had lines that are no records; they are in {aside.path} now.", stacklevel=4)
             self.corrupt = []
+        new = "".join(self.waiting)
         if self.replacement is not None:
-            self.file.replace((self.replacement + self.waiting).encode())
+            self.file.replace((self.replacement + new).encode())
             self.replacement = None
         else:
-            self.file.append(self.waiting.encode())
-        self.waiting = ""
+            self.file.append(new.encode())
+        self.waiting, self._say_at = [], 0
 
     def _try(self) -> bool:
         try:
             self._flush()
         except OSError as error:
-            if not self._warned:
-                self._warned = True
+            if (count := len(self.waiting)) >= self._say_at:
+                self._say_at = 10 * max(count, 1)
+                # The step, since Python drops a text that it has shown.
+                since = f", from step {json.loads(self.waiting[0])['step']} on" if count else ""
                 warnings.warn(
-                    f"{self.path} cannot be written ({error.strerror}). Training goes on, and what is logged is kept "
-                    "in memory until it can be.",
+                    f"{self.path} cannot be written ({error.strerror}){since}. Training goes on, and what is logged "
+                    f"waits in memory until it can be; lines that a kill would lose now: {count}.",
                     stacklevel=4,
                 )
             return False
@@ -215,7 +219,7 @@ class _Jsonl:
         if written or not self.waiting:
             return ""
         return (
-            f"The last {self.waiting.count(chr(10))} lines of {self.path} could not be written and are lost; those "
+            f"The last {len(self.waiting)} lines of {self.path} could not be written and are lost; those "
             "before them are there. Make room or permit it."
         )
 

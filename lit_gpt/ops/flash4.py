@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -32,6 +33,9 @@ PASSES = {
 # Heads of 64, 96, 192 and 256 give right results there (tests/ops/test_flash4.py), and nobody has timed them.
 FASTER_HEADS = (128,)
 LARGEST, LARGEST_BLACKWELL = 256, 128  # the latter but for one kernel, of 256
+
+# It warns of an argument that it passes to itself, in 700 characters, when it makes a kernel; a user can do nothing.
+warnings.filterwarnings("ignore", message="Argument aux_data .* cannot be converted to a JitArgument")
 
 
 def attend(

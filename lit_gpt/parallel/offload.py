@@ -16,6 +16,7 @@ Blocks are wrapped outermost, so this works with any --act_ckpt of compiled bloc
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from functools import wraps
 from typing import Any, NamedTuple
@@ -175,10 +176,18 @@ class _Copies:
         # On their way to the host, so that their memory must stay: of each layer, and when they have all arrived.
         self.leaving: list[_Leaving] = []
         self.last: _Layer | None = None
+        self.copied = False  # anything so far
 
     def enter(self, chosen: bool, first: bool) -> None:
         """A block begins, for which the memory of what left before may be needed."""
         if first:
+            if self.last is not None and not self.copied:
+                self.copied = True  # said once
+                warnings.warn(
+                    f"--act_offload saves nothing: its layers keep no tensor of {SMALLEST:,} bytes or more, and "
+                    "smaller ones stay. Raise --micro_bsz, or drop it.",
+                    stacklevel=2,
+                )
             self.last = None
         self.passed += 1
         far = self.passed >= self.distance and not chosen
@@ -192,6 +201,7 @@ class _Copies:
 
     def to_host(self, x: Tensor) -> Tensor:
         """Start a copy of bytes to the host, when they have been computed."""
+        self.copied = True
         buffers = self.free[x.numel()]
         host = buffers.pop() if buffers else torch.empty_like(x, device="cpu", pin_memory=self.stream is not None)
         self._copy(host, x)

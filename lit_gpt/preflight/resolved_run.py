@@ -91,7 +91,7 @@ def resolve_run(typed: RunConfig, ranks: int) -> ResolvedRun:
     build = partial(
         build_plan, facts=facts, model=counted, base=tuned, ranks=ranks, fork=origin.fork if origin else fork
     )
-    notes = unread_options(run, name, model, build)
+    notes = unread_options(run, name, model, build, ranks)
     run = replace(run, expert_parallel=run.expert_parallel and config.experts is not None)
     plan = replace(build(run), curriculum=curriculum(run.data_mixture))
     notes += (fp8_note(model, run.fp8_recipe),) if run.fp8 else ()

@@ -19,7 +19,7 @@ class StepProfiler:
     """
 
     def __init__(self, folder: Path, steps: int):
-        self.folder, self.profile = folder / "profile", None
+        self.folder, self.profile, self.steps = folder / "profile", None, 0
         if steps:
             activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
             plan = schedule(wait=SKIPPED - 1, warmup=1, active=steps, repeat=1)
@@ -30,11 +30,17 @@ class StepProfiler:
         """To be called after every optimizer step."""
         if self.profile is not None:
             self.profile.step()
+            self.steps += 1
 
     def close(self) -> None:
         """Stop; what was recorded until now is written."""
         if self.profile is not None:
             self.profile.stop()
+            if self.steps <= SKIPPED:
+                what = (
+                    f"--profile_steps profiles from the sixth step of a start on, and this one ended after {self.steps}"
+                )
+                warnings.warn(f"{what}: no step was profiled.", stacklevel=2)
 
     def _write(self, done: Any) -> None:
         order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"

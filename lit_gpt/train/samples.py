@@ -68,7 +68,7 @@ class Samples:
             self.lines.append(json.dumps(row, ensure_ascii=False))
         self.newest = list(zip(self.prompts, texts))
         if write:
-            self._write()
+            self._write(step)
         return said
 
     def _continued(self, model: GPT) -> list[list[int]]:
@@ -77,7 +77,7 @@ class Samples:
             stop = self.tokenizer.eos_id
             return [generate(model, [ids], self.count, stop=stop)[0] for ids in self.ids]
 
-    def _write(self) -> None:
+    def _write(self, step: int) -> None:
         """The whole file; while that fails, the lines wait for the next time."""
         self.owned()
         try:
@@ -85,8 +85,12 @@ class Samples:
                 temporary.write_text("".join(f"{line}\n" for line in self.lines), encoding="utf-8")
                 sync(temporary)  # as those of metrics.jsonl, see sinks.py
                 self.owned()
-        except OSError as error:
-            warnings.warn(f"{self.path} cannot be written ({error.strerror}); training goes on.", stacklevel=3)
+        except OSError as error:  # with the step, as Python drops a text that it has shown
+            warnings.warn(
+                f"{self.path} cannot be written at step {step} ({error.strerror}); training goes on, and its lines "
+                "wait for the next time.",
+                stacklevel=3,
+            )
 
 
 def read_prompts(path: str) -> list[str]:

@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from typing import Any
@@ -22,6 +22,7 @@ import torch
 from lit_gpt.config.arguments import Argument, arguments_of, check
 from lit_gpt.config.bounds import violations
 from lit_gpt.config.model import ModelConfig
+from lit_gpt.config.run import RunConfig
 from lit_gpt.data.kept_tokenizer import KeptTokenizer, describe_tokenizer
 from lit_gpt.errors import UserError
 from lit_gpt.evals.crew import ALONE, Crew
@@ -57,10 +58,11 @@ class TaskScores:
         if tokenizer is None:
             raise UserError("--eval_tasks: the training data does not say which tokenizer it has; add a meta.json.")
         self.tokenizer, self.folder, self.limit, self.crew = tokenizer, folder, limit, crew
-        self.ours = ours(names, options, config, tokenizer)
-        self.theirs = [name for name in names if name not in self.ours]
+        judged = Judged(meta_model(config), tokenizer)
+        self.ours = ours(judged, names, options)
+        self.theirs = _theirs(names, self.ours, folder, limit)
         if self.theirs:
-            _harness(self.theirs).check_tasks(self.theirs, folder)
+            _harness(self.theirs).check_tasks(judged, self.theirs, folder)
 
     def measure(self, model: GPT, prefix: str) -> tuple[dict[str, float], list[str]]:
         """`<prefix>/<task>/<figure>`, with `_stderr` its standard error; and what went wrong, in sentences."""
@@ -87,23 +89,24 @@ class TaskScores:
         return _harness(self.theirs).ask(judged, self.theirs, self.folder, self.limit) if self.theirs else {}
 
 
-def check_ours(resolved: ResolvedRun) -> None:
+def check_before(resolved: ResolvedRun) -> None:
     """What --dry_run can say of --eval_tasks: nothing is fetched. Raises UserError as TaskScores does."""
     run = resolved.run
     kept = describe_tokenizer(run.train_data_dir, run.data_mixture, run.eos_token_id)
-    if kept is not None:  # else there are no data yet
-        ours(run.eval_tasks, run.eval_task_options or {}, resolved.model, kept)
+    if kept is None:  # there are no data yet
+        return
+    judged = Judged(meta_model(resolved.model), kept)
+    known = ours(judged, run.eval_tasks, run.eval_task_options or {})
+    if theirs := _theirs(run.eval_tasks, known, run.eval_tasks_path, run.eval_tasks_limit):
+        _harness(theirs).check_tasks(judged, theirs, run.eval_tasks_path, fetch=False)
 
 
-def ours(
-    names: Sequence[str], options: Mapping[str, Mapping[str, Any]], config: ModelConfig, kept: KeptTokenizer
-) -> dict[str, Any]:
+def ours(judged: Judged, names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """This project's evaluations among the names, with their Options, all of which the model can be asked."""
     found = {name: _options(name, options.get(name, {})) for name in names if name in TASKS}
     if strangers := [name for name in options if name not in found]:
         known = ", ".join(found) or "none"
         raise UserError(f"--eval_task_options names {strangers[0]}; of --eval_tasks, these have options: {known}.")
-    judged = Judged(meta_model(config), kept)
     for name, given in found.items():
         if check_of := getattr(TASKS.load(name), "check", None):
             try:
@@ -111,6 +114,18 @@ def ours(
             except UserError as error:
                 raise UserError(f"--eval_tasks {name}: {error}") from error
     return found
+
+
+def _theirs(names: Sequence[str], known: Collection[str], folder: str | None, limit: int) -> list[str]:
+    """Those of lm-eval. Raises UserError for an option about them where there are none."""
+    theirs = [name for name in names if name not in known]
+    if not theirs and (folder or limit != RunConfig.eval_tasks_limit):
+        given = "path" if folder else "limit"
+        raise UserError(
+            f"--eval_tasks_{given} is for tasks of lm-eval, and --eval_tasks names none of them. Drop it; options of "
+            "this project's evaluations are --eval_task_options."
+        )
+    return theirs
 
 
 def _one(name: str, options: Any) -> Callable[[Judged], Found]:

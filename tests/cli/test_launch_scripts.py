@@ -78,8 +78,7 @@ def test_the_sweep_runs_each_row_and_skips_what_is_finished(tmp_path, arguments,
     pretrain, *words = calls(tmp_path, "good")[0].split()
     assert Path(pretrain) == ROOT / "pretrain.py"
     out = str(tmp_path / "out/good")
-    tracked = "--tracker_group out --tracker_name good"
-    assert words == shlex.split(f"{tracked} --depth 8 --base_hps.eta0 1e-2 --micro_bsz 4 --out_dir {out} --resume auto")
+    assert words == shlex.split(f"--depth 8 --base_hps.eta0 1e-2 --micro_bsz 4 --out_dir {out} --resume auto")
     assert sweep.main(arguments) == 0
     assert len(calls(tmp_path, "good")) == 1
 
@@ -154,7 +153,7 @@ def test_torchrun_sh_passes_arguments_and_settings(given: str, port: int, tmp_pa
     settings |= {"MASTER_ADDR": given, "LOGDIR": "logs"}
     words = ["bash", str(ROOT / "launch_scripts/torchrun.sh"), "--train_name", "a label"]
     printed = subprocess.run(words, env=os.environ | settings, capture_output=True, text=True, check=True).stdout
-    expected = "-m torch.distributed.run --nnodes 2 --nproc_per_node 4 --node_rank 1 --master_addr node0 "
+    expected = f"{ROOT}/lit_gpt/utils/torchrun.py --nnodes 2 --nproc_per_node 4 --node_rank 1 --master_addr node0 "
     expected += f"--master_port {port} --log_dir logs --tee 3 {ROOT}/pretrain.py --train_name"
     assert printed.splitlines() == [*expected.split(), "a label", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"]
 

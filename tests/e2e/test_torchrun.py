@@ -53,3 +53,16 @@ def test_two_then_four_then_one(data, tmp_path):
     for key in ("data/epoch/train", "samples", "total_tokens"):
         assert rows(together, key) == rows(alone, key)
     assert len(rows(together)) == STEPS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ends, code", [("sys.exit(2)", 2), ("os.kill(os.getpid(), 9)", 128 + 9), ("pass", 0)])
+def test_the_launcher_ends_with_the_code_of_the_first_that_failed(tmp_path, ends, code):
+    """torchrun ends with 1, so a study tried wrong options on several GPUs again, and kept their folder."""
+    (tmp_path / "run.py").write_text(
+        f"import os, signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(5))\n"
+        f"if os.environ['RANK'] == '1': {ends}\nelif {code}: time.sleep(60)\n"
+    )
+    launcher = [sys.executable, str(ROOT / "lit_gpt/utils/torchrun.py"), "--standalone", "--nproc_per_node", "2"]
+    ended = subprocess.run([*launcher, str(tmp_path / "run.py")], capture_output=True, text=True, timeout=300)
+    assert ended.returncode == code and ("rank      : 1" in ended.stderr) == bool(code), ended.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,20 @@ def test_samples_of_a_run_that_goes_on(data, prompts, tmp_path):
     assert samples(tmp_path / "a") == samples(tmp_path / "b")
 
 
+def test_samples_that_cannot_be_written_are_said_each_time(data, prompts, tmp_path):
+    """Python drops a warning whose text it has shown, so only the first was said."""
+    options = {**SHORT, "val_data_dir": data, "sample_prompts": prompts, "sample_tokens": 4, "eval_step": 1}
+    assert run(data, tmp_path, **options, stop_after=1) != 0
+    path = folder_of(tmp_path) / "samples.jsonl"
+    path.unlink()
+    path.mkdir()  # nobody can write there, root neither
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        assert run(data, tmp_path, **options, resume="auto") == 0
+    said = [str(warning.message) for warning in caught if "samples.jsonl cannot be written" in str(warning.message)]
+    assert [text.partition("at step ")[2].split()[0] for text in said] == ["2", "3", "4"]
+
+
 @pytest.mark.filterwarnings("ignore:.*had lines that are no samples")
 def test_damaged_samples_hold_nothing_up(data, prompts, tmp_path):
     options = {**SHORT, "val_data_dir": data, "sample_prompts": prompts, "sample_tokens": 4, "save_step": 1}
@@ -267,6 +282,10 @@ REFUSED = {
     "value": ({**TASKS, "eval_task_options": '{"phonebook": {"num_eval": 0}}'}, "num_eval"),
     "stranger": ({**TASKS, "eval_task_options": '{"proofpile": {}}'}, "names proofpile; of --eval_tasks"),
     "missing": ({"eval_tasks": "cloze"}, '--eval_task_options \'{"cloze": {"data_dir": "..."}}\''),
+    "theirs": (
+        {**LONG, **TASKS, "eval_tasks_limit": 50},
+        "--eval_tasks_limit is for tasks of lm-eval, and --eval_tasks names",
+    ),
     "alone": ({"eval_tasks_step": 3}, "--eval_tasks_step acts on --eval_tasks only"),
 }
 
@@ -274,7 +293,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_evaluations_that_cannot_be(data, tmp_path, capsys, name):
     options, said = REFUSED[name]
-    assert run(data, tmp_path, **SHORT, **options) == 2
+    assert run(data, tmp_path, **{**SHORT, **options}) == 2
     assert said in " ".join(capsys.readouterr().err.split()) and not list(tmp_path.glob("*/metrics.jsonl"))
 
 

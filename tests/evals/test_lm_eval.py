@@ -22,6 +22,8 @@ from lit_gpt.evals.results import read_results
 from lit_gpt.evals.soft import soft_metrics
 from lit_gpt.tools import convert
 
+CHOICE = {"train_model": "transformer_gqa4_h2_moe", "depth": 4, "ar": 8, "base_hps__d0": 4}
+CHOICE |= {"expert_routing": "expert_choice"}
 lm_eval = pytest.importorskip("lm_eval", reason="pip install -e '.[eval]'")
 
 
@@ -314,15 +316,16 @@ def test_tasks_of_a_model_that_two_processes_train(tasks, tmp_path):
     assert len(rows(tmp_path / "out", "eval/local_choices/soft/choice_p")) == 1
 
 
-def test_a_task_of_a_group_that_is_named_too(tasks, tmp_path):
+def test_a_task_of_a_group_that_is_named_too(trained, tasks, tmp_path):
     """It ended in a trace of lm-eval."""
     from lit_gpt.evals.lm_eval_tasks import check_tasks
 
+    judged = ours(trained).judged
     for path in tasks.glob("choices.yaml"):
         (tmp_path / path.name).write_text(path.read_text())
     (tmp_path / "group.yaml").write_text("group: local_group\ntask: [local_choices]\n")
     with pytest.raises(UserError, match=r"Duplicate task 'local_choices'.* Say each task once"):
-        check_tasks(["local_group", "local_choices"], str(tmp_path))
+        check_tasks(judged, ["local_group", "local_choices"], str(tmp_path))
 
 
 def test_tasks_of_a_model_that_trains(tasks, tmp_path, capsys):
@@ -340,3 +343,36 @@ def test_tasks_of_a_model_that_trains(tasks, tmp_path, capsys):
             assert rows(tmp_path / "out", f"eval/{result.task}/{name}")[8] == pytest.approx(metric.value, rel=1e-5)
     assert run(data, tmp_path / "wrong", **{**options, "eval_tasks": "no_such_task"}) == 2
     assert "Tasks not found: no_such_task" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+GROUPED = """
+group: local_long_group
+task: [local_choices, {task: local_generate, generation_kwargs: {until: ["x"], max_gen_toks: 64}}]
+"""
+CANNOT = {
+    "length": ({"eval_tasks": "local_long"}, "local_long: 256 new tokens leave no room for a prompt in max_length 64"),
+    "group": ({"eval_tasks": "local_long_group"}, "local_generate: 64 new tokens leave no room"),
+    "tag": ({"eval_tasks": "local_tag"}, "local_long: 256 new tokens leave no room"),
+    "model": ({"eval_tasks": "local_generate", **CHOICE}, "local_generate: With expert_choice, experts choose"),
+    "name": ({"eval_tasks": "no_such_task"}, "Tasks not found: no_such_task"),
+}
+
+
+@pytest.mark.parametrize("name, dry", [*((name, True) for name in CANNOT), ("length", False), ("group", False)])
+def test_texts_that_a_training_model_cannot_give_are_said_at_the_start(corpus, tasks, tmp_path, capsys, name, dry):
+    """It was a note at the first evaluation, hours into a run. A dry run reads no data, and here there are none."""
+    for path in tasks.glob("*.yaml"):
+        (tmp_path / path.name).write_text(path.read_text())
+    text = (tasks / "generate.yaml").read_text().replace("max_gen_toks: 12, ", "")
+    text = text.replace("local_generate", "local_long").replace(f"{tasks}/", "/no_such_folder/" if dry else f"{tasks}/")
+    (tmp_path / "long.yaml").write_text(text + "tag: local_tag\n")
+    (tmp_path / "group.yaml").write_text(GROUPED)
+    options, said = CANNOT[name]
+    dried = {"dry_run": True} if dry else {}
+    assert run(corpus, tmp_path / "out", eval_tasks_path=tmp_path, **options, **dried) == 2
+    assert said in " ".join(capsys.readouterr().err.split()) and not list(tmp_path.glob("out/*/metrics.jsonl"))

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,19 @@ def test_lines_wait_until_there_is_room(disk, tmp_path):
     assert logged(tmp_path) == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)]
     table = csv.DictReader((tmp_path / "metrics.csv").open())
     assert [(int(r["step"]), float(r["loss"])) for r in table] == logged(tmp_path)
+
+
+def test_each_full_disk_is_said_with_what_a_kill_would_lose(disk, tmp_path):
+    """Only the first one of a run was, and not how many lines wait."""
+    made = make(tmp_path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")  # as in a run, where Python drops a text that it has shown
+        for step in range(1, 17):
+            disk.room = None if step in (1, 4) else 0
+            made.log({"loss": 1.0}, step)
+    said = [str(warning.message).partition(", from step ")[2] for warning in caught]
+    assert [(text.split()[0], text.split()[-1]) for text in said] == [("2", "1."), ("5", "1."), ("5", "10.")]
+    assert "a kill would lose" in said[0] and logged(tmp_path)[-1] == (4, 1.0)
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot be written")

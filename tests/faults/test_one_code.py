@@ -113,6 +113,15 @@ def test_a_cache_of_remote_data(tmp_path: Path) -> None:
         remote._fetch(SimpleNamespace(get_file=no_room), "s3://data/a.bin", 100, tmp_path / "cache/a.bin")
 
 
+def test_a_profile_of_no_step_is_said(tmp_path):
+    """A run of five steps ended without a trace and without a word."""
+    profiler = StepProfiler(tmp_path, 1)
+    for _ in range(5):
+        profiler.step()
+    with pytest.warns(UserWarning, match="this one ended after 5: no step was profiled"):
+        profiler.close()
+
+
 def test_a_row_that_diverged_and_a_profile(full, tmp_path: Path) -> None:
     run = make_run(tmp_path / "row/run", row={"name": "row"})
     with pytest.raises(NotWritten, match=r"diverged\.json could not be written"):

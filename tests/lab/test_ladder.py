@@ -21,7 +21,7 @@ from lit_gpt.errors import UserError
 from lit_gpt.lab import local, queue
 from lit_gpt.lab.display import Display
 from lit_gpt.lab.ladder import Ladder
-from lit_gpt.lab.processes import Settings, command, devices_of, environment
+from lit_gpt.lab.processes import TORCHRUN, Settings, command, devices_of, environment
 from lit_gpt.lab.refine import Refine
 from lit_gpt.lab.rows import Row
 from lit_gpt.lab.study import Study
@@ -383,7 +383,7 @@ def test_places_that_do_not_come_out_even(gpus: str, per_run: int) -> None:
 
 def test_several_gpus_of_a_run_are_started_by_torchrun(tmp_path: Path) -> None:
     words = command(Row("a", {"depth": 8}), Settings(), tmp_path, ("0", "1"))
-    assert words[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    assert words[1:4] == [str(TORCHRUN), "--standalone", "--nproc_per_node=2"]
     assert environment(("0", "1"), 1)["CUDA_VISIBLE_DEVICES"] == "0,1"
     assert environment(("cpu",), 1)["CUDA_VISIBLE_DEVICES"] == ""
 

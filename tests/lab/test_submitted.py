@@ -95,6 +95,79 @@ def test_where_nothing_was_submitted_no_row_is_taken(tmp_path: Path, monkeypatch
         Ladder(Study((Row("a", {"seed": 3}),)), tmp_path).submit(["study.yaml"], "")
 
 
+def ladder_of(output: Path) -> Ladder:
+    return Ladder(Study((Row("a", {"seed": 1}), Row("b", {"seed": 2}))), output)
+
+
+@pytest.fixture
+def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What a stand-in of squeue prints: a job and its name in each line."""
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))  # which submit changes
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "queue").touch()
+    (tmp_path / "bin/squeue").write_text(f"#!/bin/sh\nexec cat {tmp_path}/queue\n")
+    (tmp_path / "bin/squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    return tmp_path / "queue"
+
+
+class Taking(Refused):
+    """submitit's executor where Slurm takes every job: 7_0, 7_1 and so on. killed: behind Slurm's yes."""
+
+    names, killed = list[str](), False
+
+    def submit(self, job: slurm.Job) -> SimpleNamespace:  # type: ignore[override]
+        self.names.append(job.words[3])
+        return SimpleNamespace(job_id=f"7_{len(self.names) - 1}", paths=SimpleNamespace(stdout="7.out"))
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        yield
+        if self.killed:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def taking(monkeypatch: pytest.MonkeyPatch) -> type[Taking]:
+    monkeypatch.setattr(Taking, "names", [])
+    monkeypatch.setitem(sys.modules, "submitit", SimpleNamespace(AutoExecutor=Taking))
+    return Taking
+
+
+def test_rows_that_slurm_has_are_not_submitted_again(
+    squeue: Path, taking: type[Taking], tmp_path: Path, capsys
+) -> None:
+    """They were, each time that the command was typed."""
+    assert ladder_of(tmp_path / "out").submit(["study.yaml"], "") == 0
+    squeue.write_text("7_1 out\n8 other\n")
+    assert ladder_of(tmp_path / "out").submit(["study.yaml"], "") == 0
+    assert taking.names == ["a", "b", "a"] and "b: job 7_1 is in the queue" in capsys.readouterr().out
+    squeue.write_text("7_2 out\n7_1 out\n")
+    assert ladder_of(tmp_path / "out").submit(["study.yaml"], "") == 0
+    assert taking.names == ["a", "b", "a"]
+
+
+def test_a_kill_behind_slurms_yes(squeue: Path, taking: type[Taking], tmp_path: Path, monkeypatch) -> None:
+    """Nothing was known of these jobs, so the next call submitted the rows once more."""
+    monkeypatch.setattr(taking, "killed", True)
+    with pytest.raises(KeyboardInterrupt):
+        ladder_of(tmp_path / "out").submit(["study.yaml"], "")
+    monkeypatch.setattr(taking, "killed", False)
+    squeue.write_text("7_0 out\n7_1 out\n")
+    with pytest.raises(UserError, match="ended while it submitted a, b, and Slurm has 7_0, 7_1 of the name out"):
+        ladder_of(tmp_path / "out").submit(["study.yaml"], "")
+    assert taking.names == ["a", "b"]
+    squeue.write_text("8 other\n")
+    assert ladder_of(tmp_path / "out").submit(["study.yaml"], "") == 0 and taking.names == ["a", "b"] * 2
+
+
+def test_a_slurm_that_does_not_answer(squeue: Path, taking: type[Taking], tmp_path: Path) -> None:
+    assert ladder_of(tmp_path / "out").submit(["study.yaml"], "") == 0
+    (tmp_path / "bin/squeue").write_text("#!/bin/sh\necho no controller >&2; exit 1\n")
+    with pytest.raises(UserError, match=r"squeue does not say .*\(no controller\)"):
+        ladder_of(tmp_path / "out").submit(["study.yaml"], "")
+
+
 def test_a_job_whose_time_is_up_lets_its_run_save_and_queues_again() -> None:
     pytest.importorskip("submitit")
     job = slurm.Job(["study.yaml", "run", "--only", "a"])

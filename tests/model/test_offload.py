@@ -51,6 +51,7 @@ def gradients(model: nn.Module, twice: bool) -> list[Tensor]:
 
 @pytest.mark.parametrize("recompute", ["off", "selective", "full"])
 @pytest.mark.parametrize("share", [0.5, 1.0])
+@pytest.mark.filterwarnings("ignore:--act_offload saves nothing")  # where blocks are not compiled, and recompute
 def test_gradients_are_the_same_to_the_bit(share: float, recompute: str) -> None:
     model = model_of(small_family("transformer"))
     twice = recompute == "off"
@@ -61,6 +62,22 @@ def test_gradients_are_the_same_to_the_bit(share: float, recompute: str) -> None
     model.zero_grad()
     for one, other in zip(gradients(model, twice), expected):
         assert torch.equal(one, other)
+
+
+def test_an_offload_of_no_tensor_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """A share of small layers was taken in silence, and no memory was saved."""
+    x = tokens()
+    for smallest in (1, 2**22):
+        monkeypatch.setattr(offload, "SMALLEST", smallest)
+        model = model_of(small_family("transformer"))
+        offload_activations(model.blocks, 0.5, CPU)
+        for _ in range(3):
+            model(x, x.roll(-1, 1)).loss.backward()
+        said = [str(w.message) for w in recwarn if "--act_offload saves nothing" in str(w.message)]
+        assert len(said) == (smallest > 1)
+    assert "no tensor of 4,194,304 bytes or more" in said[0]
 
 
 def test_layers_leave_and_their_buffers_serve_again(monkeypatch: pytest.MonkeyPatch) -> None:

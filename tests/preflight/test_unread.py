@@ -72,6 +72,32 @@ def test_options_on_which_nothing_depends(line: str, says: str) -> None:
             "--train_model transformer_gqa4_moe --bias_rate 0.01",
             "transformer_gqa4_moe reads --bias_rate (no experts beside those that every token uses)",
         ),
+        (
+            "--train_model transformer_gqa4_moe --aux_gamma 0.1 --router_gate all --expert_capacity 1",
+            "transformer_gqa4_moe reads --router_gate, --expert_capacity, --aux_gamma (no experts beside those that "
+            "every token uses)",
+        ),
+        ("--share_per_layer 4", "transformer reads --share_per_layer (no layers that share a block)"),
+        ("--num_extrp 2 --eval_tasks phonebook", "this run reads --num_extrp (no --val_data_dir)"),
+        (
+            "--eval_tasks phonebook --eval_step 5 --eval_tasks_step 9",
+            "this run reads --eval_step (no --val_data_dir)",
+        ),
+        (
+            "--tracker_group x --tracker_name y",
+            "this run reads --tracker_name, --tracker_group (no --loggers wandb or ",
+        ),
+        ("--wandb_entity x --loggers mlflow", "this run reads --wandb_entity (no --loggers wandb)"),
+        (
+            "--init_from x --embedding_init_std 0.3 --head_start flat",
+            "this run reads --embedding_init_std, --head_start (no tables that are drawn, which the checkpoint has)",
+        ),
+        (
+            "--act_offload 0.5 --act_ckpt full --compile false",
+            "this run reads --act_offload (no --compile, without which --act_ckpt full leaves nothing)",
+        ),
+        ("--health_step 1000", "this run reads --health_step (no such step)"),
+        ("--save_step 300 --keep_every 400", "this run reads --keep_every (no checkpoint at such a step)"),
         ("--eval_positions true --eval_step 5", "this run reads --eval_step, --eval_positions (no --val_data_dir)"),
         ("--sample_tokens 5", "this run reads --sample_tokens (no --sample_prompts)"),
         ("--eval_tasks_limit 5", "this run reads --eval_tasks_limit (no --eval_tasks)"),
@@ -82,7 +108,13 @@ def test_options_on_which_nothing_depends(line: str, says: str) -> None:
     ],
 )
 def test_options_that_nothing_reads(line: str, says: str) -> None:
-    assert notes(f"--train_name x {line}") == (f"nothing in {says}",)
+    (note,) = notes(f"--train_name x {line}")
+    assert note.startswith(f"nothing in {says}")
+
+
+def test_an_offload_of_no_layer() -> None:
+    (note,) = notes("--train_name x --depth 1 --base_hps.d0 1 --act_offload 0.001")
+    assert note == "nothing in this run reads --act_offload (no layer before the last one)"
 
 
 @pytest.mark.parametrize(
@@ -97,6 +129,11 @@ def test_options_that_nothing_reads(line: str, says: str) -> None:
         "v2scale_mup_muonh --diag_init true --eval_tasks phonebook --eval_step 5",
         "x --decay_at 500k,1M --lower_peaks true --decay_fraction 0.5",
         "x_tie_rbase --train_model sambay --swa_len 16",
+        "x --train_model mamba --position learned --act_offload 0.001",
+        "x --health_step 900 --save_step 200 --keep_every 300",
+        "x --train_model transformer_gqa4_moe --aux_gamma 0.1 --aux_style entropy --router_gate sigmoid",
+        "x --num_extrp 2 --eval_step 3 --eval_tasks phonebook --eval_tasks_step 5 --val_data_dir v",
+        "x --loggers wandb --tracker_group x --wandb_entity y",
     ],
 )
 def test_nothing_is_said_of_options_that_act(line: str) -> None:

@@ -46,7 +46,7 @@ class RunOptions:
     save_step: Steps between checkpoints.
         Default: 1000
     keep_last: Number of newest checkpoints to keep; older ones are deleted. 0 keeps the newest while the run lasts, and
-        none once it has finished and its summary is written.
+        once it has finished and its summary is written, only those of --keep_every and --keep_best.
     keep_every: Keep every checkpoint whose step is a multiple of this; 0 keeps none for that reason.
     keep_best: Save whenever the validation loss is a new lowest one, and keep that checkpoint until there is a better.
     async_save: Write checkpoints while training goes on.
