@@ -16,6 +16,8 @@ import pytest
 CAPABILITY = os.environ.get("ATEN_CPU_CAPABILITY", "own")
 CACHE = Path(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}_{CAPABILITY}")
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE))
+# It also tries the compiler and torch with each instruction set that the processor has, for seven seconds of one core.
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 
 # Imports take longer than what processes of tests do, so one server imports and they are its forks. The first test that
 # starts one starts the server: one did so without this, and every process after it imported for four seconds.

@@ -6,6 +6,7 @@ import faulthandler
 import gc
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 from lit_gpt.train import reporter
 
+ROOT = Path(__file__).parents[1]
 STACKS_AFTER = 300.0  # seconds: long after every call here has ended, and before gloo gives up waiting
 
 
@@ -42,6 +44,29 @@ def run_distributed(
             found = "".join(f"\n\n{name}\n{text}" for name, text in sorted(stacks.items()) if text)
             raise AssertionError(f"{error}{found}") from error
         return [torch.load(Path(folder, f"{r}.pt"), weights_only=False) for r in range(world_size)]
+
+
+def torchrun(script: Path, arguments: list[str]) -> tuple[str, str]:
+    """(stdout, stderr) of torchrun with two processes of a script, with gloo on the CPU and a thread each.
+
+    torchrun itself is a fork of this process: its import of torch takes longer than all else that it does.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        said = [Path(folder, name) for name in ("stdout", "stderr")]
+
+        def launch() -> int:
+            from torch.distributed.run import main  # which processes that only compute do not need
+
+            signal.alarm(300)
+            for number, path in enumerate(said, 1):
+                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+            os.environ.update(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", PYTHONPATH=str(ROOT))
+            main(["--standalone", "--nproc_per_node", "2", str(script), *arguments])
+            return 0
+
+        ended(forked(launch))
+        stdout, stderr = (path.read_text() for path in said)
+    return stdout, stderr
 
 
 def meeting_place() -> dist.TCPStore:

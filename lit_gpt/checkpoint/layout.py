@@ -21,6 +21,7 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -39,6 +40,7 @@ LEFTOVER = re.compile(rf"\.tmp-(old-)?{STEP.pattern}")
 SEAL = re.compile(r"(\d{1,20})(?: ([0-9a-f]{64}))?\n?", re.ASCII)
 COUNTS = ("step", "tokens")  # of meta.json, whole numbers
 SMALL = 1 << 28  # bytes; SHA256SUMS has 90 for each file, meta.json a few kB for each layer
+REMOVERS = 4  # threads that delete files, which waits for the disk: four files together took 0.7 of the time
 T = TypeVar("T")
 
 
@@ -180,6 +182,8 @@ def discard(path: Path) -> bool:
 
 def _remove(path: Path) -> None:
     try:
+        with ThreadPoolExecutor(REMOVERS) as pool:
+            list(pool.map(os.unlink, [item for item in os.scandir(path) if not item.is_dir(follow_symlinks=False)]))
         shutil.rmtree(path)
     except OSError as error:
         say(f"warning: {path} could not be removed ({error}); it is no longer needed.")

@@ -15,6 +15,8 @@ from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.serialization import set_crc32_options
 
+from lit_gpt.utils.files import reserve
+
 # One core computes the SHA-256 of 1.3 GB/s (contents.py), less than a good disk writes. So the tensors of a rank are in
 # up to four files, each written, and later checked, by a thread of its own.
 THREADS = 4
@@ -75,6 +77,8 @@ class _Summed:
         large = len(data) >= self.LARGE
         summing = self.pool.submit(self.sha.update, data) if large else self.sha.update(data)
         try:
+            if large:
+                reserve(self.file, len(data))
             written = self.file.write(data)
             if large:
                 begin_sync(self.file, len(data))

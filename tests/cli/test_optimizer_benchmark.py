@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,25 @@ runs = script_module("launch_scripts/optimizer_options.py")
 TINY = "--ar 8 --depth 2 --ctx_len 32 --micro_bsz 4 --total_bsz 256 --eval_sequences 8 --base_hps.d0 2 --num_workers 0"
 
 
+# pretrain.py that draws no figure of its losses, which takes a second of a run of four; test_curve.py draws it.
+DRIVER = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import pretrain
+from lit_gpt.train import reporter
+
+reporter.draw_loss_curve = lambda *_: None
+pretrain.command(sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs without figures."""
+    (tmp_path / "driver.py").write_text(DRIVER)
+    monkeypatch.setattr(benchmark, "Settings", partial(benchmark.Settings, program=tmp_path / "driver.py"))
+
+
 def words(data: Path, out: Path, optimizers: str, *more: str, tokens: int = 2048) -> list[str]:
     given = f"--scale 60m --optimizers {optimizers} --train_data_dir {data} --val_data_dir {data} --output {out}"
     return [*given.split(), "--max_tokens", str(tokens), "--", *TINY.split(), "--eval_step", "4", *more]
@@ -40,7 +60,7 @@ def test_every_optimizer_has_one_row_at_every_scale() -> None:
 
 
 @pytest.mark.slow
-def test_runs_go_on_and_are_reported(tmp_path: Path, capsys: Any) -> None:
+def test_runs_go_on_and_are_reported(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
     pytest.importorskip("pytorch_optimizer")
     data, out = make_corpus(tmp_path), tmp_path / "out"
     assert benchmark.main(words(data, out, "adamw,schedulefree_adamw", "--stop_after", "3")) == os.EX_TEMPFAIL
@@ -52,11 +72,17 @@ def test_runs_go_on_and_are_reported(tmp_path: Path, capsys: Any) -> None:
     assert losses == sorted(losses) and all(row["state"] == "finished" for row in rows)
     assert (out / "60m.png").stat().st_size > 1000 and "| `adamw` |" in (out / "60m.md").read_text()
     capsys.readouterr()
+    drawn = []
+    monkeypatch.setattr(benchmark.subprocess, "run", lambda line, **_: drawn.append(line[1]))
     assert benchmark.main(words(data, out, "adamw,schedulefree_adamw")) == 0
+    assert drawn == [str(ROOT / "plots/plot_optimizers.py")]
     assert "step" not in capsys.readouterr().err, "nothing is trained again"
 
 
-def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+def test_a_run_that_fails_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    monkeypatch.setattr(benchmark.subprocess, "run", lambda *_, **__: None)  # the figure, which the test before draws
     data, out = make_corpus(tmp_path), tmp_path / "out"
     table = tmp_path / "table.csv"
     header = "optimizer,sizes,eta0,weight_lr_scale,beta1,beta2,eps,muon_beta,args,source\n"

@@ -46,6 +46,7 @@ def small_units(monkeypatch):
     monkeypatch.setattr(units, "UNIT_BYTES", 2000)
     monkeypatch.setattr(units, "PIECE_BYTES", 3000)
     monkeypatch.setattr(worker, "BATCH_CHARS", 700)
+    monkeypatch.setattr(publish, "EVERY", 0)
 
 
 SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "scripts/prepare_text.py"))
@@ -373,9 +374,10 @@ def test_parts_that_wait_for_their_turn_are_taken_by_the_next_run(tmp_path, smal
         assert contents(out) == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("rest", [1, 400])
-def test_killed_while_writing_what_was_not_in_the_journal_is_cut_off(tmp_path, small_units, monkeypatch, rest):
-    """A shard grows by every write, and only whole units count. rest: tokens of a torn write."""
+@pytest.mark.parametrize(("rest", "every"), [(1, 0), (400, 0), (400, 0.001), (400, 3600)])
+def test_killed_while_writing_what_was_not_in_the_journal_is_cut_off(tmp_path, small_units, monkeypatch, rest, every):
+    """A shard grows by every write, and only what is in the journal counts. rest: tokens of a torn write."""
+    monkeypatch.setattr(publish, "EVERY", every)
     source = write_folder(tmp_path / "src", texts(60))
     prepare(source, str(tmp_path / "whole"), **OPTIONS)
     real, kills = publish.Shards.write, 0

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from spawn import torchrun
 from tiny_run import ROOT, make_corpus, words
 
 from lit_gpt.config.command import command_of, exit_code
@@ -46,36 +47,33 @@ def data(tmp_path_factory) -> Path:
     return make_corpus(tmp_path_factory.mktemp("data"))
 
 
-def torchrun(arguments: list[str], script: Path = ROOT / "pretrain.py") -> tuple[list[str], set[str]]:
+def said_by(arguments: list[str], script: Path = ROOT / "pretrain.py") -> tuple[list[str], set[str]]:
     """(lines of ours on stderr, the exit codes that torchrun tells of) of two processes on the CPU."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    line = [*launcher, str(script), *arguments]
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
-    ours = [text for text in done.stderr.splitlines() if text.startswith(("error: ", "rank ", "stopped by"))]
-    return ours, set(re.findall(r"exitcode *: (-?\d+)", done.stderr))
+    _, stderr = torchrun(script, arguments)
+    ours = [text for text in stderr.splitlines() if text.startswith(("error: ", "rank ", "stopped by"))]
+    return ours, set(re.findall(r"exitcode *: (-?\d+)", stderr))
 
 
 def test_a_mistyped_option(data: Path, tmp_path: Path) -> None:
     """It was there twice, or once with a sentence on the signal that torchrun sent to the other process."""
-    said, codes = torchrun([*words(data, tmp_path), "--depht", "3"])
+    said, codes = said_by([*words(data, tmp_path), "--depht", "3"])
     assert len(said) == 1 and said[0].startswith("error: unrecognized arguments: --depht 3.")
     assert "2" in codes and codes <= {"2", "-15"}, "torchrun ends the other process, perhaps before Python has started"
 
 
 def test_data_that_is_not_there(data: Path, tmp_path: Path) -> None:
     """Met after the processes are connected."""
-    said, codes = torchrun(words(tmp_path / "nowhere", tmp_path))
+    said, codes = said_by(words(tmp_path / "nowhere", tmp_path))
     assert len(said) == 1 and "nowhere' does not exist" in said[0] and codes == {"2"}
 
 
 @pytest.mark.slow
 def test_what_one_process_alone_meets(data: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(WHILE_STARTING)
-    said, codes = torchrun([*words(data, tmp_path), "--plugins", str(tmp_path / "mine.py")])
+    said, codes = said_by([*words(data, tmp_path), "--plugins", str(tmp_path / "mine.py")])
     assert len(said) == 1 and "only here" in said[0] and codes == {"2"}
     (tmp_path / "driver.py").write_text(CONNECTED)
-    said, codes = torchrun(words(data, tmp_path), tmp_path / "driver.py")
+    said, codes = said_by(words(data, tmp_path), tmp_path / "driver.py")
     assert said == ["error: only here"] and codes == {"3"}
 
 

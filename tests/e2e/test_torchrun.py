@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from spawn import run_distributed
+from spawn import run_distributed, torchrun
 from tiny_run import ROOT, pretrain, rows, run, words
 
 from lit_gpt.train.reporter import Reporter
@@ -19,15 +19,6 @@ from lit_gpt.train.stopping import EXIT_INTERRUPTED
 STEPS = 9
 OPTIONS: dict[str, Any] = {"micro_bsz": 2, "max_tokens": STEPS * 512, "eval_step": 4, "eval_sequences": 6}
 ROUNDING = 1e-5  # relative; sums over ranks in another order
-
-
-def torchrun(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    """Two processes with gloo on the CPU; one thread each, so that a test machine is not oversubscribed."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(
-        [*launcher, str(ROOT / "pretrain.py"), *arguments], env=environment, capture_output=True, text=True, timeout=300
-    )
 
 
 def leave(arguments: list[str], written: Path) -> int:
@@ -51,9 +42,9 @@ def test_two_then_four_then_one(data, tmp_path):
     alone, together = tmp_path / "alone", tmp_path / "together"
     options = {"val_data_dir": data, **OPTIONS}
     assert run(data, alone, **options) == 0
-    ended = torchrun(words(data, together, stop_after=3, **options))
-    assert "stopped early with a checkpoint" in ended.stdout, ended.stderr
-    assert f"exitcode  : {EXIT_INTERRUPTED}" in ended.stderr
+    stdout, stderr = torchrun(ROOT / "pretrain.py", words(data, together, stop_after=3, **options))
+    assert "stopped early with a checkpoint" in stdout, stderr
+    assert f"exitcode  : {EXIT_INTERRUPTED}" in stderr
     # The start of torchrun without its imports, which cost more than everything else.
     again = words(data, together, resume="auto", stop_after=3, **options)
     four = run_distributed(leave, 4, again, tmp_path / "written", nodes=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import IO, Any
@@ -14,17 +15,20 @@ from lit_gpt.data.left_out import LeftOut
 from lit_gpt.data.meta import write_json
 from lit_gpt.data.prepare.worker import Job
 from lit_gpt.errors import UserError
-from lit_gpt.utils.files import read_object, read_object_if_any
+from lit_gpt.utils.files import read_object, read_object_if_any, reserve
 
 COPIED = 1 << 19  # tokens of a part that are copied at once
+# Seconds of work, and a unit, that are lost at most when the process is killed. A unit of bytes takes a hundredth of a
+# second, and an entry in the journal after each, for which the writing stops, took a tenth of the time.
+EVERY = 1.0
 
 
 class Publisher:
     """Writes <split>_<counter>.bin with shard_tokens tokens each; the last shard of a split has what is left.
 
-    Shards grow in the folder of the parts. When all of a unit is in them, the journal says so, and then those that are
-    full get their names in the output. Killed anywhere in between, the next run cuts off what the journal does not know
-    and writes the same bytes again.
+    Shards grow in the folder of the parts. Every second, and at the end, the journal says how many units are in them,
+    and then those that are full get their names in the output. Killed anywhere in between, the next run cuts off what
+    the journal does not know and writes the same bytes again.
 
     thread: of one worker, which writes while the next texts are encoded; at its shutdown nothing is left to write.
     units: so many are in the shards. counts: split -> their {"tokens", "bytes", "documents"}. left: what they left out.
@@ -51,12 +55,16 @@ class Publisher:
 
     def commit(self, encoded: dict[str, Any]) -> None:
         """All of the next unit is in the shards. encoded: what encode_unit returned."""
+        self._count(encoded)
+        if time.monotonic() - self.saved >= EVERY:
+            self._save()
+
+    def _count(self, encoded: dict[str, Any]) -> None:
         self.units += 1
         self.left.merge(encoded["left_out"])
         for split, counts in encoded["splits"].items():
             sums = self.counts.setdefault(split, dict.fromkeys(counts, 0))
             self.counts[split] = {name: sums[name] + counts[name] for name in counts}
-        self._save()
 
     def add(self, unit: int) -> None:
         """The parts of a unit, in any order, are finished."""
@@ -66,6 +74,7 @@ class Publisher:
 
     def close(self) -> dict[str, int]:
         """Give the last shard of each split its name. Returns {split: shards}."""
+        self._save()
         return {split: shards.close() for split, shards in self.shards.items()}
 
     def _shards(self, split: str) -> Shards:
@@ -78,7 +87,8 @@ class Publisher:
         parts = {split: self.job.part(unit, split) for split in encoded["splits"]}
         for split, part in parts.items():
             copy(part, encoded["splits"][split]["tokens"], self.of_split(split))
-        self.commit(encoded)
+        self._count(encoded)
+        self._save()  # before the parts go
         for path in (*parts.values(), self.job.done(unit)):
             path.unlink()
 
@@ -89,6 +99,7 @@ class Publisher:
         write_json(self.journal, {"identity": self.identity, **known})
         for shards in self.shards.values():
             shards.publish()
+        self.saved = time.monotonic()
 
 
 class Shards:
@@ -121,7 +132,9 @@ class Shards:
     def _append(self, tokens: np.ndarray) -> None:
         while len(tokens):
             piece = tokens[: self.size - self.written % self.size]
-            self._opened().write(piece.data)
+            file = self._opened()
+            reserve(file, piece.nbytes)
+            file.write(piece.data)
             self.written += len(piece)
             tokens = tokens[len(piece) :]
             if self.file and self.written % self.size == 0:
