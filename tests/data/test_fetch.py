@@ -145,7 +145,8 @@ def test_damaged_files_are_fetched_once_more_and_then_refused(hub, tmp_path, cap
     assert every_document(tmp_path / "out") == sorted(texts(40, 0) + texts(40, 1))
 
 
-def test_killed_anywhere_the_same_call_ends_with_the_same_folder(hub, tmp_path, monkeypatch):
+@pytest.mark.parametrize("keep_raw", [False, True])
+def test_killed_anywhere_the_same_call_ends_with_the_same_folder(hub, tmp_path, monkeypatch, keep_raw):
     class Killed(BaseException):
         pass
 
@@ -155,7 +156,7 @@ def test_killed_anywhere_the_same_call_ends_with_the_same_folder(hub, tmp_path, 
     monkeypatch.setattr(fetch, "BATCH_BYTES", 1)
     files = {f"en/c4-train.0000{i}-of-01024.json.gz": json_gz(texts(5, i)) for i in range(2)}
     hub.repos["allenai/c4"] = files | {"en/c4-validation.00000-of-00008.json.gz": json_gz(texts(5, 2))}
-    run(tmp_path / "whole/out", "c4", shards=2, tokenizer="char")
+    run(tmp_path / "whole/out", "c4", shards=2, tokenizer="char", keep_raw=keep_raw)
     real = {name: getattr(module, name) for module, name in STEPS}
     left = allowed = 0
     for allowed in range(100):
@@ -171,7 +172,7 @@ def test_killed_anywhere_the_same_call_ends_with_the_same_folder(hub, tmp_path, 
 
             monkeypatch.setattr(module, name, step)
         try:
-            run(tmp_path / "out", "c4", shards=2, tokenizer="char")
+            run(tmp_path / "out", "c4", shards=2, tokenizer="char", keep_raw=keep_raw)
         except Killed:
             continue
         break

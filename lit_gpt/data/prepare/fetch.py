@@ -77,19 +77,21 @@ class Fetch:
 
     def run(self) -> dict:
         """Download, verify, prepare and join every batch. Returns the contents of meta.json. Raises UserError."""
+        part = self.folder / ".part"
         for batch in self.batches:
             meta = self._meta()
-            part = self.folder / ".part"
             raw, out = part / "raw", part / fingerprint(*(file.path for file in batch.files))
             self._clear(part, {out}, {raw / file.path for file in batch.files})
             for file in batch.files:
                 self.hub.download(file, raw)
-            self._join(batch, out, prepare(str(raw), str(out), **self._options(batch, meta)), meta)
-            if self.keep_raw:
+            made = prepare(str(raw), str(out), **self._options(batch, meta))
+            if self.keep_raw:  # before the batch counts, after which nobody looks for them
                 for file in batch.files:
                     kept = self.folder / "raw" / file.path
                     kept.parent.mkdir(parents=True, exist_ok=True)
                     os.replace(raw / file.path, kept)
+            self._join(batch, out, made, meta)
+        if part.exists():  # also where a call was killed after its last batch
             shutil.rmtree(part)
         return self._meta()
 
