@@ -40,21 +40,26 @@ ADVICE = {
 }
 
 
-def check_tasks(judged: Judged, names: Sequence[str], folder: str | None, fetch: bool = True) -> None:
+def check_tasks(judged: Judged | None, names: Sequence[str], folder: str | None, fetch: bool = True) -> None:
     """Raises UserError for tasks that are not there, or that the model cannot be asked, and for data that cannot be
     fetched.
 
-    fetch: whether data may be; else the files of the tasks are all that is read.
+    judged: None where nothing is known of the latter. fetch: whether data may be; else only the files of the tasks are
+    read.
     """
     with understood_tasks("--eval_tasks_path", folder):
         manager = TaskManager(include_path=folder)
         if unknown := [name for name in names if not manager.match_tasks([name])]:
             raise ValueError(f"{NOT_FOUND}: {', '.join(unknown)}")
-        if fetch:
-            configs = configs_of(loaded_tasks(manager.load, list(names)))
-        else:
-            configs = [found for name in names for found in _written(manager.task_index, name)]
-        check_generation(TrainedModel(judged), configs)
+
+        def described(wanted: list[str]) -> list[Config]:
+            if fetch:
+                return configs_of(manager.load(wanted))
+            return [found for name in wanted for found in _written(manager.task_index, name)]
+
+        configs = loaded_tasks(described, list(names))
+        if judged:
+            check_generation(TrainedModel(judged), configs)
 
 
 def check_generation(model: TrainedModel, configs: Iterable[Config], given: Mapping[str, Any] | None = None) -> None:
@@ -68,6 +73,9 @@ def check_generation(model: TrainedModel, configs: Iterable[Config], given: Mapp
                 model.way_of_generating({**(config.get("generation_kwargs") or {}), **(given or {})})
             except UserError as error:
                 raise UserError(f"The task {name}: {error}") from error
+            except (TypeError, ValueError) as error:
+                why = f"{type(error).__name__}: {_words(error)}"
+                raise UserError(f"The task {name} cannot be asked for texts ({why}). Correct its file.") from error
 
 
 def configs_of(loaded: Mapping[str, Any]) -> list[Config]:
@@ -77,18 +85,18 @@ def configs_of(loaded: Mapping[str, Any]) -> list[Config]:
 
 
 def _written(index: Mapping[str, Entry], name: str, over: Mapping[str, Any] | None = None) -> Iterator[Config]:
-    """The descriptions of a task, or of those of a group or tag, as their files have them. over: of the group."""
-    entry = index.get(name)
-    if entry is None:  # said when the data are there
-        return
-    config = {**(entry.cfg or {}), **(over or {})}
-    members = sorted(entry.tags) if entry.kind is Kind.TAG else (entry.cfg or {}).get("task")
-    if entry.kind not in (Kind.TAG, Kind.GROUP) or not isinstance(members, list):
-        yield name, config
+    """The descriptions of a task, or of those of a group or tag, as their files have them. over: of the group, where a
+    task or another group may be described, too. What is missing is said when the data are there.
+    """
+    entry, over = index.get(name), over or {}
+    config = (entry.cfg if entry else None) or {}
+    members = sorted(entry.tags) if entry and entry.kind is Kind.TAG else config.get("task") or over.get("task")
+    if not isinstance(members, list):
+        yield name, {**config, **over}
         return
     for member in members:
         own = member if isinstance(member, dict) else {"task": member}
-        yield from _written(index, str(own.get("task") or own.get("group")), {**(over or {}), **own})
+        yield from _written(index, str(own.get("group") or own.get("task")), {**over, "task": None, **own})
 
 
 def ask(judged: Judged, names: Sequence[str], folder: str | None, limit: int) -> dict[str, dict[str, Metric]]:

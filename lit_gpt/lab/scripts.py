@@ -21,7 +21,9 @@ def shell_script(rows: Sequence[Planned], processes: int, output: Path) -> str:
     at once, so the script can be started again. A run that fails does not stop the others; one that is interrupted
     does. processes: of each run, with torchrun where there are several.
     """
-    launcher = ("python",) if processes == 1 else ("torchrun", "--standalone", "--nproc_per_node", str(processes))
+    # The repository's torchrun, which ends with the code of the run: an interrupted one's is asked for below.
+    several = ("lit_gpt/utils/torchrun.py", "--standalone", "--nproc_per_node", str(processes))
+    launcher = ("python", *(several if processes > 1 else ()))
     settings = Settings(launcher, program=Path("pretrain.py"))
     folders = {p.row.name: output / p.row.name / p.resolved.folder.name for p in rows}
     lines = ["#!/usr/bin/env bash", "set -uo pipefail", "failed=", 'run() { "${@:2}" || ended $? "$1"; }']

@@ -8,7 +8,6 @@ killed, the next one finds out from Slurm what it may submit, and submits no row
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import shutil
@@ -96,7 +95,7 @@ def in_queue(output: Path) -> dict[str, str]:
     known = read_object_if_any(output / SUBMITTED)
     if not known or shutil.which("squeue") is None:
         return {}
-    words = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i %j"]
+    words = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i %j"]
     asked = subprocess.run(words, capture_output=True, text=True)
     if asked.returncode:
         raise UserError(

@@ -35,6 +35,7 @@ FFN_FLAGS = ("mlp", "ffn_norm", "ffn_multiple_of")
 HPS = "base_hps."
 CONSTANTS = ("base_hps.beta1", "base_hps.beta2", "base_hps.eps", "base_hps.muon_beta")  # of optimizers
 STARTS = ("embedding_init_std", "head_init_std", "head_start")
+SAVES = ("keep_best", "decay_at", "stop_after")  # which save at other steps than --save_step's
 PARTS = 32  # of a run, after each of which its steps are compared; and halvings of the run towards either end
 
 
@@ -166,7 +167,7 @@ def _of_offload(given: Mapping[str, Any], options: Mapping[str, Any], layers: in
 
 def _of_steps(given: Mapping[str, Any], options: Mapping[str, Any], steps: int) -> dict[str, list[str]]:
     """The given options about steps that the run does not have."""
-    every, saves_beside = options["keep_every"], options["keep_best"] or options["decay_at"]
+    every, saves_beside = options["keep_every"], any(options[name] for name in SAVES)
     kept = not every or saves_beside or steps % every == 0 or math.lcm(every, options["save_step"]) <= steps
     return {
         "such step": _on(given, "health_step") if options["health_step"] > steps else [],

@@ -100,9 +100,7 @@ def check_before(resolved: ResolvedRun) -> None:
     judged = Judged(meta_model(resolved.model), kept) if kept else None
     known = ours(judged, run.eval_tasks, run.eval_task_options or {})
     if theirs := _theirs(run.eval_tasks, known, run.eval_tasks_path, run.eval_tasks_limit):
-        harness = _harness(theirs)
-        if judged:
-            harness.check_tasks(judged, theirs, run.eval_tasks_path, fetch=False)
+        _harness(theirs).check_tasks(judged, theirs, run.eval_tasks_path, fetch=False)
 
 
 def ours(judged: Judged | None, names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

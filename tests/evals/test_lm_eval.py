@@ -354,7 +354,17 @@ GROUPED = """
 group: local_long_group
 task: [local_choices, {task: local_generate, generation_kwargs: {until: ["x"], max_gen_toks: 64}}]
 """
+INLINE = """
+group: local_inline
+task:
+  - {task: local_new, output_type: generate_until, generation_kwargs: {max_gen_toks: 63}}
+  - group: local_sub
+    task: [{task: local_generate, generation_kwargs: {max_gen_toks: many}}]
+"""
 CANNOT = {
+    "inline": ({"eval_tasks": "local_inline", "ctx_len": 128}, "local_generate cannot be asked for texts (ValueError:"),
+    "circle": ({"eval_tasks": "local_circle"}, "The task local_circle cannot be loaded (RecursionError"),
+    "no_data": ({"eval_tasks": "no_such_task", "train_data_dir": "nowhere"}, "Tasks not found: no_such_task"),
     "length": ({"eval_tasks": "local_long"}, "local_long: 256 new tokens leave no room for a prompt in max_length 64"),
     "group": ({"eval_tasks": "local_long_group"}, "local_generate: 64 new tokens leave no room"),
     "tag": ({"eval_tasks": "local_tag"}, "local_long: 256 new tokens leave no room"),
@@ -372,7 +382,11 @@ def test_texts_that_a_training_model_cannot_give_are_said_at_the_start(corpus, t
     text = text.replace("local_generate", "local_long").replace(f"{tasks}/", "/no_such_folder/" if dry else f"{tasks}/")
     (tmp_path / "long.yaml").write_text(text + "tag: local_tag\n")
     (tmp_path / "group.yaml").write_text(GROUPED)
+    (tmp_path / "inline.yaml").write_text(INLINE)
+    (tmp_path / "circle.yaml").write_text("group: local_circle\ntask: [local_circle]\n")
     options, said = CANNOT[name]
     dried = {"dry_run": True} if dry else {}
-    assert run(corpus, tmp_path / "out", eval_tasks_path=tmp_path, **options, **dried) == 2
+    data = options.get("train_data_dir", corpus)
+    options = {name: value for name, value in options.items() if name != "train_data_dir"}
+    assert run(data, tmp_path / "out", eval_tasks_path=tmp_path, **options, **dried) == 2
     assert said in " ".join(capsys.readouterr().err.split()) and not list(tmp_path.glob("out/*/metrics.jsonl"))

@@ -282,9 +282,12 @@ def test_scripts_have_the_command_of_every_run(tmp_path: Path) -> None:
     plans = plan_rows(study(tmp_path, "trunk: {tokens: [1M]}\naxes: {depth: [2]}\nname: a").rows)
     script = shell_script(plans, 2, Path("out/a"))
     fork = f"--fork_from out/a/a_trunk1/{plans[0].resolved.folder.name} "
-    assert script.count("torchrun --standalone --nproc_per_node 2 pretrain.py") == 2 and fork in script
-    (tmp_path / "torchrun").write_text('#!/bin/sh\ncase "$*" in *"out_dir out/a/a_trunk1 "*) exit $CODE;; esac\n')
-    (tmp_path / "torchrun").chmod(0o755)
+    assert (
+        script.count("python lit_gpt/utils/torchrun.py --standalone --nproc_per_node 2 pretrain.py") == 2
+        and fork in script
+    )
+    (tmp_path / "python").write_text('#!/bin/sh\ncase "$*" in *"out_dir out/a/a_trunk1 "*) exit $CODE;; esac\n')
+    (tmp_path / "python").chmod(0o755)
     for code, says in {"3": (1, "failed: a_trunk1\n"), "75": (75, "")}.items():
         variables = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "CODE": code}
         done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=variables, capture_output=True, text=True)

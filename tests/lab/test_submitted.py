@@ -109,7 +109,9 @@ def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))  # which submit changes
     (tmp_path / "bin").mkdir()
     (tmp_path / "queue").touch()
-    (tmp_path / "bin/squeue").write_text(f"#!/bin/sh\nexec cat {tmp_path}/queue\n")
+    (tmp_path / "bin/squeue").write_text(
+        f'#!/bin/sh\ncase "$*" in *--user={os.getuid()}*) exec cat {tmp_path}/queue;; esac\nexit 1\n'
+    )
     (tmp_path / "bin/squeue").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     return tmp_path / "queue"
@@ -139,9 +141,11 @@ def taking(monkeypatch: pytest.MonkeyPatch) -> type[Taking]:
 
 
 def test_rows_that_slurm_has_are_not_submitted_again(
-    squeue: Path, taking: type[Taking], tmp_path: Path, capsys
+    squeue: Path, taking: type[Taking], tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They were, each time that the command was typed."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "somebody_else")  # squeue takes the number, and a container may have no name for it
     assert ladder_of(tmp_path / "out").submit(["study.yaml"], "") == 0
     squeue.write_text("7_1 out\n8 other\n")
     assert ladder_of(tmp_path / "out").submit(["study.yaml"], "") == 0

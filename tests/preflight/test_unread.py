@@ -131,6 +131,7 @@ def test_an_offload_of_no_layer() -> None:
         "x_tie_rbase --train_model sambay --swa_len 16",
         "x --train_model mamba --position learned --act_offload 0.001",
         "x --health_step 900 --save_step 200 --keep_every 300",
+        "x --save_step 300 --keep_every 400 --stop_after 400",
         "x --train_model transformer_gqa4_moe --aux_gamma 0.1 --aux_style entropy --router_gate sigmoid",
         "x --num_extrp 2 --eval_step 3 --eval_tasks phonebook --eval_tasks_step 5 --val_data_dir v",
         "x --loggers wandb --tracker_group x --wandb_entity y",
